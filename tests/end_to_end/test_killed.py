@@ -182,9 +182,10 @@ def test_a_kill_while_an_old_output_is_replaced_loses_neither(
             break
         assert ended.code == -signal.SIGKILL
         again = runs(place.plan, place.target, shard_size=SHARD)
-        assert again.code == 3
-        assert "exists already" in again.said
-        assert tree(place.target) == (found or old)
+        if again.code:  # gptailor wrote the old one without a record, and may record the new one
+            assert again.code == 3
+            assert "error[C301]" in again.said
+            assert tree(place.target) == (found or old)
         succeeds(runs(place.plan, place.target, **options))
         assert place.around() == ["new"]
         assert tree(place.target) == wanted
@@ -420,7 +421,7 @@ def test_two_runs_to_one_target_never_mix(runs: Runs, place: Place) -> None:
             assert tree(place.target) in (one, other)
         else:
             assert sorted((first.code, second.code)) == [0, 3]
-            assert "exists already" in first.said + second.said
+            assert "error[C301]" in first.said + second.said
             assert tree(place.target) == (one if first.code == 0 else other)
         assert place.around() == ["new"]
         shutil.rmtree(place.target)

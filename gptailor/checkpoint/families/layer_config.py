@@ -90,7 +90,7 @@ def complete(key: str, values: Values) -> list[Any]:
     return list(values)
 
 
-def int_of(config: Config, key: str, default: int, least: int = 0) -> int:
+def int_of(config: Config, key: str, default: int | None, least: int = 0) -> int:
     """Return a key's value, an integer from `least` up. Raises RuleError."""
     value = config.get(key, default)
     if type(value) is not int or value < least:

@@ -223,7 +223,7 @@ _MISSING = {
 class _Walk:
     """A walk through a document that keeps its errors, and notes on unknown keys.
 
-    A reader returns None, or a block that is not to be used, where it keeps an error.
+    A reader returns None where it keeps an error.
     """
 
     def __init__(self, document: Document) -> None:
@@ -301,6 +301,7 @@ def _block(
             got = f"it has {' and '.join(present)}" if present else "it has none"
             return walk.fail(at, f"one of {listed(bodies)} makes the model, and {got}")
         readers = dict.fromkeys(block, known) if callable(known) else known
+        before = len(walk.errors)
         for key in (key for key in block if key not in readers):
             near = nearest(key, readers)
             message = f"mergekit knows no key '{key}' here, and passes over it"
@@ -312,7 +313,7 @@ def _block(
                 fields[key] = read(walk, block[key], (*at, key))
             elif key in needed:
                 walk.fail(at, _MISSING[key])
-        return make(walk, at, **fields) if fields.keys() >= set(needed) else None
+        return make(walk, at, **fields) if len(walk.errors) == before else None
 
     return read_block
 
@@ -341,14 +342,14 @@ def _settings(walk: _Walk, value: Any, at: Place) -> Any:
     if len(kinds) > 1:
         return walk.fail(at, "values and filters are mixed in this list")
     if True not in kinds:
-        return [Setting("", _values(walk, value, at))]
+        values = _values(walk, value, at)
+        return values and [Setting("", values)]
     is_list = isinstance(value, list)
     return _each(_FILTERED)(walk, value, at) if is_list else [_FILTERED(walk, value, at)]
 
 
 def _slice(walk: _Walk, at: Place, sources: Any, **fields: Any) -> SliceBlock:
-    ranges = [source and source.layer_range for source in sources or ()]
-    if None not in ranges and len(set(map(len, ranges))) > 1:
+    if len({len(source.layer_range) for source in sources}) > 1:
         walk.fail((*at, "sources"), "the sources have different numbers of layers")
     return SliceBlock(walk.document, at, sources, **fields)
 
