@@ -86,7 +86,7 @@ class Fit(ABC):
     folder: ClassVar[str]
     """The name of the folder of kept results."""
     wide: ClassVar[bool] = True
-    """Whether the models compute in float32, whatever dtype the live models have."""
+    """True if the models compute in float32 in place of the live models' dtype."""
 
     def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
         self.stitcher = stitcher

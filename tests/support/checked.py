@@ -35,7 +35,7 @@ def jaxtyped(checked: Any = None, *, typechecker: Checker) -> Any:
 
 
 def _has_axes(function: Callable[..., Any]) -> bool:
-    """Whether an annotation has, or can't be known now; generators are left to jaxtyping too."""
+    """Return True for annotations with axes, for unreadable ones, and for generators."""
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):

@@ -41,7 +41,7 @@ class Request:
 
     @property
     def whole(self) -> bool:
-        """Whether it fetched a file, not a stretch of it."""
+        """True for a request of a whole file."""
         return self.method == "GET" and "/resolve/" in self.path and self.range is None
 
 

@@ -156,7 +156,7 @@ def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recip
 
 
 def untied(plan: Plan, models: Mapping[str, Tensors]) -> bool:
-    """Whether embedding and head are both named, and come from different tensors."""
+    """Return True if embedding and head are both named, and come from different tensors."""
     if plan.embed is None or plan.head is None:
         return False
     named = [s.model for r in (plan.embed, plan.head) for s in sources_of(r)]

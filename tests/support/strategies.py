@@ -551,7 +551,7 @@ def models(draw: Draw) -> dict[str, p.Model]:
 
 
 def has_made(declared: dict[str, p.Model], name: str) -> bool:
-    """Whether a model is made of others, or an adapter is on one that is."""
+    """Return True for a model that is made of others, and for an adapter on one."""
     model = declared[name]
     return model.made is not None or (model.on is not None and has_made(declared, model.on))
 
