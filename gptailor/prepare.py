@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, Stamp, expanded, open_regular, stamps
+from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.hub import fetch
 from gptailor.checkpoint.models import (
     InnerPlan,
@@ -35,7 +36,7 @@ from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.lang.parse import plan_or_file, read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
-from gptailor.plan.model_dependencies import at_commits, needed
+from gptailor.plan.model_dependencies import entries_inside, needed, of_inner_plans
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
@@ -49,7 +50,7 @@ from gptailor.program.compile import (
 )
 from gptailor.program.mixtures import expert_cut
 from gptailor.program.nested_models import nested_checkpoint
-from gptailor.program.program import files
+from gptailor.program.program import Output, files, stored_tensors
 from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
@@ -126,7 +127,7 @@ class Prepared:
     @cached_property
     def texts(self) -> dict[str, Path]:
         """Return the calibration texts: of cuts by their words, by the layer before a gap `L19`,
-        healing's.
+        healing's. Those of inner plans follow, such as `deep.L19`.
         """
         narrow = narrower(self.checked)
         named = {} if narrow is None else {"width": narrow[1].on}
@@ -137,17 +138,41 @@ class Prepared:
             named["experts"] = fewer[1].on
         texts = self.healing.texts if self.healing is not None else ()
         named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
-        return {name: calibration_path(self.plan, on) for name, on in named.items()}
+        own = {name: calibration_path(self.plan, on) for name, on in named.items()}
+        inner = self.inner_plans.items()
+        return own | {f"{name}.{of}": path for name, p in inner for of, path in p.texts.items()}
+
+    @cached_property
+    def inner_plans(self) -> "dict[str, Prepared]":
+        """The plans that are models and that texts decide, innermost first, each prepared."""
+        inner = {name: model.inner for name, model in self.models.items()}
+        return {
+            name: prepare(of.plan)
+            for name, of in reversed(inner.items())
+            if of is not None and of.plan.is_fitted
+        }
+
+    @cached_property
+    def refitted(self) -> dict[str, Output]:
+        """The outputs that are made of fitted tensors of inner plans, by their names."""
+        fits = [m.inner.fitted for m in self.models.values() if m.inner and m.inner.fitted]
+        decided = {(fit.file, name) for fit in fits for name in fit.decided}
+        return {
+            output.spec.name: output
+            for output in self.compiled.program.outputs
+            if any((t.file, t.spec.name) in decided for t in stored_tensors([output]))
+        }
 
     @cached_property
     def read_files(self) -> list[Path]:
         """The files of weights that the output is made of, and those that fits and healing read.
 
-        These run the plan with nothing dropped.
+        These run the plan with nothing dropped. The fits of inner plans count too.
         """
         read = files(self.compiled.program)
         if self.repaired:
             read += files(draft_program(self.checked.undone))
+        read += [file for inner in self.inner_plans.values() for file in inner.read_files]
         return list(dict.fromkeys(read))
 
     @cached_property
@@ -304,30 +329,34 @@ def _output_of(
         raise PlanError(refused)
     declared = inner.models
     inner, unknown = _as_inner(plan, name, inner)
-    opened = _opened(inner, declared, unknown + check_alone(inner), within)
+    opened = _opened(inner, declared, unknown + check_alone(inner) + text_faults(inner), within)
     opened = replace(opened, faults=_settled(opened.faults))
-    checkpoint = nested_checkpoint(opened.sound())
+    fitted = plan.origin.fitted.get(name) if plan.origin else None
+    if fitted is not None and fitted.plan != path:
+        fitted = None  # of another plan, which has this name elsewhere
+    with text_errors_as_faults(inner):
+        checkpoint = nested_checkpoint(opened.sound(), fitted and read_header(fitted.file))
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M204", layout.reason, path, layout.help)
-    model = Opened(name, checkpoint, layout, inner=InnerPlan(inner, declared, path))
+    model = Opened(name, checkpoint, layout, inner=InnerPlan(inner, declared, path, fitted))
     return {name: model, **{f"{name}.{n}": m for n, m in opened.models.items()}}, opened.faults
 
 
 def _as_inner(plan: Plan, name: str, inner: Plan) -> tuple[Plan, list[Fault]]:
     """Return a plan in a file as a model of another, which may replace its models' folders."""
-    outer, here = plan.origin or Origin(Source("<plan>", ""), Path()), f"{name}."
-    models = dict(inner.models)
+    outer = plan.origin or Origin(Source("<plan>", ""), Path())
+    models, commits = dict(inner.models), entries_inside(outer.commits, name)
     for n, model in inner.models.items():
-        commit = outer.commits.get(here + n)
+        commit = commits.get(n)
         if commit is not None and is_remote(model) and commit[:2] == (model.source, model.revision):
             models[n] = model.model_copy(update={"revision": commit[2]})
-    inner = _changed(inner, models=models, dtype=None, search=None, expects=())
+    dtype = inner.dtype if inner.is_fitted else None
+    inner = _changed(inner, models=models, dtype=dtype, search=None, expects=())
     assert inner.origin is not None, "it was read from a file"
-    commits = {n.removeprefix(here): c for n, c in outer.commits.items() if n.startswith(here)}
-    origin = replace(inner.origin, families=outer.families, commits=commits)
-    paths = {n.removeprefix(here): p for n, p in outer.inner.items() if n.startswith(here)}
-    return rebind(inner.read_from(origin), paths)
+    fitted = entries_inside(outer.fitted, name)
+    origin = replace(inner.origin, families=outer.families, commits=commits, fitted=fitted)
+    return rebind(inner.read_from(origin), entries_inside(outer.inner, name))
 
 
 def _settled(faults: Iterable[Fault]) -> list[Fault]:
@@ -378,6 +407,14 @@ def ready(
     plan = pinned(first.plan, first.commits, first.models)
     again = _opened(plan, first.declared, check_alone(first.plan))
     return _prepared(again, first.declared, shard_size)
+
+
+def reopened(first: Prepared, plan: Plan) -> Prepared:
+    """Prepare a plan again that has the fits of its inner plans now, or return it as it was."""
+    if plan is first.plan:
+        return first
+    again = _opened(plan, first.declared, check_alone(plan))
+    return replace(_prepared(again, first.declared, SHARD_SIZE), shards=first.shards)
 
 
 def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int) -> Prepared:
@@ -470,7 +507,7 @@ def pinned(
     inner = {n: (declared[n].source, declared[n].revision, c)
              for n, c in commits.items() if n in declared}  # fmt: skip
     result = _changed(plan, models=models)
-    return at_commits(result, inner) if inner else result
+    return of_inner_plans(result, "commits", inner) if inner else result
 
 
 def _changed(plan: Plan, **update: object) -> Plan:

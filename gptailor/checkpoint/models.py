@@ -26,9 +26,10 @@ from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, TailorError, listed
+from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.measures import compared_models
-from gptailor.plan.model_dependencies import needed, with_inner
+from gptailor.plan.model_dependencies import needed, of_inner_plans
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
 from gptailor.plan.sites import named_models, output_recipes
 
@@ -36,14 +37,16 @@ from gptailor.plan.sites import named_models, output_recipes
 @final
 @dataclass(frozen=True)
 class InnerPlan:
-    """A plan in a file whose output is a model of another: as it is used, without its dtype.
+    """A plan in a file whose output is a model of another, as it is used.
 
-    `declared` are its models as the file has them, before others took their places.
+    `declared` are its models as the file has them, before others took their places. `fitted` are
+    its fits, once they are made.
     """
 
     plan: Plan
     declared: Mapping[str, Model]
     file: Path
+    fitted: FittedPlan | None = None
 
 
 @final
@@ -219,7 +222,7 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     inner = {name: path for name, path in paths.items() if is_inner(plan, name)}
     paths = {name: path for name, path in paths.items() if name not in inner}
     if inner:
-        plan = with_inner(plan, inner)
+        plan = of_inner_plans(plan, "inner", inner)
     if unknown := [name for name in paths if name not in plan.models]:
         names = listed(f"'{name}'" for name in plan.models)
         message = f"there is no model '{unknown[0]}' in the plan to rebind"

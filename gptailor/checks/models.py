@@ -365,10 +365,6 @@ def checked_made_model(
 def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]]:
     """Yield each reason why a plan's output can't be a model of another plan, and a remedy."""
     compiled = "compile it, and name the folder"
-    if inner.bridges or inner.heal is not None:
-        yield "is bridged or healed, which takes running its models", compiled
-    for name_ in inner.cuts:
-        yield f"cuts its {name_} by a text, which takes reading it", compiled
     if count := open_choices(inner):
         choices = "1 open choice" if count == 1 else f"{count} open choices"
         yield f"has {choices}, expected a closed plan", "'gptailor search' closes them"

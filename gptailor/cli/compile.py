@@ -372,12 +372,14 @@ def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
         Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),
         Row("weights", f"{planned.size:,} bytes in {files}"),
         *(Row("GGUF", f"{file.size:,} bytes in {file.folder.name}") for file in planned.gguf),
-        *short_rows(layer_rows(prepared.resolved.slots)),
-        *other_rows(prepared.resolved),
     ]
+    for name, plan in [*prepared.inner_plans.items(), ("", prepared)]:
+        rows += [Row(name, f"{plan.layers} layers of its own plan")] if name else []
+        rows += [*short_rows(layer_rows(plan.resolved.slots)), *other_rows(plan.resolved)]
     rows += [
-        Row(cost.what, f"about {duration(cost.seconds)} and {bytes_in_words(cost.bytes)} of memory "
-            f"for {cost.tokens:,} tokens, estimated; a kept result takes no time")
+        Row(f"{cost.what} {cost.inner}".rstrip(),
+            f"about {duration(cost.seconds)} and {bytes_in_words(cost.bytes)} of memory for "
+            f"{cost.tokens:,} tokens, estimated; a kept result takes no time")
         for cost in planned.estimates
     ]  # fmt: skip
     for line in table(rows, options.width()):

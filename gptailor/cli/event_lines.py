@@ -40,6 +40,7 @@ _BEGINNINGS: Mapping[str, str] = {
     "{0.numbers[size]:,} stay",
     "importance matrix": "importance matrix",
     "bridging": "bridging {0.at}",
+    "fitting": "fitting the plan inside, {0.at}",
 }
 """The lines before the first layer is measured."""
 

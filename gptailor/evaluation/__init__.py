@@ -11,6 +11,8 @@ __all__ = [
     "gguf_tokenizer",
     "heal",
     "importance",
+    "inner_fits",
+    "inner_plans",
     "kept_tensors",
     "live",
     "objectives",

@@ -101,7 +101,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         raise ValueError("'objectives': expected an objective, got none")
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
-    found = find_targets(sources, models or {})
+    place = Placement(device, dtype_of(dtype), byte_count(memory))
+    found = find_targets(sources, models or {}, fit_inner=place.fit_inner(on_event))
     found = with_uncut(found, models or {}) if uncut else found
     model_names = names(found)
     stated = [
@@ -111,10 +112,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for objective in asked
     ]
     chosen = Samples(Path(folder), samples, seed)
-    place, name = (
-        Placement(device, dtype_of(dtype), byte_count(memory)),
-        None if against is None else str(against),
-    )
+    name = None if against is None else str(against)
     evaluation = EvaluationRun(found, stated, chosen, place, on_event, name)
     return evaluation.run(speed=speed)
 
@@ -331,7 +329,7 @@ def reference_results(session: Session, target: Target, name: str, work: Work) -
     if name == "base" and target.base is None:
         raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
     prepared = target.base if name == "base" else None
-    prepared = prepared or ready(base_of(target.origin, name))
+    prepared = prepared or target.fit_inner(ready(base_of(target.origin, name)))
     repairs = session.repairs(prepared.models)
     plan = with_cut_tokens(prepared.plan, tokenizer_model(target.prepared), name)
     return session.reference(repairs, plan, name, work)

@@ -63,14 +63,14 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     An error of one model gives results without a value. Raises PlanError for faults of plans and
     for unusable texts, TailorError or OSError for a missing device, model or file.
     """
-    found = find_targets(as_list(targets), models or {})
+    place = Placement(device, dtype_of(dtype), byte_count(memory))
+    found = find_targets(as_list(targets), models or {}, fit_inner=place.fit_inner(on_event))
     if not any(target.origin.expects for target in found):
         names = listed(f"'{target.name}'" for target in found)
         raise TailorError(
             f"{names} has no expectation: write 'expect nll(\"text.txt\") <= 1.1 * base'"
         )
     drawn = Samples(Path(), samples, seed)
-    place = Placement(device, dtype_of(dtype), byte_count(memory))
     return Expectations(found, drawn, place, on_event).results()
 
 
@@ -305,7 +305,7 @@ def _rows(target: Target) -> list[_Row]:
     for entry in target.origin.expects:
         if (name := entry.bound.of) is not None and name not in bounding:
             own = target.base if name == "base" else None
-            own = own or ready(base_of(target.origin, name))
+            own = own or target.fit_inner(ready(base_of(target.origin, name)))
             bounding[name] = Target(name, own, target.origin, target.base)
     return [
         _Row(target, number, entry, None if entry.bound.of is None else bounding[entry.bound.of])

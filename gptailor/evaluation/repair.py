@@ -14,6 +14,7 @@ from gptailor.evaluation.bridge.fit import Bridger
 from gptailor.evaluation.expert_chooser import ExpertChooser
 from gptailor.evaluation.fit import Fit, Fitted
 from gptailor.evaluation.heal.fit import LayerHealer
+from gptailor.evaluation.inner_fits import fitted_inside
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.width.fit import Narrower
@@ -22,7 +23,7 @@ from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.prepare import Prepared, ready
+from gptailor.prepare import Prepared, ready, reopened
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.quantities import byte_count
 
@@ -128,8 +129,10 @@ def stitch(
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
     environment fails: a missing device, memory that holds no layer.
     """
-    prepared = ready(plan_or_file(plan), models=models)
     room = byte_count(memory)
+    prepared = ready(plan_or_file(plan), models=models)
+    make = partial(fit, device=device, memory=room)
+    prepared = reopened(prepared, fitted_inside(prepared.plan, prepared.models, make))
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
     with text_errors_as_faults(prepared.plan):
         return Repairs(stitcher).stitch(prepared.plan).model

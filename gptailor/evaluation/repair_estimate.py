@@ -70,13 +70,14 @@ class RepairEstimate:
     """The estimated cost of a plan's cuts, of its bridges or of its healing.
 
     `what` is `choosing experts`, `narrowing`, `bridging`, `healing` or `importance matrix`. `bytes`
-    are those on the device, weights included.
+    are those on the device, weights included. `inner` is the name of an inner plan, if it is one's.
     """
 
     what: str
     tokens: int
     seconds: float
     bytes: int
+    inner: str = ""
 
 
 def repair_estimates(

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import Tensor
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.forward.requests import Work
+from gptailor.evaluation.inner_plans import fit_inner_plans
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
@@ -36,6 +38,7 @@ from gptailor.evaluation.scores import Failure, Score
 from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.targets import base_of, identity
 from gptailor.evaluation.trial import Outcomes
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.model_dependencies import undecided_models
 from gptailor.plan.plan import Layer, LayerOf, Plan, SizeCut, Take
@@ -55,17 +58,28 @@ from gptailor.program.output_tokenizer import output_tokenizer
 
 
 def opened(
-    plan: Plan, models: ModelPaths | None = None
+    plan: Plan,
+    models: ModelPaths | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> tuple[Plan, dict[str, Opened], list[Fault]]:
     """Return an open plan, all its models with fetched weights, and its warnings.
 
-    `models` gives other folders for the plan's names. Raises PlanError with all faults.
+    `models` gives other folders for the plan's names. The fits of plans that are its models are
+    made on a device, in `memory`; `on_event` receives their progress. Raises PlanError with all
+    faults.
     """
     loaded = open_plan(plan, models)
     loaded.sound()
     plan, headers = loaded.plan, loaded.models
     if fetched(headers, [file for model in headers.values() for file in model.checkpoint.files]):
         loaded = open_plan(pinned(plan, commits_of(plan, headers), headers), None)
+    plan = fit_inner_plans(
+        loaded.plan, loaded.models, device=device, memory=memory, on_event=on_event
+    )
+    loaded = loaded if plan is loaded.plan else open_plan(plan, None)
     return loaded.plan, loaded.models, loaded.faults
 
 
@@ -290,4 +304,6 @@ class Trials:
         opened_models, faults = open_all_models(user)
         if errors(faults):
             raise PlanError(faults)
-        return opened_models[name]
+        place = self.session.place
+        user = fit_inner_plans(user, opened_models, device=place.device, memory=place.memory)
+        return open_all_models(user)[0][name]

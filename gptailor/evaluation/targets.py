@@ -5,7 +5,7 @@ folder is the base that its `plan.tailor` names, if that is available. The base 
 the base that the caller gives, or else the model itself.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.models import Opened, rebind
+from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.lang.plan_of import ReadTarget, model_plan, read_target
 from gptailor.plan.faults import (
     Fault,
@@ -27,6 +28,9 @@ from gptailor.plan.plan import LayerOf, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
 
+FitInner = Callable[[Prepared], Prepared]
+"""Returns a prepared plan with the fits of its inner plans, as `with_inner_fits` does."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,8 @@ class Target:
 
     `origin` is the plan that names the other models: the target's own, or a compiled folder's.
     `base` is the plan of the base alone; None for an unknown or missing base. A `bare` target is a
-    model without a known plan, so that no plan names its base.
+    model without a known plan, so that no plan names its base. `fit_inner` made the fits of plans
+    that are its models.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Target:
     origin: Plan
     base: Prepared | None
     bare: bool = False
+    fit_inner: FitInner = with_inner_fits
 
     @property
     def plain(self) -> bool:
@@ -92,10 +98,11 @@ def find_targets(
     targets: Sequence[str | Path | Plan],
     models: ModelPaths,
     families: Sequence[str | Path] = (),
+    fit_inner: FitInner = with_inner_fits,
 ) -> list[Target]:
     """Return all targets, ready; `models` replaces the folders of models by name.
 
-    `families` are family files that their models may need.
+    `families` are family files that their models may need. `fit_inner` makes fits of inner plans.
 
     Raises PlanError for a plan with faults and for an unknown name, OSError for a missing file, and
     TailorError if a folder or the Hub fails.
@@ -108,7 +115,7 @@ def find_targets(
             names = listed(f"'{name}'" for name in sorted(defined))
             message = f"no target has a model '{name}' to rebind"
             raise PlanError([Fault("M105", message, help=f"their models are {names}")])
-    return [_target(name, plan, origin, models) for name, plan, origin in plans]
+    return [_target(name, plan, origin, models, fit_inner) for name, plan, origin in plans]
 
 
 def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:
@@ -125,7 +132,7 @@ def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:
         if target.bare or uncut == target.origin or known in seen:
             continue
         seen.append(known)
-        own = _target(f"{target.name}, uncut", uncut, None, models)
+        own = _target(f"{target.name}, uncut", uncut, None, models, target.fit_inner)
         found += [] if own.plain else [own]
     return found
 
@@ -147,23 +154,27 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
     return alone.read_from(plan.origin) if plan.origin else alone
 
 
-def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:
+def _target(
+    name: str, plan: Plan, origin: Plan | None, models: ModelPaths, fit_inner: FitInner
+) -> Target:
     if origin is None:
-        prepared = ready(plan, models=_paths_of(models, plan))
-        base = ready(base_of(plan), models=_paths_of(models, base_of(plan)))
+        prepared = fit_inner(ready(plan, models=_paths_of(models, plan)))
+        base = fit_inner(ready(base_of(plan), models=_paths_of(models, base_of(plan))))
         bare = prepared.plan.model_copy(update={"expects": ()})
-        return Target(
-            name, prepared, _rebound(plan, models), prepared if base.plan == bare else base
-        )
-    prepared = ready(plan)
+        base = prepared if base.plan == bare else base
+        return Target(name, prepared, _rebound(plan, models), base, fit_inner=fit_inner)
+    prepared = fit_inner(ready(plan))
     if origin is plan:
         base_path, base = models.get("base"), prepared
         if base_path is not None:
             alone = model_plan(str(Path(base_path).absolute()))
-            base = ready(alone.read_from(plan.origin) if plan.origin else alone)
+            base = fit_inner(ready(alone.read_from(plan.origin) if plan.origin else alone))
         same = identity(base.models["base"]) == identity(prepared.models["base"])
-        return Target(name, prepared, plan, prepared if same else base, bare=True)
-    return Target(name, prepared, _rebound(origin, models), _compiled_base(origin, models))
+        return Target(
+            name, prepared, plan, prepared if same else base, bare=True, fit_inner=fit_inner
+        )
+    own = _compiled_base(origin, models, fit_inner)
+    return Target(name, prepared, _rebound(origin, models), own, fit_inner=fit_inner)
 
 
 def _rebound(plan: Plan, models: ModelPaths) -> Plan:
@@ -171,12 +182,12 @@ def _rebound(plan: Plan, models: ModelPaths) -> Plan:
     return rebind(plan, {n: Path(path) for n, path in _paths_of(models, plan).items()})[0]
 
 
-def _compiled_base(origin: Plan, models: ModelPaths) -> Prepared | None:
+def _compiled_base(origin: Plan, models: ModelPaths, fit_inner: FitInner) -> Prepared | None:
     """Return a compiled folder's base; None if it is missing, unless the caller gave it."""
     plan = base_of(origin)
     own = _paths_of(models, plan)
     try:
-        return ready(plan, models=own)
+        return fit_inner(ready(plan, models=own))
     except TailorError:
         if own:
             raise

@@ -1,13 +1,15 @@
 """A plan into a model folder: `compile`, with all its steps in order.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
-     → hold to the lock → fit MLPs and bridges, heal → weigh columns → write → record
+     → hold to the lock → fit inner plans → fit MLPs and bridges, heal → weigh columns
+     → write → record
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -16,6 +18,7 @@ from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
+from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
 from gptailor.output.destination import Contents, Destination, ModelFolder, lack_of_room
 from gptailor.output.lock import Lock, read_lock
@@ -131,12 +134,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         make = prepare if dry_run else ready
         plan = make(plan, models=models, dtype=dtype, shard_size=compute.shard_size)
     prepared = plan
-    if compute.device != "cpu":
-        require("torch", f"the device {compute.device!r}")
-        from gptailor.evaluation.heal.process_group import processes
-        from gptailor.program.devices import device_of, devices_of
-
-        devices_of(device_of(compute.device), processes())  # refuses missing ones
+    _refuse_missing(compute.device)
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
     if not dry_run:
@@ -157,12 +155,22 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         estimates = _estimates(prepared, compute, text)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
 
-    fitted = fit_tensors(
-        prepared,
-        device=compute.device,
-        memory=byte_count(compute.memory),
-        on_event=on_event,
-    )
+    device, memory = compute.device, byte_count(compute.memory)
+    complete = with_inner_fits(prepared, device=device, memory=memory, on_event=on_event)
+    if complete is not prepared:
+        return compile(
+            complete,
+            output,
+            quantize=quantize,
+            gguf=gguf,
+            imatrix=imatrix,
+            force=force,
+            locked=lock,
+            locking=locking,
+            compute=compute,
+            on_event=on_event,
+        )
+    fitted = fit_tensors(prepared, device=device, memory=memory, on_event=on_event)
     importance = _importance(prepared, text, fitted, compute, on_event)
     progress = counting_bytes(on_event)
     first, *rest = (
@@ -180,6 +188,16 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for destination, update in zip(destinations, updates, strict=True)
     )
     return replace(first, gguf=tuple(rest))
+
+
+def _refuse_missing(device: str) -> None:
+    """Raise TailorError for a device that isn't there."""
+    if device != "cpu":
+        require("torch", f"the device {device!r}")
+        from gptailor.evaluation.heal.process_group import processes
+        from gptailor.program.devices import device_of, devices_of
+
+        devices_of(device_of(device), processes())
 
 
 def _planned(destination: Destination, update: Update | None) -> CompileResult:
@@ -243,18 +261,17 @@ def _estimates(
     prepared: Prepared, compute: ComputeOptions, text: "CalibrationText | None"
 ) -> "tuple[RepairEstimate, ...]":
     """Return the estimated cost of fits, healing and an importance matrix; () without torch."""
-    if not (prepared.repaired or text) or not installed("torch"):
+    if not (prepared.repaired or prepared.inner_plans or text) or not installed("torch"):
         return ()
     from gptailor.evaluation.repair_estimate import repair_estimates
 
-    return tuple(
-        repair_estimates(
-            prepared,
-            device=compute.device,
-            memory=byte_count(compute.memory),
-            importance_tokens=0 if text is None else text.tokens,
-        )
+    where = partial(repair_estimates, device=compute.device, memory=byte_count(compute.memory))
+    inner = (
+        replace(cost, inner=name)
+        for name, plan in prepared.inner_plans.items()
+        for cost in where(plan)
     )
+    return (*inner, *where(prepared, importance_tokens=0 if text is None else text.tokens))
 
 
 def _importance_text(

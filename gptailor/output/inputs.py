@@ -29,8 +29,13 @@ def inputs(prepared: Prepared) -> InputFiles:
     rows are sorted by another tokenizer.
     """
     read = set(prepared.read_files)
-    teachers = prepared.healing.teachers if prepared.healing is not None else ()
-    for name in filter(None, teachers):
+    healings = [(f"{name}.", inner.healing) for name, inner in prepared.inner_plans.items()]
+    teachers = [
+        before + name
+        for before, healing in [("", prepared.healing), *healings]
+        for name in filter(None, healing.teachers if healing is not None else ())
+    ]
+    for name in teachers:
         teacher = prepared.models[name].checkpoint
         read |= set(teacher.files) if teacher.nested else set()
     by_model: InputFiles = {}

@@ -27,10 +27,19 @@ LOCK_FILE = PLAN_FILE + SUFFIX
 
 
 @final
+class LockedText(Closed):
+    """The calibration text of a cut, a bridge or healing: its file, and the tokens used."""
+
+    file: FileDigest
+    tokens: int
+
+
+@final
 class LockedModel(Closed):
     """A model of the plan: its declaration, its commit on the Hub, the files read.
 
-    `files` are named by their path within the model's folder.
+    `files` are named by their path within the model's folder. `texts` are those of an inner plan's
+    fits, by their names in its `Prepared.texts`.
     """
 
     source: str
@@ -38,14 +47,7 @@ class LockedModel(Closed):
     on: str | None = None
     commit: str | None = None
     files: dict[str, FileDigest]
-
-
-@final
-class LockedText(Closed):
-    """The calibration text of a cut, a bridge or healing: its file, and the tokens used."""
-
-    file: FileDigest
-    tokens: int
+    texts: dict[str, LockedText] = Field(default_factory=dict)
 
 
 @final
@@ -132,6 +134,8 @@ class Lock(Closed):
             texts["width"] = self.width
         if self.experts is not None:
             texts["experts"] = self.experts
+        for name, model in self.models.items():
+            texts |= {f"{name}.{of}": text for of, text in model.texts.items()}
         return texts
 
     def read_from(self, path: Path) -> "Lock":
@@ -166,6 +170,9 @@ class Lock(Closed):
         fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
         if len(fields["heal"]) == 1:
             (fields["heal"],) = fields["heal"]
+        for model in fields["models"].values():
+            if not model["texts"]:
+                del model["texts"]
         for name in ("bridges", "families", "heal", "methods", "stripped"):
             if not fields[name]:
                 del fields[name]

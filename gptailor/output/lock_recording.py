@@ -26,6 +26,7 @@ from gptailor.checkpoint.write.digest import (
 )
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
+from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
@@ -39,6 +40,7 @@ from gptailor.output.differences import (
     gguf_differences,
     lock_differences,
     refuse,
+    text_key,
 )
 from gptailor.output.inputs import inputs
 from gptailor.output.lock import (
@@ -53,7 +55,7 @@ from gptailor.output.tokenizer import template_file
 from gptailor.output.used_plan import used_models
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import FitText, OnEvent, counting_bytes, ignore_events
-from gptailor.plan.model_dependencies import at_commits
+from gptailor.plan.model_dependencies import of_inner_plans
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import (
     Dtype,
@@ -118,7 +120,7 @@ def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
         if locked.commit is not None and is_inner(plan, name)
     }
     pinned_plan = pinned(plan, commits)
-    return at_commits(pinned_plan, inner) if inner else pinned_plan
+    return of_inner_plans(pinned_plan, "commits", inner) if inner else pinned_plan
 
 
 # ---------------------------------------------------------------------------- before it is compiled
@@ -163,7 +165,7 @@ def measured_files(
     }
     if all(path.is_file() for path in prepared.texts.values()):
         texts = prepared.texts.items()
-        measured["texts"] = {("", use): MeasuredFile.of(of_file(p), p) for use, p in texts}
+        measured["texts"] = {text_key(use): MeasuredFile.of(of_file(p), p) for use, p in texts}
     template = template_file(prepared.plan)
     if template is not None:
         digest = of_file(template).sha256
@@ -244,7 +246,10 @@ class Recording:
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
         """Record a tensor of the output."""
-        self.tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
+        self.tensors[spec.name] = self._digest(spec, sha256)
+
+    def _digest(self, spec: TensorSpec, sha256: str) -> TensorDigest:
+        return out.tensor_digest(spec, sha256, self.fitted, self.prepared.refitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """Return a progress that also refuses an input once it is known to differ.
@@ -268,7 +273,7 @@ class Recording:
         sizes = ((hashed, hashed.path.stat().st_size) for hashed in self._hashed)
         files = ((hashed, FileDigest(size=size, sha256=UNMEASURED)) for hashed, size in sizes)
         specs = (output.spec for output in self.prepared.compiled.program.outputs)
-        tensors = {spec.name: out.tensor_digest(spec, UNMEASURED, self.fitted) for spec in specs}
+        tensors = {spec.name: self._digest(spec, UNMEASURED) for spec in specs}
         return self._lock(models, files, tensors, gguf)
 
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
@@ -296,6 +301,8 @@ class Recording:
         for hashed, digest in digests:
             files.setdefault(hashed.model, {})[hashed.name] = digest
         commits = self.prepared.commits
+        inner = {name: model.inner for name, model in self.prepared.models.items()}
+        fits = {name: of.fitted for name, of in inner.items() if of is not None and of.fitted}
         results = self.fitted.results if self.fitted is not None else {}
         texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
         template = template_file(self.prepared.plan)
@@ -304,7 +311,12 @@ class Recording:
             dtype=self.prepared.dtype,
             models={
                 name: LockedModel(
-                    **models[name].model_dump(exclude={"made"}), commit=commits.get(name), files=its
+                    **models[name].model_dump(exclude={"made"}),
+                    commit=commits.get(name),
+                    files=its,
+                    texts={at: _locked_text(text) for at, text in fits[name].texts.items()}
+                    if name in fits
+                    else {},
                 )
                 for name, its in files.items()
             },
@@ -377,6 +389,7 @@ def lock(
         if isinstance(plan, Prepared)
         else ready(plan_or_file(plan), models=models, dtype=dtype)
     )
+    prepared = with_inner_fits(prepared, anew=True, on_event=on_event)
     fitted = out.fit_tensors(prepared, anew=True, on_event=on_event)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gptailor
@@ -43,7 +44,7 @@ from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
 from gptailor.program.packages import method_packages
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
-from gptailor.reporting.model_card import card
+from gptailor.reporting.model_card import InnerFit, card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,13 +129,27 @@ def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
     return (raw[start : start + _BLOCK] for start in range(0, len(raw), _BLOCK))
 
 
-def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> TensorDigest:
-    """Return the digest of a tensor of the output, with a sketch if it was fitted."""
+def tensor_digest(
+    spec: TensorSpec,
+    sha256: str,
+    fitted: "Fitted | None",
+    refitted: Mapping[str, Output] = MappingProxyType({}),
+) -> TensorDigest:
+    """Return the digest of a tensor of the output, with a sketch if it was fitted.
+
+    `refitted` are the outputs that are made of inner plans' fitted tensors.
+    """
     numbers = None
     if fitted is not None and spec.name in fitted.tensors:
         from gptailor.program.sketch import sketch  # imports torch
 
         numbers = sketch(fitted.tensors[spec.name])
+    elif spec.name in refitted:
+        from gptailor.evaluation.live.content_keys import TensorMaker  # imports torch
+        from gptailor.program.devices import CPU
+        from gptailor.program.sketch import sketch
+
+        numbers = sketch(TensorMaker(CPU, keep=False).make(refitted[spec.name]))
     return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=numbers)
 
 
@@ -195,9 +210,20 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         parents(prepared),
         {} if fitted is None else fitted.results,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
+        inner=[*_inner_fits(prepared)],
         chats=has_template(beside, processor=images),
         images=images,
     )
+
+
+def _inner_fits(prepared: Prepared) -> Iterator[InnerFit]:
+    """Yield the texts of the fits of inner plans, in the order of the chain."""
+    for name in prepared.inner_plans:
+        inner = prepared.models[name].inner
+        assert inner is not None, "an inner plan"
+        for of, text in inner.fitted.texts.items() if inner.fitted is not None else ():
+            path = prepared.texts[f"{name}.{of}"]
+            yield InnerFit(name, inner.file.name, of, path.name, text)
 
 
 def _makers(prepared: Prepared) -> str:

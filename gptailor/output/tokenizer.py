@@ -25,20 +25,23 @@ def tokenizer_model_name(plan: Plan) -> str:
     return "base" if recipe is None else next(named_models(recipe))[1]
 
 
-def _teller(prepared: Prepared, name: str) -> str:
-    """Return the model that gives a model's tokenizer, following plans that are models."""
+def _teller(prepared: Prepared, name: str, *, cut: bool = False) -> str:
+    """Return the model that gives a model's tokenizer, following plans that are models.
+
+    With `cut` a plan with a smaller vocabulary gives its own.
+    """
     while True:
         plan, before, short = declaring(prepared.plan, prepared.models, name)
         lowest = before + chain(plan, short)[0]
         inner = prepared.models[lowest].inner if lowest in prepared.models else None
-        if inner is None:
+        if inner is None or (cut and inner.plan.vocabulary is not None):
             return name
         name = f"{lowest}.{tokenizer_model_name(inner.plan)}"
 
 
 def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
     """Return the output's tokenizer and generation settings: files, or a GGUF file's content."""
-    name = _teller(prepared, tokenizer_model_name(prepared.plan))
+    name = _teller(prepared, tokenizer_model_name(prepared.plan), cut=True)
     model = prepared.models[name]
     checkpoint = model.checkpoint
     beside: dict[str, bytes | Path] = {

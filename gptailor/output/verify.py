@@ -16,10 +16,11 @@ from gptailor.checkpoint.folder import (
     processor_files,
     tokenizer_files,
 )
-from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import ByteRange, TensorInfo
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
+from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.lang.parse import read_bytes
 from gptailor.output import output as out
 from gptailor.output.differences import (
@@ -222,6 +223,7 @@ class Verification:
         progress: ByteProgress,
     ) -> None:
         """Compare with the plan's tensors, made in memory, except fits that can't be compared."""
+        prepared = with_inner_fits(prepared, anew=True, on_event=self._on_event)
         names = skipped = self.output.fitted_names(prepared)
         locked = self.output.locked
         if missing := next((path for path in prepared.texts.values() if not path.is_file()), None):
@@ -278,7 +280,8 @@ class CompiledFolder(CompiledOutput):
             self.damage = Difference("file", error.path.name, message, error.path)
         places = {t.spec.name: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
         specs = [tensor.spec for tensor in infos]
-        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], _digest())
+        digest = partial(out.tensor_digest, fitted=None)
+        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], digest)
 
     def _settings(self, config: Mapping[str, Any]) -> MeasuredSettings:
         return MeasuredSettings(
@@ -329,7 +332,7 @@ class CompiledFolder(CompiledOutput):
 
     def fitted_names(self, prepared: Prepared) -> frozenset[str]:
         """Return the names of the tensors that bridges and healing change."""
-        return prepared.compiled.program.fitted
+        return prepared.compiled.program.fitted | prepared.refitted.keys()
 
     def remade(
         self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]
@@ -338,11 +341,8 @@ class CompiledFolder(CompiledOutput):
         program = prepared.compiled.program.outputs
         outputs = tuple(output for output in program if output.spec.name not in skipped)
         specs = [output.spec for output in outputs]
-        return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), _digest(fitted))
-
-
-def _digest(fitted: "Fitted | None" = None) -> Callable[[TensorSpec, str], TensorDigest]:
-    return lambda spec, sha256: out.tensor_digest(spec, sha256, fitted)
+        digest = partial(out.tensor_digest, fitted=fitted, refitted=prepared.refitted)
+        return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), digest)
 
 
 def _values(config: Mapping[str, Any]) -> dict[str, MeasuredSetting]:

@@ -41,6 +41,7 @@ class Progress:
     - `narrowing`, `comparing experts`, `importance matrix`, `bridging`: layers are measured. The
       first three count the layers of a plan, and bridging those up to the end of a gap, which `at`
       names. Before the first layer of cuts, `numbers` has the `size` that stays.
+    - `fitting`: a plan that is a model of another, `at`, is fitted next.
     - `answering`: a teacher answers more prompts of a file, `at`; `done` tokens are there. Kept
       answers have no such event.
     - `reading`: the teacher has predicted from so many tokens.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from gptailor.plan.bounds import MOST_COMPARED, MOST_FAULTS
+from gptailor.plan.fitted_plan import FittedPlan
 
 Place = tuple[str | int, ...]
 """Field names and indices that lead to a place in a `Plan`, as pydantic writes them."""
@@ -202,7 +203,7 @@ class Origin:
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
     one statement share what they can. `families` are files of families that were given with it.
     `inner` are other checkpoints for models of plans that are models here (`deep.math`), `commits`
-    the source, revision and commit that those of the Hub are at.
+    the source, revision and commit that those of the Hub are at, `fitted` the fits of such plans.
     `tree` is the text as `gptailor.lang` read it, with comments.
     """
 
@@ -212,6 +213,7 @@ class Origin:
     families: tuple[Path, ...] = ()
     inner: Mapping[str, Path] = field(default_factory=dict)
     commits: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)
+    fitted: Mapping[str, FittedPlan] = field(default_factory=dict)
     tree: Any = field(default=None, compare=False, repr=False)
 
     def span(self, at: Place) -> Span | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Origin, Source
@@ -60,16 +61,22 @@ def _leaves_open(plan: p.Plan, recipe: p.Recipe) -> bool:
     return any(site.open for site in sites) or not all(isinstance(n, int | float) for n in named)
 
 
-def with_inner(plan: p.Plan, paths: Mapping[str, Path]) -> p.Plan:
-    """Return the plan with other checkpoints for models of the plans that are its models."""
-    origin = plan.origin or Origin(Source("<plan>", ""), Path())
-    return plan.read_from(replace(origin, inner={**origin.inner, **paths}))
+def of_inner_plans(
+    plan: p.Plan, field: Literal["inner", "commits", "fitted"], entries: Mapping[str, object]
+) -> p.Plan:
+    """Return the plan with more entries of a field of its `Origin` about the plans inside it.
 
-
-def at_commits(plan: p.Plan, commits: Mapping[str, tuple[str, str | None, str]]) -> p.Plan:
-    """Return the plan with the Hub models of its inner plans at these commits.
-
-    The key is the model's path; the value has its source, its revision and the commit.
+    The key of an entry is the path of a model, such as `deep.math`.
     """
     origin = plan.origin or Origin(Source("<plan>", ""), Path())
-    return plan.read_from(replace(origin, commits={**origin.commits, **commits}))
+    more: dict[str, Any] = {field: {**getattr(origin, field), **entries}}
+    return plan.read_from(replace(origin, **more))
+
+
+_Entry = TypeVar("_Entry")
+
+
+def entries_inside(entries: Mapping[str, _Entry], name: str) -> dict[str, _Entry]:
+    """Return the entries of models inside the inner plan `name`, by their paths there."""
+    here = f"{name}."
+    return {n.removeprefix(here): e for n, e in entries.items() if n.startswith(here)}

@@ -549,6 +549,11 @@ class Plan(Closed):
         return {name: cut for name, cut in cuts.items() if cut is not None}
 
     @property
+    def is_fitted(self) -> bool:
+        """Return whether texts decide the output: the plan cuts, bridges or heals."""
+        return bool(self.cuts or self.bridges or self.heal)
+
+    @property
     def calibration_texts(self) -> tuple[tuple[Place, str], ...]:
         """Return the texts that cuts, bridges and healing read, and their places."""
         healed = self.heal.on if self.heal is not None else ()

@@ -271,7 +271,7 @@ def _cast(output: p.Output, wanted: str | None) -> p.Output:
         form = make.source.form
         if isinstance(form, p.Combine) and form.bare:
             make = form  # of a model that is made of models: combined here, and rounded
-        elif dtype != stored or form is not None:
+        elif dtype != stored or not isinstance(form, p.Unfitted | None):
             make = p.Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
     return replace(output, spec=replace(output.spec, dtype=dtype), make=make)
 

@@ -1,24 +1,31 @@
 """Models without files of their own: one made of models, or another plan's output.
 
 Its tensors are those of a plan's program before they are rounded. A combined tensor has the form
-`Combine`, which is computed when the tensor is read, entry by entry.
+`Combine`, which is computed when the tensor is read, entry by entry. A plan that texts decide is
+fitted once, and then it is what its compiled folder would be.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.models import Opened, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
+from gptailor.checkpoint.write.kept import kept_files
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.bounds import DEEPEST
 from gptailor.plan.model_dependencies import needed
-from gptailor.program.compile import draft_program, fold_scales, output_configuration
-from gptailor.program.program import Combine, Copy, Output, leaves_of
+from gptailor.program.compile import (
+    compile_plan,
+    draft_program,
+    fold_scales,
+    output_configuration,
+    with_tokenizer_ids,
+)
+from gptailor.program.program import Combine, Copy, Output, Unfitted, leaves_of, sources_of
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
@@ -84,18 +91,24 @@ def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Op
     return result
 
 
-def nested_checkpoint(checked: Checked) -> Checkpoint:
+def nested_checkpoint(
+    checked: Checked, fitted: Mapping[str, TensorInfo] | None = None
+) -> Checkpoint:
     """Return the output of a closed plan without faults as a checkpoint that was never written.
 
-    Its folder is its tokenizer's. Raises CheckpointError (M234) if a tensor has too many sources.
+    Its folder is its tokenizer's. `fitted` are the tensors that fits and merges made for a plan
+    that texts decide; without them its tensors have only headers. Raises CheckpointError (M234) if
+    a tensor has too many sources.
     """
-    program = fold_scales(draft_program(checked), checked)
-    config = output_configuration(checked, program)
-    owner = checked.tokenizer_model
-    if owner.name != "base":
-        config = with_tokens_of(config, owner.config)
-    tensors = {output.spec.name: _tensor_of(output) for output in program.outputs}
-    folder = owner.checkpoint.folder
+    fits = checked.resolved.declared.is_fitted
+    program = (
+        compile_plan(checked).program if fits else fold_scales(draft_program(checked), checked)
+    )
+    config = with_tokenizer_ids(output_configuration(checked, program), checked)
+    owner, cut = checked.tokenizer_model, checked.token_cut
+    tensors = {output.spec.name: _tensor_of(output, fits=fits) for output in program.outputs}
+    tensors |= fitted or {}
+    folder = owner.checkpoint.folder if cut is None else kept_files(cut.files)
     for tensor in tensors.values():
         size, depth = _measured(tensor)
         if size > MOST_NESTED or depth > DEEPEST:
@@ -109,8 +122,11 @@ def nested_checkpoint(checked: Checked) -> Checkpoint:
     return Checkpoint(folder, config, tensors, tuple(dict.fromkeys(read)), family, nested=True)
 
 
-def _tensor_of(output: Output) -> TensorInfo:
+def _tensor_of(output: Output, *, fits: bool) -> TensorInfo:
     make = output.make
+    if fits and not isinstance(make, Copy):
+        sources = sources_of(make)
+        return TensorInfo(output.spec, sources[0].file, 0, Unfitted(sources))
     if isinstance(make, Copy):
         source = make.source
         dtypes = (source.spec.dtype, output.spec.dtype)
@@ -124,7 +140,7 @@ def _tensor_of(output: Output) -> TensorInfo:
             (make.model,),
             make.place,
         )
-    assert isinstance(make, Combine), "a plan without bridges and healing"
+    assert isinstance(make, Combine), "a plan without fits"
     return TensorInfo(output.spec, make.tensors[0].file, 0, make)
 
 

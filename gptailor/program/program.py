@@ -82,6 +82,22 @@ class Combine(Computation):
         return self.divisor == 1.0 and self.offset == 0.0
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Unfitted(Computation):
+    """A tensor of an inner plan's output before its fits: it is made of `sources`, and of a text.
+
+    Only headers are read of it. The fitted tensor is in a file, see `FittedPlan`.
+    """
+
+    sources: tuple[TensorInfo, ...]
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Return all tensors that are read."""
+        return self.sources
+
+
 Making = Copy | Combine
 
 
@@ -251,9 +267,14 @@ def files(program: Program) -> list[Path]:
 def stored_tensors(outputs: Iterable[Output]) -> Iterator[TensorInfo]:
     """Yield the tensors on disk that outputs are made from, in the order that they are read."""
     for output in outputs:
-        make = unfitted(output.make)
-        for tensor in (make.source,) if isinstance(make, Copy) else make.tensors:
+        for tensor in sources_of(output.make):
             yield from leaves_of(tensor)
+
+
+def sources_of(make: Instruction) -> tuple[TensorInfo, ...]:
+    """Return the tensors that an instruction reads, whether a file has them or not."""
+    making = unfitted(make)
+    return (making.source,) if isinstance(making, Copy) else making.tensors
 
 
 def leaves_of(tensor: TensorInfo) -> Iterator[TensorInfo]:

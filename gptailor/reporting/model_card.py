@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, final
 
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
-from gptailor.plan.events import FitResult
+from gptailor.plan.events import FitResult, FitText
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
@@ -33,6 +33,17 @@ class Parents(NamedTuple):
     license: str | None = None
 
 
+@final
+class InnerFit(NamedTuple):
+    """A text of a fit of an inner plan: the plan's name and file, the fit, the text's file."""
+
+    plan: str
+    file: str
+    of: str
+    name: str
+    text: FitText
+
+
 def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     title: str,
     folder: str,
@@ -44,6 +55,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     fits: Mapping[str, FitResult] = MappingProxyType({}),
     *,
     vocabulary: TokenCutReport | None = None,
+    inner: Sequence[InnerFit] = (),
     chats: bool = False,
     images: bool = False,
 ) -> str:
@@ -51,8 +63,9 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
 
     `resolved` and `text` have no paths of this machine. `sizes` are the sizes of the base and of
     the model. `fits` are the results of fits by their places, and `vocabulary` is the effect of a
-    smaller one. With `chats` the tokenizer has a chat template, and with `images` the model
-    reads images too. The model is loaded from `folder`.
+    smaller one. `inner` are the fits of inner plans, in their order. With `chats` the tokenizer has
+    a chat template, and with `images` the model reads images too. The model is loaded from
+    `folder`.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
@@ -64,7 +77,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *_front_matter(plan, parents or Parents(), _TASKS[images]),
             f"# {title}",
             "",
-            f"A language model stitched from the layers of others, {_trained(drawn)}, by "
+            f"A language model stitched from the layers of others, {_trained(drawn, inner)}, by "
             f"gptailor {version}.",
             "",
             "| | base | this model |",
@@ -91,6 +104,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "|---|---|",
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
+            *_inner_fits(inner),
             *_vocabulary(resolved, vocabulary),
             *_experts(resolved, fits.get("experts")),
             *_narrowed(resolved, fits.get("width")),
@@ -163,6 +177,24 @@ def _map(resolved: Resolved) -> list[str]:
     lines = plain_lines(map_lines([cell_row(drawn), *below]))
     keys = "   ".join(" ".join(entry) for entry in legend(drawn, models, below))
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
+
+
+def _inner_fits(inner: Sequence[InnerFit]) -> list[str]:
+    if not inner:
+        return []
+    rows = (
+        f"| {plan} | `{file}` | {f'bridge after {of}' if of[:1] == 'L' else of} | `{name}` | "
+        f"{text.tokens:,} | `{text.sha256}` |"
+        for plan, file, of, name, text in inner
+    )
+    return [
+        "Plans inside this plan were fitted before it, in this order.",
+        "",
+        "| model | plan | fit | text | tokens | sha256 of the text |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _experts(resolved: Resolved, result: FitResult | None) -> list[str]:
@@ -255,8 +287,8 @@ def _share_words(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{share:.1%}"
 
 
-def _trained(resolved: Resolved) -> str:
-    healed = resolved.healing is not None
+def _trained(resolved: Resolved, inner: Sequence[InnerFit]) -> str:
+    healed = resolved.healing is not None or any(fit.of == "heal" for fit in inner)
     return "and trained for a short while" if healed else "without training"
 
 

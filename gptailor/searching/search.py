@@ -19,6 +19,7 @@ from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
+from gptailor.reporting.quantities import byte_count
 from gptailor.searching import folder as runs
 from gptailor.searching.held_out import held_out
 from gptailor.searching.limits import bounded
@@ -156,7 +157,10 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         interruptible(on_event) as tell,
     ):
         runs.refuse_other(folder, begun)
-        plan, opened_models, faults = opened(plan, models)
+        memory = byte_count(where.memory)
+        plan, opened_models, faults = opened(
+            plan, models, device=where.device, memory=memory, on_event=on_event
+        )
         tell(Warned(faults))
         earlier = folder.earlier()
         where = computing(where, opened_models, earlier)

@@ -181,9 +181,7 @@ def test_a_plans_faults_have_their_places_in_its_file(root: Path) -> None:
     [
         ('model same = "./other.tailor"\nL0 from same', "M232", "made of itself"),
         ("maybe drop L1", "M233", "has 1 open choice"),
-        ('vocabulary 20 on "t"', "M233", "cuts its vocabulary by a text"),
-        ('drop L1\nbridge on "t"', "M233", "bridged or healed"),
-        ('drop L1\nheal on "t"', "M233", "bridged or healed"),
+        ("tokenizer union", "M233", "makes a tokenizer"),
     ],
 )
 def test_a_plan_that_is_no_model_is_refused(

@@ -1,5 +1,6 @@
 """Every plan in `plans/`: without a fault, in canonical form, compiled on models of its depth."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 
 import gptailor
 from gptailor.lang.parse import read_bytes
+from gptailor.plan.faults import errors
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import open_choices
+from gptailor.prepare import prepare
 from tests.support.pages import needs_missing_plugin
 from tests.support.tiny import tiny_model
 
@@ -16,6 +19,8 @@ PLANS = Path(__file__).parents[2] / "plans"
 FILES = [
     path for path in sorted(PLANS.rglob("*.tailor")) if not needs_missing_plugin(path.read_text())
 ]
+STEPS = [path for path in FILES if path.parent.name == "stepwise"]
+"""A chain of plans: each stands on the one before it, on a text of the user's."""
 LAYERS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 30,
     "meta-llama/Llama-2-13b-hf": 40,
@@ -42,7 +47,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_plans() -> None:
-    assert {path.parent.name for path in FILES} >= {"llama2", "recipes", "smollm2", "spaces"}
+    assert {path.parent.name for path in FILES} >= {
+        "llama2",
+        "recipes",
+        "smollm2",
+        "spaces",
+        "stepwise",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
@@ -62,7 +73,19 @@ def test_a_plan_says_what_it_is_in_a_comment(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
+def test_the_steps_of_a_chain_drop_what_they_say(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "calibration.jsonl").write_text(f'{{"text": "{"a stitch in time " * 9_000}"}}\n')
+    for path in STEPS:
+        shutil.copy(path, tmp_path)
+    model, plan = _model(shelf, 30, 0), gptailor.load(tmp_path / "step3.tailor")
+    models = dict.fromkeys(("base.base.base", "base.original", "original"), model)
+    assert not errors(gptailor.check(plan, models))
+    prepared = prepare(plan, models=models)
+    assert [inner.layers for inner in prepared.inner_plans.values()] == [27, 25]
+    assert prepared.layers == 23
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path not in STEPS], ids=named)
 def test_a_plan_goes_with_models_of_its_bases_depth(
     path: Path, shelf: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""JSON files that save computing something again: `keep_json`, `kept_json`.
+"""Files that save computing something again: `keep_json`, `kept_json`, `kept_files`.
 
 Only an intact file counts. A damaged, torn or foreign one counts as missing.
 """
@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import read_object
-from gptailor.checkpoint.write.output_file import write_whole
+from gptailor.checkpoint.write.output_file import write_whole, writing
 
 
 def keep_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -29,6 +30,23 @@ def kept_json(path: Path) -> dict[str, Any]:
         if isinstance(value, dict) and document.get("sha256") == _digest(value):
             return value
     return {}
+
+
+def kept_files(files: Mapping[str, bytes | Path]) -> Path:
+    """Return a folder of the cache that has these files, and is named by their contents.
+
+    Raises CheckpointError (C303) if it can't be written.
+    """
+    contents = {n: f.read_bytes() if isinstance(f, Path) else f for n, f in sorted(files.items())}
+    name = hashlib.sha256(repr(contents).encode()).hexdigest()[:32]
+    folder = copies_folder() / "tokenizers" / name
+    for file, content in contents.items():
+        path = folder / file
+        if not path.is_file() or path.read_bytes() != content:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content, path)
+    return folder
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -271,7 +271,8 @@ class GgufFile(Destination):
         tensor = self.tensors[name]
         numbers: tuple[float, ...] | None = None
         if tensor.source is not None:
-            numbers = out.tensor_digest(tensor.source, sha256, fitted).sketch
+            refitted = self.prepared.refitted
+            numbers = out.tensor_digest(tensor.source, sha256, fitted, refitted).sketch
         if (columns := self._columns(tensor, importance)) is not None:
             from gptailor.program.sketch import sketch  # imports torch
 

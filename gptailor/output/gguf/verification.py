@@ -113,6 +113,7 @@ class CompiledGguf(CompiledOutput):
     def fitted_names(self, prepared: Prepared) -> frozenset[str]:
         """Return the names of the tensors that texts decide: fitted, healed or weighted ones."""
         fitted, tensors = prepared.compiled.program.fitted, self._file.tensors
+        fitted |= prepared.refitted.keys()
         sources = {name: tensor.source for name, tensor in tensors.items()}
         names = frozenset(n for n, s in sources.items() if s is not None and s.name in fitted)
         return names | self._file.weighted
@@ -122,6 +123,7 @@ class CompiledGguf(CompiledOutput):
     ) -> DigestedTensors:
         """Return the tensors that the plan makes, except those `skipped`."""
         file, importance = self._file, None
+        file.prepared = prepared  # its inner plans are fitted
         if file.text is not None and file.weighted - set(skipped):
             from gptailor.evaluation.importance import importance_matrix  # imports torch
 

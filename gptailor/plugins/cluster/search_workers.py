@@ -17,6 +17,7 @@ from gptailor.plan.faults import Origin, Source
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.reporting.quantities import byte_count
 from gptailor.searching.run.workers import Workers
 from gptailor.searching.settings import Resources, Settings
 from gptailor.searching.trial_evaluator import TrialEvaluator, trials_of
@@ -48,17 +49,23 @@ class PlacedEvaluator:
 
 
 def movable(plan: Plan) -> Plan:
-    """Return the plan with absolute paths, so that it can be read from any folder."""
+    """Return the plan with absolute paths, so that it can be read from any folder.
+
+    Another machine makes the fits of inner plans itself.
+    """
     origin = plan.origin
     if origin is None:
         origin = Origin(Source("<plan>", ""), Path())
     families = tuple(file.absolute() for file in origin.families)
-    return plan.read_from(replace(origin, folder=origin.folder.absolute(), families=families))
+    return plan.read_from(
+        replace(origin, folder=origin.folder.absolute(), families=families, fitted={})
+    )
 
 
 def trial_evaluator_of(plan: Plan, chosen: Settings, where: Resources) -> PlacedEvaluator:
     """Make an evaluator on another machine, from a movable plan and settings."""
-    plan, models, _ = opened(plan)
+    memory = byte_count(where.memory)
+    plan, models, _ = opened(plan, device=where.device, memory=memory)
     return PlacedEvaluator(TrialEvaluator(trials_of(plan, models, chosen, where)))
 
 

@@ -61,8 +61,9 @@ class PlanLM(HFLM):  # type: ignore[misc]
         if place.startswith("cuda") and not torch.cuda.is_available():
             place = "cpu"
         dtype = None if dtype == "auto" else dtype
-        (target,) = find_targets([plan], {})
-        session = Session(Placement(place, dtype_of(dtype), byte_count(memory), own=True))
+        placement = Placement(place, dtype_of(dtype), byte_count(memory), own=True)
+        (target,) = find_targets([plan], {}, fit_inner=placement.fit_inner())
+        session = Session(placement)
         model = session.stitch(target.prepared.models, target.prepared.plan).model
         tokenizer = tokenizer_of(tokenizer_model(target.prepared))
         super().__init__(pretrained=model, tokenizer=tokenizer, device=place, **more)
