@@ -7,9 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, Stamp, expanded, open_regular, stamps
-from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.hub import fetch
 from gptailor.checkpoint.models import (
     InnerPlan,
@@ -18,7 +16,6 @@ from gptailor.checkpoint.models import (
     folder_of,
     is_plan,
     is_remote,
-    open_models,
     rebind,
     used,
 )
@@ -36,6 +33,7 @@ from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.lang.parse import plan_or_file, read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
+from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, needed, of_inner_plans
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
@@ -49,7 +47,7 @@ from gptailor.program.compile import (
     output_dtype,
 )
 from gptailor.program.mixtures import expert_cut
-from gptailor.program.nested_models import nested_checkpoint
+from gptailor.program.nested_models import nested_model
 from gptailor.program.program import Output, files, stored_tensors
 from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
@@ -152,11 +150,16 @@ class Prepared:
             if of is not None and of.plan.is_fitted
         }
 
+    @property
+    def inner_fits(self) -> dict[str, FittedPlan]:
+        """Return the fits of plans that are models, as far as they are made, innermost first."""
+        inner = {name: self.models[name].inner for name in self.inner_plans}
+        return {name: of.fitted for name, of in inner.items() if of is not None and of.fitted}
+
     @cached_property
     def refitted(self) -> dict[str, Output]:
         """The outputs that are made of fitted tensors of inner plans, by their names."""
-        fits = [m.inner.fitted for m in self.models.values() if m.inner and m.inner.fitted]
-        decided = {(fit.file, name) for fit in fits for name in fit.decided}
+        decided = {(fits.file, name) for fits in self.inner_fits.values() for name in fits.decided}
         return {
             output.spec.name: output
             for output in self.compiled.program.outputs
@@ -268,11 +271,13 @@ def open_all_models(
 
     In a plan with choices, a model made of others stands for all of its closings. The models of a
     plan that is a model are with it, as `deep.math`; `within` are the plans around this one.
+    `declared` are the models before `rebind`: the names that an adapter may have for its base.
     """
     wanted = used(plan)
-    order = needed(plan, sorted(wanted, key=lambda name: (name != "base", name)))
-    if all(plan.models[name].made is None and not is_plan(plan.models[name]) for name in order):
-        return open_models(plan, declared)
+    order = sorted(wanted, key=lambda name: (name != "base", name))
+    all_needed = needed(plan, order)
+    if any(plan.models[name].made or is_plan(plan.models[name]) for name in all_needed):
+        order = all_needed  # models without files come after those that they are made of
     opener = Opener(plan, declared or plan.models)
     opened: dict[str, Opened] = {}
     faults: list[Fault] = []
@@ -285,14 +290,19 @@ def open_all_models(
         elif is_plan(plan.models[name]):
             inner, new_faults = _planned(plan, name, within)
             model = inner.get(name)
-        elif name in wanted:  # else an adapter alone is on it
+        elif name in wanted:
             model = opener.model(name)
+        else:
+            continue  # an adapter alone is on it
         if model is not None:
             opener.found[name] = model.checkpoint, model.remotes
             opened |= {name: model, **inner}
         else:
             opener.found.setdefault(name, None)
         faults += new_faults
+    if plan.tokenizer == "union" and wanted <= opened.keys():
+        united = tuple(opened[name] for name in order if name != "base")
+        opened["base"] = replace(opened["base"], united=united)
     return opened, opener.faults + faults
 
 
@@ -331,15 +341,10 @@ def _output_of(
     inner, unknown = _as_inner(plan, name, inner)
     opened = _opened(inner, declared, unknown + check_alone(inner) + text_faults(inner), within)
     opened = replace(opened, faults=_settled(opened.faults))
-    fitted = plan.origin.fitted.get(name) if plan.origin else None
-    if fitted is not None and fitted.plan != path:
-        fitted = None  # of another plan, which has this name elsewhere
+    known = plan.origin.fitted.get(name) if plan.origin else None
+    fitted = known if known and known.plan == path else None  # another plan may have its name
     with text_errors_as_faults(inner):
-        checkpoint = nested_checkpoint(opened.sound(), fitted and read_header(fitted.file))
-    layout = checkpoint.layout()
-    if isinstance(layout, Refusal):
-        raise CheckpointError("M204", layout.reason, path, layout.help)
-    model = Opened(name, checkpoint, layout, inner=InnerPlan(inner, declared, path, fitted))
+        model = nested_model(name, opened.sound(), InnerPlan(inner, declared, path, fitted))
     return {name: model, **{f"{name}.{n}": m for n, m in opened.models.items()}}, opened.faults
 
 
@@ -405,14 +410,11 @@ def ready(
     if not fetched(first.models, wanted):
         return first
     plan = pinned(first.plan, first.commits, first.models)
-    again = _opened(plan, first.declared, check_alone(first.plan))
-    return _prepared(again, first.declared, shard_size)
+    return reopened(first, plan)
 
 
 def reopened(first: Prepared, plan: Plan) -> Prepared:
-    """Prepare a plan again that has the fits of its inner plans now, or return it as it was."""
-    if plan is first.plan:
-        return first
+    """Prepare a plan again, whose files are there now."""
     again = _opened(plan, first.declared, check_alone(plan))
     return replace(_prepared(again, first.declared, SHARD_SIZE), shards=first.shards)
 

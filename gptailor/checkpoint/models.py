@@ -276,23 +276,6 @@ def taken(plan: Plan) -> set[str]:
     return {name for _, recipe in output_recipes(plan) for _, name, _ in named_models(recipe)}
 
 
-def open_models(
-    plan: Plan, declared: Mapping[str, Model] | None = None
-) -> tuple[dict[str, Opened], list[Fault]]:
-    """Return the opened models that a plan needs, with a fault for each failure, and warnings.
-
-    `declared` are the models before `rebind`: the names that an adapter may have for its base.
-    """
-    opener = Opener(plan, declared or plan.models)
-    opened = {
-        name: opener.model(name) for name in sorted(used(plan), key=lambda n: (n != "base", n))
-    }
-    models = {name: model for name, model in opened.items() if model is not None}
-    if plan.tokenizer == "union" and len(models) == len(opened):
-        models["base"] = replace(models["base"], united=tuple(models.values())[1:])
-    return models, opener.faults
-
-
 FoundModel = tuple[Checkpoint, tuple[Remote, ...]]
 """A checkpoint, and its places on the Hub, if it is there."""
 

@@ -5,7 +5,6 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +106,6 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     score.
     """
     from gptailor.evaluation import targets as targeting
-    from gptailor.evaluation.inner_plans import with_inner_fits
     from gptailor.lang.plan_of import target_name
 
     if each and form != "json":
@@ -115,8 +113,9 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plans = swept(targets, lets, many=many_plans)
     if against is not None and against not in map(target_name, plans):
         plans.append(against)
-    fit_inner = partial(with_inner_fits, device=device, memory=memory, on_event=RepairLines())
-    subjects = targeting.find_targets(plans, dict(models), families, fit_inner)
+    subjects = targeting.find_targets(
+        plans, dict(models), families, device=device, memory=memory, on_event=RepairLines()
+    )
     say_faults(targeting.warnings(subjects))
     subjects = targeting.with_uncut(subjects, dict(models)) if uncut else subjects
     wishes = _wishes(objectives, targeting.names(subjects))
@@ -261,11 +260,11 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     target adds its likeliest token at each step. The exit code is 3 if a target fails.
     """
     from gptailor.evaluation import targets as targeting
-    from gptailor.evaluation.inner_plans import with_inner_fits
 
     plans = swept(targets, lets)
-    fit_inner = partial(with_inner_fits, device=device, memory=memory, on_event=RepairLines())
-    subjects = targeting.find_targets(plans, dict(models), families, fit_inner)
+    subjects = targeting.find_targets(
+        plans, dict(models), families, device=device, memory=memory, on_event=RepairLines()
+    )
     say_faults(targeting.warnings(subjects))
     from gptailor.evaluation.generate import answers  # takes seconds; faults of texts come before
     from gptailor.evaluation.session import Placement

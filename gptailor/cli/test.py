@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from gptailor.cli.event_lines import RepairLines, StepLines, received_by
 from gptailor.plan.faults import PlanError, to_github, to_json
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.targets import FitInner, Target
+    from gptailor.evaluation.targets import Target
     from gptailor.reporting.expectations import ExpectationResult
 
 _EXAMPLE = """
@@ -75,11 +74,8 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         refuse_output(junit, force=True)
         if any(junit.exists() and Path(n).exists() and junit.samefile(n) for n in plans):
             raise CheckpointError("C302", "is a plan to test", junit)
-    from gptailor.evaluation.inner_plans import with_inner_fits
-
     try:
-        fit_inner = partial(with_inner_fits, device=device, memory=memory, on_event=RepairLines())
-        targets = _targets(plans, models, lets, families, fit_inner)
+        targets = _targets(plans, models, lets, families, device, memory)
         results = _results(targets, samples, seed, (device, dtype, memory))
     except PlanError as error:
         if form == "text":
@@ -103,12 +99,20 @@ def _targets(
     models: tuple[tuple[str, Path], ...],
     lets: options.Lets,
     families: tuple[Path, ...],
-    fit_inner: "FitInner",
+    device: str,
+    memory: int | None,
 ) -> "list[Target]":
     """Return the plans that have expectations. Raise a usage error if no plan has any."""
     from gptailor.evaluation import targets as targeting
 
-    found = targeting.find_targets(options.swept(plans, lets), dict(models), families, fit_inner)
+    found = targeting.find_targets(
+        options.swept(plans, lets),
+        dict(models),
+        families,
+        device=device,
+        memory=memory,
+        on_event=RepairLines(),
+    )
     options.say_faults(targeting.warnings(found))
     expecting = [target for target in found if target.origin.expects]
     if not expecting:

@@ -101,8 +101,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         raise ValueError("'objectives': expected an objective, got none")
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
-    place = Placement(device, dtype_of(dtype), byte_count(memory))
-    found = find_targets(sources, models or {}, fit_inner=place.fit_inner(on_event))
+    room = byte_count(memory)
+    found = find_targets(sources, models or {}, device=device, memory=room, on_event=on_event)
     found = with_uncut(found, models or {}) if uncut else found
     model_names = names(found)
     stated = [
@@ -112,7 +112,10 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for objective in asked
     ]
     chosen = Samples(Path(folder), samples, seed)
-    name = None if against is None else str(against)
+    place, name = (
+        Placement(device, dtype_of(dtype), room),
+        None if against is None else str(against),
+    )
     evaluation = EvaluationRun(found, stated, chosen, place, on_event, name)
     return evaluation.run(speed=speed)
 

@@ -64,7 +64,9 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     for unusable texts, TailorError or OSError for a missing device, model or file.
     """
     place = Placement(device, dtype_of(dtype), byte_count(memory))
-    found = find_targets(as_list(targets), models or {}, fit_inner=place.fit_inner(on_event))
+    found = find_targets(
+        as_list(targets), models or {}, device=device, memory=place.memory, on_event=on_event
+    )
     if not any(target.origin.expects for target in found):
         names = listed(f"'{target.name}'" for target in found)
         raise TailorError(

@@ -63,7 +63,9 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     for a missing file.
     """
     place = Placement(device, dtype_of(dtype), byte_count(memory))
-    found = find_targets(as_list(targets), models or {}, fit_inner=place.fit_inner(on_event))
+    found = find_targets(
+        as_list(targets), models or {}, device=device, memory=place.memory, on_event=on_event
+    )
     return list(answers(found, prompt, tokens, place, chat=chat, on_event=on_event))
 
 

@@ -4,31 +4,31 @@ A file has the tensors of the inner plan's compiled folder, except those that it
 models. So a plan on it is what a plan on that folder would be.
 """
 
-import atexit
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
+from gptailor.evaluation.fit import Fitted
+from gptailor.evaluation.kept_tensors import (
+    KEPT_BYTES,
+    KeptTensors,
+    TensorStore,
+    read_tensors,
+)
+from gptailor.evaluation.live.content_keys import TensorMaker
 from gptailor.plan.events import FitText, OnEvent, Progress, ignore_events
 from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, of_inner_plans
-from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import heal_text_names
 from gptailor.prepare import Prepared, commits_of, pinned, ready
+from gptailor.program.devices import CPU
 from gptailor.program.program import Copy
-
-if TYPE_CHECKING:
-    from gptailor.evaluation.fit import Fitted
-    from gptailor.evaluation.kept_tensors import KeptTensors
 
 _DAY = 86_400
 """Seconds for which a file is kept, as another process may read it."""
@@ -37,7 +37,7 @@ _DAY = 86_400
 def fitted_inside(
     plan: Plan,
     models: Mapping[str, Opened],
-    fit: "Callable[[Prepared], Fitted]",
+    fit: Callable[[Prepared], Fitted],
     on_event: OnEvent = ignore_events,
     *,
     anew: bool = False,
@@ -53,32 +53,26 @@ def fitted_inside(
         inner = model.inner
         if inner is None or not inner.plan.is_fitted or (inner.fitted and not anew):
             continue
-        require("torch", "a narrowed, bridged or healed plan")
         on_event(Progress("fitting", 0, 1, f"{name} ({inner.file.name})"))
         made = ready(of_inner_plans(inner.plan, "fitted", entries_inside(fitted, name)))
         with text_errors_as_faults(made.plan):
             refuse_unusable_texts(made.checked)
             fits = fit(made)
-        files = [known.file for known in fitted.values()]
-        fitted[name] = _fitted_plan(inner.file, made, fits, files)
+        fitted[name] = _fitted_plan(inner.file, made, fits)
         commits |= {f"{name}.{n}": commit for n, commit in made.commits.items()}
     if not fitted:
         return plan
     return of_inner_plans(pinned(plan, commits, models), "fitted", fitted)
 
 
-def _fitted_plan(plan: Path, made: Prepared, fits: "Fitted", files: Collection[Path]) -> FittedPlan:
-    """Return an inner plan with these fits; `files` are those of other plans in its chain."""
-    from gptailor.evaluation.kept_tensors import KeptTensors
-    from gptailor.evaluation.live.content_keys import TensorMaker
-    from gptailor.program.devices import CPU
-
+def _fitted_plan(plan: Path, made: Prepared, fits: Fitted) -> FittedPlan:
+    """Return an inner plan of a file with these fits."""
     maker, tensors = TensorMaker(CPU, keep=False), dict(fits.tensors)
     for output in made.compiled.program.outputs:
-        if output.spec.name not in tensors and not isinstance(output.make, Copy):
-            of = fits.chosen.get(output.spec.name, output)
-            tensors[output.spec.name] = maker.make(of)
-    file = _kept_file(KeptTensors(tensors, {}), files)
+        name = output.spec.name
+        if name not in tensors and not isinstance(output.make, Copy):
+            tensors[name] = maker.make(fits.chosen.get(name, output))
+    file = _kept_file(KeptTensors(tensors, {}), made.read_files)
     texts: dict[str, FitText] = {}
     for result in fits.results.values():
         names = heal_text_names(len(result.texts)) if result.word == "heal" else [result.at]
@@ -89,42 +83,20 @@ def _fitted_plan(plan: Path, made: Prepared, fits: "Fitted", files: Collection[P
     return FittedPlan(plan, file, frozenset({*fits.tensors, *made.refitted}), texts)
 
 
-def _kept_file(kept: "KeptTensors", needed: Collection[Path]) -> Path:
+def _kept_file(kept: KeptTensors, needed: Collection[Path]) -> Path:
     """Return the file of the tensors, which is named by their content and never changed.
 
-    It is in the cache, or without one in a temporary folder. The newest files stay, those of the
-    last day, and those `needed`. Raises CheckpointError (C305) if it can't be written.
+    The newest files stay, those of the last day, and those `needed`. Raises CheckpointError (C305)
+    if it can't be written.
     """
-    from gptailor.evaluation.kept_tensors import KEPT_BYTES, read_tensors
-
     key = kept.digest("inner plan")
-    for folder in _folders():
-        file = folder / f"{key}.safetensors"
-        if read_tensors(file, key) is None:
-            with suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                _make_room(folder, KEPT_BYTES - kept.size, needed)
-            kept.write(file, key)
-        if file.is_file():
-            return file
-    message = f"a plan inside the plan takes {kept.size:,} bytes, which can't be written"
-    raise CheckpointError("C305", message, file, "free some space, or set XDG_CACHE_HOME")
-
-
-def _make_room(folder: Path, most: int, needed: Collection[Path]) -> None:
-    """Remove older files until the rest have at most `most` bytes."""
-    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True):
-        most -= file.stat().st_size
-        old = time.time() - file.stat().st_mtime > _DAY
-        if most < 0 and old and file not in needed:
-            file.unlink(missing_ok=True)
-
-
-def _folders() -> Iterator[Path]:
-    """Yield the folder in the cache, then a temporary one, which goes at the end of the process."""
-    from gptailor.evaluation.kept_tensors import kept_home
-
-    yield kept_home() / "inner"
-    folder = tempfile.mkdtemp(prefix="gptailor-inner-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    yield Path(folder)
+    store = TensorStore(copies_folder() / "inner", max(KEPT_BYTES, kept.size))
+    file = store.folder / f"{key}.safetensors"
+    if read_tensors(file, key) is None:
+        since = time.time() - _DAY
+        young = (other for other in store.folder.glob("*") if other.stat().st_mtime > since)
+        store.put(key, kept, needed={*needed, *young})
+    if not file.is_file():
+        message = f"a plan inside the plan takes {kept.size:,} bytes, which can't be written"
+        raise CheckpointError("C305", message, file, "free some space, or set XDG_CACHE_HOME")
+    return file

@@ -1,18 +1,14 @@
-"""Plans with the fits of the plans that are their models: made before anything reads these."""
+"""A prepared plan with the fits of the plans that are its models; torch is imported for fits."""
 
-from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.inner_fits import fitted_inside
 from gptailor.plan.events import OnEvent, ignore_events
-from gptailor.plan.plan import Plan
+from gptailor.plan.optional_packages import require
 from gptailor.prepare import Prepared, reopened
 
 if TYPE_CHECKING:
     import torch
-
-    from gptailor.evaluation.fit import Fitted
 
 
 def with_inner_fits(
@@ -27,29 +23,12 @@ def with_inner_fits(
 
     The arguments and errors are those of `gptailor.evaluation.repair.fit`.
     """
-    plan = fit_inner_plans(
-        prepared.plan, prepared.models, device=device, memory=memory, on_event=on_event, anew=anew
-    )
-    return reopened(prepared, plan)
+    if not prepared.inner_plans:
+        return prepared
+    require("torch", "a narrowed, bridged or healed plan")
+    from gptailor.evaluation.inner_fits import fitted_inside
+    from gptailor.evaluation.repair import fit
 
-
-def fit_inner_plans(
-    plan: Plan,
-    models: Mapping[str, Opened],
-    *,
-    device: "torch.device | str" = "cpu",
-    memory: int | None = None,
-    on_event: OnEvent = ignore_events,
-    anew: bool = False,
-) -> Plan:
-    """Return a plan, open or closed, with the fits of its inner plans; itself without any.
-
-    The arguments and errors are those of `with_inner_fits`.
-    """
-
-    def fitted(inner: Prepared) -> "Fitted":
-        from gptailor.evaluation.repair import fit  # imports torch
-
-        return fit(inner, device=device, memory=memory, on_event=on_event, anew=anew)
-
-    return fitted_inside(plan, models, fitted, on_event, anew=anew)
+    make = partial(fit, device=device, memory=memory, on_event=on_event, anew=anew)
+    plan = fitted_inside(prepared.plan, prepared.models, make, on_event, anew=anew)
+    return prepared if plan is prepared.plan else reopened(prepared, plan)

@@ -7,7 +7,7 @@ removed, and what it held is computed anew.
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -143,21 +143,21 @@ class TensorStore:
                 os.utime(file)
         return kept
 
-    def put(self, key: str, kept: KeptTensors) -> None:
-        """Keep tensors, if they fit, and remove the least recently used ones."""
+    def put(self, key: str, kept: KeptTensors, needed: Collection[Path] = ()) -> None:
+        """Keep tensors, if they fit, and remove the least recently used ones, but none `needed`."""
         if kept.size > self.most:
             return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(self.most - kept.size)
+            self._make_room(self.most - kept.size, needed)
             kept.write(self._file(key), key)
 
-    def _make_room(self, most: int) -> None:
+    def _make_room(self, most: int, needed: Collection[Path]) -> None:
         """Remove the least recently used files until the rest have at most `most` bytes."""
         latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
         for file in latest:
             most -= file.stat().st_size
-            if most < 0:
+            if most < 0 and file not in needed:
                 file.unlink(missing_ok=True)
 
 

@@ -131,8 +131,8 @@ def stitch(
     """
     room = byte_count(memory)
     prepared = ready(plan_or_file(plan), models=models)
-    make = partial(fit, device=device, memory=room)
-    prepared = reopened(prepared, fitted_inside(prepared.plan, prepared.models, make))
+    inside = fitted_inside(prepared.plan, prepared.models, partial(fit, device=device, memory=room))
+    prepared = prepared if inside is prepared.plan else reopened(prepared, inside)
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
     with text_errors_as_faults(prepared.plan):
         return Repairs(stitcher).stitch(prepared.plan).model

@@ -87,7 +87,9 @@ def repair_estimates(
     memory: int | None = None,
     importance_tokens: int = 0,
 ) -> list[RepairEstimate]:
-    """Estimate time and memory of a prepared plan's fits and healing. No weight is read.
+    """Estimate time and memory of a prepared plan's fits and healing, and of its inner plans'.
+
+    No weight is read.
 
     With `importance_tokens` an importance matrix of so many tokens counts too.
 
@@ -100,7 +102,12 @@ def repair_estimates(
     parameters = prepared.base_size.parameters
     config = configuration(language_config(prepared.models["base"].config))
     width = int(config.get_text_config().hidden_size)
-    found = list[RepairEstimate]()
+    found = [
+        replace(cost, inner=name)
+        for name, inner in prepared.inner_plans.items()
+        for cost in repair_estimates(inner, device=device, memory=memory)
+        if not cost.inner
+    ]
 
     def add(
         what: str, tokens: int, operations: float, size: int, dtype: torch.dtype = torch.float32

@@ -15,7 +15,6 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.objectives.base import PreparedObjective, Reference
 from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
@@ -25,7 +24,7 @@ from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import Samples, StatedObjective, no_reference, prepare_objectives
 from gptailor.evaluation.scores import Failure, Score
 from gptailor.evaluation.speed import Latencies
-from gptailor.evaluation.targets import FitInner, identity
+from gptailor.evaluation.targets import identity
 from gptailor.evaluation.trial import (
     Objectives,
     OnStep,
@@ -68,10 +67,6 @@ class Placement(NamedTuple):
         dtype = dtype or (None if own else quick_dtype(models, device))
         stitcher = Stitcher(models, device=device, dtype=dtype, memory=memory, gpus=gpus)
         return Repairs(stitcher, on_event)
-
-    def fit_inner(self, on_event: OnEvent = ignore_events) -> FitInner:
-        """Return a function that makes the fits of a plan's inner plans there."""
-        return partial(with_inner_fits, device=self.device, memory=self.memory, on_event=on_event)
 
 
 @final

@@ -18,12 +18,12 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.inner_plans import fit_inner_plans
+from gptailor.evaluation.inner_fits import fitted_inside
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
-from gptailor.evaluation.repair import Repairs
+from gptailor.evaluation.repair import Repairs, fit
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import (
     Parts,
@@ -76,9 +76,8 @@ def opened(
     plan, headers = loaded.plan, loaded.models
     if fetched(headers, [file for model in headers.values() for file in model.checkpoint.files]):
         loaded = open_plan(pinned(plan, commits_of(plan, headers), headers), None)
-    plan = fit_inner_plans(
-        loaded.plan, loaded.models, device=device, memory=memory, on_event=on_event
-    )
+    make = partial(fit, device=device, memory=memory, on_event=on_event)
+    plan = fitted_inside(loaded.plan, loaded.models, make, on_event)
     loaded = loaded if plan is loaded.plan else open_plan(plan, None)
     return loaded.plan, loaded.models, loaded.faults
 
@@ -304,6 +303,6 @@ class Trials:
         opened_models, faults = open_all_models(user)
         if errors(faults):
             raise PlanError(faults)
-        place = self.session.place
-        user = fit_inner_plans(user, opened_models, device=place.device, memory=place.memory)
+        make = partial(fit, device=self.session.place.device, memory=self.session.place.memory)
+        user = fitted_inside(user, opened_models, make)
         return open_all_models(user)[0][name]

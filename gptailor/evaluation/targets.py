@@ -7,14 +7,15 @@ the base that the caller gives, or else the model itself.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.lang.plan_of import ReadTarget, model_plan, read_target
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import (
     Fault,
     PlanError,
@@ -27,6 +28,9 @@ from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import LayerOf, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
+
+if TYPE_CHECKING:
+    import torch
 
 FitInner = Callable[[Prepared], Prepared]
 """Returns a prepared plan with the fits of its inner plans, as `with_inner_fits` does."""
@@ -98,15 +102,20 @@ def find_targets(
     targets: Sequence[str | Path | Plan],
     models: ModelPaths,
     families: Sequence[str | Path] = (),
-    fit_inner: FitInner = with_inner_fits,
+    *,
+    device: "torch.device | str" = "cpu",
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> list[Target]:
     """Return all targets, ready; `models` replaces the folders of models by name.
 
-    `families` are family files that their models may need. `fit_inner` makes fits of inner plans.
+    `families` are family files that their models may need. The fits of plans that are models are
+    made on a device, in `memory`; `on_event` receives their progress.
 
     Raises PlanError for a plan with faults and for an unknown name, OSError for a missing file, and
     TailorError if a folder or the Hub fails.
     """
+    fit_inner = partial(with_inner_fits, device=device, memory=memory, on_event=on_event)
     plans = [_with_families(read_target(target), families) for target in targets]
     origins = [origin if origin is not None else plan for _, plan, origin in plans]
     defined = {name for plan in origins for name in plan.models}

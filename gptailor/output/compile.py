@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -265,13 +264,14 @@ def _estimates(
         return ()
     from gptailor.evaluation.repair_estimate import repair_estimates
 
-    where = partial(repair_estimates, device=compute.device, memory=byte_count(compute.memory))
-    inner = (
-        replace(cost, inner=name)
-        for name, plan in prepared.inner_plans.items()
-        for cost in where(plan)
+    return tuple(
+        repair_estimates(
+            prepared,
+            device=compute.device,
+            memory=byte_count(compute.memory),
+            importance_tokens=0 if text is None else text.tokens,
+        )
     )
-    return (*inner, *where(prepared, importance_tokens=0 if text is None else text.tokens))
 
 
 def _importance_text(

@@ -138,7 +138,7 @@ class Measurement:
                     for name, model in lock.models.items()
                     for file, digest in model.files.items()
                 },
-                "texts": {text_key(use): MeasuredFile.of(t.file) for use, t in texts.items()},
+                "texts": {("", use): MeasuredFile.of(text.file) for use, text in texts.items()},
                 "template": {key: MeasuredFile(sha256=s) for key, s in template.items()},
             },
             settings=MeasuredSettings(lock.config),
@@ -149,12 +149,6 @@ class Measurement:
     def of_gguf(cls, gguf: LockedGguf) -> "Measurement":
         """Return the content of a lock's entry for a GGUF file."""
         return cls(settings=gguf_settings(gguf.facts), tensors=gguf.tensors)
-
-
-def text_key(name: str) -> tuple[str, str]:
-    """Return the inner plan of a text, empty for the plan's own, and the text's name there."""
-    plan, _, name = name.rpartition(".")
-    return plan, name
 
 
 def gguf_settings(
@@ -275,17 +269,13 @@ def _of_files(
         message = sentence.format(
             name=quoted(name),
             owner=quoted(owner),
-            fit=_fit_words(name) + f" of model {quoted(owner)}" * bool(owner),
+            fit=f"the bridge after {name}" if name[:1] == "L" else f"'{name.partition(' ')[0]}'",
             bytes=_of_bytes(locked, measured),
         )
         path = next((file.path for file in (measured, locked) if file is not None), None)
         if path is not None and use not in {"inputs", "beside"}:
             name = path.name  # noqa: PLW2901 (its key is not the file's name)
         yield Difference("file", name, message, path, owner or None)
-
-
-def _fit_words(name: str) -> str:
-    return f"the bridge after {name}" if name[:1] == "L" else f"'{name.partition(' ')[0]}'"
 
 
 def _of_bytes(expected: MeasuredFile | None, actual: MeasuredFile | None) -> str:

@@ -27,19 +27,10 @@ LOCK_FILE = PLAN_FILE + SUFFIX
 
 
 @final
-class LockedText(Closed):
-    """The calibration text of a cut, a bridge or healing: its file, and the tokens used."""
-
-    file: FileDigest
-    tokens: int
-
-
-@final
 class LockedModel(Closed):
     """A model of the plan: its declaration, its commit on the Hub, the files read.
 
-    `files` are named by their path within the model's folder. `texts` are those of an inner plan's
-    fits, by their names in its `Prepared.texts`.
+    `files` are named by their path within the model's folder.
     """
 
     source: str
@@ -47,7 +38,14 @@ class LockedModel(Closed):
     on: str | None = None
     commit: str | None = None
     files: dict[str, FileDigest]
-    texts: dict[str, LockedText] = Field(default_factory=dict)
+
+
+@final
+class LockedText(Closed):
+    """The calibration text of a cut, a bridge or healing: its file, and the tokens used."""
+
+    file: FileDigest
+    tokens: int
 
 
 @final
@@ -92,7 +90,8 @@ class Lock(Closed):
     output tensors, if they share one. `config` is a digest of the output's configuration.
     `bridges` are named by the layer before the gap: `L19`. `heal` are the texts of healing, in
     the plan's order; one text stands alone in the file. `vocabulary` is a cut of it. `width` is
-    the text of narrower MLPs, and `experts` the text that chose experts.
+    the text of narrower MLPs, and `experts` the text that chose experts. `inner` are the texts of
+    the fits of inner plans, by their names in `Prepared.texts`: `deep.L19`, `deep.heal`.
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
     `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
@@ -110,6 +109,7 @@ class Lock(Closed):
     experts: LockedText | None = None
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     heal: LockedTexts = ()
+    inner: dict[str, LockedText] = Field(default_factory=dict)
     vocabulary: LockedVocabulary | None = None
     chat_template: Sha256 | None = None
     stripped: dict[str, FileDigest] = Field(default_factory=dict)
@@ -127,15 +127,13 @@ class Lock(Closed):
     def texts(self) -> dict[str, LockedText]:
         """The calibration texts by their names in `Prepared.texts`."""
         names = heal_text_names(len(self.heal))
-        texts = self.bridges | dict(zip(names, self.heal, strict=True))
+        texts = self.bridges | self.inner | dict(zip(names, self.heal, strict=True))
         if (cut := self.vocabulary) is not None:
             texts["vocabulary"] = LockedText(file=cut.file, tokens=cut.before)
         if self.width is not None:
             texts["width"] = self.width
         if self.experts is not None:
             texts["experts"] = self.experts
-        for name, model in self.models.items():
-            texts |= {f"{name}.{of}": text for of, text in model.texts.items()}
         return texts
 
     def read_from(self, path: Path) -> "Lock":
@@ -170,10 +168,7 @@ class Lock(Closed):
         fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
         if len(fields["heal"]) == 1:
             (fields["heal"],) = fields["heal"]
-        for model in fields["models"].values():
-            if not model["texts"]:
-                del model["texts"]
-        for name in ("bridges", "families", "heal", "methods", "stripped"):
+        for name in ("bridges", "families", "heal", "inner", "methods", "stripped"):
             if not fields[name]:
                 del fields[name]
         return _rendered(fields) + "\n"

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, final
@@ -40,7 +41,6 @@ from gptailor.output.differences import (
     gguf_differences,
     lock_differences,
     refuse,
-    text_key,
 )
 from gptailor.output.inputs import inputs
 from gptailor.output.lock import (
@@ -165,7 +165,7 @@ def measured_files(
     }
     if all(path.is_file() for path in prepared.texts.values()):
         texts = prepared.texts.items()
-        measured["texts"] = {text_key(use): MeasuredFile.of(of_file(p), p) for use, p in texts}
+        measured["texts"] = {("", use): MeasuredFile.of(of_file(p), p) for use, p in texts}
     template = template_file(prepared.plan)
     if template is not None:
         digest = of_file(template).sha256
@@ -246,10 +246,8 @@ class Recording:
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
         """Record a tensor of the output."""
-        self.tensors[spec.name] = self._digest(spec, sha256)
-
-    def _digest(self, spec: TensorSpec, sha256: str) -> TensorDigest:
-        return out.tensor_digest(spec, sha256, self.fitted, self.prepared.refitted)
+        refitted = self.prepared.refitted
+        self.tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted, refitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """Return a progress that also refuses an input once it is known to differ.
@@ -273,7 +271,8 @@ class Recording:
         sizes = ((hashed, hashed.path.stat().st_size) for hashed in self._hashed)
         files = ((hashed, FileDigest(size=size, sha256=UNMEASURED)) for hashed, size in sizes)
         specs = (output.spec for output in self.prepared.compiled.program.outputs)
-        tensors = {spec.name: self._digest(spec, UNMEASURED) for spec in specs}
+        digest = partial(out.tensor_digest, fitted=self.fitted, refitted=self.prepared.refitted)
+        tensors = {spec.name: digest(spec, UNMEASURED) for spec in specs}
         return self._lock(models, files, tensors, gguf)
 
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
@@ -301,8 +300,6 @@ class Recording:
         for hashed, digest in digests:
             files.setdefault(hashed.model, {})[hashed.name] = digest
         commits = self.prepared.commits
-        inner = {name: model.inner for name, model in self.prepared.models.items()}
-        fits = {name: of.fitted for name, of in inner.items() if of is not None and of.fitted}
         results = self.fitted.results if self.fitted is not None else {}
         texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
         template = template_file(self.prepared.plan)
@@ -311,12 +308,7 @@ class Recording:
             dtype=self.prepared.dtype,
             models={
                 name: LockedModel(
-                    **models[name].model_dump(exclude={"made"}),
-                    commit=commits.get(name),
-                    files=its,
-                    texts={at: _locked_text(text) for at, text in fits[name].texts.items()}
-                    if name in fits
-                    else {},
+                    **models[name].model_dump(exclude={"made"}), commit=commits.get(name), files=its
                 )
                 for name, its in files.items()
             },
@@ -327,6 +319,11 @@ class Recording:
             experts=next(iter(texts.get("experts", ())), None),
             bridges={at: texts[at][0] for at, fit in results.items() if fit.word == "bridge"},
             heal=texts.get("heal", ()),
+            inner={
+                f"{name}.{of}": _locked_text(text)
+                for name, fits in self.prepared.inner_fits.items()
+                for of, text in fits.texts.items()
+            },
             vocabulary=_locked_vocabulary(self.prepared),
             stripped=self._stripped(),
             chat_template=of_file(template).sha256 if template is not None else None,

@@ -44,7 +44,7 @@ from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
 from gptailor.program.packages import method_packages
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
-from gptailor.reporting.model_card import InnerFit, card
+from gptailor.reporting.model_card import card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,20 +210,14 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         parents(prepared),
         {} if fitted is None else fitted.results,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
-        inner=[*_inner_fits(prepared)],
+        inner=[
+            (name, fits.plan.name, of, prepared.texts[f"{name}.{of}"].name, text)
+            for name, fits in prepared.inner_fits.items()
+            for of, text in fits.texts.items()
+        ],
         chats=has_template(beside, processor=images),
         images=images,
     )
-
-
-def _inner_fits(prepared: Prepared) -> Iterator[InnerFit]:
-    """Yield the texts of the fits of inner plans, in the order of the chain."""
-    for name in prepared.inner_plans:
-        inner = prepared.models[name].inner
-        assert inner is not None, "an inner plan"
-        for of, text in inner.fitted.texts.items() if inner.fitted is not None else ():
-            path = prepared.texts[f"{name}.{of}"]
-            yield InnerFit(name, inner.file.name, of, path.name, text)
 
 
 def _makers(prepared: Prepared) -> str:

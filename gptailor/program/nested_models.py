@@ -11,7 +11,8 @@ from dataclasses import replace
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import Checkpoint
-from gptailor.checkpoint.models import Opened, used
+from gptailor.checkpoint.formats.safetensors import read_header
+from gptailor.checkpoint.models import InnerPlan, Opened, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
 from gptailor.checkpoint.write.kept import kept_files
 from gptailor.plan import plan as p
@@ -25,7 +26,7 @@ from gptailor.program.compile import (
     output_configuration,
     with_tokenizer_ids,
 )
-from gptailor.program.program import Combine, Copy, Output, Unfitted, leaves_of, sources_of
+from gptailor.program.program import Combine, Copy, Output, Unfitted, leaves_of, stored_tensors
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
@@ -75,11 +76,7 @@ def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
     inner = whole_plan(plan, recipe)
     checked = Checked.of(inner, {n: models[n] for n in named_in(inner)})
     read, _ = dequantised_models(checked)
-    checkpoint = nested_checkpoint(replace(checked, models=read))
-    layout = checkpoint.layout()
-    if isinstance(layout, Refusal):
-        raise CheckpointError("M204", layout.reason, checkpoint.folder, layout.help)
-    return Opened(name, checkpoint, layout)
+    return nested_model(name, replace(checked, models=read))
 
 
 def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Opened]:
@@ -91,9 +88,22 @@ def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Op
     return result
 
 
-def nested_checkpoint(
-    checked: Checked, fitted: Mapping[str, TensorInfo] | None = None
-) -> Checkpoint:
+def nested_model(name: str, checked: Checked, inner: InnerPlan | None = None) -> Opened:
+    """Return the output of a closed plan without faults as an opened model.
+
+    `inner` is the plan, if it is in a file. Raises CheckpointError (M204, M234) for an output whose
+    layers can't be moved, and for a tensor with too many sources.
+    """
+    fitted = inner.fitted if inner is not None else None
+    checkpoint = _nested_checkpoint(checked, read_header(fitted.file) if fitted else {})
+    layout = checkpoint.layout()
+    if isinstance(layout, Refusal):
+        place = checkpoint.folder if inner is None else inner.file
+        raise CheckpointError("M204", layout.reason, place, layout.help)
+    return Opened(name, checkpoint, layout, inner=inner)
+
+
+def _nested_checkpoint(checked: Checked, fitted: Mapping[str, TensorInfo]) -> Checkpoint:
     """Return the output of a closed plan without faults as a checkpoint that was never written.
 
     Its folder is its tokenizer's. `fitted` are the tensors that fits and merges made for a plan
@@ -107,7 +117,7 @@ def nested_checkpoint(
     config = with_tokenizer_ids(output_configuration(checked, program), checked)
     owner, cut = checked.tokenizer_model, checked.token_cut
     tensors = {output.spec.name: _tensor_of(output, fits=fits) for output in program.outputs}
-    tensors |= fitted or {}
+    tensors |= fitted
     folder = owner.checkpoint.folder if cut is None else kept_files(cut.files)
     for tensor in tensors.values():
         size, depth = _measured(tensor)
@@ -125,7 +135,7 @@ def nested_checkpoint(
 def _tensor_of(output: Output, *, fits: bool) -> TensorInfo:
     make = output.make
     if fits and not isinstance(make, Copy):
-        sources = sources_of(make)
+        sources = tuple(stored_tensors([output]))
         return TensorInfo(output.spec, sources[0].file, 0, Unfitted(sources))
     if isinstance(make, Copy):
         source = make.source

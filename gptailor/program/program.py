@@ -267,14 +267,9 @@ def files(program: Program) -> list[Path]:
 def stored_tensors(outputs: Iterable[Output]) -> Iterator[TensorInfo]:
     """Yield the tensors on disk that outputs are made from, in the order that they are read."""
     for output in outputs:
-        for tensor in sources_of(output.make):
+        make = unfitted(output.make)
+        for tensor in (make.source,) if isinstance(make, Copy) else make.tensors:
             yield from leaves_of(tensor)
-
-
-def sources_of(make: Instruction) -> tuple[TensorInfo, ...]:
-    """Return the tensors that an instruction reads, whether a file has them or not."""
-    making = unfitted(make)
-    return (making.source,) if isinstance(making, Copy) else making.tensors
 
 
 def leaves_of(tensor: TensorInfo) -> Iterator[TensorInfo]:

@@ -33,15 +33,8 @@ class Parents(NamedTuple):
     license: str | None = None
 
 
-@final
-class InnerFit(NamedTuple):
-    """A text of a fit of an inner plan: the plan's name and file, the fit, the text's file."""
-
-    plan: str
-    file: str
-    of: str
-    name: str
-    text: FitText
+InnerFit = tuple[str, str, str, str, FitText]
+"""A text of a fit of an inner plan: the model, the plan's file, the fit, the text's file."""
 
 
 def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
@@ -288,7 +281,7 @@ def _share_words(share: float) -> str:
 
 
 def _trained(resolved: Resolved, inner: Sequence[InnerFit]) -> str:
-    healed = resolved.healing is not None or any(fit.of == "heal" for fit in inner)
+    healed = resolved.healing is not None or any(of.startswith("heal") for _, _, of, _, _ in inner)
     return "and trained for a short while" if healed else "without training"
 
 

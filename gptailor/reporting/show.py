@@ -107,10 +107,10 @@ def shown_lines(
     """Yield the lines of the map and the size, in a terminal's colours."""
     prepared, stopped = _prepared(plan, models)
     for of, inner in (prepared.inner_plans if prepared is not None else {}).items():
-        title = f"{of} ({Path(inner.plan.origin.source.name).name})" if inner.plan.origin else of
-        yield from plan_map(title, inner.resolved, known=True, width=width, every_layer=every_layer)
-        yield from _facts(inner)
-        yield ""
+        if of in plan.models:  # which shows those inside it
+            title = plan.models[of].source
+            yield from shown_lines(title, inner.plan, {}, width=width, every_layer=every_layer)
+            yield ""
     if prepared is None:
         count, known = known_layer_count(plan, models)
         resolved = Resolved(plan, count, frozenset(tied_models(plan, models)))
@@ -118,20 +118,15 @@ def shown_lines(
         resolved, known = replace(prepared.resolved, declared=plan), True
     yield from plan_map(name, resolved, known=known, width=width, every_layer=every_layer)
     if prepared is not None:
-        yield from _facts(prepared)
+        yield ""
+        yield _size_line(prepared.output_size)
+        repairs = ["bridging"] * bool(prepared.gaps) + ["healing"] * bool(prepared.healing)
+        if repairs:
+            yield f"  time and memory of {' and '.join(repairs)}: 'gptailor compile --dry-run'"
+        if (cut := prepared.checked.token_cut) is not None:
+            yield f"  vocabulary: {cut.size:,} of {cut.whole.total:,} tokens"
     elif stopped:
         yield f"\n  size unknown: {stopped}"
-
-
-def _facts(prepared: Prepared) -> Iterator[str]:
-    """Yield the lines below a map: the output's size, where fits' costs are, its vocabulary."""
-    yield ""
-    yield _size_line(prepared.output_size)
-    repairs = ["bridging"] * bool(prepared.gaps) + ["healing"] * bool(prepared.healing)
-    if repairs:
-        yield f"  time and memory of {' and '.join(repairs)}: 'gptailor compile --dry-run'"
-    if (cut := prepared.checked.token_cut) is not None:
-        yield f"  vocabulary: {cut.size:,} of {cut.whole.total:,} tokens"
 
 
 def _prepared(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptailor.checkpoint.files import CheckpointError, stamp
-from gptailor.evaluation import inner_fits, kept_tensors
+from gptailor.evaluation import inner_fits
 from gptailor.evaluation.inner_fits import _kept_file
 from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.evaluation.kept_tensors import KeptTensors
@@ -38,7 +38,7 @@ def test_equal_tensors_are_one_file_that_stays_as_it_is(own_cache: Path) -> None
 def test_old_files_make_room_unless_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     needed, old = (aged(_kept_file(kept(value), []), 3) for value in (1.0, 2.0))
     young = aged(_kept_file(kept(3.0), []), 0.5)
-    monkeypatch.setattr(kept_tensors, "KEPT_BYTES", 300)
+    monkeypatch.setattr(inner_fits, "KEPT_BYTES", 300)
     new = _kept_file(kept(4.0), [needed])
     assert [file.exists() for file in (needed, old, young, new)] == [True, False, True, True]
 
@@ -46,9 +46,8 @@ def test_old_files_make_room_unless_they_are_needed(monkeypatch: pytest.MonkeyPa
 def test_a_file_that_cant_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = tmp_path / "file" / "folder"
-    missing.parent.write_text("")
-    monkeypatch.setattr(inner_fits, "_folders", lambda: iter([missing]))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match="256 bytes, which can't be written") as caught:
         _kept_file(kept(1.0), [])
     assert caught.value.code == "C305"

@@ -38,10 +38,9 @@ def kept_files(files: Mapping[str, bytes | Path]) -> Path:
     Raises CheckpointError (C303) if it can't be written.
     """
     contents = {n: f.read_bytes() if isinstance(f, Path) else f for n, f in sorted(files.items())}
-    name = hashlib.sha256(repr(contents).encode()).hexdigest()[:32]
-    folder = copies_folder() / "tokenizers" / name
-    for file, content in contents.items():
-        path = folder / file
+    digest = hashlib.sha256(repr(contents).encode()).hexdigest()
+    folder = copies_folder() / "tokenizers" / digest[:32]
+    for path, content in ((folder / name, content) for name, content in contents.items()):
         if not path.is_file() or path.read_bytes() != content:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)

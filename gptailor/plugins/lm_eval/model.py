@@ -61,9 +61,9 @@ class PlanLM(HFLM):  # type: ignore[misc]
         if place.startswith("cuda") and not torch.cuda.is_available():
             place = "cpu"
         dtype = None if dtype == "auto" else dtype
-        placement = Placement(place, dtype_of(dtype), byte_count(memory), own=True)
-        (target,) = find_targets([plan], {}, fit_inner=placement.fit_inner())
-        session = Session(placement)
+        room = byte_count(memory)
+        (target,) = find_targets([plan], {}, device=place, memory=room)
+        session = Session(Placement(place, dtype_of(dtype), room, own=True))
         model = session.stitch(target.prepared.models, target.prepared.plan).model
         tokenizer = tokenizer_of(tokenizer_model(target.prepared))
         super().__init__(pretrained=model, tokenizer=tokenizer, device=place, **more)

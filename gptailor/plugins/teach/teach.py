@@ -108,7 +108,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     paths = list(dict.fromkeys(Path(text) for text in named))
     if not paths:
         raise ValueError("'texts': expected a text, got none")
-    [found] = find_targets([teacher], models or {})
+    [found] = find_targets([teacher], models or {}, device=device, memory=byte_count(memory))
     prepared = found.prepared
     if prepared.repaired:
         what = "narrowed, bridged or healed, or has fewer experts"

@@ -14,9 +14,10 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import apply_adapter
 from gptailor.checkpoint.formats.lora_config import read_settings
-from gptailor.checkpoint.models import open_models, rebind
+from gptailor.checkpoint.models import rebind
 from gptailor.checkpoint.tensor import Adapted, LowRank
 from gptailor.plan.plan import Layer, LayerOf, Model, Plan, Take
+from gptailor.prepare import open_all_models
 from gptailor.program.load import load_tensor
 from tests.support.tiny_adapter import HIDDEN, Q, adapter, pair
 
@@ -493,7 +494,7 @@ def test_a_plan_opens_adapters_and_the_models_that_they_are_on(
 ) -> None:
     one = adapter(tmp_path / "one")
     two = adapter(tmp_path / "two", base_model_name_or_path="other")
-    opened, faults = open_models(
+    opened, faults = open_all_models(
         plan(
             family,
             math=Model(source=str(family / "math")),
@@ -520,7 +521,7 @@ def test_another_base_is_told_once_of_several_adapters(family: Path, tmp_path: P
     wanted = {"base": Model(source=str(family / "base")), **models}
     layers = [Take(take=LayerOf(model=name, layer=at)) for at, name in enumerate(models)]
     made = tuple(Layer(position=at, recipe=recipe) for at, recipe in enumerate(layers))
-    faults = open_models(Plan(models=wanted, layers=made))[1]
+    faults = open_all_models(Plan(models=wanted, layers=made))[1]
     assert len(faults) == 2
     assert all("is a copy of it" in fault.help for fault in faults)
     assert {f.message.rpartition(", ")[2] for f in faults} == {"'they/theirs'", "'they/others'"}
@@ -528,7 +529,7 @@ def test_another_base_is_told_once_of_several_adapters(family: Path, tmp_path: P
 
 def test_a_bad_adapter_is_a_fault_of_its_model(family: Path, tmp_path: Path) -> None:
     bad = adapter(tmp_path / "bad", r=8)
-    opened, faults = open_models(plan(family, code=Model(on="base", source=str(bad))))
+    opened, faults = open_all_models(plan(family, code=Model(on="base", source=str(bad))))
     assert opened.keys() == {"base"}
     assert [(f.code, f.at) for f in faults] == [("C404", ("models", "code", "source"))]
 
@@ -539,7 +540,7 @@ def test_a_model_that_is_not_there_is_one_fault(family: Path, tmp_path: Path) ->
         gone=Model(source=str(tmp_path / "gone")),
         code=Model(on="gone", source=str(adapter(tmp_path / "a"))),
     )
-    opened, faults = open_models(lost)
+    opened, faults = open_all_models(lost)
     assert opened.keys() == {"base"}
     assert [(f.code, f.at) for f in faults] == [("C101", ("models", "gone", "source"))]
 
@@ -563,10 +564,10 @@ def test_whoever_binds_the_base_isnt_told_that_the_adapter_names_another(
 ) -> None:
     on_another = adapter(tmp_path / "a", base_model_name_or_path="they/elsewhere")
     given = plan(family, code=Model(on="base", source=str(on_another)))
-    assert [fault.code for fault in open_models(given)[1]] == ["M305"]
+    assert [fault.code for fault in open_all_models(given)[1]] == ["M305"]
 
     bound, _ = rebind(given, {"base": family / "math"})
-    assert open_models(bound, given.models)[1] == []
+    assert open_all_models(bound, given.models)[1] == []
 
     other, _ = rebind(given, {"code": on_another})
-    assert [fault.code for fault in open_models(other, given.models)[1]] == ["M305"]
+    assert [fault.code for fault in open_all_models(other, given.models)[1]] == ["M305"]
