@@ -45,6 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     tiny_model("llama", folder / "base", layers=5, dtype="bfloat16")
     tiny_model("llama", folder / "math", layers=5, dtype="float32", seed=1)
+    tiny_model("gpt2", folder / "gpt2", layers=5)
     tiny_model("qwen3_moe", folder / "moe", layers=4, num_experts=6)
     tied = {"vocab_size": 368, "tie_word_embeddings": True, "bos_token_id": 356}
     tiny_model("llama", folder / "tied", layers=4, eos_token_id=358, **tied)
@@ -105,6 +106,7 @@ def _bridging(event: Event) -> bool:
             'drop L1\nwidth 8 on "text.txt" tokens 400',
             id="width",
         ),
+        pytest.param(f'model base = "./gpt2"\ndrop L2\n{BRIDGE}', f"drop L1\n{HEAL}", id="biases"),
         pytest.param(
             'model base = "./moe"\nexperts 3 on "text.txt" tokens 400',
             "L0 = merge(L0 base, L2 base, 0.25)\ndrop L1",
@@ -287,6 +289,23 @@ def test_evaluations_of_a_plan_and_of_its_folder_are_equal(folder: Path) -> None
     on_plan, on_folder, first = (entry.outcome.value for entry in result.results)
     assert on_plan == on_folder
     assert on_plan != first
+
+
+def test_commands_compare_with_a_fitted_plan(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    healed = 'model base = "./base"\nmodel healed = "./step1.tailor"\ndrop L1'
+    expecting = 'expect nll("rows.jsonl") <= 2 * healed\nexpect kl("rows.jsonl", from=healed) < 9'
+    write(folder, "outer", f"{healed}\n{expecting}")
+    assert run(["test", "outer.tailor"]) == 0
+    assert "fitting the plan inside, base (step1.tailor)" in capsys.readouterr().err
+    objective = 'kl("rows.jsonl", from=healed)'
+    assert run(["eval", "outer.tailor", "-O", objective, "--no-speed", "--format", "json"]) == 0
+    assert run(["generate", "step2.tailor", "a stitch", "--tokens", "2"]) == 0
+    search = f"search {{ minimize {objective}; trials 2 }}"
+    space = write(folder, "space", healed.replace("L1", "any 1 of L0..L3") + f"\n{search}")
+    assert gptailor.search(space, folder / "run").plan.drops
 
 
 def test_a_fitted_plan_may_teach(folder: Path) -> None:

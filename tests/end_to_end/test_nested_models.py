@@ -18,6 +18,7 @@ from gptailor.prepare import prepare
 from gptailor.program.program import Combine, Output
 from gptailor.program.run import chunks
 from tests.support.tiny import tiny_model
+from tests.support.tiny_adapter import adapter
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
 
@@ -156,6 +157,20 @@ def test_the_base_may_be_a_plan(root: Path, tmp_path: Path) -> None:
     assert_same(read(tmp_path / "out"), read(tmp_path / "folder"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == COUNT - 1
+
+
+def test_an_adapter_may_be_on_a_model_that_nothing_else_reads(root: Path, tmp_path: Path) -> None:
+    adapter(tmp_path / "adapter")
+    plan = said(
+        f'model deep = "./sub/deep.tailor"\nmodel tuned = code + "{tmp_path / "adapter"}"\n'
+        "L0 from tuned\nL1 from deep",
+        root,
+        'tailor 1; model base = "./base"; model code = "./code"\n',
+    )
+    assert not errors(gptailor.check(plan))
+    gptailor.compile(plan, tmp_path / "out")
+    expected = read(root / "code")["model.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(read(tmp_path / "out")["model.layers.0.mlp.up_proj.weight"], expected)
 
 
 def found(text: str, folder: Path) -> list[Fault]:
