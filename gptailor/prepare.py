@@ -137,8 +137,11 @@ class Prepared:
         texts = self.healing.texts if self.healing is not None else ()
         named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
         own = {name: calibration_path(self.plan, on) for name, on in named.items()}
-        inner = self.inner_plans.items()
-        return own | {f"{name}.{of}": path for name, p in inner for of, path in p.texts.items()}
+        return own | {
+            f"{name}.{of}": path
+            for name, inner in self.inner_plans.items()
+            for of, path in inner.texts.items()
+        }
 
     @cached_property
     def inner_plans(self) -> "dict[str, Prepared]":

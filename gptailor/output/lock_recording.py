@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, final
@@ -246,8 +245,10 @@ class Recording:
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
         """Record a tensor of the output."""
-        refitted = self.prepared.refitted
-        self.tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted, refitted)
+        self.tensors[spec.name] = self._digest(spec, sha256)
+
+    def _digest(self, spec: TensorSpec, sha256: str) -> TensorDigest:
+        return out.tensor_digest(spec, sha256, self.fitted, self.prepared.refitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """Return a progress that also refuses an input once it is known to differ.
@@ -271,8 +272,7 @@ class Recording:
         sizes = ((hashed, hashed.path.stat().st_size) for hashed in self._hashed)
         files = ((hashed, FileDigest(size=size, sha256=UNMEASURED)) for hashed, size in sizes)
         specs = (output.spec for output in self.prepared.compiled.program.outputs)
-        digest = partial(out.tensor_digest, fitted=self.fitted, refitted=self.prepared.refitted)
-        tensors = {spec.name: digest(spec, UNMEASURED) for spec in specs}
+        tensors = {spec.name: self._digest(spec, UNMEASURED) for spec in specs}
         return self._lock(models, files, tensors, gguf)
 
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:

@@ -98,8 +98,8 @@ def nested_model(name: str, checked: Checked, inner: InnerPlan | None = None) ->
     checkpoint = _nested_checkpoint(checked, read_header(fitted.file) if fitted else {})
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
-        place = checkpoint.folder if inner is None else inner.file
-        raise CheckpointError("M204", layout.reason, place, layout.help)
+        path = inner.file if inner is not None else checkpoint.folder
+        raise CheckpointError("M204", layout.reason, path, layout.help)
     return Opened(name, checkpoint, layout, inner=inner)
 
 

@@ -97,7 +97,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "|---|---|",
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
-            *_inner_fits(inner),
+            *(_inner_fits(inner) if inner else ()),
             *_vocabulary(resolved, vocabulary),
             *_experts(resolved, fits.get("experts")),
             *_narrowed(resolved, fits.get("width")),
@@ -173,8 +173,6 @@ def _map(resolved: Resolved) -> list[str]:
 
 
 def _inner_fits(inner: Sequence[InnerFit]) -> list[str]:
-    if not inner:
-        return []
     rows = (
         f"| {plan} | `{file}` | {f'bridge after {of}' if of[:1] == 'L' else of} | `{name}` | "
         f"{text.tokens:,} | `{text.sha256}` |"

@@ -108,8 +108,9 @@ def shown_lines(
     prepared, stopped = _prepared(plan, models)
     for of, inner in (prepared.inner_plans if prepared is not None else {}).items():
         if of in plan.models:  # which shows those inside it
-            title = plan.models[of].source
-            yield from shown_lines(title, inner.plan, {}, width=width, every_layer=every_layer)
+            yield from shown_lines(
+                plan.models[of].source, inner.plan, {}, width=width, every_layer=every_layer
+            )
             yield ""
     if prepared is None:
         count, known = known_layer_count(plan, models)

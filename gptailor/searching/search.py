@@ -157,9 +157,8 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         interruptible(on_event) as tell,
     ):
         runs.refuse_other(folder, begun)
-        memory = byte_count(where.memory)
         plan, opened_models, faults = opened(
-            plan, models, device=where.device, memory=memory, on_event=on_event
+            plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
         )
         tell(Warned(faults))
         earlier = folder.earlier()

@@ -64,8 +64,7 @@ def movable(plan: Plan) -> Plan:
 
 def trial_evaluator_of(plan: Plan, chosen: Settings, where: Resources) -> PlacedEvaluator:
     """Make an evaluator on another machine, from a movable plan and settings."""
-    memory = byte_count(where.memory)
-    plan, models, _ = opened(plan, device=where.device, memory=memory)
+    plan, models, _ = opened(plan, device=where.device, memory=byte_count(where.memory))
     return PlacedEvaluator(TrialEvaluator(trials_of(plan, models, chosen, where)))
 
 
