@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from gptailor.plan.events import Event, FitResult, HealingStart, Progress
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
+from tests.support.preloaded import Child, Preloaded
 from tests.support.tiny import letters, tiny_model
 from tests.support.tiny_adapter import adapter
 from tests.support.vocabularies import TEXT, write_byte_level
@@ -265,6 +268,46 @@ def test_a_killed_run_goes_on_at_its_step(folder: Path) -> None:
     assert fits(events) == ["heal"]
     reused = [e for e in events if isinstance(e, Progress) and e.what == "healing" and e.reused]
     assert len(reused) == 1
+
+
+SCRIPT = """
+import os, sys, time, torch, gptailor
+os.environ["XDG_CACHE_HOME"] = sys.argv[4]
+from gptailor.evaluation.heal import train
+from gptailor.plan.events import Progress
+torch.set_num_threads(1)
+train._SAVE_SECONDS = -1.0
+def on_event(event):
+    match event:
+        case Progress("fitting", at=at):
+            print(at, file=sys.stderr, flush=True)
+        case Progress("healing", done, reused=reused):
+            print("reused" if reused else done, file=sys.stderr, flush=True)
+            time.sleep(float(sys.argv[3]))
+gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
+"""
+
+
+def test_a_process_that_is_killed_in_the_second_step_goes_on_there(
+    folder: Path, preloaded: Preloaded
+) -> None:
+    def started(output: str, seconds: float) -> Child:
+        arguments = folder / "step3.tailor", folder / output, seconds, folder / f"cache-{output}"
+        return preloaded.start(SCRIPT, *arguments, cwd=folder)
+
+    process = started("out", 0.05)
+    while "(step2.tailor)\n0\n1\n2\n" not in process.error() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "out").exists()
+    _, told = started("out", 0).communicate()
+    first, second = told.split("base (step2.tailor)\n")
+    assert first.splitlines() == ["base.base (step1.tailor)", "reused"]
+    assert int(second.splitlines()[0]) >= 2
+    started("other", 0).communicate()
+    assert contents(folder / "out") == contents(folder / "other")
 
 
 def test_a_search_fits_the_plan_below_once(folder: Path) -> None:
