@@ -14,6 +14,10 @@ of WikiText, GSM8K, the standard library and Dolly. TEXT has all four in equal p
 has the questions of GSM8K and Dolly. Each seed reads the rows in another order. The cut by itself
 and the model without a cut are always measured.
 
+With --stages 2,2,3 each variant is measured twice: cut at once, and in three plans, each on the one
+before it. The three share the tokens equally, and each reads the rows in another order. `original`
+is the model without a cut, a teacher for all three.
+
 `gptailor eval` measures nats a token on held-out parts of the four sources, and on four other
 sources: C4, SVAMP, MBPP and the seed tasks of Self-Instruct. The share in brackets is the part of
 the cut's loss that the variant recovered: (bare - found) / (bare - uncut).
@@ -69,12 +73,27 @@ class Variant:
     cut: str
     statements: str
     seed: int = 0
+    stages: tuple[int, ...] = ()
 
     @property
     def shown(self) -> str:
         """The variant in a line of progress."""
         cut = f"{self.cut}, " if self.cut else ""
-        return f"{cut}{self.statements}, seed {self.seed}"
+        return f"{cut}{self.name}, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """The statements, and the numbers of layers that each plan of a chain drops."""
+        steps = " + ".join(map(str, self.stages))
+        return f"{self.statements}, in steps of {steps} layers" if steps else self.statements
+
+    def cuts(self) -> list[str]:
+        """Return the layers that each plan of the chain drops, by their numbers in its base."""
+        left, cuts, gone = sorted(layers(self.cut)), [], 0
+        for count in self.stages or (len(left),):
+            cuts.append(", ".join(f"L{layer - gone}" for layer in left[:count]))
+            left, gone = left[count:], gone + count
+        return cuts
 
     @property
     def file_name(self) -> str:
@@ -83,18 +102,26 @@ class Variant:
         words = re.sub(r"\W+", "-", f"{self.cut} {self.statements}").strip("-")
         return f"{words[:80]}-{self.seed}-{digest}.json"
 
-    def lines(self, learned: Mapping[str, Path]) -> list[str]:
-        """Return the lines of a plan, with files in place of their names."""
+    def plans(self, learned: Mapping[str, Path]) -> list[list[str]]:
+        """Return the lines of each plan of the chain, with files in place of their names."""
         if self.statements == UNCUT:
-            return []
-        drop = [f"drop {self.cut}"]
+            return [[]]
+        return [
+            [f"drop {cut}", *self.repair(learned, self.seed + 100 * step)]
+            for step, cut in enumerate(self.cuts())
+        ]
+
+    def repair(self, learned: Mapping[str, Path], seed: int) -> list[str]:
+        """Return the lines beside a drop. The plans of a chain share the tokens equally."""
         if self.statements == BARE:
-            return drop
+            return []
+        stages = len(self.stages) or 1
         names = rf"\b({'|'.join(NAMES)})\b"
         text = re.sub(names, lambda found: json.dumps(str(learned[found[1]])), self.statements)
+        text = re.sub(r"\btokens (\d+)", lambda found: f"tokens {int(found[1]) // stages}", text)
         if "heal " in text and " seed " not in text:
-            text = f"{text} seed {self.seed}"
-        return drop + [one.strip() for one in text.split(";") if one.strip()]
+            text = f"{text} seed {seed}"
+        return [one.strip() for one in text.split(";") if one.strip()]
 
 
 @dataclass(frozen=True)
@@ -125,10 +152,16 @@ class Bench:
         return rows_of(self.files.problems)
 
     def plan(self, variant: Variant, file: Path) -> Path:
-        """Write the plan of a variant."""
-        lines = [*model_lines(self.options), *variant.lines(self.files.learned), ""]
-        file.write_text("\n".join(lines), encoding="utf-8")
-        return file
+        """Write the plans of a variant, each on the one before it; return the last one."""
+        begun, plan = model_lines(self.options), file
+        for number, lines in enumerate(variant.plans(self.files.learned)):
+            if number:
+                begun = ["tailor 1", f"model base = {json.dumps(f'./{plan.name}')}"]
+            if "from original" in variant.statements:
+                begun[2:2] = [f"model original = {json.dumps(str(self.options.model.resolve()))}"]
+            plan = file.with_stem(f"{file.stem}-{number}")
+            plan.write_text("\n".join([*begun, *lines, ""]), encoding="utf-8")
+        return plan
 
     def measure(self, variant: Variant) -> Result:
         """Compile and judge a variant."""
@@ -176,6 +209,8 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
             for statements in options.variant:
                 if seed == 0 or ("heal " in statements and " seed " not in statements):
                     yield Variant(cut, statements, seed)
+                    if options.stages:
+                        yield Variant(cut, statements, seed, options.stages)
 
 
 # ------------------------------------------------------------------------------------- results
@@ -192,7 +227,10 @@ def read_results(folder: Path) -> list[Result]:
     """Return the results of a folder, oldest first."""
     files = sorted(folder.glob("*.json"), key=lambda file: (file.stat().st_mtime, file.name))
     found = [json.loads(file.read_text("utf-8")) for file in files]
-    return [Result(**{**one, "variant": Variant(**one["variant"])}) for one in found]
+    for one in found:
+        asked = one["variant"]
+        one["variant"] = Variant(**{**asked, "stages": tuple(asked.get("stages", ()))})
+    return [Result(**one) for one in found]
 
 
 def agree(options: argparse.Namespace) -> None:
@@ -216,7 +254,7 @@ def tables(results: Sequence[Result]) -> Iterator[str]:
     """Yield the lines of both tables, with a row for all seeds of a variant."""
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        rows.setdefault((result.variant.cut, result.variant.statements), []).append(result)
+        rows.setdefault((result.variant.cut, result.variant.name), []).append(result)
     [uncut] = rows["", UNCUT]
     means = ("same sources", "other sources", "time")
     yield from heads("cut", "variant", "seeds", *uncut.losses, *means)
@@ -284,6 +322,11 @@ def adapter(text: str) -> tuple[str, Path]:
     return name, Path(folder).resolve()
 
 
+def stages(text: str) -> tuple[int, ...]:
+    """Return the numbers of layers of `2,2,3`."""
+    return tuple(int(part) for part in text.split(","))
+
+
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
@@ -302,6 +345,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         help="a cut such as L12..L18; again for more")  # fmt: skip
     add("--variant", action="append", default=[], metavar="STATEMENTS",
         help="statements beside the drop, separated by ';'; again for more")  # fmt: skip
+    add("--stages", type=stages, metavar="N,N", default=(),
+        help="the layers that each plan of a chain drops: measure chains too")  # fmt: skip
     add("--seeds", type=int, default=1, metavar="N", help="healings of each variant (1)")
     add("--texts", type=int, default=32, metavar="N", help="texts that judge, of each source (32)")
     add("--problems", type=int, default=40, metavar="N", help="problems of each kind (40)")
