@@ -2,43 +2,47 @@
 
 import difflib
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar, final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import drops_by_choice
-from gptailor.reporting.layer_cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
-from gptailor.reporting.layer_view import layer_rows, layer_views
-from gptailor.reporting.plan_map import painted, painted_legend
+from gptailor.reporting.layer_cells import (
+    DIFFERS,
+    LayerGrid,
+    layer_row,
+    mark_row,
+    painted,
+    painted_legend,
+)
+from gptailor.reporting.layer_view import LayerView, layer_rows, layer_views
+
+_Value = TypeVar("_Value")
 
 
 def differences(first: Resolved, second: Resolved) -> list[str]:
     """Return one line for each difference of two plans over one base; empty if they are equal."""
-    declared = first.declared, second.declared
-    written = first.plan, second.plan
-    lines = [*_models(*declared), *_numbers(*declared), *_settings(*written)]
-    return [*lines, *_layers(first, second), *_changes(*written)]
+    a, b = first.declared, second.declared
+    lines = [*_declared("model", a.models, b.models, tailor.model_source)]
+    lines += _declared("let", a.numbers, b.numbers, tailor.value_words)
+    lines += _settings(first.plan, second.plan)
+    return [*lines, *_layers(first, second), *_changes(first.plan, second.plan)]
 
 
-def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
-    for name in sorted(a.models.keys() | b.models.keys(), key=lambda n: (n != "base", n)):
-        declared = (plan.models.get(name) for plan in (a, b))
-        before, after = (
-            "none" if model is None else tailor.model_source(model) for model in declared
-        )
+def _declared(
+    keyword: str,
+    first: Mapping[str, _Value],
+    second: Mapping[str, _Value],
+    words: Callable[[_Value], str],
+) -> Iterator[str]:
+    """Yield the names that are declared otherwise, the base first."""
+    for name in sorted(first.keys() | second.keys(), key=lambda n: (n != "base", n)):
+        before, after = (words(side[name]) if name in side else "none" for side in (first, second))
         if before != after:
-            yield f"model {name}: {before} → {after}"
-
-
-def _numbers(a: p.Plan, b: p.Plan) -> Iterator[str]:
-    for name in sorted(a.numbers.keys() | b.numbers.keys()):
-        declared = (plan.numbers.get(name) for plan in (a, b))
-        before, after = ("none" if v is None else tailor.value_words(v) for v in declared)
-        if before != after:
-            yield f"let {name}: {before} → {after}"
+            yield f"{keyword} {name}: {before} → {after}"
 
 
 def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -120,29 +124,9 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
 
 
 def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
-    dropped = (
-        {
-            tailor.mark_words(choice) + tailor.some_dropped_words(choice)
-            for _, choice in drops_by_choice(plan)
-        }
-        for plan in (a, b)
-    )
     overlays = a.stack is None and b.stack is None  # else the copies are layers in order
-    repeated = (
-        {tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats if overlays}
-        for plan in (a, b)
-    )
-    cut = ({tailor.cut_words(*pair) for pair in plan.cuts.items()} for plan in (a, b))
-    bridged = (
-        {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
-    )
-    healed = ({tailor.heal_words(plan.heal)} if plan.heal else set[str]() for plan in (a, b))
-    required = (
-        {tailor.requirement_words(r) for r in (plan.search.requires if plan.search else ())}
-        for plan in (a, b)
-    )
-    expected = ({tailor.expectation_words(e) for e in plan.expects} for plan in (a, b))
-    for before, after in (dropped, repeated, cut, bridged, healed, required, expected):
+    statements = (_statements(plan, repeats=overlays) for plan in (a, b))
+    for before, after in zip(*statements, strict=True):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]
@@ -150,14 +134,29 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         yield "the search blocks differ"
 
 
+def _statements(plan: p.Plan, *, repeats: bool) -> tuple[set[str], ...]:
+    """Return the plan's statements in words by their kinds, except those about single layers."""
+    mark = tailor.mark_words
+    required = plan.search.requires if plan.search else ()
+    return (
+        {mark(choice) + tailor.some_dropped_words(choice) for _, choice in drops_by_choice(plan)},
+        {mark(e) + tailor.repeat_words(e) for e in plan.repeats if repeats},
+        {tailor.cut_words(*pair) for pair in plan.cuts.items()},
+        {mark(e) + tailor.bridge_words(e) for e in plan.bridges},
+        {tailor.heal_words(plan.heal)} if plan.heal else set(),
+        {tailor.requirement_words(r) for r in required},
+        {tailor.expectation_words(e) for e in plan.expects},
+    )
+
+
 # ------------------------------------------------------------------------------------ as two maps
 
 
 @final
 class _DrawnLayer(NamedTuple):
-    """A layer's cell, its recipe in words, and its number."""
+    """A layer's view, its recipe in words, and its number."""
 
-    cell: Cell
+    view: LayerView
     words: str
     number: int
 
@@ -170,36 +169,33 @@ def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[st
     """
     models = list(dict.fromkeys((*first.plan.models, *second.plan.models)))
     stacked = first.plan.stack is not None or second.plan.stack is not None
-    before, after = (_drawn(side, models, stacked=stacked) for side in (first, second))
+    before, after = (_drawn(side, stacked=stacked) for side in (first, second))
     columns = _aligned(before, after) if stacked else list(zip(before, after, strict=True))
     marked = [x is None or y is None or x.words != y.words for x, y in columns]
     if not any(marked):
         return
-    sides = [
-        [None if layer is None else layer.cell for layer in side]
-        for side in zip(*columns, strict=True)
+    rows = [
+        layer_row([None if layer is None else layer.view for layer in side], models, head)
+        for side, head in zip(zip(*columns, strict=True), "12", strict=True)
     ]
-    shown = [cell_row(side, head) for side, head in zip(sides, "12", strict=True)]
-    marks = [[Glyph(DIFFERS if differs else " ", bold=differs), Glyph(" ")] for differs in marked]
     ruler = [None if layer is None else layer.number for _, layer in columns]
-    yield from map(painted, map_lines([*shown, MapRow(Glyph(""), marks)], width, ruler))
+    drawn = [layer.view for layer in (*before, *after)]
+    grid = LayerGrid(models, drawn, [*rows, mark_row(DIFFERS, marked)], ruler)
+    yield from map(painted, grid.lines(width))
     yield ""
-    drawn = [layer.cell for layer in (*before, *after)]
-    yield from painted_legend(drawn, models, width, (MapRow(Glyph(DIFFERS), ()),))
+    yield from painted_legend(grid, width)
 
 
-def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_DrawnLayer]:
+def _drawn(resolved: Resolved, *, stacked: bool) -> list[_DrawnLayer]:
     """Return all positions of the base; if either plan has a stack, the output's layers."""
     views = layer_views(resolved)
-    drawn = cells(views, models)
     if not stacked:
-        texts = (f"{view.recipe} {view.runs}" for view in views)
-        return [_DrawnLayer(*layer) for layer in zip(drawn, texts, range(len(views)), strict=True)]
+        return [_DrawnLayer(v, f"{v.recipe} {v.runs}", n) for n, v in enumerate(views)]
     if resolved.plan.stack is None:
-        by_position = {v.slot.position: cell for v, cell in zip(views, drawn, strict=True)}
-        drawn = [by_position[slot.position] for slot in resolved.remaining]
+        by_position = {view.slot.position: view for view in views}
+        views = [by_position[slot.position] for slot in resolved.remaining]
     words = map(_text, _items(resolved))
-    return [_DrawnLayer(*layer) for layer in zip(drawn, words, range(len(drawn)), strict=True)]
+    return [_DrawnLayer(*layer) for layer in zip(views, words, range(len(views)), strict=True)]
 
 
 def _aligned(

@@ -1,8 +1,10 @@
-"""A plan's layers as a picture: a cell a layer, a colour and a letter a model."""
+"""A plan's layers as a map: a column a layer, a colour and a letter a model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
+
+import click
 
 from gptailor.reporting.layer_view import LayerKind, LayerView
 
@@ -29,26 +31,6 @@ RUN_MARKS = "²³⁴⁵⁶⁷⁸⁹⁺"
 """The marks after the symbols of layers that run 2, 3, … 9 times, and 10 times or more."""
 
 
-@final
-@dataclass(frozen=True)
-class Cell:
-    """The look of one layer: a symbol, and the colour of its main model, if it has one.
-
-    A layer with more than one of `runs` has a mark.
-    """
-
-    symbol: str
-    colour: str | None
-    kind: LayerKind
-    model: str | None = None
-    runs: int = 1
-
-    @property
-    def mark(self) -> str:
-        """`²` of a layer that runs twice."""
-        return RUN_MARKS[min(self.runs, 10) - 2] if self.runs > 1 else ""
-
-
 def letters(models: Sequence[str]) -> dict[str, str]:
     """Return a letter for each model: the first of its name that is free, or any free one."""
     letter_of: dict[str, str] = {}
@@ -64,27 +46,18 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
 
 
-def cells(views: Sequence[LayerView], models: Sequence[str]) -> list[Cell]:
-    """Return a cell for each layer, with letters and colours for `models`."""
-    by_letter, by_colour = letters(models), colours(models)
-    drawn = []
-    for view in views:
-        model = view.model or ""
-        symbol = SYMBOLS.get(view.kind) or by_letter.get(model, "#")
-        drawn.append(Cell(symbol, by_colour.get(model), view.kind, view.model, view.runs))
-    return drawn
-
-
 # --------------------------------------------------------------------------------- lines of a map
 
 SHARES = "▁▂▃▄▅▆▇█"
 """The symbols of a model's share of a layer; the last symbol means all of it."""
 
-LEARNS = "+"
-"""The mark below layers that learn by `heal`."""
+LEARNS = ("+", "learns by 'heal'")
+"""The mark below layers that learn by `heal`, and its meaning."""
 
-DIFFERS = "^"
-"""The mark below layers that differ between two plans."""
+DIFFERS = ("^", "differs")
+"""The mark below layers that differ between two plans, and its meaning."""
+
+_SHARE_KEY = (f"{SHARES[0]}…{SHARES[-1]}", "a model's share")
 
 
 @final
@@ -100,26 +73,105 @@ class Glyph(NamedTuple):
 
 @final
 class MapRow(NamedTuple):
-    """A line of a map: its head, and two columns for each layer."""
+    """A line of a map: its head, two columns for each layer, and a symbol with its meaning."""
 
     head: Glyph
     columns: Sequence[Sequence[Glyph]]
+    key: tuple[str, str] | None = None
 
 
-def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
-    """Return the line of the cells; None gives blanks."""
+@final
+@dataclass(frozen=True)
+class LayerGrid:
+    """The layers of one or two plans as a map: a column a layer, with letters for `models`.
+
+    `views` are all layers that are drawn. The ruler has no number above a layer that has none in
+    `ruler`.
+    """
+
+    models: Sequence[str]
+    views: Sequence[LayerView]
+    rows: Sequence[MapRow]
+    ruler: Sequence[int | None]
+
+    @classmethod
+    def of(
+        cls, views: Sequence[LayerView], models: Sequence[str], *, shares: bool = True
+    ) -> "LayerGrid":
+        """Return the map of a plan's layers, with the rows below them if `shares` is set."""
+        below = _share_rows(views, models) if shares else []
+        return cls(models, views, [layer_row(views, models), *below], range(len(views)))
+
+    def lines(self, width: int = 84) -> Iterator[list[Glyph]]:
+        """Yield the lines of the map: rows in groups of ten layers, below a ruler of numbers.
+
+        A line has at most `width` columns, and all lines have about as many layers.
+        """
+        drawn = len(self.ruler)
+        marked = any(row.columns and row.columns[-1][-1].text.strip() for row in self.rows)
+        fitting = max(1, (width - len(_HEAD) + 2 - marked) // 21) * 10
+        count = max(1, -(-drawn // fitting))
+        per_line = -(-drawn // (10 * count)) * 10
+        for start in range(0, drawn, per_line or 10):
+            groups = range(start, min(start + per_line, drawn), 10)
+            numbers = (self.ruler[i] for i in groups)
+            labels = ("" if number is None else f"L{number}" for number in numbers)
+            ruler = "  ".join(f"{label:<19}" for label in labels).rstrip()
+            yield [Glyph(_HEAD), Glyph(ruler, dim=True)]
+            for row in self.rows:
+                line = [row.head._replace(text=f"{row.head.text:<2}")]
+                for i in groups:
+                    ten = [piece for column in row.columns[i : i + 10] for piece in column]
+                    line += [*ten, Glyph(" ")] if i != groups[-1] else ten
+                if row.head.text or any(piece.text.strip() for piece in line):
+                    yield _stripped(line)
+
+    def legend(self) -> list[tuple[str, str]]:
+        """Return the symbols in the map, each with its meaning."""
+        kinds = {view.kind for view in self.views}
+        owners = {view.model for view in self.views if view.kind is LayerKind.OF_ONE_MODEL}
+        shares = {row.head.text for row in self.rows if row.key == _SHARE_KEY}
+        entries = [
+            (letter, name)
+            for name, letter in letters(self.models).items()
+            if name in owners or letter in shares
+        ]
+        entries += [(symbol, kind.value) for kind, symbol in SYMBOLS.items() if kind in kinds]
+        runs = {min(view.runs, 10) for view in self.views if view.runs > 1}
+        entries += [
+            (_run_mark(n), f"{n} runs" if n < 10 else "10 runs or more") for n in sorted(runs)
+        ]
+        return [*entries, *dict.fromkeys(row.key for row in self.rows if row.key)]
+
+
+def layer_row(views: Sequence[LayerView | None], models: Sequence[str], head: str = "") -> MapRow:
+    """Return the line of the layers' symbols and marks; None gives blanks."""
+    by_letter, by_colour = letters(models), colours(models)
     columns = []
-    for cell in drawn:
-        if cell is None:
+    for view in views:
+        if view is None:
             columns.append([Glyph(" "), Glyph(" ")])
             continue
-        merged = cell.kind is LayerKind.MERGED
-        symbol = Glyph(cell.symbol, cell.colour, cell.colour is not None, merged)
-        columns.append([symbol, Glyph(cell.mark or " ")])
+        colour = by_colour.get(view.model or "")
+        symbol = SYMBOLS.get(view.kind) or by_letter.get(view.model or "", "#")
+        merged = view.kind is LayerKind.MERGED
+        look = Glyph(symbol, colour, colour is not None, merged)
+        columns.append([look, Glyph(_run_mark(view.runs))])
     return MapRow(Glyph(head), columns)
 
 
-def share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
+def _run_mark(runs: int) -> str:
+    """Return `²` for a layer that runs twice, and a blank for a layer that runs once."""
+    return RUN_MARKS[min(runs, 10) - 2] if runs > 1 else " "
+
+
+def mark_row(key: tuple[str, str], marked: Sequence[bool], head: str = "") -> MapRow:
+    """Return a line with a mark below some layers; it is bold in a line without a head."""
+    marks = [[Glyph(key[0] if on else " ", bold=on and not head), Glyph(" ")] for on in marked]
+    return MapRow(Glyph(head), marks, key)
+
+
+def _share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
     """Return a line of shares for each model if a layer has several, and a line for healing."""
     shares = [(view.shares if view.slot.dropped == "no" else None) or {} for view in views]
     by_letter, by_colour = letters(models), colours(models)
@@ -129,10 +181,9 @@ def share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow
         if any(name in of_layer for of_layer in shares):
             colour = by_colour[name]
             glyphs = [[Glyph(f"{_share(s.get(name, 0.0))} ", colour)] for s in shares]
-            rows.append(MapRow(Glyph(by_letter[name], colour), glyphs))
+            rows.append(MapRow(Glyph(by_letter[name], colour), glyphs, _SHARE_KEY))
     if any(view.learns for view in views):
-        marks = [[Glyph(LEARNS if view.learns else " "), Glyph(" ")] for view in views]
-        rows.append(MapRow(Glyph(LEARNS), marks))
+        rows.append(mark_row(LEARNS, [view.learns for view in views], LEARNS[0]))
     return rows
 
 
@@ -140,36 +191,6 @@ def _share(share: float) -> str:
     if share <= 0.0:
         return " "
     return SHARES[-1] if share > 0.999 else SHARES[min(max(round(8 * share), 1), 7) - 1]
-
-
-def map_lines(
-    rows: Sequence[MapRow], width: int = 84, ruler: Sequence[int | None] | None = None
-) -> Iterator[list[Glyph]]:
-    """Yield the lines of a map: rows in groups of ten layers, below a ruler of numbers.
-
-    A line has at most `width` columns, and all lines have about as many layers. The ruler has no
-    number above a layer that has none in `ruler`.
-    """
-    drawn = len(rows[0].columns)
-    numbers = range(drawn) if ruler is None else ruler
-    marked = any(row.columns and row.columns[-1][-1].text.strip() for row in rows)
-    fitting = max(1, (width - len(_HEAD) + 2 - marked) // 21) * 10
-    count = max(1, -(-drawn // fitting))
-    per_line = -(-drawn // (10 * count)) * 10
-    for start in range(0, drawn, per_line or 10):
-        groups = range(start, min(start + per_line, drawn), 10)
-        labels = ("" if numbers[i] is None else f"L{numbers[i]}" for i in groups)
-        yield [
-            Glyph(_HEAD),
-            Glyph("  ".join(f"{label:<19}" for label in labels).rstrip(), dim=True),
-        ]
-        for row in rows:
-            line = [row.head._replace(text=f"{row.head.text:<2}")]
-            for i in groups:
-                ten = [piece for column in row.columns[i : i + 10] for piece in column]
-                line += [*ten, Glyph(" ")] if i != groups[-1] else ten
-            if row.head.text or any(piece.text.strip() for piece in line):
-                yield _stripped(line)
 
 
 _HEAD = "  "
@@ -182,29 +203,36 @@ def _stripped(line: list[Glyph]) -> list[Glyph]:
     return [*line[:-1], line[-1]._replace(text=line[-1].text.rstrip())]
 
 
-def plain_lines(lines: Iterator[list[Glyph]]) -> list[str]:
-    """Return the lines of a map without colours."""
-    return ["".join(piece.text for piece in line).rstrip() for line in lines]
+# -------------------------------------------------------------------------------------- as text
 
 
-def legend(
-    drawn: Sequence[Cell], models: Sequence[str], rows: Sequence[MapRow] = ()
-) -> list[tuple[str, str]]:
-    """Return the symbols in the cells and in the rows below them, each with its meaning."""
-    by_letter = letters(models)
-    kinds = {cell.kind for cell in drawn}
-    owners = {cell.model for cell in drawn if cell.kind is LayerKind.OF_ONE_MODEL}
-    heads = {row.head.text for row in rows}
-    entries = [
-        (by_letter[name], name) for name in models if name in owners or by_letter[name] in heads
-    ]
-    entries += [(symbol, kind.value) for kind, symbol in SYMBOLS.items() if kind in kinds]
-    runs = {cell.mark: cell.runs for cell in drawn if cell.mark}
-    run_entries = (
-        (mark, "10 runs or more" if runs[mark] > 9 else f"{runs[mark]} runs") for mark in runs
-    )
-    entries += sorted(run_entries, key=lambda entry: RUN_MARKS.index(entry[0]))
-    if any(head.isalnum() for head in heads):
-        entries.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
-    marks = (LEARNS, "learns by 'heal'"), (DIFFERS, "differs")
-    return entries + [(mark, words) for mark, words in marks if mark in heads]
+def plain(line: Sequence[Glyph]) -> str:
+    """Return a map's line without colours."""
+    return "".join(glyph.text for glyph in line).rstrip()
+
+
+def painted(line: Sequence[Glyph]) -> str:
+    """Return a map's line with its colours."""
+    return "".join(
+        glyph.text
+        if glyph[1:] == (None, False, False, False)
+        else click.style(glyph.text, fg=glyph.colour, reverse=glyph.reverse or None,
+                         bold=glyph.bold or None, dim=glyph.dim or None)
+        for glyph in line
+    )  # fmt: skip
+
+
+def painted_legend(grid: LayerGrid, width: int) -> Iterator[str]:
+    """Yield the symbols with their colours, as many to a line as fit."""
+    colour_of = colours(grid.models)
+    line, used = _HEAD, 0
+    for symbol, name in grid.legend():
+        size = len(symbol) + 1 + len(name)
+        if used and len(_HEAD) + used + 3 + size > width:
+            yield line
+            line, used = _HEAD, 0
+        colour = colour_of.get(name)
+        key = click.style(symbol, fg=colour, reverse=True) if colour else symbol
+        line += "   " * bool(used) + f"{key} {name}"
+        used += size + 3 * bool(used)
+    yield line

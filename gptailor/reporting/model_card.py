@@ -14,14 +14,7 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
 from gptailor.plan.resolved import Resolved, TaughtText
-from gptailor.reporting.layer_cells import (
-    cell_row,
-    cells,
-    legend,
-    map_lines,
-    plain_lines,
-    share_rows,
-)
+from gptailor.reporting.layer_cells import LayerGrid, plain
 from gptailor.reporting.layer_view import layer_views, rows_with_runs
 
 
@@ -165,11 +158,10 @@ def _size_row(noun: str, before: int, after: int) -> str:
 
 
 def _map(resolved: Resolved) -> list[str]:
-    views, models = layer_views(resolved), list(resolved.plan.models)
-    drawn, below = cells(views, models), share_rows(views, models)
-    lines = plain_lines(map_lines([cell_row(drawn), *below]))
-    keys = "   ".join(" ".join(entry) for entry in legend(drawn, models, below))
-    return [*(lines if below else (line[2:] for line in lines)), "", keys]
+    grid = LayerGrid.of(layer_views(resolved), list(resolved.plan.models))
+    lines, alone = map(plain, grid.lines()), len(grid.rows) == 1
+    keys = "   ".join(" ".join(entry) for entry in grid.legend())
+    return [*((line[2:] for line in lines) if alone else lines), "", keys]
 
 
 def _inner_fits(inner: Sequence[InnerFit]) -> list[str]:

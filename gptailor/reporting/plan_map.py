@@ -4,8 +4,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import click
-
 from gptailor.checkpoint.models import source_from_here
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
@@ -13,17 +11,7 @@ from gptailor.plan.layers import Slot
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import drops_by_choice, open_choices
-from gptailor.reporting.layer_cells import (
-    Cell,
-    Glyph,
-    MapRow,
-    cell_row,
-    cells,
-    colours,
-    legend,
-    map_lines,
-    share_rows,
-)
+from gptailor.reporting.layer_cells import LayerGrid, painted, painted_legend
 from gptailor.reporting.layer_view import (
     Row,
     layer_rows,
@@ -44,20 +32,19 @@ def plan_map(
 
     With `every_layer` no layers along a curve share a row, and numbers have all digits.
     """
-    plan, models = resolved.declared, list(resolved.declared.models)
+    plan = resolved.declared
     views = layer_views(resolved)
-    drawn = cells(views, models)
     yield from _wrapped(f"{name}: {_size_words(resolved, known=known)}", "", width)
     choices = resolved.choices if known else open_choices(plan)
     facts = [plan_summary(views) + repeats_in_words(resolved)] if views else []
     facts += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
     yield from _wrapped("; ".join(facts), _MAP_INDENT, width)
     yield ""
-    if drawn:
-        below = share_rows(views, models)
-        yield from map(painted, map_lines([cell_row(drawn), *below], width))
+    if views:
+        grid = LayerGrid.of(views, list(plan.models))
+        yield from map(painted, grid.lines(width))
         yield ""
-        yield from painted_legend(drawn, models, width, below)
+        yield from painted_legend(grid, width)
         yield ""
     rows = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
     derived = ((n, m) for n, m in plan.models.items() if m.made is not None)
@@ -146,32 +133,3 @@ def _wrapped(text: str, first: str, width: int) -> list[str]:
         text, room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
         break_long_words=False,
     )  # fmt: skip
-
-
-def painted(line: Sequence[Glyph]) -> str:
-    """Return a map's line with its colours."""
-    return "".join(
-        glyph.text
-        if glyph[1:] == (None, False, False, False)
-        else click.style(glyph.text, fg=glyph.colour, reverse=glyph.reverse or None,
-                         bold=glyph.bold or None, dim=glyph.dim or None)
-        for glyph in line
-    )  # fmt: skip
-
-
-def painted_legend(
-    drawn: Sequence[Cell], models: Sequence[str], width: int, rows: Sequence[MapRow] = ()
-) -> Iterator[str]:
-    """Yield the symbols with their colours, as many to a line as fit."""
-    colour_of = colours(models)
-    line, used = _MAP_INDENT, 0
-    for symbol, name in legend(drawn, models, rows):
-        size = len(symbol) + 1 + len(name)
-        if used and len(_MAP_INDENT) + used + 3 + size > width:
-            yield line
-            line, used = _MAP_INDENT, 0
-        colour = colour_of.get(name)
-        key = click.style(symbol, fg=colour, reverse=True) if colour else symbol
-        line += "   " * bool(used) + f"{key} {name}"
-        used += size + 3 * bool(used)
-    yield line

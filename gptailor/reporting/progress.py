@@ -17,7 +17,7 @@ from rich.text import Text
 from gptailor.plan.events import BytesDone, Event, OnEvent, Progress
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.reporting.layer_cells import cell_row, cells, legend, map_lines, share_rows
+from gptailor.reporting.layer_cells import LayerGrid, painted
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.quantities import clock
 from gptailor.reporting.terminal_encoding import in_encoding
@@ -198,22 +198,15 @@ _BESIDES = 12
 
 def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
     """Yield the map of a plan, with shares if `room` has lines for them."""
-    resolved = Resolved(best.plan, best.layers)
-    models = list(best.plan.models)
-    views = layer_views(resolved)
-    drawn, below = cells(views, models), share_rows(views, models)
-    lines = list(map_lines([cell_row(drawn), *below], width))
-    if len(lines) > room:
-        lines, below = list(map_lines([cell_row(drawn)], width)), []
-    for glyphs in lines:
-        text = Text()
-        for glyph in glyphs:
-            looks = ("reverse", glyph.reverse), ("bold", glyph.bold), ("dim", glyph.dim)
-            words = [glyph.colour or "", *(name for name, on in looks if on)]
-            text.append(in_encoding(glyph.text, encoding), style=" ".join(filter(None, words)))
-        yield text
-    keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models, below))
-    for line in (keys, plan_summary(views)):
+    views, models = layer_views(Resolved(best.plan, best.layers)), list(best.plan.models)
+    grid = LayerGrid.of(views, models)
+    if len(list(grid.lines(width))) > room:
+        grid = LayerGrid.of(views, models, shares=False)
+    for line in grid.lines(width):
+        encoded = [glyph._replace(text=in_encoding(glyph.text, encoding)) for glyph in line]
+        yield Text.from_ansi(painted(encoded))
+    keys = "   ".join(f"{symbol} {name}" for symbol, name in grid.legend())
+    for words in (keys, plan_summary(views)):
         yield Text(
-            in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True
+            in_encoding(f"  {words}", encoding), style="dim", overflow="ellipsis", no_wrap=True
         )
