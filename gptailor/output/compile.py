@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from gptailor.checkpoint.files import CheckpointError, refuse_changed
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
+from gptailor.checkpoint.write.side_folder import remove_stale
+from gptailor.checkpoint.write.writer import check_target, located
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.evaluation.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
@@ -138,10 +140,11 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
     if not dry_run:
         for destination in destinations:
-            destination.remove_leftovers()
+            remove_stale(located(destination.path))
     updates = [None if force else destination.planned_update() for destination in destinations]
     for destination, update in zip(destinations, updates, strict=True):
-        destination.refuse_unwritable(force=force or update is not None)
+        replacing, kept = force or update is not None, destination.protected
+        check_target(destination.path, force=replacing, protected=kept, magic=destination.magic)
     if (message := lack_of_room(destinations)) and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
@@ -238,7 +241,6 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
             fitted=fitted,
             importance=importance,
             recording=recording,
-            check_unchanged=lambda: refuse_changed(prepared.stamps),
             progress=recording.watching(progress) if recording else progress,
             force=force or update is not None,
             threads=compute.threads,

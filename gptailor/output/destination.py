@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.files import is_gguf, refuse_changed
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.side_folder import remove_stale
-from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
+from gptailor.checkpoint.write.writer import free_space, write_checkpoint
 from gptailor.output.lock import Lock, LockedGguf
 from gptailor.output.lock_recording import Recording, refuse_early
 from gptailor.output.output import side_files
@@ -30,9 +29,8 @@ class Contents:
     `payload_of` gives the bytes of each tensor of the program. `update` is the difference to the
     output that is replaced, if gptailor wrote it. `fitted` are the results of bridges and healing,
     for the model card. `importance` is the importance matrix of GGUF files. `recording` takes down
-    the digests for a lock. `check_unchanged` raises CheckpointError for a source that changed
-    meanwhile. `progress` receives bytes of the folder that the plan makes, whatever the destination
-    is.
+    the digests for a lock. `progress` receives bytes of the folder that the plan makes, whatever
+    the destination is.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
@@ -40,7 +38,6 @@ class Contents:
     fitted: "Fitted | None"
     importance: "ImportanceMatrix | None"
     recording: Recording | None
-    check_unchanged: Callable[[], None]
     progress: ByteProgress
     force: bool
     threads: int | None
@@ -80,20 +77,12 @@ class Destination(ABC):
         Raises CheckpointError.
         """
 
-    def refuse_unwritable(self, *, force: bool) -> None:
-        """Raise CheckpointError if the output can't be written at this path."""
-        check_target(self.path, force=force, protected=self.protected, magic=self.magic)
-
     def planned_update(self) -> Update | None:
         """Return the difference to an output that gptailor wrote here before; None for none.
 
         Raises TargetExists (C301) for one that somebody changed since then.
         """
         return planned_update(self.prepared, self.path)
-
-    def remove_leftovers(self) -> None:
-        """Remove the side folders of killed runs into this place."""
-        remove_stale(located(self.path))
 
     def refuse_differing(self, lock: Lock) -> None:
         """Raise CheckpointError (C703 to C705) for early known differences from a lock."""
@@ -138,7 +127,7 @@ class ModelFolder(Destination):
         recording, update, payload_of = contents.recording, contents.update, contents.payload_of
 
         def last_files() -> Mapping[str, bytes]:
-            contents.check_unchanged()
+            refuse_changed(self.prepared.stamps)
             return {} if recording is None else recording.files(self.path)
 
         def on_written(spec: TensorSpec, sha256: str) -> None:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, final
+from typing import Literal, NamedTuple, TypeVar, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.write.digest import UNMEASURED, FileDigest, TensorDigest
 from gptailor.output.lock import Lock, LockedGguf
-from gptailor.plan.faults import PLAN_FILE
 
 _FIT_TOLERANCE = 0.01
 """The relative distance up to which two fits of one bridge, or of healing, are the same.
@@ -20,11 +20,22 @@ Other threads, another processor or another version of torch add up in another o
 MOST_NAMED = 5
 """Differences that one message names."""
 
-FileUse = Literal["families", "inputs", "texts", "template", "beside"]
-"""Family files, models' files, calibration texts, the chat template, files beside the weights."""
+Use = Literal[
+    "plan", "dtype", "methods", "under",
+    "families", "inputs", "texts", "template", "beside",
+    "config", "config digest", "metadata", "metadata digest",
+]  # fmt: skip
+"""The kinds of facts besides tensors, in the order of their differences.
+
+`under` are the models under adapters, `families` family files, `inputs` models' files, `texts`
+calibration texts, `beside` the files beside the weights, `metadata` a GGUF file's.
+"""
 
 _Key = TypeVar("_Key", str, tuple[str, str])
 _Value = TypeVar("_Value")
+
+
+DifferenceKind = Literal["plan", "dtype", "model", "file", "config", "tensor"]
 
 
 @final
@@ -35,7 +46,7 @@ class Difference:
     `path` is the file that differs, if there is one.
     """
 
-    kind: Literal["plan", "dtype", "model", "file", "config", "tensor"]
+    kind: DifferenceKind
     name: str
     message: str
     path: Path | None = None
@@ -47,61 +58,43 @@ class Difference:
 
 @final
 @dataclass(frozen=True, slots=True)
-class MeasuredFile:
-    """A file's place, and its bytes and sha256 as far as they were measured."""
+class Fact:
+    """A fact on an input or an output: its values, and its words, file and name for people.
 
+    A value that wasn't measured is None.
+    """
+
+    values: tuple[object, ...]
+    words: str = ""
     path: Path | None = None
-    size: int | None = None
-    sha256: str | None = None
+    name: str = ""
 
     @classmethod
-    def of(cls, digest: FileDigest, path: Path | None = None) -> "MeasuredFile":
+    def of_file(cls, file: FileDigest, path: Path | None = None) -> "Fact":
         """Return a file that was read whole."""
-        return cls(path, digest.size, digest.sha256)
-
-    def is_other(self, than: "MeasuredFile") -> bool:
-        """Return whether size or sha256 differ, where both files have them."""
-        pairs = ((self.size, than.size), (self.sha256, than.sha256))
-        return any(a != b for a, b in pairs if a is not None and b is not None)
+        return cls((file.size, file.sha256), f"{file.size:,}", path)
 
 
-MeasuredFiles = Mapping[tuple[str, str], MeasuredFile]
-"""Files by owner and name; the owner is a model, or empty."""
+Facts = Mapping[tuple[str, str], Fact]
+"""Facts by owner and name; the owner is a model, or empty."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class MeasuredPlan:
-    """A plan's digest, its dtype, and the model under each adapter; `path` is its copy's.
-
-    `methods` are the packages of methods that aren't gptailor's own.
-    """
-
-    digest: str
-    dtype: str | None
-    under: Mapping[str, str | None] = field(default_factory=dict)
-    path: Path | None = None
-    methods: Mapping[str, str] | None = None
+def alone(name: str, value: str | None, words: str = "") -> Facts:
+    """Return a fact without an owner; None for a value that wasn't measured."""
+    return {("", name): Fact((value,), words)}
 
 
-MeasuredSetting = tuple[str, str]
-"""A setting's value as comparable text, and its text for people."""
+def on_methods(packages: Mapping[str, str]) -> Facts:
+    """Return the packages of methods that aren't gptailor's own."""
+    return {("", name): Fact((package,), package) for name, package in packages.items()}
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class MeasuredSettings:
-    """A configuration, or a GGUF file's metadata: its digest, its settings, or both.
-
-    `changed` is the sentence for another digest, `place` goes behind a setting's name.
-    """
-
-    digest: str | None = None
-    values: Mapping[str, MeasuredSetting] | None = None
-    name: str = ""
-    place: str = ""
-    changed: str = ""
-    path: Path | None = None
+def on_adapters(under: Mapping[str, str | None]) -> Facts:
+    """Return the model under each adapter; None for a whole model."""
+    words = {
+        n: "a whole model" if u is None else f"an adapter on {quoted(u)}" for n, u in under.items()
+    }
+    return {(name, name): Fact((each,), each) for name, each in words.items()}
 
 
 @final
@@ -109,67 +102,119 @@ class MeasuredSettings:
 class Measurement:
     """A lock's content as far as it was measured; missing parts are not compared.
 
-    In messages, `source` is the origin of an expectation, and `tensor` the word for a tensor.
+    In messages, `path` is the file of facts without one, `source` the origin of an expectation, and
+    `tensor` the word for a tensor.
     """
 
-    plan: MeasuredPlan | None = None
-    files: Mapping[FileUse, MeasuredFiles] = field(default_factory=dict)
-    settings: MeasuredSettings | None = None
+    facts: Mapping[Use, Facts] = field(default_factory=dict)
     tensors: Mapping[str, TensorDigest] | None = None
+    path: Path | None = None
     source: str = "the lock"
     tensor: str = "tensor"
 
     @classmethod
     def of(cls, lock: Lock) -> "Measurement":
         """Return the content of a lock."""
-        texts = lock.texts
-        template = {} if lock.chat_template is None else {("", ""): lock.chat_template}
-        return cls(
-            plan=MeasuredPlan(
-                lock.plan,
-                lock.dtype,
-                {n: m.on for n, m in lock.models.items()},
-                methods=lock.methods,
-            ),
-            files={
-                "families": {("", t): MeasuredFile(sha256=s) for t, s in lock.families.items()},
-                "inputs": {
-                    (name, file): MeasuredFile.of(digest)
-                    for name, model in lock.models.items()
-                    for file, digest in model.files.items()
-                },
-                "texts": {("", use): MeasuredFile.of(text.file) for use, text in texts.items()},
-                "template": {key: MeasuredFile(sha256=s) for key, s in template.items()},
-            },
-            settings=MeasuredSettings(lock.config),
-            tensors=lock.tensors,
-        )
+        template = lock.chat_template
+        inputs = {
+            (name, file): Fact.of_file(digest)
+            for name, model in lock.models.items()
+            for file, digest in model.files.items()
+        }
+        facts: dict[Use, Facts] = {
+            "plan": alone("plan", lock.plan),
+            "dtype": alone("dtype", str(lock.dtype), str(lock.dtype)),
+            "methods": on_methods(lock.methods),
+            "under": on_adapters({name: model.on for name, model in lock.models.items()}),
+            "families": {("", kind): Fact((sha256,)) for kind, sha256 in lock.families.items()},
+            "inputs": inputs,
+            "texts": {("", use): Fact((text.file.sha256,)) for use, text in lock.texts.items()},
+            "template": {} if template is None else alone("", template),
+            "config digest": alone(CONFIG, lock.config),
+        }
+        return cls(facts=facts, tensors=lock.tensors)
 
     @classmethod
     def of_gguf(cls, gguf: LockedGguf) -> "Measurement":
         """Return the content of a lock's entry for a GGUF file."""
-        return cls(settings=gguf_settings(gguf.facts), tensors=gguf.tensors)
-
-
-def gguf_settings(
-    digest: str, path: Path | None = None, values: Mapping[str, MeasuredSetting] | None = None
-) -> MeasuredSettings:
-    """Return the metadata of a GGUF file."""
-    changed = "the file's metadata is not what was locked"
-    return MeasuredSettings(digest, values, "metadata", changed=changed, path=path)
+        return cls(facts={"metadata digest": alone("metadata", gguf.facts)}, tensors=gguf.tensors)
 
 
 # ------------------------------------------------------------------------------------ what differs
 
 
+@final
+class Kind(NamedTuple):
+    """The differences between facts of one kind, and the sentences for them.
+
+    The sentences are for a missing fact, for an unexpected one, and for another one by the place of
+    its first other value. An empty sentence reports nothing. `absent` are the words of a missing
+    fact. Differences of the facts `unless` explain those of this kind.
+    """
+
+    of: DifferenceKind
+    missing: str
+    extra: str
+    other: tuple[str, ...]
+    absent: str = ""
+    unless: Use | None = None
+
+
+_LOCKED = "is not the one that was locked"
+_BY_PACKAGE = "method {name}: expected the package {expected} by the lock, got {got}"
+_UNDER = "model {name}: expected {expected} by the lock, got {got} in the plan"
+_SETTING = "{name} is {got}, and by the plan {expected}"
+_OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
+_KINDS: Mapping[Use, Kind] = {
+    "plan": Kind("plan", "", "", ("{got} that was locked",)),
+    "dtype": Kind("dtype", "", "", ("{got} {expected}",), unless="plan"),
+    "methods": Kind("plan", _BY_PACKAGE, _BY_PACKAGE, (_BY_PACKAGE,), absent="gptailor"),
+    "under": Kind("model", "", "", (_UNDER,)),
+    "families": Kind(
+        "file",
+        "the family file of {name} is in the lock, and none is read",
+        "the family file of {name} is read, and the lock has none",
+        (f"the family file of {{name}} {_LOCKED}",),
+    ),
+    "inputs": Kind(
+        "file",
+        "{name} of model {owner} is in the lock, and is not read",
+        "{name} is read of model {owner}, and the lock has none of that name",
+        (
+            "{name} of model {owner} has {got} bytes, and by the lock {expected}",
+            "{name} of model {owner} has other bytes than by the lock",
+        ),
+    ),
+    "texts": Kind(
+        "file",
+        "",  # the plan has another digest
+        "{got} reads a text, and the lock has none",
+        (f"the calibration text of {{got}} {_LOCKED}",),
+    ),
+    "template": Kind("file", "", f"the chat template {_LOCKED}", (f"the chat template {_LOCKED}",)),
+    "beside": Kind(
+        "file",
+        "{name} is missing",
+        "{name} is there, and the plan gives none of that name",
+        ("{name} has other bytes than the plan gives",),
+    ),
+    "config": Kind("config", _OF_CONFIG, _OF_CONFIG, (_OF_CONFIG,), absent="missing"),
+    "config digest": Kind("config", "", "", (f"{{got}} {_LOCKED}",), unless="config"),
+    "metadata": Kind("config", _SETTING, _SETTING, (_SETTING,), absent="missing"),
+    "metadata digest": Kind(
+        "config", "", "", ("the file's metadata is not what was locked",), unless="metadata"
+    ),
+}
+
+
 def lock_differences(expected: Measurement, actual: Measurement) -> Iterator[Difference]:
     """Yield the differences between two measurements, in the parts that both have."""
-    if expected.plan is not None and actual.plan is not None:
-        yield from _of_plans(expected.plan, actual.plan)
-    for use in _WORDINGS:
-        yield from _of_files(use, expected.files.get(use), actual.files.get(use))
-    if expected.settings is not None and actual.settings is not None:
-        yield from _of_settings(expected.settings, actual.settings)
+    explained: set[Use] = set()
+    for use, kind in _KINDS.items():
+        if kind.unless not in explained:
+            for difference in _of_facts(use, kind, expected, actual):
+                explained.add(use)
+                yield difference
     for name, expected_tensor, tensor in _pairs(expected.tensors, actual.tensors):
         if words := _of_tensor(expected_tensor, tensor, expected.source):
             yield Difference("tensor", name, f"{actual.tensor} {quoted(name)} {words}")
@@ -199,105 +244,25 @@ def _pairs(
             yield key, expected.get(key), actual.get(key)
 
 
-def _of_plans(expected: MeasuredPlan, actual: MeasuredPlan) -> Iterator[Difference]:
-    copy = actual.path is not None
-    if actual.digest != expected.digest:
-        words = f"{PLAN_FILE} is not the plan" if copy else "the plan is not the one"
-        name = PLAN_FILE if copy else "plan"
-        yield Difference("plan", name, f"{words} that was locked", actual.path)
-    elif actual.dtype != expected.dtype and not (copy and actual.dtype is None):
-        words = f"the output is {actual.dtype or 'of several dtypes'}, and by the lock"
-        if copy:
-            words = f"{PLAN_FILE} has the dtype {actual.dtype}, and the lock"
-        yield Difference("dtype", "dtype", f"{words} {expected.dtype}", actual.path)
-    for name, package, installed in _pairs(expected.methods, actual.methods):
-        if package != installed:
-            locked, here = (name_of or "gptailor" for name_of in (package, installed))
-            words = f"method {quoted(name)}: expected the package {locked} by the lock, got {here}"
-            yield Difference("plan", name, words, actual.path)
-    for name in sorted(expected.under.keys() & actual.under.keys()):
-        locked, kind = (_kind_of_model(plan.under[name]) for plan in (expected, actual))
-        if locked != kind:
-            words = f"model {quoted(name)}: expected {locked} by the lock, got {kind} in the plan"
-            yield Difference("model", name, words, actual.path, name)
-
-
-def _kind_of_model(under: str | None) -> str:
-    return "a whole model" if under is None else f"an adapter on {quoted(under)}"
-
-
-_LOCKED = "is not the one that was locked"
-_WORDINGS: Mapping[FileUse, tuple[str, str, str]] = {
-    "families": (
-        "the family file of {name} is in the lock, and none is read",
-        "the family file of {name} is read, and the lock has none",
-        f"the family file of {{name}} {_LOCKED}",
-    ),
-    "inputs": (
-        "{name} of model {owner} is in the lock, and is not read",
-        "{name} is read of model {owner}, and the lock has none of that name",
-        "{name} of model {owner} has {bytes}",
-    ),
-    "texts": (
-        "",  # the plan has another digest
-        "{fit} reads a text, and the lock has none",
-        f"the calibration text of {{fit}} {_LOCKED}",
-    ),
-    "template": ("", f"the chat template {_LOCKED}", f"the chat template {_LOCKED}"),
-    "beside": (
-        "{name} is missing",
-        "{name} is there, and the plan gives none of that name",
-        "{name} has other bytes than the plan gives",
-    ),
-}
-"""Sentences for a file that is missing, that is unexpected, and that is another."""
-
-
-def _of_files(
-    use: FileUse, expected: MeasuredFiles | None, actual: MeasuredFiles | None
+def _of_facts(
+    use: Use, kind: Kind, expected: Measurement, actual: Measurement
 ) -> Iterator[Difference]:
-    missing, extra, other = _WORDINGS[use]
-    for (owner, name), locked, measured in _pairs(expected, actual):
-        if locked is None:
-            sentence = extra
-        elif measured is None:
-            sentence = missing
+    for (owner, name), locked, got in _pairs(expected.facts.get(use), actual.facts.get(use)):
+        if locked is None or got is None:
+            sentence = kind.extra if locked is None else kind.missing
         else:
-            sentence = other if measured.is_other(locked) else ""
-        if not sentence:
-            continue
-        message = sentence.format(
-            name=quoted(name),
-            owner=quoted(owner),
-            fit=f"the bridge after {name}" if name[:1] == "L" else f"'{name.partition(' ')[0]}'",
-            bytes=_of_bytes(locked, measured),
-        )
-        path = next((file.path for file in (measured, locked) if file is not None), None)
-        if path is not None and use not in {"inputs", "beside"}:
-            name = path.name  # noqa: PLW2901 (its key is not the file's name)
-        yield Difference("file", name, message, path, owner or None)
-
-
-def _of_bytes(expected: MeasuredFile | None, actual: MeasuredFile | None) -> str:
-    if expected is None or actual is None or actual.size == expected.size:
-        return "other bytes than by the lock"
-    return f"{actual.size:,} bytes, and by the lock {expected.size:,}"
-
-
-_MISSING: MeasuredSetting = ("", "missing")
-
-
-def _of_settings(expected: MeasuredSettings, actual: MeasuredSettings) -> Iterator[Difference]:
-    differing = False
-    for key, expected_setting, setting in _pairs(expected.values, actual.values):
-        (value, shown), (planned, by_plan) = setting or _MISSING, expected_setting or _MISSING
-        if value != planned:
-            differing = True
-            message = f"{quoted(key)}{actual.place} is {shown}, and by the plan {by_plan}"
-            yield Difference("config", key, message, actual.path)
-    digests = {expected.digest, actual.digest} - {None}
-    if not differing and len(digests) > 1:
-        yield Difference("config", actual.name, actual.changed, actual.path)
+            values = zip(kind.other, locked.values, got.values, strict=True)
+            sentence = next((s for s, a, b in values if None not in (a, b) and a != b), "")
+        if sentence:
+            message = sentence.format(
+                name=quoted(name),
+                owner=quoted(owner),
+                expected=kind.absent if locked is None else locked.words,
+                got=kind.absent if got is None else got.words,
+            )
+            about = next(fact for fact in (got, locked) if fact is not None)
+            path = about.path or actual.path
+            yield Difference(kind.of, about.name or name, message, path, owner or None)
 
 
 def _of_tensor(expected: TensorDigest | None, actual: TensorDigest | None, by: str) -> str:

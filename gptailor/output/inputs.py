@@ -12,8 +12,8 @@ from gptailor.output.parents import lowest_base
 from gptailor.output.tokenizer import tokenizer_inputs
 from gptailor.prepare import Prepared, chain, declaring
 
-InputFiles = dict[str, dict[str, Path]]
-"""The files that are read of each model, by their path within its folder."""
+InputFiles = dict[tuple[str, str], Path]
+"""The files that are read, by their model and their path within its folder."""
 
 
 def processor(base: Opened) -> tuple[Path, ...]:
@@ -38,12 +38,12 @@ def inputs(prepared: Prepared) -> InputFiles:
     for name in teachers:
         teacher = prepared.models[name].checkpoint
         read |= set(teacher.files) if teacher.nested else set()
-    by_model: InputFiles = {}
+    found: InputFiles = {}
     for name, opened in prepared.models.items():
         plan, before, short = declaring(prepared.plan, prepared.models, name)
         lowest, *adapters = (before + model for model in chain(plan, short))
         if opened.inner is not None:
-            by_model[name] = {opened.inner.file.name: opened.inner.file}
+            found[name, opened.inner.file.name] = opened.inner.file
         if opened.checkpoint.nested and not adapters:
             continue  # the files are those of its models
         weight_files = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
@@ -54,15 +54,12 @@ def inputs(prepared: Prepared) -> InputFiles:
             own = [*weights_read, *_beside(prepared, name, weight_files)]
             folder = opened.checkpoint.folder
             folder = folder.parent if is_gguf(folder) else folder
-            model_files = by_model.setdefault(lowest, {})
-            model_files |= {file.relative_to(folder).as_posix(): file for file in own}
+            found |= {(lowest, file.relative_to(folder).as_posix()): file for file in own}
         adapter_files = opened.checkpoint.files[len(weight_files) :]
         for adapter, file in zip(adapters, adapter_files, strict=True):
-            by_model[adapter] = {
-                file.name: file,
-                ADAPTER_CONFIG: file.with_name(ADAPTER_CONFIG),
-            }
-    return by_model
+            found[adapter, file.name] = file
+            found[adapter, ADAPTER_CONFIG] = file.with_name(ADAPTER_CONFIG)
+    return found
 
 
 def _beside(prepared: Prepared, name: str, weights: tuple[Path, ...]) -> Iterator[Path]:
@@ -84,5 +81,5 @@ def _beside(prepared: Prepared, name: str, weights: tuple[Path, ...]) -> Iterato
 
 def work(prepared: Prepared) -> int:
     """Return the number of bytes that locking reads and makes."""
-    read = sum(file.stat().st_size for of in inputs(prepared).values() for file in of.values())
+    read = sum(file.stat().st_size for file in inputs(prepared).values())
     return read + prepared.compiled.program.size

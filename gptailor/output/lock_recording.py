@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, final
@@ -31,14 +30,14 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
 from gptailor.output.differences import (
-    FileUse,
-    MeasuredFile,
-    MeasuredFiles,
-    MeasuredPlan,
-    MeasuredSettings,
+    Fact,
+    Facts,
     Measurement,
+    Use,
+    alone,
     gguf_differences,
     lock_differences,
+    on_methods,
     refuse,
 )
 from gptailor.output.inputs import inputs
@@ -131,68 +130,62 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     Compared are the plan, the dtype, the files' names and sizes, the bytes of small files, the
     calibration texts, the configuration, and the dtypes and shapes of the output's tensors.
     """
-    methods = method_packages(prepared.compiled.program)
-    plan = MeasuredPlan(plan_digest(prepared.plan), prepared.dtype, methods=methods)
-    changed = f"the output's {CONFIG} is not the one that was locked"
+    program, dtype = prepared.compiled.program, prepared.dtype
+    is_in = f"the output is {dtype or 'of several dtypes'}, and by the lock"
     digest = config_digest(out.config(prepared))
-    specs = (output.spec for output in prepared.compiled.program.outputs)
-    planned = Measurement(
-        plan=plan,
-        files=measured_files(prepared, _measured_early),
-        settings=MeasuredSettings(digest, name=CONFIG, changed=changed),
-        tensors={spec.name: out.tensor_digest(spec, UNMEASURED, None) for spec in specs},
-    )
+    facts: dict[Use, Facts] = {
+        "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),
+        "dtype": alone("dtype", str(dtype), is_in),
+        "methods": on_methods(method_packages(program)),
+        "config digest": alone(CONFIG, digest, f"the output's {CONFIG}"),
+        **measured_files(prepared, _measured_early),
+    }
+    specs = (output.spec for output in program.outputs)
+    tensors = {spec.name: out.tensor_digest(spec, UNMEASURED, None) for spec in specs}
+    planned = Measurement(facts=facts, tensors=tensors)
     refuse(lock_differences(Measurement.of(lock), planned), lock)
 
 
-def measured_files(
-    prepared: Prepared, measure: Callable[[Path], MeasuredFile]
-) -> dict[FileUse, MeasuredFiles]:
+def measured_files(prepared: Prepared, measure: Callable[[Path], Fact]) -> dict[Use, Facts]:
     """Return the input files of a plan; `measure` reads those of the models.
 
     Calibration texts are left out if one of them is missing.
     """
-    read = inputs(prepared)
     families = out.families(prepared)
-    measured: dict[FileUse, MeasuredFiles] = {
-        "families": {("", t): MeasuredFile(f.path, sha256=f.digest) for t, f in families.items()},
-        "inputs": {
-            (model, name): measure(path)
-            for model, its in read.items()
-            for name, path in its.items()
+    measured: dict[Use, Facts] = {
+        "families": {
+            ("", kind): Fact((family.digest,), path=family.path, name=family.path.name)
+            for kind, family in families.items()
         },
+        "inputs": {key: measure(path) for key, path in inputs(prepared).items()},
     }
     if all(path.is_file() for path in prepared.texts.values()):
-        texts = prepared.texts.items()
-        measured["texts"] = {("", use): MeasuredFile.of(of_file(p), p) for use, p in texts}
+        measured["texts"] = {
+            ("", use): Fact((of_file(path).sha256,), _fit_words(use), path, path.name)
+            for use, path in prepared.texts.items()
+        }
     template = template_file(prepared.plan)
     if template is not None:
         digest = of_file(template).sha256
-        measured["template"] = {("", ""): MeasuredFile(template, sha256=digest)}
+        measured["template"] = {("", ""): Fact((digest,), path=template, name=template.name)}
     return measured
 
 
-def _measured_early(path: Path) -> MeasuredFile:
+def _fit_words(use: str) -> str:
+    return f"the bridge after {use}" if use.startswith("L") else f"'{use.partition(' ')[0]}'"
+
+
+def _measured_early(path: Path) -> Fact:
     """Return a file as far as it can be measured without reading a large one."""
     if not path.exists():
-        return MeasuredFile(path)
+        return Fact((None, None), path=path)
     size = path.stat().st_size
-    small = size <= EARLY_BYTES
-    return MeasuredFile.of(of_file(path), path) if small else MeasuredFile(path, size)
+    if size <= EARLY_BYTES:
+        return Fact.of_file(of_file(path), path)
+    return Fact((size, None), f"{size:,}", path)
 
 
 # --------------------------------------------------------------------------- while it is compiled
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Hashed:
-    """A file of a model, and its digest once a thread has computed it."""
-
-    model: str
-    name: str
-    path: Path
-    digest: "Future[FileDigest]"
 
 
 @final
@@ -220,18 +213,16 @@ class Recording:
         self.fitted = fitted
         self._progress = progress
         self.tensors: dict[str, TensorDigest] = {}
-        self._hashed: list[_Hashed] = []
-        self._open: deque[_Hashed] = deque()
+        self._paths = inputs(prepared)
+        self._digests: dict[tuple[str, str], Future[FileDigest]] = {}
+        self._open: deque[tuple[str, str]] = deque(self._paths)
         self._stopped = Event()
         self._pool = ThreadPoolExecutor(threads or available(), thread_name_prefix="gptailor-lock")
 
     def __enter__(self) -> "Recording":
         digest_of = self._known.of if self._known is not None else of_file
-        for model, its in inputs(self.prepared).items():
-            for name, path in its.items():
-                digest = self._pool.submit(digest_of, path, self._go_on)
-                self._hashed.append(_Hashed(model, name, path, digest))
-        self._open = deque(self._hashed)
+        for key, path in self._paths.items():
+            self._digests[key] = self._pool.submit(digest_of, path, self._go_on)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -257,7 +248,7 @@ class Recording:
         """
 
         def watched(size: int) -> None:
-            while self._open and self._open[0].digest.done():
+            while self._open and self._digests[self._open[0]].done():
                 self._refuse_differing([self._open.popleft()])
             progress(size)
 
@@ -269,19 +260,19 @@ class Recording:
 
     def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
         """Return the lock with zeros for its digests; its text is as long as the final one."""
-        sizes = ((hashed, hashed.path.stat().st_size) for hashed in self._hashed)
-        files = ((hashed, FileDigest(size=size, sha256=UNMEASURED)) for hashed, size in sizes)
+        sizes = {key: path.stat().st_size for key, path in self._paths.items()}
+        files = {key: FileDigest(size=size, sha256=UNMEASURED) for key, size in sizes.items()}
         specs = (output.spec for output in self.prepared.compiled.program.outputs)
         tensors = {spec.name: self._digest(spec, UNMEASURED) for spec in specs}
         return self._lock(models, files, tensors, gguf)
 
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
         """Return the lock of all inputs and outputs; `models` are its declarations."""
-        files = ((hashed, hashed.digest.result()) for hashed in self._hashed)
+        files = {key: digest.result() for key, digest in self._digests.items()}
         lock = self._lock(models, files, self.tensors, gguf)
         if self._known is not None:
             self._known.keep()
-        self._refuse_differing(self._hashed)
+        self._refuse_differing(files)
         if (held := self.held_to) is not None:
             measured = Measurement(tensors=lock.tensors)
             refuse(lock_differences(Measurement.of(held), measured), held)
@@ -292,13 +283,13 @@ class Recording:
     def _lock(
         self,
         models: Mapping[str, Model],
-        digests: Iterable[tuple[_Hashed, FileDigest]],
+        digests: Mapping[tuple[str, str], FileDigest],
         tensors: Mapping[str, TensorDigest],
         gguf: LockedGguf | None,
     ) -> Lock:
         files: dict[str, dict[str, FileDigest]] = {}
-        for hashed, digest in digests:
-            files.setdefault(hashed.model, {})[hashed.name] = digest
+        for (model, name), digest in digests.items():
+            files.setdefault(model, {})[name] = digest
         commits = self.prepared.commits
         results = self.fitted.results if self.fitted is not None else {}
         texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
@@ -335,17 +326,16 @@ class Recording:
         files = files_without_code(out.beside_weights(self.prepared))
         return {name: of_bytes(content) for name, content in files.items()}
 
-    def _refuse_differing(self, hashed: Iterable[_Hashed]) -> None:
+    def _refuse_differing(self, keys: Iterable[tuple[str, str]]) -> None:
         """Refuse inputs that differ from the lock to hold to, if there is one."""
         if self.held_to is None:
             return
         models = self.held_to.models
-        locked, measured = {}, {}
-        for file in hashed:
-            key = file.model, file.name
-            locked[key] = MeasuredFile.of(models[file.model].files[file.name])
-            measured[key] = MeasuredFile.of(file.digest.result(), file.path)
-        expected, read = (Measurement(files={"inputs": files}) for files in (locked, measured))
+        locked = {(name, file): Fact.of_file(models[name].files[file]) for name, file in keys}
+        measured = {
+            key: Fact.of_file(self._digests[key].result(), self._paths[key]) for key in locked
+        }
+        expected, read = (Measurement(facts={"inputs": facts}) for facts in (locked, measured))
         refuse(lock_differences(expected, read), self.held_to)
 
 

@@ -1,7 +1,7 @@
 """The findings of a verification, and the readers of its outputs: a folder, or a GGUF file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, final
@@ -11,14 +11,7 @@ from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.output.differences import (
-    Difference,
-    FileUse,
-    MeasuredFiles,
-    MeasuredSettings,
-    Measurement,
-    lock_differences,
-)
+from gptailor.output.differences import Difference, Facts, Measurement, Use, lock_differences
 from gptailor.output.lock import Lock
 from gptailor.plan.faults import PLAN_FILE, Fault
 from gptailor.plan.plan import Plan
@@ -115,13 +108,14 @@ class CompiledOutput(ABC):
     lock: Lock | None
     locked: Measurement | None
     tensors: DigestedTensors
-    settings: MeasuredSettings
+    settings: Mapping[Use, Facts]
+    settings_path: Path
     decided = "fitted or healed"
     """Words for the tensors of `fitted_names`."""
     checkpoint: Checkpoint | None = None
     damage: Difference | None = None
 
-    def files(self) -> dict[FileUse, MeasuredFiles]:
+    def files(self) -> Mapping[Use, Facts]:
         """Return the files beside the weights."""
         return {}
 

@@ -25,13 +25,13 @@ from gptailor.lang.parse import read_bytes
 from gptailor.output import output as out
 from gptailor.output.differences import (
     Difference,
-    FileUse,
-    MeasuredFile,
-    MeasuredFiles,
-    MeasuredPlan,
-    MeasuredSetting,
-    MeasuredSettings,
+    Fact,
+    Facts,
     Measurement,
+    Use,
+    alone,
+    on_adapters,
+    on_methods,
 )
 from gptailor.output.inputs import inputs, work
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
@@ -115,11 +115,8 @@ class Verification:
         if not tensors_only and self.plan is not None and self.output.damage is None:
             self.prepared = self._prepared(self.plan, models)
         if self.lock is not None and self.plan is not None:
-            under = {name: model.on for name, model in self.plan.models.items()}
-            digest, place = plan_digest(self.plan), self.output.plan_path
-            methods = self.prepared and method_packages(self.prepared.compiled.program)
-            plan = MeasuredPlan(digest, self.plan.dtype, under, place, methods)
-            self.found.compare(Measurement.of(self.lock), Measurement(plan=plan))
+            plan = Measurement(facts=self._plan_facts(self.plan), path=self.output.plan_path)
+            self.found.compare(Measurement.of(self.lock), plan)
         if tensors_only and self.lock is None:
             self.found.unverified.append(f"the tensors: {self.output.no_lock}")
 
@@ -166,6 +163,17 @@ class Verification:
                 unverified.append(f"model {name}: {fault.message}")
         return None
 
+    def _plan_facts(self, plan: Plan) -> dict[Use, Facts]:
+        dtype, digest = f"{PLAN_FILE} has the dtype {plan.dtype}, and the lock", plan_digest(plan)
+        facts: dict[Use, Facts] = {
+            "plan": {("", "plan"): Fact((digest,), f"{PLAN_FILE} is not the plan", name=PLAN_FILE)},
+            "dtype": alone("dtype", plan.dtype, dtype),
+            "under": on_adapters({name: model.on for name, model in plan.models.items()}),
+        }
+        if self.prepared is not None:
+            facts["methods"] = on_methods(method_packages(self.prepared.compiled.program))
+        return facts
+
     # ------------------------------------------------------------------------------- with weights
 
     def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> VerifyResult:
@@ -180,8 +188,8 @@ class Verification:
         tensors = self.output.tensors.digests(crew, progress)
         if self.lock is not None:
             if (locked := self.output.locked) is not None:
-                actual = Measurement(settings=self.output.settings, tensors=tensors)
-                self.found.compare(locked, actual)
+                place, facts = self.output.settings_path, self.output.settings
+                self.found.compare(locked, Measurement(facts=facts, tensors=tensors, path=place))
                 self.found.compared.append(f"{len(tensors)} tensors with the lock")
             else:
                 self.found.unverified.append("the tensors: the lock was made of a folder")
@@ -190,7 +198,8 @@ class Verification:
         planned = self.output.planned(self.prepared, self.plan, self.found)
         if planned is None:
             return
-        actual = Measurement(settings=self.output.settings, files=self.output.files())
+        facts = {**self.output.settings, **self.output.files()}
+        actual = Measurement(facts=facts, path=self.output.settings_path)
         self.found.compare(planned, actual)
         if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, progress):
             self._remake(self.prepared, tensors, crew, progress)
@@ -204,10 +213,9 @@ class Verification:
         def take(path: Path) -> None:
             digests[path] = of_file(path, progress)
 
-        paths = {path for its in inputs(prepared).values() for path in its.values()}
-        crew.do([partial(take, path) for path in sorted(paths)])
-        files = measured_files(prepared, lambda path: MeasuredFile.of(digests[path], path))
-        if self.found.compare(Measurement.of(self.lock), Measurement(files=files)):
+        crew.do([partial(take, path) for path in sorted(set(inputs(prepared).values()))])
+        facts = measured_files(prepared, lambda path: Fact.of_file(digests[path], path))
+        if self.found.compare(Measurement.of(self.lock), Measurement(facts=facts)):
             reason = "its models are not those that were locked"
             self.found.unverified.append(f"what the plan makes: {reason}")
             return False
@@ -262,6 +270,7 @@ class CompiledFolder(CompiledOutput):
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
         self.path, self.plan_path = folder, folder / PLAN_FILE
+        self.settings_path = folder / CONFIG
         lock = folder / LOCK_FILE
         self.lock = read_lock(lock) if lock.exists() else None
         self.locked = None if self.lock is None else Measurement(tensors=self.lock.tensors)
@@ -273,7 +282,9 @@ class CompiledFolder(CompiledOutput):
         try:
             self.checkpoint = open_checkpoint(folder)
             infos = self.checkpoint.tensors.values()
-            self.settings = self._settings(self.checkpoint.config)
+            config = self.checkpoint.config
+            digest = alone(CONFIG, config_digest(config), CONFIG)
+            self.settings = {"config": _values(config), "config digest": digest}
         except CheckpointError as error:
             byte = "" if error.offset is None else f", byte {error.offset}"
             message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
@@ -283,17 +294,7 @@ class CompiledFolder(CompiledOutput):
         digest = partial(out.tensor_digest, fitted=None)
         self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], digest)
 
-    def _settings(self, config: Mapping[str, Any]) -> MeasuredSettings:
-        return MeasuredSettings(
-            config_digest(config),
-            _values(config),
-            CONFIG,
-            place=f" of {CONFIG}",
-            changed=f"{CONFIG} is not the one that was locked",
-            path=self.path / CONFIG,
-        )
-
-    def files(self) -> dict[FileUse, MeasuredFiles]:
+    def files(self) -> Mapping[Use, Facts]:
         """Return the tokenizer's files, the processor's, and how the model generates."""
         output = self.checkpoint
         assert output is not None, "the folder is no model"
@@ -301,8 +302,11 @@ class CompiledFolder(CompiledOutput):
         by_name = {path.relative_to(output.folder).as_posix(): path for path in files if path}
         return {"beside": self._beside({name: of_file(path) for name, path in by_name.items()})}
 
-    def _beside(self, files: Mapping[str, FileDigest]) -> MeasuredFiles:
-        return {("", name): MeasuredFile.of(f, self.path / name) for name, f in files.items()}
+    def _beside(self, files: Mapping[str, FileDigest]) -> Facts:
+        return {
+            ("", name): Fact((digest.sha256,), path=self.path / name)
+            for name, digest in files.items()
+        }
 
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
@@ -311,16 +315,17 @@ class CompiledFolder(CompiledOutput):
         lock = self.lock
         if prepared is not None or lock is not None:
             findings.compared.append(CONFIG)
-        settings = MeasuredSettings(
-            None if lock is None else lock.config,
-            None if prepared is None else _values(out.config(prepared)),
-        )
+        locked = None if lock is None else lock.config
+        facts: dict[Use, Facts] = {"config digest": alone(CONFIG, locked)}
+        if prepared is not None:
+            facts["config"] = _values(out.config(prepared))
         beside = self._planned_files(prepared) if prepared else _locked_files(plan, lock)
         if beside is None:
             findings.unverified.append("the tokenizer's files: nothing says what they should be")
-            return Measurement(settings=settings)
-        findings.compared.append(f"{len(beside)} files of the tokenizer")
-        return Measurement(settings=settings, files={"beside": self._beside(beside)})
+        else:
+            findings.compared.append(f"{len(beside)} files of the tokenizer")
+            facts["beside"] = self._beside(beside)
+        return Measurement(facts=facts)
 
     def _planned_files(self, prepared: Prepared) -> dict[str, FileDigest]:
         """Return digests of the tokenizer's files and of how the model generates."""
@@ -345,11 +350,14 @@ class CompiledFolder(CompiledOutput):
         return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), digest)
 
 
-def _values(config: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
+def _values(config: Mapping[str, Any]) -> Facts:
     """Return the settings of a configuration, long ones cut where they are shown."""
     texts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()}
     most = _LONGEST_VALUE
-    return {k: (t, t if len(t) <= most else f"{t[:most]}…") for k, t in texts.items()}
+    return {
+        ("", key): Fact((text,), text if len(text) <= most else f"{text[:most]}…")
+        for key, text in texts.items()
+    }
 
 
 def _locked_files(plan: Plan | None, lock: Lock | None) -> dict[str, FileDigest] | None:

@@ -17,7 +17,7 @@ from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes,
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.output.differences import (
     Difference,
-    MeasuredFile,
+    Fact,
     Measurement,
     lock_differences,
     refuse,
@@ -259,7 +259,7 @@ def test_each_way_to_differ_is_named() -> None:
     ]
     files = {"a": FileDigest(size=1, sha256=A)}
     locked = lock(models={"m": LockedModel(source="./m", files=files)})
-    read = Measurement(files={"inputs": {("m", "b"): MeasuredFile(Path("/m/b"))}})
+    read = Measurement(facts={"inputs": {("m", "b"): Fact((None, None), path=Path("/m/b"))}})
     differing = lock_differences(Measurement.of(locked), read)
     assert [one.message for one in differing] == [
         "'a' of model 'm' is in the lock, and is not read",

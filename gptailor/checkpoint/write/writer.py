@@ -50,24 +50,17 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     the folder as it will be, at its place beside the target; it may refuse too.
     """
     target = located(target)
-    check_target(target, force=force, protected=protected)
     _check_names([*(shard.name for shard in shards), INDEX], files)
-    with _parents(target.parent):
-        remove_stale(target)
-        check_target(target, force=force, protected=protected)
-        with SideFolder(target) as side:
-            crew = Crew(threads)
-            count_bytes = crew.exclusive(progress)
-            on_tensor = crew.exclusive(on_written) if on_written else None
-            for shard in shards:
-                path, shown = side.new / shard.name, target / shard.name
-                with OutputFile(path, shown, shard.size, count_bytes) as out:
-                    fill_shard(out, shard, payload_of, crew, on_tensor)
-            for name, content in {**_index(shards), **files, **finish()}.items():
-                _write_file(side.new / name, target / name, content, progress)
-            before_swap(side.new)
-            check_target(target, force=force, protected=protected)
-            side.swap(force=force)
+    with new_output(target, force=force, protected=protected, before_swap=before_swap) as new:
+        crew = Crew(threads)
+        count_bytes = crew.exclusive(progress)
+        on_tensor = crew.exclusive(on_written) if on_written else None
+        for shard in shards:
+            path, shown = new / shard.name, target / shard.name
+            with OutputFile(path, shown, shard.size, count_bytes) as out:
+                fill_shard(out, shard, payload_of, crew, on_tensor)
+        for name, content in {**_index(shards), **files, **finish()}.items():
+            _write_file(new / name, target / name, content, progress)
 
 
 def write_file(  # noqa: PLR0913 (as above)
@@ -90,7 +83,9 @@ def write_file(  # noqa: PLR0913 (as above)
     the kind of file.
     """
     target, magic = located(target), shard.header[:4]
-    with new_file(target, magic, force=force, protected=protected, before_swap=before_swap) as new:
+    with new_output(
+        target, magic, force=force, protected=protected, before_swap=before_swap
+    ) as new:
         crew = Crew(threads)
         with OutputFile(new, target, shard.size, crew.exclusive(progress)) as out:
             on_tensor = crew.exclusive(on_written) if on_written else None
@@ -104,18 +99,19 @@ def write_file(  # noqa: PLR0913 (as above)
 
 
 @contextmanager
-def new_file(
+def new_output(
     target: Path,
-    magic: bytes,
+    magic: bytes = b"",
     *,
     force: bool,
     protected: Iterable[Path] = (),
     before_swap: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
-    """Yield a path to write a file to, which then becomes the target; all or nothing.
+    """Yield a new folder, or a path to write a file to, which then becomes the target.
 
-    `force` replaces a file that begins with `magic`. `protected` are paths that the target must not
-    lie in, hold or be. `before_swap` receives the path of the whole file, and may refuse it.
+    It does so all or nothing. A file begins with `magic`, and `force` replaces one that does.
+    `protected` are paths that the target must not lie in, hold or be. `before_swap` receives the
+    path of the whole output, and may refuse it.
     """
     target, protected = located(target), list(protected)
     check = partial(check_target, target, force=force, protected=protected, magic=magic)
@@ -123,10 +119,11 @@ def new_file(
     with _parents(target.parent):
         remove_stale(target)
         check()
-        with SideFolder(target, single=True) as side:
+        with SideFolder(target, single=bool(magic)) as side:
             yield side.new
-            with writing(target), side.new.open("rb") as written:
-                os.fsync(written.fileno())
+            if magic:
+                with writing(target), side.new.open("rb") as written:
+                    os.fsync(written.fileno())
             before_swap(side.new)
             check()
             side.swap(force=force)

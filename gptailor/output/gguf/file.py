@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import gptailor
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, quoted, refuse_changed
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import (
@@ -30,7 +30,7 @@ from gptailor.checkpoint.write.writer import write_file
 from gptailor.output import output as out
 from gptailor.output.destination import Contents, Destination
 from gptailor.output.differences import gguf_differences, refuse
-from gptailor.output.gguf.values import GGUF_ALIGNMENT, gguf_package, gguf_payload, header_bytes
+from gptailor.output.gguf.values import GGUF_ALIGNMENT, converted, gguf_package, header_bytes
 from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.output.lock import Lock, LockedGguf, LockedText
 from gptailor.output.lock_recording import plan_digest
@@ -173,14 +173,16 @@ class GgufFile(Destination):
         def payload_of(spec: TensorSpec) -> Payload:
             tensor = self.tensors[spec.name]
             source = tensor.source
-            if source is None:
+            if tensor.content:
                 return [tensor.content]
-            of_source = None if on_digest is None else lambda sha256: on_digest(source, sha256)
+            if tensor.is_copy:
+                return make(source)
             columns = self._columns(tensor, importance)
             if columns is not None and not bool(columns.any()):
                 columns = None
             on_zeros = partial(self._count_zeros, tensor.name)
-            return gguf_payload(tensor, make(source), of_source, self.path, columns, on_zeros)
+            of_source = None if on_digest is None else partial(on_digest, source)
+            return converted(tensor, make(source), of_source, self.path, columns, on_zeros)
 
         return payload_of
 
@@ -207,7 +209,7 @@ class GgufFile(Destination):
     def _columns(
         self, tensor: GgufTensorPlan, importance: "ImportanceMatrix | None"
     ) -> "Tensor | None":
-        if importance is None or tensor.source is None or tensor.name not in self.weighted:
+        if importance is None or tensor.name not in self.weighted:
             return None
         return importance.get(tensor.source.name)
 
@@ -249,7 +251,7 @@ class GgufFile(Destination):
         yield "general.quantization_version", _VERSION
         entries: Counter[str] = Counter()
         for tensor in self.tensors.values():
-            if len(tensor.shape) > 1 and tensor.source is not None:
+            if len(tensor.shape) > 1:
                 entries[tensor.kind] += tensor.source.elements
         most = self.quantize or max(entries, key=lambda kind: entries[kind])
         yield "general.file_type", FILE_TYPES[most].number
@@ -269,10 +271,8 @@ class GgufFile(Destination):
         long as the first: both decide the bytes.
         """
         tensor = self.tensors[name]
-        numbers: tuple[float, ...] | None = None
-        if tensor.source is not None:
-            refitted = self.prepared.refitted
-            numbers = out.tensor_digest(tensor.source, sha256, fitted, refitted).sketch
+        refitted = self.prepared.refitted
+        numbers = out.tensor_digest(tensor.source, sha256, fitted, refitted).sketch
         if (columns := self._columns(tensor, importance)) is not None:
             from gptailor.program.sketch import sketch  # imports torch
 
@@ -337,7 +337,7 @@ class GgufFile(Destination):
         def on_written(spec: TensorSpec, digest: str) -> None:
             tensor = self.tensors[spec.name]
             sha256[spec.name] = digest
-            if recording is not None and tensor.source is not None and tensor.is_copy:
+            if recording is not None and tensor.is_copy:
                 recording.add_tensor(tensor.source, digest)
 
         shard = self.shard
@@ -348,7 +348,7 @@ class GgufFile(Destination):
 
         def final_header() -> bytes:
             nonlocal locked
-            contents.check_unchanged()
+            refuse_changed(self.prepared.stamps)
             if recording is None:
                 return shard.header
             # The lock has all tensors of the program, as a folder's.

@@ -93,38 +93,24 @@ def header_bytes(
 # ------------------------------------------------------------------------------------ the tensors
 
 
-def gguf_payload(
+def converted(
     tensor: GgufTensorPlan,
     raw: Payload,
     on_digest: Callable[[str], None] | None,
     target: Path,
     importance: "Tensor | None" = None,
     on_zeros: Callable[[int], None] = lambda _: None,
-) -> Payload:
-    """Return a tensor's bytes in GGUF, from the program's bytes.
-
-    `on_digest` receives the sha256 of the program's bytes, unless they are copied unchanged.
-    `on_zeros` receives numbers of blocks whose weights, not all 0, are too small for the type's
-    scales and become 0. `importance` is that of a matrix's columns. Raises CheckpointError (C307)
-    for numbers that the type can't hold, infinity and NaN among them.
-    """
-    if tensor.is_copy:
-        return raw
-    return _converted(tensor, raw, on_digest, target, importance, on_zeros)
-
-
-def _converted(
-    tensor: GgufTensorPlan,
-    raw: Payload,
-    on_digest: Callable[[str], None] | None,
-    target: Path,
-    importance: "Tensor | None",
-    on_zeros: Callable[[int], None],
 ) -> Iterator[bytes]:
+    """Yield a tensor's bytes in GGUF, from the program's bytes.
+
+    `on_digest` receives the sha256 of the program's bytes. `on_zeros` receives numbers of blocks
+    whose weights, not all 0, are too small for the type's scales and become 0. `importance` is that
+    of a matrix's columns. Raises CheckpointError (C307) for numbers that the type can't hold,
+    infinity and NaN among them.
+    """
     from gptailor.program.devices import use_one_thread
 
     source = tensor.source
-    assert source is not None
     row = prod(source.shape[1:]) if len(source.shape) > 1 else 1
     group = row * (source.shape[0] // tensor.heads if tensor.heads else 1)
     block = KINDS[tensor.kind].block if len(source.shape) == 1 else 1
@@ -157,7 +143,6 @@ def _convert(
     from gptailor.program.load import TORCH_DTYPES
 
     source = tensor.source
-    assert source is not None
     inner = source.shape[1:]
     values = torch.frombuffer(raw, dtype=TORCH_DTYPES[source.dtype]).reshape(-1, *inner)
     if tensor.heads:

@@ -10,12 +10,7 @@ from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.output import output as out
-from gptailor.output.differences import (
-    MeasuredSetting,
-    MeasuredSettings,
-    Measurement,
-    gguf_settings,
-)
+from gptailor.output.differences import Fact, Facts, Measurement, alone
 from gptailor.output.gguf.file import (
     LOCK_KEY,
     PLAN_KEY,
@@ -46,7 +41,7 @@ class CompiledGguf(CompiledOutput):
     """The file that the plan makes, once it is planned."""
 
     def __init__(self, path: Path) -> None:
-        self.path = self.plan_path = path
+        self.path = self.plan_path = self.settings_path = path
         header = read_gguf(path)
         self._facts = header.facts
         self.plan_text = self._text(PLAN_KEY)
@@ -54,7 +49,10 @@ class CompiledGguf(CompiledOutput):
         self.lock = None if lock is None else parse_lock(lock, path)
         gguf = None if self.lock is None else self.lock.gguf
         self.locked = None if gguf is None else Measurement.of_gguf(gguf)
-        self.settings = gguf_settings(facts_digest(self._facts), path, _values(self._facts))
+        self.settings = {
+            "metadata": _values(self._facts),
+            "metadata digest": alone("metadata", facts_digest(self._facts)),
+        }
         tensors = header.tensors
 
         def stretch(spec: TensorSpec) -> ByteRange:
@@ -88,7 +86,7 @@ class CompiledGguf(CompiledOutput):
         if self._file.weighted:
             self.decided = "fitted, healed or weighted"
         findings.compared.append("the metadata")
-        return Measurement(settings=MeasuredSettings(values=_values(self._file.facts)))
+        return Measurement(facts={"metadata": _values(self._file.facts)})
 
     def _importance_text(self, prepared: Prepared) -> "CalibrationText | None":
         """Return the text of the file's importance matrix, which a lock fixes.
@@ -114,9 +112,8 @@ class CompiledGguf(CompiledOutput):
         """Return the names of the tensors that texts decide: fitted, healed or weighted ones."""
         fitted, tensors = prepared.compiled.program.fitted, self._file.tensors
         fitted |= prepared.refitted.keys()
-        sources = {name: tensor.source for name, tensor in tensors.items()}
-        names = frozenset(n for n, s in sources.items() if s is not None and s.name in fitted)
-        return names | self._file.weighted
+        names = {name for name, tensor in tensors.items() if tensor.source.name in fitted}
+        return self._file.weighted | names
 
     def remade(
         self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]
@@ -137,6 +134,6 @@ class CompiledGguf(CompiledOutput):
         )
 
 
-def _values(facts: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
+def _values(facts: Mapping[str, Any]) -> Facts:
     """Return the metadata that a lock holds a file to."""
-    return {key: (text, shown(facts[key])) for key, text in held(facts).items()}
+    return {("", key): Fact((text,), shown(facts[key])) for key, text in held(facts).items()}

@@ -16,7 +16,7 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError, refuse_changed, stamps
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import writing
-from gptailor.checkpoint.write.writer import free_space, new_file
+from gptailor.checkpoint.write.writer import free_space, new_output
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.heal.kept import working_folder
 from gptailor.evaluation.heal.teacher import TAUGHT, Predictions, explaining_not_finite
@@ -122,7 +122,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         dtype=dtype_of(dtype) or healing_dtype(prepared.models, place),
         memory=byte_count(memory),
     )
-    with new_file(target, b"PAR1", force=force, protected=[*paths, *sources]) as new:
+    with new_output(target, b"PAR1", force=force, protected=[*paths, *sources]) as new:
         stamped = stamps(paths)
         encoder = _encoder(prepared)
         sequences = _sequences(prepared, found.name, paths, encoder, tokens, length, seed)

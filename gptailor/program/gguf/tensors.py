@@ -26,14 +26,14 @@ class GgufTensorPlan:
     """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
 
     `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
-    of its heads; `add_one` is for norms that multiply by 1 + w. Without a `source` its bytes are
-    `content`.
+    of its heads; `add_one` is for norms that multiply by 1 + w. A tensor with `content` has these
+    bytes, and the program doesn't have its source.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
-    source: TensorSpec | None
+    source: TensorSpec
     heads: int = 0
     add_one: bool = False
     content: bytes = b""
@@ -57,8 +57,8 @@ class GgufTensorPlan:
     @property
     def is_copy(self) -> bool:
         """Return whether the tensor's bytes equal its source's."""
-        same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
-        return same and not self.heads and not self.add_one
+        same = KINDS[self.kind].plain == self.source.dtype
+        return same and not (self.heads or self.add_one or self.content)
 
 
 def weights_size(compiled: Compiled, file_type: str, target: Path) -> int:
@@ -108,7 +108,8 @@ def planned_tensors(
         planned.append(GgufTensorPlan(new, kind, spec.shape, spec, heads, add_one))
     if divisors := architecture.frequencies:
         raw = struct.pack(f"<{len(divisors)}f", *divisors)
-        planned.append(GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw))
+        spec = TensorSpec(FREQUENCIES, "F32", (len(divisors),))
+        planned.append(GgufTensorPlan(FREQUENCIES, "F32", spec.shape, spec, content=raw))
     return planned, notes
 
 
