@@ -23,12 +23,13 @@ MOST_NAMED = 5
 Use = Literal[
     "plan", "dtype", "methods", "under",
     "families", "inputs", "texts", "template", "beside",
-    "config", "config digest", "metadata", "metadata digest",
+    "config", "config digest", "imatrix", "metadata", "metadata digest",
 ]  # fmt: skip
 """The kinds of facts besides tensors, in the order of their differences.
 
 `under` are the models under adapters, `families` family files, `inputs` models' files, `texts`
-calibration texts, `beside` the files beside the weights, `metadata` a GGUF file's.
+calibration texts, and `beside` the files beside the weights. `imatrix` is the text of a GGUF file's
+importance matrix.
 """
 
 _Key = TypeVar("_Key", str, tuple[str, str])
@@ -79,9 +80,9 @@ Facts = Mapping[tuple[str, str], Fact]
 """Facts by owner and name; the owner is a model, or empty."""
 
 
-def alone(name: str, value: str | None, words: str = "") -> Facts:
+def alone(name: str, value: str | None, words: str = "", path: Path | None = None) -> Facts:
     """Return a fact without an owner; None for a value that wasn't measured."""
-    return {("", name): Fact((value,), words)}
+    return {("", name): Fact((value,), words, path)}
 
 
 def on_methods(packages: Mapping[str, str]) -> Facts:
@@ -137,7 +138,12 @@ class Measurement:
     @classmethod
     def of_gguf(cls, gguf: LockedGguf) -> "Measurement":
         """Return the content of a lock's entry for a GGUF file."""
-        return cls(facts={"metadata digest": alone("metadata", gguf.facts)}, tensors=gguf.tensors)
+        text = gguf.imatrix
+        facts: dict[Use, Facts] = {
+            "imatrix": {} if text is None else alone("imatrix", text.model_dump_json()),
+            "metadata digest": alone("metadata", gguf.facts),
+        }
+        return cls(facts=facts, tensors=gguf.tensors)
 
 
 # ------------------------------------------------------------------------------------ what differs
@@ -200,6 +206,12 @@ _KINDS: Mapping[Use, Kind] = {
     ),
     "config": Kind("config", _OF_CONFIG, _OF_CONFIG, (_OF_CONFIG,), absent="missing"),
     "config digest": Kind("config", "", "", (f"{{got}} {_LOCKED}",), unless="config"),
+    "imatrix": Kind(
+        "file",
+        "the lock has an importance matrix, and the file has none",
+        "the file has an importance matrix, and the lock has none",
+        ("the text of the importance matrix is not the one that was locked",),
+    ),
     "metadata": Kind("config", _SETTING, _SETTING, (_SETTING,), absent="missing"),
     "metadata digest": Kind(
         "config", "", "", ("the file's metadata is not what was locked",), unless="metadata"
@@ -225,13 +237,6 @@ def gguf_differences(lock: Lock, gguf: LockedGguf) -> Iterator[Difference]:
     locked = lock.gguf
     if locked is None or locked.quantize != gguf.quantize:
         return
-    if (locked.imatrix is None) != (gguf.imatrix is None):
-        has, lacks = ("the lock", "the file") if gguf.imatrix is None else ("the file", "the lock")
-        words = f"{has} has an importance matrix, and {lacks} has none"
-        yield Difference("file", "imatrix", words)
-    elif locked.imatrix != gguf.imatrix:
-        words = "the text of the importance matrix is not the one that was locked"
-        yield Difference("file", "imatrix", words)
     yield from lock_differences(Measurement.of_gguf(locked), Measurement.of_gguf(gguf))
 
 

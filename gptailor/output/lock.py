@@ -130,11 +130,8 @@ class Lock(Closed):
         texts = self.bridges | self.inner | dict(zip(names, self.heal, strict=True))
         if (cut := self.vocabulary) is not None:
             texts["vocabulary"] = LockedText(file=cut.file, tokens=cut.before)
-        if self.width is not None:
-            texts["width"] = self.width
-        if self.experts is not None:
-            texts["experts"] = self.experts
-        return texts
+        single = {"width": self.width, "experts": self.experts}
+        return texts | {name: text for name, text in single.items() if text is not None}
 
     def read_from(self, path: Path) -> "Lock":
         """Return the same lock with the path of its file."""

@@ -1,14 +1,13 @@
 """Locks made while a plan is compiled or computed, and compilations held to a lock."""
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.foreign_code import files_without_code
@@ -23,6 +22,7 @@ from gptailor.checkpoint.write.digest import (
     of_file,
     of_tensors,
 )
+from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
 from gptailor.evaluation.inner_plans import with_inner_fits
@@ -97,11 +97,6 @@ def plan_digest(plan: Plan) -> str:
     return hashlib.sha256(format_plan(stripped).encode()).hexdigest()
 
 
-def config_digest(config: Mapping[str, Any]) -> str:
-    """Return the sha256 of a configuration as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
 def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
     """Return the plan with models of the Hub at the locked commits, if declared as in the lock."""
     commits = {
@@ -132,7 +127,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     """
     program, dtype = prepared.compiled.program, prepared.dtype
     is_in = f"the output is {dtype or 'of several dtypes'}, and by the lock"
-    digest = config_digest(out.config(prepared))
+    digest = json_digest(out.config(prepared))
     facts: dict[Use, Facts] = {
         "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),
         "dtype": alone("dtype", str(dtype), is_in),
@@ -305,7 +300,7 @@ class Recording:
             },
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             methods=method_packages(self.prepared.compiled.program),
-            config=config_digest(out.config(self.prepared)),
+            config=json_digest(out.config(self.prepared)),
             width=next(iter(texts.get("width", ())), None),
             experts=next(iter(texts.get("experts", ())), None),
             bridges={at: texts[at][0] for at, fit in results.items() if fit.word == "bridge"},

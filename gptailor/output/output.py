@@ -22,7 +22,6 @@ from gptailor.output.inputs import processor
 from gptailor.output.parents import (
     CARD,
     known_ids,
-    licence_of,
     lowest_base,
     parents,
     title,
@@ -243,11 +242,6 @@ def families(prepared: Prepared) -> dict[str, FoundFamily]:
     """Return the models' family files by model type."""
     opened = (model.checkpoint for model in prepared.models.values())
     return {str(c.config["model_type"]): c.family for c in opened if c.family is not None}
-
-
-def base_license(prepared: Prepared) -> str | None:
-    """Return the licence in the front matter of the base's model card, if there is one."""
-    return licence_of(prepared.models[lowest_base(prepared)].checkpoint.folder)
 
 
 def config(prepared: Prepared) -> dict[str, Any]:

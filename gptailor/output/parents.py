@@ -107,6 +107,11 @@ def lowest_base(prepared: Prepared) -> str:
     return name
 
 
+def licence_of_base(prepared: Prepared) -> str | None:
+    """Return the licence in the front matter of the base's model card, if there is one."""
+    return licence_of(prepared.models[lowest_base(prepared)].checkpoint.folder)
+
+
 def licence_of(folder: Path) -> str | None:
     """Return the licence in the front matter of a folder's model card, if there is one."""
     path = folder / CARD

@@ -109,7 +109,6 @@ class CompiledOutput(ABC):
     locked: Measurement | None
     tensors: DigestedTensors
     settings: Mapping[Use, Facts]
-    settings_path: Path
     decided = "fitted or healed"
     """Words for the tensors of `fitted_names`."""
     checkpoint: Checkpoint | None = None

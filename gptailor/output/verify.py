@@ -18,6 +18,7 @@ from gptailor.checkpoint.folder import (
 )
 from gptailor.checkpoint.tensor import ByteRange, TensorInfo
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file
+from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.evaluation.inner_plans import with_inner_fits
@@ -35,7 +36,7 @@ from gptailor.output.differences import (
 )
 from gptailor.output.inputs import inputs, work
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
-from gptailor.output.lock_recording import config_digest, measured_files, plan_digest
+from gptailor.output.lock_recording import measured_files, plan_digest
 from gptailor.output.parents import CARD
 from gptailor.output.tokenizer import is_beside, tokenizer_model_name
 from gptailor.output.verification import CompiledOutput, DigestedTensors, Findings, VerifyResult
@@ -188,8 +189,8 @@ class Verification:
         tensors = self.output.tensors.digests(crew, progress)
         if self.lock is not None:
             if (locked := self.output.locked) is not None:
-                place, facts = self.output.settings_path, self.output.settings
-                self.found.compare(locked, Measurement(facts=facts, tensors=tensors, path=place))
+                actual = Measurement(facts=self.output.settings, tensors=tensors)
+                self.found.compare(locked, actual)
                 self.found.compared.append(f"{len(tensors)} tensors with the lock")
             else:
                 self.found.unverified.append("the tensors: the lock was made of a folder")
@@ -199,8 +200,7 @@ class Verification:
         if planned is None:
             return
         facts = {**self.output.settings, **self.output.files()}
-        actual = Measurement(facts=facts, path=self.output.settings_path)
-        self.found.compare(planned, actual)
+        self.found.compare(planned, Measurement(facts=facts))
         if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, progress):
             self._remake(self.prepared, tensors, crew, progress)
 
@@ -270,7 +270,6 @@ class CompiledFolder(CompiledOutput):
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
         self.path, self.plan_path = folder, folder / PLAN_FILE
-        self.settings_path = folder / CONFIG
         lock = folder / LOCK_FILE
         self.lock = read_lock(lock) if lock.exists() else None
         self.locked = None if self.lock is None else Measurement(tensors=self.lock.tensors)
@@ -283,8 +282,9 @@ class CompiledFolder(CompiledOutput):
             self.checkpoint = open_checkpoint(folder)
             infos = self.checkpoint.tensors.values()
             config = self.checkpoint.config
-            digest = alone(CONFIG, config_digest(config), CONFIG)
-            self.settings = {"config": _values(config), "config digest": digest}
+            path = folder / CONFIG
+            digest = alone(CONFIG, json_digest(config), CONFIG, path)
+            self.settings = {"config": _values(config, path), "config digest": digest}
         except CheckpointError as error:
             byte = "" if error.offset is None else f", byte {error.offset}"
             message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
@@ -318,7 +318,7 @@ class CompiledFolder(CompiledOutput):
         locked = None if lock is None else lock.config
         facts: dict[Use, Facts] = {"config digest": alone(CONFIG, locked)}
         if prepared is not None:
-            facts["config"] = _values(out.config(prepared))
+            facts["config"] = _values(out.config(prepared), self.path / CONFIG)
         beside = self._planned_files(prepared) if prepared else _locked_files(plan, lock)
         if beside is None:
             findings.unverified.append("the tokenizer's files: nothing says what they should be")
@@ -350,12 +350,12 @@ class CompiledFolder(CompiledOutput):
         return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), digest)
 
 
-def _values(config: Mapping[str, Any]) -> Facts:
+def _values(config: Mapping[str, Any], path: Path) -> Facts:
     """Return the settings of a configuration, long ones cut where they are shown."""
     texts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()}
     most = _LONGEST_VALUE
     return {
-        ("", key): Fact((text,), text if len(text) <= most else f"{text[:most]}…")
+        ("", key): Fact((text,), text if len(text) <= most else f"{text[:most]}…", path)
         for key, text in texts.items()
     }
 

@@ -26,7 +26,6 @@ from gptailor.methods.rounding import (
     rounded,
 )
 from gptailor.methods.shapes import Float32, Shaped
-from gptailor.plan.registry import METHODS
 from gptailor.program.program import Combine
 
 Reader = Callable[[int, int], Shaped[Array, " n"]]
@@ -49,7 +48,6 @@ def combined(
     divided, the offset is added, and it is rounded once, to nearest even. Raises OverflowFault and
     NotFiniteFault for a result that isn't finite.
     """
-    _check_arity(make)
     if not spec.elements:
         return
     kernel, arguments = kernel_of(make.method), dict(make.arguments)
@@ -64,7 +62,6 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
 
     The method measures whole tensors once, before the first entries are computed.
     """
-    _check_arity(make)
     single = replace(spec, dtype="F32")
     kernel, arguments = kernel_of(make.method), dict(make.arguments)
     inputs = _inputs(make, single, readers, step)
@@ -91,16 +88,6 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
         return Chunk(start, base, tuple(vectors))
 
     return Inputs(spec.elements, make.models, make.place, step, read, spec.shape)
-
-
-def _check_arity(make: Combine) -> None:
-    method, count = METHODS[make.method], len(make.sources)
-    if len(make.models) != count:
-        raise ValueError(f"{count} sources have {len(make.models)} models' names")
-    if count < method.least or (method.most is not None and count > method.most):
-        raise ValueError(f"'{make.method}' can't merge {count} sources")
-    if method.takes_base(dict(make.arguments)) and not make.base:
-        raise ValueError(f"'{make.method}' needs the base's tensor")
 
 
 def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Stored:

@@ -25,7 +25,7 @@ from gptailor.program import program as p
 from gptailor.program.mixtures import expert_cut, keep_experts
 from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
-from gptailor.program.sources import Checked, Use, base_layer, needs_base
+from gptailor.program.sources import Checked, Use, base_layer, needs_base, unrefused
 from gptailor.program.vocabulary_rows import AlignedRest
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
@@ -62,8 +62,7 @@ def narrower(checked: Checked) -> tuple[int, ClosedCut] | None:
     cut = checked.resolved.cuts.get("width")
     if cut is None:
         return None
-    own = layer_width(checked.uses(checked.resolved.kept[0], "mlp")[0])
-    assert not isinstance(own, Refusal), own.reason
+    own = unrefused(layer_width(checked.uses(checked.resolved.kept[0], "mlp")[0]))
     return None if own == cut.size else (own, cut)
 
 
@@ -400,28 +399,23 @@ def output_dtype(plan: Plan, program: p.Program) -> str | None:
 
 def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
     """Return the configuration of a plan's output."""
-    moved = moved_configuration(checked)
-    assert not isinstance(moved, Refusal)
-    config: dict[str, Any] = dict(moved)
+    layout = checked.base.layout
+    config: dict[str, Any] = dict(unrefused(moved_configuration(checked)))
     config.pop("_name_or_path", None)
     config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
     if (narrow := narrower(checked)) is not None:
-        narrowed = widths.with_width(checked.base.layout, config, narrow[0], narrow[1].size)
-        assert not isinstance(narrowed, Refusal), narrowed.reason
-        config = narrowed
+        config = unrefused(widths.with_width(layout, config, narrow[0], narrow[1].size))
     if (fewer := expert_cut(checked)) is not None:
-        mixed = mixture.with_expert_count(checked.base.layout, config, fewer[0], fewer[1].size)
-        assert not isinstance(mixed, Refusal), mixed.reason
-        config = mixed
+        config = unrefused(mixture.with_expert_count(layout, config, fewer[0], fewer[1].size))
     if checked.plan.dtype is not None:
         config = vision.with_dtype(config, checked.plan.dtype)
-    text = vision.text_of(config) if checked.base.layout.wrapped else config
-    embed = next((o for o in program.outputs if o.spec.name in checked.base.layout.embed), None)
+    text = vision.text_of(config) if layout.wrapped else config
+    embed = next((o for o in program.outputs if o.spec.name in layout.embed), None)
     rows = embed.spec.shape[0] if embed is not None else None
     before = (tensor.spec.shape[0] for tensor in checked.base.rest("embed").values())
     if rows is not None and ("vocab_size" in text or rows != next(before, rows)):
         text = {**text, "vocab_size": rows}
-        config = vision.with_text(config, text) if checked.base.layout.wrapped else text
+        config = vision.with_text(config, text) if layout.wrapped else text
     return config

@@ -11,7 +11,7 @@ from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
 from gptailor.plan import layers as outline
 from gptailor.plan.resolved import ClosedCut
 from gptailor.program import program as p
-from gptailor.program.sources import Checked, Use
+from gptailor.program.sources import Checked, Use, unrefused
 from gptailor.program.vocabulary_rows import kept_rows
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))
@@ -61,8 +61,7 @@ def keep_experts(program: p.Program, checked: Checked) -> p.Program:
             continue
         layer = list(group)
         shapes = {output.place.name: output.spec.shape for output in layer}
-        experts = experts_in(checked.base.layout, shapes)
-        assert not isinstance(experts, Refusal), experts.reason
+        experts = unrefused(experts_in(checked.base.layout, shapes))
         if experts is None:
             outputs += layer
             continue

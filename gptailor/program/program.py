@@ -311,21 +311,21 @@ def program_lines(program: Program) -> list[str]:
 
 
 def _instruction(make: Instruction) -> str:
-    if isinstance(make, Healed):
-        rank = "full" if make.healing.rank is None else make.healing.rank
-        texts = ", ".join(repr(text.file) for text in make.healing.texts)
-        return f"heal({_instruction(make.make)}, rank {rank}, {texts})"
-    if isinstance(make, Bridged):
-        gap = make.gap
-        return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"
-    if isinstance(make, Narrowed):
-        return f"width({_instruction(make.make)}, {make.cut.size}, {make.cut.on!r})"
-    if isinstance(make, Chosen):
-        inner = of_expert(_instruction(make.make), "*")
-        return f"experts({inner}, {make.cut.size}, {make.cut.on!r})"
-    if isinstance(make, Copy):
-        return f"copy {_tensor(make.source)}"
-    return _combination(make)
+    match make:
+        case Healed(inner, healing):
+            rank = "full" if healing.rank is None else healing.rank
+            texts = ", ".join(repr(text.file) for text in healing.texts)
+            return f"heal({_instruction(inner)}, rank {rank}, {texts})"
+        case Bridged(inner, gap):
+            return f"bridge({_instruction(inner)}, L{gap.after} to L{gap.until}, {gap.on!r})"
+        case Narrowed(inner, cut):
+            return f"width({_instruction(inner)}, {cut.size}, {cut.on!r})"
+        case Chosen(inner, cut):
+            return f"experts({of_expert(_instruction(inner), '*')}, {cut.size}, {cut.on!r})"
+        case Copy(source):
+            return f"copy {_tensor(source)}"
+        case Combine():
+            return _combination(make)
 
 
 def _combination(make: Combine) -> str:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import TypeVar, final
 
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.token_cut import TokenCut
@@ -145,6 +146,15 @@ def _uses(
     if layer_of_base is not None and layer_of_base < checked.count:
         at = (*layer_recipe.at, "recipe", "by")
         yield Use(checked.base, layer_of_base, part, layer_recipe, at, names)
+
+
+_Result = TypeVar("_Result")
+
+
+def unrefused(result: _Result | Refusal) -> _Result:
+    """Return a result that a plan without faults has."""
+    assert not isinstance(result, Refusal), result.reason
+    return result
 
 
 def needs_base(recipe: Recipe) -> bool:

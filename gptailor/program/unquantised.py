@@ -49,17 +49,15 @@ def dequantised_models(checked: Checked) -> tuple[dict[str, Opened], list[Fault]
 
 def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
     """Yield each computation of a plan with quantised weights, and its place."""
-    plan = checked.plan
-    if plan.dtype is not None:
-        yield f"'dtype {plan.dtype}' casts quantised weights", ("dtype",)
-    if plan.scales:
-        yield "'scale' computes with quantised weights", ("scales", 0)
-    if plan.width is not None:
-        yield "a narrower MLP computes with quantised weights", ("width",)
-    if plan.bridges:
-        yield "a bridge computes with quantised weights", ("bridges", 0)
-    if plan.may_be_healed:
-        yield "'heal' computes with quantised weights", ("heal",)
+    plan, computes = checked.plan, "computes with quantised weights"
+    statements: list[tuple[object, str, Place]] = [
+        (plan.dtype, f"'dtype {plan.dtype}' casts quantised weights", ("dtype",)),
+        (plan.scales, f"'scale' {computes}", ("scales", 0)),
+        (plan.width, f"a narrower MLP {computes}", ("width",)),
+        (plan.bridges, f"a bridge {computes}", ("bridges", 0)),
+        (plan.may_be_healed, f"'heal' {computes}", ("heal",)),
+    ]
+    yield from ((words, at) for stated, words, at in statements if stated)
     yield from _merged_or_mixed(checked)
     yield from _casts(checked)
 

@@ -89,27 +89,30 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 
 def other_rows(resolved: Resolved) -> list[Row]:
     """Return the rows of all statements that decide no layers."""
-    plan, slots = resolved.plan, resolved.slots
-    mark = tailor.mark_words
-    rows = [*_twice(plan, slots)]
-    for _, choice in drops_by_choice(plan):
-        rows.append(Row("drop", mark(choice) + tailor.some_dropped_words(choice, bare=True)))
-    for repeat in plan.repeats:
-        words, runs = tailor.repeat_words(repeat, bare=True), p.count_text(runs_of(repeat.times))
-        rows.append(Row("repeat", f"{mark(repeat)}{words}: {runs} runs"))
-    for where in (*REST, "chat_template"):
-        if (recipe := getattr(plan, where)) is not None:
-            rows.append(Row(where, tailor.rest_recipe_words(where, recipe)))
-    if plan.dtype is not None:
-        rows.append(Row("dtype", plan.dtype))
-    for name, cut in plan.cuts.items():
-        rows.append(Row(name, tailor.cut_words(name, cut, bare=True)))
-    for bridge in plan.bridges:
-        rows.append(Row("bridge", mark(bridge) + tailor.bridge_words(bridge, bare=True)))
-    if plan.heal is not None:
-        rows.append(Row("heal", tailor.heal_words(plan.heal, bare=True)))
-    rows += [Row("expect", tailor.bounded_words(entry)) for entry in plan.expects]
-    return rows
+    plan, mark = resolved.plan, tailor.mark_words
+    recipes = {where: getattr(plan, where) for where in (*REST, "chat_template")}
+    return [
+        *_twice(plan, resolved.slots),
+        *(
+            Row("drop", mark(choice) + tailor.some_dropped_words(choice, bare=True))
+            for _, choice in drops_by_choice(plan)
+        ),
+        *(Row("repeat", mark(repeat) + _repeat_words(repeat)) for repeat in plan.repeats),
+        *(
+            Row(where, tailor.rest_recipe_words(where, recipe))
+            for where, recipe in recipes.items()
+            if recipe is not None
+        ),
+        *([Row("dtype", plan.dtype)] if plan.dtype is not None else []),
+        *(Row(name, tailor.cut_words(name, cut, bare=True)) for name, cut in plan.cuts.items()),
+        *(Row("bridge", mark(e) + tailor.bridge_words(e, bare=True)) for e in plan.bridges),
+        *([Row("heal", tailor.heal_words(plan.heal, bare=True))] if plan.heal is not None else []),
+        *(Row("expect", tailor.bounded_words(entry)) for entry in plan.expects),
+    ]
+
+
+def _repeat_words(repeat: p.Repeat | p.RepeatWindow) -> str:
+    return f"{tailor.repeat_words(repeat, bare=True)}: {p.count_text(runs_of(repeat.times))} runs"
 
 
 def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:

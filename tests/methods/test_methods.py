@@ -446,21 +446,6 @@ def test_an_unlike_shape_is_refused(method: str) -> None:
         merge(method, base, [sources[0], sources[1].T])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_arity_is_refused(method: str) -> None:
-    base, *sources = tensors(3)
-    wanted = METHODS[method]
-    if wanted.needs_base:
-        with pytest.raises(ValueError, match="base"):
-            merge_tensors(method, complete(method, 2), None, sources[:2], NAMES[:2], PLACE)
-    refused = [wanted.least - 1] + ([] if wanted.most is None else [wanted.most + 1])
-    for count in refused:
-        with pytest.raises(ValueError, match=f"can't merge {count} sources"):
-            merge_tensors(method, complete(method, 2), base, sources[:count], NAMES[:count], PLACE)
-    with pytest.raises(ValueError, match="names"):
-        merge_tensors(method, complete(method, 2), base, sources[:2], NAMES[:1], PLACE)
-
-
 # ---------------------------------------------------------------------------- the degenerate cases
 
 

@@ -18,7 +18,7 @@ from gptailor.checkpoint.write.output_file import write_whole, writing
 
 def keep_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object with its digest, whole or not at all. Raises CheckpointError (C303)."""
-    document = {"sha256": _digest(value), "value": value}
+    document = {"sha256": json_digest(value), "value": value}
     write_whole(path, json.dumps(document).encode(), path)
 
 
@@ -27,7 +27,7 @@ def kept_json(path: Path) -> dict[str, Any]:
     with suppress(CheckpointError):
         document = read_object(path, "C201", duplicate=None)
         value = document.get("value")
-        if isinstance(value, dict) and document.get("sha256") == _digest(value):
+        if isinstance(value, dict) and document.get("sha256") == json_digest(value):
             return value
     return {}
 
@@ -48,5 +48,6 @@ def kept_files(files: Mapping[str, bytes | Path]) -> Path:
     return folder
 
 
-def _digest(value: Mapping[str, Any]) -> str:
+def json_digest(value: Mapping[str, Any]) -> str:
+    """Return the sha256 of an object as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -143,9 +143,6 @@ def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ..
     A larger tensor has a file to itself. Within a file wider dtypes come first, so that each tensor
     is aligned to its dtype; else the order stays. The same input gives the same bytes.
     """
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names) or "__metadata__" in names:
-        raise ValueError("tensor names must be unique, and none may be '__metadata__'")
     groups: list[list[TensorSpec]] = [[]]
     filled = 0
     for spec in specs:

@@ -1,11 +1,9 @@
 """The one GGUF file of a plan: its metadata, header and tensors, with the lock in the header."""
 
-import hashlib
-import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from gptailor.checkpoint.formats.gguf.kinds import (
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensors
+from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
@@ -34,6 +33,7 @@ from gptailor.output.gguf.values import GGUF_ALIGNMENT, converted, gguf_package,
 from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.output.lock import Lock, LockedGguf, LockedText
 from gptailor.output.lock_recording import plan_digest
+from gptailor.output.parents import licence_of_base
 from gptailor.output.tokenizer import tokenizer
 from gptailor.output.update import Update, record_next, record_written
 from gptailor.output.used_plan import path_from, used_models, used_plan_text
@@ -121,7 +121,7 @@ class GgufFile(Destination):
         _require_library({tensor.kind for tensor in planned}, path, weighted=weighted)
         self.tensors = {tensor.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
-        self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
+        self.facts: GgufFacts = {**self._general(), **self._architecture.facts, **vocabulary}
         self.facts[PLAN_KEY] = used_plan_text(prepared, path.parent)
         if self.quantize is not None:
             self.facts[QUANTIZE_KEY] = self.quantize
@@ -226,35 +226,39 @@ class GgufFile(Destination):
             "quantize.imatrix.chunks_count": sum(len(batch.tokens) for batch in text.batches),
         }
 
-    def _general(self) -> Iterator[tuple[str, Any]]:
-        plan = self.prepared.plan
-        yield "general.architecture", self._architecture.name
-        yield "general.type", "model"
-        yield "general.name", self.path.stem
+    def _general(self) -> GgufFacts:
+        plan, licence = self.prepared.plan, licence_of_base(self.prepared)
         origin = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
-        made = (
-            f", quantised with {self._matrix_in_words(self.text)}" if self.text is not None else ""
-        )
-        yield "general.description", f"Compiled by {origin}{made}"
-        if (license_ := out.base_license(self.prepared)) is not None:
-            yield "general.license", license_
-        models = all_declared(plan.models, self.prepared.models)
-        hub = [m.source for m in models.values() if m.on is None and is_remote(m)]
-        if hub:
-            yield "general.base_model.count", len(hub)
-        for i, source in enumerate(hub):
-            owner, _, name = source.rpartition("/")
-            yield f"general.base_model.{i}.name", name
-            if owner:
-                yield f"general.base_model.{i}.organization", owner
-            yield f"general.base_model.{i}.repo_url", f"https://huggingface.co/{source}"
-        yield "general.quantization_version", _VERSION
+        if self.text is not None:
+            origin += f", quantised with {self._matrix_in_words(self.text)}"
         entries: Counter[str] = Counter()
         for tensor in self.tensors.values():
             if len(tensor.shape) > 1:
                 entries[tensor.kind] += tensor.source.elements
         most = self.quantize or max(entries, key=lambda kind: entries[kind])
-        yield "general.file_type", FILE_TYPES[most].number
+        return {
+            "general.architecture": self._architecture.name,
+            "general.type": "model",
+            "general.name": self.path.stem,
+            "general.description": f"Compiled by {origin}",
+            **({} if licence is None else {"general.license": licence}),
+            **self._parents(),
+            "general.quantization_version": _VERSION,
+            "general.file_type": FILE_TYPES[most].number,
+        }
+
+    def _parents(self) -> GgufFacts:
+        """Return the names of the models of the Hub."""
+        models = all_declared(self.prepared.plan.models, self.prepared.models)
+        hub = [m.source for m in models.values() if m.on is None and is_remote(m)]
+        facts: GgufFacts = {f"{_PARENTS}count": len(hub)} if hub else {}
+        for i, source in enumerate(hub):
+            owner, _, name = source.rpartition("/")
+            facts[f"{_PARENTS}{i}.name"] = name
+            if owner:
+                facts[f"{_PARENTS}{i}.organization"] = owner
+            facts[f"{_PARENTS}{i}.repo_url"] = f"https://huggingface.co/{source}"
+        return facts
 
     # ---------------------------------------------------------------------------------- the writing
 
@@ -295,7 +299,7 @@ class GgufFile(Destination):
         return LockedGguf(
             quantize=self.quantize,
             imatrix=None if text is None else LockedText(file=text.digest, tokens=text.tokens),
-            facts=facts_digest(self.facts),
+            facts=json_digest(held(self.facts)),
             tensors={
                 name: self.digest(name, sha256[name], fitted, importance) for name in self.tensors
             },
@@ -414,8 +418,3 @@ def _stored(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_stored, value))
     return value
-
-
-def facts_digest(facts: Mapping[str, Any]) -> str:
-    """Return the sha256 of the metadata that a lock fixes, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(held(facts), sort_keys=True).encode()).hexdigest()

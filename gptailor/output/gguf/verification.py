@@ -9,6 +9,7 @@ from gptailor.checkpoint.files import CheckpointError, shown
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
+from gptailor.checkpoint.write.kept import json_digest
 from gptailor.output import output as out
 from gptailor.output.differences import Fact, Facts, Measurement, alone
 from gptailor.output.gguf.file import (
@@ -17,7 +18,6 @@ from gptailor.output.gguf.file import (
     QUANTIZE_KEY,
     TEXT_KEY,
     GgufFile,
-    facts_digest,
     held,
 )
 from gptailor.output.lock import parse_lock
@@ -41,7 +41,7 @@ class CompiledGguf(CompiledOutput):
     """The file that the plan makes, once it is planned."""
 
     def __init__(self, path: Path) -> None:
-        self.path = self.plan_path = self.settings_path = path
+        self.path = self.plan_path = path
         header = read_gguf(path)
         self._facts = header.facts
         self.plan_text = self._text(PLAN_KEY)
@@ -50,8 +50,8 @@ class CompiledGguf(CompiledOutput):
         gguf = None if self.lock is None else self.lock.gguf
         self.locked = None if gguf is None else Measurement.of_gguf(gguf)
         self.settings = {
-            "metadata": _values(self._facts),
-            "metadata digest": alone("metadata", facts_digest(self._facts)),
+            "metadata": _values(self._facts, path),
+            "metadata digest": alone("metadata", json_digest(held(self._facts)), path=path),
         }
         tensors = header.tensors
 
@@ -86,7 +86,7 @@ class CompiledGguf(CompiledOutput):
         if self._file.weighted:
             self.decided = "fitted, healed or weighted"
         findings.compared.append("the metadata")
-        return Measurement(facts={"metadata": _values(self._file.facts)})
+        return Measurement(facts={"metadata": _values(self._file.facts, self.path)})
 
     def _importance_text(self, prepared: Prepared) -> "CalibrationText | None":
         """Return the text of the file's importance matrix, which a lock fixes.
@@ -134,6 +134,6 @@ class CompiledGguf(CompiledOutput):
         )
 
 
-def _values(facts: Mapping[str, Any]) -> Facts:
+def _values(facts: Mapping[str, Any], path: Path) -> Facts:
     """Return the metadata that a lock holds a file to."""
-    return {("", key): Fact((text,), shown(facts[key])) for key, text in held(facts).items()}
+    return {("", key): Fact((text,), shown(facts[key]), path) for key, text in held(facts).items()}

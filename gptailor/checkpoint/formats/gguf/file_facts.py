@@ -2,13 +2,12 @@
 
 import math
 import struct
-from typing import Any, NoReturn, final
+from typing import Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
 from gptailor.checkpoint.formats.gguf.header import GgufValue, Header
 
 
-@final
 class FileFacts:
     """The facts of a file about its architecture `name`, with the sizes of the model.
 

@@ -50,12 +50,10 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
 
 
 @final
-class _File:
+class _File(FileFacts):
     """A GGUF file of a known architecture."""
 
     def __init__(self, header: Header) -> None:
-        self.header = header
-        self.tensors = header.tensors
         name = header.facts.get("general.architecture")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             known = listed(map(quoted, ARCHITECTURES))
@@ -72,29 +70,29 @@ class _File:
                 header.path,
                 "join the parts with `llama-gguf-split --merge`",
             )
-        self.facts = facts = FileFacts(header, name)
-        self.refuse = facts.refuse
-        self.experts = facts.count("expert_count") if facts.fact("expert_count") else 0
+        super().__init__(header, name)
+        self.tensors = header.tensors
+        self.experts = self.count("expert_count") if self.fact("expert_count") else 0
         own = ARCHITECTURES[name]
         shown = [
-            row for sign, row in own.variants.items() if facts.fact(sign) or sign in self.tensors
+            row for sign, row in own.variants.items() if self.fact(sign) or sign in self.tensors
         ]
         self.architecture = own = (*shown, own)[0]
-        present = {key for key in own.stems if facts.has(f"{key}.weight")}
+        present = {key for key in own.stems if self.has(f"{key}.weight")}
         without = {key for group in own.optional if not group & present for key in group}
         self.stems = {key: stem for key, stem in own.stems.items() if key not in without}
         """The tensors of a layer, without the optional groups that the file lacks."""
         self._check_keys()
         self._check_heads()
         layer = [key for key in self.stems if not is_norm(key)]
-        self.biased = frozenset(key for key in layer if facts.has(f"{key}.bias"))
+        self.biased = frozenset(key for key in layer if self.has(f"{key}.bias"))
         """The projections that have a bias."""
         if self.biased not in own.biased:
             names = listed(sorted(self.biased)) or "no projection"
             self.refuse(f"{names} of its first layer has a bias, which '{name}' can't say")
 
     def _check_keys(self) -> None:
-        name, known = self.facts.name, _KNOWN | self.architecture.keys
+        name, known = self.name, _KNOWN | self.architecture.keys
         known |= ROTARY_KEYS if self.architecture.rotated != "none" else frozenset()
         for key in self.header.facts:
             if key.startswith(f"{name}.") and key.removeprefix(f"{name}.") not in known:
@@ -103,18 +101,17 @@ class _File:
             self.refuse(f"is a mixture of {self.experts} experts, which '{name}' can't say")
 
     def _check_heads(self) -> None:
-        facts = self.facts
-        hidden, heads, kv, head = facts.hidden, facts.heads, facts.kv, facts.head
+        hidden, heads, kv, head = self.hidden, self.heads, self.kv, self.head
         for key in ("attention.value_length", "rope.dimension_count"):
-            count = facts.count(key, head)
+            count = self.count(key, head)
             part = self.architecture.rotated == "some" and key.startswith("rope.")
             if count > head or count % 2 or (count != head and not part):
-                self.refuse(f"'{facts.name}.{key}' is {count}, and a head has {head}")
+                self.refuse(f"'{self.name}.{key}' is {count}, and a head has {head}")
         if heads % kv or head % 2:
             self.refuse(f"has {heads} heads of {head} for {kv} of keys and values")
         if "square" in self.architecture.traits and heads * head != hidden:
             wide = f"{heads} heads of {head}"
-            self.refuse(f"has {wide} beside a stream of {hidden}, which {facts.name!r} can't")
+            self.refuse(f"has {wide} beside a stream of {hidden}, which {self.name!r} can't")
 
     # ------------------------------------------------------------------------------------ tensors
 
@@ -129,9 +126,7 @@ class _File:
                 actual = list(self.tensors[name].shape)
                 self.refuse(f"{quoted(name)} has the shape {actual}, and should have {list(shape)}")
         if extra := sorted(self.tensors.keys() - shapes.keys() - {FREQUENCIES}):
-            self.refuse(
-                f"has a tensor {quoted(extra[0])}, which isn't known in '{self.facts.name}'"
-            )
+            self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
         entries = [entry for entry in self.tensors.values() if entry.name in shapes]
         infos = (info for entry in entries for info in self._tensors_of(entry))
         tensors = {info.spec.name: info for info in infos}
@@ -139,7 +134,7 @@ class _File:
 
     def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the names and shapes of all tensors that the file must have."""
-        own, facts, sizes = self.architecture, self.facts, self._sizes()
+        own, sizes = self.architecture, self._sizes()
         words = {**SHAPES, **(EXPERT_SHAPES if self.experts else {}), **own.shapes}
 
         def shape(key: str) -> tuple[int, ...]:
@@ -152,7 +147,7 @@ class _File:
         if "norm_biases" in own.traits:
             biased |= {key for key in self.stems if is_norm(key)} - HEAD_NORMS
             yield "output_norm.bias", shape("output_norm")
-        for layer in range(min(facts.layers, len(self.tensors) + 1)):
+        for layer in range(min(self.layers, len(self.tensors) + 1)):
             for key in self.stems:
                 yield f"blk.{layer}.{key}.weight", shape(key)
             for key in sorted(biased):
@@ -160,18 +155,18 @@ class _File:
 
     def _sizes(self) -> dict[str, int]:
         """Return the sizes of the model, by the words of `SHAPES`."""
-        facts, embedding = self.facts, self.tensors.get("token_embd.weight")
-        q, kv = facts.heads * facts.head, facts.kv * facts.head
+        embedding = self.tensors.get("token_embd.weight")
+        q, kv = self.heads * self.head, self.kv * self.head
         sizes = {
             "rows": embedding.shape[0] if embedding is not None and embedding.shape else 0,
-            "hidden": facts.hidden, "head": facts.head, "heads": facts.heads, "kvs": facts.kv,
-            "q": q, "kv": kv, "qkv": q + 2 * kv, "wide": facts.wide, "wide+wide": 2 * facts.wide,
+            "hidden": self.hidden, "head": self.head, "heads": self.heads, "kvs": self.kv,
+            "q": q, "kv": kv, "qkv": q + 2 * kv, "wide": self.wide, "wide+wide": 2 * self.wide,
         }  # fmt: skip
         if "position_embd" in self.architecture.rest:
-            sizes["context"] = facts.count("context_length")
+            sizes["context"] = self.count("context_length")
         if self.experts:
             for word in ("expert", "expert_shared"):
-                sizes[word] = facts.count(f"{word}_feed_forward_length", facts.wide)
+                sizes[word] = self.count(f"{word}_feed_forward_length", self.wide)
         return sizes | {"experts": self.experts, "one": 1}
 
     def _tensors_of(self, entry: GgufTensor) -> Iterator[TensorInfo]:
@@ -195,15 +190,15 @@ class _File:
             yield self._tensor(part, name.replace(each, f"{each}{n}."), key)
 
     def _tensor(self, entry: GgufTensor, name: str, key: str) -> TensorInfo:
-        traits, facts, shape = self.architecture.traits, self.facts, entry.shape
-        heads = {"attn_q": facts.heads, "attn_k": facts.kv} if "permuted" in traits else {}
+        traits, shape = self.architecture.traits, entry.shape
+        heads = {"attn_q": self.heads, "attn_k": self.kv} if "permuted" in traits else {}
         # A single group is in order.
-        grouped = "grouped" in traits and key == "attn_qkv" and facts.kv > 1
+        grouped = "grouped" in traits and key == "attn_qkv" and self.kv > 1
         form = Dequantised(
             entry.kind.name,
             heads.get(key, 0),
             -1.0 if "shifted" in traits and is_norm(key) else 0.0,
-            (facts.heads, facts.kv) if grouped else None,
+            (self.heads, self.kv) if grouped else None,
             transposed="transposed" in traits and key in self.stems and len(shape) > 1,
         )
         plain = entry.kind.plain
@@ -214,7 +209,7 @@ class _File:
     # ------------------------------------------------------------------------------ configuration
 
     def _config(self, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-        own, facts = self.architecture, self.facts
+        own = self.architecture
         vocabulary = self.tensors["token_embd.weight"].shape[0]
         specs = [tensor.spec for tensor in tensors.values()]
         matrices = {spec.dtype for spec in specs if len(spec.shape) > 1}
@@ -224,15 +219,15 @@ class _File:
             # The dtype of all matrices, if they are plain and of one dtype.
             "dtype": _DTYPES[matrices.pop()] if len(matrices) == 1 else "float32",
             "model_type": own.model_type,
-            own.epsilon: facts.real(EPSILONS[own.epsilon]),
-            "num_key_value_heads": facts.kv,
+            own.epsilon: self.real(EPSILONS[own.epsilon]),
+            "num_key_value_heads": self.kv,
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "use_cache": True,
             "vocab_size": vocabulary,
             **dict.fromkeys(own.activation_keys, own.activation),
         }
-        config |= {name: facts.count(key) for key, name in COUNTS.items() if name not in config}
-        config |= {} if "square" in own.traits else {"head_dim": facts.head}
+        config |= {name: self.count(key) for key, name in COUNTS.items() if name not in config}
+        config |= {} if "square" in own.traits else {"head_dim": self.head}
         for usual, name in own.renamed.items():
             value = config.pop(usual)
             config |= {} if name is None else {name: value}
@@ -244,38 +239,38 @@ class _File:
             if name != "unk"
         }
         ids = {key: n for key, n in ids.items() if type(n) is int and 0 <= n < vocabulary}
-        present = {key: facts.has(*names) for key, names in own.present.items()}
-        return dict(sorted((config | present | own.settings(facts) | ids).items()))
+        present = {key: self.has(*names) for key, names in own.present.items()}
+        return dict(sorted((config | present | own.settings(self) | ids).items()))
 
     def _numbers(self) -> dict[str, int | float]:
-        own, facts = self.architecture, self.facts
+        own = self.architecture
         numbers: dict[str, int | float] = {
-            number.name: facts.count(number.key)
+            number.name: self.count(number.key)
             if number.whole
-            else facts.real(number.key, number.default)
+            else self.real(number.key, number.default)
             for number in own.numbers
-            if not number.optional or facts.fact(number.key) is not None
+            if not number.optional or self.fact(number.key) is not None
         }
         if own.layers_of_27b:
-            is_27b = facts.layers == own.layers_of_27b
-            scalar = facts.hidden // facts.heads if is_27b else facts.head
+            is_27b = self.layers == own.layers_of_27b
+            scalar = self.hidden // self.heads if is_27b else self.head
             numbers["query_pre_attn_scalar"] = scalar
         return numbers
 
     def _layer_types(self) -> dict[str, Any]:
-        windows, facts = self.architecture.windows, self.facts
+        windows = self.architecture.windows
         if windows is None:
             return {}
-        if windows.apart and facts.fact(WINDOW_KEY) is None:
-            return {"layer_types": ["full_attention"] * facts.layers}
-        pattern = facts.fact(PATTERN_KEY)
+        if windows.apart and self.fact(WINDOW_KEY) is None:
+            return {"layer_types": ["full_attention"] * self.layers}
+        pattern = self.fact(PATTERN_KEY)
         if not isinstance(pattern, tuple):
-            period = facts.count(PATTERN_KEY, windows.period)
-            pattern = tuple((number + 1) % period != 0 for number in range(facts.layers))
-        elif len(pattern) != facts.layers or not all(each in (0, 1) for each in pattern):
-            self.refuse(f"'{PATTERN_KEY}' is no list of {facts.layers} yes or no")
+            period = self.count(PATTERN_KEY, windows.period)
+            pattern = tuple((number + 1) % period != 0 for number in range(self.layers))
+        elif len(pattern) != self.layers or not all(each in (0, 1) for each in pattern):
+            self.refuse(f"'{PATTERN_KEY}' is no list of {self.layers} yes or no")
         types = ["sliding_attention" if each else "full_attention" for each in pattern]
-        return {"layer_types": types, "sliding_window": facts.count(WINDOW_KEY)}
+        return {"layer_types": types, "sliding_window": self.count(WINDOW_KEY)}
 
     def _rotary(self) -> dict[str, Any]:
         """Return the rotary embeddings under today's key and the older ones.
@@ -283,13 +278,13 @@ class _File:
         Some programs know the older keys alone. A program that knows neither assumes 10 000 for a
         missing base, without a message.
         """
-        rope, windows = read_rotary(self.facts), self.architecture.windows
+        rope, windows = read_rotary(self), self.architecture.windows
         theta = rope["rope_theta"]
         config: dict[str, Any] = {"rope_parameters": dict(rope), "rope_theta": theta}
         if rope["rope_type"] != "default":
             config["rope_scaling"] = {key: rope[key] for key in rope if key != "rope_theta"}
         if windows is not None and windows.apart:
-            base = self.facts.real(LOCAL_BASE_KEY, windows.local_base or theta)
+            base = self.real(LOCAL_BASE_KEY, windows.local_base or theta)
             local = {"rope_theta": base, "rope_type": "default"}
             config["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
             if windows.local_base is not None:
