@@ -20,7 +20,7 @@ Other threads, another processor or another version of torch add up in another o
 MOST_NAMED = 5
 """Differences that one message names."""
 
-Use = Literal[
+FactKind = Literal[
     "plan", "dtype", "methods", "under",
     "families", "inputs", "texts", "template", "beside",
     "config", "config digest", "imatrix", "metadata", "metadata digest",
@@ -107,7 +107,7 @@ class Measurement:
     `tensor` the word for a tensor.
     """
 
-    facts: Mapping[Use, Facts] = field(default_factory=dict)
+    facts: Mapping[FactKind, Facts] = field(default_factory=dict)
     tensors: Mapping[str, TensorDigest] | None = None
     path: Path | None = None
     source: str = "the lock"
@@ -122,7 +122,7 @@ class Measurement:
             for name, model in lock.models.items()
             for file, digest in model.files.items()
         }
-        facts: dict[Use, Facts] = {
+        facts: dict[FactKind, Facts] = {
             "plan": alone("plan", lock.plan),
             "dtype": alone("dtype", str(lock.dtype), str(lock.dtype)),
             "methods": on_methods(lock.methods),
@@ -139,7 +139,7 @@ class Measurement:
     def of_gguf(cls, gguf: LockedGguf) -> "Measurement":
         """Return the content of a lock's entry for a GGUF file."""
         text = gguf.imatrix
-        facts: dict[Use, Facts] = {
+        facts: dict[FactKind, Facts] = {
             "imatrix": {} if text is None else alone("imatrix", text.model_dump_json()),
             "metadata digest": alone("metadata", gguf.facts),
         }
@@ -150,7 +150,7 @@ class Measurement:
 
 
 @final
-class Kind(NamedTuple):
+class Sentences(NamedTuple):
     """The differences between facts of one kind, and the sentences for them.
 
     The sentences are for a missing fact, for an unexpected one, and for another one by the place of
@@ -163,7 +163,7 @@ class Kind(NamedTuple):
     extra: str
     other: tuple[str, ...]
     absent: str = ""
-    unless: Use | None = None
+    unless: FactKind | None = None
 
 
 _LOCKED = "is not the one that was locked"
@@ -171,18 +171,18 @@ _BY_PACKAGE = "method {name}: expected the package {expected} by the lock, got {
 _UNDER = "model {name}: expected {expected} by the lock, got {got} in the plan"
 _SETTING = "{name} is {got}, and by the plan {expected}"
 _OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
-_KINDS: Mapping[Use, Kind] = {
-    "plan": Kind("plan", "", "", ("{got} that was locked",)),
-    "dtype": Kind("dtype", "", "", ("{got} {expected}",), unless="plan"),
-    "methods": Kind("plan", _BY_PACKAGE, _BY_PACKAGE, (_BY_PACKAGE,), absent="gptailor"),
-    "under": Kind("model", "", "", (_UNDER,)),
-    "families": Kind(
+_KINDS: Mapping[FactKind, Sentences] = {
+    "plan": Sentences("plan", "", "", ("{got} that was locked",)),
+    "dtype": Sentences("dtype", "", "", ("{got} {expected}",), unless="plan"),
+    "methods": Sentences("plan", _BY_PACKAGE, _BY_PACKAGE, (_BY_PACKAGE,), absent="gptailor"),
+    "under": Sentences("model", "", "", (_UNDER,)),
+    "families": Sentences(
         "file",
         "the family file of {name} is in the lock, and none is read",
         "the family file of {name} is read, and the lock has none",
         (f"the family file of {{name}} {_LOCKED}",),
     ),
-    "inputs": Kind(
+    "inputs": Sentences(
         "file",
         "{name} of model {owner} is in the lock, and is not read",
         "{name} is read of model {owner}, and the lock has none of that name",
@@ -191,29 +191,31 @@ _KINDS: Mapping[Use, Kind] = {
             "{name} of model {owner} has other bytes than by the lock",
         ),
     ),
-    "texts": Kind(
+    "texts": Sentences(
         "file",
         "",  # the plan has another digest
         "{got} reads a text, and the lock has none",
         (f"the calibration text of {{got}} {_LOCKED}",),
     ),
-    "template": Kind("file", "", f"the chat template {_LOCKED}", (f"the chat template {_LOCKED}",)),
-    "beside": Kind(
+    "template": Sentences(
+        "file", "", f"the chat template {_LOCKED}", (f"the chat template {_LOCKED}",)
+    ),
+    "beside": Sentences(
         "file",
         "{name} is missing",
         "{name} is there, and the plan gives none of that name",
         ("{name} has other bytes than the plan gives",),
     ),
-    "config": Kind("config", _OF_CONFIG, _OF_CONFIG, (_OF_CONFIG,), absent="missing"),
-    "config digest": Kind("config", "", "", (f"{{got}} {_LOCKED}",), unless="config"),
-    "imatrix": Kind(
+    "config": Sentences("config", _OF_CONFIG, _OF_CONFIG, (_OF_CONFIG,), absent="missing"),
+    "config digest": Sentences("config", "", "", (f"{{got}} {_LOCKED}",), unless="config"),
+    "imatrix": Sentences(
         "file",
         "the lock has an importance matrix, and the file has none",
         "the file has an importance matrix, and the lock has none",
         ("the text of the importance matrix is not the one that was locked",),
     ),
-    "metadata": Kind("config", _SETTING, _SETTING, (_SETTING,), absent="missing"),
-    "metadata digest": Kind(
+    "metadata": Sentences("config", _SETTING, _SETTING, (_SETTING,), absent="missing"),
+    "metadata digest": Sentences(
         "config", "", "", ("the file's metadata is not what was locked",), unless="metadata"
     ),
 }
@@ -221,7 +223,7 @@ _KINDS: Mapping[Use, Kind] = {
 
 def lock_differences(expected: Measurement, actual: Measurement) -> Iterator[Difference]:
     """Yield the differences between two measurements, in the parts that both have."""
-    explained: set[Use] = set()
+    explained: set[FactKind] = set()
     for use, kind in _KINDS.items():
         if kind.unless not in explained:
             for difference in _of_facts(use, kind, expected, actual):
@@ -250,7 +252,7 @@ def _pairs(
 
 
 def _of_facts(
-    use: Use, kind: Kind, expected: Measurement, actual: Measurement
+    use: FactKind, kind: Sentences, expected: Measurement, actual: Measurement
 ) -> Iterator[Difference]:
     for (owner, name), locked, got in _pairs(expected.facts.get(use), actual.facts.get(use)):
         if locked is None or got is None:

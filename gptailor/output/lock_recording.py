@@ -31,9 +31,9 @@ from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
 from gptailor.output.differences import (
     Fact,
+    FactKind,
     Facts,
     Measurement,
-    Use,
     alone,
     gguf_differences,
     lock_differences,
@@ -128,7 +128,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     program, dtype = prepared.compiled.program, prepared.dtype
     is_in = f"the output is {dtype or 'of several dtypes'}, and by the lock"
     digest = json_digest(out.config(prepared))
-    facts: dict[Use, Facts] = {
+    facts: dict[FactKind, Facts] = {
         "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),
         "dtype": alone("dtype", str(dtype), is_in),
         "methods": on_methods(method_packages(program)),
@@ -141,13 +141,13 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     refuse(lock_differences(Measurement.of(lock), planned), lock)
 
 
-def measured_files(prepared: Prepared, measure: Callable[[Path], Fact]) -> dict[Use, Facts]:
+def measured_files(prepared: Prepared, measure: Callable[[Path], Fact]) -> dict[FactKind, Facts]:
     """Return the input files of a plan; `measure` reads those of the models.
 
     Calibration texts are left out if one of them is missing.
     """
     families = out.families(prepared)
-    measured: dict[Use, Facts] = {
+    measured: dict[FactKind, Facts] = {
         "families": {
             ("", kind): Fact((family.digest,), path=family.path, name=family.path.name)
             for kind, family in families.items()

@@ -11,7 +11,7 @@ from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.output.differences import Difference, Facts, Measurement, Use, lock_differences
+from gptailor.output.differences import Difference, FactKind, Facts, Measurement, lock_differences
 from gptailor.output.lock import Lock
 from gptailor.plan.faults import PLAN_FILE, Fault
 from gptailor.plan.plan import Plan
@@ -108,13 +108,13 @@ class CompiledOutput(ABC):
     lock: Lock | None
     locked: Measurement | None
     tensors: DigestedTensors
-    settings: Mapping[Use, Facts]
+    settings: Mapping[FactKind, Facts]
     decided = "fitted or healed"
     """Words for the tensors of `fitted_names`."""
     checkpoint: Checkpoint | None = None
     damage: Difference | None = None
 
-    def files(self) -> Mapping[Use, Facts]:
+    def files(self) -> Mapping[FactKind, Facts]:
         """Return the files beside the weights."""
         return {}
 

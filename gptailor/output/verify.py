@@ -27,9 +27,9 @@ from gptailor.output import output as out
 from gptailor.output.differences import (
     Difference,
     Fact,
+    FactKind,
     Facts,
     Measurement,
-    Use,
     alone,
     on_adapters,
     on_methods,
@@ -164,9 +164,9 @@ class Verification:
                 unverified.append(f"model {name}: {fault.message}")
         return None
 
-    def _plan_facts(self, plan: Plan) -> dict[Use, Facts]:
+    def _plan_facts(self, plan: Plan) -> dict[FactKind, Facts]:
         dtype, digest = f"{PLAN_FILE} has the dtype {plan.dtype}, and the lock", plan_digest(plan)
-        facts: dict[Use, Facts] = {
+        facts: dict[FactKind, Facts] = {
             "plan": {("", "plan"): Fact((digest,), f"{PLAN_FILE} is not the plan", name=PLAN_FILE)},
             "dtype": alone("dtype", plan.dtype, dtype),
             "under": on_adapters({name: model.on for name, model in plan.models.items()}),
@@ -294,7 +294,7 @@ class CompiledFolder(CompiledOutput):
         digest = partial(out.tensor_digest, fitted=None)
         self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], digest)
 
-    def files(self) -> Mapping[Use, Facts]:
+    def files(self) -> Mapping[FactKind, Facts]:
         """Return the tokenizer's files, the processor's, and how the model generates."""
         output = self.checkpoint
         assert output is not None, "the folder is no model"
@@ -316,7 +316,7 @@ class CompiledFolder(CompiledOutput):
         if prepared is not None or lock is not None:
             findings.compared.append(CONFIG)
         locked = None if lock is None else lock.config
-        facts: dict[Use, Facts] = {"config digest": alone(CONFIG, locked)}
+        facts: dict[FactKind, Facts] = {"config digest": alone(CONFIG, locked)}
         if prepared is not None:
             facts["config"] = _values(out.config(prepared), self.path / CONFIG)
         beside = self._planned_files(prepared) if prepared else _locked_files(plan, lock)
