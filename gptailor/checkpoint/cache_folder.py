@@ -40,3 +40,8 @@ def cache_folder() -> Path | None:
     """Return gptailor's cache folder; None for a user without a home."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     return home / "gptailor" if home.is_absolute() else None
+
+
+def kept_home() -> Path:
+    """Return the folder of kept results; without a home a path where no file can be."""
+    return cache_folder() or Path(os.devnull)

@@ -21,17 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.cache_folder import cache_folder, is_ours
+from gptailor.checkpoint.cache_folder import is_ours, kept_home
 from gptailor.evaluation.recently_used import RecentlyUsed
 
 KEPT_BYTES = 2**31
 """Bytes of learned or fitted tensors that are kept in memory and on disk, of each kind."""
 _DIGEST = "sha256"
-
-
-def kept_home() -> Path:
-    """Return the folder of kept results; without a home a path where no file can be."""
-    return cache_folder() or Path(os.devnull)
 
 
 # -------------------------------------------------------------------------------- files of tensors

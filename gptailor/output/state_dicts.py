@@ -107,16 +107,16 @@ def _recipe(models: Sequence[str], by: str, arguments: Mapping[str, Any]) -> Mer
 def _value(name: str, value: Any) -> Any:
     """Return an argument in a plan's form: a number, a word, or a tuple of these."""
     value = value.tolist() if hasattr(value, "tolist") else value  # of an array or a tensor
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, Mapping | Set | bytes):
-        if isinstance(value, Integral):
+    match value:
+        case str():
+            return value
+        case bool():
+            return "yes" if value else "no"
+        case Integral():
             return int(value)
-        if isinstance(value, Real) and math.isfinite(value):
+        case Real() if math.isfinite(value):
             return float(value)
-        if isinstance(value, Iterable):
+        case Iterable() if not isinstance(value, Mapping | Set | bytes):
             return tuple(_value(name, each) for each in value)
     raise TailorError(f"{quoted(name)}: expected a number or a list of numbers, got {value!r}")
 

@@ -22,11 +22,11 @@ from typing import Literal, final
 from pydantic import TypeAdapter, ValidationError
 
 import gptailor
-from gptailor.checkpoint.cache_folder import cache_folder
-from gptailor.checkpoint.files import CheckpointError, stamp, stamps
+from gptailor.checkpoint.cache_folder import kept_home
+from gptailor.checkpoint.files import stamp, stamps
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
-from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.write.kept import keep_result, kept_json
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.lang.words import range_words
@@ -191,20 +191,15 @@ def record_next(
     `digests` are those of its tensors in its lock. It counts from `record_written` on, or if the
     process ends before that, where its entries are those of the folder.
     """
-    if (path := _record_path(folder, NEXT)) is None:
-        return
     entries = entries_of(new)
     record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared, digests)), entries)
-    with suppress(CheckpointError, OSError):  # the next compile needs --force
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep_json(path, _RECORD.dump_python(record, mode="json"))
+    keep_result(_record_path(folder, NEXT), _RECORD.dump_python(record, mode="json"))
 
 
 def record_written(folder: Path) -> None:
     """Let the record of the new output replace that of the old one."""
-    if (path := _record_path(folder)) is not None and (new := _record_path(folder, NEXT)):
-        with suppress(OSError):
-            new.replace(path)
+    with suppress(OSError):
+        _record_path(folder, NEXT).replace(_record_path(folder))
 
 
 # ------------------------------------------------------------------------------------- the record
@@ -214,11 +209,9 @@ NEXT = ".next"
 """Ends the name of the record of an output that isn't in its place yet."""
 
 
-def _record_path(folder: Path, end: str = "") -> Path | None:
-    if (home := cache_folder()) is None:
-        return None
+def _record_path(folder: Path, end: str = "") -> Path:
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    return home / "outputs" / f"{name}{end}.json"
+    return kept_home() / "outputs" / f"{name}{end}.json"
 
 
 def _record_of(folder: Path) -> WrittenFolder | None:
@@ -229,10 +222,9 @@ def _record_of(folder: Path) -> WrittenFolder | None:
     return _read_record(_record_path(folder))
 
 
-def _read_record(path: Path | None) -> WrittenFolder | None:
-    if path is not None:
-        with suppress(ValidationError):
-            return _RECORD.validate_python(kept_json(path))
+def _read_record(path: Path) -> WrittenFolder | None:
+    with suppress(ValidationError):
+        return _RECORD.validate_python(kept_json(path))
     return None
 
 

@@ -30,19 +30,12 @@ def in_encoding(text: str, encoding: str | None) -> str:
     codec = encoding or "utf-8"
     try:
         text.encode(codec, "surrogateescape")
-    except (UnicodeEncodeError, LookupError):
+    except LookupError:
+        return in_encoding(text, "ascii")
+    except UnicodeEncodeError:
         text = "".join(INSTEAD.get(character, character) for character in text)
-        codec = codec if _exists(codec) else "ascii"
         return text.encode(codec, "replace").decode(codec)
     return text
-
-
-def _exists(encoding: str) -> bool:
-    try:
-        "".encode(encoding)
-    except LookupError:
-        return False
-    return True
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -11,10 +11,10 @@ from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
 
-from gptailor.checkpoint.cache_folder import cache_folder, is_ours
+from gptailor.checkpoint.cache_folder import is_ours, kept_home
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, stamp
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.write.kept import keep_result, kept_json
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
 from gptailor.checkpoint.write.tensors import Crew, OnWritten
 from gptailor.plan.plan import Closed, Several
@@ -85,10 +85,8 @@ class KnownDigests:
     """
 
     def __init__(self) -> None:
-        home = cache_folder()
-        self._path = None if home is None else home / "digests.json"
-        safe = self._path is not None and is_ours(self._path)
-        self._known: dict[str, Any] = kept_json(self._path) if self._path and safe else {}
+        self._path = kept_home() / "digests.json"
+        self._known: dict[str, Any] = kept_json(self._path) if is_ours(self._path) else {}
         self._read: dict[str, list[int | str]] = {}
 
     def of(self, path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
@@ -110,13 +108,11 @@ class KnownDigests:
 
     def keep(self) -> None:
         """Keep the digests of the files that were read; without a cache, nothing."""
-        if self._path is None or not self._read:
+        if not self._read:
             return
         others = {key: entry for key, entry in self._known.items() if key not in self._read}
         newest = list((others | self._read).items())[-_MOST_KEPT:]
-        with suppress(CheckpointError, OSError):  # the next command reads the files again
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            keep_json(self._path, dict(newest))
+        keep_result(self._path, dict(newest))
         self._known, self._read = dict(newest), {}
 
 

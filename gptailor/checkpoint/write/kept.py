@@ -22,6 +22,13 @@ def keep_json(path: Path, value: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(document).encode(), path)
 
 
+def keep_result(path: Path, value: Mapping[str, Any]) -> None:
+    """Keep an object in the cache; nothing where the cache can't be written."""
+    with suppress(CheckpointError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep_json(path, value)
+
+
 def kept_json(path: Path) -> dict[str, Any]:
     """Return the object that `keep_json` wrote there; an empty one if it is missing or damaged."""
     with suppress(CheckpointError):

@@ -28,13 +28,14 @@ from gptailor.checkpoint.formats.gguf.splits import (
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.program.gguf.architecture import GgufFacts
 
-_STEPS = {DIGITS_SPLIT: "digits", GPT2_SPLIT: ""}
-_PRE: Mapping[tuple[str, bool], str] = {
-    (_STEPS.get(split.patterns, split.patterns[0]), split.whole): name
+_OWN_STEPS = {GPT2_SPLIT: ("words",), DIGITS_SPLIT: ("digits", "words")}
+"""The steps of transformers' own ways to split; others have patterns, and then the bytes."""
+_PRE: Mapping[tuple[tuple[str, ...], bool], str] = {
+    (_OWN_STEPS.get(split.patterns, (*split.patterns, "bytes")), split.whole): name
     for name, split in SPLITS.items()
     if split.written
 }
-"""llama.cpp's names of ways to split, by the first step and whether known words stay whole."""
+"""llama.cpp's names of ways to split, by the steps and whether known words stay whole."""
 
 _SPACE = "▁"
 _LOAD_ANEW = "load it by AutoTokenizer, save it, and give that folder"
@@ -166,11 +167,8 @@ class _Vocabulary:
     def _pre(self) -> str:
         """Return llama.cpp's name of the way to split a text."""
         parts = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
-        *before, last = parts or [{"type": "none"}]
         whole = bool(self.model.get("ignore_merges"))
-        name = None
-        if last["type"] == "ByteLevel" and not last.get("add_prefix_space"):
-            name = _PRE.get((_split_of(before, regex=bool(last.get("use_regex", True))), whole))
+        name = _PRE.get((tuple(map(_step, parts)), whole))
         if name is None:
             parts_text = json.dumps(parts, ensure_ascii=False)[:160]
             names = ", ".join(_PRE.values())
@@ -198,13 +196,11 @@ class _Vocabulary:
     def _spaces(self) -> bool:
         """Return whether a text gets a space before it."""
         normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
-        changes = [(part["type"], _content(part)) for part in normalizer]
         before = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
-        replace, prepend = ("Replace", f" →{_SPACE}"), ("Prepend", _SPACE)
-        unsplit = not before or [_split_of(before, regex=False)] == [" "]
-        if changes in ([prepend, replace], [replace]) and unsplit:
-            return changes[0] == prepend
-        if not changes and [part["type"] for part in before] == ["Metaspace"]:
+        changes, splits = ([_step(part) for part in parts] for parts in (normalizer, before))
+        if changes in (["prepend", "replace"], ["replace"]) and splits in ([], [" "]):
+            return changes[0] == "prepend"
+        if not changes and splits == ["Metaspace"]:
             return self._metaspace(before[0])
         parts_text = json.dumps([*normalizer, *before], ensure_ascii=False)[:160]
         self.refuse(f"treats spaces in a way that llama.cpp doesn't: {parts_text}")
@@ -300,24 +296,23 @@ def _kinds_of(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     return [] if part is None else [part]
 
 
-def _content(part: dict[str, Any]) -> str:
-    if part["type"] == "Replace":
-        return f"{part['pattern'].get('String')}→{part.get('content')}"
-    return str(part.get("prepend"))
+def _step(part: dict[str, Any]) -> str:
+    """Return a step's word: a pattern, "digits", GPT-2's "words", "bytes", or its type.
 
-
-def _split_of(parts: list[dict[str, Any]], *, regex: bool) -> str:
-    """Return the way to split: a pattern, "digits", "" for GPT-2's, or the name of another."""
-    if not parts:
-        return "" if regex else "nothing"
-    if len(parts) > 1:
-        return "several"
-    part = parts[0]
-    if part["type"] == "Digits" and part.get("individual_digits") and regex:
-        return "digits"
-    if part["type"] != "Split" or part.get("invert") or regex:
-        return str(part["type"])
-    pattern: dict[str, str] = part["pattern"]
-    if pattern.get("String") == " " and part.get("behavior") == "MergedWithPrevious":
-        return " "
-    return pattern.get("Regex", "") if part.get("behavior") == "Isolated" else "another"
+    Those that treat spaces are "prepend", "replace" and " ".
+    """
+    word = str(part["type"])
+    match part:
+        case {"type": "Prepend", "prepend": "▁"}:
+            word = "prepend"
+        case {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}:
+            word = "replace"
+        case {"type": "ByteLevel"} if not part.get("add_prefix_space"):
+            word = "words" if part.get("use_regex", True) else "bytes"
+        case {"type": "Digits", "individual_digits": True}:
+            word = "digits"
+        case {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}:
+            word = "inverted" if part.get("invert") else " "
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"}:
+            word = "inverted" if part.get("invert") else pattern
+    return word

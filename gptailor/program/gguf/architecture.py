@@ -236,16 +236,17 @@ class WrittenArchitecture:
             self.refuse(f"{_short(share)} of each head is rotated, and llama.cpp rotates all")
         plain: GgufFacts = {"rope.freq_base": self._real(rope, "rope_theta")}
         row, kind = self.architecture, rope.get("rope_type", "default")
-        if kind == "default":
-            return plain
-        if kind == "linear":
-            factor = self._real(rope, "factor")
-            return plain | {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
-        if kind == "llama3" and "divided" in row.traits:
-            self.frequencies = self._llama3_divisors(rope, head)
-            return plain
-        if kind == "yarn" and not (row.windows and row.windows.apart):
-            return plain | self._yarn(rope)
+        match kind:
+            case "default":
+                return plain
+            case "linear":
+                factor = self._real(rope, "factor")
+                return plain | {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+            case "llama3" if "divided" in row.traits:
+                self.frequencies = self._llama3_divisors(rope, head)
+                return plain
+            case "yarn" if not (row.windows and row.windows.apart):
+                return plain | self._yarn(rope)
         self.refuse(f"rotary embeddings are scaled by {quoted(str(kind))}, which isn't written")
 
     def _yarn(self, rope: Mapping[str, Any]) -> GgufFacts:

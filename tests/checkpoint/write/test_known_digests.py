@@ -95,7 +95,7 @@ def test_a_damaged_note_is_no_digest(
     text = noted.read_text()
     if how == "no digest":
         entry = next(iter(digest.kept_json(noted).values()))
-        digest.keep_json(noted, {str(file): [*entry[:-1], "abc"]})
+        digest.keep_result(noted, {str(file): [*entry[:-1], "abc"]})
     else:
         noted.write_text(
             {
