@@ -143,8 +143,12 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             remove_stale(located(destination.path))
     updates = [None if force else destination.planned_update() for destination in destinations]
     for destination, update in zip(destinations, updates, strict=True):
-        replacing, kept = force or update is not None, destination.protected
-        check_target(destination.path, force=replacing, protected=kept, magic=destination.magic)
+        check_target(
+            destination.path,
+            force=force or update is not None,
+            protected=destination.protected,
+            magic=destination.magic,
+        )
     if (message := lack_of_room(destinations)) and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
@@ -175,18 +179,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     fitted = fit_tensors(prepared, device=device, memory=memory, on_event=on_event)
     importance = _importance(prepared, text, fitted, compute, on_event)
     progress = counting_bytes(on_event)
+    payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
+    contents = Contents(payload_of, fitted, importance, force, compute.threads)
     first, *rest = (
-        _written(
-            destination,
-            update,
-            fitted,
-            importance,
-            compute,
-            force=force,
-            lock=lock,
-            locking=locking,
-            progress=progress,
-        )
+        _written(destination, update, contents, lock=lock, locking=locking, progress=progress)
         for destination, update in zip(destinations, updates, strict=True)
     )
     return replace(first, gguf=tuple(rest))
@@ -216,14 +212,11 @@ def _planned(destination: Destination, update: Update | None) -> CompileResult:
     )
 
 
-def _written(  # noqa: PLR0913 (what `compile` was asked for)
+def _written(
     destination: Destination,
     update: Update | None,
-    fitted: "Fitted | None",
-    importance: "ImportanceMatrix | None",
-    compute: ComputeOptions,
+    contents: Contents,
     *,
-    force: bool,
     lock: Lock | None,
     locking: bool,
     progress: Callable[[int], None],
@@ -232,20 +225,12 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
     prepared, recording = destination.prepared, None
     if lock is not None or locking or (update is not None and update.locked):
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
-        recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads, known=known)
-    with recording or nullcontext():
-        payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
-        contents = Contents(
-            payload_of=payload_of,
-            update=update,
-            fitted=fitted,
-            importance=importance,
-            recording=recording,
-            progress=recording.watching(progress) if recording else progress,
-            force=force or update is not None,
-            threads=compute.threads,
+        recording = Recording(
+            prepared, lock, fitted=contents.fitted, threads=contents.threads, known=known
         )
-        gguf = destination.write(contents)
+        progress = recording.watching(progress)
+    with recording or nullcontext():
+        gguf = destination.write(contents, update, recording, progress)
         made_lock = None
         if recording is not None:
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
@@ -253,7 +238,7 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
     return replace(
         _planned(destination, update),
         lock=made_lock,
-        fits={} if fitted is None else fitted.results,
+        fits={} if contents.fitted is None else contents.fitted.results,
         vocabulary=None if cut is None else cut.report,
     )
 

@@ -24,21 +24,15 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Contents:
-    """The contents of an output, and the conditions of its writing.
+    """The contents of all outputs of a plan, and the conditions of their writing.
 
-    `payload_of` gives the bytes of each tensor of the program. `update` is the difference to the
-    output that is replaced, if gptailor wrote it. `fitted` are the results of bridges and healing,
-    for the model card. `importance` is the importance matrix of GGUF files. `recording` takes down
-    the digests for a lock. `progress` receives bytes of the folder that the plan makes, whatever
-    the destination is.
+    `payload_of` gives the bytes of each tensor of the program. `fitted` are the results of bridges
+    and healing, for the model card. `importance` is the importance matrix of GGUF files.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
-    update: Update | None
     fitted: "Fitted | None"
     importance: "ImportanceMatrix | None"
-    recording: Recording | None
-    progress: ByteProgress
     force: bool
     threads: int | None
 
@@ -71,10 +65,18 @@ class Destination(ABC):
         """The names of the files with weights."""
 
     @abstractmethod
-    def write(self, contents: Contents) -> LockedGguf | None:
+    def write(
+        self,
+        contents: Contents,
+        update: Update | None,
+        recording: Recording | None,
+        progress: ByteProgress,
+    ) -> LockedGguf | None:
         """Write the output, all or nothing; return the lock's entry for a GGUF file.
 
-        Raises CheckpointError.
+        `update` is the difference to the output that is replaced, if gptailor wrote it. `recording`
+        takes down the digests for a lock. `progress` receives bytes of the folder that the plan
+        makes, whatever the destination is. Raises CheckpointError.
         """
 
     def planned_update(self) -> Update | None:
@@ -122,9 +124,15 @@ class ModelFolder(Destination):
         """The names of the shards."""
         return tuple(shard.name for shard in self.prepared.shards)
 
-    def write(self, contents: Contents) -> None:
+    def write(
+        self,
+        contents: Contents,
+        update: Update | None,
+        recording: Recording | None,
+        progress: ByteProgress,
+    ) -> None:
         """Write the folder, all or nothing."""
-        recording, update, payload_of = contents.recording, contents.update, contents.payload_of
+        payload_of = contents.payload_of
 
         def last_files() -> Mapping[str, bytes]:
             refuse_changed(self.prepared.stamps)
@@ -146,8 +154,8 @@ class ModelFolder(Destination):
             self.prepared.shards,
             payload_of if update is None else update.reusing(self.path, payload_of),
             side_files(self.prepared, self.path, contents.fitted),
-            force=contents.force,
-            progress=contents.progress,
+            force=contents.force or update is not None,
+            progress=progress,
             protected=self.protected,
             threads=contents.threads,
             on_written=None if recording is None else on_written,

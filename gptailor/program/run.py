@@ -43,8 +43,7 @@ def chunks(
     once.
     """
     spec, make = output.spec, output.make
-    if not isinstance(make, Combine):
-        raise TypeError(f"'{spec.name}' is copied or fitted, not combined")
+    assert isinstance(make, Combine), "copied or fitted, not combined"
     if device is not None and (device.type == "cpu" or spec.elements < _DEVICE_LEAST):
         device = None
     step = max(1, chunk_bytes // 4) if device is None else _DEVICE_CHUNK_BYTES // 4

@@ -25,9 +25,7 @@ def dequantised_models(checked: Checked) -> tuple[dict[str, Opened], list[Fault]
         for name, model in models.items()
         if model.layout.quantised is not None and name in plan.models
     ]
-    if not quantised:
-        return dict(models), []
-    why = next(_reasons(checked), None)
+    why = next(_reasons(checked), None) if quantised else None
     if why is None:
         return dict(models), []
     dequantised, faults = dict(models), []

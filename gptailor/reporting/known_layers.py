@@ -58,8 +58,11 @@ def known_layer_count(plan: Plan, models: _Models) -> tuple[int, bool]:
     opened, _ = open_all_models(alone.read_from(plan.origin) if plan.origin else alone)
     if "base" in opened:
         return opened["base"].layout.count, True
-    positions = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
-    positions += [scale.position for scale in plan.scales]
-    positions += [at for _, choice in drops_by_choice(plan) for at in choice.among]
-    positions += [stretch_of(repeat)[1] for repeat in plan.repeats]
+    positions = (
+        *(layer.position for layer in plan.layers),
+        *(drop.position for drop in plan.drops),
+        *(scale.position for scale in plan.scales),
+        *(position for _, choice in drops_by_choice(plan) for position in choice.among),
+        *(stretch_of(repeat)[1] for repeat in plan.repeats),
+    )
     return max(positions, default=-1) + 1, False

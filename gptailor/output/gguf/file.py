@@ -32,7 +32,7 @@ from gptailor.output.differences import gguf_differences, refuse
 from gptailor.output.gguf.values import GGUF_ALIGNMENT, converted, gguf_package, header_bytes
 from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.output.lock import Lock, LockedGguf, LockedText
-from gptailor.output.lock_recording import plan_digest
+from gptailor.output.lock_recording import Recording, plan_digest
 from gptailor.output.parents import licence_of_base
 from gptailor.output.tokenizer import tokenizer
 from gptailor.output.update import Update, record_next, record_written
@@ -328,12 +328,18 @@ class GgufFile(Destination):
             update, changes=changes, computed=self.size, copied=0, locked=locked, whole=True
         )
 
-    def write(self, contents: Contents) -> LockedGguf | None:
+    def write(
+        self,
+        contents: Contents,
+        update: Update | None,
+        recording: Recording | None,
+        progress: ByteProgress,
+    ) -> LockedGguf | None:
         """Write the file, all or nothing; return its entry in the lock, if one is recorded.
 
         The lock's length is known before its digests, so that the header can be filled in last.
         """
-        recording, importance, update = contents.recording, contents.importance, contents.update
+        importance = contents.importance
         sha256: dict[str, str] = {}
         models = used_models(self.prepared, self.path.parent)
         locked: LockedGguf | None = None
@@ -372,8 +378,8 @@ class GgufFile(Destination):
             self.path,
             shard,
             self.payloads(contents.payload_of, on_digest, importance),
-            force=contents.force,
-            progress=_scaled(contents.progress, shard.size, self.prepared.size),
+            force=contents.force or update is not None,
+            progress=_scaled(progress, shard.size, self.prepared.size),
             protected=self.protected,
             threads=contents.threads,
             on_written=None if recording is None else on_written,
@@ -390,14 +396,12 @@ class GgufFile(Destination):
 
 def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
     """Return a progress that counts `size` bytes and passes on `total` in proportion."""
-    done = reported = 0
+    done = 0
 
     def report(count: int) -> None:
-        nonlocal done, reported
-        done += count
-        now = done * total // size
-        progress(now - reported)
-        reported = now
+        nonlocal done
+        before, done = done, done + count
+        progress(done * total // size - before * total // size)
 
     return report
 
