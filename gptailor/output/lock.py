@@ -162,12 +162,10 @@ class Lock(Closed):
 
         Equal locks have equal texts.
         """
-        fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
-        if len(fields["heal"]) == 1:
+        fields = self.model_dump(exclude_defaults=True)
+        fields |= {"dtype": self.dtype, "version": self.version}
+        if len(self.heal) == 1:
             (fields["heal"],) = fields["heal"]
-        for name in ("bridges", "families", "heal", "inner", "methods", "stripped"):
-            if not fields[name]:
-                del fields[name]
         return _rendered(fields) + "\n"
 
     def write(self, path: str | Path) -> None:

@@ -121,7 +121,7 @@ class CompiledOutput(ABC):
     @abstractmethod
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
-    ) -> Measurement | None:
+    ) -> Mapping[FactKind, Facts] | None:
         """Return the expected settings and files; None if the plan makes no such output.
 
         Words on things compared, and on things unverified, go to the findings.

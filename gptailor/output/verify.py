@@ -16,7 +16,7 @@ from gptailor.checkpoint.folder import (
     processor_files,
     tokenizer_files,
 )
-from gptailor.checkpoint.tensor import ByteRange, TensorInfo
+from gptailor.checkpoint.tensor import ByteRange
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
@@ -200,7 +200,7 @@ class Verification:
         if planned is None:
             return
         facts = {**self.output.settings, **self.output.files()}
-        self.found.compare(planned, Measurement(facts=facts))
+        self.found.compare(Measurement(facts=planned), Measurement(facts=facts))
         if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, progress):
             self._remake(self.prepared, tensors, crew, progress)
 
@@ -277,10 +277,8 @@ class CompiledFolder(CompiledOutput):
         if self.plan_path.exists():
             with open_regular(self.plan_path) as file:
                 self.plan_text = file.read(MOST_BYTES + 1)  # a longer one is refused
-        infos: Collection[TensorInfo] = ()
         try:
             self.checkpoint = open_checkpoint(folder)
-            infos = self.checkpoint.tensors.values()
             config = self.checkpoint.config
             path = folder / CONFIG
             digest = alone(CONFIG, json_digest(config), CONFIG, path)
@@ -289,10 +287,11 @@ class CompiledFolder(CompiledOutput):
             byte = "" if error.offset is None else f", byte {error.offset}"
             message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
             self.damage = Difference("file", error.path.name, message, error.path)
-        places = {t.spec.name: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
-        specs = [tensor.spec for tensor in infos]
-        digest = partial(out.tensor_digest, fitted=None)
-        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], digest)
+        infos = {} if self.checkpoint is None else self.checkpoint.tensors
+        places = {n: ByteRange(t.file, t.offset, t.spec.size) for n, t in infos.items()}
+        specs = [tensor.spec for tensor in infos.values()]
+        digest_of = partial(out.tensor_digest, fitted=None)
+        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], digest_of)
 
     def files(self) -> Mapping[FactKind, Facts]:
         """Return the tokenizer's files, the processor's, and how the model generates."""
@@ -310,7 +309,7 @@ class CompiledFolder(CompiledOutput):
 
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
-    ) -> Measurement | None:
+    ) -> Mapping[FactKind, Facts]:
         """Return the expected configuration, tokenizer, and how the model generates."""
         lock = self.lock
         if prepared is not None or lock is not None:
@@ -325,7 +324,7 @@ class CompiledFolder(CompiledOutput):
         else:
             findings.compared.append(f"{len(beside)} files of the tokenizer")
             facts["beside"] = self._beside(beside)
-        return Measurement(facts=facts)
+        return facts
 
     def _planned_files(self, prepared: Prepared) -> dict[str, FileDigest]:
         """Return digests of the tokenizer's files and of how the model generates."""

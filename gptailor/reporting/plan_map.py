@@ -46,13 +46,19 @@ def plan_map(
         yield ""
         yield from painted_legend(grid, width)
         yield ""
-    rows = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
-    derived = ((n, m) for n, m in plan.models.items() if m.made is not None)
-    rows += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in derived]
-    uncounted = [] if known or plan.stack is not None else [*_of_all(plan)]
     layers = layer_rows(resolved.slots)
-    layers = layers if every_layer else short_rows(layers)
-    yield from table([*layers, *other_rows(resolved), *uncounted, *rows], width)
+    rows = [
+        *(layers if every_layer else short_rows(layers)),
+        *other_rows(resolved),
+        *(() if known or plan.stack is not None else _of_all(plan)),
+        *(Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()),
+        *(
+            Row("model", f"{n} = {tailor.model_source(m)}")
+            for n, m in plan.models.items()
+            if m.made
+        ),
+    ]
+    yield from table(rows, width)
 
 
 def _of_all(plan: Plan) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.output import output as out
-from gptailor.output.differences import Fact, Facts, Measurement, alone
+from gptailor.output.differences import Fact, FactKind, Facts, Measurement, alone
 from gptailor.output.gguf.file import (
     LOCK_KEY,
     PLAN_KEY,
@@ -71,7 +71,7 @@ class CompiledGguf(CompiledOutput):
 
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
-    ) -> Measurement | None:
+    ) -> Mapping[FactKind, Facts] | None:
         """Return the plan's metadata; None if it makes no GGUF file."""
         if prepared is None:
             return None
@@ -86,7 +86,7 @@ class CompiledGguf(CompiledOutput):
         if self._file.weighted:
             self.decided = "fitted, healed or weighted"
         findings.compared.append("the metadata")
-        return Measurement(facts={"metadata": _values(self._file.facts, self.path)})
+        return {"metadata": _values(self._file.facts, self.path)}
 
     def _importance_text(self, prepared: Prepared) -> "CalibrationText | None":
         """Return the text of the file's importance matrix, which a lock fixes.
