@@ -199,17 +199,14 @@ class _Merging:
             return like.detach().clone()
         tensors = [tensors[key] for _, tensors in self.sources]
         base = [like] * self.needs_base
-        infos = tuple(_as_info(key, tensor) for tensor in (*base, *tensors))
+        read = [*base, *tensors]
+        specs = [TensorSpec(key, _NAMES[tensor.dtype], tuple(tensor.shape)) for tensor in read]
+        infos = tuple(TensorInfo(spec, Path(), 0) for spec in specs)  # of no file
         models = tuple(model for model, _ in self.sources)
         make = making(self.recipe, infos[len(base) :], models, infos[: len(base)], key)
         assert isinstance(make, Combine)
         spec = TensorSpec(key, _NAMES[self.dtype or like.dtype], tuple(like.shape))
-        return combine_tensors(make, spec, [*base, *tensors])
-
-
-def _as_info(key: str, tensor: Tensor) -> TensorInfo:
-    """Return a tensor in memory in the form that programs use for tensors of files."""
-    return TensorInfo(TensorSpec(key, _NAMES[tensor.dtype], tuple(tensor.shape)), Path(), 0)
+        return combine_tensors(make, spec, read)
 
 
 def _memory(key: str, tensor: Tensor) -> tuple[object, ...]:

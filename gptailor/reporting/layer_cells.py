@@ -35,9 +35,9 @@ def letters(models: Sequence[str]) -> dict[str, str]:
     """Return a letter for each model: the first of its name that is free, or any free one."""
     letter_of: dict[str, str] = {}
     for name in models:
-        free = [c for c in (*name, *name.upper(), *"0123456789abcdefghijklmnopqrstuvwxyz")
-                if c not in letter_of.values() and c.isalnum()]  # fmt: skip
-        letter_of[name] = free[0] if free else "#"
+        possible = (*name, *name.upper(), *"0123456789abcdefghijklmnopqrstuvwxyz")
+        free = (c for c in possible if c not in letter_of.values() and c.isalnum())
+        letter_of[name] = next(free, "#")
     return letter_of
 
 

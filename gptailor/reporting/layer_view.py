@@ -59,11 +59,6 @@ class LayerView:
         return f"L{self.number}"
 
     @property
-    def kind_words(self) -> str:
-        """The kind as summaries and legends show it: `of math`, `merged`."""
-        return f"of {self.model}" if self.kind is LayerKind.OF_ONE_MODEL else self.kind.value
-
-    @property
     def dropped(self) -> bool:
         """Return whether the layer leaves the model."""
         return self.slot.dropped == "yes"
@@ -263,7 +258,8 @@ def runs_of(times: p.Count) -> p.Count:
 
 def plan_summary(views: Sequence[LayerView]) -> str:
     """Return `20 of base, 3 merged, 7 dropped`."""
-    kinds = Counter(view.kind_words for view in views)
+    alone = LayerKind.OF_ONE_MODEL
+    kinds = Counter(f"of {v.model}" if v.kind is alone else v.kind.value for v in views)
     return ", ".join(f"{count} {words}" for words, count in kinds.items())
 
 

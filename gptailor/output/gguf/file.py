@@ -126,7 +126,12 @@ class GgufFile(Destination):
         if self.quantize is not None:
             self.facts[QUANTIZE_KEY] = self.quantize
         if self.text is not None:
-            self.facts |= self._of_importance(self.text)
+            self.facts |= {
+                "quantize.imatrix.file": "gptailor computed the matrix",
+                TEXT_KEY: path_from(self.path.parent, self.text.path),
+                "quantize.imatrix.entries_count": sum(t.in_layer for t in planned),
+                "quantize.imatrix.chunks_count": sum(len(b.tokens) for b in self.text.batches),
+            }
             self.notes.append(f"quantised with {self._matrix_in_words(self.text)}")
 
     @property
@@ -216,15 +221,6 @@ class GgufFile(Destination):
     @staticmethod
     def _matrix_in_words(text: "CalibrationText") -> str:
         return f"an importance matrix of {text.tokens:,} tokens of {quoted(text.path.name)}"
-
-    def _of_importance(self, text: "CalibrationText") -> GgufFacts:
-        """Return llama.cpp's metadata of an importance matrix. No file has the matrix."""
-        return {
-            "quantize.imatrix.file": "gptailor computed the matrix",
-            TEXT_KEY: path_from(self.path.parent, text.path),
-            "quantize.imatrix.entries_count": sum(t.in_layer for t in self.tensors.values()),
-            "quantize.imatrix.chunks_count": sum(len(batch.tokens) for batch in text.batches),
-        }
 
     def _general(self) -> GgufFacts:
         plan, licence = self.prepared.plan, licence_of_base(self.prepared)
