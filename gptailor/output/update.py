@@ -39,7 +39,6 @@ _MOST_NAMED = 3
 """Changed files that a message names."""
 
 Change = Literal["~", "+", "−"]
-_CHANGES: tuple[Change, ...] = ("~", "+", "−")
 Entries = Mapping[str, tuple[int, int, int]]
 """Size and times of writing and change of each file by its path; a link or a folder has -1, 0, 0.
 
@@ -295,13 +294,12 @@ def _changes(
 ) -> Iterator[tuple[Change, str]]:
     """Yield the parts that differ: layers by ranges of positions, all else by name."""
     old, new = _contents(before), _contents(after)
-    for change in _CHANGES:
-        parts = [
-            part
-            for part in {**new, **old}
-            if old.get(part) != new.get(part)
-            and change == ("+" if part not in old else "~" if part in new else "−")
-        ]
+    changed: Mapping[Change, list[int | str]] = {
+        "~": [part for part in new if part in old and old[part] != new[part]],
+        "+": [part for part in new if part not in old],
+        "−": [part for part in old if part not in new],
+    }
+    for change, parts in changed.items():
         if positions := sorted(part for part in parts if isinstance(part, int)):
             yield change, range_words(positions)
         yield from ((change, part) for part in parts if isinstance(part, str))

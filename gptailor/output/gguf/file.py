@@ -121,8 +121,12 @@ class GgufFile(Destination):
         _require_library({tensor.kind for tensor in planned}, path, weighted=weighted)
         self.tensors = {tensor.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
-        self.facts: GgufFacts = {**self._general(), **self._architecture.facts, **vocabulary}
-        self.facts[PLAN_KEY] = used_plan_text(prepared, path.parent)
+        self.facts: GgufFacts = {
+            **self._general(),
+            **self._architecture.facts,
+            **vocabulary,
+            PLAN_KEY: used_plan_text(prepared, path.parent),
+        }
         if self.quantize is not None:
             self.facts[QUANTIZE_KEY] = self.quantize
         if self.text is not None:

@@ -837,12 +837,22 @@ def tokenizer(change: Callable[[dict[str, Any]], None], pieces: bool = False) ->
     path.write_text(json.dumps(state))
 
 
+AT_A_STRING = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Split", "pattern": {"String": "-"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    ],
+}
+
+
 @pytest.mark.parametrize(
     ("pieces", "change", "said"),
     [
         (False, lambda t: t["model"].update(ignore_merges=True), "splits a text in a way"),
         (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
                                                   "trim_offsets": True}), "splits a text in a way"),
+        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "splits a text in a way"),
         (False, lambda t: t.update(normalizer={"type": "Lowercase"}), "by 'Lowercase'"),
         (False, lambda t: t["added_tokens"][0].update(lstrip=True), "'lstrip' for its token"),
         (True, lambda t: t["model"]["merges"].pop(), "which llama.cpp would"),
