@@ -8,7 +8,6 @@ from gptailor.checkpoint.models import source_from_here
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot
-from gptailor.plan.plan import REST, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.reporting.layer_cells import LayerGrid, painted, painted_legend
@@ -61,7 +60,7 @@ def plan_map(
     yield from table(rows, width)
 
 
-def _of_all(plan: Plan) -> Iterator[Row]:
+def _of_all(plan: p.Plan) -> Iterator[Row]:
     """Yield the rows of `others` and `whole` for layers that can't be counted here."""
     entries: list[tuple[str, p.Others | p.Whole]] = [
         (tailor.others_target(others), others) for others in plan.others
@@ -96,7 +95,7 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 def other_rows(resolved: Resolved) -> list[Row]:
     """Return the rows of all statements that decide no layers."""
     plan, mark = resolved.plan, tailor.mark_words
-    recipes = {where: getattr(plan, where) for where in (*REST, "chat_template")}
+    recipes = {where: getattr(plan, where) for where in (*p.REST, "chat_template")}
     return [
         *_twice(plan, resolved.slots),
         *(
@@ -121,7 +120,7 @@ def _repeat_words(repeat: p.Repeat | p.RepeatWindow) -> str:
     return f"{tailor.repeat_words(repeat, bare=True)}: {p.count_text(runs_of(repeat.times))} runs"
 
 
-def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
+def _twice(plan: p.Plan, slots: Sequence[Slot]) -> Iterator[Row]:
     """Yield a row for the layers of a model that stand several times in a stack."""
     recipes = (slot.recipes[None].recipe for slot in slots if plan.stack is not None)
     takes = (recipe.take for recipe in recipes if isinstance(recipe, p.Take))

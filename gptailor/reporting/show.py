@@ -65,18 +65,15 @@ _ANSI: Final = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "w
 
 def _notebook_theme() -> "TerminalTheme":
     """Return the theme in which each model has its colour of a report's page."""
+    from rich.color import parse_rgb_hex
     from rich.terminal_theme import TerminalTheme
 
-    hues = {name: _rgb(hue) for name, hue in zip(COLOURS, HUES, strict=True)}
-    grey = _rgb("#767676")
+    rgb = map(parse_rgb_hex, (hue.removeprefix("#") for hue in HUES))
+    hues: dict[str, tuple[int, int, int]] = dict(zip(COLOURS, rgb, strict=True))
+    grey: tuple[int, int, int] = parse_rgb_hex("767676")
     plain = [hues.get(name, grey) for name in _ANSI]
     bright = [hues.get(f"bright_{name}", hues.get(name, grey)) for name in _ANSI]
     return TerminalTheme(grey, grey, plain, bright)
-
-
-def _rgb(hue: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(hue.removeprefix("#"))
-    return red, green, blue
 
 
 def show(
