@@ -14,7 +14,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.layers import LayerRecipe, Slot, blocks
 from gptailor.plan.model_shares import slot_shares
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.sites import named_models, names_in, open_choices, recipe_sites
+from gptailor.plan.sites import names_in, open_choices, recipe_sites
 from gptailor.plan.windows import stretch_of, window_words
 
 
@@ -36,32 +36,19 @@ class LayerKind(Enum):
 class LayerView:
     """A position of the base, or an item of a stack, as people see it.
 
-    `number` is the position, or the item's number. `recipe` is in words. `model` is the one model
-    of the layer, or the model with the largest share of a merge. `shares` are the models' shares,
-    None where the recipe doesn't determine them. `models` are all that the recipe names. `runs`
-    counts the layer's runs. `learns` means that `heal` trains the layer, even if healing changes
-    nothing.
+    `recipe` is in words. `model` is the one model of the layer, or the model with the largest share
+    of a merge. `shares` are the models' shares, None where the recipe doesn't determine them.
+    `runs` counts the layer's runs. `learns` means that `heal` trains the layer, even if healing
+    changes nothing.
     """
 
     slot: Slot
-    number: int
     kind: LayerKind
     recipe: str
     model: str | None
     shares: Mapping[str, float] | None
-    models: frozenset[str]
     runs: int
     learns: bool
-
-    @property
-    def label(self) -> str:
-        """`L12`."""
-        return f"L{self.number}"
-
-    @property
-    def dropped(self) -> bool:
-        """Return whether the layer leaves the model."""
-        return self.slot.dropped == "yes"
 
 
 def layer_views(resolved: Resolved) -> list[LayerView]:
@@ -72,17 +59,14 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
     views = []
     for index, (slot, kind) in enumerate(zip(slots, kinds, strict=True)):
         shares = slot_shares(replace(slot, dropped="no"))
-        recipes = (entry.recipe for top in slot.recipes.values() for entry in top.chain)
         rows = layer_rows([slot])
         views.append(
             LayerView(
                 slot=slot,
-                number=index if slot.position is None else slot.position,
                 kind=kind,
                 recipe=rows[0].what if rows else "",
                 model=_main_model(slot, kind, shares),
                 shares=shares,
-                models=frozenset(name for recipe in recipes for name in _models_of(recipe)),
                 runs=runs[index],
                 learns=index in learning and slot.dropped != "yes",
             )
@@ -121,13 +105,6 @@ def _main_model(slot: Slot, kind: LayerKind, shares: Mapping[str, float] | None)
         return max(shares, key=lambda name: shares[name])
     first = (recipe.merge[0].model for recipe in recipes if isinstance(recipe, p.Merge))
     return next((model for model in first if isinstance(model, str)), None)
-
-
-def _models_of(recipe: p.Recipe) -> Iterator[str]:
-    """Yield the models that a recipe names; a subset leaves the base's layer possible."""
-    if isinstance(recipe, p.Subset):
-        yield "base"
-    yield from (name for _, name, _ in named_models(recipe))
 
 
 def _runs(resolved: Resolved, kinds: Sequence[LayerKind]) -> list[int]:

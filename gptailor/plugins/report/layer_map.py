@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gptailor.plan.plan import Subset
 from gptailor.plan.resolved import Resolved
+from gptailor.plan.sites import named_models
 from gptailor.plugins.report.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_view import (
@@ -28,6 +30,23 @@ _STEP = 18
 _RULER, _RESULT, _NOTES = "", "result", " "
 
 
+def _label(number: int, layer: LayerView) -> str:
+    """Return `L12`: a layer's position, or the number of an item of a stack."""
+    return f"L{number if layer.slot.position is None else layer.slot.position}"
+
+
+def _is_dropped(layer: LayerView) -> bool:
+    """Return whether a layer leaves the model."""
+    return layer.slot.dropped == "yes"
+
+
+def _models_of(layer: LayerView) -> set[str]:
+    """Return the models that a layer's recipes name; a subset leaves the base's layer possible."""
+    recipes = [entry.recipe for top in layer.slot.recipes.values() for entry in top.chain]
+    names = {name for recipe in recipes for _, name, _ in named_models(recipe)}
+    return names | {"base" for recipe in recipes if isinstance(recipe, Subset)}
+
+
 def _marks(view: LayerView) -> str:
     """Return `runs 2 times, learns`."""
     marks = [f"runs {view.runs} times"] if view.runs > 1 else []
@@ -37,7 +56,7 @@ def _marks(view: LayerView) -> str:
 
 def _shares_in_words(view: LayerView) -> str:
     """Return `base 70.0 %, math 30.0 %`."""
-    if view.dropped or view.kind is LayerKind.OPEN:
+    if _is_dropped(view) or view.kind is LayerKind.OPEN:
         return ""
     if view.shares is None:
         return "as the method measures it"
@@ -53,7 +72,10 @@ def layer_map(resolved: Resolved) -> Section:
         f" number of the {numbered}. The row 'result' mixes the models' colours by their"
         " shares. Each model below it has a bar as tall as its share."
     )
-    rows = [(v.label, v.recipe, _shares_in_words(v), _marks(v)) for v in layers]
+    rows = [
+        (_label(number, layer), layer.recipe, _shares_in_words(layer), _marks(layer))
+        for number, layer in enumerate(layers)
+    ]
     rows += [(row.where, row.what, "", "") for row in block_rows(plan)]
     return Section(
         anchor="map",
@@ -70,15 +92,15 @@ def _key(layers: Sequence[LayerView]) -> str:
     unmeasured = [
         layer
         for layer in layers
-        if layer.shares is None and not layer.dropped and layer.kind is not LayerKind.OPEN
+        if layer.shares is None and not _is_dropped(layer) and layer.kind is not LayerKind.OPEN
     ]
     marks = {
         "◆: merged": any(layer.kind is LayerKind.MERGED for layer in layers),
-        "hatched: dropped": any(layer.dropped for layer in layers),
+        "hatched: dropped": any(_is_dropped(layer) for layer in layers),
         "a line across: bridged over": any(layer.slot.bridged for layer in layers),
         "one stroke: may be dropped": any(layer.slot.dropped == "maybe" for layer in layers),
         "an empty bar: may have a share": any(
-            layer.shares is None and not layer.dropped for layer in layers
+            layer.shares is None and not _is_dropped(layer) for layer in layers
         ),
         "?: open": any(layer.kind is LayerKind.OPEN for layer in layers),
         "~: shares as the method measures them": any(
@@ -154,10 +176,14 @@ def _drawn(
     for number, layer in enumerate(layers):
         line, x = divmod(number, columns)
         top = line * (len(names) + 1)
-        tooltip = {"where": layer.label, "made": layer.recipe, "shares": _shares_in_words(layer),
-                   "marks": _marks(layer)}  # fmt: skip
+        tooltip = {
+            "where": _label(number, layer),
+            "made": layer.recipe,
+            "shares": _shares_in_words(layer),
+            "marks": _marks(layer),
+        }
         if number % every == 0 or x == 0:
-            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": layer.label}
+            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": tooltip["where"]}
         yield from _result(layer, x, top + 1, colours, tooltip)
         if _NOTES in names:
             yield from _runs(layers, number, x, columns, top + 2)
@@ -185,7 +211,7 @@ def _result(
     layer: LayerView, x: int, y: int, colours: Mapping[str, str], tooltip: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     place = {"x": x, "x2": x + 1, "y": y, "y2": y + 1}
-    plain = layer.dropped or layer.kind is LayerKind.OPEN or layer.shares is None
+    plain = _is_dropped(layer) or layer.kind is LayerKind.OPEN or layer.shares is None
     if plain:
         yield {"kind": "room", **place, **tooltip}
     else:
@@ -193,12 +219,12 @@ def _result(
         yield {"kind": "cell", "colour": mixed(parts), **place, **tooltip}
         if layer.kind is LayerKind.MERGED:
             yield {"kind": "merged", "x": x + 0.5, "y": y + 0.5, **tooltip}
-    if layer.dropped:
+    if _is_dropped(layer):
         for a, b, c, d in ((0, 0.5, 0.5, 0), (0, 1, 1, 0), (0.5, 1, 1, 0.5)):
             yield {"kind": "stroke", "x": x + a, "y": y + b, "x2": x + c, "y2": y + d}
     elif layer.slot.dropped == "maybe":
         yield {"kind": "stroke", "x": x, "y": y + 1, "x2": x + 1, "y2": y}
-    if plain and not layer.dropped:
+    if plain and not _is_dropped(layer):
         text = "?" if layer.kind is LayerKind.OPEN else "~"
         yield {"kind": "note", "x": x + 0.5, "y": y + 0.5, "text": text, **tooltip}
     if layer.slot.bridged:
@@ -210,9 +236,9 @@ def _share(
 ) -> Iterator[dict[str, Any]]:
     """Yield the bar of one model, on a ground as tall as the whole layer."""
     yield {"kind": "room", "x": x + 0.06, "x2": x + 0.94, "y": y + 0.1, "y2": y + 0.95, **tooltip}
-    if layer.dropped:
+    if _is_dropped(layer):
         return
-    if layer.shares is None and name in layer.models:
+    if layer.shares is None and name in _models_of(layer):
         yield {"kind": "may", "colour": colour, "x": x + 0.12, "x2": x + 0.88, "y": y + 0.2,
                "y2": y + 0.9, **tooltip}  # fmt: skip
     if share := (layer.shares or {}).get(name, 0.0):
