@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from gptailor.checkpoint.cache_folder import kept_home
 from gptailor.checkpoint.files import Stamp, refuse_changed, stamps
 from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
@@ -59,7 +60,6 @@ from gptailor.evaluation.kept_tensors import (
     KeptTensors,
     TensorStore,
     environment,
-    kept_home,
 )
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitcher

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from gptailor.checkpoint.cache_folder import is_ours
+from gptailor.checkpoint.cache_folder import is_ours, kept_home
 from gptailor.evaluation.heal.learning import HealError
-from gptailor.evaluation.kept_tensors import kept_home
 
 _FORGOTTEN_SECONDS = 30 * 86_400
 """Age at which the files of a killed run are removed."""
