@@ -243,10 +243,10 @@ def _vain_keys(checked: Checked) -> Iterator[Fault]:
     if found is None or found.file.proof is not None:
         return
     configs = [m.config for m in checked.models.values() if m.layout.architecture == kind]
-    for key in found.file.keys:
-        absent = all(key.name not in each and key.read(each) is None for each in configs)
-        if absent and key.name not in found.file.why:
-            message = f"no model has {quoted(key.name)} ('agree' in its family file)"
+    for key in found.file.agree:
+        absent = all(key not in each and found.file.value(key, each) is None for each in configs)
+        if absent and key not in found.file.why:
+            message = f"no model has {quoted(key)} ('agree' in its family file)"
             help_ = f"correct the name, or leave it out; 'why' may explain it: {found.path}"
             yield Fault("M301", message, ("models", "base", "source"), help_, severity="warning")
 

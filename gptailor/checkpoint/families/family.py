@@ -3,13 +3,12 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Literal, final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gptailor.checkpoint.families.compatibility import ConfigKey, config_keys
-from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, RuleError
+from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, RuleError, stated_value
 from gptailor.checkpoint.families.layer_rules import LayerRule, MovedRule, trusted_rule, tuples
 from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import quoted, shown
@@ -238,8 +237,8 @@ class Family(Closed):
     def _check_values(self) -> None:
         """Refuse values that a rule or a function can't read, with an empty configuration."""
         try:
-            for key in self.keys:
-                key.read({})
+            for key in self.agree:
+                self.value(key, {})
             for rule in self.rules:
                 with suppress(RuleError):
                     _ = rule.read({}, 4)[3]
@@ -272,10 +271,15 @@ class Family(Closed):
         for key in ("attn", "mlp", "attn_out", "mlp_out", "roles", "folds"):
             yield from ((key, pattern) for pattern in getattr(self, key))
 
-    @cached_property
-    def keys(self) -> tuple[ConfigKey, ...]:
-        """The keys that must agree, with the values that their absence means."""
-        return tuple(config_keys(self.agree, self.read, self.warn, self.rotary))
+    def value(self, key: str, config: Config) -> Any:
+        """Return the value of a key of `agree` in a configuration, which may lack the key."""
+        if key in self.read:
+            from gptailor.checkpoint.families.functions import READERS  # only few families have one
+
+            return READERS[self.read[key]](config, key, self.agree[key])
+        if key == "rope_parameters":
+            return self.rotary.read(config, self.agree[key])
+        return stated_value(config, key, self.agree[key])
 
     @property
     def rules(self) -> tuple[LayerRule, ...]:

@@ -6,7 +6,7 @@ pairs: one reads a setting of each layer, the other writes it. `LAYER_COUNTS` co
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, final
+from typing import Any
 
 from gptailor.checkpoint.families.layer_config import (
     DENSE,
@@ -22,19 +22,9 @@ from gptailor.checkpoint.families.layer_config import (
     int_of,
     window,
 )
+from gptailor.checkpoint.families.layer_rules import Computed, ReadRule, WriteRule
 from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import shown
-
-
-@final
-class Stated(NamedTuple):
-    """A rule's name, key and values of a missing key, and the values of the rule that it is of."""
-
-    name: str
-    key: str
-    absent: tuple[Any, ...]
-    others: Callable[[Config, int], list[Any]]
-
 
 # ---------------------------------------------------------------------------- keys that must agree
 
@@ -45,14 +35,19 @@ def _gelu(config: Config, key: str, default: Any) -> Any:
     return "gelu_pytorch_tanh" if act == "gelu" else act
 
 
+def _head_width(config: Config, key: str, hidden: int, heads: int) -> Any:
+    """Read the width of a head; without one, the hidden state's over the number of heads."""
+    width = config.get(key)
+    hidden, heads = config.get("hidden_size", hidden), config.get("num_attention_heads", heads)
+    derived = width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0
+    return hidden // heads if derived else width
+
+
 def _head_scale(config: Config, key: str, default: Any) -> Any:
     """Read hyperclovax's factor; without one, a head's width to the power of -1/2."""
     if (multiplier := config.get(key)) is not None:
         return multiplier
-    width = config.get("head_dim")
-    hidden, heads = config.get("hidden_size", 4096), config.get("num_attention_heads", 32)
-    if width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        width = hidden // heads
+    width = _head_width(config, "head_dim", 4096, 32)
     return width**-0.5 if isinstance(width, int) and width > 0 else default
 
 
@@ -68,7 +63,7 @@ def _partly_rotated(config: Config, key: str, default: Any) -> Any:
     turning, size = config.get("rotary_dim"), config.get("head_dim", 128)
     if turning is not None and "partial_rotary_factor" not in config:
         config = {**config, "partial_rotary_factor": turning / size}
-    return Rotary().read(config, key, default)
+    return Rotary().read(config, default)
 
 
 def _sections(config: Config, key: str, default: Any) -> Any:
@@ -127,14 +122,6 @@ def _own_scale(config: Config, key: str, default: Any) -> Any:
     return _residual_scale(config, count) if isinstance(count, int) and count > 0 else None
 
 
-def _value_width(config: Config, key: str, default: Any) -> Any:
-    """Read minicpm3's width of a head's values."""
-    width, heads = config.get(key), config.get("num_attention_heads", 40)
-    hidden = config.get("hidden_size", 2560)
-    derived = width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0
-    return hidden // heads if derived else width
-
-
 READERS: Mapping[str, Callable[[Config, str, Any], Any]] = {
     "gelu": _gelu,
     "gated_window": lambda config, key, default: window(config, gated=True, default=default),
@@ -148,21 +135,21 @@ READERS: Mapping[str, Callable[[Config, str, Any], Any]] = {
     "settings": _settings,
     "state_rank": _state_rank,
     "time_steps": _time_steps,
-    "value_width": _value_width,
+    "value_width": lambda config, key, default: _head_width(config, key, 2560, 40),
     "window": lambda config, key, default: window(config, gated=False, default=default),
 }
 
 # ------------------------------------------------------------------------- kinds that are derived
 
 
-def _even_below_bound(rule: Stated, config: Config, count: int) -> list[Any]:
+def _even_below_bound(rule: Computed, config: Config, count: int) -> list[Any]:
     """Derive qwen2_moe's kinds: every other layer below `max_window_layers` slides."""
     bound = int_of(config, "max_window_layers", 28)
     slides = bool(config.get("use_sliding_window", False))
     return [SLIDING if slides and i % 2 == 0 and i < bound else FULL for i in range(count)]
 
 
-def _after_dense(rule: Stated, config: Config, count: int) -> list[Any]:
+def _after_dense(rule: Computed, config: Config, count: int) -> list[Any]:
     """Derive cohere2_moe's kinds: the first dense layers have windows of a pattern of their own."""
     first = int_of(config, "first_k_dense_replace", 0)
     inner = int_of(config, "prefix_dense_sliding_window_pattern", 1, least=1)
@@ -171,36 +158,31 @@ def _after_dense(rule: Stated, config: Config, count: int) -> list[Any]:
     return [SLIDING if step else FULL for step in steps]
 
 
-def _chunked(rule: Stated, config: Config, count: int) -> list[Any]:
+def _chunked(rule: Computed, config: Config, count: int) -> list[Any]:
     """Derive llama4_text's kinds: layers with rotary embeddings attend within chunks."""
     chunks = config.get("attention_chunk_size", 8192) is not None
     rotates = rule.others(config, count)
     return ["chunked_attention" if chunks and turns else FULL for turns in rotates]
 
 
-def _without_rotation(rule: Stated, config: Config, count: int) -> list[Any]:
+def _without_rotation(rule: Computed, config: Config, count: int) -> list[Any]:
     """Derive smollm3's kinds: layers without rotary embeddings slide, if any layer does."""
     slides = window(config, gated=True, default=None) is not None
     rotates = rule.others(config, count)
     return [SLIDING if slides and not each else FULL for each in rotates]
 
 
-def _some_attend(rule: Stated, config: Config, count: int) -> list[Any]:
+def _some_attend(rule: Computed, config: Config, count: int) -> list[Any]:
     """Derive olmo_hybrid's kinds: each fourth layer attends; if there is no fourth, the last."""
     return [FULL if i % 4 == 3 or i == count - 1 < 3 else LINEAR for i in range(count)]
 
 
-def _thetas(rule: Stated, config: Config, count: int) -> list[Any]:
+def _thetas(rule: Computed, config: Config, count: int) -> list[Any]:
     """Derive the bases of layers' rotary embeddings: granite_swa, granitemoe_swa."""
-    return [Rotary().read(config, "", {})["rope_theta"]] * count
+    return [Rotary().read(config, {})["rope_theta"]] * count
 
 
-def _alike(rule: Stated, config: Config, count: int) -> list[Any]:
-    """Derive laguna's numbers of heads, one for all layers."""
-    return [config.get(rule.key, *rule.absent)] * count
-
-
-def _never(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _never(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     """Write nothing: a list has the values."""
     return dict(config)
 
@@ -213,7 +195,7 @@ def _linear_config(config: Config) -> Mapping[str, Any]:
     return settings if isinstance(settings, Mapping) else {}
 
 
-def _read_kimi(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_kimi(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read kimi_linear's lists of numbers from 1 up; without them each fourth attends."""
     settings = _linear_config(config)
     if "full_attn_layers" not in settings or "kda_layers" not in settings:
@@ -226,7 +208,7 @@ def _read_kimi(rule: Stated, config: Config, count: int) -> list[Any]:
     return [FULL if i + 1 in full else LINEAR for i in range(count)]
 
 
-def _write_kimi(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_kimi(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     settings = dict(_linear_config(config))
     for key, kind in (("full_attn_layers", FULL), ("kda_layers", LINEAR)):
         if key in settings:
@@ -234,7 +216,7 @@ def _write_kimi(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     return {**config, "linear_attn_config": settings} if settings else dict(config)
 
 
-def _read_steps(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_steps(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read Qwen's sparse layers: qwen2_moe, qwen3_moe, qwen3_next, qwen3_vl_moe_text.
 
     Each `decoder_sparse_step`-th layer is sparse, except those of `mlp_only_layers`.
@@ -248,7 +230,7 @@ def _read_steps(rule: Stated, config: Config, count: int) -> list[Any]:
     return [SPARSE if each else DENSE for each in sparse]
 
 
-def _write_steps(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_steps(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     kinds = complete("mlp_only_layers", values)
     dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
     return {**config, "mlp_only_layers": dense, "decoder_sparse_step": 1}
@@ -263,14 +245,14 @@ def _spaced(start: int, end: int, step: int, count: int) -> list[Any]:
     return [SPARSE if each else DENSE for each in sparse]
 
 
-def _read_ernie(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_ernie(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read ernie4_5_moe's sparse layers: a start, an end and an interval."""
     start = int_of(config, "moe_layer_start_index", 1)
     end = int_of(config, "moe_layer_end_index", -1, least=-1)
     return _spaced(start, count - 1 if end == -1 else end, _interval(config), count)
 
 
-def _write_ernie(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_ernie(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     """Write a start, an end and an interval, solved for the new order."""
     kinds, count = complete("moe_layer_start_index", values), len(values)
     sparse = [i for i, value in enumerate(kinds) if value == SPARSE]
@@ -286,23 +268,25 @@ def _write_ernie(rule: Stated, config: Config, values: Values) -> dict[str, Any]
     )
 
 
-def _read_each(rule: Stated, config: Config, count: int) -> list[Any]:
-    """Read hunyuan_v1_moe's numbers: one for all layers, or a list with one for each."""
-    value = config.get(rule.name, *rule.absent)
-    if isinstance(value, list | tuple) and len(value) != count:
-        raise RuleError(f"'{rule.name}' has {len(value)} entries, and the model {count} layers")
+def _read_each(rule: Computed, config: Config, count: int) -> list[Any]:
+    """Read numbers, one for all layers or a list with one for each: hunyuan_v1_moe, laguna."""
+    key = rule.key or rule.name
+    value = config.get(key, *rule.absent)
+    values = value if isinstance(value, list | tuple) else [value] * count
+    if len(values) != count:
+        raise RuleError(f"'{key}' has {len(values)} entries, and the model {count} layers")
     if not isinstance(value, list | tuple | int):
-        raise RuleError(f"'{rule.name}' is {shown(value)}, and should be a number or a list")
-    return list(value) if isinstance(value, list | tuple) else [value] * count
+        raise RuleError(f"'{key}' is {shown(value)}, and should be a number or a list")
+    return list(values)
 
 
-def _write_each(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_each(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     numbers = complete(rule.name, values)
     alike = len(set(numbers)) == 1 and not isinstance(config.get(rule.name), list)
     return {**config, rule.name: numbers[0] if alike else numbers}
 
 
-def _read_indexers(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_indexers(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read None for each layer, if each of glm_moe_dsa's layers has an indexer of its own."""
     listed, pattern = config.get("indexer_types"), config.get("index_topk_pattern")
     kinds = pattern if listed is None else listed
@@ -317,16 +301,16 @@ def _read_indexers(rule: Stated, config: Config, count: int) -> list[Any]:
     return [None] * count
 
 
-def _write_indexers(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_indexers(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     own = {"indexer_types": ["full"] * len(values), "index_topk_pattern": "F" * len(values)}
     return {**config, **{key: value for key, value in own.items() if config.get(key) is not None}}
 
 
-def _read_depth(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_depth(rule: Computed, config: Config, count: int) -> list[Any]:
     return [_residual_scale(config, count)] * count
 
 
-def _write_depth(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_depth(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     """Write minicpm3's `scale_depth`, solved for the number of layers."""
     if len(several := sorted(set(values))) > 1:
         raise RuleError(f"'scale_depth' makes one factor, and these layers have {several}")
@@ -335,7 +319,7 @@ def _write_depth(rule: Stated, config: Config, values: Values) -> dict[str, Any]
     return {**config, "scale_depth": values[0] * math.sqrt(len(values))}
 
 
-def _full_layers(rule: Stated, config: Config, count: int) -> list[Any]:
+def _full_layers(rule: Computed, config: Config, count: int) -> list[Any]:
     """Return the settings that full layers have of their own where no object states them."""
     own = {"head_dim": config.get("global_head_dim", 512)}
     heads = config.get("num_global_key_value_heads")
@@ -344,7 +328,7 @@ def _full_layers(rule: Stated, config: Config, count: int) -> list[Any]:
     return [own if kind == FULL else {} for kind in rule.others(config, count)]
 
 
-def _read_shapes(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_shapes(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read settings of single layers by their numbers: gemma4_text, gemma4_unified_text."""
     by_number = config.get("per_layer_config")
     if by_number is None:
@@ -358,7 +342,7 @@ def _read_shapes(rule: Stated, config: Config, count: int) -> list[Any]:
     return [settings.get(i, {}) for i in range(count)]
 
 
-def _write_shapes(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_shapes(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     settings = complete("per_layer_config", values)
     by_number = config.get("per_layer_config")
     if by_number is None and _full_layers(rule, config, len(settings)) == settings:
@@ -367,7 +351,7 @@ def _write_shapes(rule: Stated, config: Config, values: Values) -> dict[str, Any
     return {**config, "per_layer_config": own}
 
 
-def _read_times(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_times(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read gpt_neo's kinds: `[[["global", "local"], 12]]` is both in turn, twelve times."""
     pairs = config.get("attention_types") or [[["global", "local"], 12]]
     try:
@@ -382,7 +366,7 @@ def _read_times(rule: Stated, config: Config, count: int) -> list[Any]:
     return kinds
 
 
-def _write_times(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_times(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     kinds = complete("attention_types", values)
     listed = {"attention_layers": kinds} if "attention_layers" in config else {}
     return {**config, **listed, "attention_types": [[kinds, 1]]}
@@ -406,7 +390,7 @@ def _letters(config: Config) -> list[Any] | None:
     return [_SIGNS[sign] for sign in pattern]
 
 
-def _read_letters(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_letters(rule: Computed, config: Config, count: int) -> list[Any]:
     kinds = _letters(config)
     if kinds is None:
         kinds = [LINEAR, "moe", FULL, "mlp"]
@@ -416,7 +400,7 @@ def _read_letters(rule: Stated, config: Config, count: int) -> list[Any]:
     return kinds
 
 
-def _write_letters(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_letters(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     """Write the kinds in the form that the configuration has; in both where it has both."""
     kinds = complete("layers_block_type", values)
     signs = {kind: sign for sign, kind in _SIGNS.items()}
@@ -433,12 +417,12 @@ def _count_letters(config: Config) -> int | None:
     return None if kinds is None else len(kinds)
 
 
-def _read_same(rule: Stated, config: Config, count: int) -> list[Any]:
+def _read_same(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read that no layer of qwen3_vl_text has a window."""
     return [*rule.absent] * count
 
 
-def _write_same(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
+def _write_same(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
     """Refuse layers that have a window elsewhere."""
     for i, each in enumerate(values):
         if each != rule.absent[0]:
@@ -449,12 +433,9 @@ def _write_same(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     return {**config, rule.name: list(values)} if listed else dict(config)
 
 
-_ReadRule = Callable[[Stated, Config, int], list[Any]]
-_WriteRule = Callable[[Stated, Config, Values], dict[str, Any]]
-
-RULES: Mapping[str, tuple[_ReadRule, _WriteRule]] = {
+RULES: Mapping[str, tuple[ReadRule, WriteRule]] = {
     "after_dense": (_after_dense, _never),
-    "alike": (_alike, _never),
+    "alike": (_read_each, _never),
     "chunked": (_chunked, _never),
     "depth": (_read_depth, _write_depth),
     "each": (_read_each, _write_each),

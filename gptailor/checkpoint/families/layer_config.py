@@ -67,6 +67,35 @@ def window(config: Config, *, gated: bool, default: int | None) -> object:
 
 # ------------------------------------------------------------------------------------ single values
 
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("n_embd", "n_embed"),
+    "n_embd": ("hidden_size",),
+    "n_head": ("num_attention_heads",),
+    "num_attention_heads": ("n_head",),
+    "rms_norm_eps": ("layer_norm_epsilon",),
+    "hidden_act": ("activation_function",),
+    "attention_bias": ("qkv_bias",),
+    "mlp_bias": ("bias",),
+    "num_heads": ("num_attention_heads",),
+    "num_experts": ("num_local_experts",),
+    "num_local_experts": ("num_experts",),
+    "n_routed_experts": ("num_local_experts", "num_experts"),
+    "n_shared_experts": ("num_shared_experts",),
+}
+"""Other names of a key, which transformers reads too."""
+
+
+def stated_value(config: Config, name: str, default: Any) -> Any:
+    """Return a key's value; resolve its absence, and a None that stands for another key."""
+    names = (name, *ALIASES.get(name, ()))
+    value = next((config[each] for each in names if each in config), default)
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if value is None and name in {"num_key_value_heads", "num_kv_heads"}:
+        return heads
+    if value is None and name == "head_dim" and isinstance(heads, int) and heads:
+        return hidden // heads if isinstance(hidden, int) else None
+    return value
+
 
 def current_name(kind: Any) -> Any:
     """Return a kind of layer by transformers 5's name, whatever an older configuration has."""

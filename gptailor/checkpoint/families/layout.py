@@ -234,9 +234,7 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
         other_family = FAMILY_OF.get(types[1], base_family)
     if (base_family.like or types[0]) != (other_family.like or types[1]):
         return [Disagreement("model_type", types[0], types[1], "fault")]
-    return disagreements(
-        base_family.keys, other_family.keys, base, other, cautious=not layout.known
-    )
+    return disagreements(base_family, other_family, base, other, cautious=not layout.known)
 
 
 _GENERIC = (

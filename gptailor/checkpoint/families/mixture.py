@@ -186,9 +186,9 @@ def _number(layout: Layout, text: Config, keys: Sequence[str], absent: int) -> i
 def _defaults(layout: Layout, text: Config) -> dict[str, Any]:
     """Return the values that the family's keys have in a configuration, absent ones too."""
     values: dict[str, Any] = {}
-    for key in layout.family.keys:
-        value = key.read(text)
-        values |= value if key.name == _NESTED and isinstance(value, dict) else {key.name: value}
+    for key in layout.family.agree:
+        value = layout.family.value(key, text)
+        values |= value if key == _NESTED and isinstance(value, dict) else {key: value}
     return values
 
 

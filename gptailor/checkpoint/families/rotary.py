@@ -24,7 +24,7 @@ class Rotary(Closed):
     without: Several[str] = ()
     base: float | None = None
 
-    def read(self, config: Config, _: str, default: Any) -> dict[str, Any]:
+    def read(self, config: Config, default: Any) -> dict[str, Any]:
         """Return the settings in one form, from `rope_parameters` and from the older keys."""
         usual = _object(default)
         if any(isinstance(value, Mapping) for value in usual.values()):

@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 from transformers import logging as transformers_logging
 
 from gptailor.checkpoint.families import FAMILY_OF
-from gptailor.checkpoint.families.compatibility import ALIASES
+from gptailor.checkpoint.families.layer_config import ALIASES
 
 NOT_READ = {"attention_bias": False, "head_dim": None}
 """Keys that all families built like Llama compare, whether transformers reads them or not."""
@@ -59,5 +59,4 @@ def test_an_absent_key_has_transformers_default(family: str) -> None:
 
 
 def test_an_absent_number_of_key_value_heads_follows_the_heads() -> None:
-    [heads] = [key for key in FAMILY_OF["arcee"].keys if key.name == "num_key_value_heads"]
-    assert heads.read({"num_attention_heads": 8}) == 8
+    assert FAMILY_OF["arcee"].value("num_key_value_heads", {"num_attention_heads": 8}) == 8

@@ -53,7 +53,7 @@ def test_only_files_of_needed_families_are_read() -> None:
         "sys.addaudithook(seen)\n"
         "from gptailor.checkpoint.families import FAMILY_OF\n"
         "assert 'jamba' in FAMILY_OF and FAMILY_OF['llama'].base == 'model.'\n"
-        "assert FAMILY_OF['llama'].keys and len(FAMILY_OF) > 100\n"
+        "assert FAMILY_OF['llama'].agree and len(FAMILY_OF) > 100\n"
         "print(*(name.rpartition('/')[2] for name in read if name.endswith('.json')))\n"
         "print('gptailor.checkpoint.families.functions' in sys.modules)"
     )
