@@ -3,10 +3,10 @@
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
-from gptailor.checkpoint.files import open_regular, quoted, read_exactly, shown
+from gptailor.checkpoint.files import quoted, shown
 from gptailor.checkpoint.formats.patterns import may_hang
 from gptailor.checkpoint.formats.quantised.fp8 import block_scaled
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
@@ -28,38 +28,29 @@ _CLASS = re.compile(r"[A-Za-z_]\w*")
 @final
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """The quantisation of the weights of a group of modules."""
+    """The quantisation of the weights of a group of modules.
+
+    A `block` has the rows and columns that share a scale, None for all of them; without one, the
+    matrix has one scale. With groups its columns are `group`.
+    """
 
     dtype: str
     bits: int
     symmetric: bool
-    strategy: str
-    group: int
-    block: tuple[int, int] | None
     packed: bool
-
-    def block_of(self, rows: int, columns: int) -> tuple[int, int] | None:
-        """Return the rows and columns that share a scale; None for all."""
-        match self.strategy:
-            case "channel":
-                return 1, columns
-            case "group":
-                return 1, self.group
-            case "block":
-                return self.block
-            case _:
-                return None
+    group: int = 0
+    block: tuple[int | None, int | None] | None = None
 
 
 def read_compressed(pieces: QuantisedTensors) -> None:
     """Read each `X.weight`, or `X.weight_packed`, with its `weight_scale`."""
     _check_settings(pieces)
-    groups = _Groups(pieces)
+    by_target = _schemes(pieces)
     for name in list(pieces.left):
         if name.rpartition(".")[2] in _ACTIVATIONS:
             pieces.find(name)
     for stem in pieces.stems(".weight_scale"):
-        scheme = groups.scheme(stem)
+        scheme = _scheme(pieces, by_target, stem)
         if scheme.packed:
             _read_packed(pieces, stem, scheme)
             continue
@@ -71,7 +62,7 @@ def read_compressed(pieces: QuantisedTensors) -> None:
             pieces.refuse(f"{quoted(name)} has no zero points, and its quantisation is asymmetric")
         rows, columns = pieces.check_matrix(values)
         _check_group(pieces, name, scheme, columns)
-        block = scheme.block_of(rows, columns)
+        block = scheme.block and (scheme.block[0] or rows, scheme.block[1] or columns)
         form = block_scaled(pieces, values, scales, block, zeros)
         pieces.add(name, (rows, columns), form)
 
@@ -83,9 +74,9 @@ def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
     shape = pieces.take(f"{name}_shape", name, ("I64", "I32"))
     rows, words = pieces.check_matrix(values)
     columns = words * _WORD // scheme.bits
-    if scheme.strategy == "group":
+    if scheme.group:
         columns = pieces.check_matrix(scales)[1] * scheme.group
-    if (stated := _numbers(shape)) is not None:
+    if (stated := _numbers(pieces, shape)) is not None:
         columns = stated[-1] if len(stated) == 2 else columns
         if stated != (rows, columns):
             pieces.refuse(f"{quoted(shape.spec.name)} is {list(stated)}, and there are {rows} rows")
@@ -93,32 +84,28 @@ def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
         message = f"{quoted(values.spec.name)} has {words} columns of words"
         pieces.refuse(f"{message}, and {columns} numbers of {scheme.bits} bits take another number")
     _check_group(pieces, name, scheme, columns)
-    block = scheme.block_of(rows, columns)
-    if block is None or block[0] != 1:
+    if scheme.block is None or scheme.block[0] != 1:
         pieces.refuse(f"{quoted(name)} is packed, and has no scale of its own for each row")
-    grid = (rows, -(-columns // block[1]))
+    width = scheme.block[1] or columns
+    grid = (rows, -(-columns // width))
     pieces.check_shape(scales, grid)
     zeros = None
     if not scheme.symmetric:
         zeros = pieces.take(f"{name}_zero_point", name, ("I32",))
         pieces.check_shape(zeros, (-(-rows * scheme.bits // _WORD), grid[1]))
-    form = PackedIntegers("compressed", scheme.bits, block[1], values, scales, zeros)
+    form = PackedIntegers("compressed", scheme.bits, width, values, scales, zeros)
     pieces.add(name, (rows, columns), form)
 
 
-def _numbers(tensor: TensorInfo) -> tuple[int, ...] | None:
+def _numbers(pieces: QuantisedTensors, tensor: TensorInfo) -> tuple[int, ...] | None:
     """Return the whole numbers of a short tensor; None without its file."""
-    if tensor.form is not None or not tensor.file.exists() or tensor.spec.elements > 4:
-        return None
-    with open_regular(tensor.file) as file:
-        file.seek(tensor.offset)
-        raw = read_exactly(file, tensor.spec.size, tensor.file, "C304")
+    raw = pieces.content(tensor) if tensor.spec.elements <= 4 else None
     kind = "q" if tensor.spec.dtype == "I64" else "i"
-    return struct.unpack(f"<{tensor.spec.elements}{kind}", raw)
+    return None if raw is None else struct.unpack(f"<{tensor.spec.elements}{kind}", raw)
 
 
 def _check_group(pieces: QuantisedTensors, name: str, scheme: _Scheme, columns: int) -> None:
-    if scheme.strategy == "group" and columns % scheme.group:
+    if scheme.group and columns % scheme.group:
         message = f"{quoted(name)} has {columns} columns"
         pieces.refuse(f"{message}, which groups of {scheme.group} don't divide")
 
@@ -132,81 +119,82 @@ def _check_settings(pieces: QuantisedTensors) -> None:
         pieces.refuse_setting("transform_config", transforms, "rotated weights aren't read")
 
 
-@final
-class _Groups:
-    """The schemes of a configuration, by target."""
+def _schemes(pieces: QuantisedTensors) -> dict[str, _Scheme]:
+    """Return the schemes of a configuration, by target."""
+    by_target: dict[str, _Scheme] = {}
+    groups = pieces.settings.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups:
+        pieces.refuse_setting("config_groups", groups, "should name groups of layers")
+    for key, group in groups.items():
+        targets = group.get("targets") if isinstance(group, Mapping) else None
+        if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
+            pieces.refuse_setting(str(key), group, "should have a list of targets")
+        if group.get("weights") is not None:  # else of activations only
+            by_target |= dict.fromkeys(targets, _read_scheme(pieces, group))
+    return by_target
 
-    def __init__(self, pieces: QuantisedTensors) -> None:
-        self.pieces = pieces
-        self.by_target: dict[str, _Scheme] = {}
-        groups = pieces.settings.get("config_groups")
-        if not isinstance(groups, Mapping) or not groups:
-            pieces.refuse_setting("config_groups", groups, "should name groups of layers")
-        for key, group in groups.items():
-            targets = group.get("targets") if isinstance(group, Mapping) else None
-            if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
-                pieces.refuse_setting(str(key), group, "should have a list of targets")
-            if group.get("weights") is None:
-                continue  # of activations only
-            scheme = self._read(group)
-            self.by_target |= dict.fromkeys(targets, scheme)
 
-    def _read(self, group: Mapping[str, Any]) -> _Scheme:
-        weights = group["weights"]
-        if not isinstance(weights, Mapping):
-            self.pieces.refuse_setting("weights", weights, "should be an object")
-        format_ = group.get("format") or self.pieces.settings.get("format")
-        if format_ not in (*_PLAIN, _PACKED):
-            formats = ", ".join(map(quoted, (*_PLAIN, _PACKED)))
-            self.pieces.refuse_setting("format", format_, f"those read are {formats}")
-        bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
-        allowed = (2, 4, 8) if format_ == _PACKED else (8,) if kind == "float" else range(1, 9)
-        if type(bits) is not int or bits not in allowed or kind not in ("int", "float"):
-            form = f"{shown(kind)} of {shown(bits)} bits"
-            self.pieces.refuse(f"its quantisation is to {form}, which '{format_}' isn't read with")
-        if format_ == _PACKED and kind != "int":
-            self.pieces.refuse_setting("type", kind, "whole numbers are packed")
-        size = weights.get("group_size")
-        strategy = weights.get("strategy")
-        if strategy is None:
-            strategy = "tensor" if size is None else "group" if size != -1 else "channel"
-        if strategy not in ("tensor", "channel", "group", "block"):
-            self.pieces.refuse_setting("strategy", strategy, "isn't read")
-        group_size = size if type(size) is int and strategy == "group" else 0
-        if strategy == "group" and group_size < 1:
-            self.pieces.refuse_setting("group_size", size, "should be a positive whole number")
-        dtype = "F8_E4M3" if kind == "float" else "I8"
-        block = self._block(weights.get("block_structure")) if strategy == "block" else None
-        symmetric = bool(weights.get("symmetric", True))
-        return _Scheme(
-            dtype, bits, symmetric, strategy, group_size, block, packed=format_ == _PACKED
-        )
+def _read_scheme(pieces: QuantisedTensors, group: Mapping[str, Any]) -> _Scheme:
+    weights = group["weights"]
+    if not isinstance(weights, Mapping):
+        pieces.refuse_setting("weights", weights, "should be an object")
+    format_ = group.get("format") or pieces.settings.get("format")
+    if format_ not in (*_PLAIN, _PACKED):
+        formats = ", ".join(map(quoted, (*_PLAIN, _PACKED)))
+        pieces.refuse_setting("format", format_, f"those read are {formats}")
+    bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
+    allowed = (2, 4, 8) if format_ == _PACKED else (8,) if kind == "float" else range(1, 9)
+    if type(bits) is not int or bits not in allowed or kind not in ("int", "float"):
+        form = f"{shown(kind)} of {shown(bits)} bits"
+        pieces.refuse(f"its quantisation is to {form}, which '{format_}' isn't read with")
+    if format_ == _PACKED and kind != "int":
+        pieces.refuse_setting("type", kind, "whole numbers are packed")
+    dtype = "F8_E4M3" if kind == "float" else "I8"
+    symmetric = bool(weights.get("symmetric", True))
+    return _with_blocks(pieces, _Scheme(dtype, bits, symmetric, format_ == _PACKED), weights)
 
-    def _block(self, size: object) -> tuple[int, int]:
-        if isinstance(size, str):  # an older form: 128x128
-            size = [int(n) if _SIZE.fullmatch(n) else n for n in size.split("x")]
-        match size:
-            case [int(rows), int(columns)] if rows > 0 and columns > 0:
-                return rows, columns
-            case _:
-                wanted = "should be two whole numbers"
-                self.pieces.refuse_setting("block_structure", size, wanted)
 
-    def scheme(self, module: str) -> _Scheme:
-        """Return a module's scheme: by its name, else by a pattern, else by its class."""
-        if module in self.by_target:
-            return self.by_target[module]
-        for target in sorted(t for t in self.by_target if t.startswith("re:")):
-            pattern = target.removeprefix("re:")
-            if may_hang(pattern, len(module)):
-                self.pieces.refuse_setting("targets", target, "could be matched for ever")
-            try:
-                if re.match(pattern, module):
-                    return self.by_target[target]
-            except (re.error, RecursionError, OverflowError):
-                self.pieces.refuse_setting("targets", target, "is no pattern")
-        classes = [s for target, s in self.by_target.items() if _CLASS.fullmatch(target)]
-        if len(set(classes)) != 1:
-            how = "no group" if not classes else "several groups"
-            self.pieces.refuse(f"{how} of its quantisation may be for {quoted(module)}")
-        return classes[0]
+def _with_blocks(pieces: QuantisedTensors, scheme: _Scheme, weights: Mapping[str, Any]) -> _Scheme:
+    """Return the scheme with the shape of the blocks that share a scale."""
+    size = weights.get("group_size")
+    strategy = weights.get("strategy")
+    if strategy is None:
+        strategy = "tensor" if size is None else "group" if size != -1 else "channel"
+    match strategy:
+        case "tensor":
+            return scheme
+        case "channel":
+            return replace(scheme, block=(1, None))
+        case "group":
+            if type(size) is not int or size < 1:
+                pieces.refuse_setting("group_size", size, "should be a positive whole number")
+            return replace(scheme, group=size, block=(1, size))
+        case "block":
+            return replace(scheme, block=_block(pieces, weights.get("block_structure")))
+    pieces.refuse_setting("strategy", strategy, "isn't read")
+
+
+def _block(pieces: QuantisedTensors, size: object) -> tuple[int, int]:
+    if isinstance(size, str):  # an older form: 128x128
+        size = [int(n) if _SIZE.fullmatch(n) else n for n in size.split("x")]
+    return pieces.sides("block_structure", size)
+
+
+def _scheme(pieces: QuantisedTensors, by_target: Mapping[str, _Scheme], module: str) -> _Scheme:
+    """Return a module's scheme: by its name, else by a pattern, else by its class."""
+    if module in by_target:
+        return by_target[module]
+    for target in sorted(t for t in by_target if t.startswith("re:")):
+        pattern = target.removeprefix("re:")
+        if may_hang(pattern, len(module)):
+            pieces.refuse_setting("targets", target, "could be matched for ever")
+        try:
+            if re.match(pattern, module):
+                return by_target[target]
+        except (re.error, RecursionError, OverflowError):
+            pieces.refuse_setting("targets", target, "is no pattern")
+    classes = [s for target, s in by_target.items() if _CLASS.fullmatch(target)]
+    if len(set(classes)) != 1:
+        how = "no group" if not classes else "several groups"
+        pieces.refuse(f"{how} of its quantisation may be for {quoted(module)}")
+    return classes[0]

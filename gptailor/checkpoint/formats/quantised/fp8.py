@@ -13,7 +13,8 @@ _SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
 
 def read_fp8(pieces: QuantisedTensors) -> None:
     """Read each `X` in FP8 with `X_scale_inv`, by which it is multiplied."""
-    block = _block(pieces)
+    size = pieces.settings.get("weight_block_size")
+    block = None if size is None else pieces.sides("weight_block_size", size)
     for name, tensor in list(pieces.left.items()):
         if tensor.spec.dtype not in FP8:
             continue
@@ -47,14 +48,3 @@ def block_scaled(
     for tensor in (scales, zeros) if zeros is not None else (scales,):
         pieces.check_shape(tensor, grid, *sorted(short))
     return Scaled(values, scales, block, zeros)
-
-
-def _block(pieces: QuantisedTensors) -> tuple[int, int] | None:
-    size = pieces.settings.get("weight_block_size")
-    match size:
-        case None:
-            return None
-        case [int(rows), int(columns)] if rows > 0 and columns > 0:
-            return rows, columns
-        case _:
-            pieces.refuse_setting("weight_block_size", size, "should be two whole numbers")

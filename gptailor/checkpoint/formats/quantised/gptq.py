@@ -6,6 +6,7 @@ from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
 from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo
 
+_Kind = Literal["gptq", "gptq_v2"]
 _WORDS = ("I32",)
 _BITS = 32
 """Bits of a word."""
@@ -15,7 +16,7 @@ _SCALES = ("F16", "BF16", "F32")
 
 def read_gptq(pieces: QuantisedTensors) -> None:
     """Read each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
-    kind = pieces.settings.get("checkpoint_format") or "gptq"
+    kind: _Kind = pieces.settings.get("checkpoint_format") or "gptq"
     if kind not in ("gptq", "gptq_v2"):
         pieces.refuse_setting("checkpoint_format", kind, "'gptq' and 'gptq_v2' are read")
     if pieces.settings.get("is_marlin_format"):
@@ -24,32 +25,37 @@ def read_gptq(pieces: QuantisedTensors) -> None:
     if bits not in _GPTQ_BITS:
         pieces.refuse_setting("bits", bits, "2, 3, 4 and 8 are read")
     for stem in pieces.stems(".qweight"):
-        _read_weight(pieces, stem, bits, group)
+        _read_weight(pieces, stem, kind, bits, group)
 
 
-def _read_weight(pieces: QuantisedTensors, stem: str, bits: int, group: int) -> None:
-    """Read one weight of GPTQ's."""
-    # Rules for single layers may change bits and groups: then the shapes decide.
-    uniform = not pieces.settings.get("dynamic")
+def _taken(pieces: QuantisedTensors, stem: str) -> tuple[TensorInfo, TensorInfo, TensorInfo]:
+    """Take the values, the scales and the zeros of a weight."""
     name = f"{stem}.weight"
     values = pieces.take(f"{stem}.qweight", name, _WORDS)
     scales = pieces.take(f"{stem}.scales", name, _SCALES)
-    zeros = pieces.take(f"{stem}.qzeros", name, _WORDS)
+    return values, scales, pieces.take(f"{stem}.qzeros", name, _WORDS)
+
+
+def _read_weight(pieces: QuantisedTensors, stem: str, kind: _Kind, bits: int, group: int) -> None:
+    """Read one weight of GPTQ's."""
+    values, scales, zeros = _taken(pieces, stem)
     groups = _column_groups(pieces, stem)
     words, outputs = pieces.check_matrix(values)
     inputs = words * _BITS // bits if groups is None else groups.spec.elements
+    # Rules for single layers may change bits and groups: then the shapes decide.
+    uniform = not pieces.settings.get("dynamic")
     own = bits if uniform else words * _BITS // inputs
     if own not in _GPTQ_BITS or -(-inputs * own // _BITS) != words:
         message = f"{quoted(values.spec.name)} has {words} rows of words for {inputs} inputs"
         pieces.refuse(f"{message}, and the configuration says {bits} bits")
-    width = _group(pieces, scales, inputs, group, uniform=uniform)
+    width = -(-inputs // pieces.check_matrix(scales)[0])
+    if uniform:
+        width = _group(pieces, inputs, group)
     shape = (-(-inputs // width), outputs)
     pieces.check_shape(scales, shape)
     pieces.check_shape(zeros, (shape[0], -(-outputs * own // _BITS)))
-    second = pieces.settings.get("checkpoint_format") == "gptq_v2"
-    kind: Literal["gptq", "gptq_v2"] = "gptq_v2" if second else "gptq"
     form = PackedIntegers(kind, own, width, values, scales, zeros, groups)
-    pieces.add(name, (outputs, inputs), form)
+    pieces.add(f"{stem}.weight", (outputs, inputs), form)
 
 
 def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
@@ -65,13 +71,8 @@ def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
     return None
 
 
-def _group(
-    pieces: QuantisedTensors, scales: TensorInfo, inputs: int, size: int, *, uniform: bool
-) -> int:
-    """Return the number of inputs that share a scale."""
-    if not uniform:
-        rows = pieces.check_matrix(scales)[0]
-        return -(-inputs // rows)
+def _group(pieces: QuantisedTensors, inputs: int, size: int) -> int:
+    """Return the number of inputs that share a scale; -1 stands for all."""
     if size == 0 or size < -1:
         pieces.refuse_setting("group_size", size, "should be -1 or positive")
     return inputs if size == -1 else min(size, inputs)
@@ -82,26 +83,17 @@ def read_awq(pieces: QuantisedTensors) -> None:
     version = pieces.settings.get("version") or "gemm"
     if str(version).lower() != "gemm":
         pieces.refuse_setting("version", version, "'gemm' is read")
-    bits, group = pieces.number("bits", pieces.number("w_bit", 4)), _awq_group(pieces)
+    bits = pieces.number("bits", pieces.number("w_bit", 4))
+    group = pieces.number("group_size", pieces.number("q_group_size", 128))
     if bits != 4:
         pieces.refuse_setting("bits", bits, "4 are read")
     for stem in pieces.stems(".qweight"):
-        name = f"{stem}.weight"
-        values = pieces.take(f"{stem}.qweight", name, _WORDS)
-        scales = pieces.take(f"{stem}.scales", name, _SCALES)
-        zeros = pieces.take(f"{stem}.qzeros", name, _WORDS)
+        values, scales, zeros = _taken(pieces, stem)
         inputs, words = pieces.check_matrix(values)
         outputs = words * _BITS // bits
-        width = inputs if group == -1 else min(group, inputs)
+        width = _group(pieces, inputs, group)
         rows = -(-inputs // width)
         pieces.check_shape(scales, (rows, outputs))
         pieces.check_shape(zeros, (rows, words))
         form = PackedIntegers("awq", bits, width, values, scales, zeros)
-        pieces.add(name, (outputs, inputs), form)
-
-
-def _awq_group(pieces: QuantisedTensors) -> int:
-    group = pieces.number("group_size", pieces.number("q_group_size", 128))
-    if group == 0 or group < -1:
-        pieces.refuse_setting("group_size", group, "should be -1 or positive")
-    return group
+        pieces.add(f"{stem}.weight", (outputs, inputs), form)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.checkpoint.files import CheckpointError, quoted, shown
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
 from gptailor.checkpoint.tensor import FLOATS, Quantised, TensorInfo, TensorSpec
 
 
@@ -49,6 +49,13 @@ class QuantisedTensors:
             self.refuse_setting(key, value, "should be a whole number")
         return value
 
+    def sides(self, key: str, value: object) -> tuple[int, int]:
+        """Return a setting's value that is the numbers of rows and columns of a block."""
+        match value:
+            case [int(rows), int(columns)] if rows > 0 and columns > 0:
+                return rows, columns
+        self.refuse_setting(key, value, "should be two whole numbers")
+
     def find(self, name: str) -> TensorInfo | None:
         """Take a tensor, if there is one."""
         return self.left.pop(name, None)
@@ -62,6 +69,14 @@ class QuantisedTensors:
             wanted = " or ".join(dtypes)
             self.refuse(f"{quoted(name)} is {tensor.spec.dtype}, and should be {wanted}")
         return tensor
+
+    def content(self, tensor: TensorInfo) -> bytes | None:
+        """Return the bytes of a short tensor; None without its file."""
+        if tensor.form is not None or not tensor.file.exists():
+            return None
+        with open_regular(tensor.file) as file:
+            file.seek(tensor.offset)
+            return read_exactly(file, tensor.spec.size, tensor.file, "C304")
 
     def check_shape(self, tensor: TensorInfo, *wanted: tuple[int, ...]) -> None:
         """Refuse a tensor that has none of these shapes."""
