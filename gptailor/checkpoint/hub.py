@@ -22,6 +22,7 @@ from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
+from gptailor.checkpoint.write.output_file import write_whole
 
 _SMALL_FILES = (
     on_disk.CONFIG, on_disk.GENERATION_CONFIG, on_disk.INDEX, "adapter_config.json",
@@ -156,11 +157,9 @@ def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
     except (OSError, ValueError, CheckpointError):
         header = _asked(remote, name)
     infos = _infos(file, header)
-    with suppress(OSError):  # a cache that can't be written is no fault
+    with suppress(OSError, CheckpointError):  # a cache that can't be written is no fault
         kept.parent.mkdir(parents=True, exist_ok=True)
-        side = kept.with_name(f".{kept.name}.{os.getpid()}")
-        side.write_text(json.dumps(header), encoding="utf-8")
-        side.replace(kept)
+        write_whole(kept, json.dumps(header).encode(), kept)
     return infos
 
 

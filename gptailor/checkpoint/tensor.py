@@ -24,6 +24,11 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 """The dtypes of arithmetic."""
 
 
+def resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    """Return a shape with another size of one axis."""
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

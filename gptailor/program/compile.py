@@ -14,7 +14,7 @@ from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
-from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec, resized
 from gptailor.plan import layers as outline
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
@@ -314,7 +314,7 @@ def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
         neurons = widths.neurons_in(layout, name, spec.shape) if name else None
         if neurons is None:
             return output
-        shape = neurons.narrowed(spec.shape, cut.size)
+        shape = resized(spec.shape, neurons.axis, cut.size * neurons.copies)
         make = p.Narrowed(p.unfitted(output.make), cut)
         return replace(output, spec=replace(spec, shape=shape), make=make)
 

@@ -7,7 +7,7 @@ from math import prod
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
-from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
+from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
 from gptailor.plan import layers as outline
 from gptailor.plan.resolved import ClosedCut
 from gptailor.program import program as p
@@ -107,7 +107,7 @@ def _cut_stack(output: p.Output, stacked: Stacked, kept: Sequence[int]) -> p.Out
     """Return a tensor of all experts with those that stay."""
     make, spec, each = output.make, output.spec, stacked.entries
     rows = [number * each + entry for number in kept for entry in range(each)]
-    shape = stacked.cut(spec.shape, len(kept))
+    shape = resized(spec.shape, stacked.axis, len(rows))
     if isinstance(make, p.Copy):
         make = replace(make, source=_kept_entries(make.source, stacked, rows, shape))
     else:

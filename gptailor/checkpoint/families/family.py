@@ -1,7 +1,7 @@
 """An architecture as data: `Family`, the form of a family's file, and the roles of its tensors."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated, Any, Literal, final
@@ -125,7 +125,7 @@ class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot; in patterns `*` is one part between dots.
-    Functions are those of `functions.LAYER_COUNTS` (`count_of`) and `functions.READERS` (`read`). A
+    Functions are those of `functions.LAYER_LISTS` (`count_of`) and `functions.READERS` (`read`). A
     file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 
@@ -312,11 +312,10 @@ class Family(Closed):
         """Return the number of layers by `count_of`, or None. Raises RuleError."""
         if not self.count_of:
             return None
-        from gptailor.checkpoint.families.functions import (
-            LAYER_COUNTS,  # only few families have one
-        )
+        from gptailor.checkpoint.families.functions import LAYER_LISTS  # only few families have one
 
-        return LAYER_COUNTS[self.count_of](config)
+        listed = LAYER_LISTS[self.count_of](config)
+        return None if listed is None else len(listed)
 
     def part(self, suffix: str) -> Branch | None:
         """Return the part of a layer that a tensor belongs to, by its name within the layer."""
@@ -333,9 +332,20 @@ class Family(Closed):
         branch = self.part(suffix)
         if branch is None or not self.attn_out:
             return None
-        norms = _norm_prefixes((*self.attn, *self.mlp))
-        outputs = self.attn_out if branch == "attn" else self.mlp_out
-        return _role_of(suffix, branch, self.roles, norms, outputs)
+        for name, role in self.roles.items():  # before all others
+            if matches(suffix, name):
+                return role or None
+        prefixes = (*self.attn, *self.mlp)
+        if suffix.startswith(tuple(each for each in prefixes if _OF_NORMS.search(each))):
+            return NORMS
+        outputs, end = (self.attn_out, "attn.o") if branch == "attn" else (self.mlp_out, "mlp.down")
+        if any(matches(suffix, name) for name in outputs):
+            return end
+        usual = _BY_WORD[branch]
+        for word in reversed(suffix.split(".")):
+            if projection := usual.get(word) or usual.get(_PIECE.sub("", word)):
+                return projection
+        return None
 
 
 POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
@@ -370,6 +380,9 @@ _BY_WORD = {
 _PIECE = re.compile(r"_(bias|blocks|scales)$")
 """Ends of tensors' names that no dot parts from their module's."""
 
+_OF_NORMS = re.compile(r"(norm|(^|\.)ln_)[^.]*\.?$")
+"""The end of a prefix of norms over the hidden state."""
+
 
 @lru_cache(maxsize=1024)
 def _pattern(name: str) -> re.Pattern[str]:
@@ -379,35 +392,3 @@ def _pattern(name: str) -> re.Pattern[str]:
 def matches(suffix: str, pattern: str) -> bool:
     """Return whether a tensor, by its name within the layer, belongs to a pattern's module."""
     return _pattern(pattern).fullmatch(suffix) is not None
-
-
-def _role_of(
-    suffix: str,
-    branch: Branch,
-    own: Mapping[str, str],
-    norms: Sequence[str],
-    outputs: Sequence[str],
-) -> str | None:
-    """Return `norms`, or the projection that a tensor (weight, bias or scale) belongs to.
-
-    `own` goes first, then `norms`, prefixes of norms over the hidden state, and `outputs`, the
-    projections that the branch ends with.
-    """
-    for name, role in own.items():
-        if matches(suffix, name):
-            return role or None
-    if suffix.startswith(tuple(norms)):
-        return NORMS
-    if any(matches(suffix, name) for name in outputs):
-        return "attn.o" if branch == "attn" else "mlp.down"
-    roles = _BY_WORD[branch]
-    for word in reversed(suffix.split(".")):
-        projection = roles.get(word) or roles.get(_PIECE.sub("", word))
-        if projection is not None:
-            return projection
-    return None
-
-
-def _norm_prefixes(prefixes: Sequence[str]) -> tuple[str, ...]:
-    """Return the prefixes of a branch's norms."""
-    return tuple(each for each in prefixes if re.search(r"(norm|(^|\.)ln_)[^.]*\.?$", each))

@@ -1,7 +1,7 @@
 """Functions of the few families that a rule of their file can't describe, by name.
 
 `READERS` read a key that must agree, from a configuration, the key and its default. `RULES` are
-pairs: one reads a setting of each layer, the other writes it. `LAYER_COUNTS` count layers.
+pairs: one reads a setting of each layer, the other writes it. `LAYER_LISTS` list all layers.
 """
 
 import math
@@ -412,11 +412,6 @@ def _write_letters(rule: Computed, config: Config, values: Values) -> dict[str, 
     return out
 
 
-def _count_letters(config: Config) -> int | None:
-    kinds = _letters(config)
-    return None if kinds is None else len(kinds)
-
-
 def _read_same(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read that no layer of qwen3_vl_text has a window."""
     return [*rule.absent] * count
@@ -453,4 +448,4 @@ RULES: Mapping[str, tuple[ReadRule, WriteRule]] = {
     "without_rotation": (_without_rotation, _never),
 }
 
-LAYER_COUNTS: Mapping[str, Callable[[Config], int | None]] = {"letters": _count_letters}
+LAYER_LISTS: Mapping[str, Callable[[Config], list[Any] | None]] = {"letters": _letters}

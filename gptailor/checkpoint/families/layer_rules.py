@@ -174,12 +174,10 @@ class Listed(LayerRule):
         if self.last is not None and values[-1] != self.last:
             raise RuleError(f"the last layer attends fully, and L{len(values) - 1} would slide")
         entries = self._words(listed, values) if self.tried is None else list(values)
-        out = {name: value for name, value in config.items() if name not in self.replaces}
         names = (self.name, self.older) if self.older else (self.name,)
-        out |= {name: entries for name in names if name == key or name in config}
-        if self.keep == "always" or (self.keep and SLIDING in values):
-            return _also(self.derived, out, values)
-        return out
+        stated = {name: entries for name in names if name == key or name in config}
+        keep = self.keep == "always" or (self.keep == "sliding" and SLIDING in values)
+        return _with_list(self, config, stated, values, keep=keep)
 
     def _key(self, config: Config) -> str:
         """Return the name under which the configuration has the list, or would have it."""
@@ -193,11 +191,19 @@ class Listed(LayerRule):
         return [words.get(v, v) if isinstance(v, str) else v for v in complete(self.name, values)]
 
 
-def _also(derived: LayerRule | None, config: Config, values: Values) -> dict[str, Any]:
-    """Return the configuration with the values in a derived form too, where it can state them."""
+def _with_list(
+    rule: "Listed | Numbered",
+    config: Config,
+    stated: dict[str, Any],
+    values: Values,
+    *,
+    keep: bool,
+) -> dict[str, Any]:
+    """Return the configuration with a list; with `keep` also in the derived form, if that can."""
+    out = {key: value for key, value in config.items() if key not in rule.replaces} | stated
     with suppress(RuleError):
-        return dict(config) if derived is None else derived.stated(config, values)
-    return dict(config)
+        return dict(rule.derived.stated(out, values)) if keep and rule.derived else out
+    return out
 
 
 @final
@@ -246,9 +252,7 @@ class Numbered(LayerRule):
                 f"'{key}' would name all layers, or no layer: its family needs both kinds"
             )
         numbers = [i for i, kind in enumerate(kinds) if kind == self.kinds[1]]
-        out = {name: value for name, value in config.items() if name not in self.replaces}
-        out[key] = numbers
-        return _also(self.derived, out, kinds) if self.keep else out
+        return _with_list(self, config, {key: numbers}, kinds, keep=self.keep)
 
 
 @final

@@ -155,14 +155,9 @@ def is_constant(suffix: str) -> bool:
     return suffix in _CONSTANTS or suffix.endswith("rotary_emb.inv_freq")
 
 
-def _language(config: Config) -> Config:
-    """Return the language model's configuration: the whole one, if nothing wraps it."""
-    return vision.text_of(config) if config.get("model_type") in vision.WRAPPERS else config
-
-
 def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
     """Return each layer's entry, by the configuration of the layout's own checkpoint."""
-    config = _language(config)
+    config = vision.text_of(config)
     read = {rule.name: rule.read(config, layout.count) for rule in layout.rules}
     return [{name: values[i] for name, values in read.items()} for i in range(layout.count)]
 
@@ -184,7 +179,7 @@ def moved_config(
     """
     if not entries:
         return Refusal("a model has at least one layer")
-    out: dict[str, Any] = dict(_language(base_config))
+    out: dict[str, Any] = dict(vision.text_of(base_config))
     counts = {layout.family.count_key, "num_hidden_layers"} & out.keys()
     if (deepest := layout.family.deepest) is not None and len(entries) > deepest:
         return Refusal(
@@ -200,14 +195,14 @@ def moved_config(
         if not predicting:
             out |= {key: 0 for key in PREDICTORS if key in out}
             out |= {key: False for key in ("use_mtp",) if key in out}
-        return vision.with_text(base_config, out) if layout.wrapped else out
+        return vision.with_text(base_config, out)
     except RuleError as error:
         return Refusal(str(error))
 
 
 def predictor_count(config: Config) -> int:
     """Return the number of predictors that a configuration states, or 0."""
-    config = _language(config)
+    config = vision.text_of(config)
     return max((n for key in PREDICTORS if isinstance(n := config.get(key), int)), default=0)
 
 
@@ -227,7 +222,7 @@ def is_predicting(name: str) -> bool:
 
 def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
     """Return the keys that keep another model's layers from the base: faults and warnings."""
-    base, other = _language(base_config), _language(other_config)
+    base, other = vision.text_of(base_config), vision.text_of(other_config)
     types = [str(config.get("model_type")) for config in (base, other)]
     base_family = other_family = layout.family
     if types[1] != types[0]:
@@ -393,17 +388,13 @@ _TIE = "tie_embedding"
 
 def layer_count(family: Family, config: Config) -> int:
     """Return the number of decoder layers that a configuration states. Raises RuleError."""
-    if (listed := family.counted(config)) is not None:
-        return _bounded(listed)
-    key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
-    if key is None:
-        raise RuleError(f"the configuration has no '{family.count_key}'")
-    if type(count := config[key]) is not int or count <= 0:
-        raise RuleError(f"expected a positive integer for '{key}', got {count!r}")
-    return _bounded(count)
-
-
-def _bounded(count: int) -> int:
+    count = family.counted(config)
+    if count is None:
+        key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
+        if key is None:
+            raise RuleError(f"the configuration has no '{family.count_key}'")
+        if type(count := config[key]) is not int or count <= 0:
+            raise RuleError(f"expected a positive integer for '{key}', got {count!r}")
     if count > MOST_LAYERS:
         raise RuleError(f"expected at most {MOST_LAYERS:,} layers, the configuration has {count:,}")
     return count
@@ -506,7 +497,7 @@ def _sides(layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _entries_by_config(layout: Layout, config: Config) -> int | Refusal:
     """Return the number by the numbers of heads, for tensors that don't tell."""
-    text = vision.text_of(config) if layout.wrapped else config
+    text = vision.text_of(config)
     latent, rotated = _whole(text, "kv_lora_rank"), _whole(text, "qk_rope_head_dim")
     if latent:
         return latent + rotated

@@ -25,6 +25,7 @@ _NESTED = "ffn_config"
 _LEAST_OF_GROUP = 2
 """Experts of a group whose scores sum to the group's score."""
 
+_PROJECTIONS = {"mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down"}
 _NUMBERED = re.compile(r"(^|\.)experts\.(?P<number>\d+)\.")
 _STACKED = re.compile(r"(^|\.)experts\.")
 
@@ -36,12 +37,6 @@ class Stacked:
 
     axis: int
     entries: int = 1
-
-    def cut(self, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
-        """Return the shape of the tensor with so many experts."""
-        sides = list(shape)
-        sides[self.axis] = count * self.entries
-        return tuple(sides)
 
 
 @final
@@ -84,7 +79,7 @@ def experts_in(
         if stacked is not None:
             stacks[name] = stacked
     why = _unlike(numbers, count)
-    if why is None and not any(_is_projection(roles[name]) for name in (*numbers, *stacks)):
+    if why is None and not any(roles[name] in _PROJECTIONS for name in (*numbers, *stacks)):
         why = "has a router, and no experts that are known"
     return LayerExperts(count, numbers, stacks) if why is None else Refusal(why)
 
@@ -105,7 +100,7 @@ def _stacked(
     """Return the experts in a tensor that has all of them; None for one that has none."""
     role = layout.family.role(name)
     within = _STACKED.search(name) is not None
-    if within or (_is_projection(role) and len(shape) > 2):
+    if within or (role in _PROJECTIONS and len(shape) > 2):
         if not shape or shape[0] % count or (layout.quantised and shape[0] != count):
             return Refusal(f"has '{name}', which can't be parted into {count} experts")
         return Stacked(0, shape[0] // count)
@@ -115,10 +110,6 @@ def _stacked(
     if role != NORMS and layout.family.part(name) == "mlp" and count in shape and len(shape) != 2:
         return Refusal(f"has an entry of '{name}' for each expert")
     return None
-
-
-def _is_projection(role: str | None) -> bool:
-    return role in {"mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down"}
 
 
 def _unlike(numbers: Mapping[str, int], count: int) -> str | None:
@@ -165,7 +156,7 @@ class Routing:
 
 def routing(layout: Layout, config: Config) -> Routing:
     """Return the limits of the routers of a configuration; the most, where layers differ."""
-    text = vision.text_of(config) if layout.wrapped else config
+    text = vision.text_of(config)
     groups = _number(layout, text, _GROUPS, 1)
     taken_groups = _number(layout, text, (_TAKEN_GROUPS,), groups)
     return Routing(_number(layout, text, _TAKEN, 1), groups, min(taken_groups, groups))
@@ -196,7 +187,7 @@ def with_expert_count(
     layout: Layout, config: Config, before: int, count: int
 ) -> dict[str, Any] | Refusal:
     """Return the configuration for layers with another number of experts; or a refusal."""
-    text = dict(vision.text_of(config) if layout.wrapped else config)
+    text = dict(vision.text_of(config))
     if re.search(r"experts\\?\.\d", repr(quantisation(config))):
         return Refusal("its quantisation's configuration names single experts")
     nested = text.get(_NESTED)
@@ -209,8 +200,7 @@ def with_expert_count(
         if not absent:
             return Refusal(f"its configuration has no number of experts ({before:,})")
         changed = {absent[0]: count}
-    text |= changed
-    return vision.with_text(config, text) if layout.wrapped else text
+    return vision.with_text(config, text | changed)
 
 
 def _replaced(settings: Config, before: int, count: int) -> dict[str, Any]:

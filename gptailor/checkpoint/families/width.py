@@ -26,12 +26,6 @@ class Neurons:
     axis: int
     copies: int = 1
 
-    def narrowed(self, shape: tuple[int, ...], width: int) -> tuple[int, ...]:
-        """Return the shape of the tensor with so many neurons."""
-        sides = list(shape)
-        sides[self.axis] = width * self.copies
-        return tuple(sides)
-
 
 def neurons_in(layout: Layout, name: str, shape: Sequence[int]) -> Neurons | None:
     """Return the neurons in a tensor of a layer, by its name there; None if it has none."""
@@ -82,11 +76,10 @@ def no_width(layout: Layout) -> str | None:
 
 def with_width(layout: Layout, config: Config, before: int, width: int) -> dict[str, Any] | Refusal:
     """Return the configuration for MLPs of another width than before; or a refusal."""
-    text = vision.text_of(config) if layout.wrapped else config
+    text = vision.text_of(config)
     key = next((key for key in _KEYS if text.get(key) == before), None)
     if key is None and _FOUR_TIMES in text and text[_FOUR_TIMES] is None:
         key = _FOUR_TIMES
     if key is None:
         return Refusal(f"its configuration has no number of an MLP's neurons ({before:,})")
-    changed = {**text, key: width}
-    return vision.with_text(config, changed) if layout.wrapped else changed
+    return vision.with_text(config, {**text, key: width})
