@@ -5,8 +5,8 @@ whole, by `gptailor.program.load`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Literal, final
@@ -140,13 +140,6 @@ class NewRows:
 Delta = LowRank | Shift | NewRows
 
 
-def read_of(delta: Delta) -> tuple[TensorInfo, ...]:
-    """Return the adapter's tensors in a delta."""
-    if not isinstance(delta, LowRank):
-        return (delta.tensor,)
-    return (delta.a, delta.b) if delta.magnitude is None else (delta.a, delta.b, delta.magnitude)
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class Adapted:
@@ -273,20 +266,21 @@ Quantised = Scaled | PackedIntegers | Microscaled | Blockwise
 """A quantised weight with its scales, as the one tensor that it stands for."""
 
 
-def pieces_of(form: Quantised) -> tuple[TensorInfo, ...]:
-    """Return the tensors on disk of a quantised weight."""
-    tensors: list[TensorInfo | None] = [form.values]
-    match form:
-        case Scaled():
-            tensors += [form.scales, form.zeros]
-        case PackedIntegers():
-            tensors += [form.scales, form.zeros, form.groups]
-        case Microscaled():
-            tensors += [form.scales]
-        case Blockwise(nested=nested):
-            tensors += [form.table, form.maxima]
-            tensors += [nested.table, nested.maxima] if nested is not None else []
-    return tuple(tensor for tensor in tensors if tensor is not None)
+def tensors_in(part: object) -> Iterator[TensorInfo]:
+    """Yield the tensors that a form is made of, in the order that they are read."""
+    match part:
+        case TensorInfo():
+            yield part
+        case Computation():
+            yield from part.tensors
+        case Aligned(pieces):
+            yield from (piece.tensor for piece in pieces)
+        case tuple():
+            for each in part:
+                yield from tensors_in(each)
+        case _ if is_dataclass(part):
+            for field in fields(part):
+                yield from tensors_in(getattr(part, field.name))
 
 
 Form = Pickled | Dequantised | Adapted | Aligned | Mean | Quantised | Computation

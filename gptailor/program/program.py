@@ -14,16 +14,10 @@ from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.families.mixture import of_expert
 from gptailor.checkpoint.tensor import (
     FLOATS,
-    Adapted,
-    Aligned,
     Computation,
-    Dequantised,
-    Mean,
-    Pickled,
     TensorInfo,
     TensorSpec,
-    pieces_of,
-    read_of,
+    tensors_in,
 )
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.resolved import ClosedCut, Gap, Healing
@@ -274,22 +268,11 @@ def stored_tensors(outputs: Iterable[Output]) -> Iterator[TensorInfo]:
 
 def leaves_of(tensor: TensorInfo) -> Iterator[TensorInfo]:
     """Yield the tensors on disk that a tensor's values are made from."""
-    match tensor.form:
-        case Adapted(base, deltas):
-            inner = [base, *(tensor for delta in deltas for tensor in read_of(delta))]
-        case Aligned(pieces):
-            inner = [piece.tensor for piece in pieces]
-        case Mean(of):
-            inner = [*of]
-        case Computation():
-            inner = [*tensor.form.tensors]
-        case None | Pickled() | Dequantised():
-            yield tensor
-            return
-        case form:
-            inner = [*pieces_of(form)]
+    inner = [*tensors_in(tensor.form)]
     for each in inner:
         yield from leaves_of(each)
+    if not inner:
+        yield tensor
 
 
 def stored_plainly(tensor: TensorInfo) -> bool:
