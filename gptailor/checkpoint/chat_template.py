@@ -59,20 +59,21 @@ def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
             templates[key] = _decoded(content_of(path), path)
     if templates or _SETTINGS not in files:
         return templates
-    path = files[_SETTINGS]
-    setting = parse_object(content_of(path), path, "C602", duplicate=None).get("chat_template")
-    return _listed(setting, path)
+    return _listed(_settings(files).get("chat_template"), files[_SETTINGS])
 
 
 def has_template(files: TokenizerFiles, *, processor: bool) -> bool:
     """Return whether a tokenizer, or a processor, has a chat template. Raises as `templates_of`."""
     if _MAIN in files or (processor and _FOR_PROCESSORS in files):
         return True
-    if _SETTINGS not in files:
-        return False
-    settings, path = files[_SETTINGS], Path(_SETTINGS)
-    found = parse_object(content_of(settings), path, "C602", duplicate=None)
-    return bool(found.get("chat_template"))
+    return bool(_settings(files).get("chat_template"))
+
+
+def _settings(files: TokenizerFiles) -> dict[str, Any]:
+    """Return the content of `tokenizer_config.json`; empty without that file."""
+    file = files.get(_SETTINGS, b"{}")
+    path = file if isinstance(file, Path) else Path(_SETTINGS)
+    return parse_object(content_of(file), path, "C602", duplicate=None)
 
 
 def _listed(setting: Any, path: Path) -> dict[str, str]:
@@ -160,10 +161,7 @@ def with_templates(files: TokenizerFiles, templates: Mapping[str, str]) -> dict[
     }
     for name, text in templates.items():
         result[_MAIN if name == DEFAULT else f"{_OTHERS}{name}.jinja"] = text.encode()
-    if (settings := result.get(_SETTINGS)) is None:
-        return result
-    path = settings if isinstance(settings, Path) else Path(_SETTINGS)
-    configuration = parse_object(content_of(settings), path, "C602", duplicate=None)
+    configuration = _settings(result)
     if configuration.get("chat_template") is not None:
         entries = [{"name": name, "template": text} for name, text in templates.items()]
         alone = list(templates) == [DEFAULT]

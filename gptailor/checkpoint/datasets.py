@@ -205,12 +205,11 @@ def check_first_row(path: Path, form: RowForm, *, answered: bool = False) -> Non
     has_rows = path.suffix.lower() in LINES
     if not has_rows and form == "prompt":
         raise _no_prompts(path)
-    number, text = 0, ""
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            lines = enumerate(iter(partial(file.readline, _LONGEST_FIRST_ROW), ""), 1)
-            if has_rows:
-                number, text = next(((n, line) for n, line in lines if line.strip()), (0, ""))
+            lines = iter(partial(file.readline, _LONGEST_FIRST_ROW), "") if has_rows else ()
+            filled = ((n, line) for n, line in enumerate(lines, 1) if line.strip())
+            number, text = next(filled, (0, ""))
     except OSError as error:
         raise _unreadable(path, error) from None
     except UnicodeDecodeError:

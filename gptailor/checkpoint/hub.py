@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,24 +214,27 @@ def talking(repo: str, revision: str | None) -> Iterator[None]:
             yield
     except (errors.HFValidationError, OSError, http_error) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        code, message, help_ = "C503", f"not available from the Hub{at}: {line}", ""
-        match error:
-            case errors.GatedRepoError():
-                code, message = "C501", "is gated on the Hub"
-                help_ = "ask for access on its page, and log in by 'hf auth login' or HF_TOKEN"
-            case errors.RepositoryNotFoundError():
-                code, message = "C501", "is not on the Hub"
-                help_ = "if it is private, log in by 'hf auth login' or HF_TOKEN"
-            case errors.RevisionNotFoundError():
-                code, message = "C502", f"has no revision '{revision}' on the Hub"
-            case errors.HFValidationError():
-                code, message = "C501", "is no id of the Hub"
-            case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
-                message = f"is not in the local cache{at}, and the Hub can't be reached"
-                help_ = _offline()
-            case _ if not isinstance(error, OSError):
-                help_ = _offline()
-        raise CheckpointError(code, message, Path(repo), help_) from error
+        kinds = (kind.__name__ for kind in type(error).__mro__)
+        row = next((_ERRORS[kind] for kind in kinds if kind in _ERRORS), _OTHER_ERROR)
+        message = row[1].format(at=at, line=line, revision=revision)
+        raise CheckpointError(
+            row[0], message, Path(repo), _offline() if row[2] is None else row[2]
+        ) from error
+
+
+_OTHER_ERROR = ("C503", "not available from the Hub{at}: {line}", None)
+_NOT_CACHED = ("C503", "is not in the local cache{at}, and the Hub can't be reached", None)
+_LOG_IN = "log in by 'hf auth login' or HF_TOKEN"
+_ERRORS: Mapping[str, tuple[str, str, str | None]] = {
+    "GatedRepoError": ("C501", "is gated on the Hub", f"ask for access on its page, and {_LOG_IN}"),
+    "RepositoryNotFoundError": ("C501", "is not on the Hub", f"if it is private, {_LOG_IN}"),
+    "RevisionNotFoundError": ("C502", "has no revision '{revision}' on the Hub", ""),
+    "HFValidationError": ("C501", "is no id of the Hub", ""),
+    "LocalEntryNotFoundError": _NOT_CACHED,
+    "OfflineModeIsEnabled": _NOT_CACHED,
+    "OSError": ("C503", "not available from the Hub{at}: {line}", ""),
+}
+"""Codes, messages and help by the names of the Hub library's errors; None: help about offline."""
 
 
 @contextmanager

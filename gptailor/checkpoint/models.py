@@ -374,7 +374,8 @@ class Opener:
         below = _chain(self.plan.models, name)[1:]
         also = [self.declared[each].source for each in below]
         rebound = also != [self.plan.models[each].source for each in below]
-        if _quantised(under):
+        layout = under.layout()
+        if isinstance(layout, Layout) and layout.quantised is not None:
             under = _dequantised(under)
         checkpoint, warnings = apply_adapter(under, folder, None if rebound else also)
         at, earlier = ("models", name, "source"), {fault.message for fault in self.faults}
@@ -386,11 +387,6 @@ class Opener:
             if not other or text not in earlier:  # which is said of the first of several adapters
                 self.faults.append(Fault("M305", text, at, help_, severity="warning"))
         return checkpoint, remotes
-
-
-def _quantised(checkpoint: Checkpoint) -> bool:
-    layout = checkpoint.layout()
-    return isinstance(layout, Layout) and layout.quantised is not None
 
 
 def _dequantised(checkpoint: Checkpoint) -> Checkpoint:

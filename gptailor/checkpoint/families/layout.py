@@ -108,11 +108,8 @@ def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
     if (at := place_in(layout.prefix, tensor_name)) is not None and at[0] < layout.count:
         part = layout.family.part(at[1])
         return None if part is None else (at[0], part, at[1])
-    if tensor_name in layout.embed:
-        return "embed"
-    if tensor_name in layout.norm:
-        return "norm"
-    return "head" if tensor_name in layout.head else None
+    places: tuple[_Rest, ...] = ("embed", "norm", "head")
+    return next((place for place in places if tensor_name in getattr(layout, place)), None)
 
 
 def name_of(layout: Layout, layer: int, suffix: str) -> str:

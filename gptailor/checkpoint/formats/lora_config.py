@@ -122,8 +122,10 @@ class LoraSettings(BaseModel):
             return "exclude_modules"
         if any(pattern.match(module) for pattern in self._compiled("modules_to_save")):
             return "modules_to_save"
-        if isinstance(targets, str) and _is_unread(targets, module):
-            return None  # the file holds what was trained
+        if isinstance(targets, str) and (
+            targets.lower() == "all-linear" or may_hang(targets, len(module))
+        ):
+            return None  # a pattern that isn't matched here: the file holds what was trained
         if targets and not _aims(targets, module):
             return "target_modules"
         inside = module in targets or self._in_layers(module)
@@ -191,11 +193,6 @@ def _pattern(setting: str, name: str) -> re.Pattern[str]:
 def _first(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
     named = (n for name, n in patterns.items() if _pattern("rank_pattern", name).match(module))
     return next(named, default)
-
-
-def _is_unread(targets: str, module: str) -> bool:
-    """Return whether a pattern of targets is no pattern but a name for many, or a slow one."""
-    return targets.lower() == "all-linear" or may_hang(targets, len(module))
 
 
 def _aims(names: str | tuple[str, ...], module: str) -> bool:
