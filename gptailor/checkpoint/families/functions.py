@@ -51,10 +51,15 @@ def _head_scale(config: Config, key: str, default: Any) -> Any:
     return width**-0.5 if isinstance(width, int) and width > 0 else default
 
 
+def _object_in(config: Config, *keys: str) -> Mapping[str, Any]:
+    """Return the value of the first of these keys that is set, or an empty object."""
+    value = next((config[key] for key in keys if config.get(key)), None)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _settings(config: Config, key: str, default: Any) -> Any:
     """Read the settings of an object that change arithmetic: dbrx, mpt."""
-    value = config.get(key)
-    settings = value if isinstance(value, Mapping) else {}
+    settings = _object_in(config, key)
     return {name: settings.get(name, absent) for name, absent in default.items()}
 
 
@@ -71,8 +76,7 @@ def _sections(config: Config, key: str, default: Any) -> Any:
 
     A model of text alone has no such key.
     """
-    scaling = config.get("rope_scaling") or config.get("rope_parameters")
-    return scaling.get(key, default) if isinstance(scaling, Mapping) else default
+    return _object_in(config, "rope_scaling", "rope_parameters").get(key, default)
 
 
 def _state_rank(config: Config, key: str, default: Any) -> Any:
@@ -104,7 +108,7 @@ _KIMI = {
 
 
 def _kimi(config: Config, key: str, default: Any) -> Any:
-    return _linear_config(config).get(_KIMI[key], config.get(key, default))
+    return _object_in(config, "linear_attn_config").get(_KIMI[key], config.get(key, default))
 
 
 def _residual_scale(config: Config, count: int) -> float:
@@ -190,14 +194,9 @@ def _never(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
 # ---------------------------------------------------------------------- kinds in forms of their own
 
 
-def _linear_config(config: Config) -> Mapping[str, Any]:
-    settings = config.get("linear_attn_config")
-    return settings if isinstance(settings, Mapping) else {}
-
-
 def _read_kimi(rule: Computed, config: Config, count: int) -> list[Any]:
     """Read kimi_linear's lists of numbers from 1 up; without them each fourth attends."""
-    settings = _linear_config(config)
+    settings = _object_in(config, "linear_attn_config")
     if "full_attn_layers" not in settings or "kda_layers" not in settings:
         return [FULL if i and i % 4 == 0 else LINEAR for i in range(count)]
     full, linear = settings["full_attn_layers"], settings["kda_layers"]
@@ -209,7 +208,7 @@ def _read_kimi(rule: Computed, config: Config, count: int) -> list[Any]:
 
 
 def _write_kimi(rule: Computed, config: Config, values: Values) -> dict[str, Any]:
-    settings = dict(_linear_config(config))
+    settings = dict(_object_in(config, "linear_attn_config"))
     for key, kind in (("full_attn_layers", FULL), ("kda_layers", LINEAR)):
         if key in settings:
             settings[key] = [i + 1 for i, value in enumerate(values) if value == kind]

@@ -102,18 +102,13 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
     new = {key: v for key, v in text.items() if key not in old or old[key] != v}
     if config.get(TEXT) is None:
         return {key: value for key, value in config.items() if key not in dropped} | new
-    outer, inner = dict(config), dict(config[TEXT])
-    for key in dropped:
-        value = inner.pop(key, None)
-        if key in outer and outer[key] == value:
-            del outer[key]
-    for key, value in new.items():
-        if key in outer and key in old and outer[key] != old[key] and key == "num_hidden_layers":
-            raise RuleError(f"'{key}' is {outer[key]}, and that of '{TEXT}' {old[key]}")
-        if key in outer and outer[key] == old.get(key):
-            outer[key] = value
-        inner[key] = value
-    return {**outer, TEXT: inner}
+    count, inner = "num_hidden_layers", config[TEXT]
+    if count in new and count in old and config.get(count, old[count]) != old[count]:
+        raise RuleError(f"'{count}' is {config[count]}, and that of '{TEXT}' {old[count]}")
+    outer = {k: v for k, v in config.items() if k not in dropped or v != inner.get(k)}
+    both = {k: v for k, v in new.items() if k in outer and outer[k] == old.get(k)}
+    kept = {k: v for k, v in inner.items() if k not in dropped}
+    return {**outer, **both, TEXT: {**kept, **new}}
 
 
 def ties(config: Config, of_text: bool) -> bool:

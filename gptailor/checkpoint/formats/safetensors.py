@@ -30,7 +30,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raw = _text(file, size, path)
     header = _Header(path, raw, size)
     entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
-    header.check_metadata(entries.pop("__metadata__", {}))
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        header.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
     infos = [header.tensor(name, entry) for name, entry in entries.items()]
     tensors = sorted(infos, key=lambda tensor: (tensor.offset, tensor.spec.size))
     header.check_cover(tensors)
@@ -68,10 +70,6 @@ class _Header:
         """Raise an error; `at` is an offset in the data, or the name of the wrong entry."""
         offset = 8 + place_of(at, self.text) if isinstance(at, str) else self.start + at
         raise files.CheckpointError(code, message, self.path, help, offset)
-
-    def check_metadata(self, metadata: object) -> None:
-        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-            self.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
 
     def tensor(self, name: str, entry: object) -> TensorInfo:
         """Return the tensor of an entry; refuse fields that are wrong or disagree."""
