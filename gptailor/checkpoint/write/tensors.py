@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import ParamSpec, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
@@ -18,7 +18,10 @@ from gptailor.checkpoint.write.output_file import OutputFile, Payload, blocks_of
 _Given = ParamSpec("_Given")
 _Job = Callable[[], None]
 _WAIT = 0.2
-"""Seconds after which an interrupt is noticed at the latest."""
+"""Seconds after which an interrupt is noticed at the latest.
+
+Python handles an interrupt that comes just before a wait when the wait ends, so a wait is short.
+"""
 
 
 @final
@@ -46,33 +49,29 @@ class Crew:
             for job in jobs:
                 job()
             return
-        waiting = deque(enumerate(jobs))
-        failed: dict[int, BaseException] = {}
+        failed = Event()
 
-        def work() -> None:
-            while not failed:
-                try:
-                    number, job = waiting.popleft()
-                except IndexError:
-                    return
-                try:
-                    job()
-                except BaseException as error:  # noqa: BLE001 (the caller raises it)
-                    failed[number] = error
+        def run(job: _Job) -> None:
+            if failed.is_set():
+                raise Dismissed
+            try:
+                job()
+            except BaseException:
+                failed.set()
+                raise
 
-        count = min(self.threads, len(waiting))
-        threads = [Thread(target=work, name=f"gptailor-{n}") for n in range(count)]
-        try:
-            for thread in threads:
-                thread.start()
-            _join(threads)
-        except BaseException:
-            self._stopped.set()
-            waiting.clear()
-            _join(threads)
-            raise
-        if failed:
-            raise failed.pop(min(failed))
+        with ThreadPoolExecutor(self.threads, "gptailor") as pool:
+            try:
+                futures = [pool.submit(run, job) for job in jobs]
+                while wait(futures, _WAIT).not_done:
+                    pass
+            except BaseException:
+                self._stopped.set()
+                failed.set()
+                raise
+        for error in (future.exception() for future in futures):
+            if error is not None and not isinstance(error, Dismissed):
+                raise error
 
     def exclusive(self, listener: Callable[_Given, None]) -> Callable[_Given, None]:
         """Return the listener for one thread at a time; it raises `Dismissed` after a stop."""
@@ -84,17 +83,6 @@ class Crew:
                 listener(*args, **kwargs)
 
         return one_at_a_time
-
-
-def _join(threads: Iterable[Thread]) -> None:
-    """Wait for the threads that run.
-
-    Python handles an interrupt that comes just before a wait when the wait ends, so each wait is
-    short.
-    """
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_WAIT)
 
 
 def available() -> int:
