@@ -82,8 +82,7 @@ class Opened:
         """Return the union of its tokenizer and those of `united`, or None."""
         if self.united is None:
             return None
-        models = (self, *self.united)
-        sizes = ((model, model.rest("embed").get(0)) for model in models)
+        sizes = ((model, model.rest("embed").get(0)) for model in (self, *self.united))
         return TokenUnion(
             tuple(
                 UnitedModel(model.name, model.checkpoint, embed.spec.shape[0] if embed else 0)
@@ -171,8 +170,7 @@ def folder_of(plan: Plan, source: str) -> Path:
     """
     if is_at_url(source):
         return kept_folder(source)
-    path = expanded(source)
-    return (plan.origin.folder if plan.origin else Path()) / path
+    return (plan.origin.folder if plan.origin else Path()) / expanded(source)
 
 
 def kept_folder(url: str) -> Path:

@@ -255,11 +255,9 @@ class Family(Closed):
     @classmethod
     def trusted(cls, document: Mapping[str, Any]) -> "Family":
         """Return the family of a valid document at once: building the validators takes longer."""
-        content = tuples(document)
-        moved = {name: trusted_rule(rule) for name, rule in document.get("moved", {}).items()}
         when = document.get("refused_when", ())
-        content |= {
-            "moved": moved,
+        content = tuples(document) | {
+            "moved": {name: trusted_rule(rule) for name, rule in document.get("moved", {}).items()},
             "refused": NotProven.model_construct(**document.get("refused", {})),
             "refused_when": tuple(RefusedWhen.model_construct(**each) for each in when),
             "rotary": Rotary.model_construct(**tuples(document.get("rotary", {}))),

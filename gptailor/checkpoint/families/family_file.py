@@ -103,7 +103,6 @@ def check_proof(file: Family, path: Path) -> None:
     if failures := file.proof.failures:
         case = failures[0]
         why = f"{quoted(case.name)}: {quoted(case.failure or '')}"
-        message = f"holds a draft that failed its proof: {why}"
-        raise CheckpointError("C112", message, path)
+        raise CheckpointError("C112", f"holds a draft that failed its proof: {why}", path)
     if file.digest != content_digest(file):
         raise CheckpointError("C112", "was changed after it was proven", path, _AGAIN)

@@ -472,8 +472,7 @@ def _entries_by_rows(layout: Layout, rows: Mapping[str, int], shapes: Shapes) ->
         keys = rows[roles["attn.k"]]
         return keys + rows.get(roles.get("attn.v", ""), keys)
     if "attn.qkv" in roles and "attn.o" in roles:
-        queries = _sides(layout, shapes[f"{roles['attn.o']}.weight"])[1]
-        return rows[roles["attn.qkv"]] - queries
+        return rows[roles["attn.qkv"]] - _sides(layout, shapes[f"{roles['attn.o']}.weight"])[1]
     complete = layout.known and bool(layout.family.attn_out)
     return 0 if complete and not roles.keys() & {"attn.q", "attn.v", "attn.qkv"} else None
 

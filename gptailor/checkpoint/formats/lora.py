@@ -66,8 +66,7 @@ def apply_adapter(
     if not work.applied:
         message = "the adapter changes nothing in the model"
         raise CheckpointError("C401", message, file, next(work.surplus(), ""))
-    files = (*model.files, file)
-    adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
+    adapted = replace(model, config=work.config, tensors=work.tensors, files=(*model.files, file))
     base = settings.base_model_name_or_path
     warnings = [] if also is None else _other_base(model, base, also)
     return adapted, [*warnings, *work.warnings, *work.missing(), *work.surplus()]
@@ -113,8 +112,7 @@ _Pieces = dict[str, TensorInfo]
 
 
 def _pair(pieces: _Pieces) -> tuple[str, str]:
-    embedded = any(kind.startswith(_EMBEDDING) for kind in pieces)
-    kind = _EMBEDDING if embedded else "lora"
+    kind = _EMBEDDING if any(kind.startswith(_EMBEDDING) for kind in pieces) else "lora"
     return f"{kind}_A", f"{kind}_B"
 
 

@@ -128,8 +128,7 @@ class LoraSettings(BaseModel):
             return None  # a pattern that isn't matched here: the file holds what was trained
         if targets and not _aims(targets, module):
             return "target_modules"
-        inside = module in targets or self._in_layers(module)
-        return None if inside else "layers_to_transform"
+        return None if module in targets or self._in_layers(module) else "layers_to_transform"
 
     def _in_layers(self, module: str) -> bool:
         """Return whether a module is in one of the layers to transform, as PEFT matches them."""

@@ -264,8 +264,7 @@ def _parents(folder: Path) -> Iterator[None]:
                     place.mkdir()
                     created.append(place)
                 if not place.is_dir():
-                    message = "is a file, where a folder is needed"
-                    raise CheckpointError("C302", message, place)  # noqa: TRY301 (undone as any)
+                    raise CheckpointError("C302", "is a file, where a folder is needed", place)  # noqa: TRY301 (undone as any)
         yield
     except BaseException:
         for place in reversed(created):

@@ -35,8 +35,7 @@ def read_bitsandbytes(pieces: QuantisedTensors) -> None:
         scales = pieces.take(f"{stem}.SCB", name, ("F32",))
         pieces.check_shape(scales, (rows,))
         pieces.find(f"{stem}.weight_format")
-        form = Scaled(values, scales, (1, columns), factor=_INT8_FACTOR)
-        pieces.add(name, (rows, columns), form)
+        pieces.add(name, (rows, columns), Scaled(values, scales, (1, columns), factor=_INT8_FACTOR))
 
 
 def _read_4bit(pieces: QuantisedTensors, name: str, kind: str) -> None:

@@ -63,8 +63,7 @@ def read_compressed(pieces: QuantisedTensors) -> None:
         rows, columns = pieces.check_matrix(values)
         _check_group(pieces, name, scheme, columns)
         block = scheme.block and (scheme.block[0] or rows, scheme.block[1] or columns)
-        form = block_scaled(pieces, values, scales, block, zeros)
-        pieces.add(name, (rows, columns), form)
+        pieces.add(name, (rows, columns), block_scaled(pieces, values, scales, block, zeros))
 
 
 def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
