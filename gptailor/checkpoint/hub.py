@@ -22,7 +22,6 @@ from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
-from gptailor.checkpoint.write.output_file import write_whole
 
 _SMALL_FILES = (
     on_disk.CONFIG, on_disk.GENERATION_CONFIG, on_disk.INDEX, "adapter_config.json",
@@ -157,6 +156,8 @@ def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
     except (OSError, ValueError, CheckpointError):
         header = _asked(remote, name)
     infos = _infos(file, header)
+    from gptailor.checkpoint.write.output_file import write_whole  # few headers are new
+
     with suppress(OSError, CheckpointError):  # a cache that can't be written is no fault
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps(header).encode(), kept)

@@ -74,9 +74,7 @@ class _Moves:
         if match is None:
             self._check_of_no_layer(text, text[start:])
             return [text]
-        if is_predicting(match["before"]):
-            return [text]
-        if self.layout.wrapped and self._is_of_a_tower(text, match["before"]):
+        if is_predicting(match["before"]) or self._is_of_a_tower(text, match["before"]):
             return [text]
         if _SPECIAL.search(match["before"].removeprefix("^").replace(".*", "")):
             raise RuleError(text)
@@ -86,7 +84,8 @@ class _Moves:
         """Return whether the numbers are a tower's layers', not the language model's."""
         family = self.layout.family
         plain = before.removeprefix("^").replace("\\", "")
-        if plain in {root + family.stack for root in roots(family.base)}:
+        own = {root + family.stack for root in roots(family.base)}
+        if not self.layout.wrapped or plain in own:
             return False
         if re.match(r"(model\.)?(vis|image|audio)", plain) is None:
             raise RuleError(text)
