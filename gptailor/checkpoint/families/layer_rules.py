@@ -4,7 +4,7 @@ A family's file has these rules under `moved`, by the names of the settings.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, final
 
@@ -468,20 +468,18 @@ class Computed(LayerRule):
 
     def read(self, config: Config, count: int) -> list[Any]:
         """Return the result of the first function."""
-        return self._functions()[0](self, config, count)
+        return list(self._call(0, config, count))
 
     def stated(self, config: Config, values: Values) -> dict[str, Any]:
         """Return the result of the second function."""
-        return self._functions()[1](self, config, values)
+        return dict(self._call(1, config, values))
 
-    def _functions(self) -> "tuple[ReadRule, WriteRule]":
-        from gptailor.checkpoint.families.functions import RULES  # only few families do
+    def _call(self, number: int, *of: Any) -> Any:
+        from gptailor.checkpoint.families.functions import RULES, Stated  # only few families do
 
-        return RULES[self.function]
+        stated = Stated(self.name, self.key, self.absent, self.others)
+        return RULES[self.function][number](stated, *of)
 
-
-ReadRule = Callable[[Computed, Config, int], list[Any]]
-WriteRule = Callable[[Computed, Config, Values], dict[str, Any]]
 
 MovedRule = Annotated[
     Listed | Numbered | First | Periodic | Repeated | SlidingWindow | InPlace | Computed,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from gptailor.checkpoint.families import vision
-from gptailor.checkpoint.families.layer_config import Config, Refusal, quantisation
+from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError, quantisation
 from gptailor.checkpoint.families.layout import QUANTISED_NAMES, Layout
 from gptailor.plan.layer_parts import NORMS
 
@@ -65,64 +65,57 @@ def experts_in(
     inside = [name for name in shapes if _STACKED.search(name)]
     if not routers and not inside:
         return None
-    count = _router_size(routers, shapes)
     if any((roles[name] or "attn").startswith("attn") for name in inside):
         return Refusal("has experts in its attention")
-    if isinstance(count, Refusal):
-        return count
-    numbers = {name: int(m["number"]) for name in inside if (m := _NUMBERED.search(name))}
-    stacks: dict[str, Stacked] = {}
-    for name in shapes.keys() - numbers:
-        stacked = _stacked(layout, name, shapes[name], count)
-        if isinstance(stacked, Refusal):
-            return stacked
-        if stacked is not None:
-            stacks[name] = stacked
-    why = _unlike(numbers, count)
-    if why is None and not any(roles[name] in _PROJECTIONS for name in (*numbers, *stacks)):
-        why = "has a router, and no experts that are known"
-    return LayerExperts(count, numbers, stacks) if why is None else Refusal(why)
+    try:
+        count = _router_size(routers, shapes)
+        numbers = {name: int(m["number"]) for name in inside if (m := _NUMBERED.search(name))}
+        found = {n: _stacked(layout, n, shapes[n], count) for n in shapes.keys() - numbers}
+        stacks = {name: stacked for name, stacked in found.items() if stacked is not None}
+        _check_alike(numbers, count)
+    except RuleError as error:
+        return Refusal(str(error))
+    if not any(roles[name] in _PROJECTIONS for name in (*numbers, *stacks)):
+        return Refusal("has a router, and no experts that are known")
+    return LayerExperts(count, numbers, stacks)
 
 
-def _router_size(routers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> int | Refusal:
-    """Return the number of experts that a layer's router chooses among."""
+def _router_size(routers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the number of experts that a layer's router chooses among. Raises RuleError."""
     weights = [n for n in routers if n.endswith(".weight") and len(shapes[n]) == 2]
     if packed := [name for name in routers if name.endswith(QUANTISED_NAMES)]:
-        return Refusal(f"has a quantised router ('{packed[0]}')")
+        raise RuleError(f"has a quantised router ('{packed[0]}')")
     if len(weights) != 1:
-        return Refusal("has a router whose tensors are not known")
+        raise RuleError("has a router whose tensors are not known")
     return shapes[weights[0]][0]
 
 
-def _stacked(
-    layout: Layout, name: str, shape: tuple[int, ...], count: int
-) -> Stacked | Refusal | None:
-    """Return the experts in a tensor that has all of them; None for one that has none."""
+def _stacked(layout: Layout, name: str, shape: tuple[int, ...], count: int) -> Stacked | None:
+    """Return the experts in a tensor that has all of them; None without any. Raises RuleError."""
     role = layout.family.role(name)
     within = _STACKED.search(name) is not None
     if within or (role in _PROJECTIONS and len(shape) > 2):
         if not shape or shape[0] % count or (layout.quantised and shape[0] != count):
-            return Refusal(f"has '{name}', which can't be parted into {count} experts")
+            raise RuleError(f"has '{name}', which can't be parted into {count} experts")
         return Stacked(0, shape[0] // count)
     if role == "mlp.router":
         axis = next((i for i, side in enumerate(shape) if side != 1), 0)
         return Stacked(axis) if shape and shape[axis] == count else None
     if role != NORMS and layout.family.part(name) == "mlp" and count in shape and len(shape) != 2:
-        return Refusal(f"has an entry of '{name}' for each expert")
+        raise RuleError(f"has an entry of '{name}' for each expert")
     return None
 
 
-def _unlike(numbers: Mapping[str, int], count: int) -> str | None:
-    """Return how a layer's separate experts differ from `count` experts with equal tensors."""
-    if not numbers:
-        return None
+def _check_alike(numbers: Mapping[str, int], count: int) -> None:
+    """Raise RuleError unless separate experts, if any, are `count` with equal tensors."""
     tensors: dict[int, set[str]] = {}
     for name, number in numbers.items():
         tensors.setdefault(number, set()).add(of_expert(name, 0))
-    if sorted(tensors) != list(range(count)):
-        return f"has {len(tensors)} experts, and a router for {count}"
+    if numbers and sorted(tensors) != list(range(count)):
+        raise RuleError(f"has {len(tensors)} experts, and a router for {count}")
     other = next((number for number, names in tensors.items() if names != tensors[0]), None)
-    return None if other is None else f"has other tensors of expert {other} than of expert 0"
+    if other is not None:
+        raise RuleError(f"has other tensors of expert {other} than of expert 0")
 
 
 def of_expert(name: str, number: int | str) -> str:

@@ -347,7 +347,9 @@ class _Work:
 
     def missing(self) -> Iterator[str]:
         """Yield a warning if the adapter has no delta for modules that it aims at."""
-        names = [name for name in self.tensors if self._is_missing(name)]
+        targets = self.settings.target_modules
+        tensors = self.tensors if targets and not isinstance(targets, str) else ()
+        names = [name for name in tensors if self._is_missing(name)]
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
@@ -368,10 +370,8 @@ class _Work:
             yield f"the adapter's '{setting}' has {quoted(name)}, which matches none of its modules"
 
     def _is_missing(self, name: str) -> bool:
-        if name in self.changed or not name.endswith(".weight") or len(name) > LONGEST_NAME:
+        adapted = name in self.changed or (self.tied and name == self.head)
+        is_matrix = name.endswith(".weight") and len(self.tensors[name].spec.shape) == 2
+        if adapted or not is_matrix or len(name) > LONGEST_NAME:
             return False
-        if len(self.tensors[name].spec.shape) != 2 or (self.tied and name == self.head):
-            return False
-        targets = self.settings.target_modules
-        listed_targets = bool(targets) and not isinstance(targets, str)
-        return listed_targets and self.settings.leaving_out(name.removesuffix(".weight")) is None
+        return self.settings.leaving_out(name.removesuffix(".weight")) is None
