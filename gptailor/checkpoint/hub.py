@@ -216,11 +216,10 @@ def talking(repo: str, revision: str | None) -> Iterator[None]:
     except (errors.HFValidationError, OSError, http_error) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         kinds = (kind.__name__ for kind in type(error).__mro__)
-        row = next((_ERRORS[kind] for kind in kinds if kind in _ERRORS), _OTHER_ERROR)
-        message = row[1].format(at=at, line=line, revision=revision)
-        raise CheckpointError(
-            row[0], message, Path(repo), _offline() if row[2] is None else row[2]
-        ) from error
+        code, text, known = next((_ERRORS[kind] for kind in kinds if kind in _ERRORS), _OTHER_ERROR)
+        message = text.format(at=at, line=line, revision=revision)
+        help_ = _offline() if known is None else known
+        raise CheckpointError(code, message, Path(repo), help_) from error
 
 
 _OTHER_ERROR = ("C503", "not available from the Hub{at}: {line}", None)
