@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from gptailor.checkpoint.families.layout import Layout, incompatible
+from gptailor.checkpoint.families.compatibility import incompatible
+from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.models import Opened, Opener, is_local, is_plan, taken, used
 from gptailor.checks.bridges import BRIDGING

@@ -2,7 +2,8 @@
 
 The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
 `tests/checkpoint/families/test_families.py` compares each file with it. Other packages use
-`family`, `family_file`, `layer_config`, `layout`, `lookup`, `quantised` and `vision`.
+`compatibility`, `family`, `family_file`, `layer_config`, `layout`, `lookup`, `quantised` and
+`vision`.
 """
 
 import json
@@ -54,6 +55,7 @@ FAMILY_OF: Mapping[str, "Family"] = _Families()
 """By the `model_type` of a configuration."""
 
 __all__ = [
+    "compatibility",
     "family",
     "family_file",
     "layer_config",

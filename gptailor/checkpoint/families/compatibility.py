@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal, final
 
-from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, stated_value
+from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.families.vision import text_of
 
 _Weight = Literal["fault", "warning"]
 
@@ -25,19 +27,24 @@ class Disagreement:
     severity: _Weight
 
 
-def disagreements(
-    base_family: Family, other_family: Family, base: Config, other: Config, *, cautious: bool
-) -> list[Disagreement]:
-    """Return the keys of both families that differ in two configurations.
+def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
+    """Return the keys that keep another model's layers from the base: faults and warnings.
 
-    If `cautious`, keys of unknown meaning are compared too.
+    If the base's family isn't known, keys of unknown meaning are compared too.
     """
-    shared = [key for key in base_family.agree if key in other_family.agree]
-    read = {key: (base_family.value(key, base), other_family.value(key, other)) for key in shared}
-    unknown = {*base, *other} - other_family.agree.keys() - UNSPOKEN if cautious else ()
+    base, other = text_of(base_config), text_of(other_config)
+    types = [str(config.get("model_type")) for config in (base, other)]
+    family = others = layout.family
+    if types[1] != types[0]:
+        others = FAMILY_OF.get(types[1], family)
+    if (family.like or types[0]) != (others.like or types[1]):
+        return [Disagreement("model_type", types[0], types[1], "fault")]
+    shared = [key for key in family.agree if key in others.agree]
+    read = {key: (family.value(key, base), others.value(key, other)) for key in shared}
+    unknown = () if layout.known else {*base, *other} - others.agree.keys() - UNSPOKEN
     for key in sorted(unknown):
         read[key] = stated_value(base, key, None), stated_value(other, key, None)
-    warned = {*base_family.warn, *unknown}
+    warned = {*family.warn, *unknown}
     return [
         Disagreement(key, a, b, _severity(key, a, b, hint=key in warned))
         for key, (a, b) in read.items()

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.families import FAMILY_OF, vision
-from gptailor.checkpoint.families.compatibility import Disagreement, disagreements
 from gptailor.checkpoint.families.family import Family, How
 from gptailor.checkpoint.families.layer_config import (
     LINEAR,
@@ -215,18 +214,6 @@ def predictor_numbers(layout: Layout, names: Collection[str]) -> frozenset[str]:
 def is_predicting(name: str) -> bool:
     """Return whether a name is of a module that predicts further tokens, `mtp.…`."""
     return _PREDICTING.search(name) is not None
-
-
-def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
-    """Return the keys that keep another model's layers from the base: faults and warnings."""
-    base, other = vision.text_of(base_config), vision.text_of(other_config)
-    types = [str(config.get("model_type")) for config in (base, other)]
-    base_family = other_family = layout.family
-    if types[1] != types[0]:
-        other_family = FAMILY_OF.get(types[1], base_family)
-    if (base_family.like or types[0]) != (other_family.like or types[1]):
-        return [Disagreement("model_type", types[0], types[1], "fault")]
-    return disagreements(base_family, other_family, base, other, cautious=not layout.known)
 
 
 _GENERIC = (

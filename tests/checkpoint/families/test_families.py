@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.compatibility import incompatible
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal, RuleError
 from gptailor.checkpoint.families.layout import (
     Layout,
     fold_scale,
-    incompatible,
     joined_entry,
     layer_entries,
     layout_of,

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from gptailor.checkpoint.families.compatibility import Disagreement
+from gptailor.checkpoint.families.compatibility import Disagreement, incompatible
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
     fold_scale,
-    incompatible,
     is_constant,
     layer_count,
     layer_entries,
