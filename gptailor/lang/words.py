@@ -1,6 +1,6 @@
 """Entries of a plan as words of the language."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar, final
 
@@ -166,19 +166,20 @@ def _unsaid(value: p.Value, extent: tuple[int, int]) -> p.Value:
     return value
 
 
-def others_words(entry: p.Others) -> str:
-    """Return `others.mlp from code`."""
-    return f"{others_target(entry)} from {recipe_words(entry.recipe)}"
-
-
-def others_target(entry: p.Others) -> str:
-    """Return `others`, or `others.mlp`."""
+def target_words(entry: p.Others | p.Whole) -> str:
+    """Return `others`, `others.mlp` or `whole`."""
+    if isinstance(entry, p.Whole):
+        return "whole"
     return f"others.{entry.part}" if entry.part else "others"
 
 
-def whole_words(entry: p.Whole) -> str:
-    """Return `whole from math, code by linear()`."""
-    return f"whole from {recipe_words(entry.recipe)}"
+def _all_words(entries: Sequence[p.Others | p.Whole]) -> str:
+    """Return `others.mlp from code`, or `whole from math, code by linear()`."""
+    return f"{target_words(entries[0])} from {recipe_words(entries[0].recipe)}"
+
+
+def _drop_words(entries: Sequence[p.Drop]) -> str:
+    return f"drop {range_words([entry.position for entry in entries])}"
 
 
 def recipe_words(recipe: p.Recipe) -> str:
@@ -186,7 +187,7 @@ def recipe_words(recipe: p.Recipe) -> str:
     return _from_words(recipe) or ""
 
 
-def scale_words(entries: Sequence[p.Scale]) -> str:
+def _scale_words(entries: Sequence[p.Scale]) -> str:
     """Return `scale L12 by 0.9`."""
     positions = range_words([entry.position for entry in entries])
     factor = _unsaid(entries[0].factor, _extent(entries))
@@ -225,8 +226,10 @@ def _by_method(recipe: p.Recipe) -> p.Recipe:
     return recipe
 
 
-def mark_words(entry: p.Open) -> str:
+def mark_words(entry: p.Closed) -> str:
     """Return `tied ` and `maybe `, where they stand."""
+    if not isinstance(entry, p.Open):
+        return ""
     return "tied " * (entry.tied is not None) + "maybe " * entry.maybe
 
 
@@ -239,18 +242,14 @@ def model_source(m: p.Model) -> str:
     return f'{on}"{m.source}"{revision}'
 
 
-def some_dropped_words(entry: p.DropAny | p.DropWindow, *, bare: bool = False) -> str:
-    """Return `drop any 10 of L0..L39`; `bare` without the keyword."""
-    if not bare:
-        return f"drop {some_dropped_words(entry, bare=True)}"
+def _some_dropped_words(entry: p.DropAny | p.DropWindow) -> str:
+    """Return `any 10 of L0..L39`."""
     what = "any" if isinstance(entry, p.DropAny) else "window"
     return f"{what} {entry.named or p.count_text(entry.count)} of {range_words(entry.among)}"
 
 
-def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str:
-    """Return `repeat L14..L17 times 2`; `bare` without the keyword."""
-    if not bare:
-        return f"repeat {repeat_words(entry, bare=True)}"
+def _repeat_words(entry: p.Repeat | p.RepeatWindow) -> str:
+    """Return `L14..L17 times 2`."""
     times = "" if entry.times == 1 else f" times {p.count_text(entry.times)}"
     if isinstance(entry, p.RepeatWindow):
         return f"window {p.count_text(entry.count)} of {range_words(entry.among)}{times}"
@@ -258,10 +257,8 @@ def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str
     return f"L{entry.first}{end}{times}"
 
 
-def cut_words(name: str, cut: p.SizeCut, *, bare: bool = False) -> str:
-    """Return `width 1024..1536 step 128 on "text" tokens 65536`; `bare` without the keyword."""
-    if not bare:
-        return f"{name} {cut_words(name, cut, bare=True)}"
+def cut_words(cut: p.SizeCut) -> str:
+    """Return `1024..1536 step 128 on "text" tokens 65536`."""
     settings = (("tokens", cut.tokens), ("ridge", cut.ridge))
     tail = "".join(f" {word} {v!r}" for word, v in settings if v is not None)
     return f'{size_words(cut.size)} on "{cut.on}"{tail}'
@@ -277,36 +274,31 @@ def size_words(size: p.Size) -> str:
     return str(size)
 
 
-def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
-    """Return `bridge L11 on "text" tokens 65536 ridge 0.1`; `bare` without the keyword."""
-    if not bare:
-        return f"bridge {bridge_words(entry, bare=True)}"
+def _bridge_words(entry: p.Bridge) -> str:
+    """Return `L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""
     settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
     tail = "".join(f" {name} {value_words(v)}" for name, v in settings if v is not None)
     return f'{after}on "{entry.on}"{tail}'
 
 
-def heal_words(entry: p.Heal, *, bare: bool = False) -> str:
-    """Return `heal L12..L20 from chat on "text", "other"`; `bare` without the keyword."""
-    return _heal_words(entry, ", ".join(map(_heal_text_words, entry.on)), bare=bare)
-
-
 def heal_lines(entry: p.Heal, width: int) -> str:
-    """Return `heal_words`, with a line for each text if they would be wider than `width`."""
-    words = heal_words(entry)
+    """Return the statement, with a line for each text if it would be wider than `width`."""
+    words = statement_words([entry])
     if len(words) <= width or len(entry.on) == 1:
         return words
     texts = "".join(f"\n  {_heal_text_words(text)}," for text in entry.on)
-    return _heal_words(entry, f"({texts.removesuffix(',')}\n)", bare=False)
+    return "heal " + _heal_words(entry, f"({texts.removesuffix(',')}\n)")
 
 
-def _heal_words(entry: p.Heal, texts: str, *, bare: bool) -> str:
+def _heal_words(entry: p.Heal, texts: str = "") -> str:
+    """Return `L12..L20 from chat on "text", "other"`."""
+    texts = texts or ", ".join(map(_heal_text_words, entry.on))
     layers = f"{range_words(entry.layers)} " if entry.layers else ""
     teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
     settings = {name: getattr(entry, name) for name in ("tokens", "rank", "seed", "loss")}
     tail = "".join(f" {name} {v}" for name, v in settings.items() if v is not None)
-    return f"{'' if bare else 'heal '}{layers}{teacher}on {texts}{tail}"
+    return f"{layers}{teacher}on {texts}{tail}"
 
 
 def _heal_text_words(text: p.HealText) -> str:
@@ -322,12 +314,7 @@ def _heal_text_words(text: p.HealText) -> str:
 
 def requirement_words(required: p.Requirement) -> str:
     """Return `require parameters() <= 0.75 * base`."""
-    return f"require {bounded_words(required)}"
-
-
-def expectation_words(expected: p.Expectation) -> str:
-    """Return `expect nll("text") < base`."""
-    return f"expect {bounded_words(expected)}"
+    return statement_words([required])
 
 
 def bounded_words(entry: p.Expectation) -> str:
@@ -369,6 +356,43 @@ def measure_words(wish: p.Objective) -> str:
         text = repr(v) if not isinstance(v, str) else v if bare else f'"{v}"'
         words.append(text if argument is not None and argument.required else f"{name}={text}")
     return f"{wish.name}({', '.join(words)})"
+
+
+_JOINED: Mapping[type[p.Closed], Callable[[Any], str]] = {
+    p.Layer: layer_words,
+    p.Drop: _drop_words,
+    p.Scale: _scale_words,
+    p.Item: item_words,
+    p.Others: _all_words,
+    p.Whole: _all_words,
+}
+"""The words of entries that make one statement."""
+_SINGLE: Mapping[type[p.Closed], tuple[str, Callable[[Any], str]]] = {
+    p.DropAny: ("drop", _some_dropped_words),
+    p.DropWindow: ("drop", _some_dropped_words),
+    p.Repeat: ("repeat", _repeat_words),
+    p.RepeatWindow: ("repeat", _repeat_words),
+    p.Bridge: ("bridge", _bridge_words),
+    p.Heal: ("heal", _heal_words),
+    p.Requirement: ("require", bounded_words),
+    p.Expectation: ("expect", bounded_words),
+}
+"""The keyword of a statement with one entry, and the words after it."""
+
+
+def keyword_and_words(entry: p.Closed) -> tuple[str, str]:
+    """Return a statement's keyword, and the words after it with its marks before them."""
+    keyword, words = _SINGLE[type(entry)]
+    return keyword, mark_words(entry) + words(entry)
+
+
+def statement_words(entries: Sequence[p.Closed]) -> str:
+    """Return the statement of an entry, or of entries that go in step."""
+    first = entries[0]
+    if type(first) in _JOINED:
+        return mark_words(first) + _JOINED[type(first)](entries)
+    keyword, words = _SINGLE[type(first)]
+    return f"{mark_words(first)}{keyword} {words(first)}"
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:

@@ -414,12 +414,14 @@ Entry = TypeVar("Entry", bound=Open)
 _Derived = TypeVar("_Derived")
 
 
-def normal_order(
-    entry: Layer | Others | Drop | DropAny | DropWindow | Repeat | RepeatWindow | Scale | Bridge,
-) -> tuple[Any, ...]:
-    """Return the sort key of a list: positions, coarse parts before finer, every gap before one."""
-    if isinstance(entry, Others):
-        return rank(entry.part), entry.part or ""
+def normal_order(entry: Closed) -> tuple[Any, ...]:
+    """Return the sort key of a list: positions, coarse parts before finer, every gap before one.
+
+    It is () for an entry of a list that keeps its order.
+    """
+    if isinstance(entry, Layer | Others):
+        position = (entry.position,) if isinstance(entry, Layer) else ()
+        return (*position, rank(entry.part), entry.part or "")
     if isinstance(entry, DropAny | DropWindow):
         return entry.among, count_ends(entry.count)
     if isinstance(entry, Repeat):
@@ -428,8 +430,7 @@ def normal_order(
         return (*entry.among[:1], *entry.among[-1:])
     if isinstance(entry, Bridge):
         return (-1 if entry.after is None else entry.after,)
-    part = entry.part if isinstance(entry, Layer) else None
-    return entry.position, rank(part), part or ""
+    return (entry.position,) if isinstance(entry, Drop | Scale) else ()
 
 
 def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
