@@ -5,19 +5,8 @@ from collections.abc import Iterator
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import plan as p
-from gptailor.plan.bounds import MOST_LISTED
-from gptailor.plan.faults import TOO_LARGE, Also, Fault, Place
+from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.sites import numbers
-
-
-@rule(TOO_LARGE)
-def sizes_are_few(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each range of more than `MOST_LISTED` sizes."""
-    for name, cut in plan.cuts.items():
-        if isinstance(cut.size, p.SizeRange) and (count := len(cut.size.sizes)) > MOST_LISTED:
-            message = f"expected at most {MOST_LISTED:,} sizes to choose from, got {count:,}"
-            help_ = "write a larger step, as in 16384..49152 step 4096"
-            yield Fault(TOO_LARGE, message, (name, "size"), help_)
 
 
 @rule("P504", "P721")

@@ -15,7 +15,7 @@ from gptailor.plan.plan import (
     count_ends,
     count_text,
 )
-from gptailor.plan.sites import drops_by_choice
+from gptailor.plan.sites import drops_by_choice, enumerated
 from gptailor.plan.windows import runs, window_words, windows_of
 
 # ---------------------------------------------------------------------------------- drops by choice
@@ -99,7 +99,7 @@ def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
 
 def repeated_blocks(plan: p.Plan) -> Iterator[tuple[Place, p.Repeat | p.RepeatWindow]]:
     """Yield each block that repeats, and its place."""
-    yield from ((("repeats", i), entry) for i, entry in enumerate(plan.repeats))
+    return enumerated(plan, "repeats")
 
 
 def block_positions(entry: p.Repeat | p.RepeatWindow) -> range | tuple[int, ...]:

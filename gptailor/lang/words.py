@@ -428,8 +428,7 @@ class _Runs:
         if _is_curved(entry):
             return self._with_its_curve(entry, last)
         run = self._stepping.get(getattr(entry, "part", None))
-        in_step = run is not None and _stepped(run[-1], 1) == _stepped(entry, 0)
-        return run if in_step else None
+        return run if run is not None and _in_step(run[-1], entry) else None
 
     def _with_its_curve(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
         """Return the statement with the entry's curve that it continues, or None.
@@ -464,26 +463,13 @@ def _lists(entry: Any) -> list[int | None]:
     """Return the position, and the layer of each source."""
     recipe = getattr(entry, "recipe", None)
     layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
-    return [entry.position, *layers]
+    return [getattr(entry, "position", None), *layers]
 
 
-def _stepped(entry: Any, step: int) -> tuple[Any, ...]:
-    """Return an entry's content, moved on by `step` layers."""
-
-    def moved(source: Any) -> Any:
-        after = None if source.layer is None else source.layer + step  # may be past the last
-        return source.model_copy(update={"layer": after})
-
-    position = getattr(entry, "position", None)
-    recipe = getattr(entry, "recipe", None)
-    if isinstance(recipe, p.Take):
-        recipe = p.built(p.Take, take=moved(recipe.take))
-    elif isinstance(recipe, p.Merge):
-        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
-    elif isinstance(recipe, p.Subset):
-        recipe = moved(recipe)
-    factor = getattr(entry, "factor", None)
-    return None if position is None else position + step, entry.maybe, factor, recipe
+def _in_step(entry: Any, other: Any) -> bool:
+    """Return whether the other has the entry's content, each layer moved on by one."""
+    following = [None if number is None else number + 1 for number in _lists(entry)]
+    return following == _lists(other) and _shape(entry) == _shape(other)
 
 
 def _is_curved(entry: p.Layer | p.Drop | p.Scale | p.Item) -> bool:
@@ -496,12 +482,13 @@ def _shape(entry: Any, step: int = 0) -> tuple[object, ...]:
     """Return an entry's content without its layers; an item's curve is moved on by `step`."""
 
     def counted(value: p.Value) -> p.Value:
-        if isinstance(value, p.Curve) and value.over is not None and step:
+        if isinstance(value, p.Curve) and value.over is not None:
             return value.model_copy(update={"over": (value.over[0] + step, value.over[1])})
         return value
 
     recipe = getattr(entry, "recipe", None)
     if recipe is not None:
         here = [source.layer == getattr(entry, "position", None) for _, source in sources(recipe)]
-        recipe = here, revalued(placed(recipe, None), counted)
+        content = placed(recipe, None)
+        recipe = here, revalued(content, counted) if step else content
     return getattr(entry, "part", None), entry.maybe, getattr(entry, "factor", None), recipe

@@ -410,6 +410,11 @@ class Model(Closed):
 REST = ("embed", "norm", "head", "tokenizer")
 """The parts of a model beside its decoder layers."""
 
+OVERLAY: Final = (
+    "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
+)  # fmt: skip
+"""The lists of a plan whose entries change the base's layers, each in its normal order."""
+
 Entry = TypeVar("Entry", bound=Open)
 _Derived = TypeVar("_Derived")
 
@@ -485,10 +490,7 @@ class Plan(Closed):
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
     _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    @field_validator(
-        "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
-        mode="after",
-    )  # fmt: skip
+    @field_validator(*OVERLAY, mode="after")
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))

@@ -6,7 +6,7 @@ in each site's place, encoding reads the answer there, and rules look at the sit
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
@@ -136,28 +136,24 @@ def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
 
 
 def _entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
-    fields: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
-        (("drop_any",), plan.drop_any),
-        (("windows",), plan.windows),
-        (("drops",), plan.drops),
-        (("layers",), plan.layers),
-        (("others",), plan.others),
-        (("stack", "items"), plan.stack.items if plan.stack else ()),
-        (("repeats",), plan.repeats),
-        (("scales",), plan.scales),
-        (("bridges",), plan.bridges),
-    )
-    whole = () if plan.whole is None else ((("whole",), plan.whole),)
+    items = enumerate(plan.stack.items if plan.stack else ())
     return (
-        *(((*at, i), entry) for at, several in fields for i, entry in enumerate(several)),
-        *whole,
+        *enumerated(plan, "drop_any", "windows", "drops", "layers", "others"),
+        *((("stack", "items", i), item) for i, item in items),
+        *enumerated(plan, "repeats", "scales", "bridges"),
+        *([] if plan.whole is None else [(("whole",), plan.whole)]),
     )
+
+
+def enumerated(plan: p.Plan, *names: str) -> Iterator[tuple[Place, Any]]:
+    """Yield the entries of a plan's lists, and their places."""
+    for name in names:
+        yield from (((name, i), entry) for i, entry in enumerate(getattr(plan, name)))
 
 
 def drops_by_choice(plan: p.Plan) -> Iterator[tuple[Place, p.DropAny | p.DropWindow]]:
     """Yield each choice of several drops, and its place."""
-    yield from ((("drop_any", i), choice) for i, choice in enumerate(plan.drop_any))
-    yield from ((("windows", i), choice) for i, choice in enumerate(plan.windows))
+    return enumerated(plan, "drop_any", "windows")
 
 
 def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
@@ -428,9 +424,7 @@ def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe
 
 def has_curve(recipe: p.Recipe) -> bool:
     """Return whether a number of the recipe depends on the position."""
-    numbers = [value for _, call in calls(recipe) for _, _, value in call_values(call)]
-    share = recipe.share if isinstance(recipe, p.Merge) else None
-    return any(isinstance(value, p.Curve) for value in (*numbers, share))
+    return any(isinstance(site.value, p.Curve) for site in recipe_sites(recipe))
 
 
 def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:
