@@ -173,14 +173,6 @@ def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
         earlier |= dict.fromkeys(positions, at)
 
 
-@rule("P506")
-def no_block_is_tied(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each tied block: its choices are its own."""
-    for at, entry in repeated_blocks(plan):
-        if entry.tied is not None:
-            yield Fault("P506", "'tied' can't be combined with 'repeat'", at)
-
-
 @rule("P208")
 def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a fixed drop at an end, or in its list of choices."""
@@ -252,7 +244,6 @@ DEPTH: tuple[Rule[Plan], ...] = (
     every_block_ascends,
     every_count_of_a_block_can_be_met,
     no_blocks_overlap,
-    no_block_is_tied,
     every_block_ends_with_layers,
     no_repeat_window_may_be_dropped,
     no_bridge_is_in_a_block,

@@ -1,13 +1,15 @@
 """Rules of plans from JSON or from code: the language must be able to write them."""
 
 from collections.abc import Iterator
+from itertools import islice
 
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, repeats, rule
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.measures import bounded_measures, measured
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
 from gptailor.plan.sites import (
     drops_by_choice,
+    enumerated,
     recipes,
     sources,
     tied_entries,
@@ -90,10 +92,8 @@ def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
 def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice that lists a position twice."""
     for at, choice in drops_by_choice(plan):
-        repeated = [p for k, p in enumerate(choice.among) if p in choice.among[:k]]
-        if repeated:
-            message = f"duplicate L{repeated[0]} in this list"
-            yield Fault("P202", message, (*at, "among"))
+        for i, _ in islice(repeats(choice.among), 1):
+            yield Fault("P202", f"duplicate L{choice.among[i]} in this list", (*at, "among"))
 
 
 # ---------------------------------------------------------------------------------- tied statements
@@ -141,17 +141,24 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
         previous = item.tied
 
 
+_INDIVISIBLE = (
+    ("drop_any", "drop any", "it is one choice anyway"),
+    ("windows", "drop window", "it is one choice anyway"),
+    ("bridges", "bridge", ""),
+    ("repeats", "repeat", ""),
+)
+"""The lists whose entries are each one choice by itself, their words, and the remedy."""
+
+
 @rule("P506")
-def no_indivisible_choice_is_tied(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each tied bridge or drop by choice: each is one choice by itself."""
-    for at, choice in drops_by_choice(plan):
-        if choice.tied is not None:
-            what = "drop any" if at[0] == "drop_any" else "drop window"
-            message = f"'tied' can't be combined with '{what}'"
-            yield Fault("P506", message, at, "it is one choice anyway")
-    for i, bridge in enumerate(plan.bridges):
-        if bridge.tied is not None:
-            yield Fault("P506", "'tied' can't be combined with 'bridge'", ("bridges", i))
+def no_mark_stands_in_vain(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each tied entry that is one choice, and for `maybe` before `whole`."""
+    for name, word, help_ in _INDIVISIBLE:
+        for at, entry in enumerated(plan, name):
+            if entry.tied is not None:
+                yield Fault("P506", f"'tied' can't be combined with '{word}'", at, help_)
+    if plan.whole is not None and plan.whole.maybe:
+        yield Fault("P506", "'maybe' can't be combined with 'whole'", ("whole", "maybe"))
 
 
 WRITABLE: tuple[Rule[Plan], ...] = (
@@ -162,6 +169,6 @@ WRITABLE: tuple[Rule[Plan], ...] = (
     a_drop_by_choice_names_a_layer_once,
     a_tied_group_is_alike,
     a_tied_group_is_one_statement,
-    no_indivisible_choice_is_tied,
+    no_mark_stands_in_vain,
 )
 """Rules that a text keeps by its grammar."""

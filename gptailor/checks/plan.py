@@ -11,7 +11,7 @@ from gptailor.checks.language import WRITABLE
 from gptailor.checks.numbers import NUMBERING
 from gptailor.checks.recipes import MERGING
 from gptailor.checks.repair import GAPS, HEALS
-from gptailor.checks.rule import Rule, rule, run_rules
+from gptailor.checks.rule import Rule, repeats, rule, run_rules
 from gptailor.checks.search import SEARCHING
 from gptailor.plan.bounds import (
     DEEPEST,
@@ -199,13 +199,10 @@ SIZE_RULES: tuple[Rule[Plan], ...] = (
 @rule("P207")
 def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each part of a position that two layers decide; patterns may overlap."""
-    hits = []
-    decided: dict[tuple[int, str | None], int] = {}
-    for j, layer in enumerate(plan.layers):
-        part = "a pattern" if is_pattern(layer.part) else layer.part
-        i = decided.setdefault((layer.position, part), j)
-        if i != j:
-            hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
+    layers = plan.layers
+    parts = ["a pattern" if is_pattern(layer.part) else layer.part for layer in layers]
+    keys = zip([layer.position for layer in layers], parts, strict=True)
+    hits = [Hit(layers[j].position, *_in_text_order(plan, i, j)) for j, i in repeats(keys)]
     yield from _joined(plan, hits, Fault("P207", "is decided twice"), "first decided here")
 
 

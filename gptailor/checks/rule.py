@@ -1,6 +1,6 @@
 """A rule as data: its codes, its function, and the unread statements that excuse it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar, final
 
@@ -41,6 +41,14 @@ def rule(
 ) -> Callable[[Callable[[_Subject], Iterable[Fault]]], Rule[_Subject]]:
     """Return a decorator that makes a function a rule with these codes."""
     return lambda check: Rule(codes, check, missing_in)
+
+
+def repeats(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
+    """Yield the index of each key that stood before, and the index where it stood first."""
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        if (earlier := first.setdefault(key, i)) != i:
+            yield i, earlier
 
 
 def run_rules(rules: Iterable[Rule[_Subject]], subject: _Subject) -> Iterator[Fault]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, final
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PrivateAttr,
@@ -124,6 +125,14 @@ class Drop(Open):
     position: Position
 
 
+def _sorted(positions: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(positions))
+
+
+Among = Annotated[Several[Position], AfterValidator(_sorted)]
+"""Positions to choose from, in order."""
+
+
 @final
 class DropAny(Open):
     """A choice: `count` of these positions leave the model.
@@ -132,13 +141,8 @@ class DropAny(Open):
     """
 
     count: Count
-    among: Several[Position]
+    among: Among
     named: str | None = None
-
-    @field_validator("among", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(value))
 
 
 @final
@@ -149,13 +153,8 @@ class DropWindow(Open):
     """
 
     count: Count
-    among: Several[Position]
+    among: Among
     named: str | None = None
-
-    @field_validator("among", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(value))
 
 
 @final
@@ -172,13 +171,8 @@ class RepeatWindow(Open):
     """A choice: `count` neighbours of these positions run `times` more after the last of them."""
 
     count: Count
-    among: Several[Position]
+    among: Among
     times: Count = 1
-
-    @field_validator("among", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(value))
 
 
 @final

@@ -170,13 +170,10 @@ def spread(
     }
     for i, (_, at) in enumerate(located):
         spans["layers", i] = plan.origin.spans.get(at, {})
+    whole = plan.origin.spans.get(("whole",), {})
     for where in recipes:
-        inside = plan.origin.spans.get(("whole",), {})
-        spans[where,] = {(): inside[()]} if () in inside else {}
-        spans[where,] = {
-            **spans[where,],
-            **{place[1:]: span for place, span in inside.items() if place[:1] == ("recipe",)},
-        }
+        inside = {place[1:]: span for place, span in whole.items() if place[:1] == ("recipe",)}
+        spans[where,] = {(): whole[()], **inside} if () in whole else inside
     return result.read_from(replace(plan.origin, spans=spans))
 
 
