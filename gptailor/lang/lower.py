@@ -61,7 +61,7 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
     fields: dict[str, Any]
     if isinstance(body.source, tree.From):
         pattern = _made_of(draft, body, body.source)
-        fields = {"made": pattern.recipe(0)} if pattern is not None else {"source": "."}  # a fault
+        fields = {"made": pattern.recipe} if pattern is not None else {"source": "."}  # a fault
         inside = pattern.spans if pattern is not None else {}
         spans |= {("made", *place[1:]): span for place, span in inside.items()}
         spans["made",] = body.source.span
@@ -96,7 +96,7 @@ def _others(draft: d.Draft, statement: tree.Statement, body: tree.OthersNode) ->
     if pattern is None or (body.part is not None and part is None):
         return
     spans = _spans(statement.span, tied=statement.tied, part=body.part) | pattern.spans
-    fields = {"part": part, "recipe": pattern.recipe(0), **_marks(draft, statement)}
+    fields = {"part": part, "recipe": pattern.recipe, **_marks(draft, statement)}
     _add(draft, statement, "others", p.Others, spans, **fields)
 
 
@@ -106,7 +106,7 @@ def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> N
     pattern = models_pattern(draft, body.origin, None)
     if pattern is not None:
         tied = 0 if statement.tied is not None else None
-        entry = p.built(p.Whole, recipe=pattern.recipe(0), tied=tied)
+        entry = p.built(p.Whole, recipe=pattern.recipe, tied=tied)
         spans = _spans(statement.span, tied=statement.tied) | pattern.spans
         draft.once("whole", entry, statement.span, spans)
 
@@ -119,7 +119,7 @@ def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
         d.once_in_words(draft, where, body.origin, statement.span)
     elif (pattern := models_pattern(draft, body.origin, None)) is not None:
         spans = {place[1:]: span for place, span in pattern.spans.items()}
-        draft.once(where, pattern.recipe(0), statement.span, spans)
+        draft.once(where, pattern.recipe, statement.span, spans)
 
 
 def _no_marks(
@@ -200,7 +200,7 @@ def _decide(
         return
     pattern = pattern.over(min(target.numbers), max(target.numbers))
     for n, at, marks, spans in _entries(draft, statement, target):
-        recipe = pattern.recipe(n)
+        recipe = pattern.at(n)
         entry = p.built(p.Layer, position=at.number, part=target.part, recipe=recipe, **marks)
         draft.add("layers", entry, spans | pattern.all_spans(n))
 
@@ -211,7 +211,7 @@ def _has_room(
     """Return whether a plan may name all layers of a recipe's lists; add a fault if not."""
     if target is not None and not target.at:  # layers for which the plan had no room
         return False
-    listed = sum(length for _, length in recipe_lists(pattern.recipe(0)))
+    listed = sum(length for _, length in recipe_lists(pattern.recipe))
     return draft.has_room(listed * len(target.at if target else ()), statement.span)
 
 
@@ -411,7 +411,7 @@ def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -
         return  # too many already, which a rule reports
     if pattern is not None and _has_room(draft, statement, target := pattern.layers[0], pattern):
         for n, _, marks, spans in _entries(draft, statement, target):
-            recipe = pattern.over(n, len(target.at) - 1 if target else 0).recipe(n)
+            recipe = pattern.over(n, len(target.at) - 1 if target else 0).at(n)
             entry = p.built(p.Item, recipe=recipe, **marks)
             draft.add("items", entry, spans | pattern.all_spans(n))
 

@@ -259,9 +259,13 @@ def _repeat_words(entry: p.Repeat | p.RepeatWindow) -> str:
 
 def cut_words(cut: p.SizeCut) -> str:
     """Return `1024..1536 step 128 on "text" tokens 65536`."""
-    settings = (("tokens", cut.tokens), ("ridge", cut.ridge))
-    tail = "".join(f" {word} {v!r}" for word, v in settings if v is not None)
-    return f'{size_words(cut.size)} on "{cut.on}"{tail}'
+    return f'{size_words(cut.size)} on "{cut.on}"{_setting_words(cut, "tokens", "ridge")}'
+
+
+def _setting_words(entry: p.Closed, *names: str) -> str:
+    """Return ` tokens 65536 ridge 0.1`, those of the settings that an entry has."""
+    given = ((name, getattr(entry, name)) for name in names)
+    return "".join(f" {name} {argument_words(v)}" for name, v in given if v is not None)
 
 
 def size_words(size: p.Size) -> str:
@@ -277,9 +281,7 @@ def size_words(size: p.Size) -> str:
 def _bridge_words(entry: p.Bridge) -> str:
     """Return `L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""
-    settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
-    tail = "".join(f" {name} {value_words(v)}" for name, v in settings if v is not None)
-    return f'{after}on "{entry.on}"{tail}'
+    return f'{after}on "{entry.on}"{_setting_words(entry, "tokens", "ridge")}'
 
 
 def heal_lines(entry: p.Heal, width: int) -> str:
@@ -296,9 +298,8 @@ def _heal_words(entry: p.Heal, texts: str = "") -> str:
     texts = texts or ", ".join(map(_heal_text_words, entry.on))
     layers = f"{range_words(entry.layers)} " if entry.layers else ""
     teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
-    settings = {name: getattr(entry, name) for name in ("tokens", "rank", "seed", "loss")}
-    tail = "".join(f" {name} {v}" for name, v in settings.items() if v is not None)
-    return f"{layers}{teacher}on {texts}{tail}"
+    settings = _setting_words(entry, "tokens", "rank", "seed", "loss")
+    return f"{layers}{teacher}on {texts}{settings}"
 
 
 def _heal_text_words(text: p.HealText) -> str:

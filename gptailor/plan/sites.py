@@ -4,7 +4,7 @@ All that reads a plan's choices folds over it: genes are made of open sites, dec
 in each site's place, encoding reads the answer there, and rules look at the sites they are about.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
@@ -429,12 +429,18 @@ def has_curve(recipe: p.Recipe) -> bool:
 
 def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:
     """Return the recipe with all of its sources' layers at this position."""
+    return layered(recipe, [position for _ in sources(recipe)] or [position])
+
+
+def layered(recipe: p.Recipe, layers: Sequence[int | None]) -> p.Recipe:
+    """Return the recipe with the layer of each of its sources; a subset has one for all."""
     if isinstance(recipe, p.Subset):
-        return recipe.model_copy(update={"layer": position})
+        return recipe.model_copy(update={"layer": layers[0]})
+    pairs = zip(sources(recipe), layers, strict=True)
+    moved = tuple(p.built(p.LayerOf, model=old.model, layer=layer) for (_, old), layer in pairs)
     if isinstance(recipe, p.Take):
-        return p.built(p.Take, take=recipe.take.model_copy(update={"layer": position}))
-    layers = tuple(source.model_copy(update={"layer": position}) for source in recipe.merge)
-    return recipe.model_copy(update={"merge": layers})
+        return p.built(p.Take, take=moved[0])
+    return recipe.model_copy(update={"merge": moved})
 
 
 def unplaced(recipe: p.Recipe) -> p.Recipe:

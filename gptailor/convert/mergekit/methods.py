@@ -167,8 +167,7 @@ class SliceRecipe:
     def argument(self, name: str) -> Any:
         """Return an argument of the method, or its default."""
         call = method_call(self.recipe)
-        argument = call.arguments.get(name)
-        return METHODS[call.name].argument({}, name) if argument is None else argument
+        return METHODS[call.name].argument(call.arguments, name)
 
     def numbers(self, name: str) -> Sequence[int | float]:
         """Return an argument as one number per source."""
