@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import final
+from typing import Any, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
@@ -35,43 +35,33 @@ def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     if not any(isinstance(value, p.Named | p.Curve) for _, value in values(plan)):
         return plan
     numbers = {n: v for n, v in plan.numbers.items() if isinstance(v, int | float)}
-    change = partial(_at_positions, numbers=numbers)
-    update: dict[str, object] = {
-        where: revalued(recipe, partial(_settled, numbers=numbers, at=0))
-        for where in p.REST
-        if (recipe := plan.rest(where)) is not None
+
+    def settled(entry: Any, field: str, at: int | None = 0) -> Any:
+        """Return the entry with the number of its field, or all numbers of its recipe."""
+        change = partial(_settled, numbers=numbers, at=at)
+        value = getattr(entry, field)
+        value = revalued(value, change) if isinstance(value, p.Recipe) else change(value)
+        return entry.model_copy(update={field: value})
+
+    stack = plan.stack
+    items = [settled(item, "recipe", None) for item in stack.items] if stack is not None else []
+    update = {
+        **{
+            where: revalued(recipe, partial(_settled, numbers=numbers, at=0))
+            for where in p.REST
+            if (recipe := plan.rest(where)) is not None
+        },
+        "layers": tuple(settled(layer, "recipe", layer.position) for layer in plan.layers),
+        "scales": tuple(settled(scale, "factor", scale.position) for scale in plan.scales),
+        "bridges": tuple(settled(bridge, "ridge") for bridge in plan.bridges),
+        **{name: settled(cut, "size") for name, cut in plan.cuts.items()},
+        "stack": stack and stack.model_copy(update={"items": tuple(items)}),
     }
-    update["layers"] = tuple(change(layer, layer.position) for layer in plan.layers)
-    scales = []
-    for scale in plan.scales:
-        factor = _settled(scale.factor, numbers=numbers, at=scale.position)
-        scales.append(scale.model_copy(update={"factor": factor}))
-    update["scales"] = tuple(scales)
-    bridges = []
-    for bridge in plan.bridges:
-        ridge = None if bridge.ridge is None else _settled(bridge.ridge, numbers=numbers, at=0)
-        bridges.append(bridge.model_copy(update={"ridge": ridge}))
-    update["bridges"] = tuple(bridges)
-    for name, cut in plan.cuts.items():
-        size = (
-            _settled(cut.size, numbers=numbers, at=0) if isinstance(cut.size, p.Named) else cut.size
-        )
-        update[name] = cut.model_copy(update={"size": size})
-    if plan.stack is not None:
-        items = tuple(change(item, None) for item in plan.stack.items)
-        update["stack"] = plan.stack.model_copy(update={"items": items})
     result = plan.model_copy(update=update)
     return result if plan.origin is None else result.read_from(plan.origin)
 
 
 # ----------------------------------------------------------------------------------------- numbers
-
-
-def _at_positions(
-    entry: p.Layer | p.Item, position: int | None, numbers: Mapping[str, p.Number]
-) -> p.Layer | p.Item:
-    change = partial(_settled, numbers=numbers, at=position)
-    return entry.model_copy(update={"recipe": revalued(entry.recipe, change)})
 
 
 def _settled(value: p.Value, numbers: Mapping[str, p.Number], at: int | None) -> p.Value:
