@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, ascending, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.sites import numbers
@@ -16,16 +16,11 @@ def every_size_range_ascends(plan: p.Plan) -> Iterator[Fault]:
         if not isinstance(size := cut.size, p.SizeRange):
             continue
         (low, high), at = size.between, (name, "size")
-        if low > high:
-            message = f"the range of sizes {low}..{high} descends"
-            step = f" step {size.step}" if size.step > 1 else ""
-            yield Fault("P504", message, at, f"write {high}..{low}{step}")
-        elif low == high:
-            message = f"the range of sizes {low}..{low} is one size"
-            yield Fault("P504", message, at, f"write {low}")
-        elif size.step < 1:
+        step = f" step {size.step}" if size.step > 1 else ""
+        yield from ascending("range of sizes", size.between, at, "is one size", step)
+        if low < high and size.step < 1:
             yield Fault("P721", "'step' must be a whole number of at least 1", at)
-        elif (high - low) % size.step:
+        elif low < high and (high - low) % size.step:
             last = size.sizes[-1]
             fitting = f"{low}..{last}" if last > low else f"{low}..{low + size.step}"
             message = f"steps of {size.step} from {low} don't reach {high}"

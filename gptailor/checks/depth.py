@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, ascending, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import (
@@ -24,14 +24,7 @@ from gptailor.plan.windows import runs, window_words, windows_of
 def a_count_ascends(count: Count, at: Place) -> Iterator[Fault]:
     """Yield a fault for a range of counts that descends or has one count."""
     if isinstance(count, CountRange):
-        low, high = count.between
-        if low > high:
-            message = f"the range of counts {low}..{high} descends"
-            yield Fault("P504", message, at, f"write {high}..{low}")
-        elif low == high:
-            yield Fault(
-                "P504", f"the range of counts {low}..{low} is one count", at, f"write {low}"
-            )
+        yield from ascending("range of counts", count.between, at, "is one count")
 
 
 @rule("P504")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import read_object
-from gptailor.checks.rule import Rule, repeats, rule
+from gptailor.checks.rule import Rule, ascending, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.faults import Fault, Place, listed, nearest
@@ -368,12 +368,8 @@ def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
 def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each interval that is empty or descends."""
     for at, value in sites.values(plan):
-        if isinstance(value, p.Interval) and not value.interval[0] < value.interval[1]:
-            low, high = value.interval
-            what = "descends" if low > high else "is empty"
-            message = f"the interval {low!r}..{high!r} {what}"
-            help_ = f"write {high!r}..{low!r}" if low > high else f"write {low!r}"
-            yield Fault("P504", message, at, help_)
+        if isinstance(value, p.Interval):
+            yield from ascending("interval", value.interval, at, "is empty")
 
 
 @rule("P505")

@@ -163,8 +163,6 @@ def _refuse_different_merge(
 ) -> None:
     """Raise for a merge that gives other tensors here than in mergekit."""
     piece, facts, method = layer.piece, context.base.facts, context.method
-    if recipe.method not in METHODS:
-        raise InexpressibleError(f"'{recipe.method}' has no equivalent")
     if METHODS[recipe.method].takes_base(dict(recipe.arguments)):
         base = context.base.reference
         if context.base_model_of(piece) != base:
