@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, TypeVar
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -403,61 +403,43 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
     step.
     """
     grouped: list[list[_E]] = []
-    runs = _Runs()
+    runs: dict[object, list[_E]] = {}  # the latest one of each key
+    seen: dict[object, set[tuple[int, int | None]]] = {}  # and the layers in its lists
     for entry in entries:
-        run = runs.run_of(entry, grouped[-1] if grouped else None)
-        if run is None:
+        key, layers = _run_key(entry), set(enumerate(_lists(entry)))
+        run = runs.get(key)
+        beside = run is not None and run is grouped[-1]
+        again = run is not None and not seen[key].isdisjoint(layers)
+        if run is None or not _continues(entry, run[-1], beside=beside, again=again):
             grouped.append(run := [])
+            runs[key], seen[key] = run, set()
         run.append(entry)
-        runs.add(entry, run)
+        seen[key] |= layers
     return grouped
 
 
-@final
-class _Runs:
-    """The statements so far that an entry may join."""
+def _run_key(entry: p.Layer | p.Drop | p.Scale | p.Item) -> object:
+    """Return a key that all entries of a statement share."""
+    if entry.tied is not None:
+        return entry.tied
+    if not _is_curved(entry):
+        return "in step", getattr(entry, "part", None)
+    return "curve" if isinstance(entry, p.Item) else repr(_shape(entry))
 
-    def __init__(self) -> None:
-        self._tied: dict[int, list[Any]] = {}
-        self._stepping: dict[str | None, list[Any]] = {}  # by the part
-        self._curved: dict[str, tuple[list[Any], list[set[int | None]]]] = {}  # and their lists
 
-    def run_of(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
-        """Return the statement that an entry continues, or None; `last` is the latest statement."""
-        if entry.tied is not None:
-            return self._tied.get(entry.tied)
-        if _is_curved(entry):
-            return self._with_its_curve(entry, last)
-        run = self._stepping.get(getattr(entry, "part", None))
-        return run if run is not None and _in_step(run[-1], entry) else None
+def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
+    """Return whether an entry continues the statement that ends with `last`.
 
-    def _with_its_curve(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
-        """Return the statement with the entry's curve that it continues, or None.
-
-        Items of a stack stand together and count up; elsewhere a list has each layer once.
-        """
-        if isinstance(entry, p.Item):
-            beside = last is not None and last[-1].tied is None
-            return last if beside and last and _shape(last[-1], 1) == _shape(entry) else None
-        run, lists = self._curved.get(repr(_shape(entry)), (None, []))
-        repeats = any(number in seen for seen, number in zip(lists, _lists(entry), strict=False))
-        return None if repeats else run
-
-    def add(self, entry: Any, run: list[Any]) -> None:
-        """Record that an entry belongs to a statement."""
-        if entry.tied is None and not _is_curved(entry):
-            self._stepping[getattr(entry, "part", None)] = run
-            return
-        if isinstance(entry, p.Item):
-            self._stepping.clear()
-        if entry.tied is not None:
-            self._tied[entry.tied] = run
-        elif not isinstance(entry, p.Item):
-            key, numbers = repr(_shape(entry)), _lists(entry)
-            if key not in self._curved or self._curved[key][0] is not run:
-                self._curved[key] = run, [set() for _ in numbers]
-            for seen, number in zip(self._curved[key][1], numbers, strict=True):
-                seen.add(number)
+    Items of a stack stand `beside` one another and count up; elsewhere a list has each layer once,
+    and not `again`.
+    """
+    if entry.tied is not None:
+        return True
+    if isinstance(entry, p.Item) and not beside:
+        return False
+    if not _is_curved(entry):
+        return _in_step(last, entry)
+    return _shape(last, 1) == _shape(entry) if isinstance(entry, p.Item) else not again
 
 
 def _lists(entry: Any) -> list[int | None]:

@@ -445,8 +445,8 @@ def _branch_parts(slot: outline.Slot, branch: Branch, level: int) -> list[tuple[
 _SLICE = -1
 """The block of a slice's own parameters; those of its sources are numbered from 0."""
 
-_Values = Mapping[tuple[int, str, str], Any]
-"""Values by block, parameter and part."""
+_BlockValues = Mapping[tuple[int, str], Mapping[str, Any]]
+"""The values of each block's parameters, by part."""
 
 
 @final
@@ -461,7 +461,7 @@ class _ExportedLayer:
     models: tuple[str, ...]
     layers: tuple[int, ...]
     base_model: str | None
-    parameters: _Values
+    parameters: _BlockValues
 
     def follows(self, other: "_ExportedLayer") -> bool:
         """Return whether it has the next layers of the same models, and the same parameters."""
@@ -471,9 +471,14 @@ class _ExportedLayer:
         )  # fmt: skip
 
     @cached_property
-    def values(self) -> _Values:
-        """The values of the layer's parts."""
-        return {key: value for key, value in self.parameters.items() if key[2] not in _ENDS}
+    def values(self) -> dict[tuple[int, str, str], Any]:
+        """The values of the layer's parts, by block, parameter and part."""
+        return {
+            (*key, part): value
+            for key, by_part in self.parameters.items()
+            for part, value in by_part.items()
+            if part not in _ENDS
+        }
 
 
 def _exported_layers(
@@ -528,12 +533,12 @@ def _exported_layer(
 ) -> _ExportedLayer:
     assert method.write is not None
     layers = tuple(_layer_of(row, model) for model in models)
-    parameters: dict[tuple[int, str, str], Any] = {}
+    parameters: dict[tuple[int, str], dict[str, Any]] = {}
     for part, recipe in row.items():
         blocks, shared = method.write(SliceRecipe(recipe, method, models))
         for k, block in (*enumerate(blocks), (_SLICE, shared)):
-            names = [name for name in method.parameters if name in block]
-            parameters |= {(k, name, part): block[name] for name in names}
+            for name in (name for name in method.parameters if name in block):
+                parameters.setdefault((k, name), {})[part] = block[name]
     is_other_base = method.base == "first" and models[0] != "base"
     base = _reference(plan, models[0]) if is_other_base else None
     references = tuple(_reference(plan, model) for model in models)
@@ -636,13 +641,12 @@ def _slice(group: Sequence[_ExportedLayer]) -> dict[str, Any]:
 def _parameters(group: Sequence[_ExportedLayer], block: int) -> dict[str, Any]:
     """Return a block's parameters, if any: single values, or values with filters by part."""
     parameters: dict[str, Any] = {}
-    along: dict[str, dict[str, list[Any]]] = {}
-    for layer in group:
-        for (of, name, part), value in layer.parameters.items():
-            if of == block:
-                along.setdefault(name, {}).setdefault(part, []).append(value)
-    for name, values_of in along.items():
-        value_of = {part: knots_of(values) for part, values in values_of.items()}
+    for name in dict.fromkeys(n for layer in group for of, n in layer.parameters if of == block):
+        each = [layer.parameters.get((block, name), {}) for layer in group]
+        parts = dict.fromkeys(part for by_part in each for part in by_part)
+        value_of = {
+            part: knots_of([by_part[part] for by_part in each if part in by_part]) for part in parts
+        }
         main = value_of.get("mlp", value_of.get("mlp.projections", next(iter(value_of.values()))))
         others = [] if "mlp" in value_of else [v for v in value_of.values() if v != main]
         candidates = [(default, _filters(value_of, default)) for default in [main, *others]]
