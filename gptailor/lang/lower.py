@@ -30,7 +30,9 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
 
 
 def lower_statement(draft: d.Draft, statement: tree.Statement) -> None:
-    """Add a statement's entries to the draft."""
+    """Add a statement's entries to the draft, and a fault for each mark that it can't have."""
+    if (excluded := _EXCLUDED.get(type(statement.body))) is not None:
+        _no_marks(draft, statement, *excluded)
     _LOWER[type(statement.body)](draft, statement, statement.body)
 
 
@@ -101,8 +103,6 @@ def _others(draft: d.Draft, statement: tree.Statement, body: tree.OthersNode) ->
 
 
 def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> None:
-    help_ = "a model has an embedding, a norm and a head in any case"
-    _no_marks(draft, [statement.maybe], "'whole'", help_)
     pattern = models_pattern(draft, body.origin, None)
     if pattern is not None:
         tied = 0 if statement.tied is not None else None
@@ -114,7 +114,7 @@ def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> N
 def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
-    _no_marks(draft, [statement.tied, statement.maybe], f"'{where}'", choice)
+    _no_marks(draft, statement, _MARKS, where, choice)
     if not isinstance(body.origin, tree.From):
         d.once_in_words(draft, where, body.origin, statement.span)
     elif (pattern := models_pattern(draft, body.origin, None)) is not None:
@@ -123,12 +123,14 @@ def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
 
 
 def _no_marks(
-    draft: d.Draft, words: Sequence[tree.Word | None], what: str, help_: str = ""
+    draft: d.Draft, statement: tree.Statement, marks: Sequence[str], what: str, help_: str
 ) -> None:
-    """Add a fault for each mark that a statement can't have."""
-    for word in words:
-        if word is not None:
-            draft.fault("P506", f"'{word.text}' can't be combined with {what}", word.span, help_)
+    """Add a fault for each of these marks before a statement."""
+    what = what.format(**vars(statement.body))
+    for mark in marks:
+        if (word := getattr(statement, mark)) is not None:
+            message = f"'{mark}' can't be combined with '{what}'"
+            draft.fault("P506", message, word.span, help_)
 
 
 def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
@@ -222,9 +224,7 @@ def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> Non
 
 
 def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSome) -> None:
-    what = f"'drop {body.what.text}'"
-    _no_marks(draft, [statement.tied], what, "it is one choice anyway")
-    target = d.positions_of(draft, body.layers, taker=what)
+    target = d.positions_of(draft, body.layers, taker=f"'drop {body.what.text}'")
     count: p.Count | None
     if isinstance(body.count, tree.Word):
         count, named = 1, body.count.text  # the draft's plan has the named number
@@ -245,7 +245,7 @@ _CHOICES: Mapping[str, tuple[str, type[p.DropAny | p.DropWindow]]] = {
 
 def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> None:
     block = d.stretch(draft, body.block)
-    times = _times(draft, statement, body)
+    times = _times(draft, body)
     if block is not None and times is not None:
         ends = {"first": body.block.first, "last": body.block.last}
         spans = _spans(statement.span, times=body.times, **ends)
@@ -256,18 +256,15 @@ def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> 
 def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.RepeatingWindow) -> None:
     target = d.positions_of(draft, body.layers)
     count = d.count_of(draft, body.count, "the number of layers to repeat")
-    times = _times(draft, statement, body)
+    times = _times(draft, body)
     if target is not None and count is not None and times is not None:
         spans = _spans(statement.span, count=body.count, among=body.layers, times=body.times)
         fields = {"count": count, "among": tuple(sorted(target.numbers)), "times": times}
         _add(draft, statement, "repeats", p.RepeatWindow, spans, **fields)
 
 
-def _times(
-    draft: d.Draft, statement: tree.Statement, body: tree.Repeating | tree.RepeatingWindow
-) -> p.Count | None:
+def _times(draft: d.Draft, body: tree.Repeating | tree.RepeatingWindow) -> p.Count | None:
     """Return the number of further runs of a block."""
-    _no_marks(draft, [statement.tied], "'repeat'", "a block is one choice anyway")
     what = "the number of repeats"
     return 1 if body.times is None else d.count_of(draft, body.times, what)
 
@@ -289,8 +286,6 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
 
 def _cut(draft: d.Draft, statement: tree.Statement, body: tree.Cutting) -> None:
     name = body.what.text
-    help_ = "a size that may stay as it is stands in the range: its upper end"
-    _no_marks(draft, [statement.tied, statement.maybe], f"'{name}'", help_)
     spans = _spans(statement.span, size=body.size, on=body.on)
     size = d.cut_size(draft, body.size, f"the size of '{name}'")
     settings = _settings(draft, body.settings, name, spans)
@@ -329,7 +324,6 @@ def _settings(
 
 
 def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> None:
-    _no_marks(draft, [statement.tied], "'bridge'")
     spans = _spans(statement.span, on=body.on, after=body.after)
     settings = _settings(draft, body.settings, "bridge", spans)
     if body.after is None or d.is_a_layer(draft, body.after):
@@ -339,8 +333,6 @@ def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> N
 
 
 def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> None:
-    help_ = "healing is no choice: a plan is healed or not"
-    _no_marks(draft, [statement.tied, statement.maybe], "'heal'", help_)
     spans = _spans(statement.span, layers=body.layers)
     layers = d.positions_of(draft, body.layers, taker="'heal'") if body.layers else None
     ordered = sorted(layers.at, key=lambda at: at.number) if layers else ()
@@ -468,6 +460,24 @@ def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) ->
         value = (numbers[0], numbers[-1]) if name == "fidelity" else numbers[0]
         draft.once(name, value, statement.span)
 
+
+_MARKS = ("tied", "maybe")
+_BLOCK = (("tied",), "repeat", "a block is one choice anyway")
+_EXCLUDED: Mapping[type, tuple[tuple[str, ...], str, str]] = {
+    tree.WholeNode: (
+        ("maybe",), "whole", "a model has an embedding, a norm and a head in any case",
+    ),
+    tree.DroppingSome: (("tied",), "drop {what.text}", "it is one choice anyway"),
+    tree.Repeating: _BLOCK,
+    tree.RepeatingWindow: _BLOCK,
+    tree.Cutting: (
+        _MARKS, "{what.text}",
+        "a size that may stay as it is stands in the range: its upper end",
+    ),
+    tree.Bridging: (("tied",), "bridge", ""),
+    tree.HealNode: (_MARKS, "heal", "healing is no choice: a plan is healed or not"),
+}  # fmt: skip
+"""The marks that can't stand before a statement, the statement's words, and the remedy."""
 
 _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,
