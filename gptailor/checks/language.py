@@ -1,7 +1,7 @@
 """Rules of plans from JSON or from code: the language must be able to write them."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
 
 from gptailor.checks.rule import Rule, repeats, rule
 from gptailor.plan.faults import Fault, Place
@@ -120,25 +120,22 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
 
     Its layers go in step as lists do, and its items are neighbours in the stack.
     """
-    earlier: set[tuple[Place, int | None, int, int | None]] = set()
-    for at, entry in tied_entries(plan):
-        if not isinstance(entry, Layer | Item) or isinstance(entry.recipe, Subset):
-            continue
-        for k, (_, source) in enumerate(sources(entry.recipe)):
-            key = at[:-1], entry.tied, k, source.layer
-            if key in earlier:
-                message = f"duplicate L{source.layer} in a tied group"
-                yield Fault("P508", message, (*at, "recipe"))
-            earlier.add(key)
-    ended: set[int] = set()
-    previous: int | None = None
-    for i, item in enumerate(plan.stack.items if plan.stack else ()):
-        if previous is not None and item.tied != previous:
-            ended.add(previous)
-        if item.tied in ended:
+    steps = [
+        (at, source.layer, (at[:-1], entry.tied, k, source.layer))
+        for at, entry in tied_entries(plan)
+        if isinstance(entry, Layer | Item) and not isinstance(entry.recipe, Subset)
+        for k, (_, source) in enumerate(sources(entry.recipe))
+    ]
+    for i, _ in repeats(key for *_, key in steps):
+        at, layer, _ = steps[i]
+        yield Fault("P508", f"duplicate L{layer} in a tied group", (*at, "recipe"))
+    ended: set[int | None] = set()
+    items = enumerate(plan.stack.items if plan.stack else ())
+    for tied, run in groupby(items, lambda pair: pair[1].tied):
+        for i, _ in run if tied in ended else ():
             message = "the items of a tied group don't stand together"
             yield Fault("P508", message, ("stack", "items", i))
-        previous = item.tied
+        ended |= {tied} - {None}
 
 
 _INDIVISIBLE = (

@@ -177,14 +177,10 @@ def no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
     If the `maybe` isn't taken, the lower statement decides: two genomes may decode to one plan.
     """
     of_whole, of_others = untied_choices(plan)
-    below: list[tuple[str | None, Place]] = []
-    if of_others:
-        below += [(entry.part, ("others", i)) for i, entry in enumerate(plan.others)]
+    others = sites.enumerated(plan, "others") if of_others else ()
+    below: list[tuple[str | None, Place]] = [(entry.part, at) for at, entry in others]
     below += [(None, ("whole",))] if of_whole else []
-    above: list[tuple[Place, p.Layer | p.Others]] = []
-    above += [(("layers", i), layer) for i, layer in enumerate(plan.layers)]
-    above += [(("others", i), entry) for i, entry in enumerate(plan.others)]
-    for at, entry in above:
+    for at, entry in sites.enumerated(plan, "layers", "others"):
         lower = [place for part, place in below if place[0] != at[0] and entry.part in (None, part)]
         if entry.maybe and lower:
             message = f"'maybe' stands above '{lower[0][0]}', which has a choice for each position"
