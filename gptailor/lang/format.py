@@ -122,26 +122,17 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     """Return the lines with the models, dtype, template and texts of `used`."""
     fixed = {
-        line.key: line.text
+        (line.section, line.key): line.text
         for line in _lines(used, groups)
-        if line.section == "changes" and line.key[0] >= 5
+        if line.section in ("models", "output") or (line.section == "changes" and line.key[0] >= 5)
     }
     for line in lines:
-        if line.section == "models":
-            line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
-        elif line.section == "changes":
-            line.text = fixed.get(line.key, line.text)
+        line.text = fixed.get((line.section, line.key), line.text)
     expected = sorted((li for li in lines if li.section == "expects"), key=lambda li: li.key)
     for line, entry in zip(expected, used.expects, strict=False):
         line.text = statement_words([entry])
-    if used.dtype is not None:
-        dtype = next((line for line in lines if (line.section, line.key) == _DTYPE), None)
-        if dtype is None:
-            lines.append(dtype := _Line(*_DTYPE, ""))
-        dtype.text = f"dtype {used.dtype}"
-    for line in lines:
-        if line.section == "output" and line.key[1] == "chat_template":
-            line.text = rest_words("chat_template", used.chat_template or "")
+    if _DTYPE not in [(line.section, line.key) for line in lines]:
+        lines += [_Line(*_DTYPE, fixed[_DTYPE])] if _DTYPE in fixed else []
     return [line for line in lines if line.section != "search" or used.search is not None]
 
 
