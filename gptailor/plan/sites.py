@@ -336,19 +336,15 @@ def recipe_lists(recipe: p.Recipe) -> Iterator[tuple[Place, int]]:
     """Yield each list of a recipe, of models, methods and numbers: its place and its length."""
     if isinstance(recipe, p.Merge):
         yield ("merge",), len(recipe.merge)
-    elif isinstance(recipe, p.Subset):
-        yield ("any_of",), len(recipe.any_of)
-    for at, source in sources(recipe):
-        if isinstance(source.model, p.OneOfModels):
-            yield (*at, "model"), len(source.model.one_of)
-    if not isinstance(recipe, p.Take) and isinstance(recipe.by, p.OneOfMethods):
-        yield ("by",), len(recipe.by.one_of)
     for at, call in calls(recipe):
         yield at, len([*call_values(call)])
-        for place, _, value in call_values(call):
-            yield from value_lists(value, (*at, *place))
-    if isinstance(recipe, p.Merge) and recipe.share is not None:
-        yield from value_lists(recipe.share, ("share",))
+    for site in recipe_sites(recipe):
+        if isinstance(site.value, p.Subset):
+            yield ("any_of",), len(site.value.any_of)
+        elif isinstance(site.value, p.OneOfModels | p.OneOfMethods):
+            yield site.place, len(site.value.one_of)
+        elif isinstance(site.value, p.Value):
+            yield from value_lists(site.value, site.place)
 
 
 def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
@@ -424,7 +420,9 @@ def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe
 
 def has_curve(recipe: p.Recipe) -> bool:
     """Return whether a number of the recipe depends on the position."""
-    return any(isinstance(site.value, p.Curve) for site in recipe_sites(recipe))
+    numbers = [value for _, call in calls(recipe) for _, _, value in call_values(call)]
+    share = recipe.share if isinstance(recipe, p.Merge) else None
+    return any(isinstance(value, p.Curve) for value in (*numbers, share))
 
 
 def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:
