@@ -161,13 +161,14 @@ def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
     for at, _, call, method in _known_calls(plan):
         for inner, name, value in sites.call_values(call):
             parameter = method.parameter(name)
-            message = f"'{name}' of '{call.name}' must be a whole number, not a"
             if parameter is None or not parameter.integer:
                 continue
             if isinstance(value, p.Named):
-                yield Fault("P310", f"{message} name", at + inner, "write it out")
+                message = f"'{name}' of '{call.name}' must be a whole number, not a name"
+                yield Fault("P310", message, at + inner, "write it out")
             elif isinstance(value, p.Curve):
-                yield Fault("P510", f"{message} curve", at + inner)
+                message = f"'{name}' of '{call.name}' must be a whole number, not a curve"
+                yield Fault("P510", message, at + inner)
 
 
 @rule("P304")
