@@ -228,17 +228,17 @@ def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterat
 @rule("P209", "P210")
 def nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position with two scales, or that two drops name."""
-    kinds: tuple[tuple[str, Sequence[Drop | Scale], str, str, str], ...] = (
-        ("scales", plan.scales, "P209", "scaled", "multiply the factors into one 'scale'"),
-        ("drops", plan.drops, "P210", "dropped", "name it once"),
+    multiply = "multiply the factors into one 'scale'"
+    kinds: tuple[tuple[str, Sequence[Drop | Scale], Fault, str], ...] = (
+        ("scales", plan.scales, Fault("P209", "is scaled twice", help=multiply), "scaled"),
+        ("drops", plan.drops, Fault("P210", "is dropped twice", help="name it once"), "dropped"),
     )
-    for name, entries, code, what, help_ in kinds:
+    for name, entries, twice, what in kinds:
         hits = [
             Hit(second.position, (name, i + 1), (name, i))
             for i, (first, second) in enumerate(pairwise(entries))
             if first.position == second.position
         ]
-        twice = Fault(code, f"is {what} twice", help=help_)
         yield from _joined(plan, hits, twice, f"first {what} here")
 
 
@@ -247,14 +247,15 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
     healed = plan.heal.layers if plan.heal is not None else ()
-    conflicts: tuple[tuple[Place, Iterable[int], str], ...] = (
-        (("layers",), [layer.position for layer in plan.layers], "has a source and is"),
-        (("scales",), [scale.position for scale in plan.scales], "is scaled and"),
-        (("heal", "layers"), healed, "is healed and"),
+    layers, scales = ([entry.position for entry in each] for each in (plan.layers, plan.scales))
+    keep = "keep one of the two"
+    conflicts: tuple[tuple[Place, Iterable[int], Fault], ...] = (
+        (("layers",), layers, Fault("P208", "has a source and is dropped", help=keep)),
+        (("scales",), scales, Fault("P208", "is scaled and dropped", help=keep)),
+        (("heal", "layers"), healed, Fault("P208", "is healed and dropped", help=keep)),
     )
-    for at, positions, what in conflicts:
+    for at, positions, both in conflicts:
         hits = [Hit(n, (*at, i), drops[n]) for i, n in enumerate(positions) if n in drops]
-        both = Fault("P208", f"{what} dropped", help="keep one of the two")
         yield from _joined(plan, hits, both, "dropped here")
 
 

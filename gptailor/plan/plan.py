@@ -133,28 +133,31 @@ Among = Annotated[Several[Position], AfterValidator(_sorted)]
 """Positions to choose from, in order."""
 
 
+class DropSome(Open):
+    """A choice of several positions that leave the model.
+
+    `named` is the number that the count is, if it stands there by its name.
+    """
+
+    count: Count
+    among: Among
+    named: str | None = None
+
+
 @final
-class DropAny(Open):
+class DropAny(DropSome):
     """A choice: `count` of these positions leave the model.
 
     `named` is the number that the count is, if it stands there by its name.
     """
 
-    count: Count
-    among: Among
-    named: str | None = None
-
 
 @final
-class DropWindow(Open):
+class DropWindow(DropSome):
     """A choice: `count` neighbours of these positions leave the model.
 
     `named` is the number that the count is, if it stands there by its name.
     """
-
-    count: Count
-    among: Among
-    named: str | None = None
 
 
 @final
