@@ -3,21 +3,10 @@
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, ascending, rule
 from gptailor.plan import plan as p
-from gptailor.plan.bounds import MOST_LISTED
-from gptailor.plan.faults import TOO_LARGE, Also, Fault, Place
+from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.sites import numbers
-
-
-@rule(TOO_LARGE)
-def sizes_are_few(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each range of more than `MOST_LISTED` sizes."""
-    for name, cut in plan.cuts.items():
-        if isinstance(cut.size, p.SizeRange) and (count := len(cut.size.sizes)) > MOST_LISTED:
-            message = f"expected at most {MOST_LISTED:,} sizes to choose from, got {count:,}"
-            help_ = "write a larger step, as in 16384..49152 step 4096"
-            yield Fault(TOO_LARGE, message, (name, "size"), help_)
 
 
 @rule("P504", "P721")
@@ -27,16 +16,11 @@ def every_size_range_ascends(plan: p.Plan) -> Iterator[Fault]:
         if not isinstance(size := cut.size, p.SizeRange):
             continue
         (low, high), at = size.between, (name, "size")
-        if low > high:
-            message = f"the range of sizes {low}..{high} descends"
-            step = f" step {size.step}" if size.step > 1 else ""
-            yield Fault("P504", message, at, f"write {high}..{low}{step}")
-        elif low == high:
-            message = f"the range of sizes {low}..{low} is one size"
-            yield Fault("P504", message, at, f"write {low}")
-        elif size.step < 1:
+        step = f" step {size.step}" if size.step > 1 else ""
+        yield from ascending("range of sizes", size.between, at, "is one size", step)
+        if low < high and size.step < 1:
             yield Fault("P721", "'step' must be a whole number of at least 1", at)
-        elif (high - low) % size.step:
+        elif low < high and (high - low) % size.step:
             last = size.sizes[-1]
             fitting = f"{low}..{last}" if last > low else f"{low}..{low + size.step}"
             message = f"steps of {size.step} from {low} don't reach {high}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, ascending, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import (
@@ -15,7 +15,7 @@ from gptailor.plan.plan import (
     count_ends,
     count_text,
 )
-from gptailor.plan.sites import drops_by_choice
+from gptailor.plan.sites import drops_by_choice, enumerated
 from gptailor.plan.windows import runs, window_words, windows_of
 
 # ---------------------------------------------------------------------------------- drops by choice
@@ -24,14 +24,7 @@ from gptailor.plan.windows import runs, window_words, windows_of
 def a_count_ascends(count: Count, at: Place) -> Iterator[Fault]:
     """Yield a fault for a range of counts that descends or has one count."""
     if isinstance(count, CountRange):
-        low, high = count.between
-        if low > high:
-            message = f"the range of counts {low}..{high} descends"
-            yield Fault("P504", message, at, f"write {high}..{low}")
-        elif low == high:
-            yield Fault(
-                "P504", f"the range of counts {low}..{low} is one count", at, f"write {low}"
-            )
+        yield from ascending("range of counts", count.between, at, "is one count")
 
 
 @rule("P504")
@@ -99,7 +92,7 @@ def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
 
 def repeated_blocks(plan: p.Plan) -> Iterator[tuple[Place, p.Repeat | p.RepeatWindow]]:
     """Yield each block that repeats, and its place."""
-    yield from ((("repeats", i), entry) for i, entry in enumerate(plan.repeats))
+    return enumerated(plan, "repeats")
 
 
 def block_positions(entry: p.Repeat | p.RepeatWindow) -> range | tuple[int, ...]:
@@ -173,14 +166,6 @@ def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
         earlier |= dict.fromkeys(positions, at)
 
 
-@rule("P506")
-def no_block_is_tied(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each tied block: its choices are its own."""
-    for at, entry in repeated_blocks(plan):
-        if entry.tied is not None:
-            yield Fault("P506", "'tied' can't be combined with 'repeat'", at)
-
-
 @rule("P208")
 def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a fixed drop at an end, or in its list of choices."""
@@ -252,7 +237,6 @@ DEPTH: tuple[Rule[Plan], ...] = (
     every_block_ascends,
     every_count_of_a_block_can_be_met,
     no_blocks_overlap,
-    no_block_is_tied,
     every_block_ends_with_layers,
     no_repeat_window_may_be_dropped,
     no_bridge_is_in_a_block,

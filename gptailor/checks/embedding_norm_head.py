@@ -122,9 +122,7 @@ def _differ(tensor: TensorInfo, base: TensorInfo) -> bool:
     """Return whether two tensors differ at sight, without reading them whole."""
     if tensor == base or tensor.spec.dtype != base.spec.dtype:
         return False
-    if isinstance(tensor.form, Adapted):
-        return True
-    if tensor.spec.shape != base.spec.shape:
+    if isinstance(tensor.form, Adapted) or tensor.spec.shape != base.spec.shape:
         return True
     plain = tensor.form is None and base.form is None and min(tensor.offset, base.offset) >= 0
     if not plain or not (tensor.file.exists() and base.file.exists()):

@@ -1,13 +1,15 @@
 """Rules of plans from JSON or from code: the language must be able to write them."""
 
 from collections.abc import Iterator
+from itertools import groupby, islice
 
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, repeats, rule
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.measures import bounded_measures, measured
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
 from gptailor.plan.sites import (
     drops_by_choice,
+    enumerated,
     recipes,
     sources,
     tied_entries,
@@ -90,10 +92,8 @@ def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
 def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice that lists a position twice."""
     for at, choice in drops_by_choice(plan):
-        repeated = [p for k, p in enumerate(choice.among) if p in choice.among[:k]]
-        if repeated:
-            message = f"duplicate L{repeated[0]} in this list"
-            yield Fault("P202", message, (*at, "among"))
+        for i, _ in islice(repeats(choice.among), 1):
+            yield Fault("P202", f"duplicate L{choice.among[i]} in this list", (*at, "among"))
 
 
 # ---------------------------------------------------------------------------------- tied statements
@@ -120,38 +120,42 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
 
     Its layers go in step as lists do, and its items are neighbours in the stack.
     """
-    earlier: set[tuple[Place, int | None, int, int | None]] = set()
-    for at, entry in tied_entries(plan):
-        if not isinstance(entry, Layer | Item) or isinstance(entry.recipe, Subset):
-            continue
-        for k, (_, source) in enumerate(sources(entry.recipe)):
-            key = at[:-1], entry.tied, k, source.layer
-            if key in earlier:
-                message = f"duplicate L{source.layer} in a tied group"
-                yield Fault("P508", message, (*at, "recipe"))
-            earlier.add(key)
-    ended: set[int] = set()
-    previous: int | None = None
-    for i, item in enumerate(plan.stack.items if plan.stack else ()):
-        if previous is not None and item.tied != previous:
-            ended.add(previous)
-        if item.tied in ended:
+    steps = [
+        (at, source.layer, (at[:-1], entry.tied, k, source.layer))
+        for at, entry in tied_entries(plan)
+        if isinstance(entry, Layer | Item) and not isinstance(entry.recipe, Subset)
+        for k, (_, source) in enumerate(sources(entry.recipe))
+    ]
+    for i, _ in repeats(key for *_, key in steps):
+        at, layer, _ = steps[i]
+        yield Fault("P508", f"duplicate L{layer} in a tied group", (*at, "recipe"))
+    ended: set[int | None] = set()
+    items = enumerate(plan.stack.items if plan.stack else ())
+    for tied, run in groupby(items, lambda pair: pair[1].tied):
+        for i, _ in run if tied in ended else ():
             message = "the items of a tied group don't stand together"
             yield Fault("P508", message, ("stack", "items", i))
-        previous = item.tied
+        ended |= {tied} - {None}
+
+
+_INDIVISIBLE = (
+    ("drop_any", "drop any", "it is one choice anyway"),
+    ("windows", "drop window", "it is one choice anyway"),
+    ("bridges", "bridge", ""),
+    ("repeats", "repeat", ""),
+)
+"""The lists whose entries are each one choice by itself, their words, and the remedy."""
 
 
 @rule("P506")
-def no_indivisible_choice_is_tied(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each tied bridge or drop by choice: each is one choice by itself."""
-    for at, choice in drops_by_choice(plan):
-        if choice.tied is not None:
-            what = "drop any" if at[0] == "drop_any" else "drop window"
-            message = f"'tied' can't be combined with '{what}'"
-            yield Fault("P506", message, at, "it is one choice anyway")
-    for i, bridge in enumerate(plan.bridges):
-        if bridge.tied is not None:
-            yield Fault("P506", "'tied' can't be combined with 'bridge'", ("bridges", i))
+def no_mark_stands_in_vain(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each tied entry that is one choice, and for `maybe` before `whole`."""
+    for name, word, help_ in _INDIVISIBLE:
+        for at, entry in enumerated(plan, name):
+            if entry.tied is not None:
+                yield Fault("P506", f"'tied' can't be combined with '{word}'", at, help_)
+    if plan.whole is not None and plan.whole.maybe:
+        yield Fault("P506", "'maybe' can't be combined with 'whole'", ("whole", "maybe"))
 
 
 WRITABLE: tuple[Rule[Plan], ...] = (
@@ -162,6 +166,6 @@ WRITABLE: tuple[Rule[Plan], ...] = (
     a_drop_by_choice_names_a_layer_once,
     a_tied_group_is_alike,
     a_tied_group_is_one_statement,
-    no_indivisible_choice_is_tied,
+    no_mark_stands_in_vain,
 )
 """Rules that a text keeps by its grammar."""

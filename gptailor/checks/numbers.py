@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from itertools import product
 
-from gptailor.checks.rule import ANYWHERE, Rule, rule
+from gptailor.checks.recipes import whole_numbers_are_literal
+from gptailor.checks.rule import ANYWHERE, Rule, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.layer_parts import is_pattern, may_overlap, rank
-from gptailor.plan.registry import METHODS
 from gptailor.plan.written_out import covers, untied_choices
 
 # -------------------------------------------------------------------------------------------- names
@@ -79,24 +79,6 @@ def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
         if name not in used:
             message = f"the number '{name}' is named and never used"
             yield Fault("P115", message, ("numbers", name, "name"), severity="warning")
-
-
-@rule("P310", "P510")
-def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each name or curve in a parameter that takes whole numbers."""
-    for at, recipe in sites.recipes(plan):
-        for inner, call in sites.calls(recipe):
-            method = METHODS.get(call.name)
-            for place, name, value in sites.call_values(call) if method is not None else ():
-                parameter = method.parameter(name) if method is not None else None
-                if parameter is None or not parameter.integer:
-                    continue
-                if isinstance(value, p.Named):
-                    message = f"'{name}' of '{call.name}' must be a whole number, not a name"
-                    yield Fault("P310", message, (*at, *inner, *place), "write it out")
-                elif isinstance(value, p.Curve):
-                    message = f"'{name}' of '{call.name}' must be a whole number, not a curve"
-                    yield Fault("P510", message, (*at, *inner, *place))
 
 
 # ------------------------------------------------------------------------------------------- curves
@@ -175,24 +157,17 @@ def _alike(item: p.Item, other: p.Item) -> bool:
 @rule("P207", "P401")
 def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each second `others` of a part, and each second pattern."""
-    first_places: dict[str | None, int] = {}
     patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
     for i in patterns[1:]:
         also = Also("and here", ("others", patterns[0]))
         message = "two patterns may match the same tensor"
         yield Fault("P207", message, ("others", i), "write one of the two", (also,))
-    for i, entry in enumerate(plan.others):
-        if (first := first_places.setdefault(entry.part, i)) != i and not is_pattern(entry.part):
-            what = f"others.{entry.part}" if entry.part else "others"
+    parts = [entry.part for entry in plan.others]
+    for i, first in repeats(parts):
+        if not is_pattern(parts[i]):
+            what = f"others.{parts[i]}" if parts[i] else "others"
             also = Also("first said here", ("others", first))
             yield Fault("P401", f"'{what}' is given twice", ("others", i), also=(also,))
-
-
-@rule("P506")
-def whole_is_unconditional(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for `maybe` before `whole`: a model always has an embedding, norm and head."""
-    if plan.whole is not None and plan.whole.maybe:
-        yield Fault("P506", "'maybe' can't be combined with 'whole'", ("whole", "maybe"))
 
 
 @rule("P511")
@@ -202,14 +177,10 @@ def no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
     If the `maybe` isn't taken, the lower statement decides: two genomes may decode to one plan.
     """
     of_whole, of_others = untied_choices(plan)
-    below: list[tuple[str | None, Place]] = []
-    if of_others:
-        below += [(entry.part, ("others", i)) for i, entry in enumerate(plan.others)]
+    others = sites.enumerated(plan, "others") if of_others else ()
+    below: list[tuple[str | None, Place]] = [(entry.part, at) for at, entry in others]
     below += [(None, ("whole",))] if of_whole else []
-    above: list[tuple[Place, p.Layer | p.Others]] = []
-    above += [(("layers", i), layer) for i, layer in enumerate(plan.layers)]
-    above += [(("others", i), entry) for i, entry in enumerate(plan.others)]
-    for at, entry in above:
+    for at, entry in sites.enumerated(plan, "layers", "others"):
         lower = [place for part, place in below if place[0] != at[0] and entry.part in (None, part)]
         if entry.maybe and lower:
             message = f"'maybe' stands above '{lower[0][0]}', which has a choice for each position"
@@ -248,7 +219,6 @@ NUMBERING: tuple[Rule[p.Plan], ...] = (
     every_curve_has_knots_and_positions,
     curves_of_a_stack_span_their_statement,
     others_stand_once_for_each_part,
-    whole_is_unconditional,
     no_maybe_hides_a_choice_of_each_position,
     no_position_overrides_an_open_finer_part,
 )

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 
-from gptailor.checks.cuts import CUTTING, sizes_are_few
+from gptailor.checks.cuts import CUTTING
 from gptailor.checks.declarations import DECLARING, MADE
 from gptailor.checks.depth import DEPTH
 from gptailor.checks.language import WRITABLE
 from gptailor.checks.numbers import NUMBERING
 from gptailor.checks.recipes import MERGING
 from gptailor.checks.repair import GAPS, HEALS
-from gptailor.checks.rule import Rule, rule, run_rules
+from gptailor.checks.rule import Rule, repeats, rule, run_rules
 from gptailor.checks.search import SEARCHING
 from gptailor.plan.bounds import (
     DEEPEST,
@@ -35,13 +35,14 @@ from gptailor.plan.faults import (
 from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.model_dependencies import depths, needed
 from gptailor.plan.plan import (
+    OVERLAY,
     Drop,
     DropWindow,
-    Layer,
     Merge,
     Plan,
     RepeatWindow,
     Scale,
+    SizeRange,
     Subset,
     Take,
     TemplateOf,
@@ -51,6 +52,7 @@ from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE
 from gptailor.plan.sites import (
     drops_by_choice,
     entry_sites,
+    enumerated,
     named_models,
     numbers,
     recipe_lists,
@@ -85,29 +87,34 @@ def check_alone(
 # -------------------------------------------------------------------------------------------- sizes
 
 
-@rule(TOO_LARGE)
-def statements_are_few(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each field with more than `MOST_STATEMENTS` entries."""
-    names = ("models", "numbers", "others", "drop_any", "windows", "repeats", "bridges")
-    for name in names:
-        if (count := len(getattr(plan, name))) > MOST_STATEMENTS:
-            message = f"expected at most {MOST_STATEMENTS:,} '{name}', got {count:,}"
-            yield Fault(TOO_LARGE, message, (name,), "write several plans")
-    if plan.heal is not None and (count := len(plan.heal.on)) > MOST_STATEMENTS:
-        message = f"expected at most {MOST_STATEMENTS:,} texts to heal on, got {count:,}"
-        yield Fault(TOO_LARGE, message, ("heal", "on"), "join texts into one file")
+_Size = tuple[str, int, int, Place, str]
+"""Things in one place of a plan: their noun, their number, the most, the place, the remedy."""
+
+
+def _too_large(sizes: Iterable[_Size]) -> Iterator[Fault]:
+    for what, count, most, at, help_ in sizes:
+        if count > most:
+            yield Fault(TOO_LARGE, f"expected at most {most:,} {what}, got {count:,}", at, help_)
 
 
 @rule(TOO_LARGE)
-def named_layers_are_few(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for a plan that names more than `MOST_ENTRIES` layers."""
+def statements_and_layers_are_few(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each field with too many entries, and for too many layers in all."""
+    yield from _too_large(_fields(plan))
+
+
+def _fields(plan: Plan) -> Iterator[_Size]:
+    """Yield the size of each field whose entries are statements, and the number of layers."""
+    for name in ("models", "numbers", "others", "drop_any", "windows", "repeats", "bridges"):
+        entries = getattr(plan, name)
+        yield (f"'{name}'", len(entries), MOST_STATEMENTS, (name,), "write several plans")
+    texts, layers = ((), ()) if plan.heal is None else (plan.heal.on, plan.heal.layers)
+    join = "join texts into one file"
+    yield ("texts to heal on", len(texts), MOST_STATEMENTS, ("heal", "on"), join)
     items = plan.stack.items if plan.stack is not None else ()
-    count = sum(len(entries) for entries in (plan.layers, plan.drops, plan.scales, items))
-    count += len(plan.heal.layers) if plan.heal is not None else 0
+    count = sum(map(len, (plan.layers, plan.drops, plan.scales, items, layers)))
     count += sum(len(choice.among) for _, choice in drops_by_choice(plan))
-    if count > MOST_ENTRIES:
-        message = f"expected at most {MOST_ENTRIES:,} layers in a plan, got {count:,}"
-        yield Fault(TOO_LARGE, message, ("layers",))
+    yield ("layers in a plan", count, MOST_ENTRIES, ("layers",), "")
 
 
 @rule("P214")
@@ -128,24 +135,25 @@ def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
 
 
 @rule(TOO_LARGE)
-def windows_are_few(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for choices among more than `MOST_WINDOWS` windows in all."""
-    choices: list[tuple[Place, DropWindow | RepeatWindow]] = []
-    choices += [(("windows", i), window) for i, window in enumerate(plan.windows)]
-    for i, block in enumerate(plan.repeats):
-        choices += [(("repeats", i), block)] if isinstance(block, RepeatWindow) else []
+def lists_are_short(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for choices among too many windows, and for lists and ranges that are long."""
+    yield from islice(_too_large(_windows(plan)), 1)
+    yield from _too_large(_lists(plan))
+
+
+def _windows(plan: Plan) -> Iterator[_Size]:
+    """Yield the number of windows to choose from, up to each choice."""
+    choices = [*enumerated(plan, "windows"), *enumerated(plan, "repeats")]
     total = 0
     for at, choice in choices:
-        total += window_count(choice.count, choice.among)
-        if total > MOST_WINDOWS:
-            message = f"expected at most {MOST_WINDOWS:,} windows to choose from, got {total:,}"
-            yield Fault(TOO_LARGE, message, at, "choose of fewer layers, or of fewer lengths")
-            return
+        if isinstance(choice, DropWindow | RepeatWindow):
+            total += window_count(choice.count, choice.among)
+            help_ = "choose of fewer layers, or of fewer lengths"
+            yield ("windows to choose from", total, MOST_WINDOWS, at, help_)
 
 
-@rule(TOO_LARGE)
-def lists_are_short(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each list of more than `MOST_LISTED` entries."""
+def _lists(plan: Plan) -> Iterator[_Size]:
+    """Yield the length of each list, and of each range of sizes."""
     lists: list[tuple[Place, int]] = []
     for name, number in plan.numbers.items():
         lists += value_lists(number, ("numbers", name))
@@ -158,9 +166,11 @@ def lists_are_short(plan: Plan) -> Iterator[Fault]:
         lists.append((("search", "requires", 0), len(plan.search.requires)))
     lists.append((("expects", 0), len(plan.expects)))
     for at, length in lists:
-        if length > MOST_LISTED:
-            message = f"expected at most {MOST_LISTED:,} entries in a list, got {length:,}"
-            yield Fault(TOO_LARGE, message, at, "write a shorter list")
+        yield ("entries in a list", length, MOST_LISTED, at, "write a shorter list")
+    for name, cut in plan.cuts.items():
+        count = len(cut.size.sizes) if isinstance(cut.size, SizeRange) else 1
+        help_ = "write a larger step, as in 16384..49152 step 4096"
+        yield ("sizes to choose from", count, MOST_LISTED, (name, "size"), help_)
 
 
 @rule(TOO_LARGE)
@@ -175,12 +185,9 @@ def models_are_shallow(plan: Plan) -> Iterator[Fault]:
 
 
 SIZE_RULES: tuple[Rule[Plan], ...] = (
-    statements_are_few,
-    named_layers_are_few,
+    statements_and_layers_are_few,
     output_layers_are_few,
-    windows_are_few,
     lists_are_short,
-    sizes_are_few,
     models_are_shallow,
 )
 """Rules that come before all others, whose work grows with these sizes."""
@@ -192,13 +199,10 @@ SIZE_RULES: tuple[Rule[Plan], ...] = (
 @rule("P207")
 def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each part of a position that two layers decide; patterns may overlap."""
-    hits = []
-    decided: dict[tuple[int, str | None], int] = {}
-    for j, layer in enumerate(plan.layers):
-        part = "a pattern" if is_pattern(layer.part) else layer.part
-        i = decided.setdefault((layer.position, part), j)
-        if i != j:
-            hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
+    layers = plan.layers
+    parts = ["a pattern" if is_pattern(layer.part) else layer.part for layer in layers]
+    keys = zip([layer.position for layer in layers], parts, strict=True)
+    hits = [Hit(layers[j].position, *_in_text_order(plan, i, j)) for j, i in repeats(keys)]
     yield from _joined(plan, hits, Fault("P207", "is decided twice"), "first decided here")
 
 
@@ -221,47 +225,38 @@ def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterat
     return joined_faults(plan.origin, hits, for_range, label)
 
 
-def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
-    """Yield a hit for each position that two neighbours in a sorted list have."""
-    for (i, first), (j, second) in pairwise(enumerate(placed)):
-        if first.position == second.position:
-            yield Hit(second.position, (name, j), (name, i))
-
-
-@rule("P209")
-def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each position with two scales."""
-    twice = Fault("P209", "is scaled twice", help="multiply the factors into one 'scale'")
-    yield from _joined(plan, _twins("scales", plan.scales), twice, "first scaled here")
-
-
-@rule("P210")
-def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each position that two fixed or optional drops name."""
-    twice = Fault("P210", "is dropped twice", help="name it once")
-    yield from _joined(plan, _twins("drops", plan.drops), twice, "first dropped here")
+@rule("P209", "P210")
+def nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each position with two scales, or that two drops name."""
+    multiply = "multiply the factors into one 'scale'"
+    kinds: tuple[tuple[str, Sequence[Drop | Scale], Fault, str], ...] = (
+        ("scales", plan.scales, Fault("P209", "is scaled twice", help=multiply), "scaled"),
+        ("drops", plan.drops, Fault("P210", "is dropped twice", help="name it once"), "dropped"),
+    )
+    for name, entries, twice, what in kinds:
+        hits = [
+            Hit(second.position, (name, i + 1), (name, i))
+            for i, (first, second) in enumerate(pairwise(entries))
+            if first.position == second.position
+        ]
+        yield from _joined(plan, hits, twice, f"first {what} here")
 
 
 @rule("P208")
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
-    conflicts: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
-        ("layers", plan.layers, "has a source and is dropped"),
-        ("scales", plan.scales, "is scaled and dropped"),
+    healed = plan.heal.layers if plan.heal is not None else ()
+    layers, scales = ([entry.position for entry in each] for each in (plan.layers, plan.scales))
+    keep = "keep one of the two"
+    conflicts: tuple[tuple[Place, Iterable[int], Fault], ...] = (
+        (("layers",), layers, Fault("P208", "has a source and is dropped", help=keep)),
+        (("scales",), scales, Fault("P208", "is scaled and dropped", help=keep)),
+        (("heal", "layers"), healed, Fault("P208", "is healed and dropped", help=keep)),
     )
-    for name, decided, message in conflicts:
-        hits = [
-            Hit(entry.position, (name, i), drops[entry.position])
-            for i, entry in enumerate(decided)
-            if entry.position in drops
-        ]
-        both = Fault("P208", message, help="keep one of the two")
+    for at, positions, both in conflicts:
+        hits = [Hit(n, (*at, i), drops[n]) for i, n in enumerate(positions) if n in drops]
         yield from _joined(plan, hits, both, "dropped here")
-    learning = enumerate(plan.heal.layers if plan.heal is not None else ())
-    hits = [Hit(at, ("heal", "layers", i), drops[at]) for i, at in learning if at in drops]
-    dropped = Fault("P208", "is healed and dropped", help="keep one of the two")
-    yield from _joined(plan, hits, dropped, "dropped here")
 
 
 @rule("P212")
@@ -269,8 +264,7 @@ def no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for an overlay statement in a plan with a stack."""
     if plan.stack is None:
         return
-    names = ("layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges")
-    first: Place | None = next(((name, 0) for name in names if getattr(plan, name)), None)
+    first: Place | None = next(((name, 0) for name in OVERLAY if getattr(plan, name)), None)
     first = ("whole",) if first is None and plan.whole is not None else first
     if first is not None:
         span = plan.origin.statement(first) if plan.origin else None
@@ -375,8 +369,7 @@ def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
 PLAN_RULES: tuple[Rule[Plan], ...] = (
     *DECLARING,
     every_position_is_decided_once,
-    nothing_is_scaled_twice,
-    nothing_is_dropped_twice,
+    nothing_is_scaled_or_dropped_twice,
     nothing_dropped_is_decided,
     no_overlay_stands_beside_a_stack,
     a_stack_has_items,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import read_object
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, ascending, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.faults import Fault, Place, listed, nearest
@@ -153,6 +153,22 @@ def _paired(a: tuple[p.Value, ...], b: tuple[p.Value, ...]) -> Iterator[tuple[p.
     count = max(len(a), len(b))
     more = (n * count if len(n) == 1 else n for n in (a, b))
     return zip(*more, strict=False)
+
+
+@rule("P310", "P510")
+def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each name or curve in a parameter that takes whole numbers."""
+    for at, _, call, method in _known_calls(plan):
+        for inner, name, value in sites.call_values(call):
+            parameter = method.parameter(name)
+            if parameter is None or not parameter.integer:
+                continue
+            if isinstance(value, p.Named):
+                message = f"'{name}' of '{call.name}' must be a whole number, not a name"
+                yield Fault("P310", message, at + inner, "write it out")
+            elif isinstance(value, p.Curve):
+                message = f"'{name}' of '{call.name}' must be a whole number, not a curve"
+                yield Fault("P510", message, at + inner)
 
 
 @rule("P304")
@@ -353,21 +369,15 @@ def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
 def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each interval that is empty or descends."""
     for at, value in sites.values(plan):
-        if isinstance(value, p.Interval) and not value.interval[0] < value.interval[1]:
-            low, high = value.interval
-            what = "descends" if low > high else "is empty"
-            message = f"the interval {low!r}..{high!r} {what}"
-            help_ = f"write {high!r}..{low!r}" if low > high else f"write {low!r}"
-            yield Fault("P504", message, at, help_)
+        if isinstance(value, p.Interval):
+            yield from ascending("interval", value.interval, at, "is empty")
 
 
 @rule("P505")
 def every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each choice with fewer than two options, or the same option twice."""
     for at, options in _options(plan):
-        first: dict[object, int] = {}
-        places = [first.setdefault(_key(option), i) for i, option in enumerate(options)]
-        repeated = [option for i, option in enumerate(options) if places[i] < i]
+        repeated = [options[i] for i, _ in repeats(map(_key, options))]
         if repeated:
             option_name = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
             yield Fault("P505", f"duplicate '{option_name}' in this choice", at)

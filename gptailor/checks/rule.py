@@ -1,10 +1,10 @@
 """A rule as data: its codes, its function, and the unread statements that excuse it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar, final
 
-from gptailor.plan.faults import Fault
+from gptailor.plan.faults import Fault, Place
 
 _Subject = TypeVar("_Subject")
 
@@ -41,6 +41,26 @@ def rule(
 ) -> Callable[[Callable[[_Subject], Iterable[Fault]]], Rule[_Subject]]:
     """Return a decorator that makes a function a rule with these codes."""
     return lambda check: Rule(codes, check, missing_in)
+
+
+def ascending(
+    what: str, ends: tuple[int | float, int | float], at: Place, alone: str, step: str = ""
+) -> Iterator[Fault]:
+    """Yield a fault (P504) for a range that descends, or whose ends are one number."""
+    low, high = ends
+    if low > high:
+        help_ = f"write {high!r}..{low!r}{step}"
+        yield Fault("P504", f"the {what} {low!r}..{high!r} descends", at, help_)
+    elif low == high:
+        yield Fault("P504", f"the {what} {low!r}..{high!r} {alone}", at, f"write {low!r}")
+
+
+def repeats(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
+    """Yield the index of each key that stood before, and the index where it stood first."""
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        if (earlier := first.setdefault(key, i)) != i:
+            yield i, earlier
 
 
 def run_rules(rules: Iterable[Rule[_Subject]], subject: _Subject) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import Rule, repeats, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.measures import compared_models, measured
 from gptailor.plan.model_dependencies import undecided_models
@@ -82,16 +82,16 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
         ("expectation", ("expects",), plan.expects),
     )
     for what, at, wishes in listed_:
-        first_places: dict[object, int] = {}
-        for i, wish in enumerate(wishes):
-            fields = dict(with_plain_path(wish))
-            key = frozenset(
-                (fields | {"arguments": frozenset(fields["arguments"].items())}).items()
-            )
-            if (first := first_places.setdefault(key, i)) < i:
-                also = Also("first said here", (*at, first))
-                message = f"duplicate {what} '{wish.name}'"
-                yield Fault("P607", message, (*at, i), also=(also,))
+        for i, first in repeats(map(_key, wishes)):
+            also = Also("first said here", (*at, first))
+            message = f"duplicate {what} '{wishes[i].name}'"
+            yield Fault("P607", message, (*at, i), also=(also,))
+
+
+def _key(wish: Objective | Expectation) -> object:
+    """Return a value that only equal measures share."""
+    fields = dict(with_plain_path(wish))
+    return frozenset((fields | {"arguments": frozenset(fields["arguments"].items())}).items())
 
 
 @rule("P608", missing_in=("search",))

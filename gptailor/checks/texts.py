@@ -187,9 +187,8 @@ def _most_samples(path: Path, form: RowForm, enough: int, checked: Checked) -> S
     """
     config = text_of(checked.models["base"].config)
     positions = next((config[name] for name in _POSITIONS if name in config), None)
-    if not isinstance(positions, int) or not path.is_file():
-        return None
-    if path.stat().st_size > _MOST_COUNTED:
+    countable = path.is_file() and path.stat().st_size <= _MOST_COUNTED
+    if not isinstance(positions, int) or not countable:
         return None
     try:
         rows = read_rows(path, form)

@@ -6,13 +6,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 from itertools import chain, count
 from typing import final
 
-from gptailor.plan.faults import Place, TailorError
+from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import WORDS
-
-
-def dotted(place: Place) -> str:
-    """Return a place as text: `slices[0].sources[1].model`."""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")
 
 
 def _located(name: str, line: int | None, place: str, message: str) -> str:

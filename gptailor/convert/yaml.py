@@ -6,8 +6,8 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.convert.note import ConversionError, Note, dotted
-from gptailor.plan.faults import Place
+from gptailor.convert.note import ConversionError, Note
+from gptailor.plan.faults import Place, dotted
 
 _DEEPEST = 50
 """Levels of a file; mergekit's files have about seven."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -20,21 +20,12 @@ _PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
 }
 """Places of single values that don't stand under their own name in a plan."""
 
-_LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
-    "layers": (("layers",), p.normal_order),
-    "others": (("others",), p.normal_order),
-    "drops": (("drops",), p.normal_order),
-    "drop_any": (("drop_any",), p.normal_order),
-    "windows": (("windows",), p.normal_order),
-    "repeats": (("repeats",), p.normal_order),
-    "scales": (("scales",), p.normal_order),
-    "bridges": (("bridges",), p.normal_order),
-    "items": (("stack", "items"), None),
-    "objectives": (("search", "objectives"), None),
-    "requires": (("search", "requires"), None),
-    "expects": (("expects",), None),
+_LISTS: Mapping[str, Place] = {name: (name,) for name in (*p.OVERLAY, "expects")} | {
+    "items": ("stack", "items"),
+    "objectives": ("search", "objectives"),
+    "requires": ("search", "requires"),
 }
-"""A plan's lists, their places, and their order if it isn't the text's."""
+"""A plan's lists and their places."""
 _UNTIED = ("objectives", "requires", "expects")
 """Lists whose entries are never tied."""
 
@@ -97,12 +88,11 @@ class Draft:
             name: single.get(name)
             for name in ("dtype", "chat_template", "heal", "whole", *p.REST, *p.CUTS)
         }
-        for name, (place, order) in _LISTS.items():
+        for name, place in _LISTS.items():
             gathered = self.lists[name]
             if name in {"drop_any", "windows"}:
                 gathered = [self._with_named_count(placed) for placed in gathered]
-            if order is not None:
-                gathered = sorted(gathered, key=lambda placed: order(placed.entry))
+            gathered = sorted(gathered, key=lambda placed: p.normal_order(placed.entry))
             spans |= {(*place, i): placed.spans for i, placed in enumerate(gathered)}
             listed = tuple(placed.entry for placed in gathered)
             lists[name] = listed if name in _UNTIED else p.retied(listed)
@@ -204,13 +194,9 @@ def part_named(draft: Draft, word: tree.Word | None) -> Part | None:
 def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
     seen: set[int] = set()
     for r in layers.ranges:
-        first, last = r.first.number, r.last.number
-        if not all(is_a_layer(draft, word) for word in (r.first, r.last)):
+        if (ends := stretch(draft, r)) is None:
             continue
-        if first > last:
-            draft.fault("P201", f"the range L{first}..L{last} descends", r.span,
-                        f"write L{last}..L{first}")  # fmt: skip
-            continue
+        first, last = ends
         numbers = range(first, last + 1)
         if not draft.has_room(len(numbers), r.span):
             break

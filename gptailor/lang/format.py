@@ -12,29 +12,17 @@ from gptailor.lang.draft import Draft
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse, plan_or_file
 from gptailor.lang.words import (
-    bridge_words,
     cut_words,
-    expectation_words,
     groups,
     heal_lines,
-    item_words,
-    layer_words,
-    mark_words,
     model_source,
     objective_words,
-    others_words,
-    range_words,
-    repeat_words,
-    requirement_words,
     rest_words,
-    scale_words,
-    some_dropped_words,
+    statement_words,
     value_words,
-    whole_words,
 )
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, PlanError, Source, errors
-from gptailor.plan.sites import drops_by_choice
 
 _Joined = Callable[[Sequence[Any]], list[list[Any]]]
 """Joins entries to statements."""
@@ -133,23 +121,18 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     """Return the lines with the models, dtype, template and texts of `used`."""
-    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 5}
+    fixed = {
+        (line.section, line.key): line.text
+        for line in _lines(used, groups)
+        if line.section in ("models", "output") or (line.section == "changes" and line.key[0] >= 5)
+    }
     for line in lines:
-        if line.section == "models":
-            line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
-        elif line.section == "changes":
-            line.text = fixed.get(line.key, line.text)
+        line.text = fixed.get((line.section, line.key), line.text)
     expected = sorted((li for li in lines if li.section == "expects"), key=lambda li: li.key)
     for line, entry in zip(expected, used.expects, strict=False):
-        line.text = expectation_words(entry)
-    if used.dtype is not None:
-        dtype = next((line for line in lines if (line.section, line.key) == _DTYPE), None)
-        if dtype is None:
-            lines.append(dtype := _Line(*_DTYPE, ""))
-        dtype.text = f"dtype {used.dtype}"
-    for line in lines:
-        if line.section == "output" and line.key[1] == "chat_template":
-            line.text = rest_words("chat_template", used.chat_template or "")
+        line.text = statement_words([entry])
+    if _DTYPE not in [(line.section, line.key) for line in lines]:
+        lines += [_Line(*_DTYPE, fixed[_DTYPE])] if _DTYPE in fixed else []
     return [line for line in lines if line.section != "search" or used.search is not None]
 
 
@@ -204,62 +187,50 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for i, where in enumerate((*p.REST, "chat_template"), 1):
         if (recipe := getattr(plan, where)) is not None:
             yield _Line("output", (i, where), rest_words(where, recipe))
-    yield from _layer_lines(plan, joined)
-    yield from _change_lines(plan, joined)
-    yield from _inner_lines(plan, joined)
-    for i, expected in enumerate(plan.expects):
-        yield _Line("expects", i, expectation_words(expected))
-
-
-def _layer_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    for group in joined(plan.layers):
-        key = (0, p.normal_order(group[0]))
-        yield _Line("layers", key, mark_words(group[0]) + layer_words(group))
-    for entry in plan.others:
-        key = (1, p.normal_order(entry))
-        yield _Line("layers", key, mark_words(entry) + others_words(entry))
-    if plan.whole is not None:
-        yield _Line("layers", (2, ()), mark_words(plan.whole) + whole_words(plan.whole))
-
-
-def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    grouped: dict[Any, list[p.Drop]] = {}  # those of a tied statement, all `maybe` ones, the rest
-    for drop in plan.drops:
-        grouped.setdefault((drop.maybe, drop.tied), []).append(drop)
-    for drops in grouped.values():
-        words = f"drop {range_words([entry.position for entry in drops])}"
-        yield _Line("changes", (0, drops[0].position), mark_words(drops[0]) + words)
-    for _, choice in drops_by_choice(plan):
-        key = (1 if isinstance(choice, p.DropAny) else 2, min(choice.among, default=0))
-        yield _Line("changes", key, mark_words(choice) + some_dropped_words(choice))
-    for repeat in plan.repeats:
-        words = mark_words(repeat) + repeat_words(repeat)
-        yield _Line("changes", (3, p.normal_order(repeat)), words)
-    for group in joined(plan.scales):
-        yield _Line("changes", (4, group[0].position), mark_words(group[0]) + scale_words(group))
+    yield from _entry_lines(plan, joined)
     for name, cut in plan.cuts.items():
-        yield _Line("changes", (5, p.CUTS.index(name)), cut_words(name, cut))
-    for bridge in plan.bridges:
-        words = mark_words(bridge) + bridge_words(bridge)
-        yield _Line("changes", (6, p.normal_order(bridge)), words)
+        yield _Line("changes", (5, p.CUTS.index(name)), f"{name} {cut_words(cut)}")
     if plan.heal is not None:
         yield _Line("changes", (7, ()), heal_lines(plan.heal, _WIDTH))
+    yield from _block_lines(plan)
 
 
-def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    if plan.stack is not None:
-        for group in joined(plan.stack.items):
-            yield _Line("stack", 0, mark_words(group[0]) + item_words(group))
-        if plan.stack.limit is not None:
-            yield _Line("stack", 1, f"limit {plan.stack.limit} layers")
-    for objective in plan.search.objectives if plan.search else ():
-        yield _Line("search", 0, objective_words(objective))
-    for required in plan.search.requires if plan.search else ():
-        yield _Line("search", 1, requirement_words(required))
+def _entry_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
+    """Yield the lines of the plan's lists, each list by its section and its order there."""
+    items = plan.stack.items if plan.stack else ()
+    requires = plan.search.requires if plan.search else ()
+    drops: dict[Any, list[p.Drop]] = {}  # those of a tied statement, all `maybe` ones, the rest
+    for drop in plan.drops:
+        drops.setdefault((drop.maybe, drop.tied), []).append(drop)
+    kinds: tuple[tuple[str, int, Iterable[Sequence[Any]]], ...] = (
+        ("layers", 0, joined(plan.layers)),
+        ("layers", 1, zip(plan.others)),
+        ("layers", 2, [] if plan.whole is None else [[plan.whole]]),
+        ("changes", 0, drops.values()),
+        ("changes", 1, zip(plan.drop_any)),
+        ("changes", 2, zip(plan.windows)),
+        ("changes", 3, zip(plan.repeats)),
+        ("changes", 4, joined(plan.scales)),
+        ("changes", 6, zip(plan.bridges)),
+        ("stack", 0, joined(items)),
+        ("search", 1, zip(requires)),
+        ("expects", 0, zip(plan.expects)),
+    )
+    for section, order, statements in kinds:
+        for entries in statements:
+            yield _Line(section, (order, p.normal_order(entries[0])), statement_words(entries))
+
+
+def _block_lines(plan: p.Plan) -> Iterator[_Line]:
+    stack, search = plan.stack, plan.search
+    if stack is not None and stack.limit is not None:
+        yield _Line("stack", (1, ()), f"limit {stack.limit} layers")
+    for objective in search.objectives if search else ():
+        yield _Line("search", (0, ()), objective_words(objective))
     for i, name in enumerate(("fidelity", "trials", "seed"), 2):
-        if (value := getattr(plan.search, name, None)) is not None:
+        if (value := getattr(search, name, None)) is not None:
             numbers = value if isinstance(value, tuple) else (value,)
-            yield _Line("search", i, f"{name} {'..'.join(map(str, dict.fromkeys(numbers)))}")
+            yield _Line("search", (i, ()), f"{name} {'..'.join(map(str, dict.fromkeys(numbers)))}")
 
 
 def _block_text(name: str, lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:

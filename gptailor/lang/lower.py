@@ -1,6 +1,6 @@
 """A tree into a `Plan`: each statement into its entries, or into faults."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
 
 
 def lower_statement(draft: d.Draft, statement: tree.Statement) -> None:
-    """Add a statement's entries to the draft."""
+    """Add a statement's entries to the draft, and a fault for each mark that it can't have."""
+    if (excluded := _EXCLUDED.get(type(statement.body))) is not None:
+        _no_marks(draft, statement, *excluded)
     _LOWER[type(statement.body)](draft, statement, statement.body)
 
 
@@ -61,7 +63,7 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
     fields: dict[str, Any]
     if isinstance(body.source, tree.From):
         pattern = _made_of(draft, body, body.source)
-        fields = {"made": pattern.recipe(0)} if pattern is not None else {"source": "."}  # a fault
+        fields = {"made": pattern.recipe} if pattern is not None else {"source": "."}  # a fault
         inside = pattern.spans if pattern is not None else {}
         spans |= {("made", *place[1:]): span for place, span in inside.items()}
         spans["made",] = body.source.span
@@ -95,20 +97,16 @@ def _others(draft: d.Draft, statement: tree.Statement, body: tree.OthersNode) ->
     pattern = models_pattern(draft, body.origin, None)
     if pattern is None or (body.part is not None and part is None):
         return
-    marks = _marks(draft, statement)
-    spans = _spans(statement.span, maybe=statement.maybe, tied=statement.tied, part=body.part)
-    entry = p.built(p.Others, part=part, recipe=pattern.recipe(0), **marks)
-    draft.add("others", entry, spans | pattern.spans)
+    spans = _spans(statement.span, tied=statement.tied, part=body.part) | pattern.spans
+    fields = {"part": part, "recipe": pattern.recipe, **_marks(draft, statement)}
+    _add(draft, statement, "others", p.Others, spans, **fields)
 
 
 def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> None:
-    if statement.maybe is not None:
-        draft.fault("P506", "'maybe' can't be combined with 'whole'", statement.maybe.span,
-                    "a model has an embedding, a norm and a head in any case")  # fmt: skip
     pattern = models_pattern(draft, body.origin, None)
     if pattern is not None:
         tied = 0 if statement.tied is not None else None
-        entry = p.built(p.Whole, recipe=pattern.recipe(0), tied=tied)
+        entry = p.built(p.Whole, recipe=pattern.recipe, tied=tied)
         spans = _spans(statement.span, tied=statement.tied) | pattern.spans
         draft.once("whole", entry, statement.span, spans)
 
@@ -116,18 +114,23 @@ def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> N
 def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
-    _no_marks(draft, statement, f"'{where}'", choice)
+    _no_marks(draft, statement, _MARKS, where, choice)
     if not isinstance(body.origin, tree.From):
         d.once_in_words(draft, where, body.origin, statement.span)
     elif (pattern := models_pattern(draft, body.origin, None)) is not None:
         spans = {place[1:]: span for place, span in pattern.spans.items()}
-        draft.once(where, pattern.recipe(0), statement.span, spans)
+        draft.once(where, pattern.recipe, statement.span, spans)
 
 
-def _no_marks(draft: d.Draft, statement: tree.Statement, what: str, help_: str = "") -> None:
-    for word in (statement.tied, statement.maybe):
-        if word is not None:
-            draft.fault("P506", f"'{word.text}' can't be combined with {what}", word.span, help_)
+def _no_marks(
+    draft: d.Draft, statement: tree.Statement, marks: Sequence[str], what: str, help_: str
+) -> None:
+    """Add a fault for each of these marks before a statement."""
+    what = what.format(**vars(statement.body))
+    for mark in marks:
+        if (word := getattr(statement, mark)) is not None:
+            message = f"'{mark}' can't be combined with '{what}'"
+            draft.fault("P506", message, word.span, help_)
 
 
 def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
@@ -137,6 +140,19 @@ def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
         marks["tied"] = draft.groups
         draft.groups += 1
     return marks
+
+
+def _add(
+    draft: d.Draft,
+    statement: tree.Statement,
+    field: str,
+    kind: Callable[..., p.Open],
+    spans: dict[Place, Span],
+    **values: Any,
+) -> None:
+    """Add an entry, `maybe` or not, to one of the plan's lists."""
+    entry = p.built(kind, **values | {"maybe": statement.maybe is not None})
+    draft.add(field, entry, _spans(statement.span, maybe=statement.maybe) | spans)
 
 
 def _entries(
@@ -186,7 +202,7 @@ def _decide(
         return
     pattern = pattern.over(min(target.numbers), max(target.numbers))
     for n, at, marks, spans in _entries(draft, statement, target):
-        recipe = pattern.recipe(n)
+        recipe = pattern.at(n)
         entry = p.built(p.Layer, position=at.number, part=target.part, recipe=recipe, **marks)
         draft.add("layers", entry, spans | pattern.all_spans(n))
 
@@ -197,7 +213,7 @@ def _has_room(
     """Return whether a plan may name all layers of a recipe's lists; add a fault if not."""
     if target is not None and not target.at:  # layers for which the plan had no room
         return False
-    listed = sum(length for _, length in recipe_lists(pattern.recipe(0)))
+    listed = sum(length for _, length in recipe_lists(pattern.recipe))
     return draft.has_room(listed * len(target.at if target else ()), statement.span)
 
 
@@ -208,57 +224,47 @@ def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> Non
 
 
 def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSome) -> None:
-    what = f"'drop {body.what.text}'"
-    if statement.tied is not None:
-        draft.fault("P506", f"'tied' can't be combined with {what}", statement.tied.span,
-                    "it is one choice anyway")  # fmt: skip
-    target = d.positions_of(draft, body.layers, taker=what)
+    target = d.positions_of(draft, body.layers, taker=f"'drop {body.what.text}'")
     count: p.Count | None
     if isinstance(body.count, tree.Word):
         count, named = 1, body.count.text  # the draft's plan has the named number
     else:
         count, named = d.count_of(draft, body.count, "the number of layers to drop"), None
     if target is not None and count is not None:
-        fields: Any = {"count": count, "among": tuple(sorted(target.numbers)), "named": named}
-        fields["maybe"] = statement.maybe is not None
-        spans = _spans(statement.span, maybe=statement.maybe, count=body.count, among=body.layers)
-        if body.what.text == "any":
-            draft.add("drop_any", p.built(p.DropAny, **fields), spans)
-        else:
-            draft.add("windows", p.built(p.DropWindow, **fields), spans)
+        among = tuple(sorted(target.numbers))
+        spans = _spans(statement.span, count=body.count, among=body.layers)
+        field, kind = _CHOICES[body.what.text]
+        _add(draft, statement, field, kind, spans, count=count, among=among, named=named)
+
+
+_CHOICES: Mapping[str, tuple[str, type[p.DropAny | p.DropWindow]]] = {
+    "any": ("drop_any", p.DropAny),
+    "window": ("windows", p.DropWindow),
+}
 
 
 def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> None:
     block = d.stretch(draft, body.block)
-    times = _times(draft, statement, body)
+    times = _times(draft, body)
     if block is not None and times is not None:
-        marks = {"maybe": statement.maybe is not None}
-        entry = p.built(p.Repeat, first=block[0], last=block[1], times=times, **marks)
-        spans = _spans(statement.span, maybe=statement.maybe, times=body.times)
-        edges = {("first",): body.block.first.span, ("last",): body.block.last.span}
-        draft.add("repeats", entry, spans | edges)
+        ends = {"first": body.block.first, "last": body.block.last}
+        spans = _spans(statement.span, times=body.times, **ends)
+        first, last = block
+        _add(draft, statement, "repeats", p.Repeat, spans, first=first, last=last, times=times)
 
 
 def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.RepeatingWindow) -> None:
     target = d.positions_of(draft, body.layers)
     count = d.count_of(draft, body.count, "the number of layers to repeat")
-    times = _times(draft, statement, body)
+    times = _times(draft, body)
     if target is not None and count is not None and times is not None:
-        among = tuple(sorted(target.numbers))
-        marks = {"maybe": statement.maybe is not None}
-        entry = p.built(p.RepeatWindow, count=count, among=among, times=times, **marks)
-        spans = _spans(statement.span, maybe=statement.maybe, count=body.count,
-                       among=body.layers, times=body.times)  # fmt: skip
-        draft.add("repeats", entry, spans)
+        spans = _spans(statement.span, count=body.count, among=body.layers, times=body.times)
+        fields = {"count": count, "among": tuple(sorted(target.numbers)), "times": times}
+        _add(draft, statement, "repeats", p.RepeatWindow, spans, **fields)
 
 
-def _times(
-    draft: d.Draft, statement: tree.Statement, body: tree.Repeating | tree.RepeatingWindow
-) -> p.Count | None:
+def _times(draft: d.Draft, body: tree.Repeating | tree.RepeatingWindow) -> p.Count | None:
     """Return the number of further runs of a block."""
-    if statement.tied is not None:
-        draft.fault("P506", "'tied' can't be combined with 'repeat'", statement.tied.span,
-                    "a block is one choice anyway")  # fmt: skip
     what = "the number of repeats"
     return 1 if body.times is None else d.count_of(draft, body.times, what)
 
@@ -280,62 +286,59 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
 
 def _cut(draft: d.Draft, statement: tree.Statement, body: tree.Cutting) -> None:
     name = body.what.text
-    help_ = "a size that may stay as it is stands in the range: its upper end"
-    _no_marks(draft, statement, f"'{name}'", help_)
     spans = _spans(statement.span, size=body.size, on=body.on)
-    fields: dict[str, Any] = {"size": d.cut_size(draft, body.size, f"the size of '{name}'")}
-    for setting in body.settings:
-        word, what = setting.name.text, f"'{setting.name.text}' of '{name}'"
-        if word in fields:
-            draft.fault("P305", f"'{word}' is given twice", setting.name.span)
-        assert not isinstance(setting.value, tree.Word), "the grammar has numbers there"
-        counted = word == "tokens"
-        fields[word] = (
-            d.whole_number(draft, setting.value, what, 1)
-            if counted
-            else _fixed(draft, setting.value, what)
-        )
-        spans[word,] = setting.value.span
-    draft.once(name, p.built(p.SizeCut, on=body.on.text, **fields), statement.span, spans)
+    size = d.cut_size(draft, body.size, f"the size of '{name}'")
+    settings = _settings(draft, body.settings, name, spans)
+    entry = p.built(p.SizeCut, size=size, on=body.on.text, **settings)
+    draft.once(name, entry, statement.span, spans)
+
+
+_LEAST = {"tokens": 1, "rank": 1, "seed": 0}
+"""The least value of each setting that takes a whole number."""
+
+
+def _settings(
+    draft: d.Draft,
+    settings: Sequence[tree.SettingNode],
+    owner: str,
+    spans: dict[Place, Span],
+    at: Place = (),
+) -> dict[str, Any]:
+    """Return a statement's settings, and note their spans. Those of a bridge may be open."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, node = setting.name.text, setting.value
+        what = f"'{name}' of '{owner}'"
+        if name in values:
+            draft.fault("P305", f"'{name}' is given twice", setting.name.span)
+        if owner == "bridge":
+            values[name] = d.value_of(draft, node)
+        elif isinstance(node, tree.Word):
+            values[name] = node.text
+        elif name in _LEAST:
+            values[name] = d.whole_number(draft, node, what, _LEAST[name])
+        else:
+            values[name] = _fixed(draft, node, what)
+        spans[*at, name] = node.span
+    return values
 
 
 def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> None:
-    if statement.tied is not None:
-        draft.fault("P506", "'tied' can't be combined with 'bridge'", statement.tied.span)
-    settings: dict[str, Any] = {}
     spans = _spans(statement.span, on=body.on, after=body.after)
-    for setting in body.settings:
-        name = setting.name.text
-        if name in settings:
-            draft.fault("P305", f"'{name}' is given twice", setting.name.span)
-        settings[name] = d.value_of(draft, setting.value)
-        spans[name,] = setting.value.span
-    if body.after is not None and not d.is_a_layer(draft, body.after):
-        return
-    after = body.after.number if body.after else None
-    maybe = statement.maybe is not None
-    draft.add(
-        "bridges", p.built(p.Bridge, after=after, on=body.on.text, maybe=maybe, **settings), spans
-    )
+    settings = _settings(draft, body.settings, "bridge", spans)
+    if body.after is None or d.is_a_layer(draft, body.after):
+        after = body.after.number if body.after else None
+        fields = {"after": after, "on": body.on.text, **settings}
+        _add(draft, statement, "bridges", p.Bridge, spans, **fields)
 
 
 def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> None:
-    _no_marks(draft, statement, "'heal'", "healing is no choice: a plan is healed or not")
     spans = _spans(statement.span, layers=body.layers)
     layers = d.positions_of(draft, body.layers, taker="'heal'") if body.layers else None
     ordered = sorted(layers.at, key=lambda at: at.number) if layers else ()
     for i, at in enumerate(ordered):
         spans |= {("layers", i): at.span, ("layers", i, *TARGET): at.range}
-    fields: dict[str, Any] = {"layers": tuple(at.number for at in ordered)}
-    for name, value in ((setting.name.text, setting.value) for setting in body.settings):
-        if name in fields:
-            draft.fault("P305", f"'{name}' is given twice", value.span)
-        if isinstance(value, tree.Word):
-            fields[name] = value.text
-        else:
-            what, least = f"'{name}' of 'heal'", 0 if name == "seed" else 1
-            fields[name] = d.whole_number(draft, value, what, least)
-        spans[name,] = value.span
+    settings = _settings(draft, body.settings, "heal", spans)
     texts = [_heal_text(draft, i, node, spans) for i, node in enumerate(body.on)]
     shared = body.teacher.text if body.teacher else None
     teacher, on = p.with_normal_teachers(shared, texts)
@@ -346,7 +349,8 @@ def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> Non
     for i, word in enumerate(words):
         if word is not None:
             spans[("teacher",) if teacher is not None else ("on", i, "teacher")] = word.span
-    entry = p.built(p.Heal, on=on, teacher=teacher, **fields)
+    numbers = tuple(at.number for at in ordered)
+    entry = p.built(p.Heal, on=on, layers=numbers, teacher=teacher, **settings)
     draft.once("heal", entry, statement.span, spans)
 
 
@@ -358,7 +362,8 @@ def _heal_text(
     answers = None
     file = node.text
     if isinstance(file, tree.AnswersNode):
-        answers = _teacher_answers(draft, file, spans, ("on", i, "answers"))
+        settings = _settings(draft, file.settings, "answers", spans, ("on", i, "answers"))
+        answers = p.built(p.TeacherAnswers, **settings)
         file = file.file
     spans["on", i, "file"] = file.span
     weight: int | float = 1
@@ -367,24 +372,6 @@ def _heal_text(
         weight = _fixed(draft, node.weight, "'weight' of 'heal'")
     teacher = node.teacher.text if node.teacher is not None else None
     return p.built(p.HealText, file=file.text, answers=answers, teacher=teacher, weight=weight)
-
-
-def _teacher_answers(
-    draft: d.Draft, node: tree.AnswersNode, spans: dict[Place, Span], at: Place
-) -> p.TeacherAnswers:
-    """Return how a teacher answers, and note the spans of its settings."""
-    fields: dict[str, Any] = {}
-    for setting in node.settings:
-        name, value = setting.name.text, setting.value
-        if name in fields:
-            draft.fault("P305", f"'{name}' is given twice", setting.span)
-        what = f"'{name}' of 'answers'"
-        assert not isinstance(value, tree.Word), "the grammar has numbers there"
-        counted = name == "tokens"
-        read: Any = d.whole_number(draft, value, what, 1) if counted else _fixed(draft, value, what)
-        fields[name] = read
-        spans[*at, name] = value.span
-    return p.built(p.TeacherAnswers, **fields)
 
 
 def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> int | float:
@@ -416,7 +403,7 @@ def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -
         return  # too many already, which a rule reports
     if pattern is not None and _has_room(draft, statement, target := pattern.layers[0], pattern):
         for n, _, marks, spans in _entries(draft, statement, target):
-            recipe = pattern.over(n, len(target.at) - 1 if target else 0).recipe(n)
+            recipe = pattern.over(n, len(target.at) - 1 if target else 0).at(n)
             entry = p.built(p.Item, recipe=recipe, **marks)
             draft.add("items", entry, spans | pattern.all_spans(n))
 
@@ -473,6 +460,24 @@ def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) ->
         value = (numbers[0], numbers[-1]) if name == "fidelity" else numbers[0]
         draft.once(name, value, statement.span)
 
+
+_MARKS = ("tied", "maybe")
+_BLOCK = (("tied",), "repeat", "a block is one choice anyway")
+_EXCLUDED: Mapping[type, tuple[tuple[str, ...], str, str]] = {
+    tree.WholeNode: (
+        ("maybe",), "whole", "a model has an embedding, a norm and a head in any case",
+    ),
+    tree.DroppingSome: (("tied",), "drop {what.text}", "it is one choice anyway"),
+    tree.Repeating: _BLOCK,
+    tree.RepeatingWindow: _BLOCK,
+    tree.Cutting: (
+        _MARKS, "{what.text}",
+        "a size that may stay as it is stands in the range: its upper end",
+    ),
+    tree.Bridging: (("tied",), "bridge", ""),
+    tree.HealNode: (_MARKS, "heal", "healing is no choice: a plan is healed or not"),
+}  # fmt: skip
+"""The marks that can't stand before a statement, the statement's words, and the remedy."""
 
 _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,

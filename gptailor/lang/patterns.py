@@ -8,7 +8,7 @@ from gptailor.lang import tree
 from gptailor.lang.calls import Spanned, method_of, model_of
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
-from gptailor.plan.sites import has_curve, revalued
+from gptailor.plan.sites import has_curve, layered, revalued, sources
 
 
 @final
@@ -16,43 +16,29 @@ from gptailor.plan.sites import has_curve, revalued
 class Pattern:
     """A recipe for a list of layers: at its n-th target it takes the n-th of each source's layers.
 
-    `models` of a source is a name or choice; `layers` is None for embedding, norm and head.
+    `layers` are those of each source, None for embedding, norm and head.
     """
 
-    kind: str  # "take", "merge" or "any_of"
-    models: tuple[str | p.OneOfModels, ...]
+    recipe: p.Recipe
     layers: tuple[d.Positions | None, ...]
     spans: dict[Place, Span]
-    by: p.By | None = None
-    share: p.Value | None = None
 
-    def recipe(self, n: int) -> p.Recipe:
+    def at(self, n: int) -> p.Recipe:
         """Return the recipe for the n-th target."""
-        at = [positions.at[n].number if positions else None for positions in self.layers]
-        if self.kind == "any_of":
-            names = tuple(m for m in self.models if isinstance(m, str))
-            return p.built(p.Subset, any_of=names, layer=at[0], by=self.by)
-        both = zip(self.models, at, strict=True)
-        sources = tuple(p.built(p.LayerOf, model=model, layer=layer) for model, layer in both)
-        if self.kind == "take":
-            return p.built(p.Take, take=sources[0])
-        return p.built(p.Merge, merge=sources, share=self.share, by=self.by)
+        return layered(self.recipe, [each.at[n].number if each else None for each in self.layers])
 
     def over(self, first: int, last: int) -> "Pattern":
         """Return the pattern with its curves over these positions, unless they have their own."""
-        own = p.built(p.Merge, merge=(), share=self.share, by=self.by)
-        if not has_curve(own):
+        if not has_curve(self.recipe):
             return self
-        extended = revalued(own, lambda value: p.over_positions(value, first, last))
-        assert isinstance(extended, p.Merge)
-        return replace(self, share=extended.share, by=extended.by)
+        recipe = revalued(self.recipe, lambda value: p.over_positions(value, first, last))
+        return replace(self, recipe=recipe)
 
     def all_spans(self, n: int) -> dict[Place, Span]:
         """Return the spans of the n-th target's recipe: the common ones, and its source layers."""
         spans = dict(self.spans)
-        for k, positions in enumerate(self.layers):
-            if positions is not None and self.kind != "any_of":
-                where = ("take",) if self.kind == "take" else ("merge", k)
+        for (where, _), positions in zip(sources(self.recipe), self.layers, strict=True):
+            if positions is not None and not isinstance(self.recipe, p.Subset):
                 spans["recipe", *where, "layer"] = positions.at[n].span
         return spans
 
@@ -67,19 +53,27 @@ def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) ->
     picks += [named] if isinstance(named, tree.OneOf) else named.names
     places: list[Place]
     if isinstance(named, tree.AnyOf):
-        kind, places = "any_of", [("any_of", i) for i in range(len(picks))]
+        places = [("any_of", i) for i in range(len(picks))]
     elif origin.by is not None:
-        kind, places = "merge", [("merge", k, "model") for k in range(len(picks))]
+        places = [("merge", k, "model") for k in range(len(picks))]
     else:
-        kind, places = "take", [("take", "model")] * len(picks)
+        places = [("take", "model")] * len(picks)
         if len(picks) > 1:
             draft.fault("P307", "several models are given, and no method to merge them",
                         named.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
     models = tuple(
         model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
     )
-    pattern = Pattern(kind, models, (at,) * len(models), spans.spans, how)
-    return pattern if len(draft.faults) == before else None
+    if len(draft.faults) > before:
+        return None
+    layers = tuple(p.built(p.LayerOf, model=model, layer=None) for model in models)
+    recipe: p.Recipe = p.built(p.Take, take=layers[0])
+    if isinstance(named, tree.AnyOf):
+        names = tuple(word.text for word in named.names)
+        recipe = p.built(p.Subset, any_of=names, layer=None, by=how)
+    elif how is not None:
+        recipe = p.built(p.Merge, merge=layers, share=None, by=how)
+    return Pattern(recipe, (at,) * len(models), spans.spans)
 
 
 def picked_pattern(draft: d.Draft, picked: tree.Picked, *, taker: str = "") -> Pattern | None:
@@ -87,7 +81,8 @@ def picked_pattern(draft: d.Draft, picked: tree.Picked, *, taker: str = "") -> P
     at = d.positions_of(draft, picked.layers, taker=taker)
     spans = Spanned({}, ("recipe",))
     model = model_of(picked.model, spans.inside("take", "model"))
-    return Pattern("take", (model,), (at,), spans.spans) if at is not None else None
+    recipe = p.built(p.Take, take=p.built(p.LayerOf, model=model, layer=None))
+    return Pattern(recipe, (at,), spans.spans) if at is not None else None
 
 
 def merging_pattern(draft: d.Draft, node: tree.Merging, *, taker: str = "") -> Pattern | None:
@@ -96,10 +91,10 @@ def merging_pattern(draft: d.Draft, node: tree.Merging, *, taker: str = "") -> P
     spans.note(node.span)
     before = len(draft.faults)
     lists = [d.positions_of(draft, source.layers, taker=taker) for source in node.sources]
-    models = tuple(
-        model_of(source.model, spans.inside("merge", k, "model"))
-        for k, source in enumerate(node.sources)
-    )
+    layers = []
+    for k, source in enumerate(node.sources):
+        model = model_of(source.model, spans.inside("merge", k, "model"))
+        layers.append(p.built(p.LayerOf, model=model, layer=None))
     how = method_of(draft, node.by, spans.inside("by")) if node.by else None
     share = _share(draft, node, spans)
     positions = tuple(at for at in lists if at is not None)
@@ -108,7 +103,8 @@ def merging_pattern(draft: d.Draft, node: tree.Merging, *, taker: str = "") -> P
             d.in_step(draft, positions[0], other)
     if len(draft.faults) > before:
         return None
-    return Pattern("merge", models, positions, spans.spans, how, share)
+    recipe = p.built(p.Merge, merge=tuple(layers), share=share, by=how)
+    return Pattern(recipe, positions, spans.spans)
 
 
 def _share(draft: d.Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
@@ -117,8 +113,8 @@ def _share(draft: d.Draft, node: tree.Merging, spans: Spanned) -> p.Value | None
     spans.note(node.shares[0].span, "share")
     if len(node.shares) > 1 or len(node.sources) != 2:
         numbers = d.count_words(len(node.shares), "number")
-        sources = d.count_words(len(node.sources), "source")
-        draft.fault("P308", f"merge has {numbers} for {sources}", node.shares[0].span,
+        named = d.count_words(len(node.sources), "source")
+        draft.fault("P308", f"merge has {numbers} for {named}", node.shares[0].span,
                     "a number is the second source's share; for other merges write "
                     "'by linear(…)' with a number for each source")  # fmt: skip
         return None

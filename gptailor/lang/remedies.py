@@ -44,8 +44,9 @@ def remedies(text: PlanText, faults: Sequence[Fault]) -> Iterator[Remedy]:
     for fault in faults:
         if fault.span is None:
             continue
-        for mend in _MENDS:
-            remedy = mend(text, fault, fault.span)
+        for codes, help_, mend in _MENDS:
+            hint = re.search(help_, fault.help) if re.match(codes, fault.code) else None
+            remedy = None if hint is None else mend(text, fault, fault.span, hint)
             if remedy is not None and _mends(text, remedy):
                 yield replace(remedy, sure=remedy.sure and fault in text.faults)
                 break
@@ -86,22 +87,17 @@ def _alike(fault: Fault) -> tuple[str, str]:
     return fault.code, fault.message
 
 
-def _misspelled(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    """Follow `did you mean 'linear'?`."""
-    suggestion = re.fullmatch(r"did you mean '(.+)'\?", fault.help)
-    if suggestion is None:
-        return None
+def _misspelled(text: PlanText, fault: Fault, span: Span, hint: re.Match[str]) -> Remedy:
+    """Write the nearest name."""
     written = text.text[span.start : span.end]
     quoted = re.findall(r"'([^']+)'", fault.message)
     matches = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", written) for word in quoted)
     start, end = next((match.span() for match in matches if match), (0, len(written)))
-    edit = Edit(Span(span.start + start, span.start + end), suggestion[1])
-    return Remedy(f"change '{written[start:end]}' to '{suggestion[1]}'", (edit,), fault)
+    edit = Edit(Span(span.start + start, span.start + end), hint[1])
+    return Remedy(f"change '{written[start:end]}' to '{hint[1]}'", (edit,), fault)
 
 
-def _undeclared(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    if fault.code != "P106" or fault.help.startswith("did you mean"):
-        return None
+def _undeclared(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy | None:
     name = text.text[span.start : span.end]
     declared = [word for word in text.words if word.declares and word.kind == "model"]
     if not re.fullmatch(r"[^\W\d]\w*", name) or not declared:
@@ -112,9 +108,7 @@ def _undeclared(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy(f"declare the model '{name}'", (edit,), fault, sure=False)
 
 
-def _no_version(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    if fault.code != "P101":
-        return None
+def _no_version(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy:
     if span.end > span.start:  # it stands further down
         removal = Edit(Span(span.start, _line_end(text, span.end)), "")
         first = Edit(Span(0, 0), f"{text.text[span.start : span.end]}\n")
@@ -128,72 +122,62 @@ def _line_end(text: PlanText, offset: int) -> int:
     return blanks.end() if blanks is not None else offset
 
 
-def _missing_base(text: PlanText, fault: Fault, _: Span) -> Remedy | None:
-    line = re.search(r'add a line such as (model base = "[^"]+")', fault.help)
-    if line is None:
-        return None
+def _missing_base(text: PlanText, fault: Fault, _: Span, hint: re.Match[str]) -> Remedy:
     version = re.match(r"(?:\s*#.*\n|\s*\n)*\s*tailor 1[ \t]*(#.*)?\n?", text.text)
     at = version.end() if version is not None else 0
     before = "\n" if at and text.text[at - 1] != "\n" else ""
-    edit = Edit(Span(at, at), f"{before}{line[1]}\n")
+    edit = Edit(Span(at, at), f"{before}{hint[1]}\n")
     return Remedy("declare the base", (edit,), fault, sure=False)
 
 
-def _rewritten(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    """Follow `write L2..L4` or `write 0.3..0.7`: a range in the right order."""
-    suggestion = re.fullmatch(r"write (\S+\.\.\S+|-?[\d.e+]+)", fault.help)
-    if suggestion is None:
-        return None
+def _rewritten(text: PlanText, fault: Fault, span: Span, hint: re.Match[str]) -> Remedy | None:
+    """Write a range in the right order."""
     written = text.text[span.start : span.end]
     wrong = re.search(r"L\d+\s*\.\.\s*L\d+|\S+\s*\.\.\s*\S+", written)
     if wrong is None:
         return None
     start = span.start + wrong.start()
-    edit = Edit(Span(start, start + len(wrong[0])), suggestion[1])
-    return Remedy(f"change '{wrong[0]}' to '{suggestion[1]}'", (edit,), fault)
+    edit = Edit(Span(start, start + len(wrong[0])), hint[1])
+    return Remedy(f"change '{wrong[0]}' to '{hint[1]}'", (edit,), fault)
 
 
-def _quoted_anew(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    """Follow `a local folder starts with '.', '/' or '~': "./models"`."""
-    suggestion = re.search(r'starts (?:with .*|so): "(\./[^"]+)"$', fault.help)
+def _quoted_anew(text: PlanText, fault: Fault, span: Span, hint: re.Match[str]) -> Remedy | None:
+    """Write a folder with the sign that begins it."""
     source = re.search(r'"([^"]*)"', text.text[span.start : span.end])
-    if suggestion is None or source is None:
+    if source is None:
         return None
-    edit = Edit(Span(span.start + source.start(1), span.start + source.end(1)), suggestion[1])
-    return Remedy(f'change "{source[1]}" to "{suggestion[1]}"', (edit,), fault)
+    edit = Edit(Span(span.start + source.start(1), span.start + source.end(1)), hint[1])
+    return Remedy(f'change "{source[1]}" to "{hint[1]}"', (edit,), fault)
 
 
-def _left_out(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    """Remove a word without effect, or a `let` that is never used."""
+def _left_out(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy | None:
+    """Remove a word without effect."""
     word = text.text[span.start : span.end]
-    if fault.code == "P507" or (fault.code == "P506" and word in ("maybe", "tied")):
-        end = span.end + len(text.text[span.end :]) - len(text.text[span.end :].lstrip(" \t"))
-        return Remedy(f"leave '{word}' out", (Edit(Span(span.start, end), ""),), fault)
-    if fault.code == "P115":
-        statement = next(s for s in text.tree.statements if s.span.start <= span.start < s.span.end)
-        if statement.behind:
-            return None
-        edit = Edit(Span(statement.span.start, _line_end(text, statement.span.end)), "")
-        return Remedy("remove the number that is never used", (edit,), fault, sure=False)
-    return None
-
-
-def _no_method(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    if fault.code not in ("P307", "P502"):
+    if fault.code == "P506" and word not in ("maybe", "tied"):
         return None
-    piece, _ = text.piece_at(span.start + 1)
+    end = span.end + len(text.text[span.end :]) - len(text.text[span.end :].lstrip(" \t"))
+    return Remedy(f"leave '{word}' out", (Edit(Span(span.start, end), ""),), fault)
+
+
+def _unused(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy | None:
+    statement = next(s for s in text.tree.statements if s.span.start <= span.start < s.span.end)
+    if statement.behind:
+        return None
+    edit = Edit(Span(statement.span.start, _line_end(text, statement.span.end)), "")
+    return Remedy("remove the number that is never used", (edit,), fault, sure=False)
+
+
+def _no_method(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy:
+    piece = text.piece_at(span.start + 1)[0]
     end = span.end if piece is None else piece.end
     edit = Edit(Span(end, end), " by linear()")
     return Remedy("merge 'by linear()'", (edit,), fault, sure=False)
 
 
-def _not_closed(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
-    bracket = re.match(r"close it with '(.)'", fault.help)
-    if fault.code != "S104" or bracket is None:
-        return None
+def _not_closed(text: PlanText, fault: Fault, span: Span, hint: re.Match[str]) -> Remedy:
     line = re.compile(r"[^#\r\n]*").match(text.text, span.end)
     at = span.end + len(line[0].rstrip()) if line is not None else span.end
-    return Remedy(f"close it with {bracket[1]}", (Edit(Span(at, at), bracket[1]),), fault)
+    return Remedy(f"close it with {hint[1]}", (Edit(Span(at, at), hint[1]),), fault)
 
 
 _Corrected = Callable[[str], str]
@@ -211,10 +195,10 @@ _SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
 """A part of the help, the wrong characters, and their correction."""
 
 
-def _syntax(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
+def _syntax(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy | None:
     """Follow a help on syntax that one change fulfils."""
-    piece, _ = text.piece_at(span.start + 1 if span.end > span.start else span.start)
-    if not fault.code.startswith("S") or piece is None:
+    piece = text.piece_at(span.start + 1 if span.end > span.start else span.start)[0]
+    if piece is None:
         return None
     for help_, wrong, right in _SYNTAX:
         if help_ not in fault.help:
@@ -229,8 +213,18 @@ def _syntax(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     return None
 
 
-_Mend = Callable[[PlanText, Fault, Span], Remedy | None]
-_MENDS: tuple[_Mend, ...] = (
-    _misspelled, _undeclared, _no_version, _missing_base, _rewritten, _quoted_anew, _left_out,
-    _no_method, _not_closed, _syntax,
-)  # fmt: skip
+_Mend = Callable[[PlanText, Fault, Span, re.Match[str]], Remedy | None]
+_MENDS: tuple[tuple[str, str, _Mend], ...] = (
+    ("", r"^did you mean '(.+)'\?$", _misspelled),
+    ("P106", "^(?!did you mean)", _undeclared),
+    ("P101", "", _no_version),
+    ("", r'add a line such as (model base = "[^"]+")', _missing_base),
+    ("", r"^write (\S+\.\.\S+|-?[\d.e+]+)$", _rewritten),
+    ("", r'starts (?:with .*|so): "(\./[^"]+)"$', _quoted_anew),
+    ("P50[67]", "", _left_out),
+    ("P115", "", _unused),
+    ("P307|P502", "", _no_method),
+    ("S104", "^close it with '(.)'", _not_closed),
+    ("S", "", _syntax),
+)
+"""The codes and the help that a change follows, as patterns, and the function that makes it."""

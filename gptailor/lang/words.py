@@ -1,8 +1,8 @@
 """Entries of a plan as words of the language."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, TypeVar
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -166,19 +166,20 @@ def _unsaid(value: p.Value, extent: tuple[int, int]) -> p.Value:
     return value
 
 
-def others_words(entry: p.Others) -> str:
-    """Return `others.mlp from code`."""
-    return f"{others_target(entry)} from {recipe_words(entry.recipe)}"
-
-
-def others_target(entry: p.Others) -> str:
-    """Return `others`, or `others.mlp`."""
+def target_words(entry: p.Others | p.Whole) -> str:
+    """Return `others`, `others.mlp` or `whole`."""
+    if isinstance(entry, p.Whole):
+        return "whole"
     return f"others.{entry.part}" if entry.part else "others"
 
 
-def whole_words(entry: p.Whole) -> str:
-    """Return `whole from math, code by linear()`."""
-    return f"whole from {recipe_words(entry.recipe)}"
+def _all_words(entries: Sequence[p.Others | p.Whole]) -> str:
+    """Return `others.mlp from code`, or `whole from math, code by linear()`."""
+    return f"{target_words(entries[0])} from {recipe_words(entries[0].recipe)}"
+
+
+def _drop_words(entries: Sequence[p.Drop]) -> str:
+    return f"drop {range_words([entry.position for entry in entries])}"
 
 
 def recipe_words(recipe: p.Recipe) -> str:
@@ -186,7 +187,7 @@ def recipe_words(recipe: p.Recipe) -> str:
     return _from_words(recipe) or ""
 
 
-def scale_words(entries: Sequence[p.Scale]) -> str:
+def _scale_words(entries: Sequence[p.Scale]) -> str:
     """Return `scale L12 by 0.9`."""
     positions = range_words([entry.position for entry in entries])
     factor = _unsaid(entries[0].factor, _extent(entries))
@@ -225,8 +226,10 @@ def _by_method(recipe: p.Recipe) -> p.Recipe:
     return recipe
 
 
-def mark_words(entry: p.Open) -> str:
+def mark_words(entry: p.Closed) -> str:
     """Return `tied ` and `maybe `, where they stand."""
+    if not isinstance(entry, p.Open):
+        return ""
     return "tied " * (entry.tied is not None) + "maybe " * entry.maybe
 
 
@@ -239,18 +242,14 @@ def model_source(m: p.Model) -> str:
     return f'{on}"{m.source}"{revision}'
 
 
-def some_dropped_words(entry: p.DropAny | p.DropWindow, *, bare: bool = False) -> str:
-    """Return `drop any 10 of L0..L39`; `bare` without the keyword."""
-    if not bare:
-        return f"drop {some_dropped_words(entry, bare=True)}"
+def _some_dropped_words(entry: p.DropAny | p.DropWindow) -> str:
+    """Return `any 10 of L0..L39`."""
     what = "any" if isinstance(entry, p.DropAny) else "window"
     return f"{what} {entry.named or p.count_text(entry.count)} of {range_words(entry.among)}"
 
 
-def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str:
-    """Return `repeat L14..L17 times 2`; `bare` without the keyword."""
-    if not bare:
-        return f"repeat {repeat_words(entry, bare=True)}"
+def _repeat_words(entry: p.Repeat | p.RepeatWindow) -> str:
+    """Return `L14..L17 times 2`."""
     times = "" if entry.times == 1 else f" times {p.count_text(entry.times)}"
     if isinstance(entry, p.RepeatWindow):
         return f"window {p.count_text(entry.count)} of {range_words(entry.among)}{times}"
@@ -258,13 +257,15 @@ def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str
     return f"L{entry.first}{end}{times}"
 
 
-def cut_words(name: str, cut: p.SizeCut, *, bare: bool = False) -> str:
-    """Return `width 1024..1536 step 128 on "text" tokens 65536`; `bare` without the keyword."""
-    if not bare:
-        return f"{name} {cut_words(name, cut, bare=True)}"
-    settings = (("tokens", cut.tokens), ("ridge", cut.ridge))
-    tail = "".join(f" {word} {v!r}" for word, v in settings if v is not None)
-    return f'{size_words(cut.size)} on "{cut.on}"{tail}'
+def cut_words(cut: p.SizeCut) -> str:
+    """Return `1024..1536 step 128 on "text" tokens 65536`."""
+    return f'{size_words(cut.size)} on "{cut.on}"{_setting_words(cut, "tokens", "ridge")}'
+
+
+def _setting_words(entry: p.Closed, *names: str) -> str:
+    """Return ` tokens 65536 ridge 0.1`, those of the settings that an entry has."""
+    given = ((name, getattr(entry, name)) for name in names)
+    return "".join(f" {name} {argument_words(v)}" for name, v in given if v is not None)
 
 
 def size_words(size: p.Size) -> str:
@@ -277,36 +278,28 @@ def size_words(size: p.Size) -> str:
     return str(size)
 
 
-def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
-    """Return `bridge L11 on "text" tokens 65536 ridge 0.1`; `bare` without the keyword."""
-    if not bare:
-        return f"bridge {bridge_words(entry, bare=True)}"
+def _bridge_words(entry: p.Bridge) -> str:
+    """Return `L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""
-    settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
-    tail = "".join(f" {name} {value_words(v)}" for name, v in settings if v is not None)
-    return f'{after}on "{entry.on}"{tail}'
-
-
-def heal_words(entry: p.Heal, *, bare: bool = False) -> str:
-    """Return `heal L12..L20 from chat on "text", "other"`; `bare` without the keyword."""
-    return _heal_words(entry, ", ".join(map(_heal_text_words, entry.on)), bare=bare)
+    return f'{after}on "{entry.on}"{_setting_words(entry, "tokens", "ridge")}'
 
 
 def heal_lines(entry: p.Heal, width: int) -> str:
-    """Return `heal_words`, with a line for each text if they would be wider than `width`."""
-    words = heal_words(entry)
+    """Return the statement, with a line for each text if it would be wider than `width`."""
+    words = statement_words([entry])
     if len(words) <= width or len(entry.on) == 1:
         return words
     texts = "".join(f"\n  {_heal_text_words(text)}," for text in entry.on)
-    return _heal_words(entry, f"({texts.removesuffix(',')}\n)", bare=False)
+    return "heal " + _heal_words(entry, f"({texts.removesuffix(',')}\n)")
 
 
-def _heal_words(entry: p.Heal, texts: str, *, bare: bool) -> str:
+def _heal_words(entry: p.Heal, texts: str = "") -> str:
+    """Return `L12..L20 from chat on "text", "other"`."""
+    texts = texts or ", ".join(map(_heal_text_words, entry.on))
     layers = f"{range_words(entry.layers)} " if entry.layers else ""
     teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
-    settings = {name: getattr(entry, name) for name in ("tokens", "rank", "seed", "loss")}
-    tail = "".join(f" {name} {v}" for name, v in settings.items() if v is not None)
-    return f"{'' if bare else 'heal '}{layers}{teacher}on {texts}{tail}"
+    settings = _setting_words(entry, "tokens", "rank", "seed", "loss")
+    return f"{layers}{teacher}on {texts}{settings}"
 
 
 def _heal_text_words(text: p.HealText) -> str:
@@ -322,12 +315,7 @@ def _heal_text_words(text: p.HealText) -> str:
 
 def requirement_words(required: p.Requirement) -> str:
     """Return `require parameters() <= 0.75 * base`."""
-    return f"require {bounded_words(required)}"
-
-
-def expectation_words(expected: p.Expectation) -> str:
-    """Return `expect nll("text") < base`."""
-    return f"expect {bounded_words(expected)}"
+    return statement_words([required])
 
 
 def bounded_words(entry: p.Expectation) -> str:
@@ -371,6 +359,43 @@ def measure_words(wish: p.Objective) -> str:
     return f"{wish.name}({', '.join(words)})"
 
 
+_JOINED: Mapping[type[p.Closed], Callable[[Any], str]] = {
+    p.Layer: layer_words,
+    p.Drop: _drop_words,
+    p.Scale: _scale_words,
+    p.Item: item_words,
+    p.Others: _all_words,
+    p.Whole: _all_words,
+}
+"""The words of entries that make one statement."""
+_SINGLE: Mapping[type[p.Closed], tuple[str, Callable[[Any], str]]] = {
+    p.DropAny: ("drop", _some_dropped_words),
+    p.DropWindow: ("drop", _some_dropped_words),
+    p.Repeat: ("repeat", _repeat_words),
+    p.RepeatWindow: ("repeat", _repeat_words),
+    p.Bridge: ("bridge", _bridge_words),
+    p.Heal: ("heal", _heal_words),
+    p.Requirement: ("require", bounded_words),
+    p.Expectation: ("expect", bounded_words),
+}
+"""The keyword of a statement with one entry, and the words after it."""
+
+
+def keyword_and_words(entry: p.Closed) -> tuple[str, str]:
+    """Return a statement's keyword, and the words after it with its marks before them."""
+    keyword, words = _SINGLE[type(entry)]
+    return keyword, mark_words(entry) + words(entry)
+
+
+def statement_words(entries: Sequence[p.Closed]) -> str:
+    """Return the statement of an entry, or of entries that go in step."""
+    first = entries[0]
+    if type(first) in _JOINED:
+        return mark_words(first) + _JOINED[type(first)](entries)
+    keyword, words = _SINGLE[type(first)]
+    return f"{mark_words(first)}{keyword} {words(first)}"
+
+
 def groups(entries: Sequence[_E]) -> list[list[_E]]:
     """Return the entries grouped by statement.
 
@@ -378,88 +403,56 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
     step.
     """
     grouped: list[list[_E]] = []
-    runs = _Runs()
+    runs: dict[object, list[_E]] = {}  # the latest one of each key
+    seen: dict[object, set[tuple[int, int | None]]] = {}  # and the layers in its lists
     for entry in entries:
-        run = runs.run_of(entry, grouped[-1] if grouped else None)
-        if run is None:
+        key, layers = _run_key(entry), set(enumerate(_lists(entry)))
+        run = runs.get(key)
+        beside = run is not None and run is grouped[-1]
+        again = run is not None and not seen[key].isdisjoint(layers)
+        if run is None or not _continues(entry, run[-1], beside=beside, again=again):
             grouped.append(run := [])
+            runs[key], seen[key] = run, set()
         run.append(entry)
-        runs.add(entry, run)
+        seen[key] |= layers
     return grouped
 
 
-@final
-class _Runs:
-    """The statements so far that an entry may join."""
+def _run_key(entry: p.Layer | p.Drop | p.Scale | p.Item) -> object:
+    """Return a key that all entries of a statement share."""
+    if entry.tied is not None:
+        return entry.tied
+    if not _is_curved(entry):
+        return "in step", getattr(entry, "part", None)
+    return "curve" if isinstance(entry, p.Item) else repr(_shape(entry))
 
-    def __init__(self) -> None:
-        self._tied: dict[int, list[Any]] = {}
-        self._stepping: dict[str | None, list[Any]] = {}  # by the part
-        self._curved: dict[str, tuple[list[Any], list[set[int | None]]]] = {}  # and their lists
 
-    def run_of(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
-        """Return the statement that an entry continues, or None; `last` is the latest statement."""
-        if entry.tied is not None:
-            return self._tied.get(entry.tied)
-        if _is_curved(entry):
-            return self._with_its_curve(entry, last)
-        run = self._stepping.get(getattr(entry, "part", None))
-        in_step = run is not None and _stepped(run[-1], 1) == _stepped(entry, 0)
-        return run if in_step else None
+def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
+    """Return whether an entry continues the statement that ends with `last`.
 
-    def _with_its_curve(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
-        """Return the statement with the entry's curve that it continues, or None.
-
-        Items of a stack stand together and count up; elsewhere a list has each layer once.
-        """
-        if isinstance(entry, p.Item):
-            beside = last is not None and last[-1].tied is None
-            return last if beside and last and _shape(last[-1], 1) == _shape(entry) else None
-        run, lists = self._curved.get(repr(_shape(entry)), (None, []))
-        repeats = any(number in seen for seen, number in zip(lists, _lists(entry), strict=False))
-        return None if repeats else run
-
-    def add(self, entry: Any, run: list[Any]) -> None:
-        """Record that an entry belongs to a statement."""
-        if entry.tied is None and not _is_curved(entry):
-            self._stepping[getattr(entry, "part", None)] = run
-            return
-        if isinstance(entry, p.Item):
-            self._stepping.clear()
-        if entry.tied is not None:
-            self._tied[entry.tied] = run
-        elif not isinstance(entry, p.Item):
-            key, numbers = repr(_shape(entry)), _lists(entry)
-            if key not in self._curved or self._curved[key][0] is not run:
-                self._curved[key] = run, [set() for _ in numbers]
-            for seen, number in zip(self._curved[key][1], numbers, strict=True):
-                seen.add(number)
+    Items of a stack stand `beside` one another and count up; elsewhere a list has each layer once,
+    and not `again`.
+    """
+    if entry.tied is not None:
+        return True
+    if isinstance(entry, p.Item) and not beside:
+        return False
+    if not _is_curved(entry):
+        return _in_step(last, entry)
+    return _shape(last, 1) == _shape(entry) if isinstance(entry, p.Item) else not again
 
 
 def _lists(entry: Any) -> list[int | None]:
     """Return the position, and the layer of each source."""
     recipe = getattr(entry, "recipe", None)
     layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
-    return [entry.position, *layers]
+    return [getattr(entry, "position", None), *layers]
 
 
-def _stepped(entry: Any, step: int) -> tuple[Any, ...]:
-    """Return an entry's content, moved on by `step` layers."""
-
-    def moved(source: Any) -> Any:
-        after = None if source.layer is None else source.layer + step  # may be past the last
-        return source.model_copy(update={"layer": after})
-
-    position = getattr(entry, "position", None)
-    recipe = getattr(entry, "recipe", None)
-    if isinstance(recipe, p.Take):
-        recipe = p.built(p.Take, take=moved(recipe.take))
-    elif isinstance(recipe, p.Merge):
-        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
-    elif isinstance(recipe, p.Subset):
-        recipe = moved(recipe)
-    factor = getattr(entry, "factor", None)
-    return None if position is None else position + step, entry.maybe, factor, recipe
+def _in_step(entry: Any, other: Any) -> bool:
+    """Return whether the other has the entry's content, each layer moved on by one."""
+    following = [None if number is None else number + 1 for number in _lists(entry)]
+    return following == _lists(other) and _shape(entry) == _shape(other)
 
 
 def _is_curved(entry: p.Layer | p.Drop | p.Scale | p.Item) -> bool:
@@ -472,12 +465,13 @@ def _shape(entry: Any, step: int = 0) -> tuple[object, ...]:
     """Return an entry's content without its layers; an item's curve is moved on by `step`."""
 
     def counted(value: p.Value) -> p.Value:
-        if isinstance(value, p.Curve) and value.over is not None and step:
+        if isinstance(value, p.Curve) and value.over is not None:
             return value.model_copy(update={"over": (value.over[0] + step, value.over[1])})
         return value
 
     recipe = getattr(entry, "recipe", None)
     if recipe is not None:
         here = [source.layer == getattr(entry, "position", None) for _, source in sources(recipe)]
-        recipe = here, revalued(placed(recipe, None), counted)
+        content = placed(recipe, None)
+        recipe = here, revalued(content, counted) if step else content
     return getattr(entry, "part", None), entry.maybe, getattr(entry, "factor", None), recipe

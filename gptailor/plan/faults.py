@@ -389,9 +389,7 @@ def to_text(fault: Fault) -> str:
     """Return a fault for people: code and message, the line with a caret under the words, help."""
     head = f"{fault.severity}[{fault.code}]: {fault.message}"
     if fault.span is None or fault.source is None:
-        place = " at ".join(
-            n for n in (fault.source and fault.source.label, _dotted(fault.at)) if n
-        )
+        place = " at ".join(n for n in (fault.source and fault.source.label, dotted(fault.at)) if n)
         lines = [head, f" --> {place}" if place else "", fault.help and f"  = help: {fault.help}"]
         return "\n".join(line for line in lines if line)
     source = fault.source
@@ -427,7 +425,8 @@ def _excerpt(source: Source, span: Span, label: str, gutter: int) -> list[str]:
     return [f"{number:>{gutter}} | {before}{shown}{after}", f"{' ' * gutter} | {carets}"]
 
 
-def _dotted(at: Place) -> str:
+def dotted(at: Place) -> str:
+    """Return a place as text: `slices[0].sources[1].model`."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
 
 

@@ -73,9 +73,8 @@ def may_overlap(part: str | None, other: str | None) -> bool:
     if part == other or rank(part) in {0, 3} or rank(other) in {0, 3}:
         return True
     coarse, fine = sorted((part or "", other or ""), key=rank)
-    if rank(coarse) == rank(fine):
-        return False
-    return fine == NORMS or fine.startswith(f"{coarse}.")
+    finer = rank(coarse) < rank(fine)
+    return finer and (fine == NORMS or fine.startswith(f"{coarse}."))
 
 
 @lru_cache(maxsize=1024)

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from gptailor.plan.faults import Place
 from gptailor.plan.plan import Expectation, Objective, Plan
+from gptailor.plan.sites import enumerated
 
 
 def bounded_measures(plan: Plan) -> Iterator[tuple[Place, Expectation]]:
     """Yield the requirements of a plan's search, then the expectations, and their places."""
     for i, required in enumerate(plan.search.requires if plan.search is not None else ()):
         yield ("search", "requires", i), required
-    for i, expected in enumerate(plan.expects):
-        yield ("expects", i), expected
+    yield from enumerated(plan, "expects")
 
 
 def measured(plan: Plan) -> Iterator[tuple[Place, Objective]]:

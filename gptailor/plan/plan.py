@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, final
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PrivateAttr,
@@ -124,38 +125,39 @@ class Drop(Open):
     position: Position
 
 
+def _sorted(positions: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(positions))
+
+
+Among = Annotated[Several[Position], AfterValidator(_sorted)]
+"""Positions to choose from, in order."""
+
+
+class DropSome(Open):
+    """A choice of several positions that leave the model.
+
+    `named` is the number that the count is, if it stands there by its name.
+    """
+
+    count: Count
+    among: Among
+    named: str | None = None
+
+
 @final
-class DropAny(Open):
+class DropAny(DropSome):
     """A choice: `count` of these positions leave the model.
 
     `named` is the number that the count is, if it stands there by its name.
     """
 
-    count: Count
-    among: Several[Position]
-    named: str | None = None
-
-    @field_validator("among", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(value))
-
 
 @final
-class DropWindow(Open):
+class DropWindow(DropSome):
     """A choice: `count` neighbours of these positions leave the model.
 
     `named` is the number that the count is, if it stands there by its name.
     """
-
-    count: Count
-    among: Several[Position]
-    named: str | None = None
-
-    @field_validator("among", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(value))
 
 
 @final
@@ -172,13 +174,8 @@ class RepeatWindow(Open):
     """A choice: `count` neighbours of these positions run `times` more after the last of them."""
 
     count: Count
-    among: Several[Position]
+    among: Among
     times: Count = 1
-
-    @field_validator("among", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(value))
 
 
 @final
@@ -410,16 +407,23 @@ class Model(Closed):
 REST = ("embed", "norm", "head", "tokenizer")
 """The parts of a model beside its decoder layers."""
 
+OVERLAY: Final = (
+    "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
+)  # fmt: skip
+"""The lists of a plan whose entries change the base's layers, each in its normal order."""
+
 Entry = TypeVar("Entry", bound=Open)
 _Derived = TypeVar("_Derived")
 
 
-def normal_order(
-    entry: Layer | Others | Drop | DropAny | DropWindow | Repeat | RepeatWindow | Scale | Bridge,
-) -> tuple[Any, ...]:
-    """Return the sort key of a list: positions, coarse parts before finer, every gap before one."""
-    if isinstance(entry, Others):
-        return rank(entry.part), entry.part or ""
+def normal_order(entry: Closed) -> tuple[Any, ...]:
+    """Return the sort key of a list: positions, coarse parts before finer, every gap before one.
+
+    It is () for an entry of a list that keeps its order.
+    """
+    if isinstance(entry, Layer | Others):
+        position = (entry.position,) if isinstance(entry, Layer) else ()
+        return (*position, rank(entry.part), entry.part or "")
     if isinstance(entry, DropAny | DropWindow):
         return entry.among, count_ends(entry.count)
     if isinstance(entry, Repeat):
@@ -428,8 +432,7 @@ def normal_order(
         return (*entry.among[:1], *entry.among[-1:])
     if isinstance(entry, Bridge):
         return (-1 if entry.after is None else entry.after,)
-    part = entry.part if isinstance(entry, Layer) else None
-    return entry.position, rank(part), part or ""
+    return (entry.position,) if isinstance(entry, Drop | Scale) else ()
 
 
 def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -484,10 +487,7 @@ class Plan(Closed):
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
     _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    @field_validator(
-        "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
-        mode="after",
-    )  # fmt: skip
+    @field_validator(*OVERLAY, mode="after")
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))

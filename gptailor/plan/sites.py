@@ -4,9 +4,9 @@ All that reads a plan's choices folds over it: genes are made of open sites, dec
 in each site's place, encoding reads the answer there, and rules look at the sites they are about.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
@@ -136,28 +136,24 @@ def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
 
 
 def _entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
-    fields: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
-        (("drop_any",), plan.drop_any),
-        (("windows",), plan.windows),
-        (("drops",), plan.drops),
-        (("layers",), plan.layers),
-        (("others",), plan.others),
-        (("stack", "items"), plan.stack.items if plan.stack else ()),
-        (("repeats",), plan.repeats),
-        (("scales",), plan.scales),
-        (("bridges",), plan.bridges),
-    )
-    whole = () if plan.whole is None else ((("whole",), plan.whole),)
+    items = enumerate(plan.stack.items if plan.stack else ())
     return (
-        *(((*at, i), entry) for at, several in fields for i, entry in enumerate(several)),
-        *whole,
+        *enumerated(plan, "drop_any", "windows", "drops", "layers", "others"),
+        *((("stack", "items", i), item) for i, item in items),
+        *enumerated(plan, "repeats", "scales", "bridges"),
+        *([] if plan.whole is None else [(("whole",), plan.whole)]),
     )
+
+
+def enumerated(plan: p.Plan, *names: str) -> Iterator[tuple[Place, Any]]:
+    """Yield the entries of a plan's lists, and their places."""
+    for name in names:
+        yield from (((name, i), entry) for i, entry in enumerate(getattr(plan, name)))
 
 
 def drops_by_choice(plan: p.Plan) -> Iterator[tuple[Place, p.DropAny | p.DropWindow]]:
     """Yield each choice of several drops, and its place."""
-    yield from ((("drop_any", i), choice) for i, choice in enumerate(plan.drop_any))
-    yield from ((("windows", i), choice) for i, choice in enumerate(plan.windows))
+    return enumerated(plan, "drop_any", "windows")
 
 
 def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
@@ -340,19 +336,15 @@ def recipe_lists(recipe: p.Recipe) -> Iterator[tuple[Place, int]]:
     """Yield each list of a recipe, of models, methods and numbers: its place and its length."""
     if isinstance(recipe, p.Merge):
         yield ("merge",), len(recipe.merge)
-    elif isinstance(recipe, p.Subset):
-        yield ("any_of",), len(recipe.any_of)
-    for at, source in sources(recipe):
-        if isinstance(source.model, p.OneOfModels):
-            yield (*at, "model"), len(source.model.one_of)
-    if not isinstance(recipe, p.Take) and isinstance(recipe.by, p.OneOfMethods):
-        yield ("by",), len(recipe.by.one_of)
     for at, call in calls(recipe):
         yield at, len([*call_values(call)])
-        for place, _, value in call_values(call):
-            yield from value_lists(value, (*at, *place))
-    if isinstance(recipe, p.Merge) and recipe.share is not None:
-        yield from value_lists(recipe.share, ("share",))
+    for site in recipe_sites(recipe):
+        if isinstance(site.value, p.Subset):
+            yield ("any_of",), len(site.value.any_of)
+        elif isinstance(site.value, p.OneOfModels | p.OneOfMethods):
+            yield site.place, len(site.value.one_of)
+        elif isinstance(site.value, p.Value):
+            yield from value_lists(site.value, site.place)
 
 
 def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
@@ -435,12 +427,18 @@ def has_curve(recipe: p.Recipe) -> bool:
 
 def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:
     """Return the recipe with all of its sources' layers at this position."""
+    return layered(recipe, [position for _ in sources(recipe)] or [position])
+
+
+def layered(recipe: p.Recipe, layers: Sequence[int | None]) -> p.Recipe:
+    """Return the recipe with the layer of each of its sources; a subset has one for all."""
     if isinstance(recipe, p.Subset):
-        return recipe.model_copy(update={"layer": position})
+        return recipe.model_copy(update={"layer": layers[0]})
+    pairs = zip(sources(recipe), layers, strict=True)
+    moved = tuple(p.built(p.LayerOf, model=old.model, layer=layer) for (_, old), layer in pairs)
     if isinstance(recipe, p.Take):
-        return p.built(p.Take, take=recipe.take.model_copy(update={"layer": position}))
-    layers = tuple(source.model_copy(update={"layer": position}) for source in recipe.merge)
-    return recipe.model_copy(update={"merge": layers})
+        return p.built(p.Take, take=moved[0])
+    return recipe.model_copy(update={"merge": moved})
 
 
 def unplaced(recipe: p.Recipe) -> p.Recipe:

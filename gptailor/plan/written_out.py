@@ -5,9 +5,9 @@ Programs, the rules against models and all that people are shown use plans that 
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import final
+from typing import Any
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
@@ -30,48 +30,37 @@ def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     Open values stay: a name of a choice, and a curve through one. `tied` are the models whose
     embedding and head are one tensor. A plan that has nothing to write out is itself.
     """
-    undone = bool(plan.bridges) or plan.heal is not None
-    plan = spread(plan, count, tied, gone=undone)
+    plan = spread(plan, count, tied, gone=bool(plan.bridges) or plan.heal is not None)
     if not any(isinstance(value, p.Named | p.Curve) for _, value in values(plan)):
         return plan
     numbers = {n: v for n, v in plan.numbers.items() if isinstance(v, int | float)}
-    change = partial(_at_positions, numbers=numbers)
-    update: dict[str, object] = {
-        where: revalued(recipe, partial(_settled, numbers=numbers, at=0))
-        for where in p.REST
-        if (recipe := plan.rest(where)) is not None
+
+    def settled(entry: Any, field: str, at: int | None = 0) -> Any:
+        """Return the entry with the number of its field, or all numbers of its recipe."""
+        change = partial(_settled, numbers=numbers, at=at)
+        value = getattr(entry, field)
+        value = revalued(value, change) if isinstance(value, p.Recipe) else change(value)
+        return entry.model_copy(update={field: value})
+
+    stack = plan.stack
+    items = [settled(item, "recipe", None) for item in stack.items] if stack is not None else []
+    update = {
+        **{
+            where: revalued(recipe, partial(_settled, numbers=numbers, at=0))
+            for where in p.REST
+            if (recipe := plan.rest(where)) is not None
+        },
+        "layers": tuple(settled(layer, "recipe", layer.position) for layer in plan.layers),
+        "scales": tuple(settled(scale, "factor", scale.position) for scale in plan.scales),
+        "bridges": tuple(settled(bridge, "ridge") for bridge in plan.bridges),
+        **{name: settled(cut, "size") for name, cut in plan.cuts.items()},
+        "stack": stack and stack.model_copy(update={"items": tuple(items)}),
     }
-    update["layers"] = tuple(change(layer, layer.position) for layer in plan.layers)
-    scales = []
-    for scale in plan.scales:
-        factor = _settled(scale.factor, numbers=numbers, at=scale.position)
-        scales.append(scale.model_copy(update={"factor": factor}))
-    update["scales"] = tuple(scales)
-    bridges = []
-    for bridge in plan.bridges:
-        ridge = None if bridge.ridge is None else _settled(bridge.ridge, numbers=numbers, at=0)
-        bridges.append(bridge.model_copy(update={"ridge": ridge}))
-    update["bridges"] = tuple(bridges)
-    for name, cut in plan.cuts.items():
-        size = (
-            _settled(cut.size, numbers=numbers, at=0) if isinstance(cut.size, p.Named) else cut.size
-        )
-        update[name] = cut.model_copy(update={"size": size})
-    if plan.stack is not None:
-        items = tuple(change(item, None) for item in plan.stack.items)
-        update["stack"] = plan.stack.model_copy(update={"items": items})
     result = plan.model_copy(update=update)
     return result if plan.origin is None else result.read_from(plan.origin)
 
 
 # ----------------------------------------------------------------------------------------- numbers
-
-
-def _at_positions(
-    entry: p.Layer | p.Item, position: int | None, numbers: Mapping[str, p.Number]
-) -> p.Layer | p.Item:
-    change = partial(_settled, numbers=numbers, at=position)
-    return entry.model_copy(update={"recipe": revalued(entry.recipe, change)})
 
 
 def _settled(value: p.Value, numbers: Mapping[str, p.Number], at: int | None) -> p.Value:
@@ -108,33 +97,6 @@ def curve_at(knots: Sequence[p.Number], position: float, first: int, last: int) 
 # -------------------------------------------------------------------------------- others and whole
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """A recipe for all positions at once, for a part or all, with the fields of its statement."""
-
-    part: str | None
-    recipe: p.Recipe
-    maybe: bool
-    tied: int | None
-    at: Place
-    number: int
-
-    def layer(self, position: int, count: int, plain: bool) -> p.Layer:
-        recipe = revalued(
-            placed(self.recipe, position), lambda value: over_positions(value, 0, count - 1)
-        )
-        layer = p.built(
-            p.Layer,
-            position=position,
-            part=self.part,
-            recipe=recipe,
-            maybe=self.maybe,
-            tied=self.tied,
-        )
-        return layer if plain else p.built(p.LayerBelow, level=self.number, **dict(layer))
-
-
 def spread(
     plan: p.Plan,
     count: int,
@@ -152,9 +114,7 @@ def spread(
     """
     if not plan.others and plan.whole is None:
         return plan
-    dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
-    layers = _layers(plan, count, dropped, plain)
-    located = sorted(layers, key=lambda pair: p.normal_order(pair[0]))
+    located = _located(plan, count, gone=gone, plain=plain)
     recipes = _rest_of_whole(plan, tied)
     update = {
         "layers": tuple(layer for layer, _ in located),
@@ -170,23 +130,31 @@ def spread(
     }
     for i, (_, at) in enumerate(located):
         spans["layers", i] = plan.origin.spans.get(at, {})
+    whole = plan.origin.spans.get(("whole",), {})
     for where in recipes:
-        inside = plan.origin.spans.get(("whole",), {})
-        spans[where,] = {(): inside[()]} if () in inside else {}
-        spans[where,] = {
-            **spans[where,],
-            **{place[1:]: span for place, span in inside.items() if place[:1] == ("recipe",)},
-        }
+        inside = {place[1:]: span for place, span in whole.items() if place[:1] == ("recipe",)}
+        spans[where,] = {(): whole[()], **inside} if () in whole else inside
     return result.read_from(replace(plan.origin, spans=spans))
 
 
-def _layers(
-    plan: p.Plan, count: int, dropped: Collection[int], plain: bool
-) -> Iterator[tuple[p.Layer, Place]]:
+_Located = tuple[p.Layer, Place]
+"""A layer, and its place in the plan, or that of its `others` or `whole`."""
+
+
+def _located(
+    plan: p.Plan, count: int, *, gone: bool = False, plain: bool = False
+) -> list[_Located]:
+    """Return the layers of `_layers` in their normal order; those dropped too if `gone`."""
+    dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
+    layers = _layers(plan, count, dropped, plain)
+    return sorted(layers, key=lambda pair: p.normal_order(pair[0]))
+
+
+def _layers(plan: p.Plan, count: int, dropped: Collection[int], plain: bool) -> Iterator[_Located]:
     """Yield the plan's own layers, and those of `others` and `whole`, each with its place in the
     plan.
     """
-    own: dict[int, list[tuple[p.Layer, Place]]] = {}
+    own: dict[int, list[_Located]] = {}
     for i, layer in enumerate(plan.layers):
         own.setdefault(layer.position, []).append((layer, ("layers", i)))
     levels = _levels(plan)
@@ -195,9 +163,9 @@ def _layers(
         for level in levels if position not in dropped else ():
             solid = {layer.part for layer, _ in located if not layer.maybe}
             more = [
-                (entry.layer(position, count, plain), entry.at)
-                for entry in level
-                if not covers(solid, entry.part)
+                (_at_position(below, position, count, plain), at)
+                for below, at in level
+                if not covers(solid, below.part)
             ]
             located = [*(_in_parts(located, more) if plain else located), *more]
         yield from located
@@ -205,18 +173,29 @@ def _layers(
         yield from beyond
 
 
-def _levels(plan: p.Plan) -> list[list[_Level]]:
-    """Return `others`, then `whole`; their groups are numbered after those of the layers."""
+def _levels(plan: p.Plan) -> list[list[tuple[p.LayerBelow, Place]]]:
+    """Return `others`, then `whole`, as layers at position 0.
+
+    Their groups are numbered after those of the layers.
+    """
     groups = 1 + max((layer.tied or 0 for layer in plan.layers), default=0)
-    levels: list[tuple[_Level, str | int]] = []
+    levels: list[list[tuple[p.LayerBelow, Place]]] = [[], []]
     for at, entry in entries(plan):
         if isinstance(entry, p.Others | p.Whole):
-            part = entry.part if isinstance(entry, p.Others) else None
-            group = None if entry.tied is None else groups + len(levels)
-            number = 1 if isinstance(entry, p.Others) else 2
-            level = _Level(part, entry.recipe, entry.maybe, group, at, number)
-            levels.append((level, at[0]))
-    return [[level for level, name in levels if name == wanted] for wanted in ("others", "whole")]
+            level = 1 if isinstance(entry, p.Others) else 2
+            group = None if entry.tied is None else groups + sum(map(len, levels))
+            fields = {"position": 0, **dict(entry), "tied": group, "level": level}
+            levels[level - 1].append((p.built(p.LayerBelow, **fields), at))
+    return levels
+
+
+def _at_position(below: p.LayerBelow, position: int, count: int, plain: bool) -> p.Layer:
+    """Return a layer of a level at a position, without its level if `plain`."""
+    recipe = placed(below.recipe, position)
+    recipe = revalued(recipe, lambda value: over_positions(value, 0, count - 1))
+    fields = {**dict(below), "position": position, "recipe": recipe}
+    kind: type[p.Layer] = p.Layer if plain else p.LayerBelow
+    return p.built(kind, **{name: fields[name] for name in kind.model_fields})
 
 
 def covers(solid: AbstractSet[str | None], part: str | None) -> bool:
@@ -226,9 +205,7 @@ def covers(solid: AbstractSet[str | None], part: str | None) -> bool:
     return part is not None and part.partition(".")[0] in solid
 
 
-def _in_parts(
-    above: Sequence[tuple[p.Layer, Place]], below: Sequence[tuple[p.Layer, Place]]
-) -> Iterator[tuple[p.Layer, Place]]:
+def _in_parts(above: Sequence[_Located], below: Sequence[_Located]) -> Iterator[_Located]:
     """Yield the layers, a whole layer above recipes of parts split into its branches.
 
     A whole layer that may be taken wins over the parts below it.
@@ -289,8 +266,7 @@ def _leaves_choices(entry: p.Others | p.Whole) -> bool:
 
 def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
     """Yield the places of `others` that no position is left to."""
-    gone = frozenset(drop.position for drop in plan.drops if not drop.maybe)
-    used = {at for _, at in _layers(plan, count, gone, plain=False)} if plan.others else set()
+    used = {at for _, at in _located(plan, count)} if plan.others else set()
     yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)
 
 
@@ -298,11 +274,7 @@ def said_place(plan: p.Plan, count: int) -> Callable[[Place], Place]:
     """Return a map from places in the plan written out to those in the declared plan."""
     if not plan.others and plan.whole is None:
         return lambda at: at
-    undone = bool(plan.bridges) or plan.heal is not None
-    gone = frozenset(drop.position for drop in plan.drops if not drop.maybe and not undone)
-    located = sorted(
-        _layers(plan, count, gone, plain=False), key=lambda pair: p.normal_order(pair[0])
-    )
+    located = _located(plan, count, gone=bool(plan.bridges) or plan.heal is not None)
 
     def declared_place(at: Place) -> Place:
         if at[:1] == ("layers",) and len(at) > 1:

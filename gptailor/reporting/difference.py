@@ -106,7 +106,7 @@ def _item(slot: Slot) -> p.Item | Slot:
 def _text(item: p.Item | Slot) -> str:
     if isinstance(item, Slot):
         return f"L{item.position} {layer_rows([item])[0].what}"
-    return tailor.mark_words(item) + tailor.item_words([item])
+    return tailor.statement_words([item])
 
 
 def _runs(items: Sequence[p.Item | Slot]) -> str:
@@ -119,7 +119,7 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
             texts += [f"{row.where} {row.what}" for row in rows]
         else:
             grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
-            texts += [tailor.mark_words(group[0]) + tailor.item_words(group) for group in grouped]
+            texts += map(tailor.statement_words, grouped)
     return "; ".join(texts)
 
 
@@ -136,16 +136,15 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
 
 def _statements(plan: p.Plan, *, repeats: bool) -> tuple[set[str], ...]:
     """Return the plan's statements in words by their kinds, except those about single layers."""
-    mark = tailor.mark_words
     required = plan.search.requires if plan.search else ()
     return (
-        {mark(choice) + tailor.some_dropped_words(choice) for _, choice in drops_by_choice(plan)},
-        {mark(e) + tailor.repeat_words(e) for e in plan.repeats if repeats},
-        {tailor.cut_words(*pair) for pair in plan.cuts.items()},
-        {mark(e) + tailor.bridge_words(e) for e in plan.bridges},
-        {tailor.heal_words(plan.heal)} if plan.heal else set(),
-        {tailor.requirement_words(r) for r in required},
-        {tailor.expectation_words(e) for e in plan.expects},
+        {tailor.statement_words([choice]) for _, choice in drops_by_choice(plan)},
+        {tailor.statement_words([e]) for e in plan.repeats if repeats},
+        {f"{name} {tailor.cut_words(cut)}" for name, cut in plan.cuts.items()},
+        {tailor.statement_words([e]) for e in plan.bridges},
+        {tailor.statement_words([plan.heal])} if plan.heal else set(),
+        {tailor.statement_words([r]) for r in required},
+        {tailor.statement_words([e]) for e in plan.expects},
     )
 
 

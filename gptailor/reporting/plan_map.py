@@ -62,12 +62,11 @@ def plan_map(
 
 def _of_all(plan: p.Plan) -> Iterator[Row]:
     """Yield the rows of `others` and `whole` for layers that can't be counted here."""
-    entries: list[tuple[str, p.Others | p.Whole]] = [
-        (tailor.others_target(others), others) for others in plan.others
-    ]
-    entries += [] if plan.whole is None else [("whole", plan.whole)]
-    for where, entry in entries:
-        yield Row(where, tailor.mark_words(entry) + tailor.recipe_words(entry.recipe))
+    entries: list[p.Others | p.Whole] = [*plan.others]
+    entries += [] if plan.whole is None else [plan.whole]
+    for entry in entries:
+        words = tailor.mark_words(entry) + tailor.recipe_words(entry.recipe)
+        yield Row(tailor.target_words(entry), words)
 
 
 def _size_words(resolved: Resolved, *, known: bool) -> str:
@@ -94,30 +93,27 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 
 def other_rows(resolved: Resolved) -> list[Row]:
     """Return the rows of all statements that decide no layers."""
-    plan, mark = resolved.plan, tailor.mark_words
+    plan = resolved.plan
     recipes = {where: getattr(plan, where) for where in (*p.REST, "chat_template")}
+    healed = [plan.heal] if plan.heal is not None else []
     return [
         *_twice(plan, resolved.slots),
-        *(
-            Row("drop", mark(choice) + tailor.some_dropped_words(choice, bare=True))
-            for _, choice in drops_by_choice(plan)
-        ),
-        *(Row("repeat", mark(repeat) + _repeat_words(repeat)) for repeat in plan.repeats),
+        *(Row(*tailor.keyword_and_words(choice)) for _, choice in drops_by_choice(plan)),
+        *map(_repeat_row, plan.repeats),
         *(
             Row(where, tailor.rest_recipe_words(where, recipe))
             for where, recipe in recipes.items()
             if recipe is not None
         ),
         *([Row("dtype", plan.dtype)] if plan.dtype is not None else []),
-        *(Row(name, tailor.cut_words(name, cut, bare=True)) for name, cut in plan.cuts.items()),
-        *(Row("bridge", mark(e) + tailor.bridge_words(e, bare=True)) for e in plan.bridges),
-        *([Row("heal", tailor.heal_words(plan.heal, bare=True))] if plan.heal is not None else []),
-        *(Row("expect", tailor.bounded_words(entry)) for entry in plan.expects),
+        *(Row(name, tailor.cut_words(cut)) for name, cut in plan.cuts.items()),
+        *(Row(*tailor.keyword_and_words(e)) for e in (*plan.bridges, *healed, *plan.expects)),
     ]
 
 
-def _repeat_words(repeat: p.Repeat | p.RepeatWindow) -> str:
-    return f"{tailor.repeat_words(repeat, bare=True)}: {p.count_text(runs_of(repeat.times))} runs"
+def _repeat_row(repeat: p.Repeat | p.RepeatWindow) -> Row:
+    keyword, words = tailor.keyword_and_words(repeat)
+    return Row(keyword, f"{words}: {p.count_text(runs_of(repeat.times))} runs")
 
 
 def _twice(plan: p.Plan, slots: Sequence[Slot]) -> Iterator[Row]:

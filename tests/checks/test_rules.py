@@ -48,8 +48,7 @@ TEXTS = {
 """Plans that show codes of rules which no refused file shows."""
 
 UNSHOWN = {
-    "statements_are_few": {"P116"},  # the same as many statements of a text
-    "named_layers_are_few": {"P116"},
+    "statements_and_layers_are_few": {"P116"},  # the same as many statements of a text
     "small_floats_only_move": {"M215"},  # checkpoints: tests/end_to_end
     "some_scale_does_something": {"M214"},
     "only_embedding_and_head_have_tokens": {"M240"},  # tests/end_to_end/test_vocabulary.py

@@ -45,14 +45,12 @@ class ImportContext:
     errors: list[ConversionError] = field(default_factory=list)
     merges: bool = False
     """True if a tensor is merged, and not all are taken from one model."""
-    counted: bool = False
-    """True if the slices have as many layers as the output."""
 
     @classmethod
     def of(cls, config: MergekitConfig, base: Base) -> "ImportContext":
         """Return the context of a configuration, without its models' names.
 
-        `models` become a slice of all layers, or of one layer if their number isn't given. Raises
+        `models` become a slice of all layers, or of one layer if their number is unknown. Raises
         ConversionError for an unknown method or a wrong number of layers.
         """
         name, errors = config.merge_method, []
@@ -64,7 +62,7 @@ class ImportContext:
             errors.append(config.error(base.contradiction))
         if errors or method is None:
             raise ConversionError.of_all(errors)
-        whole = config.body.slice_of_models(base.given_layers or 1, config.base_model)
+        whole = config.body.slice_of_models(base.layers or 1, config.base_model)
         return cls(config, method, base, config.body.slices or [whole])
 
     @property
@@ -99,20 +97,16 @@ class ImportContext:
         ranges = {source.layer_range for source in self.slices[0].sources}
         return len(self.slices) == 1 and ranges == {range(self.base.layers or 0)}
 
-    def count_layers(self) -> None:
-        """Replace `models` by a slice of all layers, whose number must be known."""
-        self.counted = True
+    def require_depth(self) -> None:
+        """Raise ConversionError for `models` of an unknown number of layers."""
         body = self.config.body
-        if body.slices:
-            return
-        if self.base.layers is None:
+        if not body.slices and self.base.layers is None:
             raise body.error(
                 "'models' takes all layers of its models, and their number isn't known "
                 f"({self.base.why_unknown})",
                 "models",
                 help=HOW_TO_NAME_THE_BASE,
             )
-        self.slices = [body.slice_of_models(self.base.layers, self.config.base_model)]
 
     @cached_property
     def tensor_names(self) -> TensorNames | None:
@@ -138,8 +132,8 @@ class ImportContext:
 
     def check(self) -> None:
         """Note parameters and filters without effect, and keep errors of models and layers."""
-        if self.config.body.slices or self.tensor_names is not None:
-            self.count_layers()
+        if self.tensor_names is not None:
+            self.require_depth()
         self.notes += [
             piece.note("it does nothing, in mergekit neither", "residual_weight")
             for piece in self.slices

@@ -29,11 +29,11 @@ from gptailor.convert.mergekit.methods import (
     exported_method,
     method_call,
 )
-from gptailor.convert.note import ConversionError, InexpressibleError, dotted
+from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan import layers as outline
 from gptailor.plan.arguments import Positive
-from gptailor.plan.faults import Place
+from gptailor.plan.faults import Place, dotted
 from gptailor.plan.layer_parts import NORMS, Branch, is_pattern
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (

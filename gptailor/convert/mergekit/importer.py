@@ -426,8 +426,7 @@ def _chat_template(context: ImportContext) -> str | None:
         )
     elif "{" in str(template):
         message = 'write the template into a file, and say chat_template "./FILE"'
-    note = context.config.note(f"{message}; {_NAME_TEMPLATE}", "chat_template")
-    context.notes.append(note)
+    context.notes.append(context.config.note(f"{message}; {_NAME_TEMPLATE}", "chat_template"))
     return None
 
 

@@ -29,6 +29,13 @@ class Gradient:
 
     knots: tuple[float, ...]
 
+    def __mul__(self, factor: float) -> "Gradient":
+        return Gradient(tuple(knot * factor for knot in self.knots))
+
+    def __float__(self) -> float:
+        """Ask for the number at each layer."""
+        raise NeedsLayerValues
+
 
 Coefficient = float | Gradient
 RecipeArgument = Coefficient | tuple[Coefficient, ...] | str
@@ -160,8 +167,7 @@ class SliceRecipe:
     def argument(self, name: str) -> Any:
         """Return an argument of the method, or its default."""
         call = method_call(self.recipe)
-        argument = call.arguments.get(name)
-        return METHODS[call.name].argument({}, name) if argument is None else argument
+        return METHODS[call.name].argument(call.arguments, name)
 
     def numbers(self, name: str) -> Sequence[int | float]:
         """Return an argument as one number per source."""
@@ -283,19 +289,6 @@ def _has_gradient(coefficients: Sequence[Coefficient]) -> bool:
     return any(isinstance(coefficient, Gradient) for coefficient in coefficients)
 
 
-def _plain_numbers(coefficients: Sequence[Coefficient]) -> list[float]:
-    """Return coefficients as numbers, for arithmetic; raise NeedsLayerValues for gradients."""
-    if _has_gradient(coefficients):
-        raise NeedsLayerValues
-    return [float(number) for number in coefficients if not isinstance(number, Gradient)]
-
-
-def _scaled(coefficient: Coefficient, factor: float) -> Coefficient:
-    if isinstance(coefficient, Gradient):
-        return Gradient(tuple(knot * factor for knot in coefficient.knots))
-    return coefficient * factor
-
-
 def _joined(coefficients: Sequence[Coefficient]) -> RecipeArgument:
     """Return one coefficient if all are equal, else one per source."""
     return coefficients[0] if len(set(coefficients)) == 1 else tuple(coefficients)
@@ -332,7 +325,7 @@ def _read_linear(inputs: MethodInputs) -> TensorRecipe:
     weights = tuple(source.coefficient("weight") for source in sources)
     if divides:
         _refuse_sum_of_zero(weights)
-    total = None if _has_gradient(weights) else sum(_plain_numbers(weights))
+    total = None if _has_gradient(weights) else sum(map(float, weights))
     if total is not None and len(set(weights)) == 1 and (divides or total == 1):
         return sources[0].alone if len(sources) == 1 else _merged(sources, "linear")
     normalize = "yes" if divides and total != 1 else "no"
@@ -389,7 +382,7 @@ def _read_nuslerp(inputs: MethodInputs) -> TensorRecipe:
     by = "tensor" if flat else "column" if inputs.shared["nuslerp_row_wise"] else "row"
     weights = [source.coefficient("weight") for source in sources]
     if not _has_gradient(weights):
-        first, second = _plain_numbers(weights)
+        first, second = map(float, weights)
         if abs(first + second) < 1e-6:  # mergekit's bound
             weights, first, second = [1.0, 1.0], 1.0, 1.0
         if flat and of == "weights":
@@ -455,7 +448,7 @@ _SCE_FLOOR = 1e-6
 def _read_sce(inputs: MethodInputs) -> TensorRecipe:
     """Read the task vectors where they differ most; a single source leaves nothing to select."""
     sources = inputs.merged
-    (density,) = _plain_numbers([inputs.coefficient("select_topk")])
+    density = float(inputs.coefficient("select_topk"))
     if density <= 0 or not sources:
         return inputs.base.alone
     if len(sources) == 1:
@@ -521,7 +514,7 @@ def _can_divide(weights: Sequence[Coefficient]) -> bool:
     if _has_gradient(weights):
         _refuse_sum_of_zero(weights)
         return True
-    return abs(sum(_plain_numbers(weights))) >= 1e-8
+    return abs(sum(map(float, weights))) >= 1e-8
 
 
 def _scale_and_weights(
@@ -548,12 +541,12 @@ def _task_arithmetic(
 ) -> TensorRecipe:
     """Return task arithmetic whose weights include the factor and a division by their sum."""
     if divides:
-        total = sum(_plain_numbers(weights))
-        weights = [weight / total for weight in _plain_numbers(weights)]
+        total = sum(map(float, weights))
+        weights = [float(weight) / total for weight in weights]
     if isinstance(factor, Gradient):
-        weights = [_scaled(factor, number) for number in _plain_numbers(weights)]
-    elif factor != 1:
-        weights = [_scaled(weight, factor) for weight in weights]
+        weights = [factor * float(weight) for weight in weights]
+    else:
+        weights = [weight * factor for weight in weights]
     shared = weights[:1] if len(set(weights)) == 1 else weights
     return _merged(vectors, "task_arithmetic", weight=tuple(shared))
 
@@ -565,8 +558,8 @@ def _trimming(
     name = {"breadcrumbs": "gamma", "della": "epsilon"}.get(method.partition("_")[0])
     if name is None:
         return {}
-    numbers = _plain_numbers([vector.coefficient(name) for vector in vectors])
-    pairs = list(zip(numbers, _plain_numbers(densities), strict=True))
+    numbers = [float(vector.coefficient(name)) for vector in vectors]
+    pairs = list(zip(numbers, map(float, densities), strict=True))
     if name == "gamma":  # gamma is less where more than the density has to stay
         return {name: _joined([min(gamma, 1.0 - density) for gamma, density in pairs])}
     for epsilon, density in pairs:

@@ -83,11 +83,7 @@ def statements(context: ImportContext) -> dict[str, Any]:
         context.notes.append(last.note(_FORGOTTEN, "sources"))
     ends = _end_recipes(context, 0.0)  # where mergekit has gradients start
     covers_base = context.covers_base
-    try:
-        layers = list(_output_layers(context))
-    except NeedsLayerValues:
-        context.count_layers()
-        layers = list(_output_layers(context))
+    layers = list(_output_layers(context))
     if context.errors:
         return {}
     if covers_base and all(layer.recipes == layers[0].recipes for layer in layers):
@@ -119,19 +115,18 @@ def _tensor_recipe(
     """Return the recipe of a layer's tensor, or of one outside the layers (`number` None).
 
     It has gradients, or their numbers at `t`. An error goes to the context, and the recipe is then
-    arbitrary. Raises NeedsLayerValues if gradients need numbers and the layers aren't counted yet.
+    arbitrary. Raises ConversionError if gradients need numbers and the number of layers is unknown.
     """
-    try:
+    for at in (t, layer.t if number is not None else 0.0):
         try:
-            return _read_recipe(context, layer, tensor, number, t)
+            return _read_recipe(context, layer, tensor, number, at)
         except NeedsLayerValues:
-            if number is not None and not context.counted:
-                raise
-            t = layer.t if number is not None else 0.0
-            return _read_recipe(context, layer, tensor, number, t)
-    except ConversionError as error:
-        context.errors.append(error)
-        return _BASE
+            if number is not None:
+                context.require_depth()
+        except ConversionError as error:
+            context.errors.append(error)
+            break
+    return _BASE
 
 
 def _read_recipe(
@@ -168,8 +163,6 @@ def _refuse_different_merge(
 ) -> None:
     """Raise for a merge that gives other tensors here than in mergekit."""
     piece, facts, method = layer.piece, context.base.facts, context.method
-    if recipe.method not in METHODS:
-        raise InexpressibleError(f"'{recipe.method}' has no equivalent")
     if METHODS[recipe.method].takes_base(dict(recipe.arguments)):
         base = context.base.reference
         if context.base_model_of(piece) != base:
