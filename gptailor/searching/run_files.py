@@ -5,46 +5,33 @@ Names outside RUN are refused, a file is read completely, and JSON is typed.
 
 import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
-from gptailor.plan.plan import BuiltClosed
-from gptailor.searching.run.records import LiveDtype
 from gptailor.searching.storage import local_or_url, storage_at
 
 LOCK: Final = ".lock"
 SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
 """The name of a search's summary, as JSON and as a page."""
-JOURNAL: Final = "study.journal"
 MOST_FILE_BYTES: Final = 2**31
 """The largest file of RUN that is read."""
 
 _R = TypeVar("_R", bound=BaseModel)
 
 
-@final
-class EarlierRun(BuiltClosed):
-    """The part of `run.json` that a resumed search needs, whichever version wrote it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    storage: str | None = None
-    study: str = "gptailor"
-    trials: int | None = Field(None, ge=1)
-    version: str = ""
-    dtype: LiveDtype | None = None
-
-    @property
-    def other_version(self) -> str:
-        """Return the version that wrote it, or an empty text if that is this one."""
-        return "" if self.version == gptailor.__version__ else self.version
+def refuse_former(names: Collection[str], place: Path) -> None:
+    """Raise CheckpointError C902 for a RUN of a release that kept trials in an Optuna study."""
+    if any(name.partition("/")[0] == "study.journal" for name in names):
+        message = "holds a search of an earlier release, with its trials in 'study.journal'"
+        raise CheckpointError("C902", message, place, "go on with that release, or name a new RUN")
 
 
 def path_inside(folder: Path, name: str) -> Path:
@@ -94,6 +81,10 @@ def _other_version(raw: bytes) -> str:
     return ""
 
 
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
 @final
 class RunFiles:
     """The files of a search's RUN, a folder or a URL. Nothing is written."""
@@ -102,7 +93,8 @@ class RunFiles:
         self.shown = local_or_url(run)
         self.path = Path(self.shown)
         self.storage = storage_at(self.shown) if isinstance(self.shown, str) else None
-        self._names = self.storage.names() if self.storage else []
+        self._names = self.storage.names() if self.storage else _names(self.path)
+        refuse_former(self._names, self.path)
 
     def error(self, message: str, help: str = "") -> CheckpointError:
         """Return a refusal of RUN as a whole."""

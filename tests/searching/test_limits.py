@@ -12,7 +12,7 @@ from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.searching.curve import Sizes
 from gptailor.searching.limits import StartsWithin, Within, bounded, size_bounds
-from gptailor.searching.run.origin import EarlierOrigin, origin_words
+from gptailor.searching.run.origin import StrategyPlan, origin_words
 from gptailor.searching.run.schedule import Start, ToldStart
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
@@ -221,7 +221,7 @@ def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
     found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
     drawn = rows(sample(found.space.table, key_of(3), 12))
-    starts = [Start(EarlierOrigin(words=str(n)), one, 1.0) for n, one in enumerate(drawn)]
+    starts = [Start(StrategyPlan(strategy=str(n)), one, 1.0) for n, one in enumerate(drawn)]
     inside = [found.holds(one) for one in drawn]
     heard: list[list[float]] = []
 

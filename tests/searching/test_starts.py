@@ -11,7 +11,6 @@ from gptailor import loads
 from gptailor.plan.plan import Merge, Plan, Take
 from gptailor.searching.run.origin import (
     BlockInfluenceCut,
-    EarlierOrigin,
     GreedyRemoval,
     ModelAlone,
     TrialOrigin,
@@ -259,8 +258,6 @@ def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: st
     window = "best window" if k == "3" else "best window of 3"
     assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
     assert starts.left_out({one.origin for one in made}) == []
-    earlier = {EarlierOrigin(words=f"{name} on base") for name in names}
-    assert starts.left_out(earlier) == [], "of an earlier release"
     assert starts.left_out(set())[0] == "block influence"
 
 
@@ -268,16 +265,6 @@ def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers()
     given = space_of(loads(HEAD + "whole from math, code by ties(0.3..1.0)"), 4)
     assert [called(one) for stage in drive(Starts(given), apart) for one in stage] == [
         "the plan's layers"
-    ]
-
-
-def test_a_search_that_an_earlier_release_began_goes_on() -> None:
-    given = space_of(loads(HEAD + ALIKE.format(k="3")), 10)
-    starts = Starts(given, cheapest=0.25)
-    first = [_told(starts, one, apart) for one in starts.next([])]
-    older = [one._replace(origin=EarlierOrigin(words=f"{called(one)} on base")) for one in first]
-    assert [called(one) for one in starts.next(older)] == [
-        called(one) for one in starts.next(first)
     ]
 
 

@@ -265,8 +265,9 @@ def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = Ledger((NLL, NLL, size), 4, prefer=2)
     of.references[4] = (2.0, 2.0, 100.0)
-    small = trial(0, STARTS, TEXT, values=(4.0, 3.0, 50.0))
-    large = trial(1, STARTS, TEXT, values=(3.0, 2.0, 90.0))
+    exact = {"stderrs": (0.0,) * 3, "per_sample": ()}
+    small = trial(0, STARTS, TEXT, values=(4.0, 3.0, 50.0), **exact)
+    large = trial(1, STARTS, TEXT, values=(3.0, 2.0, 90.0), **exact)
     for one in (small, large):
         of.add(one)
     assert [of.mean_loss(one) for one in (small, large)] == [0.75, 0.25]

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.plan.stage import Stage
@@ -13,11 +13,13 @@ from gptailor.searching.run.origin import RandomPlan, RivalPlan, StrategyPlan, T
 from gptailor.searching.run.records import BridgedTrials
 from gptailor.searching.run.trials import (
     FINAL,
+    ORDER,
     RANDOM,
     RECIPES,
     SEARCH,
     STARTS,
     Ledger,
+    Phase,
     Trial,
     TrialRequest,
     as_numpy,
@@ -41,8 +43,6 @@ _TRIALS_A_RIVAL = 7
 MOST_RIVALS = 4
 """The best merge and the best model alone, each with two usual cuts."""
 
-ORDER = (RECIPES, STARTS, RANDOM, SEARCH, FINAL)
-"""The order of phases."""
 SPENDING = (RECIPES, *TOLD)
 """The phases that share a budget: all before the finalists."""
 
@@ -264,7 +264,7 @@ class Schedule:
             rival = isinstance(start.origin, RivalPlan)
             remaining -= 0.0 if rival else samples / budget.full
             if remaining >= 0 or (rival and budget.rivals):
-                phase = RECIPES if start.uncut else STARTS
+                phase: Phase = RECIPES if start.uncut else STARTS
                 requests.append(
                     self._request(
                         phase, number, slot, start.origin, start.genome, samples, asked_after
@@ -279,7 +279,7 @@ class Schedule:
         used = {slot for _, ask, slot in self.ledger.keys if ask == requests[0].ask}
         free = (slot for slot in itertools.count(first) if slot not in used)
         return [
-            request._replace(slot=next(free)) if request.key in self.ledger.keys else request
+            replace(request, slot=next(free)) if request.key in self.ledger.keys else request
             for request in requests
         ]
 
@@ -430,7 +430,7 @@ class Schedule:
 
     def _request(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,
-        phase: str,
+        phase: Phase,
         ask: int,
         slot: int,
         origin: TrialOrigin,

@@ -1,18 +1,22 @@
 """Vectors of genes, the choices that they close, and the conditions under which they count.
 
-Strategies work on a `Genome`. A study's journal contains a gene's `name`, which is never read back.
+Strategies work on a `Genome`. An exported study contains a gene's `name`.
 A gene's `subject` is the choice that it closes.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias, final
+from typing import Annotated, Any, NamedTuple, TypeAlias, final
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from pydantic import Field, ValidationError
 
+from gptailor.checkpoint.records import fault_of
 from gptailor.plan import plan as p
+from gptailor.plan.plan import BuiltClosed, Several
 from gptailor.plan.sites import Role, Site, Subject
 from gptailor.plan.windows import window_words, windows_of
 
@@ -33,6 +37,39 @@ class Genome(NamedTuple):
     bits: Bits
     picks: Picks
     reals: Reals
+
+
+def genome_to_json(genome: Genome) -> dict[str, Any]:
+    """Return a genome as JSON, exact and short."""
+    return {
+        "bits": "".join("01"[int(bit)] for bit in np.asarray(genome.bits)),
+        "picks": [int(pick) for pick in np.asarray(genome.picks)],
+        "reals": [float(real) for real in np.asarray(genome.reals)],
+    }
+
+
+@final
+class _GenomeJson(BuiltClosed):
+    """A genome: bits as `0` and `1`, the numbers of options, and reals in 0..1."""
+
+    bits: Annotated[str, Field(pattern="^[01]*$")]
+    picks: Several[Annotated[int, Field(ge=0, le=10**6)]]
+    reals: Several[Annotated[float, Field(ge=0, le=1)]]
+
+
+def genome_from_json(note: Any) -> Genome:
+    """Return the genome in JSON, or a genome as it is. Raises ValueError for other JSON."""
+    if isinstance(note, Genome):
+        return note
+    try:
+        record = _GenomeJson.model_validate(note)
+    except ValidationError as error:
+        raise ValueError(fault_of(error)) from None
+    return Genome(
+        np.array([bit == "1" for bit in record.bits], np.bool_),
+        np.array(record.picks, np.int32),
+        np.array(record.reals, np.float32),
+    )
 
 
 @final

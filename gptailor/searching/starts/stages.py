@@ -25,7 +25,6 @@ from gptailor.searching.run.origin import (
     BlockInfluenceCut,
     BridgedCut,
     Composition,
-    EarlierOrigin,
     GreedyRemoval,
     ModelAlone,
     NothingDropped,
@@ -424,11 +423,8 @@ class Starts:
     def left_out(self, tried: Collection[TrialOrigin], beyond: Beyond = _NONE_BEYOND) -> list[str]:
         """Return descriptions of the plans that weren't tried, as the room was too small.
 
-        `tried` are the origins of trials. The list is empty if a study has only the words of
-        origins.
+        `tried` are the origins of trials.
         """
-        if any(isinstance(origin, EarlierOrigin) for origin in tried):
-            return []
         tried = {*tried}
         if self.recipes is None:
             origins = [self._origin(of) for of in self._all]
