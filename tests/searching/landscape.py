@@ -18,7 +18,7 @@ from gptailor.plan.stage import Stage
 from gptailor.searching.run.journal import JOURNAL, JournalFile
 from gptailor.searching.run.origin import BestWindow, WindowCut
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget, Start, ToldStart
+from gptailor.searching.run.schedule import Budget, Stages, Start
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import (
@@ -146,15 +146,13 @@ class Staged:
         drawn = sample(space.table, key_of(0), 4)
         self.genomes = [Genome(*genes) for genes in zip(*drawn, strict=True)]
 
-    def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
-        if not told:
-            return [Start(WindowCut(dropped=(n,)), one, 0.25) for n, one in enumerate(self.genomes)]
-        if len(told) == len(self.genomes):
-            best = min(told, key=lambda one: sum(one.losses))
-            return [Start(BestWindow(), best.genome, 1.0)]
-        return []
+    def stages(self) -> Stages:
+        plans = enumerate(self.genomes)
+        told = yield [Start(WindowCut(dropped=(n,)), one, 0.25) for n, one in plans]
+        best = min(told, key=lambda one: sum(one.losses))
+        yield [Start(BestWindow(), best.genome, 1.0)]
 
-    def focus(self, told: Sequence[ToldStart]) -> Table | None:
+    def focus(self, told: Sequence[Start]) -> Table | None:
         return None
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from gptailor.searching.run.origin import (
     composition_words,
     origin_words,
 )
-from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.run.schedule import Start, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.encode import encode
 from gptailor.searching.space.genome import Genome
@@ -45,16 +45,12 @@ def paper(layers: int = 30, k: int | str = 7, models: str = "math, code, chat") 
 
 def drive(starts: Starts, evaluate: Evaluate) -> list[list[Start]]:
     """All stages."""
-    told: list[ToldStart] = []
-    stages: list[list[Start]] = []
-    while stage := starts.next(told):
-        stages.append(stage)
-        told += [_told(starts, one, evaluate) for one in stage]
-    return stages
-
-
-def _told(starts: Starts, one: Start, evaluate: Evaluate) -> ToldStart:
-    return ToldStart(one.origin, one.genome, one.share, evaluate(decode(starts.space, one.genome)))
+    stages, told = starts.stages(), None
+    made: list[list[Start]] = []
+    while stage := next_stage(stages, told):
+        made.append(stage)
+        told = [one._replace(losses=evaluate(decode(starts.space, one.genome))) for one in stage]
+    return made
 
 
 def called(start: Start) -> str:
@@ -503,14 +499,13 @@ def test_where_all_failed_starts_end() -> None:
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
 def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
     given = paper()
-    stages = drive(Starts(given, cheapest=share), apart)
-    told: list[ToldStart] = []
-    for stage in stages:
-        again = Starts(given, cheapest=share)
-        assert [called(o) for o in again.next(told)] == [called(o) for o in stage]
-        assert all(same(a.genome, b.genome) for a, b in zip(again.next(told), stage, strict=True))
-        told += [_told(again, one, apart) for one in stage]
-    assert Starts(given, cheapest=share).next(told) == []
+    starts = Starts(given, cheapest=share)
+    first = drive(starts, apart)
+    for again in (drive(starts, apart), drive(Starts(given, cheapest=share), apart)):
+        assert [*map(len, again)] == [*map(len, first)]
+        for one, other in zip(chain(*first), chain(*again), strict=True):
+            assert called(one) == called(other)
+            assert same(one.genome, other.genome)
 
 
 def test_losses_count_by_their_order_alone() -> None:

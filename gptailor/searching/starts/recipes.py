@@ -14,7 +14,7 @@ import numpy as np
 
 from gptailor.searching.run.asking import draw_weights
 from gptailor.searching.run.origin import Composition
-from gptailor.searching.run.schedule import ToldStart
+from gptailor.searching.run.schedule import Start
 from gptailor.searching.run.trials import as_numpy
 from gptailor.searching.space.focus import cut_table, recipe_table, with_recipe
 from gptailor.searching.space.genome import Genome
@@ -59,7 +59,7 @@ class Recipes:
         """Return how often the strategy is asked after compositions that cost so much."""
         return max(0, int((self.room - spent + 1) / self.strategy.population))
 
-    def ask(self, number: int, results: Sequence[ToldStart]) -> list[Genome]:
+    def ask(self, number: int, results: Sequence[Start]) -> list[Genome]:
         """Return the strategy's next recipes by the results of all others at full fidelity.
 
         They depend on the results, on the number of the ask and on the seed alone.

@@ -11,7 +11,7 @@ space has several compositions.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, TypeAlias, final
@@ -40,7 +40,7 @@ from gptailor.searching.run.origin import (
     composition_words,
     origin_words,
 )
-from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.run.schedule import Stages, Start
 from gptailor.searching.space.focus import cut_table
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
@@ -127,102 +127,76 @@ class Starts:
     )
     _recipe: list[Genome] = field(default_factory=list, init=False, repr=False)
 
-    def next(self, results: Sequence[ToldStart]) -> list[Start]:
-        """Return the next stage by the results of all earlier stages in order; [] at the end.
+    def stages(self) -> Stages:
+        """Yield the plans of each stage, which depend on the results of the stages before alone.
 
-        The next stage depends on nothing else, and only on the order of losses. A result's origin
-        is the origin of the start at its place, even if a study noted another origin.
+        Losses count by their order alone.
         """
-        by_stage: dict[str, list[ToldStart]] = {}
-        count = 0
-        for name, starts in self._stages(by_stage):
-            if len(results) < count + len(starts):
-                return starts
-            by_stage[name] = [
-                result._replace(origin=start.origin)
-                for result, start in zip(results[count:], starts, strict=False)
-            ]
-            count += len(starts)
-        return []
+        glances = yield [self._alone(of, self._low) for of in self._glanced()]
+        whole = yield self._compositions(glances)
+        told = [*glances, *whole]
+        best: StartRecipe = self._best(whole)
+        if self.recipes is not None:
+            told += yield from self._asked_recipes(self.recipes, glances, whole)
+            best = self._best_recipe([result for result in told if result.share == 1])
+            told += yield [self._start(self._origin(best), best, self._influence_cut(best), 1.0)]
+        told += yield self._smallest_sizes(best)
+        window = None
+        if drops_some(self.space):
+            told += yield self._bridged(best)
+            told += yield self._of_each_size(best)
+            spent = math.fsum(result.share for result in told)
+            cuts = self._windows(best, self.room - spent).cuts
+            windows = yield [self._window(best, cut) for cut in cuts]
+            window = cuts[ranked(windows)[0]] if cuts else None
+            yield self._best_windows(best, cuts, windows)
+            yield self._removed(best)
+        else:
+            yield self._maybe(best)
+        if self.recipes is not None:
+            yield self._rivals(self.recipes, [*_best_first(whole), *_best_first(glances)], window)
 
-    def focus(self, results: Sequence[ToldStart]) -> Table | None:
+    def focus(self, results: Sequence[Start]) -> Table | None:
         """Return the table of the cuts of the best recipe; None without separate recipes."""
         if self.recipes is None:
             return None
         uncut = [result for result in results if result.uncut and result.share == 1.0]
-        return cut_table(self.space, uncut[ranked(uncut)[0]].genome) if uncut else None
-
-    def _stages(self, results: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
-        """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
-        yield "glances", [self._alone(of, self._low) for of in self._glanced()]
-        yield "compositions", self._compositions(results["glances"])
-        best: StartRecipe = self._best(results["compositions"])
-        if self.recipes is not None:
-            yield from self._asked_recipes(self.recipes, results)
-            uncut = [result for stage in results.values() for result in stage if result.share == 1]
-            best = self._best_recipe(uncut)
-            cut = self._influence_cut(best)
-            yield "best recipe", [self._start(self._origin(best), best, cut, 1.0)]
-        yield "smallest sizes", self._smallest_sizes(best)
-        if not drops_some(self.space):
-            yield "maybe", self._maybe(best)
-            if self.recipes is not None:
-                yield "rivals", self._rivals(self.recipes, results, None)
-            return
-        yield "bridged cuts", self._bridged(best)
-        yield "sizes", self._of_each_size(best)
-        spent = math.fsum(result.share for stage in results.values() for result in stage)
-        windows = self._windows(best, self.room - spent).cuts
-        yield (
-            "windows",
-            [
-                self._start(WindowCut(of=self._of(best), dropped=cut), best, cut, self._low)
-                for cut in windows
-            ],
-        )
-        yield "best windows", self._best_windows(best, windows, results["windows"])
-        yield "removed", self._removed(best)
-        if self.recipes is not None:
-            order = ranked(results["windows"])
-            window = windows[order[0]] if order else None
-            yield "rivals", self._rivals(self.recipes, results, window)
+        return cut_table(self.space, _best_first(uncut)[0].genome) if uncut else None
 
     def _asked_recipes(
-        self, recipes: Recipes, results: Mapping[str, list[ToldStart]]
-    ) -> Iterator[tuple[str, list[Start]]]:
-        """Yield the recipes that a strategy asks for after the compositions."""
-        whole = list(results["compositions"])
-        spent = math.fsum(result.share for result in (*results["glances"], *whole))
+        self, recipes: Recipes, glances: Sequence[Start], compositions: Sequence[Start]
+    ) -> Generator[list[Start], list[Start], list[Start]]:
+        """Yield the recipes that a strategy asks for after the compositions; return all of them."""
+        whole = list(compositions)
+        spent = math.fsum(result.share for result in (*glances, *whole))
+        origin = StrategyPlan(strategy=recipes.strategy.name)
         for number in range(recipes.asks(spent)):
-            name, origin = f"recipes {number}", StrategyPlan(strategy=recipes.strategy.name)
             asked = recipes.ask(number, whole)
-            yield name, [Start(origin, genome, 1.0, uncut=True) for genome in asked]
-            whole += results[name]
+            whole += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+        return whole[len(compositions) :]
 
-    def _best_recipe(self, results: Sequence[ToldStart]) -> StartRecipe:
+    def _best_recipe(self, results: Sequence[Start]) -> StartRecipe:
         """Return the best recipe, which cuts are tried with: a composition or a searched one."""
-        best = results[ranked(results)[0]]
-        if isinstance(best.origin, PlanLayers) and best.origin.of is not None:
-            return best.origin.of
+        best = _best_first(results)[0]
         if isinstance(best.origin, PlanLayers):
-            return self._all[0]
+            return self._all[0] if best.origin.of is None else best.origin.of
         self._recipe[:] = [best.genome]
         return SearchedRecipe()
 
     def _rivals(
-        self, recipes: Recipes, results: Mapping[str, Sequence[ToldStart]], window: Cut | None
+        self, recipes: Recipes, results: Sequence[Start], window: Cut | None
     ) -> list[Start]:
-        """Return plans that a person would write: the best merge and the best model, usual cuts."""
-        stages = (results["compositions"], results["glances"])
-        order = [stage[i].origin for stage in stages for i in ranked(stage)]
-        tried = [origin.of for origin in order if isinstance(origin, PlanLayers)]
-        kinds = [
-            [of for of in tried if isinstance(of, kind)] for kind in (UniformMerge, ModelAlone)
-        ]
-        best = [some[0] for some in kinds if some]
-        plans = (
-            [] if window is None else [(RivalPlan(of=of, cut="best window"), window) for of in best]
-        )
+        """Return plans that a person would write: the best merge and the best model, usual cuts.
+
+        The compositions in `results` are the best first.
+        """
+        tried = [result.origin.of for result in results if isinstance(result.origin, PlanLayers)]
+        merges = [of for of in tried if isinstance(of, UniformMerge)]
+        alone = [of for of in tried if isinstance(of, ModelAlone)]
+        best: list[Composition] = [*merges[:1], *alone[:1]]
+        plans: list[tuple[RivalPlan, Cut]] = []
+        if window is not None:
+            plans = [(RivalPlan(of=of, cut="best window"), window) for of in best]
         for of in best:
             plans.append((RivalPlan(of=of, cut="block influence"), self._influence_cut(of)))
         return [
@@ -263,7 +237,7 @@ class Starts:
         base = [of for of in alone if of == BASE_ALONE]
         return [*whole[:2], *others, *base, *whole[2:], *pairs]
 
-    def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
+    def _compositions(self, glances: Sequence[Start]) -> list[Start]:
         glanced = self._glanced()
         promising = self._all if self.recipes is None else self._promising()
         order = [glanced[i] for i in ranked(glances)]
@@ -332,8 +306,11 @@ class Starts:
             self._tried[of, most] = tried
         return self._tried[of, most]
 
+    def _window(self, of: StartRecipe, cut: Cut) -> Start:
+        return self._start(WindowCut(of=self._of(of), dropped=cut), of, cut, self._low)
+
     def _best_windows(
-        self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[ToldStart]
+        self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[Start]
     ) -> list[Start]:
         """Return the best windows in full, and the best window on the base.
 
@@ -470,8 +447,8 @@ class Starts:
     def _low(self) -> float:
         return min(max(self.cheapest, LEAST), 1.0)
 
-    def _best(self, results: Sequence[ToldStart]) -> Composition:
-        best = results[ranked(results)[0]].origin
+    def _best(self, results: Sequence[Start]) -> Composition:
+        best = _best_first(results)[0].origin
         of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
         return self._all[0] if of is None or isinstance(of, SearchedRecipe) else of
 
@@ -559,7 +536,11 @@ def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
     return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, most)]
 
 
-def ranked(results: Sequence[ToldStart]) -> list[int]:
+def _best_first(results: Sequence[Start]) -> list[Start]:
+    return [results[number] for number in ranked(results)]
+
+
+def ranked(results: Sequence[Start]) -> list[int]:
     """Return the numbers of starts, the best first: by the mean of their ranks by each objective.
 
     Ranks don't depend on the scale of losses. Failures come last.
