@@ -20,12 +20,12 @@ from gptailor.searching.run.origin import (
 )
 from gptailor.searching.run.schedule import Start, next_stage
 from gptailor.searching.space.decode import decode
-from gptailor.searching.space.encode import encode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.compositions import composed, compositions, wholes
 from gptailor.searching.starts.cuts import candidates, greedy_removal
 from gptailor.searching.starts.stages import Starts
+from tests.searching.space.encode import encode
 from tests.searching.space.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(

@@ -17,11 +17,11 @@ from gptailor.plan.plan import CountRange, Plan, count_ends
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_count, windows_of
 from gptailor.searching.space.decode import decode, dropped_words, open_size_words
-from gptailor.searching.space.encode import encode, shortest_form
 from gptailor.searching.space.genome import Active, Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import Space, SpaceError, space_of
 from gptailor.searching.space.table import active, canonical, exact, features, sample
+from tests.searching.space.encode import encode, shortest_form
 from tests.support import strategies
 
 HEAD = """tailor 1
