@@ -14,15 +14,12 @@ from gptailor.reporting.measure import shared_unit
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve, curve_loss
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.notes import HeldFailureNote
+from gptailor.searching.run.notes import HeldNote
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import (
     Aim,
     AskedSettings,
     BaseScores,
-    HeldOutFailure,
-    HeldOutResult,
-    HeldOutScores,
     MeasuredCosts,
     NumberAtBound,
     RandomDraws,
@@ -130,17 +127,12 @@ class SearchEnd:
             "stderrs": json_numbers(trial.stderrs),
             "retained": json_numbers(ledger.retained(trial)),
             "lost": None if lost is None else lost.value,
-            "held": self.held_row(trial),
+            "held": self.held_scores(trial),
         }
 
-    def held_row(self, trial: Trial | None) -> HeldOutResult | None:
-        """Return held-out scores of a trial or the base, without those of each sample."""
-        note = self.study.typed.held_out.get(held_key(trial))
-        if note is None:
-            return None
-        if isinstance(note, HeldFailureNote):
-            return HeldOutFailure(failure=note.failure)
-        return HeldOutScores(values=note.values, stderrs=note.stderrs)
+    def held_scores(self, trial: Trial | None) -> HeldNote | None:
+        """Return held-out scores of a trial or of the base."""
+        return self.study.typed.held_out.get(held_key(trial))
 
 
 def search_summary(
@@ -177,8 +169,8 @@ def search_summary(
             seconds=notes.measured.seconds,
             base=round(math.fsum(samples / ledger.full for samples in asked), 3),
         ),
-        base=BaseScores(values=ledger.references.get(ledger.full), held=end.held_row(None)),
-        verdict=None if verdict is None else verdict.record(),
+        base=BaseScores(values=ledger.references.get(ledger.full), held=end.held_scores(None)),
+        verdict=None if verdict is None else verdict.record,
         found=None if top is None else row(top),
         best=None if best is None else row(best),
         front=tuple(map(row, ledger.front())),

@@ -5,12 +5,19 @@ A journal may be a stranger's: each of its lines is strict data.
 
 from typing import Annotated, Literal, TypeAlias, final
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gptailor.plan.output_size import Tally
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
-from gptailor.searching.run.records import Cost, Line, RunSizes, Seconds
-from gptailor.searching.run.scores import NotedSamples, PerObjective
+from gptailor.searching.run.records import (
+    Cost,
+    HeldOutFailure,
+    Line,
+    NotedScores,
+    RunSizes,
+    Seconds,
+)
+from gptailor.searching.run.scores import NotedSamples
 from gptailor.searching.run.trials import Trial
 
 HELD_OUT = "held_out"
@@ -35,44 +42,14 @@ INFLUENCE, GAPS, REMOVAL = "influence", "gaps", "removal"
 """The names of the measurements before the first trial, in their note."""
 
 
-class _NotedScores(BuiltClosed):
-    """Scores by each objective; an error of None is infinite."""
-
-    values: Several[float]
-    stderrs: Several[Annotated[float, Field(ge=0)] | None]
-
-    @model_validator(mode="after")
-    def _agrees(self) -> "_NotedScores":
-        if len(self.values) != len(self.stderrs):
-            raise ValueError("expected an error of each score")
-        return self
-
-
 @final
-class BaseNote(_NotedScores):
-    """The uncut base's scores."""
-
-
-@final
-class HeldScoresNote(_NotedScores):
+class HeldScoresNote(NotedScores):
     """Scores on samples that the search never saw, and each sample's part."""
 
     per_sample: NotedSamples = ()
 
-    @property
-    def each(self) -> PerObjective:
-        """The samples' sums and counts."""
-        return self.per_sample
 
-
-@final
-class HeldFailureNote(BuiltClosed):
-    """The reason why a plan has no score on samples that the search never saw."""
-
-    failure: str
-
-
-HeldNote: TypeAlias = HeldScoresNote | HeldFailureNote
+HeldNote: TypeAlias = HeldScoresNote | HeldOutFailure
 
 
 @final
@@ -116,7 +93,7 @@ class StudyNotes(BuiltClosed):
     late: Tally = 0
     measured: MeasuredNote = MeasuredNote()
     latencies: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    bases: dict[int, BaseNote] = Field(default_factory=dict)
+    bases: dict[int, NotedScores] = Field(default_factory=dict)
     sizes: RunSizes | None = None
 
 

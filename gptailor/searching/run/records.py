@@ -135,12 +135,17 @@ class RunSizes(BuiltClosed):
 # ------------------------------------------------------------------------------------------- scores
 
 
-@final
-class HeldOutScores(BuiltClosed):
-    """Scores on samples that the search never saw; an error of None is unknown."""
+class NotedScores(BuiltClosed):
+    """Scores by each objective, also on samples that the search never saw; None is unknown."""
 
     values: Several[float]
-    stderrs: Several[float | None]
+    stderrs: Several[Annotated[float, Field(ge=0)] | None]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "NotedScores":
+        if len(self.values) != len(self.stderrs):
+            raise ValueError("expected an error of each score")
+        return self
 
 
 @final
@@ -150,7 +155,7 @@ class HeldOutFailure(BuiltClosed):
     failure: str
 
 
-HeldOutResult: TypeAlias = HeldOutScores | HeldOutFailure
+HeldOutResult: TypeAlias = NotedScores | HeldOutFailure
 
 
 class WithScores(BuiltClosed):
@@ -160,9 +165,9 @@ class WithScores(BuiltClosed):
     held: HeldOutResult | None
 
     @property
-    def held_scores(self) -> HeldOutScores | None:
+    def held_scores(self) -> NotedScores | None:
         """The held-out scores, or None."""
-        return self.held if isinstance(self.held, HeldOutScores) else None
+        return self.held if isinstance(self.held, NotedScores) else None
 
     @property
     def errors(self) -> Sequence[float | None] | None:
