@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
@@ -12,16 +12,13 @@ from typing import Any, final
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.searching.pick import BEST
-from gptailor.searching.run.journal import JOURNAL, RESTORE, Journal, JournalFile
-from gptailor.searching.run.records import RunRecord
+from gptailor.searching.run.journal import JOURNAL, Journal, JournalFile
 from gptailor.searching.run_files import (
     LOCK,
     SETTINGS,
     SUMMARY,
-    file_inside,
     path_inside,
     refuse_former,
-    run_record,
 )
 from gptailor.searching.storage import Storage, local_or_url, storage_at
 
@@ -71,7 +68,8 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.path.iterdir()}
         refuse_former(self._storage.names() if self._storage else names, Path(self.shown))
-        self._refuse_links(names)
+        for name in sorted(names & _OURS):
+            path_inside(self.path, name)  # each is written
         strange, begun = sorted(names - _OURS), (self.path / SETTINGS).exists()
         if strange and not begun:
             message = f"expected the folder of a search, found {quoted(strange[0])}"
@@ -83,12 +81,6 @@ class Folder:
         if self._storage is not None:
             self._storage.bring(_OURS, self._write)
         return self
-
-    def _refuse_links(self, names: Collection[str]) -> None:
-        """Raise CheckpointError C903 for a name that is written and leads out of RUN."""
-        for name in sorted(names):
-            if name in _OURS:
-                path_inside(self.path, name)
 
     def send(self) -> None:
         """Copy the folder into the storage, where RUN is at a URL."""
@@ -141,13 +133,3 @@ class Folder:
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write JSON into a file, as `put` does."""
         self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
-
-    def get_text(self, name: str) -> str | None:
-        """Return the text in a file, or None without the file."""
-        raw = file_inside(self.path, name)
-        return None if raw is None else raw.decode(errors="replace")
-
-    def earlier(self) -> RunRecord | None:
-        """Return the record that the search began with, or None. Raises CheckpointError C903."""
-        raw = file_inside(self.path, SETTINGS)
-        return None if raw is None else run_record(RunRecord, raw, self.path / SETTINGS, RESTORE)

@@ -61,7 +61,7 @@ def _frozen(trial: Trial, space: Space) -> FrozenTrial:
     now = datetime.now().astimezone()
     state = TrialState.COMPLETE if trial.full else TrialState.PRUNED
     values = trial.values or ()
-    genes = {gene.name: (gene, value) for gene, value in _counting(trial, space)}
+    genes = [*_genes(trial, space)]
     return FrozenTrial(
         number=-1,
         trial_id=-1,
@@ -70,34 +70,29 @@ def _frozen(trial: Trial, space: Space) -> FrozenTrial:
         values=trial.values if trial.full else None,
         datetime_start=now - timedelta(seconds=trial.seconds),
         datetime_complete=now,
-        params={name: _value(gene, value) for name, (gene, value) in genes.items()},
-        distributions={name: _distribution(gene) for name, (gene, _) in genes.items()},
+        params={name: value for name, value, _ in genes},
+        distributions={name: kind for name, _, kind in genes},
         user_attrs=_attributes(trial),
         system_attrs={},
         intermediate_values={trial.samples: values[0]} if len(values) == 1 else {},
     )
 
 
-def _counting(trial: Trial, space: Space) -> Iterator[tuple[Gene, Any]]:
-    """Yield the genes that count in a trial's plan, with their values."""
+def _genes(trial: Trial, space: Space) -> Iterator[tuple[str, Any, BaseDistribution]]:
+    """Yield the genes that count in a trial's plan, with their values in the plan's own terms."""
     genome = trial.request.genome
     kinds: tuple[tuple[Gene, ...], ...] = (space.bits, space.picks, space.reals)
     for genes, values, counts in zip(kinds, genome, active(space.table, genome), strict=True):
-        rows = zip(genes, values, counts, strict=True)
-        yield from ((gene, value) for gene, value, counting in rows if counting)
-
-
-def _distribution(gene: Gene) -> BaseDistribution:
-    if isinstance(gene, Real):
-        return FloatDistribution(gene.low, gene.high, log=gene.log)
-    return CategoricalDistribution(gene.labels if isinstance(gene, Pick) else (False, True))
-
-
-def _value(gene: Gene, value: Any) -> bool | str | float:
-    """Return a gene's value in the plan's own terms."""
-    if isinstance(gene, Real):
-        return gene.value(float(value))
-    return gene.labels[int(value)] if isinstance(gene, Pick) else bool(value)
+        for gene, value, counting in zip(genes, values, counts, strict=True):
+            if not counting:
+                continue
+            match gene:
+                case Real(low=low, high=high, log=log):
+                    yield gene.name, gene.value(value), FloatDistribution(low, high, log=log)
+                case Pick(labels=labels):
+                    yield gene.name, labels[int(value)], CategoricalDistribution(labels)
+                case _:
+                    yield gene.name, bool(value), CategoricalDistribution((False, True))
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:

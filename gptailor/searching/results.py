@@ -35,7 +35,7 @@ from gptailor.searching.run.notes import SIZES
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
-from gptailor.searching.run_files import SUMMARY
+from gptailor.searching.run_files import SUMMARY, file_inside
 from gptailor.searching.search_text import (
     beside_base,
     beside_base_words,
@@ -179,7 +179,7 @@ def put_results(
 
 def _put_best(folder: Folder, text: str | None) -> Path | None:
     """Write the best plan's file. Another plan's lock is removed first: no lock is wrong."""
-    if text is None or text != folder.get_text(BEST):
+    if text is None or text.encode() != file_inside(folder.path, BEST):
         (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
     if text is not None:
         return folder.put(BEST, text)

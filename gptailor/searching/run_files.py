@@ -15,6 +15,7 @@ from pydantic import BaseModel
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
+from gptailor.searching.run.journal import RESTORE
 from gptailor.searching.storage import local_or_url, storage_at
 
 LOCK: Final = ".lock"
@@ -58,17 +59,6 @@ def file_inside(folder: Path, name: str) -> bytes | None:
             message = f"expected at most {MOST_FILE_BYTES:,} bytes, got {size:,}"
             raise CheckpointError("C903", message, path, "name another RUN")
         return read_exactly(file, size, path, "C903")
-
-
-def run_record(kind: type[_R], raw: bytes, path: Path, help: str) -> _R:
-    """Return the record in a JSON file of RUN. Raises CheckpointError C903 for another text."""
-
-    def refuse(fault: str) -> CheckpointError:
-        other = _other_version(raw)
-        by = f"was written by gptailor {other}, not by this version" if other else "is damaged"
-        return CheckpointError("C903", f"{by}: {fault}", path, help)
-
-    return parse_record(kind, raw, refuse)
 
 
 def _other_version(raw: bytes) -> str:
@@ -119,7 +109,14 @@ class RunFiles:
     def record(self, kind: type[_R], name: str) -> _R | None:
         """Return the record in a file, or None without the file. Raises CheckpointError C903."""
         raw = self.read(name)
-        return None if raw is None else run_record(kind, raw, self.path / name, WRITTEN_ANEW)
+
+        def refuse(fault: str) -> CheckpointError:
+            other = _other_version(raw or b"")
+            by = f"was written by gptailor {other}, not by this version" if other else "is damaged"
+            help_ = RESTORE if name == SETTINGS else WRITTEN_ANEW
+            return CheckpointError("C903", f"{by}: {fault}", self.path / name, help_)
+
+        return None if raw is None else parse_record(kind, raw, refuse)
 
 
 WRITTEN_ANEW: Final = "the same search command writes it anew, without another trial"

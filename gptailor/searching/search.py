@@ -28,12 +28,12 @@ from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking, WithinBounds
 from gptailor.searching.run.notes import ENDED, LATE
-from gptailor.searching.run.records import Aim
+from gptailor.searching.run.records import Aim, RunRecord
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
 from gptailor.searching.run.workers import PATIENCE, UnderWay, Workers, interruptible
-from gptailor.searching.run_files import SETTINGS
+from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.score_requirements import Conditions
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
@@ -161,7 +161,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
             plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
         )
         tell(Warned(faults))
-        earlier = folder.earlier()
+        earlier = RunFiles(folder.path).record(RunRecord, SETTINGS)
         where = computing(where, opened_models, earlier)
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         full_space = space_of(plan, opened_models["base"].layout.count, tied)

@@ -253,8 +253,8 @@ def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: st
     assert not any(" on " in name for name in names)
     window = "best window" if k == "3" else "best window of 3"
     assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
-    assert starts.left_out({one.origin for one in made}) == []
-    assert starts.left_out(set())[0] == "block influence"
+    assert starts.untried({one.origin for one in made})["left_out"] == ()
+    assert starts.untried(set())["left_out"][0] == "block influence"
 
 
 def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
@@ -369,7 +369,7 @@ def test_windows_that_are_left_out_are_said() -> None:
     influence = {"base": [abs(position - 5.0) for position in range(12)]}
     starts = Starts(given, influence, cheapest=1.0)
     tried = windows_tried(starts)
-    assert "9 of 15 windows" in starts.left_out(origins(drive(starts, apart)))
+    assert "9 of 15 windows" in starts.untried(origins(drive(starts, apart)))["left_out"]
     assert sorted(map(len, tried)) == [3, 3, 4, 4, 5, 5]
     assert all(5 in cut for cut in tried)
 
@@ -456,14 +456,11 @@ def test_what_was_left_out_is_said() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))
-    assert starts.left_out(tried) == []
+    assert starts.untried(tried)["left_out"] == ()
     some = {one for one in tried if not isinstance(one, WindowCut | GreedyRemoval)}
-    assert starts.left_out(some) == [
-        "24 of 24 windows",
-        "greedy removal",
-    ]
+    assert starts.untried(some)["left_out"] == ("24 of 24 windows", "greedy removal")
     of_math = BlockInfluenceCut(of=ModelAlone(model="math"))
-    assert "block influence on code" in starts.left_out({of_math})
+    assert "block influence on code" in starts.untried({of_math})["left_out"]
 
 
 def test_what_is_beyond_bounds_had_room() -> None:
@@ -474,7 +471,7 @@ def test_what_is_beyond_bounds_had_room() -> None:
     said = starts.untried(tried - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
     assert said["left_out"] == ()
     assert [name for name in said["beyond"] if "window" in name] == ["7 of 24 windows"]
-    assert starts.untried(set(), None)["beyond"] == ()
+    assert starts.untried(set())["beyond"] == ()
 
 
 def test_a_failure_is_never_the_best() -> None:

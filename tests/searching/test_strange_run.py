@@ -18,9 +18,9 @@ from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
 from gptailor.searching.folder import Folder
 from gptailor.searching.pick import Bounds, pick
-from gptailor.searching.run.records import SearchSummary
+from gptailor.searching.run.records import RunRecord, SearchSummary
 from gptailor.searching.run.trials import Ledger
-from gptailor.searching.run_files import RunFiles
+from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import summary_lines
 from tests.searching import landscape
@@ -85,7 +85,7 @@ def edited(document: Any, draw: random.Random) -> Any:
 def resumed(run: Path) -> None:
     """Read all that a search which goes on reads of RUN."""
     with Folder(run) as folder:
-        folder.earlier()
+        RunFiles(folder.path).record(RunRecord, SETTINGS)
         landscape.study_of(folder.path).recall(Ledger((NLL,), 64), landscape.space())
 
 

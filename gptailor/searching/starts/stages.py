@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple, TypeAlias, final
+from typing import final
 
 import numpy as np
 
@@ -81,21 +81,6 @@ _MAYBE = (1 / 8, 1 / 4)
 
 
 # ---------------------------------------------------------------------------------- the stages
-
-
-Holds: TypeAlias = Callable[[Genome], bool]
-"""A test of whether a genome's plan is within bounds."""
-
-
-@final
-class Beyond(NamedTuple):
-    """Starting plans outside of the bounds: compositions, and windows."""
-
-    origins: tuple[TrialOrigin, ...] = ()
-    windows: tuple[Cut, ...] = ()
-
-
-_NONE_BEYOND = Beyond()
 
 
 @final
@@ -397,47 +382,35 @@ class Starts:
     def _sizes(self) -> list[int]:
         return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
-    def left_out(self, tried: Collection[TrialOrigin], beyond: Beyond = _NONE_BEYOND) -> list[str]:
-        """Return descriptions of the plans that weren't tried, as the room was too small.
+    def untried(
+        self, tried: Collection[TrialOrigin], holds: Callable[[Genome], bool] | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """Return `left_out` and `beyond` of a summary: plans without room, and out of bounds.
 
-        `tried` are the origins of trials.
+        `tried` are the origins of trials. `holds` tests whether a genome's plan is within bounds.
         """
-        tried = {*tried}
+        tried, cuts = {*tried}, self._cuts if drops_some(self.space) else []
+        outside, beyond = list[Composition](), list[Cut]()
+        if holds is not None:
+            outside = [of for of in self._all if not holds(self._alone(of, 1.0).genome)]
+            beyond = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
         if self.recipes is None:
-            origins = [self._origin(of) for of in self._all]
-            lines = [origin_words(o) for o in origins if o not in {*tried, *beyond.origins}]
+            origins = [self._origin(of) for of in self._all if of not in outside]
+            left_out = [origin_words(origin) for origin in origins if origin not in tried]
         else:
             compared = {origin.of for origin in tried if isinstance(origin, PlanLayers)}
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
             every = len(self._all)
-            lines = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] if missed else []
-        if not drops_some(self.space):
-            return lines
-        cuts = [cut for cut in self._cuts if cut not in beyond.windows]
-        done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
-        missing = sum(cut not in done for cut in cuts)
-        if missing:
-            lines.append(f"{missing} of {len(self._cuts)} windows")
-        if not any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried):
-            lines.append("greedy removal")
-        return lines
-
-    def untried(
-        self, tried: Collection[TrialOrigin], holds: Holds | None
-    ) -> dict[str, tuple[str, ...]]:
-        """Return `left_out` and `beyond` of a summary: plans without room or out of bounds."""
-        beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
-        some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
-        left_out = tuple(self.left_out(tried, beyond))
-        return {"left_out": left_out, "beyond": (*map(origin_words, beyond.origins), *some)}
-
-    def _beyond(self, holds: Holds | None) -> Beyond:
-        if holds is None:
-            return _NONE_BEYOND
-        origins = [self._origin(of) for of in self._all if not holds(self._alone(of, 1.0).genome)]
-        cuts = self._cuts if drops_some(self.space) else []
-        windows = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
-        return Beyond(tuple(origins), tuple(windows))
+            left_out = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] * bool(missed)
+        if drops_some(self.space):
+            done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
+            missing = sum(cut not in done for cut in cuts if cut not in beyond)
+            left_out += [f"{missing} of {len(cuts)} windows"] * bool(missing)
+            removed = any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried)
+            left_out += ["greedy removal"] * (not removed)
+        names = [origin_words(self._origin(of)) for of in outside]
+        names += [f"{len(beyond)} of {len(cuts)} windows"] * bool(beyond)
+        return {"left_out": tuple(left_out), "beyond": tuple(names)}
 
     @cached_property
     def _cuts(self) -> list[Cut]:

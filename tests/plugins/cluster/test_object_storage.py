@@ -19,6 +19,7 @@ from gptailor.searching.folder import SETTINGS, Folder
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.workers import Alone
+from gptailor.searching.run_files import RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search import search as whole_search
 from gptailor.searching.settings import Flags
@@ -78,7 +79,9 @@ def test_what_is_put_is_there_on_another_machine(
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
     other_machine(monkeypatch, tmp_path)
     with Folder(url) as run:
-        assert run.earlier() == RunRecord.model_validate_json(json.dumps(RECORD))
+        assert RunFiles(run.path).record(RunRecord, SETTINGS) == RunRecord.model_validate_json(
+            json.dumps(RECORD)
+        )
         (run.path / "front/trial-0001.tailor").unlink()
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", SETTINGS]
