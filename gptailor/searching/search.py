@@ -273,7 +273,8 @@ def search_steps(
             break
         _wait(schedule, under_way, study, workers)
         yield from record()
-    study.note(ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
+    reason = "exhausted" if schedule.exhausted(ledger.trials) else "budget"
+    study.note(ENDED, {**about, "reason": reason})
 
 
 def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:

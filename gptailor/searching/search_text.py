@@ -233,7 +233,7 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
         unseen = shown_number(held_value, held.stderrs[i])
     return [
         name + (f" ({stage})" if stage else ""),
-        shown_number(value, _at(row.errors, i)),
+        shown_number(value, _at(row.stderrs, i)),
         "" if uncut else _lost_cell(aim, value, _at(base.values, i)),
         unseen,
         "" if uncut else _lost_cell(aim, held_value, held_base),

@@ -54,6 +54,13 @@ def space() -> Space:
     return space_of(gptailor.loads(TEXT), 8)
 
 
+def names_of(space: Space) -> list[str]:
+    """The names of a space's genes; no two are alike."""
+    names = [gene.name for genes in (space.bits, space.picks, space.reals) for gene in genes]
+    assert len(set(names)) == len(names)
+    return names
+
+
 def number(plan: Plan, salt: str = "") -> float:
     """A number in 0..1 that is the plan's own."""
     raw = hashlib.sha256((salt + gptailor.format(plan)).encode()).digest()

@@ -1,7 +1,5 @@
 """A search's RUN read for a report. The report's `missing` lists missing parts."""
 
-from pathlib import Path
-
 from gptailor.lang.format import format_plan
 from gptailor.plan.stage import at_stage
 from gptailor.plugins.report.run_report import ReportedObjective, ReportedTrial, RunReport
@@ -14,14 +12,6 @@ _UNENDED = (
     "The search hasn't come to its end: there is no summary, no held-out score and no verdict. The"
     " same search command goes on."
 )
-
-
-def run_report(run: str | Path) -> RunReport:
-    """Return the report of a search's folder or URL, which may be a stranger's.
-
-    Raises CheckpointError C903 for a folder without a readable search.
-    """
-    return report_of(RunReading(run))
 
 
 def report_of(reading: RunReading) -> RunReport:

@@ -3,7 +3,7 @@
 The module also has what was asked of a search (`RunRecord`) and its plans' sizes (`RunSizes`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple, TypeAlias, final
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
@@ -163,20 +163,16 @@ class WithScores(BuiltClosed):
 
     values: Several[float] | None
     held: HeldOutResult | None
+    stderrs: Several[float | None] | None = Field(default=None, exclude=True)
 
     @property
     def held_scores(self) -> NotedScores | None:
         """The held-out scores, or None."""
         return self.held if isinstance(self.held, NotedScores) else None
 
-    @property
-    def errors(self) -> Sequence[float | None] | None:
-        """The standard errors of the values, or None if they are unknown."""
-        return None
-
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""
-        lists = [self.values, self.errors]
+        lists = [self.values, self.stderrs]
         if (held := self.held_scores) is not None:
             lists += [held.values, held.stderrs]
         yield from (len(scores) for scores in lists if scores is not None)
@@ -209,11 +205,6 @@ class SummaryRow(WithScores):
     lost: float | None
     dropped: Line
     sizes: Line
-
-    @property
-    def errors(self) -> Sequence[float | None] | None:
-        """The standard errors of the values, or None if they are unknown."""
-        return self.stderrs
 
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""

@@ -340,7 +340,7 @@ class Schedule:
             return True
         trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in SPENDING]
         remaining = self._left(trials)
-        return remaining < self.budget.low / self.budget.full or self._exhausted(trials)
+        return remaining < self.budget.low / self.budget.full or self.exhausted(trials)
 
     @property
     def _until(self) -> int:
@@ -386,23 +386,15 @@ class Schedule:
         later = self.ledger.trials[until:]
         stopped = (t for t in later if t.stopped is not None and t.same_as is None)
         spared = math.fsum(t.request.samples / self.budget.full - t.share for t in stopped)
-        return self.left - spared
-
-    @property
-    def left(self) -> float:
-        """The remaining budget of recipes, starts, random plans and the strategy together."""
-        return self._left(self.ledger.of(*SPENDING))
+        return self._left(self.ledger.of(*SPENDING)) - spared
 
     def _left(self, trials: Sequence[Trial]) -> float:
+        """Return the remaining budget of all phases before the finalists, after these trials."""
         budget, spent = self.budget, self.ledger.cost(trials)
         return budget.trials - budget.kept - budget.measured - spent + EPSILON
 
-    @property
-    def exhausted(self) -> bool:
+    def exhausted(self, trials: Sequence[Trial]) -> bool:
         """Return whether the strategy has long asked nothing but plans that are known."""
-        return self._exhausted(self.ledger.trials)
-
-    def _exhausted(self, trials: Sequence[Trial]) -> bool:
         most = REPEATS * (1 + self.asking.strategy.population)
         last = [trial for trial in trials if trial.request.phase == SEARCH][-most:]
         return len(last) == most and all(trial.same_as is not None for trial in last)

@@ -55,17 +55,6 @@ class Space:
         return by_entry
 
     @property
-    def size(self) -> int:
-        """The number of genes."""
-        return len(self.bits) + len(self.picks) + len(self.reals)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The unique names of the genes, in the order of a genome."""
-        genes: tuple[g.Gene, ...] = (*self.bits, *self.picks, *self.reals)
-        return tuple(gene.name for gene in genes)
-
-    @property
     def digest(self) -> str:
         """A hash of the layers and of the plan without its `search` block and expectations."""
         text = format_plan(self.plan.model_copy(update={"search": None, "expects": ()}))

@@ -75,7 +75,6 @@ _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
 _USUAL_STRENGTH = 0.6
 """The coefficient of a uniform merge that is tried before larger and smaller ones."""
-_BRIDGED = (BridgedCut(rank=1), BridgedCut(rank=2), BridgedCut(rank=3))
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the `maybe drop` positions that are dropped, if the plan has no number."""
 
@@ -120,10 +119,10 @@ class Starts:
         glances = yield [self._alone(of, self._low) for of in self._glanced()]
         whole = yield self._compositions(glances)
         told = [*glances, *whole]
-        best: StartRecipe = self._best(whole)
+        best = self._best(whole)
         if self.recipes is not None:
             told += yield from self._asked_recipes(self.recipes, glances, whole)
-            best = self._best_recipe([result for result in told if result.share == 1])
+            best = self._best([result for result in told if result.share == 1])
             told += yield [self._start(self._origin(best), best, self._influence_cut(best), 1.0)]
         told += yield self._smallest_sizes(best)
         window = None
@@ -159,14 +158,6 @@ class Starts:
             asked = recipes.ask(number, whole)
             whole += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
         return whole[len(compositions) :]
-
-    def _best_recipe(self, results: Sequence[Start]) -> StartRecipe:
-        """Return the best recipe, which cuts are tried with: a composition or a searched one."""
-        best = _best_first(results)[0]
-        if isinstance(best.origin, PlanLayers):
-            return self._all[0] if best.origin.of is None else best.origin.of
-        self._recipe[:] = [best.genome]
-        return SearchedRecipe()
 
     def _rivals(
         self, recipes: Recipes, results: Sequence[Start], window: Cut | None
@@ -271,12 +262,13 @@ class Starts:
         Short room allows one cut only. The plans are evaluated in full, as each plan may be bridged
         in the end.
         """
-        cuts = list(zip(_BRIDGED, self.bridged, strict=False))
-        few = cuts if len(cuts) <= self.room / 6 else cuts[:1]
         of = self._of(best) if self.recipes is not None else None
-        return [
-            self._start(origin.model_copy(update={"of": of}), best, cut, 1.0) for origin, cut in few
+        origins = (BridgedCut(of=of, rank=1), BridgedCut(of=of, rank=2), BridgedCut(of=of, rank=3))
+        plans = [
+            self._start(origin, best, cut, 1.0)
+            for origin, cut in zip(origins, self.bridged, strict=False)
         ]
+        return plans if len(plans) <= self.room / 6 else plans[:1]
 
     def _windows(self, of: StartRecipe, room: float) -> Contiguous:
         """Return windows, the least influence first. Leave some out if all cost too much.
@@ -420,10 +412,15 @@ class Starts:
     def _low(self) -> float:
         return min(max(self.cheapest, LEAST), 1.0)
 
-    def _best(self, results: Sequence[Start]) -> Composition:
-        best = _best_first(results)[0].origin
-        of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
-        return self._all[0] if of is None or isinstance(of, SearchedRecipe) else of
+    def _best(self, results: Sequence[Start]) -> StartRecipe:
+        """Return the best recipe, which cuts are tried with: a composition or a searched one."""
+        best = _best_first(results)[0]
+        match best.origin:
+            case PlanLayers(of=of) | BlockInfluenceCut(of=of):
+                return of or self._all[0]
+            case _:
+                self._recipe[:] = [best.genome]
+                return SearchedRecipe()
 
     def _of(self, of: StartRecipe) -> StartRecipe | None:
         """Return the composition of an origin, or None if the space has only one composition."""

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.plugins.report.read_run import run_report
 from gptailor.plugins.report.run_report import RunReport
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.space.decode import decode
 from tests.plugins.report import reported_run
-from tests.plugins.report.reported_run import losses
+from tests.plugins.report.reported_run import losses, run_report
 from tests.searching import landscape
 from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
 

@@ -21,7 +21,6 @@ from gptailor.plugins.report.layer_effects import (
 )
 from gptailor.plugins.report.page import page_html
 from gptailor.plugins.report.progress_charts import best_so_far
-from gptailor.plugins.report.read_run import run_report
 from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.section import Section
@@ -33,7 +32,7 @@ from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import space_of
 from gptailor.searching.space.table import sample
 from tests.plugins.report import reported_run
-from tests.plugins.report.reported_run import losses
+from tests.plugins.report.reported_run import losses, run_report
 from tests.searching import landscape
 from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
 

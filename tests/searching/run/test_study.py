@@ -34,7 +34,7 @@ from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import SEARCH, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
-from tests.searching.landscape import ACCURACY, NLL, SearchSetting, setting, study_of
+from tests.searching.landscape import ACCURACY, NLL, SearchSetting, names_of, setting, study_of
 from tests.searching.written_run import record_of, run_of
 from tests.support.preloaded import Preloaded
 
@@ -174,7 +174,7 @@ def test_optuna_reads_what_it_knows(tmp_path: Path) -> None:
         taken = one.datetime_complete - one.datetime_start
         assert taken.total_seconds() == pytest.approx(told.seconds, abs=0.01)
         space, genome = setting().space, told.request.genome
-        assert set(one.params) < set(space.names)
+        assert set(one.params) < set(names_of(space))
         for gene, bit in zip(space.bits, genome.bits, strict=True):
             if gene.group >= 0 and bit:
                 assert one.params[f"drop L{gene.at}"] is True
@@ -189,7 +189,7 @@ def test_optunas_importances_work_as_they_are(tmp_path: Path) -> None:
         exported(run),
         evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False),
     )
-    assert set(importances) <= set(setting().space.names)
+    assert set(importances) <= set(names_of(setting().space))
     assert "drop L0" in importances
 
 
