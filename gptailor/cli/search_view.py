@@ -43,8 +43,6 @@ class TimeLeft:
                 self._repaired.append(now)
             case events.Scored() if self._search is not None:
                 self._pace.append((now, self._search.ledger.cost()))
-            case _:
-                pass
 
     @property
     def each(self) -> float | None:

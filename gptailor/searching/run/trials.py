@@ -19,8 +19,8 @@ from pydantic.dataclasses import dataclass
 from gptailor.evaluation.scores import Failure, Outcome
 from gptailor.plan.plan import Several
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.reporting.measure import Estimate, LossMeasure
-from gptailor.searching.run.comparison import Comparison, Scores, comparison_of, loss_unit
+from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, spread_of
+from gptailor.searching.run.comparison import Comparison, Scores, loss_unit
 from gptailor.searching.run.origin import TrialOrigin
 from gptailor.searching.run.records import Aim, Line, Seconds, TrialNumber
 from gptailor.searching.run.scores import NotedSamples, front
@@ -259,17 +259,6 @@ class Ledger:
             self._measure(i, trial.samples).retained(value) for i, value in enumerate(trial.values)
         )
 
-    def merit(self, trial: Trial) -> float:
-        """Return how good a plan is, more being better; NaN for a failure.
-
-        That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
-        a size, it is the retained share by it.
-        """
-        if self.prefer is not None:
-            return self.retained(trial)[self.prefer]
-        lost = self.loss(trial)
-        return math.nan if lost is None else -lost.value
-
     def mean_loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> float:
         """Return the mean of the losses by some objectives, or by the `deciding` ones."""
         chosen = self.deciding if numbers is None else numbers
@@ -282,8 +271,20 @@ class Ledger:
         samples: Sequence[Hashable] = (),
     ) -> Comparison:
         """Return how plans are compared, by some objectives or by the `deciding` ones."""
-        chosen = self.deciding if numbers is None else numbers
-        return comparison_of(self.aims, chosen, base, self.spreads, samples)
+        chosen = self.deciding if numbers is None else tuple(numbers)
+        unit = loss_unit([self.aims[number] for number in chosen])
+        if unit == SHARES and base is None:
+            unit = SPREADS
+        widths = [1.0] * len(self.aims)
+        if unit in (SHARES, SPREADS):
+            widths = [
+                abs(base[number]) or 1.0
+                if unit == SHARES and aim.scale == "base" and base is not None
+                else spread_of(self.spreads[number])
+                for number, aim in enumerate(self.aims)
+            ]
+        shown = "" if unit == SHARES else unit
+        return Comparison(self.aims, chosen, tuple(widths), tuple(samples), shown)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
         """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
@@ -359,10 +360,16 @@ class Ledger:
         return [trial for *_, trial in sorted(finite, key=lambda row: (-row[0], -row[1]))[:most]]
 
     def _merits(self, trial: Trial) -> tuple[float, float]:
-        """Return the merit, and what decides between plans of one merit, such as one size."""
-        merit = self.merit(trial)
-        lost = None if self.prefer is None else self.loss(trial)
-        return merit, -lost.value if lost is not None and math.isfinite(lost.value) else -math.inf
+        """Return how good a plan is, more being better, and what decides between equals; NaN fails.
+
+        That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
+        a size, it is the retained share by it, then the negated loss.
+        """
+        lost = self.loss(trial)
+        if self.prefer is None:
+            return math.nan if lost is None else -lost.value, -math.inf
+        behind = math.inf if lost is None or not math.isfinite(lost.value) else lost.value
+        return self.retained(trial)[self.prefer], -behind
 
     def front(self) -> list[Trial]:
         """Return candidates that no other one betters, the best by the first objective first."""

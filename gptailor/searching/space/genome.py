@@ -101,29 +101,14 @@ ALWAYS: Condition = frozenset([frozenset()])
 NEVER: Condition = frozenset()
 
 
-def bit(number: int, on: bool = True) -> Condition:
-    """Return the condition that a bit is on, or off."""
-    return frozenset([frozenset([Literal("bit", number, int(on))])])
+def fact(kind: str, number: int, value: int = 1) -> Condition:
+    """Return the condition that one literal holds.
 
-
-def option(number: int, value: int) -> Condition:
-    """Return the condition that a pick has an option."""
-    return frozenset([frozenset([Literal("option", number, value)])])
-
-
-def several(subset: int) -> Condition:
-    """Return the condition that two or more members of a subset are chosen."""
-    return frozenset([frozenset([Literal("several", subset)])])
-
-
-def inside(number: int, on: bool = True) -> Condition:
-    """Return the condition that a position of a window pick is inside the window, or isn't."""
-    return frozenset([frozenset([Literal("inside", number, int(on))])])
-
-
-def room(item: int) -> Condition:
-    """Return the condition that a stack has room for an item."""
-    return frozenset([frozenset([Literal("room", item)])])
+    A "bit" is on (1) or off (0). A pick has an "option", the `value`. Two or more members of a
+    subset are chosen ("several"). A position of a window pick is "inside" the window (1) or not
+    (0). A stack has "room" for an item.
+    """
+    return frozenset([frozenset([Literal(kind, number, value)])])
 
 
 def every(*conditions: Condition) -> Condition:
@@ -319,13 +304,11 @@ _Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountR
 
 
 def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
-    if isinstance(value, p.CountRange):
+    if isinstance(value, p.CountRange | p.SizeRange):
         low, high = value.between
-        counts = tuple(range(low, high + 1))
-        return Pick(name, about, at, NEVER, counts, tuple(map(str, counts)))
-    if isinstance(value, p.SizeRange):
-        sizes = tuple(value.sizes)
-        return Pick(name, about, at, NEVER, sizes, tuple(map(str, sizes)), len(sizes) - 1)
+        several = tuple(value.sizes if isinstance(value, p.SizeRange) else range(low, high + 1))
+        default = len(several) - 1 if isinstance(value, p.SizeRange) else 0  # the largest size
+        return Pick(name, about, at, NEVER, several, tuple(map(str, several)), default)
     if isinstance(value, p.Interval):
         return Real(name, about, at, NEVER, *map(float, value.interval))
     if isinstance(value, p.OneOfModels):
