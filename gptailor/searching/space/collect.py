@@ -62,7 +62,6 @@ class Collecting:
         self._fixed_items = len(items) - len(self._maybe)
         limit = plan.stack.limit if plan.stack else None
         self._room = len(items) if limit is None else limit - self._fixed_items
-        self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
         self._inside: list[tuple[int, int]] = []
         self._drops: dict[int, tuple[g.Condition, g.Condition]] = {}
         removing = [s for s in self.sites if s.subject.role in ("drop", "window", "block")]
@@ -72,9 +71,11 @@ class Collecting:
                 self._inside += [(pick, position) for position in site.value.among]
             else:
                 self._drops |= self._by_choice(site)
+        fixed = {drop.position for drop in plan.drops if not drop.maybe}
+        self._drops |= dict.fromkeys(fixed, (g.ALWAYS, g.NEVER))
         maybe = [drop.position for drop in plan.drops if drop.maybe]
         chosen = (p.count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
-        certain = len(self._fixed) + len(maybe) + sum(chosen)
+        certain = len(fixed) + len(maybe) + sum(chosen)
         self.keeper = maybe[-1] if maybe and certain >= layers else None
 
     def numbers(self, place: Place) -> tuple[int, ...]:
@@ -332,24 +333,14 @@ class Collecting:
         return g.every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
 
     def _kept(self, position: int) -> g.Condition:
-        if position in self._fixed:
-            return g.NEVER
-        if position not in self._drops:
-            return g.ALWAYS
-        _, stays = self._drops[position]
+        _, stays = self._drops.get(position, (g.NEVER, g.ALWAYS))
         return g.some([stays, self._others_dropped]) if position == self.keeper else stays
 
     def _dropped(self, position: int) -> g.Condition:
-        if position in self._fixed:
-            return g.ALWAYS
-        if position not in self._drops:
-            return g.NEVER
-        goes, _ = self._drops[position]
+        goes, _ = self._drops.get(position, (g.NEVER, g.ALWAYS))
         return g.every(goes, self._others_kept) if position == self.keeper else goes
 
     def _gap(self, after: int) -> g.Condition:
-        if after + 1 not in self._fixed and after + 1 not in self._drops:
-            return g.NEVER
         return g.every(self._kept(after), self._dropped(after + 1))
 
     def _item_kept(self, at: Place) -> g.Condition:
