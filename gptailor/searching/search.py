@@ -157,11 +157,11 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         jax.default_device(jax.devices("cpu")[0]),
         interruptible(on_event) as tell,
     ):
+        earlier = RunFiles(folder.path).record(RunRecord, SETTINGS)
         plan, opened_models, faults = opened(
             plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
         )
         tell(Warned(faults))
-        earlier = RunFiles(folder.path).record(RunRecord, SETTINGS)
         where = computing(where, opened_models, earlier)
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         full_space = space_of(plan, opened_models["base"].layout.count, tied)
