@@ -3,10 +3,9 @@
 Names outside RUN are refused, a file is read completely, and JSON is typed.
 """
 
-import json
 import os
+import re
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar, final
 
@@ -63,16 +62,9 @@ def file_inside(folder: Path, name: str) -> bytes | None:
 
 def _other_version(raw: bytes) -> str:
     """Return the version that wrote a file, in quotes, where it is not this one."""
-    with suppress(ValueError, RecursionError):
-        record = json.loads(raw)
-        version = record.get("version") if isinstance(record, dict) else None
-        if isinstance(version, str) and version != gptailor.__version__:
-            return quoted(version)
-    return ""
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = re.search(rb'"version"\s*:\s*"([^"]*)"', raw)
+    version = gptailor.__version__ if found is None else found[1].decode(errors="replace")
+    return "" if version == gptailor.__version__ else quoted(version)
 
 
 @final
@@ -83,7 +75,8 @@ class RunFiles:
         self.shown = local_or_url(run)
         self.path = Path(self.shown)
         self.storage = storage_at(self.shown) if isinstance(self.shown, str) else None
-        self._names = self.storage.names() if self.storage else _names(self.path)
+        local = self.path.iterdir() if self.storage is None and self.path.is_dir() else ()
+        self._names = self.storage.names() if self.storage else [path.name for path in local]
         refuse_former(self._names, self.path)
 
     def error(self, message: str, help: str = "") -> CheckpointError:

@@ -37,13 +37,7 @@ def _infinite(stderr: Any) -> Any:
     return math.inf if stderr is None else stderr
 
 
-def _finite(stderr: float) -> float | None:
-    return stderr if math.isfinite(stderr) else None
-
-
-StandardError = Annotated[
-    float, Field(ge=0, allow_inf_nan=True), BeforeValidator(_infinite), PlainSerializer(_finite)
-]
+StandardError = Annotated[float, Field(ge=0, allow_inf_nan=True), BeforeValidator(_infinite)]
 """A standard error; JSON has null for infinity."""
 _Small = Annotated[int, Field(ge=0, le=10**6)]
 _Samples = Annotated[int, Field(ge=1, le=10**9)]
