@@ -21,7 +21,7 @@ from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Bridge, Plan
-from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.run.schedule import Start, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, space_of
@@ -147,17 +147,20 @@ class Family:
         return {count: float(self.scores(base, str(count))[0]) for count in range(1, SEEN + 1)}
 
     @cached_property
-    def told(self) -> list[ToldStart]:
+    def told(self) -> list[Start]:
         """Return all starting plans with their results, in order."""
-        starts = Starts(self.space, self.influence, cheapest=1 / SEEN)
-        found: list[ToldStart] = []
-        while stage := starts.next(found):
-            found += [self._start(one) for one in stage]
+        stages = Starts(self.space, self.influence, cheapest=1 / SEEN).stages()
+        found: list[Start] = []
+        stage = next_stage(stages, None)
+        while stage:
+            results = [self._result(one) for one in stage]
+            found += results
+            stage = next_stage(stages, results)
         return found
 
-    def _start(self, one: Start) -> ToldStart:
+    def _result(self, one: Start) -> Start:
         (value,) = self.observed(Genome(*(genes[None] for genes in one.genome)), one.share)
-        return ToldStart(one.origin, one.genome, samples(one.share) / SEEN, (float(value),))
+        return one._replace(share=samples(one.share) / SEEN, losses=(float(value),))
 
     @property
     def starts(self) -> Genome:

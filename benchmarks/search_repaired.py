@@ -26,7 +26,8 @@ import torch  # noqa: E402 (the folder above is found first)
 import gptailor  # noqa: E402
 from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
-from gptailor.plugins.report.read_run import run_report  # noqa: E402
+from gptailor.plugins.report.read_run import report_of  # noqa: E402
+from gptailor.searching.run_reading import RunReading  # noqa: E402
 
 BASE, RECIPE = "base, uncut", "best recipe, uncut"
 HANDED, FOUND = "handed over", "found"
@@ -78,7 +79,7 @@ def held_out(text: str, folder: Path, family: Family) -> float:
 
 def judged(run: Path, family: Family, known: dict[str, float]) -> Iterator[Judged]:
     """Yield the repaired plans of a search, judged on held-out texts; `known` scores are kept."""
-    report = run_report(run)
+    report = report_of(RunReading(run))
     assert report.summary is not None, "the search has ended"
     summary = report.summary
     best, found = summary.best, summary.found

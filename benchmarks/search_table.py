@@ -16,7 +16,7 @@ import numpy as np
 
 import gptailor
 from benchmarks.search_landscapes import joined
-from gptailor.searching.run.schedule import ToldStart
+from gptailor.searching.run.schedule import next_stage
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.stages import Starts
@@ -183,10 +183,15 @@ class Measured:
     @cached_property
     def starts(self) -> Genome:
         """Return the starting plans of a search that scores each on all samples."""
-        starts = Starts(self.space, self.table.influence)
-        told: list[ToldStart] = []
-        while stage := starts.next(told):
-            for one in stage:
-                (value,) = self.observed(Genome(*(genes[None] for genes in one.genome)))
-                told.append(ToldStart(one.origin, one.genome, 1.0, (float(value),)))
-        return joined([one.genome for one in told])
+        stages = Starts(self.space, self.table.influence).stages()
+        genomes: list[Genome] = []
+        stage = next_stage(stages, None)
+        while stage:
+            genomes += [one.genome for one in stage]
+            values = self.observed(joined([one.genome for one in stage]))
+            results = [
+                one._replace(share=1.0, losses=(float(value),))
+                for one, value in zip(stage, values, strict=True)
+            ]
+            stage = next_stage(stages, results)
+        return joined(genomes)

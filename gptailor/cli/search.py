@@ -77,28 +77,28 @@ def _sample_range(text: str) -> tuple[int, int]:
 @options.DEVICE
 @options.DTYPE
 @options.MEMORY
-@click.option("--storage", metavar="URL",
-              help="The URL of an Optuna storage, instead of a journal in RUN.")  # fmt: skip
-@click.option("--study-name", "study", default="gptailor", show_default=True, metavar="NAME",
-              help="The name of the study in the storage.")  # fmt: skip
 @click.option("--gpus-per-worker", type=click.IntRange(min=1), default=1, metavar="N",
               help="The number of GPUs of a worker. One GPU computes, and the other GPUs hold "
                    "layers. Default: 1.")  # fmt: skip
+@click.option("--export", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write the trials as an Optuna study, a journal that optuna-dashboard "
+                   "reads.")  # fmt: skip
 @click.option("--no-live", is_flag=True, help="Print plain lines on a terminal too.")
-def search_command(
+def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plan: str,
     run: str,
     models: tuple[tuple[str, Path], ...],
     lets: options.Lets,
     families: tuple[Path, ...],
     no_live: bool,
+    export: Path | None,
     **values: Any,
 ) -> None:
     """Search the open choices of PLAN for the best plan, by trials.
 
     The folder RUN contains the best plan, the front of several objectives, a lock, a summary and
-    the study. optuna-dashboard can read the study. The first trials are starting plans that people
-    make without a search.
+    the journal of all trials. The first trials are starting plans that people make without a
+    search.
 
     An option has precedence over the plan's search block. Relative paths in --objective start at
     the current folder.
@@ -125,9 +125,12 @@ def search_command(
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen
+    from gptailor.searching.optuna_export import export_study, refuse_export
     from gptailor.searching.search import Doing, search
     from gptailor.searching.search_text import summary_lines
 
+    if export is not None:
+        refuse_export(export)
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
         repairs = RepairLines(lambda line: view(Doing(line)))
@@ -140,6 +143,8 @@ def search_command(
             message = "interrupted; what was found is kept, and the same command goes on"
             say(message, err=True)
             sys.exit(130)
+    if export is not None:
+        export_study(run, export)
     for line in summary_lines(result.summary, options.width(), options.output_encoding()):
         options.say_drawn(line)
     if result.ended == "interrupted":

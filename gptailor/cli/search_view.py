@@ -23,10 +23,10 @@ _RECENT = 12
 
 @final
 class TimeLeft:
-    """The time left of a search: trials, at the pace of recent trials, then repairs."""
+    """The time left of a `search` that has begun: trials, at the recent pace, then repairs."""
 
     def __init__(self) -> None:
-        self._search: events.Begun | None = None
+        self.search: events.Begun | None = None
         self._base: float | None = None
         self._pace = deque([(time.monotonic(), 0.0)], maxlen=_RECENT)
         self._repaired: list[float] = []
@@ -36,15 +36,13 @@ class TimeLeft:
         now = time.monotonic()
         match event:
             case events.Begun(ledger):
-                self._search, self._pace[0] = event, (now, ledger.cost())
+                self.search, self._pace[0] = event, (now, ledger.cost())
             case events.Estimated(_, seconds):
                 self._base = self._base or seconds
             case events.Scored(trial) if trial.request.phase == FINAL:
                 self._repaired.append(now)
-            case events.Scored() if self._search is not None:
-                self._pace.append((now, self._search.ledger.cost()))
-            case _:
-                pass
+            case events.Scored() if self.search is not None:
+                self._pace.append((now, self.search.ledger.cost()))
 
     @property
     def each(self) -> float | None:
@@ -55,9 +53,9 @@ class TimeLeft:
     @property
     def seconds(self) -> float | None:
         """Seconds of all the work left, including repairs if their time is known."""
-        if self._search is None or (each := self.each) is None:
+        if self.search is None or (each := self.each) is None:
             return None
-        ledger, budget = self._search.ledger, self._search.budget
+        ledger, budget = self.search.ledger, self.search.budget
         evaluations = budget.trials - budget.measured - ledger.cost()
         evaluations -= (
             self._count if self._repaired else 0
@@ -76,9 +74,9 @@ class TimeLeft:
     @property
     def then(self) -> str:
         """The text `healing 2 plans at most: about 8:00`, or an empty text without repairs left."""
-        if self._search is None or not (count := self._count):
+        if self.search is None or not (count := self._count):
             return ""
-        plan, budget = self._search.space.plan, self._search.budget
+        plan, budget = self.search.space.plan, self.search.budget
         names = ["bridging"] * bool(plan.bridges) + ["healing"] * (budget.final == "healed")
         takes = self._repairs
         about = "" if takes is None else f": about {clock(takes)}"
@@ -86,19 +84,19 @@ class TimeLeft:
 
     @property
     def _count(self) -> int:
-        if self._search is None:
+        if self.search is None:
             return 0
-        return max(self._search.budget.kept - len(self._search.ledger.of(FINAL)), 0)
+        return max(self.search.budget.kept - len(self.search.ledger.of(FINAL)), 0)
 
     @property
     def _repairs(self) -> float | None:
         """Seconds of all repairs left: from earlier repairs, or else from their tokens."""
-        if self._search is None or not self._count:
+        if self.search is None or not self._count:
             return 0.0
         if self._repaired:
             passed = self._repaired[-1] - self._pace[-1][0]
             return self._count * passed / len(self._repaired)
-        cost, each = self._search.repair, self._base or self.each  # as tokens took the base
+        cost, each = self.search.repair, self._base or self.each  # as tokens took the base
         return None if cost is None or each is None else self._count * cost * each
 
 
@@ -107,7 +105,6 @@ class Lines:
     """A receiver of events that prints a line for each trial."""
 
     def __init__(self) -> None:
-        self._begun: events.Begun | None = None
         self._rest = TimeLeft()
         self._best: int | None = None
         self._said: set[str] = set()
@@ -121,25 +118,24 @@ class Lines:
             case events.Doing(what, done, total):
                 self._once(what, steps(what, done, total))
             case events.Estimated():
-                budget = None if self._begun is None else self._begun.budget
+                budget = None if self._rest.search is None else self._rest.search.budget
                 bridged = budget is not None and budget.stage(budget.full) == "bridged"
                 self._once(_ESTIMATE, estimate(event, self._rest.then, bridged=bridged))
             case events.Begun(ledger):
-                self._begun = event
                 if cuts(event.space.plan):
                     say(stages_words(event.budget), err=True)
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
-                assert self._begun is not None
+                assert self._rest.search is not None
                 self._said &= {_ESTIMATE}  # what the next one does may be the same
-                ledger, budget = self._begun.ledger, self._begun.budget
+                ledger, budget, space, _ = self._rest.search
                 best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
                 mark = "  best so far" if best is trial and trial.number != best_before else ""
                 spent = f"{ledger.cost() + budget.measured:.4g}/{budget.trials}"
                 left = self._rest.words
-                line = f"{spent} {in_a_line(trial, ledger, self._begun.space)}{mark}"
+                line = f"{spent} {in_a_line(trial, ledger, space)}{mark}"
                 say(f"{line}; {left}" if left else line, err=True)
 
     def _once(self, what: str, line: str) -> None:
@@ -230,7 +226,6 @@ class Screen:
 
     def __init__(self) -> None:
         self._live = LiveView()
-        self._search: events.Begun | None = None
         self._rest = TimeLeft()
         self._measuring: float | None = None
         self._shown: tuple[int, Shown] | None = None
@@ -251,7 +246,6 @@ class Screen:
             case events.Doing(what, done, total):
                 self._live.say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun():
-                self._search = event
                 self._draw()
             case events.Estimated():
                 self._draw()
@@ -272,8 +266,8 @@ class Screen:
         return f", {clock((now - self._measuring) / done * (total - done))} left"
 
     def _draw(self, last: Trial | None = None) -> None:
-        assert self._search is not None
-        ledger, budget = self._search.ledger, self._search.budget
+        assert self._rest.search is not None
+        ledger, budget, _, _ = self._rest.search
         spent, seconds = ledger.cost(), self._rest.each
         start = ledger.best([t for t in ledger.of(STARTS) if t.full and t.values is not None])
         best = self._best(ledger)
@@ -297,12 +291,12 @@ class Screen:
         )
 
     def _best(self, ledger: Ledger) -> Shown | None:
-        assert self._search is not None
+        assert self._rest.search is not None
         best = ledger.best()
         if best is None:
             return None
         if self._shown is None or self._shown[0] != best.number:
-            space = self._search.space
+            space = self._rest.search.space
             plan = plan_at_stage(space, best.request.genome, best.request.stage)
             beside = shares(best, ledger) if len(ledger.aims) == 1 else ""
             shown = Shown(objective_names(best), beside, plan, space.layers)

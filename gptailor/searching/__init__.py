@@ -2,6 +2,7 @@
 
 __all__ = [
     "objective_mean",
+    "optuna_export",
     "pick",
     "results",
     "run",

@@ -5,6 +5,7 @@ is dropped or repeated for itself, so that strategies check thousands of genomes
 the sizes of requested genomes are also counted from headers.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +22,7 @@ from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.searching.curve import Sizes
-from gptailor.searching.run.schedule import Start, StartSource, ToldStart
+from gptailor.searching.run.schedule import Stages, Start, StartSource, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key, folded, key_of, keys_of, uniform
@@ -321,25 +322,24 @@ class StartsWithin:
         self.starts = starts
         self.within = within
 
-    def focus(self, evaluated: Sequence[ToldStart]) -> Table | None:
+    def focus(self, results: Sequence[Start]) -> Table | None:
         """Return the table that a strategy searches after these plans, within the bounds."""
-        table = self.starts.focus(evaluated)
+        table = self.starts.focus(results)
         return None if table is None else table._replace(limits=self.within.space.table.limits)
 
-    def next(self, evaluated: Sequence[ToldStart]) -> list[Start]:
-        """Return the next stage that has a plan within bounds; [] at the end."""
-        remaining, passed = list(evaluated), list[ToldStart]()
-        while stage := self.starts.next(passed):
-            within = [start.uncut or self.within.holds(start.genome) for start in stage]
-            if len(remaining) < sum(within):
-                return [start for start, holds in zip(stage, within, strict=True) if holds]
-            for start, holds in zip(stage, within, strict=True):
-                if holds:
-                    passed.append(remaining.pop(0))
-                else:
-                    losses = (float("nan"),) * (len(evaluated[0].losses) if evaluated else 1)
-                    passed.append(ToldStart(start.origin, start.genome, 0.0, losses))
-        return []
+    def stages(self) -> Stages:
+        """Yield the plans of each stage that are within bounds; all others count as failures."""
+        stages, results = self.starts.stages(), None
+        failed: tuple[float, ...] = (math.nan,)
+        while plans := next_stage(stages, results):
+            within = [start.uncut or self.within.holds(start.genome) for start in plans]
+            told = yield [start for start, holds in zip(plans, within, strict=True) if holds]
+            failed = (math.nan,) * len(told[0].losses) if told else failed
+            remaining = iter(told)
+            results = [
+                next(remaining) if holds else start._replace(share=0.0, losses=failed)
+                for start, holds in zip(plans, within, strict=True)
+            ]
 
 
 Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], Within | None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gptailor.searching.run.records import (
     BaseScores,
     HeldOutResult,
-    HeldOutScores,
+    NotedScores,
     SearchSummary,
     SummaryRow,
 )
@@ -37,7 +37,7 @@ def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
         return (size if math.isfinite(size) else None,)
 
     def held_mean(held: HeldOutResult | None) -> HeldOutResult | None:
-        if not isinstance(held, HeldOutScores):
+        if not isinstance(held, NotedScores):
             return held
         update = {"values": mean(held.values), "stderrs": error(held.stderrs)}
         return held.model_copy(update=update)

@@ -3,8 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, final
@@ -28,15 +27,15 @@ from gptailor.reporting.quantities import (
 )
 from gptailor.reporting.records import data_frame, html_table
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.folder import FRONT, SIZES, START, Folder
+from gptailor.searching.curve import curve
+from gptailor.searching.folder import FRONT, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
+from gptailor.searching.run.notes import SIZES
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
-from gptailor.searching.run_files import SUMMARY
-from gptailor.searching.score_requirements import EvaluatedRequirements
+from gptailor.searching.run_files import SUMMARY, file_inside
 from gptailor.searching.search_text import (
     beside_base,
     beside_base_words,
@@ -44,23 +43,12 @@ from gptailor.searching.search_text import (
     stage_words,
     verdict_words,
 )
-from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
-from gptailor.searching.summary import best_starts, search_summary
-from gptailor.searching.verdict import (
-    HeldOut,
-    Verdict,
-    held_key,
-    scores_in,
-    scores_of,
-    verdict,
-)
-
-Ended = Literal["budget", "exhausted", "interrupted"]
-"""The reason why trials ended; `exhausted`: the strategy finds nothing new any more."""
+from gptailor.searching.summary import Ended, SearchEnd, best_starts, search_summary
+from gptailor.searching.verdict import Verdict, held_key, scores_in, scores_of, verdict
 
 
 @final
@@ -91,7 +79,7 @@ class SearchResult:
         `samples` are those that it was scored on. Each objective has its score and its error under
         `NAME` and `NAME stderr`. `loss` is the loss beside the base. A missing value is None.
         """
-        from gptailor.searching.run_reading import RunReading  # reads the study, with Optuna
+        from gptailor.searching.run_reading import RunReading
 
         reading = RunReading(self.run)
         return [reading.row(trial) for trial in reading.ledger.trials]
@@ -139,16 +127,8 @@ class SearchResult:
 _LOCKING = "locking the best plan"
 
 
-def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
-    folder: Folder,
-    space: Space,
-    ledger: Ledger,
-    held: HeldOut,
-    about: Mapping[str, Any],
-    chosen: Settings,
-    sizes: Sizes,
-    base: Plan,
-    on_progress: Callable[[str], None],
+def put_results(
+    folder: Folder, end: SearchEnd, on_progress: Callable[[str], None]
 ) -> tuple[Path | None, SearchSummary]:
     """Write a search's results into its folder; return the best plan's file and the summary.
 
@@ -161,49 +141,45 @@ def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
     best plan is removed then, and the printed command compiles without a lock. A first Ctrl-C here
     makes the search an interrupted one, also in the summary.
     """
+    ledger, place = end.ledger, folder.place
     try:
-        verdict_of_best = verdict_on_best(space, ledger, held, chosen, sizes, base, about)
-        trial, place = None if verdict_of_best is None else verdict_of_best.best, folder.place
+        judged = verdict_on_best(end)
+        trial = None if judged is None else judged.best
         below = None if place is None else place / FRONT
-        text = partial(_text, space, ledger, about)
-        best = _put_best(folder, None if trial is None else text(trial, place))
+        best = _put_best(folder, None if trial is None else _text(end, trial, place))
         for start in best_starts(ledger)[:1]:
-            folder.put(START, text(start, place))
-        places = [trial for trial, _ in curve(ledger, sizes)]
-        names = {_file(trial): trial for trial in (*ledger.front(), *places)}
-        handed = [] if verdict_of_best is None else [verdict_of_best.found, verdict_of_best.best]
-        required: EvaluatedRequirements | None = about["required"]
-        nearest = None if required is None else required.nearest
-        handed += [] if nearest is None else [ledger.trials[nearest]]
-        names |= {_file(trial): trial for trial in handed}
-        _put_front(folder, {name: text(trial, below) for name, trial in names.items()})
-        commands = [] if best is None else _commands(best, chosen, space, about)
-        more = {
-            "best_file": escaped_control(f"{folder.shown}/{BEST}"),
-            "commands": tuple(commands),
-            "at_bounds": () if trial is None else tuple(numbers_at_bounds(space, trial)),
-        }
-        summary = search_summary(ledger, held, {**about, **more}, verdict_of_best, sizes, space)
-        run_sizes = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
-        folder.put_json(SIZES, run_sizes.model_dump(mode="json"))
-        folder.put_json(f"{SUMMARY}.json", summary.document())
+            folder.put(START, _text(end, start, place))
+        handed = {*ledger.front(), *(trial for trial, _ in curve(ledger, end.sizes))}
+        handed |= set() if judged is None else {judged.found, judged.best}
+        if end.required is not None and end.required.nearest is not None:
+            handed.add(ledger.trials[end.required.nearest])
+        _put_front(folder, {_file(trial): _text(end, trial, below) for trial in handed})
+        summary = search_summary(
+            end,
+            judged,
+            best_file=escaped_control(f"{folder.shown}/{BEST}"),
+            commands=[] if best is None else _commands(best, end),
+            at_bounds=[] if trial is None else [*numbers_at_bounds(end.space, trial)],
+        )
+        sizes = RunSizes(base=end.sizes.of_plan(end.base), plans=dict(end.sizes.known))
+        end.study.note(SIZES, sizes)
+        folder.put_json(f"{SUMMARY}.json", summary.model_dump(mode="json"))
         folder.put(f"{SUMMARY}.md", markdown(summary))
-        if best is not None and about["ended"] != "interrupted":
+        if best is not None and end.ended != "interrupted":
             on_progress(_LOCKING)
             lock_beside(best)
             on_progress(_LOCKING)  # where a Ctrl-C that was swallowed meanwhile is raised again
         folder.send()
     except KeyboardInterrupt:
-        if about["ended"] == "interrupted":
+        if end.ended == "interrupted":
             raise
-        about = {**about, "ended": "interrupted"}
-        return put_results(folder, space, ledger, held, about, chosen, sizes, base, on_progress)
+        return put_results(folder, replace(end, ended="interrupted"), on_progress)
     return best, summary
 
 
 def _put_best(folder: Folder, text: str | None) -> Path | None:
     """Write the best plan's file. Another plan's lock is removed first: no lock is wrong."""
-    if text is None or text != folder.get_text(BEST):
+    if text is None or text.encode() != file_inside(folder.path, BEST):
         (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
     if text is not None:
         return folder.put(BEST, text)
@@ -237,21 +213,13 @@ def _file(trial: Trial) -> str:
     return front_file(trial.number).removeprefix(f"{FRONT}/")
 
 
-def verdict_on_best(  # noqa: PLR0913, PLR0917 (as above)
-    space: Space,
-    ledger: Ledger,
-    held: HeldOut,
-    chosen: Settings,
-    sizes: Sizes,
-    base: Plan,
-    about: Mapping[str, Any],
-) -> Verdict | None:
+def verdict_on_best(end: SearchEnd) -> Verdict | None:
     """Return the verdict on the best trial, by held-out samples where all plans have them.
 
     There is no verdict where all plans were evaluated, and none meets the requirements.
     """
-    required: EvaluatedRequirements | None = about["required"]
-    if required is not None and required.whole and not required.met:
+    ledger, held = end.ledger, end.study.typed.held_out
+    if end.required is not None and end.required.whole and not end.required.met:
         return None
 
     def on_held(trial: Trial | None) -> Scores | None:
@@ -260,21 +228,18 @@ def verdict_on_best(  # noqa: PLR0913, PLR0917 (as above)
     def own(trial: Trial | None) -> Scores | None:
         return None if trial is None else scores_of(trial)
 
-    best = ledger.best()
-    by_held_out = on_held(None) is not None and best is not None and on_held(best) is not None
-    unseen = on_held(None)
+    best, unseen = ledger.best(), on_held(None)
+    by_held_out = unseen is not None and best is not None and on_held(best) is not None
     uncut = unseen.values if by_held_out and unseen else ledger.references.get(ledger.full)
-    measure = ledger.comparison(uncut, samples=chosen.texts)
-    large = sizes.of_plan(base).parameters
     return verdict(
         ledger,
-        measure,
+        ledger.comparison(uncut, samples=end.chosen.texts),
         on_held if by_held_out else own,
-        lambda trial: decode(space, trial.request.genome),
-        lambda trial: sizes.of(trial).parameters,
-        large,
+        lambda trial: decode(end.space, trial.request.genome),
+        lambda trial: end.sizes.of(trial).parameters,
+        end.sizes.of_plan(end.base).parameters,
         held=by_held_out,
-        uncut=lambda trial: _uncut_scores(space, ledger, trial),
+        uncut=lambda trial: _uncut_scores(end.space, ledger, trial),
     )
 
 
@@ -286,27 +251,24 @@ def _uncut_scores(space: Space, ledger: Ledger, trial: Trial) -> Scores | None:
     return None if best is None else scores_of(best)
 
 
-def _text(
-    space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path | None
-) -> str:
+def _text(end: SearchEnd, trial: Trial, place: Path | None) -> str:
     """Return a trial's plan as evaluated, with a comment; paths from a folder, or absolute."""
-    plan = plan_at_stage(space, trial.request.genome, trial.request.stage)
-    comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
-    return comment + format_plan(seen_from(expecting(plan, space.plan), place))
+    plan = plan_at_stage(end.space, trial.request.genome, trial.request.stage)
+    comment = "".join(f"# {line}\n" for line in _comment(end, trial, plan))
+    return comment + format_plan(seen_from(expecting(plan, end.space.plan), place))
 
 
-def _comment(
-    space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, plan: Plan
-) -> Iterable[str]:
+def _comment(end: SearchEnd, trial: Trial, plan: Plan) -> Iterable[str]:
+    ledger, record = end.ledger, end.record
     request = trial.request
     base, earlier = ledger.references.get(request.samples), ledger.before(trial)
     before = None if earlier is None else earlier.values
     stage = stage_words(request.stage, before, trial.values)
     yield (
         f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
-        f"({origin_words(request.origin)}), seed {about['seed']}{f', {stage}' if stage else ''}."
+        f"({origin_words(request.origin)}), seed {record.seed}{f', {stage}' if stage else ''}."
     )
-    yield f"Space: {about['plan']}, sha256 {space.digest[:16]}."
+    yield f"Space: {record.plan}, sha256 {end.space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
     for i, (aim, value, error) in enumerate(scores):
         beside = beside_base(aim, value, None if base is None else base[i])
@@ -314,23 +276,24 @@ def _comment(
         of = f", {share_words}" if share_words else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
-    summary = plan_summary(layer_views(Resolved(plan, space.layers)))
+    summary = plan_summary(layer_views(Resolved(plan, end.space.layers)))
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""
     yield f"{summary[:1].upper()}{summary[1:]}{cut}."
 
 
-def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, Any]) -> list[str]:
+def _commands(best: Path, end: SearchEnd) -> list[str]:
     """Return the commands that score and compile the best plan, for the current folder.
 
     The score is the search's: on the same samples and device, in the same dtype.
     """
+    record, chosen, space = end.record, end.chosen, end.space
     families = space.plan.origin.families if space.plan.origin else ()
     where = [word for family in families for word in ("--family", os.path.relpath(family))]
-    where += [] if about["device"] == "cpu" else ["--device", about["device"]]
-    kind = [] if about["dtype"] is None else ["--dtype", about["dtype"]]
-    drawn = ["--samples", str(about["samples"]), "--seed", str(chosen.seed)]
-    lock_there = about["ended"] != "interrupted" or best.with_name(best.name + SUFFIX).exists()
+    where += [] if record.device == "cpu" else ["--device", record.device]
+    kind = [] if record.dtype is None else ["--dtype", record.dtype]
+    drawn = ["--samples", str(record.full), "--seed", str(chosen.seed)]
+    lock_there = end.ended != "interrupted" or best.with_name(best.name + SUFFIX).exists()
     locked = ["--locked"] if lock_there else []
     wishes = [_seen_from_here(objective, chosen.folder) for objective in chosen.objectives]
     asked = " ".join(f"-O {shlex.quote(measure_words(wish))}" for wish in wishes)

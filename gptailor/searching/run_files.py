@@ -3,48 +3,35 @@
 Names outside RUN are refused, a file is read completely, and JSON is typed.
 """
 
-import json
 import os
-from contextlib import suppress
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, TypeVar, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
-from gptailor.plan.plan import BuiltClosed
-from gptailor.searching.run.records import LiveDtype
+from gptailor.searching.run.journal import RESTORE
 from gptailor.searching.storage import local_or_url, storage_at
 
 LOCK: Final = ".lock"
 SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
 """The name of a search's summary, as JSON and as a page."""
-JOURNAL: Final = "study.journal"
 MOST_FILE_BYTES: Final = 2**31
 """The largest file of RUN that is read."""
 
 _R = TypeVar("_R", bound=BaseModel)
 
 
-@final
-class EarlierRun(BuiltClosed):
-    """The part of `run.json` that a resumed search needs, whichever version wrote it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    storage: str | None = None
-    study: str = "gptailor"
-    trials: int | None = Field(None, ge=1)
-    version: str = ""
-    dtype: LiveDtype | None = None
-
-    @property
-    def other_version(self) -> str:
-        """Return the version that wrote it, or an empty text if that is this one."""
-        return "" if self.version == gptailor.__version__ else self.version
+def refuse_former(names: Collection[str], place: Path) -> None:
+    """Raise CheckpointError C902 for a RUN of a release that kept trials in an Optuna study."""
+    if any(name.partition("/")[0] == "study.journal" for name in names):
+        message = "holds a search of an earlier release, with its trials in 'study.journal'"
+        raise CheckpointError("C902", message, place, "go on with that release, or name a new RUN")
 
 
 def path_inside(folder: Path, name: str) -> Path:
@@ -73,25 +60,11 @@ def file_inside(folder: Path, name: str) -> bytes | None:
         return read_exactly(file, size, path, "C903")
 
 
-def run_record(kind: type[_R], raw: bytes, path: Path, help: str) -> _R:
-    """Return the record in a JSON file of RUN. Raises CheckpointError C903 for another text."""
-
-    def refuse(fault: str) -> CheckpointError:
-        other = _other_version(raw)
-        by = f"was written by gptailor {other}, not by this version" if other else "is damaged"
-        return CheckpointError("C903", f"{by}: {fault}", path, help)
-
-    return parse_record(kind, raw, refuse)
-
-
 def _other_version(raw: bytes) -> str:
     """Return the version that wrote a file, in quotes, where it is not this one."""
-    with suppress(ValueError, RecursionError):
-        record = json.loads(raw)
-        version = record.get("version") if isinstance(record, dict) else None
-        if isinstance(version, str) and version != gptailor.__version__:
-            return quoted(version)
-    return ""
+    found = re.search(rb'"version"\s*:\s*"([^"]*)"', raw)
+    version = gptailor.__version__ if found is None else found[1].decode(errors="replace")
+    return "" if version == gptailor.__version__ else quoted(version)
 
 
 @final
@@ -102,7 +75,9 @@ class RunFiles:
         self.shown = local_or_url(run)
         self.path = Path(self.shown)
         self.storage = storage_at(self.shown) if isinstance(self.shown, str) else None
-        self._names = self.storage.names() if self.storage else []
+        local = self.path.iterdir() if self.storage is None and self.path.is_dir() else ()
+        self._names = self.storage.names() if self.storage else [path.name for path in local]
+        refuse_former(self._names, self.path)
 
     def error(self, message: str, help: str = "") -> CheckpointError:
         """Return a refusal of RUN as a whole."""
@@ -127,7 +102,14 @@ class RunFiles:
     def record(self, kind: type[_R], name: str) -> _R | None:
         """Return the record in a file, or None without the file. Raises CheckpointError C903."""
         raw = self.read(name)
-        return None if raw is None else run_record(kind, raw, self.path / name, WRITTEN_ANEW)
+
+        def refuse(fault: str) -> CheckpointError:
+            other = _other_version(raw or b"")
+            by = f"was written by gptailor {other}, not by this version" if other else "is damaged"
+            help_ = RESTORE if name == SETTINGS else WRITTEN_ANEW
+            return CheckpointError("C903", f"{by}: {fault}", self.path / name, help_)
+
+        return None if raw is None else parse_record(kind, raw, refuse)
 
 
 WRITTEN_ANEW: Final = "the same search command writes it anew, without another trial"

@@ -20,24 +20,26 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count
-from gptailor.searching import folder as runs
+from gptailor.searching.folder import Folder
 from gptailor.searching.held_out import held_out
+from gptailor.searching.identity import record_of, refuse_other
 from gptailor.searching.limits import bounded
 from gptailor.searching.measuring import repair_cost, starts_of
-from gptailor.searching.results import Ended, SearchResult, put_results
+from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking, WithinBounds
 from gptailor.searching.run.notes import ENDED, LATE
-from gptailor.searching.run.records import Aim
+from gptailor.searching.run.records import Aim, RunRecord
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
-from gptailor.searching.run.study import Naming, Study, agree, open_study, refuse_misfit
+from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
 from gptailor.searching.run.workers import PATIENCE, UnderWay, Workers, interruptible
+from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.score_requirements import Conditions
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.strategies import strategy_of
-from gptailor.searching.summary import aims_of, finalists
+from gptailor.searching.summary import Ended, SearchEnd, aims_of, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 if TYPE_CHECKING:
@@ -150,20 +152,17 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     flags, where = flags or Flags(), where or Resources()
     flags = flags if trials is None else replace(flags, trials=trials)
     chosen = settings(plan, flags)
-    begun = runs.begun_with(plan, chosen, where)
     with (
-        runs.Folder(run) as folder,
+        Folder(run) as folder,
         jax.default_device(jax.devices("cpu")[0]),
         interruptible(on_event) as tell,
     ):
-        runs.refuse_other(folder, begun)
+        earlier = RunFiles(folder.path).record(RunRecord, SETTINGS)
         plan, opened_models, faults = opened(
             plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
         )
         tell(Warned(faults))
-        earlier = folder.earlier()
         where = computing(where, opened_models, earlier)
-        begun |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         full_space = space_of(plan, opened_models["base"].layout.count, tied)
         sizes, space, starts_within, within = bounded(full_space, opened_models, chosen.requires)
@@ -172,21 +171,15 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         base, budget = base_of(plan), Budget.of(chosen, space_trials.full)
         conditions = Conditions(space_trials, chosen)
         aims = aims_of(space_trials.objectives, chosen.objectives, by_byte=space_trials.by_byte)
-        study = open_study(
-            where.storage or folder.journal, where.study, aims, Naming(space),
-            begun=earlier is not None,
-        )  # fmt: skip
         tell(Doing("reading the models' digests"))
-        agree(
-            study, runs.search_identity(
-                folder, space, {**opened_models, **space_trials.reference_models},
-                space_trials.files, chosen, (budget, where),
-            ), runs.IDENTITY_WORDS, "" if earlier is None else earlier.other_version,
-        )  # fmt: skip
-        record = runs.put_record(folder, begun, plan, opened_models, aims)
+        record = record_of(
+            plan, space, opened_models, space_trials, chosen, where, aims, folder.place
+        )
+        refuse_other(earlier, record, Path(folder.shown))
+        study = open_study(folder.journal, begun=earlier is not None)
+        folder.put_json(SETTINGS, record.model_dump(mode="json"))
         ledger = Ledger(aims, budget.full, chosen.prefer)
-        study.recall(ledger)
-        refuse_misfit(study, ledger, space)
+        study.recall(ledger, space)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
         with workers_of(space_trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, space_trials, budget, study, chosen, say)
@@ -202,18 +195,15 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
                 assert study.typed.ended is not None, "a search that is over is noted"
                 ended: Ended = study.typed.ended.reason
                 conditions.evaluate(study, space, ledger, sizes, say)
-                held = held_out(study, space, space_trials, base, finalists(ledger, sizes), say)
+                held_out(study, space, space_trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
-                ended, held = "interrupted", study.typed.held_out
-        notes, tried = study.typed, {t.request.origin for t in ledger.of(RECIPES, STARTS)}
-        about = {
-            **{name: value for name, value in record if name != "aims"},
-            "ended": ended, "samples": budget.full, "held": tuple(space_trials.helds),
-            "late": notes.late, "measured": notes.measured,
-            "required": conditions.about(study, ledger),
-            **starts.untried(tried, within and within.holds),
-        }  # fmt: skip
-        best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
+                ended = "interrupted"
+        tried = {t.request.origin for t in ledger.of(RECIPES, STARTS)}
+        end = SearchEnd(
+            record, chosen, ended, study, ledger, space, sizes, base, tuple(space_trials.helds),
+            conditions.about(study, ledger), **starts.untried(tried, within and within.holds),
+        )  # fmt: skip
+        best, summary = put_results(folder, end, say)
         return SearchResult(summary.ended, summary, best, folder.shown)
 
 
@@ -283,7 +273,8 @@ def search_steps(
             break
         _wait(schedule, under_way, study, workers)
         yield from record()
-    study.note(ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
+    reason = "exhausted" if schedule.exhausted(ledger.trials) else "budget"
+    study.note(ENDED, {**about, "reason": reason})
 
 
 def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:

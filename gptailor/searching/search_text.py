@@ -225,15 +225,15 @@ def _lost_cell(aim: Aim, value: float | None, base: float | None) -> str:
 def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[str]:
     base, aim = summary.base, summary.objectives[i]
     uncut, held = row is base, row.held_scores
-    value, held_value = _at(row.values, i), _at(held and held.values, i)
-    held_base = _at(base.held_scores and base.held_scores.values, i)
+    value, held_value = _at(row.values, i), _held_value(row, i)
+    held_base = _held_value(base, i)
     stage = _stage_of(row) if isinstance(row, SummaryRow) else ""
     unseen = "failed" if isinstance(row.held, HeldOutFailure) else ""
     if held is not None:
         unseen = shown_number(held_value, held.stderrs[i])
     return [
         name + (f" ({stage})" if stage else ""),
-        shown_number(value, _at(row.errors, i)),
+        shown_number(value, _at(row.stderrs, i)),
         "" if uncut else _lost_cell(aim, value, _at(base.values, i)),
         unseen,
         "" if uncut else _lost_cell(aim, held_value, held_base),
@@ -242,6 +242,10 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
 
 def _stage_of(row: SummaryRow) -> str:
     return stage_words(row.stage, row.before, row.values)
+
+
+def _held_value(row: WithScores, i: int) -> float | None:
+    return None if row.held_scores is None else row.held_scores.values[i]
 
 
 def _at(values: Sequence[float | None] | None, i: int) -> float | None:

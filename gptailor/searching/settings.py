@@ -50,24 +50,25 @@ class Flags:
 @final
 @dataclass(frozen=True)
 class Resources:
-    """The place of the models, and of the study if it isn't in the folder.
+    """The place of the models.
 
-    `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
-    `ray` is a cluster's address, `workers` how many of its workers to use. `gpus_per_worker` GPUs
-    hold one worker's layers, and this process's own.
+    `dtype` is the live models', by name. `ray` is a cluster's address, `workers` how many of its
+    workers to use. `gpus_per_worker` GPUs hold one worker's layers, and this process's own.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     memory: Positive | str | None = None
-    storage: str | None = None
-    study: str = "gptailor"
     ray: str | None = None
     workers: Positive | None = None
     gpus_per_worker: Positive = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a record of the search has of them."""
+        return {"device": self.device, "dtype": self.dtype}
 
 
 @final

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from gptailor.plan.doors import Door
-
-if TYPE_CHECKING:
-    from optuna.storages.journal import BaseJournalBackend
+from gptailor.searching.run.journal import Journal
 
 
 @runtime_checkable
@@ -45,13 +43,13 @@ class Storage(Protocol):
         """Write a new object. Raises CheckpointError C901 if it exists."""
 
     def bring(self, ours: frozenset[str], write: Callable[[str, bytes], Path]) -> None:
-        """Write all objects but the study into the `copy`; `ours` are the names that RUN has."""
+        """Write all objects but the journal into the `copy`; `ours` are the names that RUN has."""
 
     def send(self, ours: frozenset[str]) -> None:
         """Write the files of the `copy` as objects, and remove others of the names `ours`."""
 
-    def journal(self, folder: str) -> "BaseJournalBackend":
-        """Return Optuna's journal with its lines in objects of a folder."""
+    def journal(self) -> Journal:
+        """Return the journal, with its lines in objects."""
 
 
 STORAGES: Door[Callable[[str], Storage]] = Door("storages", "storage", type, {})

@@ -1,36 +1,37 @@
-"""The summary of a search: `search_summary`, for files, people and programs."""
+"""The end of a search, `SearchEnd`, and its summary for files, people and programs."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, correlation, fmean, linear_regression, stdev
-from typing import Any
+from typing import Any, Literal, final
 
-from gptailor.plan.plan import Objective
+from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
 from gptailor.reporting.measure import shared_unit
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve, curve_loss
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.notes import HeldFailureNote, MeasuredNote
+from gptailor.searching.run.notes import HeldNote
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import (
     Aim,
+    AskedSettings,
     BaseScores,
-    HeldOutFailure,
-    HeldOutResult,
-    HeldOutScores,
     MeasuredCosts,
+    NumberAtBound,
     RandomDraws,
     RepairWorth,
     RequiredRecord,
+    RunRecord,
     SearchSummary,
     SizeRow,
     SummaryRow,
     front_file,
 )
+from gptailor.searching.run.study import Study
 from gptailor.searching.run.trials import (
     FINAL,
     RANDOM,
@@ -41,9 +42,10 @@ from gptailor.searching.run.trials import (
     json_numbers,
 )
 from gptailor.searching.score_requirements import EvaluatedRequirements
+from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import dropped_words, open_size_words
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
+from gptailor.searching.verdict import MOST_STARTS, Verdict, held_key, rivals
 
 ENOUGH = 12
 """The fewest random plans from which the best of more can be estimated."""
@@ -76,69 +78,137 @@ def _about(objective: Objective) -> str:
     return Path(str(source)).stem
 
 
-def search_summary(
-    ledger: Ledger,
-    held: HeldOut,
-    about: Mapping[str, Any],
-    verdict: Verdict | None,
-    sizes: Sizes,
-    space: Space,
-) -> SearchSummary:
-    """Return the summary; `about` has the search's settings and its end."""
-    row, drawn = partial(_row, ledger, held, space), drawn_plans(ledger)
-    top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
-    places = []
-    for trial, size in curve(ledger, sizes):
-        chosen = best if best is not None and trial is top and sizes.of(best) == size else trial
-        place = {
-            **size._asdict(),
-            "file": front_file(chosen.number),
-            **_mean_losses(ledger, chosen),
-            "loss": curve_loss(ledger, chosen),
+Ended = Literal["budget", "exhausted", "interrupted"]
+"""The reason why trials ended; `exhausted`: the strategy finds nothing new any more."""
+
+
+@final
+@dataclass(frozen=True)
+class SearchEnd:
+    """All that is known when a search ends: its results are computed from this alone.
+
+    `base` is the plan of the uncut base, `held` the number of held-out samples of each objective.
+    `required` are the evaluated requirements, if there are any. `left_out` and `beyond` are
+    starting plans without room, and beyond the required sizes.
+    """
+
+    record: RunRecord
+    chosen: Settings
+    ended: Ended
+    study: Study
+    ledger: Ledger
+    space: Space
+    sizes: Sizes
+    base: Plan
+    held: tuple[int, ...]
+    required: EvaluatedRequirements | None
+    left_out: tuple[str, ...]
+    beyond: tuple[str, ...]
+
+    def row(self, trial: Trial) -> SummaryRow:
+        """Return a trial in a summary."""
+        return SummaryRow(**self.scores_of(trial))
+
+    def scores_of(self, trial: Trial) -> dict[str, Any]:
+        """Return the fields of a trial that all rows have."""
+        ledger, request = self.ledger, trial.request
+        before, lost = ledger.before(trial), ledger.loss(trial)
+        return {
+            "trial": trial.number,
+            "origin": origin_words(request.origin),
+            "dropped": dropped_words(self.space, request.genome, request.stage),
+            "sizes": open_size_words(self.space, request.genome, request.stage),
+            "samples": request.samples,
+            "seconds": round(trial.seconds, 1),
+            "stage": request.stage,
+            "before": None if before is None else before.values,
+            "values": trial.values,
+            "failure": None if trial.failure is None else str(trial.failure),
+            "stderrs": json_numbers(trial.stderrs),
+            "retained": json_numbers(ledger.retained(trial)),
+            "lost": None if lost is None else lost.value,
+            "held": self.held_scores(trial),
         }
-        places.append(SizeRow(**_scores_of(ledger, held, space, chosen), **place))
-    costs: MeasuredNote = about["measured"]
+
+    def held_scores(self, trial: Trial | None) -> HeldNote | None:
+        """Return held-out scores of a trial or of the base."""
+        return self.study.typed.held_out.get(held_key(trial))
+
+
+def search_summary(
+    end: SearchEnd,
+    verdict: Verdict | None,
+    best_file: str,
+    commands: Sequence[str],
+    at_bounds: Sequence[NumberAtBound],
+) -> SearchSummary:
+    """Return the summary of a search."""
+    ledger, row, notes = end.ledger, end.row, end.study.typed
+    drawn = drawn_plans(ledger)
+    top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
-    fields = {
-        **about,
-        "objectives": ledger.aims,
-        "deciding": ledger.deciding,
-        "loss_unit": ledger.loss_unit,
-        "trials": len(ledger.trials),
-        "cost": round(ledger.cost(), 3),
-        "hits": ledger.hits,
-        "stopped": len(stopped),
-        "spared": round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
-        "failed": sum(trial.values is None for trial in ledger.trials),
-        "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
-        "measured": MeasuredCosts(
-            evaluations=costs.evaluations,
-            seconds=costs.seconds,
+    return SearchSummary(
+        **{name: getattr(end.record, name) for name in AskedSettings.model_fields},
+        ended=end.ended,
+        objectives=ledger.aims,
+        deciding=ledger.deciding,
+        loss_unit=ledger.loss_unit,
+        trials=len(ledger.trials),
+        samples=ledger.full,
+        held=end.held,
+        late=notes.late,
+        cost=round(ledger.cost(), 3),
+        hits=ledger.hits,
+        stopped=len(stopped),
+        spared=round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
+        failed=sum(trial.values is None for trial in ledger.trials),
+        seconds=round(math.fsum(trial.seconds for trial in ledger.trials), 1),
+        measured=MeasuredCosts(
+            evaluations=notes.measured.evaluations,
+            seconds=notes.measured.seconds,
             base=round(math.fsum(samples / ledger.full for samples in asked), 3),
         ),
-        "base": BaseScores(values=ledger.references.get(ledger.full), held=held_row(held, None)),
-        "verdict": None if verdict is None else verdict.record(),
-        "found": None if top is None else row(top),
-        "best": None if best is None else row(best),
-        "front": tuple(map(row, ledger.front())),
-        "sizes": tuple(places),
-        "starts": tuple(map(row, best_starts(ledger))),
-        "recipe": None if (recipe := best_recipe(ledger)) is None else row(recipe),
-        "recipes": len({trial.plan for trial in ledger.of(RECIPES)}),
-        "final": tuple(map(row, ledger.of(FINAL))),
-        "repair": repair_worth(ledger),
-        "random": RandomDraws(
+        base=BaseScores(values=ledger.references.get(ledger.full), held=end.held_scores(None)),
+        verdict=None if verdict is None else verdict.record,
+        found=None if top is None else row(top),
+        best=None if best is None else row(best),
+        front=tuple(map(row, ledger.front())),
+        sizes=tuple(_places(end, top, best)),
+        starts=tuple(map(row, best_starts(ledger))),
+        recipe=None if (recipe := best_recipe(ledger)) is None else row(recipe),
+        recipes=len({trial.plan for trial in ledger.of(RECIPES)}),
+        final=tuple(map(row, ledger.of(FINAL))),
+        repair=repair_worth(ledger),
+        random=RandomDraws(
             trials=len(drawn),
             best=None if (luckiest := ledger.best(drawn)) is None else row(luckiest),
             expected=expected(ledger, drawn),
         ),
-        "required": _required(ledger, about.get("required"), best),
-    }
-    return SearchSummary(**fields)
+        required=_required(ledger, end.required, best),
+        left_out=end.left_out,
+        beyond=end.beyond,
+        at_bounds=tuple(at_bounds),
+        best_file=best_file,
+        commands=tuple(commands),
+    )
 
 
-def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
+def _places(end: SearchEnd, top: Trial | None, best: Trial | None) -> Iterator[SizeRow]:
+    """Yield the best plan of each size; the plan that is handed over stands for the plan found."""
+    for trial, size in curve(end.ledger, end.sizes):
+        found = best is not None and trial is top and end.sizes.of(best) == size
+        chosen = best if found and best is not None else trial
+        yield SizeRow(
+            **end.scores_of(chosen),
+            **size._asdict(),
+            **_mean_losses(end.ledger, chosen),
+            file=front_file(chosen.number),
+            loss=curve_loss(end.ledger, chosen),
+        )
+
+
+def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, Any]:
     """Return the mean loss by all that aren't sizes, as a share of the base's and in a unit.
 
     A share is None where an objective has none, as `kl`. A unit is None where the objectives have
@@ -233,41 +303,6 @@ def best_starts(ledger: Ledger) -> list[Trial]:
 def drawn_plans(ledger: Ledger) -> list[Trial]:
     """Return the random plans in the budget, each once."""
     return [t for t in ledger.of(RANDOM) if t.same_as is None]
-
-
-def held_row(held: HeldOut, trial: Trial | None) -> HeldOutResult | None:
-    """Return held-out scores without those of each sample."""
-    note = held.get(held_key(trial))
-    if note is None:
-        return None
-    if isinstance(note, HeldFailureNote):
-        return HeldOutFailure(failure=note.failure)
-    return HeldOutScores(values=note.values, stderrs=note.stderrs)
-
-
-def _row(ledger: Ledger, held: HeldOut, space: Space, trial: Trial) -> SummaryRow:
-    return SummaryRow(**_scores_of(ledger, held, space, trial))
-
-
-def _scores_of(ledger: Ledger, held: HeldOut, space: Space, trial: Trial) -> dict[str, Any]:
-    """Return the fields of a trial that all rows have."""
-    before, lost = ledger.before(trial), ledger.loss(trial)
-    return {
-        "trial": trial.number,
-        "origin": origin_words(trial.request.origin),
-        "dropped": dropped_words(space, trial.request.genome, trial.request.stage),
-        "sizes": open_size_words(space, trial.request.genome, trial.request.stage),
-        "samples": trial.request.samples,
-        "seconds": round(trial.seconds, 1),
-        "stage": trial.request.stage,
-        "before": None if before is None else before.values,
-        "values": trial.values,
-        "failure": None if trial.failure is None else str(trial.failure),
-        "stderrs": json_numbers(trial.stderrs),
-        "retained": json_numbers(ledger.retained(trial)),
-        "lost": None if lost is None else lost.value,
-        "held": held_row(held, trial),
-    }
 
 
 def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:

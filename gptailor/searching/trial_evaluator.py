@@ -16,8 +16,8 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.quantities import byte_count
+from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.workers import CLUSTERS, Alone, Workers
-from gptailor.searching.run_files import EarlierRun
 from gptailor.searching.settings import Resources, Settings
 
 
@@ -57,7 +57,7 @@ def trials_of(
 
 
 def computing(
-    where: Resources, models: Mapping[str, Opened], before: EarlierRun | None
+    where: Resources, models: Mapping[str, Opened], before: RunRecord | None
 ) -> Resources:
     """Return the resources with the dtype that models compute in; None keeps their own.
 

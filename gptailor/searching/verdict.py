@@ -9,8 +9,7 @@ recipe's.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
@@ -43,59 +42,12 @@ def held_key(trial: Trial | None) -> str:
 
 
 @final
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on a search's result.
-
-    `found` has the best score, `best` is handed over. `against` is the starting plan with the least
-    gain, and that gain; `starts` is how many starting plans there are. With `held`, held-out
-    samples decided. `base` is the gain over the uncut base, which may be `no_larger`.
-    """
+class Verdict(NamedTuple):
+    """The verdict on a search's result: `found` has the best score, `best` is handed over."""
 
     found: Trial
     best: Trial
-    against: tuple[Trial, Estimate] | None
-    starts: int
-    held: bool
-    measure: Comparison
-    base: Estimate | None
-    no_larger: bool
-
-    @property
-    def better(self) -> bool:
-        """Return whether it is better than every starting plan."""
-        return self.against is not None and self.against[1].sure
-
-    def record(self) -> VerdictRecord:
-        """Return it as a summary has it."""
-        against, base = None, None
-        if self.against is not None:
-            trial, gain = self.against
-            against = RivalRecord(
-                origin=origin_words(trial.request.origin),
-                trial=trial.number,
-                gain=gain.value,
-                stderr=gain.finite_error,
-            )
-        if self.base is not None:
-            base = BaseRecord(
-                gain=self.base.value,
-                stderr=self.base.finite_error,
-                better=self.base.sure,
-                no_larger=self.no_larger,
-            )
-        return VerdictRecord(
-            better=self.better,
-            worse=self.against is not None and self.against[1].reversed.sure,
-            itself=self.against is not None and self.against[0] is self.found,
-            against=against,
-            starts=self.starts,
-            held=self.held,
-            unit=self.measure.unit,
-            widths=self.measure.widths,
-            numbers=self.measure.numbers,
-            base=base,
-        )
+    record: VerdictRecord
 
 
 def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[Trial]:
@@ -133,16 +85,40 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     scored = {trial: s for trial in rivals(ledger, top, size) if (s := scores(trial)) is not None}
     of_base = scores(None)
     base = None if of_top is None or of_base is None else measure.gain(of_top, of_base)
-    no_larger = base_size <= size(top)
-    common = (held, measure, base, no_larger)
-    if of_top is None or not scored:
-        return Verdict(top, top, None, len(scored), *common)
-    gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}
-    against = (top, Estimate(0.0, 0.0)) if top in scored else min(gains.items(), key=_strength)
-    best = top
-    if not against[1].sure:
-        best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
-    return Verdict(top, best, against, len(scored), *common)
+    best, rival, gain = top, None, None
+    if of_top is not None and scored:
+        gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}
+        itself = (top, Estimate(0.0, 0.0))
+        rival, gain = itself if top in scored else min(gains.items(), key=_strength)
+        if not gain.sure:
+            best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
+    record = VerdictRecord(
+        better=gain is not None and gain.sure,
+        worse=gain is not None and gain.reversed.sure,
+        itself=rival is top,
+        against=None
+        if rival is None or gain is None
+        else RivalRecord(
+            origin=origin_words(rival.request.origin),
+            trial=rival.number,
+            gain=gain.value,
+            stderr=gain.finite_error,
+        ),
+        starts=len(scored),
+        held=held,
+        unit=measure.unit,
+        widths=measure.widths,
+        numbers=measure.numbers,
+        base=None
+        if base is None
+        else BaseRecord(
+            gain=base.value,
+            stderr=base.finite_error,
+            better=base.sure,
+            no_larger=base_size <= size(top),
+        ),
+    )
+    return Verdict(top, best, record)
 
 
 def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:
@@ -204,7 +180,7 @@ def scores_in(note: HeldNote | None) -> Scores | None:
     if not isinstance(note, HeldScoresNote):
         return None
     stderrs = [math.inf if error is None else error for error in note.stderrs]
-    return Scores(note.values, stderrs, note.each)
+    return Scores(note.values, stderrs, note.per_sample)
 
 
 def scores_of(trial: Trial) -> Scores | None:

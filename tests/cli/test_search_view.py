@@ -11,8 +11,8 @@ from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
 from gptailor.searching.search import Begun, Doing, Estimated, Scored
-from gptailor.searching.space.encode import encode
 from gptailor.searching.space.space import space_of
+from tests.searching.space.encode import encode
 
 PLAN = """\
 tailor 1

@@ -211,7 +211,7 @@ def test_a_search_begins_with_the_base_and_chooses_a_block_as_it_chooses_anythin
     [plain] = summary["starts"]
     assert plain["origin"] == "the plan's layers", "repeat nothing is the starting plan"
     assert plain["values"] == summary["base"]["values"], "and it is the base"
-    study = (tmp_path / "run" / "study.journal").read_text()
+    study = (tmp_path / "run" / "journal.jsonl").read_text()
     assert '"kind":"strategy"' in study
     assert not list((tmp_path / "run").glob("blocks.*"))
     assert (tmp_path / "run" / "best.tailor").exists()

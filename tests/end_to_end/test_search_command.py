@@ -132,8 +132,7 @@ def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> Non
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
         ".lock", "best.tailor", "best.tailor.lock",
-        "start.tailor", "front", "run.json",
-        "sizes.json", "space.tailor", "study.journal", "summary.json", "summary.md",
+        "start.tailor", "front", "run.json", "journal.jsonl", "summary.json", "summary.md",
     }  # fmt: skip
     said = summary(world)
     assert said["cost"] <= 8
@@ -238,7 +237,6 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
         (["-O", 'perplexity("rows.jsonl")'], "its objectives were"),
         (["--dtype", "bfloat16"], "its models computed in"),
         (["--no-race"], "its races were 'on', and now 'off'"),
-        (["--storage", "sqlite:///x.db"], "its storage is the folder's own"),
         (["--model", "math=base"], "other files of 'math'"),
     ],
 )
@@ -342,7 +340,7 @@ def test_bad_input_is_said_before_anything_is_loaded(
         (["-O", 'nll("gone.jsonl")'], 3, "gone.jsonl"),
         (["--device", "cuda:99"], 3, "cuda:99"),
         (["--model", "code=base"], 1, "'code'"),
-        (["--storage", "nonsense"], 3, "error[C903]"),
+        (["--export", "rows.jsonl"], 3, "error[C301]"),
     ],
 )
 def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
@@ -388,11 +386,11 @@ def test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named(
 
 
 def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
-    """Their files named from the current folder, with an Optuna database for the study."""
+    """Their files named from the current folder, with an Optuna study of the trials."""
     wishes = ["-O", 'nll("rows.jsonl")', "-O", 'multiple_choice("questions.jsonl")']
     wishes += ["-O", 'kl("rows.jsonl")', "--prefer", "nll", "--strategy", "random"]
-    storage = ["--storage", "sqlite:///study.db", "--study-name", "three", "--trials", "10"]
-    found = search("bare.tailor", "-o", "several", *wishes, *storage)
+    export = ["--export", "three.journal", "--trials", "10"]
+    found = search("bare.tailor", "-o", "several", *wishes, *export)
     said = json.loads((world / "several" / "summary.json").read_text())
     assert [one["name"] for one in said["objectives"]] == [wishes[i] for i in (1, 3, 5)]
     assert [one["scale"] for one in said["objectives"]] == ["base", "base", "spread"]
@@ -402,10 +400,12 @@ def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     found_value = said["found"]["values"][0]
     assert found_value == min(row["values"][0] for row in said["front"])
     assert "kl(" in found.out
-    assert not (world / "several" / "study.journal").exists()
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
-    study = optuna.load_study(storage=f"sqlite:///{world}/study.db", study_name="three")
+    backend = JournalFileBackend(str(world / "three.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    study = optuna.load_study(storage=storage, study_name="gptailor")
     assert len(study.trials) == said["trials"]
     assert len(study.best_trials) >= len(front)
 

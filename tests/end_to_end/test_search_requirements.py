@@ -97,10 +97,10 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
     assert f"{line} (" in out
     assert "evaluated plans meet the requirements" in out
     assert (world / "kept" / "best.tailor").exists()
-    journal = (world / "kept" / "study.journal").read_text()
+    journal = (world / "kept" / "journal.jsonl").read_text()
     again = search("kept.tailor", "-o", "kept")
     assert "evaluating the requirements" not in again.err, "each plan is evaluated once"
-    assert (world / "kept" / "study.journal").read_text().count("conditions") == journal.count(
+    assert (world / "kept" / "journal.jsonl").read_text().count("conditions") == journal.count(
         "conditions"
     )
 
@@ -128,7 +128,7 @@ def test_latency_is_an_objective_that_the_study_remembers(search: Search, world:
     for row in summary["sizes"]:
         by_layers.setdefault(row["layers"], set()).add(row["values"][1])
     assert all(len(times) == 1 for times in by_layers.values())
-    assert "latencies" in (world / "quick" / "study.journal").read_text()
+    assert "latencies" in (world / "quick" / "journal.jsonl").read_text()
 
 
 def test_nothing_is_searched_by_sizes_alone(search: Search) -> None:
@@ -223,8 +223,8 @@ def test_a_found_plan_keeps_the_expectations(search: Search, world: Path) -> Non
         ("nll", {"file": "../code.txt"}, "code")
     ]
     assert [result.passed for result in gptailor.evaluate_expectations(best)] == [True]
-    journal = (world / "expecting" / "study.journal").read_bytes()
+    journal = (world / "expecting" / "journal.jsonl").read_bytes()
     (world / "expect.tailor").write_text(f"{space}expect parameters() < base\n")
     search("expect.tailor", "-o", "expecting")
-    assert (world / "expecting" / "study.journal").read_bytes() == journal
+    assert (world / "expecting" / "journal.jsonl").read_bytes() == journal
     assert "expect parameters() < base" in (world / "expecting" / "best.tailor").read_text()

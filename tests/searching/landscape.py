@@ -15,11 +15,12 @@ import gptailor
 from gptailor.evaluation.scores import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
-from gptailor.searching.run.origin import EarlierOrigin
+from gptailor.searching.run.journal import JOURNAL, JournalFile
+from gptailor.searching.run.origin import BestWindow, WindowCut
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget, Start, ToldStart
-from gptailor.searching.run.study import Naming, Study, open_study
-from gptailor.searching.run.trials import Ledger, Trial, genome_to_json
+from gptailor.searching.run.schedule import Budget, Stages, Start
+from gptailor.searching.run.study import Study, open_study
+from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import (
     Alone,
     Done,
@@ -30,7 +31,7 @@ from gptailor.searching.run.workers import (
     Workers,
 )
 from gptailor.searching.search import SearchEvent, SearchSetting, search_steps
-from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.genome import Genome, genome_to_json
 from gptailor.searching.space.hash_random import folded, key_of
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.space.table import Table, sample
@@ -51,6 +52,13 @@ KL = Aim("kl", "minimize", "spread")
 
 def space() -> Space:
     return space_of(gptailor.loads(TEXT), 8)
+
+
+def names_of(space: Space) -> list[str]:
+    """The names of a space's genes; no two are alike."""
+    names = [gene.name for genes in (space.bits, space.picks, space.reals) for gene in genes]
+    assert len(set(names)) == len(names)
+    return names
 
 
 def number(plan: Plan, salt: str = "") -> float:
@@ -145,18 +153,13 @@ class Staged:
         drawn = sample(space.table, key_of(0), 4)
         self.genomes = [Genome(*genes) for genes in zip(*drawn, strict=True)]
 
-    def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
-        if not told:
-            return [
-                Start(EarlierOrigin(words=f"start {n}"), one, 0.25)
-                for n, one in enumerate(self.genomes)
-            ]
-        if len(told) == len(self.genomes):
-            best = min(told, key=lambda one: sum(one.losses))
-            return [Start(EarlierOrigin(words="the best start"), best.genome, 1.0)]
-        return []
+    def stages(self) -> Stages:
+        plans = enumerate(self.genomes)
+        told = yield [Start(WindowCut(dropped=(n,)), one, 0.25) for n, one in plans]
+        best = min(told, key=lambda one: sum(one.losses))
+        yield [Start(BestWindow(), best.genome, 1.0)]
 
-    def focus(self, told: Sequence[ToldStart]) -> Table | None:
+    def focus(self, told: Sequence[Start]) -> Table | None:
         return None
 
 
@@ -174,9 +177,10 @@ def setting(**changes: Any) -> SearchSetting:
     return SearchSetting(**(said | changes))
 
 
-def study_of(folder: Path | str, chosen: SearchSetting, name: str = "gptailor") -> Study:
-    place = folder / "study.journal" if isinstance(folder, Path) else folder
-    return open_study(place, name, chosen.aims, Naming(chosen.space))
+def study_of(folder: Path) -> Study:
+    """Return the study in a folder, which need not have a `run.json`."""
+    journal = folder / JOURNAL
+    return open_study(JournalFile(journal), begun=journal.exists() and journal.stat().st_size > 0)
 
 
 @dataclass
@@ -191,7 +195,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.setting.aims, self.setting.budget.full, self.prefer)
-        self.study.recall(self.ledger)
+        self.study.recall(self.ledger, self.setting.space)
 
     def run(self) -> str:
         for event in search_steps(self.setting, self.study, self.ledger, self.workers):
@@ -208,7 +212,7 @@ def search(
     **options: Any,
 ) -> Search:
     evaluate = evaluate or Counting(chosen.aims)
-    return Search(chosen, study_of(folder, chosen), workers or Alone(evaluate), **options)
+    return Search(chosen, study_of(folder), workers or Alone(evaluate), **options)
 
 
 def record(trials: list[Trial]) -> list[dict[str, Any]]:
@@ -216,7 +220,7 @@ def record(trials: list[Trial]) -> list[dict[str, Any]]:
     return [
         {
             **{name: value for name, value in vars(trial).items() if name != "seconds"},
-            "request": {**trial.request._asdict(), "genome": genome_to_json(trial.request.genome)},
+            "request": {**vars(trial.request), "genome": genome_to_json(trial.request.genome)},
         }
         for trial in trials
     ]

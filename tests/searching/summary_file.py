@@ -6,7 +6,7 @@ BEGUN: dict[str, Any] = {
     "version": "0.2.0", "plan": "space.tailor", "fidelity": None, "seed": 0,
     "strategy": "surrogate", "bridge": None, "prefer": None, "heals": False,
     "finalists": None, "race": True, "requires": [], "device": "cpu",
-    "dtype": None, "storage": None, "study": "gptailor", "layers": 26, "tied": [],
+    "dtype": None, "packages": [], "layers": 26, "tied": [],
 }  # fmt: skip
 """Settings at the beginning of the search."""
 
@@ -15,7 +15,7 @@ def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, An
     held = {"values": [value + 0.5], "stderrs": [0.01]}
     said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
             "stderrs": [0.02], "retained": [2 / value], "lost": value - 2, "seconds": 0.5,
-            "before": None, "failure": None, "held": held}  # fmt: skip
+            "before": None, "failure": None, "held": held, "dropped": "", "sizes": ""}  # fmt: skip
     return said | changes
 
 
@@ -70,6 +70,9 @@ def document(**changes: Any) -> dict[str, Any]:
         "best_file": "run/best.tailor",
         "front": [],
         "final": [],
+        "recipe": None,
+        "recipes": 0,
+        "at_bounds": [],
         "repair": None,
         "starts": [row(2.75, "best window on math", stage="bridged"), row(3.0, "greedy removal")],
         "random": {"trials": 5, "best": row(3.5, "random"), "expected": 10 / 3},

@@ -12,8 +12,9 @@ from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.searching.curve import Sizes
 from gptailor.searching.limits import StartsWithin, Within, bounded, size_bounds
-from gptailor.searching.run.origin import EarlierOrigin, origin_words
-from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.run import schedule
+from gptailor.searching.run.origin import StrategyPlan, origin_words
+from gptailor.searching.run.schedule import Start, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
@@ -221,36 +222,33 @@ def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
     found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
     drawn = rows(sample(found.space.table, key_of(3), 12))
-    starts = [Start(EarlierOrigin(words=str(n)), one, 1.0) for n, one in enumerate(drawn)]
+    starts = [Start(StrategyPlan(strategy=str(n)), one, 1.0) for n, one in enumerate(drawn)]
     inside = [found.holds(one) for one in drawn]
     heard: list[list[float]] = []
 
     class Stages:
         """Two stages, the second one of the best of the first."""
 
-        def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
+        def stages(self) -> schedule.Stages:
+            told = yield starts[:6]
             heard.append([one.losses[0] for one in told])
-            assert [one.share for one in told] == [float(ok) for ok in inside[: len(told)]]
-            return starts[:6] if not told else starts[6:] if len(told) == 6 else []
+            assert [one.share for one in told] == [float(ok) for ok in inside[:6]]
+            yield starts[6:]
 
-    source = StartsWithin(Stages(), found)
-    first = source.next([])
+    source = StartsWithin(Stages(), found).stages()
+    first = next_stage(source, None)
     assert [one.origin for one in first] == [
         s.origin for s, ok in zip(starts[:6], inside[:6], strict=True) if ok
     ]
     losses = [(float(origin_words(one.origin)),) for one in first]
-    told = [
-        ToldStart(one.origin, one.genome, 1.0, loss)
-        for one, loss in zip(first, losses, strict=True)
-    ]
-    second = source.next(told)
+    told = [one._replace(losses=loss) for one, loss in zip(first, losses, strict=True)]
+    second = next_stage(source, told)
     assert [one.origin for one in second] == [
         s.origin for s, ok in zip(starts[6:], inside[6:], strict=True) if ok
     ]
     wanted = [float(n) if inside[n] else np.nan for n in range(6)]
     assert np.array_equal(heard[-1], wanted, equal_nan=True)
-    told += [ToldStart(one.origin, one.genome, 1.0, (0.0,)) for one in second]
-    assert source.next(told) == []
+    assert next_stage(source, [one._replace(losses=(0.0,)) for one in second]) == []
 
 
 def test_without_such_a_requirement_a_space_is_as_it_is(folder: Path) -> None:

@@ -23,7 +23,7 @@ from gptailor.searching.run.study import Study
 from gptailor.searching.settings import Flags, settings
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.stages import Starts
-from tests.searching.landscape import TEXT, setting, study_of
+from tests.searching.landscape import TEXT, study_of
 
 pytestmark = pytest.mark.wrong_types  # trials that only count
 
@@ -88,7 +88,7 @@ def measured(
 ) -> tuple[Starts, list[tuple[str, int, int]], Any]:
     space: Space = space_of(loads(text), 8)
     folder.mkdir(exist_ok=True)
-    study = study_of(folder, setting(space=space))
+    study = study_of(folder)
     said: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "gap_errors_of", Measured.gap_errors)

@@ -13,7 +13,8 @@ def row(layers: int, loss: float, **changes: Any) -> SizeRow:
              "kv_cache": layers, "loss": loss, "share": loss, "nats": 3 * loss,
              "trial": layers, "file": front_file(layers), "origin": "surrogate", "samples": 4,
              "seconds": 1.0, "stage": "bare", "before": None, "values": (1.0,), "failure": None,
-             "stderrs": (0.1,), "retained": None, "lost": None, "held": None}  # fmt: skip
+             "stderrs": (0.1,), "retained": None, "lost": None,
+             "held": None, "dropped": "", "sizes": ""}  # fmt: skip
     return SizeRow(**found | changes)
 
 

@@ -212,7 +212,7 @@ def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: 
         ("uniform merge", 1.0),
     ]
     missed = "4 of 7 recipes (base, code, uniform merge by 1, uniform merge by 0.3)"
-    left_out = chosen.starts.left_out([trial.request.origin for trial in ledger.trials])
+    left_out = chosen.starts.untried([trial.request.origin for trial in ledger.trials])["left_out"]
     assert left_out[0] == missed
 
 

@@ -1,5 +1,6 @@
 """A summary: random search at the same cost, and the finalists."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,6 @@ def test_numbers_at_an_end_of_their_interval_are_named() -> None:
         ("let m", 1.0, "high"),
     ], "t says nothing where no model is chosen"
     none = genome._replace(reals=np.array([0.5, 0.0, 0.0], np.float32))
-    assert not list(numbers_at_bounds(space, Trial(0, request._replace(genome=none), "p", 1.0)))
+    assert not list(numbers_at_bounds(space, Trial(0, replace(request, genome=none), "p", 1.0)))
     inside = genome._replace(reals=np.array([0.5, 0.999, 0.0], np.float32))
-    assert not list(numbers_at_bounds(space, Trial(0, request._replace(genome=inside), "p", 1.0)))
+    assert not list(numbers_at_bounds(space, Trial(0, replace(request, genome=inside), "p", 1.0)))

@@ -18,9 +18,9 @@ from gptailor.evaluation.scores import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.notes import LATE
-from gptailor.searching.run.origin import BridgedCut, EarlierOrigin, origin_words
+from gptailor.searching.run.origin import BridgedCut, RandomPlan, StrategyPlan, origin_words
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget, Start, ToldStart
+from gptailor.searching.run.schedule import Budget, Stages, Start, next_stage
 from gptailor.searching.run.trials import FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import Alone, Done, Task, TaskOutcome, interruptible
 from gptailor.searching.search import (
@@ -74,7 +74,7 @@ def test_starting_plans_come_first_and_the_budget_is_kept(
     assert found.run() == "budget"
     assert phases(found) == [STARTS, RANDOM, SEARCH]
     names = [origin_words(trial.request.origin) for trial in found.ledger.of(STARTS)]
-    assert names == ["start 3", "start 2", "start 1", "start 0", "the best start"], "as they come"
+    assert names == [*(f"window L{n}" for n in (3, 2, 1, 0)), "best window"], "as they come"
     cost = found.ledger.cost()
     assert 11.25 < cost <= 12
     assert [trial.number for trial in found.ledger.trials] == list(range(len(found.ledger.trials)))
@@ -90,7 +90,7 @@ def test_starting_plans_take_half_of_the_budget_at_most(tmp_path: Path) -> None:
     chosen = setting(budget=Budget(2, 16, 64))
     found = ran(tmp_path, chosen)
     names = {origin_words(trial.request.origin) for trial in found.ledger.of(STARTS)}
-    assert names == {f"start {n}" for n in range(4)}
+    assert names == {f"window L{n}" for n in range(4)}
     assert found.ledger.cost() <= 2
 
 
@@ -279,7 +279,7 @@ def test_a_base_that_measures_nothing_is_said(
 
     with pytest.raises(SearchError, match=said):
         search(tmp_path, chosen, Flat()).run()
-    assert search(tmp_path, chosen).study.empty
+    assert search(tmp_path, chosen).study.trials() == []
 
 
 def test_the_base_may_be_zero_where_nothing_is_a_share_of_it(tmp_path: Path) -> None:
@@ -425,10 +425,10 @@ def test_a_bridged_cut_is_no_finalist_where_there_is_one(tmp_path: Path) -> None
     found = space()
 
     class Cut(Staged):
-        def next(self, told: Any) -> Any:
-            others = [EarlierOrigin(words=one) for one in ("influence", "other", "another")]
+        def stages(self) -> Stages:
+            others = [StrategyPlan(strategy=one) for one in ("influence", "other", "another")]
             plans = zip([*others, BridgedCut(rank=1)], self.genomes, strict=True)
-            return [] if told else [Start(*one, 1.0) for one in plans]
+            yield [Start(*one, 1.0) for one in plans]
 
     chosen = setting(budget=Budget(15, 64, 64, "finalists"), starts=Cut(found), space=found)
     assert chosen.budget.finalists == 1
@@ -680,10 +680,10 @@ def test_one_plan_on_two_workers_is_evaluated_once(tmp_path: Path) -> None:
 
 
 class NoStarts:
-    def next(self, told: list[ToldStart]) -> list[Start]:
-        return []
+    def stages(self) -> Stages:
+        yield []
 
-    def focus(self, told: list[ToldStart]) -> None:
+    def focus(self, told: Sequence[Start]) -> None:
         return None
 
 
@@ -702,12 +702,14 @@ def test_starts_see_each_stage_whole(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Watching(Staged):
-        def next(self, told: Any) -> Any:
-            seen.append(len(told))
-            return super().next(told)
+        def stages(self) -> Stages:
+            stages, told = super().stages(), None
+            while plans := next_stage(stages, told):
+                told = yield plans
+                seen.append(len(told))
 
     ran(tmp_path, setting(starts=Watching(space())))
-    assert set(seen) == {0, 4, 5}
+    assert set(seen) == {4, 1}
 
 
 def test_a_stage_with_other_plans_keeps_the_trials_of_its_plans(tmp_path: Path) -> None:
@@ -717,12 +719,10 @@ def test_a_stage_with_other_plans_keeps_the_trials_of_its_plans(tmp_path: Path) 
         def __init__(self, order: Sequence[int]) -> None:
             super().__init__(space())
             self.order = order
-            self.told: list[ToldStart] = []
+            self.told: list[Start] = []
 
-        def next(self, told: Any) -> Any:
-            self.told = list(told)
-            origin = EarlierOrigin(words="start")
-            return [] if told else [Start(origin, self.genomes[n], 0.25) for n in self.order]
+        def stages(self) -> Stages:
+            self.told = yield [Start(RandomPlan(), self.genomes[n], 0.25) for n in self.order]
 
     for order, trials, cost in (((0, 1), 2, 12), ((2, 0, 1), 3, 14), ((2, 0, 1), 4, 14)):
         starts = Ordered(order)

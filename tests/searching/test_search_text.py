@@ -246,7 +246,6 @@ def test_open_sizes_stand_beside_the_dropped_layers() -> None:
     lines = "\n".join(summary_lines(found, 100))
     assert "found: run/best.tailor, experts 4" in lines
     assert "drop L3, width 1280" not in lines, "the same trial as the plan found"
-    assert "sizes" not in said().document()["best"]
 
 
 def test_a_simpler_plan_has_a_row_of_its_own() -> None:
@@ -342,14 +341,3 @@ def test_numbers_at_their_bounds_are_named_on_the_page_and_the_terminal() -> Non
         assert "and 2 more" in text
         assert "let n8" not in text
     assert "at a bound" not in markdown(said())
-
-
-def test_a_summary_of_the_first_releases_is_read() -> None:
-    record = document(required={"judged": 3, "whole": True, "met": 2, "nearest": None, "rows": []})
-    record["judging"] = record.pop("deciding")
-    record["blocks"] = {"scanned": 7, "of": 7, "map": "run/blocks.svg"}
-    summary = SearchSummary.model_validate_json(json.dumps(record))
-    assert "blocks" not in summary.document()
-    assert summary.deciding == (0,)
-    assert summary.required is not None
-    assert summary.required.evaluated == 3

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from gptailor import loads
 from gptailor.plan.plan import Merge, Plan, Take
 from gptailor.searching.run.origin import (
     BlockInfluenceCut,
-    EarlierOrigin,
     GreedyRemoval,
     ModelAlone,
     TrialOrigin,
@@ -19,14 +18,14 @@ from gptailor.searching.run.origin import (
     composition_words,
     origin_words,
 )
-from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.run.schedule import Start, next_stage
 from gptailor.searching.space.decode import decode
-from gptailor.searching.space.encode import encode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.compositions import composed, compositions, wholes
 from gptailor.searching.starts.cuts import candidates, greedy_removal
 from gptailor.searching.starts.stages import Starts
+from tests.searching.space.encode import encode
 from tests.searching.space.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(
@@ -46,16 +45,12 @@ def paper(layers: int = 30, k: int | str = 7, models: str = "math, code, chat") 
 
 def drive(starts: Starts, evaluate: Evaluate) -> list[list[Start]]:
     """All stages."""
-    told: list[ToldStart] = []
-    stages: list[list[Start]] = []
-    while stage := starts.next(told):
-        stages.append(stage)
-        told += [_told(starts, one, evaluate) for one in stage]
-    return stages
-
-
-def _told(starts: Starts, one: Start, evaluate: Evaluate) -> ToldStart:
-    return ToldStart(one.origin, one.genome, one.share, evaluate(decode(starts.space, one.genome)))
+    stages, told = starts.stages(), None
+    made: list[list[Start]] = []
+    while stage := next_stage(stages, told):
+        made.append(stage)
+        told = [one._replace(losses=evaluate(decode(starts.space, one.genome))) for one in stage]
+    return made
 
 
 def called(start: Start) -> str:
@@ -258,26 +253,14 @@ def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: st
     assert not any(" on " in name for name in names)
     window = "best window" if k == "3" else "best window of 3"
     assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
-    assert starts.left_out({one.origin for one in made}) == []
-    earlier = {EarlierOrigin(words=f"{name} on base") for name in names}
-    assert starts.left_out(earlier) == [], "of an earlier release"
-    assert starts.left_out(set())[0] == "block influence"
+    assert starts.untried({one.origin for one in made})["left_out"] == ()
+    assert starts.untried(set())["left_out"][0] == "block influence"
 
 
 def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
     given = space_of(loads(HEAD + "whole from math, code by ties(0.3..1.0)"), 4)
     assert [called(one) for stage in drive(Starts(given), apart) for one in stage] == [
         "the plan's layers"
-    ]
-
-
-def test_a_search_that_an_earlier_release_began_goes_on() -> None:
-    given = space_of(loads(HEAD + ALIKE.format(k="3")), 10)
-    starts = Starts(given, cheapest=0.25)
-    first = [_told(starts, one, apart) for one in starts.next([])]
-    older = [one._replace(origin=EarlierOrigin(words=f"{called(one)} on base")) for one in first]
-    assert [called(one) for one in starts.next(older)] == [
-        called(one) for one in starts.next(first)
     ]
 
 
@@ -386,7 +369,7 @@ def test_windows_that_are_left_out_are_said() -> None:
     influence = {"base": [abs(position - 5.0) for position in range(12)]}
     starts = Starts(given, influence, cheapest=1.0)
     tried = windows_tried(starts)
-    assert "9 of 15 windows" in starts.left_out(origins(drive(starts, apart)))
+    assert "9 of 15 windows" in starts.untried(origins(drive(starts, apart)))["left_out"]
     assert sorted(map(len, tried)) == [3, 3, 4, 4, 5, 5]
     assert all(5 in cut for cut in tried)
 
@@ -473,14 +456,11 @@ def test_what_was_left_out_is_said() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))
-    assert starts.left_out(tried) == []
+    assert starts.untried(tried)["left_out"] == ()
     some = {one for one in tried if not isinstance(one, WindowCut | GreedyRemoval)}
-    assert starts.left_out(some) == [
-        "24 of 24 windows",
-        "greedy removal",
-    ]
+    assert starts.untried(some)["left_out"] == ("24 of 24 windows", "greedy removal")
     of_math = BlockInfluenceCut(of=ModelAlone(model="math"))
-    assert "block influence on code" in starts.left_out({of_math})
+    assert "block influence on code" in starts.untried({of_math})["left_out"]
 
 
 def test_what_is_beyond_bounds_had_room() -> None:
@@ -491,7 +471,7 @@ def test_what_is_beyond_bounds_had_room() -> None:
     said = starts.untried(tried - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
     assert said["left_out"] == ()
     assert [name for name in said["beyond"] if "window" in name] == ["7 of 24 windows"]
-    assert starts.untried(set(), None)["beyond"] == ()
+    assert starts.untried(set())["beyond"] == ()
 
 
 def test_a_failure_is_never_the_best() -> None:
@@ -516,14 +496,13 @@ def test_where_all_failed_starts_end() -> None:
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
 def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
     given = paper()
-    stages = drive(Starts(given, cheapest=share), apart)
-    told: list[ToldStart] = []
-    for stage in stages:
-        again = Starts(given, cheapest=share)
-        assert [called(o) for o in again.next(told)] == [called(o) for o in stage]
-        assert all(same(a.genome, b.genome) for a, b in zip(again.next(told), stage, strict=True))
-        told += [_told(again, one, apart) for one in stage]
-    assert Starts(given, cheapest=share).next(told) == []
+    starts = Starts(given, cheapest=share)
+    first = drive(starts, apart)
+    for again in (drive(starts, apart), drive(Starts(given, cheapest=share), apart)):
+        assert [*map(len, again)] == [*map(len, first)]
+        for one, other in zip(chain(*first), chain(*again), strict=True):
+            assert called(one) == called(other)
+            assert same(one.genome, other.genome)
 
 
 def test_losses_count_by_their_order_alone() -> None:

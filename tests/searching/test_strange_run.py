@@ -18,10 +18,9 @@ from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
 from gptailor.searching.folder import Folder
 from gptailor.searching.pick import Bounds, pick
-from gptailor.searching.run.records import SearchSummary
-from gptailor.searching.run.study import refuse_misfit
+from gptailor.searching.run.records import RunRecord, SearchSummary
 from gptailor.searching.run.trials import Ledger
-from gptailor.searching.run_files import RunFiles
+from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import summary_lines
 from tests.searching import landscape
@@ -52,9 +51,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         random={"trials": 1, "best": found, "expected": 2.5},
     )  # fmt: skip
     plans = {trial.plan: size for trial in ledger.trials}
-    files = {"summary.json": summary, "sizes.json": {"base": size, "plans": plans}}
-    for name, content in files.items():
-        (run / name).write_text(json.dumps(content))
+    landscape.study_of(run).note("sizes", {"base": size, "plans": plans})
+    (run / "summary.json").write_text(json.dumps(summary))
     (run / "front").mkdir()
     (run / "front" / "trial-0003.tailor").write_text("# Found.\ntailor 1\n")
     (run.parent / "secret.txt").write_text("TOP SECRET\n")
@@ -87,11 +85,8 @@ def edited(document: Any, draw: random.Random) -> Any:
 def resumed(run: Path) -> None:
     """Read all that a search which goes on reads of RUN."""
     with Folder(run) as folder:
-        folder.earlier()
-        study = landscape.study_of(folder.path, landscape.setting(aims=(NLL,)))
-        ledger = Ledger((NLL,), 64)
-        study.recall(ledger)
-        refuse_misfit(study, ledger, landscape.space())
+        RunFiles(folder.path).record(RunRecord, SETTINGS)
+        landscape.study_of(folder.path).recall(Ledger((NLL,), 64), landscape.space())
 
 
 def reported(run: Path) -> None:
@@ -118,8 +113,8 @@ def test_each_edit_of_its_files_ends_in_success_or_one_message(whole: Path, tmp_
     for _ in range(CASES):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
-        name = draw.choice(["run", "summary", "sizes", "journal", "journal"])
-        file = run / ("study.journal" if name == "journal" else f"{name}.json")
+        name = draw.choice(["run", "summary", "journal", "journal"])
+        file = run / ("journal.jsonl" if name == "journal" else f"{name}.json")
         lines = file.read_text().splitlines() if name == "journal" else [file.read_text()]
         number = draw.randrange(len(lines))
         lines[number] = json.dumps(edited(json.loads(lines[number]), draw))
@@ -186,7 +181,7 @@ def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path)
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json"])
+@pytest.mark.parametrize("name", [".lock", "front", "journal.jsonl", "run.json"])
 def test_a_search_does_not_write_through_a_link_out_of_run(
     whole: Path, tmp_path: Path, name: str
 ) -> None:
@@ -238,6 +233,6 @@ def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
 def test_a_summary_comes_back_as_it_was_written(whole: Path) -> None:
     summary = RunFiles(whole).record(SearchSummary, "summary.json")
     assert summary is not None
-    again = SearchSummary.model_validate_json(json.dumps(summary.document()))
-    assert again == summary
-    assert summary.document() == json.loads((whole / "summary.json").read_text())
+    assert SearchSummary.model_validate_json(summary.model_dump_json()) == summary
+    written = json.loads((whole / "summary.json").read_text())
+    assert summary.model_dump(mode="json") == written

@@ -1,9 +1,9 @@
 """A RUN as a killed search leaves it, as a fixture too."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +11,7 @@ from gptailor.plan.plan import Plan
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import Ledger
+from gptailor.searching.space.space import Space
 from tests.searching import landscape
 from tests.searching.summary_file import BEGUN
 
@@ -28,19 +29,27 @@ def run_of(
     chosen = landscape.setting(aims=aims, budget=Budget(trials, 16, 64))
     evaluator = landscape.Counting(aims, fails=fails)
     found = landscape.search(folder, chosen, evaluator)
-    found.study.note("samples", "16..64")
     found.run()
-    (folder / "space.tailor").write_text(landscape.TEXT)
-    record = {
+    (folder / "run.json").write_text(json.dumps(record_of(aims, trials, chosen.space)))
+    return found.ledger
+
+
+def record_of(aims: tuple[Aim, ...], trials: int, space: Space) -> dict[str, Any]:
+    """Return the content of `run.json`."""
+    return {
         **BEGUN,
         "objectives": [f"{aim.direction} {aim.name}" for aim in aims],
         "aims": [aim._asdict() for aim in aims],
         "layers": LAYERS,
         "strategy": "drifting",
         "trials": trials,
+        "space": landscape.TEXT,
+        "low": 16,
+        "full": 64,
+        "limits": [],
+        "digests": {"space": space.digest, "models": {}, "data": {}},
+        "starts": 4,
     }
-    (folder / "run.json").write_text(json.dumps(record))
-    return found.ledger
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +57,3 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
     """A RUN of one objective."""
     folder = tmp_path_factory.mktemp("run")
     return folder, run_of(folder)
-
-
-def named_storage(run: Path, folder: Path, storage: str) -> None:
-    """Write a copy of a RUN whose `run.json` names a storage."""
-    shutil.copytree(run, folder)
-    record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**record, "storage": storage}))

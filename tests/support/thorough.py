@@ -117,9 +117,6 @@ LEFT_OUT = {
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
-    "plugins/report/test_run_report.py": [
-        "test_a_database_that_the_user_names_is_only_read",
-    ],
     "plugins/report/test_run_sections.py": [
         "test_five_hundred_trials_fit_a_page",
     ],

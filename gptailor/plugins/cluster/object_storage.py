@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
-from gptailor.searching.run_files import JOURNAL, LOCK, SETTINGS
-
-if TYPE_CHECKING:
-    from gptailor.plugins.cluster.object_journal import ObjectJournal  # slow to import
+from gptailor.plugins.cluster.object_journal import ObjectJournal
+from gptailor.searching.run.journal import JOURNAL
+from gptailor.searching.run_files import LOCK, SETTINGS
 
 _WHOLE = frozenset(
     ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]
@@ -125,7 +124,7 @@ class ObjectStorage:
             self._files.rm_file(self._at(name))
 
     def bring(self, ours: frozenset[str], write: Callable[[str, bytes], Path]) -> None:
-        """Write all objects but the study into the `copy`; `ours` are the names that RUN has."""
+        """Write all objects but the journal into the `copy`; `ours` are the names that RUN has."""
         names = self.names()
         strange = [name for name in names if name.partition("/")[0] not in ours]
         if strange and SETTINGS not in names:
@@ -154,11 +153,9 @@ class ObjectStorage:
             if name not in files and name.partition("/")[0] in ours - {JOURNAL}:
                 self.remove(name)
 
-    def journal(self, folder: str) -> "ObjectJournal":
-        """Return Optuna's journal with its lines in objects of a folder."""
-        from gptailor.plugins.cluster.object_journal import ObjectJournal
-
-        return ObjectJournal(self, folder)
+    def journal(self) -> ObjectJournal:
+        """Return the journal, with its lines in objects."""
+        return ObjectJournal(self)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -6,7 +6,7 @@ import click
 
 
 def add_search_options(command: click.Command) -> None:
-    """Add the options to `gptailor search`, behind those of the study."""
+    """Add the options to `gptailor search`, behind the device's memory."""
     ray = click.Option(
         ["--ray"], is_flag=False, flag_value="local", is_eager=True, metavar="[ADDRESS]",
         help="Evaluate on a Ray cluster. Without ADDRESS, use a local cluster.",
@@ -16,7 +16,7 @@ def add_search_options(command: click.Command) -> None:
         help="The number of workers of the cluster. Default: one for each GPU, or else one for "
         "each machine.",
     )  # fmt: skip
-    at = [param.name for param in command.params].index("study") + 1
+    at = [param.name for param in command.params].index("memory") + 1
     command.params[at:at] = [ray, workers]
 
 

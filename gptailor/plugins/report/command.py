@@ -33,12 +33,6 @@ Examples:
               help="The prompt that the base and the model continue.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True, metavar="N",
               help="The maximum number of tokens of each continuation.")  # fmt: skip
-@click.option("--storage", metavar="URL",
-              help="Read a search's study from this SQLite database (sqlite:///FILE), instead of "
-                   "RUN's own journal. The database is opened read-only.")  # fmt: skip
-@click.option("--study-name", "study", metavar="NAME",
-              help="The name of the study in that database. Default: the name in "
-              "run.json.")  # fmt: skip
 @click.option("--no-continuations", is_flag=True, help="Don't continue the prompt.")
 @options.MODEL
 @options.FAMILY
@@ -50,8 +44,6 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
     pictures: Path | None,
     prompt: str,
     tokens: int,
-    storage: str | None,
-    study: str | None,
     no_continuations: bool,
     models: tuple[tuple[str, Path], ...],
     families: tuple[Path, ...],
@@ -67,10 +59,8 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
 
     The command needs altair and vl-convert-python: pip install 'gptailor[report]'.
     """
-    from gptailor.plugins.report.report import is_run, report
+    from gptailor.plugins.report.report import report
 
-    if not is_run(target) and (storage is not None or study is not None):
-        raise click.UsageError("--storage and --study-name are a search's; the target is no RUN")
     written = report(
         options.read_plan("-", families) if target == "-" else target,
         output,
@@ -80,8 +70,6 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
         tokens=tokens,
         pictures=pictures,
         force=force,
-        storage=storage,
-        study=study,
         on_event=RepairLines(),
     )
     options.say(f"{output}: written, {bytes_in_words(written.size)}")

@@ -43,9 +43,7 @@ def run_effects(reading: RunReading) -> Effects:
     ]
     learned, missing = _learned(reading)
     return Effects(
-        windows=[]
-        if space is None
-        else window_losses(space, full_trials, {t.number: losses[t.number] for t in full_trials}),
+        windows=window_losses(space, full_trials, losses),
         seen=_effects(full_trials, states, losses),
         learned=learned,
         missing=missing,
@@ -65,7 +63,7 @@ def _effects(
 def _learned(reading: RunReading) -> tuple[list[LayerEffect], list[str]]:
     """Return the effects by the surrogate, and the reason why they are missing, if there is one."""
     strategy, space = reading.record.strategy, reading.space
-    if space is None or not reading.ledger.trials:
+    if not reading.ledger.trials:
         return [], []
     if strategy != _LEARNING:
         return [], [

@@ -119,7 +119,7 @@ def _written(report: RunReport) -> _Counts:
     if best is None:
         return {}
     trial = report.trials[best.trial]
-    return _counts(trial.size) or ({} if trial.layers is None else {"layers": trial.layers})
+    return _counts(trial.size) or {"layers": trial.layers}
 
 
 def _size_section(counts: _Counts, base: _Counts, words: str) -> Section:

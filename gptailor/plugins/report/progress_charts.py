@@ -108,7 +108,7 @@ def progress_section(report: RunReport) -> Section:
             for cost, trial in steps
         ),
     )
-    texts = {t.name: t.text for steps in lines.values() for _, t in steps if t.text}
+    texts = {t.name: t.text for steps in lines.values() for _, t in steps}
     chart = _progress_chart(
         rows, _worth_title(report), [score for score in base if score is not None]
     )
@@ -216,7 +216,7 @@ def curve_section(report: RunReport) -> Section | None:
         f" the base, in {report.loss_unit}. gptailor pick writes one of them. Bars are one standard"
         " error of a single score."
     )
-    texts = {t.name: t.text for p in places if (t := report.trials[p.trial]).text}
+    texts = {report.trials[p.trial].name: report.trials[p.trial].text for p in places}
     chart = _curve_chart(rows, f"loss beside the base, {report.loss_unit}")
     return Section("sizes", "Size for quality", words, chart, table, plans=texts)
 
@@ -289,7 +289,7 @@ def held_section(report: RunReport) -> Section | None:
         f" search and on held-out samples, in {report.loss_unit}. A plan above the line is worse on"
         " held-out samples. Bars are one standard error."
     )
-    texts = {t.name: t.text for t in drawn if t.text}
+    texts = {t.name: t.text for t in drawn}
     return Section("held-out", "Held-out scores", words, _held_chart(rows, report),
                    table, plans=texts)  # fmt: skip
 

@@ -50,8 +50,6 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     tokens: Positive = 48,
     pictures: str | Path | None = None,
     force: bool = False,
-    storage: str | None = None,
-    study: str | None = None,
     on_event: OnEvent = ignore_events,
 ) -> ReportResult:
     """Write a page of HTML about a search, a plan or a model's folder; it needs no network.
@@ -59,9 +57,8 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     `target` is a search's result or folder, a plan or its file, or a model's folder. `models` gives
     other folders for the plan's names, and `families` are family files. The base and the result
     continue `prompt` by at most `tokens` tokens, and with None they don't. `pictures` is a folder
-    for each chart as .svg and .png. `force` replaces an existing page and pictures. `storage` and
-    `study` are those of a search in a database. `on_event` receives the progress of bridging and
-    healing.
+    for each chart as .svg and .png. `force` replaces an existing page and pictures. `on_event`
+    receives the progress of bridging and healing.
 
     Raises CheckpointError for an output that exists or can't be written (C301 to C303), PlanError
     for faults of the plan, OSError for a missing file, MissingPackageError without altair.
@@ -82,10 +79,8 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     speech = None if prompt is None else of.Speech(prompt, tokens, on_event)
     paths = {name: Path(path) for name, path in (models or {}).items()}
     given = _Given(paths, families, speech)
-    if name is not None and is_run(name):
-        page = _of_run(name, given, _Stored(storage, study))
-    else:
-        page = _of_plan(subject, given)
+    run = name if name is not None and is_run(name) else None
+    page = _of_plan(subject, given) if run is None else _of_run(run, given)
     names = [] if pictures is None else list(_pictures(page))
     files = tuple(Path(pictures or "") / each for each in names)
     for file in files:
@@ -105,14 +100,6 @@ class _Page(NamedTuple):
     title: str
     lead: str
     sections: "list[Section]"
-
-
-@final
-class _Stored(NamedTuple):
-    """The user's storage of a search's study, and the study's name there, if given."""
-
-    storage: str | None
-    study: str | None
 
 
 @final
@@ -242,7 +229,7 @@ _IN_VAIN = "Healing changed nothing: the layers that learn stayed as they were."
 
 # ---------------------------------------------------------------------------------- a search's RUN
 
-_RUN_FILES = ("run.json", "summary.json", "study.journal")
+_RUN_FILES = ("run.json", "summary.json", "journal.jsonl")
 
 
 def is_run(target: str) -> bool:
@@ -253,7 +240,7 @@ def is_run(target: str) -> bool:
     return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
 
 
-def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
+def _of_run(target: str, given: _Given) -> _Page:
     from gptailor.lang.parse import read_bytes
     from gptailor.plugins.report.scores_section import scores_sections
     from gptailor.searching.run.records import SearchSummary
@@ -272,7 +259,7 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
         plan = plan.with_families(given.families) if given.families else plan
         subject = of.subject("best.tailor", plan, best.decode(), given.models)
     sections = [] if summary is None else scores_sections(summary)
-    report, tried = _tried(target, stored)
+    report, tried = _tried(target)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = files.read(name)
@@ -293,24 +280,23 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     return _Page(title, _lead_of_run(summary), sections)
 
 
-def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
+def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
     """Return the report of RUN, and charts of all trials or the reason why they are missing."""
     from gptailor.plugins.report.run_sections import run_sections
     from gptailor.plugins.report.section import Section
 
     try:
-        from gptailor.plugins.report.layer_effects import run_effects  # imports Optuna
-        from gptailor.plugins.report.read_run import report_of, run_reading
+        from gptailor.plugins.report.layer_effects import run_effects  # imports JAX
+        from gptailor.plugins.report.read_run import report_of
+        from gptailor.searching.run_reading import RunReading
 
-        reading = run_reading(target, stored.storage, stored.study)
+        reading = RunReading(target)
         report = report_of(reading)
         return report, run_sections(report, run_effects(reading))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         why = str(missing or error)
     except CheckpointError as error:
-        if stored.storage is not None:
-            raise
         why = "; ".join(filter(None, (f"{error.path} {error.message}", error.help)))
     return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
 

@@ -35,8 +35,8 @@ class ReportedTrial:
     """A trial. `share` is the share of all samples that its values are from.
 
     `loss` is the loss beside the base in the report's `loss_unit`, by the objectives that compare
-    plans. `held_loss` is the loss on samples that the search never saw. `layers` and `size` are
-    None if they are unknown. `made` describes the plan in a line; `text` is the plan's text.
+    plans. `held_loss` is the loss on samples that the search never saw. `size` is None if
+    it is unknown. `made` describes the plan in a line; `text` is the plan's text.
     `same_as` is an earlier trial with the same plan; such a trial evaluated nothing.
     """
 
@@ -54,10 +54,10 @@ class ReportedTrial:
     seconds: float
     loss: float | None
     loss_error: float | None
-    layers: int | None
+    layers: int
     size: OutputSize | None
     made: str
-    text: str | None
+    text: str
     held_loss: float | None = None
     held_loss_error: float | None = None
 
@@ -93,5 +93,5 @@ class RunReport:
     trials: Sequence[ReportedTrial]
     front: tuple[int, ...]
     summary: SearchSummary | None
-    space: str | None
+    space: str
     missing: Sequence[str] = ()

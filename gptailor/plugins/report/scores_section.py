@@ -69,7 +69,7 @@ def _rows(summary: SearchSummary, i: int) -> Iterator[dict[str, Any]]:
         held = row.held_scores
         unseen = (None, None) if held is None else (held.values, held.stderrs)
         for samples, (values, errors) in (
-            (_CALIBRATION, (row.values, row.errors)), (_HELD, unseen)
+            (_CALIBRATION, (row.values, row.stderrs)), (_HELD, unseen)
         ):  # fmt: skip
             if values is None:
                 continue

@@ -47,7 +47,7 @@ def trials_section(report: RunReport) -> Section:
     """Return every trial's loss over its size, the front and the uncut base marked."""
     drawn = [t for t in report.trials if t.loss is not None and t.same_as is None]
     failed = sum(trial.failure is not None for trial in report.trials)
-    size = _size_axis(report, drawn)
+    size = _size_axis(drawn)
     words = [
         f"Each plan's loss compared with the uncut base, in {report.loss_unit}, over its size."
     ]
@@ -74,7 +74,7 @@ def trials_section(report: RunReport) -> Section:
     marks += _arrows([row for row, trial in zip(rows, drawn, strict=True)
                       if edge is not None and (trial.loss or 0.0) > edge])  # fmt: skip
     chart = sized(marks + _base_layers(_base_mark(report, size), [row["x"] for row in rows]))
-    plans = {trial.name: trial.text for trial in drawn if trial.text}
+    plans = {trial.name: trial.text for trial in drawn}
     if plans:
         words.append("A click on a trial shows its plan's text.")
     note = "Less is better. Hollow: not on all samples. Ring: on the front."
@@ -123,10 +123,10 @@ def _tooltip() -> "list[alt.Tooltip]":
     return [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOOLTIP]
 
 
-def _size_axis(report: RunReport, trials: Sequence[ReportedTrial]) -> ShownAxis | None:
-    """Return parameters if all are known, else layers; None if these are unknown too."""
-    layers = {t.number: float(t.layers) for t in trials if t.layers is not None}
-    if not layers or len(layers) < len(trials):
+def _size_axis(trials: Sequence[ReportedTrial]) -> ShownAxis | None:
+    """Return parameters if all are known, else layers; None without trials."""
+    layers = {t.number: float(t.layers) for t in trials}
+    if not layers:
         return None
     counts = {t.number: t.size.parameters for t in trials if t.size is not None}
     if len(counts) == len(layers):
@@ -314,7 +314,7 @@ def objectives_section(report: RunReport) -> Section | None:
         " in all objectives. Axes are chosen below the chart.",
         chart,
         _front_table(report),
-        plans={t.name: t.text for t in drawn if t.text},
+        plans={t.name: t.text for t in drawn},
         note="Ring: on the front.",
     )
 

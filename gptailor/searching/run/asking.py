@@ -50,6 +50,22 @@ def by_spread(
     return scaled
 
 
+def told(
+    strategy: "Strategy",
+    table: Table,
+    state: Any,
+    genomes: Sequence[Genome],
+    losses: Float[np.ndarray, "n m"],
+    shares: Float[np.ndarray, " n"],
+) -> Any:
+    """Return a strategy's state after these trials, told in their order by full populations."""
+    for start in range(0, len(genomes), strategy.population):
+        some = slice(start, start + strategy.population)
+        population = Genome(*map(np.stack, zip(*genomes[some], strict=True)))
+        state = strategy.tell(table, state, population, losses[some], shares[some])
+    return state
+
+
 WithinBounds: TypeAlias = Callable[[Genome, Key], Genome]
 """Returns a genome if a search may ask for it, else an allowed genome, drawn by a key."""
 
@@ -134,9 +150,10 @@ class Asking:
         fresh = [t for t in trials if t.request.phase in TOLD and self._holds(t.request.genome)]
         fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
         self._told = until
-        many = self.strategy.population
-        for start in range(0, len(fresh), many):
-            self._put(fresh[start : start + many])
+        genomes = [trial.request.genome for trial in fresh]
+        losses = expected_losses(self.ledger, fresh)  # one that was given up counts as if on all
+        shares = np.array([t.request.samples / self.ledger.full for t in fresh], np.float32)
+        self._state = told(self.strategy, self._table, self._state, genomes, losses, shares)
 
     def _holds(self, genome: Genome) -> bool:
         """Return whether a genome's plan is one of the table's."""
@@ -145,11 +162,3 @@ class Asking:
         own = canonical(self._table, genome)
         asked, held = (features(self._whole, canonical(self._whole, g)) for g in (genome, own))
         return np.array_equal(asked, held)
-
-    def _put(self, trials: Sequence[Trial]) -> None:
-        """Tell these trials; one that was given up counts as if on all its samples."""
-        genomes = [trial.request.genome for trial in trials]
-        population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
-        shares = np.array([t.request.samples / self.ledger.full for t in trials], np.float32)
-        batch = population, expected_losses(self.ledger, trials), shares
-        self._state = self.strategy.tell(self._table, self._state, *batch)

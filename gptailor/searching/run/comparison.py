@@ -12,7 +12,6 @@ from gptailor.reporting.measure import (
     Estimate,
     LossMeasure,
     shared_unit,
-    spread_of,
 )
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.scores import PerObjective
@@ -78,33 +77,6 @@ class Comparison:
             variance += _variance(moves)
         count = len(self.numbers)
         return Estimate(total / count, math.sqrt(variance) / count)
-
-
-def comparison_of(
-    aims: tuple[Aim, ...],
-    numbers: Sequence[int],
-    base: Sequence[float] | None,
-    spreads: Sequence[Sequence[float]],
-    samples: Sequence[Hashable] = (),
-) -> Comparison:
-    """Return how plans are compared by some objectives.
-
-    `base` are the base's scores, `spreads` the starting plans' by each objective.
-    """
-    unit = loss_unit([aims[number] for number in numbers])
-    if unit == SHARES and base is None:
-        unit = SPREADS
-    if unit not in (SHARES, SPREADS):
-        widths = [1.0] * len(aims)
-    else:
-        widths = [
-            abs(base[number]) or 1.0
-            if unit == SHARES and aim.scale == "base" and base is not None
-            else spread_of(spreads[number])
-            for number, aim in enumerate(aims)
-        ]
-    shown = "" if unit == SHARES else unit
-    return Comparison(aims, tuple(numbers), tuple(widths), tuple(samples), shown)
 
 
 def loss_unit(aims: Sequence[Aim]) -> str:

@@ -61,16 +61,12 @@ def _with_cut(ledger: Ledger, best: list[Trial], cuts: Sequence[Trial], many: in
     """
     if not cuts or many == 1 or not set(best).isdisjoint(cuts):
         return best
-    cut = min(cuts, key=_rank)
+    ranks = {c: c.request.origin.rank for c in cuts if isinstance(c.request.origin, BridgedCut)}
+    cut = min(cuts, key=ranks.__getitem__)
     if _size(ledger) is None:
         return [*best[: max(1, len(best) - 1)], cut]
     of_size = [t for t in best if _size_of(ledger, t) == _size_of(ledger, cut)]
     return [cut if trial in of_size[-1:] else trial for trial in best]
-
-
-def _rank(cut: Trial) -> int:
-    assert isinstance(cut.request.origin, BridgedCut)
-    return cut.request.origin.rank
 
 
 def _size(ledger: Ledger) -> int | None:

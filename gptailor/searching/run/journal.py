@@ -1,80 +1,58 @@
-"""The lines of a study's journal, each a JSON object of Optuna's, read before Optuna reads them."""
+"""The journal of a search: lines of JSON, one a trial or a decision, appended and never changed."""
 
-import json
-from collections.abc import Callable, Sequence
+import os
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Final, Protocol, final, runtime_checkable
 
-from optuna.storages.journal import BaseJournalBackend
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.write.output_file import writing
 
-from gptailor.checkpoint.files import CheckpointError, quoted
+JOURNAL: Final = "journal.jsonl"
+"""The name of the journal in RUN."""
+RESTORE = "restore it from a copy, or name another RUN"
+"""The remedy for a journal that can't be read or continued."""
 
-JournalLine = dict[str, Any]
+
+@runtime_checkable
+class Journal(Protocol):
+    """A journal at a `place`, which messages name."""
+
+    place: Path
+
+    def read(self) -> bytes:
+        """Return the complete lines. Raises CheckpointError."""
+
+    def append(self, line: bytes) -> None:
+        """Write a line with its newline. Raises CheckpointError C303."""
 
 
 @final
-class JournalLines(BaseJournalBackend):
-    """An Optuna journal that is only read; an unfinished last line is left out."""
+class JournalFile:
+    """A journal in a file; the caller must hold the lock of its folder."""
 
-    def __init__(self, lines: Sequence[JournalLine]) -> None:
-        self._lines = list(lines)
+    def __init__(self, place: Path) -> None:
+        self.place = place
 
-    def read_logs(self, log_number_from: int) -> list[JournalLine]:
-        """Return the lines from a number on."""
-        return self._lines[log_number_from:]
+    def read(self) -> bytes:
+        """Return the complete lines, and remove the torn end that a killed write leaves."""
+        if not self.place.exists():
+            return b""
+        with writing(self.place), self.place.open("r+b") as file:
+            lines = complete_lines(file.read())
+            file.truncate(len(lines))
+        return lines
 
-    def append_logs(self, logs: list[JournalLine]) -> None:
-        """Raise TypeError: nothing is written."""
-        raise TypeError("a report writes nothing into a study")
-
-
-RESTORE = "restore it from a copy, or name another RUN"
-"""The remedy for a study that can't be read or continued."""
-_CREATE_STUDY, _CREATE_TRIAL = 0, 4
-"""Optuna's numbers of two kinds of lines."""
-
-
-def with_beginning(lines: list[JournalLine], place: Path) -> list[JournalLine]:
-    """Return the lines. Raises CheckpointError C903 without the first, which begins the study.
-
-    Optuna ignores lines of an unknown study.
-    """
-    if lines and lines[0].get("op_code") != _CREATE_STUDY:
-        raise damaged(1, "expected the line that begins the study", place)
-    return lines
+    def append(self, line: bytes) -> None:
+        """Write a line to the disk. Raises CheckpointError C303."""
+        with writing(self.place), self.place.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def first_trial(lines: Sequence[JournalLine]) -> int | None:
-    """Return the number, from 1, of the first line with a trial."""
-    numbered = enumerate(lines, start=1)
-    return next((n for n, line in numbered if line.get("op_code") == _CREATE_TRIAL), None)
-
-
-def journal_lines(raw: bytes, place: Path, before: int = 0) -> list[JournalLine]:
-    """Return the complete lines of a journal, after so many lines `before`.
-
-    Raises CheckpointError C903 that names the first line that isn't a JSON object.
-    """
-    texts = raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1]
-    lines: list[JournalLine] = []
-    for number, line in enumerate(texts, start=before + 1):
-        try:
-            entry = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise damaged(number, f"expected JSON: {_why(error)}", place) from None
-        if not isinstance(entry, dict):
-            raise damaged(number, "expected a JSON object", place)
-        lines.append(entry)
-    return lines
-
-
-def _why(error: Exception) -> str:
-    """Return why a text isn't JSON, without the place in the line."""
-    return quoted(error.msg if isinstance(error, json.JSONDecodeError) else str(error))
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text}, which is no number")
+def complete_lines(raw: bytes) -> bytes:
+    """Return a journal without an unfinished last line."""
+    return raw[: raw.rfind(b"\n") + 1]
 
 
 def damaged(number: int, message: str, place: Path) -> CheckpointError:
@@ -86,17 +64,3 @@ def damaged(number: int, message: str, place: Path) -> CheckpointError:
         help_ = RESTORE
     return CheckpointError("C903", f"line {number} of the journal is damaged: {message}", place,
                            help_)  # fmt: skip
-
-
-def first_damaged(
-    lines: Sequence[JournalLine], refused: Callable[[Sequence[JournalLine]], bool]
-) -> int:
-    """Return the number, from 1, of the line that makes a journal unreadable.
-
-    `refused` tells whether so many first lines can't be read; all of them can't.
-    """
-    low, high = 0, len(lines)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if refused(lines[:middle]) else (middle, high)
-    return high

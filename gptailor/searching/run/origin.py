@@ -1,14 +1,9 @@
-"""The origin of a trial's plan as data, `TrialOrigin`, and in words, `origin_words`.
-
-A study notes both. Programs compare the data; the words are for people alone. A study of an earlier
-release has only the words, which are read as an `EarlierOrigin`: they are shown, and never
-compared.
-"""
+"""The origin of a trial's plan as data, `TrialOrigin`, and in words, `origin_words`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias, final
+from typing import Annotated, Literal, TypeAlias, final
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from gptailor.plan.output_size import LayerCount
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
@@ -179,15 +174,7 @@ class StrategyPlan(BuiltClosed):
     strategy: Line
 
 
-@final
-class EarlierOrigin(BuiltClosed):
-    """The words of an origin, from a study of an earlier release."""
-
-    kind: Literal["earlier"] = "earlier"
-    words: Line
-
-
-TrialOrigin: TypeAlias = (
+TrialOrigin: TypeAlias = Annotated[
     PlanLayers
     | BlockInfluenceCut
     | GreedyRemoval
@@ -198,20 +185,10 @@ TrialOrigin: TypeAlias = (
     | SmallestSize
     | RivalPlan
     | RandomPlan
-    | StrategyPlan
-    | EarlierOrigin
-)
-"""The source of a trial's plan."""
-
-
-def _earlier(note: Any) -> Any:
-    return EarlierOrigin(words=note) if isinstance(note, str) else note
-
-
-NotedOrigin: TypeAlias = Annotated[
-    Annotated[TrialOrigin, Field(discriminator="kind")], BeforeValidator(_earlier)
+    | StrategyPlan,
+    Field(discriminator="kind"),
 ]
-"""An origin as a study notes it: data, or the words of an earlier release."""
+"""The source of a trial's plan."""
 
 _RANKS: Mapping[int, str] = {1: "best", 2: "second", 3: "third"}
 
@@ -248,8 +225,6 @@ def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
             return "random"
         case StrategyPlan(strategy=strategy):
             return strategy
-        case EarlierOrigin(words=words):
-            return words
 
 
 def of_best_recipe(origin: TrialOrigin) -> bool:

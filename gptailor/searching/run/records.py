@@ -1,20 +1,12 @@
 """A search's result as data: `SearchSummary`, which `search` writes and other modules read.
 
-The module also has the other records of RUN that are read back: a search's settings
-(`RunRecord`) and its plans' sizes (`RunSizes`).
+The module also has what was asked of a search (`RunRecord`) and its plans' sizes (`RunSizes`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple, TypeAlias, final
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    Field,
-    PlainSerializer,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
 from gptailor.plan.plan import BuiltClosed, Several
@@ -75,7 +67,7 @@ WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())
 # -------------------------------------------------------------------------------- what it was begun
 
 
-class _Begun(BuiltClosed):
+class AskedSettings(BuiltClosed):
     """The settings of a search; in `run.json` and in the summary."""
 
     version: Line
@@ -89,25 +81,41 @@ class _Begun(BuiltClosed):
     finalists: Tally | None
     race: bool
     requires: Several[Line]
-    packages: Several[Line] = ()
+    packages: Several[Line]
     device: Line
     dtype: LiveDtype | None
-    storage: Line | None
-    study: Line
     layers: LayerCount
     tied: Several[Line]
 
 
 @final
-class RunRecord(_Begun):
-    """The settings of a search in `run.json` that readers of RUN need.
+class SearchDigests(BuiltClosed):
+    """The digests of a search's space, and of its models and texts by their names."""
 
-    `trials` is the budget. `objectives` are the objectives in words, `aims` their measures.
+    space: Line
+    models: dict[str, Line]
+    data: dict[str, Line]
+
+
+@final
+class RunRecord(AskedSettings):
+    """What was asked of a search, in `run.json`.
+
+    `trials` is the budget. `objectives` are the objectives in words, `aims` their measures. A trial
+    uses between `low` and `full` samples. `limits` are the requirements of sizes. `space` is the
+    open plan that is searched, without its `search` block. `starts` is the version of the rules
+    that choose starting plans.
     """
 
     objectives: Annotated[Several[Line], Field(min_length=1)]
     trials: Annotated[int, Field(ge=1, le=MOST)]
     aims: Annotated[Several[WrittenAim], Field(min_length=1)]
+    low: Annotated[int, Field(ge=1, le=MOST)]
+    full: Annotated[int, Field(ge=1, le=MOST)]
+    limits: Several[Line]
+    space: str
+    digests: SearchDigests
+    starts: Tally
 
     @model_validator(mode="after")
     def _agrees(self) -> "RunRecord":
@@ -127,12 +135,17 @@ class RunSizes(BuiltClosed):
 # ------------------------------------------------------------------------------------------- scores
 
 
-@final
-class HeldOutScores(BuiltClosed):
-    """Scores on samples that the search never saw; an error of None is unknown."""
+class NotedScores(BuiltClosed):
+    """Scores by each objective, also on samples that the search never saw; None is unknown."""
 
     values: Several[float]
-    stderrs: Several[float | None]
+    stderrs: Several[Annotated[float, Field(ge=0)] | None]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "NotedScores":
+        if len(self.values) != len(self.stderrs):
+            raise ValueError("expected an error of each score")
+        return self
 
 
 @final
@@ -142,7 +155,7 @@ class HeldOutFailure(BuiltClosed):
     failure: str
 
 
-HeldOutResult: TypeAlias = HeldOutScores | HeldOutFailure
+HeldOutResult: TypeAlias = NotedScores | HeldOutFailure
 
 
 class WithScores(BuiltClosed):
@@ -150,20 +163,16 @@ class WithScores(BuiltClosed):
 
     values: Several[float] | None
     held: HeldOutResult | None
+    stderrs: Several[float | None] | None = Field(default=None, exclude=True)
 
     @property
-    def held_scores(self) -> HeldOutScores | None:
+    def held_scores(self) -> NotedScores | None:
         """The held-out scores, or None."""
-        return self.held if isinstance(self.held, HeldOutScores) else None
-
-    @property
-    def errors(self) -> Sequence[float | None] | None:
-        """The standard errors of the values, or None if they are unknown."""
-        return None
+        return self.held if isinstance(self.held, NotedScores) else None
 
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""
-        lists = [self.values, self.errors]
+        lists = [self.values, self.stderrs]
         if (held := self.held_scores) is not None:
             lists += [held.values, held.stderrs]
         yield from (len(scores) for scores in lists if scores is not None)
@@ -178,7 +187,7 @@ class SummaryRow(WithScores):
     """A trial in a summary. `before` has the plan's scores before it was repaired.
 
     `dropped` are the layers that the plan drops, `L3..L5`, and `sizes` the open sizes of its cuts,
-    `width 1280`; both are empty in the runs of older releases.
+    `width 1280`.
 
     `retained` is the retained share of the base's score by each objective. `lost` is the mean loss
     over the objectives.
@@ -194,18 +203,8 @@ class SummaryRow(WithScores):
     stderrs: Several[float | None] | None
     retained: Several[float | None] | None
     lost: float | None
-    dropped: Line = ""
-    sizes: Line = ""
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, written: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Return the record, as older releases wrote it if nothing is cut."""
-        return {k: v for k, v in written(self).items() if v or k not in ("dropped", "sizes")}
-
-    @property
-    def errors(self) -> Sequence[float | None] | None:
-        """The standard errors of the values, or None if they are unknown."""
-        return self.stderrs
+    dropped: Line
+    sizes: Line
 
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""
@@ -357,7 +356,7 @@ class RequiredRecord(BuiltClosed):
     them. `nearest` is the file of the plan with the smallest excess, if no plan meets them.
     """
 
-    evaluated: Tally = Field(validation_alias=AliasChoices("evaluated", "judged"))
+    evaluated: Tally
     whole: bool
     met: Tally
     nearest: FrontFile | None
@@ -365,7 +364,7 @@ class RequiredRecord(BuiltClosed):
 
 
 @final
-class SearchSummary(_Begun):
+class SearchSummary(AskedSettings):
     """A search's result. Programs read `summary.json`, people the words of `search_text.py`.
 
     `trials` is the number of trials, `cost` their cost. `samples` counts the samples of a whole
@@ -387,10 +386,10 @@ class SearchSummary(_Begun):
     required: RequiredRecord | None
     left_out: Several[Line]
     beyond: Several[Line]
-    at_bounds: Several[NumberAtBound] = ()
+    at_bounds: Several[NumberAtBound]
     best_file: Line
     commands: Several[str]
-    deciding: Several[Tally] = Field(validation_alias=AliasChoices("deciding", "judging"))
+    deciding: Several[Tally]
     loss_unit: Line
     cost: Cost
     hits: Tally
@@ -405,13 +404,11 @@ class SearchSummary(_Begun):
     front: Several[SummaryRow]
     sizes: Several[SizeRow]
     starts: Several[SummaryRow]
-    recipe: SummaryRow | None = None
-    recipes: Tally = 0
+    recipe: SummaryRow | None
+    recipes: Tally
     final: Several[SummaryRow]
     repair: RepairWorth | None
     random: RandomDraws
-    blocks: Any = Field(None, exclude=True)
-    """A part that 0.2.0 wrote, and that is not read."""
 
     @property
     def scored_rows(self) -> list[SummaryRow]:
@@ -448,9 +445,3 @@ class SearchSummary(_Begun):
     def _numbers(self) -> Iterator[int]:
         yield from self.deciding
         yield from () if self.verdict is None else self.verdict.numbers
-
-    def document(self) -> dict[str, Any]:
-        """Return the document of `summary.json`."""
-        optional = ("at_bounds", "packages", "recipe", "recipes")
-        without = {name for name in optional if not getattr(self, name)}
-        return self.model_dump(mode="json", exclude=without)

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, final, runtime_checkable
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.asking import TOLD, Asking
@@ -13,11 +13,13 @@ from gptailor.searching.run.origin import RandomPlan, RivalPlan, StrategyPlan, T
 from gptailor.searching.run.records import BridgedTrials
 from gptailor.searching.run.trials import (
     FINAL,
+    ORDER,
     RANDOM,
     RECIPES,
     SEARCH,
     STARTS,
     Ledger,
+    Phase,
     Trial,
     TrialRequest,
     as_numpy,
@@ -41,8 +43,6 @@ _TRIALS_A_RIVAL = 7
 MOST_RIVALS = 4
 """The best merge and the best model alone, each with two usual cuts."""
 
-ORDER = (RECIPES, STARTS, RANDOM, SEARCH, FINAL)
-"""The order of phases."""
 SPENDING = (RECIPES, *TOLD)
 """The phases that share a budget: all before the finalists."""
 
@@ -135,34 +135,40 @@ class Budget:
 class Start(NamedTuple):
     """A starting plan, and the share of all samples that it is to be evaluated on.
 
-    A plan that is `uncut` is evaluated with nothing dropped: its recipe alone.
+    A plan that is `uncut` is evaluated with nothing dropped: its recipe alone. As a result it has
+    its `losses` by each objective, NaN after a failure, and the share that was used.
     """
 
     origin: TrialOrigin
     genome: Genome
     share: float
     uncut: bool = False
+    losses: tuple[float, ...] = ()
 
 
-@final
-class ToldStart(NamedTuple):
-    """A starting plan that was evaluated: its losses by each objective, NaN after a failure."""
+Stages: TypeAlias = Generator[list[Start], list[Start], None]
+"""Starting plans, stage by stage; a stage's plans are sent back as results."""
 
-    origin: TrialOrigin
-    genome: Genome
-    share: float
-    losses: tuple[float, ...]
-    uncut: bool = False
+
+def next_stage(stages: Stages, results: list[Start] | None) -> list[Start]:
+    """Return the next stage with plans, after the results of the last one; [] at the end."""
+    try:
+        plans = next(stages) if results is None else stages.send(results)
+        while not plans:
+            plans = stages.send([])
+    except StopIteration:
+        return []
+    return plans
 
 
 @runtime_checkable
 class StartSource(Protocol):
     """Starting plans, stage by stage."""
 
-    def next(self, evaluated: Sequence[ToldStart]) -> Sequence[Start]:
-        """Return the next stage's plans, given all that were evaluated; none at the end."""
+    def stages(self) -> Stages:
+        """Yield the plans of each stage, and take its results."""
 
-    def focus(self, evaluated: Sequence[ToldStart]) -> Table | None:
+    def focus(self, results: Sequence[Start]) -> Table | None:
         """Return the table that a strategy searches after these plans; None: the space's own."""
 
 
@@ -219,38 +225,31 @@ class Schedule:
     def _starts(self) -> list[TrialRequest]:
         if self.ledger.of(RANDOM, SEARCH, FINAL):
             return []
-        missing, _ = self._start_results()
-        return missing
+        return self._start_requests()
 
-    def _start_results(self) -> tuple[list[TrialRequest], list[ToldStart]]:
-        """Return the requests that the next stage misses, and the results of the stages before.
+    def _start_requests(self) -> list[TrialRequest]:
+        """Return the requests that the next stage of starting plans misses; [] after the last one.
 
         A stage without room for all of its plans is the last one, unless recipes are separate: then
         those without room count as failures, and later stages follow. With another budget than an
         earlier process had, a stage may have other plans, so trials are found by their genomes.
         """
-        results: list[ToldStart] = []
-        asked_after = 0
-        unused = {trial.request.key: trial for trial in self._starting}
+        stages, results = self.starts.stages(), None
+        shares, asked_after = list[float](), 0
+        unused = {trial.request.key: trial for trial in self.ledger.of(RECIPES, STARTS)}
         for stage in itertools.count():
-            starts = self.starts.next(results)
-            spent = math.fsum(result.share for result in results)
-            requests = self._stage(stage, starts, spent, asked_after)
+            starts = next_stage(stages, results)
+            requests = self._stage(stage, starts, math.fsum(shares), asked_after)
             by_slot = _take_trials(unused, requests)
             missing = [request for request in requests if request.slot not in by_slot]
             if missing:
-                return self._in_free_slots(missing, len(starts)), results
+                return self._in_free_slots(missing, len(starts))
             if not starts or (len(requests) < len(starts) and not self.budget.separate):
-                return [], results
+                return []
             asked_after += len(by_slot)
-            results += [
-                self._told_start(start, by_slot.get(slot)) for slot, start in enumerate(starts)
-            ]
+            results = [self._result(start, by_slot.get(slot)) for slot, start in enumerate(starts)]
+            shares += [result.share for result in results]
         raise AssertionError("stages end")
-
-    @property
-    def _starting(self) -> list[Trial]:
-        return self.ledger.of(RECIPES, STARTS)
 
     def _stage(
         self, number: int, starts: Sequence[Start], spent: float, asked_after: int
@@ -264,7 +263,7 @@ class Schedule:
             rival = isinstance(start.origin, RivalPlan)
             remaining -= 0.0 if rival else samples / budget.full
             if remaining >= 0 or (rival and budget.rivals):
-                phase = RECIPES if start.uncut else STARTS
+                phase: Phase = RECIPES if start.uncut else STARTS
                 requests.append(
                     self._request(
                         phase, number, slot, start.origin, start.genome, samples, asked_after
@@ -279,25 +278,22 @@ class Schedule:
         used = {slot for _, ask, slot in self.ledger.keys if ask == requests[0].ask}
         free = (slot for slot in itertools.count(first) if slot not in used)
         return [
-            request._replace(slot=next(free)) if request.key in self.ledger.keys else request
+            replace(request, slot=next(free)) if request.key in self.ledger.keys else request
             for request in requests
         ]
 
-    def _told_start(self, start: Start, trial: Trial | None) -> ToldStart:
+    def _result(self, start: Start, trial: Trial | None) -> Start:
         if trial is None:
-            losses = (math.nan,) * len(self.ledger.aims)
-            return ToldStart(start.origin, start.genome, 0.0, losses, start.uncut)
+            return start._replace(share=0.0, losses=(math.nan,) * len(self.ledger.aims))
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
-        return ToldStart(
-            trial.request.origin, trial.request.genome, trial.share, losses, start.uncut
-        )
+        return start._replace(share=trial.share, losses=losses)
 
     def _take_focus(self) -> None:
         """Let the strategy search what the starting plans leave open, before its first ask."""
         if self.budget.separate and not self.asking.focused:
             uncut = sorted(self.ledger.of(RECIPES), key=lambda trial: trial.request.key)
             results = [
-                self._told_start(Start(t.request.origin, t.request.genome, t.share, uncut=True), t)
+                self._result(Start(t.request.origin, t.request.genome, t.share, uncut=True), t)
                 for t in uncut
             ]
             if (table := self.starts.focus(results)) is not None:
@@ -344,7 +340,7 @@ class Schedule:
             return True
         trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in SPENDING]
         remaining = self._left(trials)
-        return remaining < self.budget.low / self.budget.full or self._exhausted(trials)
+        return remaining < self.budget.low / self.budget.full or self.exhausted(trials)
 
     @property
     def _until(self) -> int:
@@ -390,23 +386,15 @@ class Schedule:
         later = self.ledger.trials[until:]
         stopped = (t for t in later if t.stopped is not None and t.same_as is None)
         spared = math.fsum(t.request.samples / self.budget.full - t.share for t in stopped)
-        return self.left - spared
-
-    @property
-    def left(self) -> float:
-        """The remaining budget of recipes, starts, random plans and the strategy together."""
-        return self._left(self.ledger.of(*SPENDING))
+        return self._left(self.ledger.of(*SPENDING)) - spared
 
     def _left(self, trials: Sequence[Trial]) -> float:
+        """Return the remaining budget of all phases before the finalists, after these trials."""
         budget, spent = self.budget, self.ledger.cost(trials)
         return budget.trials - budget.kept - budget.measured - spent + EPSILON
 
-    @property
-    def exhausted(self) -> bool:
+    def exhausted(self, trials: Sequence[Trial]) -> bool:
         """Return whether the strategy has long asked nothing but plans that are known."""
-        return self._exhausted(self.ledger.trials)
-
-    def _exhausted(self, trials: Sequence[Trial]) -> bool:
         most = REPEATS * (1 + self.asking.strategy.population)
         last = [trial for trial in trials if trial.request.phase == SEARCH][-most:]
         return len(last) == most and all(trial.same_as is not None for trial in last)
@@ -430,7 +418,7 @@ class Schedule:
 
     def _request(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,
-        phase: str,
+        phase: Phase,
         ask: int,
         slot: int,
         origin: TrialOrigin,

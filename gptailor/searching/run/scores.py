@@ -4,10 +4,11 @@ import base64
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from pydantic import PlainSerializer, PlainValidator
 
 from gptailor.evaluation.scores import Outcome, PerSample, Score
 
@@ -55,7 +56,15 @@ def per_sample_from_json(notes: object) -> PerObjective:
     return tuple(None if each is None else _from_json(each) for each in notes)
 
 
+NotedSamples = Annotated[
+    PerObjective, PlainValidator(per_sample_from_json), PlainSerializer(per_sample_to_json)
+]
+"""Samples that JSON has as packed text."""
+
+
 def _from_json(note: object) -> PerSample:
+    if isinstance(note, PerSample):
+        return note
     exponential = note.get("exponential", False) if isinstance(note, Mapping) else None
     if not isinstance(note, Mapping) or not isinstance(exponential, bool):
         raise ValueError("expected an object with samples")  # noqa: TRY004 (as above)

@@ -1,44 +1,66 @@
-"""A requested evaluation, `TrialRequest`, its result, `Trial`, and all trials: `Ledger`."""
+"""A trial from its request to its line of the journal, `Trial`, and all trials: `Ledger`."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from gptailor.evaluation.scores import Failure, Outcome
+from gptailor.plan.plan import Several
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.reporting.measure import Estimate, LossMeasure
-from gptailor.searching.run.comparison import Comparison, Scores, comparison_of, loss_unit
+from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, spread_of
+from gptailor.searching.run.comparison import Comparison, Scores, loss_unit
 from gptailor.searching.run.origin import TrialOrigin
-from gptailor.searching.run.records import Aim
-from gptailor.searching.run.scores import PerObjective, front
-from gptailor.searching.space.genome import Genome
+from gptailor.searching.run.records import Aim, Line, Seconds, TrialNumber
+from gptailor.searching.run.scores import NotedSamples, front
+from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
 
-RECIPES, STARTS, RANDOM = "recipe", "start", "random"
-SEARCH, FINAL = "search", "final"
-"""The phases of trials: recipes with nothing dropped; starting plans; a few random plans; a
-strategy's asks; the best plans once more, bridged or healed."""
+Phase: TypeAlias = Literal["recipe", "start", "random", "search", "final"]
+ORDER: tuple[Phase, Phase, Phase, Phase, Phase] = ("recipe", "start", "random", "search", "final")
+RECIPES, STARTS, RANDOM, SEARCH, FINAL = ORDER
+"""The phases of trials, in their order: recipes with nothing dropped; starting plans; a few random
+plans; a strategy's asks; the best plans once more, bridged or healed."""
+
+
+def _infinite(stderr: Any) -> Any:
+    return math.inf if stderr is None else stderr
+
+
+StandardError = Annotated[float, Field(ge=0, allow_inf_nan=True), BeforeValidator(_infinite)]
+"""A standard error; JSON has null for infinity."""
+_Small = Annotated[int, Field(ge=0, le=10**6)]
+_Samples = Annotated[int, Field(ge=1, le=10**9)]
+_RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @final
-class TrialRequest(NamedTuple):
+@dataclass(frozen=True, eq=False, config=_RECORD)
+class TrialRequest:
     """An evaluation to be made, and its origin.
 
     Within its `phase` it has the number of its `ask` and its place in the ask, its `slot`.
     `asked_after` trials had been told when it was asked for.
     """
 
-    phase: str
-    ask: int
-    slot: int
+    phase: Phase
+    ask: _Small
+    slot: _Small
     origin: TrialOrigin
-    genome: Genome
-    samples: int
+    genome: Annotated[Genome, PlainValidator(genome_from_json), PlainSerializer(genome_to_json)]
+    samples: _Samples
     stage: Stage
-    asked_after: int
+    asked_after: TrialNumber
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -47,9 +69,9 @@ class TrialRequest(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, config=_RECORD)
 class Trial:
-    """A told evaluation. `number` counts from 0, in the order of telling.
+    """A told evaluation, as a line of the journal has it. `number` counts from 0.
 
     `plan` is the digest of the plan's canonical text, `share` the used part of the full samples.
     `values` are in the user's own directions, one for each objective; None after a `failure`.
@@ -58,17 +80,33 @@ class Trial:
     so many samples: then `share` and all values are of these samples.
     """
 
-    number: int
+    number: TrialNumber
     request: TrialRequest
-    plan: str
-    share: float
-    values: tuple[float, ...] | None = None
-    stderrs: tuple[float, ...] | None = None
+    plan: Line
+    share: Annotated[float, Field(gt=0, le=1)]
+    values: Several[float] | None = None
+    stderrs: Several[StandardError] | None = None
     failure: Failure | None = None
-    seconds: float = 0.0
-    same_as: int | None = None
-    per_sample: PerObjective = ()
-    stopped: int | None = None
+    seconds: Seconds = 0.0
+    same_as: TrialNumber | None = None
+    per_sample: NotedSamples = ()
+    stopped: _Samples | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Trial":
+        if (self.values is None) != (self.stderrs is None):
+            raise ValueError("expected scores with errors, or neither")
+        if self.values is not None and self.stderrs is not None:
+            if len(self.values) != len(self.stderrs):
+                raise ValueError("expected an error of each score")
+            if len(self.per_sample) not in (0, len(self.values)):
+                raise ValueError("expected samples of each score")
+        if self.stopped is not None and self.stopped > self.request.samples:
+            raise ValueError("expected to be given up after fewer samples")
+        followed = 0 if self.same_as is None else self.same_as + 1
+        if max(self.request.asked_after, followed) > self.number:
+            raise ValueError("expected a trial after those that it follows")
+        return self
 
     @property
     def samples(self) -> int:
@@ -84,24 +122,6 @@ class Trial:
     def full(self) -> bool:
         """Return whether all samples were used."""
         return self.share == 1.0
-
-
-def genome_to_json(genome: Genome) -> dict[str, Any]:
-    """Return a genome as JSON, exact and short."""
-    return {
-        "bits": "".join("01"[int(bit)] for bit in np.asarray(genome.bits)),
-        "picks": [int(pick) for pick in np.asarray(genome.picks)],
-        "reals": [float(real) for real in np.asarray(genome.reals)],
-    }
-
-
-def genome_from_json(note: Mapping[str, Any]) -> Genome:
-    """Return the genome in JSON. Raises KeyError, TypeError or ValueError for other JSON."""
-    return Genome(
-        np.array([{"0": False, "1": True}[bit] for bit in note["bits"]], np.bool_),
-        np.array(note["picks"], np.int32),
-        np.array(note["reals"], np.float32),
-    )
 
 
 def json_numbers(numbers: Sequence[float] | None) -> list[float | None] | None:
@@ -233,17 +253,6 @@ class Ledger:
             self._measure(i, trial.samples).retained(value) for i, value in enumerate(trial.values)
         )
 
-    def merit(self, trial: Trial) -> float:
-        """Return how good a plan is, more being better; NaN for a failure.
-
-        That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
-        a size, it is the retained share by it.
-        """
-        if self.prefer is not None:
-            return self.retained(trial)[self.prefer]
-        lost = self.loss(trial)
-        return math.nan if lost is None else -lost.value
-
     def mean_loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> float:
         """Return the mean of the losses by some objectives, or by the `deciding` ones."""
         chosen = self.deciding if numbers is None else numbers
@@ -256,8 +265,20 @@ class Ledger:
         samples: Sequence[Hashable] = (),
     ) -> Comparison:
         """Return how plans are compared, by some objectives or by the `deciding` ones."""
-        chosen = self.deciding if numbers is None else numbers
-        return comparison_of(self.aims, chosen, base, self.spreads, samples)
+        chosen = self.deciding if numbers is None else tuple(numbers)
+        unit = loss_unit([self.aims[number] for number in chosen])
+        if unit == SHARES and base is None:
+            unit = SPREADS
+        widths = [1.0] * len(self.aims)
+        if unit in (SHARES, SPREADS):
+            widths = [
+                abs(base[number]) or 1.0
+                if unit == SHARES and aim.scale == "base" and base is not None
+                else spread_of(self.spreads[number])
+                for number, aim in enumerate(self.aims)
+            ]
+        shown = "" if unit == SHARES else unit
+        return Comparison(self.aims, chosen, tuple(widths), tuple(samples), shown)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
         """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
@@ -333,10 +354,16 @@ class Ledger:
         return [trial for *_, trial in sorted(finite, key=lambda row: (-row[0], -row[1]))[:most]]
 
     def _merits(self, trial: Trial) -> tuple[float, float]:
-        """Return the merit, and what decides between plans of one merit, such as one size."""
-        merit = self.merit(trial)
-        lost = None if self.prefer is None else self.loss(trial)
-        return merit, -lost.value if lost is not None and math.isfinite(lost.value) else -math.inf
+        """Return how good a plan is, more being better, and what decides between equals; NaN fails.
+
+        That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
+        a size, it is the retained share by it, then the negated loss.
+        """
+        lost = self.loss(trial)
+        if self.prefer is None:
+            return math.nan if lost is None else -lost.value, -math.inf
+        behind = math.inf if lost is None or not math.isfinite(lost.value) else lost.value
+        return self.retained(trial)[self.prefer], -behind
 
     def front(self) -> list[Trial]:
         """Return candidates that no other one betters, the best by the first objective first."""

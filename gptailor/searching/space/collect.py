@@ -62,7 +62,6 @@ class Collecting:
         self._fixed_items = len(items) - len(self._maybe)
         limit = plan.stack.limit if plan.stack else None
         self._room = len(items) if limit is None else limit - self._fixed_items
-        self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
         self._inside: list[tuple[int, int]] = []
         self._drops: dict[int, tuple[g.Condition, g.Condition]] = {}
         removing = [s for s in self.sites if s.subject.role in ("drop", "window", "block")]
@@ -72,9 +71,11 @@ class Collecting:
                 self._inside += [(pick, position) for position in site.value.among]
             else:
                 self._drops |= self._by_choice(site)
+        fixed = {drop.position for drop in plan.drops if not drop.maybe}
+        self._drops |= dict.fromkeys(fixed, (g.ALWAYS, g.NEVER))
         maybe = [drop.position for drop in plan.drops if drop.maybe]
         chosen = (p.count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
-        certain = len(self._fixed) + len(maybe) + sum(chosen)
+        certain = len(fixed) + len(maybe) + sum(chosen)
         self.keeper = maybe[-1] if maybe and certain >= layers else None
 
     def numbers(self, place: Place) -> tuple[int, ...]:
@@ -92,7 +93,9 @@ class Collecting:
                 genes[number] = replace(genes[number], when=when)
             if isinstance(site.value, p.Subset):
                 at, before = merged.get(place, (self._position(site.entry), g.NEVER))
-                when = g.every(self._takes_effect(site.entry), g.several(self._subsets[place]))
+                when = g.every(
+                    self._takes_effect(site.entry), g.fact("several", self._subsets[place])
+                )
                 merged[place] = at, g.some([before, when])
         return g.Genes(
             tuple(self._kinds[g.Bit]),
@@ -144,7 +147,9 @@ class Collecting:
         if isinstance(entry, p.Item):
             return self._item_kept(at) if entry.maybe else g.ALWAYS
         place = self._place(at)
-        return g.every(place, g.bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
+        return (
+            g.every(place, g.fact("bit", self.numbers((*at, "maybe"))[0])) if entry.maybe else place
+        )
 
     def _needed(self, name: str) -> g.Condition:
         """Return the condition under which the plan needs a model.
@@ -169,9 +174,9 @@ class Collecting:
     def _chosen(self, at: Place, recipe: p.Recipe, place: Place) -> Iterator[g.Condition]:
         """Yield the conditions under which an active recipe takes the model at a place in it."""
         if isinstance(recipe, p.Subset):
-            yield g.bit(self.numbers(at)[int(place[-1])])
+            yield g.fact("bit", self.numbers(at)[int(place[-1])])
         elif place[-2] == "one_of":
-            yield g.option(self.numbers((*at, *place[:-2]))[0], int(place[-1]))
+            yield g.fact("option", self.numbers((*at, *place[:-2]))[0], int(place[-1]))
 
     def _place(self, at: Place) -> g.Condition:
         """Return the condition under which an entry has a place: a layer that stays, or a gap."""
@@ -194,7 +199,7 @@ class Collecting:
             return self._when_dropping(site)
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
-            return g.every(g.room(n), self._item_counts(n))
+            return g.every(g.fact("room", n), self._item_counts(n))
         if role in ("otherwise", "scaled", "bridged", "repeated"):
             place = self._place(site.entry)
             return g.every(place, self._differs(site.entry)) if role == "otherwise" else place
@@ -203,9 +208,8 @@ class Collecting:
         when = g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
         if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
             other_bits = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
-            return g.every(
-                when, g.some(map(g.bit, other_bits))
-            )  # the base's own alone is the same as no member
+            others = g.some(g.fact("bit", n) for n in other_bits)
+            return g.every(when, others)  # the base's own alone is the same as no member
         return when
 
     def _when_dropping(self, site: Site) -> g.Condition:
@@ -236,9 +240,9 @@ class Collecting:
         shared = self._shared(place)
         genes, numbers = self._genes_at[shared]
         if value == SEVERAL:
-            return g.several(self._subsets[shared])
+            return g.fact("several", self._subsets[shared])
         picked = isinstance(genes[numbers[0]], g.Pick)
-        return g.option(numbers[0], value) if picked else g.bit(numbers[value])
+        return g.fact("option", numbers[0], value) if picked else g.fact("bit", numbers[value])
 
     def _own(self, at: Place) -> p.Take | None:
         """Return the base's own layer or tensor at an entry's place."""
@@ -274,7 +278,7 @@ class Collecting:
     def _stays(self, at: Place) -> g.Condition:
         """Return the condition under which a closed plan has the entry."""
         entry = self._entries[at]
-        chosen = g.bit(self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
+        chosen = g.fact("bit", self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
         return g.every(chosen, self._differs(at))
 
     def _differs_alone(self, at: Place, layer: p.Layer) -> g.Condition:
@@ -283,7 +287,7 @@ class Collecting:
         if isinstance(recipe, p.Subset):
             members = self._own_members(at, recipe)
             numbers = self.numbers((*at, "recipe"))
-            return g.some(g.bit(n) for k, n in enumerate(numbers) if k not in members)
+            return g.some(g.fact("bit", n) for k, n in enumerate(numbers) if k not in members)
         if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
             return g.NEVER if recipe == self._own(at) else g.ALWAYS
         [pick] = self.numbers((*at, "recipe", "take", "model"))
@@ -293,31 +297,31 @@ class Collecting:
             for v, name in enumerate(models)
             if p.Take(take=p.LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
         )
-        return g.some(g.option(pick, v) for v in options)
+        return g.some(g.fact("option", pick, v) for v in options)
 
     # ------------------------------------------------------------------------ positions and items
 
     def _by_choice(self, site: Site) -> Iterator[tuple[int, tuple[g.Condition, g.Condition]]]:
         """Yield each position that a choice may drop, and when it leaves and when it stays."""
         value, numbers = site.value, self.numbers(site.place)
-        literal = g.bit
+        kind = "bit"
         among: Sequence[int] = (self._position(site.entry),)
         if isinstance(value, p.DropAny | p.DropWindow):
             among = value.among
         if isinstance(value, p.DropWindow):
-            literal, first = g.inside, len(self._inside)
+            kind, first = "inside", len(self._inside)
             self._inside += [(numbers[0], position) for position in among]
             numbers = tuple(range(first, len(self._inside)))
         dropping, skipped = self._drops_made(site.entry), self._drops_made(site.entry, on=False)
         for position, n in zip(among, numbers, strict=True):
-            stays = g.some([literal(n, False), skipped])
-            yield position, (g.every(literal(n), dropping), stays)
+            stays = g.some([g.fact(kind, n, 0), skipped])
+            yield position, (g.every(g.fact(kind, n), dropping), stays)
 
     def _drops_made(self, at: Place, on: bool = True) -> g.Condition:
         """Return the condition under which a choice of several drops is made, or is skipped."""
         entry = self._entries[at]
         if isinstance(entry, p.DropAny | p.DropWindow) and entry.maybe:
-            return g.bit(self.numbers((*at, "maybe"))[0], on)
+            return g.fact("bit", self.numbers((*at, "maybe"))[0], int(on))
         return g.ALWAYS if on else g.NEVER
 
     @cached_property
@@ -329,30 +333,20 @@ class Collecting:
         return g.every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
 
     def _kept(self, position: int) -> g.Condition:
-        if position in self._fixed:
-            return g.NEVER
-        if position not in self._drops:
-            return g.ALWAYS
-        _, stays = self._drops[position]
+        _, stays = self._drops.get(position, (g.NEVER, g.ALWAYS))
         return g.some([stays, self._others_dropped]) if position == self.keeper else stays
 
     def _dropped(self, position: int) -> g.Condition:
-        if position in self._fixed:
-            return g.ALWAYS
-        if position not in self._drops:
-            return g.NEVER
-        goes, _ = self._drops[position]
+        goes, _ = self._drops.get(position, (g.NEVER, g.ALWAYS))
         return g.every(goes, self._others_kept) if position == self.keeper else goes
 
     def _gap(self, after: int) -> g.Condition:
-        if after + 1 not in self._fixed and after + 1 not in self._drops:
-            return g.NEVER
         return g.every(self._kept(after), self._dropped(after + 1))
 
     def _item_kept(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))
-        kept = g.every(g.bit(self._items[n]), g.room(n))
-        empty = g.every(*(g.bit(number, on=False) for number in dict.fromkeys(self._items)))
+        kept = g.every(g.fact("bit", self._items[n]), g.fact("room", n))
+        empty = g.every(*(g.fact("bit", number, 0) for number in dict.fromkeys(self._items)))
         return g.some([kept, empty]) if self._fixed_items == n == 0 else kept
 
     def _item_counts(self, n: int) -> g.Condition:
@@ -366,7 +360,9 @@ class Collecting:
             return g.ALWAYS
         if n:
             return g.ALWAYS if self._room > 1 else g.NEVER
-        return g.some(g.bit(other) for other in dict.fromkeys(self._items) if other != first)
+        return g.some(
+            g.fact("bit", other) for other in dict.fromkeys(self._items) if other != first
+        )
 
 
 def _unplaced_name(entry: p.Open, at: Place) -> str:

@@ -1,18 +1,22 @@
 """Vectors of genes, the choices that they close, and the conditions under which they count.
 
-Strategies work on a `Genome`. A study's journal contains a gene's `name`, which is never read back.
+Strategies work on a `Genome`. An exported study contains a gene's `name`.
 A gene's `subject` is the choice that it closes.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias, final
+from typing import Annotated, Any, NamedTuple, TypeAlias, final
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from pydantic import Field, ValidationError
 
+from gptailor.checkpoint.records import fault_of
 from gptailor.plan import plan as p
+from gptailor.plan.plan import BuiltClosed, Several
 from gptailor.plan.sites import Role, Site, Subject
 from gptailor.plan.windows import window_words, windows_of
 
@@ -33,6 +37,39 @@ class Genome(NamedTuple):
     bits: Bits
     picks: Picks
     reals: Reals
+
+
+def genome_to_json(genome: Genome) -> dict[str, Any]:
+    """Return a genome as JSON, exact and short."""
+    return {
+        "bits": "".join("01"[int(bit)] for bit in np.asarray(genome.bits)),
+        "picks": [int(pick) for pick in np.asarray(genome.picks)],
+        "reals": [float(real) for real in np.asarray(genome.reals)],
+    }
+
+
+@final
+class _GenomeJson(BuiltClosed):
+    """A genome: bits as `0` and `1`, the numbers of options, and reals in 0..1."""
+
+    bits: Annotated[str, Field(pattern="^[01]*$")]
+    picks: Several[Annotated[int, Field(ge=0, le=10**6)]]
+    reals: Several[Annotated[float, Field(ge=0, le=1)]]
+
+
+def genome_from_json(note: Any) -> Genome:
+    """Return the genome in JSON, or a genome as it is. Raises ValueError for other JSON."""
+    if isinstance(note, Genome):
+        return note
+    try:
+        record = _GenomeJson.model_validate(note)
+    except ValidationError as error:
+        raise ValueError(fault_of(error)) from None
+    return Genome(
+        np.array([bit == "1" for bit in record.bits], np.bool_),
+        np.array(record.picks, np.int32),
+        np.array(record.reals, np.float32),
+    )
 
 
 @final
@@ -64,29 +101,14 @@ ALWAYS: Condition = frozenset([frozenset()])
 NEVER: Condition = frozenset()
 
 
-def bit(number: int, on: bool = True) -> Condition:
-    """Return the condition that a bit is on, or off."""
-    return frozenset([frozenset([Literal("bit", number, int(on))])])
+def fact(kind: str, number: int, value: int = 1) -> Condition:
+    """Return the condition that one literal holds.
 
-
-def option(number: int, value: int) -> Condition:
-    """Return the condition that a pick has an option."""
-    return frozenset([frozenset([Literal("option", number, value)])])
-
-
-def several(subset: int) -> Condition:
-    """Return the condition that two or more members of a subset are chosen."""
-    return frozenset([frozenset([Literal("several", subset)])])
-
-
-def inside(number: int, on: bool = True) -> Condition:
-    """Return the condition that a position of a window pick is inside the window, or isn't."""
-    return frozenset([frozenset([Literal("inside", number, int(on))])])
-
-
-def room(item: int) -> Condition:
-    """Return the condition that a stack has room for an item."""
-    return frozenset([frozenset([Literal("room", item)])])
+    A "bit" is on (1) or off (0). A pick has an "option", the `value`. Two or more members of a
+    subset are chosen ("several"). A position of a window pick is "inside" the window (1) or not
+    (0). A stack has "room" for an item.
+    """
+    return frozenset([frozenset([Literal(kind, number, value)])])
 
 
 def every(*conditions: Condition) -> Condition:
@@ -282,13 +304,11 @@ _Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountR
 
 
 def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
-    if isinstance(value, p.CountRange):
+    if isinstance(value, p.CountRange | p.SizeRange):
         low, high = value.between
-        counts = tuple(range(low, high + 1))
-        return Pick(name, about, at, NEVER, counts, tuple(map(str, counts)))
-    if isinstance(value, p.SizeRange):
-        sizes = tuple(value.sizes)
-        return Pick(name, about, at, NEVER, sizes, tuple(map(str, sizes)), len(sizes) - 1)
+        several = tuple(value.sizes if isinstance(value, p.SizeRange) else range(low, high + 1))
+        default = len(several) - 1 if isinstance(value, p.SizeRange) else 0  # the largest size
+        return Pick(name, about, at, NEVER, several, tuple(map(str, several)), default)
     if isinstance(value, p.Interval):
         return Real(name, about, at, NEVER, *map(float, value.interval))
     if isinstance(value, p.OneOfModels):

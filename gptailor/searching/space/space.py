@@ -3,20 +3,19 @@
 space = space_of(plan, layers=30)
 population = sample(space.table, key_of(0), 1)
 closed = decode(space, Genome(*(genes[0] for genes in population)))
-encode(space, closed)  # a genome of the same plan
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import final
 
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
 from gptailor.plan.sites import Site
-from gptailor.plan.written_out import searched, spread_alike
+from gptailor.plan.written_out import searched
 from gptailor.searching.space import genome as g
 from gptailor.searching.space.collect import Collecting
 from gptailor.searching.space.table import Table, table_of
@@ -46,8 +45,6 @@ class Space:
     table: Table
     keeper: int | None
     """The position that stays if the choices drop all layers."""
-    spread: Callable[[p.Plan], p.Plan]
-    """A function that rewrites a closed plan's `others` and `whole` as decoding gives them."""
 
     @cached_property
     def inside(self) -> Mapping[Place, Sequence[Site]]:
@@ -56,17 +53,6 @@ class Space:
         for site in reversed(self.sites):
             by_entry.setdefault(site.entry or site.place[:1], []).append(site)
         return by_entry
-
-    @property
-    def size(self) -> int:
-        """The number of genes."""
-        return len(self.bits) + len(self.picks) + len(self.reals)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The unique names of the genes, in the order of a genome."""
-        genes: tuple[g.Gene, ...] = (*self.bits, *self.picks, *self.reals)
-        return tuple(gene.name for gene in genes)
 
     @property
     def digest(self) -> str:
@@ -80,7 +66,6 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
 
     `tied` are the models whose embedding and head are one tensor.
     """
-    declared = plan
     plan = searched(plan, layers, tied)
     collecting = Collecting(plan, layers)
     if not collecting.sites:
@@ -96,5 +81,4 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
         {site.place: collecting.numbers(site.place) for site in collecting.sites},
         table_of(genes),
         collecting.keeper,
-        partial(spread_alike, declared, layers, tied),
     )

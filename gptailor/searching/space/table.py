@@ -351,18 +351,20 @@ def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
 
 def _marks(genes: g.Genes) -> list[_Feature]:
     marks = [
-        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.bit(i)))
+        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.fact("bit", i)))
         for i, gene in enumerate(genes.bits)
     ]
     for n, (window, at) in enumerate(genes.inside):
-        when = g.every(genes.picks[window].when, g.inside(n))
+        when = g.every(genes.picks[window].when, g.fact("inside", n))
         block = genes.picks[window].subject.role == "block"
         marks.append(_Feature(_about(Subject("block" if block else "drop")), at, when))
     for i, pick in enumerate(genes.picks):
         if pick.windows:
             continue  # `genes.inside` has the marks of windows
         marks += [
-            _Feature(_about(pick.subject, label), pick.at, g.every(pick.when, g.option(i, v)))
+            _Feature(
+                _about(pick.subject, label), pick.at, g.every(pick.when, g.fact("option", i, v))
+            )
             for v, label in enumerate(pick.labels)
         ]
     return marks + [_Feature("merged", at, when) for at, when in genes.merged]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from gptailor.searching.run.asking import draw_weights
+from gptailor.searching.run.asking import draw_weights, told
 from gptailor.searching.run.origin import Composition
-from gptailor.searching.run.schedule import ToldStart
+from gptailor.searching.run.schedule import Start
 from gptailor.searching.run.trials import as_numpy
 from gptailor.searching.space.focus import cut_table, recipe_table, with_recipe
 from gptailor.searching.space.genome import Genome
@@ -59,7 +59,7 @@ class Recipes:
         """Return how often the strategy is asked after compositions that cost so much."""
         return max(0, int((self.room - spent + 1) / self.strategy.population))
 
-    def ask(self, number: int, results: Sequence[ToldStart]) -> list[Genome]:
+    def ask(self, number: int, results: Sequence[Start]) -> list[Genome]:
         """Return the strategy's next recipes by the results of all others at full fidelity.
 
         They depend on the results, on the number of the ask and on the seed alone.
@@ -68,13 +68,9 @@ class Recipes:
         first, weighing, asking = keys_of(key, 3)
         losses = np.array([result.losses for result in results], np.float32)
         state = self.strategy.init(self.table, len(results), first, losses.shape[1])
-        step = self.strategy.population
-        for start in range(0, len(results), step):
-            some = results[start : start + step]
-            genomes = Genome(*map(np.stack, zip(*(r.genome for r in some), strict=True)))
-            shares = np.array([result.share for result in some], np.float32)
-            fitness = losses[start : start + step]
-            state = self.strategy.tell(self.table, state, genomes, fitness, shares)
+        genomes = [result.genome for result in results]
+        shares = np.array([result.share for result in results], np.float32)
+        state = told(self.strategy, self.table, state, genomes, losses, shares)
         weights = draw_weights(weighing, losses.shape[1])
         population, _, _ = self.strategy.ask(self.table, state, asking, weights)
         return [Genome(*genes) for genes in zip(*as_numpy(population), strict=True)]

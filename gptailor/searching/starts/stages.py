@@ -11,10 +11,10 @@ space has several compositions.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple, TypeAlias, final
+from typing import final
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from gptailor.searching.run.origin import (
     BlockInfluenceCut,
     BridgedCut,
     Composition,
-    EarlierOrigin,
     GreedyRemoval,
     ModelAlone,
     NothingDropped,
@@ -41,7 +40,7 @@ from gptailor.searching.run.origin import (
     composition_words,
     origin_words,
 )
-from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.run.schedule import Stages, Start
 from gptailor.searching.space.focus import cut_table
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
@@ -76,27 +75,11 @@ _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
 _USUAL_STRENGTH = 0.6
 """The coefficient of a uniform merge that is tried before larger and smaller ones."""
-_BRIDGED = (BridgedCut(rank=1), BridgedCut(rank=2), BridgedCut(rank=3))
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the `maybe drop` positions that are dropped, if the plan has no number."""
 
 
 # ---------------------------------------------------------------------------------- the stages
-
-
-Holds: TypeAlias = Callable[[Genome], bool]
-"""A test of whether a genome's plan is within bounds."""
-
-
-@final
-class Beyond(NamedTuple):
-    """Starting plans outside of the bounds: compositions, and windows."""
-
-    origins: tuple[TrialOrigin, ...] = ()
-    windows: tuple[Cut, ...] = ()
-
-
-_NONE_BEYOND = Beyond()
 
 
 @final
@@ -128,102 +111,68 @@ class Starts:
     )
     _recipe: list[Genome] = field(default_factory=list, init=False, repr=False)
 
-    def next(self, results: Sequence[ToldStart]) -> list[Start]:
-        """Return the next stage by the results of all earlier stages in order; [] at the end.
+    def stages(self) -> Stages:
+        """Yield the plans of each stage, which depend on the results of the stages before alone.
 
-        The next stage depends on nothing else, and only on the order of losses. A result's origin
-        is the origin of the start at its place, even if a study noted another origin.
+        Losses count by their order alone.
         """
-        by_stage: dict[str, list[ToldStart]] = {}
-        count = 0
-        for name, starts in self._stages(by_stage):
-            if len(results) < count + len(starts):
-                return starts
-            by_stage[name] = [
-                result._replace(origin=start.origin)
-                for result, start in zip(results[count:], starts, strict=False)
-            ]
-            count += len(starts)
-        return []
+        glances = yield [self._alone(of, self._low) for of in self._glanced()]
+        whole = yield self._compositions(glances)
+        told = [*glances, *whole]
+        best = self._best(whole)
+        if self.recipes is not None:
+            told += yield from self._asked_recipes(self.recipes, glances, whole)
+            best = self._best([result for result in told if result.share == 1])
+            told += yield [self._start(self._origin(best), best, self._influence_cut(best), 1.0)]
+        told += yield self._smallest_sizes(best)
+        window = None
+        if drops_some(self.space):
+            told += yield self._bridged(best)
+            told += yield self._of_each_size(best)
+            spent = math.fsum(result.share for result in told)
+            cuts = self._windows(best, self.room - spent).cuts
+            windows = yield [self._window(best, cut) for cut in cuts]
+            window = cuts[ranked(windows)[0]] if cuts else None
+            yield self._best_windows(best, cuts, windows)
+            yield self._removed(best)
+        else:
+            yield self._maybe(best)
+        if self.recipes is not None:
+            yield self._rivals(self.recipes, [*_best_first(whole), *_best_first(glances)], window)
 
-    def focus(self, results: Sequence[ToldStart]) -> Table | None:
+    def focus(self, results: Sequence[Start]) -> Table | None:
         """Return the table of the cuts of the best recipe; None without separate recipes."""
         if self.recipes is None:
             return None
         uncut = [result for result in results if result.uncut and result.share == 1.0]
-        return cut_table(self.space, uncut[ranked(uncut)[0]].genome) if uncut else None
-
-    def _stages(self, results: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
-        """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
-        yield "glances", [self._alone(of, self._low) for of in self._glanced()]
-        yield "compositions", self._compositions(results["glances"])
-        best: StartRecipe = self._best(results["compositions"])
-        if self.recipes is not None:
-            yield from self._asked_recipes(self.recipes, results)
-            uncut = [result for stage in results.values() for result in stage if result.share == 1]
-            best = self._best_recipe(uncut)
-            cut = self._influence_cut(best)
-            yield "best recipe", [self._start(self._origin(best), best, cut, 1.0)]
-        yield "smallest sizes", self._smallest_sizes(best)
-        if not drops_some(self.space):
-            yield "maybe", self._maybe(best)
-            if self.recipes is not None:
-                yield "rivals", self._rivals(self.recipes, results, None)
-            return
-        yield "bridged cuts", self._bridged(best)
-        yield "sizes", self._of_each_size(best)
-        spent = math.fsum(result.share for stage in results.values() for result in stage)
-        windows = self._windows(best, self.room - spent).cuts
-        yield (
-            "windows",
-            [
-                self._start(WindowCut(of=self._of(best), dropped=cut), best, cut, self._low)
-                for cut in windows
-            ],
-        )
-        yield "best windows", self._best_windows(best, windows, results["windows"])
-        yield "removed", self._removed(best)
-        if self.recipes is not None:
-            order = ranked(results["windows"])
-            window = windows[order[0]] if order else None
-            yield "rivals", self._rivals(self.recipes, results, window)
+        return cut_table(self.space, _best_first(uncut)[0].genome) if uncut else None
 
     def _asked_recipes(
-        self, recipes: Recipes, results: Mapping[str, list[ToldStart]]
-    ) -> Iterator[tuple[str, list[Start]]]:
-        """Yield the recipes that a strategy asks for after the compositions."""
-        whole = list(results["compositions"])
-        spent = math.fsum(result.share for result in (*results["glances"], *whole))
+        self, recipes: Recipes, glances: Sequence[Start], compositions: Sequence[Start]
+    ) -> Generator[list[Start], list[Start], list[Start]]:
+        """Yield the recipes that a strategy asks for after the compositions; return all of them."""
+        whole = list(compositions)
+        spent = math.fsum(result.share for result in (*glances, *whole))
+        origin = StrategyPlan(strategy=recipes.strategy.name)
         for number in range(recipes.asks(spent)):
-            name, origin = f"recipes {number}", StrategyPlan(strategy=recipes.strategy.name)
             asked = recipes.ask(number, whole)
-            yield name, [Start(origin, genome, 1.0, uncut=True) for genome in asked]
-            whole += results[name]
-
-    def _best_recipe(self, results: Sequence[ToldStart]) -> StartRecipe:
-        """Return the best recipe, which cuts are tried with: a composition or a searched one."""
-        best = results[ranked(results)[0]]
-        if isinstance(best.origin, PlanLayers) and best.origin.of is not None:
-            return best.origin.of
-        if isinstance(best.origin, PlanLayers):
-            return self._all[0]
-        self._recipe[:] = [best.genome]
-        return SearchedRecipe()
+            whole += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+        return whole[len(compositions) :]
 
     def _rivals(
-        self, recipes: Recipes, results: Mapping[str, Sequence[ToldStart]], window: Cut | None
+        self, recipes: Recipes, results: Sequence[Start], window: Cut | None
     ) -> list[Start]:
-        """Return plans that a person would write: the best merge and the best model, usual cuts."""
-        stages = (results["compositions"], results["glances"])
-        order = [stage[i].origin for stage in stages for i in ranked(stage)]
-        tried = [origin.of for origin in order if isinstance(origin, PlanLayers)]
-        kinds = [
-            [of for of in tried if isinstance(of, kind)] for kind in (UniformMerge, ModelAlone)
-        ]
-        best = [some[0] for some in kinds if some]
-        plans = (
-            [] if window is None else [(RivalPlan(of=of, cut="best window"), window) for of in best]
-        )
+        """Return plans that a person would write: the best merge and the best model, usual cuts.
+
+        The compositions in `results` are the best first.
+        """
+        tried = [result.origin.of for result in results if isinstance(result.origin, PlanLayers)]
+        merges = [of for of in tried if isinstance(of, UniformMerge)]
+        alone = [of for of in tried if isinstance(of, ModelAlone)]
+        best: list[Composition] = [*merges[:1], *alone[:1]]
+        plans: list[tuple[RivalPlan, Cut]] = []
+        if window is not None:
+            plans = [(RivalPlan(of=of, cut="best window"), window) for of in best]
         for of in best:
             plans.append((RivalPlan(of=of, cut="block influence"), self._influence_cut(of)))
         return [
@@ -264,7 +213,7 @@ class Starts:
         base = [of for of in alone if of == BASE_ALONE]
         return [*whole[:2], *others, *base, *whole[2:], *pairs]
 
-    def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
+    def _compositions(self, glances: Sequence[Start]) -> list[Start]:
         glanced = self._glanced()
         promising = self._all if self.recipes is None else self._promising()
         order = [glanced[i] for i in ranked(glances)]
@@ -313,12 +262,13 @@ class Starts:
         Short room allows one cut only. The plans are evaluated in full, as each plan may be bridged
         in the end.
         """
-        cuts = list(zip(_BRIDGED, self.bridged, strict=False))
-        few = cuts if len(cuts) <= self.room / 6 else cuts[:1]
         of = self._of(best) if self.recipes is not None else None
-        return [
-            self._start(origin.model_copy(update={"of": of}), best, cut, 1.0) for origin, cut in few
+        origins = (BridgedCut(of=of, rank=1), BridgedCut(of=of, rank=2), BridgedCut(of=of, rank=3))
+        plans = [
+            self._start(origin, best, cut, 1.0)
+            for origin, cut in zip(origins, self.bridged, strict=False)
         ]
+        return plans if len(plans) <= self.room / 6 else plans[:1]
 
     def _windows(self, of: StartRecipe, room: float) -> Contiguous:
         """Return windows, the least influence first. Leave some out if all cost too much.
@@ -333,8 +283,11 @@ class Starts:
             self._tried[of, most] = tried
         return self._tried[of, most]
 
+    def _window(self, of: StartRecipe, cut: Cut) -> Start:
+        return self._start(WindowCut(of=self._of(of), dropped=cut), of, cut, self._low)
+
     def _best_windows(
-        self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[ToldStart]
+        self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[Start]
     ) -> list[Start]:
         """Return the best windows in full, and the best window on the base.
 
@@ -421,50 +374,35 @@ class Starts:
     def _sizes(self) -> list[int]:
         return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
-    def left_out(self, tried: Collection[TrialOrigin], beyond: Beyond = _NONE_BEYOND) -> list[str]:
-        """Return descriptions of the plans that weren't tried, as the room was too small.
+    def untried(
+        self, tried: Collection[TrialOrigin], holds: Callable[[Genome], bool] | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """Return `left_out` and `beyond` of a summary: plans without room, and out of bounds.
 
-        `tried` are the origins of trials. The list is empty if a study has only the words of
-        origins.
+        `tried` are the origins of trials. `holds` tests whether a genome's plan is within bounds.
         """
-        if any(isinstance(origin, EarlierOrigin) for origin in tried):
-            return []
-        tried = {*tried}
+        tried, cuts = {*tried}, self._cuts if drops_some(self.space) else []
+        outside, beyond = list[Composition](), list[Cut]()
+        if holds is not None:
+            outside = [of for of in self._all if not holds(self._alone(of, 1.0).genome)]
+            beyond = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
         if self.recipes is None:
-            origins = [self._origin(of) for of in self._all]
-            lines = [origin_words(o) for o in origins if o not in {*tried, *beyond.origins}]
+            origins = [self._origin(of) for of in self._all if of not in outside]
+            left_out = [origin_words(origin) for origin in origins if origin not in tried]
         else:
             compared = {origin.of for origin in tried if isinstance(origin, PlanLayers)}
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
             every = len(self._all)
-            lines = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] if missed else []
-        if not drops_some(self.space):
-            return lines
-        cuts = [cut for cut in self._cuts if cut not in beyond.windows]
-        done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
-        missing = sum(cut not in done for cut in cuts)
-        if missing:
-            lines.append(f"{missing} of {len(self._cuts)} windows")
-        if not any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried):
-            lines.append("greedy removal")
-        return lines
-
-    def untried(
-        self, tried: Collection[TrialOrigin], holds: Holds | None
-    ) -> dict[str, tuple[str, ...]]:
-        """Return `left_out` and `beyond` of a summary: plans without room or out of bounds."""
-        beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
-        some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
-        left_out = tuple(self.left_out(tried, beyond))
-        return {"left_out": left_out, "beyond": (*map(origin_words, beyond.origins), *some)}
-
-    def _beyond(self, holds: Holds | None) -> Beyond:
-        if holds is None:
-            return _NONE_BEYOND
-        origins = [self._origin(of) for of in self._all if not holds(self._alone(of, 1.0).genome)]
-        cuts = self._cuts if drops_some(self.space) else []
-        windows = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
-        return Beyond(tuple(origins), tuple(windows))
+            left_out = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] * bool(missed)
+        if drops_some(self.space):
+            done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
+            missing = sum(cut not in done for cut in cuts if cut not in beyond)
+            left_out += [f"{missing} of {len(cuts)} windows"] * bool(missing)
+            removed = any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried)
+            left_out += ["greedy removal"] * (not removed)
+        names = [origin_words(self._origin(of)) for of in outside]
+        names += [f"{len(beyond)} of {len(cuts)} windows"] * bool(beyond)
+        return {"left_out": tuple(left_out), "beyond": tuple(names)}
 
     @cached_property
     def _cuts(self) -> list[Cut]:
@@ -474,10 +412,15 @@ class Starts:
     def _low(self) -> float:
         return min(max(self.cheapest, LEAST), 1.0)
 
-    def _best(self, results: Sequence[ToldStart]) -> Composition:
-        best = results[ranked(results)[0]].origin
-        of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
-        return self._all[0] if of is None or isinstance(of, SearchedRecipe) else of
+    def _best(self, results: Sequence[Start]) -> StartRecipe:
+        """Return the best recipe, which cuts are tried with: a composition or a searched one."""
+        best = _best_first(results)[0]
+        match best.origin:
+            case PlanLayers(of=of) | BlockInfluenceCut(of=of):
+                return of or self._all[0]
+            case _:
+                self._recipe[:] = [best.genome]
+                return SearchedRecipe()
 
     def _of(self, of: StartRecipe) -> StartRecipe | None:
         """Return the composition of an origin, or None if the space has only one composition."""
@@ -563,7 +506,11 @@ def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
     return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, most)]
 
 
-def ranked(results: Sequence[ToldStart]) -> list[int]:
+def _best_first(results: Sequence[Start]) -> list[Start]:
+    return [results[number] for number in ranked(results)]
+
+
+def ranked(results: Sequence[Start]) -> list[int]:
     """Return the numbers of starts, the best first: by the mean of their ranks by each objective.
 
     Ranks don't depend on the scale of losses. Failures come last.

@@ -21,6 +21,7 @@ from gptailor.searching.strategies.strategy import (
     Proposal,
     State,
     Strategy,
+    best_in_full,
     newest,
     scalarise,
     successive_halving,
@@ -80,10 +81,7 @@ class Evolution(Strategy):
         """
         random, count, *move = keys_of(key, 4)
         fresh = sample(table, random, self.elite)
-        valid = np.isfinite(fitness)
-        highest = np.max(archive.fidelity, where=valid, initial=0.0)
-        full = np.flatnonzero(valid & (archive.fidelity >= highest))
-        best = full[np.argsort(fitness[full], kind="stable")][: self.elite]
+        best = best_in_full(archive, fitness)[: self.elite]
         fillers = m.some_rows(fresh, np.arange(len(best), self.elite))
         parents = m.joined_populations(m.some_rows(archive.genomes, best), fillers)
         counts = m.step_counts(count, DRAWN_PER_ASKED * self.population, own.more)

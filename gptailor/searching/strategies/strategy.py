@@ -152,6 +152,15 @@ def scalarise(
     return np.where(finite, fitness, np.nan)
 
 
+def best_in_full(archive: Archive, fitness: Float[ndarray, " n"]) -> Int[ndarray, " k"]:
+    """Return the trials with a score at the highest fidelity of any score, the best first."""
+    valid = np.isfinite(fitness)
+    highest = np.max(archive.fidelity, where=valid, initial=0.0)
+    full = np.flatnonzero(valid & (archive.fidelity >= highest))
+    ordered: ndarray = full[np.argsort(fitness[full], kind="stable")]
+    return ordered
+
+
 def fingerprints(rows: Float[ndarray, "n k"]) -> UInt32[ndarray, " n"]:
     """Return a number for each row: equal for equal rows, and almost surely unequal otherwise."""
     columns = np.ascontiguousarray(rows, np.float32).view(np.uint32)

@@ -153,8 +153,7 @@ class Surrogate(strategy.Strategy):
         by: Coefficients,
     ) -> Iterator[tuple[Genome, Float[ndarray, "n f"], Float[ndarray, "n d"]]]:
         """Yield all genomes one swap from the best trials, and from the best swaps by a draw."""
-        best = np.flatnonzero(_full(archive, fitness))
-        best = best[np.argsort(fitness[best], kind="stable")][: self.region]
+        best = strategy.best_in_full(archive, fitness)[: self.region]
         near = m.some_rows(archive.genomes, best)
         for again in (True, False):
             near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
@@ -179,12 +178,9 @@ class Surrogate(strategy.Strategy):
 
         Random genomes fill an elite that is too small.
         """
-        valid = np.isfinite(fitness)
-        full = _full(archive, fitness)
-        sides = [
-            np.flatnonzero(mask)[np.argsort(score[mask], kind="stable")]
-            for mask, score in ((full, fitness), (valid, expected))
-        ]
+        valid = np.flatnonzero(np.isfinite(fitness))
+        expecting = valid[np.argsort(expected[valid], kind="stable")]
+        sides = [strategy.best_in_full(archive, fitness), expecting]
         each = min(-(-self.elite // 2), *map(len, sides))
         order = np.stack([side[:each] for side in sides], axis=1).ravel()[: self.elite]
         random = sample(table, key, self.elite - len(order))
@@ -200,14 +196,6 @@ class Surrogate(strategy.Strategy):
         counts = m.step_counts(count, self.mutants, _MORE)
         mutants = m.bred(table, around, parents, counts, (move, cross), self.moves)
         return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
-
-
-def _full(archive: strategy.Archive, fitness: Float[ndarray, " n"]) -> Bool[ndarray, " n"]:
-    """Return a mask of the trials with a score at the highest fidelity of any score."""
-    valid = np.isfinite(fitness)
-    highest = np.max(archive.fidelity, where=valid, initial=0.0)
-    full: ndarray = valid & (archive.fidelity >= highest)
-    return full
 
 
 def observations(

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import optuna
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
@@ -19,14 +16,18 @@ from gptailor.plugins.cluster.object_journal import ObjectJournal
 from gptailor.plugins.cluster.object_storage import ObjectStorage
 from gptailor.prepare import prepare
 from gptailor.searching.folder import SETTINGS, Folder
-from gptailor.searching.run.study import Naming, open_study, quiet
+from gptailor.searching.run.records import RunRecord
+from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.workers import Alone
-from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.run_files import RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search import search as whole_search
 from gptailor.searching.settings import Flags
 from tests.searching.landscape import NLL, Counting, Search, search, setting, space
+from tests.searching.written_run import record_of
 from tests.support.tiny import tiny_model
+
+RECORD = record_of((NLL,), 3, space())
 
 
 class Named(MemoryFileSystem):
@@ -72,13 +73,15 @@ def test_what_is_put_is_there_on_another_machine(
 ) -> None:
     with Folder(url) as run:
         run.put("front/trial-0001.tailor", "tailor 1\n")
-        run.put_json(SETTINGS, {"trials": 3})
+        run.put_json(SETTINGS, RECORD)
         (run.path / "best.tailor.lock").write_text("{}")
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
     other_machine(monkeypatch, tmp_path)
     with Folder(url) as run:
-        assert run.earlier() == EarlierRun(trials=3)
+        assert RunFiles(run.path).record(RunRecord, SETTINGS) == RunRecord.model_validate_json(
+            json.dumps(RECORD)
+        )
         (run.path / "front/trial-0001.tailor").unlink()
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", SETTINGS]
@@ -123,7 +126,8 @@ def test_a_url_that_nothing_reads_is_one_message(url: str) -> None:
 
 def searching(url: str, **changes: Any) -> Search:
     chosen = setting(**changes)
-    study = open_study(Folder(url).journal, "gptailor", chosen.aims, Naming(chosen.space))
+    begun = bool(ObjectStorage(url).names())
+    study = open_study(Folder(url).journal, begun=begun)
     return Search(chosen, study, Alone(Counting()))
 
 
@@ -154,12 +158,8 @@ def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_
     assert again.study.notes == calm.study.notes
     storage = ObjectStorage(url)
     names = storage.names()
-    joined = tmp_path / "joined.journal"
-    joined.write_bytes(b"".join(storage.get(names)[name] for name in names))
-    with quiet():
-        read = JournalStorage(JournalFileBackend(str(joined)))
-        study = optuna.load_study(study_name="gptailor", storage=read)
-    assert len(study.trials) == len(calm.ledger.trials)
+    joined = Study(b"".join(storage.get(names)[name] for name in names), storage.path)
+    assert len(joined.trials()) == len(calm.ledger.trials)
 
 
 @pytest.mark.slow
@@ -199,41 +199,34 @@ search { minimize nll("rows.jsonl") }
 
 
 def test_two_searches_at_one_url_meet(url: str) -> None:
-    one, two = (ObjectJournal(ObjectStorage(url), "study.journal") for _ in "ab")
-    one.append_logs([{"op": 1}])
+    one, two = (ObjectJournal(ObjectStorage(url)) for _ in "ab")
+    one.append(b'{"late":1}\n')
     with pytest.raises(CheckpointError, match=r"C901.*another search uses the folder"):
-        two.append_logs([{"op": 2}])
-    again = ObjectJournal(ObjectStorage(url), "study.journal")
-    assert again.read_logs(0) == [{"op": 1}]
+        two.append(b'{"late":2}\n')
+    assert ObjectJournal(ObjectStorage(url)).read() == b'{"late":1}\n'
 
 
 def test_a_journal_with_a_hole_is_refused(url: str) -> None:
-    journal = ObjectJournal(ObjectStorage(url), "study.journal")
+    journal = ObjectJournal(ObjectStorage(url))
     for number in range(3):
-        journal.append_logs([{"op": number}])
-    ObjectStorage(url).remove("study.journal/00000001.jsonl")
+        journal.append(b'{"late":%d}\n' % number)
+    ObjectStorage(url).remove("journal.jsonl/00000001.jsonl")
     with pytest.raises(CheckpointError, match=r"C903.*00000001\.jsonl' is missing"):
-        ObjectJournal(ObjectStorage(url), "study.journal")
+        ObjectJournal(ObjectStorage(url)).read()
 
 
 def test_an_object_that_is_no_journal_is_refused(url: str) -> None:
-    ObjectStorage(url).put("study.journal/00000000.jsonl", b"{")
+    ObjectStorage(url).put("journal.jsonl/00000000.jsonl", b"{")
     with pytest.raises(CheckpointError, match=r"C903.*line 1 of the journal is damaged") as caught:
-        open_study(Folder(url).journal, "gptailor", (NLL,), Naming(space()))
-    assert caught.value.path.name == "00000000.jsonl"
+        open_study(Folder(url).journal)
+    assert str(caught.value.path).endswith("runs/one/journal.jsonl")
 
 
-def test_lines_are_optunas_own(url: str) -> None:
-    journal = ObjectJournal(ObjectStorage(url), "study.journal")
-    journal.append_logs([{"op": 1, "name": "ä"}, {"op": 2}])
-    journal.append_logs([{"op": 3}])
-    raw = ObjectStorage(url).get(ObjectStorage(url).names())
-    assert [json.loads(line)["op"] for one in raw.values() for line in one.splitlines()] == [
-        1,
-        2,
-        3,
-    ]
-    assert list(raw) == ["study.journal/00000000.jsonl", "study.journal/00000002.jsonl"]
+def test_a_url_of_the_former_format_is_refused(url: str) -> None:
+    ObjectStorage(url).put("study.journal/00000000.jsonl", b"{}")
+    for read in (RunReading, lambda run: Folder(run).__enter__()):
+        with pytest.raises(CheckpointError, match=r"C902.*of an earlier release"):
+            read(url)
 
 
 def test_an_object_whose_name_leads_out_of_run_is_not_fetched(

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.plugins.report.read_run import run_report
+from gptailor.plugins.report.read_run import report_of
 from gptailor.plugins.report.run_report import RunReport
 from gptailor.searching.run.trials import Ledger
+from gptailor.searching.run_reading import RunReading
 from tests.searching import written_run
 
 run = written_run.run
+
+
+def run_report(run: Path) -> RunReport:
+    """Return the report of a RUN."""
+    return report_of(RunReading(run))
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def row(*values: float, held: float = 0.1, sure: bool = True) -> SimpleNamespace
     """Return the scores of a row of a search's summary."""
     errors = (0.05,) * len(values)
     unseen = SimpleNamespace(values=tuple(v + held for v in values), stderrs=errors)
-    return SimpleNamespace(values=values, errors=errors if sure else None, held_scores=unseen)
+    return SimpleNamespace(values=values, stderrs=errors if sure else None, held_scores=unseen)
 
 
 AIMS = (

@@ -250,8 +250,6 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
         (("cut.tailor", "-o", "new.html", "--model", "code=./math"), 1, "'code'"),
         (("broken.tailor", "-o", "new.html"), 1, "S1"),
         (("run", "-o", "new.html"), 3, "is damaged: 'version': field required"),
-        (("run", "-o", "new.html", "--storage", "sqlite:///x.db"), 3, "is damaged"),
-        (("cut.tailor", "-o", "new.html", "--storage", "sqlite:///x.db"), 2, "is no RUN"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(

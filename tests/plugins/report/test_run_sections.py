@@ -1,7 +1,7 @@
 """The charts of a search's trials: their numbers against another computation."""
 
-import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, variance
@@ -21,12 +21,10 @@ from gptailor.plugins.report.layer_effects import (
 )
 from gptailor.plugins.report.page import page_html
 from gptailor.plugins.report.progress_charts import best_so_far
-from gptailor.plugins.report.read_run import run_report
 from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.section import Section
-from gptailor.searching.run.schedule import ORDER
-from gptailor.searching.run.trials import RECIPES, Ledger, Trial
+from gptailor.searching.run.trials import ORDER, RECIPES, Ledger, Trial
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
@@ -34,7 +32,7 @@ from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import space_of
 from gptailor.searching.space.table import sample
 from tests.plugins.report import reported_run
-from tests.plugins.report.reported_run import losses
+from tests.plugins.report.reported_run import losses, run_report
 from tests.searching import landscape
 from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
 
@@ -174,8 +172,7 @@ def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
         run_of(tmp_path, fails=lambda plan: True)
     (tmp_path / "other").mkdir()
     run_of(tmp_path / "other", trials=1)
-    for name in ("run.json", "space.tailor"):
-        (tmp_path / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    shutil.copyfile(tmp_path / "other" / "run.json", tmp_path / "run.json")
     report = run_report(tmp_path)
     assert report.front == ()
     assert section(report, "trials").words == "No trial has a score."
@@ -186,7 +183,7 @@ def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
 def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:
     recipes = Ledger(run[1].aims, run[1].full)
     for trial in run[1].trials[:3]:
-        recipes.add(replace(trial, request=trial.request._replace(phase=RECIPES)))
+        recipes.add(replace(trial, request=replace(trial.request, phase=RECIPES)))
     assert learned_effects(landscape.space(), recipes, None) == []
 
 
@@ -206,7 +203,7 @@ def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger])
     plans = [decode(space, Genome(*genes)) for genes in zip(*drawn, strict=True)]
     request = run[1].trials[0].request
     trials = [
-        Trial(n, request._replace(genome=Genome(*genes)), str(n), 1.0, (float(n),), (0.1,))
+        Trial(n, replace(request, genome=Genome(*genes)), str(n), 1.0, (float(n),), (0.1,))
         for n, genes in enumerate(zip(*drawn, strict=True))
     ]
     found = window_losses(space, trials, {n: float(n) for n in range(30)})
@@ -233,21 +230,11 @@ def test_the_report_has_a_mark_for_each_phase_of_a_search() -> None:
     assert len({*search_charts._SHAPES}) == len({*search_charts._COLOURS}) == len(ORDER)
 
 
-def test_a_run_without_its_space_has_trials_in_their_order(tmp_path: Path) -> None:
-    run_of(tmp_path, trials=6)
-    (tmp_path / "space.tailor").unlink()
-    report = run_report(tmp_path)
-    made = section(report, "trials")
-    assert "sizes are unknown" in made.words
-    assert {row["x"] for row in rows_of(made) if "plan" in row} <= set(range(len(report.trials)))
-    assert run_effects(RunReading(tmp_path)) == Effects([], [], [], [])
-
-
 def test_trials_stand_at_their_sizes(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, trials=6)
     size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
     said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
-    (tmp_path / "sizes.json").write_text(json.dumps(said))
+    landscape.study_of(tmp_path).note("sizes", said)
     rows = rows_of(section(run_report(tmp_path), "trials"))
     assert {row["x"] for row in rows if "plan" in row} == {6.0}
     assert {row["x"] for row in rows if row.get("name") == "the base, uncut"} == {8.0}

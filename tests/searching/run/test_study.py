@@ -1,26 +1,25 @@
-"""A study on disk: trials that are whole or not there, that Optuna's own tools read."""
+"""A study on disk: trials and decisions that are whole or not there, and their export."""
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from pydantic import ValidationError
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.scores import Failure, PerSample
-from gptailor.searching.run import study as study_module
-from gptailor.searching.run.notes import TrialNote
+from gptailor.searching.identity import refuse_other
+from gptailor.searching.optuna_export import export_study
+from gptailor.searching.run.journal import JOURNAL, JournalFile
 from gptailor.searching.run.origin import (
     BestWindow,
     BlockInfluenceCut,
     BridgedCut,
-    EarlierOrigin,
     GreedyRemoval,
     ModelAlone,
     NothingDropped,
@@ -29,28 +28,20 @@ from gptailor.searching.run.origin import (
     StrategyPlan,
     UniformMerge,
     WindowCut,
+    origin_words,
 )
-from gptailor.searching.run.study import Naming, Study, agree, mend, open_study
-from gptailor.searching.run.trials import (
-    SEARCH,
-    Trial,
-    TrialRequest,
-    genome_from_json,
-    genome_to_json,
-)
-from gptailor.searching.space.genome import Genome
-from tests.searching.landscape import ACCURACY, KL, NLL, SearchSetting, setting, study_of
+from gptailor.searching.run.records import RunRecord
+from gptailor.searching.run.study import Study, open_study
+from gptailor.searching.run.trials import SEARCH, Ledger, Trial, TrialRequest
+from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
+from tests.searching.landscape import ACCURACY, NLL, SearchSetting, names_of, setting, study_of
+from tests.searching.written_run import record_of, run_of
 from tests.support.preloaded import Preloaded
 
 
 @pytest.fixture(scope="module")
 def chosen() -> SearchSetting:
     return setting()
-
-
-@pytest.fixture(scope="module")
-def three() -> SearchSetting:
-    return setting(aims=(NLL, ACCURACY, KL))
 
 
 def genome_of(chosen: SearchSetting) -> Genome:
@@ -72,15 +63,11 @@ def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
     return Trial(**(said | changes))
 
 
-def journal(folder: Path) -> optuna.Study:
-    """The study as anybody reads it."""
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
-    return optuna.load_study(study_name="gptailor", storage=optuna.storages.JournalStorage(backend))
-
-
-def fields(told: Trial) -> list[Any]:
-    request = told.request._replace(genome=genome_to_json(told.request.genome))
-    return [request, *(value for name, value in vars(told).items() if name != "request")]
+def content(told: Trial) -> list[Any]:
+    request = replace(told.request, genome=genome_of(setting()))
+    asked = [getattr(request, one.name) for one in fields(request) if one.name != "genome"]
+    kept = [getattr(told, one.name) for one in fields(told) if one.name != "request"]
+    return [asked, genome_to_json(told.request.genome), kept]
 
 
 # ------------------------------------------------------------------------------------------- trials
@@ -89,44 +76,60 @@ def fields(told: Trial) -> list[Any]:
 def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSetting) -> None:
     whole = trial(chosen, 0, seconds=1.25)
     low = trial(chosen, 1, share=0.25)
-    low = trial(chosen, 1, share=0.25, request=low.request._replace(samples=16, stage="healed"))
+    low = trial(chosen, 1, share=0.25, request=replace(low.request, samples=16, stage="healed"))
     failed = trial(chosen, 2, values=None, stderrs=None, failure=Failure("memory", "no room"))
     one = trial(chosen, 3, stderrs=(math.inf,))
     hit = trial(chosen, 4, same_as=0)
     each = PerSample((1.5, 0.25, math.inf), (2, 1, 7))
-    sampled = trial(chosen, 5, per_sample=(each,))
-    study = study_of(tmp_path, chosen)
+    sampled = trial(chosen, 5, per_sample=(each,), stopped=3)
+    study = study_of(tmp_path)
     for told in (whole, low, failed, one, hit, sampled):
         study.add(told)
-    again = study_of(tmp_path, chosen).trials()
-    assert list(map(fields, again)) == list(map(fields, (whole, low, failed, one, hit, sampled)))
+    again = study_of(tmp_path).trials()
+    assert [*map(content, again)] == [*map(content, (whole, low, failed, one, hit, sampled))]
 
 
-def test_older_trials_say_whether_they_were_bridged(
-    tmp_path: Path, chosen: SearchSetting, monkeypatch: pytest.MonkeyPatch
+def test_a_decision_comes_back_and_is_written_once(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    study.note_base(64, [2.0], [math.inf])
+    study.note("held_out", {"base": {"values": [2.0], "stderrs": [0.5]}})
+    before = (tmp_path / JOURNAL).read_bytes()
+    for of in (study, study_of(tmp_path)):
+        of.note("held_out", {"base": {"values": [2.0], "stderrs": [0.5]}})
+    assert (tmp_path / JOURNAL).read_bytes() == before
+    again = study_of(tmp_path)
+    assert again.notes == study.notes
+    assert again.typed == study.typed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "blessed"}, "'trial.request.stage'"),
+        ({"origin": {"kind": "guess"}}, "'trial.request.origin'"),
+        ({"origin": {"kind": "window"}}, "'trial.request.origin.window.dropped'"),
+        ({"origin": "best bridged cut"}, "'trial.request.origin'"),
+        ({"origin": {"kind": "strategy", "strategy": "a\x1b[2J"}}, "control character"),
+        ({"genome": {"bits": "2", "picks": [], "reals": []}}, "'bits'"),
+        ({"genome": {"bits": "1", "picks": [], "reals": [2.0]}}, "'reals.0'"),
+        ({"genome": "01"}, "'trial.request.genome'"),
+        ({"asked_after": 3}, "after those that it follows"),
+        ({"more": 1}, "'trial.request.more': unexpected keyword"),
+    ],
+)
+def test_a_damaged_trial_is_refused(
+    tmp_path: Path, chosen: SearchSetting, changes: dict[str, Any], message: str
 ) -> None:
-    study = study_of(tmp_path, chosen)
-    new = study_module._attributes
-
-    def old(told: Trial) -> dict[str, Any]:
-        said = new(told)
-        return {**said, "bridged": said.pop("stage") == "bridged"}
-
-    monkeypatch.setattr(study_module, "_attributes", old)
-    bare = trial(chosen, 0)
-    bridged = trial(chosen, 1, request=trial(chosen, 1).request._replace(stage="bridged"))
-    for told in (bare, bridged):
-        study.add(told)
-    again = study_of(tmp_path, chosen).trials()
-    assert [one.request.stage for one in again] == ["bare", "bridged"]
-
-
-def test_an_unknown_stage_is_of_no_search(tmp_path: Path, chosen: SearchSetting) -> None:
-    study = study_of(tmp_path, chosen)
-    study.add(trial(chosen, 0, request=trial(chosen, 0).request._replace(stage="blessed")))
-    with pytest.raises(CheckpointError, match="line 3 of the journal is damaged") as caught:
-        study_of(tmp_path, chosen).trials()
+    study_of(tmp_path).add(trial(chosen))
+    first, line = (tmp_path / JOURNAL).read_text().splitlines()
+    record = json.loads(line)
+    record["trial"]["request"] |= changes
+    (tmp_path / JOURNAL).write_text(f"{first}\n{json.dumps(record)}\n")
+    with pytest.raises(CheckpointError, match="line 2 of the journal is damaged") as caught:
+        study_of(tmp_path)
     assert caught.value.code == "C903"
+    assert message in caught.value.message
+    assert "\x1b" not in caught.value.message
 
 
 @pytest.mark.parametrize("bits", [0, 5])
@@ -143,76 +146,70 @@ def test_a_genome_is_exact_as_json(bits: int) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_optuna_reads_what_it_knows(tmp_path: Path, chosen: SearchSetting) -> None:
-    study = study_of(tmp_path, chosen)
-    study.add(trial(chosen, 0, seconds=2.0))
-    low = trial(chosen, 1, share=0.25)
-    study.add(trial(chosen, 1, share=0.25, request=low.request._replace(samples=16)))
-    study.add(trial(chosen, 2, values=None, stderrs=None, failure=Failure("nan", "no number")))
-    found = journal(tmp_path)
-    states = [one.state.name for one in found.trials]
-    assert states == ["COMPLETE", "PRUNED", "FAIL"]
+# -------------------------------------------------------------------------------- Optuna's export
+
+
+def exported(run: Path) -> optuna.Study:
+    """The study of a RUN as anybody reads it."""
+    file = run.parent / "study.journal"
+    export_study(run, file)
+    backend = optuna.storages.journal.JournalFileBackend(str(file))
+    return optuna.load_study(study_name="gptailor", storage=optuna.storages.JournalStorage(backend))
+
+
+def test_optuna_reads_what_it_knows(tmp_path: Path) -> None:
+    (run := tmp_path / "run").mkdir()
+    ledger = run_of(run, trials=12, fails=lambda plan: plan.drops[0].position == 0)
+    found = exported(run)
     assert found.metric_names == ["nll"]
     assert found.directions[0].name == "MINIMIZE"
-    assert found.best_trial.number == 0
-    assert found.best_value == 1.5
-    assert found.trials[1].intermediate_values == {16: 1.5}
-    assert found.trials[2].user_attrs["failure"] == "nan: no number"
-    taken = found.trials[0].datetime_complete - found.trials[0].datetime_start
-    assert taken.total_seconds() == pytest.approx(2.0, abs=0.01)
+    assert len(found.trials) == len(ledger.trials)
+    assert {one.state.name for one in found.trials} == {"COMPLETE", "PRUNED", "FAIL"}
+    best = min((t for t in ledger.trials if t.full and t.values), key=lambda t: t.values or ())
+    assert found.best_value == (best.values or ())[0]
+    for one, told in zip(found.trials, ledger.trials, strict=True):
+        assert one.user_attrs.get("values") == (told.values and list(told.values))
+        if told.values and not told.full:
+            assert one.intermediate_values == {told.samples: told.values[0]}
+        taken = one.datetime_complete - one.datetime_start
+        assert taken.total_seconds() == pytest.approx(told.seconds, abs=0.01)
+        space, genome = setting().space, told.request.genome
+        assert set(one.params) < set(names_of(space))
+        for gene, bit in zip(space.bits, genome.bits, strict=True):
+            if gene.group >= 0 and bit:
+                assert one.params[f"drop L{gene.at}"] is True
+                assert not [name for name in one.params if name.startswith(f"L{gene.at} ")]
 
 
-def test_parameters_are_the_genes_that_say_something(tmp_path: Path, chosen: SearchSetting) -> None:
-    space, genome = chosen.space, genome_of(chosen)
-    study_of(tmp_path, chosen).add(trial(chosen))
-    [found] = journal(tmp_path).trials
-    assert set(found.params) < set(space.names)
-    dropped = [gene.at for gene, bit in zip(space.bits, genome.bits, strict=True)
-               if gene.group >= 0 and bit]  # fmt: skip
-    for position in dropped:
-        assert found.params[f"drop L{position}"] is True
-        assert not [name for name in found.params if name.startswith(f"L{position} ")]
-    reals = {gene.name: gene for gene in space.reals}
-    for name in reals.keys() & found.params.keys():
-        assert isinstance(found.distributions[name], optuna.distributions.FloatDistribution)
-        assert 0 <= found.params[name] <= 1
-
-
-@pytest.mark.filterwarnings("ignore:Some regimes")  # of four trials
-def test_optunas_plots_and_importances_work_as_they_are(
-    tmp_path: Path, chosen: SearchSetting
-) -> None:
-    study = study_of(tmp_path, chosen)
-    for number, genome in enumerate(chosen.starts.genomes):
-        request = trial(chosen, number).request._replace(genome=genome)
-        study.add(trial(chosen, number, request=request, values=(2.0 - number / 4,)))
-    found = journal(tmp_path)
+@pytest.mark.filterwarnings("ignore:Some regimes")  # of a few trials
+def test_optunas_importances_work_as_they_are(tmp_path: Path) -> None:
+    (run := tmp_path / "run").mkdir()
+    run_of(run, trials=12)
     importances = optuna.importance.get_param_importances(
-        found, evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
+        exported(run),
+        evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False),
     )
-    assert set(importances) <= set(chosen.space.names)
+    assert set(importances) <= set(names_of(setting().space))
     assert "drop L0" in importances
 
 
-def test_several_objectives_keep_their_directions(tmp_path: Path, three: SearchSetting) -> None:
-    study = study_of(tmp_path, three)
-    study.add(trial(three))
-    low = trial(three, 1, share=0.25)
-    study.add(low)
-    found = journal(tmp_path)
-    assert [one.name for one in found.directions] == ["MINIMIZE", "MAXIMIZE", "MINIMIZE"]
-    assert found.metric_names == ["nll", "accuracy", "kl"]
-    assert [one.number for one in found.best_trials] == [0]
-    assert found.trials[1].user_attrs["values"] == list(low.values)
-    assert fields(study_of(tmp_path, three).trials()[1]) == fields(low)
+def test_several_objectives_keep_their_directions(tmp_path: Path) -> None:
+    (run := tmp_path / "run").mkdir()
+    run_of(run, (NLL, ACCURACY), trials=8)
+    found = exported(run)
+    assert [one.name for one in found.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert found.metric_names == ["nll", "accuracy"]
 
 
-def test_a_database_holds_the_same(tmp_path: Path, chosen: SearchSetting) -> None:
-    url = f"sqlite:///{tmp_path}/study.db"
-    study_of(url, chosen, "mine").add(trial(chosen))
-    [again] = study_of(url, chosen, "mine").trials()
-    assert fields(again) == fields(trial(chosen))
-    assert study_of(url, chosen, "other").trials() == []
+def test_an_export_replaces_an_earlier_one_and_no_other_file(tmp_path: Path) -> None:
+    (run := tmp_path / "run").mkdir()
+    run_of(run, trials=4)
+    assert len(exported(run).trials) == len(exported(run).trials)
+    (tmp_path / "mine.txt").write_text("mine")
+    for place in (tmp_path / "mine.txt", run):
+        with pytest.raises(CheckpointError, match="C301"):
+            export_study(run, place)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 # -------------------------------------------------------------------------------- torn, or not ours
@@ -222,52 +219,30 @@ def test_a_database_holds_the_same(tmp_path: Path, chosen: SearchSetting) -> Non
 def test_the_torn_end_of_a_killed_write_is_removed(
     tmp_path: Path, chosen: SearchSetting, keep: int
 ) -> None:
-    """Optuna reads past it, but would put the next line right behind it."""
-    study = study_of(tmp_path, chosen)
+    study = study_of(tmp_path)
     study.add(trial(chosen))
-    path = tmp_path / "study.journal"
+    path = tmp_path / JOURNAL
     whole = path.read_bytes()
     study.add(trial(chosen, 1))
     torn = path.read_bytes()[len(whole) :][:keep]
     path.write_bytes(whole + torn)
-    (tmp_path / "study.journal.lock").symlink_to("study.journal")
-    again = study_of(tmp_path, chosen)
+    again = study_of(tmp_path)
     assert path.read_bytes() == whole
-    assert list(map(fields, again.trials())) == [fields(trial(chosen))]
+    assert [*map(content, again.trials())] == [content(trial(chosen))]
     again.add(trial(chosen, 1))
-    assert len(journal(tmp_path).trials) == 2
-
-
-def test_without_mending_optuna_would_fail(tmp_path: Path, chosen: SearchSetting) -> None:
-    """`mend` is needed as long as this fails; if Optuna mends by itself, `mend` can go."""
-    study_of(tmp_path, chosen)
-    path = tmp_path / "study.journal"
-    with path.open("ab") as file:
-        file.write(b'{"op_code": 4, "wor')
-    journal(tmp_path).set_user_attr("a", 1)
-    with pytest.raises(ValueError, match="delimiter"):
-        journal(tmp_path).set_user_attr("b", 2)
-
-
-def test_mending_what_is_whole_changes_nothing(tmp_path: Path, chosen: SearchSetting) -> None:
-    mend(tmp_path / "study.journal")
-    assert not (tmp_path / "study.journal").exists()
-    study_of(tmp_path, chosen).add(trial(chosen))
-    before = (tmp_path / "study.journal").read_bytes()
-    mend(tmp_path / "study.journal")
-    assert (tmp_path / "study.journal").read_bytes() == before
+    assert len(study_of(tmp_path).trials()) == 2
 
 
 @pytest.mark.parametrize(
-    "raw", [b"not a journal\n{}\n", b"\xff\xfe\n[]\n", b'{"op_code": 99}\n{"a": 1}\n', b"[]\n{}\n"]
+    "raw",
+    [b"not a journal\n{}\n", b"\xff\xfe\n[]\n", b'{"op_code": 99}\n', b"[]\n{}\n", b"{}\n"],
 )
-def test_a_file_of_something_else_is_refused(
-    tmp_path: Path, chosen: SearchSetting, raw: bytes
-) -> None:
-    (tmp_path / "study.journal").write_bytes(raw)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(raw)
     with pytest.raises(CheckpointError, match="line 1 of the journal is damaged") as caught:
-        study_of(tmp_path, chosen).trials()
+        study_of(tmp_path)
     assert caught.value.code == "C903"
+    assert (tmp_path / JOURNAL).read_bytes() == raw
 
 
 @pytest.mark.parametrize(
@@ -275,77 +250,35 @@ def test_a_file_of_something_else_is_refused(
     [
         (lambda line: line[:40] + b"\x00" + line[41:], "expected JSON"),
         (lambda line: line[: len(line) // 2], "expected JSON"),
-        (lambda line: line.replace(b'"op_code":4', b'"op_code":44'), ""),
-        (lambda line: line.replace(b'"seconds":', b'"seconds":"long","was":'), "'seconds'"),
-        (lambda line: line.replace(b'"datetime_start":"20', b'"datetime_start":"x'), "isoformat"),
+        (lambda line: line.replace(b'"seconds":', b'"seconds":"long","was":'), "'trial.seconds'"),
+        (lambda line: line.replace(b'"share":1.0', b'"share":NaN'), "'trial.share'"),
+        (lambda line: line.replace(b'"number":3', b'"number":4'), "expected trial 3, got trial 4"),
+        (lambda line: line.replace(b'"ask":3', b'"ask":2'), "two searches"),
+        (lambda line: b"[" * 10_000, "expected JSON"),
     ],
 )
 def test_a_damaged_line_is_named_and_the_search_goes_on_without_it(
     tmp_path: Path, chosen: SearchSetting, damage: Callable[[bytes], bytes], message: str
 ) -> None:
-    study = study_of(tmp_path, chosen)
+    study = study_of(tmp_path)
     for number in range(5):
         study.add(trial(chosen, number))
-    path = tmp_path / "study.journal"
+    path = tmp_path / JOURNAL
     lines = path.read_bytes().splitlines()
     lines[4] = damage(lines[4])
     path.write_bytes(b"\n".join(lines) + b"\n")
     with pytest.raises(CheckpointError, match="line 5 of the journal is damaged") as caught:
-        study_of(tmp_path, chosen)
+        study_of(tmp_path)
     assert message in caught.value.message
     assert "'head -n 4'" in caught.value.help
     path.write_bytes(b"\n".join(lines[:4]) + b"\n")
-    assert len(study_of(tmp_path, chosen).trials()) == 2
+    assert len(study_of(tmp_path).trials()) == 3
 
 
-def test_trials_of_somebody_else_are_refused(tmp_path: Path, chosen: SearchSetting) -> None:
-    study_of(tmp_path, chosen)
-    journal(tmp_path).add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(CheckpointError, match="has a damaged trial 0: 'phase': field required"):
-        study_of(tmp_path, chosen).trials()
-
-
-def test_a_study_of_other_directions_is_refused(
-    tmp_path: Path, chosen: SearchSetting, three: SearchSetting
-) -> None:
-    study_of(tmp_path, three)
-    with pytest.raises(CheckpointError, match="its objectives were 'm") as caught:
-        study_of(tmp_path, chosen)
-    assert caught.value.code == "C902"
-    gone = [f"'{a.direction} {a.name}'" for a in three.aims if a not in chosen.aims]
-    assert all(one in caught.value.message for one in gone), caught.value.message
-
-
-def test_a_study_of_more_directions_than_names_is_refused(
-    tmp_path: Path, chosen: SearchSetting
-) -> None:
-    study_of(tmp_path, chosen)
-    path = tmp_path / "study.journal"
-    path.write_text(path.read_text().replace('"directions":[1]', '"directions":[1,1]'))
-    with pytest.raises(CheckpointError, match=r"C902.*its objectives were"):
-        study_of(tmp_path, chosen)
-
-
-def test_an_evaluation_that_is_there_twice_is_refused(
-    tmp_path: Path, chosen: SearchSetting
-) -> None:
-    study = study_of(tmp_path, chosen)
-    study.add(trial(chosen, 0))
-    study.add(trial(chosen, 1, request=trial(chosen, 0).request))
-    with pytest.raises(CheckpointError, match="two searches"):
-        study_of(tmp_path, chosen).trials()
-
-
-def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_a_journal_in_no_folder_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file") as caught:
-        study_of(tmp_path / "gone", chosen)
+        study_of(tmp_path / "gone")
     assert caught.value.code == "C303"
-    with pytest.raises(CheckpointError) as caught:
-        study_of("sqlite:////gone/gone.db", chosen)
-    assert caught.value.code == "C903"
-    with pytest.raises(CheckpointError) as caught:
-        study_of("nonsense", chosen)
-    assert caught.value.code == "C903"
 
 
 @pytest.mark.slow
@@ -361,9 +294,9 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
         "from gptailor.checkpoint.files import CheckpointError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "chosen, folder = setting(), Path(sys.argv[1])\n"
-        "study = study_of(folder, chosen)\n"
+        "study = study_of(folder)\n"
         "study.add(trial(chosen, 0))\n"
-        "size = (folder / 'study.journal').stat().st_size\n"
+        "size = (folder / 'journal.jsonl').stat().st_size\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))\n"
         "try:\n"
         "    study.add(trial(chosen, 1))\n"
@@ -374,123 +307,101 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
     output, errors = child.communicate()
     assert child.returncode == 0, errors
     assert output == "C303 cannot be written: File too large\n"
-    study = study_of(tmp_path, chosen)
-    assert list(map(fields, study.trials())) == [fields(trial(chosen))]
+    study = study_of(tmp_path)
+    assert [*map(content, study.trials())] == [content(trial(chosen))]
     study.add(trial(chosen, 1))
-    assert len(study_of(tmp_path, chosen).trials()) == 2
+    assert len(study_of(tmp_path).trials()) == 2
+
+
+def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: SearchSetting) -> None:
+    study = study_of(tmp_path)
+    study.note_base(16, [2.0], [0.1])
+    study.add(trial(chosen))
+    with pytest.raises(CheckpointError, match="has trial 0 on 64 samples, and no score of the"):
+        study_of(tmp_path).recall(Ledger(chosen.aims, 64), chosen.space)
 
 
 # ------------------------------------------------------------------------------- what it is held to
-
-WORDS = {
-    "space": "the space is another",
-    "seed": "the seed was {}",
-    "models": "other files of {}",
-    "objectives": "the objectives were {}",
-}
-IDENTITY = {
-    "space": "a" * 64,
-    "seed": 3,
-    "models": {"base": "1", "math": "2"},
-    "objectives": "minimize b; maximize c",
-}
-
-
-def held(folder: Path, chosen: SearchSetting, version: str = "", **changes: Any) -> Study:
-    study = study_of(folder, chosen)
-    agree(study, IDENTITY | changes, WORDS, version)
-    return study
-
-
-def test_a_study_agrees_with_what_it_was_begun_with(tmp_path: Path, chosen: SearchSetting) -> None:
-    held(tmp_path, chosen).add(trial(chosen))
-    held(tmp_path, chosen)
-    assert journal(tmp_path).user_attrs == IDENTITY
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"space": "b" * 64}, "the space is another"),
-        ({"seed": 4}, "the seed was '3', and now '4'"),
-        ({"models": {"base": "1", "math": "3"}}, "other files of 'math'"),
-        ({"models": {"base": "1"}}, "other files of 'math'"),
+        ({"digests": {"space": "b", "models": {}, "data": {}}}, "the plan leaves other things"),
+        ({"seed": 4}, "its seed was '0', and now '4'"),
         (
-            {"objectives": "minimize a; minimize b"},
-            "the objectives were 'maximize c', and now 'minimize a'",
+            {"digests": {"space": "a", "models": {"base": "1", "math": "3"}, "data": {}}},
+            "other files of 'base', 'math'",
         ),
-        ({"objectives": "maximize c"}, "the objectives were 'minimize b' too"),
-        ({"objectives": "minimize b; maximize c; d"}, "the objectives were without 'd'"),
-        ({"objectives": "maximize c; minimize b"}, "the objectives were in another order"),
-        ({"seed": 4, "space": ""}, "the space is another; the seed was '3', and now '4'"),
+        ({"digests": {"space": "a", "models": {}, "data": {"a.txt": "1"}}}, "text in 'a.txt'"),
+        (
+            {"objectives": ["minimize nll", "minimize b"]},
+            "its objectives were 'maximize c', and now 'minimize b'",
+        ),
+        ({"objectives": ["maximize c"] * 2}, "its objectives were 'minimize nll' too"),
+        ({"objectives": ["maximize c", "minimize nll"]}, "its objectives were in another order"),
+        ({"seed": 4, "race": False}, "seed was '0', and now '4'; its races were 'on', and now 'o"),
+        ({"trials": 39}, "it was begun with 40 trials, and now is to have fewer"),
     ],
 )
-def test_what_differs_is_refused_in_words(
-    tmp_path: Path, chosen: SearchSetting, changes: dict[str, Any], said: str
-) -> None:
-    held(tmp_path, chosen).add(trial(chosen))
+def test_what_differs_is_refused_in_words(changes: dict[str, Any], said: str) -> None:
+    space = setting().space
+    record = record_of((NLL, ACCURACY), 40, space) | {
+        "objectives": ["minimize nll", "maximize c"],
+        "digests": {"space": "a", "models": {}, "data": {}},
+    }
+    before = RunRecord.model_validate_json(json.dumps(record))
+    refuse_other(before, before, Path("run"))
+    refuse_other(None, before, Path("run"))
+    refuse_other(before, before.model_copy(update={"trials": 41}), Path("run"))
+    now = RunRecord.model_validate_json(json.dumps(record | changes))
     with pytest.raises(CheckpointError) as caught:
-        held(tmp_path, chosen, **changes)
+        refuse_other(before, now, Path("run"))
     assert caught.value.code == "C902"
     assert said in caught.value.message
 
 
-def test_a_search_that_died_before_it_said_all_goes_on(
-    tmp_path: Path, chosen: SearchSetting
-) -> None:
-    study = study_of(tmp_path, chosen)
-    study.note("space", IDENTITY["space"])
-    held(tmp_path, chosen)
-    assert journal(tmp_path).user_attrs == IDENTITY
+def opened(folder: Path, *, begun: bool) -> Study:
+    return open_study(JournalFile(folder / JOURNAL), begun=begun)
 
 
-def test_trials_without_a_word_of_what_they_are_of_are_refused(
-    tmp_path: Path, chosen: SearchSetting
-) -> None:
-    study_of(tmp_path, chosen).add(trial(chosen))
-    with pytest.raises(CheckpointError, match="lost a line before line 3: the search's space") as c:
-        held(tmp_path, chosen)
-    assert (c.value.code, c.value.path) == ("C903", tmp_path / "study.journal")
-    assert "version" not in f"{c.value.message} {c.value.help}"
-    assert "copy" in c.value.help
-    with pytest.raises(CheckpointError, match="without its space") as c:
-        held(tmp_path, chosen, version="0.1.0")
-    assert c.value.help == "gptailor '0.1.0' began it: go on with that, or name another RUN"
-
-
-@pytest.mark.parametrize("lost", range(1, 7))
-def test_a_journal_without_one_line_goes_on_or_is_refused(
+@pytest.mark.parametrize("lost", range(1, 4))
+def test_a_journal_without_one_line_is_refused(
     tmp_path: Path, chosen: SearchSetting, lost: int
 ) -> None:
-    held(tmp_path, chosen).add(trial(chosen))
-    path = tmp_path / "study.journal"
+    study = study_of(tmp_path)
+    study.note_base(64, [2.0], [0.1])
+    for number in range(2):
+        study.add(trial(chosen, number))
+    path = tmp_path / JOURNAL
     lines = path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 7, "the study, the names of its objectives, four notes and a trial"
+    assert len(lines) == 4, "the version, the base and two trials"
     path.write_bytes(b"".join(lines[: lost - 1] + lines[lost:]))
-    if lost == 2:
-        assert len(held(tmp_path, chosen).trials()) == 1, "the objectives' names are written anew"
-        return
     before = path.read_bytes()
-    place = "line 1 of the journal is damaged" if lost == 1 else "lost a line before line 6"
-    with pytest.raises(CheckpointError, match=place) as caught:
-        held(tmp_path, chosen)
+    with pytest.raises(CheckpointError) as caught:
+        study_of(tmp_path).recall(Ledger(chosen.aims, 64), chosen.space)
     assert caught.value.code == "C903"
-    assert "another RUN" in caught.value.help
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("lost", ["lines", "file"])
-def test_a_search_whose_journal_is_lost_is_not_begun_anew(
-    tmp_path: Path, chosen: SearchSetting, lost: str
-) -> None:
-    path = tmp_path / "study.journal"
+def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: str) -> None:
     if lost == "lines":
-        path.touch()
-    with pytest.raises(CheckpointError, match="holds no study 'gptailor'") as caught:
-        open_study(path, "gptailor", chosen.aims, Naming(chosen.space), begun=True)
-    assert (caught.value.code, caught.value.path) == ("C903", path)
+        (tmp_path / JOURNAL).touch()
+    with pytest.raises(CheckpointError, match="holds no line") as caught:
+        opened(tmp_path, begun=True)
+    assert (caught.value.code, caught.value.path) == ("C903", tmp_path / JOURNAL)
     assert "run.json" in caught.value.message
     assert "another RUN" in caught.value.help
+
+
+def test_a_search_whose_record_is_lost_is_not_begun_anew(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
+    opened(tmp_path, begun=False)
+    opened(tmp_path, begun=False).add(trial(chosen))
+    with pytest.raises(CheckpointError, match=r"run.json' with .* is lost"):
+        opened(tmp_path, begun=False)
 
 
 # --------------------------------------------------------------------------------- origins
@@ -514,35 +425,10 @@ ORIGINS = {
 }
 
 
-def noted(folder: Path, told: Trial, chosen: SearchSetting) -> dict[str, Any]:
-    """Return a study's attributes of a trial."""
-    study_of(folder, chosen).add(told)
-    [frozen] = journal(folder).get_trials()
-    return dict(frozen.user_attrs)
-
-
 @pytest.mark.parametrize("words", ORIGINS)
-def test_an_origin_is_noted_as_data_with_its_words_beside(
-    tmp_path: Path, chosen: SearchSetting, words: str
-) -> None:
+def test_an_origin_is_noted_as_data(tmp_path: Path, chosen: SearchSetting, words: str) -> None:
     told = trial(chosen)
-    told = replace(told, request=told.request._replace(origin=ORIGINS[words]))
-    note = noted(tmp_path, told, chosen)
-    assert note["origin_words"] == words
-    assert note["origin"]["kind"] == ORIGINS[words].kind
-    [again] = study_of(tmp_path, chosen).trials()
+    study_of(tmp_path).add(replace(told, request=replace(told.request, origin=ORIGINS[words])))
+    [again] = study_of(tmp_path).trials()
     assert again.request.origin == ORIGINS[words]
-
-
-def test_the_words_of_an_earlier_release_are_read_as_words_alone(
-    tmp_path: Path, chosen: SearchSetting
-) -> None:
-    note = {**noted(tmp_path, trial(chosen), chosen), "origin": "best bridged cut"}
-    assert TrialNote.model_validate(note).origin == EarlierOrigin(words="best bridged cut")
-
-
-@pytest.mark.parametrize("origin", [{"kind": "guess"}, {"kind": "window"}, {}, 3, "a\x1b[2J"])
-def test_a_damaged_origin_is_refused(tmp_path: Path, chosen: SearchSetting, origin: object) -> None:
-    note = {**noted(tmp_path, trial(chosen), chosen), "origin": origin}
-    with pytest.raises(ValidationError):
-        TrialNote.model_validate(note)
+    assert origin_words(again.request.origin) == words

@@ -17,11 +17,12 @@ from gptailor.plan.plan import CountRange, Plan, count_ends
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_count, windows_of
 from gptailor.searching.space.decode import decode, dropped_words, open_size_words
-from gptailor.searching.space.encode import encode, shortest_form
 from gptailor.searching.space.genome import Active, Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import Space, SpaceError, space_of
 from gptailor.searching.space.table import active, canonical, exact, features, sample
+from tests.searching.landscape import names_of
+from tests.searching.space.encode import encode, shortest_form
 from tests.support import strategies
 
 HEAD = """tailor 1
@@ -278,9 +279,9 @@ def test_the_papers_space_is_two_lines() -> None:
     text = "drop any 10 of L0..L39\nL0..L39 from any of math, code by task_arithmetic(0.0..1.0)"
     one = space_of(loads(HEAD + text), 40)
     assert (len(one.bits), len(one.picks), len(one.reals)) == (40 + 80, 0, 40)
-    assert len(set(one.names)) == one.size == 160
-    assert one.names[:2] == ("drop L0", "drop L1")
-    assert {"L3 has math", "L3 task_arithmetic weight"} <= set(one.names)
+    assert len(names_of(one)) == 160
+    assert names_of(one)[:2] == ["drop L0", "drop L1"]
+    assert {"L3 has math", "L3 task_arithmetic weight"} <= set(names_of(one))
 
 
 @given(plan=strategies.plans())
@@ -289,7 +290,7 @@ def test_no_two_genes_share_a_name(plan: Plan) -> None:
     plan = shallow(plan, 20_000)
     assume(open_choices(plan))
     one = space_of(plan, 20_000)
-    assert len(set(one.names)) == one.size
+    assert names_of(one)
 
 
 def test_samples_are_uniform_and_of_the_right_size() -> None:
@@ -365,8 +366,7 @@ def test_what_leaves_is_what_the_genes_are_called(name: str) -> None:
 
 def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
     one = space_of(loads(HEAD + "drop window 2..4 of L1..L6"), 8)
-    assert one.size == 1
-    assert one.names == ("drop window L1..L6",)
+    assert names_of(one) == ["drop window L1..L6"]
     [pick] = one.picks
     assert pick.labels[:2] == ("L1..L2", "L2..L3")
     assert len(pick.options) == 5 + 4 + 3

@@ -1,4 +1,4 @@
-"""The genome of a closed plan."""
+"""The genome of a closed plan: the inverse of decoding, by another algorithm."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +25,7 @@ def encode(space: Space, plan: p.Plan) -> Genome:
     The plan may contain more than its shortest form: the base's own layers, or unused models. Raise
     SpaceError if no genome gives the plan.
     """
-    closed = shortest_form(space.spread(plan))
+    closed = shortest_form(plan)
     genome = _genome(space, _read(space.plan, closed))
     decoded = decode(space, genome)
     low, high = space.table.low, space.table.high

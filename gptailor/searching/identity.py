@@ -1,0 +1,194 @@
+"""The record of a search in `run.json`: what was asked for. Another search there is refused."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import gptailor
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.folder import CONFIG, tokenizer_files
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.write.digest import KnownDigests
+from gptailor.checkpoint.write.tensors import Crew
+from gptailor.evaluation.space_trials import Trials
+from gptailor.lang.format import format_plan
+from gptailor.lang.words import requirement_words
+from gptailor.output.used_plan import plan_seen_from
+from gptailor.plan.plan import Plan
+from gptailor.prepare import commits_of
+from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.run.records import Aim, RunRecord, SearchDigests
+from gptailor.searching.run.schedule import Budget
+from gptailor.searching.settings import Resources, Settings
+from gptailor.searching.space.space import Space
+
+_WORDS = {
+    "space": "the plan leaves other things open, or its base has other layers",
+    "models": "other files of {}",
+    "data": "another text in {}",
+    "objectives": "its objectives were {}",
+    "samples": "its samples, from cheapest to full, were {}",
+    "seed": "its seed was {}",
+    "strategy": "its strategy was {}",
+    "packages": "its packages were {}",
+    "bridge": "it bridged {}",
+    "race": "its races were {}",
+    "dtype": "its models computed in {}",
+    "limits": "it required {}",
+    "starts": "its starting plans were chosen by the rules of version {}",
+}
+"""The message for each entry of an identity that differs."""
+
+
+_STARTING_PLANS = 4
+"""The version of the rules that choose starting plans; their trials are paired with them by place.
+"""
+
+
+def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
+    plan: Plan,
+    space: Space,
+    models: Mapping[str, Opened],
+    trials: Trials,
+    chosen: Settings,
+    where: Resources,
+    aims: Sequence[Aim],
+    place: Path | None,
+) -> RunRecord:
+    """Return the record of a search: its settings, its open plan, and digests of what it reads.
+
+    Paths in the plan are seen from `place`, or absolute.
+    """
+    budget = Budget.of(chosen, trials.full)
+    moved = plan_seen_from(plan, models, commits_of(plan, models), place)
+    return RunRecord(
+        version=gptailor.__version__,
+        plan=escaped_control(plan.origin.source.name if plan.origin else "<plan>"),
+        **chosen.record(),
+        **where.record(),
+        layers=models["base"].layout.count,
+        tied=tuple(sorted(name for name, model in models.items() if model.layout.tied)),
+        low=budget.low,
+        full=budget.full,
+        limits=tuple(escaped_control(requirement_words(limit)) for limit in chosen.limits),
+        aims=tuple(aims),
+        space=format_plan(moved.model_copy(update={"search": None})),
+        digests=_digests(space, {**models, **trials.reference_models}, trials.files),
+        starts=_STARTING_PLANS,
+    )
+
+
+def _digests(space: Space, models: Mapping[str, Opened], texts: Iterable[Path]) -> SearchDigests:
+    """Return the digests of a space, models and texts.
+
+    A model has one digest, of its weights, its configuration and its tokenizer; a text has its
+    own, by its name, with a prime for each text before it of an equal name.
+    """
+    files = {name: list(_files(opened)) for name, opened in models.items()}
+    texts = list(dict.fromkeys(texts))
+    read = dict.fromkeys([*chain.from_iterable(files.values()), *texts])
+    digests = file_digests(read)
+    of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
+    of_texts: dict[str, str] = {}
+    for text in texts:
+        name = text.name
+        while name in of_texts:
+            name += "'"
+        of_texts[name] = digests[text]
+    return SearchDigests(
+        space=space.digest,
+        models={name: sha256(text.encode()).hexdigest() for name, text in of_models.items()},
+        data=of_texts,
+    )
+
+
+def refuse_other(before: RunRecord | None, record: RunRecord, place: Path) -> None:
+    """Raise CheckpointError C902 where RUN has the record of another search, or of more trials."""
+    if before is None:
+        return
+    was, now = _identity(before), _identity(record)
+    messages = [
+        _difference(was[name], now[name], words)
+        for name, words in _WORDS.items()
+        if was[name] != now[name]
+    ]
+    if before.trials > record.trials:
+        messages.append(f"it was begun with {before.trials} trials, and now is to have fewer")
+    if messages:
+        message = f"holds another search: {'; '.join(messages)}"
+        help_ = "give what it was begun with, or another RUN"
+        raise CheckpointError("C902", message, place, help_)
+
+
+def _identity(record: RunRecord) -> dict[str, Any]:
+    """Return all that a search's trials depend on. A difference makes another search."""
+    return {
+        **dict(record.digests),
+        "objectives": "; ".join(record.objectives),
+        "samples": f"{record.low}..{record.full}",
+        "seed": record.seed,
+        "strategy": record.strategy,
+        "packages": "; ".join(record.packages) or "gptailor alone",
+        "bridge": record.bridge or "nothing",
+        "race": "on" if record.race else "off",
+        "dtype": record.dtype or "their own dtypes",
+        "limits": "; ".join(record.limits) or "no size",
+        "starts": record.starts,
+    }
+
+
+def _difference(before: Any, now: Any, words: str) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        which = [quoted(key) for key in keys if before.get(key) != now.get(key)]
+        return words.format(", ".join(which))
+    if isinstance(before, str) and isinstance(now, str) and "; " in before + now:
+        return words.format(_difference_of_lists(before.split("; "), now.split("; ")))
+    return words.format(f"{_short(before)}, and now {_short(now)}")
+
+
+def _difference_of_lists(before: Sequence[str], now: Sequence[str]) -> str:
+    """Return the items of each list that the other lacks, as far as there are any."""
+    old = ", ".join(quoted(item, whole=True) for item in before if item not in now)
+    new = ", ".join(quoted(item, whole=True) for item in now if item not in before)
+    if old and new:
+        return f"{old}, and now {new}"
+    if old:
+        return f"{old} too"
+    return f"without {new}" if new else "in another order"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    long = len(text) > 60 and " " not in text
+    return quoted(text[:12]) if long else quoted(text, whole=True)
+
+
+def file_digests(files: Collection[Path]) -> dict[Path, str]:
+    """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
+
+    Files that didn't change since an earlier command aren't read again.
+    """
+    known, crew, found = KnownDigests(), Crew(), dict[Path, str]()
+    go_on = crew.exclusive(lambda _: None)
+
+    def read(file: Path) -> None:
+        found[file] = known.of(file, go_on).sha256
+
+    crew.do([partial(read, file) for file in files])
+    known.keep()
+    return {file: found[file] for file in files}
+
+
+def _files(opened: Opened) -> Iterable[Path]:
+    for file in opened.checkpoint.files:
+        yield file
+        for beside in (CONFIG, ADAPTER_CONFIG):
+            if file.with_name(beside).exists():
+                yield file.with_name(beside)
+    yield from tokenizer_files(opened.checkpoint)
