@@ -56,7 +56,7 @@ _HOMES = {
     "report": "plugins.report.report",
     "search": "searching.search",
     "show": "reporting.show",
-    "stitch": "evaluation.repair",
+    "stitch": "evaluation.fits.repair",
     "strategy": "extend",
     "teach": "plugins.teach.teach",
     "verify": "output.verify",

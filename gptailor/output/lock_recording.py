@@ -25,7 +25,7 @@ from gptailor.checkpoint.write.digest import (
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
-from gptailor.evaluation.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
@@ -67,7 +67,7 @@ from gptailor.prepare import (
 from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.repair import Fitted
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""

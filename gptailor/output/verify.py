@@ -21,7 +21,7 @@ from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes,
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.evaluation.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import read_bytes
 from gptailor.output import output as out
 from gptailor.output.differences import (
@@ -48,7 +48,7 @@ from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.repair import Fitted
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""

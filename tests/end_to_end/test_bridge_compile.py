@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.output.lock import read_lock
 from gptailor.plan.events import Event, FitResult, Progress
 from gptailor.plan.faults import PlanError

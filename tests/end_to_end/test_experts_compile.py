@@ -10,7 +10,7 @@ import pytest
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.output.lock import read_lock
 from tests.support.cut_plans import write, write_texts
 from tests.support.tiny import letters, tiny_model

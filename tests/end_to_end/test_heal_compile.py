@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluation.heal import train
-from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.fits.heal import train
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.output.lock import read_lock
 from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
@@ -241,7 +241,7 @@ def test_a_gguf_file_has_the_healed_weights(
 SCRIPT = """
 import os, sys, time, torch, gptailor
 os.environ["XDG_CACHE_HOME"] = sys.argv[4]
-from gptailor.evaluation.heal import train
+from gptailor.evaluation.fits.heal import train
 from gptailor.plan.events import Progress
 torch.set_num_threads(1)
 train._SAVE_SECONDS = -1.0
@@ -282,7 +282,7 @@ COMMAND = """
 import os, sys
 os.environ |= dict(word.split("=") for word in sys.argv[1].split())
 from gptailor.cli.main import main
-from gptailor.evaluation.heal import train
+from gptailor.evaluation.fits.heal import train
 train._SAVE_SECONDS = -1.0
 sys.argv[:2] = ["gptailor"]
 main()

@@ -88,7 +88,7 @@ class Stitcher:
     If there are several `gpus`, one computes, and the others hold waiting layers. The results are
     those of one GPU, bit for bit.
 
-    `gptailor.evaluation.repair` adds bridges and healing. Quantised models are dequantised as they
+    `gptailor.evaluation.fits` adds bridges and healing. Quantised models are dequantised as they
     are read. Raises TailorError for a missing device, and CheckpointError for
     a quantised model that can't be read.
     """
