@@ -1,6 +1,5 @@
 """Closed plans cut, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
 
-import gc
 from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
@@ -164,5 +163,4 @@ def fit(
     for kind in FITS:
         if kind.wanted(fitted.checked):
             fitted = Repairs(on_device(), on_event, anew=anew).run(kind, fitted)
-            gc.collect()  # frees its weights before the next ones load to the device
     return fitted

@@ -1,5 +1,6 @@
 """Each fit is made once for all plans and processes, the same to the bit, whatever it fits."""
 
+import gc
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 
 import gptailor
 from gptailor.checkpoint.cache_folder import cache_folder
-from gptailor.evaluation.fits.fit import Fitted
+from gptailor.evaluation.fits.fit import Fit, Fitted
 from gptailor.evaluation.fits.repair import FITS, Repairs, fit
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import Event, FitResult, Progress
@@ -124,3 +125,40 @@ def test_streamed_layers_give_the_same_fit(case: Case, tmp_path: Path) -> None:
     memory = Stitcher(prepared.models).stitch(plan_of(tmp_path)).model.get_memory_footprint()
     streamed = fit(prepared, anew=True, memory=int(0.9 * memory))
     assert same(streamed, fit(prepared, anew=True))
+
+
+def tensors_in_memory() -> dict[int, int]:
+    """The bytes of all tensors in memory, by their addresses."""
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    stored = [one.untyped_storage() for one in tensors if one.device.type != "meta"]
+    return {one.data_ptr(): one.nbytes() for one in stored}
+
+
+@pytest.mark.parametrize("memory", [None, 300_000_000])
+def test_the_weights_of_a_fit_are_gone_when_the_next_one_begins(
+    memory: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("mixtral", tmp_path / "base", num_local_experts=6)
+    (tmp_path / "text.txt").write_text(letters(3000))
+    fits = [CASES[name].fit for name in ("experts", "bridged", "healed")]
+    prepared = prepare(plan_of(tmp_path, "drop L2..L3", *fits))
+    begun, left = list[str](), list[int]()
+    run = Repairs.run
+
+    def noted(self: Repairs, kind: type[Fit], fitted: Fitted) -> Fitted:
+        own = {tensor.data_ptr() for tensor in fitted.tensors.values()}
+        now = tensors_in_memory().items()
+        left.append(sum(size for at, size in now if at not in own | before.keys()))
+        begun.append(kind.folder)
+        return run(self, kind, fitted)
+
+    monkeypatch.setattr(Repairs, "run", noted)
+    gc.collect()
+    gc.disable()  # weights leave with the last reference to them
+    try:
+        before = tensors_in_memory()
+        fit(prepared, anew=True, memory=memory)
+    finally:
+        gc.enable()
+    assert begun == ["experts", "bridged", "healed"]
+    assert left == [0, 0, 0]

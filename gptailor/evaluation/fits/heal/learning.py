@@ -97,10 +97,10 @@ class LowRankChanges(Learning):
             module.register_forward_hook(self._hook(key))
 
     def _hook(self, key: str) -> Any:
-        first, second = self._factors[key]
+        (first, second), ran = self._factors[key], self._ran  # not self: it has the module
 
         def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            self._ran.add(key)
+            ran.add(key)
             autocast = torch.is_autocast_enabled(output.device.type)
             x = inputs[0] if autocast else inputs[0].float()
             change = nn.functional.linear(nn.functional.linear(x, first), second)

@@ -1,6 +1,5 @@
 """The teacher's predictions after each token, computed once and kept on disk, compactly."""
 
-import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +106,6 @@ class Teachers:
     def release(self) -> None:
         """Take the last live model from the device."""
         self._live = None
-        gc.collect()
 
 
 @final
