@@ -27,6 +27,7 @@ _HOMES = {
     "Lock": "output.lock",
     "Plan": "plan.plan",
     "Parameter": "plan.registry",
+    "GapFit": "evaluation.fits.bridge.gap_fit",
     "PlanError": "plan.faults",
     "PublishResult": "plugins.publish.publish",
     "ReportResult": "plugins.report.report",

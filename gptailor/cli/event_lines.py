@@ -128,7 +128,7 @@ def fit_in_words(result: FitResult) -> str:
         line, share = f"width: fitted {on}", numbers["recovered"]
         what = f"the fits recover {share:.1%} of the error of leaving neurons out, on text left out"
     else:
-        line, share = f"bridge after {result.at}: fitted {on}", numbers["held_out"]
+        line, share = f"bridge after {result.at}: fitted {on}", numbers.get("held_out", math.nan)
         what = f"it recovers {share:.1%} of the missing state on text left out"
     return f"{line}; {what}" if math.isfinite(share) else line
 

@@ -303,7 +303,7 @@ def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> N
     if statement.tied is not None:
         draft.fault("P506", "'tied' can't be combined with 'bridge'", statement.tied.span)
     settings: dict[str, Any] = {}
-    spans = _spans(statement.span, on=body.on, after=body.after)
+    spans = _spans(statement.span, on=body.on, after=body.after, by=body.by)
     for setting in body.settings:
         name = setting.name.text
         if name in settings:
@@ -313,10 +313,10 @@ def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> N
     if body.after is not None and not d.is_a_layer(draft, body.after):
         return
     after = body.after.number if body.after else None
+    by = body.by.text if body.by else None
     maybe = statement.maybe is not None
-    draft.add(
-        "bridges", p.built(p.Bridge, after=after, on=body.on.text, maybe=maybe, **settings), spans
-    )
+    bridge = p.built(p.Bridge, after=after, by=by, on=body.on.text, maybe=maybe, **settings)
+    draft.add("bridges", bridge, spans)
 
 
 def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> None:

@@ -282,6 +282,7 @@ def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
     if not bare:
         return f"bridge {bridge_words(entry, bare=True)}"
     after = f"L{entry.after} " if entry.after is not None else ""
+    after += f"by {entry.by} " if entry.by is not None else ""
     settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
     tail = "".join(f" {name} {value_words(v)}" for name, v in settings if v is not None)
     return f'{after}on "{entry.on}"{tail}'

@@ -23,7 +23,7 @@ from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
 from gptailor.program.mixtures import expert_cut, keep_experts
-from gptailor.program.packages import provider_of
+from gptailor.program.packages import fit_provider, provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, Use, base_layer, needs_base, unrefused
 from gptailor.program.vocabulary_rows import AlignedRest
@@ -333,7 +333,7 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
         if gap is None or layouts.projection(layout, output.place.name) != "mlp":
             return output
         assert not isinstance(output.make, p.Bridged | p.Healed), "a program is bridged once"
-        return replace(output, make=p.Bridged(output.make, gap))
+        return replace(output, make=p.Bridged(output.make, gap, fit_provider(gap.by)))
 
     return p.Program(tuple(map(bridged, program.outputs)))
 

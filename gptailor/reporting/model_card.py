@@ -10,6 +10,7 @@ from typing import NamedTuple, final
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
 from gptailor.plan.events import FitResult, FitText
+from gptailor.plan.faults import listed
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
@@ -218,9 +219,10 @@ def _bridges(resolved: Resolved, fits: Mapping[str, FitResult]) -> list[str]:
     if not resolved.gaps:
         return []
     found = {at: (fit.tokens, fit.numbers.get("held_out", math.nan)) for at, fit in fits.items()}
+    fits_used = dict.fromkeys(f"`{gap.by}`" if gap.by else "least squares" for gap in resolved.gaps)
     return [
-        "The gaps are closed by least squares: the MLP's output projection of the layer before "
-        "each has been refitted on a text (after "
+        f"The gaps are closed by {listed(fits_used)}: the MLP's output projection of the layer "
+        "before each has been refitted on a text (after "
         "[ReplaceMe](https://arxiv.org/abs/2505.02819)). The recovered share of the missing "
         "hidden state was measured on text that a fit left out.",
         "",

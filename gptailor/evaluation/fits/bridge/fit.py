@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import NoReturn, TypeVar, final
+from typing import Any, NoReturn, TypeVar, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -33,7 +33,9 @@ from gptailor.methods import rounding
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot, bridge_over
+from gptailor.plan.registry import GAP_FITS
 from gptailor.plan.resolved import Gap, Resolved
+from gptailor.program.packages import fit_provider
 from gptailor.program.sources import Checked
 
 CHUNK = 1024
@@ -167,6 +169,39 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
     squares = float(statistics.squares)
     gain += damping * float(torch.linalg.vector_norm(change)) ** 2
     return Solution(change, gain / squares if squares else 0.0, lower, scale)
+
+
+def foreign_change(
+    name: str,
+    widths: tuple[int, int],
+    device: torch.device,
+    pairs: Iterable[tuple[Tensor, Tensor, Tensor]],
+    ridge: float,
+) -> Float[Tensor, " width_in width_out"]:
+    """Return the change C of a package's fit of a gap, in float64.
+
+    Raises BridgeError (C808) if the fit raises an error or returns no finite matrix of this shape.
+    """
+    who = f"the fit '{name}' of {GAP_FITS.package(name)}"
+
+    def called(function: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            message = f"{who} raised {type(error).__name__}: {error}".partition("\n")[0]
+            raise BridgeError("C808", message) from error
+
+    fit = called(GAP_FITS[name], *widths, device)
+    for x, missing, target in pairs:
+        called(fit.add, x, missing, target)
+    change = called(fit.change, ridge)
+    shape = tuple(getattr(change, "shape", ()))
+    if not isinstance(change, Tensor) or shape != widths:
+        got = f"got {type(change).__name__} {list(shape)}"
+        raise BridgeError("C808", f"{who}: expected a tensor of the shape {list(widths)}, {got}")
+    if not bool(change.isfinite().all()):
+        raise BridgeError("C808", f"{who} returned NaN or infinity")
+    return change.to(device=device, dtype=torch.float64)
 
 
 # -------------------------------------------------------------------------------------- the bridges
@@ -340,18 +375,23 @@ class Bridger(Fit):
         walk, content = walk_of(), _before(gap, own)
         names = carriers(self.layout, content)
         outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
-        sums = Statistics(*self._widths(content), walk.device)
+        widths, numbers = self._widths(content), dict[str, float]()
         with naming_errors(gap.name, walk.undone):
             pairs = walk.pairs(gap.start, gap.end, own, on_layer)
-            sampled = add_tokens(sums, text, pairs)
-            solution = solve(sums, gap.ridge)
-            held_out = solution.held_out(sampled)
+            if gap.by is not None:
+                change = foreign_change(gap.by, widths, walk.device, pairs, gap.ridge)
+            else:
+                sums = Statistics(*widths, walk.device)
+                sampled = add_tokens(sums, text, pairs)
+                solution = solve(sums, gap.ridge)
+                change, explained = solution.change, solution.explained
+                numbers = {"explained": explained, "held_out": solution.held_out(sampled)}
             unbridged = {
                 name: self.stitcher.tensors.of_layer(content, o) for name, o in outputs.items()
             }
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
-            tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
-        return KeptTensors(tensors, {"explained": solution.explained, "held_out": held_out})
+            tensors = fold_fit(change, unbridged, self.layout, dtypes)
+        return KeptTensors(tensors, numbers)
 
     def _key(
         self,
@@ -362,7 +402,7 @@ class Bridger(Fit):
     ) -> str:
         """Return a hash of everything that decides a gap's fit."""
         before = replace(undone, layers=undone.layers[: gap.end])
-        settings = gap.start, gap.end, gap.ridge, *self.devices
+        settings = gap.start, gap.end, gap.ridge, fit_provider(gap.by), *self.devices
         pairs = zip(own[: gap.start + 1], undone.layers, strict=False)
         return fit_key(before, settings, text, (_own_bytes(*pair) for pair in pairs))
 
