@@ -301,7 +301,6 @@ ONE_IN = {
         "test_speeds_of_a_model_and_its_base": 3,
     },
     "evaluation/fits/test_expert_chooser.py": {
-        "test_a_live_model_equals_the_compiled_folder": 3,
         "test_experts_that_no_token_takes_leave_without_a_trace": 4,
     },
     "evaluation/test_gguf_tokenizer.py": {
@@ -313,7 +312,6 @@ ONE_IN = {
     },
     "evaluation/fits/width/test_narrow.py": {
         "test_the_output_equals_a_fit_by_transformers_and_least_squares": 3,
-        "test_a_live_model_equals_the_compiled_folder": 3,
         "test_neurons_that_give_zero_leave_without_a_trace": 6,
     },
     "lang/test_table.py": {

@@ -9,14 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
 )
 
 import gptailor
 from gptailor.checks.width import model_width
-from gptailor.evaluation.fits.bridge.fit import BridgeError
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.plan import Plan
@@ -26,7 +24,6 @@ from tests.support.structures import branch_structure
 from tests.support.thorough import one_of_each
 from tests.support.tiny import CONFIGURATIONS, letters, tiny_model
 from tests.support.tiny_mixed import MIXED
-from tests.support.tiny_vision import tiny_vision
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])
 REFUSED = {
@@ -245,51 +242,7 @@ def fitted(x: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
     return torch.linalg.lstsq(inputs, torch.cat([target, zeros]), driver="gelsd").solution
 
 
-def test_the_same_text_gives_the_same_tensors_and_other_text_others(say: Say) -> None:
-    plan = say('width 16 on "text.txt" tokens 1000')
-    one, other = (fit(prepare(plan), anew=True).tensors for _ in range(2))
-    assert one.keys() == prepare(plan).compiled.program.fitted
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    third = fit(prepare(say('width 16 on "text.txt" tokens 400'))).tensors
-    assert not all(torch.equal(tensor, third[name]) for name, tensor in one.items())
-
-
-def test_streamed_layers_give_the_same_fit(say: Say) -> None:
-    prepared = prepare(say('width 16 on "text.txt" tokens 700\ndrop L1\nbridge on "text.txt"'))
-    whole = fit(prepared, anew=True).tensors
-    streamed = fit(prepared, anew=True, memory=60_000).tensors
-    assert all(torch.equal(tensor, streamed[name]) for name, tensor in whole.items())
-
-
 # ------------------------------------------------------------------------------- beside other parts
-
-
-@pytest.mark.parametrize(
-    "statements",
-    [
-        'drop L2..L3\nbridge on "text.txt" tokens 800',
-        'drop L1, L3\nheal on "text.txt" tokens 512 rank 2',
-        "repeat L1..L2\nL4 from math",
-        "L0..L5 from base, math by linear()",
-        "dtype bfloat16",
-        "scale L1 by 0.9",
-    ],
-)
-def test_a_live_model_equals_the_compiled_folder(
-    statements: str, folder: Path, tmp_path: Path
-) -> None:
-    if not (folder / "math").exists():
-        tiny_model("llama", folder / "math", seed=1)
-    models = 'tailor 1\nmodel base = "./llama"\nmodel math = "./math"\n'
-    text = f'{models}{statements}\nwidth 16 on "text.txt" tokens 900\n'
-    plan = gptailor.loads(text, folder=folder)
-    result = gptailor.compile(plan, tmp_path / "out")
-    after = loaded(tmp_path / "out")
-    assert "width" in result.fits
-    assert after.config.intermediate_size == 16
-    live = stitch(plan)
-    assert live.config.intermediate_size == 16
-    assert torch.equal(logits(live), logits(after))
 
 
 def test_a_bridge_is_fitted_on_the_narrow_layers_and_aims_at_the_whole(say: Say) -> None:
@@ -309,18 +262,6 @@ def test_healing_learns_from_the_whole_model(say: Say) -> None:
     assert 0 < losses["healed"] < losses["start"] == losses["bare"]
 
 
-@pytest.mark.parametrize("kind", ["llava", "gemma3"])
-def test_the_language_model_of_a_wrapper_is_narrowed(kind: str, tmp_path: Path) -> None:
-    tiny_vision(kind, tmp_path / "base")
-    (tmp_path / "text.txt").write_text(letters(600), encoding="utf-8")
-    text = 'tailor 1\nmodel base = "./base"\nwidth 16 on "text.txt"'
-    plan = gptailor.loads(text, folder=tmp_path)
-    gptailor.compile(plan, tmp_path / "out")
-    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
-    assert after.config.get_text_config().intermediate_size == 16
-    assert torch.equal(logits(stitch(plan)), logits(after))
-
-
 def test_a_quantised_model_is_dequantised(tmp_path: Path) -> None:
     write_quantised(tiny_model("llama", tmp_path / "base"), "fp8-block")
     (tmp_path / "text.txt").write_text(letters(600), encoding="utf-8")
@@ -338,14 +279,3 @@ def test_a_width_of_the_model_itself_changes_nothing(say: Say, folder: Path) -> 
     plan = say('width 24 on "text.txt" tokens 900')
     assert not prepare(plan).compiled.program.fitted
     assert torch.equal(logits(stitch(plan)), logits(loaded(folder / "llama")))
-
-
-def test_nan_in_a_weight_is_named(folder: Path, tmp_path: Path) -> None:
-    base = tiny_model("llama", tmp_path / "base")
-    tensors = load_file(base / "model.safetensors")
-    tensors["model.layers.2.mlp.up_proj.weight"][3] = torch.nan
-    save_file(tensors, base / "model.safetensors", {"format": "pt"})
-    text = f'tailor 1\nmodel base = "./base"\nwidth 16 on "{folder}/text.txt" tokens 900'
-    with pytest.raises(BridgeError, match=r"the MLP of L2: .*not finite.*up_proj") as caught:
-        stitch(gptailor.loads(text, folder=tmp_path))
-    assert caught.value.code == "C807"
