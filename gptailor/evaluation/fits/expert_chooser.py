@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
 from gptailor.evaluation.fits.bridge.fit import BridgeError, fit_key, measured_layers
-from gptailor.evaluation.fits.bridge.states import Walk
+from gptailor.evaluation.fits.bridge.states import Pass
 from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import EXPERT_TOKENS
-from gptailor.program.mixtures import expert_cut
+from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.sources import Checked
 
 _MODULE = "experts"
@@ -63,7 +63,7 @@ class ExpertChooser(Fit):
     @staticmethod
     def wanted(checked: Checked) -> bool:
         """Return whether a plan has fewer experts."""
-        return expert_cut(checked) is not None
+        return "experts" in layer_cuts(checked)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with the experts that stay.
@@ -71,9 +71,7 @@ class ExpertChooser(Fit):
         Raises CalibrationError for a text that doesn't serve, BridgeError (C807) for hidden states
         that aren't finite.
         """
-        resolved, fewer = fitted.resolved, expert_cut(fitted.checked)
-        assert fewer is not None, "a plan with fewer experts"
-        own, cut = fewer
+        resolved, (own, cut) = fitted.resolved, layer_cuts(fitted.checked)["experts"]
         undone = self.table.contents(resolved.undone)
         text = self.texts.of(
             resolved.declared, cut.on, cut.tokens or EXPERT_TOKENS, own,
@@ -83,7 +81,7 @@ class ExpertChooser(Fit):
         def compared() -> KeptTensors:
             sizes = {"size": cut.size}
             on_event(Progress("comparing experts", 0, len(undone.layers), numbers=sizes))
-            walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
+            walk = Pass(self.stitcher.live(undone), text.batches, self.place)
             slots, words = resolved.undone.kept, ("experts", "comparing experts")
             use = partial(_values_of, walk, own)
             tensors: dict[str, Tensor] = {}
@@ -107,7 +105,7 @@ class ExpertChooser(Fit):
         return replace(fitted.having({}, result), checked=checked)
 
 
-def _values_of(walk: Walk, count: int, _number: int) -> ExpertValues | None:
+def _values_of(walk: Pass, count: int, _number: int) -> ExpertValues | None:
     """Run the next layer, and return the use of its experts; None for a dense layer."""
     sums = torch.zeros(count, dtype=torch.float64)
     tokens = torch.zeros(count, dtype=torch.int64)

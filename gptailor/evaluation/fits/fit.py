@@ -13,6 +13,7 @@ from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.fits.bridge.states import FitTexts
 from gptailor.evaluation.fits.kept_tensors import Kept
+from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import FitResult, FitText, OnEvent
 from gptailor.plan.resolved import Resolved
@@ -53,6 +54,13 @@ class Fitted:
             for index, changed in changes.items()
             for name, tensor in changed.items()
         }
+
+    def contents(self, stitcher: Stitcher) -> ModelContents:
+        """Return the contents of the plan's live model with the changed tensors."""
+        contents = stitcher.contents(self.resolved)
+        for changes in self.changes.values():
+            contents = stitcher.table.with_fitted(contents, changes)
+        return contents
 
     @cached_property
     def chosen(self) -> dict[str, Output]:

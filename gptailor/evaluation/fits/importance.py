@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from gptailor.checkpoint.datasets import too_short
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.evaluation.fits.bridge.fit import BridgeError, fit_key, measured_layers
-from gptailor.evaluation.fits.bridge.states import CalibrationText, Walk, calibration_text
+from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, calibration_text
+from gptailor.evaluation.fits.fit import Fitted
 from gptailor.evaluation.fits.kept_tensors import Kept, KeptTensors
-from gptailor.evaluation.fits.repair import Fitted
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
@@ -72,14 +72,14 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
     fails.
     """
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
-    contents = _contents(prepared, fitted, stitcher)
+    contents = (fitted or Fitted(prepared.checked)).contents(stitcher)
     place = stitcher.device if memory is None else torch.device("cpu")
     more = (layer.fitted_digest for layer in contents.layers)
     key = fit_key(contents, ("importance", stitcher.device.type, place.type), text, more)
     layout = prepared.models["base"].layout
 
     def weighed() -> KeptTensors:
-        walk = Walk(contents, contents, stitcher.table, stitcher.live, text.batches, place)
+        walk = Pass(stitcher.live(contents), text.batches, place)
         measure, slots = partial(_columns_of, walk, contents), prepared.resolved.kept
         layers = measured_layers(contents, slots, ("importance matrix",) * 2, measure, on_event)
         found = {
@@ -93,24 +93,8 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
         return Kept("importance", anew=anew)(key, weighed).tensors
 
 
-def _contents(prepared: Prepared, fitted: Fitted | None, stitcher: Stitcher) -> ModelContents:
-    """Return the contents of a plan's live model with its fitted tensors."""
-    if fitted is None:
-        return stitcher.contents(prepared.resolved)
-    contents = stitcher.contents(fitted.resolved)
-    layout = prepared.models["base"].layout
-    changes: dict[int, dict[str, Tensor]] = {}
-    for number, layer in enumerate(contents.layers):
-        names = [output.spec.name for output in layer.outputs]
-        in_output = {name: name_of(layout, number, name) for name in names}
-        own = {n: fitted.tensors[full] for n, full in in_output.items() if full in fitted.tensors}
-        if own:
-            changes[number] = own
-    return stitcher.table.with_fitted(contents, changes)
-
-
 def _columns_of(
-    walk: Walk, contents: ModelContents, number: int
+    walk: Pass, contents: ModelContents, number: int
 ) -> dict[str, Float[Tensor, " columns"]]:
     """Run the next layer, and return the mean square of each column of its matrices' inputs."""
     names = [output.spec.name for output in contents.layers[number].outputs]

@@ -66,11 +66,7 @@ class Repairs:
 
         Raises as `stitch`.
         """
-        fitted = self.fitted(resolved)
-        contents = self.stitcher.contents(fitted.resolved)
-        for changes in fitted.changes.values():
-            contents = self.stitcher.table.with_fitted(contents, changes)
-        return contents
+        return self.fitted(resolved).contents(self.stitcher)
 
     def fitted(self, resolved: Resolved) -> Fitted:
         """Return a closed plan with the results of all its fits. Raises as `run`."""

@@ -19,9 +19,8 @@ from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.plan.plan import Plan, has_predictions
 from gptailor.plan.registry import BRIDGE_TOKENS, EXPERT_TOKENS, HEAL_TOKENS, WIDTH_TOKENS
 from gptailor.prepare import Prepared, calibration_path
-from gptailor.program.compile import narrower
 from gptailor.program.devices import device_of
-from gptailor.program.mixtures import expert_cut
+from gptailor.program.layer_cuts import layer_cuts
 
 BRIDGE_PASSES = 2
 """How often the text of bridging is read: by the whole plan and by the cut plan."""
@@ -118,14 +117,16 @@ def repair_estimates(
     def states(tokens: int) -> int:
         return 4 * parameters + 2 * 4 * tokens * width
 
-    if (narrow := narrower(prepared.checked)) is not None:
-        neurons, cut = narrow
+    cuts = layer_cuts(prepared.checked)
+    if "width" in cuts:
+        neurons, cut = cuts["width"]
         tokens = read_tokens(plan, cut.on, cut.tokens or WIDTH_TOKENS)
         layers = _layer_sizes(prepared, where)
         operations = 2 * tokens * (sum(layers) + len(layers) * neurons * neurons)
         add("narrowing", tokens, operations, states(tokens) + working_size(neurons, width))
-    if (fewer := expert_cut(prepared.checked)) is not None:
-        tokens = read_tokens(plan, fewer[1].on, fewer[1].tokens or EXPERT_TOKENS)
+    if "experts" in cuts:
+        _, cut = cuts["experts"]
+        tokens = read_tokens(plan, cut.on, cut.tokens or EXPERT_TOKENS)
         operations = 2 * tokens * sum(_layer_sizes(prepared, where))
         add("choosing experts", tokens, operations, states(tokens))
     if prepared.gaps:

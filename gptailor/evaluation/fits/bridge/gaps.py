@@ -7,7 +7,6 @@ lengths narrow X and T first, so that all pairs of layers cost about as much as 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import final
 
 import torch
 from jaxtyping import Float, Float32
@@ -16,8 +15,7 @@ from torch import Tensor
 from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.bridge.fit import Statistics, solve, weights
-from gptailor.evaluation.fits.bridge.states import Sequences, calibration_text, regressors
-from gptailor.evaluation.forward.recording import record_calls, wraps
+from gptailor.evaluation.fits.bridge.states import Pass, Sequences, calibration_text, regressors
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.live.template import position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
@@ -59,57 +57,32 @@ def gap_errors(
     An error is the mean over tokens of the squared distance to the hidden state without a gap,
     relative to its length. A gap reaches the last layer at most.
     """
-    passing = _Passing(model, layout, batches)
-    for index in range(len(model.layers)):
-        passing.through(index)
-    return [
-        [passing.error(after, after + 1 + width, ridge) for width in range(1, widest + 1)
-         if after + 1 + width <= len(model.layers)]
-        for after in range(len(model.layers))
-    ]  # fmt: skip
+    walk = Pass(model, batches, model.model.device)
+    real = [batch.real.to(walk.device) for batch in batches]
+    begun = zip(walk.full, real, strict=True)
+    states = torch.cat([hidden[which].float() for hidden, which in begun])
+    inputs, targets, lengths = list[Tensor](), [_narrowed(states, OUTPUTS)], [weights(states)]
+    for _ in model.layers:
+        watched = walk.watched(lambda layer: regressors(layer, layout))
+        seen = [(last()[which].float(), after[which].float()) for last, after, which in watched]
+        x, states = (torch.cat(part) for part in zip(*seen, strict=True))
+        inputs.append(_narrowed(x, INPUTS))
+        targets.append(_narrowed(states, OUTPUTS))
+        lengths.append(weights(states))
 
-
-@final
-class _Passing:
-    """One pass through the layers, which records fits' inputs and the states between layers."""
-
-    def __init__(self, model: LiveModel, layout: Layout, batches: Sequence[Sequences]) -> None:
-        self.model = model
-        self.layout = layout
-        self.device = model.model.device
-        self.real = [batch.real.to(self.device) for batch in batches]
-        with model.layer(0) as layer:
-            wrapped = wraps(model.model, layer)
-        tokens = (batch.tokens.to(self.device) for batch in batches)
-        self.states, self.calls = record_calls(model.model, tokens, wraps=wrapped)
-        self.inputs: list[Tensor] = []
-        self.targets: list[Tensor] = []
-        self.lengths: list[Tensor] = []
-        self._record_states()
-
-    def through(self, index: int) -> None:
-        """Run a layer."""
-        inputs = []
-        with self.model.layer(index) as layer, regressors(layer, self.layout) as last:
-            for number, before in enumerate(self.states):
-                self.states[number] = self.calls[number][index].of(layer, before)
-                inputs.append(last()[self.real[number]].float())
-        self.inputs.append(_narrowed(torch.cat(inputs), INPUTS))
-        self._record_states()
-
-    def error(self, after: int, until: int, ridge: float) -> float:
+    def error(after: int, until: int) -> float:
         """Return the error of a bridge after the layer `after` up to the state before `until`."""
-        x, target = self.inputs[after], self.targets[until]
-        sums = Statistics(x.shape[1], target.shape[1], self.device)
-        sums.add(x, target - self.targets[after + 1], self.lengths[until])
+        x, target = inputs[after], targets[until]
+        sums = Statistics(x.shape[1], target.shape[1], walk.device)
+        sums.add(x, target - targets[after + 1], lengths[until])
         squares, count = float(sums.squares), sums.count
         return squares * (1 - solve(sums, max(ridge, _LEAST_RIDGE)).explained) / count
 
-    def _record_states(self) -> None:
-        pairs = zip(self.states, self.real, strict=True)
-        states = torch.cat([state[real].float() for state, real in pairs])
-        self.lengths.append(weights(states))
-        self.targets.append(_narrowed(states, OUTPUTS))
+    last = len(model.layers)
+    return [
+        [error(after, until) for until in range(after + 2, min(after + 1 + widest, last) + 1)]
+        for after in range(last)
+    ]
 
 
 def _narrowed(rows: Float32[Tensor, " n wide"], width: int) -> Float[Tensor, " n narrow"]:

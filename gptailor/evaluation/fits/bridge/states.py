@@ -170,13 +170,51 @@ OnLayer = Callable[[int, float], None]
 """Receives the number of layers that are done, and the estimated seconds of the others."""
 
 
+class Pass:
+    """One pass of a live model through its layers, from the first on, over some batches.
+
+    `place` is where all states wait.
+    """
+
+    def __init__(self, whole: LiveModel, batches: Sequence[Sequences], place: torch.device) -> None:
+        self.whole = whole
+        self.batches = batches
+        self.place = place
+        self.at = 0
+        """The number of the layer that comes next."""
+        self.device = whole.model.device
+        with whole.layer(0) as layer:
+            wrapped = wraps(whole.model, layer)
+        tokens = (batch.tokens.to(self.device) for batch in batches)
+        begun, self.calls = record_calls(whole.model, tokens, wraps=wrapped)
+        self.full: States = [hidden.to(place) for hidden in begun]
+
+    @torch.no_grad()
+    def watched(
+        self, watch: Callable[[nn.Module], AbstractContextManager[_Watched]]
+    ) -> Iterator[tuple[_Watched, Tensor, Tensor]]:
+        """Run the next layer on each batch while `watch` observes the layer.
+
+        Yield its observation, the states after the layer, and which of them are of real tokens.
+        """
+        with self.whole.layer(self.at) as layer, watch(layer) as observed:
+            for number, before in enumerate(self.full):
+                after = self._run(layer, self.at, number, before)
+                self.full[number] = after.to(self.place)
+                yield observed, after, self.batches[number].real.to(self.device)
+        self.at += 1
+
+    def _run(self, layer: nn.Module, position: int, number: int, before: Tensor) -> Tensor:
+        return self.calls[number][position].of(layer, before.to(self.device))
+
+
 @final
-class Walk:
-    """One pass through the layers, from the first on, over some batches.
+class Walk(Pass):
+    """One pass through the layers of a whole plan and, behind it, of the cut plan.
 
     `undone` is the plan with nothing cut. `narrow` is that plan with layers as the cut plan has
     them: with narrower MLPs or fewer experts. `live` makes a model of contents, whose hidden states
-    are on `device`. `place` is where all states wait.
+    are on `device`.
     """
 
     def __init__(
@@ -188,22 +226,12 @@ class Walk:
         batches: Sequence[Sequences],
         place: torch.device,
     ) -> None:
+        super().__init__(live(undone), batches, place)
         self.undone = undone
         self.narrow = narrow
         self.table = table
         self.layout = table.models["base"].layout
         self.live = live
-        self.place = place
-        self.at = 0
-        """The number of the layer that comes next."""
-        self.whole = live(undone)
-        self.device = self.whole.model.device
-        with self.whole.layer(0) as layer:
-            wrapped = wraps(self.whole.model, layer)
-        tokens = (batch.tokens.to(self.device) for batch in batches)
-        begun, self.calls = record_calls(self.whole.model, tokens, wraps=wrapped)
-        self.batches = batches
-        self.full: States = [hidden.to(place) for hidden in begun]
         self.own: States | None = None
         """The plan's own states; None as long as they are the same."""
         self.behind = 0
@@ -235,30 +263,6 @@ class Walk:
                 target, x = self.full[number].to(self.device)[real], last()[real]
                 yield x, target - after[real], target
 
-    def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run the next layer of the whole plan, and yield X and T of each batch.
-
-        Here T is the state after that layer.
-        """
-        for last, after, real in self.watched(lambda layer: regressors(layer, self.layout)):
-            yield last()[real], after[real]
-
-    @torch.no_grad()
-    def watched(
-        self, watch: Callable[[nn.Module], AbstractContextManager[_Watched]]
-    ) -> Iterator[tuple[_Watched, Tensor, Tensor]]:
-        """Run the next layer of the whole plan on each batch while `watch` observes the layer.
-
-        Yield its observation, the states after the layer, and which of them are of real tokens.
-        """
-        content = self.undone.layers[self.at]
-        with self._layer(self.at, content) as layer, watch(layer) as observed:
-            for number, before in enumerate(self.full):
-                after = self._run(layer, self.at, number, before)
-                self.full[number] = after.to(self.place)
-                yield observed, after, self.batches[number].real.to(self.device)
-        self.at += 1
-
     # ----------------------------------------------------------------------------------- positions
 
     def _advance(self, end: int, on_layer: OnLayer) -> None:
@@ -289,9 +293,6 @@ class Walk:
             for states in streams:
                 for number, before in enumerate(states):
                     states[number] = self._run(layer, position, number, before).to(self.place)
-
-    def _run(self, layer: nn.Module, position: int, number: int, before: Tensor) -> Tensor:
-        return self.calls[number][position].of(layer, before.to(self.device))
 
     @contextmanager
     def _layer(self, position: int, content: Content) -> Iterator[nn.Module]:

@@ -321,7 +321,12 @@ class Healer:
         return PredictionSources(self._teachers(job.resolved, predicting=True), files)
 
     def _cut(self, resolved: Resolved) -> TokenCut | None:
-        return _split_words(output_tokenizer(resolved.declared, self.models).token_cut)
+        """Return the smaller vocabulary if the tokens that replace a dropped one are known.
+
+        WordPiece splits a token by its place in a word.
+        """
+        cut = output_tokenizer(resolved.declared, self.models).token_cut
+        return cut if cut is not None and cut.splits_tokens else None
 
     def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
@@ -329,7 +334,7 @@ class Healer:
 
     def _encoder(self, plan: Plan) -> TokenEncoder:
         tokenizer = tokenizer_of(output_tokenizer(plan, self.models))
-        return TokenEncoder(tokenizer, position_count(configuration(self._config)))
+        return TokenEncoder(tokenizer, position_count(configuration(self.models["base"].config)))
 
     def _predicted(
         self, plan: Plan, healing: Healing, encoder: TokenEncoder, vocabulary: int
@@ -409,15 +414,6 @@ class Healer:
             )  # fmt: skip
 
     @property
-    def _config(self) -> Mapping[str, object]:
-        return self.models["base"].config
-
-    @property
-    def _run(self) -> tuple[object, ...]:
-        """Return the settings and versions that a healing depends on, beside its inputs."""
-        return *self._computing, processes()
-
-    @property
     def _computing(self) -> tuple[object, ...]:
         """Return the settings and versions that a model's results depend on, beside its inputs."""
         return self.device.type, self.dtype, self.memory is not None, environment()
@@ -447,7 +443,7 @@ class Healer:
         """
         healing, texts, vocabulary = job.healing, job.texts, job.vocabulary
         teachers, predicted, cut = sources.teachers, sources.files, self._cut(job.resolved)
-        makers: list[str | PredictionsFile | None] = [*predicted.values(), *teachers.names]
+        makers: list[str | PredictionsFile | None] = [*predicted.values(), *teachers.plans]
         of_text = torch.tensor(
             [
                 makers.index(predicted.get(number, text.teacher))
@@ -455,7 +451,7 @@ class Healer:
             ]
         )
         kept = [file.kept for file in predicted.values()]
-        kept += [TAUGHT] if teachers.names else []
+        kept += [TAUGHT] if teachers.plans else []
         sets = {"learned": texts.learned, "held": texts.held}
         parts: dict[str, list[Predictions]] = {name: [] for name in sets}
         whole = None if cut is None else WholeVocabulary(cut)
@@ -521,11 +517,11 @@ class Healer:
         texts: HealingTexts,
     ) -> str:
         """Return a hash of everything that decides the result."""
-        taught = [teachers.contents(name).instructions for name in teachers.names]
+        taught = [teachers.contents(name).instructions for name in teachers.plans]
         unnamed = tuple(replace(text, file="") for text in healing.texts)
         parts = (
             contents.instructions, taught, [file.digest for file in texts.files],
-            replace(healing, texts=unnamed), self._run,
+            replace(healing, texts=unnamed), (*self._computing, processes()),
         )  # fmt: skip
         key = hashlib.sha256(repr(parts).encode())
         for part in (texts.learned, texts.held):
@@ -539,14 +535,6 @@ class Healer:
 def _exactly(plan: Plan) -> bool:
     """Return whether the plan names a number of tokens, which its texts must have."""
     return plan.heal is not None and plan.heal.tokens is not None
-
-
-def _split_words(cut: TokenCut | None) -> TokenCut | None:
-    """Return a cut if the tokens that replace a dropped one are known.
-
-    WordPiece splits a token by its place in a word.
-    """
-    return cut if cut is not None and cut.splits_tokens else None
 
 
 def _uncut(checked: Checked) -> Checked:

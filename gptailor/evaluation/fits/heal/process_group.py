@@ -172,15 +172,11 @@ class _Launched:
             raise SystemExit(130) from None
         if device:
             with self.group(torch.device(device)) as group:
-                work: SharedWork = group.from_first(_no_work)
+                work: Any = group.gathered(None)[0]  # the first process has the work
                 work(group)
 
 
 _launched: ContextVar[_Launched | None] = ContextVar("_launched", default=None)
-
-
-def _no_work() -> SharedWork:
-    raise AssertionError("the first process has the work")
 
 
 def join() -> bool:

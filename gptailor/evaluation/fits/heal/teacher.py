@@ -82,11 +82,6 @@ class Teachers:
         self._contents: dict[str | None, ModelContents] = {}
         self._live: tuple[str | None, LiveModel] | None = None
 
-    @property
-    def names(self) -> tuple[str | None, ...]:
-        """The names of the teachers, in order."""
-        return tuple(self.plans)
-
     def contents(self, name: str | None) -> ModelContents:
         """Return the contents of a teacher's live model."""
         if name not in self._contents:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -120,16 +121,10 @@ class HealingMemory:
 
     def _remedy(self) -> str:
         ranks = range(1, min(max(self._sides()), self.healing.rank or LARGEST_RANK) + 1)
-        low, high = 0, len(ranks)
-        while low < high:  # the largest rank that fits
-            middle = (low + high + 1) // 2
-            if self._fits(middle):
-                low = middle
-            else:
-                high = middle - 1
+        largest = bisect_left(ranks, True, key=lambda rank: not self._fits(rank))
         needed = self.bytes + self._least
-        if low:
-            return f"rank {low} is the largest that fits, or give {needed:,} bytes"
+        if largest:
+            return f"rank {largest} is the largest that fits, or give {needed:,} bytes"
         return f"no rank fits; give {needed:,} bytes"
 
     def _fits(self, rank: int) -> bool:

@@ -25,7 +25,7 @@ from gptailor.evaluation.fits.bridge.fit import (
     measured_layers,
     solve,
 )
-from gptailor.evaluation.fits.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, regressors
 from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
 from gptailor.evaluation.fits.width.neurons import kept_neurons, sums_of_kept, working_size
@@ -33,7 +33,7 @@ from gptailor.evaluation.live import content_keys
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
 from gptailor.plan.resolved import ClosedCut
-from gptailor.program.compile import narrower
+from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.program import Output
 from gptailor.program.sources import Checked
 
@@ -47,7 +47,7 @@ class Narrower(Fit):
     @staticmethod
     def wanted(checked: Checked) -> bool:
         """Return whether a plan has narrower MLPs."""
-        return narrower(checked) is not None
+        return "width" in layer_cuts(checked)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with narrow MLPs, of the layers that are dropped too.
@@ -67,7 +67,7 @@ class Narrower(Fit):
 
         def narrowed() -> KeptTensors:
             on_event(Progress("narrowing", 0, len(layers), numbers={"size": cut.size}))
-            walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
+            walk = Pass(self.stitcher.live(undone), text.batches, self.place)
             slots, words = resolved.undone.kept, ("MLP", "narrowing")
             fit = partial(self._fit, walk, layers, cut, text)
             self.stitcher.reserve(working_size(width, hidden))
@@ -98,7 +98,7 @@ class Narrower(Fit):
 
     def _fit(
         self,
-        walk: Walk,
+        walk: Pass,
         layers: Sequence[content_keys.Content],
         cut: ClosedCut,
         text: CalibrationText,
@@ -112,7 +112,9 @@ class Narrower(Fit):
         assert neurons is not None, "an output projection"
         rows = down.to(device=walk.device, dtype=torch.float64).movedim(neurons.axis, 0)
         sums = Statistics(len(rows), 0, walk.device)
-        sampled = add_tokens(sums, text, ((x, x[:, :0], after) for x, after in walk.inputs()))
+        seen = walk.watched(lambda layer: regressors(layer, self.layout))
+        pairs = ((last()[real], after[real]) for last, after, real in seen)
+        sampled = add_tokens(sums, text, ((x, x[:, :0], after) for x, after in pairs))
         kept = kept_neurons(sums, rows, cut.size, ridge)
         solution = solve(sums_of_kept(sums, rows, kept), ridge)
         held_out = solution.held_out([_without(tokens, rows, kept) for tokens in sampled])
