@@ -141,24 +141,6 @@ class LearnedPlan:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class SharedHealing:
-    """The healing of a process in a group, which keeps unfinished work in `folder`."""
-
-    job: HealingJob
-    key: str
-    folder: Path
-    memory: int | None
-    dtype: torch.dtype
-
-    def __call__(self, group: ProcessGroup) -> None:
-        """Learn with the first process of the group."""
-        models = open_plan(self.job.resolved.declared, None).sound().models
-        healer = Healer(models, group.device, self.memory, self.dtype)
-        healer.learn(self.job, self.key, self.folder, group=group)
-
-
-@final
 class Healer:
     """Heals plans over some models.
 
@@ -231,7 +213,9 @@ class Healer:
             on_event(HealingStart(len(healing.indices), *numbers))
             folder = unfinished.enter_context(working_folder(key))
             sources = PredictionSources(teachers, predicted)
-            learned = self._learned(job, key, folder, sources, on_event)
+            work = partial(_learn_with, job, key, folder, self.memory, self.dtype)
+            with shared(work, self.device, len(texts.learned.tokens)) as group:
+                learned = self.learn(job, key, folder, sources, on_event, group)
             return learned.known
 
         with torch.inference_mode(mode=False):
@@ -246,19 +230,6 @@ class Healer:
             healed = {i: _folded(tensors, learning, layers[i], i) for i in healing.indices}
         held = texts.held.tokens.numel()
         return HealedLayers(healed, texts.files, held, **known.numbers)
-
-    def _learned(
-        self,
-        job: HealingJob,
-        key: str,
-        folder: Path,
-        sources: PredictionSources,
-        on_event: OnEvent,
-    ) -> LearnedPlan:
-        """Learn in this process, or in several that share the work and the folder."""
-        work = SharedHealing(job, key, folder, self.memory, self.dtype)
-        with shared(work, self.device, len(job.texts.learned.tokens)) as group:
-            return self.learn(job, key, folder, sources, on_event, group)
 
     def _taken(self, job: HealingJob, known: KeptTensors) -> LearnedPlan:
         """Return a plan that takes over what is known."""
@@ -458,6 +429,12 @@ class Healer:
         readings = 1 if whole is None else 2
         total = readings * sum(sequences.tokens.numel() for sequences in sets.values())
         read = 0
+
+        def on_reading(event: object) -> None:
+            """Report the tokens that all teachers have read."""
+            assert isinstance(event, Progress)
+            on_event(replace(event, done=read + event.done, total=total))
+
         for number, maker in enumerate(makers):
             for name, sequences in sets.items():
                 mask = of_text[sequences.texts] == number
@@ -472,15 +449,13 @@ class Healer:
                 with explaining_not_finite([teachers.contents(maker)], texts.paths):
                     if whole is not None:
                         words = DroppedWords(whole, self.device, healing.seed)
-                        reading = _Reading(on_event, read, total)
                         file = place.with_suffix(".safetensors")
-                        replace_tokens = partial(words.replace_tokens, own, live, file, reading)
+                        replace_tokens = partial(words.replace_tokens, own, live, file, on_reading)
                         own = group.from_first(replace_tokens)
                         sets[name] = sequences.with_rows(mask, own)
                         read += own.tokens.numel()
                     predictions = Predictions(place, own.tokens, vocabulary, min(kept))
-                    reading = _Reading(on_event, read, total)
-                    predictions.learn(live, self.device, reading, whole, group)
+                    predictions.learn(live, self.device, on_reading, whole, group)
                 parts[name].append(predictions)
                 read += own.tokens.numel()
         teachers.release()
@@ -543,19 +518,17 @@ def _uncut(checked: Checked) -> Checked:
     return Checked(replace(checked.resolved, declared=plan), checked.models)
 
 
-@final
-@dataclass(frozen=True)
-class _Reading:
-    """A receiver of one teacher's events that counts the tokens of all texts."""
-
-    on_event: OnEvent
-    before: int
-    total: int
-
-    def __call__(self, event: object) -> None:
-        """Report the tokens that all teachers have read."""
-        assert isinstance(event, Progress)
-        self.on_event(replace(event, done=self.before + event.done, total=self.total))
+def _learn_with(
+    job: HealingJob,
+    key: str,
+    folder: Path,
+    memory: int | None,
+    dtype: torch.dtype,
+    group: ProcessGroup,
+) -> None:
+    """Learn with the first process of a group, which keeps unfinished work in `folder`."""
+    models = open_plan(job.resolved.declared, None).sound().models
+    Healer(models, group.device, memory, dtype).learn(job, key, folder, group=group)
 
 
 def _folded(

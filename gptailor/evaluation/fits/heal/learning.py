@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
@@ -86,8 +86,11 @@ class LowRankChanges(Learning):
         self._factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         self._ran: set[str] = set()
         generator = torch.Generator().manual_seed(seed)
-        for layer, name, module in _projections(layers, names):
-            inputs, outputs = _widths(module)
+        named = ((layer, *item) for layer in layers for item in names[layer].items())
+        for layer, name, live_name in named:
+            module = _projection(layers[layer], layer, live_name)
+            sides = tuple(module.weight.shape)
+            inputs, outputs = sides if isinstance(module, Conv1D) else reversed(sides)
             size = min(rank, inputs, outputs)
             drawn = torch.randn(size, inputs, generator=generator) / math.sqrt(inputs)
             first = nn.Parameter(drawn.to(device))
@@ -217,15 +220,7 @@ def _equal(stored: Tensor, loaded: Tensor) -> bool:
     return torch.equal(own, loaded)
 
 
-def _projections(
-    layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]
-) -> Iterator[tuple[int, str, nn.Module]]:
-    for layer, module in layers.items():
-        for name, live_name in names[layer].items():
-            yield layer, name, _projection(module, layer, live_name)
-
-
-def _projection(module: nn.Module, layer: int, name: str) -> nn.Module:
+def _projection(module: nn.Module, layer: int, name: str) -> nn.Linear | Conv1D:
     try:
         owner = module.get_submodule(name.removesuffix(".weight"))
     except AttributeError:
@@ -238,14 +233,6 @@ def _projection(module: nn.Module, layer: int, name: str) -> nn.Module:
 def _missing(layer: int, name: str) -> HealError:
     message = f"transformers has no '{name}' of its own in the output's layer {layer}"
     return HealError("C810", message, "such a layer can't learn; name others")
-
-
-def _widths(module: nn.Module) -> tuple[int, int]:
-    """Return the numbers of inputs and outputs of a projection."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    outputs, inputs = weight.shape
-    return (outputs, inputs) if isinstance(module, Conv1D) else (inputs, outputs)
 
 
 def in_dtype(name: str, learned: Tensor, dtype: str) -> Tensor:

@@ -150,11 +150,6 @@ class Predictions:
             return torch.empty(size, dtype=dtype)
         return torch.from_file(str(file), shared=True, size=size, dtype=dtype)
 
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return self.tokens.numel() * 4 + self.logs.numel() * 4
-
     def of(
         self, start: int, stop: int
     ) -> tuple[Int32[Tensor, " n kept"], Float[Tensor, " n groups"]]:
