@@ -92,12 +92,12 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
             *(_inner_fits(inner) if inner else ()),
-            *_vocabulary(resolved, vocabulary),
-            *_experts(resolved, fits.get("experts")),
-            *_narrowed(resolved, fits.get("width")),
-            *_bridges(resolved, fits),
+            *(_vocabulary(resolved, vocabulary) if vocabulary is not None else []),
+            *(_experts(resolved, fits["experts"]) if "experts" in fits else []),
+            *(_narrowed(resolved, fits["width"]) if "width" in fits else []),
+            *(_bridges(resolved, fits) if resolved.gaps else []),
             *_healed(resolved, fits.get("heal")),
-            *_expected(plan),
+            *(_expected(plan) if plan.expects else []),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -181,9 +181,7 @@ def _inner_fits(inner: Sequence[InnerFit]) -> list[str]:
     ]
 
 
-def _experts(resolved: Resolved, result: FitResult | None) -> list[str]:
-    if result is None:
-        return []
+def _experts(resolved: Resolved, result: FitResult) -> list[str]:
     cut, share = resolved.cuts["experts"], _share_words(result.numbers["share"])
     return [
         f"Each layer with experts has {cut.size:,} of them, those with the largest mean of router "
@@ -198,9 +196,7 @@ def _experts(resolved: Resolved, result: FitResult | None) -> list[str]:
     ]
 
 
-def _narrowed(resolved: Resolved, result: FitResult | None) -> list[str]:
-    if result is None:
-        return []
+def _narrowed(resolved: Resolved, result: FitResult) -> list[str]:
     cut, share = resolved.cuts["width"], _share_words(result.numbers["recovered"])
     ridge = WIDTH_RIDGE if cut.ridge is None else cut.ridge
     return [
@@ -216,8 +212,6 @@ def _narrowed(resolved: Resolved, result: FitResult | None) -> list[str]:
 
 
 def _bridges(resolved: Resolved, fits: Mapping[str, FitResult]) -> list[str]:
-    if not resolved.gaps:
-        return []
     found = {at: (fit.tokens, fit.numbers.get("held_out", math.nan)) for at, fit in fits.items()}
     fits_used = dict.fromkeys(f"`{gap.by}`" if gap.by else "least squares" for gap in resolved.gaps)
     return [
@@ -237,9 +231,7 @@ def _bridges(resolved: Resolved, fits: Mapping[str, FitResult]) -> list[str]:
     ]
 
 
-def _vocabulary(resolved: Resolved, report: TokenCutReport | None) -> list[str]:
-    if report is None:
-        return []
+def _vocabulary(resolved: Resolved, report: TokenCutReport) -> list[str]:
     text = resolved.declared.cuts["vocabulary"].on
     before, after = (report.size / max(1, count) for count in (report.before, report.after))
     return [
@@ -256,8 +248,6 @@ def _vocabulary(resolved: Resolved, report: TokenCutReport | None) -> list[str]:
 
 
 def _expected(plan: Plan) -> list[str]:
-    if not plan.expects:
-        return []
     return [
         "## Expectations",
         "",

@@ -9,6 +9,7 @@ from itertools import accumulate, islice, pairwise, takewhile
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -321,15 +322,9 @@ def _tensors(sequences: Iterable[_Sequence], length: int, text: int) -> PackedSe
         tokens.extend(its_tokens)
         counted.extend(its_counted[1:])
     count = len(tokens) // length
-    if not count:
-        return PackedSequences(
-            torch.empty(0, length, dtype=torch.int64),
-            torch.empty(0, length - 1, dtype=torch.bool),
-            *(torch.empty(0, dtype=torch.int64) for _ in range(2)),
-        )
     return PackedSequences(
-        torch.frombuffer(tokens, dtype=torch.int64).view(count, length),
-        torch.frombuffer(counted, dtype=torch.bool).view(count, length - 1),
+        torch.from_numpy(np.asarray(tokens)).view(count, length),
+        torch.from_numpy(np.asarray(counted, dtype=np.bool_)).view(count, length - 1),
         torch.full((count,), text),
         torch.arange(count),
     )
