@@ -40,9 +40,12 @@ def provider_of(method: str) -> str:
 
 def fit_provider(name: str | None) -> str:
     """Return the package of a gap's fit and a digest of its code; empty for gptailor's own."""
-    if name is None:
-        return ""
-    return f"{GAP_FITS.package(name)} {_digest(GAP_FITS[name]).hexdigest()}"
+    return "" if name is None else _provider_of_fit(name, GAP_FITS[name])
+
+
+@lru_cache(maxsize=64)
+def _provider_of_fit(name: str, fit: type) -> str:
+    return f"{GAP_FITS.package(name)} {_digest(fit).hexdigest()}"
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ from gptailor.checkpoint.families.lookup import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
 from gptailor.plan.doors import Door, _entry_point_files, _points
+from gptailor.plan.packages import search_packages
 from gptailor.plan.registry import GAP_FITS, METHODS, OBJECTIVES, STRATEGIES
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
@@ -349,6 +350,8 @@ def test_a_fit_of_a_package_closes_gaps_and_is_locked_with_its_version(
     assert gptailor.load("b.tailor").bridges[0].by == "zero"
     words = 'bridge by zero on "t.txt" tokens 256\n'
     assert gptailor.format((bridged / "b.tailor").read_text()).endswith(words)
+    packages = search_packages(gptailor.load("b.tailor"), [], "surrogate")
+    assert packages == ("zero of mine 1.0",)
     assert command("compile", "b.tailor", "-o", "out", "--lock")[0] == 0
     assert command("compile", "open.tailor", "-o", "open")[0] == 0
     weights = "model.safetensors"
