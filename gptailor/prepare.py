@@ -47,6 +47,7 @@ from gptailor.program.compile import (
 )
 from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.nested_models import nested_model
+from gptailor.program.packages import method_packages
 from gptailor.program.program import Output, files, stored_tensors
 from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
@@ -148,6 +149,13 @@ class Prepared:
             for name, of in reversed(inner.items())
             if of is not None and of.plan.is_fitted
         }
+
+    @cached_property
+    def packages(self) -> dict[str, str]:
+        """The packages of methods and fits that aren't gptailor's own, those of inner plans too."""
+        programs = [plan.compiled.program for plan in (*self.inner_plans.values(), self)]
+        found = {name: by for each in programs for name, by in method_packages(each).items()}
+        return dict(sorted(found.items()))
 
     @property
     def inner_fits(self) -> dict[str, FittedPlan]:

@@ -64,7 +64,6 @@ from gptailor.prepare import (
     pinned,
     ready,
 )
-from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.repair import Fitted
@@ -131,7 +130,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     facts: dict[FactKind, Facts] = {
         "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),
         "dtype": alone("dtype", str(dtype), is_in),
-        "methods": on_methods(method_packages(program)),
+        "methods": on_methods(prepared.packages),
         "config digest": alone(CONFIG, digest, f"the output's {CONFIG}"),
         **measured_files(prepared, _measured_early),
     }
@@ -299,7 +298,7 @@ class Recording:
                 for name, its in files.items()
             },
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
-            methods=method_packages(self.prepared.compiled.program),
+            methods=self.prepared.packages,
             config=json_digest(out.config(self.prepared)),
             width=next(iter(texts.get("width", ())), None),
             experts=next(iter(texts.get("experts", ())), None),

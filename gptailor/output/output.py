@@ -41,7 +41,6 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
-from gptailor.program.packages import method_packages
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import card
 
@@ -221,7 +220,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
 
 def _makers(prepared: Prepared) -> str:
     """Return the version of gptailor, and the packages of other merge methods."""
-    packages = method_packages(prepared.compiled.program).values()
+    packages = prepared.packages.values()
     return " and ".join([gptailor.__version__, *dict.fromkeys(packages)])
 
 

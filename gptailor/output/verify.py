@@ -45,7 +45,6 @@ from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import PLAN_FILE, PlanError, errors, nearest_path
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
-from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.repair import Fitted
@@ -172,7 +171,7 @@ class Verification:
             "under": on_adapters({name: model.on for name, model in plan.models.items()}),
         }
         if self.prepared is not None:
-            facts["methods"] = on_methods(method_packages(self.prepared.compiled.program))
+            facts["methods"] = on_methods(self.prepared.packages)
         return facts
 
     # ------------------------------------------------------------------------------- with weights

@@ -22,7 +22,7 @@ def method_packages(program: Program) -> dict[str, str]:
     bridged = (make.make if isinstance(make, Healed) else make for make in makes)
     fits = {make.gap.by for make in bridged if isinstance(make, Bridged) and make.gap.by}
     found = {name: str(METHODS.package(name)) for name in used}
-    return dict(sorted({**found, **{name: str(GAP_FITS.package(name)) for name in fits}}.items()))
+    return found | {name: str(GAP_FITS.package(name)) for name in fits}
 
 
 def _methods(make: object) -> Iterator[str]:

@@ -318,6 +318,18 @@ def test_a_plan_of_an_inner_plan_names_its_package(
     assert json.loads((here / "outer.tailor.lock").read_text())["methods"] == {"middle": "mine 1.0"}
 
 
+def test_a_plan_of_a_bridged_plan_names_the_package_of_its_fit(
+    install: Install, bridged: Path, command: Command
+) -> None:
+    install("mine", FIT.format(adds="pass", change=ZERO), FIT_AT)
+    (bridged / "outer.tailor").write_text('tailor 1\nmodel base = "./b.tailor"\ndrop L3\n')
+    assert command("compile", "outer.tailor", "-o", "outer", "--lock")[0] == 0
+    locked = json.loads((bridged / "outer.tailor.lock").read_text())
+    assert locked["methods"] == {"zero": "mine 1.0"}
+    assert "and mine 1.0." in (bridged / "outer" / "README.md").read_text()
+    assert command("verify", "outer")[0] == 0
+
+
 FIT = """
     import gptailor
     import torch
