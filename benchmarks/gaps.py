@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import gptailor
-from gptailor.evaluation.bridge.gaps import GAP_TOKENS, plan_gap_errors
+from gptailor.evaluation.fits.bridge.gaps import GAP_TOKENS, plan_gap_errors
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.prepare import ready
 

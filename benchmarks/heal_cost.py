@@ -30,8 +30,8 @@ from transformers.utils import logging
 import gptailor
 from benchmarks.bridge_texts import EXAMPLES, write_texts
 from benchmarks.search_texts import texts_of
+from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.space_trials import opened
 from gptailor.plan.plan import Plan
 

@@ -2,9 +2,10 @@ from gptailor.convert.mergekit.exporter import export_mergekit as export_mergeki
 from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
 from gptailor.evaluation.evaluate import evaluate as evaluate
 from gptailor.evaluation.expectations import evaluate_expectations as evaluate_expectations
+from gptailor.evaluation.fits.bridge.gap_fit import GapFit as GapFit
+from gptailor.evaluation.fits.repair import stitch as stitch
 from gptailor.evaluation.generate import GeneratedText as GeneratedText
 from gptailor.evaluation.generate import generate as generate
-from gptailor.evaluation.repair import stitch as stitch
 from gptailor.evaluation.result import EvaluationResult as EvaluationResult
 from gptailor.extend import merge_method as merge_method
 from gptailor.extend import objective as objective

@@ -43,11 +43,11 @@ from gptailor.program.compile import (
     Compiled,
     compile_plan,
     draft_program,
-    narrower,
     output_dtype,
 )
-from gptailor.program.mixtures import expert_cut
+from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.nested_models import nested_model
+from gptailor.program.packages import method_packages
 from gptailor.program.program import Output, files, stored_tensors
 from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
@@ -127,13 +127,10 @@ class Prepared:
         """Return the calibration texts: of cuts by their words, by the layer before a gap `L19`,
         healing's. Those of inner plans follow, such as `deep.L19`.
         """
-        narrow = narrower(self.checked)
-        named = {} if narrow is None else {"width": narrow[1].on}
+        named = {word: cut.on for word, (_, cut) in layer_cuts(self.checked).items()}
         named |= {f"L{gap.after}": gap.on for gap in self.gaps}
         if self.checked.token_cut is not None:
             named["vocabulary"] = self.resolved.cuts["vocabulary"].on
-        if (fewer := expert_cut(self.checked)) is not None:
-            named["experts"] = fewer[1].on
         texts = self.healing.texts if self.healing is not None else ()
         named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
         own = {name: calibration_path(self.plan, on) for name, on in named.items()}
@@ -152,6 +149,13 @@ class Prepared:
             for name, of in reversed(inner.items())
             if of is not None and of.plan.is_fitted
         }
+
+    @cached_property
+    def packages(self) -> dict[str, str]:
+        """The packages of methods and fits that aren't gptailor's own, those of inner plans too."""
+        programs = [plan.compiled.program for plan in (*self.inner_plans.values(), self)]
+        found = {name: by for each in programs for name, by in method_packages(each).items()}
+        return dict(sorted(found.items()))
 
     @property
     def inner_fits(self) -> dict[str, FittedPlan]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.mixture import (
-    LayerExperts,
     Routing,
     routing,
     with_expert_count,
@@ -14,8 +13,8 @@ from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.sites import sizes_of
-from gptailor.program.mixtures import layer_experts
-from gptailor.program.sources import Checked, Use
+from gptailor.program.layer_cuts import expert_count
+from gptailor.program.sources import Checked
 
 
 @rule("M240", "M241", "M220", "M317")
@@ -76,18 +75,13 @@ def model_experts(checked: Checked) -> int | Refusal:
     base = checked.base
     if not base.layout.known:
         return Refusal(f"model type '{base.layout.model_type}' is not known")
-    count = equal_in_layers(checked, _count, "experts")
+    count = equal_in_layers(checked, expert_count, "experts")
     if count is None:
         return Refusal("the models have no experts")
     if isinstance(count, Refusal):
         return count
     changed = with_expert_count(base.layout, base.config, count, count)
     return changed if isinstance(changed, Refusal) else count
-
-
-def _count(use: Use) -> int | Refusal | None:
-    experts = layer_experts(use)
-    return experts.count if isinstance(experts, LayerExperts) else experts
 
 
 EXPERT_CUT: tuple[Rule[Checked], ...] = (experts_can_be_left_out,)

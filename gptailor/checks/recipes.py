@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import read_object
 from gptailor.checks.rule import Rule, ascending, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
+from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, Place, listed, nearest
-from gptailor.plan.registry import METHODS, Method, Parameter
+from gptailor.plan.registry import GAP_FITS, METHODS, Method, Parameter
 
 _PACKAGE = re.compile(r"(?a)\w[\w.-]* \d[\w.+!]*")
 """A distribution and its version; a lock, which may be a stranger's, could have anything."""
@@ -33,15 +35,19 @@ def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, 
 
 @rule("P301")
 def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each method that is not in the registry."""
-    for at, _, call in _calls(plan):
-        if call.name not in METHODS:
-            names, package = METHODS.names(), _locked_package(plan, call.name)
+    """Yield a fault for each method, and each fit of a bridge, that is not in its registry."""
+    named: list[tuple[Door[Any], str, Place]] = [
+        (METHODS, call.name, (*at, "name")) for at, _, call in _calls(plan)
+    ]
+    named += [(GAP_FITS, b.by, ("bridges", i, "by")) for i, b in enumerate(plan.bridges) if b.by]
+    for table, name, at in named:
+        if name not in table:
+            names, package = table.names(), _locked_package(plan, name)
             help_ = f"pip install {package.replace(' ', '==')}" if package else ""
-            help_ = help_ or nearest(call.name, names) or f"the methods are {listed(names)}"
-            help_ = METHODS.problem(call.name) or help_
+            known = f"the {table.kind}s are {listed(names)}" if names else "install its package"
+            help_ = table.problem(name) or help_ or nearest(name, names) or known
             by = f"; by the lock it comes from the package {package}" if package else ""
-            yield Fault("P301", f"there is no method '{call.name}'{by}", (*at, "name"), help_)
+            yield Fault("P301", f"there is no {table.kind} '{name}'{by}", at, help_)
 
 
 def _locked_package(plan: p.Plan, method: str) -> str:

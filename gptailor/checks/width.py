@@ -9,7 +9,7 @@ from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import WIDTH_TOKENS
 from gptailor.plan.sites import sizes_of
-from gptailor.program.compile import layer_width
+from gptailor.program.layer_cuts import layer_width
 from gptailor.program.sources import Checked
 
 _TILE, _BLOCK = 64, 256

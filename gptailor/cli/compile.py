@@ -174,7 +174,7 @@ def _is_first() -> bool:
     """Return whether this process compiles; the others heal with it, and are done then."""
     require("torch", "healing in several processes")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one message
-    from gptailor.evaluation.heal.process_group import join, leave
+    from gptailor.evaluation.fits.heal.process_group import join, leave
 
     click.get_current_context().call_on_close(leave)
     return join()

@@ -116,21 +116,31 @@ class RepairLines:
         return True
 
 
+_RESULTS: Mapping[str, tuple[str, str]] = {
+    "experts": (
+        "experts: {stay:,.0f} of a layer stay, chosen on {tokens:,} tokens",
+        "; they have {share:.1%} of the weighted outputs",
+    ),
+    "width": (
+        "width: fitted on {tokens:,} tokens",
+        "; the fits recover {recovered:.1%} of the error of leaving neurons out, on text left out",
+    ),
+    "bridge": (
+        "bridge after {at}: fitted on {tokens:,} tokens",
+        "; it recovers {held_out:.1%} of the missing state on text left out",
+    ),
+}
+"""The lines of results: what was done, and how good it is if that is known."""
+
+
 def fit_in_words(result: FitResult) -> str:
     """Return the result of a fit in words; of healing also if no step helped."""
-    numbers, on = result.numbers, f"on {result.tokens:,} tokens"
-    if result.word == "experts":
-        stay = f"experts: {numbers['stay']:,.0f} of a layer stay, chosen {on}"
-        return f"{stay}; they have {numbers['share']:.1%} of the weighted outputs"
     if result.word == "heal":
         return _healed_in_words(result)
-    if result.word == "width":
-        line, share = f"width: fitted {on}", numbers["recovered"]
-        what = f"the fits recover {share:.1%} of the error of leaving neurons out, on text left out"
-    else:
-        line, share = f"bridge after {result.at}: fitted {on}", numbers["held_out"]
-        what = f"it recovers {share:.1%} of the missing state on text left out"
-    return f"{line}; {what}" if math.isfinite(share) else line
+    done, good = _RESULTS[result.word]
+    numbers = {"at": result.at, "tokens": result.tokens, **result.numbers}
+    known = result.numbers and all(map(math.isfinite, result.numbers.values()))
+    return (done + good if known else done).format(**numbers)
 
 
 def _healed_in_words(end: FitResult) -> str:

@@ -1,23 +1,15 @@
 """How good a model is: live models, objectives, scores. torch, never jax."""
 
 __all__ = [
-    "bridge",
     "dtype",
     "evaluate",
     "expectations",
-    "expert_chooser",
+    "fits",
     "forward",
     "generate",
     "gguf_tokenizer",
-    "heal",
-    "importance",
-    "inner_fits",
-    "inner_plans",
-    "kept_tensors",
     "live",
     "objectives",
-    "repair",
-    "repair_estimate",
     "result",
     "rival_scores",
     "samples",
@@ -27,5 +19,4 @@ __all__ = [
     "space_trials",
     "targets",
     "trial",
-    "width",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import source_from_here
+from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import Forward, ObjectiveError, PreparedObjective
@@ -24,7 +25,6 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_digest,
     tokenizer_model,
 )
-from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.result import EvaluationResult
 from gptailor.evaluation.samples import (
     Samples,

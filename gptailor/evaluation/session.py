@@ -13,13 +13,13 @@ from torch import Tensor
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.dtype import quick_dtype
+from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.objectives.base import PreparedObjective, Reference
 from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
-from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import Samples, StatedObjective, no_reference, prepare_objectives
 from gptailor.evaluation.scores import Failure, Score

@@ -17,13 +17,13 @@ from torch import Tensor
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import text_errors_as_faults
+from gptailor.evaluation.fits.inner_fits import fitted_inside
+from gptailor.evaluation.fits.repair import Repairs, fit
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.inner_fits import fitted_inside
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
-from gptailor.evaluation.repair import Repairs, fit
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import (
     Parts,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from gptailor.checkpoint.models import Opened, rebind
-from gptailor.evaluation.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.plan_of import ReadTarget, model_plan, read_target
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import (

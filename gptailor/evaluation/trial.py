@@ -10,6 +10,7 @@ from typing import TypeAlias
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
@@ -17,7 +18,6 @@ from gptailor.evaluation.objectives.base import Forward, PreparedObjective
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.size_and_speed import OfPlan, OfPlans
 from gptailor.evaluation.race import raced
-from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Failure, Outcome
 from gptailor.plan.plan import Plan

@@ -324,11 +324,12 @@ def _settings(
 
 
 def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> None:
-    spans = _spans(statement.span, on=body.on, after=body.after)
+    spans = _spans(statement.span, on=body.on, after=body.after, by=body.by)
     settings = _settings(draft, body.settings, "bridge", spans)
     if body.after is None or d.is_a_layer(draft, body.after):
         after = body.after.number if body.after else None
-        fields = {"after": after, "on": body.on.text, **settings}
+        by = body.by.text if body.by else None
+        fields = {"after": after, "by": by, "on": body.on.text, **settings}
         _add(draft, statement, "bridges", p.Bridge, spans, **fields)
 
 

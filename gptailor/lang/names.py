@@ -34,6 +34,7 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.SettingNode, "value"): "number",
     (tree.Curving, "knots"): "number",
     (tree.Curving, "name"): "function",
+    (tree.Bridging, "by"): "function",
     (tree.Dtype, "name"): "dtype",
     (tree.Range, "part"): "part",
     (tree.OthersNode, "part"): "part",

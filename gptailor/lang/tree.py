@@ -331,9 +331,10 @@ class Cutting(TreeNode):
 
 @final
 class Bridging(TreeNode):
-    """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
+    """`bridge L11 by patch on "text" tokens 65536 ridge 0.1`."""
 
     after: LayerWord | None
+    by: Word | None
     on: String
     settings: tuple[SettingNode, ...]
 

@@ -281,6 +281,7 @@ def size_words(size: p.Size) -> str:
 def _bridge_words(entry: p.Bridge) -> str:
     """Return `L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""
+    after += f"by {entry.by} " if entry.by is not None else ""
     return f'{after}on "{entry.on}"{_setting_words(entry, "tokens", "ridge")}'
 
 

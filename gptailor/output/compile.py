@@ -19,7 +19,7 @@ from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, located
 from gptailor.checks.texts import refuse_unusable_texts
-from gptailor.evaluation.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
 from gptailor.output.destination import Contents, Destination, ModelFolder, lack_of_room
 from gptailor.output.lock import Lock, read_lock
@@ -35,10 +35,10 @@ from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declar
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.bridge.states import CalibrationText
-    from gptailor.evaluation.importance import ImportanceMatrix
-    from gptailor.evaluation.repair import Fitted
-    from gptailor.evaluation.repair_estimate import RepairEstimate
+    from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.importance import ImportanceMatrix
+    from gptailor.evaluation.fits.repair import Fitted
+    from gptailor.evaluation.fits.repair_estimate import RepairEstimate
 
 
 @final
@@ -192,7 +192,7 @@ def _refuse_missing(device: str) -> None:
     """Raise TailorError for a device that isn't there."""
     if device != "cpu":
         require("torch", f"the device {device!r}")
-        from gptailor.evaluation.heal.process_group import processes
+        from gptailor.evaluation.fits.heal.process_group import processes
         from gptailor.program.devices import device_of, devices_of
 
         devices_of(device_of(device), processes())
@@ -249,7 +249,7 @@ def _estimates(
     """Return the estimated cost of fits, healing and an importance matrix; () without torch."""
     if not (prepared.repaired or prepared.inner_plans or text) or not installed("torch"):
         return ()
-    from gptailor.evaluation.repair_estimate import repair_estimates
+    from gptailor.evaluation.fits.repair_estimate import repair_estimates
 
     return tuple(
         repair_estimates(
@@ -278,7 +278,7 @@ def _importance_text(
         help_ = "add a quantised GGUF file such as q4_k_m, or leave the importance matrix out"
         raise CheckpointError("C306", message, output, help_)
     require("torch", "an importance matrix")
-    from gptailor.evaluation.importance import importance_text
+    from gptailor.evaluation.fits.importance import importance_text
 
     return importance_text(prepared, Path(text))
 
@@ -293,7 +293,7 @@ def _importance(
     """Return the importance matrix of a plan with its fitted tensors; None without a text."""
     if text is None:
         return None
-    from gptailor.evaluation.importance import importance_matrix
+    from gptailor.evaluation.fits.importance import importance_matrix
 
     device, memory = compute.device, byte_count(compute.memory)
     return importance_matrix(

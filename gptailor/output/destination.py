@@ -17,8 +17,8 @@ from gptailor.output.update import Update, planned_update, record_next, record_w
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.importance import ImportanceMatrix
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.importance import ImportanceMatrix
+    from gptailor.evaluation.fits.repair import Fitted
 
 
 @final

@@ -127,11 +127,15 @@ class Lock(Closed):
     def texts(self) -> dict[str, LockedText]:
         """The calibration texts by their names in `Prepared.texts`."""
         names = heal_text_names(len(self.heal))
-        texts = self.bridges | self.inner | dict(zip(names, self.heal, strict=True))
+        texts = {
+            "width": self.width,
+            "experts": self.experts,
+            **dict(zip(names, self.heal, strict=True)),
+        }
         if (cut := self.vocabulary) is not None:
             texts["vocabulary"] = LockedText(file=cut.file, tokens=cut.before)
-        single = {"width": self.width, "experts": self.experts}
-        return texts | {name: text for name, text in single.items() if text is not None}
+        own = {name: text for name, text in texts.items() if text is not None}
+        return self.bridges | self.inner | own
 
     def read_from(self, path: Path) -> "Lock":
         """Return the same lock with the path of its file."""

@@ -25,7 +25,7 @@ from gptailor.checkpoint.write.digest import (
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
-from gptailor.evaluation.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
@@ -64,10 +64,9 @@ from gptailor.prepare import (
     pinned,
     ready,
 )
-from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.repair import Fitted
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""
@@ -131,7 +130,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     facts: dict[FactKind, Facts] = {
         "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),
         "dtype": alone("dtype", str(dtype), is_in),
-        "methods": on_methods(method_packages(program)),
+        "methods": on_methods(prepared.packages),
         "config digest": alone(CONFIG, digest, f"the output's {CONFIG}"),
         **measured_files(prepared, _measured_early),
     }
@@ -299,7 +298,7 @@ class Recording:
                 for name, its in files.items()
             },
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
-            methods=method_packages(self.prepared.compiled.program),
+            methods=self.prepared.packages,
             config=json_digest(out.config(self.prepared)),
             width=next(iter(texts.get("width", ())), None),
             experts=next(iter(texts.get("experts", ())), None),

@@ -41,14 +41,13 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
-from gptailor.program.packages import method_packages
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import card
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.repair import Fitted
 
 _BLOCK = 2**24
 """Number of bytes of a fitted tensor, or of some rows, in a block."""
@@ -64,15 +63,15 @@ def fit_tensors(
 ) -> "Fitted | None":
     """Return the tensors that fits and healing change; None, and no import, without either.
 
-    The arguments are those of `gptailor.evaluation.repair.fit`. Raises PlanError for a text that is
-    unusable.
+    The arguments are those of `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
+    unusable text.
     """
     if not prepared.repaired:
         return None
     refuse_unusable_texts(prepared.checked)
     fewer = "experts" in prepared.resolved.cuts
     require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
-    from gptailor.evaluation.repair import fit
+    from gptailor.evaluation.fits.repair import fit
 
     with text_errors_as_faults(prepared.plan):
         return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
@@ -221,7 +220,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
 
 def _makers(prepared: Prepared) -> str:
     """Return the version of gptailor, and the packages of other merge methods."""
-    packages = method_packages(prepared.compiled.program).values()
+    packages = prepared.packages.values()
     return " and ".join([gptailor.__version__, *dict.fromkeys(packages)])
 
 

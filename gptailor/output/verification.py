@@ -18,7 +18,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.repair import Fitted
 
 
 @final

@@ -21,7 +21,7 @@ from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes,
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.evaluation.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import read_bytes
 from gptailor.output import output as out
 from gptailor.output.differences import (
@@ -45,10 +45,9 @@ from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import PLAN_FILE, PlanError, errors, nearest_path
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
-from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.repair import Fitted
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
@@ -172,7 +171,7 @@ class Verification:
             "under": on_adapters({name: model.on for name, model in plan.models.items()}),
         }
         if self.prepared is not None:
-            facts["methods"] = on_methods(method_packages(self.prepared.compiled.program))
+            facts["methods"] = on_methods(self.prepared.packages)
         return facts
 
     # ------------------------------------------------------------------------------- with weights

@@ -97,7 +97,8 @@ class FitResult:
       remove from sequences that they left out, the mean of all layers.
     - `bridge`: `explained`, the share of the squared distance across the gap that the bridge
       removes from its tokens, and `held_out`, the share that it removes from sequences that its
-      fit left out. Each token's distance is relative to the length of its state.
+      fit left out. Each token's distance is relative to the length of its state. A fit of another
+      package has no numbers.
     - `heal`: the number of `held` out tokens, and the mean KL divergence from the teacher on them
       in nats a token: of the `bare` plan, of the model that learning began with, `start` (the same
       where nothing is bridged), and of the `healed` one. If no step came nearer to the teacher, the

@@ -178,7 +178,7 @@ def undone(plan: Plan) -> Plan:
     """Return a closed plan with nothing dropped, bridged or healed: the aim of bridge and heal.
 
     A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
-    healing has its whole vocabulary: `gptailor.evaluation.heal.whole_vocabulary`.
+    healing has its whole vocabulary: `gptailor.evaluation.fits.heal.whole_vocabulary`.
     """
     return plan.model_copy(
         update={"drops": (), "width": None, "experts": None, "bridges": (), "heal": None}

@@ -206,9 +206,13 @@ class SizeCut(Closed):
 
 @final
 class Bridge(Open):
-    """Gaps that are closed by a fit on calibration text; `after` None: every gap."""
+    """Gaps that are closed by a fit on calibration text; `after` None: every gap.
+
+    `by` names a fit of another package (`GAP_FITS`); None is gptailor's own.
+    """
 
     after: Position | None = None
+    by: str | None = None
     on: str
     tokens: Value | None = None
     ridge: Value | None = None

@@ -365,6 +365,9 @@ _STRATEGIES = {
 STRATEGIES: Door[StrategySpec] = Door("strategies", "strategy", StrategySpec, _STRATEGIES)
 """The ways to search, by name; the first one is the default, chosen by `benchmarks/search.py`."""
 
+GAP_FITS: Door[type] = Door("fits", "fit", type, {})
+"""Fits of gaps by other packages: subclasses of `gptailor.GapFit`, by the name after `by`."""
+
 BRIDGE_TOKENS = 65_536
 """Default number of a bridge's calibration tokens."""
 BRIDGE_RIDGE = 0.1

@@ -37,7 +37,8 @@ class Gap:
     `after` is the last kept position before them, `until` the next kept one (the base's number of
     layers: the final norm), `index` the output's layer that `after` became. `start` and `end` are
     the numbers of both layers in the plan with nothing dropped: their positions, unless layers
-    repeat. `on` is the text as the plan names it, `at` the bridge's place in the plan.
+    repeat. `on` is the text as the plan names it, `at` the bridge's place in the plan,
+    and `by` a fit of another package.
     """
 
     after: int
@@ -49,6 +50,7 @@ class Gap:
     tokens: int
     ridge: float
     at: Place
+    by: str | None = None
 
     @property
     def name(self) -> str:
@@ -238,7 +240,8 @@ class Resolved:
             assert isinstance(ridge, int | float), "an open plan"
             start, end = numbers[index : index + 2]
             at: Place = ("bridges", i)
-            gaps.append(Gap(after, until, index, start, end, bridge.on, tokens, float(ridge), at))
+            ends = after, until, index, start, end
+            gaps.append(Gap(*ends, bridge.on, tokens, float(ridge), at, bridge.by))
         return tuple(gaps)
 
     @cached_property

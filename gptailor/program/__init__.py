@@ -12,6 +12,7 @@ __all__ = [
     "file_bytes",
     "gguf",
     "in_memory",
+    "layer_cuts",
     "load",
     "mixtures",
     "nested_models",

@@ -19,13 +19,13 @@ from gptailor.plan import layers as outline
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
-from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
-from gptailor.program.mixtures import expert_cut, keep_experts
-from gptailor.program.packages import provider_of
+from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.mixtures import keep_experts
+from gptailor.program.packages import fit_provider, provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
-from gptailor.program.sources import Checked, Use, base_layer, needs_base, unrefused
+from gptailor.program.sources import Checked, base_layer, needs_base, unrefused
 from gptailor.program.vocabulary_rows import AlignedRest
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
@@ -46,24 +46,6 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     if keeps:
         layers += [(number, number) for number in numbered_predictors(base)]
     return requantised(base.layout, config, layers)
-
-
-def layer_width(use: Use) -> int | Refusal:
-    """Return the number of neurons of a layer's MLP as it is stored; or a refusal."""
-    shapes = {name: tensor.spec.shape for name, tensor in use.model.part(use.layer, "mlp").items()}
-    return widths.mlp_width(use.model.layout, shapes)
-
-
-def narrower(checked: Checked) -> tuple[int, ClosedCut] | None:
-    """Return the width of a plan's MLPs before they are narrowed, and the cut.
-
-    Return None without a cut, and for a cut to the width that the MLPs have.
-    """
-    cut = checked.resolved.cuts.get("width")
-    if cut is None:
-        return None
-    own = unrefused(layer_width(checked.uses(checked.resolved.kept[0], "mlp")[0]))
-    return None if own == cut.size else (own, cut)
 
 
 # ---------------------------------------------------------------------------------- the compilation
@@ -305,9 +287,9 @@ def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -
 
 def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
     """Give the tensors of MLPs the plan's width, and mark them as `Narrowed`."""
-    if (narrow := narrower(checked)) is None:
+    if "width" not in (cuts := layer_cuts(checked)):
         return program
-    (_, cut), layout = narrow, checked.base.layout
+    (_, cut), layout = cuts["width"], checked.base.layout
 
     def narrowed(output: p.Output) -> p.Output:
         name, spec = output.place.name, output.spec
@@ -333,7 +315,7 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
         if gap is None or layouts.projection(layout, output.place.name) != "mlp":
             return output
         assert not isinstance(output.make, p.Bridged | p.Healed), "a program is bridged once"
-        return replace(output, make=p.Bridged(output.make, gap))
+        return replace(output, make=p.Bridged(output.make, gap, fit_provider(gap.by)))
 
     return p.Program(tuple(map(bridged, program.outputs)))
 
@@ -405,10 +387,9 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
-    if (narrow := narrower(checked)) is not None:
-        config = unrefused(widths.with_width(layout, config, narrow[0], narrow[1].size))
-    if (fewer := expert_cut(checked)) is not None:
-        config = unrefused(mixture.with_expert_count(layout, config, fewer[0], fewer[1].size))
+    resized = {"width": widths.with_width, "experts": mixture.with_expert_count}
+    for word, (own, cut) in layer_cuts(checked).items():
+        config = unrefused(resized[word](layout, config, own, cut.size))
     if checked.plan.dtype is not None:
         config = vision.with_dtype(config, checked.plan.dtype)
     text = vision.text_of(config) if layout.wrapped else config

@@ -5,41 +5,15 @@ from dataclasses import replace
 from itertools import groupby
 from math import prod
 
-from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
-from gptailor.plan import layers as outline
 from gptailor.plan.resolved import ClosedCut
 from gptailor.program import program as p
-from gptailor.program.sources import Checked, Use, unrefused
+from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.sources import Checked, unrefused
 from gptailor.program.vocabulary_rows import kept_rows
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))
-
-
-def layer_experts(use: Use) -> LayerExperts | Refusal | None:
-    """Return the experts of a model's layer as it is stored; None for a dense layer."""
-    shapes = {
-        name: tensor.spec.shape
-        for part in outline.PARTS
-        for name, tensor in use.model.part(use.layer, part).items()
-    }
-    return experts_in(use.model.layout, shapes)
-
-
-def expert_cut(checked: Checked) -> tuple[int, ClosedCut] | None:
-    """Return the experts of a plan's layers before they are cut, and the cut.
-
-    Return None without a cut, for a cut to all experts, and where no sparse layer is kept.
-    """
-    cut = checked.resolved.cuts.get("experts")
-    if cut is None:
-        return None
-    for slot in checked.resolved.kept:
-        experts = layer_experts(checked.uses(slot, "mlp")[0])
-        if isinstance(experts, LayerExperts):
-            return None if experts.count == cut.size else (experts.count, cut)
-    return None
 
 
 def keep_experts(program: p.Program, checked: Checked) -> p.Program:
@@ -47,9 +21,9 @@ def keep_experts(program: p.Program, checked: Checked) -> p.Program:
 
     Before a text has chosen the experts, their tensors are marked as `Chosen`.
     """
-    if (found := expert_cut(checked)) is None:
+    if "experts" not in (cuts := layer_cuts(checked)):
         return program
-    (_, cut), resolved = found, checked.resolved
+    (_, cut), resolved = cuts["experts"], checked.resolved
     kept = resolved.kept_experts
     numbers = [tuple(range(cut.size))] * len(resolved.kept)
     if kept is not None:

@@ -1,4 +1,4 @@
-"""The installed packages whose merge methods a program uses."""
+"""The installed packages whose merge methods and fits a program uses."""
 
 import hashlib
 import sys
@@ -7,19 +7,22 @@ from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
 
-from gptailor.plan.registry import METHODS, Method
-from gptailor.program.program import Combine, Program
+from gptailor.plan.registry import GAP_FITS, METHODS, Method
+from gptailor.program.program import Bridged, Combine, Healed, Program, unfitted
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, tuple, type(None))
 
 
 def method_packages(program: Program) -> dict[str, str]:
-    """Return package and version by the name of each method that isn't gptailor's own."""
-    if len(METHODS) == len(METHODS.own):
+    """Return package and version by the name of each method or fit that isn't gptailor's own."""
+    if len(METHODS) + len(GAP_FITS) == len(METHODS.own):
         return {}
-    used = {name for output in program.outputs for name in _methods(output.make)}
-    foreign = sorted(used - METHODS.own)
-    return {name: str(METHODS.package(name)) for name in foreign}
+    makes = [output.make for output in program.outputs]
+    used = {name for make in makes for name in _methods(unfitted(make))} - METHODS.own
+    bridged = (make.make if isinstance(make, Healed) else make for make in makes)
+    fits = {make.gap.by for make in bridged if isinstance(make, Bridged) and make.gap.by}
+    found = {name: str(METHODS.package(name)) for name in used}
+    return found | {name: str(GAP_FITS.package(name)) for name in fits}
 
 
 def _methods(make: object) -> Iterator[str]:
@@ -35,13 +38,29 @@ def provider_of(method: str) -> str:
     return "" if method in METHODS.own else _provider(METHODS[method])
 
 
+def fit_provider(name: str | None) -> str:
+    """Return the package of a gap's fit and a digest of its code; empty for gptailor's own."""
+    return "" if name is None else _provider_of_fit(name, GAP_FITS[name])
+
+
+@lru_cache(maxsize=64)
+def _provider_of_fit(name: str, fit: type) -> str:
+    return f"{GAP_FITS.package(name)} {_digest(fit).hexdigest()}"
+
+
 @lru_cache(maxsize=64)
 def _provider(method: Method) -> str:
-    digest = hashlib.sha256()
-    for file in _source_files(getattr(method.function, "__module__", None) or ""):
-        digest.update(file.read_bytes())
+    digest = _digest(method.function)
     digest.update(repr(_code(method.function, set())).encode())
     return f"{METHODS.package(method.name)} {digest.hexdigest()}"
+
+
+def _digest(value: object) -> "hashlib._Hash":
+    """Return the sha256 of the sources that define a function or a class."""
+    digest = hashlib.sha256()
+    for file in _source_files(getattr(value, "__module__", None) or ""):
+        digest.update(file.read_bytes())
+    return digest
 
 
 def _source_files(module: str) -> list[Path]:

@@ -8,7 +8,7 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.plan.layer_parts import BRANCHES
-from gptailor.program.mixtures import expert_cut
+from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.sources import Checked
 
 
@@ -38,7 +38,7 @@ def _cut(checked: Checked) -> str | None:
     """Return the word of a plan's cut; None without a cut, and for a cut to all experts."""
     cuts = checked.plan.cuts
     if [*cuts] == ["experts"] and isinstance(cuts["experts"].size, int):
-        return None if expert_cut(checked) is None else "experts"
+        return "experts" if "experts" in layer_cuts(checked) else None
     return next(iter(cuts), None)
 
 

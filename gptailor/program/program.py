@@ -125,11 +125,13 @@ class Chosen:
 class Bridged:
     """A tensor of the layer before a gap: the result of `make`, with the gap's map folded into it.
 
-    The map is fitted on text, so the models must run for it.
+    The map is fitted on text, so the models must run for it. `provider` identifies the code of
+    another package's fit.
     """
 
     make: Making | Narrowed | Chosen
     gap: Gap
+    provider: str = ""
 
 
 @final

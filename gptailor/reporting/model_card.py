@@ -10,6 +10,7 @@ from typing import NamedTuple, final
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
 from gptailor.plan.events import FitResult, FitText
+from gptailor.plan.faults import listed
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
@@ -91,12 +92,12 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
             *(_inner_fits(inner) if inner else ()),
-            *_vocabulary(resolved, vocabulary),
-            *_experts(resolved, fits.get("experts")),
-            *_narrowed(resolved, fits.get("width")),
-            *_bridges(resolved, fits),
+            *(_vocabulary(resolved, vocabulary) if vocabulary is not None else []),
+            *(_experts(resolved, fits["experts"]) if "experts" in fits else []),
+            *(_narrowed(resolved, fits["width"]) if "width" in fits else []),
+            *(_bridges(resolved, fits) if resolved.gaps else []),
             *_healed(resolved, fits.get("heal")),
-            *_expected(plan),
+            *(_expected(plan) if plan.expects else []),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -180,9 +181,7 @@ def _inner_fits(inner: Sequence[InnerFit]) -> list[str]:
     ]
 
 
-def _experts(resolved: Resolved, result: FitResult | None) -> list[str]:
-    if result is None:
-        return []
+def _experts(resolved: Resolved, result: FitResult) -> list[str]:
     cut, share = resolved.cuts["experts"], _share_words(result.numbers["share"])
     return [
         f"Each layer with experts has {cut.size:,} of them, those with the largest mean of router "
@@ -197,9 +196,7 @@ def _experts(resolved: Resolved, result: FitResult | None) -> list[str]:
     ]
 
 
-def _narrowed(resolved: Resolved, result: FitResult | None) -> list[str]:
-    if result is None:
-        return []
+def _narrowed(resolved: Resolved, result: FitResult) -> list[str]:
     cut, share = resolved.cuts["width"], _share_words(result.numbers["recovered"])
     ridge = WIDTH_RIDGE if cut.ridge is None else cut.ridge
     return [
@@ -215,12 +212,11 @@ def _narrowed(resolved: Resolved, result: FitResult | None) -> list[str]:
 
 
 def _bridges(resolved: Resolved, fits: Mapping[str, FitResult]) -> list[str]:
-    if not resolved.gaps:
-        return []
     found = {at: (fit.tokens, fit.numbers.get("held_out", math.nan)) for at, fit in fits.items()}
+    fits_used = dict.fromkeys(f"`{gap.by}`" if gap.by else "least squares" for gap in resolved.gaps)
     return [
-        "The gaps are closed by least squares: the MLP's output projection of the layer before "
-        "each has been refitted on a text (after "
+        f"The gaps are closed by {listed(fits_used)}: the MLP's output projection of the layer "
+        "before each has been refitted on a text (after "
         "[ReplaceMe](https://arxiv.org/abs/2505.02819)). The recovered share of the missing "
         "hidden state was measured on text that a fit left out.",
         "",
@@ -235,9 +231,7 @@ def _bridges(resolved: Resolved, fits: Mapping[str, FitResult]) -> list[str]:
     ]
 
 
-def _vocabulary(resolved: Resolved, report: TokenCutReport | None) -> list[str]:
-    if report is None:
-        return []
+def _vocabulary(resolved: Resolved, report: TokenCutReport) -> list[str]:
     text = resolved.declared.cuts["vocabulary"].on
     before, after = (report.size / max(1, count) for count in (report.before, report.after))
     return [
@@ -254,8 +248,6 @@ def _vocabulary(resolved: Resolved, report: TokenCutReport | None) -> list[str]:
 
 
 def _expected(plan: Plan) -> list[str]:
-    if not plan.expects:
-        return []
     return [
         "## Expectations",
         "",

@@ -9,15 +9,15 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from gptailor.checkpoint.files import quoted
-from gptailor.evaluation.bridge.gaps import plan_gap_errors
-from gptailor.evaluation.objectives.base import Forward
-from gptailor.evaluation.objectives.size_and_speed import OfPlan
-from gptailor.evaluation.repair_estimate import (
+from gptailor.evaluation.fits.bridge.gaps import plan_gap_errors
+from gptailor.evaluation.fits.repair_estimate import (
     BRIDGE_PASSES,
     bridged_tokens,
     heal_passes,
     healed_tokens,
 )
+from gptailor.evaluation.objectives.base import Forward
+from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.scores import Score
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.faults import TailorError

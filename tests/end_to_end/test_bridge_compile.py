@@ -1,6 +1,5 @@
 """Bridged plans compiled, locked, verified; equal to the live model."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -13,8 +12,7 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluation.repair import stitch
-from gptailor.output.lock import read_lock
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.plan.events import Event, FitResult, Progress
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
@@ -97,30 +95,6 @@ def test_the_program_says_which_tensors_are_bridged(folder: Path) -> None:
                          ", L2 to L5, 'text.txt')")  # fmt: skip
 
 
-def test_the_lock_has_the_text_and_the_tokens(folder: Path) -> None:
-    lock = gptailor.lock(plan_of(folder))
-    assert sorted(lock.bridges) == ["L0", "L2"]
-    assert lock.bridges["L0"].tokens == 600
-    assert lock.bridges["L0"].file.size == len(TEXT)
-    assert {name for name, tensor in lock.tensors.items() if tensor.sketch} == set(BRIDGED)
-    lock.write(folder / "plan.tailor.lock")
-    assert read_lock(folder / "plan.tailor.lock") == lock
-    written = gptailor.compile(plan_of(folder), folder / "out", locked=lock)
-    assert written.lock is not None
-    assert written.lock.tensors == lock.tensors
-    assert gptailor.verify(folder / "out").result == "verified"
-    assert "bridges" not in json.loads(gptailor.lock(write(folder, "drop L1")).text())
-
-
-def test_another_text_is_refused(folder: Path) -> None:
-    lock = gptailor.lock(plan_of(folder))
-    (folder / "text.txt").write_text(TEXT + "more")
-    with pytest.raises(CheckpointError, match="calibration text of the bridge after L0") as caught:
-        gptailor.compile(plan_of(folder), folder / "out", locked=lock)
-    assert caught.value.code == "C704"
-    assert not (folder / "out").exists()
-
-
 def altered(folder: Path, name: str, by: float) -> None:
     file = folder / "model.safetensors"
     tensors = load_file(file)
@@ -145,15 +119,6 @@ def test_a_bridge_is_verified_to_a_tolerance(
     found = gptailor.verify(folder / "out")
     assert found.result == result
     assert [one.name for one in found.differences] == ([name] if result == "differs" else [])
-
-
-def test_without_its_text_a_bridge_is_left_open(folder: Path) -> None:
-    gptailor.compile(plan_of(folder), folder / "out", locking=True)
-    (folder / "text.txt").unlink()
-    found = gptailor.verify(folder / "out")
-    assert found.result == "unverified"
-    gone = f"their calibration text is gone ({folder / 'out' / '../text.txt'})"
-    assert found.unverified == (f"2 fitted or healed tensors: {gone}",)
 
 
 def test_a_lock_of_other_rounding_holds(folder: Path) -> None:
@@ -265,16 +230,3 @@ def test_drops_that_cannot_be_undone_are_refused(tmp_path: Path) -> None:
     assert "learns from the plan without its drops" in fault.message
     (tmp_path / "taught.parquet").touch()
     assert not gptailor.check(write(tmp_path, f'{plan}; heal on "taught.parquet"'))
-
-
-def test_a_text_that_does_not_serve_leaves_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    write(folder, 'drop L1; bridge on "gone.txt"')
-    for more in ([], ["--dry-run"]):
-        assert run(["compile", "plan.tailor", "-o", "out", *more]) == 1
-        said = capsys.readouterr().err
-        assert "error[C801]: the text can't be read: No such file or directory (gone.txt)" in said
-        assert " --> plan.tailor:" in said
-        assert not (folder / "out").exists()

@@ -19,7 +19,7 @@ import torch
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.output.lock import read_lock
 from gptailor.plan.events import Event, FitResult, HealingStart, Progress
 from gptailor.plan.faults import PlanError, errors
@@ -273,7 +273,7 @@ def test_a_killed_run_goes_on_at_its_step(folder: Path) -> None:
 SCRIPT = """
 import os, sys, time, torch, gptailor
 os.environ["XDG_CACHE_HOME"] = sys.argv[4]
-from gptailor.evaluation.heal import train
+from gptailor.evaluation.fits.heal import train
 from gptailor.plan.events import Progress
 torch.set_num_threads(1)
 train._SAVE_SECONDS = -1.0

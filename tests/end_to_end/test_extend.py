@@ -1,4 +1,4 @@
-"""Methods, objectives, strategies, families and commands of other packages."""
+"""Methods, objectives, strategies, families, fits and commands of other packages."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from gptailor.checkpoint.families.lookup import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
 from gptailor.plan.doors import Door, _entry_point_files, _points
-from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
+from gptailor.plan.packages import search_packages
+from gptailor.plan.registry import GAP_FITS, METHODS, OBJECTIVES, STRATEGIES
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"
@@ -27,7 +28,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def _doors_as_before() -> Iterator[None]:
     """Forget what a test's packages have brought."""
-    tables = (METHODS, OBJECTIVES, STRATEGIES, FAMILY_FILES, IMPORTERS, COMMANDS)
+    tables = (METHODS, OBJECTIVES, STRATEGIES, FAMILY_FILES, GAP_FITS, IMPORTERS, COMMANDS)
     before = [(dict(table), dict(table._modules), dict(table._problems)) for table in tables]
     yield
     for table, (entries, modules, problems) in zip(tables, before, strict=True):
@@ -118,7 +119,8 @@ def test_the_package_of_the_page_works(
     install: Install, here: Path, family: Path, command: Command
 ) -> None:
     code, groups = page_package(here)
-    assert groups.keys() == {"methods", "objectives", "strategies", "families", "importers"}
+    expected_groups = {"methods", "objectives", "strategies", "families", "fits", "importers"}
+    assert groups.keys() == expected_groups
     site = install("gptailor-mine", code, groups)
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         if "gptailor.testing" in block:
@@ -145,6 +147,12 @@ def test_the_package_of_the_page_works(
     assert done[0] == 0, done[2]
     assert f"tpe of {by}" in (here / "run" / "summary.md").read_text()
     assert FAMILY_FILES["my_llama"] == site / "my_llama.family.json"
+    bridged = f'drop L2\nbridge by patch on "{here}/t.txt" tokens 512 ridge 0.1\n'
+    (here / "bridged.tailor").write_text(head + bridged)
+    assert command("compile", "bridged.tailor", "-o", "bridged", "--lock")[0] == 0
+    assert json.loads((here / "bridged.tailor.lock").read_text())["methods"] == {"patch": by}
+    assert "The gaps are closed by `patch`" in (here / "bridged" / "README.md").read_text()
+    assert command("verify", "bridged")[0] == 0
     (here / "cut.txt").write_text("4 2\n")
     code, out, said = command("import", "cut.txt", "--from", "mytool")
     assert (code, out) == (0, 'tailor 1\n\nmodel base = "./base"\n\ndrop L2, L4\n')
@@ -308,6 +316,100 @@ def test_a_plan_of_an_inner_plan_names_its_package(
     (here / "outer.tailor").write_text('tailor 1\nmodel base = "./p.tailor"\ndrop L3\n')
     assert command("lock", "outer.tailor")[0] == 0
     assert json.loads((here / "outer.tailor.lock").read_text())["methods"] == {"middle": "mine 1.0"}
+
+
+def test_a_plan_of_a_bridged_plan_names_the_package_of_its_fit(
+    install: Install, bridged: Path, command: Command
+) -> None:
+    install("mine", FIT.format(adds="pass", change=ZERO), FIT_AT)
+    (bridged / "outer.tailor").write_text('tailor 1\nmodel base = "./b.tailor"\ndrop L3\n')
+    assert command("compile", "outer.tailor", "-o", "outer", "--lock")[0] == 0
+    locked = json.loads((bridged / "outer.tailor.lock").read_text())
+    assert locked["methods"] == {"zero": "mine 1.0"}
+    assert "and mine 1.0." in (bridged / "outer" / "README.md").read_text()
+    assert command("verify", "outer")[0] == 0
+
+
+FIT = """
+    import gptailor
+    import torch
+
+    class Fit(gptailor.GapFit):
+        def add(self, x, missing, target):
+            {adds}
+
+        def change(self, ridge):
+            return {change}
+"""
+ZERO = "torch.zeros(self.width_in, self.width_out)"
+FIT_AT = {"fits": {"zero": "mine:Fit"}}
+
+
+@pytest.fixture
+def bridged(family: Path, here: Path) -> Path:
+    """The folder with a plan whose gap the fit `zero` closes."""
+    (here / "t.txt").write_text("the cats sat on the mats. " * 100)
+    text = f'tailor 1\nmodel base = "{family}/base"\ndrop L2\n'
+    (here / "open.tailor").write_text(text)
+    (here / "b.tailor").write_text(f'{text}bridge by zero on "t.txt" tokens 256\n')
+    return here
+
+
+def test_a_fit_of_a_package_closes_gaps_and_is_locked_with_its_version(
+    install: Install, bridged: Path, command: Command
+) -> None:
+    install("mine", FIT.format(adds="pass", change=ZERO), FIT_AT)
+    assert gptailor.load("b.tailor").bridges[0].by == "zero"
+    words = 'bridge by zero on "t.txt" tokens 256\n'
+    assert gptailor.format((bridged / "b.tailor").read_text()).endswith(words)
+    packages = search_packages(gptailor.load("b.tailor"), [], "surrogate")
+    assert packages == ("zero of mine 1.0",)
+    assert command("compile", "b.tailor", "-o", "out", "--lock")[0] == 0
+    assert command("compile", "open.tailor", "-o", "open")[0] == 0
+    weights = "model.safetensors"
+    assert (bridged / "out" / weights).read_bytes() == (bridged / "open" / weights).read_bytes()
+    assert command("verify", "out")[0] == 0
+    assert "mine 1.0" in (bridged / "out" / "README.md").read_text()
+    install("mine", FIT.format(adds="pass", change=f"{ZERO} + 1"), FIT_AT, version="1.1")
+    said = command("compile", "b.tailor", "-o", "other", "--locked")[2]
+    assert "method 'zero': expected the package mine 1.0 by the lock, got mine 1.1" in said
+    GAP_FITS.pop("zero")
+    GAP_FITS._problems.pop("zero")
+    assert command("compile", "b.tailor", "-o", "out")[0] == 0
+    assert (bridged / "out" / weights).read_bytes() != (bridged / "open" / weights).read_bytes()
+
+
+def test_a_missing_fit_is_named_by_the_lock_beside_the_plan(
+    install: Install, bridged: Path, command: Command
+) -> None:
+    said = command("check", "b.tailor")[2]
+    assert "error[P301]: there is no fit 'zero'\n --> b.tailor:4:11\n" in said
+    assert "  = help: install its package\n" in said
+    (bridged / "b.tailor.lock").write_text('{"methods": {"zero": "mine 1.0"}}')
+    said = command("check", "b.tailor")[2]
+    assert "there is no fit 'zero'; by the lock it comes from the package mine 1.0" in said
+    assert "  = help: pip install mine==1.0\n" in said
+
+
+@pytest.mark.parametrize(
+    ("adds", "change", "says"),
+    [
+        ("1 / 0", ZERO, "raised ZeroDivisionError: division by zero"),
+        ("pass", "[1]", "expected a tensor of the shape [24, 16], got list []"),
+        ("pass", "torch.zeros(2, 3)", "expected a tensor of the shape [24, 16], got Tensor [2, 3]"),
+        ("pass", f"{ZERO} / 0", "returned NaN or infinity"),
+    ],
+)
+def test_a_wrong_fit_is_one_message(
+    adds: str, change: str, says: str, install: Install, bridged: Path, command: Command
+) -> None:
+    install("mine", FIT.format(adds=adds, change=change), FIT_AT)
+    code, _, said = command("compile", "b.tailor", "-o", "out")
+    assert code == 3
+    assert "error[C808]: the gap after L1: the fit 'zero' of mine 1.0" in said
+    assert says in said
+    assert "Traceback" not in said
+    assert not (bridged / "out").exists()
 
 
 def test_a_plan_without_foreign_names_reads_no_entry_point(

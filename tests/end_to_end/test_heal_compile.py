@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluation.heal import train
-from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.fits.heal import train
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.output.lock import read_lock
-from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
@@ -71,21 +69,6 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
-    plan = plan_of(folder)
-    written = gptailor.compile(plan, folder / "out")
-    model, live = AutoModelForCausalLM.from_pretrained(folder / "out"), stitch(plan)
-    for name, tensor in live.state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor)
-    losses = written.fits["heal"].numbers
-    assert losses["healed"] < losses["start"]
-    again = gptailor.compile(gptailor.load(folder / "out" / "plan.tailor"), folder / "again")
-    assert list(again.fits) == ["heal"]
-    assert equal(tensors(folder / "again"), tensors(folder / "out"))
-    text = (folder / "out" / "plan.tailor").read_text()
-    assert 'heal on "../text.txt" tokens 1024 rank 4  # win' in text
-
-
 @pytest.mark.parametrize(("heal", "first"), [("rank 4", 0), ("rank full", 0), ("rank 4", 2)])
 def test_what_the_program_marks_and_nothing_else_is_changed(
     folder: Path, heal: str, first: int
@@ -131,34 +114,6 @@ def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
 
 
 # ------------------------------------------------------------------------------- lock and verify
-
-
-def test_the_lock_has_the_text_and_holds(folder: Path) -> None:
-    lock = gptailor.compile(plan_of(folder), folder / "out", locking=True).lock
-    assert lock is not None
-    [locked] = lock.heal
-    assert (locked.tokens, locked.file.size) == (1024, 1500)
-    sketched = {name for name, tensor in lock.tensors.items() if tensor.sketch}
-    assert sketched == prepare(plan_of(folder)).compiled.program.fitted
-    lock.write(folder / "plan.tailor.lock")
-    assert read_lock(folder / "plan.tailor.lock") == lock
-    assert gptailor.compile(plan_of(folder), folder / "again", locked=lock).lock == lock
-    assert gptailor.verify(folder / "out").result == "verified"
-    (folder / "out" / "plan.tailor.lock").unlink()
-    assert gptailor.verify(folder / "out").result == "verified"
-    (folder / "text.txt").unlink()
-    found = gptailor.verify(folder / "out")
-    assert found.result == "unverified"
-    assert "21 fitted or healed tensors: their calibration text is gone" in found.unverified[0]
-
-
-def test_another_text_than_the_locked_one_is_refused_by_name(folder: Path) -> None:
-    lock = gptailor.lock(plan_of(folder))
-    (folder / "text.txt").write_text(letters(1500, seed=1))
-    with pytest.raises(CheckpointError, match="calibration text of 'heal' is not") as caught:
-        gptailor.compile(plan_of(folder), folder / "out", locked=lock)
-    assert caught.value.code == "C704"
-    assert not (folder / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +196,7 @@ def test_a_gguf_file_has_the_healed_weights(
 SCRIPT = """
 import os, sys, time, torch, gptailor
 os.environ["XDG_CACHE_HOME"] = sys.argv[4]
-from gptailor.evaluation.heal import train
+from gptailor.evaluation.fits.heal import train
 from gptailor.plan.events import Progress
 torch.set_num_threads(1)
 train._SAVE_SECONDS = -1.0
@@ -282,7 +237,7 @@ COMMAND = """
 import os, sys
 os.environ |= dict(word.split("=") for word in sys.argv[1].split())
 from gptailor.cli.main import main
-from gptailor.evaluation.heal import train
+from gptailor.evaluation.fits.heal import train
 train._SAVE_SECONDS = -1.0
 sys.argv[:2] = ["gptailor"]
 main()
@@ -348,17 +303,6 @@ def test_torchrun_starts_processes_that_heal_together(folder: Path, preloaded: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("healed on 1,024 tokens") == 1
     assert equal(tensors(folder / "out"), tensors(folder / "one"))
-
-
-def test_one_that_is_interrupted_leaves_no_folder(folder: Path) -> None:
-    def on_event(event: Event) -> None:
-        if isinstance(event, Progress) and event.what == "healing":
-            raise KeyboardInterrupt
-
-    before = set(folder.iterdir())
-    with pytest.raises(KeyboardInterrupt):
-        gptailor.compile(plan_of(folder), folder / "out", on_event=on_event)
-    assert set(folder.iterdir()) == before
 
 
 def test_lock_and_verify_say_how_healing_goes_on(

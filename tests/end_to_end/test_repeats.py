@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.cli.main import run
 from gptailor.convert.mergekit.exporter import export_mergekit
-from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.difference import differences

@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 import gptailor
 from gptailor.evaluation import speed
-from gptailor.evaluation.bridge.fit import Statistics
 from gptailor.evaluation.evaluate import evaluate
+from gptailor.evaluation.fits.bridge.fit import Statistics
+from gptailor.evaluation.fits.heal import train
+from gptailor.evaluation.fits.heal.heal import Healer
+from gptailor.evaluation.fits.heal.learning import LowRankChanges
+from gptailor.evaluation.fits.importance import importance_matrix, importance_text
+from gptailor.evaluation.fits.repair import fit, stitch
+from gptailor.evaluation.fits.repair_estimate import repair_estimates
+from gptailor.evaluation.fits.width import neurons
 from gptailor.evaluation.forward.evaluator import Evaluator, Gathering
 from gptailor.evaluation.generate import generate as answer
-from gptailor.evaluation.heal import train
-from gptailor.evaluation.heal.heal import Healer
-from gptailor.evaluation.heal.learning import LowRankChanges
-from gptailor.evaluation.importance import importance_matrix, importance_text
 from gptailor.evaluation.live import template
 from gptailor.evaluation.live.layer_cache import LayerStream, peers_of
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives import generate as generative
 from gptailor.evaluation.objectives import kl
-from gptailor.evaluation.repair import fit, stitch
-from gptailor.evaluation.repair_estimate import repair_estimates
 from gptailor.evaluation.scores import Score
-from gptailor.evaluation.width import neurons
 from gptailor.methods import arrays
 from gptailor.output.compile import ComputeOptions
 from gptailor.plan.faults import TailorError

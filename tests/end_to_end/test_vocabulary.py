@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
-from gptailor.cli import main as cli
 from gptailor.evaluation.objectives.base import ObjectiveError
 from gptailor.plan.faults import PlanError
 from gptailor.prepare import ready
@@ -146,22 +145,6 @@ def test_a_text_that_changes_during_a_compile_is_refused(models: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_lock_and_the_card_have_the_cut(models: Path, tmp_path: Path) -> None:
-    plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"')
-    result = gptailor.compile(plan, tmp_path / "out", locking=True)
-    assert result.lock is not None
-    assert result.lock.vocabulary is not None
-    assert result.lock.vocabulary.kept == SIZE
-    assert f"| {SIZE} | 360 |" in (tmp_path / "out" / "README.md").read_text()
-    again = gptailor.load(tmp_path / "out" / "plan.tailor")
-    assert gptailor.compile(again, tmp_path / "again", locked=result.lock).vocabulary
-    text = models.parent / "vocabulary-other.txt"
-    text.write_text("another text")
-    other = plan_of(models, f'vocabulary {SIZE} on "{text}"')
-    with pytest.raises(gptailor.TailorError, match="the calibration text of 'vocabulary'"):
-        gptailor.compile(other, tmp_path / "other", locked=result.lock)
-
-
 def test_without_the_models_the_tokenizer_is_not_compared(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "base", tmp_path / "base")
     head = 'tailor 1\nmodel base = "./base"\n'
@@ -170,21 +153,6 @@ def test_without_the_models_the_tokenizer_is_not_compared(models: Path, tmp_path
     shutil.rmtree(tmp_path / "base")
     found = gptailor.verify(tmp_path / "out")
     assert (found.result, found.differences) == ("unverified", ())
-
-
-def test_a_missing_text_is_a_fault_with_its_place(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "p.tailor").write_text(
-        f'tailor 1\nmodel base = "{models / "base"}"\nvocabulary {SIZE} on "gone.txt"\n'
-    )
-    into = ["-o", str(tmp_path / "out")]
-    for command in (["compile", *into], ["compile", "--dry-run", *into], ["lock"]):
-        assert cli.run([command[0], str(tmp_path / "p.tailor"), *command[1:]]) == 1
-        error = capsys.readouterr().err
-        assert "error[C801]" in error
-        assert "p.tailor:3:" in error
-    assert not (tmp_path / "out").exists()
 
 
 def test_vocabularies_are_compared_by_byte(models: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import gptailor
 from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.samples import Samples
 from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.space_trials import Trials, opened

@@ -16,10 +16,10 @@ from transformers.utils import logging
 import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.evaluate import evaluate
+from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.evaluation.objectives.base import ObjectiveError
-from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import NOTHING_HELD
 from gptailor.evaluation.scores import Failure, Score

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
+from gptailor.evaluation.fits.heal.heal import HealedLayers, Healer
+from gptailor.evaluation.fits.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.heal.heal import HealedLayers, Healer
-from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of

@@ -25,7 +25,7 @@ LEFT_OUT = {
     "end_to_end/test_vocabulary.py": [
         "test_one_space_has_every_cut_of_a_mixture",
     ],
-    "evaluation/heal/test_process_group.py": [
+    "evaluation/fits/heal/test_process_group.py": [
         "test_two_processes_learn_as_one_does_with_the_same_steps",
     ],
     "output/gguf/test_file.py": [
@@ -111,10 +111,10 @@ LEFT_OUT = {
     "end_to_end/test_startup.py": [
         "test_a_merge_imports_numpy_alone",
     ],
-    "evaluation/bridge/test_bridge.py": [
+    "evaluation/fits/bridge/test_bridge.py": [
         "test_two_processes_give_the_same_bytes",
     ],
-    "evaluation/heal/test_heal.py": [
+    "evaluation/fits/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
     "plugins/report/test_run_sections.py": [
@@ -176,7 +176,7 @@ ONE_IN = {
     "output/gguf/test_weighted_file.py": {
         "test_each_matrix_of_a_layer_is_weighted_by_its_columns": 3,
     },
-    "evaluation/test_importance.py": {
+    "evaluation/fits/test_importance.py": {
         "test_columns_have_the_mean_squares_of_the_compiled_model": 3,
     },
     "checkpoint/families/test_families.py": {
@@ -259,7 +259,7 @@ ONE_IN = {
         "": 4,
         "test_a_stitched_model_reads_a_text_as_the_compiled_one": 8,
     },
-    "evaluation/bridge/test_bridge.py": {
+    "evaluation/fits/bridge/test_bridge.py": {
         "test_a_fit_folded_into_weights_is_the_fit_at_run_time": 6,
         "test_every_family_is_bridged": 6,
         "test_the_explained_share_is_that_of_the_bridged_model": 6,
@@ -270,18 +270,18 @@ ONE_IN = {
     "evaluation/forward/test_stitched.py": {
         "test_the_numbers_of_the_compiled_folder": 3,
     },
-    "evaluation/heal/test_heal.py": {
+    "evaluation/fits/heal/test_heal.py": {
         "test_what_is_said_of_a_family_is_true_of_the_model": 2,
     },
-    "evaluation/heal/test_learning.py": {
+    "evaluation/fits/heal/test_learning.py": {
         "test_every_family_learns_by_its_gradient_and_is_folded_as_it_ran": 3,
         "test_in_bfloat16_the_gradient_is_nearly_the_same": 4,
         "test_the_weights_themselves_learn_by_their_gradient_and_are_folded": 2,
     },
-    "evaluation/heal/test_teacher.py": {
+    "evaluation/fits/heal/test_teacher.py": {
         "test_what_is_damaged_is_asked_again": 5,
     },
-    "evaluation/heal/test_train.py": {
+    "evaluation/fits/heal/test_train.py": {
         "test_a_damaged_state_is_begun_anew_to_the_same_bytes": 4,
         "test_a_run_that_was_broken_off_goes_on_to_the_same_bytes": 3,
     },
@@ -297,20 +297,18 @@ ONE_IN = {
     "evaluation/test_evaluate.py": {
         "test_speeds_of_a_model_and_its_base": 3,
     },
-    "evaluation/test_expert_chooser.py": {
-        "test_a_live_model_equals_the_compiled_folder": 3,
+    "evaluation/fits/test_expert_chooser.py": {
         "test_experts_that_no_token_takes_leave_without_a_trace": 4,
     },
     "evaluation/test_gguf_tokenizer.py": {
         "test_texts_become_llama_cpps_tokens": 5,
     },
-    "evaluation/test_healing_store.py": {
+    "evaluation/fits/test_healing_store.py": {
         "test_whatever_decides_a_bridge_makes_another_one": 5,
         "test_whatever_decides_the_result_is_another_healing": 3,
     },
-    "evaluation/width/test_narrow.py": {
+    "evaluation/fits/width/test_narrow.py": {
         "test_the_output_equals_a_fit_by_transformers_and_least_squares": 3,
-        "test_a_live_model_equals_the_compiled_folder": 3,
         "test_neurons_that_give_zero_leave_without_a_trace": 6,
     },
     "lang/test_table.py": {

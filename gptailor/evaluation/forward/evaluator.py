@@ -5,7 +5,6 @@ the last layer, some rows at a time. `block_influence` measures how much each la
 states.
 """
 
-import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar, final
@@ -238,7 +237,6 @@ class Evaluator:
 
     def _free(self) -> None:
         self._prefixes.clear()
-        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, final
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -252,7 +253,10 @@ def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
 
 @final
 class StreamedLayer:
-    """A layer of a live model: its module, filled while it is used and hollow otherwise."""
+    """A layer of a live model: its module, filled while it is used and hollow otherwise.
+
+    The module's hooks refer to the layer, so the layer's reference to the module is weak.
+    """
 
     def __init__(
         self,
@@ -262,7 +266,7 @@ class StreamedLayer:
         hollow: NamedTensors,
         following: Content | None,
     ) -> None:
-        self.module = module
+        self._module = ref(module)
         self.content = content
         self.hollow = hollow
         self.stream = stream
@@ -271,6 +275,13 @@ class StreamedLayer:
         self._running = 0
         module.register_forward_pre_hook(self._before)
         module.register_forward_hook(self._after, always_call=True)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module, which its model keeps."""
+        module = self._module()
+        assert module is not None, "a layer of a model that is gone"
+        return module
 
     @contextmanager
     def held(self) -> Iterator[nn.Module]:

@@ -9,6 +9,7 @@ kernels round otherwise there, by 1e-7.)
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import final
 
 import torch
@@ -42,6 +43,10 @@ MERGED_MODELS = 8
 """The largest cache of merged layers, in base sizes; a search's next plans resemble the last."""
 SURROUNDINGS = 4
 """The share of the bytes of merged layers that may go to embeddings and heads: one in so many."""
+
+
+_Homes = dict[tuple[str, str], ModelTemplate]
+"""The latest template with a layer of a kind and a dtype."""
 
 
 @final
@@ -78,6 +83,9 @@ class Stitched:
 class Stitcher:
     """The models of a plan or of a space, loaded once, and live models of their layers.
 
+    A stitcher owns the weights on its device. Nothing that it owns refers to it, so the weights
+    leave the device with the last reference to the stitcher and its live models.
+
     Weights are read when a plan first uses them. `dtype` is that of the live models; by default
     their configuration's, as in transformers. `memory` bounds the bytes of weights on the device;
     without it all used weights stay. `merged` bounds the bytes of merged layers that are kept for
@@ -88,7 +96,7 @@ class Stitcher:
     If there are several `gpus`, one computes, and the others hold waiting layers. The results are
     those of one GPU, bit for bit.
 
-    `gptailor.evaluation.repair` adds bridges and healing. Quantised models are dequantised as they
+    `gptailor.evaluation.fits` adds bridges and healing. Quantised models are dequantised as they
     are read. Raises TailorError for a missing device, and CheckpointError for
     a quantised model that can't be read.
     """
@@ -118,19 +126,19 @@ class Stitcher:
         self._base = models["base"]
         self.tensors = TensorMaker(self.device, keep=memory is None)
         self._templates: RecentlyUsed[Hashable, ModelTemplate] = RecentlyUsed()
-        self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
+        self._homes: _Homes = {}
         self._cache: layer_cache.LayerCache | None = None
         self._stream: layer_cache.LayerStream | None = None
         if merged is None:
             base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
             merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
         self.merged = merged
+        make = partial(_made, self._homes)
         if memory is None:
-            self._cache = layer_cache.LayerCache(self._make, merged)
+            self._cache = layer_cache.LayerCache(make, merged)
         else:
-            self._stream = layer_cache.LayerStream(
-                self._make, self._ahead, self.device, memory, peers
-            )
+            ahead = partial(_is_direct, self._homes)
+            self._stream = layer_cache.LayerStream(make, ahead, self.device, memory, peers)
 
     def stitch(self, plan: Plan) -> Stitched:
         """Return the live model of a closed plan that has no faults against the models.
@@ -216,12 +224,15 @@ class Stitcher:
         self._templates.forget(self.merged // SURROUNDINGS if self._stream is None else 0)
         return template
 
-    def _make(self, content: Content) -> layer_cache.LayerTensors:
-        with torch.inference_mode(mode=False), torch.no_grad():
-            return self._homes[content.kind, content.dtype].layer(content)
 
-    def _ahead(self, content: Content) -> bool:
-        return self._homes[content.kind, content.dtype].direct(content)
+def _made(homes: _Homes, content: Content) -> layer_cache.LayerTensors:
+    """Return a layer's tensors on the device."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return homes[content.kind, content.dtype].layer(content)
+
+
+def _is_direct(homes: _Homes, content: Content) -> bool:
+    return homes[content.kind, content.dtype].direct(content)
 
 
 def _surrounding(contents: ModelContents) -> Hashable:

@@ -46,9 +46,9 @@ from gptailor.program.gguf.tensors import GgufTensorPlan, planned_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluation.bridge.states import CalibrationText
-    from gptailor.evaluation.importance import ImportanceMatrix
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.importance import ImportanceMatrix
+    from gptailor.evaluation.fits.repair import Fitted
 
 PLAN_KEY = "gptailor.plan"
 LOCK_KEY = "gptailor.lock"

@@ -26,8 +26,8 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.bridge.states import CalibrationText
-    from gptailor.evaluation.repair import Fitted
+    from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.repair import Fitted
 
 
 @final
@@ -96,7 +96,7 @@ class CompiledGguf(CompiledOutput):
         text = self._facts.get(TEXT_KEY)
         if not isinstance(text, str):
             return None
-        from gptailor.evaluation.importance import importance_text  # imports torch
+        from gptailor.evaluation.fits.importance import importance_text  # imports torch
 
         found = importance_text(prepared, self.path.parent / text)
         locked = None if self.lock is None or self.lock.gguf is None else self.lock.gguf.imatrix
@@ -122,7 +122,7 @@ class CompiledGguf(CompiledOutput):
         file, importance = self._file, None
         file.prepared = prepared  # its inner plans are fitted
         if file.text is not None and file.weighted - set(skipped):
-            from gptailor.evaluation.importance import importance_matrix  # imports torch
+            from gptailor.evaluation.fits.importance import importance_matrix  # imports torch
 
             importance = importance_matrix(prepared, file.text, fitted, anew=True)
         specs = [tensor.spec for name, tensor in file.tensors.items() if name not in skipped]

@@ -21,11 +21,11 @@ from gptailor.checkpoint.datasets import (
     read_rows,
 )
 from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.evaluation.fits.heal.sources import AnsweringTeacher
+from gptailor.evaluation.fits.heal.teacher import teacher_error
+from gptailor.evaluation.fits.heal.text import EncodedRow, HealingSource
+from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.heal.sources import AnsweringTeacher
-from gptailor.evaluation.heal.teacher import teacher_error
-from gptailor.evaluation.heal.text import EncodedRow, HealingSource
-from gptailor.evaluation.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.objectives.generate import Continuation, continued
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
 from gptailor.evaluation.scores import Failure, NotANumberError

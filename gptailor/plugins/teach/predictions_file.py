@@ -28,8 +28,8 @@ from jaxtyping import Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 from gptailor.checkpoint.datasets import CalibrationError, order
-from gptailor.evaluation.heal.sources import unusable_predictions
-from gptailor.evaluation.heal.text import EncodedRow, HealingSource
+from gptailor.evaluation.fits.heal.sources import unusable_predictions
+from gptailor.evaluation.fits.heal.text import EncodedRow, HealingSource
 
 if TYPE_CHECKING:  # an extra, and slow to import
     import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]

@@ -18,17 +18,17 @@ from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import writing
 from gptailor.checkpoint.write.writer import free_space, new_output
 from gptailor.evaluation.dtype import healing_dtype
-from gptailor.evaluation.heal.kept import working_folder
-from gptailor.evaluation.heal.teacher import TAUGHT, Predictions, explaining_not_finite
-from gptailor.evaluation.heal.teacher_chats import TeacherChats
-from gptailor.evaluation.heal.text import (
+from gptailor.evaluation.fits.heal.kept import working_folder
+from gptailor.evaluation.fits.heal.teacher import TAUGHT, Predictions, explaining_not_finite
+from gptailor.evaluation.fits.heal.teacher_chats import TeacherChats
+from gptailor.evaluation.fits.heal.text import (
     HEALING_WINDOW,
     Packing,
     file_source,
     mixed_texts,
     sequence_counts,
 )
-from gptailor.evaluation.kept_tensors import environment
+from gptailor.evaluation.fits.kept_tensors import environment
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import (

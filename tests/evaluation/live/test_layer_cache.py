@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.evaluation.live.content_keys import Content
 from gptailor.evaluation.live.layer_cache import LayerStream, LayerTensors, peers_of
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
-from gptailor.evaluation.repair import stitch
 from gptailor.evaluation.speed import parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
+from gptailor.evaluation.fits.repair import stitch
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
-from gptailor.evaluation.repair import stitch
 from gptailor.evaluation.speed import cache_bytes, parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan

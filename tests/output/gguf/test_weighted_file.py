@@ -14,8 +14,8 @@ from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.cli import main as cli
-from gptailor.evaluation import importance
-from gptailor.evaluation.importance import ImportanceMatrix, importance_matrix, importance_text
+from gptailor.evaluation.fits import importance
+from gptailor.evaluation.fits.importance import ImportanceMatrix, importance_matrix, importance_text
 from gptailor.output.gguf.file import TEXT_KEY, GgufFile
 from gptailor.prepare import prepare
 from gptailor.program.load import load_tensor

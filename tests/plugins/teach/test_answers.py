@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.evaluation.heal import train
-from gptailor.evaluation.heal.heal import HealedLayers
+from gptailor.evaluation.fits.heal import train
+from gptailor.evaluation.fits.heal.heal import HealedLayers
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.generate import continued
 from gptailor.evaluation.objectives.tokens import Prompt

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gptailor
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.evaluation.heal import heal as healing_module
-from gptailor.evaluation.heal import train
-from gptailor.evaluation.heal.heal import Healer
-from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, SharedWork
-from gptailor.evaluation.heal.teacher import Teachers
+from gptailor.evaluation.fits.heal import heal as healing_module
+from gptailor.evaluation.fits.heal import train
+from gptailor.evaluation.fits.heal.heal import Healer
+from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup, SharedWork
+from gptailor.evaluation.fits.heal.teacher import Teachers
 from gptailor.plan import optional_packages
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach.predictions_file import ParquetPredictions, write_predictions

@@ -1,0 +1,13 @@
+"""Everything in a plan that needs a text: neurons, experts, bridges, healing."""
+
+__all__ = [
+    "bridge",
+    "fit",
+    "heal",
+    "importance",
+    "inner_fits",
+    "inner_plans",
+    "kept_tensors",
+    "repair",
+    "repair_estimate",
+]

@@ -1,0 +1,461 @@
+"""Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights.
+
+`Statistics` holds the sums over tokens that a bridge is fitted from, and `solve` is the fit.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any, NoReturn, TypeVar, final
+
+import torch
+from jaxtyping import Float, Float64, Shaped
+from torch import Tensor
+
+from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checks.bridges import last_projection
+from gptailor.evaluation.fits.bridge.states import (
+    CalibrationText,
+    OwnContents,
+    Sequences,
+    Walk,
+)
+from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
+from gptailor.evaluation.fits.kept_tensors import KeptTensors, environment
+from gptailor.evaluation.live import content_keys
+from gptailor.evaluation.live.template import configuration
+from gptailor.methods import rounding
+from gptailor.plan.events import FitResult, OnEvent, Progress
+from gptailor.plan.faults import CodedError
+from gptailor.plan.layers import Slot, bridge_over
+from gptailor.plan.registry import GAP_FITS
+from gptailor.plan.resolved import Gap, Resolved
+from gptailor.program.packages import fit_provider
+from gptailor.program.sources import Checked
+
+CHUNK = 1024
+"""Tokens that are widened to float64 at once."""
+GRAM_COLUMNS = 512
+"""Columns of XᵀΩX that are summed at once: the half below the diagonal is left out."""
+
+
+@final
+class BridgeError(CodedError):
+    """A gap can't be bridged, or an MLP narrowed."""
+
+
+@final
+class Statistics:
+    """Weighted sums in float64 over tokens: of the inputs X of a fit, and of its targets R.
+
+    X has `width_in` entries a token, R has `width_out`. R = T − Y − M is the difference that the
+    hidden state before the gap lacks to the state after it. `gram` is the upper triangle of XᵀΩX,
+    and `cross` is XᵀΩR. `squares` is the weighted sum of R's squares. `count` counts the tokens.
+    """
+
+    def __init__(self, width_in: int, width_out: int, device: torch.device | str = "cpu") -> None:
+        def zeros(*shape: int) -> Float64[Tensor, "..."]:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.gram = zeros(width_in, width_in)
+        self.cross = zeros(width_in, width_out)
+        self.squares = zeros()
+
+    @staticmethod
+    def size(width_in: int, width_out: int) -> int:
+        """Return the bytes of the sums, including those of `solve`."""
+        return 8 * width_in * (width_in + width_out)
+
+    def add(
+        self,
+        x: Float[Tensor, " n width_in"],
+        residual: Float[Tensor, " n width_out"],
+        weights: Float64[Tensor, " n"],
+    ) -> None:
+        """Add tokens to the sums. Raises BridgeError (C807) for NaN and infinity."""
+        for at in range(0, len(x), CHUNK):
+            chunk = slice(at, at + CHUNK)
+            root = weights[chunk].sqrt()[:, None]
+            wide, lack = x[chunk].double() * root, residual[chunk].double() * root
+            for column in range(0, wide.shape[1], GRAM_COLUMNS):
+                block = slice(column, column + GRAM_COLUMNS)
+                self.gram[block, column:].addmm_(wide[:, block].T, wide[:, column:])
+            self.cross.addmm_(wide.T, lack)
+            self.squares.add_(lack.square_().sum())
+        self.count += len(x)
+        if not bool(torch.isfinite(self.squares + self.gram.diagonal().sum())):
+            raise BridgeError("C807", "hidden states are not finite (NaN or infinity)")
+
+
+def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
+    """Return Ω: 1/|T|² of each token, so that errors count as in the next norm.
+
+    A token with a T of zero has the weight 0, as there is no size to compare an error with.
+    """
+    squares = target.double().square().sum(-1)
+    return torch.where(squares > 0, squares.reciprocal(), 0.0)
+
+
+FittedTokens = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"], Float64[Tensor, " _"]]
+"""X, R and Ω of some tokens: [tokens, width_in], [tokens, width_out], [tokens]."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A fit: the matrix C in R ≈ XC, and the share of R's weighted squares that XC explains.
+
+    XᵀΩX + λI equals SLLᵀS, with S the diagonal matrix of `scale` and L the lower half of `lower`.
+    """
+
+    change: Float64[Tensor, " width_in width_out"]
+    explained: float
+    lower: Float64[Tensor, " width_in width_in"]
+    scale: Float64[Tensor, " width_in 1"]
+
+    def held_out(self, sequences: Sequence[FittedTokens]) -> float:
+        """Return the share that is explained of sequences when the fit leaves each out in turn.
+
+        The residual of a sequence without which C is fitted is (I − H)⁻¹(R − XC), for
+        H = X (XᵀΩX + λI)⁻¹ Xᵀ of its own rows, weighted by √Ω. λ stays the same. So no second fit
+        is needed (Allen's PRESS statistic, by blocks). Return NaN if a fit without some sequence
+        has no solution, which a ridge of 0 may cause.
+        """
+        left = whole = 0.0
+        for x, residual, omega in sequences:
+            root = omega.sqrt()[:, None]
+            wide, lack = ((part.double() * root).to(self.lower.device) for part in (x, residual))
+            half = torch.linalg.solve_triangular(self.lower, wide.T / self.scale, upper=False)
+            kept = torch.eye(len(wide), dtype=wide.dtype, device=wide.device) - half.T @ half
+            residuals, failed = torch.linalg.solve_ex(kept, lack - wide @ self.change)
+            left += math.nan if int(failed) else float(residuals.square().sum())
+            whole += float(lack.square().sum())
+        return 1 - left / whole if whole else 0.0
+
+
+def solve(statistics: Statistics, ridge: float) -> Solution:
+    """Solve C = (XᵀΩX + λI)⁻¹ XᵀΩR, with λ = ridge × the median of XᵀΩX's diagonal.
+
+    The median leaves out entries of X that are always zero, and C is zero there. The factors and C
+    overwrite the sums. Raises BridgeError (C808) where XᵀΩX + λI has no inverse.
+    """
+    diagonal = statistics.gram.diagonal()
+    positive = diagonal[diagonal > 0]
+    damping = ridge * (float(positive.median()) if len(positive) else 1.0)
+    diagonal.add_(damping)
+    scale = diagonal.sqrt()[:, None]  # so that large entries leave small ones their digits
+    lower = statistics.gram.div_(scale).div_(scale.T).T  # by columns, as LAPACK works in place
+    failed = torch.zeros((), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    own = lower.diagonal()
+    least = own.max() * len(own) ** 0.5 * torch.finfo(torch.float32).eps  # digits of X; NaN: none
+    if int(failed) or not bool(own.min() > least):
+        message = (
+            f"the fit has no unique solution: its {len(lower)} inputs depend on each other over "
+            f"{statistics.count:,} tokens"
+        )
+        raise BridgeError("C808", message, "give a ridge above 0, or more tokens of other text")
+    half = torch.linalg.solve_triangular(
+        lower, statistics.cross.div_(scale), upper=False, out=statistics.cross
+    )
+    gain = float(half.square().sum())  # of the damped fit: tr(CᵀXᵀΩR)
+    change = torch.linalg.solve_triangular(lower.T, half, upper=True, out=half).div_(scale)
+    squares = float(statistics.squares)
+    gain += damping * float(torch.linalg.vector_norm(change)) ** 2
+    return Solution(change, gain / squares if squares else 0.0, lower, scale)
+
+
+def foreign_change(
+    name: str,
+    widths: tuple[int, int],
+    device: torch.device,
+    pairs: Iterable[tuple[Tensor, Tensor, Tensor]],
+    ridge: float,
+) -> Float[Tensor, " width_in width_out"]:
+    """Return the change C of a package's fit of a gap, in float64.
+
+    Raises BridgeError (C808) if the fit raises an error or returns no finite matrix of this shape.
+    """
+    who = f"the fit '{name}' of {GAP_FITS.package(name)}"
+
+    def called(function: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            message = f"{who} raised {type(error).__name__}: {error}".partition("\n")[0]
+            raise BridgeError("C808", message) from error
+
+    fit = called(GAP_FITS[name], *widths, device)
+    for x, missing, target in pairs:
+        called(fit.add, x, missing, target)
+    change = called(fit.change, ridge)
+    shape = tuple(getattr(change, "shape", ()))
+    if not isinstance(change, Tensor) or shape != widths:
+        got = f"got {type(change).__name__} {list(shape)}"
+        raise BridgeError("C808", f"{who}: expected a tensor of the shape {list(widths)}, {got}")
+    if not bool(change.isfinite().all()):
+        raise BridgeError("C808", f"{who} returned NaN or infinity")
+    return change.to(device=device, dtype=torch.float64)
+
+
+# -------------------------------------------------------------------------------------- the bridges
+
+
+def carriers(layout: Layout, content: content_keys.Content) -> list[str]:
+    """Return the names of a layer's tensors that are the last projections of its MLP branch."""
+    names = [output.spec.name for output in content.outputs]
+    return [name for name in names if projection(layout, name) == "mlp"]
+
+
+def fold_fit(
+    change: Float64[Tensor, " width_in width_out"],
+    projections: Mapping[str, Shaped[Tensor, "..."]],
+    layout: Layout,
+    dtypes: Mapping[str, str],
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """Fold the change C into a branch's projections, so that the branch also adds XC.
+
+    Where X are the inputs of the only last projection, a weight A (h = Ax + b) becomes A + Cᵀ, and
+    b stays. Where X are the summed outputs of experts, each expert's A (the last two axes) becomes
+    WᵀA and its b becomes Wᵀb, with W = I + C. Weights that are stored as (inputs, outputs) are
+    transposed. The results are on the CPU, rounded once to `dtypes` (safetensors' names).
+    Raises BridgeError (C807) where a dtype can't hold a value.
+    """
+    last = last_projection(layout, {name: tensor.shape for name, tensor in projections.items()})
+    folded = {}
+    for name, tensor in projections.items():
+        wide = tensor.to(device=change.device, dtype=change.dtype)
+        if last is None:
+            after = tensor.dim() > 1 and layout.transposed
+            wide = wide + (wide @ change if after else change.T @ wide)
+        elif wide.dim() > 1:
+            wide = wide + (change if layout.transposed else change.T)
+        refuse = partial(_refuse, name, dtypes[name])
+        result = rounding.rounded(wide, dtypes[name], refuse)
+        folded[name] = result.contiguous().cpu()
+    return folded
+
+
+def _refuse(name: str, dtype: str, _: int) -> NoReturn:
+    raise BridgeError("C807", f"'{name}' fitted has values that {dtype} can't hold")
+
+
+@contextmanager
+def naming_errors(what: str, undone: content_keys.ModelContents) -> Iterator[None]:
+    """Name what is fitted in a BridgeError, and the stored tensor with NaN or infinity, if any."""
+    try:
+        yield
+    except BridgeError as error:
+        message = f"{what}: {error.message}"
+        if error.code == "C807" and (broken := content_keys.not_finite(undone)) is not None:
+            message += f": {broken}"
+        raise BridgeError(error.code, message, error.help) from None
+
+
+def _own_bytes(content: content_keys.Content | None, whole: content_keys.Content) -> bytes:
+    """Return the bytes that a layer of a plan is known by, beside the undropped plan's."""
+    if content is None or content is whole:
+        return b"dropped" if content is None else b"undone"
+    return content_keys.instructions(content.outputs).encode() + content.fitted_digest
+
+
+_Measured = TypeVar("_Measured")
+
+
+def measured_layers(
+    contents: content_keys.ModelContents,
+    slots: Sequence[Slot],
+    what: tuple[str, str],
+    measure: Callable[[int], _Measured],
+    on_event: OnEvent,
+) -> Iterator[_Measured]:
+    """Yield the measurement of each layer of a plan, in order; `slots` are the layers.
+
+    `what` names the part of a layer in errors, and the work in the events of `Progress`.
+    """
+    begun, total = time.monotonic(), len(contents.layers)
+    for number, slot in enumerate(slots):
+        layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
+        with naming_errors(f"the {what[0]} of {layer}", contents):
+            measured = measure(number)
+        each = (time.monotonic() - begun) / (number + 1)
+        left = each * (total - number - 1)
+        on_event(Progress(what[1], number + 1, total, seconds_left=left))
+        yield measured
+
+
+def fit_key(
+    contents: content_keys.ModelContents,
+    settings: Sequence[object],
+    text: CalibrationText,
+    more: Iterable[bytes] = (),
+) -> str:
+    """Return a hash of everything that decides a fit on the states of some contents."""
+    key = hashlib.sha256(repr((contents.instructions, tuple(settings), environment())).encode())
+    for part in chain(more, text.token_bytes()):
+        key.update(part)
+    return key.hexdigest()[:32]
+
+
+LEFT_OUT_TOKENS = 1024
+"""Tokens of the sequences that are left out in turn, for `held_out`."""
+
+
+@final
+class Bridger(Fit):
+    """Fits the bridges of plans. The beginnings that plans have in common are fitted once."""
+
+    folder = "bridged"
+
+    @staticmethod
+    def wanted(checked: Checked) -> bool:
+        """Return whether a plan closes gaps."""
+        return bool(checked.resolved.gaps)
+
+    def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
+        """Return a plan with the fits of its gaps.
+
+        Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
+        closed.
+        """
+        resolved, narrowed = fitted.resolved, fitted.narrowed
+        changes, results = dict[int, Mapping[str, Tensor]](), list[FitResult]()
+        gaps = resolved.gaps
+        undone = undropped = self.table.contents(resolved.undone)
+        if narrowed or resolved.kept_experts is not None:
+            undropped = self.table.contents(resolved.undropped)
+        if narrowed:
+            undropped = self.table.with_fitted(undropped, dict(enumerate(narrowed)))
+        own: list[content_keys.Content | None] = [None] * len(undone.layers)
+        for number in resolved.undone_numbers:
+            own[number] = undropped.layers[number]
+        sizes = [self._widths(_before(gap, own)) for gap in gaps]
+        texts = [self._text(resolved, *pair) for pair in zip(gaps, sizes, strict=True)]
+        self.stitcher.reserve(max(Statistics.size(*size) for size in sizes))
+        walk: Walk | None = None
+
+        def walk_of(text: CalibrationText) -> Walk:
+            nonlocal walk
+            if walk is None or walk.batches is not text.batches:
+                walk = Walk(
+                    undone, undropped, self.table, self.stitcher.live, text.batches, self.place
+                )
+            return walk
+
+        try:
+            for gap, text in zip(gaps, texts, strict=True):
+                make = partial(self._fit, partial(walk_of, text), gap, own, text, on_event)
+                fit = self.kept(self._key(undone, own, gap, text), make)
+                own[gap.start] = self.table.fitted(_before(gap, own), fit.tensors)
+                changes[gap.index] = fit.tensors
+                texts_read = fit_texts((text.digest, text.tokens))
+                results.append(FitResult("bridge", f"L{gap.after}", texts_read, fit.numbers))
+        finally:
+            self.stitcher.reserve(0)
+        return fitted.having(changes, *results)
+
+    def _fit(
+        self,
+        walk_of: Callable[[], Walk],
+        gap: Gap,
+        own: OwnContents,
+        text: CalibrationText,
+        on_event: OnEvent,
+    ) -> KeptTensors:
+        def on_layer(done: int, seconds_left: float) -> None:
+            on_event(Progress("bridging", done, gap.end, gap.name, seconds_left))
+
+        on_event(Progress("bridging", 0, gap.end, gap.name))
+        walk, content = walk_of(), _before(gap, own)
+        names = carriers(self.layout, content)
+        outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
+        widths, numbers = self._widths(content), dict[str, float]()
+        with naming_errors(gap.name, walk.undone):
+            pairs = walk.pairs(gap.start, gap.end, own, on_layer)
+            if gap.by is not None:
+                change = foreign_change(gap.by, widths, walk.device, pairs, gap.ridge)
+            else:
+                sums = Statistics(*widths, walk.device)
+                sampled = add_tokens(sums, text, pairs)
+                solution = solve(sums, gap.ridge)
+                change, explained = solution.change, solution.explained
+                numbers = {"explained": explained, "held_out": solution.held_out(sampled)}
+            unbridged = {
+                name: self.stitcher.tensors.of_layer(content, o) for name, o in outputs.items()
+            }
+            dtypes = {name: output.spec.dtype for name, output in outputs.items()}
+            tensors = fold_fit(change, unbridged, self.layout, dtypes)
+        return KeptTensors(tensors, numbers)
+
+    def _key(
+        self,
+        undone: content_keys.ModelContents,
+        own: OwnContents,
+        gap: Gap,
+        text: CalibrationText,
+    ) -> str:
+        """Return a hash of everything that decides a gap's fit."""
+        before = replace(undone, layers=undone.layers[: gap.end])
+        settings = gap.start, gap.end, gap.ridge, fit_provider(gap.by), *self.devices
+        pairs = zip(own[: gap.start + 1], undone.layers, strict=False)
+        return fit_key(before, settings, text, (_own_bytes(*pair) for pair in pairs))
+
+    def _widths(self, content: content_keys.Content) -> tuple[int, int]:
+        """Return the widths of the inputs and outputs of a bridge after this layer.
+
+        The bridge's inputs are those of the branch's last projection, or the outputs of a branch of
+        experts.
+        """
+        shapes = {output.spec.name: output.spec.shape for output in content.outputs}
+        hidden = int(configuration(self.table.models["base"].config).hidden_size)
+        last = last_projection(self.layout, shapes)
+        return (hidden if last is None else last.inputs), hidden
+
+    def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:
+        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens."""
+        plan = resolved.declared
+        number = bridge_over(plan, gap.after)
+        named = number is not None and plan.bridges[number].tokens is not None
+        return self.texts.of(plan, gap.on, gap.tokens, widths[0], named=named, statement="bridge")
+
+
+def add_tokens(
+    sums: Statistics, text: CalibrationText, pairs: Iterable[tuple[Tensor, Tensor, Tensor]]
+) -> list[FittedTokens]:
+    """Add the tokens of each batch's X, R and T to the sums, and return those of some sequences.
+
+    The returned sequences have about `LEFT_OUT_TOKENS` tokens.
+    """
+    sampled = list[FittedTokens]()
+    every = -(-text.tokens // LEFT_OUT_TOKENS)
+    seen = 0
+    for batch, (x, residual, target) in zip(text.batches, pairs, strict=True):
+        omega = weights(target)
+        sums.add(x, residual, omega)
+        numbers = range(-seen % every, len(batch.tokens), every)
+        sampled += _sequences(batch, (x, residual, omega), numbers)
+        seen += len(batch.tokens)
+    return sampled
+
+
+def _sequences(
+    batch: Sequences, fitted: FittedTokens, numbers: Sequence[int]
+) -> Iterator[FittedTokens]:
+    """Yield copies of the tokens of some of the batch's sequences, on the CPU."""
+    ends = [0, *batch.real.sum(1).cumsum(0).tolist()]
+    for number in numbers:
+        rows = slice(ends[number], ends[number + 1])
+        x, residual, omega = (part[rows].to("cpu", copy=True) for part in fitted)
+        yield x, residual, omega
+
+
+def _before(gap: Gap, own: OwnContents) -> content_keys.Content:
+    content = own[gap.start]
+    assert content is not None
+    return content

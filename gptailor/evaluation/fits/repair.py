@@ -1,0 +1,162 @@
+"""Closed plans cut, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
+
+from collections.abc import Hashable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import final
+
+import torch
+from transformers import PreTrainedModel
+
+from gptailor.checks.texts import text_errors_as_faults
+from gptailor.evaluation.fits.bridge.fit import Bridger
+from gptailor.evaluation.fits.expert_chooser import ExpertChooser
+from gptailor.evaluation.fits.fit import Fit, Fitted
+from gptailor.evaluation.fits.heal.fit import LayerHealer
+from gptailor.evaluation.fits.inner_fits import fitted_inside
+from gptailor.evaluation.fits.width.fit import Narrower
+from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
+from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
+from gptailor.prepare import Prepared, ready, reopened
+from gptailor.program.devices import dtype_of
+from gptailor.reporting.quantities import byte_count
+
+__all__ = ["FITS", "Fitted", "Repairs", "fit", "stitch"]
+
+FITS: tuple[type[Fit], ...] = (ExpertChooser, Narrower, Bridger, LayerHealer)
+"""All fits, in their order of effect."""
+
+
+@final
+class Repairs:
+    """The fits and the healing of closed plans over the models of a stitcher.
+
+    Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
+    the progress and the results. With `anew` no earlier fit or healing is reused.
+    """
+
+    def __init__(
+        self,
+        stitcher: Stitcher,
+        on_event: OnEvent = ignore_events,
+        *,
+        anew: bool = False,
+    ) -> None:
+        self.stitcher = stitcher
+        self.on_event = on_event
+        self.anew = anew
+        self._float32: Stitcher | None = None
+        self._fits: dict[Hashable, Fit] = {}
+
+    def stitch(self, plan: Plan) -> Stitched:
+        """Return the live model of a closed plan, narrowed, bridged and healed.
+
+        Raises as `Stitcher.stitch` and `run`.
+        """
+        return self.stitcher.live(self.contents(self.stitcher.table.resolved(plan)))
+
+    @torch.no_grad()
+    def contents(self, resolved: Resolved) -> ModelContents:
+        """Return the contents of a closed plan's live model, narrowed, bridged and healed.
+
+        Raises as `stitch`.
+        """
+        return self.fitted(resolved).contents(self.stitcher)
+
+    def fitted(self, resolved: Resolved) -> Fitted:
+        """Return a closed plan with the results of all its fits. Raises as `run`."""
+        fitted = Fitted(self.stitcher.table.checked(resolved))
+        for kind in FITS:
+            if kind.wanted(fitted.checked):
+                fitted = self.run(kind, fitted)
+        return fitted
+
+    @torch.no_grad()
+    def run(self, kind: type[Fit], fitted: Fitted) -> Fitted:
+        """Return a plan with the result of one more of its fits.
+
+        Raises CalibrationError for an unusable text, BridgeError for a layer or gap without a fit,
+        HealError for a plan that can't learn.
+        """
+        stitcher = self._float32_stitcher(fitted.resolved.undone) if kind.wide else self.stitcher
+        key = kind, stitcher is self.stitcher
+        with torch.inference_mode(mode=False):
+            if key not in self._fits:
+                self._fits[key] = kind(stitcher, anew=self.anew)
+            found = self._fits[key].run(fitted, self.on_event)
+        for at, result in found.results.items():
+            if at not in fitted.results:
+                self.on_event(result)
+        return found
+
+    def _float32_stitcher(self, resolved: Resolved) -> Stitcher:
+        """Return the stitcher if this plan's model computes in float32, else another that does."""
+        stitcher = self.stitcher
+        if stitcher.computing_dtype(stitcher.contents(resolved)) == torch.float32:
+            return stitcher
+        if self._float32 is None:
+            models, device, memory = stitcher.table.models, stitcher.device, stitcher.memory
+            self._float32 = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
+        return self._float32
+
+
+def stitch(
+    plan: Plan | str | Path,
+    *,
+    models: Mapping[str, str | Path] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    memory: Positive | str | None = None,
+) -> PreTrainedModel:
+    """Return the live model of a closed plan or its file, in eval mode; nothing is written.
+
+    On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
+    is the language model, without towers, as transformers has causal ones. `models` gives other
+    folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default that of
+    its configuration. `memory` bounds the bytes of weights on the device, through which layers are
+    then streamed; it may be a text such as `2GB`.
+
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
+    environment fails: a missing device, memory that holds no layer.
+    """
+    room = byte_count(memory)
+    prepared = ready(plan_or_file(plan), models=models)
+    inside = fitted_inside(prepared.plan, prepared.models, partial(fit, device=device, memory=room))
+    prepared = prepared if inside is prepared.plan else reopened(prepared, inside)
+    stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
+    with text_errors_as_faults(prepared.plan):
+        return Repairs(stitcher).stitch(prepared.plan).model
+
+
+def fit(
+    prepared: Prepared,
+    *,
+    device: torch.device | str = "cpu",
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
+    anew: bool = False,
+) -> Fitted:
+    """Choose the experts of a prepared plan, narrow its MLPs, fit its bridges, then heal it.
+
+    Nothing is written. A plan without all four is left alone. Fits are made by models in float32,
+    whatever dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives
+    the progress.
+
+    The same text and plan give the same tensors on one machine with the same numbers of threads and
+    processes. So an earlier healing on this machine is reused, unless `anew` is set.
+
+    Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
+    HealError for a plan that can't learn, TailorError if the environment fails.
+    """
+    models, float32 = prepared.models, torch.float32
+    on_device = partial(Stitcher, models, device=device, dtype=float32, memory=memory)
+    fitted = Fitted(prepared.checked)
+    for kind in FITS:
+        if kind.wanted(fitted.checked):
+            fitted = Repairs(on_device(), on_event, anew=anew).run(kind, fitted)
+    return fitted

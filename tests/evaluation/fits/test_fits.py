@@ -1,0 +1,164 @@
+"""Each fit is made once for all plans and processes, the same to the bit, whatever it fits."""
+
+import gc
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import gptailor
+from gptailor.checkpoint.cache_folder import cache_folder
+from gptailor.evaluation.fits.fit import Fit, Fitted
+from gptailor.evaluation.fits.repair import FITS, Repairs, fit
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.plan.events import Event, FitResult, Progress
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
+from tests.support.tiny import letters, tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Case(NamedTuple):
+    """A fit, the tokens that it reads, statements beside it, and those of a plan that shares it."""
+
+    fit: str
+    tokens: int
+    beside: str
+    other: str
+    family: str = "llama"
+
+
+CASES = {
+    "experts": Case('experts 3 on "text.txt" tokens 300', 300, "", "drop L2", "mixtral"),
+    "narrowed": Case('width 16 on "text.txt" tokens 900', 900, "", "drop L2"),
+    "bridged": Case(
+        'bridge on "text.txt" tokens 512', 512, "drop L2..L3", "drop L2..L3; scale L5 by 0.9"
+    ),
+    "healed": Case('heal on "text.txt" tokens 512', 512, "drop L2..L3", "drop L2..L3"),
+}
+"""By the folder of kept fits."""
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    """A case, its model and its text in the test's folder."""
+    case = CASES[request.param]
+    experts = {"num_local_experts": 6} if case.family == "mixtral" else {}
+    tiny_model(case.family, tmp_path / "base", **experts)
+    (tmp_path / "text.txt").write_text(letters(3000))
+    return case
+
+
+def plan_of(folder: Path, *statements: str) -> Plan:
+    lines = "\n".join(('tailor 1\nmodel base = "./base"', *statements))
+    return gptailor.loads(f"{lines}\n", folder=folder)
+
+
+def made(told: list[Event]) -> bool:
+    """Return whether a fit was made, which takes steps, and forget the events."""
+    steps = [event for event in told if isinstance(event, Progress) and not event.reused]
+    told.clear()
+    return bool(steps)
+
+
+def same(one: Fitted, other: Fitted) -> bool:
+    assert one.tensors.keys() == other.tensors.keys()
+    assert one.resolved.kept_experts == other.resolved.kept_experts
+    return one.results == other.results and all(
+        torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items()
+    )
+
+
+def test_each_fit_is_a_case() -> None:
+    assert [kind.folder for kind in FITS] == list(CASES)
+
+
+def test_a_fit_is_kept_on_the_disk_and_the_same_to_the_bit(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[Event]()
+
+    def fitted(folder: Path = tmp_path, **anew: Any) -> Fitted:
+        return fit(prepare(plan_of(folder, case.beside, case.fit)), on_event=told.append, **anew)
+
+    first = fitted()
+    assert isinstance(told[-1], FitResult)
+    assert told[-1].tokens == case.tokens
+    steps = [each for each in told if isinstance(each, Progress) and each.what != "reading"]
+    assert [step.done for step in steps] == [*range(steps[0].total + 1)]
+    assert steps[-1].seconds_left == 0
+    assert made(told)
+    monkeypatch.chdir(tmp_path)
+    assert same(first, fitted(Path()))
+    assert not made(told), "wherever the files are seen from"
+    assert same(first, fitted(anew=True))
+    assert made(told)
+    (folder,) = (f for f in cache_folder().iterdir() if f.name in CASES)
+    (file,) = folder.iterdir()
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1 << 7
+    file.write_bytes(raw)
+    for expected in (True, False):
+        assert same(first, fitted())
+        assert made(told) == expected, "a damaged file is made anew"
+
+
+def test_plans_share_a_fit_in_memory(case: Case, tmp_path: Path) -> None:
+    told = list[Event]()
+    plan = plan_of(tmp_path, case.beside, case.fit)
+    other = plan_of(tmp_path, case.other, case.fit.replace("experts 3", "experts 2"))
+    repairs = Repairs(Stitcher(prepare(plan).models), told.append, anew=True)
+    first = repairs.fitted(repairs.stitcher.table.resolved(plan))
+    assert made(told)
+    again = repairs.fitted(repairs.stitcher.table.resolved(other))
+    assert not made(told)
+    for number, tensors in enumerate(first.narrowed):
+        assert again.narrowed[number].keys() == tensors.keys()
+        assert all(again.narrowed[number][name] is tensor for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("case", ["experts", "narrowed", "bridged"], indirect=True)
+def test_streamed_layers_give_the_same_fit(case: Case, tmp_path: Path) -> None:
+    prepared = prepare(plan_of(tmp_path, case.beside, case.fit))
+    memory = Stitcher(prepared.models).stitch(plan_of(tmp_path)).model.get_memory_footprint()
+    streamed = fit(prepared, anew=True, memory=int(0.9 * memory))
+    assert same(streamed, fit(prepared, anew=True))
+
+
+def tensors_in_memory() -> dict[int, int]:
+    """The bytes of all tensors in memory, by their addresses."""
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    stored = [one.untyped_storage() for one in tensors if one.device.type != "meta"]
+    return {one.data_ptr(): one.nbytes() for one in stored}
+
+
+@pytest.mark.parametrize("memory", [None, 300_000_000])
+def test_the_weights_of_a_fit_are_gone_when_the_next_one_begins(
+    memory: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("mixtral", tmp_path / "base", num_local_experts=6)
+    (tmp_path / "text.txt").write_text(letters(3000))
+    fits = [CASES[name].fit for name in ("experts", "bridged", "healed")]
+    prepared = prepare(plan_of(tmp_path, "drop L2..L3", *fits))
+    begun, left = list[str](), list[int]()
+    run = Repairs.run
+
+    def noted(self: Repairs, kind: type[Fit], fitted: Fitted) -> Fitted:
+        own = {tensor.data_ptr() for tensor in fitted.tensors.values()}
+        now = tensors_in_memory().items()
+        left.append(sum(size for at, size in now if at not in own | before.keys()))
+        begun.append(kind.folder)
+        return run(self, kind, fitted)
+
+    monkeypatch.setattr(Repairs, "run", noted)
+    gc.collect()
+    gc.disable()  # weights leave with the last reference to them
+    try:
+        before = tensors_in_memory()
+        fit(prepared, anew=True, memory=memory)
+    finally:
+        gc.enable()
+    assert begun == ["experts", "bridged", "healed"]
+    assert left == [0, 0, 0]
