@@ -1,3 +1,3 @@
 """The command line."""
 
-__all__ = ["event_lines", "main", "memory", "options"]
+__all__ = ["event_lines", "main", "memory", "options", "search_view"]

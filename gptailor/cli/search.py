@@ -124,7 +124,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         say("plans are of several sizes, so that parameters() is an objective too", err=True)
     require("search", "a search")
     _set_up_jax()
-    from gptailor.cli.search_view import Lines, Screen
+    from gptailor.cli.search_view import VIEWS, Lines
     from gptailor.searching.optuna_export import export_study, refuse_export
     from gptailor.searching.search import Doing, search
     from gptailor.searching.search_text import summary_lines
@@ -132,7 +132,8 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     if export is not None:
         refuse_export(export)
     keep_memory()
-    with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
+    screen = VIEWS.get("terminal") if not no_live and sys.stderr.isatty() else None
+    with nullcontext(Lines()) if screen is None else screen() as view:
         repairs = RepairLines(lambda line: view(Doing(line)))
         try:
             result = search(

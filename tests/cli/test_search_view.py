@@ -1,16 +1,22 @@
 """How a search says what it does and how long the rest takes."""
 
+import io
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import gptailor
-from gptailor.cli.search_view import Lines, estimate, stages_words
+from gptailor.cli import main as cli
+from gptailor.cli.search_view import VIEWS, Lines, estimate, stages_words
 from gptailor.searching.run.origin import StrategyPlan
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
-from gptailor.searching.search import Begun, Doing, Estimated, Scored
+from gptailor.searching.search import Begun, Doing, Estimated, OnSearchEvent, Scored
 from gptailor.searching.space.space import space_of
 from tests.searching.space.encode import encode
 
@@ -122,3 +128,46 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
 )
 def test_the_stages_are_named_before_the_first_trial(budget: Budget, words: str) -> None:
     assert stages_words(budget) == words
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def view_of_a_plugin() -> Iterator[OnSearchEvent]:
+    yield lambda event: print("viewed", event, file=sys.stderr)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "stream", "options", "said"),
+    [
+        (True, Terminal, [], f"viewed {Doing('measuring', 1, 2)}\n"),
+        (True, Terminal, ["--no-live"], "measuring: 1 of 2\n"),
+        (True, io.StringIO, [], "measuring: 1 of 2\n"),
+        (False, Terminal, [], "measuring: 1 of 2\n"),
+    ],
+)
+def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
+    plugin: bool, stream: type[io.StringIO], options: list[str], said: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def search(*_: object, on_event: OnSearchEvent, **__: object) -> None:
+        on_event(Doing("measuring", 1, 2))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gptailor.searching.search.search", search)
+    monkeypatch.setattr("gptailor.cli.search.keep_memory", lambda: None)
+    monkeypatch.setattr("gptailor.plan.doors._points", lambda *_: [])
+    monkeypatch.setattr(VIEWS, "_problems", {})
+    monkeypatch.delitem(VIEWS, "terminal", raising=False)
+    if plugin:
+        monkeypatch.setitem(VIEWS, "terminal", view_of_a_plugin)
+    (tmp_path / "p.tailor").write_text(PLAN + 'search { minimize nll("t.jsonl") }\n')
+    monkeypatch.setattr(sys, "stderr", stream())
+    code = cli.run(["search", str(tmp_path / "p.tailor"), "-o", str(tmp_path / "run"), *options])
+    assert isinstance(sys.stderr, io.StringIO)
+    assert (code, sys.stderr.getvalue()) == (
+        130, f"{said}interrupted; what was found is kept, and the same command goes on\n"
+    )  # fmt: skip

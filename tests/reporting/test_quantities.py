@@ -11,6 +11,7 @@ from gptailor.reporting.measure import AimDirection
 from gptailor.reporting.quantities import (
     byte_count,
     bytes_in_words,
+    clock,
     duration,
     speed_in_words,
     with_error,
@@ -110,3 +111,8 @@ def test_a_number_of_bytes_may_be_a_text() -> None:
     for size in (0, -1, "2 apples"):
         with pytest.raises(ValueError, match="expected a size such as 5GB"):
             byte_count(size)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
+def test_a_clock(seconds: float, said: str) -> None:
+    assert clock(float(seconds)) == said

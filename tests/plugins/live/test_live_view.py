@@ -6,8 +6,7 @@ import pytest
 from rich.console import Console
 
 import gptailor
-from gptailor.reporting.progress import LiveView, ScoreLine, Shown, Standing
-from gptailor.reporting.quantities import clock
+from gptailor.plugins.live.live_view import LiveView, ScoreLine, Shown, Standing
 
 PLAN = """\
 tailor 1
@@ -80,8 +79,3 @@ def test_before_anything_is_known() -> None:
     lines = drawn(standing(best=None, start="", last="", left=None, trials=0, spent=0.0), 80)
     assert "0/40" in lines[0]
     assert "left" not in lines[0]
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
-def test_a_clock(seconds: float, said: str) -> None:
-    assert clock(float(seconds)) == said

@@ -1,0 +1,3 @@
+"""The live view of `gptailor search` on a terminal."""
+
+__all__ = ()
