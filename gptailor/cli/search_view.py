@@ -31,8 +31,10 @@ _RECENT = 12
 class TimeLeft:
     """The time left of a `search` that has begun: trials, at the recent pace, then repairs."""
 
+    search: events.Begun
+    """The first event of a search that concerns trials."""
+
     def __init__(self) -> None:
-        self.search: events.Begun | None = None
         self._base: float | None = None
         self._pace = deque([(time.monotonic(), 0.0)], maxlen=_RECENT)
         self._repaired: list[float] = []
@@ -47,7 +49,7 @@ class TimeLeft:
                 self._base = self._base or seconds
             case events.Scored(trial) if trial.request.phase == FINAL:
                 self._repaired.append(now)
-            case events.Scored() if self.search is not None:
+            case events.Scored():
                 self._pace.append((now, self.search.ledger.cost()))
 
     @property
@@ -59,15 +61,12 @@ class TimeLeft:
     @property
     def seconds(self) -> float | None:
         """Seconds of all the work left, including repairs if their time is known."""
-        if self.search is None or (each := self.each) is None:
+        if (each := self.each) is None:
             return None
-        ledger, budget = self.search.ledger, self.search.budget
-        evaluations = budget.trials - budget.measured - ledger.cost()
-        evaluations -= (
-            self._count if self._repaired else 0
-        )  # the time of repairs includes their scores
-        evaluations = max(evaluations, 0.0)
-        return evaluations * each + (self._repairs or 0.0)
+        budget = self.search.budget
+        repaired = self._count if self._repaired else 0  # the time of repairs includes their scores
+        evaluations = budget.trials - budget.measured - self.search.ledger.cost() - repaired
+        return max(evaluations, 0.0) * each + (self._repairs or 0.0)
 
     @property
     def words(self) -> str:
@@ -80,7 +79,7 @@ class TimeLeft:
     @property
     def then(self) -> str:
         """The text `healing 2 plans at most: about 8:00`, or an empty text without repairs left."""
-        if self.search is None or not (count := self._count):
+        if not (count := self._count):
             return ""
         plan, budget = self.search.space.plan, self.search.budget
         names = ["bridging"] * bool(plan.bridges) + ["healing"] * (budget.final == "healed")
@@ -90,14 +89,12 @@ class TimeLeft:
 
     @property
     def _count(self) -> int:
-        if self.search is None:
-            return 0
         return max(self.search.budget.kept - len(self.search.ledger.of(FINAL)), 0)
 
     @property
     def _repairs(self) -> float | None:
         """Seconds of all repairs left: from earlier repairs, or else from their tokens."""
-        if self.search is None or not self._count:
+        if not self._count:
             return 0.0
         if self._repaired:
             passed = self._repaired[-1] - self._pace[-1][0]
@@ -124,8 +121,8 @@ class Lines:
             case events.Doing(what, done, total):
                 self._once(what, steps(what, done, total))
             case events.Estimated():
-                budget = None if self._rest.search is None else self._rest.search.budget
-                bridged = budget is not None and budget.stage(budget.full) == "bridged"
+                budget = self._rest.search.budget
+                bridged = budget.stage(budget.full) == "bridged"
                 self._once(_ESTIMATE, estimate(event, self._rest.then, bridged=bridged))
             case events.Begun(ledger):
                 if cuts(event.space.plan):
@@ -133,7 +130,6 @@ class Lines:
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
-                assert self._rest.search is not None
                 self._said &= {_ESTIMATE}  # what the next one does may be the same
                 ledger, budget, space, _ = self._rest.search
                 best, best_before = ledger.best(), self._best

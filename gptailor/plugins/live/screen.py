@@ -58,7 +58,6 @@ class Screen:
         return f", {clock((now - self._measuring) / done * (total - done))} left"
 
     def _draw(self, last: Trial | None = None) -> None:
-        assert self._rest.search is not None
         ledger, budget, _, _ = self._rest.search
         spent, seconds = ledger.cost(), self._rest.each
         start = ledger.best([t for t in ledger.of(STARTS) if t.full and t.values is not None])
@@ -83,7 +82,6 @@ class Screen:
         )
 
     def _best(self, ledger: Ledger) -> Shown | None:
-        assert self._rest.search is not None
         best = ledger.best()
         if best is None:
             return None
