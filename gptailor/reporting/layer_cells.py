@@ -95,12 +95,10 @@ class LayerGrid:
     ruler: Sequence[int | None]
 
     @classmethod
-    def of(
-        cls, views: Sequence[LayerView], models: Sequence[str], *, shares: bool = True
-    ) -> "LayerGrid":
-        """Return the map of a plan's layers, with the rows below them if `shares` is set."""
-        below = _share_rows(views, models) if shares else []
-        return cls(models, views, [layer_row(views, models), *below], range(len(views)))
+    def of(cls, views: Sequence[LayerView], models: Sequence[str]) -> "LayerGrid":
+        """Return the map of a plan's layers, with the rows of shares and healing below them."""
+        rows = [layer_row(views, models), *_share_rows(views, models)]
+        return cls(models, views, rows, range(len(views)))
 
     def lines(self, width: int = 84) -> Iterator[list[Glyph]]:
         """Yield the lines of the map: rows in groups of ten layers, below a ruler of numbers.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import rich.live
@@ -162,7 +162,7 @@ def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
     views, models = layer_views(Resolved(best.plan, best.layers)), list(best.plan.models)
     grid = LayerGrid.of(views, models)
     if len(list(grid.lines(width))) > room:
-        grid = LayerGrid.of(views, models, shares=False)
+        grid = replace(grid, rows=grid.rows[:1])
     for line in grid.lines(width):
         encoded = [glyph._replace(text=in_encoding(glyph.text, encoding)) for glyph in line]
         yield Text.from_ansi(painted(encoded))
