@@ -183,7 +183,7 @@ def local_search(bench: Bench, parent: Genes, trials: int, bare: float) -> tuple
     children = list(dict.fromkeys(child_of(parent, bench.layers, chance) for _ in range(trials)))
 
     def generation() -> None:
-        live = [bench.stitcher.stitch(bench.plan(genes)) for genes in children]
+        live = {n: bench.stitcher.stitch(bench.plan(g)) for n, g in enumerate(children)}
         for _, found in evaluator.run_all(live, [bench.work]):
             if isinstance(found, Failure):
                 sys.exit(f"a trial failed: {found.message}")

@@ -122,13 +122,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluation.evaluate import (
         EvaluationRun,  # takes seconds; faults of texts come before
     )
+    from gptailor.evaluation.meter import Placement
     from gptailor.evaluation.samples import Samples
-    from gptailor.evaluation.session import Placement
-    from gptailor.program.devices import dtype_of
     from gptailor.reporting.progress import steps_bar
 
     drawn = Samples(Path(), samples, seed)
-    place = Placement(device, dtype_of(dtype), memory)
+    place = Placement.of(device, dtype, memory)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("evaluating") if live else nullcontext(StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
@@ -267,10 +266,9 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     )
     say_faults(targeting.warnings(subjects))
     from gptailor.evaluation.generate import answers  # takes seconds; faults of texts come before
-    from gptailor.evaluation.session import Placement
-    from gptailor.program.devices import dtype_of
+    from gptailor.evaluation.meter import Placement
 
-    place = Placement(device, dtype_of(dtype), memory)
+    place = Placement.of(device, dtype, memory)
     records: list[dict[str, str]] = []
     failed = False
     for answer in answers(subjects, prompt, tokens, place, chat=chat, on_event=RepairLines()):

@@ -132,18 +132,15 @@ def _results(
 ) -> "tuple[ExpectationResult, ...]":
     # torch takes seconds to import; faults of plans are reported before
     from gptailor.evaluation.expectations import Expectations
+    from gptailor.evaluation.meter import Placement
     from gptailor.evaluation.samples import Samples
-    from gptailor.evaluation.session import Placement
-    from gptailor.program.devices import dtype_of
     from gptailor.reporting.progress import steps_bar
 
-    device, dtype, memory = place
-    placement = Placement(device, dtype_of(dtype), memory)
     live = sys.stderr.isatty()
     with steps_bar("testing") if live else nullcontext(StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
         drawn = Samples(Path(), samples, seed)
-        return Expectations(targets, drawn, placement, on_event).results()
+        return Expectations(targets, drawn, Placement.of(*place), on_event).results()
 
 
 def _print(results: "Sequence[ExpectationResult]", form: str) -> None:

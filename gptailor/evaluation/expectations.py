@@ -1,43 +1,34 @@
 """`gptailor test`: measure the expectations of plans, and compare the values with their bounds."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, final
 
 import torch
 
 from gptailor.checks.texts import text_errors_as_faults, text_faults
-from gptailor.evaluation.evaluate import (
-    common_piece_bytes,
-    measurable,
-    reading_of,
-    reference_results,
-    step_count,
-)
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.objectives.base import Forward, PreparedObjective
+from gptailor.evaluation.meter import Meter, Placement, Reading, common_piece_bytes, steps_of
+from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import size_score
-from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model
 from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
-from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import latency_score, speeds
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
+from gptailor.evaluation.trial import Ask
 from gptailor.lang.words import bounded_words, measure_words
 from gptailor.plan.arguments import NotNegative, Positive
-from gptailor.plan.events import OnEvent, Progress, ignore_events
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import ModelPaths, ready
-from gptailor.program.devices import device_of, dtype_of
+from gptailor.program.devices import device_of
 from gptailor.reporting.expectations import ExpectationResult, difference_words
 from gptailor.reporting.measure import SURE, Estimate
-from gptailor.reporting.quantities import byte_count
 
 LEAST_SAMPLES = 2
 """The least samples of an expectation: one sample has no error."""
@@ -63,7 +54,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     An error of one model gives results without a value. Raises PlanError for faults of plans and
     for unusable texts, TailorError or OSError for a missing device, model or file.
     """
-    place = Placement(device, dtype_of(dtype), byte_count(memory))
+    place = Placement.of(device, dtype, memory)
     found = find_targets(
         as_list(targets), models or {}, device=device, memory=place.memory, on_event=on_event
     )
@@ -78,23 +69,19 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
 
 @final
 @dataclass(eq=False)
-class _Measured:
-    """One measure of one target, and its outcome once it is measured.
+class _Asked:
+    """The measures of a target that share samples, by their words, and their outcomes.
 
-    `number` is the place of the first expectation that needs it.
+    `numbers` are the places of the first expectations that need them.
     """
 
     target: Target
-    number: int
-    stated: StatedObjective
     samples: Samples
     piece_bytes: int | None
-    outcome: Outcome | None = None
-
-    @property
-    def reading(self) -> Reading:
-        """Return how the target's texts are read."""
-        return reading_of(self.target, self.piece_bytes)
+    stated: dict[str, StatedObjective] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    objectives: Sequence[PreparedObjective] = ()
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
 
 
 @final
@@ -112,11 +99,11 @@ class _Row(NamedTuple):
         return (self.target,) if self.bounding is None else (self.target, self.bounding)
 
     @property
-    def piece_bytes(self) -> int | None:
-        """The bytes of a piece if losses count by bytes: with a cut vocabulary, or with two."""
-        digests = {tokenizer_digest(tokenizer_model(t.prepared)) for t in self.targets}
-        cut = self.target.prepared.checked.token_cut is not None
-        return common_piece_bytes(self.targets) if cut or len(digests) > 1 else None
+    def stated(self) -> StatedObjective:
+        """The measure, in the direction that is better."""
+        direction = OBJECTIVES[self.entry.name].direction or "maximize"
+        arguments = self.entry.arguments
+        return Objective(direction=direction, name=self.entry.name, arguments=arguments), False
 
 
 @final
@@ -134,103 +121,58 @@ class Expectations:
         on_event: OnEvent = ignore_events,
     ) -> None:
         device_of(str(place.device))  # a missing device is no target's failure
-        _refuse_texts(targets)
+        plans = (target.origin.model_copy(update={"search": None}) for target in targets)
+        if faults := [f for plan in plans for f in text_faults(plan) if f.at[0] == "expects"]:
+            raise PlanError(faults)
         self.on_event = on_event
-        self.session = Session(place, on_event)
+        self.meter = Meter(place, on_event)
         self.samples = samples
         self.rows = [row for target in targets for row in _rows(target)]
         for row in self.rows:
             for target in row.targets:
-                self.session.family(target.prepared.models)
-        self._measured: dict[Hashable, _Measured] = {}
+                self.meter.family(target.prepared.models)
+        self._asked: dict[Hashable, _Asked] = {}
         for row in self.rows:
             for target in row.targets if OBJECTIVES[row.entry.name].by == "samples" else ():
-                stated, samples = _stated(row.entry), self._samples(target)
-                measured = _Measured(target, row.number, stated, samples, row.piece_bytes)
-                self._measured.setdefault(self._key(row, target), measured)
-        self._groups = [(group, self._prepared(group[0])) for group in self._grouped()]
-        for group, objectives in self._groups:
-            for measured, objective in zip(group[0], objectives, strict=True):
-                _refuse_one_sample(measured, objective)
+                self._ask(row, target)
+        for asked in self._asked.values():
+            with text_errors_as_faults(asked.target.origin):
+                asked.objectives = self.meter.of_target(
+                    asked.target, list(asked.stated.values()), asked.samples, asked.piece_bytes
+                )
+        for asked in self._asked.values():
+            for number, objective in zip(asked.numbers, asked.objectives, strict=True):
+                _refuse_one_sample(asked.target, number, objective)
 
     def results(self) -> tuple[ExpectationResult, ...]:
         """Measure all values, each once, and compare them."""
-        self._measure()
+        asked = list(self._asked.values())
+        step = steps_of(self.on_event, (each.objectives for each in asked))
+        asks = [
+            Ask(each.target.prepared.models, each.target.prepared.plan, each.objectives,
+                name=each.target.name)
+            for each in asked
+        ]  # fmt: skip
+        for number, outcomes in self.meter.run(asks, forgiving=True, on_step=step):
+            asked[number].outcomes = dict(zip(asked[number].stated, outcomes, strict=True))
         return tuple(self._result(row) for row in self.rows)
 
-    # ------------------------------------------------------------------------------ what is read
+    def _ask(self, row: _Row, target: Target) -> tuple[_Asked, str]:
+        """Return what is asked of a target, with a row's measure in it, and the measure's words."""
+        origin, piece = target.origin.origin, self._piece_bytes(row)
+        samples = self.samples._replace(folder=Path() if origin is None else origin.folder)
+        key = target.content, samples, Reading.of(target, piece).key([row.stated])
+        asked = self._asked.setdefault(key, _Asked(target, samples, piece))
+        words = measure_words(row.stated[0])
+        if words not in asked.stated:
+            asked.stated[words] = row.stated
+            asked.numbers.append(row.number)
+        return asked, words
 
-    def _key(self, row: _Row, target: Target) -> Hashable:
-        """Return a key that is equal for equal measures of equal models."""
-        stated = _stated(row.entry)
-        reading = reading_of(target, row.piece_bytes).key([stated])
-        return target.content, self._samples(target), measure_words(stated[0]), reading
-
-    def _samples(self, target: Target) -> Samples:
-        origin = target.origin.origin
-        return self.samples._replace(folder=Path() if origin is None else origin.folder)
-
-    def _prepared(self, of_target: Sequence[_Measured]) -> list[PreparedObjective]:
-        """Return the objectives of a target with their samples, drawn once for all alike."""
-        target, samples = of_target[0].target, of_target[0].samples
-        reference = partial(reference_results, self.session, target)
-        stated = [each.stated for each in of_target]
-        with text_errors_as_faults(target.origin):
-            return self.session.objectives(stated, samples, of_target[0].reading, reference)
-
-    def _grouped(self) -> list[list[list[_Measured]]]:
-        """Return the measures of each target, grouped by shared samples and layers."""
-        by_target: dict[Hashable, list[_Measured]] = {}
-        for measured in self._measured.values():
-            reading = measured.reading.key([measured.stated])
-            key = measured.target.content, measured.samples, reading
-            by_target.setdefault(key, []).append(measured)
-        groups: dict[Hashable, list[list[_Measured]]] = {}
-        for of_target in by_target.values():
-            target, stated = of_target[0].target, [each.stated for each in of_target]
-            words = tuple(measure_words(objective) for objective, _ in stated)
-            family = self.session.family(target.prepared.models)
-            alike = family, of_target[0].samples, words, of_target[0].reading.key(stated)
-            groups.setdefault(alike, []).append(of_target)
-        return list(groups.values())
-
-    # ---------------------------------------------------------------------------- what is measured
-
-    def _measure(self) -> None:
-        """Run the targets, each once."""
-        total = sum(len(group) * step_count(objectives) for group, objectives in self._groups)
-        done = count(1)
-        self.on_event(Progress("evaluating", 0, total))
-
-        def step(words: str) -> None:
-            self.on_event(Progress("evaluating", next(done), total, words))
-
-        for group, objectives in self._groups:
-            self._run(group, objectives, step)
-
-    def _run(
-        self,
-        group: Sequence[Sequence[_Measured]],
-        prepared: Sequence[PreparedObjective],
-        step: Callable[[str], None],
-    ) -> None:
-        forward = any(isinstance(objective, Forward) for objective in prepared)
-        targets = [of_target[0].target for of_target in group]
-
-        def on_step(number: int, _model: object, objective: str) -> None:
-            if objective or forward:
-                step(targets[number].name + (f": {objective}" if objective else ""))
-
-        outcomes = self.session.run(
-            targets[0].prepared.models,
-            [target.prepared.plan for target in targets],
-            list(map(measurable, prepared)),
-            latency=lambda number: Score(math.nan, math.inf, 0),  # none is asked for
-            on_step=on_step,
-        )
-        for number, found in outcomes:
-            for measured, outcome in zip(group[number], found, strict=True):
-                measured.outcome = outcome
+    def _piece_bytes(self, row: _Row) -> int | None:
+        """Return the bytes of a piece if losses count by bytes: with a cut vocabulary, or two."""
+        cut = row.target.prepared.checked.token_cut is not None
+        return common_piece_bytes(row.targets, by_byte=cut)
 
     def _outcomes(self, row: _Row) -> tuple[Outcome, Outcome | None]:
         """Return the outcome of a row's target, and that of the model of its bound."""
@@ -241,17 +183,18 @@ class Expectations:
 
     def _outcome(self, row: _Row, target: Target) -> Outcome:
         if OBJECTIVES[row.entry.name].by == "headers":
-            return attempt(partial(_size, target, row.entry))
-        outcome = self._measured[self._key(row, target)].outcome
-        assert outcome is not None, "all is measured before"
-        return outcome
+            made = target.prepared
+            size = partial(size_score, row.entry.objective, made.compiled, made.models["base"])
+            return attempt(size)
+        asked, words = self._ask(row, target)
+        return asked.outcomes[words]
 
     def _latencies(self, row: _Row) -> tuple[Outcome, Outcome | None]:
         """Return the latencies of a target and of the model of its bound, measured by turns."""
 
         def measured() -> tuple[Score, Score | None]:
             live, *other = (
-                self.session.stitch(target.prepared.models, target.prepared.plan).model
+                self.meter.stitch(target.prepared.models, target.prepared.plan).model
                 for target in row.targets
             )
             speed, beside = speeds(live, other[0] if other else None)
@@ -259,8 +202,6 @@ class Expectations:
 
         found = attempt(measured)
         return (found, None) if isinstance(found, Failure) else found
-
-    # ------------------------------------------------------------------------------- what is found
 
     def _result(self, row: _Row) -> ExpectationResult:
         entry, words = row.entry, bounded_words(row.entry)
@@ -286,20 +227,13 @@ class Expectations:
         return replace(result, fault=fault)
 
 
-def _refuse_texts(targets: Sequence[Target]) -> None:
-    """Raise PlanError with all missing texts of expectations."""
-    plans = (target.origin.model_copy(update={"search": None}) for target in targets)
-    if faults := [f for plan in plans for f in text_faults(plan) if f.at[0] == "expects"]:
-        raise PlanError(faults)
-
-
-def _refuse_one_sample(measured: _Measured, objective: PreparedObjective) -> None:
+def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective) -> None:
     """Raise PlanError (M502) for a text with a single sample."""
     if objective.size < LEAST_SAMPLES:
         message = f"expected at least 2 samples for '{objective.name}', got {objective.size}"
         help_ = "one sample has no standard error: give a longer text"
-        fault = Fault("M502", message, ("expects", measured.number), help_)
-        raise PlanError(locate([fault], measured.target.origin.origin))
+        fault = Fault("M502", message, ("expects", number), help_)
+        raise PlanError(locate([fault], target.origin.origin))
 
 
 def _rows(target: Target) -> list[_Row]:
@@ -313,18 +247,6 @@ def _rows(target: Target) -> list[_Row]:
         _Row(target, number, entry, None if entry.bound.of is None else bounding[entry.bound.of])
         for number, entry in enumerate(target.origin.expects)
     ]
-
-
-def _stated(entry: Expectation) -> StatedObjective:
-    """Return the measure of an expectation, in the direction that is better."""
-    direction = OBJECTIVES[entry.name].direction or "maximize"
-    return Objective(direction=direction, name=entry.name, arguments=entry.arguments), False
-
-
-def _size(target: Target, entry: Expectation) -> Score:
-    """Return a size of a target's output, from headers. Raises ObjectiveError if it is unknown."""
-    prepared = target.prepared
-    return size_score(entry.objective, prepared.compiled, prepared.models["base"])
 
 
 @final

@@ -138,6 +138,8 @@ class Failure:
 
 
 Outcome: TypeAlias = Score | Failure
+Outcomes: TypeAlias = tuple[Outcome, ...]
+"""A score or a failure for each objective."""
 
 
 @final

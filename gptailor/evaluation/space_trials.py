@@ -20,6 +20,7 @@ from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.fits.inner_fits import fitted_inside
 from gptailor.evaluation.fits.repair import Repairs, fit
 from gptailor.evaluation.forward.requests import Work
+from gptailor.evaluation.meter import Meter, Placement, Reading
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
@@ -32,12 +33,10 @@ from gptailor.evaluation.samples import (
     context_length,
     no_reference,
     parts_by_tokenizer,
-    with_cut_tokens,
 )
-from gptailor.evaluation.scores import Failure, Score
-from gptailor.evaluation.session import Placement, Reading, Session
+from gptailor.evaluation.scores import Failure, Outcomes
 from gptailor.evaluation.targets import base_of, identity
-from gptailor.evaluation.trial import Outcomes
+from gptailor.evaluation.trial import Ask
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.model_dependencies import undecided_models
@@ -114,7 +113,7 @@ class Trials:
     `objectives` default to those of the plan's `search` block. Relative paths of other objectives
     start at `folder`. `seed` draws the order of each objective's samples, and a search sees the
     first ones. Their number is the larger of `fidelity`; without it, three quarters of the
-    smallest file, at most 1024. At most as many of the following samples are held out. `session`
+    smallest file, at most 1024. At most as many of the following samples are held out. `meter`
     scores the plans; the default is a new one on the CPU.
 
     Raises PlanError for a file that the plan names, also for one with fewer samples than `fidelity`
@@ -129,20 +128,20 @@ class Trials:
         *,
         objectives: Sequence[StatedObjective] | None = None,
         folder: Path | None = None,
-        session: Session | None = None,
+        meter: Meter | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.plan = plan
         self.models = models
-        self.session = session or Session(Placement())
-        self.session.repairs(models)  # a missing device is reported before a faulty text
+        self.meter = meter or Meter(Placement())
+        self.meter.repairs(models)  # a missing device is reported before a faulty text
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None
             inside = plan.search.objectives if plan.search else ()
             objectives = [(objective, True) for objective in inside]
         self.stated = tuple(objectives)
-        self.latencies = self.session.latencies(models, base_of(plan))
+        self.latencies = self.meter.latencies(models, base_of(plan))
         self.folder = folder or Path()
         if not self.stated:
             raise ObjectiveError("the search has no objective")
@@ -164,12 +163,12 @@ class Trials:
         piece = piece_bytes([positions]) if self.by_byte else None
         reading = Reading(tokenizer_model, positions, identity(base), self.plan, piece)
         reference = partial(self._reference, tokenizer_model)
-        return self.session.objectives(self.stated, samples, reading, reference)
+        return self.meter.objectives(self.stated, samples, reading, reference)
 
     @property
     def repairs(self) -> Repairs:
         """Return the repairs over the models."""
-        return self.session.repairs(self.models)
+        return self.meter.repairs(self.models)
 
     def _of(self, plan: Plan) -> Parts:
         return self._parts[self._digests[_key(output_tokenizer(plan, self.models))]]
@@ -258,37 +257,26 @@ class Trials:
             for objective in self._of(plan).seen
             if not isinstance(objective, OfPlan)
         ]
-        return self.session.evaluator.block_influence(live, works)
+        return self.meter.evaluator.block_influence(live, works)
 
     def _run(
         self, plans: Sequence[Plan], stage: Stage, samples: int | None, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
-        """Run plans grouped by tokenizer, on `samples` samples or (None) on the held-out ones."""
-        by_parts: dict[int, list[int]] = {}
-        parts = [self._of(plan) for plan in plans]
-        for number, plan_parts in enumerate(parts):
-            by_parts.setdefault(id(plan_parts), []).append(number)
-        for numbers in by_parts.values():
-            objectives = parts[numbers[0]].held if samples is None else parts[numbers[0]].seen
-            groups = [[n] for n in numbers] if stage == "healed" else [numbers]
-            for group in groups:
-                chosen = [at_stage(plans[n], stage) for n in group]
-                scored = self.session.run(
-                    self.models, chosen, objectives, samples,
-                    latency=partial(self._latency, chosen), race=race,
-                )  # fmt: skip
-                yield from ((group[at], outcomes) for at, outcomes in scored)
-
-    def _latency(self, plans: Sequence[Plan], number: int) -> Score:
-        return self.latencies.score(at_stage(plans[number], "bare"))
+        """Run plans on `samples` samples, or (None) on the held-out ones."""
+        asks = []
+        for plan in plans:
+            parts, asked = self._of(plan), at_stage(plan, stage)
+            objectives = parts.held if samples is None else parts.seen
+            latency = partial(self.latencies.score, at_stage(asked, "bare"))
+            asks.append(Ask(self.models, asked, objectives, latency))
+        return self.meter.run(asks, samples, race=race, alone=stage == "healed")
 
     def _reference(self, tokenizer_model: Opened, name: str, work: Work) -> Sequence[Tensor]:
         repairs = self.repairs
         if name != "base":  # opened as a base, for its own configuration and number of layers
             alone = {"base": replace(self._model(name), name="base")}
-            repairs = self.session.place.repairs(alone)  # released after this
-        plan = with_cut_tokens(base_of(self.plan), tokenizer_model, name)
-        return self.session.reference(repairs, plan, name, work)
+            repairs = self.meter.place.repairs(alone)  # released after this
+        return self.meter.reference(repairs, base_of(self.plan), tokenizer_model, name, work)
 
     def _model(self, name: str) -> Opened:
         """Return a model that an objective names, opening it if no plan takes a part of it."""
@@ -303,6 +291,6 @@ class Trials:
         opened_models, faults = open_all_models(user)
         if errors(faults):
             raise PlanError(faults)
-        make = partial(fit, device=self.session.place.device, memory=self.session.place.memory)
+        make = partial(fit, device=self.meter.place.device, memory=self.meter.place.memory)
         user = fitted_inside(user, opened_models, make)
         return open_all_models(user)[0][name]

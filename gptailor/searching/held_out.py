@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gptailor.evaluation.scores import Outcomes
 from gptailor.evaluation.space_trials import Trials
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.searching.run.notes import HELD_OUT

@@ -85,7 +85,7 @@ class Conditions:
                     trials.models,
                     objectives=[(required.objective, True)],
                     folder=folder,
-                    session=trials.session,
+                    meter=trials.meter,
                     fidelity=(trials.full, trials.full) if text in read else None,
                     seed=chosen.seed,
                 )

@@ -7,10 +7,10 @@ from typing import final
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.dtype import quick_dtype
+from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.scores import Outcomes
 from gptailor.evaluation.space_trials import Trials
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
@@ -50,7 +50,7 @@ def trials_of(
         models,
         objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
         folder=chosen.folder,
-        session=Session(place, on_event),
+        meter=Meter(place, on_event),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
     )

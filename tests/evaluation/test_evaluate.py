@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 import gptailor
 from gptailor.evaluation.evaluate import EvaluationRun, evaluate
+from gptailor.evaluation.meter import Placement
 from gptailor.evaluation.result import EvaluationResult
 from gptailor.evaluation.samples import Samples
 from gptailor.evaluation.scores import (
@@ -21,7 +22,6 @@ from gptailor.evaluation.scores import (
     TargetSize,
     retained_score,
 )
-from gptailor.evaluation.session import Placement
 from gptailor.evaluation.speed import speeds
 from gptailor.evaluation.targets import find_targets
 from gptailor.lang.parse import read_objective
@@ -71,9 +71,9 @@ def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) 
     found = run.run(speed=False)
     assert not found.failed
     assert len(run.bases) == 1
-    families = {run.session.family(t.prepared.models) for t in run.targets}
+    families = {run.meter.family(t.prepared.models) for t in run.targets}
     assert len(families) == 1
-    layers_run = run.session.evaluator.layers_run
+    layers_run = run.meter.evaluator.layers_run
     assert layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
     alone = evaluate(world / "more.tailor", 'nll("rows.jsonl")', folder=world)
     assert score_of(alone) == score_of(found, 1)
@@ -117,7 +117,7 @@ def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
 
 def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
     run = judging(world, "more.tailor", "other.tailor")
-    first, second = (run.session.family(target.prepared.models) for target in run.targets)
+    first, second = (run.meter.family(target.prepared.models) for target in run.targets)
     assert first != second
     found = run.run(speed=False)
     assert (

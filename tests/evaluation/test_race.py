@@ -9,9 +9,15 @@ import pytest
 
 from gptailor.evaluation.rival_scores import HOPELESS, Race, below_together, race_counts
 from gptailor.evaluation.rival_scores import chance_below as probability
-from gptailor.evaluation.scores import PerSample, Score, ScoreDifference, exponential, ratio
+from gptailor.evaluation.scores import (
+    Outcomes,
+    PerSample,
+    Score,
+    ScoreDifference,
+    exponential,
+    ratio,
+)
 from gptailor.evaluation.space_trials import Trials
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.plan import Plan
 from tests.evaluation.test_trial import (
     CUTS,

@@ -19,13 +19,12 @@ from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import decoder_layers
+from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.objectives.base import ObjectiveError
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import NOTHING_HELD
-from gptailor.evaluation.scores import Failure, Score
-from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.scores import Failure, Outcomes, Score
 from gptailor.evaluation.space_trials import Trials, opened
-from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent
 from gptailor.plan.faults import PlanError
@@ -111,7 +110,7 @@ def trials_of(
         objectives=wishes,
         folder=plan.origin.folder,
         fidelity=None if full is None else (1, full),
-        session=None if place is None else Session(place),
+        meter=None if place is None else Meter(place),
         seed=seed,
     )
 
@@ -140,7 +139,7 @@ def test_scores_are_those_of_eval(say: Say) -> None:
     plans = [say(text) for text in CUTS]
     for plan, found in zip(plans, outcomes(trials, plans, 7), strict=True):
         assert found == judged(plan, OBJECTIVES, 7)
-    assert trials.session.evaluator.layers_saved > 0
+    assert trials.meter.evaluator.layers_saved > 0
 
 
 def test_a_plan_has_the_same_scores_in_any_company(say: Say) -> None:

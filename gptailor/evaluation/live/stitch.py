@@ -6,7 +6,7 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -165,7 +165,7 @@ class Stitcher:
         if self._stream is not None:
             self._stream.reserved = size
 
-    def together(self, plans: Sequence[ModelContents]) -> Iterator[list[int]]:
+    def together(self, plans: Mapping[int, ModelContents]) -> Iterator[list[int]]:
         """Group plans' numbers by what may be live at once, with equal beginnings adjacent.
 
         The merged layers and surroundings of a group take at most `merged` bytes. With `memory` a
@@ -173,7 +173,7 @@ class Stitcher:
         """
         group: list[int] = []
         pieces: dict[Hashable, int] = {}
-        for number in in_order([(_start(contents), *contents.layers) for contents in plans]):
+        for number in in_order({n: (_start(c), *c.layers) for n, c in plans.items()}):
             contents = plans[number]
             merged = (output for output in contents.rest if isinstance(output.make, Combine))
             own: dict[Hashable, int] = {

@@ -11,8 +11,8 @@ from typing import Any, final
 
 import torch
 
+from gptailor.evaluation.scores import Outcomes
 from gptailor.evaluation.space_trials import Trials, opened
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.faults import Origin, Source
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Plan

@@ -1,11 +1,12 @@
-"""The session that scores plans: loaded models and prepared objectives, shared by all plans.
+"""The meter: live models, objectives with their samples, and latencies, for all plans together.
 
-`eval` scores targets in a session, and a search scores the plans of one space in another. A
-session loads the models of each family of plans once, and draws an objective's samples once.
+`eval` and `test` score targets by one meter, and a search the plans of one space by another. A
+meter loads the models of each family of plans once, and draws an objective's samples once.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import count
 from typing import NamedTuple, final
 
 import torch
@@ -17,29 +18,30 @@ from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
-from gptailor.evaluation.objectives.base import PreparedObjective, Reference
-from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
-from gptailor.evaluation.objectives.tokens import tokenizer_digest
+from gptailor.evaluation.objectives.base import Forward, PreparedObjective, Reference
+from gptailor.evaluation.objectives.generate import Generative
+from gptailor.evaluation.objectives.nll import piece_bytes
+from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model
 from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.samples import Samples, StatedObjective, no_reference, prepare_objectives
-from gptailor.evaluation.scores import Failure, Score
-from gptailor.evaluation.speed import Latencies
-from gptailor.evaluation.targets import identity
-from gptailor.evaluation.trial import (
-    Objectives,
-    OnStep,
-    Outcomes,
-    failures,
-    ignore_steps,
-    run_trials,
+from gptailor.evaluation.samples import (
+    Samples,
+    StatedObjective,
+    context_length,
+    no_reference,
+    prepare_objectives,
+    with_cut_tokens,
 )
+from gptailor.evaluation.scores import Failure, Outcomes
+from gptailor.evaluation.speed import Latencies
+from gptailor.evaluation.targets import Target, base_of, identity
+from gptailor.evaluation.trial import Ask, AskedTogether
 from gptailor.lang.words import objective_words
-from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
+from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.prepare import Prepared
-from gptailor.program.compile import compile_plan
-from gptailor.program.devices import device_of
-from gptailor.program.sources import Checked
+from gptailor.prepare import ready
+from gptailor.program.devices import device_of, dtype_of
+from gptailor.reporting.quantities import byte_count
 
 _PREFIX_BYTES = 2**30
 """Bytes of hidden states that are kept where plans part, so that a common beginning runs once."""
@@ -60,6 +62,13 @@ class Placement(NamedTuple):
     memory: int | None = None
     gpus: int = 1
     own: bool = False
+
+    @classmethod
+    def of(
+        cls, device: torch.device | str, dtype: str | torch.dtype | None, memory: int | str | None
+    ) -> "Placement":
+        """Return a placement whose dtype and memory may be words. Raises ValueError for others."""
+        return cls(device, dtype_of(dtype), byte_count(memory))
 
     def repairs(self, models: Mapping[str, Opened], on_event: OnEvent = ignore_events) -> Repairs:
         """Return the repairs over the models there. Raises TailorError as `Stitcher` does."""
@@ -84,6 +93,15 @@ class Reading(NamedTuple):
     origin: Plan
     piece_bytes: int | None = None
 
+    @classmethod
+    def of(cls, target: Target, piece: int | None = None) -> "Reading":
+        """Return how a target's texts are read: in pieces of bytes, or by its tokens.
+
+        Raises TailorError without a tokenizer.
+        """
+        tokenizer, positions = tokenizer_model(target.prepared), _positions(target)
+        return cls(tokenizer, positions, target.identity_of_base, target.origin, piece)
+
     def key(self, stated: Sequence[StatedObjective]) -> Hashable:
         """Return a key that is equal for plans with the same samples of these objectives."""
         origin_key: Hashable = None
@@ -97,7 +115,7 @@ class Reading(NamedTuple):
 
 
 @final
-class Session:
+class Meter:
     """Loaded models, one `Repairs` a family of plans, and objectives prepared once for all plans.
 
     A family's plans are on one base, and their names for other models don't contradict each other.
@@ -184,12 +202,44 @@ class Session:
             )  # fmt: skip
         return self._objectives[key]
 
-    def reference(self, repairs: Repairs, plan: Plan, name: str, work: Work) -> Sequence[Tensor]:
+    def of_target(
+        self,
+        target: Target,
+        stated: Sequence[StatedObjective],
+        samples: Samples,
+        piece_bytes: int | None,
+    ) -> list[PreparedObjective]:
+        """Return objectives as they are measured on a target, prepared once for its like.
+
+        Raises CalibrationError for a file, ObjectiveError for an argument, TailorError for a
+        missing tokenizer.
+        """
+        reading = Reading.of(target, piece_bytes)
+        return self.objectives(stated, samples, reading, partial(self._of_target, target))
+
+    def _of_target(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
+        """Return the results of a work on the model that a target's objective compares with."""
+        if name == "base" and target.bare and target.plain:
+            bare = f"'{target.name}' is a model by itself"
+            raise no_reference(name, f"{bare}; --model base=FOLDER says what its base is")
+        if name not in target.origin.models:
+            raise no_reference(name, f"'{target.name}' has none of that name")
+        if name == "base" and target.base is None:
+            raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
+        prepared = target.base if name == "base" else None
+        prepared = prepared or target.fit_inner(ready(base_of(target.origin, name)))
+        repairs, tokenizer = self.repairs(prepared.models), tokenizer_model(target.prepared)
+        return self.reference(repairs, prepared.plan, tokenizer, name, work)
+
+    def reference(
+        self, repairs: Repairs, plan: Plan, tokenizer: Opened, name: str, work: Work
+    ) -> Sequence[Tensor]:
         """Return the results of a work on the plan of `name`, the model to compare with.
 
-        Raises ObjectiveError if that fails.
+        Raises ObjectiveError if that fails, and for other tokens than those of `tokenizer`.
         """
-        results = self.evaluator.run(repairs.stitch(plan), [work])
+        live = repairs.stitch(with_cut_tokens(plan, tokenizer, name))
+        results = self.evaluator.run(live, [work])
         if isinstance(results, Failure):
             raise no_reference(name, results.message)
         return results[0]
@@ -203,38 +253,83 @@ class Session:
 
     # ----------------------------------------------------------------------------------- trials
 
-    def run(  # noqa: PLR0913 (a trial's parts, each by its name)
+    def run(
         self,
-        models: Mapping[str, Opened],
-        plans: Sequence[Plan],
-        objectives: Objectives,
+        asks: Sequence[Ask],
         samples: int | None = None,
         *,
-        latency: Callable[[int], Score],
-        on_step: OnStep = ignore_steps,
         race: Race | None = None,
-        prepared: Sequence[Prepared] = (),
+        alone: bool = False,
+        forgiving: bool = False,
+        on_step: Callable[[str], None] = lambda words: None,
     ) -> Iterator[tuple[int, Outcomes]]:
-        """Score closed plans of one family, as `run_trials` does.
+        """Score closed plans, and yield each one's number and outcomes as soon as it is scored.
 
-        `latency` returns a plan's latency by its number. Sizes are those of the `prepared` plans,
-        if they are given.
+        Plans of one family with the same objectives share layers and hidden states; with `alone`
+        each is scored by itself. A missing reference is an error, or a failure if `forgiving`. The
+        other arguments are those of `AskedTogether`.
         """
-        repairs = attempt(partial(self.repairs, models))
-        if isinstance(repairs, Failure):
-            return failures(dict.fromkeys(range(len(plans)), repairs), objectives)
-        family = self._families[self.family(models)]
+        groups: dict[Hashable, dict[int, Ask]] = {}
+        for number, ask in enumerate(asks):
+            alike = self.family(ask.models), id(ask.objectives)
+            groups.setdefault(alike, {})[number] = ask
+        for group in groups.values():
+            for some in [{number: ask} for number, ask in group.items()] if alone else [group]:
+                first = next(iter(some.values()))
+                objectives = (
+                    [*map(_measurable, first.objectives)] if forgiving else first.objectives
+                )
+                repairs = attempt(partial(self.repairs, first.models))
+                if isinstance(repairs, Failure):
+                    failed = (o if isinstance(o, Failure) else repairs for o in objectives)
+                    yield from dict.fromkeys(some, tuple(failed)).items()
+                else:
+                    yield from AskedTogether(
+                        repairs, self.evaluator, some, objectives, samples, race, on_step
+                    ).outcomes()
 
-        def of_plans(number: int, objective: OfPlan) -> Score:
-            if objective.by == "clock":
-                return latency(number)
-            if prepared:
-                own = prepared[number]
-                return size_score(objective.stated, own.compiled, own.models["base"])
-            checked = Checked.of(plans[number], family)
-            return size_score(objective.stated, compile_plan(checked), checked.base)
 
-        return run_trials(
-            repairs, self.evaluator, plans, objectives, samples,
-            on_step=on_step, race=race, of_plans=of_plans,
-        )  # fmt: skip
+def _measurable(objective: PreparedObjective | Failure) -> PreparedObjective | Failure:
+    """Return the objective, or a failure if its reference is missing."""
+    try:
+        if isinstance(objective, Forward):
+            objective.work()
+    except TailorError as error:
+        return Failure("error", str(error))
+    return objective
+
+
+def common_piece_bytes(targets: Sequence[Target], *, by_byte: bool = False) -> int | None:
+    """Return the bytes of a piece of text that all targets take, or None to count by tokens.
+
+    Losses count `by_byte`, and wherever the targets have several vocabularies. Raises TailorError.
+    """
+    digests = {tokenizer_digest(tokenizer_model(target.prepared)) for target in targets}
+    return piece_bytes(map(_positions, targets)) if by_byte or len(digests) > 1 else None
+
+
+def _positions(target: Target) -> int | None:
+    """Return the model's context length. Raises TailorError, which names the target."""
+    try:
+        return context_length(target.prepared.compiled.config)
+    except TailorError as error:
+        raise TailorError(f"'{target.name}': {error}") from error
+
+
+def steps_of(
+    on_event: OnEvent, asked: Iterable[Sequence[PreparedObjective]], more: int = 0
+) -> Callable[[str], None]:
+    """Return a function that reports a step of targets with these objectives, and `more` steps.
+
+    A target has a step for the forward pass of all its scores, and one for each generation.
+    """
+    total, done = more, count(1)
+    for objectives in asked:
+        total += any(isinstance(objective, Forward) for objective in objectives)
+        total += sum(isinstance(objective, Generative) for objective in objectives)
+    on_event(Progress("evaluating", 0, total))
+
+    def step(words: str) -> None:
+        on_event(Progress("evaluating", next(done), total, words))
+
+    return step
