@@ -184,8 +184,8 @@ def _print_sweep(
     lets: Mapping[str, Sequence[str]],
 ) -> None:
     """Print a chart of each objective over the values of the one name that has several."""
+    from gptailor.evaluation.score_table import chart_lines
     from gptailor.lang.plan_of import target_name
-    from gptailor.reporting.evaluation import chart_lines
 
     varied = {name: values for name, values in lets.items() if len(values) > 1}
     if len(varied) != 1:

@@ -11,7 +11,7 @@ from typing import Any, final
 
 import click
 
-from gptailor.evaluation.score_table import score_lines
+from gptailor.evaluation.score_table import score_lines, size_lines
 from gptailor.evaluation.scores import (
     Failure,
     Outcome,
@@ -76,7 +76,9 @@ class EvaluationResult:
     def lines(self, width: int, encoding: str | None = None) -> Iterator[str]:
         """Yield the lines of all scores and sizes for a terminal of `width` columns."""
         results, subjects = (*self.bases, *self.results), (*self.base_subjects, *self.subjects)
-        yield from score_lines(results, subjects, width, encoding)
+        yield from score_lines(results, width, encoding)
+        yield ""
+        yield from size_lines(subjects, width, encoding)
         if self.by_byte:
             yield BY_BYTE
 
