@@ -206,25 +206,20 @@ class Expectations:
     def _result(self, row: _Row) -> ExpectationResult:
         entry, words = row.entry, bounded_words(row.entry)
         score, beside = self._outcomes(row)
-        compared = _compared(entry, score, beside)
-        verdict = _verdict(entry, compared)
+        bound, difference, reason = _compared(entry, score, beside)
+        verdict = "unknown" if difference is None else _verdict(entry.sign, difference)
         value = None if isinstance(score, Failure) else Estimate(score.value, score.stderr)
         result = ExpectationResult(
-            row.target.name, words, verdict, value, compared.bound, compared.difference,
-            compared.reason,
-        )  # fmt: skip
+            row.target.name, words, verdict, value, bound, difference, reason
+        )
         if result.passed:
             return result
-        at, why = ("expects", row.number), difference_words(result)
-        origin = row.target.origin.origin
+        origin, why = row.target.origin.origin, difference_words(result)
         settings = "" if origin is None else origin.source.settings
         of = f"the expectation {words}" + (f" with {settings}" if settings else "")
-        if verdict == "fail":
-            missed = Fault("M501", f"{of} is not met: {why}", at)
-        else:
-            missed = Fault("M502", f"{of} has no score: {why}", at)
-        [fault] = locate([missed], origin)
-        return replace(result, fault=fault)
+        code, missed = ("M501", "is not met") if verdict == "fail" else ("M502", "has no score")
+        fault = Fault(code, f"{of} {missed}: {why}", ("expects", row.number))
+        return replace(result, fault=locate([fault], origin)[0])
 
 
 def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective) -> None:
@@ -249,51 +244,41 @@ def _rows(target: Target) -> list[_Row]:
     ]
 
 
-@final
-class _Compared(NamedTuple):
-    """The bound of an expectation, and the difference from it; or the reason against one."""
+def _compared(
+    entry: Expectation, score: Outcome, beside: Outcome | None
+) -> tuple[float | None, Estimate | None, str]:
+    """Compare a score with a number, or sample by sample with a share of another score.
 
-    bound: float | None = None
-    difference: Estimate | None = None
-    reason: str = ""
-
-
-def _compared(entry: Expectation, score: Outcome, beside: Outcome | None) -> _Compared:
-    """Compare a score with a number, or sample by sample with a share of another score."""
-    times = 1.0 if entry.bound.number is None else float(entry.bound.number)
+    Return the bound, and the difference from it or the reason against one.
+    """
+    bound = times = 1.0 if entry.bound.number is None else float(entry.bound.number)
     if isinstance(score, Failure):
-        return _Compared(reason=score.message)
+        return None, None, score.message
     if isinstance(beside, Failure):
-        return _Compared(reason=f"'{entry.bound.of}': {beside.message}")
-    if beside is None:
-        return _finite(times, score.value - times, score.stderr)
-    bound = times * beside.value
-    if score.each is None or beside.each is None:
+        return None, None, f"'{entry.bound.of}': {beside.message}"
+    difference = Estimate(score.value - bound, score.stderr)
+    if beside is not None:
+        bound = times * beside.value
         stderr = math.hypot(score.stderr, times * beside.stderr) if times else score.stderr
-        return _finite(bound, score.value - bound, stderr)
-    if score.each.counts != beside.each.counts:
-        reason = f"its samples have other tokens than those of '{entry.bound.of}'"
-        return _Compared(bound, reason=reason)
-    paired = paired_difference(score.each, beside.each, times)
-    return _finite(bound, paired.value, paired.stderr)
+        difference = Estimate(score.value - bound, stderr)
+        if score.each is not None and beside.each is not None:
+            if score.each.counts != beside.each.counts:
+                reason = f"its samples have other tokens than those of '{entry.bound.of}'"
+                return bound, None, reason
+            paired = paired_difference(score.each, beside.each, times)
+            difference = Estimate(paired.value, paired.stderr)
+    if any(map(math.isnan, difference)):
+        return bound, None, "the value and its bound are infinite"
+    return bound, difference, ""
 
 
-def _finite(bound: float, value: float, stderr: float) -> _Compared:
-    if math.isnan(value) or math.isnan(stderr):
-        return _Compared(bound, reason="the value and its bound are infinite")
-    return _Compared(bound, Estimate(value, stderr))
-
-
-def _verdict(entry: Expectation, compared: _Compared) -> Literal["pass", "tie", "fail", "unknown"]:
+def _verdict(sign: str, difference: Estimate) -> Literal["pass", "tie", "fail"]:
     """Return the verdict: a bound is missed if the difference is beyond two standard errors.
 
     A difference without a known error, as that of a latency, is compared as it is.
     """
-    if compared.difference is None:
-        return "unknown"
-    value, stderr = compared.difference
-    beyond = value if entry.sign.startswith("<") else -value
-    if math.isfinite(stderr) and stderr > 0 and abs(beyond) <= SURE * stderr:
+    beyond = difference.value if sign.startswith("<") else -difference.value
+    if 0 < difference.stderr < math.inf and abs(beyond) <= SURE * difference.stderr:
         return "tie"
-    missed = beyond > 0 or (beyond == 0 and entry.sign in ("<", ">"))
+    missed = beyond > 0 or (beyond == 0 and sign in ("<", ">"))
     return "fail" if missed else "pass"
