@@ -33,7 +33,7 @@ from gptailor.evaluation.scores import (
     paired_difference,
     retained_score,
 )
-from gptailor.evaluation.speed import cache_bytes, latency_score, parameters, speeds
+from gptailor.evaluation.speed import cache_bytes, latency_score, parameters
 from gptailor.evaluation.targets import (
     Target,
     as_list,
@@ -207,12 +207,9 @@ class EvaluationRun:
     def _speed(self, entry: _Entry) -> None:
         base = None if entry.target.plain else self._entry_of.get(entry.target.identity_of_base)
         with suppress(Exception):  # a speed that can't be measured is omitted; its score fails
-            live, *other = (
-                self.meter.stitch(timed.target.prepared.models, timed.target.prepared.plan).model
-                for timed in (entry, base)
-                if timed is not None
-            )
-            speed, base_speed = speeds(live, other[0] if other else None)
+            timed = [entry.target] if base is None else [entry.target, base.target]
+            speed, *others = self.meter.speeds(timed)
+            base_speed = others[0] if others else None
             entry.size = replace(entry.size, speed=speed, base_speed=base_speed)
             if base is not None:
                 base.size = replace(base.size, speed=base.size.speed or base_speed)

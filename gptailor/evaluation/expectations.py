@@ -15,8 +15,8 @@ from gptailor.evaluation.meter import Meter, Placement, Reading, common_piece_by
 from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import size_score
 from gptailor.evaluation.samples import Samples, StatedObjective
-from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
-from gptailor.evaluation.speed import latency_score, speeds
+from gptailor.evaluation.scores import Failure, Outcome, paired_difference
+from gptailor.evaluation.speed import latency_score
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
 from gptailor.evaluation.trial import Ask
 from gptailor.lang.words import bounded_words, measure_words
@@ -175,9 +175,16 @@ class Expectations:
         return common_piece_bytes(row.targets, by_byte=cut)
 
     def _outcomes(self, row: _Row) -> tuple[Outcome, Outcome | None]:
-        """Return the outcome of a row's target, and that of the model of its bound."""
+        """Return the outcome of a row's target, and that of the model of its bound.
+
+        Latencies of both are measured by turns.
+        """
         if OBJECTIVES[row.entry.name].by == "clock":
-            return self._latencies(row)
+            found = attempt(partial(self.meter.speeds, row.targets))
+            if isinstance(found, Failure):
+                return found, None
+            latency, *others = map(latency_score, found)
+            return latency, others[0] if others else None
         beside = None if row.bounding is None else self._outcome(row, row.bounding)
         return self._outcome(row, row.target), beside
 
@@ -188,20 +195,6 @@ class Expectations:
             return attempt(size)
         asked, words = self._ask(row, target)
         return asked.outcomes[words]
-
-    def _latencies(self, row: _Row) -> tuple[Outcome, Outcome | None]:
-        """Return the latencies of a target and of the model of its bound, measured by turns."""
-
-        def measured() -> tuple[Score, Score | None]:
-            live, *other = (
-                self.meter.stitch(target.prepared.models, target.prepared.plan).model
-                for target in row.targets
-            )
-            speed, beside = speeds(live, other[0] if other else None)
-            return latency_score(speed), None if beside is None else latency_score(beside)
-
-        found = attempt(measured)
-        return (found, None) if isinstance(found, Failure) else found
 
     def _result(self, row: _Row) -> ExpectationResult:
         entry, words = row.entry, bounded_words(row.entry)

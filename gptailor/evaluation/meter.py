@@ -31,8 +31,8 @@ from gptailor.evaluation.samples import (
     prepare_objectives,
     with_cut_tokens,
 )
-from gptailor.evaluation.scores import Failure, Outcomes
-from gptailor.evaluation.speed import Latencies
+from gptailor.evaluation.scores import Failure, Outcomes, Speed
+from gptailor.evaluation.speed import Latencies, speeds
 from gptailor.evaluation.targets import Target, base_of, identity
 from gptailor.evaluation.trial import Ask, AskedTogether
 from gptailor.lang.words import objective_words
@@ -179,6 +179,11 @@ class Meter:
     def stitch(self, models: Mapping[str, Opened], plan: Plan) -> Stitched:
         """Return the live model of a closed plan with these models. Raises as `Repairs.stitch`."""
         return self.repairs(models).stitch(plan)
+
+    def speeds(self, targets: Iterable[Target]) -> list[Speed]:
+        """Return the speeds of targets, measured by turns."""
+        prepared = (target.prepared for target in targets)
+        return speeds(*(self.stitch(each.models, each.plan).model for each in prepared))
 
     # ------------------------------------------------------------------------------- objectives
 

@@ -245,6 +245,12 @@ class Trials:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
         return self._run(plans, stage, samples, race)
 
+    def on_share(
+        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Yield each plan's outcomes on a share of the samples that the search sees, as `run`."""
+        return self.run(plans, round(share * self.full), stage=stage, race=race)
+
     def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
         """Yield each plan's number and outcomes on all held-out samples."""
         return self._run(plans, stage, None)

@@ -1,38 +1,20 @@
 """Evaluate a search's trials by `evaluation.space_trials`, in this process or on a cluster."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.meter import Meter, Placement
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.scores import Outcomes
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
-from gptailor.plan.stage import Stage
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.quantities import byte_count
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.workers import CLUSTERS, Alone, Workers
 from gptailor.searching.settings import Resources, Settings
-
-
-@final
-@dataclass(frozen=True)
-class TrialEvaluator:
-    """Evaluates plans on this device."""
-
-    trials: Trials
-
-    def __call__(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Yield each plan's outcomes on a share of the samples that the search sees."""
-        return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
 
 
 def trials_of(
@@ -77,5 +59,5 @@ def workers_of(
 ) -> AbstractContextManager[Workers]:
     """Return this process, or the workers of a plugin's cluster."""
     if where.ray is None:
-        return nullcontext(Alone(TrialEvaluator(trials)))
+        return nullcontext(Alone(trials.on_share))
     return CLUSTERS.required("ray", "--ray", "cluster")(trials, chosen, where, on_progress)
