@@ -22,9 +22,9 @@ from benchmarks.heal_answers import Answers, answers_of
 from benchmarks.heal_texts import SOURCES
 from benchmarks.retention_texts import Amounts, Files, write_files
 from benchmarks.search_texts import rows_of
-from gptailor.evaluation.meter import Meter, Placement
+from gptailor.evaluation.meter import Meter, Placement, Reading
 from gptailor.evaluation.objectives.base import PreparedObjective
-from gptailor.evaluation.samples import Samples, context_length, prepare_objectives
+from gptailor.evaluation.samples import Samples, context_length
 from gptailor.evaluation.scores import Outcomes, Score
 from gptailor.evaluation.space_trials import Trials, opened
 from gptailor.evaluation.trial import Ask
@@ -240,7 +240,8 @@ class Lab:
         base = self.trials.models["base"]
         positions = context_length(base.config)
         stated = [read_objective(wish) for wish in wishes]
-        return prepare_objectives(stated, Samples(), base, _no_reference, positions)
+        reading = Reading(base, positions, None, self.trials.plan)
+        return self.trials.meter.objectives(stated, Samples(), reading, _no_reference)
 
     def _judge(self, found: Found) -> dict[str, Any]:
         plan, meter, models = self.read(found), self.trials.meter, self.trials.models

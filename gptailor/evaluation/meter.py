@@ -18,18 +18,22 @@ from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
-from gptailor.evaluation.objectives.base import Forward, PreparedObjective, Reference
+from gptailor.evaluation.objectives import agree_on_direction, prepare_objective
+from gptailor.evaluation.objectives.base import (
+    Forward,
+    ObjectiveContext,
+    PreparedObjective,
+    Reference,
+)
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import piece_bytes
-from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model
+from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.samples import (
     Samples,
     StatedObjective,
     context_length,
     no_reference,
-    prepare_objectives,
-    with_cut_tokens,
 )
 from gptailor.evaluation.scores import Failure, Outcomes, Speed
 from gptailor.evaluation.speed import Latencies, speeds
@@ -41,6 +45,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ready
 from gptailor.program.devices import device_of, dtype_of
+from gptailor.program.output_tokenizer import with_token_cut
 from gptailor.reporting.quantities import byte_count
 
 _PREFIX_BYTES = 2**30
@@ -196,15 +201,20 @@ class Meter:
     ) -> list[PreparedObjective]:
         """Return objectives with their samples as a plan reads them, prepared once for its like.
 
-        Raises as `prepare_objectives` and the tokenizer do.
+        `reference` runs the models that `kl` and `acceptance` compare with. Raises CalibrationError
+        for a file, ObjectiveError for an argument or a direction, TailorError for the tokenizer.
         """
         words = tuple((objective_words(objective), directed) for objective, directed in stated)
         key = words, samples, reading.key(stated)
         if key not in self._objectives:
-            self._objectives[key] = prepare_objectives(
-                stated, samples, reading.tokenizer_model, reference, reading.positions,
-                reading.piece_bytes,
-            )  # fmt: skip
+            model, positions, _, _, piece = reading
+            cut, tokenizer = model.token_cut is not None, tokenizer_of(model)
+            context = ObjectiveContext(tokenizer, *samples, reference, positions, piece, cut)
+            prepared = [prepare_objective(objective, context) for objective, _ in stated]
+            for (objective, directed), found in zip(stated, prepared, strict=True):
+                if directed:
+                    agree_on_direction(objective, found)
+            self._objectives[key] = prepared
         return self._objectives[key]
 
     def of_target(
@@ -241,9 +251,12 @@ class Meter:
     ) -> Sequence[Tensor]:
         """Return the results of a work on the plan of `name`, the model to compare with.
 
-        Raises ObjectiveError if that fails, and for other tokens than those of `tokenizer`.
+        A smaller vocabulary of `tokenizer` is the reference's too, so that distributions are over
+        the same tokens. Raises ObjectiveError if it has another model's, and if the work fails.
         """
-        live = repairs.stitch(with_cut_tokens(plan, tokenizer, name))
+        if tokenizer.token_cut is not None and tokenizer.name != name:
+            raise no_reference(name, f"the output has tokens of '{tokenizer.name}'")
+        live = repairs.stitch(with_token_cut(plan, tokenizer.token_cut))
         results = self.evaluator.run(live, [work])
         if isinstance(results, Failure):
             raise no_reference(name, results.message)

@@ -8,19 +8,14 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checks.texts import few_samples
 from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.template import configuration, position_count
-from gptailor.evaluation.objectives import agree_on_direction, prepare_objective
 from gptailor.evaluation.objectives.base import (
-    ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
-    Reference,
 )
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
-from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Objective, Plan
-from gptailor.program.output_tokenizer import with_token_cut
 
 _MOST_SEEN = 1024
 """The most samples of an objective that a search sees by default."""
@@ -42,30 +37,6 @@ class Samples(NamedTuple):
     seed: int = 0
 
 
-def prepare_objectives(
-    stated: Sequence[StatedObjective],
-    samples: Samples,
-    tokenizer_model: Opened,
-    reference: Reference,
-    positions: int | None,
-    piece_bytes: int | None = None,
-) -> list[PreparedObjective]:
-    """Prepare the objectives, with samples in tokens of `tokenizer_model`.
-
-    `reference` runs the model that `kl` and `acceptance` compare with. `positions` is the longest
-    text in tokens. With `piece_bytes` losses count by bytes, in pieces of at most so many.
-    Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
-    """
-    tokenizer = tokenizer_of(tokenizer_model)
-    cut = tokenizer_model.token_cut is not None
-    context = ObjectiveContext(tokenizer, *samples, reference, positions, piece_bytes, cut)
-    objectives = [prepare_objective(statement, context) for statement, _ in stated]
-    for (statement, directed), objective in zip(stated, objectives, strict=True):
-        if directed:
-            agree_on_direction(statement, objective)
-    return objectives
-
-
 def context_length(config: Mapping[str, Any]) -> int | None:
     """Return the longest text that a model takes, in tokens; None means no limit."""
     return position_count(configuration(language_config(config)))
@@ -74,19 +45,6 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 def no_reference(name: str, why: str) -> ObjectiveError:
     """Return the error for a model that scores can't be compared with."""
     return ObjectiveError(f"there are no predictions of the model '{name}' to compare with: {why}")
-
-
-def with_cut_tokens(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
-    """Return the plan of an unchanged model, with a smaller vocabulary if the tokenizer has one.
-
-    So `kl` compares distributions over the kept tokens. Raises ObjectiveError if the tokens are
-    those of another model than `name`.
-    """
-    if (cut := tokenizer_model.token_cut) is None:
-        return plan
-    if tokenizer_model.name != name:
-        raise no_reference(name, f"the output has tokens of '{tokenizer_model.name}'")
-    return with_token_cut(plan, cut)
 
 
 @final

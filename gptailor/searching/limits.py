@@ -6,10 +6,10 @@ the sizes of requested genomes are also counted from headers.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, NoReturn, TypeAlias, final
+from typing import NamedTuple, NoReturn, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -61,15 +61,11 @@ class SizeBound(NamedTuple):
     most: float
     number: int
 
-    @property
-    def unit(self) -> str:
-        """The words for the size's unit."""
-        kind = self.measure.arguments.get("gguf")
-        return _UNITS[self.measure.name] if kind is None else f"bytes of weights in {kind}"
-
     def words(self, size: float) -> str:
         """Return a size and its unit."""
-        return f"{size:,.0f} {self.unit}"
+        kind = self.measure.arguments.get("gguf")
+        unit = _UNITS[self.measure.name] if kind is None else f"bytes of weights in {kind}"
+        return f"{size:,.0f} {unit}"
 
 
 def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
@@ -100,13 +96,13 @@ class Within:
         self.bounds = tuple(bounds)
         self._open = space
         self._known: dict[bytes, bool] = {}
-        self._mask = self._sizing
-        limits, slack = self._fit()
+        self._mask = _sizing(space)
+        self._limits, slack = self._fit()
         if slack > _EXACT:  # models differ in their layers' sizes
-            self._mask = np.ones_like(self._sizing)
-            limits, slack = self._fit()
+            self._mask = np.ones_like(self._mask)
+            self._limits, slack = self._fit()
         self.exact = slack <= _EXACT
-        self.space = replace(space, table=space.table._replace(limits=limits))
+        self.space = replace(space, table=space.table._replace(limits=self._limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
         if len(self.bounds) > 1 and not self.holds(self.smallest):
@@ -137,15 +133,36 @@ class Within:
     @cached_property
     def smallest(self) -> Genome:
         """A genome within all bounds that is as small as can be found."""
-        table, numbers = self.space.table, range(len(self.bounds))
-        genomes = [_least(table, [n]) for n in numbers]
+        numbers = range(len(self.bounds))
+        genomes = [self._least([n]) for n in numbers]
         if len(numbers) > 1:
-            genomes.append(_least(table, numbers))
+            genomes.append(self._least(numbers))
         return next((genome for genome in genomes if self.holds(genome)), genomes[-1])
+
+    def _least(self, numbers: Sequence[int]) -> Genome:
+        """Return the genome furthest within some bounds by sums, found change by change."""
+        table, some = self.space.table, list(numbers)
+
+        def beyond(genome: Genome) -> Float[ndarray, "*n"]:
+            sums = features(table, genome) @ self._limits.weights[some].T - self._limits.room[some]
+            return np.asarray(sums.max(axis=-1))
+
+        drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
+        genome = _row(drawn, int(np.argmin(beyond(drawn))))
+        size = float(beyond(genome))
+        while True:
+            changed = _changes(table, genome)
+            if not len(changed.bits):
+                return genome
+            sizes = beyond(changed)
+            best = int(np.argmin(sizes))
+            if float(sizes[best]) >= size - _EXACT:
+                return genome
+            genome, size = _row(changed, best), float(sizes[best])
 
     def _summed(self, genome: Genome) -> bool | None:
         """Return whether sums are within bounds; None for a genome whose sums may be wrong."""
-        values, limits = features(self.space.table, genome), _limits(self.space.table)
+        values, limits = features(self.space.table, genome), self._limits
         row = np.append(1.0, values[self._mask])
         if np.abs(row - self._axes.T @ (self._axes @ row)).max() > _SPANNED:
             return None
@@ -179,17 +196,6 @@ class Within:
 
     # ---------------------------------------------------------------------------------- the fit
 
-    @property
-    def _sizing(self) -> Bool[ndarray, " f"]:
-        """A mask of the features that change the number of layers."""
-        space, table = self._open, self._open.table
-        roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(table.inside_pick)
-        picks = (pick for pick in space.picks if not pick.windows)
-        roles += [pick.subject.role for pick in picks for _ in pick.labels]
-        some = np.zeros(len(table.at_features), np.bool_)
-        some[: len(roles)] = [role not in _SIZELESS for role in roles]
-        return some
-
     def _fit(self) -> tuple[Limits, float]:
         """Fit sizes as sums over some features; return limits, and the share that sums are off.
 
@@ -215,9 +221,9 @@ class Within:
         at = self.bounds.index(bound)
         table = self.space.table
         drawn = sample(table, key_of(1), _TRIED)
-        tried = [_least(table, [at]), *(_row(drawn, n) for n in range(_TRIED))]
+        tried = [self._least([at]), *(_row(drawn, n) for n in range(_TRIED))]
         order = np.argsort(features(table, Genome(*map(np.stack, zip(*tried, strict=True))))
-                           @ _limits(table).weights[at], kind="stable")[:4]  # fmt: skip
+                           @ self._limits.weights[at], kind="stable")[:4]  # fmt: skip
         least, smallest = min((self._counted(tried[n])[at], n) for n in order)
         if least <= bound.most:
             return
@@ -240,6 +246,16 @@ class Within:
         raise PlanError(locate([fault], self._open.plan.origin))
 
 
+def _sizing(space: Space) -> Bool[ndarray, " f"]:
+    """Return a mask of the features that change the number of layers."""
+    roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(space.table.inside_pick)
+    picks = (pick for pick in space.picks if not pick.windows)
+    roles += [pick.subject.role for pick in picks for _ in pick.labels]
+    some = np.zeros(len(space.table.at_features), np.bool_)
+    some[: len(roles)] = [role not in _SIZELESS for role in roles]
+    return some
+
+
 def _row(genomes: Genome, number: int) -> Genome:
     return Genome(*(genes[number] for genes in genomes))
 
@@ -259,33 +275,6 @@ def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[
         axis = residue[furthest] / lengths[furthest]
         spans.append(axis[None])
         residue -= np.outer(residue @ axis, axis)
-
-
-def _limits(table: Table) -> Limits:
-    assert table.limits is not None, "they were fitted"
-    return table.limits
-
-
-def _least(table: Table, numbers: Sequence[int]) -> Genome:
-    """Return the genome furthest within some bounds by sums, found change by change."""
-    limits, some = _limits(table), list(numbers)
-
-    def beyond(genome: Genome) -> Float[ndarray, "*n"]:
-        sums = features(table, genome) @ limits.weights[some].T - limits.room[some]
-        return np.asarray(sums.max(axis=-1))
-
-    drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
-    genome = _row(drawn, int(np.argmin(beyond(drawn))))
-    size = float(beyond(genome))
-    while True:
-        changed = _changes(table, genome)
-        if not len(changed.bits):
-            return genome
-        sizes = beyond(changed)
-        best = int(np.argmin(sizes))
-        if float(sizes[best]) >= size - _EXACT:
-            return genome
-        genome, size = _row(changed, best), float(sizes[best])
 
 
 def _changes(table: Table, genome: Genome) -> Genome:
@@ -342,18 +331,13 @@ class StartsWithin:
             ]
 
 
-Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], Within | None]
-"""Sizes; the space with limits; its starting plans without those beyond; the bounds, if any."""
-
-
-def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
-    """Return the space within the required sizes, or the space itself without requirements.
+def bounded(
+    space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]
+) -> tuple[Sizes, Within | None]:
+    """Return the sizes of a space's plans, and its part within the required sizes, if any is.
 
     Raises PlanError (P609) where no plan of it is within.
     """
     sizes = Sizes(space, models)
     bounds = size_bounds(space.plan, requires, sizes)
-    if not bounds:
-        return sizes, space, lambda starts: starts, None
-    within = Within(space, sizes, bounds)
-    return sizes, within.space, lambda starts: StartsWithin(starts, within), within
+    return sizes, Within(space, sizes, bounds) if bounds else None
