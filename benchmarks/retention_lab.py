@@ -22,9 +22,8 @@ from benchmarks.heal_answers import Answers, answers_of
 from benchmarks.heal_texts import SOURCES
 from benchmarks.retention_texts import Amounts, Files, write_files
 from benchmarks.search_texts import rows_of
-from gptailor.evaluation.meter import Meter, Placement, Reading
+from gptailor.evaluation.meter import Meter, Placement, Reading, Samples, context_length
 from gptailor.evaluation.objectives.base import PreparedObjective
-from gptailor.evaluation.samples import Samples, context_length
 from gptailor.evaluation.scores import Outcomes, Score
 from gptailor.evaluation.space_trials import Trials, opened
 from gptailor.evaluation.trial import Ask

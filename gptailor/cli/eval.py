@@ -122,8 +122,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluation.evaluate import (
         EvaluationRun,  # takes seconds; faults of texts come before
     )
-    from gptailor.evaluation.meter import Placement
-    from gptailor.evaluation.samples import Samples
+    from gptailor.evaluation.meter import Placement, Samples
     from gptailor.reporting.progress import steps_bar
 
     drawn = Samples(Path(), samples, seed)

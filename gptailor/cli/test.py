@@ -76,7 +76,15 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             raise CheckpointError("C302", "is a plan to test", junit)
     try:
         targets = _targets(plans, models, lets, families, device, memory)
-        results = _results(targets, samples, seed, (device, dtype, memory))
+        # torch takes seconds to import; faults of plans are reported before
+        from gptailor.evaluation.expectations import Expectations
+        from gptailor.evaluation.meter import Placement, Samples
+        from gptailor.reporting.progress import steps_bar
+
+        drawn, place = Samples(Path(), samples, seed), Placement.of(device, dtype, memory)
+        with steps_bar("testing") if sys.stderr.isatty() else nullcontext(StepLines()) as steps:
+            on_event = received_by(RepairLines(), steps)
+            results = Expectations(targets, drawn, place, on_event).results()
     except PlanError as error:
         if form == "text":
             raise
@@ -122,25 +130,6 @@ def _targets(
         if not target.origin.expects:
             options.say(f"{target.name}: no expectations", err=True)
     return expecting
-
-
-def _results(
-    targets: "Sequence[Target]",
-    samples: int | None,
-    seed: int,
-    place: tuple[str, str | None, int | None],
-) -> "tuple[ExpectationResult, ...]":
-    # torch takes seconds to import; faults of plans are reported before
-    from gptailor.evaluation.expectations import Expectations
-    from gptailor.evaluation.meter import Placement
-    from gptailor.evaluation.samples import Samples
-    from gptailor.reporting.progress import steps_bar
-
-    live = sys.stderr.isatty()
-    with steps_bar("testing") if live else nullcontext(StepLines()) as steps:
-        on_event = received_by(RepairLines(), steps)
-        drawn = Samples(Path(), samples, seed)
-        return Expectations(targets, drawn, Placement.of(*place), on_event).results()
 
 
 def _print(results: "Sequence[ExpectationResult]", form: str) -> None:

@@ -13,7 +13,6 @@ __all__ = [
     "objectives",
     "result",
     "rival_scores",
-    "samples",
     "score_table",
     "scores",
     "space_trials",

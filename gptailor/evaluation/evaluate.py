@@ -11,7 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import source_from_here
-from gptailor.evaluation.meter import Meter, Placement, common_piece_bytes, steps_of
+from gptailor.evaluation.meter import (
+    Meter,
+    Placement,
+    Samples,
+    StatedObjective,
+    common_piece_bytes,
+    steps_of,
+)
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import (
@@ -19,10 +26,6 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_model,
 )
 from gptailor.evaluation.result import EvaluationResult
-from gptailor.evaluation.samples import (
-    Samples,
-    StatedObjective,
-)
 from gptailor.evaluation.scores import (
     Outcome,
     Outcomes,

@@ -11,10 +11,17 @@ import torch
 
 from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.meter import Meter, Placement, Reading, common_piece_bytes, steps_of
+from gptailor.evaluation.meter import (
+    Meter,
+    Placement,
+    Reading,
+    Samples,
+    StatedObjective,
+    common_piece_bytes,
+    steps_of,
+)
 from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import size_score
-from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, paired_difference
 from gptailor.evaluation.speed import latency_score
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets

@@ -11,7 +11,7 @@ import torch
 from gptailor.checkpoint.files import shown
 from gptailor.evaluation.chat_text import chat_text
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.meter import Meter, Placement
+from gptailor.evaluation.meter import Meter, Placement, context_length
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import (
     Prompt,
@@ -19,7 +19,6 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_model,
     tokenizer_of,
 )
-from gptailor.evaluation.samples import context_length
 from gptailor.evaluation.scores import Failure
 from gptailor.evaluation.targets import Target, as_list, find_targets
 from gptailor.plan.arguments import Positive

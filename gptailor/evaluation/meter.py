@@ -7,7 +7,8 @@ meter loads the models of each family of plans once, and draws an objective's sa
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import count
-from typing import NamedTuple, final
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -17,11 +18,14 @@ from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
+from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
+from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives import agree_on_direction, prepare_objective
 from gptailor.evaluation.objectives.base import (
     Forward,
     ObjectiveContext,
+    ObjectiveError,
     PreparedObjective,
     Reference,
 )
@@ -29,12 +33,6 @@ from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import piece_bytes
 from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
 from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.samples import (
-    Samples,
-    StatedObjective,
-    context_length,
-    no_reference,
-)
 from gptailor.evaluation.scores import Failure, Outcomes, Speed
 from gptailor.evaluation.speed import Latencies, speeds
 from gptailor.evaluation.targets import Target, base_of, identity
@@ -42,11 +40,34 @@ from gptailor.evaluation.trial import Ask, AskedTogether
 from gptailor.lang.words import objective_words
 from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import TailorError
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ready
 from gptailor.program.devices import device_of, dtype_of
 from gptailor.program.output_tokenizer import with_token_cut
 from gptailor.reporting.quantities import byte_count
+
+StatedObjective: TypeAlias = tuple[Objective, bool]
+"""An objective, and whether its direction was stated; a stated one must be the metric's."""
+
+
+@final
+class Samples(NamedTuple):
+    """The source of an evaluation's samples: a folder for relative paths, a number, a seed."""
+
+    folder: Path = Path()
+    most: int | None = None
+    seed: int = 0
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the longest text that a model takes, in tokens; None means no limit."""
+    return position_count(configuration(language_config(config)))
+
+
+def no_reference(name: str, why: str) -> ObjectiveError:
+    """Return the error for a model that scores can't be compared with."""
+    return ObjectiveError(f"there are no predictions of the model '{name}' to compare with: {why}")
+
 
 _PREFIX_BYTES = 2**30
 """Bytes of hidden states that are kept where plans part, so that a common beginning runs once."""

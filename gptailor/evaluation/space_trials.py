@@ -9,31 +9,30 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
-from gptailor.checks.texts import text_errors_as_faults
+from gptailor.checks.texts import few_samples, text_errors_as_faults
 from gptailor.evaluation.fits.inner_fits import fitted_inside
-from gptailor.evaluation.fits.repair import Repairs, fit
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.meter import Meter, Placement, Reading
+from gptailor.evaluation.meter import (
+    Meter,
+    Placement,
+    Reading,
+    Samples,
+    StatedObjective,
+    context_length,
+    no_reference,
+)
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
 from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.samples import (
-    Parts,
-    Samples,
-    StatedObjective,
-    context_length,
-    no_reference,
-    parts_by_tokenizer,
-)
 from gptailor.evaluation.scores import Failure, Outcomes
 from gptailor.evaluation.targets import base_of, identity
 from gptailor.evaluation.trial import Ask
@@ -54,6 +53,12 @@ from gptailor.prepare import (
     pinned,
 )
 from gptailor.program.output_tokenizer import output_tokenizer
+
+_MOST_SEEN = 1024
+"""The most samples of an objective that a search sees by default."""
+_SEEN_SHARE = 0.75
+"""The largest share of a file's samples that a search sees by default."""
+NOTHING_HELD = Failure("error", "no samples are left that the search doesn't see")
 
 
 def opened(
@@ -107,6 +112,25 @@ def _key(tokenizer_model: Opened) -> Hashable:
 
 
 @final
+class Parts(NamedTuple):
+    """The objectives on the samples that a search sees, and on the held-out samples."""
+
+    seen: tuple[PreparedObjective, ...]
+    held: tuple[PreparedObjective | Failure, ...]
+
+    @classmethod
+    def of(cls, drawn: Sequence[PreparedObjective], count: int) -> "Parts":
+        """Return the first samples of objectives, and as many of the following ones."""
+        held = (
+            each.part(count, 2 * count)
+            if each.size > count or isinstance(each, OfPlan)
+            else NOTHING_HELD
+            for each in drawn
+        )
+        return cls(tuple(each.part(0, count) for each in drawn), tuple(held))
+
+
+@final
 class Trials:
     """Scores of closed plans of one open plan, whose models are loaded once.
 
@@ -145,25 +169,41 @@ class Trials:
         self.folder = folder or Path()
         if not self.stated:
             raise ObjectiveError("the search has no objective")
-        tokenizers = tokenizers_of(plan, models)
-        self._digests = {_key(model): tokenizer_digest(model) for model in tokenizers}
-        distinct = {self._digests[_key(model)]: model for model in reversed(tokenizers)}
+        self._digests: dict[Hashable, str] = {}
+        distinct: dict[str, Opened] = {}
+        for model in tokenizers_of(plan, models):
+            digest = self._digests[_key(model)] = tokenizer_digest(model)
+            distinct.setdefault(digest, model)
         self.by_byte = len(distinct) > 1
+        most = None if fidelity is None else fidelity[1]
+        samples = Samples(self.folder, 2 * (most or _MOST_SEEN), seed)
         with text_errors_as_faults(plan):
-            self.full, self._parts = parts_by_tokenizer(
-                plan,
-                Samples(self.folder, None if fidelity is None else fidelity[1], seed),
-                {digest: distinct[digest] for digest in self._digests.values()},
-                self._prepare,
-            )
+            drawn = {digest: self._drawn(samples, model) for digest, model in distinct.items()}
+            self.full = self._count(most, [each for some in drawn.values() for each in some])
+        self._parts = {digest: Parts.of(some, self.full) for digest, some in drawn.items()}
 
-    def _prepare(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
+    def _drawn(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
+        """Return the objectives on twice the samples that a search sees, in a model's tokens."""
         base = self.models["base"]
         positions = context_length(base.config)
         piece = piece_bytes([positions]) if self.by_byte else None
         reading = Reading(tokenizer_model, positions, identity(base), self.plan, piece)
         reference = partial(self._reference, tokenizer_model)
         return self.meter.objectives(self.stated, samples, reading, reference)
+
+    def _count(self, count: int | None, drawn: Sequence[PreparedObjective]) -> int:
+        """Return the number of samples that a search sees.
+
+        Raises PlanError (C815), at the plan's fidelity, for an objective with fewer.
+        """
+        sampled = [each for each in drawn if not isinstance(each, OfPlan)]
+        if not sampled:
+            raise ObjectiveError("no objective measures quality")
+        if count is None:
+            return max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * each.size) for each in sampled)))
+        if few := [each for each in sampled if each.size < count]:
+            raise PlanError([few_samples(self.plan, count, few[0].name, few[0].size)])
+        return count
 
     @property
     def repairs(self) -> Repairs:

@@ -156,7 +156,8 @@ class _Measuring:
         samples = budget.low if budget.low < budget.full else glance
         influence: dict[str, Sequence[float]] = dict(self._noted.influence or {})
         for name, plan in self.plans.items():
-            self._report("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
+            words = "measuring what each layer does" + f" in {name}" * (len(self.plans) > 1)
+            self.on_progress(words, self.done, self.total)
             if name not in influence:
                 influence[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
@@ -174,7 +175,7 @@ class _Measuring:
             return ()
         sizes = nested_cuts(self.space, np.zeros(self.space.layers))
         size = len(sizes[len(sizes) // 2])
-        self._report("measuring what a bridge leaves of each gap")
+        self.on_progress("measuring what a bridge leaves of each gap", self.done, self.total)
         if self._noted.gaps is None:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             cuts = shortest_paths(errors, choices[0].among, size)
@@ -196,18 +197,15 @@ class _Measuring:
     def _losses(self, removed: Sequence[Plan]) -> list[float]:
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
-        self._report(what)
+        self.on_progress(what, self.done, self.total)
 
         def on_plan() -> None:
             self.done += 1
-            self._report(what)
+            self.on_progress(what, self.done, self.total)
 
         means = losses(self.trials, removed, self.budget.low, on_plan)
         self.spent += self.budget.low * len(removed)
         return means
-
-    def _report(self, what: str) -> None:
-        self.on_progress(what, self.done, self.total)
 
     @property
     def _noted(self) -> FoundNote:

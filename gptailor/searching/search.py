@@ -20,8 +20,8 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count
+from gptailor.searching.final_scores import Conditions, held_out
 from gptailor.searching.folder import Folder
-from gptailor.searching.held_out import held_out
 from gptailor.searching.identity import record_of, refuse_other
 from gptailor.searching.limits import StartsWithin, bounded
 from gptailor.searching.measuring import repair_cost, starts_of
@@ -34,7 +34,6 @@ from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
 from gptailor.searching.run.workers import PATIENCE, UnderWay, Workers, interruptible
 from gptailor.searching.run_files import SETTINGS, RunFiles
-from gptailor.searching.score_requirements import Conditions
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of

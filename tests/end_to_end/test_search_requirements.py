@@ -9,7 +9,7 @@ import pytest
 import gptailor
 from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score
-from gptailor.searching.score_requirements import Conditions
+from gptailor.searching.final_scores import Conditions
 from gptailor.searching.search import Doing, SearchEvent
 from gptailor.searching.search import search as find
 from tests.end_to_end.test_search_command import Search

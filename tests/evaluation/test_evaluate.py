@@ -11,9 +11,8 @@ from transformers import AutoTokenizer
 
 import gptailor
 from gptailor.evaluation.evaluate import EvaluationRun, evaluate
-from gptailor.evaluation.meter import Placement
+from gptailor.evaluation.meter import Placement, Samples
 from gptailor.evaluation.result import EvaluationResult
-from gptailor.evaluation.samples import Samples
 from gptailor.evaluation.scores import (
     Failure,
     Result,

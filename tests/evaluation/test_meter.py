@@ -11,8 +11,7 @@ import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.meter import Meter, Placement, Reading
-from gptailor.evaluation.samples import Samples
+from gptailor.evaluation.meter import Meter, Placement, Reading, Samples
 from gptailor.evaluation.space_trials import Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent

@@ -22,9 +22,8 @@ from gptailor.evaluation.live.template import decoder_layers
 from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.objectives.base import ObjectiveError
 from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.samples import NOTHING_HELD
 from gptailor.evaluation.scores import Failure, Outcomes, Score
-from gptailor.evaluation.space_trials import Trials, opened
+from gptailor.evaluation.space_trials import NOTHING_HELD, Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent
 from gptailor.plan.faults import PlanError

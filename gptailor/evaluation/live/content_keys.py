@@ -253,10 +253,11 @@ class ContentTable:
         layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kept = resolved.kept_experts or ()
-        experts = [len(kept[n]) if kept else 0 for n in resolved.undone_numbers]
+        numbers = resolved.undone_numbers
+        experts = [{"experts": len(kept[n])} if kept and kept[n] else {} for n in numbers]
         kinds = [
-            json.dumps({**entry, **_width(outputs), **_experts(count)}, sort_keys=True)
-            for entry, outputs, count in zip(entries, layers, experts, strict=True)
+            json.dumps({**entry, **_width(outputs), **fewer}, sort_keys=True)
+            for entry, outputs, fewer in zip(entries, layers, experts, strict=True)
         ]
         shown = sorted({kind: at for at, kind in reversed(list(enumerate(kinds)))}.values())
         template = moved_config(layout, config, [entries[at] for at in shown])
@@ -307,11 +308,6 @@ class ContentTable:
 def _width(outputs: Iterable[Output]) -> dict[str, int]:
     """Return the width of a layer's narrower MLP as a part of its kind; {} without one."""
     return {"width": o.make.cut.size for o in outputs if isinstance(o.make, Narrowed)}  # noqa: B035
-
-
-def _experts(count: int) -> dict[str, int]:
-    """Return the number of a layer's fewer experts as a part of its kind; {} for all experts."""
-    return {"experts": count} if count else {}
 
 
 def instructions(outputs: Iterable[Output]) -> str:

@@ -313,14 +313,3 @@ class StreamedLayer:
         if not self._held + self._running:
             fill_module(self.module, self.hollow)
             self.stream.leave(self.content)
-
-
-def stream_layers(
-    modules: Sequence[nn.Module],
-    contents: Sequence[Content],
-    hollow: Sequence[NamedTensors],
-    stream: LayerStream,
-) -> tuple[StreamedLayer, ...]:
-    """Return all layers of a model, each with its follower."""
-    parts = zip(modules, contents, hollow, (*contents[1:], None), strict=True)
-    return tuple(StreamedLayer(stream, *part) for part in parts)

@@ -203,7 +203,9 @@ class Stitcher:
                 self._stream.expect(len(empty), template.size, largest)
                 model = template.model_of(contents, empty)
                 modules = list(decoder_layers(model))
-                streamed = layer_cache.stream_layers(modules, contents.layers, empty, self._stream)
+                following = (*contents.layers[1:], None)
+                parts = zip(modules, contents.layers, empty, following, strict=True)
+                streamed = tuple(layer_cache.StreamedLayer(self._stream, *part) for part in parts)
             else:
                 assert self._cache is not None
                 layers: list[NamedTensors] = [

@@ -230,20 +230,16 @@ def _load_files(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
         return _load(folder, shown)
 
 
-def _refuse_code(folder: Path, shown: Path) -> None:
-    """Refuse a tokenizer that can't be loaded and that names code of its own."""
-    path = folder / "tokenizer_config.json"
-    if path.is_file() and any(files_with_code({path.name: path})):
-        message = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
-        raise TailorError(f"{message}, which is never run; save it as a 'tokenizer.json'")
-
-
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         loaded.encode("")  # invalid settings show in use only
     except Exception as error:  # transformers raises anything for a file that is no tokenizer
-        _refuse_code(folder, shown)
+        path = folder / "tokenizer_config.json"
+        if path.is_file() and any(files_with_code({path.name: path})):
+            needs = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
+            message = f"{needs}, which is never run; save it as a 'tokenizer.json'"
+            raise TailorError(message) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TailorError(f"the tokenizer of '{shown}' can't be loaded: {first}") from error
     assert isinstance(loaded, PreTrainedTokenizerBase)

@@ -1,30 +1,35 @@
-"""Requirements of scores and times, for which the best plans are evaluated in the end."""
+"""The measurements after a search's last trial: requirements of scores and times, held-out text.
+
+The best plans are evaluated for them, and each value is noted in the study.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluation.scores import Failure, Outcome
+from gptailor.evaluation.scores import Failure, Outcome, Outcomes
 from gptailor.evaluation.space_trials import Trials
 from gptailor.evaluation.targets import base_of, unchanged
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.plan.stage import Stage, at_stage
+from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.reporting.measure import excess
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.run.notes import CONDITIONS
+from gptailor.searching.run.notes import CONDITIONS, HELD_OUT
 from gptailor.searching.run.records import RequiredRow
+from gptailor.searching.run.scores import per_objective, per_sample_to_json
 from gptailor.searching.run.study import Study
-from gptailor.searching.run.trials import Ledger
+from gptailor.searching.run.trials import Ledger, Trial, json_numbers, read_outcomes
+from gptailor.searching.run.workers import BASE
 from gptailor.searching.settings import Settings, WishError
-from gptailor.searching.space.decode import decode
+from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import held_key
+from gptailor.searching.verdict import HeldOut, held_key
 
 _MOST = 10
 """The best plans that are evaluated, beside the front and the best of each size."""
@@ -201,3 +206,42 @@ def _finite(outcome: Outcome) -> float | None:
     if isinstance(outcome, Failure) or not math.isfinite(outcome.value):
         return None
     return float(outcome.value)
+
+
+def held_out(
+    study: Study,
+    space: Space,
+    trials: Trials,
+    base: Plan,
+    chosen: Sequence[Trial],
+    on_progress: Callable[[str], None],
+) -> HeldOut:
+    """Return held-out scores of the base and of trials' plans; make the missing ones."""
+    if not any(trials.helds):
+        return {}
+    notes = dict(study.notes.get(HELD_OUT, {}))
+    plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
+    plans |= {
+        held_key(t): (decode_for(space, t.request.genome, t.request.stage), t.request.stage)
+        for t in chosen
+    }
+    fresh = {key: plan for key, plan in plans.items() if key not in notes}
+    done = 0
+    for stage in STAGES:
+        keys = [key for key, (_, how) in fresh.items() if how == stage]
+        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
+            done += 1
+            on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
+            notes[keys[index]] = _held_note(outcomes)
+            study.note(HELD_OUT, notes)
+    return study.typed.held_out
+
+
+def _held_note(outcomes: Outcomes) -> dict[str, Any]:
+    values, stderrs, failure = read_outcomes(outcomes)
+    if values is None or stderrs is None:
+        return {"failure": str(failure)}
+    note: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
+    if each := per_objective(outcomes):
+        note["per_sample"] = per_sample_to_json(each)
+    return note
