@@ -1,7 +1,8 @@
 """A search's trials: the scores of closed plans of one open plan.
 
 plan, models, _ = opened(gptailor.load("space.tailor"))
-for index, outcomes in Trials(plan, models).run(plans, samples, stage="bare"):
+trials = Trials(plan, models, objectives=[(objective, True) for objective in objectives])
+for index, outcomes in trials.run(plans, samples, stage="bare"):
     ...
 """
 
@@ -28,7 +29,7 @@ from gptailor.evaluation.meter import (
     context_length,
     no_reference,
 )
-from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
+from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
@@ -134,11 +135,10 @@ class Parts(NamedTuple):
 class Trials:
     """Scores of closed plans of one open plan, whose models are loaded once.
 
-    `objectives` default to those of the plan's `search` block. Relative paths of other objectives
-    start at `folder`. `seed` draws the order of each objective's samples, and a search sees the
-    first ones. Their number is the larger of `fidelity`; without it, three quarters of the
-    smallest file, at most 1024. At most as many of the following samples are held out. `meter`
-    scores the plans; the default is a new one on the CPU.
+    Relative paths of `objectives` start at `folder`. `seed` draws the order of each objective's
+    samples, and a search sees the first ones. Their number is the larger of `fidelity`; without
+    it, three quarters of the smallest file, at most 1024. At most as many of the following samples
+    are held out. `meter` scores the plans; the default is a new one on the CPU.
 
     Raises PlanError for a file that the plan names, also for one with fewer samples than `fidelity`
     goes up to (C815), CalibrationError for any other file, ObjectiveError for an argument,
@@ -150,8 +150,8 @@ class Trials:
         plan: Plan,
         models: Mapping[str, Opened],
         *,
-        objectives: Sequence[StatedObjective] | None = None,
-        folder: Path | None = None,
+        objectives: Sequence[StatedObjective],
+        folder: Path = Path(),
         meter: Meter | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
@@ -160,15 +160,9 @@ class Trials:
         self.models = models
         self.meter = meter or Meter(Placement())
         self.meter.repairs(models)  # a missing device is reported before a faulty text
-        if objectives is None:
-            folder = plan.origin.folder if plan.origin else None
-            inside = plan.search.objectives if plan.search else ()
-            objectives = [(objective, True) for objective in inside]
         self.stated = tuple(objectives)
         self.latencies = self.meter.latencies(models, base_of(plan))
-        self.folder = folder or Path()
-        if not self.stated:
-            raise ObjectiveError("the search has no objective")
+        self.folder = folder
         self._digests: dict[Hashable, str] = {}
         distinct: dict[str, Opened] = {}
         for model in tokenizers_of(plan, models):
@@ -197,8 +191,6 @@ class Trials:
         Raises PlanError (C815), at the plan's fidelity, for an objective with fewer.
         """
         sampled = [each for each in drawn if not isinstance(each, OfPlan)]
-        if not sampled:
-            raise ObjectiveError("no objective measures quality")
         if count is None:
             return max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * each.size) for each in sampled)))
         if few := [each for each in sampled if each.size < count]:
@@ -270,20 +262,25 @@ class Trials:
         }
 
     def run(
-        self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
+        self, plans: Sequence[Plan], samples: int | None, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
         """Yield each plan's number and outcomes on the first samples, as soon as it is scored.
 
-        In a `race` a losing plan has outcomes on the samples that showed its loss. Without one, or
-        if an objective generates text, all samples are used.
+        Without a number of samples plans are scored on all held-out ones. In a `race` a losing plan
+        has outcomes on the samples that showed its loss. Without one, or if an objective generates
+        text, all samples are used.
 
         Plans that begin alike share layers, within one call and with those of the last call. A
         plan's failure is its outcome. `stage` decides whether plans are bridged and healed. Plans
         are healed one after another.
         """
-        if not 1 <= samples <= self.full:
-            raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        return self._run(plans, stage, samples, race)
+        asks = []
+        for plan in plans:
+            parts, asked = self._of(plan), at_stage(plan, stage)
+            objectives = parts.held if samples is None else parts.seen
+            latency = partial(self.latencies.score, at_stage(asked, "bare"))
+            asks.append(Ask(self.models, asked, objectives, latency))
+        return self.meter.run(asks, samples, race=race, alone=stage == "healed")
 
     def on_share(
         self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
@@ -293,7 +290,7 @@ class Trials:
 
     def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
         """Yield each plan's number and outcomes on all held-out samples."""
-        return self._run(plans, stage, None)
+        return self.run(plans, None, stage=stage)
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """Return the block influence of each layer of a closed plan without bridges and healing."""
@@ -304,18 +301,6 @@ class Trials:
             if not isinstance(objective, OfPlan)
         ]
         return self.meter.evaluator.block_influence(live, works)
-
-    def _run(
-        self, plans: Sequence[Plan], stage: Stage, samples: int | None, race: Race | None = None
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Run plans on `samples` samples, or (None) on the held-out ones."""
-        asks = []
-        for plan in plans:
-            parts, asked = self._of(plan), at_stage(plan, stage)
-            objectives = parts.held if samples is None else parts.seen
-            latency = partial(self.latencies.score, at_stage(asked, "bare"))
-            asks.append(Ask(self.models, asked, objectives, latency))
-        return self.meter.run(asks, samples, race=race, alone=stage == "healed")
 
     def _reference(self, tokenizer_model: Opened, name: str, work: Work) -> Sequence[Tensor]:
         repairs = self.repairs

@@ -75,8 +75,6 @@ class Forward(PreparedObjective):
     @final
     def work(self, samples: int | None = None) -> Work:
         """Return the first samples' requests to a forward pass; at most all samples."""
-        if samples is not None and samples < 1:
-            raise ValueError("a work has at least one sample")
         count = self.size if samples is None else min(samples, self.size)
         if count not in self._works:
             cuts = tuple(len(self.requests(n)) if n else 0 for n in race_counts(count))
