@@ -166,7 +166,8 @@ class Expectations:
 
     def _ask(self, row: _Row, target: Target) -> tuple[_Asked, str]:
         """Return what is asked of a target, with a row's measure in it, and the measure's words."""
-        origin, piece = target.origin.origin, self._piece_bytes(row)
+        cut = row.target.prepared.checked.token_cut is not None  # losses count by bytes then
+        origin, piece = target.origin.origin, common_piece_bytes(row.targets, by_byte=cut)
         samples = self.samples._replace(folder=Path() if origin is None else origin.folder)
         key = target.content, samples, Reading.of(target, piece).key([row.stated])
         asked = self._asked.setdefault(key, _Asked(target, samples, piece))
@@ -176,37 +177,26 @@ class Expectations:
             asked.numbers.append(row.number)
         return asked, words
 
-    def _piece_bytes(self, row: _Row) -> int | None:
-        """Return the bytes of a piece if losses count by bytes: with a cut vocabulary, or two."""
-        cut = row.target.prepared.checked.token_cut is not None
-        return common_piece_bytes(row.targets, by_byte=cut)
-
-    def _outcomes(self, row: _Row) -> tuple[Outcome, Outcome | None]:
+    def _outcomes(self, row: _Row) -> list[Outcome]:
         """Return the outcome of a row's target, and that of the model of its bound.
 
         Latencies of both are measured by turns.
         """
-        if OBJECTIVES[row.entry.name].by == "clock":
+        by = OBJECTIVES[row.entry.name].by
+        if by == "clock":
             found = attempt(partial(self.meter.speeds, row.targets))
-            if isinstance(found, Failure):
-                return found, None
-            latency, *others = map(latency_score, found)
-            return latency, others[0] if others else None
-        beside = None if row.bounding is None else self._outcome(row, row.bounding)
-        return self._outcome(row, row.target), beside
-
-    def _outcome(self, row: _Row, target: Target) -> Outcome:
-        if OBJECTIVES[row.entry.name].by == "headers":
-            made = target.prepared
-            size = partial(size_score, row.entry.objective, made.compiled, made.models["base"])
-            return attempt(size)
-        asked, words = self._ask(row, target)
-        return asked.outcomes[words]
+            return [found] if isinstance(found, Failure) else [*map(latency_score, found)]
+        if by == "headers":
+            made = (target.prepared for target in row.targets)
+            size = partial(size_score, row.entry.objective)
+            return [attempt(partial(size, each.compiled, each.models["base"])) for each in made]
+        asked = (self._ask(row, target) for target in row.targets)
+        return [of_target.outcomes[words] for of_target, words in asked]
 
     def _result(self, row: _Row) -> ExpectationResult:
         entry, words = row.entry, bounded_words(row.entry)
-        score, beside = self._outcomes(row)
-        bound, difference, reason = _compared(entry, score, beside)
+        score, *beside = self._outcomes(row)
+        bound, difference, reason = _compared(entry, score, *beside)
         verdict = "unknown" if difference is None else _verdict(entry.sign, difference)
         value = None if isinstance(score, Failure) else Estimate(score.value, score.stderr)
         result = ExpectationResult(
@@ -232,20 +222,18 @@ def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective
 
 
 def _rows(target: Target) -> list[_Row]:
-    bounding: dict[str, Target] = {}
-    for entry in target.origin.expects:
+    rows, bounding = list[_Row](), dict[str | None, Target]()
+    for number, entry in enumerate(target.origin.expects):
         if (name := entry.bound.of) is not None and name not in bounding:
             own = target.base if name == "base" else None
             own = own or target.fit_inner(ready(base_of(target.origin, name)))
             bounding[name] = Target(name, own, target.origin, target.base)
-    return [
-        _Row(target, number, entry, None if entry.bound.of is None else bounding[entry.bound.of])
-        for number, entry in enumerate(target.origin.expects)
-    ]
+        rows.append(_Row(target, number, entry, bounding.get(name)))
+    return rows
 
 
 def _compared(
-    entry: Expectation, score: Outcome, beside: Outcome | None
+    entry: Expectation, score: Outcome, beside: Outcome | None = None
 ) -> tuple[float | None, Estimate | None, str]:
     """Compare a score with a number, or sample by sample with a share of another score.
 

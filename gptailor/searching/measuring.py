@@ -96,11 +96,11 @@ def starts_of(
         raise TailorError(f"the models can't be measured: {error}") from error
     spent = study.typed.measured.evaluations
     budget = replace(budget, measured=spent, separate=separates(space.plan))
-    recipes = None
-    if budget.separate:
-        recipes = Recipes(
-            space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed
-        )
+    recipes = (
+        Recipes(space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed)
+        if budget.separate
+        else None
+    )
     low = budget.low / budget.full
     return Starts(space, influence, removed, low, budget.starts, cuts, recipes), budget
 
