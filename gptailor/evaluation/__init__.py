@@ -13,7 +13,6 @@ __all__ = [
     "objectives",
     "result",
     "rival_scores",
-    "score_table",
     "scores",
     "space_trials",
     "targets",

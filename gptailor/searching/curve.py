@@ -36,14 +36,14 @@ class Sizes:
         """Return the size of a closed plan."""
         return plan_size(Checked.of(plan, self.models))
 
-    def measured(self, plan: Plan, measures: Sequence[Objective]) -> list[float]:
-        """Return a closed plan's sizes by some measures.
 
-        Raises ObjectiveError or CheckpointError for an unknown size.
-        """
-        checked = Checked.of(plan, self.models)
-        compiled = compile_plan(checked)
-        return [size_score(each, compiled, checked.base).value for each in measures]
+def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[float]:
+    """Return a closed plan's sizes by some measures.
+
+    Raises ObjectiveError or CheckpointError for an unknown size.
+    """
+    compiled = compile_plan(checked)
+    return [size_score(each, compiled, checked.base).value for each in measures]
 
 
 def curve_loss(ledger: Ledger, trial: Trial) -> float:

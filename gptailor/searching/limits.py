@@ -21,7 +21,8 @@ from gptailor.plan.faults import Fault, PlanError, locate
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
-from gptailor.searching.curve import Sizes
+from gptailor.program.sources import Checked
+from gptailor.searching.curve import Sizes, measured_sizes
 from gptailor.searching.run.schedule import Stages, Start, StartSource, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
@@ -68,7 +69,7 @@ class SizeBound(NamedTuple):
         return f"{size:,.0f} {unit}"
 
 
-def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
+def size_bounds(plan: Plan, requires: Sequence[Requirement]) -> list[SizeBound]:
     """Return the hard requirements as bounds; a bound by a model is counted."""
     bounds = []
     for number, required in enumerate(requires):
@@ -77,12 +78,7 @@ def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> li
         of, share = required.bound.of, required.bound.number
         most = 1.0 if share is None else float(share)
         if of is not None:
-            alone = base_of(plan, of)
-            counter = sizes
-            if of != "base":  # a model that no plan may take anything of
-                prepared = prepare(alone)
-                alone, counter = prepared.plan, Sizes(sizes.space, prepared.models)
-            most *= counter.measured(alone, [required.objective])[0]
+            most *= measured_sizes(prepare(base_of(plan, of)).checked, [required.objective])[0]
         bounds.append(SizeBound(required.objective, most, number))
     return bounds
 
@@ -177,7 +173,8 @@ class Within:
     def _counted(self, genome: Genome) -> list[float]:
         """Return the sizes of a genome's plan by all bounds."""
         plan = decode(self._open, genome)
-        return self.sizes.measured(plan, [bound.measure for bound in self.bounds])
+        checked = Checked.of(plan, self.sizes.models)
+        return measured_sizes(checked, [bound.measure for bound in self.bounds])
 
     def _drawn(self, key: Key, leaning: float) -> Genome:
         """Draw genomes that have about such a part of the smallest one."""
@@ -339,5 +336,5 @@ def bounded(
     Raises PlanError (P609) where no plan of it is within.
     """
     sizes = Sizes(space, models)
-    bounds = size_bounds(space.plan, requires, sizes)
+    bounds = size_bounds(space.plan, requires)
     return sizes, Within(space, sizes, bounds) if bounds else None

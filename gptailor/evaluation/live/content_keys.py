@@ -228,8 +228,7 @@ class ContentTable:
 
     def resolved(self, plan: Plan) -> Resolved:
         """Resolve a closed plan for the base."""
-        tied = frozenset(name for name, model in self.models.items() if model.layout.tied)
-        return Resolved(plan, self.models["base"].layout.count, tied)
+        return Checked.of(plan, self.models).resolved
 
     def checked(self, resolved: Resolved) -> Checked:
         """Return a closed plan beside the table's models, those made of others too.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.evaluation.score_table import score_lines
+from gptailor.evaluation.result import score_lines
 from gptailor.evaluation.scores import Result, Score
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gptailor.evaluation.score_table import score_lines, size_lines
+from gptailor.evaluation.result import score_lines, size_lines
 from gptailor.evaluation.scores import (
     Failure,
     Outcome,
