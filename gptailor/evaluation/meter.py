@@ -34,7 +34,7 @@ from gptailor.evaluation.objectives.nll import piece_bytes
 from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Failure, Outcomes, Speed
-from gptailor.evaluation.speed import Latencies, speeds
+from gptailor.evaluation.speed import speeds
 from gptailor.evaluation.targets import Target, base_of, identity
 from gptailor.evaluation.trial import Ask, AskedTogether
 from gptailor.lang.words import objective_words
@@ -156,7 +156,6 @@ class Meter:
         self._homes: dict[int, tuple[Mapping[str, Opened], int]] = {}  # by id; they have no hash
         self._live: dict[int, Repairs] = {}
         self._objectives: dict[Hashable, list[PreparedObjective]] = {}
-        self._latencies: dict[int, Latencies] = {}
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -282,13 +281,6 @@ class Meter:
         if isinstance(results, Failure):
             raise no_reference(name, results.message)
         return results[0]
-
-    def latencies(self, models: Mapping[str, Opened], base: Plan) -> Latencies:
-        """Return the latencies of a family's plans, measured beside the plan `base`."""
-        home = self.family(models)
-        if home not in self._latencies:
-            self._latencies[home] = Latencies(partial(self.stitch, models), models, base)
-        return self._latencies[home]
 
     # ----------------------------------------------------------------------------------- trials
 

@@ -35,6 +35,7 @@ from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Failure, Outcomes
+from gptailor.evaluation.speed import Latencies
 from gptailor.evaluation.targets import base_of, identity
 from gptailor.evaluation.trial import Ask
 from gptailor.plan.events import OnEvent, ignore_events
@@ -161,7 +162,8 @@ class Trials:
         self.meter = meter or Meter(Placement())
         self.meter.repairs(models)  # a missing device is reported before a faulty text
         self.stated = tuple(objectives)
-        self.latencies = self.meter.latencies(models, base_of(plan))
+        stitch = partial(self.meter.stitch, models)
+        self.latencies = Latencies(stitch, models, base_of(plan))
         self.folder = folder
         self._digests: dict[Hashable, str] = {}
         distinct: dict[str, Opened] = {}

@@ -171,7 +171,10 @@ class Evaluator:
         for batch_tokens, prefix in ((self.batch_tokens, leaf), (smaller, None)):
             result = attempt(partial(self._values, plan, works, batch_tokens, prefix))
             if isinstance(result, Failure):
-                self._free()
+                self._prefixes.clear()
+                gc.collect()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
             if not isinstance(result, Failure) or result.reason != "memory":
                 break
         return result
@@ -234,11 +237,6 @@ class Evaluator:
         packed = pack(works, batch_tokens, edge)
         self._packs = [*self._packs[1 - PACKS :], (key, packed)]
         return packed
-
-    def _free(self) -> None:
-        self._prefixes.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def rotation_edge(config: PretrainedConfig) -> int | None:

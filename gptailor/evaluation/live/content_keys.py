@@ -217,6 +217,10 @@ class ModelContents:
         return f"{json.dumps(self.config, sort_keys=True)} {self.key} {instructions(outputs)}"
 
 
+_ENDS = {"embed": "begin", "norm": "end", "head": "end", "other": "others"}
+"""The fields of `ModelContents` for tensors outside the layers. Live models have no predictors."""
+
+
 @final
 class ContentTable:
     """Takes plans apart; equal layers of all its plans are one `Content`."""
@@ -264,9 +268,13 @@ class ContentTable:
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
         pairs = zip(kinds, layers, strict=True)
         contents = tuple(self._content(kind, dtype, outputs) for kind, outputs in pairs)
-        first, ends = tuple(shown), _outside_layers(compiled.program)
+        outside = [o for o in compiled.program.outputs if o.place.layer is None]
+        ends = {
+            field: tuple(output for output in outside if _ENDS.get(output.place.part) == field)
+            for field in _ENDS.values()
+        }
         return ModelContents(
-            config, dtype, template, first, contents, **ends, head=layout.head,
+            config, dtype, template, tuple(shown), contents, **ends, head=layout.head,
             generation=checked.token_cut.generation if checked.token_cut is not None else {},
         )  # fmt: skip
 
@@ -325,19 +333,3 @@ def instructions(outputs: Iterable[Output]) -> str:
 def piece(outputs: tuple[Output, ...]) -> PieceKey:
     """Return the key of some outputs."""
     return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
-
-
-_ENDS = {"embed": "begin", "norm": "end", "head": "end", "other": "others"}
-"""The fields of `ModelContents` for tensors outside the layers."""
-
-
-def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
-    """Return the outputs outside the layers by the fields of `ModelContents`.
-
-    Live models have no predictors.
-    """
-    outside: dict[str, list[Output]] = {field: [] for field in _ENDS.values()}
-    for output in program.outputs:
-        if output.place.layer is None and output.place.part != "predictor":
-            outside[_ENDS[output.place.part]].append(output)
-    return {field: tuple(outputs) for field, outputs in outside.items()}
