@@ -138,7 +138,7 @@ class EvaluationRun:
         against: str | None = None,
     ) -> None:
         named = {target.name: target.content for target in reversed(targets)}
-        self.targets = list(_held_to_bases(_distinct(targets)))
+        self.targets = list(_with_bases(targets))
         device_of(str(place.device))  # a missing device is no target's failure
         self.on_event = on_event
         self.meter = Meter(place, on_event)
@@ -271,31 +271,26 @@ def _difference(outcome: Outcome, other: Outcome) -> tuple[ScoreDifference | Non
     return (paired_difference(a, b) if any(b.sums) else None), ""
 
 
-def _distinct(targets: Sequence[Target]) -> list[Target]:
-    """Return the first target of each model. A base of the others is without a base of its own.
+def _with_bases(targets: Sequence[Target]) -> Iterator[Target]:
+    """Yield the first target of each model, with the base that it is compared with.
 
-    It keeps a base that is a target too.
+    A base of other targets has no base of its own, unless that is a target too. The plans' only
+    base is that of bare models that read texts alike. A bare model that is a base of plans is known
+    to be its own base.
     """
-    bases = {target.identity_of_base for target in targets}
-    distinct: dict[Hashable, Target] = {}
+    named = {target.identity_of_base for target in targets}
+    first: dict[Hashable, Target] = {}
     for target in targets:
-        distinct.setdefault(target.content, target)
-    return [
+        first.setdefault(target.content, target)
+    distinct = [
         replace(target, base=target.prepared)
-        if content in bases and target.identity_of_base not in distinct
+        if content in named and target.identity_of_base not in first
         else target
-        for content, target in distinct.items()
+        for content, target in first.items()
     ]
-
-
-def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:
-    """Yield the targets, with the plans' only base as the base of bare models that read alike.
-
-    A bare model that is a base of plans is known to be its own base.
-    """
-    bases = {t.identity_of_base: t.base for t in targets if t.base and not t.plain}
+    bases = {t.identity_of_base: t.base for t in distinct if t.base and not t.plain}
     [base] = bases.values() if len(bases) == 1 else [None]
-    for target in targets:
+    for target in distinct:
         bare = target.bare and target.identity_of_base not in bases
         alike = (
             bare

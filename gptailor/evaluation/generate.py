@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from gptailor.checkpoint.files import shown
-from gptailor.evaluation.chat_text import chat_text
+from gptailor.evaluation.chat_text import chat_texts
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.meter import Meter, Placement, context_length
 from gptailor.evaluation.objectives.generate import greedy
@@ -95,7 +95,8 @@ def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool) ->
         if prepared.plan.chat_template is not None:
             message = "the plan names a chat template, which stands in its compiled folder"
             raise TailorError(f"{message}: compile it, and name that")
-        text = chat_text(tokenizer, [{"role": "user", "content": prompt}], target.name)
+        chat_of_prompt = [{"role": "user", "content": prompt}], True
+        [text] = chat_texts(tokenizer, [chat_of_prompt], target.name, "leave --chat out")
         tokens = encoder.plain(text)
         if not tokens:
             message = f"the chat template of '{target.name}' gives no tokens for this prompt"

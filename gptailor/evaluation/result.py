@@ -92,7 +92,7 @@ class EvaluationResult:
         yield ""
         yield from size_lines(subjects, width, encoding)
         if self.by_byte:
-            yield BY_BYTE
+            yield "The vocabularies differ: nll is in bits a byte, perplexity and kl are by byte."
 
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each target and objective, those of the bases first, by column.
@@ -164,10 +164,6 @@ class EvaluationResult:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-BY_BYTE = "The vocabularies differ: nll is in bits a byte, perplexity and kl are by byte."
-"""The note below scores that count by bytes."""
-
-
 def _each(outcome: Outcome | None) -> PerSample | None:
     """Return the terms of a score's samples; None for a failure and for a score without samples."""
     each = outcome.each if isinstance(outcome, Score) else None
@@ -225,7 +221,7 @@ def score_lines(
     beside = besides.pop() if len(besides) == 1 else "its base"
     all_heads = [*heads, *(head for head, _ in means)]
     scores = [
-        [row[0].target, *_cells([_estimate(r.outcome) for r in row], means, _score_words, "failed")]
+        [row[0].target, *_cells([_estimate(r.outcome) for r in row], means, with_error, "failed")]
         for row in rows
     ]
     yield from table_lines(["", *all_heads], scores, width, encoding)
@@ -297,22 +293,18 @@ def _estimate(measured: Score | Failure | ScoreDifference | None) -> Estimate | 
 def _cells(
     row: Sequence[Estimate | None],
     means: Sequence[tuple[str, Sequence[int]]],
-    words: Callable[[Estimate], str],
+    words: Callable[[float, float], str],
     missing: str = "",
 ) -> list[str]:
     """Return the cells of a target: its estimates, then the means over some of them."""
     averages = [_mean([row[i] for i in among]) for _, among in means]
-    own = [missing if estimate is None else words(estimate) for estimate in row]
-    return own + ["" if mean is None else words(mean) for mean in averages]
+    own = [missing if estimate is None else words(*estimate) for estimate in row]
+    return own + ["" if mean is None else words(*mean) for mean in averages]
 
 
-def _score_words(score: Estimate) -> str:
-    return with_error(*score)
-
-
-def _difference_words(difference: Estimate) -> str:
+def _difference_words(value: float, error: float) -> str:
     """Return `+0.214 ± 0.031 *`; the star marks a difference beyond two errors."""
-    value, error = difference
+    difference = Estimate(value, error)
     sure = difference.sure or difference.reversed.sure
     sign = "+" if value >= 0 else ""
     return f"{sign}{with_error(value, error)}{' *' if sure else '  '}"

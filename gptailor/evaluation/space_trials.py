@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -114,25 +114,6 @@ def _key(tokenizer_model: Opened) -> Hashable:
 
 
 @final
-class Parts(NamedTuple):
-    """The objectives on the samples that a search sees, and on the held-out samples."""
-
-    seen: tuple[PreparedObjective, ...]
-    held: tuple[PreparedObjective | Failure, ...]
-
-    @classmethod
-    def of(cls, drawn: Sequence[PreparedObjective], count: int) -> "Parts":
-        """Return the first samples of objectives, and as many of the following ones."""
-        held = (
-            each.part(count, 2 * count)
-            if each.size > count or isinstance(each, OfPlan)
-            else NOTHING_HELD
-            for each in drawn
-        )
-        return cls(tuple(each.part(0, count) for each in drawn), tuple(held))
-
-
-@final
 class Trials:
     """Scores of closed plans of one open plan, whose models are loaded once.
 
@@ -176,7 +157,15 @@ class Trials:
         with text_errors_as_faults(plan):
             drawn = {digest: self._drawn(samples, model) for digest, model in distinct.items()}
             self.full = self._count(most, [each for some in drawn.values() for each in some])
-        self._parts = {digest: Parts.of(some, self.full) for digest, some in drawn.items()}
+        full, each = self.full, drawn.items()
+        self._seen = {key: tuple(o.part(0, full) for o in some) for key, some in each}
+        self._held: dict[str, tuple[PreparedObjective | Failure, ...]] = {
+            key: tuple(
+                o.part(full, 2 * full) if o.size > full or isinstance(o, OfPlan) else NOTHING_HELD
+                for o in some
+            )
+            for key, some in each
+        }
 
     def _drawn(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
         """Return the objectives on twice the samples that a search sees, in a model's tokens."""
@@ -204,8 +193,9 @@ class Trials:
         """Return the repairs over the models."""
         return self.meter.repairs(self.models)
 
-    def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[_key(output_tokenizer(plan, self.models))]]
+    def _digest(self, plan: Plan) -> str:
+        """Return the digest of a plan's tokenizer, by which its samples are found."""
+        return self._digests[_key(output_tokenizer(plan, self.models))]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:
@@ -217,7 +207,7 @@ class Trials:
     @property
     def seen(self) -> Sequence[PreparedObjective]:
         """The objectives on the samples that a search sees, by the first tokenizer."""
-        return next(iter(self._parts.values())).seen
+        return next(iter(self._seen.values()))
 
     @property
     def helds(self) -> tuple[int, ...]:
@@ -226,8 +216,8 @@ class Trials:
         If one has none, all have 0, because plans are compared on all objectives together.
         """
         sizes = [
-            [held.size for held in parts.held if not isinstance(held, Failure)]
-            for parts in self._parts.values()
+            [held.size for held in of_tokenizer if not isinstance(held, Failure)]
+            for of_tokenizer in self._held.values()
         ]
         if any(len(of_tokenizer) < len(self.seen) for of_tokenizer in sizes):
             return (0,) * len(self.seen)
@@ -278,8 +268,8 @@ class Trials:
         """
         asks = []
         for plan in plans:
-            parts, asked = self._of(plan), at_stage(plan, stage)
-            objectives = parts.held if samples is None else parts.seen
+            digest, asked = self._digest(plan), at_stage(plan, stage)
+            objectives = self._held[digest] if samples is None else self._seen[digest]
             latency = partial(self.latencies.score, at_stage(asked, "bare"))
             asks.append(Ask(self.models, asked, objectives, latency))
         return self.meter.run(asks, samples, race=race, alone=stage == "healed")
@@ -299,7 +289,7 @@ class Trials:
         live = self.repairs.stitcher.stitch(at_stage(plan, "bare"))
         works = [
             Work(objective.requests(samples), surprise)
-            for objective in self._of(plan).seen
+            for objective in self._seen[self._digest(plan)]
             if not isinstance(objective, OfPlan)
         ]
         return self.meter.evaluator.block_influence(live, works)

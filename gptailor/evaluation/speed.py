@@ -140,15 +140,13 @@ class Latencies:
         base, shape = self._shape(self.base), self._shape(plan)
         if base not in self.known:
             [base_speed] = speeds(self.stitch(self.base).model)
-            self._put(base, 1 / base_speed.decoding)
+            self.known[base] = 1 / base_speed.decoding
+            self.on_measured(self.known)
         if shape not in self.known:
             speed, base_speed = speeds(*(self.stitch(p).model for p in (plan, self.base)))
-            self._put(shape, base_speed.decoding / speed.decoding * self.known[base])
+            self.known[shape] = base_speed.decoding / speed.decoding * self.known[base]
+            self.on_measured(self.known)
         return Score(self.known[shape], math.inf, 0)
-
-    def _put(self, shape: str, seconds: float) -> None:
-        self.known[shape] = seconds
-        self.on_measured(self.known)
 
     def _shape(self, plan: Plan) -> str:
         """Return a digest of all that affects a plan's speed: tensor shapes, kinds of layers."""

@@ -334,7 +334,7 @@ def by_hooks(model: PreTrainedModel, texts: Sequence[tuple[int, ...]]) -> list[f
 def test_block_influence_is_one_minus_the_mean_cosine(say: Say) -> None:
     trials = trials_of(say(SPACE), full=6)
     plan = say("L1 from math")
-    (objective,) = next(iter(trials._parts.values())).seen
+    (objective,) = trials.seen
     asked = objective.requests(6)
     wanted = by_hooks(gptailor.stitch(plan), [request.tokens for request in asked])
     assert trials.block_influence(plan, 6) == pytest.approx(wanted, rel=1e-4)
