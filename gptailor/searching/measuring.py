@@ -195,17 +195,26 @@ class _Measuring:
         return positions if len(positions) == int(sum(self.space.table.high)) else ()
 
     def _losses(self, removed: Sequence[Plan]) -> list[float]:
+        """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
+
+        NaN is a failure. The means only compare these plans with each other.
+        """
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
         self.on_progress(what, self.done, self.total)
-
-        def on_plan() -> None:
+        measures = [LossMeasure(objective.direction) for objective in self.trials.seen]
+        rows = [[math.nan] * len(measures) for _ in removed]
+        for index, outcomes in self.trials.run(removed, self.budget.low, stage="bare"):
             self.done += 1
             self.on_progress(what, self.done, self.total)
-
-        means = losses(self.trials, removed, self.budget.low, on_plan)
+            for number, outcome in enumerate(outcomes):
+                if isinstance(outcome, Score) and math.isfinite(outcome.value):
+                    rows[index][number] = measures[number].loss(outcome.value)
         self.spent += self.budget.low * len(removed)
-        return means
+        columns = zip(*rows, strict=True)
+        sized = ([abs(value) for value in column if not math.isnan(value)] for column in columns)
+        scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in sized]
+        return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
 
     @property
     def _noted(self) -> FoundNote:
@@ -225,26 +234,3 @@ def gap_errors_of(trials: Trials, uncut: Plan, widest: int) -> list[list[float]]
     """Return the error that the space's bridge leaves over each gap of a plan without drops."""
     live = trials.repairs.stitcher.stitch(at_stage(uncut, "bare"))
     return plan_gap_errors(live, trials.plan, uncut, trials.models, widest)
-
-
-def losses(
-    trials: Trials,
-    plans: Sequence[Plan],
-    samples: int,
-    on_plan: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
-
-    NaN is a failure. The means only compare these plans with each other. `on_plan` is called after
-    each plan.
-    """
-    measures = [LossMeasure(objective.direction) for objective in trials.seen]
-    rows = [[math.nan] * len(measures) for _ in plans]
-    for index, outcomes in trials.run(plans, samples, stage="bare"):
-        on_plan()
-        for number, outcome in enumerate(outcomes):
-            if isinstance(outcome, Score) and math.isfinite(outcome.value):
-                rows[index][number] = measures[number].loss(outcome.value)
-    columns = ([abs(v) for v in column if not math.isnan(v)] for column in zip(*rows, strict=True))
-    scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in columns]
-    return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
