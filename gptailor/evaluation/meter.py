@@ -32,6 +32,7 @@ from gptailor.evaluation.objectives.base import (
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import piece_bytes
 from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Failure, Outcomes, Speed
 from gptailor.evaluation.speed import speeds
@@ -153,8 +154,7 @@ class Meter:
         self.place = place
         self.on_event = on_event
         self._families: list[dict[str, Opened]] = []
-        self._homes: dict[int, tuple[Mapping[str, Opened], int]] = {}  # by id; they have no hash
-        self._live: dict[int, Repairs] = {}
+        self._live: RecentlyUsed[int, Repairs] = RecentlyUsed()
         self._objectives: dict[Hashable, list[PreparedObjective]] = {}
 
     @cached_property
@@ -169,19 +169,13 @@ class Meter:
 
         Families are best where `family` is called for all plans before the first is stitched.
         """
-        if id(models) in self._homes:
-            return self._homes[id(models)][1]
-        agreeing = (
-            number
-            for number, family in enumerate(self._families)
-            if all(identity(models[n]) == identity(family[n]) for n in models.keys() & family)
-        )
-        home = next(agreeing, len(self._families))
-        if home == len(self._families):
-            self._families.append({})
-        self._families[home] = {**models, **self._families[home]}
-        self._homes[id(models)] = models, home
-        return home
+        for number, family in enumerate(self._families):
+            pairs = ((models[name], family[name]) for name in models.keys() & family)
+            if all(one is other or identity(one) == identity(other) for one, other in pairs):
+                self._families[number] = {**models, **family}
+                return number
+        self._families.append(dict(models))
+        return len(self._families) - 1
 
     def repairs(self, models: Mapping[str, Opened]) -> Repairs:
         """Return the repairs over the family of a plan with these models.
@@ -189,16 +183,15 @@ class Meter:
         Raises as `Stitcher` does.
         """
         home = self.family(models)
-        repairs = self._live.pop(home, None)
+        repairs = self._live.get(home)
         if repairs is None:
-            while len(self._live) >= _LIVE_FAMILIES:
-                del self._live[next(iter(self._live))]
+            self._live.forget(_LIVE_FAMILIES - 1, 0)  # before the next models load
             memory = self.place.memory
             if memory is not None:
                 memory //= min(_LIVE_FAMILIES, len(self._families))
             place = self.place._replace(memory=memory)
             repairs = place.repairs(self._families[home], self.on_event)
-        self._live[home] = repairs
+            self._live.put(home, repairs)
         return repairs
 
     def stitch(self, models: Mapping[str, Opened], plan: Plan) -> Stitched:
