@@ -207,8 +207,11 @@ class Expectations:
         origin, why = row.target.origin.origin, difference_words(result)
         settings = "" if origin is None else origin.source.settings
         of = f"the expectation {words}" + (f" with {settings}" if settings else "")
-        code, missed = ("M501", "is not met") if verdict == "fail" else ("M502", "has no score")
-        fault = Fault(code, f"{of} {missed}: {why}", ("expects", row.number))
+        at = "expects", row.number
+        if verdict == "fail":
+            fault = Fault("M501", f"{of} is not met: {why}", at)
+        else:
+            fault = Fault("M502", f"{of} has no score: {why}", at)
         return replace(result, fault=locate([fault], origin)[0])
 
 
