@@ -79,14 +79,13 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
 class _Asked:
     """The measures of a target that share samples, by their words, and their outcomes.
 
-    `numbers` are the places of the first expectations that need them.
+    A measure has the place of the first expectation that needs it.
     """
 
     target: Target
     samples: Samples
     piece_bytes: int | None
-    stated: dict[str, StatedObjective] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
+    measures: dict[str, tuple[StatedObjective, int]] = field(default_factory=dict)
     objectives: Sequence[PreparedObjective] = ()
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
 
@@ -143,13 +142,14 @@ class Expectations:
             for target in row.targets if OBJECTIVES[row.entry.name].by == "samples" else ():
                 self._ask(row, target)
         for asked in self._asked.values():
+            stated = [each for each, _ in asked.measures.values()]
             with text_errors_as_faults(asked.target.origin):
                 asked.objectives = self.meter.of_target(
-                    asked.target, list(asked.stated.values()), asked.samples, asked.piece_bytes
+                    asked.target, stated, asked.samples, asked.piece_bytes
                 )
         for asked in self._asked.values():
-            for number, objective in zip(asked.numbers, asked.objectives, strict=True):
-                _refuse_one_sample(asked.target, number, objective)
+            for (_, number), found in zip(asked.measures.values(), asked.objectives, strict=True):
+                _refuse_one_sample(asked.target, number, found)
 
     def results(self) -> tuple[ExpectationResult, ...]:
         """Measure all values, each once, and compare them."""
@@ -161,7 +161,7 @@ class Expectations:
             for each in asked
         ]  # fmt: skip
         for number, outcomes in self.meter.run(asks, forgiving=True, on_step=step):
-            asked[number].outcomes = dict(zip(asked[number].stated, outcomes, strict=True))
+            asked[number].outcomes = dict(zip(asked[number].measures, outcomes, strict=True))
         return tuple(self._result(row) for row in self.rows)
 
     def _ask(self, row: _Row, target: Target) -> tuple[_Asked, str]:
@@ -172,9 +172,7 @@ class Expectations:
         key = target.content, samples, Reading.of(target, piece).key([row.stated])
         asked = self._asked.setdefault(key, _Asked(target, samples, piece))
         words = measure_words(row.stated[0])
-        if words not in asked.stated:
-            asked.stated[words] = row.stated
-            asked.numbers.append(row.number)
+        asked.measures.setdefault(words, (row.stated, row.number))
         return asked, words
 
     def _outcomes(self, row: _Row) -> list[Outcome]:

@@ -299,18 +299,27 @@ class Meter:
             groups.setdefault(alike, {})[number] = ask
         for group in groups.values():
             for some in [{number: ask} for number, ask in group.items()] if alone else [group]:
-                first = next(iter(some.values()))
-                objectives = (
-                    [*map(_measurable, first.objectives)] if forgiving else first.objectives
-                )
-                repairs = attempt(partial(self.repairs, first.models))
-                if isinstance(repairs, Failure):
-                    failed = (o if isinstance(o, Failure) else repairs for o in objectives)
-                    yield from dict.fromkeys(some, tuple(failed)).items()
-                else:
-                    yield from AskedTogether(
-                        repairs, self.evaluator, some, objectives, samples, race, on_step
-                    ).outcomes()
+                yield from self._together(some, samples, race, forgiving, on_step)
+
+    def _together(
+        self,
+        asks: Mapping[int, Ask],
+        samples: int | None,
+        race: Race | None,
+        forgiving: bool,
+        on_step: Callable[[str], None],
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Score the plans of one family by the same objectives; their models are released then."""
+        models, _, objectives, *_ = next(iter(asks.values()))
+        if forgiving:
+            objectives = [*map(_measurable, objectives)]
+        repairs = attempt(partial(self.repairs, models))
+        if isinstance(repairs, Failure):
+            failed = (o if isinstance(o, Failure) else repairs for o in objectives)
+            return iter(dict.fromkeys(asks, tuple(failed)).items())
+        return AskedTogether(
+            repairs, self.evaluator, asks, objectives, samples, race, on_step
+        ).outcomes()
 
 
 def _measurable(objective: PreparedObjective | Failure) -> PreparedObjective | Failure:

@@ -246,10 +246,9 @@ class Trials:
     def reference_models(self) -> Mapping[str, Opened]:
         """The models that objectives compare with, and that no plan takes anything of."""
         names = (objective.arguments.get("from") for objective, _ in self.stated)
-        own = (name for name in dict.fromkeys(map(str, filter(None, names))))
         return {
             name: self._model(name)
-            for name in own
+            for name in dict.fromkeys(map(str, filter(None, names)))
             if name in self.plan.models and name not in self.models
         }
 

@@ -81,12 +81,12 @@ class AskedTogether:
     def _scored(self, contents: Mapping[int, ModelContents]) -> Iterator[tuple[int, Outcomes]]:
         """Score the live models of plans' contents."""
         stitcher = self.repairs.stitcher
+        forward = [each for each in self.objectives if isinstance(each, Forward)]
+        forward_only = len(forward) == len(self.objectives)
         for group in stitcher.together(contents):
             made = {number: attempt(partial(stitcher.live, contents[number])) for number in group}
             yield from self._failures(made)
             live = {n: result for n, result in made.items() if isinstance(result, Stitched)}
-            forward = [each for each in self.objectives if isinstance(each, Forward)]
-            forward_only = len(forward) == len(self.objectives)
             if self.race is not None and self.samples is not None and forward_only:
                 yield from self._raced(live, forward, self.samples, self.race)
             else:
