@@ -10,8 +10,6 @@ from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
-from gptailor.program.devices import dtype_of
-from gptailor.reporting.quantities import byte_count
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.workers import CLUSTERS, Alone, Workers
 from gptailor.searching.settings import Resources, Settings
@@ -25,8 +23,8 @@ def trials_of(
     on_event: OnEvent = ignore_events,
 ) -> Trials:
     """Return the trials of an opened plan."""
-    kind = dtype_of(where.dtype)
-    place = Placement(where.device, kind, byte_count(where.memory), where.gpus_per_worker, own=True)
+    place = Placement.of(where.device, where.dtype, where.memory)
+    place = place._replace(gpus=where.gpus_per_worker, own=True)
     return Trials(
         plan,
         models,

@@ -111,11 +111,12 @@ class Stitcher:
         merged: int | None = None,
         gpus: int = 1,
     ) -> None:
-        read = {
-            name: model if model.layout.quantised is None else dequantised_model(model)
+        models = {
+            name: language_model(
+                model if model.layout.quantised is None else dequantised_model(model)
+            )
             for name, model in models.items()
         }
-        models = {name: language_model(model) for name, model in read.items()}
         self.device = device_of(str(device))
         peers = layer_cache.peers_of(self.device, gpus) if gpus > 1 else ()
         if peers and memory is None:
