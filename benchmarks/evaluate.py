@@ -263,7 +263,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         bench = bench_of(given, Path(folder))
         parent = parent_of(bench.layers, random.Random(given.seed))
-        tokens = bench.packed.tokens
+        tokens = sum(batch.tokens.numel() for batch in bench.packed.batches)
         print(f"{bench.layers} layers, {round(CUT * bench.layers)} cut; {tokens} tokens a trial; "
               f"{given.dtype} on {where(bench.device)}", flush=True)  # fmt: skip
         ours, bare = first_trial(bench, parent, given.rounds)

@@ -178,13 +178,15 @@ _COLUMNS = (
 
 def _result(result: Result, each: bool) -> Mapping[str, Any]:
     score = result.outcome
-    record: dict[str, Any] = {"target": result.target, "objective": result.objective}
-    record |= dict.fromkeys(("score", "stderr", "samples"))
-    record |= {"direction": result.direction, "retained": result.retained}
+    record: dict[str, Any] = {
+        "target": result.target, "objective": result.objective,
+        "score": None, "stderr": None, "samples": None,
+        "direction": result.direction, "retained": result.retained,
+    }  # fmt: skip
     if isinstance(score, Failure):
         return record | {"failure": asdict(score)}
-    record |= {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}
-    record["samples"] = score.samples
+    value, stderr = finite_or_none(score.value), finite_or_none(score.stderr)
+    record |= {"score": value, "stderr": stderr, "samples": score.samples}
     if result.difference is not None:
         value, stderr = (
             finite_or_none(result.difference.value),

@@ -192,11 +192,10 @@ class TargetSize:
     @property
     def counts(self) -> dict[str, int | None]:
         """The layers, parameters and KV cache, by their names in JSON and CSV."""
-        size = self.size
         return {
-            "layers": size.layers,
-            "parameters": size.parameters,
-            "kv_bytes": size.kv_cache,
+            "layers": self.size.layers,
+            "parameters": self.size.parameters,
+            "kv_bytes": self.size.kv_cache,
         }
 
     def record(self) -> dict[str, Any]:

@@ -147,9 +147,10 @@ class Within:
         genome = _row(drawn, int(np.argmin(beyond(drawn))))
         size = float(beyond(genome))
         while True:
-            changed = _changes(table, genome)
-            if not len(changed.bits):
+            changes = _changes(table, genome)
+            if not changes:
                 return genome
+            changed = canonical(table, Genome(*map(np.stack, zip(*changes, strict=True))))
             sizes = beyond(changed)
             best = int(np.argmin(sizes))
             if float(sizes[best]) >= size - _EXACT:
@@ -274,7 +275,7 @@ def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[
         residue -= np.outer(residue @ axis, axis)
 
 
-def _changes(table: Table, genome: Genome) -> Genome:
+def _changes(table: Table, genome: Genome) -> list[Genome]:
     """Return all genomes one change away: a bit, two bits of a set, or another option."""
     bits = []
     counts = [int(genome.bits[table.group == g].sum()) for g in range(len(table.low))]
@@ -284,20 +285,12 @@ def _changes(table: Table, genome: Genome) -> Genome:
             bits.append([i])
         if group >= 0 and genome.bits[i]:
             bits += [[i, int(j)] for j in np.flatnonzero((table.group == group) & ~genome.bits)]
-    flipped = np.repeat(np.asarray(genome.bits)[None], len(bits), axis=0)
-    for row, numbers in zip(flipped, bits, strict=True):
-        row[numbers] = ~row[numbers]
-    options = [(i, v) for i, n in enumerate(table.options) for v in range(n)]
-    picked = np.repeat(np.asarray(genome.picks)[None], len(options), axis=0)
-    for row, (i, v) in zip(picked, options, strict=True):
-        row[i] = v
-    many = len(bits) + len(options)
-    every = (
-        np.concatenate([flipped, np.repeat(genome.bits[None], len(options), axis=0)]),
-        np.concatenate([np.repeat(genome.picks[None], len(bits), axis=0), picked]),
-        np.repeat(np.asarray(genome.reals)[None], many, axis=0),
-    )
-    return canonical(table, Genome(*every))
+    at = np.arange(len(genome.bits))
+    flips = [genome._replace(bits=genome.bits ^ np.isin(at, numbers)) for numbers in bits]
+    at = np.arange(len(genome.picks))
+    options = [(i, v) for i, count in enumerate(table.options) for v in range(count)]
+    picked = [genome._replace(picks=np.where(at == i, v, genome.picks)) for i, v in options]
+    return flips + picked
 
 
 @final

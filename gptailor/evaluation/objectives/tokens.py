@@ -173,12 +173,14 @@ def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> d
     parts = {key: value for key, value in document.items() if key not in _BOOKKEEPING}
     settings = parts.pop("model", None) or {}
     parts |= {"vocabulary": settings.pop("vocab", None), "merges": settings.pop("merges", None)}
-    parts |= {"model": settings, "added_tokens": _with_flags(parts.get("added_tokens"))}
-    parts["special tokens"] = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
-    parts["special tokens"]["around a text"] = tokenizer.encode(
-        "", add_special_tokens=True, verbose=False
-    )
-    parts["clean-up of blanks"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    special = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
+    around = tokenizer.encode("", add_special_tokens=True, verbose=False)
+    parts |= {
+        "model": settings,
+        "added_tokens": _with_flags(parts.get("added_tokens")),
+        "special tokens": {**special, "around a text": around},
+        "clean-up of blanks": bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+    }
     return {
         name.replace("_", " "): hashlib.blake2b(
             json.dumps(value, sort_keys=True, default=str).encode()
