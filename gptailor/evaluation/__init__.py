@@ -12,7 +12,6 @@ __all__ = [
     "meter",
     "objectives",
     "result",
-    "rival_scores",
     "scores",
     "space_trials",
     "targets",

@@ -33,8 +33,7 @@ from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import piece_bytes
 from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
 from gptailor.evaluation.recently_used import RecentlyUsed
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.scores import Failure, Outcomes, Speed
+from gptailor.evaluation.scores import Failure, Outcomes, Race, Speed
 from gptailor.evaluation.speed import speeds
 from gptailor.evaluation.targets import Target, base_of, identity
 from gptailor.evaluation.trial import Ask, AskedTogether

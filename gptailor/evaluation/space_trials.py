@@ -19,6 +19,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import few_samples, text_errors_as_faults
 from gptailor.evaluation.fits.inner_fits import fitted_inside
+from gptailor.evaluation.fits.repair import Repairs, fit
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.meter import (
     Meter,
@@ -33,8 +34,7 @@ from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.scores import Failure, Outcomes
+from gptailor.evaluation.scores import Failure, Outcomes, Race
 from gptailor.evaluation.speed import Latencies
 from gptailor.evaluation.targets import base_of, identity
 from gptailor.evaluation.trial import Ask

@@ -16,8 +16,7 @@ from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
-from gptailor.evaluation.rival_scores import Race, race_counts
-from gptailor.evaluation.scores import Failure, Outcome, Outcomes, Score
+from gptailor.evaluation.scores import Failure, Outcome, Outcomes, Race, Score, race_counts
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
 from gptailor.program.sources import Checked

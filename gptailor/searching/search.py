@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import jax
 
-from gptailor.evaluation.rival_scores import race_counts
-from gptailor.evaluation.scores import Outcome, Score
+from gptailor.evaluation.scores import Outcome, Score, race_counts
 from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import plan_or_file

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.evaluation.rival_scores import HOPELESS, Race, below_together, race_counts
-from gptailor.evaluation.rival_scores import chance_below as probability
 from gptailor.evaluation.scores import (
+    HOPELESS,
     Outcomes,
     PerSample,
+    Race,
     Score,
     ScoreDifference,
+    below_together,
     exponential,
+    race_counts,
     ratio,
 )
+from gptailor.evaluation.scores import chance_below as probability
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.plan import Plan
 from tests.evaluation.test_trial import (

@@ -20,8 +20,7 @@ from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.evaluation.meter import Meter, Placement
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.scores import Failure, Outcomes, Score
+from gptailor.evaluation.scores import Failure, Outcomes, Race, Score
 from gptailor.evaluation.space_trials import NOTHING_HELD, Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent

@@ -14,8 +14,7 @@ from gptailor.checkpoint import datasets
 from gptailor.checkpoint.files import expanded
 from gptailor.evaluation.forward.requests import Measure, Request, Work
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
-from gptailor.evaluation.rival_scores import race_counts
-from gptailor.evaluation.scores import Score
+from gptailor.evaluation.scores import Score, race_counts
 from gptailor.lang.words import measure_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
