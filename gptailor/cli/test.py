@@ -92,12 +92,7 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         for fault in faults:
             options.say(fault)
         sys.exit(1)
-    _print(results, form)
-    if junit is not None:
-        from gptailor.checkpoint.write.output_file import write_whole
-        from gptailor.reporting.expectations import junit as junit_xml
-
-        write_whole(Path(os.path.realpath(junit)), junit_xml(results).encode(), junit)
+    _report(results, form, junit)
     verdicts = {result.verdict for result in results}
     sys.exit(1 if "fail" in verdicts else 3 if "unknown" in verdicts else 0)
 
@@ -132,15 +127,20 @@ def _targets(
     return expecting
 
 
-def _print(results: "Sequence[ExpectationResult]", form: str) -> None:
+def _report(results: "Sequence[ExpectationResult]", form: str, junit: Path | None) -> None:
+    """Print the results, and write them as JUnit XML."""
     from gptailor.reporting import expectations
 
     if form == "json":
         options.say(expectations.expectations_json(results))
-        return
-    lines = expectations.expectation_lines(results, options.width(), options.output_encoding())
-    for line in lines:
-        options.say_drawn(line)
+    else:
+        lines = expectations.expectation_lines(results, options.width(), options.output_encoding())
+        for line in lines:
+            options.say_drawn(line)
     for result in results if form == "github" else ():
         if result.fault is not None:
             options.say(to_github(result.fault))
+    if junit is not None:
+        from gptailor.checkpoint.write.output_file import write_whole
+
+        write_whole(Path(os.path.realpath(junit)), expectations.junit(results).encode(), junit)

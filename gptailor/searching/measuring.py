@@ -94,15 +94,17 @@ def starts_of(
         removed = measuring.removal(influence["base"]) if "base" in influence else ()
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
-    spent = study.typed.measured.evaluations
-    budget = replace(budget, measured=spent, separate=separates(space.plan))
+    measured, separate = study.typed.measured.evaluations, separates(space.plan)
+    budget = replace(budget, measured=measured, separate=separate)
     recipes = (
         Recipes(space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed)
         if budget.separate
         else None
     )
-    low = budget.low / budget.full
-    return Starts(space, influence, removed, low, budget.starts, cuts, recipes), budget
+    starts = Starts(
+        space, influence, removed, budget.low / budget.full, budget.starts, cuts, recipes
+    )
+    return starts, budget
 
 
 @final
@@ -121,9 +123,8 @@ class _Measuring:
         if separates(space.plan):  # which of them are cut is not known before recipes are compared
             names = ("base", composition_words(UniformMerge(models=("base",), every=True)))
             self.plans = {name: self.plans[name] for name in names if name in self.plans}
-        cheapest = budget.low / budget.full
-        most = _REMOVAL_SHARE * budget.trials
-        self.width = candidates(space, cheapest, most) if "base" in self.plans else 0
+        low, most = budget.low / budget.full, _REMOVAL_SHARE * budget.trials
+        self.width = candidates(space, low, most) if "base" in self.plans else 0
         fixed = any(not drop.maybe for drop in space.plan.drops)
         self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
         self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
