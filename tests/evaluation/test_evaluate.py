@@ -204,6 +204,18 @@ def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
     assert both.results[0].against == str(world / "base"), "a given base of a base is compared"
 
 
+def test_a_model_by_itself_stands_beside_a_folder_without_its_base(
+    world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "base", tmp_path / "base")
+    (tmp_path / "cut.tailor").write_text(PLANS["cut"])
+    gptailor.compile(gptailor.load(tmp_path / "cut.tailor"), tmp_path / "orphan")
+    shutil.rmtree(tmp_path / "base")
+    orphan, alone = judging(world, str(tmp_path / "orphan"), "math").run(speed=False).results
+    assert orphan.unpaired == "its base is missing"
+    assert (alone.unpaired, alone.difference) == ("", None)
+
+
 def test_one_model_under_several_names_is_one_target(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
