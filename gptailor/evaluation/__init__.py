@@ -15,5 +15,4 @@ __all__ = [
     "scores",
     "space_trials",
     "targets",
-    "width",
 ]

@@ -172,7 +172,6 @@ class Evaluator:
             result = attempt(partial(self._values, plan, works, batch_tokens, prefix))
             if isinstance(result, Failure):
                 self._prefixes.clear()
-                gc.collect()
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             if not isinstance(result, Failure) or result.reason != "memory":
