@@ -183,7 +183,7 @@ def local_search(bench: Bench, parent: Genes, trials: int, bare: float) -> tuple
     children = list(dict.fromkeys(child_of(parent, bench.layers, chance) for _ in range(trials)))
 
     def generation() -> None:
-        live = [bench.stitcher.stitch(bench.plan(genes)) for genes in children]
+        live = {n: bench.stitcher.stitch(bench.plan(g)) for n, g in enumerate(children)}
         for _, found in evaluator.run_all(live, [bench.work]):
             if isinstance(found, Failure):
                 sys.exit(f"a trial failed: {found.message}")
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         bench = bench_of(given, Path(folder))
         parent = parent_of(bench.layers, random.Random(given.seed))
-        tokens = bench.packed.tokens
+        tokens = sum(batch.tokens.numel() for batch in bench.packed.batches)
         print(f"{bench.layers} layers, {round(CUT * bench.layers)} cut; {tokens} tokens a trial; "
               f"{given.dtype} on {where(bench.device)}", flush=True)  # fmt: skip
         ours, bare = first_trial(bench, parent, given.rounds)

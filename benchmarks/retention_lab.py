@@ -22,12 +22,11 @@ from benchmarks.heal_answers import Answers, answers_of
 from benchmarks.heal_texts import SOURCES
 from benchmarks.retention_texts import Amounts, Files, write_files
 from benchmarks.search_texts import rows_of
+from gptailor.evaluation.meter import Meter, Placement, Reading, Samples, context_length
 from gptailor.evaluation.objectives.base import PreparedObjective
-from gptailor.evaluation.samples import Samples, context_length, prepare_objectives
-from gptailor.evaluation.scores import Score
-from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.scores import Outcomes, Score
 from gptailor.evaluation.space_trials import Trials, opened
-from gptailor.evaluation.trial import Outcomes, run_trials
+from gptailor.evaluation.trial import Ask
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Plan
 
@@ -156,10 +155,8 @@ class Lab:
         plan = self.plan(f"{self.whole} from {names} by task_arithmetic(0.5)")
         bound, models, _ = opened(plan)
         wish = read_objective(f"nll({json.dumps(str(self.files.search))})")
-        session = Session(self.place)
-        return Trials(
-            bound, models, objectives=[wish], session=session, fidelity=(self.low, self.full)
-        )
+        meter = Meter(self.place)
+        return Trials(bound, models, objectives=[wish], meter=meter, fidelity=(self.low, self.full))
 
     @property
     def place(self) -> Placement:
@@ -242,13 +239,15 @@ class Lab:
         base = self.trials.models["base"]
         positions = context_length(base.config)
         stated = [read_objective(wish) for wish in wishes]
-        return prepare_objectives(stated, Samples(), base, _no_reference, positions)
+        reading = Reading(base, positions, None, self.trials.plan)
+        return self.trials.meter.objectives(stated, Samples(), reading, _no_reference)
 
     def _judge(self, found: Found) -> dict[str, Any]:
-        plan, repairs = self.read(found), self.trials.repairs
+        plan, meter, models = self.read(found), self.trials.meter, self.trials.models
         if found.alone:
             _, models, _ = opened(plan)
-            repairs = self.place.repairs(models)
+            meter = Meter(self.place)
+        repairs = meter.repairs(models)
         begun = time.perf_counter()
         repairs.contents(
             repairs.stitcher.table.resolved(plan)
@@ -256,11 +255,10 @@ class Lab:
         seconds = time.perf_counter() - begun
         answers: Answers = {}
 
-        def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
+        def on_live(model: PreTrainedModel) -> None:
             answers.update(answers_of(model, self.tokenizer, rows_of(self.files.problems)))
 
-        evaluator = self.trials.session.evaluator
-        [(_, outcomes)] = run_trials(repairs, evaluator, [plan], self.objectives, on_step=on_step)
+        [(_, outcomes)] = meter.run([Ask(models, plan, self.objectives, on_live=on_live)])
         return {**self._said(outcomes), "answers": answers, "made": seconds}
 
     def _said(self, outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:

@@ -14,10 +14,9 @@ import torch
 
 import gptailor
 from benchmarks.search_texts import SEEN, write_texts
-from gptailor.evaluation.scores import Score
-from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.meter import Meter, Placement
+from gptailor.evaluation.scores import Outcomes, Score
 from gptailor.evaluation.space_trials import Trials, opened
-from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Bridge, Plan
@@ -69,8 +68,8 @@ class Family:
         """Return the models, loaded on first use."""
         bound, models, _ = opened(self.plan)
         wishes = [read_objective(f'nll("{file}")') for file in self.files]
-        session = Session(Placement(dtype=self.dtype))
-        return Trials(bound, models, objectives=wishes, session=session, fidelity=(1, SEEN))
+        meter = Meter(Placement(dtype=self.dtype))
+        return Trials(bound, models, objectives=wishes, meter=meter, fidelity=(1, SEEN))
 
     def _recall(self) -> None:
         """Read the scores of other processes."""

@@ -42,9 +42,9 @@ from benchmarks.search_table import (  # noqa: E402
     space_text,
 )
 from benchmarks.search_texts import code, domains, general  # noqa: E402
+from gptailor.evaluation.meter import Meter, Placement  # noqa: E402
 from gptailor.evaluation.objectives.base import Forward  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
-from gptailor.evaluation.session import Placement, Session  # noqa: E402
 from gptailor.evaluation.space_trials import Trials, opened  # noqa: E402
 from gptailor.lang.parse import read_objective  # noqa: E402
 from gptailor.plan.plan import Plan  # noqa: E402
@@ -154,7 +154,7 @@ class Samples:
             bound,
             models,
             objectives=[read_objective(f'nll("{file.resolve()}")') for file in files],
-            session=Session(Placement(dtype=torch.bfloat16)),
+            meter=Meter(Placement(dtype=torch.bfloat16)),
             fidelity=(1, SAMPLES),
         )
         read = [one.requests(SAMPLES) for one in self.trials.seen if isinstance(one, Forward)]

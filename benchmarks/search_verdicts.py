@@ -13,8 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from benchmarks.search_table import Measured
-from gptailor.evaluation.rival_scores import Race, race_counts
-from gptailor.evaluation.scores import PerSample, paired_difference
+from gptailor.evaluation.scores import PerSample, Race, paired_difference, race_counts
 from gptailor.reporting.measure import Estimate
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.verdict import MOST_STARTS

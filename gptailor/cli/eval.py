@@ -3,7 +3,7 @@
 import json
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,13 +122,11 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluation.evaluate import (
         EvaluationRun,  # takes seconds; faults of texts come before
     )
-    from gptailor.evaluation.samples import Samples
-    from gptailor.evaluation.session import Placement
-    from gptailor.program.devices import dtype_of
+    from gptailor.evaluation.meter import Placement, Samples
     from gptailor.reporting.progress import steps_bar
 
     drawn = Samples(Path(), samples, seed)
-    place = Placement(device, dtype_of(dtype), memory)
+    place = Placement.of(device, dtype, memory)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("evaluating") if live else nullcontext(StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
@@ -186,7 +184,6 @@ def _print_sweep(
 ) -> None:
     """Print a chart of each objective over the values of the one name that has several."""
     from gptailor.lang.plan_of import target_name
-    from gptailor.reporting.evaluation import chart_lines
 
     varied = {name: values for name, values in lets.items() if len(values) > 1}
     if len(varied) != 1:
@@ -207,8 +204,38 @@ def _print_sweep(
             say("")
             minimize = results[0].direction == "minimize"
             title = f"{objective} of {file} over '{name}'"
-            for line in chart_lines(title, points, width(), minimize=minimize):
+            for line in _chart_lines(title, points, width(), minimize=minimize):
                 say_drawn(line)
+
+
+_BAR = 40
+"""The most columns of a chart's bar."""
+
+
+def _chart_lines(
+    title: str, points: Sequence[tuple[str, float | None]], width: int, *, minimize: bool
+) -> Iterator[str]:
+    """Yield a chart of scores by a setting's value; the best score is marked.
+
+    Bars begin at the least score, because scores of one model differ little; the title names it.
+    A score of None failed.
+    """
+    known = [score for _, score in points if score is not None]
+    if not known:
+        yield title
+        return
+    least, most = min(known), max(known)
+    yield f"{title} (bars begin at {least:.4g})" if most > least else title
+    best = least if minimize else most
+    label = max(len(value) for value, _ in points)
+    room = max(1, min(_BAR, width - label - 24))
+    for value, score in points:
+        if score is None:
+            yield f"  {value:>{label}}  failed"
+            continue
+        share = (score - least) / (most - least) if most > least else 1.0
+        bar = "█" * (1 + round(share * (room - 1)))
+        yield f"  {value:>{label}}  {bar} {score:.4g}" + (" (best)" if score == best else "")
 
 
 # ------------------------------------------------------------------------------------- generate
@@ -267,10 +294,9 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     )
     say_faults(targeting.warnings(subjects))
     from gptailor.evaluation.generate import answers  # takes seconds; faults of texts come before
-    from gptailor.evaluation.session import Placement
-    from gptailor.program.devices import dtype_of
+    from gptailor.evaluation.meter import Placement
 
-    place = Placement(device, dtype_of(dtype), memory)
+    place = Placement.of(device, dtype, memory)
     records: list[dict[str, str]] = []
     failed = False
     for answer in answers(subjects, prompt, tokens, place, chat=chat, on_event=RepairLines()):

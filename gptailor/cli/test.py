@@ -76,7 +76,15 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             raise CheckpointError("C302", "is a plan to test", junit)
     try:
         targets = _targets(plans, models, lets, families, device, memory)
-        results = _results(targets, samples, seed, (device, dtype, memory))
+        # torch takes seconds to import; faults of plans are reported before
+        from gptailor.evaluation.expectations import Expectations
+        from gptailor.evaluation.meter import Placement, Samples
+        from gptailor.reporting.progress import steps_bar
+
+        drawn, place = Samples(Path(), samples, seed), Placement.of(device, dtype, memory)
+        with steps_bar("testing") if sys.stderr.isatty() else nullcontext(StepLines()) as steps:
+            on_event = received_by(RepairLines(), steps)
+            results = Expectations(targets, drawn, place, on_event).results()
     except PlanError as error:
         if form == "text":
             raise
@@ -84,12 +92,7 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         for fault in faults:
             options.say(fault)
         sys.exit(1)
-    _print(results, form)
-    if junit is not None:
-        from gptailor.checkpoint.write.output_file import write_whole
-        from gptailor.reporting.expectations import junit as junit_xml
-
-        write_whole(Path(os.path.realpath(junit)), junit_xml(results).encode(), junit)
+    _report(results, form, junit)
     verdicts = {result.verdict for result in results}
     sys.exit(1 if "fail" in verdicts else 3 if "unknown" in verdicts else 0)
 
@@ -124,37 +127,20 @@ def _targets(
     return expecting
 
 
-def _results(
-    targets: "Sequence[Target]",
-    samples: int | None,
-    seed: int,
-    place: tuple[str, str | None, int | None],
-) -> "tuple[ExpectationResult, ...]":
-    # torch takes seconds to import; faults of plans are reported before
-    from gptailor.evaluation.expectations import Expectations
-    from gptailor.evaluation.samples import Samples
-    from gptailor.evaluation.session import Placement
-    from gptailor.program.devices import dtype_of
-    from gptailor.reporting.progress import steps_bar
-
-    device, dtype, memory = place
-    placement = Placement(device, dtype_of(dtype), memory)
-    live = sys.stderr.isatty()
-    with steps_bar("testing") if live else nullcontext(StepLines()) as steps:
-        on_event = received_by(RepairLines(), steps)
-        drawn = Samples(Path(), samples, seed)
-        return Expectations(targets, drawn, placement, on_event).results()
-
-
-def _print(results: "Sequence[ExpectationResult]", form: str) -> None:
+def _report(results: "Sequence[ExpectationResult]", form: str, junit: Path | None) -> None:
+    """Print the results, and write them as JUnit XML."""
     from gptailor.reporting import expectations
 
     if form == "json":
         options.say(expectations.expectations_json(results))
-        return
-    lines = expectations.expectation_lines(results, options.width(), options.output_encoding())
-    for line in lines:
-        options.say_drawn(line)
+    else:
+        lines = expectations.expectation_lines(results, options.width(), options.output_encoding())
+        for line in lines:
+            options.say_drawn(line)
     for result in results if form == "github" else ():
         if result.fault is not None:
             options.say(to_github(result.fault))
+    if junit is not None:
+        from gptailor.checkpoint.write.output_file import write_whole
+
+        write_whole(Path(os.path.realpath(junit)), expectations.junit(results).encode(), junit)

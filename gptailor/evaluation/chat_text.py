@@ -28,21 +28,6 @@ Message = Mapping[str, str]
 """A message of a chat: its `role` and its `content`."""
 
 
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    name: str,
-    *,
-    seconds: int = _SECONDS,
-) -> str:
-    """Return a chat as the tokenizer's template renders it, with the answer's beginning.
-
-    Raises TailorError as `chat_texts` does.
-    """
-    [text] = chat_texts(tokenizer, [(messages, True)], name, "leave --chat out", seconds=seconds)
-    return text
-
-
 def chat_texts(
     tokenizer: PreTrainedTokenizerBase,
     chats: Sequence[tuple[Sequence[Message], bool]],

@@ -1,43 +1,41 @@
 """`gptailor test`: measure the expectations of plans, and compare the values with their bounds."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, final
 
 import torch
 
 from gptailor.checks.texts import text_errors_as_faults, text_faults
-from gptailor.evaluation.evaluate import (
-    common_piece_bytes,
-    measurable,
-    reading_of,
-    reference_results,
-    step_count,
-)
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.objectives.base import Forward, PreparedObjective
+from gptailor.evaluation.meter import (
+    Meter,
+    Placement,
+    Reading,
+    Samples,
+    StatedObjective,
+    common_piece_bytes,
+    steps_of,
+)
+from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import size_score
-from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model
-from gptailor.evaluation.samples import Samples, StatedObjective
-from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
-from gptailor.evaluation.session import Placement, Reading, Session
-from gptailor.evaluation.speed import latency_score, speeds
+from gptailor.evaluation.scores import Failure, Outcome, paired_difference
+from gptailor.evaluation.speed import latency_score
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
+from gptailor.evaluation.trial import Ask
 from gptailor.lang.words import bounded_words, measure_words
 from gptailor.plan.arguments import NotNegative, Positive
-from gptailor.plan.events import OnEvent, Progress, ignore_events
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import ModelPaths, ready
-from gptailor.program.devices import device_of, dtype_of
+from gptailor.program.devices import device_of
 from gptailor.reporting.expectations import ExpectationResult, difference_words
 from gptailor.reporting.measure import SURE, Estimate
-from gptailor.reporting.quantities import byte_count
 
 LEAST_SAMPLES = 2
 """The least samples of an expectation: one sample has no error."""
@@ -63,7 +61,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     An error of one model gives results without a value. Raises PlanError for faults of plans and
     for unusable texts, TailorError or OSError for a missing device, model or file.
     """
-    place = Placement(device, dtype_of(dtype), byte_count(memory))
+    place = Placement.of(device, dtype, memory)
     found = find_targets(
         as_list(targets), models or {}, device=device, memory=place.memory, on_event=on_event
     )
@@ -78,23 +76,18 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
 
 @final
 @dataclass(eq=False)
-class _Measured:
-    """One measure of one target, and its outcome once it is measured.
+class _Asked:
+    """The measures of a target that share samples, by their words, and their outcomes.
 
-    `number` is the place of the first expectation that needs it.
+    A measure has the place of the first expectation that needs it.
     """
 
     target: Target
-    number: int
-    stated: StatedObjective
     samples: Samples
     piece_bytes: int | None
-    outcome: Outcome | None = None
-
-    @property
-    def reading(self) -> Reading:
-        """Return how the target's texts are read."""
-        return reading_of(self.target, self.piece_bytes)
+    measures: dict[str, tuple[StatedObjective, int]] = field(default_factory=dict)
+    objectives: Sequence[PreparedObjective] = ()
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
 
 
 @final
@@ -112,11 +105,11 @@ class _Row(NamedTuple):
         return (self.target,) if self.bounding is None else (self.target, self.bounding)
 
     @property
-    def piece_bytes(self) -> int | None:
-        """The bytes of a piece if losses count by bytes: with a cut vocabulary, or with two."""
-        digests = {tokenizer_digest(tokenizer_model(t.prepared)) for t in self.targets}
-        cut = self.target.prepared.checked.token_cut is not None
-        return common_piece_bytes(self.targets) if cut or len(digests) > 1 else None
+    def stated(self) -> StatedObjective:
+        """The measure, in the direction that is better."""
+        direction = OBJECTIVES[self.entry.name].direction or "maximize"
+        arguments = self.entry.arguments
+        return Objective(direction=direction, name=self.entry.name, arguments=arguments), False
 
 
 @final
@@ -134,244 +127,147 @@ class Expectations:
         on_event: OnEvent = ignore_events,
     ) -> None:
         device_of(str(place.device))  # a missing device is no target's failure
-        _refuse_texts(targets)
+        plans = (target.origin.model_copy(update={"search": None}) for target in targets)
+        if faults := [f for plan in plans for f in text_faults(plan) if f.at[0] == "expects"]:
+            raise PlanError(faults)
         self.on_event = on_event
-        self.session = Session(place, on_event)
+        self.meter = Meter(place, on_event)
         self.samples = samples
         self.rows = [row for target in targets for row in _rows(target)]
         for row in self.rows:
             for target in row.targets:
-                self.session.family(target.prepared.models)
-        self._measured: dict[Hashable, _Measured] = {}
+                self.meter.family(target.prepared.models)
+        self._asked: dict[Hashable, _Asked] = {}
         for row in self.rows:
             for target in row.targets if OBJECTIVES[row.entry.name].by == "samples" else ():
-                stated, samples = _stated(row.entry), self._samples(target)
-                measured = _Measured(target, row.number, stated, samples, row.piece_bytes)
-                self._measured.setdefault(self._key(row, target), measured)
-        self._groups = [(group, self._prepared(group[0])) for group in self._grouped()]
-        for group, objectives in self._groups:
-            for measured, objective in zip(group[0], objectives, strict=True):
-                _refuse_one_sample(measured, objective)
+                self._ask(row, target)
+        for asked in self._asked.values():
+            stated = [each for each, _ in asked.measures.values()]
+            with text_errors_as_faults(asked.target.origin):
+                asked.objectives = self.meter.of_target(
+                    asked.target, stated, asked.samples, asked.piece_bytes
+                )
+        for asked in self._asked.values():
+            for (_, number), found in zip(asked.measures.values(), asked.objectives, strict=True):
+                _refuse_one_sample(asked.target, number, found)
 
     def results(self) -> tuple[ExpectationResult, ...]:
         """Measure all values, each once, and compare them."""
-        self._measure()
+        asked = list(self._asked.values())
+        step = steps_of(self.on_event, (each.objectives for each in asked))
+        asks = [
+            Ask(each.target.prepared.models, each.target.prepared.plan, each.objectives,
+                name=each.target.name)
+            for each in asked
+        ]  # fmt: skip
+        for number, outcomes in self.meter.run(asks, forgiving=True, on_step=step):
+            asked[number].outcomes = dict(zip(asked[number].measures, outcomes, strict=True))
         return tuple(self._result(row) for row in self.rows)
 
-    # ------------------------------------------------------------------------------ what is read
+    def _ask(self, row: _Row, target: Target) -> tuple[_Asked, str]:
+        """Return what is asked of a target, with a row's measure in it, and the measure's words."""
+        cut = row.target.prepared.checked.token_cut is not None  # losses count by bytes then
+        origin, piece = target.origin.origin, common_piece_bytes(row.targets, by_byte=cut)
+        samples = self.samples._replace(folder=Path() if origin is None else origin.folder)
+        key = target.content, samples, Reading.of(target, piece).key([row.stated])
+        asked = self._asked.setdefault(key, _Asked(target, samples, piece))
+        words = measure_words(row.stated[0])
+        asked.measures.setdefault(words, (row.stated, row.number))
+        return asked, words
 
-    def _key(self, row: _Row, target: Target) -> Hashable:
-        """Return a key that is equal for equal measures of equal models."""
-        stated = _stated(row.entry)
-        reading = reading_of(target, row.piece_bytes).key([stated])
-        return target.content, self._samples(target), measure_words(stated[0]), reading
+    def _outcomes(self, row: _Row) -> list[Outcome]:
+        """Return the outcome of a row's target, and that of the model of its bound.
 
-    def _samples(self, target: Target) -> Samples:
-        origin = target.origin.origin
-        return self.samples._replace(folder=Path() if origin is None else origin.folder)
-
-    def _prepared(self, of_target: Sequence[_Measured]) -> list[PreparedObjective]:
-        """Return the objectives of a target with their samples, drawn once for all alike."""
-        target, samples = of_target[0].target, of_target[0].samples
-        reference = partial(reference_results, self.session, target)
-        stated = [each.stated for each in of_target]
-        with text_errors_as_faults(target.origin):
-            return self.session.objectives(stated, samples, of_target[0].reading, reference)
-
-    def _grouped(self) -> list[list[list[_Measured]]]:
-        """Return the measures of each target, grouped by shared samples and layers."""
-        by_target: dict[Hashable, list[_Measured]] = {}
-        for measured in self._measured.values():
-            reading = measured.reading.key([measured.stated])
-            key = measured.target.content, measured.samples, reading
-            by_target.setdefault(key, []).append(measured)
-        groups: dict[Hashable, list[list[_Measured]]] = {}
-        for of_target in by_target.values():
-            target, stated = of_target[0].target, [each.stated for each in of_target]
-            words = tuple(measure_words(objective) for objective, _ in stated)
-            family = self.session.family(target.prepared.models)
-            alike = family, of_target[0].samples, words, of_target[0].reading.key(stated)
-            groups.setdefault(alike, []).append(of_target)
-        return list(groups.values())
-
-    # ---------------------------------------------------------------------------- what is measured
-
-    def _measure(self) -> None:
-        """Run the targets, each once."""
-        total = sum(len(group) * step_count(objectives) for group, objectives in self._groups)
-        done = count(1)
-        self.on_event(Progress("evaluating", 0, total))
-
-        def step(words: str) -> None:
-            self.on_event(Progress("evaluating", next(done), total, words))
-
-        for group, objectives in self._groups:
-            self._run(group, objectives, step)
-
-    def _run(
-        self,
-        group: Sequence[Sequence[_Measured]],
-        prepared: Sequence[PreparedObjective],
-        step: Callable[[str], None],
-    ) -> None:
-        forward = any(isinstance(objective, Forward) for objective in prepared)
-        targets = [of_target[0].target for of_target in group]
-
-        def on_step(number: int, _model: object, objective: str) -> None:
-            if objective or forward:
-                step(targets[number].name + (f": {objective}" if objective else ""))
-
-        outcomes = self.session.run(
-            targets[0].prepared.models,
-            [target.prepared.plan for target in targets],
-            list(map(measurable, prepared)),
-            latency=lambda number: Score(math.nan, math.inf, 0),  # none is asked for
-            on_step=on_step,
-        )
-        for number, found in outcomes:
-            for measured, outcome in zip(group[number], found, strict=True):
-                measured.outcome = outcome
-
-    def _outcomes(self, row: _Row) -> tuple[Outcome, Outcome | None]:
-        """Return the outcome of a row's target, and that of the model of its bound."""
-        if OBJECTIVES[row.entry.name].by == "clock":
-            return self._latencies(row)
-        beside = None if row.bounding is None else self._outcome(row, row.bounding)
-        return self._outcome(row, row.target), beside
-
-    def _outcome(self, row: _Row, target: Target) -> Outcome:
-        if OBJECTIVES[row.entry.name].by == "headers":
-            return attempt(partial(_size, target, row.entry))
-        outcome = self._measured[self._key(row, target)].outcome
-        assert outcome is not None, "all is measured before"
-        return outcome
-
-    def _latencies(self, row: _Row) -> tuple[Outcome, Outcome | None]:
-        """Return the latencies of a target and of the model of its bound, measured by turns."""
-
-        def measured() -> tuple[Score, Score | None]:
-            live, *other = (
-                self.session.stitch(target.prepared.models, target.prepared.plan).model
-                for target in row.targets
-            )
-            speed, beside = speeds(live, other[0] if other else None)
-            return latency_score(speed), None if beside is None else latency_score(beside)
-
-        found = attempt(measured)
-        return (found, None) if isinstance(found, Failure) else found
-
-    # ------------------------------------------------------------------------------- what is found
+        Latencies of both are measured by turns.
+        """
+        by = OBJECTIVES[row.entry.name].by
+        if by == "clock":
+            found = attempt(partial(self.meter.speeds, row.targets))
+            return [found] if isinstance(found, Failure) else [*map(latency_score, found)]
+        if by == "headers":
+            made = (target.prepared for target in row.targets)
+            size = partial(size_score, row.entry.objective)
+            return [attempt(partial(size, each.compiled, each.models["base"])) for each in made]
+        asked = (self._ask(row, target) for target in row.targets)
+        return [of_target.outcomes[words] for of_target, words in asked]
 
     def _result(self, row: _Row) -> ExpectationResult:
         entry, words = row.entry, bounded_words(row.entry)
-        score, beside = self._outcomes(row)
-        compared = _compared(entry, score, beside)
-        verdict = _verdict(entry, compared)
+        score, *beside = self._outcomes(row)
+        bound, difference, reason = _compared(entry, score, *beside)
+        verdict = "unknown" if difference is None else _verdict(entry.sign, difference)
         value = None if isinstance(score, Failure) else Estimate(score.value, score.stderr)
         result = ExpectationResult(
-            row.target.name, words, verdict, value, compared.bound, compared.difference,
-            compared.reason,
-        )  # fmt: skip
+            row.target.name, words, verdict, value, bound, difference, reason
+        )
         if result.passed:
             return result
-        at, why = ("expects", row.number), difference_words(result)
-        origin = row.target.origin.origin
+        origin, why = row.target.origin.origin, difference_words(result)
         settings = "" if origin is None else origin.source.settings
         of = f"the expectation {words}" + (f" with {settings}" if settings else "")
+        at = "expects", row.number
         if verdict == "fail":
-            missed = Fault("M501", f"{of} is not met: {why}", at)
+            fault = Fault("M501", f"{of} is not met: {why}", at)
         else:
-            missed = Fault("M502", f"{of} has no score: {why}", at)
-        [fault] = locate([missed], origin)
-        return replace(result, fault=fault)
+            fault = Fault("M502", f"{of} has no score: {why}", at)
+        return replace(result, fault=locate([fault], origin)[0])
 
 
-def _refuse_texts(targets: Sequence[Target]) -> None:
-    """Raise PlanError with all missing texts of expectations."""
-    plans = (target.origin.model_copy(update={"search": None}) for target in targets)
-    if faults := [f for plan in plans for f in text_faults(plan) if f.at[0] == "expects"]:
-        raise PlanError(faults)
-
-
-def _refuse_one_sample(measured: _Measured, objective: PreparedObjective) -> None:
+def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective) -> None:
     """Raise PlanError (M502) for a text with a single sample."""
     if objective.size < LEAST_SAMPLES:
         message = f"expected at least 2 samples for '{objective.name}', got {objective.size}"
         help_ = "one sample has no standard error: give a longer text"
-        fault = Fault("M502", message, ("expects", measured.number), help_)
-        raise PlanError(locate([fault], measured.target.origin.origin))
+        fault = Fault("M502", message, ("expects", number), help_)
+        raise PlanError(locate([fault], target.origin.origin))
 
 
 def _rows(target: Target) -> list[_Row]:
-    bounding: dict[str, Target] = {}
-    for entry in target.origin.expects:
+    rows, bounding = list[_Row](), dict[str | None, Target]()
+    for number, entry in enumerate(target.origin.expects):
         if (name := entry.bound.of) is not None and name not in bounding:
             own = target.base if name == "base" else None
             own = own or target.fit_inner(ready(base_of(target.origin, name)))
             bounding[name] = Target(name, own, target.origin, target.base)
-    return [
-        _Row(target, number, entry, None if entry.bound.of is None else bounding[entry.bound.of])
-        for number, entry in enumerate(target.origin.expects)
-    ]
+        rows.append(_Row(target, number, entry, bounding.get(name)))
+    return rows
 
 
-def _stated(entry: Expectation) -> StatedObjective:
-    """Return the measure of an expectation, in the direction that is better."""
-    direction = OBJECTIVES[entry.name].direction or "maximize"
-    return Objective(direction=direction, name=entry.name, arguments=entry.arguments), False
+def _compared(
+    entry: Expectation, score: Outcome, beside: Outcome | None = None
+) -> tuple[float | None, Estimate | None, str]:
+    """Compare a score with a number, or sample by sample with a share of another score.
 
-
-def _size(target: Target, entry: Expectation) -> Score:
-    """Return a size of a target's output, from headers. Raises ObjectiveError if it is unknown."""
-    prepared = target.prepared
-    return size_score(entry.objective, prepared.compiled, prepared.models["base"])
-
-
-@final
-class _Compared(NamedTuple):
-    """The bound of an expectation, and the difference from it; or the reason against one."""
-
-    bound: float | None = None
-    difference: Estimate | None = None
-    reason: str = ""
-
-
-def _compared(entry: Expectation, score: Outcome, beside: Outcome | None) -> _Compared:
-    """Compare a score with a number, or sample by sample with a share of another score."""
-    times = 1.0 if entry.bound.number is None else float(entry.bound.number)
+    Return the bound, and the difference from it or the reason against one.
+    """
+    bound = times = 1.0 if entry.bound.number is None else float(entry.bound.number)
     if isinstance(score, Failure):
-        return _Compared(reason=score.message)
+        return None, None, score.message
     if isinstance(beside, Failure):
-        return _Compared(reason=f"'{entry.bound.of}': {beside.message}")
-    if beside is None:
-        return _finite(times, score.value - times, score.stderr)
-    bound = times * beside.value
-    if score.each is None or beside.each is None:
+        return None, None, f"'{entry.bound.of}': {beside.message}"
+    difference = Estimate(score.value - bound, score.stderr)
+    if beside is not None:
+        bound = times * beside.value
         stderr = math.hypot(score.stderr, times * beside.stderr) if times else score.stderr
-        return _finite(bound, score.value - bound, stderr)
-    if score.each.counts != beside.each.counts:
-        reason = f"its samples have other tokens than those of '{entry.bound.of}'"
-        return _Compared(bound, reason=reason)
-    paired = paired_difference(score.each, beside.each, times)
-    return _finite(bound, paired.value, paired.stderr)
+        difference = Estimate(score.value - bound, stderr)
+        if score.each is not None and beside.each is not None:
+            if score.each.counts != beside.each.counts:
+                reason = f"its samples have other tokens than those of '{entry.bound.of}'"
+                return bound, None, reason
+            paired = paired_difference(score.each, beside.each, times)
+            difference = Estimate(paired.value, paired.stderr)
+    if any(map(math.isnan, difference)):
+        return bound, None, "the value and its bound are infinite"
+    return bound, difference, ""
 
 
-def _finite(bound: float, value: float, stderr: float) -> _Compared:
-    if math.isnan(value) or math.isnan(stderr):
-        return _Compared(bound, reason="the value and its bound are infinite")
-    return _Compared(bound, Estimate(value, stderr))
-
-
-def _verdict(entry: Expectation, compared: _Compared) -> Literal["pass", "tie", "fail", "unknown"]:
+def _verdict(sign: str, difference: Estimate) -> Literal["pass", "tie", "fail"]:
     """Return the verdict: a bound is missed if the difference is beyond two standard errors.
 
     A difference without a known error, as that of a latency, is compared as it is.
     """
-    if compared.difference is None:
-        return "unknown"
-    value, stderr = compared.difference
-    beyond = value if entry.sign.startswith("<") else -value
-    if math.isfinite(stderr) and stderr > 0 and abs(beyond) <= SURE * stderr:
+    beyond = difference.value if sign.startswith("<") else -difference.value
+    if 0 < difference.stderr < math.inf and abs(beyond) <= SURE * difference.stderr:
         return "tie"
-    missed = beyond > 0 or (beyond == 0 and entry.sign in ("<", ">"))
+    missed = beyond > 0 or (beyond == 0 and sign in ("<", ">"))
     return "fail" if missed else "pass"

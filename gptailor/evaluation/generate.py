@@ -9,8 +9,9 @@ from typing import final
 import torch
 
 from gptailor.checkpoint.files import shown
-from gptailor.evaluation.chat_text import chat_text
+from gptailor.evaluation.chat_text import chat_texts
 from gptailor.evaluation.forward.evaluator import attempt
+from gptailor.evaluation.meter import Meter, Placement, context_length
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import (
     Prompt,
@@ -18,17 +19,13 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_model,
     tokenizer_of,
 )
-from gptailor.evaluation.samples import context_length
 from gptailor.evaluation.scores import Failure
-from gptailor.evaluation.session import Placement, Session
 from gptailor.evaluation.targets import Target, as_list, find_targets
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.program.devices import dtype_of
-from gptailor.reporting.quantities import byte_count
 
 
 @final
@@ -62,7 +59,7 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     A target that fails has its reason in `failure`. Raises PlanError for faults of plans, OSError
     for a missing file.
     """
-    place = Placement(device, dtype_of(dtype), byte_count(memory))
+    place = Placement.of(device, dtype, memory)
     found = find_targets(
         as_list(targets), models or {}, device=device, memory=place.memory, on_event=on_event
     )
@@ -79,18 +76,18 @@ def answers(
     on_event: OnEvent = ignore_events,
 ) -> Iterator[GeneratedText]:
     """Yield each target's answer of at most `most` tokens, as `generate` returns them."""
-    session = Session(place, on_event)
+    meter = Meter(place, on_event)
     for target in targets:
-        session.family(target.prepared.models)
+        meter.family(target.prepared.models)
     for target in targets:
-        text = attempt(partial(_answer, session, target, prompt, most, chat))
+        text = attempt(partial(_answer, meter, target, prompt, most, chat))
         if isinstance(text, Failure):
             yield GeneratedText(target.name, "", text.message)
         else:
             yield GeneratedText(target.name, text)
 
 
-def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool) -> str:
+def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool) -> str:
     prepared = target.prepared
     tokenizer = tokenizer_of(tokenizer_model(prepared))
     encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
@@ -98,7 +95,8 @@ def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool
         if prepared.plan.chat_template is not None:
             message = "the plan names a chat template, which stands in its compiled folder"
             raise TailorError(f"{message}: compile it, and name that")
-        text = chat_text(tokenizer, [{"role": "user", "content": prompt}], target.name)
+        chat_of_prompt = [{"role": "user", "content": prompt}], True
+        [text] = chat_texts(tokenizer, [chat_of_prompt], target.name, "leave --chat out")
         tokens = encoder.plain(text)
         if not tokens:
             message = f"the chat template of '{target.name}' gives no tokens for this prompt"
@@ -108,6 +106,6 @@ def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool
     if encoder.positions is not None:
         most = min(most, encoder.positions - 1)
         tokens = tokens[most - encoder.positions :]
-    live = session.stitch(prepared.models, prepared.plan).model
+    live = meter.stitch(prepared.models, prepared.plan).model
     [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
     return answer

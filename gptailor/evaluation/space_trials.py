@@ -1,7 +1,8 @@
 """A search's trials: the scores of closed plans of one open plan.
 
 plan, models, _ = opened(gptailor.load("space.tailor"))
-for index, outcomes in Trials(plan, models).run(plans, samples, stage="bare"):
+trials = Trials(plan, models, objectives=[(objective, True) for objective in objectives])
+for index, outcomes in trials.run(plans, samples, stage="bare"):
     ...
 """
 
@@ -16,28 +17,27 @@ from torch import Tensor
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
-from gptailor.checks.texts import text_errors_as_faults
+from gptailor.checks.texts import few_samples, text_errors_as_faults
 from gptailor.evaluation.fits.inner_fits import fitted_inside
 from gptailor.evaluation.fits.repair import Repairs, fit
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
-from gptailor.evaluation.objectives.nll import piece_bytes, surprise
-from gptailor.evaluation.objectives.size_and_speed import OfPlan
-from gptailor.evaluation.objectives.tokens import tokenizer_digest
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.samples import (
-    Parts,
+from gptailor.evaluation.meter import (
+    Meter,
+    Placement,
+    Reading,
     Samples,
     StatedObjective,
     context_length,
     no_reference,
-    parts_by_tokenizer,
-    with_cut_tokens,
 )
-from gptailor.evaluation.scores import Failure, Score
-from gptailor.evaluation.session import Placement, Reading, Session
+from gptailor.evaluation.objectives.base import PreparedObjective
+from gptailor.evaluation.objectives.nll import piece_bytes, surprise
+from gptailor.evaluation.objectives.size_and_speed import OfPlan
+from gptailor.evaluation.objectives.tokens import tokenizer_digest
+from gptailor.evaluation.scores import Failure, Outcomes, Race
+from gptailor.evaluation.speed import Latencies
 from gptailor.evaluation.targets import base_of, identity
-from gptailor.evaluation.trial import Outcomes
+from gptailor.evaluation.trial import Ask
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.model_dependencies import undecided_models
@@ -55,6 +55,12 @@ from gptailor.prepare import (
     pinned,
 )
 from gptailor.program.output_tokenizer import output_tokenizer
+
+_MOST_SEEN = 1024
+"""The most samples of an objective that a search sees by default."""
+_SEEN_SHARE = 0.75
+"""The largest share of a file's samples that a search sees by default."""
+NOTHING_HELD = Failure("error", "no samples are left that the search doesn't see")
 
 
 def opened(
@@ -111,11 +117,10 @@ def _key(tokenizer_model: Opened) -> Hashable:
 class Trials:
     """Scores of closed plans of one open plan, whose models are loaded once.
 
-    `objectives` default to those of the plan's `search` block. Relative paths of other objectives
-    start at `folder`. `seed` draws the order of each objective's samples, and a search sees the
-    first ones. Their number is the larger of `fidelity`; without it, three quarters of the
-    smallest file, at most 1024. At most as many of the following samples are held out. `session`
-    scores the plans; the default is a new one on the CPU.
+    Relative paths of `objectives` start at `folder`. `seed` draws the order of each objective's
+    samples, and a search sees the first ones. Their number is the larger of `fidelity`; without
+    it, three quarters of the smallest file, at most 1024. At most as many of the following samples
+    are held out. `meter` scores the plans; the default is a new one on the CPU.
 
     Raises PlanError for a file that the plan names, also for one with fewer samples than `fidelity`
     goes up to (C815), CalibrationError for any other file, ObjectiveError for an argument,
@@ -127,52 +132,70 @@ class Trials:
         plan: Plan,
         models: Mapping[str, Opened],
         *,
-        objectives: Sequence[StatedObjective] | None = None,
-        folder: Path | None = None,
-        session: Session | None = None,
+        objectives: Sequence[StatedObjective],
+        folder: Path = Path(),
+        meter: Meter | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.plan = plan
         self.models = models
-        self.session = session or Session(Placement())
-        self.session.repairs(models)  # a missing device is reported before a faulty text
-        if objectives is None:
-            folder = plan.origin.folder if plan.origin else None
-            inside = plan.search.objectives if plan.search else ()
-            objectives = [(objective, True) for objective in inside]
+        self.meter = meter or Meter(Placement())
+        self.meter.repairs(models)  # a missing device is reported before a faulty text
         self.stated = tuple(objectives)
-        self.latencies = self.session.latencies(models, base_of(plan))
-        self.folder = folder or Path()
-        if not self.stated:
-            raise ObjectiveError("the search has no objective")
-        tokenizers = tokenizers_of(plan, models)
-        self._digests = {_key(model): tokenizer_digest(model) for model in tokenizers}
-        distinct = {self._digests[_key(model)]: model for model in reversed(tokenizers)}
+        stitch = partial(self.meter.stitch, models)
+        self.latencies = Latencies(stitch, models, base_of(plan))
+        self.folder = folder
+        self._digests: dict[Hashable, str] = {}
+        distinct: dict[str, Opened] = {}
+        for model in tokenizers_of(plan, models):
+            digest = self._digests[_key(model)] = tokenizer_digest(model)
+            distinct.setdefault(digest, model)
         self.by_byte = len(distinct) > 1
+        most = None if fidelity is None else fidelity[1]
+        samples = Samples(self.folder, 2 * (most or _MOST_SEEN), seed)
         with text_errors_as_faults(plan):
-            self.full, self._parts = parts_by_tokenizer(
-                plan,
-                Samples(self.folder, None if fidelity is None else fidelity[1], seed),
-                {digest: distinct[digest] for digest in self._digests.values()},
-                self._prepare,
+            drawn = {digest: self._drawn(samples, model) for digest, model in distinct.items()}
+            self.full = self._count(most, [each for some in drawn.values() for each in some])
+        full, each = self.full, drawn.items()
+        self._seen = {key: tuple(o.part(0, full) for o in some) for key, some in each}
+        self._held: dict[str, tuple[PreparedObjective | Failure, ...]] = {
+            key: tuple(
+                o.part(full, 2 * full) if o.size > full or isinstance(o, OfPlan) else NOTHING_HELD
+                for o in some
             )
+            for key, some in each
+        }
 
-    def _prepare(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
+    def _drawn(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
+        """Return the objectives on twice the samples that a search sees, in a model's tokens."""
         base = self.models["base"]
         positions = context_length(base.config)
         piece = piece_bytes([positions]) if self.by_byte else None
         reading = Reading(tokenizer_model, positions, identity(base), self.plan, piece)
         reference = partial(self._reference, tokenizer_model)
-        return self.session.objectives(self.stated, samples, reading, reference)
+        return self.meter.objectives(self.stated, samples, reading, reference)
+
+    def _count(self, count: int | None, drawn: Sequence[PreparedObjective]) -> int:
+        """Return the number of samples that a search sees.
+
+        Raises PlanError (C815), at the plan's fidelity, for an objective with fewer.
+        """
+        sampled = [each for each in drawn if not isinstance(each, OfPlan)]
+        if count is None:
+            return max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * each.size) for each in sampled)))
+        if few := [each for each in sampled if each.size < count]:
+            raise PlanError([few_samples(self.plan, count, few[0].name, few[0].size)])
+        return count
 
     @property
     def repairs(self) -> Repairs:
         """Return the repairs over the models."""
-        return self.session.repairs(self.models)
+        return self.meter.repairs(self.models)
 
-    def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[_key(output_tokenizer(plan, self.models))]]
+    def _digest(self, plan: Plan) -> str:
+        """Return the digest of a plan's tokenizer, by which its samples are found."""
+        return self._digests[_key(output_tokenizer(plan, self.models))]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:
@@ -184,7 +207,7 @@ class Trials:
     @property
     def seen(self) -> Sequence[PreparedObjective]:
         """The objectives on the samples that a search sees, by the first tokenizer."""
-        return next(iter(self._parts.values())).seen
+        return next(iter(self._seen.values()))
 
     @property
     def helds(self) -> tuple[int, ...]:
@@ -193,8 +216,8 @@ class Trials:
         If one has none, all have 0, because plans are compared on all objectives together.
         """
         sizes = [
-            [held.size for held in parts.held if not isinstance(held, Failure)]
-            for parts in self._parts.values()
+            [held.size for held in of_tokenizer if not isinstance(held, Failure)]
+            for of_tokenizer in self._held.values()
         ]
         if any(len(of_tokenizer) < len(self.seen) for of_tokenizer in sizes):
             return (0,) * len(self.seen)
@@ -223,72 +246,59 @@ class Trials:
     def reference_models(self) -> Mapping[str, Opened]:
         """The models that objectives compare with, and that no plan takes anything of."""
         names = (objective.arguments.get("from") for objective, _ in self.stated)
-        own = (name for name in dict.fromkeys(map(str, filter(None, names))))
         return {
             name: self._model(name)
-            for name in own
+            for name in dict.fromkeys(map(str, filter(None, names)))
             if name in self.plan.models and name not in self.models
         }
 
     def run(
-        self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
+        self, plans: Sequence[Plan], samples: int | None, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
         """Yield each plan's number and outcomes on the first samples, as soon as it is scored.
 
-        In a `race` a losing plan has outcomes on the samples that showed its loss. Without one, or
-        if an objective generates text, all samples are used.
+        Without a number of samples plans are scored on all held-out ones. In a `race` a losing plan
+        has outcomes on the samples that showed its loss. Without one, or if an objective generates
+        text, all samples are used.
 
         Plans that begin alike share layers, within one call and with those of the last call. A
         plan's failure is its outcome. `stage` decides whether plans are bridged and healed. Plans
         are healed one after another.
         """
-        if not 1 <= samples <= self.full:
-            raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        return self._run(plans, stage, samples, race)
+        asks = []
+        for plan in plans:
+            digest, asked = self._digest(plan), at_stage(plan, stage)
+            objectives = self._held[digest] if samples is None else self._seen[digest]
+            latency = partial(self.latencies.score, at_stage(asked, "bare"))
+            asks.append(Ask(self.models, asked, objectives, latency))
+        return self.meter.run(asks, samples, race=race, alone=stage == "healed")
+
+    def on_share(
+        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Yield each plan's outcomes on a share of the samples that the search sees, as `run`."""
+        return self.run(plans, round(share * self.full), stage=stage, race=race)
 
     def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
         """Yield each plan's number and outcomes on all held-out samples."""
-        return self._run(plans, stage, None)
+        return self.run(plans, None, stage=stage)
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """Return the block influence of each layer of a closed plan without bridges and healing."""
         live = self.repairs.stitcher.stitch(at_stage(plan, "bare"))
         works = [
             Work(objective.requests(samples), surprise)
-            for objective in self._of(plan).seen
+            for objective in self._seen[self._digest(plan)]
             if not isinstance(objective, OfPlan)
         ]
-        return self.session.evaluator.block_influence(live, works)
-
-    def _run(
-        self, plans: Sequence[Plan], stage: Stage, samples: int | None, race: Race | None = None
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Run plans grouped by tokenizer, on `samples` samples or (None) on the held-out ones."""
-        by_parts: dict[int, list[int]] = {}
-        parts = [self._of(plan) for plan in plans]
-        for number, plan_parts in enumerate(parts):
-            by_parts.setdefault(id(plan_parts), []).append(number)
-        for numbers in by_parts.values():
-            objectives = parts[numbers[0]].held if samples is None else parts[numbers[0]].seen
-            groups = [[n] for n in numbers] if stage == "healed" else [numbers]
-            for group in groups:
-                chosen = [at_stage(plans[n], stage) for n in group]
-                scored = self.session.run(
-                    self.models, chosen, objectives, samples,
-                    latency=partial(self._latency, chosen), race=race,
-                )  # fmt: skip
-                yield from ((group[at], outcomes) for at, outcomes in scored)
-
-    def _latency(self, plans: Sequence[Plan], number: int) -> Score:
-        return self.latencies.score(at_stage(plans[number], "bare"))
+        return self.meter.evaluator.block_influence(live, works)
 
     def _reference(self, tokenizer_model: Opened, name: str, work: Work) -> Sequence[Tensor]:
         repairs = self.repairs
         if name != "base":  # opened as a base, for its own configuration and number of layers
             alone = {"base": replace(self._model(name), name="base")}
-            repairs = self.session.place.repairs(alone)  # released after this
-        plan = with_cut_tokens(base_of(self.plan), tokenizer_model, name)
-        return self.session.reference(repairs, plan, name, work)
+            repairs = self.meter.place.repairs(alone)  # released after this
+        return self.meter.reference(repairs, base_of(self.plan), tokenizer_model, name, work)
 
     def _model(self, name: str) -> Opened:
         """Return a model that an objective names, opening it if no plan takes a part of it."""
@@ -303,6 +313,6 @@ class Trials:
         opened_models, faults = open_all_models(user)
         if errors(faults):
             raise PlanError(faults)
-        make = partial(fit, device=self.session.place.device, memory=self.session.place.memory)
+        make = partial(fit, device=self.meter.place.device, memory=self.meter.place.memory)
         user = fitted_inside(user, opened_models, make)
         return open_all_models(user)[0][name]

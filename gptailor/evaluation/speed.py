@@ -53,16 +53,13 @@ ROUNDS = 3
 """Rounds of a median; a round before them doesn't count."""
 
 
-def speeds(
-    model: PreTrainedModel, base: PreTrainedModel | None, *, rounds: int = ROUNDS
-) -> tuple[Speed, Speed | None]:
-    """Return a model's speed and its base's, measured by turns.
+def speeds(*models: PreTrainedModel, rounds: int = ROUNDS) -> list[Speed]:
+    """Return the speeds of models, such as a plan's and its base's, measured by turns.
 
-    A slow moment of the machine then slows both. Each runs one text: a prompt of `PROMPT` tokens,
+    A slow moment of the machine then slows all. Each runs one text: a prompt of `PROMPT` tokens,
     or as many as the model takes, and greedy decoding with the KV cache after it. The speeds are
     medians.
     """
-    models = [model] if base is None else [model, base]
     texts = [_text(model) for model in models]
     times: list[list[tuple[float, float]]] = [[] for _ in models]
     for number in range(rounds + 1):
@@ -72,7 +69,7 @@ def speeds(
     for (tokens, answer), rows in zip(texts, times, strict=True):
         prefill, decoding = (median(seconds) for seconds in zip(*rows[1:], strict=True))
         results.append(Speed(tokens.shape[1] / prefill, answer / decoding))
-    return results[0], (results[1] if base is not None else None)
+    return results
 
 
 def _text(model: PreTrainedModel) -> tuple[Int64[Tensor, " 1 length"], int]:
@@ -142,18 +139,14 @@ class Latencies:
         """Return the latency of a closed plan."""
         base, shape = self._shape(self.base), self._shape(plan)
         if base not in self.known:
-            live = self.stitch(self.base).model
-            self._put(base, 1 / speeds(live, None)[0].decoding)
+            [base_speed] = speeds(self.stitch(self.base).model)
+            self.known[base] = 1 / base_speed.decoding
+            self.on_measured(self.known)
         if shape not in self.known:
-            live, base_model = (self.stitch(p).model for p in (plan, self.base))
-            speed, base_speed = speeds(live, base_model)
-            assert base_speed is not None, "it was given"
-            self._put(shape, base_speed.decoding / speed.decoding * self.known[base])
+            speed, base_speed = speeds(*(self.stitch(p).model for p in (plan, self.base)))
+            self.known[shape] = base_speed.decoding / speed.decoding * self.known[base]
+            self.on_measured(self.known)
         return Score(self.known[shape], math.inf, 0)
-
-    def _put(self, shape: str, seconds: float) -> None:
-        self.known[shape] = seconds
-        self.on_measured(self.known)
 
     def _shape(self, plan: Plan) -> str:
         """Return a digest of all that affects a plan's speed: tensor shapes, kinds of layers."""

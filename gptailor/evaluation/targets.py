@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
-from gptailor.lang.plan_of import ReadTarget, model_plan, read_target
+from gptailor.lang.plan_of import model_plan, read_target
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import (
     Fault,
@@ -116,7 +116,11 @@ def find_targets(
     TailorError if a folder or the Hub fails.
     """
     fit_inner = partial(with_inner_fits, device=device, memory=memory, on_event=on_event)
-    plans = [_with_families(read_target(target), families) for target in targets]
+    plans = []
+    for name, plan, origin in map(read_target, targets):
+        extended = plan.with_families(families) if families else plan
+        declared = origin.with_families(families) if families and origin is not None else origin
+        plans.append((name, extended, extended if origin is plan else declared))
     origins = [origin if origin is not None else plan for _, plan, origin in plans]
     defined = {name for plan in origins for name in plan.models}
     for name in models:
@@ -149,8 +153,7 @@ def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:
 def base_of(plan: Plan, name: str = "base") -> Plan:
     """Return a plan of one of this plan's models, unchanged, with the models that it needs."""
     if any(plan.models[model].made is not None for model in needed(plan, [name])):
-        alone = whole_plan(plan, Take(take=LayerOf(model=name)))
-        return alone.read_from(plan.origin) if plan.origin else alone
+        return unchanged(plan, name)
     models = {"base": plan.models[name]}
     below = "base"
     while (on := models[below].on) is not None and on in plan.models:
@@ -159,63 +162,45 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
         models[below] = models[below].model_copy(update={"on": free})
         models[free] = plan.models[on]
         below = free
-    alone = Plan(models=models)
-    return alone.read_from(plan.origin) if plan.origin else alone
+    return Plan(models=models).read_from(plan.origin)
+
+
+def unchanged(plan: Plan, name: str) -> Plan:
+    """Return the plan `whole from NAME` with this plan's models under their own names."""
+    return whole_plan(plan, Take(take=LayerOf(model=name))).read_from(plan.origin)
 
 
 def _target(
     name: str, plan: Plan, origin: Plan | None, models: ModelPaths, fit_inner: FitInner
 ) -> Target:
-    if origin is None:
-        prepared = fit_inner(ready(plan, models=_paths_of(models, plan)))
-        base = fit_inner(ready(base_of(plan), models=_paths_of(models, base_of(plan))))
+    base: Prepared | None
+    if origin is plan:
+        base = prepared = fit_inner(ready(plan))
+        if (base_path := models.get("base")) is not None:
+            alone = model_plan(str(Path(base_path).absolute())).read_from(plan.origin)
+            base = fit_inner(ready(alone))
+        same = identity(base.models["base"]) == identity(prepared.models["base"])
+        own = prepared if same else base
+        return Target(name, prepared, plan, own, bare=True, fit_inner=fit_inner)
+    prepared = fit_inner(ready(plan, models=_paths_of(models, plan) if origin is None else None))
+    declared = plan if origin is None else origin
+    base_plan = base_of(declared)
+    paths = _paths_of(models, base_plan)
+    try:
+        base = fit_inner(ready(base_plan, models=paths))
+    except TailorError:
+        if origin is None or paths:
+            raise
+        base = None  # a compiled folder's base may be away
+    if origin is None and base is not None:
         bare = prepared.plan.model_copy(update={"expects": ()})
         base = prepared if base.plan == bare else base
-        return Target(name, prepared, _rebound(plan, models), base, fit_inner=fit_inner)
-    prepared = fit_inner(ready(plan))
-    if origin is plan:
-        base_path, base = models.get("base"), prepared
-        if base_path is not None:
-            alone = model_plan(str(Path(base_path).absolute()))
-            base = fit_inner(ready(alone.read_from(plan.origin) if plan.origin else alone))
-        same = identity(base.models["base"]) == identity(prepared.models["base"])
-        return Target(
-            name, prepared, plan, prepared if same else base, bare=True, fit_inner=fit_inner
-        )
-    own = _compiled_base(origin, models, fit_inner)
-    return Target(name, prepared, _rebound(origin, models), own, fit_inner=fit_inner)
-
-
-def _rebound(plan: Plan, models: ModelPaths) -> Plan:
-    """Return the plan with other folders for its models."""
-    return rebind(plan, {n: Path(path) for n, path in _paths_of(models, plan).items()})[0]
-
-
-def _compiled_base(origin: Plan, models: ModelPaths, fit_inner: FitInner) -> Prepared | None:
-    """Return a compiled folder's base; None if it is missing, unless the caller gave it."""
-    plan = base_of(origin)
-    own = _paths_of(models, plan)
-    try:
-        return fit_inner(ready(plan, models=own))
-    except TailorError:
-        if own:
-            raise
-        return None
+    folders = {n: Path(path) for n, path in _paths_of(models, declared).items()}
+    return Target(name, prepared, rebind(declared, folders)[0], base, fit_inner=fit_inner)
 
 
 def _paths_of(models: ModelPaths, plan: Plan) -> ModelPaths:
     return {name: path for name, path in models.items() if name.partition(".")[0] in plan.models}
-
-
-def _with_families(read: ReadTarget, families: Sequence[str | Path]) -> ReadTarget:
-    """Return the same target, with these family files in its plans."""
-    name, plan, origin = read
-    if not families:
-        return read
-    extended = plan.with_families(families)
-    if origin is plan:
-        return name, extended, extended
-    return name, extended, None if origin is None else origin.with_families(families)
 
 
 def warnings(targets: Sequence[Target]) -> list[Fault]:

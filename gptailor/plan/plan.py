@@ -524,8 +524,8 @@ class Plan(Closed):
         plan._derived = {}
         return plan
 
-    def read_from(self, origin: Origin) -> "Plan":
-        """Return the plan with the text that it was read from."""
+    def read_from(self, origin: Origin | None) -> "Plan":
+        """Return the plan with the text that it was read from, if there is one."""
         plan = self.model_copy()
         plan._origin = origin
         return plan

@@ -2,7 +2,6 @@
 
 __all__ = [
     "difference",
-    "evaluation",
     "expectations",
     "known_layers",
     "layer_cells",

@@ -87,8 +87,10 @@ def expectation_lines(
         rows = list(group)
         yield escaped_control(target)
         body = [
-            (_shown(row), _value_words(row), _bound_words(row), _WORDS[row.verdict]) for row in rows
-        ]
+            (escaped_control(row.expectation), _value_words(row), _bound_words(row),
+             _WORDS[row.verdict])
+            for row in rows
+        ]  # fmt: skip
         yield from table_lines(["", "measured", "bound", "verdict"], body, width, encoding)
         for row in rows:
             if row.verdict != "pass":
@@ -106,10 +108,6 @@ def _count_words(results: Sequence[ExpectationResult]) -> str:
     tied = f", {ties} of them {'a tie' if ties == 1 else 'ties'}" if ties else ""
     failed = f"; {len(results) - passed} failed" if passed < len(results) else ""
     return f"{passed} passed{tied}{failed}"
-
-
-def _shown(result: ExpectationResult) -> str:
-    return escaped_control(result.expectation)
 
 
 def _value_words(result: ExpectationResult) -> str:
@@ -137,7 +135,9 @@ def junit(results: Sequence[ExpectationResult]) -> str:
         rows, name = list(group), escaped_control(target)
         suite = ElementTree.SubElement(root, "testsuite", {"name": name, **_counts(rows)})
         for row in rows:
-            case = ElementTree.SubElement(suite, "testcase", classname=name, name=_shown(row))
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=name, name=escaped_control(row.expectation)
+            )
             measured = f"measured {_value_words(row)}, bound {_bound_words(row)}"
             if row.passed:
                 words = f"{measured}: {_verdict_words(row)}"

@@ -46,6 +46,16 @@ class Estimate(NamedTuple):
         return Estimate(0.0 - self.value, self.stderr)
 
 
+def excess(sign: str, value: float | None, bound: float | None) -> float:
+    """Return how far a value is beyond a bound, as a share of it; infinite if one is unknown.
+
+    `sign` is `<=` or `>=`. A value within the bound has an excess of at most 0.
+    """
+    if value is None or bound is None:
+        return math.inf
+    return (value - bound if sign == "<=" else bound - value) / (abs(bound) or 1.0)
+
+
 @final
 @dataclass(frozen=True)
 class LossMeasure:

@@ -1,13 +1,8 @@
 """Tables for a terminal: names on the left, columns of numbers on the right."""
 
-import io
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from gptailor.reporting.terminal_encoding import in_encoding
 
@@ -75,25 +70,12 @@ def _blocks(sizes: Sequence[int], room: int) -> Iterator[Sequence[int]]:
 
 
 def _drawn(body: Sequence[Sequence[str]], name: int) -> Iterator[str]:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
-    table.add_column(no_wrap=True, min_width=name)
-    for _ in body[0][1:]:
-        table.add_column(justify="right", no_wrap=True)
-    for row in body:
-        table.add_row(*map(_cell, row))
-    width = name + sum(_GAP + max(map(cell_len, cells)) for cells in [*zip(*body, strict=True)][1:])
-    console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
-    for line in console.render_lines(table, pad=False):
-        text = "".join(segment.text for segment in line)
-        yield f"{_INDENT}{text}".rstrip()
-
-
-def _cell(text: str) -> Text | Padding:
-    """Return a cell with the spaces at its end, which align it with marks in other rows."""
-    shown = text.rstrip()
-    if shown == text:
-        return Text(text)
-    return Padding(Text(shown), (0, len(text) - len(shown), 0, 0))
+    sizes = [max(map(cell_len, column)) for column in [*zip(*body, strict=True)][1:]]
+    for first, *row in body:
+        cells = [
+            " " * (size - cell_len(cell)) + cell for size, cell in zip(sizes, row, strict=True)
+        ]
+        yield f"{_INDENT}{(' ' * _GAP).join([set_cell_size(first, name), *cells])}".rstrip()
 
 
 def shortened(text: str, width: int, cut: str = "…") -> str:

@@ -24,31 +24,26 @@ class Sizes:
     def __init__(self, space: Space, models: Mapping[str, Opened]) -> None:
         self.space = space
         self.models = models
-        self._known: dict[str, OutputSize] = {}
+        self.known: dict[str, OutputSize] = {}  # by the plans' digests
 
     def of(self, trial: Trial) -> OutputSize:
         """Return the size of a trial's plan."""
-        if trial.plan not in self._known:
-            self._known[trial.plan] = self.of_plan(decode(self.space, trial.request.genome))
-        return self._known[trial.plan]
-
-    @property
-    def known(self) -> Mapping[str, OutputSize]:
-        """Known sizes, by the plans' digests."""
-        return self._known
+        if trial.plan not in self.known:
+            self.known[trial.plan] = self.of_plan(decode(self.space, trial.request.genome))
+        return self.known[trial.plan]
 
     def of_plan(self, plan: Plan) -> OutputSize:
         """Return the size of a closed plan."""
         return plan_size(Checked.of(plan, self.models))
 
-    def measured(self, plan: Plan, measures: Sequence[Objective]) -> list[float]:
-        """Return a closed plan's sizes by some measures.
 
-        Raises ObjectiveError or CheckpointError for an unknown size.
-        """
-        checked = Checked.of(plan, self.models)
-        compiled = compile_plan(checked)
-        return [size_score(each, compiled, checked.base).value for each in measures]
+def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[float]:
+    """Return a closed plan's sizes by some measures.
+
+    Raises ObjectiveError or CheckpointError for an unknown size.
+    """
+    compiled = compile_plan(checked)
+    return [size_score(each, compiled, checked.base).value for each in measures]
 
 
 def curve_loss(ledger: Ledger, trial: Trial) -> float:

@@ -6,10 +6,10 @@ the sizes of requested genomes are also counted from headers.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, NoReturn, TypeAlias, final
+from typing import NamedTuple, NoReturn, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,7 +21,8 @@ from gptailor.plan.faults import Fault, PlanError, locate
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
-from gptailor.searching.curve import Sizes
+from gptailor.program.sources import Checked
+from gptailor.searching.curve import Sizes, measured_sizes
 from gptailor.searching.run.schedule import Stages, Start, StartSource, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
@@ -61,18 +62,14 @@ class SizeBound(NamedTuple):
     most: float
     number: int
 
-    @property
-    def unit(self) -> str:
-        """The words for the size's unit."""
-        kind = self.measure.arguments.get("gguf")
-        return _UNITS[self.measure.name] if kind is None else f"bytes of weights in {kind}"
-
     def words(self, size: float) -> str:
         """Return a size and its unit."""
-        return f"{size:,.0f} {self.unit}"
+        kind = self.measure.arguments.get("gguf")
+        unit = _UNITS[self.measure.name] if kind is None else f"bytes of weights in {kind}"
+        return f"{size:,.0f} {unit}"
 
 
-def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
+def size_bounds(plan: Plan, requires: Sequence[Requirement]) -> list[SizeBound]:
     """Return the hard requirements as bounds; a bound by a model is counted."""
     bounds = []
     for number, required in enumerate(requires):
@@ -81,12 +78,7 @@ def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> li
         of, share = required.bound.of, required.bound.number
         most = 1.0 if share is None else float(share)
         if of is not None:
-            alone = base_of(plan, of)
-            counter = sizes
-            if of != "base":  # a model that no plan may take anything of
-                prepared = prepare(alone)
-                alone, counter = prepared.plan, Sizes(sizes.space, prepared.models)
-            most *= counter.measured(alone, [required.objective])[0]
+            most *= measured_sizes(prepare(base_of(plan, of)).checked, [required.objective])[0]
         bounds.append(SizeBound(required.objective, most, number))
     return bounds
 
@@ -100,13 +92,13 @@ class Within:
         self.bounds = tuple(bounds)
         self._open = space
         self._known: dict[bytes, bool] = {}
-        self._mask = self._sizing
-        limits, slack = self._fit()
+        self._mask = _sizing(space)
+        self._limits, slack = self._fit()
         if slack > _EXACT:  # models differ in their layers' sizes
-            self._mask = np.ones_like(self._sizing)
-            limits, slack = self._fit()
+            self._mask = np.ones_like(self._mask)
+            self._limits, slack = self._fit()
         self.exact = slack <= _EXACT
-        self.space = replace(space, table=space.table._replace(limits=limits))
+        self.space = replace(space, table=space.table._replace(limits=self._limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
         if len(self.bounds) > 1 and not self.holds(self.smallest):
@@ -137,15 +129,37 @@ class Within:
     @cached_property
     def smallest(self) -> Genome:
         """A genome within all bounds that is as small as can be found."""
-        table, numbers = self.space.table, range(len(self.bounds))
-        genomes = [_least(table, [n]) for n in numbers]
+        numbers = range(len(self.bounds))
+        genomes = [self._least([n]) for n in numbers]
         if len(numbers) > 1:
-            genomes.append(_least(table, numbers))
+            genomes.append(self._least(numbers))
         return next((genome for genome in genomes if self.holds(genome)), genomes[-1])
+
+    def _least(self, numbers: Sequence[int]) -> Genome:
+        """Return the genome furthest within some bounds by sums, found change by change."""
+        table, some = self.space.table, list(numbers)
+
+        def beyond(genome: Genome) -> Float[ndarray, "*n"]:
+            sums = features(table, genome) @ self._limits.weights[some].T - self._limits.room[some]
+            return np.asarray(sums.max(axis=-1))
+
+        drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
+        genome = _row(drawn, int(np.argmin(beyond(drawn))))
+        size = float(beyond(genome))
+        while True:
+            changes = _changes(table, genome)
+            if not changes:
+                return genome
+            changed = canonical(table, Genome(*map(np.stack, zip(*changes, strict=True))))
+            sizes = beyond(changed)
+            best = int(np.argmin(sizes))
+            if float(sizes[best]) >= size - _EXACT:
+                return genome
+            genome, size = _row(changed, best), float(sizes[best])
 
     def _summed(self, genome: Genome) -> bool | None:
         """Return whether sums are within bounds; None for a genome whose sums may be wrong."""
-        values, limits = features(self.space.table, genome), _limits(self.space.table)
+        values, limits = features(self.space.table, genome), self._limits
         row = np.append(1.0, values[self._mask])
         if np.abs(row - self._axes.T @ (self._axes @ row)).max() > _SPANNED:
             return None
@@ -160,7 +174,8 @@ class Within:
     def _counted(self, genome: Genome) -> list[float]:
         """Return the sizes of a genome's plan by all bounds."""
         plan = decode(self._open, genome)
-        return self.sizes.measured(plan, [bound.measure for bound in self.bounds])
+        checked = Checked.of(plan, self.sizes.models)
+        return measured_sizes(checked, [bound.measure for bound in self.bounds])
 
     def _drawn(self, key: Key, leaning: float) -> Genome:
         """Draw genomes that have about such a part of the smallest one."""
@@ -178,17 +193,6 @@ class Within:
         return canonical(table, mixed)
 
     # ---------------------------------------------------------------------------------- the fit
-
-    @property
-    def _sizing(self) -> Bool[ndarray, " f"]:
-        """A mask of the features that change the number of layers."""
-        space, table = self._open, self._open.table
-        roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(table.inside_pick)
-        picks = (pick for pick in space.picks if not pick.windows)
-        roles += [pick.subject.role for pick in picks for _ in pick.labels]
-        some = np.zeros(len(table.at_features), np.bool_)
-        some[: len(roles)] = [role not in _SIZELESS for role in roles]
-        return some
 
     def _fit(self) -> tuple[Limits, float]:
         """Fit sizes as sums over some features; return limits, and the share that sums are off.
@@ -215,9 +219,9 @@ class Within:
         at = self.bounds.index(bound)
         table = self.space.table
         drawn = sample(table, key_of(1), _TRIED)
-        tried = [_least(table, [at]), *(_row(drawn, n) for n in range(_TRIED))]
+        tried = [self._least([at]), *(_row(drawn, n) for n in range(_TRIED))]
         order = np.argsort(features(table, Genome(*map(np.stack, zip(*tried, strict=True))))
-                           @ _limits(table).weights[at], kind="stable")[:4]  # fmt: skip
+                           @ self._limits.weights[at], kind="stable")[:4]  # fmt: skip
         least, smallest = min((self._counted(tried[n])[at], n) for n in order)
         if least <= bound.most:
             return
@@ -238,6 +242,16 @@ class Within:
     def _refuse(self, bound: SizeBound, message: str, help_: str) -> NoReturn:
         fault = Fault("P609", message, ("search", "requires", bound.number), help_)
         raise PlanError(locate([fault], self._open.plan.origin))
+
+
+def _sizing(space: Space) -> Bool[ndarray, " f"]:
+    """Return a mask of the features that change the number of layers."""
+    roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(space.table.inside_pick)
+    picks = (pick for pick in space.picks if not pick.windows)
+    roles += [pick.subject.role for pick in picks for _ in pick.labels]
+    some = np.zeros(len(space.table.at_features), np.bool_)
+    some[: len(roles)] = [role not in _SIZELESS for role in roles]
+    return some
 
 
 def _row(genomes: Genome, number: int) -> Genome:
@@ -261,34 +275,7 @@ def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[
         residue -= np.outer(residue @ axis, axis)
 
 
-def _limits(table: Table) -> Limits:
-    assert table.limits is not None, "they were fitted"
-    return table.limits
-
-
-def _least(table: Table, numbers: Sequence[int]) -> Genome:
-    """Return the genome furthest within some bounds by sums, found change by change."""
-    limits, some = _limits(table), list(numbers)
-
-    def beyond(genome: Genome) -> Float[ndarray, "*n"]:
-        sums = features(table, genome) @ limits.weights[some].T - limits.room[some]
-        return np.asarray(sums.max(axis=-1))
-
-    drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
-    genome = _row(drawn, int(np.argmin(beyond(drawn))))
-    size = float(beyond(genome))
-    while True:
-        changed = _changes(table, genome)
-        if not len(changed.bits):
-            return genome
-        sizes = beyond(changed)
-        best = int(np.argmin(sizes))
-        if float(sizes[best]) >= size - _EXACT:
-            return genome
-        genome, size = _row(changed, best), float(sizes[best])
-
-
-def _changes(table: Table, genome: Genome) -> Genome:
+def _changes(table: Table, genome: Genome) -> list[Genome]:
     """Return all genomes one change away: a bit, two bits of a set, or another option."""
     bits = []
     counts = [int(genome.bits[table.group == g].sum()) for g in range(len(table.low))]
@@ -298,20 +285,12 @@ def _changes(table: Table, genome: Genome) -> Genome:
             bits.append([i])
         if group >= 0 and genome.bits[i]:
             bits += [[i, int(j)] for j in np.flatnonzero((table.group == group) & ~genome.bits)]
-    flipped = np.repeat(np.asarray(genome.bits)[None], len(bits), axis=0)
-    for row, numbers in zip(flipped, bits, strict=True):
-        row[numbers] = ~row[numbers]
-    options = [(i, v) for i, n in enumerate(table.options) for v in range(n)]
-    picked = np.repeat(np.asarray(genome.picks)[None], len(options), axis=0)
-    for row, (i, v) in zip(picked, options, strict=True):
-        row[i] = v
-    many = len(bits) + len(options)
-    every = (
-        np.concatenate([flipped, np.repeat(genome.bits[None], len(options), axis=0)]),
-        np.concatenate([np.repeat(genome.picks[None], len(bits), axis=0), picked]),
-        np.repeat(np.asarray(genome.reals)[None], many, axis=0),
-    )
-    return canonical(table, Genome(*every))
+    at = np.arange(len(genome.bits))
+    flips = [genome._replace(bits=genome.bits ^ np.isin(at, numbers)) for numbers in bits]
+    at = np.arange(len(genome.picks))
+    options = [(i, v) for i, count in enumerate(table.options) for v in range(count)]
+    picked = [genome._replace(picks=np.where(at == i, v, genome.picks)) for i, v in options]
+    return flips + picked
 
 
 @final
@@ -342,18 +321,13 @@ class StartsWithin:
             ]
 
 
-Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], Within | None]
-"""Sizes; the space with limits; its starting plans without those beyond; the bounds, if any."""
-
-
-def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
-    """Return the space within the required sizes, or the space itself without requirements.
+def bounded(
+    space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]
+) -> tuple[Sizes, Within | None]:
+    """Return the sizes of a space's plans, and its part within the required sizes, if any is.
 
     Raises PlanError (P609) where no plan of it is within.
     """
     sizes = Sizes(space, models)
-    bounds = size_bounds(space.plan, requires, sizes)
-    if not bounds:
-        return sizes, space, lambda starts: starts, None
-    within = Within(space, sizes, bounds)
-    return sizes, within.space, lambda starts: StartsWithin(starts, within), within
+    bounds = size_bounds(space.plan, requires)
+    return sizes, Within(space, sizes, bounds) if bounds else None

@@ -94,15 +94,17 @@ def starts_of(
         removed = measuring.removal(influence["base"]) if "base" in influence else ()
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
-    spent = study.typed.measured.evaluations
-    budget = replace(budget, measured=spent, separate=separates(space.plan))
-    recipes = None
-    if budget.separate:
-        recipes = Recipes(
-            space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed
-        )
-    low = budget.low / budget.full
-    return Starts(space, influence, removed, low, budget.starts, cuts, recipes), budget
+    measured, separate = study.typed.measured.evaluations, separates(space.plan)
+    budget = replace(budget, measured=measured, separate=separate)
+    recipes = (
+        Recipes(space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed)
+        if budget.separate
+        else None
+    )
+    starts = Starts(
+        space, influence, removed, budget.low / budget.full, budget.starts, cuts, recipes
+    )
+    return starts, budget
 
 
 @final
@@ -121,9 +123,8 @@ class _Measuring:
         if separates(space.plan):  # which of them are cut is not known before recipes are compared
             names = ("base", composition_words(UniformMerge(models=("base",), every=True)))
             self.plans = {name: self.plans[name] for name in names if name in self.plans}
-        cheapest = budget.low / budget.full
-        most = _REMOVAL_SHARE * budget.trials
-        self.width = candidates(space, cheapest, most) if "base" in self.plans else 0
+        low, most = budget.low / budget.full, _REMOVAL_SHARE * budget.trials
+        self.width = candidates(space, low, most) if "base" in self.plans else 0
         fixed = any(not drop.maybe for drop in space.plan.drops)
         self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
         self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
@@ -156,7 +157,8 @@ class _Measuring:
         samples = budget.low if budget.low < budget.full else glance
         influence: dict[str, Sequence[float]] = dict(self._noted.influence or {})
         for name, plan in self.plans.items():
-            self._report("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
+            words = "measuring what each layer does" + f" in {name}" * (len(self.plans) > 1)
+            self.on_progress(words, self.done, self.total)
             if name not in influence:
                 influence[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
@@ -174,7 +176,7 @@ class _Measuring:
             return ()
         sizes = nested_cuts(self.space, np.zeros(self.space.layers))
         size = len(sizes[len(sizes) // 2])
-        self._report("measuring what a bridge leaves of each gap")
+        self.on_progress("measuring what a bridge leaves of each gap", self.done, self.total)
         if self._noted.gaps is None:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             cuts = shortest_paths(errors, choices[0].among, size)
@@ -194,20 +196,26 @@ class _Measuring:
         return positions if len(positions) == int(sum(self.space.table.high)) else ()
 
     def _losses(self, removed: Sequence[Plan]) -> list[float]:
+        """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
+
+        NaN is a failure. The means only compare these plans with each other.
+        """
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
-        self._report(what)
-
-        def on_plan() -> None:
-            self.done += 1
-            self._report(what)
-
-        means = losses(self.trials, removed, self.budget.low, on_plan)
-        self.spent += self.budget.low * len(removed)
-        return means
-
-    def _report(self, what: str) -> None:
         self.on_progress(what, self.done, self.total)
+        measures = [LossMeasure(objective.direction) for objective in self.trials.seen]
+        rows = [[math.nan] * len(measures) for _ in removed]
+        for index, outcomes in self.trials.run(removed, self.budget.low, stage="bare"):
+            self.done += 1
+            self.on_progress(what, self.done, self.total)
+            for number, outcome in enumerate(outcomes):
+                if isinstance(outcome, Score) and math.isfinite(outcome.value):
+                    rows[index][number] = measures[number].loss(outcome.value)
+        self.spent += self.budget.low * len(removed)
+        columns = zip(*rows, strict=True)
+        sized = ([abs(value) for value in column if not math.isnan(value)] for column in columns)
+        scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in sized]
+        return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
 
     @property
     def _noted(self) -> FoundNote:
@@ -227,26 +235,3 @@ def gap_errors_of(trials: Trials, uncut: Plan, widest: int) -> list[list[float]]
     """Return the error that the space's bridge leaves over each gap of a plan without drops."""
     live = trials.repairs.stitcher.stitch(at_stage(uncut, "bare"))
     return plan_gap_errors(live, trials.plan, uncut, trials.models, widest)
-
-
-def losses(
-    trials: Trials,
-    plans: Sequence[Plan],
-    samples: int,
-    on_plan: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
-
-    NaN is a failure. The means only compare these plans with each other. `on_plan` is called after
-    each plan.
-    """
-    measures = [LossMeasure(objective.direction) for objective in trials.seen]
-    rows = [[math.nan] * len(measures) for _ in plans]
-    for index, outcomes in trials.run(plans, samples, stage="bare"):
-        on_plan()
-        for number, outcome in enumerate(outcomes):
-            if isinstance(outcome, Score) and math.isfinite(outcome.value):
-                rows[index][number] = measures[number].loss(outcome.value)
-    columns = ([abs(v) for v in column if not math.isnan(v)] for column in zip(*rows, strict=True))
-    scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in columns]
-    return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]

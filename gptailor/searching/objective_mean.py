@@ -1,15 +1,10 @@
 """The mean over a search's objectives, if they have a mean."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from gptailor.searching.run.records import (
-    BaseScores,
-    HeldOutResult,
-    NotedScores,
-    SearchSummary,
-    SummaryRow,
-)
+from gptailor.searching.run.records import NotedScores, SearchSummary, WithScores
 
 
 def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
@@ -36,30 +31,21 @@ def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
         size = math.hypot(*each) / len(numbers)
         return (size if math.isfinite(size) else None,)
 
-    def held_mean(held: HeldOutResult | None) -> HeldOutResult | None:
-        if not isinstance(held, NotedScores):
-            return held
-        update = {"values": mean(held.values), "stderrs": error(held.stderrs)}
-        return held.model_copy(update=update)
+    def averaged(scores: Any) -> Any:
+        if not isinstance(scores, WithScores | NotedScores):
+            return scores  # a failure, or None
+        makers: Mapping[str, Callable[[Any], Any]]
+        makers = {"values": mean, "stderrs": error, "before": mean, "held": averaged}
+        parts = ((name, makers[name]) for name in type(scores).model_fields if name in makers)
+        return scores.model_copy(update={name: made(getattr(scores, name)) for name, made in parts})
 
-    def row_mean(row: SummaryRow | None) -> SummaryRow | None:
-        if row is None:
-            return None
-        update = {
-            "values": mean(row.values),
-            "stderrs": error(row.stderrs),
-            "before": mean(row.before),
-        }
-        return row.model_copy(update={**update, "held": held_mean(row.held)})
-
-    base = BaseScores(values=mean(summary.base.values), held=held_mean(summary.base.held))
     update = {
-        "base": base,
-        "best": row_mean(summary.best),
-        "found": row_mean(summary.found),
-        "recipe": row_mean(summary.recipe),
-        "random": summary.random.model_copy(update={"best": row_mean(summary.random.best)}),
-        "starts": tuple(row_mean(row) for row in summary.starts),
+        "base": averaged(summary.base),
+        "best": averaged(summary.best),
+        "found": averaged(summary.found),
+        "recipe": averaged(summary.recipe),
+        "random": summary.random.model_copy(update={"best": averaged(summary.random.best)}),
+        "starts": tuple(averaged(row) for row in summary.starts),
         "objectives": (aims[0]._replace(name=f"mean of {len(numbers)} objectives"),),
     }
     return summary.model_copy(update=update)

@@ -1,6 +1,5 @@
 """One plan of a search, by its size or its loss: `pick`. Neither torch nor JAX is imported."""
 
-import math
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +13,7 @@ from gptailor.output.lock import SUFFIX, read_lock
 from gptailor.output.used_plan import used_plan
 from gptailor.plan.plan import CUTS, Plan
 from gptailor.prepare import prepare
+from gptailor.reporting.measure import excess
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.records import SearchSummary, SizeRow
 from gptailor.searching.run_files import SUMMARY, WRITTEN_ANEW, RunFiles, path_inside
@@ -40,18 +40,14 @@ class Bounds(NamedTuple):
 
     def excess(self, row: SizeRow) -> float:
         """Return how far a row is beyond these bounds, in shares of a bound; else 0."""
-        excesses = [0.0]
-        for most, has in (
+        pairs = (
             (self.parameters, row.parameters),
             (self.memory, memory(row, self.context)),
             (self.layers, row.layers),
             (self.share, row.share),
             (self.nats, row.nats),
-        ):
-            if most is not None:
-                over = math.inf if has is None else (has - most) / (abs(most) or 1.0)
-                excesses.append(float(over))
-        return max(excesses)
+        )
+        return max([0.0, *(excess("<=", has, most) for most, has in pairs if most is not None)])
 
 
 def memory(row: SizeRow, context: int) -> int:

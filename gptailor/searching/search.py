@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import jax
 
-from gptailor.evaluation.rival_scores import race_counts
-from gptailor.evaluation.scores import Outcome, Score
+from gptailor.evaluation.scores import Outcome, Score, race_counts
 from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import plan_or_file
@@ -20,10 +19,10 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count
+from gptailor.searching.final_scores import Conditions, held_out
 from gptailor.searching.folder import Folder
-from gptailor.searching.held_out import held_out
 from gptailor.searching.identity import record_of, refuse_other
-from gptailor.searching.limits import bounded
+from gptailor.searching.limits import StartsWithin, bounded
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking, WithinBounds
@@ -34,7 +33,6 @@ from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
 from gptailor.searching.run.workers import PATIENCE, UnderWay, Workers, interruptible
 from gptailor.searching.run_files import SETTINGS, RunFiles
-from gptailor.searching.score_requirements import Conditions
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
@@ -164,8 +162,9 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         tell(Warned(faults))
         where = computing(where, opened_models, earlier)
         tied = {name for name, model in opened_models.items() if model.layout.tied}
-        full_space = space_of(plan, opened_models["base"].layout.count, tied)
-        sizes, space, starts_within, within = bounded(full_space, opened_models, chosen.requires)
+        space = space_of(plan, opened_models["base"].layout.count, tied)
+        sizes, within = bounded(space, opened_models, chosen.requires)
+        space = space if within is None else within.space
         tell(Doing("loading"))
         space_trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, space_trials.full)
@@ -184,7 +183,8 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         with workers_of(space_trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, space_trials, budget, study, chosen, say)
             how = (
-                strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed,
+                strategy_of(chosen.strategy),
+                StartsWithin(starts, within) if within else starts, budget, chosen.seed,
                 PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
             )  # fmt: skip
             of = SearchSetting(space, base, aims, *how)

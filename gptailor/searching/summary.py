@@ -13,6 +13,7 @@ from gptailor.plan.stage import STAGES
 from gptailor.reporting.measure import shared_unit
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve, curve_loss
+from gptailor.searching.final_scores import EvaluatedRequirements
 from gptailor.searching.run.finalists import usual_plans
 from gptailor.searching.run.notes import HeldNote
 from gptailor.searching.run.origin import origin_words
@@ -41,7 +42,6 @@ from gptailor.searching.run.trials import (
     Trial,
     json_numbers,
 )
-from gptailor.searching.score_requirements import EvaluatedRequirements
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import dropped_words, open_size_words
 from gptailor.searching.space.space import Space

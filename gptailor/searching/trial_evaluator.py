@@ -1,38 +1,18 @@
 """Evaluate a search's trials by `evaluation.space_trials`, in this process or on a cluster."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.dtype import quick_dtype
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.space_trials import Trials
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
-from gptailor.plan.stage import Stage
-from gptailor.program.devices import dtype_of
-from gptailor.reporting.quantities import byte_count
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.workers import CLUSTERS, Alone, Workers
 from gptailor.searching.settings import Resources, Settings
-
-
-@final
-@dataclass(frozen=True)
-class TrialEvaluator:
-    """Evaluates plans on this device."""
-
-    trials: Trials
-
-    def __call__(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Yield each plan's outcomes on a share of the samples that the search sees."""
-        return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
 
 
 def trials_of(
@@ -43,14 +23,14 @@ def trials_of(
     on_event: OnEvent = ignore_events,
 ) -> Trials:
     """Return the trials of an opened plan."""
-    kind = dtype_of(where.dtype)
-    place = Placement(where.device, kind, byte_count(where.memory), where.gpus_per_worker, own=True)
+    place = Placement.of(where.device, where.dtype, where.memory)
+    place = place._replace(gpus=where.gpus_per_worker, own=True)
     return Trials(
         plan,
         models,
         objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
         folder=chosen.folder,
-        session=Session(place, on_event),
+        meter=Meter(place, on_event),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
     )
@@ -77,5 +57,5 @@ def workers_of(
 ) -> AbstractContextManager[Workers]:
     """Return this process, or the workers of a plugin's cluster."""
     if where.ray is None:
-        return nullcontext(Alone(TrialEvaluator(trials)))
+        return nullcontext(Alone(trials.on_share))
     return CLUSTERS.required("ray", "--ray", "cluster")(trials, chosen, where, on_progress)

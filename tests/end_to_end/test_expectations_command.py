@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import gptailor
 from gptailor.cli import main as cli
-from gptailor.evaluation.session import Session
+from gptailor.evaluation.scores import Failure
+from gptailor.evaluation.trial import AskedTogether
 from gptailor.plan.faults import PlanError
 from tests.support.said import Run, in_process, reading
 from tests.support.tiny import tiny_model, tiny_models
@@ -129,12 +130,13 @@ def test_each_model_is_evaluated_once(
 ) -> None:
     ran: list[tuple[int, tuple[str, ...]]] = []
 
-    def counted(self: Session, models: Any, plans: Any, objectives: Any, **more: Any) -> Any:
-        ran.append((len(plans), tuple(one.name for one in objectives)))
-        return whole(self, models, plans, objectives, **more)
+    def counted(self: AskedTogether) -> Any:
+        names = (each.name for each in self.objectives if not isinstance(each, Failure))
+        ran.append((len(self.asks), tuple(names)))
+        return whole(self)
 
-    whole = Session.run
-    monkeypatch.setattr(Session, "run", counted)
+    whole = AskedTogether.outcomes
+    monkeypatch.setattr(AskedTogether, "outcomes", counted)
     nll, choice = 'nll("rows.jsonl")', 'multiple_choice("questions.jsonl")'
     one = plan(world, "one.tailor", f"{nll} <= 2 * base", f"{nll} <= 3 * base",
                f"{choice} >= 0 * base", f"{nll} <= 9 * math")  # fmt: skip

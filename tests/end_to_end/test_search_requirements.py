@@ -9,7 +9,7 @@ import pytest
 import gptailor
 from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score
-from gptailor.searching.score_requirements import Conditions, Told
+from gptailor.searching.final_scores import Conditions
 from gptailor.searching.search import Doing, SearchEvent
 from gptailor.searching.search import search as find
 from tests.end_to_end.test_search_command import Search
@@ -187,10 +187,10 @@ def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     assert "are not evaluated on all plans yet" in said
     assert "meets what is required" not in said
 
-    def worst_is_nearest(_: Conditions, told: Told, bounds: object) -> float:
-        return 1 / (told.values[0] or 1.0)
+    def worst_is_nearest(_: Conditions, told: Any, bounds: object) -> float:
+        return 1 / (told[0][0] or 1.0)
 
-    monkeypatch.setattr(Conditions, "_distance", worst_is_nearest)
+    monkeypatch.setattr(Conditions, "_excess", worst_is_nearest)
     found = find(plan, world / "stopped")
     assert found.best is None
     assert not (world / "stopped" / "best.tailor").exists()

@@ -306,7 +306,7 @@ def test_speeds_and_times_are_measured(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(speed, "ANSWER", 2)
     with second_device() as card:
         live = stitch(said(folder, MERGED).plan, device="cuda")
-        assert speed.speeds(live, None, rounds=1)[0].decoding > 0
+        assert speed.speeds(live, rounds=1)[0].decoding > 0
         assert speed.cache_bytes(live) > 0
         ran = card.ran.total()
         assert repair_estimates(said(folder, HEALED), device="cuda")

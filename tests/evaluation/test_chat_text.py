@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from gptailor.evaluation.chat_text import chat_text, chat_texts
+from gptailor.evaluation.chat_text import chat_texts
 from gptailor.plan.faults import TailorError
 from tests.support.tiny import write_tokenizer
 
@@ -27,7 +27,7 @@ def test_a_chat_is_rendered_as_transformers_does(tokenizer: PreTrainedTokenizerB
     )
     tokenizer.chat_template = {"default": template, "tools": "other"}
     wanted = tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
-    assert chat_text(tokenizer, ASKED, "base") == wanted
+    assert chat_texts(tokenizer, [(ASKED, True)], "base", "") == [wanted]
 
 
 def test_a_template_that_shows_the_date_can_be_given_one(
@@ -61,6 +61,6 @@ def test_a_template_without_bounds_is_one_message(
 ) -> None:
     tokenizer.chat_template = template
     with pytest.raises(TailorError) as caught:
-        chat_text(tokenizer, ASKED, "base", seconds=1)
+        chat_texts(tokenizer, [(ASKED, True)], "base", "", seconds=1)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)

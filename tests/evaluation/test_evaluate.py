@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 import gptailor
 from gptailor.evaluation.evaluate import EvaluationRun, evaluate
+from gptailor.evaluation.meter import Placement, Samples
 from gptailor.evaluation.result import EvaluationResult
-from gptailor.evaluation.samples import Samples
 from gptailor.evaluation.scores import (
     Failure,
     Result,
@@ -21,7 +21,6 @@ from gptailor.evaluation.scores import (
     TargetSize,
     retained_score,
 )
-from gptailor.evaluation.session import Placement
 from gptailor.evaluation.speed import speeds
 from gptailor.evaluation.targets import find_targets
 from gptailor.lang.parse import read_objective
@@ -71,9 +70,9 @@ def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) 
     found = run.run(speed=False)
     assert not found.failed
     assert len(run.bases) == 1
-    families = {run.session.family(t.prepared.models) for t in run.targets}
+    families = {run.meter.family(t.prepared.models) for t in run.targets}
     assert len(families) == 1
-    layers_run = run.session.evaluator.layers_run
+    layers_run = run.meter.evaluator.layers_run
     assert layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
     alone = evaluate(world / "more.tailor", 'nll("rows.jsonl")', folder=world)
     assert score_of(alone) == score_of(found, 1)
@@ -117,7 +116,7 @@ def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
 
 def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
     run = judging(world, "more.tailor", "other.tailor")
-    first, second = (run.session.family(target.prepared.models) for target in run.targets)
+    first, second = (run.meter.family(target.prepared.models) for target in run.targets)
     assert first != second
     found = run.run(speed=False)
     assert (
@@ -203,6 +202,18 @@ def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
     both = evaluate(["base", "short", world / "base"], wanted)
     assert not both.bases
     assert both.results[0].against == str(world / "base"), "a given base of a base is compared"
+
+
+def test_a_model_by_itself_stands_beside_a_folder_without_its_base(
+    world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "base", tmp_path / "base")
+    (tmp_path / "cut.tailor").write_text(PLANS["cut"])
+    gptailor.compile(gptailor.load(tmp_path / "cut.tailor"), tmp_path / "orphan")
+    shutil.rmtree(tmp_path / "base")
+    orphan, alone = judging(world, str(tmp_path / "orphan"), "math").run(speed=False).results
+    assert orphan.unpaired == "its base is missing"
+    assert (alone.unpaired, alone.difference) == ("", None)
 
 
 def test_one_model_under_several_names_is_one_target(
@@ -368,7 +379,7 @@ def test_speeds_of_a_model_and_its_base(family: str, tmp_path: Path) -> None:
     mine, base = speeds(model, model, rounds=1)
     assert base is not None
     assert min(mine.prefill, mine.decoding, base.prefill, base.decoding) > 0
-    assert speeds(model, None, rounds=1)[1] is None
+    assert len(speeds(model, rounds=1)) == 1
 
 
 # ---------------------------------------------------------------------------------- sizes and times

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.evaluation.rival_scores import HOPELESS, Race, below_together, race_counts
-from gptailor.evaluation.rival_scores import chance_below as probability
-from gptailor.evaluation.scores import PerSample, Score, ScoreDifference, exponential, ratio
+from gptailor.evaluation.scores import (
+    HOPELESS,
+    Outcomes,
+    PerSample,
+    Race,
+    Score,
+    ScoreDifference,
+    below_together,
+    exponential,
+    race_counts,
+    ratio,
+)
+from gptailor.evaluation.scores import chance_below as probability
 from gptailor.evaluation.space_trials import Trials
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.plan import Plan
 from tests.evaluation.test_trial import (
     CUTS,

@@ -5,8 +5,6 @@ import math
 import pytest
 from rich.cells import cell_len
 
-from gptailor.plan.output_size import OutputSize
-from gptailor.reporting.evaluation import size_lines
 from gptailor.reporting.measure import AimDirection
 from gptailor.reporting.quantities import (
     byte_count,
@@ -46,30 +44,6 @@ def test_only_what_is_counted_has_a_share(
 ) -> None:
     beside = beside_base(Aim("score", direction, "base", unit=unit), value, base)
     assert beside_base_words(beside, " of the base") == said
-
-
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_sizes_fit(width: int) -> None:
-    long = "a/very/long/path/" * 8 + "plan.tailor"
-    rows = [
-        ("base", OutputSize(134_515_008, 0, 23040, 30), ["812", "31.5"]),
-        (long, OutputSize(120_354_624, 0, 19968, 26), ["930 (×1.15)", "36.2 (×1.15)"]),
-        ("none", OutputSize(12, 0, None, 2), []),
-    ]
-    lines = list(size_lines(rows, width))
-    assert max(map(len, lines)) <= width
-    whole = len(lines) == 4
-    assert whole == (width > 70)
-    assert len({len(line) for line in lines[:4]}) == 1
-    assert "120.4 M" in lines[2]
-    assert "930 (×1.15)" in lines[2 if whole else 6]
-    assert "?" in lines[3]
-
-
-def test_without_speeds_there_are_no_columns_of_them() -> None:
-    head, row = size_lines([("base", OutputSize(10, 40, 8, 2), [])], 80)
-    assert head.split() == ["layers", "parameters", "KV/token"]
-    assert row.split() == ["base", "2", "10", "8", "B"]
 
 
 def test_names_lose_what_paths_share() -> None:

@@ -10,7 +10,8 @@ import gptailor
 from gptailor.evaluation.space_trials import opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
-from gptailor.searching.curve import Sizes
+from gptailor.program.sources import Checked
+from gptailor.searching.curve import Sizes, measured_sizes
 from gptailor.searching.limits import StartsWithin, Within, bounded, size_bounds
 from gptailor.searching.run import schedule
 from gptailor.searching.run.origin import StrategyPlan, origin_words
@@ -63,7 +64,7 @@ def made(
 def within(folder: Path, statements: str, *required: str, count: int = 6) -> Within:
     space, sizes, _ = made(folder, statements, *required, count=count)
     assert space.plan.search is not None
-    return Within(space, sizes, size_bounds(space.plan, space.plan.search.requires, sizes))
+    return Within(space, sizes, size_bounds(space.plan, space.plan.search.requires))
 
 
 def layers(space: Space, genomes: Sequence[Genome], sizes: Sizes) -> list[int]:
@@ -185,7 +186,7 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     drawn = rows(sample(space.table, key_of(7), 48))
     plans = [decode(space, one) for one in drawn]
     measure, _ = read_objective("bytes(gguf=q4_k_m)")
-    every = [sizes.measured(plan, [measure])[0] for plan in plans]
+    every = [measured_sizes(Checked.of(plan, sizes.models), [measure])[0] for plan in plans]
     counts = [sizes.of_plan(plan).layers for plan in plans]
     three, bound, five = (every[counts.index(count)] for count in (3, 4, 5))
     assert bound - three != five - bound
@@ -254,6 +255,4 @@ def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
 def test_without_such_a_requirement_a_space_is_as_it_is(folder: Path) -> None:
     space, sizes, _ = made(folder, SPACES["counts"], 'nll("a.txt") <= 2.0', "latency() <= base")
     assert space.plan.search is not None
-    _, same, _, other = bounded(space, sizes.models, space.plan.search.requires)
-    assert same is space
-    assert other is None
+    assert bounded(space, sizes.models, space.plan.search.requires)[1] is None

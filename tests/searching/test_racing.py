@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.evaluation.rival_scores import Race, race_counts
-from gptailor.evaluation.scores import Outcome, PerSample, ratio
+from gptailor.evaluation.scores import Outcome, PerSample, Race, race_counts, ratio
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.optuna_export import _frozen

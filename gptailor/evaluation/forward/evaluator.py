@@ -5,7 +5,7 @@ the last layer, some rows at a time. `block_influence` measures how much each la
 states.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar, final
 
@@ -115,22 +115,22 @@ class Evaluator:
 
     def run(self, plan: LiveModel, works: Sequence[Work]) -> Results | Failure:
         """Measure the works on one plan."""
-        [(_, result)] = self.run_all([plan], works)
+        [(_, result)] = self.run_all({0: plan}, works)
         return result
 
     def run_all(
-        self, population: Sequence[LiveModel], works: Sequence[Work]
+        self, population: Mapping[int, LiveModel], works: Sequence[Work]
     ) -> Iterator[tuple[int, Results | Failure]]:
         """Measure the works on each plan, with equal beginnings one after another.
 
-        Yields each plan's number in the population with its result, as soon as the result is ready.
+        Yields each plan's number with its result, as soon as the result is ready.
         The results equal those of `run`.
         """
-        paths: list[LayerPath] = [
-            (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
-            for plan in population
-        ]
-        leaves = self._prefixes.expect(paths)
+        paths: dict[int, LayerPath] = {
+            number: (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
+            for number, plan in population.items()
+        }
+        leaves = dict(zip(paths, self._prefixes.expect(paths.values()), strict=True))
         order = in_order(paths)
         try:
             while order:
@@ -171,7 +171,9 @@ class Evaluator:
         for batch_tokens, prefix in ((self.batch_tokens, leaf), (smaller, None)):
             result = attempt(partial(self._values, plan, works, batch_tokens, prefix))
             if isinstance(result, Failure):
-                self._free()
+                self._prefixes.clear()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
             if not isinstance(result, Failure) or result.reason != "memory":
                 break
         return result
@@ -234,11 +236,6 @@ class Evaluator:
         packed = pack(works, batch_tokens, edge)
         self._packs = [*self._packs[1 - PACKS :], (key, packed)]
         return packed
-
-    def _free(self) -> None:
-        self._prefixes.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def rotation_edge(config: PretrainedConfig) -> int | None:

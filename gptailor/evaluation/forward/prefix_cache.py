@@ -5,7 +5,7 @@ Nodes where plans have parted may keep the hidden states of all batches, within 
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from torch import Tensor
@@ -69,7 +69,7 @@ class PrefixCache:
         while self._held:
             self._drop(self._held[-1])
 
-    def expect(self, paths: Sequence[LayerPath]) -> list[PrefixNode]:
+    def expect(self, paths: Iterable[LayerPath]) -> list[PrefixNode]:
         """Add plans that will run, and return their leaves."""
         leaves = []
         for path in paths:
@@ -143,8 +143,8 @@ class PrefixCache:
             del at.parent.children[at.key]
 
 
-def in_order(paths: Sequence[LayerPath]) -> list[int]:
+def in_order(paths: Mapping[int, LayerPath]) -> list[int]:
     """Return the paths' numbers, with equal beginnings together and stable otherwise."""
     ranks: dict[Hashable, int] = {}
-    lines = [[ranks.setdefault(key, len(ranks)) for key in path] for path in paths]
-    return sorted(range(len(paths)), key=lines.__getitem__)
+    lines = {n: [ranks.setdefault(key, len(ranks)) for key in path] for n, path in paths.items()}
+    return sorted(paths, key=lines.__getitem__)

@@ -185,11 +185,6 @@ class Packed:
         texts = (request.tokens for requests in self.asked for request in requests)
         return max(map(max, texts), default=0)
 
-    @property
-    def tokens(self) -> int:
-        """The number of tokens that go through each layer, padding included."""
-        return sum(batch.tokens.numel() for batch in self.batches)
-
 
 @final
 @dataclass(frozen=True)

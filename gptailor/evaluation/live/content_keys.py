@@ -217,6 +217,10 @@ class ModelContents:
         return f"{json.dumps(self.config, sort_keys=True)} {self.key} {instructions(outputs)}"
 
 
+_ENDS = {"embed": "begin", "norm": "end", "head": "end", "other": "others"}
+"""The fields of `ModelContents` for tensors outside the layers. Live models have no predictors."""
+
+
 @final
 class ContentTable:
     """Takes plans apart; equal layers of all its plans are one `Content`."""
@@ -228,8 +232,7 @@ class ContentTable:
 
     def resolved(self, plan: Plan) -> Resolved:
         """Resolve a closed plan for the base."""
-        tied = frozenset(name for name, model in self.models.items() if model.layout.tied)
-        return Resolved(plan, self.models["base"].layout.count, tied)
+        return Checked.of(plan, self.models).resolved
 
     def checked(self, resolved: Resolved) -> Checked:
         """Return a closed plan beside the table's models, those made of others too.
@@ -253,10 +256,11 @@ class ContentTable:
         layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kept = resolved.kept_experts or ()
-        experts = [len(kept[n]) if kept else 0 for n in resolved.undone_numbers]
+        numbers = resolved.undone_numbers
+        experts = [{"experts": len(kept[n])} if kept and kept[n] else {} for n in numbers]
         kinds = [
-            json.dumps({**entry, **_width(outputs), **_experts(count)}, sort_keys=True)
-            for entry, outputs, count in zip(entries, layers, experts, strict=True)
+            json.dumps({**entry, **_width(outputs), **fewer}, sort_keys=True)
+            for entry, outputs, fewer in zip(entries, layers, experts, strict=True)
         ]
         shown = sorted({kind: at for at, kind in reversed(list(enumerate(kinds)))}.values())
         template = moved_config(layout, config, [entries[at] for at in shown])
@@ -264,9 +268,13 @@ class ContentTable:
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
         pairs = zip(kinds, layers, strict=True)
         contents = tuple(self._content(kind, dtype, outputs) for kind, outputs in pairs)
-        first, ends = tuple(shown), _outside_layers(compiled.program)
+        outside = [o for o in compiled.program.outputs if o.place.layer is None]
+        ends = {
+            field: tuple(output for output in outside if _ENDS.get(output.place.part) == field)
+            for field in _ENDS.values()
+        }
         return ModelContents(
-            config, dtype, template, first, contents, **ends, head=layout.head,
+            config, dtype, template, tuple(shown), contents, **ends, head=layout.head,
             generation=checked.token_cut.generation if checked.token_cut is not None else {},
         )  # fmt: skip
 
@@ -309,11 +317,6 @@ def _width(outputs: Iterable[Output]) -> dict[str, int]:
     return {"width": o.make.cut.size for o in outputs if isinstance(o.make, Narrowed)}  # noqa: B035
 
 
-def _experts(count: int) -> dict[str, int]:
-    """Return the number of a layer's fewer experts as a part of its kind; {} for all experts."""
-    return {"experts": count} if count else {}
-
-
 def instructions(outputs: Iterable[Output]) -> str:
     """Describe how outputs are made, for the key of a kept result.
 
@@ -330,19 +333,3 @@ def instructions(outputs: Iterable[Output]) -> str:
 def piece(outputs: tuple[Output, ...]) -> PieceKey:
     """Return the key of some outputs."""
     return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
-
-
-_ENDS = {"embed": "begin", "norm": "end", "head": "end", "other": "others"}
-"""The fields of `ModelContents` for tensors outside the layers."""
-
-
-def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
-    """Return the outputs outside the layers by the fields of `ModelContents`.
-
-    Live models have no predictors.
-    """
-    outside: dict[str, list[Output]] = {field: [] for field in _ENDS.values()}
-    for output in program.outputs:
-        if output.place.layer is None and output.place.part != "predictor":
-            outside[_ENDS[output.place.part]].append(output)
-    return {field: tuple(outputs) for field, outputs in outside.items()}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, final
 from weakref import ref
 
@@ -34,15 +34,13 @@ class LayerCache:
     def __init__(self, make: Make, merged: int) -> None:
         self.make = make
         self.merged = merged
-        self._kept: dict[Content, LayerTensors] = {}
+        self._plain = cache(make)
         self._merged: RecentlyUsed[Content, LayerTensors] = RecentlyUsed()
 
     def get(self, content: Content) -> LayerTensors:
         """Return the layer's tensors, the same objects while they are kept."""
         if not content.merged:
-            if content not in self._kept:
-                self._kept[content] = self.make(content)
-            return self._kept[content]
+            return self._plain(content)
         layer = self._merged.get(content)
         if layer is None:
             layer = self.make(content)
@@ -313,14 +311,3 @@ class StreamedLayer:
         if not self._held + self._running:
             fill_module(self.module, self.hollow)
             self.stream.leave(self.content)
-
-
-def stream_layers(
-    modules: Sequence[nn.Module],
-    contents: Sequence[Content],
-    hollow: Sequence[NamedTensors],
-    stream: LayerStream,
-) -> tuple[StreamedLayer, ...]:
-    """Return all layers of a model, each with its follower."""
-    parts = zip(modules, contents, hollow, (*contents[1:], None), strict=True)
-    return tuple(StreamedLayer(stream, *part) for part in parts)

@@ -6,7 +6,7 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -111,11 +111,12 @@ class Stitcher:
         merged: int | None = None,
         gpus: int = 1,
     ) -> None:
-        read = {
-            name: model if model.layout.quantised is None else dequantised_model(model)
+        models = {
+            name: language_model(
+                model if model.layout.quantised is None else dequantised_model(model)
+            )
             for name, model in models.items()
         }
-        models = {name: language_model(model) for name, model in read.items()}
         self.device = device_of(str(device))
         peers = layer_cache.peers_of(self.device, gpus) if gpus > 1 else ()
         if peers and memory is None:
@@ -165,7 +166,7 @@ class Stitcher:
         if self._stream is not None:
             self._stream.reserved = size
 
-    def together(self, plans: Sequence[ModelContents]) -> Iterator[list[int]]:
+    def together(self, plans: Mapping[int, ModelContents]) -> Iterator[list[int]]:
         """Group plans' numbers by what may be live at once, with equal beginnings adjacent.
 
         The merged layers and surroundings of a group take at most `merged` bytes. With `memory` a
@@ -173,7 +174,7 @@ class Stitcher:
         """
         group: list[int] = []
         pieces: dict[Hashable, int] = {}
-        for number in in_order([(_start(contents), *contents.layers) for contents in plans]):
+        for number in in_order({n: (_start(c), *c.layers) for n, c in plans.items()}):
             contents = plans[number]
             merged = (output for output in contents.rest if isinstance(output.make, Combine))
             own: dict[Hashable, int] = {
@@ -203,7 +204,9 @@ class Stitcher:
                 self._stream.expect(len(empty), template.size, largest)
                 model = template.model_of(contents, empty)
                 modules = list(decoder_layers(model))
-                streamed = layer_cache.stream_layers(modules, contents.layers, empty, self._stream)
+                following = (*contents.layers[1:], None)
+                parts = zip(modules, contents.layers, empty, following, strict=True)
+                streamed = tuple(layer_cache.StreamedLayer(self._stream, *part) for part in parts)
             else:
                 assert self._cache is not None
                 layers: list[NamedTensors] = [

@@ -171,14 +171,6 @@ def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
             own["_buffers"][last] = tensor
 
 
-def _recount(model: PreTrainedModel) -> None:
-    """Update the first layer that shares keys and values in Gemma 4's decoder."""
-    inner, config = decoder(model), model.config
-    if hasattr(inner, "first_kv_shared_layer_idx"):
-        first = config.num_hidden_layers - config.num_kv_shared_layers
-        inner.first_kv_shared_layer_idx = first
-
-
 def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -278,7 +270,8 @@ class ModelTemplate:
             for index, (number, tensors) in enumerate(zip(numbers, layers, strict=True))
         ]
         replace_layers(model, modules)
-        _recount(model)
+        if hasattr(inner := decoder(model), "first_kv_shared_layer_idx"):  # Gemma 4's
+            inner.first_kv_shared_layer_idx = len(layers) - config.num_kv_shared_layers
         return model
 
     def _config(self, settings: Mapping[str, Any], count: int) -> PreTrainedConfig:

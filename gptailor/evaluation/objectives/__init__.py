@@ -10,23 +10,23 @@ from functools import partial
 
 from gptailor.evaluation.objectives.acceptance import prepare_acceptance
 from gptailor.evaluation.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
-from gptailor.evaluation.objectives.generate import prepare_generate
+from gptailor.evaluation.objectives.generate import exact_match, prepare_rated
 from gptailor.evaluation.objectives.kl import prepare_kl
 from gptailor.evaluation.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
-from gptailor.evaluation.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
+from gptailor.evaluation.objectives.nll import prepare_nll
 from gptailor.evaluation.objectives.of_function import prepare_of_function
 from gptailor.evaluation.objectives.size_and_speed import prepare_of_plan
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 
 PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
-    "nll": partial(prepare_nll, NegativeLogLikelihood),
-    "perplexity": partial(prepare_nll, Perplexity),
+    "nll": prepare_nll,
+    "perplexity": partial(prepare_nll, perplexity=True),
     "kl": prepare_kl,
     "acceptance": prepare_acceptance,
     "multiple_choice": prepare_multiple_choice,
     "margin": prepare_margin,
-    "generate": prepare_generate,
+    "generate": partial(prepare_rated, exact_match),
     "parameters": prepare_of_plan,
     "bytes": prepare_of_plan,
     "kv_cache": prepare_of_plan,

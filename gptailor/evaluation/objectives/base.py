@@ -14,8 +14,7 @@ from gptailor.checkpoint import datasets
 from gptailor.checkpoint.files import expanded
 from gptailor.evaluation.forward.requests import Measure, Request, Work
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
-from gptailor.evaluation.rival_scores import race_counts
-from gptailor.evaluation.scores import Score
+from gptailor.evaluation.scores import Score, race_counts
 from gptailor.lang.words import measure_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
@@ -75,8 +74,6 @@ class Forward(PreparedObjective):
     @final
     def work(self, samples: int | None = None) -> Work:
         """Return the first samples' requests to a forward pass; at most all samples."""
-        if samples is not None and samples < 1:
-            raise ValueError("a work has at least one sample")
         count = self.size if samples is None else min(samples, self.size)
         if count not in self._works:
             cuts = tuple(len(self.requests(n)) if n else 0 for n in race_counts(count))

@@ -5,7 +5,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from typing import Any, final
 
@@ -239,32 +238,23 @@ _SPARE_TOKENS = 8
 
 @final
 @dataclass(frozen=True)
-class _Task:
-    """A context, and its right answers, normalised."""
+class RatedTexts(Generative):
+    """The mean number of the texts that a plan generates; a sample has its prompt and its rating.
 
-    prompt: Prompt
-    answers: frozenset[str]
-
-
-@final
-@dataclass(frozen=True)
-class ExactMatch(Generative):
-    """The share of contexts that the plan continues with a right answer, decoding greedily.
-
-    Only the first line of the text is compared; all lines count if an answer has several. Both
-    sides are normalised by `normalised_answer`.
+    For `generate` it is the share of contexts that the plan continues with a right answer, decoding
+    greedily. Only the first line of the text is compared; all lines count if an answer has several.
     """
 
-    samples: tuple[_Task, ...]
+    samples: tuple[tuple[Prompt, Callable[[str], float]], ...]
 
     def prompts(self, samples: int | None) -> Sequence[Prompt]:
         """Return the first contexts."""
-        return [task.prompt for task in self.samples[:samples]]
+        return [prompt for prompt, _ in self.samples[:samples]]
 
     def score(self, texts: Sequence[str]) -> Score:
-        """Return the share of right answers among the first samples."""
-        pairs = zip(texts, self.samples[: len(texts)], strict=True)
-        return mean([float(normalised_answer(text) in task.answers) for text, task in pairs])
+        """Return the mean over the first samples. Raises as the ratings do."""
+        pairs = zip(self.samples[: len(texts)], texts, strict=True)
+        return mean([rate(text) for (_, rate), text in pairs])
 
 
 def normalised_answer(text: str) -> str:
@@ -272,18 +262,28 @@ def normalised_answer(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def prepare_generate(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
-    """Prepare `generate(file)`. Raises CalibrationError."""
-    path = context.file(objective)
-    rows = context.drawn(read_exchanges(path))
-    encoder = context.encoder
-    tasks = encoded(path, rows, partial(_task, encoder))
-    return ExactMatch(*traits_of(objective), tasks, encoder)
+def prepare_rated(
+    rating: Callable[[Exchange], Callable[[str], float]],
+    objective: Objective,
+    context: ObjectiveContext,
+) -> PreparedObjective:
+    """Prepare an objective of generated texts; `rating` returns how a row rates its text.
+
+    Raises CalibrationError.
+    """
+    path, encoder = context.file(objective), context.encoder
+
+    def encode(row: Exchange) -> tuple[Prompt, Callable[[str], float]]:
+        return prompt_of(encoder, row), rating(row)
+
+    samples = encoded(path, context.drawn(read_exchanges(path)), encode)
+    return RatedTexts(*traits_of(objective), samples, encoder)
 
 
-def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
-    answers = (row.continuation, *row.aliases)
-    return _Task(prompt_of(encoder, row), frozenset(map(normalised_answer, answers)))
+def exact_match(row: Exchange) -> Callable[[str], float]:
+    """Return the rating of a text: 1 if it is one of the row's answers, normalised, else 0."""
+    answers = frozenset(map(normalised_answer, (row.continuation, *row.aliases)))
+    return lambda text: float(normalised_answer(text) in answers)
 
 
 def prompt_of(encoder: TokenEncoder, row: Exchange) -> Prompt:

@@ -1,6 +1,5 @@
 """`kl`: the divergence of a plan's predictions from a model's of the plan, mostly the base's."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,6 +29,7 @@ Compare: TypeAlias = Callable[
 """Compares log-probabilities of the reference and of the plan, row by row."""
 
 
+@final
 @dataclass(frozen=True)
 class BesideReference(PerToken):
     """The mean of a comparison with a reference's distributions over tokens.
@@ -39,16 +39,10 @@ class BesideReference(PerToken):
     is exact if the vocabulary has no more tokens than are kept.
     """
 
+    compare: Compare
     model: str
     reference: base.Reference = field(repr=False)
     likeliest: int = LIKELIEST
-
-    @staticmethod
-    @abstractmethod
-    def compare(
-        p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]
-    ) -> Float[Tensor, " n"]:
-        """Compare log-probabilities of the reference and of the plan, row by row."""
 
     @cached_property
     def measure(self) -> Measure:
@@ -114,7 +108,9 @@ def grouped(
 
 
 def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> Float[Tensor, " n"]:
-    """Compute Σ p log(p / q) of log-probabilities, as Σ p (q/p - 1 - log(q/p)).
+    """Compute Σ p log(p / q) of log-probabilities, as Σ p (q/p - 1 - log(q/p)): KL in nats.
+
+    Over the reference's likeliest tokens and the rest it is never above the exact divergence.
 
     The two sums are equal, since both distributions sum to 1. In the second sum no term is
     negative, and rounding errors of q enter squared. So a plan that equals the reference has 0, in
@@ -126,24 +122,13 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
     return torch.where(gap > 1, far, near).sum(dim=1)
 
 
-@final
-class Divergence(BesideReference):
-    """KL(reference || plan) in nats a token, over the reference's likeliest tokens and the rest.
-
-    The divergence of two such groupings is never above the exact divergence. It is 0 for equal
-    distributions.
-    """
-
-    compare = staticmethod(divergence)
-
-
 def prepare_beside(
-    kind: type[BesideReference],
+    compare: Compare,
     normalise: base.Normalise,
     objective: Objective,
     context: base.ObjectiveContext,
 ) -> base.PreparedObjective:
-    """Prepare an objective `name(file, from)`, by `kind`.
+    """Prepare an objective `name(file, from)`, by how it compares predictions.
 
     Raises CalibrationError; ObjectiveError without models.
     """
@@ -153,8 +138,8 @@ def prepare_beside(
         )
     model = str(objective.arguments.get("from", "base"))
     traits = base.traits_of(objective, normalise)
-    return kind(*traits, texts(objective, context), model, context.reference)
+    return BesideReference(*traits, texts(objective, context), compare, model, context.reference)
 
 
-prepare_kl = partial(prepare_beside, Divergence, "spread")
+prepare_kl = partial(prepare_beside, divergence, "spread")
 """Prepares `kl(file, from)`, as `prepare_beside` does."""

@@ -54,26 +54,23 @@ class PerToken(base.Forward):
         return ratio(sums, [len(r) if s.size is None else s.size for s, r in pairs])
 
 
+@final
+@dataclass(frozen=True)
 class NegativeLogLikelihood(PerToken):
-    """Nats a token, or bits a byte."""
+    """Nats a token, or bits a byte; as `perplexity`, e to the nats a token or a byte."""
 
-    def score(self, results: Sequence[Tensor]) -> Score:
-        """Return the mean over tokens in nats, or over bytes in bits."""
-        return self._mean(results, 1 / math.log(2) if self.by_byte else 1.0)
+    perplexity: bool
 
     @property
     def measure(self) -> Measure:
         """The surprise of each token."""
         return surprise
 
-
-@final
-class Perplexity(NegativeLogLikelihood):
-    """e to the nats a token or a byte; the error by the delta method."""
-
     def score(self, results: Sequence[Tensor]) -> Score:
-        """Return the exponential of the mean in nats."""
-        return exponential(self._mean(results, 1.0))
+        """Return the mean, or the exponential of the mean with the delta method's error."""
+        if self.perplexity:
+            return exponential(self._mean(results, 1.0))
+        return self._mean(results, 1 / math.log(2) if self.by_byte else 1.0)
 
 
 def surprise(
@@ -95,10 +92,11 @@ def piece_bytes(positions: Iterable[int | None]) -> int:
 
 
 def prepare_nll(
-    kind: type[PerToken], objective: Objective, context: base.ObjectiveContext
+    objective: Objective, context: base.ObjectiveContext, *, perplexity: bool = False
 ) -> base.PreparedObjective:
-    """Prepare `nll(file)` or `perplexity(file)`, by `kind`. Raises CalibrationError."""
-    return kind(*base.traits_of(objective), texts(objective, context))
+    """Prepare `nll(file)`, or `perplexity(file)`. Raises CalibrationError."""
+    read = texts(objective, context)
+    return NegativeLogLikelihood(*base.traits_of(objective), read, perplexity)
 
 
 def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request, ...]:
@@ -115,11 +113,9 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
     Raises CalibrationError.
     """
     path = context.file(objective)
+    encode = partial(_requests, context.encoder, min(WINDOW, context.positions or WINDOW))
     if context.piece_bytes is not None:
         encode = partial(_sized_requests, context.encoder, context.piece_bytes)
-        return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
-    window = min(WINDOW, context.positions or WINDOW)
-    encode = partial(_requests, context.encoder, window)
     return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
 
 

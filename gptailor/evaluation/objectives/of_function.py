@@ -1,6 +1,6 @@
 """Objectives of other packages: a function of generated texts, or of logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -10,41 +10,18 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import Exchange, read_exchanges
+from gptailor.checkpoint.datasets import Exchange
 from gptailor.evaluation.forward.requests import Measure, Rows
 from gptailor.evaluation.objectives.base import (
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
-    encoded,
     traits_of,
 )
-from gptailor.evaluation.objectives.generate import Generative, prompt_of
+from gptailor.evaluation.objectives.generate import prepare_rated
 from gptailor.evaluation.objectives.nll import PerToken, texts
-from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
-from gptailor.evaluation.scores import Score, mean
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
-
-
-@final
-@dataclass(frozen=True)
-class OfTexts(Generative):
-    """The mean of `function(context, answer, text)` over the texts that a plan generates."""
-
-    samples: tuple[tuple[Exchange, Prompt], ...]
-    spec: ObjectiveSpec
-
-    def prompts(self, samples: int | None) -> Sequence[Prompt]:
-        """Return the first contexts."""
-        return [prompt for _, prompt in self.samples[:samples]]
-
-    def score(self, texts: Sequence[str]) -> Score:
-        """Return the mean over the first samples. Raises ObjectiveError for a failing function."""
-        pairs = zip(self.samples[: len(texts)], texts, strict=True)
-        return mean(
-            [number_of(self.spec, row.context, row.continuation, text) for (row, _), text in pairs]
-        )
 
 
 @final
@@ -102,10 +79,8 @@ def prepare_of_function(objective: Objective, context: ObjectiveContext) -> Prep
     spec = OBJECTIVES[objective.name]
     if spec.arguments[0].rows == "text":
         return OfLogits(*traits_of(objective), texts(objective, context), spec)
-    rows = context.drawn(read_exchanges(context.file(objective)))
-    pairs = encoded(context.file(objective), rows, partial(_case, context.encoder))
-    return OfTexts(*traits_of(objective), pairs, context.encoder, spec)
 
+    def rating(row: Exchange) -> Callable[[str], float]:
+        return partial(number_of, spec, row.context, row.continuation)
 
-def _case(encoder: TokenEncoder, row: Exchange) -> tuple[Exchange, Prompt]:
-    return row, prompt_of(encoder, row)
+    return prepare_rated(rating, objective, context)

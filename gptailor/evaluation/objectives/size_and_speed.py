@@ -1,9 +1,9 @@
 """`parameters`, `bytes`, `kv_cache` and `latency`: objectives of a plan that need no text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, final
+from typing import Literal, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.models import Opened
@@ -28,10 +28,6 @@ class OfPlan(base.PreparedObjective):
     def requests(self, samples: int) -> Sequence[Request]:
         """Return no requests, since no text is read."""
         return ()
-
-
-OfPlans: TypeAlias = Callable[[int, OfPlan], Score]
-"""Returns the score of a plan, by its number. Raises TailorError if the plan has no score."""
 
 
 def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfPlan:

@@ -173,12 +173,14 @@ def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> d
     parts = {key: value for key, value in document.items() if key not in _BOOKKEEPING}
     settings = parts.pop("model", None) or {}
     parts |= {"vocabulary": settings.pop("vocab", None), "merges": settings.pop("merges", None)}
-    parts |= {"model": settings, "added_tokens": _with_flags(parts.get("added_tokens"))}
-    parts["special tokens"] = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
-    parts["special tokens"]["around a text"] = tokenizer.encode(
-        "", add_special_tokens=True, verbose=False
-    )
-    parts["clean-up of blanks"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    special = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
+    around = tokenizer.encode("", add_special_tokens=True, verbose=False)
+    parts |= {
+        "model": settings,
+        "added_tokens": _with_flags(parts.get("added_tokens")),
+        "special tokens": {**special, "around a text": around},
+        "clean-up of blanks": bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+    }
     return {
         name.replace("_", " "): hashlib.blake2b(
             json.dumps(value, sort_keys=True, default=str).encode()
@@ -230,20 +232,16 @@ def _load_files(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
         return _load(folder, shown)
 
 
-def _refuse_code(folder: Path, shown: Path) -> None:
-    """Refuse a tokenizer that can't be loaded and that names code of its own."""
-    path = folder / "tokenizer_config.json"
-    if path.is_file() and any(files_with_code({path.name: path})):
-        message = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
-        raise TailorError(f"{message}, which is never run; save it as a 'tokenizer.json'")
-
-
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         loaded.encode("")  # invalid settings show in use only
     except Exception as error:  # transformers raises anything for a file that is no tokenizer
-        _refuse_code(folder, shown)
+        path = folder / "tokenizer_config.json"
+        if path.is_file() and any(files_with_code({path.name: path})):
+            needs = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
+            message = f"{needs}, which is never run; save it as a 'tokenizer.json'"
+            raise TailorError(message) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TailorError(f"the tokenizer of '{shown}' can't be loaded: {first}") from error
     assert isinstance(loaded, PreTrainedTokenizerBase)

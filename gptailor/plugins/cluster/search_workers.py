@@ -11,8 +11,8 @@ from typing import Any, final
 
 import torch
 
+from gptailor.evaluation.scores import Outcomes
 from gptailor.evaluation.space_trials import Trials, opened
-from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.faults import Origin, Source
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Plan
@@ -20,7 +20,7 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.reporting.quantities import byte_count
 from gptailor.searching.run.workers import Workers
 from gptailor.searching.settings import Resources, Settings
-from gptailor.searching.trial_evaluator import TrialEvaluator, trials_of
+from gptailor.searching.trial_evaluator import trials_of
 
 
 @final
@@ -28,12 +28,12 @@ from gptailor.searching.trial_evaluator import TrialEvaluator, trials_of
 class PlacedEvaluator:
     """Evaluates plans on this device, whose kind has a name."""
 
-    evaluate: TrialEvaluator
+    trials: Trials
 
     @property
     def machine(self) -> str:
         """The name of the device, equal on machines of one kind."""
-        device = self.evaluate.trials.repairs.stitcher.device
+        device = self.trials.repairs.stitcher.device
         if device.type == "cuda":
             return torch.cuda.get_device_name(device)
         cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
@@ -45,7 +45,7 @@ class PlacedEvaluator:
         self, plans: Sequence[Plan], share: float, **how: Any
     ) -> Iterator[tuple[int, Outcomes]]:
         """Yield each plan's outcomes on a share of the samples that the search sees."""
-        return self.evaluate(plans, share, **how)
+        return self.trials.on_share(plans, share, **how)
 
 
 def movable(plan: Plan) -> Plan:
@@ -65,7 +65,7 @@ def movable(plan: Plan) -> Plan:
 def trial_evaluator_of(plan: Plan, chosen: Settings, where: Resources) -> PlacedEvaluator:
     """Make an evaluator on another machine, from a movable plan and settings."""
     plan, models, _ = opened(plan, device=where.device, memory=byte_count(where.memory))
-    return PlacedEvaluator(TrialEvaluator(trials_of(plan, models, chosen, where)))
+    return PlacedEvaluator(trials_of(plan, models, chosen, where))
 
 
 def ray_workers(
@@ -80,7 +80,7 @@ def ray_workers(
 
     assert where.ray is not None, "a search on a cluster"
     timed = any(OBJECTIVES[objective.name].by == "clock" for objective in chosen.objectives)
-    like = PlacedEvaluator(TrialEvaluator(trials)).machine if timed else None
+    like = PlacedEvaluator(trials).machine if timed else None
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(trial_evaluator_of, movable(trials.plan), anywhere, where)

@@ -14,8 +14,8 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
+from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.objectives.tokens import tokenizer_model, tokenizer_of
-from gptailor.evaluation.session import Placement, Session
 from gptailor.evaluation.targets import find_targets
 from gptailor.plan.arguments import Positive, checked
 from gptailor.plan.plan import Plan
@@ -63,8 +63,8 @@ class PlanLM(HFLM):  # type: ignore[misc]
         dtype = None if dtype == "auto" else dtype
         room = byte_count(memory)
         (target,) = find_targets([plan], {}, device=place, memory=room)
-        session = Session(Placement(place, dtype_of(dtype), room, own=True))
-        model = session.stitch(target.prepared.models, target.prepared.plan).model
+        meter = Meter(Placement(place, dtype_of(dtype), room, own=True))
+        model = meter.stitch(target.prepared.models, target.prepared.plan).model
         tokenizer = tokenizer_of(tokenizer_model(target.prepared))
         super().__init__(pretrained=model, tokenizer=tokenizer, device=place, **more)
 

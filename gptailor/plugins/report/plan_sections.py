@@ -177,7 +177,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Return names and texts, or the reason why they are missing."""
     from gptailor.evaluation.generate import answers  # imports torch
-    from gptailor.evaluation.session import Placement
+    from gptailor.evaluation.meter import Placement
     from gptailor.evaluation.targets import find_targets
 
     prepared, base = subject.prepared, subject.base

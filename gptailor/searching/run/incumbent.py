@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from gptailor.evaluation.rival_scores import Race, race_counts
+from gptailor.evaluation.scores import Race, race_counts
 from gptailor.searching.run.scores import best
 from gptailor.searching.run.trials import SEARCH, Ledger, Trial, TrialRequest
 

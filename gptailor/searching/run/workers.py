@@ -18,8 +18,7 @@ from statistics import median
 from types import FrameType, FunctionType
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
-from gptailor.evaluation.rival_scores import Race
-from gptailor.evaluation.scores import Failure, Outcome, Score
+from gptailor.evaluation.scores import Failure, Outcome, Race, Score
 from gptailor.lang.format import format_plan
 from gptailor.plan.doors import Door
 from gptailor.plan.plan import Plan

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ASKED = requests(10, longest=16)
 WORKS = [Work(ASKED, likelihood)]
-STATE = 16 * 4 * pack(WORKS, 64).tokens
+STATE = 16 * 4 * sum(batch.tokens.numel() for batch in pack(WORKS, 64).batches)
 """Bytes of the hidden states of all batches."""
 
 ORDERS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=6)
@@ -41,7 +41,8 @@ def flat(found: object) -> torch.Tensor:
 
 
 def together(evaluator: Evaluator, population: Sequence[Lent]) -> dict[int, torch.Tensor]:
-    return {number: flat(found) for number, found in evaluator.run_all(population, WORKS)}
+    results = evaluator.run_all(dict(enumerate(population)), WORKS)
+    return {number: flat(found) for number, found in results}
 
 
 # ------------------------------------------------------------------------------------- the numbers
@@ -68,7 +69,7 @@ def test_the_same_numbers_as_alone(
 def test_a_common_beginning_runs_once(pool: PreTrainedModel) -> None:
     population = plans(pool, [[0, 1, 2, 3], [4, 5], [0, 1, 3, 2], [0, 1, 2, 5], [0, 1]])
     evaluator = Evaluator(batch_tokens=64, cache=2 * STATE)
-    found = [number for number, _ in evaluator.run_all(population, WORKS)]
+    found = [number for number, _ in evaluator.run_all(dict(enumerate(population)), WORKS)]
     assert found == [4, 0, 3, 2, 1]  # the tree's order, the first plan's branch first
     assert (evaluator.layers_run, evaluator.layers_saved) == (9, 7)
 
@@ -123,7 +124,7 @@ def test_a_failure_among_plans_is_its_own(pool: PreTrainedModel) -> None:
     population = plans(pool, [[0, 1, 2], [0, 1, 3], [0, 1, 4]])
     population[1] = broken(population[1], 2, reject)
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
-    found = dict(evaluator.run_all(population, WORKS))
+    found = dict(evaluator.run_all(dict(enumerate(population)), WORKS))
     assert found[1] == Failure("error", "ValueError: not this one")
     for number, order in ((0, [0, 1, 2]), (2, [0, 1, 4])):
         alone = Evaluator(batch_tokens=64).run(lent(pool, order), WORKS)
@@ -132,7 +133,7 @@ def test_a_failure_among_plans_is_its_own(pool: PreTrainedModel) -> None:
 
 def test_a_population_that_is_given_up_is_forgotten(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
-    results = evaluator.run_all(plans(pool, [[0, 1], [0, 2], [3]]), WORKS)
+    results = evaluator.run_all(dict(enumerate(plans(pool, [[0, 1], [0, 2], [3]]))), WORKS)
     next(results)
     results.close()
     assert all(node.ahead == 0 for node in nodes(evaluator._prefixes.root))
@@ -169,7 +170,7 @@ def test_what_saves_least_gives_way() -> None:
     tree = PrefixCache(2 * 16)
     paths = [path(text) for text in ("abcx", "abcy", "abcz", "aw", "ab")]
     leaves = tree.expect(paths)
-    assert in_order(paths) == [4, 0, 1, 2, 3]
+    assert in_order(dict(enumerate(paths))) == [4, 0, 1, 2, 3]
     ran(tree, leaves[4])
     assert kept(tree) == {"a", "ab"}
     ran(tree, leaves[0])  # abc: 2 plans to come, one layer each; a: 3 plans, one layer

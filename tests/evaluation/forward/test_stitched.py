@@ -60,6 +60,6 @@ def test_the_numbers_of_the_compiled_folder(family: str, tmp_path: Path) -> None
         population = [stitcher.stitch(plan) for plan in plans]
         assert isinstance(population[0], LiveModel)
         evaluator = Evaluator(batch_tokens=64, cache=2**20)
-        found = dict(evaluator.run_all(population, WORKS))
+        found = dict(evaluator.run_all(dict(enumerate(population)), WORKS))
         assert [torch.equal(flat(found[n]), one) for n, one in enumerate(alone)] == [True] * 4
         assert evaluator.layers_saved > 0

@@ -173,11 +173,6 @@ def test_the_seed_draws_the_samples(world: World, name: str) -> None:
     assert list(one.work().requests) == list(same.work().requests) != list(other.work().requests)
 
 
-def test_a_work_without_samples_is_none(world: World) -> None:
-    with pytest.raises(ValueError, match="at least one sample"):
-        world.forward("nll", file="rows.jsonl").work(0)
-
-
 # ------------------------------------------------------------------------------------------ text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.evaluation.score_table import _column
+from gptailor.evaluation.result import score_lines
 from gptailor.evaluation.scores import Result, Score
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words
@@ -56,8 +56,9 @@ def test_it_is_gptailors_own() -> None:
 
 def test_a_larger_score_is_a_share_of_the_bases() -> None:
     for direction, share in (("maximize", True), ("minimize", False)):
-        result = Result("p", 'lm_eval("arc", metric="acc")', direction, Score(0.5, 0.1, 8))
-        assert _column([result]).share is share
+        outcome = Score(0.5, 0.1, 8)
+        result = Result("p", 'lm_eval("arc", metric="acc")', direction, outcome, retained=0.5)
+        assert ("of the base's score" in score_lines([result], 80)) is share
 
 
 def checked(folder: Path, before: str, after: str) -> subprocess.CompletedProcess[str]:

@@ -1,41 +1,42 @@
-"""Requirements of scores and times, for which the best plans are evaluated in the end."""
+"""The measurements after a search's last trial: requirements of scores and times, held-out text.
+
+The best plans are evaluated for them, and each value is noted in the study.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluation.scores import Failure, Outcome
+from gptailor.evaluation.scores import Failure, Outcome, Outcomes
 from gptailor.evaluation.space_trials import Trials
-from gptailor.evaluation.targets import base_of
+from gptailor.evaluation.targets import base_of, unchanged
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.plan.plan import LayerOf, Objective, Plan, Take
+from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.plan.stage import Stage, at_stage
-from gptailor.program.nested_models import whole_plan
+from gptailor.plan.stage import STAGES, Stage, at_stage
+from gptailor.reporting.measure import excess
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.run.notes import CONDITIONS
+from gptailor.searching.run.notes import CONDITIONS, HELD_OUT
 from gptailor.searching.run.records import RequiredRow
+from gptailor.searching.run.scores import per_objective, per_sample_to_json
 from gptailor.searching.run.study import Study
-from gptailor.searching.run.trials import Ledger
+from gptailor.searching.run.trials import Ledger, Trial, json_numbers, read_outcomes
+from gptailor.searching.run.workers import BASE
 from gptailor.searching.settings import Settings, WishError
-from gptailor.searching.space.decode import decode
+from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import held_key
+from gptailor.searching.verdict import HeldOut, held_key
 
 _MOST = 10
 """The best plans that are evaluated, beside the front and the best of each size."""
 
 
-@final
-class Told(NamedTuple):
-    """A plan's values by each condition, also on held-out samples; None is a failure."""
-
-    values: tuple[float | None, ...]
-    held: tuple[float | None, ...]
+_Pair: TypeAlias = tuple[float | None, float | None]
+"""A value, and the value on held-out samples; None is a failure."""
 
 
 @final
@@ -85,7 +86,7 @@ class Conditions:
                     trials.models,
                     objectives=[(required.objective, True)],
                     folder=folder,
-                    session=trials.session,
+                    meter=trials.meter,
                     fidelity=(trials.full, trials.full) if text in read else None,
                     seed=chosen.seed,
                 )
@@ -109,8 +110,10 @@ class Conditions:
         best = ledger.ranked(ledger.candidates(), _MOST)
         chosen = {held_key(trial): trial for trial in (*best, *ledger.front(), *places)}
         bounds = {r.bound.of for r in self.required if r.bound.of is not None}
-        plans: dict[str, tuple[Plan, Stage]] = {f"of {of}": (self._alone(of), "bare")
-                                                for of in sorted(bounds)}  # fmt: skip
+        plans: dict[str, tuple[Plan, Stage]] = {}
+        for of in sorted(bounds):
+            plan = self.trials.plan  # made of the models that are loaded
+            plans[f"of {of}"] = (base_of(plan) if of == "base" else unchanged(plan, of)), "bare"
         plans |= {key: (decode(space, t.request.genome), t.request.stage)
                   for key, t in chosen.items()}  # fmt: skip
         missing = {key: [m for m in dict.fromkeys(self._keys) if m not in noted.get(key, {})]
@@ -133,11 +136,11 @@ class Conditions:
         if not self.required:
             return None
         ledger.met, noted = None, study.typed.conditions
-        measured = {key: Told(*zip(*(pairs[measure] for measure in self._keys), strict=True))
-                  for key, pairs in noted.items() if pairs.keys() >= {*self._keys}}  # fmt: skip
-        bounds, beside = self._bounds(measured), self._bounds(measured, held=True)
+        measured = {key: [pairs[measure] for measure in self._keys]
+                    for key, pairs in noted.items() if pairs.keys() >= {*self._keys}}  # fmt: skip
+        bounds = [self._bound(i, measured) for i in range(len(self.required))]
         trials = {held_key(t): t for t in ledger.candidates() if held_key(t) in measured}
-        beyond = {key: self._distance(measured[key], bounds) for key in trials}
+        beyond = {key: self._excess(measured[key], bounds) for key in trials}
         met = {(t.plan, t.request.stage) for key, t in trials.items() if beyond[key] <= 0}
         ledger.met = met or None
         nearest = min(trials, key=beyond.__getitem__, default=None) if not met else None
@@ -146,35 +149,25 @@ class Conditions:
             whole=self._whole,
             met=len(met),
             nearest=None if nearest is None else trials[nearest].number,
-            rows={key: self._rows(measured[key], bounds, beside) for key in trials},
+            rows={key: self._rows(measured[key], bounds) for key in trials},
         )
 
-    def _bounds(self, measured: Mapping[str, Told], *, held: bool = False) -> list[float | None]:
-        """Return each condition's bound, on held-out samples if a model sets it there."""
-        bounds: list[float | None] = []
-        for i, required in enumerate(self.required):
-            bound = required.bound
-            share = 1.0 if bound.number is None else float(bound.number)
-            model = None if bound.of is None else measured.get(f"of {bound.of}")
-            of_model = None if model is None else model.held[i] if held else model.values[i]
-            value = 1.0 if bound.of is None else of_model
-            bounds.append(None if value is None else share * value)
-        return bounds
+    def _bound(self, i: int, measured: Mapping[str, Sequence[_Pair]]) -> _Pair:
+        """Return a condition's bound, and its bound on held-out samples if a model sets it."""
+        of, number = self.required[i].bound.of, self.required[i].bound.number
+        share, model = 1.0 if number is None else float(number), f"of {of}"
+        if of is None:
+            return share, share
+        seen, held = measured[model][i] if model in measured else (None, None)
+        return None if seen is None else share * seen, None if held is None else share * held
 
-    def _distance(self, measured: Told, bounds: Sequence[float | None]) -> float:
+    def _excess(self, measured: Sequence[_Pair], bounds: Sequence[_Pair]) -> float:
         """Return how far a plan is beyond its farthest bound, as a share of it."""
-        worst = -math.inf
-        for required, value, bound in zip(self.required, measured.values, bounds, strict=True):
-            if value is None or bound is None:
-                return math.inf
-            beyond = value - bound if required.sign == "<=" else bound - value
-            worst = max(worst, beyond / (abs(bound) or 1.0))
-        return worst
+        pairs = zip(self.required, measured, bounds, strict=True)
+        return max(excess(each.sign, value, bound) for each, (value, _), (bound, _) in pairs)
 
-    def _rows(
-        self, measured: Told, bounds: Sequence[float | None], beside: Sequence[float | None]
-    ) -> tuple[RequiredRow, ...]:
-        rows = zip(self.required, bounds, measured.values, measured.held, beside, strict=True)
+    def _rows(self, measured: Sequence[_Pair], bounds: Sequence[_Pair]) -> tuple[RequiredRow, ...]:
+        rows = zip(self.required, measured, bounds, strict=True)
         return tuple(
             RequiredRow(
                 require=escaped_control(requirement_words(required)),
@@ -183,18 +176,10 @@ class Conditions:
                 held=held,
                 held_bound=None if held is None else held_bound,
             )
-            for required, bound, value, held, held_bound in rows
+            for required, (value, held), (bound, held_bound) in rows
         )
 
     # ------------------------------------------------------------------------------- one plan
-
-    def _alone(self, name: str) -> Plan:
-        """Return the plan of a model as it is, made of the models that are loaded."""
-        plan = self.trials.plan
-        if name == "base":
-            return base_of(plan)
-        alone = whole_plan(plan, Take(take=LayerOf(model=name)))
-        return alone.read_from(plan.origin) if plan.origin else alone
 
     def _value(self, key: str, plan: Plan, stage: Stage) -> tuple[float | None, float | None]:
         """Return a plan's value by a measure, and its value on held-out samples."""
@@ -221,3 +206,42 @@ def _finite(outcome: Outcome) -> float | None:
     if isinstance(outcome, Failure) or not math.isfinite(outcome.value):
         return None
     return float(outcome.value)
+
+
+def held_out(
+    study: Study,
+    space: Space,
+    trials: Trials,
+    base: Plan,
+    chosen: Sequence[Trial],
+    on_progress: Callable[[str], None],
+) -> HeldOut:
+    """Return held-out scores of the base and of trials' plans; make the missing ones."""
+    if not any(trials.helds):
+        return {}
+    notes = dict(study.notes.get(HELD_OUT, {}))
+    plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
+    plans |= {
+        held_key(t): (decode_for(space, t.request.genome, t.request.stage), t.request.stage)
+        for t in chosen
+    }
+    fresh = {key: plan for key, plan in plans.items() if key not in notes}
+    done = 0
+    for stage in STAGES:
+        keys = [key for key, (_, how) in fresh.items() if how == stage]
+        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
+            done += 1
+            on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
+            notes[keys[index]] = _held_note(outcomes)
+            study.note(HELD_OUT, notes)
+    return study.typed.held_out
+
+
+def _held_note(outcomes: Outcomes) -> dict[str, Any]:
+    values, stderrs, failure = read_outcomes(outcomes)
+    if values is None or stderrs is None:
+        return {"failure": str(failure)}
+    note: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
+    if each := per_objective(outcomes):
+        note["per_sample"] = per_sample_to_json(each)
+    return note

@@ -1,4 +1,4 @@
-"""A session: families share loaded models, objectives are prepared once, plans share both."""
+"""A meter: families share loaded models, objectives are prepared once, plans share both."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,7 @@ import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.samples import Samples
-from gptailor.evaluation.session import Placement, Reading, Session
+from gptailor.evaluation.meter import Meter, Placement, Reading, Samples
 from gptailor.evaluation.space_trials import Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent
@@ -26,7 +25,7 @@ NAMES = ("base", "math", "code")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("session")
+    folder = tmp_path_factory.mktemp("meter")
     for seed, name in enumerate(NAMES):
         tiny_model("llama", folder / name, seed=seed, layers=3)
     rows = [{"text": "a cat " * n} for n in range(1, 9)]
@@ -62,20 +61,18 @@ def never(name: str, work: Work) -> Sequence[Tensor]:
     raise AssertionError(f"no objective compares with '{name}'")
 
 
-def test_searches_in_one_session_load_models_once_and_keep_their_scores(
+def test_searches_by_one_meter_load_models_once_and_keep_their_scores(
     world: Path, placed: list[Placement]
 ) -> None:
     plan, models, _ = opened(plan_on(world, "base"))
     wanted = ('nll("rows.jsonl")', 'perplexity("text.txt")')
 
-    def scores(session: Session | None, objective: str) -> object:
+    def scores(meter: Meter | None, objective: str) -> object:
         stated = [read_objective(objective)]
-        trials = Trials(
-            plan, models, objectives=stated, folder=world, session=session, fidelity=(1, 4)
-        )
+        trials = Trials(plan, models, objectives=stated, folder=world, meter=meter, fidelity=(1, 4))
         return list(trials.run([plan], 4, stage="bare"))
 
-    shared = Session(Placement())
+    shared = Meter(Placement())
     together = [scores(shared, objective) for objective in wanted]
     assert len(placed) == 1
     assert together == [scores(None, objective) for objective in wanted]
@@ -85,27 +82,27 @@ def test_searches_in_one_session_load_models_once_and_keep_their_scores(
 def test_the_two_families_used_last_stay_loaded_and_share_the_memory(
     world: Path, placed: list[Placement]
 ) -> None:
-    session = Session(Placement(memory=1_000_000))
+    meter = Meter(Placement(memory=1_000_000))
     families = [models_on(world, base) for base in NAMES]
-    assert [session.family(models) for models in families] == [0, 1, 2]
-    assert session.family(models_on(world, "math")) == 1, "its names stand for the same files"
-    first, second = (session.repairs(models) for models in families[:2])
-    assert session.repairs(families[0]) is first
-    session.repairs(families[2])
-    assert session.repairs(families[0]) is first
-    assert session.repairs(families[1]) is not second
+    assert [meter.family(models) for models in families] == [0, 1, 2]
+    assert meter.family(models_on(world, "math")) == 1, "its names stand for the same files"
+    first, second = (meter.repairs(models) for models in families[:2])
+    assert meter.repairs(families[0]) is first
+    meter.repairs(families[2])
+    assert meter.repairs(families[0]) is first
+    assert meter.repairs(families[1]) is not second
     assert [place.memory for place in placed] == [500_000] * 4
 
 
 def test_objectives_are_prepared_once_for_plans_that_read_alike(world: Path) -> None:
-    session = Session(Placement())
+    meter = Meter(Placement())
     plan, models = plan_on(world, "base"), models_on(world, "base")
     reading = Reading(models["base"], 64, "base", plan)
     nll = [read_objective('nll("rows.jsonl")')]
     kl = [read_objective('kl("rows.jsonl", from=other)', plan.models)]
 
     def prepared(reading: Reading, *, seed: int = 0) -> object:
-        return session.objectives(nll, Samples(world, None, seed), reading, never)
+        return meter.objectives(nll, Samples(world, None, seed), reading, never)
 
     known = prepared(reading)
     assert prepared(reading._replace(tokenizer_model=models["other"])) is known
