@@ -91,6 +91,7 @@ DONE = [
     "show out",
     "diff moves.tailor out",
 ]
+DONE = [line for line in DONE if not COMMANDS.problem(line.split()[0])]
 TORCH = "needs torch: pip install 'gptailor[torch]'"
 BOTH = "needs torch and transformers: pip install 'gptailor[torch]'"
 ADAPTED = f"arithmetic with quantised, adapted or pickled weights {BOTH}"
