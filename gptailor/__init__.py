@@ -50,7 +50,7 @@ _HOMES = {
     "load": "lang.parse",
     "loads": "lang.parse",
     "lock": "output.lock_recording",
-    "merge": "output.state_dicts",
+    "merge": "plugins.state_dicts.merge",
     "merge_method": "extend",
     "objective": "extend",
     "publish": "plugins.publish.publish",

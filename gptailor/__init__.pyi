@@ -18,7 +18,6 @@ from gptailor.output.compile import ComputeOptions as ComputeOptions
 from gptailor.output.compile import compile as compile
 from gptailor.output.lock import Lock as Lock
 from gptailor.output.lock_recording import lock as lock
-from gptailor.output.state_dicts import merge as merge
 from gptailor.output.verification import VerifyResult as VerifyResult
 from gptailor.output.verify import verify as verify
 from gptailor.plan.faults import Fault as Fault
@@ -33,6 +32,7 @@ from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish
 from gptailor.plugins.report.report import ReportResult as ReportResult
 from gptailor.plugins.report.report import report as report
+from gptailor.plugins.state_dicts.merge import merge as merge
 from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check

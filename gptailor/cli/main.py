@@ -20,7 +20,6 @@ from gptailor.plan.doors import Door
 _COMMANDS = {
     "check": ("plans", "Check plans by themselves and against their models."),
     "compile": ("compile", "Write the model that a plan declares."),
-    "completion": ("completion", "Print or install a shell's completion script."),
     "diff": ("plans", "Show the differences between two plans."),
     "eval": ("eval", "Evaluate plans and models."),
     "explain": ("plans", "Explain a code of a message, such as P601."),

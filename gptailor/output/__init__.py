@@ -1,4 +1,4 @@
-"""A plan into a folder or a GGUF file: compile, lock, verify. The same merges in memory."""
+"""A plan into a folder or a GGUF file: compile, lock, verify."""
 
 __all__ = [
     "compile",
@@ -8,7 +8,6 @@ __all__ = [
     "lock_recording",
     "output",
     "parents",
-    "state_dicts",
     "tokenizer",
     "update",
     "used_plan",

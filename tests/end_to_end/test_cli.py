@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import resource
-import shutil
 import signal
 import struct
 import subprocess
@@ -26,7 +25,7 @@ from tests.support.said import Run, Said, in_process, reading
 from tests.support.tiny import tiny_model
 
 COMMANDS = [
-    *("check", "compile", "completion", "diff", "eval", "explain", "export"),
+    *("check", "compile", "diff", "eval", "explain", "export"),
     *("fmt", "generate", "import", "json", "lock", "pick"),
     *("schema", "search", "show", "test", "verify"),
 ]
@@ -121,7 +120,6 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor", "-o", "out", "--shard-size", "-5GB"], "got '-5GB'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
-        (["completion", "tcsh"], "tcsh"),
         (["diff", "p.tailor"], "B"),
     ],
 )
@@ -514,31 +512,6 @@ def test_the_schema_describes_families(run: Run, here: Path) -> None:
     documents = [json.loads(path.read_bytes()) for path in FOLDER.iterdir()]
     assert all(map(check, documents))
     assert not any(check(document | {"layrs": []}) for document in documents)
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_the_shells(run: Run, shell: str) -> None:
-    said = run("completion", shell)
-    assert (said.code, said.err) == (0, "")
-    assert "_GPTAILOR_COMPLETE" in said.out
-    if shutil.which(shell):
-        subprocess.run([shell, "-n", "-c", said.out], check=True)
-
-
-def test_completion_completes() -> None:
-    environment = {
-        "_GPTAILOR_COMPLETE": "bash_complete",
-        "COMP_WORDS": "gptailor c",
-        "COMP_CWORD": "1",
-    }
-    said = subprocess.run(
-        [sys.executable, "-c", "from gptailor.cli.main import cli; cli(prog_name='gptailor')"],
-        env={**os.environ, **environment},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert said.stdout.split() == ["plain,check", "plain,compile", "plain,completion"]
 
 
 # ----------------------------------------------------------------------------------------- compile

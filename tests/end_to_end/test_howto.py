@@ -24,7 +24,7 @@ ELSEWHERE = {
     "extend": "test_extend.py installs its package",
     "report": "tests/plugins/report",
     "ci": "test_action.py",
-    "completion": "test_completion.py",
+    "completion": "tests/plugins/completion",
     "lsp": "tests/plugins/lsp",
 }
 """Pages whose commands other tests run."""

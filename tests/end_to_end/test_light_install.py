@@ -40,7 +40,6 @@ for line in json.loads(sys.argv[2]):
     found[line] = code, out.getvalue(), err.getvalue()
 for verb, call in {
     "judge": lambda: gptailor.evaluate(["moves.tailor"], 'nll("text.txt")'),
-    "merge": lambda: gptailor.merge({}, "ties"),
     "search": lambda: gptailor.search(gptailor.load("open.tailor"), "run"),
     "compile": lambda: gptailor.compile(gptailor.load("healed.tailor"), "healed"),
     "on cuda": lambda: gptailor.compile(
@@ -92,6 +91,7 @@ DONE = [
     "show out",
     "diff moves.tailor out",
 ]
+DONE = [line for line in DONE if not COMMANDS.problem(line.split()[0])]
 TORCH = "needs torch: pip install 'gptailor[torch]'"
 BOTH = "needs torch and transformers: pip install 'gptailor[torch]'"
 ADAPTED = f"arithmetic with quantised, adapted or pickled weights {BOTH}"
@@ -110,7 +110,6 @@ REFUSED = {
 REFUSED = {line: said for line, said in REFUSED.items() if not COMMANDS.problem(line.split()[0])}
 VERBS = {
     "judge": f"gptailor.evaluate {TORCH}",
-    "merge": f"gptailor.merge {TORCH}",
     "search": "gptailor.search needs torch, transformers, jax, optax and optuna: "
     "pip install 'gptailor[search]'",
     "compile": f"a narrowed, bridged or healed plan {BOTH}",

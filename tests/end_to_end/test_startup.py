@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.cli.main import run
+from gptailor.cli.main import COMMANDS, run
 
 HEAVY = ("torch", "jax", "numpy", "transformers", "safetensors", "rich")
 TEXT = """\
@@ -63,6 +63,8 @@ def imported(*arguments: str, cwd: Path) -> set[str]:
 def test_no_command_imports_what_it_does_not_need(
     family: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
+    if COMMANDS.problem(arguments[0]):
+        pytest.skip("the command's plugin was removed")
     head = TEXT.replace('"./', f'"{family}/')
     (tmp_path / "plan.tailor").write_text(head + MERGE)
     (tmp_path / "plain.tailor").write_text(head)

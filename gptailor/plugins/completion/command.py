@@ -7,6 +7,7 @@ from typing import NamedTuple, final
 import click
 
 from gptailor.cli import options
+from gptailor.cli.main import cli
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -50,8 +51,6 @@ def completion_command(shell: str | None, installing: bool) -> None:
 
 def _script(shell: str) -> str:
     from click.shell_completion import get_completion_class
-
-    from gptailor.cli.main import cli  # it imports this module
 
     script_class = get_completion_class(shell)
     assert script_class is not None

@@ -232,3 +232,11 @@ def test_naming_the_verb_is_all_that_imports_torch() -> None:
     code = "import gptailor, sys; assert 'merge' in gptailor.__all__; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_without_torch_the_verb_names_the_extra() -> None:
+    code = "import gptailor, sys; sys.modules['torch'] = None; gptailor.merge({}, 'ties')"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("gptailor.merge needs torch: pip install 'gptailor[torch]'")

@@ -1,5 +1,6 @@
-"""`gptailor completion --install`: one file, where the shell looks for it, and nothing else."""
+"""`gptailor completion`: the script of each shell, its file, and the words that it completes."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,55 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def files(home: Path) -> dict[str, str]:
     return {str(p.relative_to(home)): p.read_text() for p in home.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("shell", FILES)
+def test_completion_knows_the_shells(run: Run, shell: str) -> None:
+    said = run("completion", shell)
+    assert (said.code, said.err) == (0, "")
+    assert "_GPTAILOR_COMPLETE" in said.out
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", "-c", said.out], check=True)
+
+
+def test_a_shell_without_a_script_is_misuse(run: Run) -> None:
+    said = run("completion", "tcsh")
+    assert (said.code, said.out) == (2, "")
+    assert "Usage: gptailor completion" in said.err
+    assert "'tcsh' is not one of" in said.err
+
+
+def test_the_help_has_a_line_of_the_command(run: Run) -> None:
+    plugins = run("--help").out.partition("Plugins:\n")[2]
+    lines = dict(line.split(maxsplit=1) for line in plugins.splitlines())
+    assert lines["completion"] == "Print or install a shell's completion script."
+    assert run("completion", "--help").out.startswith("Usage: gptailor completion")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("c", ["check", "compile", "completion"]),
+        ("completion ", ["bash", "zsh", "fish"]),
+        ("completion --i", ["--install"]),
+        ("ls", ["lsp"]),  # a plugin's command
+        ("lsp --hu", ["--hub"]),
+    ],
+)
+def test_completion_completes(typed: str, words: list[str]) -> None:
+    environment = {
+        "_GPTAILOR_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"gptailor {typed}",
+        "COMP_CWORD": str(len(typed.split(" "))),
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", "from gptailor.cli.main import cli; cli(prog_name='gptailor')"],
+        env={**os.environ, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.split() == [f"plain,{word}" for word in words]
 
 
 @pytest.mark.parametrize("shell", FILES)

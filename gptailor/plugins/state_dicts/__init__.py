@@ -1,0 +1,3 @@
+"""`gptailor.merge`: tensors in memory, merged as `compile` merges those of files."""
+
+__all__ = ["merge"]
