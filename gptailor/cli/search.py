@@ -125,11 +125,12 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.optuna_export import export_study, refuse_export
     from gptailor.searching.search import Doing, search
     from gptailor.searching.search_text import summary_lines
 
     if export is not None:
+        from gptailor.searching.optuna_export import export_study, refuse_export
+
         refuse_export(export)
     keep_memory()
     screen = VIEWS.get("terminal") if not no_live and sys.stderr.isatty() else None
