@@ -1,7 +1,6 @@
 from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
 from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
 from gptailor.evaluation.evaluate import evaluate as evaluate
-from gptailor.evaluation.expectations import evaluate_expectations as evaluate_expectations
 from gptailor.evaluation.fits.bridge.gap_fit import GapFit as GapFit
 from gptailor.evaluation.fits.repair import stitch as stitch
 from gptailor.evaluation.generate import GeneratedText as GeneratedText
@@ -25,6 +24,8 @@ from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.plan.registry import Parameter as Parameter
+from gptailor.plugins.expect.expectations import evaluate_expectations as evaluate_expectations
+from gptailor.plugins.expect.results import ExpectationResult as ExpectationResult
 from gptailor.plugins.lora.extract import ExtractResult as ExtractResult
 from gptailor.plugins.lora.extract import extract_lora as extract_lora
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
@@ -36,7 +37,6 @@ from gptailor.plugins.state_dicts.merge import merge as merge
 from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check
-from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
 from gptailor.reporting.show import LayerMap as LayerMap
 from gptailor.reporting.show import diff as diff
 from gptailor.reporting.show import show as show

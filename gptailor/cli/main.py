@@ -33,7 +33,6 @@ _COMMANDS = {
     "schema": ("plans", "Print the JSON schema of a plan, or of a family's file."),
     "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),
-    "test": ("test", "Evaluate the expectations of plans."),
     "verify": ("compile", "Compare a compiled folder with its plan and its lock."),
 }
 """Each command's module, which defines `NAME_command`, and its line in the help."""

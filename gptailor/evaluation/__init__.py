@@ -3,7 +3,6 @@
 __all__ = [
     "dtype",
     "evaluate",
-    "expectations",
     "fits",
     "forward",
     "generate",
@@ -14,5 +13,7 @@ __all__ = [
     "result",
     "scores",
     "space_trials",
+    "speed",
     "targets",
+    "trial",
 ]

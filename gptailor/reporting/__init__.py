@@ -2,7 +2,6 @@
 
 __all__ = [
     "difference",
-    "expectations",
     "known_layers",
     "layer_cells",
     "layer_view",

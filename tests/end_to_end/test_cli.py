@@ -27,7 +27,7 @@ from tests.support.tiny import tiny_model
 COMMANDS = [
     *("check", "compile", "diff", "eval", "explain", "export"),
     *("fmt", "generate", "import", "json", "lock", "pick"),
-    *("schema", "search", "show", "test", "verify"),
+    *("schema", "search", "show", "verify"),
 ]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]

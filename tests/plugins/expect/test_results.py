@@ -6,7 +6,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from gptailor.plan.faults import Fault, Source, Span
-from gptailor.reporting.expectations import (
+from gptailor.plugins.expect.results import (
     ExpectationResult,
     expectation_lines,
     expectations_json,

@@ -16,7 +16,7 @@ from gptailor.plan.faults import PlanError, to_github, to_json
 
 if TYPE_CHECKING:
     from gptailor.evaluation.targets import Target
-    from gptailor.reporting.expectations import ExpectationResult
+    from gptailor.plugins.expect.results import ExpectationResult
 
 _EXAMPLE = """
 \b
@@ -77,8 +77,8 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     try:
         targets = _targets(plans, models, lets, families, device, memory)
         # torch takes seconds to import; faults of plans are reported before
-        from gptailor.evaluation.expectations import Expectations
         from gptailor.evaluation.meter import Placement, Samples
+        from gptailor.plugins.expect.expectations import Expectations
         from gptailor.reporting.progress import steps_bar
 
         drawn, place = Samples(Path(), samples, seed), Placement.of(device, dtype, memory)
@@ -129,13 +129,13 @@ def _targets(
 
 def _report(results: "Sequence[ExpectationResult]", form: str, junit: Path | None) -> None:
     """Print the results, and write them as JUnit XML."""
-    from gptailor.reporting import expectations
+    from gptailor.plugins.expect.results import expectation_lines, expectations_json
+    from gptailor.plugins.expect.results import junit as junit_xml
 
     if form == "json":
-        options.say(expectations.expectations_json(results))
+        options.say(expectations_json(results))
     else:
-        lines = expectations.expectation_lines(results, options.width(), options.output_encoding())
-        for line in lines:
+        for line in expectation_lines(results, options.width(), options.output_encoding()):
             options.say_drawn(line)
     for result in results if form == "github" else ():
         if result.fault is not None:
@@ -143,4 +143,4 @@ def _report(results: "Sequence[ExpectationResult]", form: str, junit: Path | Non
     if junit is not None:
         from gptailor.checkpoint.write.output_file import write_whole
 
-        write_whole(Path(os.path.realpath(junit)), expectations.junit(results).encode(), junit)
+        write_whole(Path(os.path.realpath(junit)), junit_xml(results).encode(), junit)

@@ -64,6 +64,13 @@ def scores(folder: Path, target: str) -> tuple[float, float, np.ndarray, np.ndar
     return score.value, score.stderr, np.array(score.each.sums), np.array(score.each.counts)
 
 
+def test_the_command_has_a_help(run: Run) -> None:
+    said = run("--help")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("Usage: gptailor test")
+    assert said.out == run("-h").out
+
+
 def test_a_pass_a_tie_and_a_failure_by_a_number(run: Run, world: Path) -> None:
     value, error, *_ = scores(world, plan(world, "bare.tailor"))
     bounds = (value + 3 * error, value + error, value - error, value - 3 * error)

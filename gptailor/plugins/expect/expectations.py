@@ -32,9 +32,9 @@ from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plugins.expect.results import ExpectationResult, difference_words
 from gptailor.prepare import ModelPaths, ready
 from gptailor.program.devices import device_of
-from gptailor.reporting.expectations import ExpectationResult, difference_words
 from gptailor.reporting.measure import SURE, Estimate
 
 LEAST_SAMPLES = 2
