@@ -39,7 +39,7 @@ _HOMES = {
     "VerifyResult": "output.verification",
     "check": "prepare",
     "compile": "output.compile",
-    "diff": "reporting.show",
+    "diff": "plugins.diff.compare",
     "evaluate": "evaluation.evaluate",
     "evaluate_expectations": "plugins.expect.expectations",
     "export_mergekit": "convert.mergekit.exporter",

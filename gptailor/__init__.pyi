@@ -24,6 +24,7 @@ from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.plan.registry import Parameter as Parameter
+from gptailor.plugins.diff.compare import diff as diff
 from gptailor.plugins.expect.expectations import evaluate_expectations as evaluate_expectations
 from gptailor.plugins.expect.results import ExpectationResult as ExpectationResult
 from gptailor.plugins.lora.extract import ExtractResult as ExtractResult
@@ -38,7 +39,6 @@ from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check
 from gptailor.reporting.show import LayerMap as LayerMap
-from gptailor.reporting.show import diff as diff
 from gptailor.reporting.show import show as show
 from gptailor.searching.results import SearchResult as SearchResult
 from gptailor.searching.search import search as search

@@ -20,7 +20,6 @@ from gptailor.plan.doors import Door
 _COMMANDS = {
     "check": ("plans", "Check plans by themselves and against their models."),
     "compile": ("compile", "Write the model that a plan declares."),
-    "diff": ("plans", "Show the differences between two plans."),
     "eval": ("eval", "Evaluate plans and models."),
     "explain": ("plans", "Explain a code of a message, such as P601."),
     "export": ("plans", "Convert a plan to another tool's format."),

@@ -1,7 +1,6 @@
 """Reports for people: maps, tables, cards, progress."""
 
 __all__ = [
-    "difference",
     "known_layers",
     "layer_cells",
     "layer_view",

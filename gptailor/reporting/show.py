@@ -1,7 +1,6 @@
-"""The layers of a plan as a map, and the differences of two plans: `show` and `diff`."""
+"""The layers of a plan as a map: `show`."""
 
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import click
 
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.lang.plan_of import plan_of
 from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import PlanError, errors
@@ -19,10 +17,8 @@ from gptailor.plan.optional_packages import MissingPackageError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.search_block import with_file
 from gptailor.plan.sites import open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
-from gptailor.reporting.difference import difference_map, differences
 from gptailor.reporting.known_layers import known_layer_count, tied_models
 from gptailor.reporting.layer_cells import COLOURS, HUES
 from gptailor.reporting.plan_map import plan_map
@@ -102,7 +98,7 @@ def shown_lines(
     name: str, plan: Plan, models: Mapping[str, Path], *, width: int, every_layer: bool = False
 ) -> Iterator[str]:
     """Yield the lines of the map and the size, in a terminal's colours."""
-    prepared, stopped = _prepared(plan, models)
+    prepared, stopped = prepared_from_headers(plan, models)
     for of, inner in (prepared.inner_plans if prepared is not None else {}).items():
         if of in plan.models:  # which shows those inside it
             yield from shown_lines(
@@ -127,7 +123,7 @@ def shown_lines(
         yield f"\n  size unknown: {stopped}"
 
 
-def _prepared(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, str]:
+def prepared_from_headers(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, str]:
     """Return the plan's output, from headers; or None and the reason, empty for open choices."""
     if open_choices(plan):
         return None, ""
@@ -147,69 +143,3 @@ def _size_line(size: OutputSize) -> str:
     kept = size.kv_cache
     cache = f"{bytes_in_words(kept)} a token" if kept is not None else "unknown"
     return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
-
-
-def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
-    """Return the differences of two plans in words, a line for each; empty if they are equal.
-
-    A plan may also be its file, a compiled folder (the plan that it was compiled from), or a
-    model's folder. Raises PlanError for faults of the plans by themselves, and OSError for a
-    missing file.
-    """
-    return differences(*comparable(plan_of(first)[1], plan_of(second)[1]))
-
-
-def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
-    """Return two plans over one base depth, with folders seen alike, so that they compare."""
-    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
-    a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
-    if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
-        a, b = _seen_from_here(a), _seen_from_here(b)  # one model is one path
-    return Resolved(a, count, _tied(a)), Resolved(b, count, _tied(b))
-
-
-def _tied(plan: Plan) -> frozenset[str]:
-    """Return the models whose embedding and head are one tensor, as far as they can be opened."""
-    prepared, _ = _prepared(plan, {})
-    return frozenset() if prepared is None else prepared.resolved.tied
-
-
-def diff_lines(
-    first: tuple[str, Plan], second: tuple[str, Plan], width: int
-) -> tuple[list[str], bool]:
-    """Return the lines of both maps and of the differences, and whether there are any."""
-    sides = comparable(first[1], second[1])
-    words = differences(*sides)
-    lines = []
-    if drawn := list(difference_map(*sides, width)):
-        lines = [f"1: {first[0]}", f"2: {second[0]}", "", *drawn, ""]
-    return [*lines, *(words or ["the plans say the same"])], bool(words)
-
-
-def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
-    """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
-    if plan.dtype is not None or other.dtype is None:
-        return plan
-    prepared, _ = _prepared(plan, {})
-    if prepared is None or prepared.dtype != other.dtype:
-        return plan
-    return plan.model_copy(update={"dtype": other.dtype})
-
-
-def _seen_from_here(plan: Plan) -> Plan:
-    """Return the plan with its paths as seen from the current folder, without links."""
-    models = dict(plan.models)
-    for name, model in models.items():
-        if model.made is None and is_local(model.source):
-            path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
-            source = path if path.startswith(".") else f"./{path}"
-            models[name] = model.model_copy(update={"source": source})
-
-    def text(file: str) -> str:
-        return os.path.relpath(os.path.realpath(folder_of(plan, file)))
-
-    seen: dict[str, object] = {"models": models}
-    seen["expects"] = tuple(with_file(entry, text) for entry in plan.expects)
-    if isinstance(plan.chat_template, str) and is_local(plan.chat_template):
-        seen["chat_template"] = f"./{text(plan.chat_template)}"
-    return plan.with_calibration_texts(text).model_copy(update=seen)

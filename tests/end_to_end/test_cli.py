@@ -25,7 +25,7 @@ from tests.support.said import Run, Said, in_process, reading
 from tests.support.tiny import tiny_model
 
 COMMANDS = [
-    *("check", "compile", "diff", "eval", "explain", "export"),
+    *("check", "compile", "eval", "explain", "export"),
     *("fmt", "generate", "import", "json", "lock", "pick"),
     *("schema", "search", "show", "verify"),
 ]

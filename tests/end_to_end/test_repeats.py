@@ -17,8 +17,6 @@ from gptailor.cli.main import run
 from gptailor.convert.mergekit.exporter import export_mergekit
 from gptailor.evaluation.fits.repair import stitch
 from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import Resolved
-from gptailor.reporting.difference import differences
 from tests.support.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
@@ -176,16 +174,6 @@ def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsy
     said = " ".join(capsys.readouterr().out.split())  # a long path goes on in the next line
     assert re.search(r"out: 10 layers \(the base '.*' has 6\)", said)
     assert run(["diff", str(plan), str(tmp_path / "out")]) == 0
-
-
-def test_differences_name_blocks(world: Path) -> None:
-    one, other = plan_of("repeat L1..L2", world), plan_of("repeat L1..L2 times 2", world)
-    assert differences(Resolved(one, 6), Resolved(other, 6)) == [
-        "only in the first: repeat L1..L2",
-        "only in the second: repeat L1..L2 times 2",
-    ]
-    stack = plan_of("stack { L0..L2 base; L1..L5 base }", world)
-    assert differences(Resolved(one, 6), Resolved(stack, 6)) == []
 
 
 def test_mergekit_has_a_block_as_slices(world: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import gptailor
 from gptailor.plan.resolved import Resolved
-from gptailor.reporting.difference import difference_map, differences
+from gptailor.plugins.diff.difference import difference_map, differences
 
 HEAD = 'tailor 1; model base = "./base"; model math = "./math"\n'
 
@@ -22,6 +22,16 @@ def said(a: str, b: str, count: int = 8) -> Sequence[str]:
         ("L0 from math", "L0 = L0 math", []),
         ("drop L1..L2", "drop L2; drop L1", []),
         ("", "L0..L3 from math", ["L0..L3: base → math"]),
+        ("", 'chat_template "chatml"', ['chat_template: the tokenizer\'s → "chatml"']),
+        ('chat_template "chatml"', "chat_template from math", ['chat_template: "chatml" → math']),
+        ("tokenizer from math", "tokenizer union", ["tokenizer: math → union"]),
+        ("repeat L1..L2", "repeat L1..L2 times 2",
+         ["only in the first: repeat L1..L2", "only in the second: repeat L1..L2 times 2"]),
+        ("repeat L1..L2", "stack { L0..L2 base; L1..L7 base }", []),
+        ('L0.attn.q from math; L1 from math; L1.norms from base; L2."*" from math',
+         "L1 from math; L2.mlp from base",
+         ["L0: base; attn.q: math → base", "L1: math; norms: base → math",
+          'L2: base; "*": math → base']),
         ("L0 from math", "L0.mlp from math", ["L0: math → attn: base; mlp: math"]),
         ("L0 = L1 math", "L0 = L2 math", ["L0: math L1 → math L2"]),
         ("L0..L7 from math", "others from math", []),

@@ -1,0 +1,79 @@
+"""Two plans side by side: `diff`."""
+
+import os
+from pathlib import Path
+
+from gptailor.checkpoint.models import folder_of, is_local
+from gptailor.lang.plan_of import plan_of
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
+from gptailor.plan.search_block import with_file
+from gptailor.plugins.diff.difference import difference_map, differences
+from gptailor.reporting.known_layers import known_layer_count
+from gptailor.reporting.show import prepared_from_headers
+
+
+def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
+    """Return the differences of two plans in words, a line for each; empty if they are equal.
+
+    A plan may also be its file, a compiled folder (the plan that it was compiled from), or a
+    model's folder. Raises PlanError for faults of the plans by themselves, and OSError for a
+    missing file.
+    """
+    return differences(*comparable(plan_of(first)[1], plan_of(second)[1]))
+
+
+def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
+    """Return two plans over one base depth, with folders seen alike, so that they compare."""
+    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
+    a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
+    if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
+        a, b = _seen_from_here(a), _seen_from_here(b)  # one model is one path
+    return Resolved(a, count, _tied(a)), Resolved(b, count, _tied(b))
+
+
+def _tied(plan: Plan) -> frozenset[str]:
+    """Return the models whose embedding and head are one tensor, as far as they can be opened."""
+    prepared, _ = prepared_from_headers(plan, {})
+    return frozenset() if prepared is None else prepared.resolved.tied
+
+
+def diff_lines(
+    first: tuple[str, Plan], second: tuple[str, Plan], width: int
+) -> tuple[list[str], bool]:
+    """Return the lines of both maps and of the differences, and whether there are any."""
+    sides = comparable(first[1], second[1])
+    words = differences(*sides)
+    lines = []
+    if drawn := list(difference_map(*sides, width)):
+        lines = [f"1: {first[0]}", f"2: {second[0]}", "", *drawn, ""]
+    return [*lines, *(words or ["the plans say the same"])], bool(words)
+
+
+def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
+    """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
+    if plan.dtype is not None or other.dtype is None:
+        return plan
+    prepared, _ = prepared_from_headers(plan, {})
+    if prepared is None or prepared.dtype != other.dtype:
+        return plan
+    return plan.model_copy(update={"dtype": other.dtype})
+
+
+def _seen_from_here(plan: Plan) -> Plan:
+    """Return the plan with its paths as seen from the current folder, without links."""
+    models = dict(plan.models)
+    for name, model in models.items():
+        if model.made is None and is_local(model.source):
+            path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
+            source = path if path.startswith(".") else f"./{path}"
+            models[name] = model.model_copy(update={"source": source})
+
+    def text(file: str) -> str:
+        return os.path.relpath(os.path.realpath(folder_of(plan, file)))
+
+    seen: dict[str, object] = {"models": models}
+    seen["expects"] = tuple(with_file(entry, text) for entry in plan.expects)
+    if isinstance(plan.chat_template, str) and is_local(plan.chat_template):
+        seen["chat_template"] = f"./{text(plan.chat_template)}"
+    return plan.with_calibration_texts(text).model_copy(update=seen)
