@@ -1,3 +1,3 @@
 """The command line."""
 
-__all__ = ["event_lines", "main", "memory", "options", "search_view"]
+__all__ = ["event_lines", "main", "memory", "options", "plans", "search_view"]

@@ -31,7 +31,7 @@ def said(a: str, b: str, count: int = 8) -> Sequence[str]:
         ('L0.attn.q from math; L1 from math; L1.norms from base; L2."*" from math',
          "L1 from math; L2.mlp from base",
          ["L0: base; attn.q: math → base", "L1: math; norms: base → math",
-          'L2: base; "*": math → base']),
+          'L2: base; "*": math → attn: base; mlp: base']),
         ("L0 from math", "L0.mlp from math", ["L0: math → attn: base; mlp: math"]),
         ("L0 = L1 math", "L0 = L2 math", ["L0: math L1 → math L2"]),
         ("L0..L7 from math", "others from math", []),
