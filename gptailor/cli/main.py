@@ -165,11 +165,6 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _hides_an_interrupt(error: BaseException) -> bool:
-    """Return whether an interrupt became a SchemaError, as it does while pydantic builds."""
-    return type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
-
-
 def _ended(error: BaseException) -> int | None:
     """Print a command's error, and return the exit code, or None for a bug in the program."""
     from gptailor.cli.options import ReaderLeft, say, say_faults
@@ -185,7 +180,8 @@ def _ended(error: BaseException) -> int | None:
             return 1
         case KeyboardInterrupt() | click.Abort():
             message, code = "interrupted", 130
-        case _ if _hides_an_interrupt(error):
+        # an interrupt becomes a SchemaError while pydantic builds
+        case _ if type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error):
             message, code = "interrupted", 130
         case TailorError():
             text = str(error)

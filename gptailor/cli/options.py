@@ -261,17 +261,13 @@ def say_faults(faults: Iterable[Fault]) -> None:
     """Print faults for people, on standard error."""
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
-        say(_coloured(fault) + "\n", err=True)
+        first, _, details = to_text(fault).partition("\n")
+        label, _, message = first.partition(": ")
+        colour = "red" if fault.severity == "error" else "yellow"
+        head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
+        say(head + (f"\n{details}" if details else "") + "\n", err=True)
     if len(faults) > MOST_SHOWN:
         say(f"… and {len(faults) - MOST_SHOWN} more faults", err=True)
-
-
-def _coloured(fault: Fault) -> str:
-    first, _, details = to_text(fault).partition("\n")
-    label, _, message = first.partition(": ")
-    colour = "red" if fault.severity == "error" else "yellow"
-    head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
-    return head + (f"\n{details}" if details else "")
 
 
 def width() -> int:

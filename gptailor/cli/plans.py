@@ -62,8 +62,7 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
             from gptailor.reporting.known_layers import left_open
 
             still = left_open(plan, dict(models), alone=alone)
-            still += _trials_asked(plan) if still else ""
-            still += _stages(plan) if still else ""
+            still += _search_words(plan) if still else ""
             options.say(f"{options.shown_name(name)}: no faults" + (f"; {still}" if still else ""))
     if form == "json":
         options.say(to_json(faults))
@@ -92,17 +91,16 @@ def _fix(name: str) -> None:
         options.say(f"{name}: fixed: {title}", err=True)
 
 
-def _trials_asked(plan: "Plan") -> str:
-    """Return the number of trials in a plan's search block: `, 200 trials`; empty without one."""
-    asked = None if plan.search is None else plan.search.trials
-    return "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
+def _search_words(plan: "Plan") -> str:
+    """Return the trials of a plan's search block, and how cuts are scored: `, 9 trials: cuts bare`.
 
-
-def _stages(plan: "Plan") -> str:
-    """Return how a search scores a plan's cuts: `: cuts bare`; empty without cuts."""
+    Either may be missing.
+    """
     from gptailor.searching.space.roles import search_stages
 
-    return f": {stages}" if (stages := search_stages(plan)) else ""
+    asked = None if plan.search is None else plan.search.trials
+    trials = "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
+    return f"{trials}: {stages}" if (stages := search_stages(plan)) else trials
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")

@@ -168,14 +168,15 @@ class Sentences(NamedTuple):
 
 _LOCKED = "is not the one that was locked"
 _BY_PACKAGE = "method {name}: expected the package {expected} by the lock, got {got}"
-_UNDER = "model {name}: expected {expected} by the lock, got {got} in the plan"
 _SETTING = "{name} is {got}, and by the plan {expected}"
 _OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
 _KINDS: Mapping[FactKind, Sentences] = {
     "plan": Sentences("plan", "", "", ("{got} that was locked",)),
     "dtype": Sentences("dtype", "", "", ("{got} {expected}",), unless="plan"),
     "methods": Sentences("plan", _BY_PACKAGE, _BY_PACKAGE, (_BY_PACKAGE,), absent="gptailor"),
-    "under": Sentences("model", "", "", (_UNDER,)),
+    "under": Sentences(
+        "model", "", "", ("model {name}: expected {expected} by the lock, got {got} in the plan",)
+    ),
     "families": Sentences(
         "file",
         "the family file of {name} is in the lock, and none is read",

@@ -65,9 +65,6 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
-LockedTexts = Annotated[Several[LockedText], BeforeValidator(_listed)]
-
-
 @final
 class LockedGguf(Closed):
     """The plan's output as a GGUF file: the requested type, the metadata, the tensors.
@@ -108,7 +105,7 @@ class Lock(Closed):
     width: LockedText | None = None
     experts: LockedText | None = None
     bridges: dict[str, LockedText] = Field(default_factory=dict)
-    heal: LockedTexts = ()
+    heal: Annotated[Several[LockedText], BeforeValidator(_listed)] = ()
     inner: dict[str, LockedText] = Field(default_factory=dict)
     vocabulary: LockedVocabulary | None = None
     chat_template: Sha256 | None = None

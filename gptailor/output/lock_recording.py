@@ -288,6 +288,7 @@ class Recording:
         results = self.fitted.results if self.fitted is not None else {}
         texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
         template = template_file(self.prepared.plan)
+        stripped = files_without_code(out.beside_weights(self.prepared))
         return Lock(
             plan=plan_digest(self.prepared.plan),
             dtype=self.prepared.dtype,
@@ -310,15 +311,11 @@ class Recording:
                 for of, text in fits.texts.items()
             },
             vocabulary=_locked_vocabulary(self.prepared),
-            stripped=self._stripped(),
+            stripped={name: of_bytes(content) for name, content in stripped.items()},
             chat_template=of_file(template).sha256 if template is not None else None,
             tensors=dict(tensors),
             gguf=gguf,
         )
-
-    def _stripped(self) -> dict[str, FileDigest]:
-        files = files_without_code(out.beside_weights(self.prepared))
-        return {name: of_bytes(content) for name, content in files.items()}
 
     def _refuse_differing(self, keys: Iterable[tuple[str, str]]) -> None:
         """Refuse inputs that differ from the lock to hold to, if there is one."""

@@ -37,7 +37,6 @@ from gptailor.output.used_plan import (
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
-from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
@@ -94,7 +93,10 @@ def payloads(
     def payload_of(spec: TensorSpec) -> Payload:
         output = by_name[spec.name]
         if spec.name in in_memory:
-            return _bytes_of(in_memory[spec.name])
+            import torch  # a caller with a tensor has it imported
+
+            raw: memoryview = in_memory[spec.name].reshape(-1).view(torch.uint8).numpy().data
+            return (raw[start : start + _BLOCK] for start in range(0, len(raw), _BLOCK))
         if isinstance(output.make, Copy):
             return _copied(output.make.source)
         return _computed(output, device)
@@ -118,13 +120,6 @@ def _rows(piece: RowRange) -> Iterator[memoryview]:
             block = memoryview(bytearray(min(_BLOCK, size - start)))
             read_into(block, file.fileno(), tensor.offset + piece.first * row + start, tensor.file)
             yield block
-
-
-def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
-    import torch  # a caller with a tensor has it imported
-
-    raw: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-    return (raw[start : start + _BLOCK] for start in range(0, len(raw), _BLOCK))
 
 
 def tensor_digest(
@@ -193,7 +188,8 @@ def side_files(
 
 def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: TokenizerFiles) -> str:
     """Return the model card, without paths of this machine; `beside` are the tokenizer's files."""
-    plan, images = _public(prepared), prepared.models["base"].layout.wrapped
+    used = used_plan(prepared, None).model_copy(update={"models": used_models(prepared, None)})
+    plan, images = without_paths(used, known_ids(prepared)), prepared.models["base"].layout.wrapped
     declared = {name: plan.models[name] for name in prepared.plan.models}  # none of inner plans
     return card(
         title(prepared, target),
@@ -204,7 +200,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
             prepared.plan.origin,
         ),
         (prepared.base_size, prepared.output_size),
-        _makers(prepared),
+        " and ".join([gptailor.__version__, *dict.fromkeys(prepared.packages.values())]),
         parents(prepared),
         {} if fitted is None else fitted.results,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
@@ -216,19 +212,6 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         chats=has_template(beside, processor=images),
         images=images,
     )
-
-
-def _makers(prepared: Prepared) -> str:
-    """Return the version of gptailor, and the packages of other merge methods."""
-    packages = prepared.packages.values()
-    return " and ".join([gptailor.__version__, *dict.fromkeys(packages)])
-
-
-def _public(prepared: Prepared) -> Plan:
-    """Return the plan with all models, and with ids and names in place of this machine's paths."""
-    models = used_models(prepared, None)
-    plan = used_plan(prepared, None).model_copy(update={"models": models})
-    return without_paths(plan, known_ids(prepared))
 
 
 def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:

@@ -19,8 +19,6 @@ CARD = "README.md"
 _FRONT_MATTER = 2**16
 """Most bytes of a model card that are searched for its front matter."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_OTHER = "other"
-"""The Hub's name of any other licence: here that of models with different licences."""
 
 
 def parents(prepared: Prepared) -> Parents:
@@ -29,7 +27,8 @@ def parents(prepared: Prepared) -> Parents:
     ids = dict.fromkeys(model_id for model in opened for model_id in _ids(prepared, model))
     folders = dict.fromkeys(model.checkpoint.folder for model in opened)
     licences = {name for folder in folders if (name := licence_of(folder)) is not None}
-    licence = licences.pop() if len(licences) == 1 else _OTHER if licences else None
+    # the Hub's name of any other licence: here that of models with different licences
+    licence = licences.pop() if len(licences) == 1 else "other" if licences else None
     return Parents(tuple(ids), licence)
 
 
@@ -90,13 +89,9 @@ def title(prepared: Prepared, folder: Path) -> str:
     """Return the title of a model card: the base's name on the Hub, and the plan's or folder's."""
     origin = prepared.plan.origin
     stem = "" if origin is None else Path(origin.source.name).stem
-    own = folder.resolve().name if stem in _NAMELESS or stem.startswith("<") else stem
+    own = folder.resolve().name if stem in {"", "plan"} or stem.startswith("<") else stem
     base = next(_ids(prepared, prepared.models[lowest_base(prepared)]), "").rpartition("/")[2]
     return own if base.lower() in own.lower() else f"{base}-{own}"
-
-
-_NAMELESS = ("", "plan")
-"""Names of plans that say nothing about a model."""
 
 
 def lowest_base(prepared: Prepared) -> str:
@@ -105,11 +100,6 @@ def lowest_base(prepared: Prepared) -> str:
     while prepared.models[name].inner is not None:
         name += ".base"
     return name
-
-
-def licence_of_base(prepared: Prepared) -> str | None:
-    """Return the licence in the front matter of the base's model card, if there is one."""
-    return licence_of(prepared.models[lowest_base(prepared)].checkpoint.folder)
 
 
 def licence_of(folder: Path) -> str | None:

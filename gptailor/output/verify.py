@@ -315,23 +315,21 @@ class CompiledFolder(CompiledOutput):
             findings.compared.append(CONFIG)
         locked = None if lock is None else lock.config
         facts: dict[FactKind, Facts] = {"config digest": alone(CONFIG, locked)}
-        if prepared is not None:
+        if prepared is None:
+            beside = _locked_files(plan, lock)
+        else:
             facts["config"] = _values(out.config(prepared), self.path / CONFIG)
-        beside = self._planned_files(prepared) if prepared else _locked_files(plan, lock)
+            beside = {
+                name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
+                for name, content in out.side_files(prepared, self.path).items()
+                if name not in {CONFIG, PLAN_FILE, CARD} and not name.endswith(FAMILY_SUFFIX)
+            }
         if beside is None:
             findings.unverified.append("the tokenizer's files: nothing says what they should be")
         else:
             findings.compared.append(f"{len(beside)} files of the tokenizer")
             facts["beside"] = self._beside(beside)
         return facts
-
-    def _planned_files(self, prepared: Prepared) -> dict[str, FileDigest]:
-        """Return digests of the tokenizer's files and of how the model generates."""
-        return {
-            name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
-            for name, content in out.side_files(prepared, self.path).items()
-            if name not in {CONFIG, PLAN_FILE, CARD} and not name.endswith(FAMILY_SUFFIX)
-        }
 
     def fitted_names(self, prepared: Prepared) -> frozenset[str]:
         """Return the names of the tensors that bridges and healing change."""

@@ -166,11 +166,6 @@ def layer_rows(slots: Sequence[Slot]) -> list[Row]:
     return _joined(rows + _run_rows(run, tail))
 
 
-def rows_with_runs(resolved: Resolved) -> list[Row]:
-    """Return the short rows of a plan's layers, and one for each block that repeats."""
-    return [*short_rows(layer_rows(resolved.slots)), *block_rows(resolved.plan)]
-
-
 _DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?:e-?\d+)?(?![\w.])")
 """A number with a point, in a recipe's words."""
 _SERIES = 3

@@ -16,7 +16,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
 from gptailor.plan.resolved import Resolved, TaughtText
 from gptailor.reporting.layer_cells import LayerGrid, plain
-from gptailor.reporting.layer_view import layer_views, rows_with_runs
+from gptailor.reporting.layer_view import block_rows, layer_rows, layer_views, short_rows
 
 
 @final
@@ -59,12 +59,15 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     drawn = resolved
     if any(result.in_vain for result in fits.values()):
         drawn = replace(resolved, declared=plan.model_copy(update={"heal": None}))
+    healed = drawn.healing is not None or any(of.startswith("heal") for _, _, of, _, _ in inner)
+    trained = "and trained for a short while" if healed else "without training"
+    rows = [*short_rows(layer_rows(drawn.slots)), *block_rows(drawn.plan)]
     return "\n".join(
         [
             *_front_matter(plan, parents or Parents(), _TASKS[images]),
             f"# {title}",
             "",
-            f"A language model stitched from the layers of others, {_trained(drawn, inner)}, by "
+            f"A language model stitched from the layers of others, {trained}, by "
             f"gptailor {version}.",
             "",
             "| | base | this model |",
@@ -74,7 +77,10 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "## Use",
             "",
             "```python",
-            *_example(folder, chats=chats, images=images),
+            "from transformers import pipeline",
+            "",
+            f'generate = pipeline("{_TASKS[images]}", "{folder}")',
+            *(_CHAT if chats else _CONTINUED)[images].splitlines(),
             "```",
             "",
             "## Layers",
@@ -89,7 +95,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "",
             "| layers | made of |",
             "|---|---|",
-            *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
+            *(f"| {row.where} | {row.what} |" for row in rows),
             "",
             *(_inner_fits(inner) if inner else ()),
             *(_vocabulary(resolved, vocabulary) if vocabulary is not None else []),
@@ -142,12 +148,6 @@ print(generate(text=messages, max_new_tokens=200)[0]["generated_text"][-1]["cont
 """,
 )
 """The same with a chat template."""
-
-
-def _example(folder: str, *, chats: bool, images: bool) -> list[str]:
-    use = (_CHAT if chats else _CONTINUED)[images].splitlines()
-    loaded = f'generate = pipeline("{_TASKS[images]}", "{folder}")'
-    return ["from transformers import pipeline", "", loaded, *use]
 
 
 _COUNTS = ("layers", "parameters")
@@ -260,11 +260,6 @@ def _expected(plan: Plan) -> list[str]:
 
 def _share_words(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{share:.1%}"
-
-
-def _trained(resolved: Resolved, inner: Sequence[InnerFit]) -> str:
-    healed = resolved.healing is not None or any(of.startswith("heal") for _, _, of, _, _ in inner)
-    return "and trained for a short while" if healed else "without training"
 
 
 def _healed(resolved: Resolved, end: FitResult | None) -> list[str]:

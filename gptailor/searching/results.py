@@ -153,7 +153,7 @@ def put_results(
         handed |= set() if judged is None else {judged.found, judged.best}
         if end.required is not None and end.required.nearest is not None:
             handed.add(ledger.trials[end.required.nearest])
-        _put_front(folder, {_file(trial): _text(end, trial, below) for trial in handed})
+        _put_front(folder, {front_file(t.number): _text(end, t, below) for t in handed})
         summary = search_summary(
             end,
             judged,
@@ -189,10 +189,10 @@ def _put_best(folder: Folder, text: str | None) -> Path | None:
 
 def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
     for old in (folder.path / FRONT).glob("trial-*.tailor"):
-        if old.name not in texts:
+        if f"{FRONT}/{old.name}" not in texts:
             old.unlink()
     for name, text in texts.items():
-        folder.put(f"{FRONT}/{name}", text)
+        folder.put(name, text)
 
 
 def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
@@ -207,10 +207,6 @@ def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
         if counts and real.low < real.high and value in ends:
             bound: Literal["low", "high"] = "low" if value == real.low else "high"
             yield NumberAtBound(name=escaped_control(real.name), value=value, bound=bound)
-
-
-def _file(trial: Trial) -> str:
-    return front_file(trial.number).removeprefix(f"{FRONT}/")
 
 
 def verdict_on_best(end: SearchEnd) -> Verdict | None:

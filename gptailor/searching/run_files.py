@@ -60,13 +60,6 @@ def file_inside(folder: Path, name: str) -> bytes | None:
         return read_exactly(file, size, path, "C903")
 
 
-def _other_version(raw: bytes) -> str:
-    """Return the version that wrote a file, in quotes, where it is not this one."""
-    found = re.search(rb'"version"\s*:\s*"([^"]*)"', raw)
-    version = gptailor.__version__ if found is None else found[1].decode(errors="replace")
-    return "" if version == gptailor.__version__ else quoted(version)
-
-
 @final
 class RunFiles:
     """The files of a search's RUN, a folder or a URL. Nothing is written."""
@@ -104,8 +97,10 @@ class RunFiles:
         raw = self.read(name)
 
         def refuse(fault: str) -> CheckpointError:
-            other = _other_version(raw or b"")
-            by = f"was written by gptailor {other}, not by this version" if other else "is damaged"
+            found = re.search(rb'"version"\s*:\s*"([^"]*)"', raw or b"")
+            version = gptailor.__version__ if found is None else found[1].decode(errors="replace")
+            other = f"was written by gptailor {quoted(version)}, not by this version"
+            by = "is damaged" if version == gptailor.__version__ else other
             help_ = RESTORE if name == SETTINGS else WRITTEN_ANEW
             return CheckpointError("C903", f"{by}: {fault}", self.path / name, help_)
 

@@ -17,7 +17,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.searching.run.journal import JOURNAL
 from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.records import RunRecord, RunSizes, SearchSummary
+from gptailor.searching.run.records import RunRecord, SearchSummary
 from gptailor.searching.run.study import Study
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run_files import SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
@@ -84,8 +84,18 @@ class RunReading:
 
     @cached_property
     def sizes(self) -> Mapping[str, OutputSize]:
-        """The sizes of plans, by their digests."""
-        return _sizes(self.study.typed.sizes, self.plans)
+        """The plans' sizes by digest: as written, or as all plans that are cut alike have it."""
+        written = self.study.typed.sizes
+        sizes = {} if written is None else dict(written.plans)
+        alike: dict[Hashable, set[OutputSize]] = {}
+        for digest, plan in self.plans.items():
+            if digest in sizes:
+                alike.setdefault(_cut_alike(plan), set()).add(sizes[digest])
+        for digest, plan in self.plans.items():
+            [*same] = alike.get(_cut_alike(plan), ())
+            if digest not in sizes and len(same) == 1:
+                sizes[digest] = same[0]
+        return sizes
 
     def layers(self, trial: Trial) -> int:
         """Return the number of layers of a trial's plan."""
@@ -118,20 +128,6 @@ class RunReading:
             row[aim.name] = trial.values and trial.values[number]
             row[f"{aim.name} stderr"] = trial.stderrs and trial.stderrs[number]
         return row
-
-
-def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, OutputSize]:
-    """Return the plans' sizes by digest: as written, or as all plans that are cut alike have it."""
-    sizes = {} if written is None else dict(written.plans)
-    alike: dict[Hashable, set[OutputSize]] = {}
-    for digest, plan in plans.items():
-        if digest in sizes:
-            alike.setdefault(_cut_alike(plan), set()).add(sizes[digest])
-    for digest, plan in plans.items():
-        [*same] = alike.get(_cut_alike(plan), ())
-        if digest not in sizes and len(same) == 1:
-            sizes[digest] = same[0]
-    return sizes
 
 
 def _cut_alike(plan: Resolved) -> Hashable:

@@ -410,21 +410,18 @@ def _final(summary: SearchSummary) -> Iterator[str]:
 
 
 def _random(summary: SearchSummary) -> Iterator[str]:
-    drawn, found_row = summary.random, summary.found
+    drawn, found_row, deciding = summary.random, summary.found, summary.deciding
     if drawn.expected is not None and found_row is not None:
-        reach, got = _reached(summary, found_row, drawn.expected)
+        expected = shown_number(drawn.expected)
+        if len(deciding) == 1:
+            reach, got = f"reach {expected}", _at(found_row.values, deciding[0])
+        else:
+            reach, got = f"lose {expected} {summary.loss_unit} on the mean", found_row.lost
         yield (
             f"Random search at the same cost would be expected to {reach}"
-            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}."
+            f" (found: {shown_number(got)}): "
+            f"an estimate from {_count(drawn.trials, 'random plan')}."
         )
-
-
-def _reached(summary: SearchSummary, found_row: SummaryRow, expected: float) -> tuple[str, str]:
-    """Return the expected and the found result: a score, or a mean loss over objectives."""
-    deciding, unit = summary.deciding, summary.loss_unit
-    if len(deciding) == 1:
-        return f"reach {shown_number(expected)}", shown_number(_at(found_row.values, deciding[0]))
-    return f"lose {shown_number(expected)} {unit} on the mean", shown_number(found_row.lost)
 
 
 def _spent(summary: SearchSummary) -> Iterator[str]:

@@ -145,7 +145,8 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         message = "no objective measures quality, so the smallest plan would be the best"
         raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
     sizes = [objective for objective in objectives if OBJECTIVES[objective.name].by == "headers"]
-    if _of_several_sizes(plan) and not sizes:
+    several = any(isinstance(choice.count, CountRange) for _, choice in drops_by_choice(plan))
+    if several and not sizes:
         objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge needs a plan with 'bridge'")
@@ -182,10 +183,6 @@ def wants_size_too(plan: Plan, flags: Flags, chosen: Settings) -> bool:
 
 SIZE = Objective(direction="minimize", name="parameters")
 """The additional objective of a plan that drops between two numbers of layers."""
-
-
-def _of_several_sizes(plan: Plan) -> bool:
-    return any(isinstance(choice.count, CountRange) for _, choice in drops_by_choice(plan))
 
 
 def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:

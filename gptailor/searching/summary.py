@@ -63,19 +63,14 @@ def aims_of(
     for (name, direction, scale), objective in zip(traits, objectives, strict=True):
         label = objective.name
         if names.count(objective.name) > 1:
-            label = f"{objective.name} {_about(objective)}".strip()
+            source = objective.arguments.get("file") or objective.arguments.get("task") or ""
+            label = f"{objective.name} {Path(str(source)).stem}".strip()
         spec, words = OBJECTIVES[objective.name], (escaped_control(name), escaped_control(label))
         unit = spec.byte_unit or spec.unit if by_byte else spec.unit
         fields = (words[0], direction, scale, words[1], unit, spec.by != "samples")
         aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
     labels = [aim.label for aim in aims]
     return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
-
-
-def _about(objective: Objective) -> str:
-    """Return the file or the task of an objective, in short."""
-    source = objective.arguments.get("file") or objective.arguments.get("task") or ""
-    return Path(str(source)).stem
 
 
 Ended = Literal["budget", "exhausted", "interrupted"]

@@ -33,7 +33,7 @@ from gptailor.output.gguf.values import GGUF_ALIGNMENT, converted, gguf_package,
 from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.output.lock import Lock, LockedGguf, LockedText
 from gptailor.output.lock_recording import Recording, plan_digest
-from gptailor.output.parents import licence_of_base
+from gptailor.output.parents import licence_of, lowest_base
 from gptailor.output.tokenizer import tokenizer
 from gptailor.output.update import Update, record_next, record_written
 from gptailor.output.used_plan import path_from, used_models, used_plan_text
@@ -62,9 +62,6 @@ _UNLOCKED = frozenset(
 """
 _PARENTS = "general.base_model."
 """The beginning of keys that a lock ignores: a model of the Hub may be read from another place."""
-
-_VERSION = 2
-"""The version of llama.cpp's blocks."""
 
 
 def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> None:
@@ -227,7 +224,8 @@ class GgufFile(Destination):
         return f"an importance matrix of {text.tokens:,} tokens of {quoted(text.path.name)}"
 
     def _general(self) -> GgufFacts:
-        plan, licence = self.prepared.plan, licence_of_base(self.prepared)
+        plan, base = self.prepared.plan, self.prepared.models[lowest_base(self.prepared)]
+        licence = licence_of(base.checkpoint.folder)
         origin = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
         if self.text is not None:
             origin += f", quantised with {self._matrix_in_words(self.text)}"
@@ -243,7 +241,7 @@ class GgufFile(Destination):
             "general.description": f"Compiled by {origin}",
             **({} if licence is None else {"general.license": licence}),
             **self._parents(),
-            "general.quantization_version": _VERSION,
+            "general.quantization_version": 2,  # of llama.cpp's blocks
             "general.file_type": FILE_TYPES[most].number,
         }
 

@@ -38,8 +38,6 @@ _PRE: Mapping[tuple[tuple[str, ...], bool], str] = {
 """llama.cpp's names of ways to split, by the steps and whether known words stay whole."""
 
 _SPACE = "▁"
-_LOAD_ANEW = "load it by AutoTokenizer, save it, and give that folder"
-_NFC = "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as they are"
 _METASPACE = (
     "llama.cpp puts a space before each text and after each special token; transformers puts one "
     "only at the {where}, if it is missing"
@@ -81,7 +79,7 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
             "C306",
             "transformers can't save this kind of tokenizer as 'tokenizer.json'",
             target,
-            _LOAD_ANEW,
+            "load it by AutoTokenizer, save it, and give that folder",
         )
     return tokenizer
 
@@ -153,7 +151,10 @@ class _Vocabulary:
         name = self._pre()
         normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
         if [part["type"] for part in normalizer] == ["NFC"]:
-            self.notes.append(_NFC)
+            self.notes.append(
+                "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as "
+                "they are"
+            )
         elif normalizer:
             self.refuse(
                 f"changes texts by {quoted(normalizer[0]['type'])}, which llama.cpp doesn't"

@@ -79,16 +79,13 @@ class EndedNote(BuiltClosed):
     final: Line | None
 
 
-ConditionPair = Pair[float | None]
-"""A plan's value by a condition, also on held-out samples; None is a failure."""
-
-
 class StudyNotes(BuiltClosed):
     """The decisions of a search beside its trials; a later line replaces an earlier one's."""
 
     version: Line = ""
     held_out: dict[str, HeldNote] = Field(default_factory=dict)
-    conditions: dict[str, dict[str, ConditionPair]] = Field(default_factory=dict)
+    conditions: dict[str, dict[str, Pair[float | None]]] = Field(default_factory=dict)
+    """A plan's values by conditions, also on held-out samples; None is a failure."""
     ended: EndedNote | None = None
     late: Tally = 0
     measured: MeasuredNote = MeasuredNote()

@@ -17,7 +17,6 @@ from gptailor.reporting.terminal_encoding import escaped_control
 Seconds = Annotated[float, Field(ge=0, le=MOST)]
 Cost = Annotated[float, Field(ge=0, le=MOST)]
 """Evaluations at full fidelity."""
-Seed = Annotated[int, Field(ge=0, le=10**100)]
 TrialNumber = Annotated[int, Field(ge=0, le=10**9)]
 
 
@@ -31,7 +30,6 @@ Line = Annotated[str, AfterValidator(_in_a_line)]
 """Text of one line that is safe on a terminal."""
 
 
-LiveDtype = Literal["float32", "float16", "bfloat16"]
 BridgedTrials = Literal["each", "from-full", "finalists"]
 """The trials that are bridged: all, the trials at full fidelity, or the best in the end."""
 
@@ -73,7 +71,7 @@ class AskedSettings(BuiltClosed):
     version: Line
     plan: Line
     fidelity: Line | None
-    seed: Seed
+    seed: Annotated[int, Field(ge=0, le=10**100)]
     strategy: Line
     bridge: BridgedTrials | None
     prefer: Line | None
@@ -83,7 +81,7 @@ class AskedSettings(BuiltClosed):
     requires: Several[Line]
     packages: Several[Line]
     device: Line
-    dtype: LiveDtype | None
+    dtype: Literal["float32", "float16", "bfloat16"] | None
     layers: LayerCount
     tied: Several[Line]
 
@@ -425,6 +423,7 @@ class SearchSummary(AskedSettings):
     @model_validator(mode="after")
     def _agrees(self) -> "SearchSummary":
         many = len(self.objectives)
+        numbers = [*self.deciding, *(() if self.verdict is None else self.verdict.numbers)]
         for fault, expected in (
             (len({part is None for part in (self.found, self.best, self.verdict)}) > 1,
              "a verdict, a plan found and a best one, or neither of them"),
@@ -433,7 +432,7 @@ class SearchSummary(AskedSettings):
             (any(width != many for row in (self.base, *self.rows) for width in row.widths()),
              "a score by each objective in each row"),
             (len(self.held) != many, "a number of held-out samples for each objective"),
-            (any(number >= many for number in self._numbers()),
+            (any(number >= many for number in numbers),
              "numbers of objectives that there are"),
             (any(row.trial >= self.trials for row in self.rows),
              "numbers of trials that there were"),
@@ -441,7 +440,3 @@ class SearchSummary(AskedSettings):
             if fault:
                 raise ValueError(f"expected {expected}")
         return self
-
-    def _numbers(self) -> Iterator[int]:
-        yield from self.deciding
-        yield from () if self.verdict is None else self.verdict.numbers

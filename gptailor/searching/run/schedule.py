@@ -213,7 +213,8 @@ class Schedule:
         """
         requests: list[TrialRequest] = []
         if idle and not self.asks:
-            requests = self._starts()
+            if not self.ledger.of(RANDOM, SEARCH, FINAL):
+                requests = self._start_requests()
             if not requests and not self.ledger.of(SEARCH, FINAL):
                 requests = self._drawn()
         if idle or self.asks:
@@ -221,11 +222,6 @@ class Schedule:
         return requests or (self._final() if idle else [])
 
     # ----------------------------------------------------------------------------- before the asks
-
-    def _starts(self) -> list[TrialRequest]:
-        if self.ledger.of(RANDOM, SEARCH, FINAL):
-            return []
-        return self._start_requests()
 
     def _start_requests(self) -> list[TrialRequest]:
         """Return the requests that the next stage of starting plans misses; [] after the last one.

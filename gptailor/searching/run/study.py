@@ -101,7 +101,10 @@ class Study:
             self._refuse_unlike(f"the base on {samples} samples", note.values, count)
             for aim, value in zip(ledger.aims, note.values, strict=True):
                 if aim.scale == "base" and value <= 0:
-                    raise self.error(f"has {value:g} as the base's score by {aim.name}: {_ABOVE}")
+                    raise self.error(
+                        f"has {value:g} as the base's score by {aim.name}: "
+                        "expected a number above 0, by which others are measured"
+                    )
             ledger.references[samples] = note.values
         for key, held in self.typed.held_out.items():
             if isinstance(held, HeldScoresNote):
@@ -120,9 +123,6 @@ class Study:
     def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:
         if values is not None and len(values) != count:
             raise self.error(f"has {len(values)} scores of {name}, expected {count}")
-
-
-_ABOVE = "expected a number above 0, by which others are measured"
 
 
 def _fits(space: Space, genome: Genome) -> bool:

@@ -188,7 +188,7 @@ class Collecting:
         if not isinstance(bridge := entry, p.Bridge):
             return self._kept(self._position(at))
         gaps = range(self.layers - 1) if bridge.after is None else [bridge.after]
-        return g.some(map(self._gap, gaps))
+        return g.some(g.every(self._kept(n), self._dropped(n + 1)) for n in gaps)
 
     # ------------------------------------------------------------------------------- of a choice
 
@@ -339,9 +339,6 @@ class Collecting:
     def _dropped(self, position: int) -> g.Condition:
         goes, _ = self._drops.get(position, (g.NEVER, g.ALWAYS))
         return g.every(goes, self._others_kept) if position == self.keeper else goes
-
-    def _gap(self, after: int) -> g.Condition:
-        return g.every(self._kept(after), self._dropped(after + 1))
 
     def _item_kept(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))

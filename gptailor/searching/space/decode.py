@@ -138,6 +138,15 @@ class _Closing:
             for i, entry in enumerate(plan.others)
             if self._on("others", i)
         )
+        layers = (
+            self._closed(("layers", i), layer, own(layer.position))
+            for i, layer in enumerate(plan.layers)
+            if layer.position not in dropped and self._on("layers", i)
+        )
+        heal = plan.heal
+        if heal is not None and heal.layers:  # the learning positions that stay
+            learning = tuple(position for position in heal.layers if position not in dropped)
+            heal = heal.model_copy(update={"layers": learning}) if learning else None
         closed = {
             "models": {
                 name: self._closed(("models", name), model, own_of(None))
@@ -145,7 +154,7 @@ class _Closing:
             },
             **{where: self._rest(where) for where in p.REST},
             "numbers": {name: self._number(name, value) for name, value in plan.numbers.items()},
-            "layers": meaningful(self._layers(dropped), bool(others) or plan.whole is not None),
+            "layers": meaningful(layers, bool(others) or plan.whole is not None),
             "others": others,
             "whole": self._closed(("whole",), plan.whole, own_of(None)),
             "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
@@ -159,7 +168,7 @@ class _Closing:
             ),
             **{name: self._closed((name,), cut) for name, cut in plan.cuts.items()},
             "bridges": tuple(self._bridges(dropped)),
-            "heal": self._heal(dropped),
+            "heal": heal,
             "stack": None if plan.stack is None else self._stack(plan.stack),
             "search": None,
             "expects": (),
@@ -205,11 +214,6 @@ class _Closing:
         closed = recipe if isinstance(recipe, str) else self._closed((where,), recipe, own_of(None))
         return None if closed == own_of(None) else closed
 
-    def _layers(self, dropped: set[int]) -> Iterator[p.Layer]:
-        for i, layer in enumerate(self.space.plan.layers):
-            if layer.position not in dropped and self._on("layers", i):
-                yield self._closed(("layers", i), layer, own(layer.position))
-
     def _repeats(self, dropped: set[int]) -> Iterator[p.Repeat]:
         """Yield the repeated blocks, each from its first to its last layer that stays."""
         for i, repeat in enumerate(self.space.plan.repeats):
@@ -225,14 +229,6 @@ class _Closing:
             places = gaps if bridge.after is None else gaps & {bridge.after}
             if places and self._on("bridges", i):
                 yield self._closed(("bridges", i), bridge)
-
-    def _heal(self, dropped: set[int]) -> p.Heal | None:
-        """Return the healing of the learning positions that stay; None if all of them leave."""
-        heal = self.space.plan.heal
-        if heal is None or not heal.layers:
-            return heal
-        learning = tuple(position for position in heal.layers if position not in dropped)
-        return heal.model_copy(update={"layers": learning}) if learning else None
 
     def _stack(self, stack: p.Stack) -> p.Stack:
         present = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]

@@ -21,8 +21,6 @@ from gptailor.plan.sites import Role, Site, Subject
 from gptailor.plan.windows import window_words, windows_of
 
 Bits = Bool[ndarray, "*n b"]
-Picks = Int[ndarray, "*n c"]
-Reals = Float[ndarray, "*n r"]
 
 
 @final
@@ -35,8 +33,8 @@ class Genome(NamedTuple):
     """
 
     bits: Bits
-    picks: Picks
-    reals: Reals
+    picks: Int[ndarray, "*n c"]
+    reals: Float[ndarray, "*n r"]
 
 
 def genome_to_json(genome: Genome) -> dict[str, Any]:
@@ -317,20 +315,12 @@ def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
     default = 0
     if isinstance(value, p.OneOfNumbers) and about.used_as in p.CUTS:  # the largest size
         default = max(range(len(value.one_of)), key=value.one_of.__getitem__)
-    return Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of), default)
+    labels = [o.name if isinstance(o, p.MethodCall) else repr(o) for o in value.one_of]
+    if len(set(labels)) < len(labels):  # numbers, or methods with other arguments
+        labels = [f"{label} {v}" for v, label in enumerate(labels)]
+    return Pick(name, about, at, NEVER, value.one_of, tuple(labels), default)
 
 
 def _name(entry: str, of: Subject) -> str:
     number = f" {of.number}" if of.role == "argument" and of.number else ""
     return _NAMES[of.role].format(entry=entry, of=of) + number
-
-
-def _labels(options: Sequence[object]) -> tuple[str, ...]:
-    """Return labels that tell options apart: numbers, or methods.
-
-    Options get their places appended if labels repeat.
-    """
-    labels = [o.name if isinstance(o, p.MethodCall) else repr(o) for o in options]
-    if len(set(labels)) < len(labels):
-        labels = [f"{label} {v}" for v, label in enumerate(labels)]
-    return tuple(labels)

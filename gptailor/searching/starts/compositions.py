@@ -169,11 +169,6 @@ class _Use:
             return 0.0 if self.additive else 1 / len(self.models)
         return 1 / len(present) if coefficient is None else coefficient
 
-    @property
-    def gives_base(self) -> bool:
-        """Return whether some coefficients make the merge the base."""
-        return not self.fixed or self.additive or "base" in self.models
-
 
 @lru_cache(maxsize=4)
 def _uses(space: Space) -> Mapping[_Gene, Sequence[_Use]]:
@@ -264,7 +259,7 @@ def _gives_base(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> bool:
         coefficient = max((use.value(BASE_ALONE) for use in fixed), default=None)
         if coefficient is None:
             continue
-        if not all(use.gives_base for use in fixed):
+        if not all(use.additive or "base" in use.models for use in fixed):
             return False
         if kind is OneOfNumbers and coefficient not in space.picks[number].options:
             return False

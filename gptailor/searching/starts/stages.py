@@ -131,7 +131,10 @@ class Starts:
             told += yield self._of_each_size(best)
             spent = math.fsum(result.share for result in told)
             cuts = self._windows(best, self.room - spent).cuts
-            windows = yield [self._window(best, cut) for cut in cuts]
+            of = self._of(best)
+            windows = yield [
+                self._start(WindowCut(of=of, dropped=cut), best, cut, self._low) for cut in cuts
+            ]
             window = cuts[ranked(windows)[0]] if cuts else None
             yield self._best_windows(best, cuts, windows)
             yield self._removed(best)
@@ -282,9 +285,6 @@ class Starts:
                 tried = _with_ends(tried)
             self._tried[of, most] = tried
         return self._tried[of, most]
-
-    def _window(self, of: StartRecipe, cut: Cut) -> Start:
-        return self._start(WindowCut(of=self._of(of), dropped=cut), of, cut, self._low)
 
     def _best_windows(
         self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[Start]

@@ -137,7 +137,14 @@ def _moved(
     slopes = jax.vmap(partial(_slope, kinds, shape))(population, alive)
     downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
     change, steps = optax.adam(rate).update(downhill, steps, shape)
-    return Moving(_bounded(optax.apply_updates(shape, change)), steps)
+    shape = optax.apply_updates(shape, change)
+    bounded = Shape(
+        jnp.clip(shape.bits, -_SURE, _SURE),
+        jnp.clip(shape.options, -_SURE, _SURE),
+        jnp.clip(shape.means, 0.0, 1.0),
+        jnp.clip(shape.widths, jnp.log(_NARROWEST), jnp.log(_WIDEST)),
+    )
+    return Moving(bounded, steps)
 
 
 def _slope(kinds: GeneKinds, shape: Shape, genome: Genome, alive: Active) -> Shape:
@@ -189,12 +196,3 @@ def _pulls(archive: Archive, new: Archive) -> Float[ndarray, " n"]:
     count = np.maximum(peers.sum(axis=1), 1)
     behind = (peers & (archive_totals[None, :] < totals[:, None])).sum(axis=1) / count
     return np.where(np.isfinite(totals), np.exp(-6 * behind) - 0.15, -0.15)
-
-
-def _bounded(shape: Shape) -> Shape:
-    return Shape(
-        jnp.clip(shape.bits, -_SURE, _SURE),
-        jnp.clip(shape.options, -_SURE, _SURE),
-        jnp.clip(shape.means, 0.0, 1.0),
-        jnp.clip(shape.widths, jnp.log(_NARROWEST), jnp.log(_WIDEST)),
-    )

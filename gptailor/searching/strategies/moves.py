@@ -18,7 +18,6 @@ from gptailor.searching.space.table import Table, active, exact
 _Genes = Shaped[ndarray, "n g"]
 _Numbers = Int[ndarray, " n"]
 _Mask = Bool[ndarray, "n g"]
-_Square = Int[ndarray, "g g"]
 
 _NUDGES = (0.05, 0.25)
 """The deviations of a real's small step and large step."""
@@ -49,7 +48,7 @@ class Neighbours(NamedTuple):
     line: _Numbers
     before: _Numbers
     after: _Numbers
-    away: _Square
+    away: Int[ndarray, "g g"]
 
 
 Neighbourhood = tuple[Neighbours, Neighbours, Neighbours]
