@@ -37,13 +37,13 @@ from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, needed, of_inner_plans
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
+from gptailor.plan.registry import DTYPES
 from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
 from gptailor.plan.sites import sites
 from gptailor.program.compile import (
     Compiled,
     compile_plan,
     draft_program,
-    output_dtype,
 )
 from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.nested_models import nested_model
@@ -100,7 +100,9 @@ class Prepared:
     @property
     def dtype(self) -> str | None:
         """Return the dtype of all outputs if they share one, else the plan's."""
-        return output_dtype(self.plan, self.compiled.program)
+        dtypes = {output.spec.dtype for output in self.compiled.program.outputs}
+        names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
+        return names[0] if names else self.plan.dtype
 
     @property
     def layers(self) -> int:

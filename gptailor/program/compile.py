@@ -17,7 +17,7 @@ from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec, resized
 from gptailor.plan import layers as outline
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
+from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
@@ -370,13 +370,6 @@ def with_tokenizer_ids(config: Mapping[str, Any], checked: Checked) -> dict[str,
     )
     cut = checked.token_cut
     return retokened if cut is None else cut.renumbered(retokened)
-
-
-def output_dtype(plan: Plan, program: p.Program) -> str | None:
-    """Return the dtype of all outputs if they share one, else the plan's."""
-    dtypes = {output.spec.dtype for output in program.outputs}
-    names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
-    return names[0] if names else plan.dtype
 
 
 def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:

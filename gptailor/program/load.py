@@ -42,28 +42,24 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
     """
     match tensor.form:
         case None:
-            return _plain(tensor)
+            loaded = _plain(tensor)
         case forms.Pickled():
-            return _pickled(tensor, tensor.form)
+            loaded = _pickled(tensor, tensor.form)
         case forms.Dequantised():
-            return _dequantised(tensor, tensor.form)
+            loaded = _dequantised(tensor, tensor.form)
         case forms.Adapted():
-            return _adapted(tensor, tensor.form)
-        case forms.Aligned() | forms.Mean():
-            return _aligned(tensor.form).reshape(tensor.spec.shape)
+            loaded = _adapted(tensor, tensor.form)
+        case forms.Aligned():
+            loaded = _aligned(tensor.form).reshape(tensor.spec.shape)
+        case forms.Mean():
+            loaded = _mean(tensor.form).reshape(tensor.spec.shape)
+        case Combine():
+            inner = [load_tensor(each) for each in tensor.form.tensors]
+            loaded = combine_tensors(tensor.form, replace(tensor.spec, dtype="F32"), inner)
         case _:
-            return _computed(tensor, tensor.form)
-
-
-def _computed(
-    tensor: forms.TensorInfo, form: forms.Computation | forms.Quantised
-) -> Shaped[Tensor, "..."]:
-    """Return a tensor of a model that is made of others, or a quantised one, in float32."""
-    if isinstance(form, Combine):
-        inner = [load_tensor(each) for each in form.tensors]
-        return combine_tensors(form, replace(tensor.spec, dtype="F32"), inner)
-    assert not isinstance(form, forms.Computation), "there is no other kind of it"
-    return rows_of(tensor, form, load_tensor)(0, tensor.spec.shape[0])
+            assert not isinstance(tensor.form, forms.Computation), "there is no other kind of it"
+            loaded = rows_of(tensor, tensor.form, load_tensor)(0, tensor.spec.shape[0])
+    return loaded
 
 
 def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
@@ -199,10 +195,8 @@ def _add_low_rank(
         )
 
 
-def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
+def _aligned(form: forms.Aligned) -> Shaped[Tensor, "..."]:
     """Return the pieces' rows, one after another; each tensor is loaded once."""
-    if isinstance(form, forms.Mean):
-        return _mean(form)
     loaded = {t: load_tensor(t) for t in dict.fromkeys(piece.tensor for piece in form.pieces)}
     rows = [loaded[p.tensor][p.first : p.first + p.count] for p in form.pieces]
     if len({row.dtype for row in rows}) > 1:

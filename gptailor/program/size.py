@@ -14,9 +14,6 @@ from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import Program
 from gptailor.program.sources import Checked
 
-_COMPUTED = frozenset(DTYPES.values())
-"""Dtypes, by their names in files, that models compute in."""
-
 
 def plan_size(checked: Checked) -> OutputSize:
     """Return the size of the output of a closed plan without faults."""
@@ -46,7 +43,7 @@ def token_cache(compiled: Compiled, layout: Layout) -> int | Refusal:
 def _dtype(program: Program, config: Mapping[str, Any]) -> str:
     """Return the file name of the dtype of the output's layers, else of its configuration."""
     for output in chain.from_iterable(program.layers):
-        if output.spec.dtype in _COMPUTED:
+        if output.spec.dtype in DTYPES.values():
             return output.spec.dtype
     declared = config.get("dtype", config.get("torch_dtype"))
     return DTYPES.get(str(declared), "BF16")

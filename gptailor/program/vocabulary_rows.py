@@ -97,8 +97,3 @@ def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
         (_, first), *more = run
         ranges.append(RowRange(tensor, first, 1 + len(more)))
     return tensor.with_rows(ranges)
-
-
-def can_be_aligned(model: Opened, owner: Opened) -> bool:
-    """Return whether both models' vocabularies are known."""
-    return model.vocabulary is not None and owner.vocabulary is not None

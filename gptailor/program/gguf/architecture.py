@@ -5,7 +5,7 @@ code much that a configuration may set; a setting that it would ignore is refuse
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -45,6 +45,8 @@ class WrittenArchitecture:
     """
 
     def __init__(self, config: Mapping[str, Any], target: Path) -> None:
+        from transformers import AutoConfig
+
         kind = str(config.get("model_type"))
         if kind not in WRITTEN:
             raise CheckpointError(
@@ -58,7 +60,12 @@ class WrittenArchitecture:
         self.architecture = ARCHITECTURES[self.name]
         self.notes: list[str] = []
         self.frequencies: tuple[float, ...] = ()
-        self._config = _resolved(config, self.refuse)
+        settings = {key: value for key, value in config.items() if key != "model_type"}
+        try:  # with the defaults of missing keys
+            self._config: Any = AutoConfig.for_model(kind, **settings)
+        except Exception as error:  # noqa: BLE001 (its checks raise what they like)
+            first = str(error).splitlines()[0]
+            self.refuse(f"transformers doesn't take the configuration: {first}")
         self._type = kind
         self.facts = dict(self._facts())
 
@@ -243,7 +250,14 @@ class WrittenArchitecture:
                 factor = self._real(rope, "factor")
                 return plain | {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
             case "llama3" if "divided" in row.traits:
-                self.frequencies = self._llama3_divisors(rope, head)
+                factor, theta, low, high, length = (self._real(rope, key) for key in _LLAMA3)
+                if low >= high:
+                    self.refuse(
+                        f"'low_freq_factor' is {low:g}, expected less than 'high_freq_factor'"
+                    )
+                self.frequencies = llama3_divisors(
+                    theta, head, factor, low=low, high=high, length=length
+                )
                 return plain
             case "yarn" if not (row.windows and row.windows.apart):
                 return plain | self._yarn(rope)
@@ -265,23 +279,6 @@ class WrittenArchitecture:
                 self._real(rope, "original_max_position_embeddings")
             ),
         }
-
-    def _llama3_divisors(self, rope: Mapping[str, Any], head: int) -> tuple[float, ...]:
-        factor, theta, low, high, length = (self._real(rope, key) for key in _LLAMA3)
-        if low >= high:
-            self.refuse(f"'low_freq_factor' is {low:g}, expected less than 'high_freq_factor'")
-        return llama3_divisors(theta, head, factor, low=low, high=high, length=length)
-
-
-def _resolved(config: Mapping[str, Any], refuse: Callable[[str], NoReturn]) -> Any:
-    """Return transformers' configuration, with the defaults of missing keys."""
-    from transformers import AutoConfig
-
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    try:
-        return AutoConfig.for_model(config["model_type"], **settings)
-    except Exception as error:  # noqa: BLE001 (its checks raise what they like)
-        refuse(f"transformers doesn't take the configuration: {str(error).splitlines()[0]}")
 
 
 def _short(value: object) -> str:
