@@ -173,11 +173,13 @@ def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> d
     parts = {key: value for key, value in document.items() if key not in _BOOKKEEPING}
     settings = parts.pop("model", None) or {}
     parts |= {"vocabulary": settings.pop("vocab", None), "merges": settings.pop("merges", None)}
+    added = sorted(parts.get("added_tokens") or (), key=lambda entry: entry["id"])
+    flags = [sorted((k, v) for k, v in entry.items() if v is not False) for entry in added]
     special = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
     around = tokenizer.encode("", add_special_tokens=True, verbose=False)
     parts |= {
         "model": settings,
-        "added_tokens": _with_flags(parts.get("added_tokens")),
+        "added_tokens": flags,
         "special tokens": {**special, "around a text": around},
         "clean-up of blanks": bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
     }
@@ -187,12 +189,6 @@ def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> d
         ).hexdigest()
         for name, value in parts.items()
     }
-
-
-def _with_flags(added: Any) -> list[list[Any]]:
-    """Return added tokens by number, without flags that are false."""
-    entries = sorted(added or (), key=lambda entry: entry["id"])
-    return [sorted((k, v) for k, v in entry.items() if v is not False) for entry in entries]
 
 
 def _files_digest(model: Opened) -> str:
