@@ -203,9 +203,8 @@ class Stitcher:
                 largest = max(size_of(layer.values()) for layer in empty)
                 self._stream.expect(len(empty), template.size, largest)
                 model = template.model_of(contents, empty)
-                modules = list(decoder_layers(model))
                 following = (*contents.layers[1:], None)
-                parts = zip(modules, contents.layers, empty, following, strict=True)
+                parts = zip(decoder_layers(model), contents.layers, empty, following, strict=True)
                 streamed = tuple(layer_cache.StreamedLayer(self._stream, *part) for part in parts)
             else:
                 assert self._cache is not None

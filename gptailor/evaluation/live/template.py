@@ -73,14 +73,10 @@ def standing_in(model: PreTrainedModel, layers: Iterable[nn.Module]) -> Iterator
         setattr(holder, name, own)
 
 
-_LAYERS = ("layers", "h", "blocks")
-"""Names of the list of layers in models that have several lists."""
-
-
 def _name(model: PreTrainedModel) -> str:
     children = decoder(model).named_children()
     lists = [name for name, child in children if isinstance(child, nn.ModuleList)]
-    names = [name for name in lists if name in _LAYERS] or lists
+    names = [name for name in lists if name in ("layers", "h", "blocks")] or lists
     if len(names) != 1:
         candidates = ", ".join(names) or "none"
         raise ValueError(f"{type(model).__name__} has no single list of layers ({candidates})")
@@ -91,10 +87,6 @@ NamedTensors = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
 _MakeTensor = Callable[[str, Tensor], Tensor]
 """Returns the tensor of a copy for a parameter or buffer, by its name within the model."""
-
-
-_NUMBERS = ("layer_idx", "layer_id", "layer_number")
-"""Names of the attribute with the number of the layer that a module is in."""
 
 
 @final
@@ -115,7 +107,7 @@ class ModuleTemplate:
         self._empty = [(name, type(value)) for name, value in owned.items() if not value]
         self._full = [(name, value) for name, value in owned.items() if value]
         self._configs = [name for name, value in own.items() if value is config]
-        self._numbers = [name for name in _NUMBERS if name in own]
+        self._numbers = [n for n in ("layer_idx", "layer_id", "layer_number") if n in own]
         self._parameters, self._buffers = (
             [
                 (name, prefix + name, tensor)
