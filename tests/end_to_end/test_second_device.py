@@ -124,7 +124,7 @@ def fitted(text: str, base: str = "base", memory: int | None = None) -> Compute:
             place = torch.device(device)
             found = Healer(prepared.models, place, memory, torch.float32, anew=True)
             healed = found.heal(prepared.resolved, {}, {})
-            return healed.start, healed.healed, healed.tensors
+            return healed.result.numbers["start"], healed.result.numbers["healed"], healed.tensors
         found = fit(prepared, device=device, memory=memory, anew=True)
         return found.tensors, repr(found.chosen)
 
@@ -321,8 +321,10 @@ def test_halves_learn_on_a_card(folder: Path) -> None:
         found = Healer(prepared.models, torch.device("cuda"), None, torch.bfloat16, anew=True)
         healed = found.heal(prepared.resolved, {}, {})
     alone = expected.heal(prepared.resolved, {}, {})
-    assert healed.start == pytest.approx(alone.start, rel=0.02)
-    assert healed.healed == pytest.approx(alone.healed, rel=0.02)
+    assert healed.result.numbers["start"] == pytest.approx(alone.result.numbers["start"], rel=0.02)
+    assert healed.result.numbers["healed"] == pytest.approx(
+        alone.result.numbers["healed"], rel=0.02
+    )
 
 
 # ------------------------------------------------------------------------------ mistakes of devices

@@ -5,8 +5,8 @@ router's weight g and the expert's output f(x) (REAP, arXiv 2510.13999). The val
 the hidden states of the whole plan, in one pass. So plans with other drops and numbers share them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
@@ -20,13 +20,11 @@ from gptailor.evaluation.fits.bridge.fit import BridgeError, fit_key, measured_l
 from gptailor.evaluation.fits.bridge.states import Pass
 from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
+from gptailor.evaluation.live.content_keys import Content
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.sources import Checked
-
-_MODULE = "experts"
-"""The name of the module in a layer that has the experts, and receives the router's choice."""
 
 
 @final
@@ -83,9 +81,9 @@ class ExpertChooser(Fit):
             on_event(Progress("comparing experts", 0, len(undone.layers), numbers=sizes))
             walk = Pass(self.stitcher.live(undone), text.batches, self.place)
             slots, words = resolved.undone.kept, ("experts", "comparing experts")
-            use = partial(_values_of, walk, own)
+            layers = measured_layers(walk, undone, slots, words, partial(_values_of, own), on_event)
             tensors: dict[str, Tensor] = {}
-            for number, each in enumerate(measured_layers(undone, slots, words, use, on_event)):
+            for number, each in enumerate(layers):
                 if each is not None:
                     tensors |= {f"{number} sums": each.sums, f"{number} tokens": each.tokens}
             return KeptTensors(tensors, {})
@@ -105,17 +103,18 @@ class ExpertChooser(Fit):
         return replace(fitted.having({}, result), checked=checked)
 
 
-def _values_of(walk: Pass, count: int, _number: int) -> ExpertValues | None:
+def _values_of(count: int, walk: Pass, _content: Content) -> ExpertValues | None:
     """Run the next layer, and return the use of its experts; None for a dense layer."""
     sums = torch.zeros(count, dtype=torch.float64)
     tokens = torch.zeros(count, dtype=torch.int64)
     sparse = False
     for used, _, real in walk.watched(uses_of_experts):
-        for norms, numbers, routed in used():
+        for norms, numbers, routed in used:
             sparse = True
             counted = routed & real.reshape(-1, 1)
             sums.index_add_(0, numbers[counted].cpu(), norms[counted].double().cpu())
             tokens += torch.bincount(numbers[counted].cpu(), minlength=count)
+        used.clear()
     if not bool(torch.isfinite(sums).all()):
         raise BridgeError("C807", "hidden states are not finite (NaN or infinity)")
     return ExpertValues(sums, tokens) if sparse else None
@@ -127,10 +126,10 @@ Uses = tuple[Tensor, Int64[Tensor, "tokens taken"], Bool[Tensor, "tokens taken"]
 
 
 @contextmanager
-def uses_of_experts(layer: nn.Module) -> Iterator[Callable[[], list[Uses]]]:
-    """Observe a live layer's experts; yield a function that returns the uses of the last run.
+def uses_of_experts(layer: nn.Module) -> Iterator[list[Uses]]:
+    """Observe a live layer's experts; yield the list to which each run adds its uses.
 
-    transformers' modules of experts receive hidden states, numbers of experts and their weights.
+    transformers' modules `experts` receive hidden states, numbers of experts and their weights.
     Llama 4's receives each expert's own inputs, already weighted. A dense layer has no uses.
     """
     uses: list[Uses] = []
@@ -139,17 +138,11 @@ def uses_of_experts(layer: nn.Module) -> Iterator[Callable[[], list[Uses]]]:
         hidden, *routed = (*args, *kwargs.values())
         uses.append(_routed(module, hidden, *routed) if routed else _weighted(module, hidden))
 
-    def enter(*_: object) -> None:
-        uses.clear()
-
-    named = [module for name, module in layer.named_modules() if name.split(".")[-1] == _MODULE]
-    hooks = [module.register_forward_hook(catch, with_kwargs=True) for module in named]
-    hooks.append(layer.register_forward_pre_hook(enter))
-    try:
-        yield lambda: uses
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name, module in layer.named_modules():
+            if name.split(".")[-1] == "experts":
+                hooks.enter_context(module.register_forward_hook(catch, with_kwargs=True))
+        yield uses
 
 
 def _routed(module: nn.Module, hidden: Tensor, numbers: Tensor, weights: Tensor) -> Uses:

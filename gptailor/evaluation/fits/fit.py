@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, final
+from typing import ClassVar, NoReturn, final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from gptailor.evaluation.fits.bridge.states import FitTexts
 from gptailor.evaluation.fits.kept_tensors import Kept
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.methods import rounding
 from gptailor.plan.events import FitResult, FitText, OnEvent
+from gptailor.plan.faults import CodedError
 from gptailor.plan.resolved import Resolved
 from gptailor.program.compile import compile_plan
 from gptailor.program.program import Output
@@ -82,6 +84,19 @@ class Fitted:
 def fit_texts(*texts: tuple[FileDigest, int]) -> tuple[FitText, ...]:
     """Return the texts of a fit's result: files' digests, and the tokens used."""
     return tuple(FitText(digest.size, digest.sha256, tokens) for digest, tokens in texts)
+
+
+def in_dtype(tensor: Tensor, dtype: str, error: CodedError) -> Tensor:
+    """Return a fitted tensor in a dtype, rounded once, on the CPU.
+
+    Raises the error where the dtype can't hold a value.
+    """
+
+    def refuse(_: int) -> NoReturn:
+        raise error
+
+    rounded: Tensor = rounding.rounded(tensor, dtype, refuse)
+    return rounded.contiguous().cpu()
 
 
 class Fit(ABC):

@@ -4,8 +4,8 @@ The plan is the finished one, cut, bridged and healed. As with llama.cpp's `llam
 matrices of layers have entries, and the embedding and the head have none.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from gptailor.evaluation.fits.bridge.fit import BridgeError, fit_key, measured_l
 from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, calibration_text
 from gptailor.evaluation.fits.fit import Fitted
 from gptailor.evaluation.fits.kept_tensors import Kept, KeptTensors
-from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.live.content_keys import Content
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
@@ -80,8 +80,14 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
 
     def weighed() -> KeptTensors:
         walk = Pass(stitcher.live(contents), text.batches, place)
-        measure, slots = partial(_columns_of, walk, contents), prepared.resolved.kept
-        layers = measured_layers(contents, slots, ("importance matrix",) * 2, measure, on_event)
+        layers = measured_layers(
+            walk,
+            contents,
+            prepared.resolved.kept,
+            ("importance matrix",) * 2,
+            _columns_of,
+            on_event,
+        )
         found = {
             name_of(layout, number, name): columns
             for number, layer in enumerate(layers)
@@ -93,17 +99,15 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
         return Kept("importance", anew=anew)(key, weighed).tensors
 
 
-def _columns_of(
-    walk: Pass, contents: ModelContents, number: int
-) -> dict[str, Float[Tensor, " columns"]]:
+def _columns_of(walk: Pass, content: Content) -> dict[str, Float[Tensor, " columns"]]:
     """Run the next layer, and return the mean square of each column of its matrices' inputs."""
-    names = [output.spec.name for output in contents.layers[number].outputs]
+    names = [output.spec.name for output in content.outputs]
     sums: dict[str, Tensor] = {}
     count = 0
     for inputs, _, real in walk.watched(partial(inputs_of_matrices, names=names)):
         count += int(real.sum())
         squares: dict[int, Tensor] = {}  # queries, keys and values have the same inputs
-        for name, x in inputs().items():
+        for name, x in inputs.items():
             if id(x) not in squares:
                 squares[id(x)] = x[real].square().sum(0, dtype=torch.float64)
             sums[name] = sums.get(name, 0.0) + squares[id(x)]
@@ -116,24 +120,19 @@ def _columns_of(
 @contextmanager
 def inputs_of_matrices(
     layer: nn.Module, names: list[str]
-) -> Iterator[Callable[[], Mapping[str, Float[Tensor, "batch length columns"]]]]:
+) -> Iterator[Mapping[str, Float[Tensor, "batch length columns"]]]:
     """Observe the linear modules of a live layer that have weights of these names.
 
-    Yield a function that returns the inputs of the last run by the weights' names.
+    Yield the inputs of the last run by the weights' names.
     """
     seen: dict[str, Tensor] = {}
 
     def catch(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen[name] = inputs[0]
 
-    modules = {name: layer.get_submodule(name.rpartition(".")[0]) for name in names}
-    hooks = [
-        module.register_forward_pre_hook(partial(catch, name))
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear) and name.endswith(".weight")
-    ]
-    try:
-        yield lambda: seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name in names:
+            module = layer.get_submodule(name.rpartition(".")[0])
+            if isinstance(module, nn.Linear) and name.endswith(".weight"):
+                hooks.enter_context(module.register_forward_pre_hook(partial(catch, name)))
+        yield seen

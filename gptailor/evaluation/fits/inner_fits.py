@@ -30,9 +30,6 @@ from gptailor.prepare import Prepared, commits_of, pinned, ready
 from gptailor.program.devices import CPU
 from gptailor.program.program import Copy
 
-_DAY = 86_400
-"""Seconds for which a file is kept, as another process may read it."""
-
 
 def fitted_inside(
     plan: Plan,
@@ -93,7 +90,7 @@ def _kept_file(kept: KeptTensors, needed: Collection[Path]) -> Path:
     store = TensorStore(copies_folder() / "inner", max(KEPT_BYTES, kept.size))
     file = store.folder / f"{key}.safetensors"
     if read_tensors(file, key) is None:
-        since = time.time() - _DAY
+        since = time.time() - 86_400  # another process may read a file of the last day
         young = (other for other in store.folder.glob("*") if other.stat().st_mtime > since)
         store.put(key, kept, needed={*needed, *young})
     if not file.is_file():

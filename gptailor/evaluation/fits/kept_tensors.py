@@ -144,16 +144,12 @@ class TensorStore:
             return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(self.most - kept.size, needed)
+            room, files = self.most - kept.size, self.folder.iterdir()
+            for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+                room -= file.stat().st_size
+                if room < 0 and file not in needed:
+                    file.unlink(missing_ok=True)
             kept.write(self._file(key), key)
-
-    def _make_room(self, most: int, needed: Collection[Path]) -> None:
-        """Remove the least recently used files until the rest have at most `most` bytes."""
-        latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in latest:
-            most -= file.stat().st_size
-            if most < 0 and file not in needed:
-                file.unlink(missing_ok=True)
 
 
 @final

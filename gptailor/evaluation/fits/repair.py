@@ -153,10 +153,12 @@ def fit(
     Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
     HealError for a plan that can't learn, TailorError if the environment fails.
     """
-    models, float32 = prepared.models, torch.float32
-    on_device = partial(Stitcher, models, device=device, dtype=float32, memory=memory)
     fitted = Fitted(prepared.checked)
     for kind in FITS:
         if kind.wanted(fitted.checked):
-            fitted = Repairs(on_device(), on_event, anew=anew).run(kind, fitted)
+            fitted = Repairs(
+                Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory),
+                on_event,
+                anew=anew,
+            ).run(kind, fitted)
     return fitted

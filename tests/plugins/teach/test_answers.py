@@ -70,7 +70,7 @@ def count_draws(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
 
 
 def same(one: HealedLayers, other: HealedLayers) -> bool:
-    return one.healed == other.healed and all(
+    return one.result.numbers["healed"] == other.result.numbers["healed"] and all(
         torch.equal(tensor, other.tensors[index][name])
         for index, its in one.tensors.items()
         for name, tensor in its.items()
@@ -116,8 +116,8 @@ def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) 
 def test_a_plan_learns_from_its_teachers_answers(folder: Path) -> None:
     told: list[Progress] = []
     found = heal(said(folder, HEAL), on_event=progress("answering", told.append))
-    assert sum(text.tokens for text in found.texts) == 256
-    assert found.healed < found.start
+    assert sum(text.tokens for text in found.result.texts) == 256
+    assert found.result.numbers["healed"] < found.result.numbers["start"]
     assert [event.done for event in told] == sorted(event.done for event in told)
     assert told[0].done == 0
     assert {event.total for event in told} == {384}
@@ -263,8 +263,10 @@ def test_one_teacher_answers_and_predicts_while_it_is_loaded(
 
 def test_a_streamed_teacher_gives_the_same_answers(folder: Path) -> None:
     whole, streamed = heal(said(folder, HEAL)), heal(said(folder, HEAL), memory=2**40)
-    assert streamed.texts == whole.texts
-    assert streamed.start == pytest.approx(whole.start, rel=1e-3)
+    assert streamed.result.texts == whole.result.texts
+    assert streamed.result.numbers["start"] == pytest.approx(
+        whole.result.numbers["start"], rel=1e-3
+    )
 
 
 # -------------------------------------------------------------------------------------- prompts

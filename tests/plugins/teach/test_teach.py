@@ -108,10 +108,10 @@ def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
 def test_healing_learns_from_a_file(folder: Path) -> None:
     taught(folder)
     found = heal(said(folder, HEAL))
-    assert sum(text.tokens for text in found.texts) == 256
-    assert found.healed < found.start
+    assert sum(text.tokens for text in found.result.texts) == 256
+    assert found.result.numbers["healed"] < found.result.numbers["start"]
     again = heal(said(folder, HEAL))
-    assert again.healed == found.healed
+    assert again.result.numbers["healed"] == found.result.numbers["healed"]
 
 
 @pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
@@ -125,9 +125,9 @@ def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
     chunks = [(file.sequences, tokens, logs[:, :5])]
     write_predictions(folder / "few.parquet", chunks, 5, 64, notes)
     learned = heal(said(folder, f"heal on {text} tokens 256 rank 4"))
-    assert learned.start == pytest.approx(0, abs=1e-5)
+    assert learned.result.numbers["start"] == pytest.approx(0, abs=1e-5)
     other = heal(said(folder, f"drop L2\nheal on {text} tokens 256 rank 4"))
-    assert other.start > 0.001
+    assert other.result.numbers["start"] > 0.001
 
 
 def test_a_file_that_changes_before_several_processes_open_it_is_refused(
@@ -151,8 +151,8 @@ def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
     tiny_model("llama", folder / "teacher", layers=6, seed=1)
     teach(folder / "teacher", folder / "text.jsonl", folder / "taught.parquet", length=16)
     found = heal(said(folder, 'heal on "taught.parquet" tokens 256 rank 4'))
-    assert found.start > 0.01, "the base differs from its teacher"
-    assert found.healed < found.start
+    assert found.result.numbers["start"] > 0.01, "the base differs from its teacher"
+    assert found.result.numbers["healed"] < found.result.numbers["start"]
 
 
 def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
@@ -173,8 +173,8 @@ def test_files_and_texts_are_mixed(folder: Path) -> None:
     taught(folder)
     text = 'drop L2\nheal on "taught.parquet", "text.jsonl" tokens 512 rank 4'
     found = heal(said(folder, text))
-    assert [text.tokens for text in found.texts] == [256, 256]
-    assert found.healed < found.start
+    assert [text.tokens for text in found.result.texts] == [256, 256]
+    assert found.result.numbers["healed"] < found.result.numbers["start"]
 
 
 def test_an_unusable_file_is_refused_before_a_teacher_predicts(

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from typing import Any, NoReturn, TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -22,14 +21,13 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluation.fits.bridge.states import (
     CalibrationText,
     OwnContents,
-    Sequences,
+    Pass,
     Walk,
 )
-from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
+from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts, in_dtype
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, environment
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.template import configuration
-from gptailor.methods import rounding
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot, bridge_over
@@ -236,14 +234,9 @@ def fold_fit(
             wide = wide + (wide @ change if after else change.T @ wide)
         elif wide.dim() > 1:
             wide = wide + (change if layout.transposed else change.T)
-        refuse = partial(_refuse, name, dtypes[name])
-        result = rounding.rounded(wide, dtypes[name], refuse)
-        folded[name] = result.contiguous().cpu()
+        error = BridgeError("C807", f"'{name}' fitted has values that {dtypes[name]} can't hold")
+        folded[name] = in_dtype(wide, dtypes[name], error)
     return folded
-
-
-def _refuse(name: str, dtype: str, _: int) -> NoReturn:
-    raise BridgeError("C807", f"'{name}' fitted has values that {dtype} can't hold")
 
 
 @contextmanager
@@ -269,21 +262,23 @@ _Measured = TypeVar("_Measured")
 
 
 def measured_layers(
+    walk: Pass,
     contents: content_keys.ModelContents,
     slots: Sequence[Slot],
     what: tuple[str, str],
-    measure: Callable[[int], _Measured],
+    measure: Callable[[Pass, content_keys.Content], _Measured],
     on_event: OnEvent,
 ) -> Iterator[_Measured]:
     """Yield the measurement of each layer of a plan, in order; `slots` are the layers.
 
-    `what` names the part of a layer in errors, and the work in the events of `Progress`.
+    `measure` runs the next layer of the `walk`, whose content it receives. `what` names the part of
+    a layer in errors, and the work in the events of `Progress`.
     """
     begun, total = time.monotonic(), len(contents.layers)
     for number, slot in enumerate(slots):
         layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
         with naming_errors(f"the {what[0]} of {layer}", contents):
-            measured = measure(number)
+            measured = measure(walk, contents.layers[number])
         each = (time.monotonic() - begun) / (number + 1)
         left = each * (total - number - 1)
         on_event(Progress(what[1], number + 1, total, seconds_left=left))
@@ -298,8 +293,11 @@ def fit_key(
 ) -> str:
     """Return a hash of everything that decides a fit on the states of some contents."""
     key = hashlib.sha256(repr((contents.instructions, tuple(settings), environment())).encode())
-    for part in chain(more, text.token_bytes()):
+    for part in more:
         key.update(part)
+    for batch in text.batches:
+        key.update(repr(batch.tokens.shape).encode())
+        key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
     return key.hexdigest()[:32]
 
 
@@ -439,20 +437,13 @@ def add_tokens(
         omega = weights(target)
         sums.add(x, residual, omega)
         numbers = range(-seen % every, len(batch.tokens), every)
-        sampled += _sequences(batch, (x, residual, omega), numbers)
+        ends = [0, *batch.real.sum(1).cumsum(0).tolist()]
+        for number in numbers:
+            rows = slice(ends[number], ends[number + 1])
+            own, lack, root = (part[rows].to("cpu", copy=True) for part in (x, residual, omega))
+            sampled.append((own, lack, root))
         seen += len(batch.tokens)
     return sampled
-
-
-def _sequences(
-    batch: Sequences, fitted: FittedTokens, numbers: Sequence[int]
-) -> Iterator[FittedTokens]:
-    """Yield copies of the tokens of some of the batch's sequences, on the CPU."""
-    ends = [0, *batch.real.sum(1).cumsum(0).tolist()]
-    for number in numbers:
-        rows = slice(ends[number], ends[number + 1])
-        x, residual, omega = (part[rows].to("cpu", copy=True) for part in fitted)
-        yield x, residual, omega
 
 
 def _before(gap: Gap, own: OwnContents) -> content_keys.Content:

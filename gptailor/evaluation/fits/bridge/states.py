@@ -65,12 +65,6 @@ class CalibrationText:
     digest: FileDigest
     tokens: int
 
-    def token_bytes(self) -> Iterator[bytes]:
-        """Yield the bytes that the batches' tokens are known by, for the key of a fit."""
-        for batch in self.batches:
-            yield repr(batch.tokens.shape).encode()
-            yield batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes()
-
 
 def calibration_text(
     path: Path, count: int, encoder: TokenEncoder, *, exactly: str | None = None
@@ -340,12 +334,8 @@ def regressors(layer: nn.Module, layout: Layout) -> Iterator[Callable[[], Tensor
     else:
         module = layer.get_submodule(last.name)
         hook = module.register_forward_pre_hook(lambda _, inputs: catch(inputs))
-    entering = layer.register_forward_pre_hook(enter)
-    try:
+    with layer.register_forward_pre_hook(enter), hook:
         yield lambda: caught[0] * multiplier if multiplier != 1.0 else caught[0]
-    finally:
-        entering.remove()
-        hook.remove()
 
 
 def mlp(layer: nn.Module, layout: Layout) -> nn.Module:

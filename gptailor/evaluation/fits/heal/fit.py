@@ -3,9 +3,9 @@
 from collections.abc import Hashable
 from typing import final
 
-from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
+from gptailor.evaluation.fits.fit import Fit, Fitted
 from gptailor.evaluation.fits.heal.heal import HealedLayers, Healer
-from gptailor.plan.events import FitResult, OnEvent
+from gptailor.plan.events import OnEvent
 from gptailor.prepare import calibration_path
 from gptailor.program.sources import Checked
 
@@ -33,6 +33,4 @@ class LayerHealer(Fit):
             narrowed, bridged = changes.get("width", {}), changes.get("bridge", {})
             self._healed = key, healer.heal(fitted.resolved, narrowed, bridged, on_event)
         healed = self._healed[1]
-        texts = fit_texts(*((text.digest, text.tokens) for text in healed.texts))
-        numbers = {name: getattr(healed, name) for name in ("held", "bare", "start", "healed")}
-        return fitted.having(healed.tensors, FitResult("heal", "heal", texts, numbers))
+        return fitted.having(healed.tensors, healed.result)

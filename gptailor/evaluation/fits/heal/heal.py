@@ -17,14 +17,15 @@ from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
+from gptailor.evaluation.fits.fit import fit_texts, in_dtype
 from gptailor.evaluation.fits.heal.dropped_words import DroppedWords
 from gptailor.evaluation.fits.heal.kept import working_folder
 from gptailor.evaluation.fits.heal.learning import (
+    HealError,
     Learning,
     LowRankChanges,
     ModuleNames,
     WholeWeights,
-    in_dtype,
     matched,
 )
 from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup, processes, shared
@@ -46,7 +47,6 @@ from gptailor.evaluation.fits.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.fits.heal.text import (
     HealingSource,
     HealingTexts,
-    LearnedText,
     file_source,
     healing_texts,
     sequence_length,
@@ -65,7 +65,9 @@ from gptailor.evaluation.live.content_keys import Content, ModelContents, Tensor
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
+from gptailor.methods.rounding import LONGER_DTYPE
 from gptailor.plan.events import (
+    FitResult,
     HealingStart,
     OnEvent,
     Progress,
@@ -85,16 +87,12 @@ from gptailor.program.sources import Checked
 class HealedLayers:
     """The learned tensors of each layer of the output, by their names within it.
 
-    The tensors are on the CPU in the output's dtypes. The numbers are those of `FitResult`. If no
-    step came nearer to the teacher, the layers are unchanged.
+    The tensors are on the CPU in the output's dtypes. If no step came nearer to the teacher, the
+    layers are unchanged.
     """
 
     tensors: Mapping[int, Mapping[str, Tensor]]
-    texts: tuple[LearnedText, ...]
-    held: int
-    bare: float
-    start: float
-    healed: float
+    result: FitResult
 
 
 @final
@@ -122,22 +120,8 @@ class HealingJob:
         return self.resolved.healing
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class PredictionSources:
-    """Sources of a healing's predictions: its teachers, and files by the numbers of their texts."""
-
-    teachers: Teachers
-    files: Mapping[int, PredictionsFile]
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class LearnedPlan:
-    """A plan after learning: the parameters at its end, with the losses of `HealedLayers`."""
-
-    known: KeptTensors
-    learning: Learning
+PredictionSources = tuple[Teachers, Mapping[int, PredictionsFile]]
+"""Sources of a healing's predictions: its teachers, and files by the numbers of their texts."""
 
 
 @final
@@ -205,38 +189,40 @@ class Healer:
             teachers = self._teachers(resolved, predicting=True)
         contents = self._student(job)[2]
         key = self._key(contents, teachers, healing, texts)
-        learned: LearnedPlan | None = None
+        learning: Learning | None = None
 
         def learn() -> KeptTensors:
-            nonlocal learned
+            nonlocal learning
             numbers = memory.numbers, texts.tokens, memory.bytes
             on_event(HealingStart(len(healing.indices), *numbers))
             folder = unfinished.enter_context(working_folder(key))
-            sources = PredictionSources(teachers, predicted)
+            sources = teachers, predicted
             work = partial(_learn_with, job, key, folder, self.memory, self.dtype)
             with shared(work, self.device, len(texts.learned.tokens)) as group:
-                learned = self.learn(job, key, folder, sources, on_event, group)
-            return learned.known
+                learned, learning = self.learn(job, key, folder, sources, on_event, group)
+            return learned
 
         with torch.inference_mode(mode=False):
             with ExitStack() as unfinished:  # the folder stays until the result is kept
                 known = Kept("healed", anew=self.anew)(key, learn)
-            if learned is None:
+            if learning is None:
                 on_event(Progress("healing", 0, 0, reused=True))
                 teachers.release()
-                learned = self._taken(job, known)
-            layers, learning = contents.layers, learned.learning
+                learning = self._taken(job, known)
+            layers = contents.layers
             tensors = TensorMaker(self.device, keep=False)  # the live model has its own
             healed = {i: _folded(tensors, learning, layers[i], i) for i in healing.indices}
-        held = texts.held.tokens.numel()
-        return HealedLayers(healed, texts.files, held, **known.numbers)
+        read = fit_texts(*((text.digest, text.tokens) for text in texts.files))
+        losses = {name: known.numbers[name] for name in ("bare", "start", "healed")}
+        numbers = {"held": texts.held.tokens.numel(), **losses}
+        return HealedLayers(healed, FitResult("heal", "heal", read, numbers))
 
-    def _taken(self, job: HealingJob, known: KeptTensors) -> LearnedPlan:
-        """Return a plan that takes over what is known."""
+    def _taken(self, job: HealingJob, known: KeptTensors) -> Learning:
+        """Return a plan's learning that takes over what is known."""
         student, _, contents = self._student(job)
         learning = self._learning(student, student.live(contents), contents, job.healing)
         learning.take(known.tensors)
-        return LearnedPlan(known, learning)
+        return learning
 
     def learn(
         self,
@@ -246,8 +232,10 @@ class Healer:
         sources: PredictionSources | None = None,
         on_event: OnEvent = ignore_events,
         group: ProcessGroup = ALONE,
-    ) -> LearnedPlan:
+    ) -> tuple[KeptTensors, Learning]:
         """Learn from opened sources, or from those of the job, alone or with a group's processes.
+
+        Return the parameters at the end of learning, with its losses, and the learning.
 
         Unfinished work is kept in `folder`, under `key`.
         """
@@ -267,7 +255,7 @@ class Healer:
             training.run(on_event)
         bare = training.start if bare is None else bare
         losses = {"bare": bare, "start": training.start, "healed": training.best}
-        return LearnedPlan(KeptTensors(learning.parameters, losses), learning)
+        return KeptTensors(learning.parameters, losses), learning
 
     # ------------------------------------------------------------------------------- preparation
 
@@ -289,7 +277,7 @@ class Healer:
         plan = job.resolved.declared
         files = self._predicted(plan, job.healing, self._encoder(plan), job.vocabulary)
         refuse_changed(job.stamps)
-        return PredictionSources(self._teachers(job.resolved, predicting=True), files)
+        return self._teachers(job.resolved, predicting=True), files
 
     def _cut(self, resolved: Resolved) -> TokenCut | None:
         """Return the smaller vocabulary if the tokens that replace a dropped one are known.
@@ -413,7 +401,7 @@ class Healer:
         teacher after the other is on the device.
         """
         healing, texts, vocabulary = job.healing, job.texts, job.vocabulary
-        teachers, predicted, cut = sources.teachers, sources.files, self._cut(job.resolved)
+        (teachers, predicted), cut = sources, self._cut(job.resolved)
         makers: list[str | PredictionsFile | None] = [*predicted.values(), *teachers.plans]
         of_text = torch.tensor(
             [
@@ -539,12 +527,10 @@ def _folded(
     Raises HealError (C809) where a dtype can't hold a value.
     """
     tensors = {}
-    names = set(learning.names[index])
     for output in content.outputs:
-        name = output.spec.name
-        if name not in names:
-            continue
-        own = makes.of_layer(content, output)
-        folded = learning.folded(index, name, own)
-        tensors[name] = in_dtype(name, folded, output.spec.dtype)
+        name, dtype = output.spec.name, output.spec.dtype
+        if name in learning.names[index]:
+            folded = learning.folded(index, name, makes.of_layer(content, output))
+            message = f"'{name}' healed has values that {dtype} can't hold"
+            tensors[name] = in_dtype(folded, dtype, HealError("C809", message, LONGER_DTYPE))
     return tensors

@@ -4,14 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gptailor.methods import rounding
 from gptailor.plan.faults import CodedError
 
 
@@ -233,17 +232,3 @@ def _projection(module: nn.Module, layer: int, name: str) -> nn.Linear | Conv1D:
 def _missing(layer: int, name: str) -> HealError:
     message = f"transformers has no '{name}' of its own in the output's layer {layer}"
     return HealError("C810", message, "such a layer can't learn; name others")
-
-
-def in_dtype(name: str, learned: Tensor, dtype: str) -> Tensor:
-    """Return a learned tensor in a dtype, rounded once, on the CPU.
-
-    Raises HealError (C809) where the dtype can't hold a value.
-    """
-
-    def refuse(_: int) -> NoReturn:
-        message = f"'{name}' healed has values that {dtype} can't hold"
-        raise HealError("C809", message, rounding.LONGER_DTYPE)
-
-    rounded: Tensor = rounding.rounded(learned, dtype, refuse)
-    return rounded.contiguous().cpu()

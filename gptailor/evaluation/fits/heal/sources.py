@@ -15,10 +15,10 @@ from gptailor.evaluation.fits.heal.text import HealingSource
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.plan.doors import Door
 
-_MADE_AGAIN = "make the file with 'gptailor teach'"
 
-
-def unusable_predictions(message: str, path: Path, help: str = _MADE_AGAIN) -> CalibrationError:
+def unusable_predictions(
+    message: str, path: Path, help: str = "make the file with 'gptailor teach'"
+) -> CalibrationError:
     """Return the error (C814) for an unusable file of predictions."""
     return CalibrationError("C814", message, path, help=help)
 

@@ -121,7 +121,10 @@ def file_source(
                 beginning = None
                 if only_answers:
                     beginning = next(before) if isinstance(row, Chat) else _context(row)
-                yield _encoded(beginning, text, encoder)
+                tokens, answer = encoder.plain(text), None
+                if beginning is not None:
+                    answer = common_length(encoder.plain(beginning), tokens)
+                yield EncodedRow(tokens, answer)
 
     if not rows.whole:
         return HealingSource(path, share, encoded)
@@ -141,13 +144,6 @@ def _chat_texts(
 
 def _context(row: Passage | Exchange) -> str | None:
     return row.context.rstrip() if isinstance(row, Exchange) else None
-
-
-def _encoded(before: str | None, text: str, encoder: TokenEncoder) -> EncodedRow:
-    """Return a row's tokens; its answer begins where they differ from those of `before`."""
-    tokens = encoder.plain(text)
-    answer = None if before is None else common_length(encoder.plain(before), tokens)
-    return EncodedRow(tokens, answer)
 
 
 def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:

@@ -61,7 +61,6 @@ SCORES_COPIES = 3
 LARGEST_RANK = 2**16
 """A rank above that of any projection."""
 _SAVE_SECONDS = 60.0
-_STATE = "state.safetensors"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 """Adam's state of a parameter."""
 
@@ -89,7 +88,11 @@ class HealingMemory:
     def numbers(self) -> int:
         """The number of learned values."""
         rank = self.healing.rank
-        shapes = list(self._shapes())
+        shapes = list[tuple[int, ...]]()
+        for index in self.healing.indices:
+            outputs = self.contents.layers[index].outputs
+            specs = {output.spec.name: output.spec for output in outputs}
+            shapes += (specs[name].shape for name in learning_tensors(rank, specs))
         if rank is None:
             return sum(map(prod, shapes))
         return sum(min(rank, *shape) * sum(shape) for shape in shapes)
@@ -120,7 +123,11 @@ class HealingMemory:
         raise HealError("C811", message, self._remedy())
 
     def _remedy(self) -> str:
-        ranks = range(1, min(max(self._sides()), self.healing.rank or LARGEST_RANK) + 1)
+        sides = [1]
+        for index in self.healing.indices:
+            outputs = self.contents.layers[index].outputs
+            sides += projections({output.spec.name: output.spec for output in outputs}).values()
+        ranks = range(1, min(max(sides), self.healing.rank or LARGEST_RANK) + 1)
         largest = bisect_left(ranks, True, key=lambda rank: not self._fits(rank))
         needed = self.bytes + self._least
         if largest:
@@ -142,22 +149,6 @@ class HealingMemory:
         ends = sum(output.spec.elements for output in self.contents.rest) * self.dtype.itemsize
         sizes = [self._size(content) for content in self.contents.layers]
         return ends + (sum(sizes) if self.healing.rank is None else max(sizes))
-
-    def _shapes(self) -> Iterator[tuple[int, ...]]:
-        """Yield the shape of each tensor that learns."""
-        for index in self.healing.indices:
-            outputs = self.contents.layers[index].outputs
-            specs = {output.spec.name: output.spec for output in outputs}
-            for name in learning_tensors(self.healing.rank, specs):
-                yield specs[name].shape
-
-    def _sides(self) -> list[int]:
-        """Return the smaller sides of the learning layers' projections."""
-        sides = [1]
-        for index in self.healing.indices:
-            outputs = self.contents.layers[index].outputs
-            sides += projections({output.spec.name: output.spec for output in outputs}).values()
-        return sides
 
     @property
     def _activations(self) -> int:
@@ -394,7 +385,7 @@ class Training:
         self.student = student
         self.learning = learning
         self.learned, self.held = taught
-        self.file = folder / _STATE
+        self.file = folder / "state.safetensors"
         self.key = f"{key} {self.learned.digest} {self.held.digest}"
         self.group = group
         self.parameters = learning.parameters

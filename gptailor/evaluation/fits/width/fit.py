@@ -5,7 +5,6 @@ share the fits. Fits on the states of a narrow plan gave a higher loss (docs/wid
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import final
@@ -69,10 +68,10 @@ class Narrower(Fit):
             on_event(Progress("narrowing", 0, len(layers), numbers={"size": cut.size}))
             walk = Pass(self.stitcher.live(undone), text.batches, self.place)
             slots, words = resolved.undone.kept, ("MLP", "narrowing")
-            fit = partial(self._fit, walk, layers, cut, text)
+            fit = partial(self._fit, cut, text)
             self.stitcher.reserve(working_size(width, hidden))
             try:
-                fits = list(measured_layers(undone, slots, words, fit, on_event))
+                fits = list(measured_layers(walk, undone, slots, words, fit, on_event))
             finally:
                 self.stitcher.reserve(0)
             named = ((n, *item) for n, fit in enumerate(fits) for item in fit.tensors.items())
@@ -97,15 +96,10 @@ class Narrower(Fit):
         return replace(fitted.having(changes, result), narrowed=own)
 
     def _fit(
-        self,
-        walk: Pass,
-        layers: Sequence[content_keys.Content],
-        cut: ClosedCut,
-        text: CalibrationText,
-        number: int,
+        self, cut: ClosedCut, text: CalibrationText, walk: Pass, content: content_keys.Content
     ) -> KeptTensors:
         """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
-        ridge, content = _ridge(cut), layers[number]
+        ridge = _ridge(cut)
         output = self._down(content)
         name, down = output.spec.name, self.stitcher.tensors.of_layer(content, output)
         neurons = neurons_in(self.layout, name, down.shape)

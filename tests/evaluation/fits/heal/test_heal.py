@@ -72,7 +72,7 @@ def expected(made: Path, tmp_path_factory: pytest.TempPathFactory) -> HealedLaye
 
 
 def same(one: HealedLayers, other: HealedLayers) -> bool:
-    return one.healed == other.healed and all(
+    return one.result.numbers["healed"] == other.result.numbers["healed"] and all(
         torch.equal(tensor, other.tensors[index][name])
         for index, its in one.tensors.items()
         for name, tensor in its.items()
@@ -109,10 +109,13 @@ def first_step(plan: Plan) -> int:
 def judged(folder: Path, plan: Plan, teacher: Plan, found: HealedLayers) -> None:
     """The losses are transformers' own, against the teacher's plan."""
     held = text_of(plan).held.tokens
-    for tensors, loss in (({}, found.start), (found.tensors, found.healed)):
+    for tensors, loss in (
+        ({}, found.result.numbers["start"]),
+        (found.tensors, found.result.numbers["healed"]),
+    ):
         own = divergence(stitch(teacher), with_layers(plan, tensors), held)
         assert own == pytest.approx(loss, rel=1e-4)
-    assert found.healed < found.start
+    assert found.result.numbers["healed"] < found.result.numbers["start"]
 
 
 def test_without_a_name_the_teacher_is_the_plan_with_nothing_dropped(folder: Path) -> None:
@@ -166,8 +169,8 @@ def test_each_text_is_learned_from_its_own_teacher(
         assert own < 0.8 * before
         assert own < 0.95 * opposite, "the other teacher was not the one"
         losses += [own]
-    assert found.healed == pytest.approx(sum(losses) / 2, rel=1e-4)
-    assert [file.tokens for file in found.texts] == [2048, 2048]
+    assert found.result.numbers["healed"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert [file.tokens for file in found.result.texts] == [2048, 2048]
 
 
 def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
@@ -194,8 +197,8 @@ def test_near_the_teacher_steps_are_small(two: Path, monkeypatch: pytest.MonkeyP
     far = heal(said(two, SHORT))
     monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e6)
     near = heal(said(two, f"{SHORT} seed 1"))  # not the kept result
-    assert far.healed < 0.97 * far.start
-    assert near.healed == pytest.approx(near.start, rel=1e-4)
+    assert far.result.numbers["healed"] < 0.97 * far.result.numbers["start"]
+    assert near.result.numbers["healed"] == pytest.approx(near.result.numbers["start"], rel=1e-4)
 
 
 def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +224,7 @@ def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.M
         return float(each[~answers].mean()), float(each[answers].mean()), found
 
     prompts, answers, found = apart("answers")
-    assert found.healed == pytest.approx(answers, rel=1e-4)
+    assert found.result.numbers["healed"] == pytest.approx(answers, rel=1e-4)
     other_prompts, other_answers, _ = apart("all")
     assert answers < other_answers
     assert prompts > other_prompts
@@ -348,7 +351,9 @@ def test_with_less_memory_layers_are_streamed_to_the_same_loss(
     model, layer = footprint(folder)
     beside = started(plan, 2**40).bytes
     roomy = heal(plan, memory=2**40)
-    assert roomy.healed == pytest.approx(expected.healed, rel=1e-4)
+    assert roomy.result.numbers["healed"] == pytest.approx(
+        expected.result.numbers["healed"], rel=1e-4
+    )
     streamed = heal(plan, memory=beside + model - layer)
     assert same(streamed, roomy)
 
@@ -371,7 +376,7 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     assert started(seven, beside + least - 1).layers == 3
     with pytest.raises(HealError, match="no rank fits"):
         heal(plan, memory=1000)
-    assert heal(plan, memory=beside + least).healed
+    assert heal(plan, memory=beside + least).result.numbers["healed"]
 
 
 def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> None:
@@ -382,8 +387,10 @@ def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> N
         heal(plan, memory=beside + model - 1)
     assert re.match(r"rank \d+ is the largest that fits", caught.value.help)
     bounded, whole = heal(plan, memory=beside + model), heal(plan)
-    assert bounded.healed == pytest.approx(whole.healed, rel=1e-4)
-    assert bounded.healed < bounded.start
+    assert bounded.result.numbers["healed"] == pytest.approx(
+        whole.result.numbers["healed"], rel=1e-4
+    )
+    assert bounded.result.numbers["healed"] < bounded.result.numbers["start"]
 
 
 # ------------------------------------------------------------------------------------------ on disk
@@ -490,13 +497,13 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     base = load_file(folder / "base" / "model.safetensors")
     nudged = base["model.layers.1.mlp.down_proj.weight"] * 1.1
     found = healer(prepared).heal(prepared.resolved, {}, {1: {"mlp.down_proj.weight": nudged}})
-    assert found.start != found.bare
+    assert found.result.numbers["start"] != found.result.numbers["bare"]
     moved = {1: {"mlp.down_proj.weight": nudged}}
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
     own = divergence(
         teacher, with_layers(prepared.plan, moved), text_of(said(folder, SHORT)).held.tokens
     )
-    assert own == pytest.approx(found.start, rel=1e-4)
+    assert own == pytest.approx(found.result.numbers["start"], rel=1e-4)
 
 
 def test_what_a_killed_run_left_long_ago_goes(folder: Path, tmp_path: Path) -> None:

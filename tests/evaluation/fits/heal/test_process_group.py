@@ -80,7 +80,10 @@ def heal_and_keep(device: str, out: str) -> None:
     told = [event for event in events if isinstance(event, Progress)]
     steps = [event.done for event in told if event.what == "healing"]
     read = [event.done for event in told if event.what == "reading"]
-    torch.save((found.tensors, found.start, found.healed, steps, read), out)
+    torch.save(
+        (found.tensors, found.result.numbers["start"], found.result.numbers["healed"], steps, read),
+        out,
+    )
 
 
 def two_processes(
@@ -121,8 +124,8 @@ def test_two_processes_learn_as_one_does_with_the_same_steps(
     alone = one.heal(prepared.resolved, {}, {})
     assert steps == [0, 1, 2, 3, 4]
     assert read == [0, 512, 1024, 1024, 1152], "two chunks at a time"
-    assert healed == pytest.approx(alone.healed, rel=1e-5)
-    assert healed < start == pytest.approx(alone.start, rel=1e-5)
+    assert healed == pytest.approx(alone.result.numbers["healed"], rel=1e-5)
+    assert healed < start == pytest.approx(alone.result.numbers["start"], rel=1e-5)
     for index, own in alone.tensors.items():
         for name, tensor in own.items():
             torch.testing.assert_close(tensors[index][name], tensor, rtol=1e-4, atol=1e-5)

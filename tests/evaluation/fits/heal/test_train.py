@@ -73,15 +73,15 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("rank", ["4", "full"])
 def test_without_a_layer_that_does_nothing_there_is_nothing_to_learn(idle: Path, rank: str) -> None:
     found = heal(said(idle, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
-    assert found.start < 1e-9
-    assert found.healed <= found.start
+    assert found.result.numbers["start"] < 1e-9
+    assert found.result.numbers["healed"] <= found.result.numbers["start"]
     assert_untouched(found, idle, (0, 1, 3))
 
 
 def test_in_bfloat16_a_layer_that_does_nothing_is_healed_to_next_to_nothing(idle: Path) -> None:
     plan = said(idle, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     found = heal(plan, dtype=torch.bfloat16)
-    assert found.healed <= found.start < 1e-3
+    assert found.result.numbers["healed"] <= found.result.numbers["start"] < 1e-3
 
 
 def test_a_layer_that_matters_is_won_back_alike_by_full_rank_and_by_the_weights_themselves(
@@ -92,10 +92,17 @@ def test_a_layer_that_matters_is_won_back_alike_by_full_rank_and_by_the_weights_
     for rank in ("16", "full"):
         plan = said(folder, f"{CUT} rank {rank}")
         found = heal(plan)
-        left[rank] = found.healed / found.start
-        assert (found.bare, found.texts[0].tokens, found.held) == (found.start, 3840, 128)
+        left[rank] = found.result.numbers["healed"] / found.result.numbers["start"]
+        assert (
+            found.result.numbers["bare"],
+            found.result.texts[0].tokens,
+            found.result.numbers["held"],
+        ) == (found.result.numbers["start"], 3840, 128)
         held = text_of(plan).held.tokens
-        for tensors, loss in (({}, found.start), (found.tensors, found.healed)):
+        for tensors, loss in (
+            ({}, found.result.numbers["start"]),
+            (found.tensors, found.result.numbers["healed"]),
+        ):
             own = divergence(teacher, with_layers(plan, tensors), held)
             assert own == pytest.approx(loss, rel=1e-4)
         norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
@@ -107,7 +114,7 @@ def test_a_layer_that_matters_is_won_back_alike_by_full_rank_and_by_the_weights_
 def test_only_the_layers_that_are_named_learn(folder: Path) -> None:
     found = heal(said(folder, 'drop L2\nheal L1, L3 on "text.txt" tokens 1024 rank 4'))
     assert list(found.tensors) == [1, 2]
-    assert found.healed < found.start
+    assert found.result.numbers["healed"] < found.result.numbers["start"]
 
 
 # --------------------------------------------------------------------------------- the best state
@@ -118,7 +125,7 @@ def test_a_rate_that_spoils_leaves_what_learning_began_with(
 ) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 30.0)
     found = heal(said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4'))
-    assert found.healed == found.start
+    assert found.result.numbers["healed"] == found.result.numbers["start"]
     assert_untouched(found, folder, (0, 1, 3))
 
 
@@ -143,8 +150,8 @@ def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> No
     assert [one.done for one in told] == [*range(9)]
     assert {one.total for one in told} == {8}
     assert told[0].seconds_left is None
-    assert told[0].numbers == {"held_out": found.start}
-    assert min(one.numbers["held_out"] for one in told) == found.healed
+    assert told[0].numbers == {"held_out": found.result.numbers["start"]}
+    assert min(one.numbers["held_out"] for one in told) == found.result.numbers["healed"]
     assert all(one.numbers["loss"] > 0 for one in told[1:])
     assert told[-1].seconds_left == 0
 
@@ -158,9 +165,9 @@ def broken_off(at: int) -> Callable[[Progress], None]:
 
 
 def same(one: HealedLayers, other: HealedLayers) -> bool:
-    assert (one.start, one.healed, one.tensors.keys()) == (
-        other.start,
-        other.healed,
+    assert (one.result.numbers["start"], one.result.numbers["healed"], one.tensors.keys()) == (
+        other.result.numbers["start"],
+        other.result.numbers["healed"],
         other.tensors.keys(),
     )
     return all(
@@ -195,7 +202,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     found = heal(plan, on_event=on_event)
     assert [one.done for one in told] == [*range(3, 11)]
     first, second = (one.numbers["held_out"] for one in told[:2])
-    assert first == second <= found.start
+    assert first == second <= found.result.numbers["start"]
     assert asked, "the teacher's predictions were kept"
     assert all(event.reused for event in asked)
     assert not list((cache_folder() / "heal").iterdir())
