@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
+from operator import methodcaller
 from typing import Any, final
 from weakref import ref
 
@@ -140,7 +141,10 @@ class LayerStream:
         self.resident = ResidentLayers(0)
         cuda = device.type == "cuda"
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        peer_rooms = [(partial(_at, place), ResidentLayers(room)) for place, room in peers]
+        peer_rooms = [
+            (methodcaller("to", place, non_blocking=True), ResidentLayers(room))
+            for place, room in peers
+        ]
         host = ResidentLayers(int(free * HOST_SHARE) if cuda else 0)
         self.waiting: list[tuple[Move, ResidentLayers]] = [*peer_rooms, (_pinned, host)]
         self._side = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
@@ -230,10 +234,6 @@ class LayerStream:
 
 def _pinned(tensor: Tensor) -> Tensor:
     return tensor.cpu().pin_memory()
-
-
-def _at(device: torch.device, tensor: Tensor) -> Tensor:
-    return tensor.to(device, non_blocking=True)
 
 
 def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
