@@ -1,3 +1,3 @@
-"""Searches over several machines: workers of a Ray cluster, and RUN and models at URLs."""
+"""Several machines and processes: a Ray cluster, RUN and models at URLs, torchrun."""
 
 __all__ = ()

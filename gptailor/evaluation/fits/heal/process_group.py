@@ -1,36 +1,28 @@
 """Processes that heal one plan together, each on its own device: `ProcessGroup`.
 
-A launcher such as torchrun starts the same command in each of them, with the environment that
-torch.distributed reads. The first process does all the work but healing. The others wait for its
-healing, take part in it (`join`, `shared`), and are done. torch.distributed adds up their gradients
-(NCCL on GPUs, Gloo on CPUs).
+A launcher such as torchrun starts the same command in each of them. The first process does all the
+work but healing. The others wait for its healing, take part in it (`join`, `shared`), and are done.
+torch.distributed adds up their gradients (NCCL on GPUs, Gloo on CPUs).
 """
 
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, TypeVar, final
+from types import FunctionType
+from typing import Any, Protocol, TypeVar, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gptailor.plan.doors import Door
 from gptailor.plan.faults import TailorError
-from gptailor.program.devices import CPU, devices_of
+from gptailor.program.devices import CPU
 
 _T = TypeVar("_T")
 SharedWork = Callable[["ProcessGroup"], object]
 """The work of a process in a group."""
-
-_LONGEST_WAIT = timedelta(days=1)
-"""How long a process waits for the others, which may read a long text first."""
-_MEETING = timedelta(minutes=5)
-"""How long a process waits for another one that only has to answer."""
-_POLL_SECONDS = 0.1
 
 
 @final
@@ -59,7 +51,7 @@ class ProcessGroup:
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
         if self.size > 1:
-            with _collective():
+            with collective():
                 for tensor in tensors:
                     dist.all_reduce(tensor)
 
@@ -76,7 +68,7 @@ class ProcessGroup:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with _collective():
+        with collective():
             dist.all_gather_object(found, value)
         return found
 
@@ -91,7 +83,7 @@ ALONE = ProcessGroup()
 
 
 @contextmanager
-def _collective() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """Turn the error of a group that lost a process into a message."""
     try:
         yield
@@ -104,109 +96,45 @@ def _collective() -> Iterator[None]:
 # ------------------------------------------------------------------------------ started together
 
 
-@final
-@dataclass(frozen=True)
-class _Launched:
-    """The processes that a launcher started, before they are a group, and the store they share."""
+class Launched(Protocol):
+    """The processes that a launcher started, before they are a group; this one is the first."""
 
-    rank: int
-    size: int
-    store: Any
+    @property
+    def size(self) -> int:
+        """The number of processes."""
 
-    @contextmanager
-    def group(self, first: torch.device) -> Iterator[ProcessGroup]:
-        """Form the group, whose first process computes on `first`; leave it in the end.
+    def group(self, work: SharedWork, device: torch.device) -> AbstractContextManager[ProcessGroup]:
+        """Form the group, this process on `device`, and have the others do the same work."""
 
-        One process alone raises an error, which it reports. The others end in silence.
-        """
-        device = devices_of(first, self.size)[self.rank]
-        if device.type != "cpu":
-            torch.cuda.set_device(device)
-        try:
-            with _collective():
-                dist.init_process_group(
-                    dist.get_default_backend_for_device(device),
-                    store=self.store,
-                    rank=self.rank,
-                    world_size=self.size,
-                    timeout=_LONGEST_WAIT,
-                )
-            yield ProcessGroup(self.rank, self.size, device)
-        except Exception:
-            if not self._reports():
-                raise SystemExit(1) from None
-            raise
-        except BaseException:  # Ctrl-C and SIGTERM reach all processes
-            if self.rank:
-                raise SystemExit(130) from None
-            self._reports()
-            raise
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
-
-    def _reports(self) -> bool:
-        """Return whether this process is the first one that reports an error."""
-        try:
-            return int(self.store.add("reported", 1)) == 1
-        except RuntimeError:  # the store ended with the first process
-            return False
-
-    def wait(self, names: list[str], longest: timedelta) -> None:
-        """Wait for entries of the store. Signals still end this process meanwhile."""
-        end = time.monotonic() + longest.total_seconds()
-        while not self.store.check(names):
-            if time.monotonic() > end:
-                raise TailorError(f"expected {self.size} processes, and one doesn't answer")
-            time.sleep(_POLL_SECONDS)
-
-    def heal(self) -> None:
-        """Take part in the first process' healing, if it heals."""
-        try:
-            self.wait(["healing"], _LONGEST_WAIT)
-            device = self.store.get("healing").decode()
-            self.store.set(f"ready {self.rank}", "")
-        except RuntimeError:  # the store ended with the first process
-            return
-        except KeyboardInterrupt:  # which the first process reports
-            raise SystemExit(130) from None
-        if device:
-            with self.group(torch.device(device)) as group:
-                work: Any = group.gathered(None)[0]  # the first process has the work
-                work(group)
+    def leave(self) -> None:
+        """Tell the other processes that nothing is healed."""
 
 
-_launched: ContextVar[_Launched | None] = ContextVar("_launched", default=None)
+LAUNCHERS: Door[Callable[[], Launched | None]] = Door("launchers", "launcher", FunctionType, {})
+"""Functions that join the processes that a launcher started: `environment`.
+
+They return None in a process that is not the first, after its part of the first one's healing.
+Raise TailorError if the processes can't meet.
+"""
+
+_launched: ContextVar[Launched | None] = ContextVar("_launched", default=None)
 
 
 def join() -> bool:
     """Join the processes that a launcher started; return whether this is the first one.
 
-    Any other process takes part in the healing of the first one before that. Raises TailorError if
-    the environment that torch.distributed reads is wrong.
+    Raises TailorError if the environment that torch.distributed reads is wrong.
     """
-    if not dist.is_available():
-        raise TailorError("this build of torch has no torch.distributed; start one process")
-    from torch.distributed.rendezvous import rendezvous
-
-    try:
-        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
-    except (ValueError, RuntimeError) as error:
-        raise TailorError(f"the processes of torch.distributed can't meet: {error}") from error
-    launched = _Launched(rank, size, store)
-    if rank:
-        launched.heal()
-        return False
-    if os.environ.get("LOCAL_WORLD_SIZE", str(size)) != str(size):
-        raise TailorError(f"expected {size} processes on one machine, got several machines")
+    needed = "healing in several processes", "cluster"
+    launched = LAUNCHERS.required("environment", *needed)()
     _launched.set(launched)
-    return True
+    return launched is not None
 
 
 def leave() -> None:
     """Tell the other processes that nothing more is healed."""
     if (launched := _launched.get()) is not None:
-        launched.store.set("healing", "")
+        launched.leave()
         _launched.set(None)
 
 
@@ -227,8 +155,5 @@ def shared(work: SharedWork, device: torch.device, most: int) -> Iterator[Proces
         yield ALONE
         return
     _launched.set(None)
-    launched.store.set("healing", str(device))
-    launched.wait([f"ready {rank}" for rank in range(1, launched.size)], _MEETING)
-    with launched.group(device) as group:
-        group.from_first(lambda: work)
+    with launched.group(work, device) as group:
         yield group
