@@ -80,7 +80,11 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     def tokenizer(raw: bytes) -> dict[Any, Any]:
         document = _object(raw)
         splitting.update(_splitting(document))
-        return _tokens(document)
+        vocabulary = (document.get("model") or {}).get("vocab") or {}
+        if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
+            vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
+        added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
+        return {**vocabulary, **added}
 
     readers = {"tokenizer.json": tokenizer, "vocab.json": _object}
     ids = _read(path, readers.get(path.name, _pieces)) if path else {}
@@ -117,15 +121,6 @@ def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, in
         why = error if isinstance(error, ValueError) else "unexpected entries"
         raise CheckpointError("C601", f"invalid tokenizer: {why}", path) from error
     return ids
-
-
-def _tokens(document: Mapping[str, Any]) -> dict[Any, Any]:
-    """Return the tokens of a `tokenizer.json`'s model and its added tokens."""
-    vocabulary = (document.get("model") or {}).get("vocab") or {}
-    if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
-        vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
-    added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
-    return {**vocabulary, **added}
 
 
 def _splitting(document: Mapping[str, Any]) -> dict[str, str]:

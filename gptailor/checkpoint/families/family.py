@@ -45,7 +45,6 @@ _Role = Annotated[
     str, Field(json_schema_extra={"enum": [*_ROLE_NAMES]}), AfterValidator(_known_role)
 ]
 
-ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """A model type, as the name of a file may begin with it."""
 
 
@@ -131,7 +130,7 @@ class Family(Closed):
 
     version: Literal[1] = Field(default=1, description="Version of the form of this file.")
     name: _Words = Field(description="Name of the family, for messages.")
-    model_types: Several[ModelType] = Field(
+    model_types: Several[Annotated[str, Field(pattern=r"^\w[\w.-]*$")]] = Field(
         min_length=1, description="Values of `model_type` in configurations."
     )
     why: dict[str, str] = Field(
