@@ -276,12 +276,6 @@ class MergekitMethod:
         return {**self.by_source, **self.shared}
 
 
-def exported_method(name: str) -> MergekitMethod | None:
-    """Return mergekit's equivalent of a method of gptailor, if it has one."""
-    rows = MERGEKIT_METHODS.values()
-    return next((row for row in rows if row.here == name and row.write is not None), None)
-
-
 # -------------------------------------------------------------------------------- arithmetic
 
 
