@@ -38,7 +38,9 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     for name in (owner.name, *models):
         model = checked.models[name]
         try:
-            if name == owner.name or not _same_files(model, owner):
+            if name == owner.name or not same_files(
+                model.checkpoint.folder, owner.checkpoint.folder
+            ):
                 _ = model.vocabulary
         except CheckpointError as error:
             message = f"{error.message} ({error.path})"
@@ -113,7 +115,7 @@ def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     owner = checked.tokenizer_model
     for name in sorted(_in_layers(checked)):
         model = checked.models[name]
-        if name == owner.name or _same_files(model, owner):
+        if name == owner.name or same_files(model.checkpoint.folder, owner.checkpoint.folder):
             continue
         if owner.vocabulary is not None and model.vocabulary is not None:
             if checked.union is None:
@@ -149,11 +151,6 @@ def _other_splits(name: str, vocabulary: Vocabulary, output: Vocabulary) -> Iter
         help_ = "its layers were trained on texts that were split otherwise"
         at = ("models", name, "source")
         yield Fault("M307", message + listed(parts), at, help_, severity="warning")
-
-
-def _same_files(model: Opened, owner: Opened) -> bool:
-    """Return whether two models have the same tokenizer files."""
-    return same_files(model.checkpoint.folder, owner.checkpoint.folder)
 
 
 def _in_layers(checked: Checked) -> set[str]:
