@@ -16,8 +16,6 @@ from gptailor.plan.faults import listed
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Files that may have a vocabulary; the first existing one counts."""
 
-Relation = Literal["same", "extension", "part", "other"]
-
 
 @final
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Vocabulary:
         return {number: token for token, number in self.ids.items()}
 
 
-def relation(base: Vocabulary, other: Vocabulary) -> Relation:
+def relation(base: Vocabulary, other: Vocabulary) -> Literal["same", "extension", "part", "other"]:
     """Return the relation of their vocabulary to ours: the same, more tokens, fewer, another."""
     if base.ids == other.ids:
         return "same"

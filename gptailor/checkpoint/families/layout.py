@@ -23,7 +23,6 @@ from gptailor.plan.bounds import MOST_LAYERS
 from gptailor.plan.layer_parts import Branch
 
 _Rest = Literal["embed", "norm", "head"]
-"""A layer, a part of it, and the tensor's name within the layer."""
 
 _CONSTANTS = (
     "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias",
@@ -102,7 +101,7 @@ def place_in(prefix: str, name: str) -> tuple[int, str] | None:
 
 
 def split_name(layout: Layout, tensor_name: str) -> tuple[int, Branch, str] | _Rest | None:
-    """Return a tensor's layer, part and rest of its name; or another place; or None."""
+    """Return a tensor's layer, part and name within the layer; or another place; or None."""
     if (at := place_in(layout.prefix, tensor_name)) is not None and at[0] < layout.count:
         part = layout.family.part(at[1])
         return None if part is None else (at[0], part, at[1])

@@ -440,16 +440,14 @@ def _branch_parts(slot: outline.Slot, branch: Branch, level: int) -> list[tuple[
 _SLICE = -1
 """The block of a slice's own parameters; those of its sources are numbered from 0."""
 
-"""The values of each block's parameters, by part."""
-
 
 @final
 @dataclass(frozen=True)
 class _ExportedLayer:
     """An output layer: a layer of each of some models, and its parameters.
 
-    `parameters` has values of the layer's parts; the first layer also those of `embed`, the last
-    those of `norm` and `head`. `base_model` is set where it isn't the file's.
+    `parameters` has each block's values by the layer's parts; the first layer also those of
+    `embed`, the last those of `norm` and `head`. `base_model` is set where it isn't the file's.
     """
 
     models: tuple[str, ...]
