@@ -105,8 +105,7 @@ def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
             f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
             f"{rows} rows: {shown_tokens(beyond)}"
         )
-        help_ = "the output can't read them"
-        yield Fault("M308", message, at, help_, severity="warning")
+        yield Fault("M308", message, at, "the output can't read them", severity="warning")
 
 
 @rule("M306", "M307")
@@ -289,8 +288,7 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
         yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
     if not _has_tokenizer(checked.tokenizer_model):
         name = checked.tokenizer_model.name
-        message = f"'{name}' has no readable tokenizer, which a chat template needs"
-        yield Fault("M211", message, at)
+        yield Fault("M211", f"'{name}' has no readable tokenizer, which a chat template needs", at)
 
 
 @rule("M311")

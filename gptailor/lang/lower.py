@@ -129,8 +129,7 @@ def _no_marks(
     what = what.format(**vars(statement.body))
     for mark in marks:
         if (word := getattr(statement, mark)) is not None:
-            message = f"'{mark}' can't be combined with '{what}'"
-            draft.fault("P506", message, word.span, help_)
+            draft.fault("P506", f"'{mark}' can't be combined with '{what}'", word.span, help_)
 
 
 def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
@@ -265,8 +264,7 @@ def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.Repeati
 
 def _times(draft: d.Draft, body: tree.Repeating | tree.RepeatingWindow) -> p.Count | None:
     """Return the number of further runs of a block."""
-    what = "the number of repeats"
-    return 1 if body.times is None else d.count_of(draft, body.times, what)
+    return 1 if body.times is None else d.count_of(draft, body.times, "the number of repeats")
 
 
 def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> None:

@@ -187,8 +187,7 @@ def _block(
     if inside.closed and (following := source.text[inside.end : piece.end]):
         where = Span(piece.end - len(following.lstrip()), piece.end)
         help_ = "start the next statement on a new line or after ';'"
-        fault = Fault("S105", "a statement goes on after its block", span=where, help=help_)
-        faults.append(fault)
+        faults.append(Fault("S105", "a statement goes on after its block", span=where, help=help_))
     inner_faults: list[Fault] = []
     statements = tuple(_statements(source, inside, rule, inner_faults))
     faults += inner_faults if inside.closed else []

@@ -128,8 +128,7 @@ class MethodInputs:
             return self.sources
         if self.method.base == "first":
             self.require_sources(2)
-        base = self.base
-        return self.fine_tunes if self.method.base == "beside" else [base, *self.fine_tunes]
+        return self.fine_tunes if self.method.base == "beside" else [self.base, *self.fine_tunes]
 
     def coefficient(self, name: str) -> Coefficient:
         """Return a mandatory shared parameter."""
