@@ -47,12 +47,15 @@ def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
 
     Raises CheckpointError (C602) for an existing file that can't be read.
     """
+    templates = {}
     if is_gguf(checkpoint.files[0]) and not tokenizer_files(checkpoint):
-        return _in_gguf(checkpoint.files[0])
+        for key, text in read_gguf(checkpoint.files[0]).facts.items():
+            if (key == _GGUF or key.startswith(f"{_GGUF}.")) and isinstance(text, str):
+                templates[key.removeprefix(f"{_GGUF}.") if key != _GGUF else DEFAULT] = text
+        return templates
     files = {
         path.relative_to(checkpoint.folder).as_posix(): path for path in tokenizer_files(checkpoint)
     }
-    templates = {}
     for name, path in files.items():
         if name == _MAIN or name.startswith(_OTHERS):
             key = DEFAULT if name == _MAIN else path.name.removesuffix(".jinja")
@@ -89,14 +92,6 @@ def _listed(setting: Any, path: Path) -> dict[str, str]:
         if not re.fullmatch(r"[\w-]+", name):
             raise CheckpointError("C602", f"a chat template can't be called {quoted(name)}", path)
         templates[name] = text
-    return templates
-
-
-def _in_gguf(path: Path) -> dict[str, str]:
-    templates = {}
-    for key, text in read_gguf(path).facts.items():
-        if (key == _GGUF or key.startswith(f"{_GGUF}.")) and isinstance(text, str):
-            templates[key.removeprefix(f"{_GGUF}.") if key != _GGUF else DEFAULT] = text
     return templates
 
 

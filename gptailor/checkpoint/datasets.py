@@ -114,7 +114,13 @@ def read_texts(path: Path) -> list[Passage | Exchange]:
     """
     if path.suffix.lower() in LINES:
         return _rows(path, _text_row, "text")
-    text = _content(path)
+    _refuse_predictions(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnicodeDecodeError as error:
+        raise _no_utf8(path, error.start) from None
     if not text.strip():
         raise CalibrationError("C802", "the file holds no text", path)
     return [Passage(text)]
@@ -454,13 +460,3 @@ def _refuse_predictions(path: Path) -> None:
 
 def _no_utf8(path: Path, place: int) -> CalibrationError:
     return CalibrationError("C801", f"not UTF-8: invalid byte at offset {place}", path)
-
-
-def _content(path: Path) -> str:
-    _refuse_predictions(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except UnicodeDecodeError as error:
-        raise _no_utf8(path, error.start) from None

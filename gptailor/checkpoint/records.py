@@ -12,12 +12,9 @@ from gptailor.plan.faults import listed
 
 _R = TypeVar("_R", bound=BaseModel)
 
-Refuse = Callable[[str], CheckpointError]
-"""Makes an exception of a message about a record."""
 
-
-def parse_record(kind: type[_R], raw: bytes, refuse: Refuse) -> _R:
-    """Return the record in a JSON text. Raises the exception of `refuse` for the first fault."""
+def parse_record(kind: type[_R], raw: bytes, refuse: Callable[[str], CheckpointError]) -> _R:
+    """Return the record in a JSON text. Raises for the first fault what `refuse` makes of it."""
     if len(raw) > MAX_JSON:
         raise refuse(f"expected at most {MAX_JSON:,} bytes of JSON, got {len(raw):,}")
     try:

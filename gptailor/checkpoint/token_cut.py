@@ -30,7 +30,6 @@ from gptailor.checkpoint.token_selection import (
     named_ids,
     renumbered,
     step_ids,
-    tokenizer_kind,
 )
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.optional_packages import packages_needed
@@ -122,13 +121,19 @@ class WholeTokenizer:
     def selection(self) -> TokenSelection:
         """The tokens, and those that every cut keeps."""
         document = self.read(_MAIN)
-        kind = tokenizer_kind(document)
+        model = document.get("model") or {}
+        # Old files of BPE name no type.
+        kind = str(model.get("type") or ("BPE" if "merges" in model else "unknown"))
         if kind not in SELECTIONS:
             message = f"the tokenizer of '{self.name}' is of the kind '{kind}', expected "
             raise CheckpointError("C603", message + "BPE, Unigram or WordPiece", self.main)
         try:
             numbers = frozenset(self.ids.values())
-            self._refuse_absent(document, numbers)
+            added = [int(token["id"]) for token in document.get("added_tokens") or ()]
+            for number in (*added, *step_ids(document.get("post_processor"))):
+                if number not in numbers:
+                    message = f"invalid tokenizer: no token has the number {number}"
+                    raise CheckpointError("C601", message, self.main)
             special = frozenset(self._special(document)) & numbers
             selection = SELECTIONS[kind](document, self.ids, special)
             _ = selection.fixed
@@ -153,14 +158,6 @@ class WholeTokenizer:
         if path is None:
             return {}
         return parse_object(path.read_bytes(), path, "C601", duplicate=None)
-
-    def _refuse_absent(self, document: Mapping[str, Any], numbers: frozenset[int]) -> None:
-        """Raise CheckpointError (C601) for an added token that the vocabulary lacks."""
-        added = [int(token["id"]) for token in document.get("added_tokens") or ()]
-        for number in (*added, *step_ids(document.get("post_processor"))):
-            if number not in numbers:
-                message = f"invalid tokenizer: no token has the number {number}"
-                raise CheckpointError("C601", message, self.main)
 
     def _special(self, document: Mapping[str, Any]) -> Iterator[int]:
         """Yield the numbers of added tokens, and of tokens that settings and templates name."""

@@ -220,12 +220,6 @@ SELECTIONS: Mapping[str, type[TokenSelection]] = {
 """Kinds of tokenizers by the type in a `tokenizer.json`."""
 
 
-def tokenizer_kind(document: Mapping[str, Any]) -> str:
-    """Return the kind of a `tokenizer.json`'s model; old files of BPE name none."""
-    model = document.get("model") or {}
-    return str(model.get("type") or ("BPE" if "merges" in model else "unknown"))
-
-
 # -------------------------------------------------------------------------------- the smaller files
 
 

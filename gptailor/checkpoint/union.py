@@ -214,7 +214,11 @@ class UnionRows:
                 by_givers.setdefault(names, []).append(number)
         sources: list[tuple[TensorInfo, int] | None] = [None] * len(givers)
         for names, numbers in by_givers.items():
-            mean = self._mean(names, numbers)
+            of = tuple(
+                tensor.with_rows([RowRange(tensor, self._row(name, n), 1) for n in numbers])
+                for name, tensor in ((name, self.tensors[name]) for name in names)
+            )
+            mean = replace(of[0], spec=replace(of[0].spec, dtype="F32"), form=Mean(of))
             for i, number in enumerate(numbers):
                 sources[number] = mean, i
         for number, names in enumerate(givers):
@@ -235,10 +239,3 @@ class UnionRows:
         model = next(model for model in self.union.models if model.name == name)
         row = model.row(self._token(number))
         return number if row is None else row
-
-    def _mean(self, names: tuple[str, ...], numbers: list[int]) -> TensorInfo:
-        of = tuple(
-            tensor.with_rows([RowRange(tensor, self._row(name, n), 1) for n in numbers])
-            for name, tensor in ((name, self.tensors[name]) for name in names)
-        )
-        return replace(of[0], spec=replace(of[0].spec, dtype="F32"), form=Mean(of))

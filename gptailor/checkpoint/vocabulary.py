@@ -16,8 +16,6 @@ from gptailor.plan.faults import listed
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Files that may have a vocabulary; the first existing one counts."""
 
-Relation = Literal["same", "extension", "part", "other"]
-
 
 @final
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Vocabulary:
         return {number: token for token, number in self.ids.items()}
 
 
-def relation(base: Vocabulary, other: Vocabulary) -> Relation:
+def relation(base: Vocabulary, other: Vocabulary) -> Literal["same", "extension", "part", "other"]:
     """Return the relation of their vocabulary to ours: the same, more tokens, fewer, another."""
     if base.ids == other.ids:
         return "same"
@@ -80,7 +78,11 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     def tokenizer(raw: bytes) -> dict[Any, Any]:
         document = _object(raw)
         splitting.update(_splitting(document))
-        return _tokens(document)
+        vocabulary = (document.get("model") or {}).get("vocab") or {}
+        if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
+            vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
+        added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
+        return {**vocabulary, **added}
 
     readers = {"tokenizer.json": tokenizer, "vocab.json": _object}
     ids = _read(path, readers.get(path.name, _pieces)) if path else {}
@@ -117,15 +119,6 @@ def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, in
         why = error if isinstance(error, ValueError) else "unexpected entries"
         raise CheckpointError("C601", f"invalid tokenizer: {why}", path) from error
     return ids
-
-
-def _tokens(document: Mapping[str, Any]) -> dict[Any, Any]:
-    """Return the tokens of a `tokenizer.json`'s model and its added tokens."""
-    vocabulary = (document.get("model") or {}).get("vocab") or {}
-    if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
-        vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
-    added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
-    return {**vocabulary, **added}
 
 
 def _splitting(document: Mapping[str, Any]) -> dict[str, str]:

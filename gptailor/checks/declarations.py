@@ -80,7 +80,9 @@ def every_source_is_valid(plan: Plan) -> Iterator[Fault]:
         local = model.source[:1] in (".", "/", "~")
         at_url = is_at_url(model.source)
         if model.made is not None:
-            yield from _source_beside_recipe(name, model)
+            if model.source or model.on is not None or model.revision is not None:
+                message = f"'{name}' is made of models, and has a source besides"
+                yield Fault("P109", message, ("models", name), "keep one of the two")
         elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
             yield Fault("P109", "a source can't contain quotes or line ends", at)
         elif not model.source:
@@ -96,13 +98,6 @@ def every_source_is_valid(plan: Plan) -> Iterator[Fault]:
         ):
             help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
             yield Fault("P109", f"'{model.source}' is not a valid Hub id", at, help_)
-
-
-def _source_beside_recipe(name: str, model: Model) -> Iterator[Fault]:
-    """Yield a fault for a model that has a recipe and a source."""
-    if model.source or model.on is not None or model.revision is not None:
-        message = f"'{name}' is made of models, and has a source besides"
-        yield Fault("P109", message, ("models", name), "keep one of the two")
 
 
 def _misplaced_plan_file(model: Model, at: Place, local: bool) -> Iterator[Fault]:

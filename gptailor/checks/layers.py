@@ -156,8 +156,7 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
         merged = merges(use.layer_recipe.recipe)
         for tensor in _weights(use.tensors).values() if merged else ():
             if (dtype := tensor.spec.dtype) not in FLOATS:
-                message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
-                yield Fault("M215", message, use.at)
+                yield Fault("M215", f"'{tensor.spec.name}' is {dtype}, and can't be merged", use.at)
                 return
 
 
@@ -232,8 +231,7 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
         f"the base adds features of an image after its first {count} layers, the output after "
         f"{after}" + (", so some features are lost" if len(places) < count else "")
     )
-    help_ = f"keep L0..L{count - 1} in their places"
-    yield Fault("M310", message, at, help_, severity="warning")
+    yield Fault("M310", message, at, f"keep L0..L{count - 1} in their places", severity="warning")
 
 
 @rule("M221")

@@ -27,8 +27,7 @@ def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
         if name in plan.numbers:
             continue
         if name in plan.models:
-            message = f"expected a number, got the model '{name}'"
-            yield Fault("P113", message, at)
+            yield Fault("P113", f"expected a number, got the model '{name}'", at)
             continue
         declared = listed(f"'{number}'" for number in list(plan.numbers)[:8])
         help_ = nearest(name, plan.numbers) or (f"named are {declared}" if declared else "")

@@ -186,8 +186,7 @@ def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
         count = len(recipe.merge)
         if count < method.least or (method.most is not None and count > method.most):
             wants = "two" if method.least == method.most else f"{method.least} or more"
-            message = f"'{method.name}' merges {wants} sources, not {count}"
-            yield Fault("P304", message, at)
+            yield Fault("P304", f"'{method.name}' merges {wants} sources, not {count}", at)
 
 
 @rule("P311")
@@ -347,8 +346,7 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
         if len(layers) > 1 and needing:
             names = listed(f"L{n}" for n in sorted(n for n in layers if n is not None))
             message = f"'{needing[0]}' needs one base layer, but the sources name {names}"
-            help_ = "use 'linear' or 'slerp', which need no base"
-            yield Fault("P217", message, (*at, "by"), help_)
+            yield Fault("P217", message, (*at, "by"), "use 'linear' or 'slerp', which need no base")
 
 
 # ------------------------------------------------------------------------------------------ choices

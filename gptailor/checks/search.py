@@ -84,8 +84,7 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
     for what, at, wishes in listed_:
         for i, first in repeats(map(_key, wishes)):
             also = Also("first said here", (*at, first))
-            message = f"duplicate {what} '{wishes[i].name}'"
-            yield Fault("P607", message, (*at, i), also=(also,))
+            yield Fault("P607", f"duplicate {what} '{wishes[i].name}'", (*at, i), also=(also,))
 
 
 def _key(wish: Objective | Expectation) -> object:

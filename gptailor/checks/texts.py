@@ -168,8 +168,7 @@ def _few_samples(plan: Plan, checked: Checked | None) -> Iterator[Fault]:
         return
     folder, most = plan.origin.folder if plan.origin else Path(), search.fidelity[1]
     for objective in search.objectives:
-        spec = OBJECTIVES[objective.name]
-        file = spec.argument("file")
+        file = OBJECTIVES[objective.name].argument("file")
         if file is None:
             continue
         name = str(objective.arguments["file"])

@@ -38,7 +38,9 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     for name in (owner.name, *models):
         model = checked.models[name]
         try:
-            if name == owner.name or not _same_files(model, owner):
+            if name == owner.name or not same_files(
+                model.checkpoint.folder, owner.checkpoint.folder
+            ):
                 _ = model.vocabulary
         except CheckpointError as error:
             message = f"{error.message} ({error.path})"
@@ -104,8 +106,7 @@ def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
             f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
             f"{rows} rows: {shown_tokens(beyond)}"
         )
-        help_ = "the output can't read them"
-        yield Fault("M308", message, at, help_, severity="warning")
+        yield Fault("M308", message, at, "the output can't read them", severity="warning")
 
 
 @rule("M306", "M307")
@@ -114,7 +115,7 @@ def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     owner = checked.tokenizer_model
     for name in sorted(_in_layers(checked)):
         model = checked.models[name]
-        if name == owner.name or _same_files(model, owner):
+        if name == owner.name or same_files(model.checkpoint.folder, owner.checkpoint.folder):
             continue
         if owner.vocabulary is not None and model.vocabulary is not None:
             if checked.union is None:
@@ -150,11 +151,6 @@ def _other_splits(name: str, vocabulary: Vocabulary, output: Vocabulary) -> Iter
         help_ = "its layers were trained on texts that were split otherwise"
         at = ("models", name, "source")
         yield Fault("M307", message + listed(parts), at, help_, severity="warning")
-
-
-def _same_files(model: Opened, owner: Opened) -> bool:
-    """Return whether two models have the same tokenizer files."""
-    return same_files(model.checkpoint.folder, owner.checkpoint.folder)
 
 
 def _in_layers(checked: Checked) -> set[str]:
@@ -293,8 +289,7 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
         yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
     if not _has_tokenizer(checked.tokenizer_model):
         name = checked.tokenizer_model.name
-        message = f"'{name}' has no readable tokenizer, which a chat template needs"
-        yield Fault("M211", message, at)
+        yield Fault("M211", f"'{name}' has no readable tokenizer, which a chat template needs", at)
 
 
 @rule("M311")

@@ -123,15 +123,6 @@ class Draft:
 # ------------------------------------------------------------------------------------------ layers
 
 
-def once_in_words(draft: Draft, where: str, word: tree.Word | tree.String, span: Span) -> None:
-    """Set a tokenizer or a chat template that has no recipe."""
-    if where == "chat_template" and isinstance(word, tree.Word):
-        value = p.built(p.TemplateOf, model=word.text)
-        draft.once(where, value, span, {("model",): word.span})
-    else:
-        draft.once(where, word.text, span)
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class At:

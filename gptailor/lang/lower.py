@@ -62,7 +62,13 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
                    revision=body.revision)  # fmt: skip
     fields: dict[str, Any]
     if isinstance(body.source, tree.From):
-        pattern = _made_of(draft, body, body.source)
+        if body.on is not None:
+            draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id",
+                        body.source.span)  # fmt: skip
+        if body.revision is not None:
+            draft.fault("P110", "a model that is made of models has no revision",
+                        body.revision.span)  # fmt: skip
+        pattern = models_pattern(draft, body.source, None)
         fields = {"made": pattern.recipe} if pattern is not None else {"source": "."}  # a fault
         inside = pattern.spans if pattern is not None else {}
         spans |= {("made", *place[1:]): span for place, span in inside.items()}
@@ -70,15 +76,6 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
     else:
         fields = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
     draft.models[name] = d.Placed(p.built(p.Model, **fields), spans)
-
-
-def _made_of(draft: d.Draft, body: tree.Declare, origin: tree.From) -> "Pattern | None":
-    """Return a model's recipe; add a fault for an adapter or a revision beside it."""
-    if body.on is not None:
-        draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id", origin.span)
-    if body.revision is not None:
-        draft.fault("P110", "a model that is made of models has no revision", body.revision.span)
-    return models_pattern(draft, origin, None)
 
 
 def _let(draft: d.Draft, statement: tree.Statement, body: tree.LetNode) -> None:
@@ -115,8 +112,11 @@ def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
     _no_marks(draft, statement, _MARKS, where, choice)
-    if not isinstance(body.origin, tree.From):
-        d.once_in_words(draft, where, body.origin, statement.span)
+    if where == "chat_template" and isinstance(body.origin, tree.Word):
+        value = p.built(p.TemplateOf, model=body.origin.text)
+        draft.once(where, value, statement.span, {("model",): body.origin.span})
+    elif not isinstance(body.origin, tree.From):
+        draft.once(where, body.origin.text, statement.span)
     elif (pattern := models_pattern(draft, body.origin, None)) is not None:
         spans = {place[1:]: span for place, span in pattern.spans.items()}
         draft.once(where, pattern.recipe, statement.span, spans)
@@ -129,8 +129,7 @@ def _no_marks(
     what = what.format(**vars(statement.body))
     for mark in marks:
         if (word := getattr(statement, mark)) is not None:
-            message = f"'{mark}' can't be combined with '{what}'"
-            draft.fault("P506", message, word.span, help_)
+            draft.fault("P506", f"'{mark}' can't be combined with '{what}'", word.span, help_)
 
 
 def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
@@ -265,8 +264,7 @@ def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.Repeati
 
 def _times(draft: d.Draft, body: tree.Repeating | tree.RepeatingWindow) -> p.Count | None:
     """Return the number of further runs of a block."""
-    what = "the number of repeats"
-    return 1 if body.times is None else d.count_of(draft, body.times, what)
+    return 1 if body.times is None else d.count_of(draft, body.times, "the number of repeats")
 
 
 def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> None:

@@ -110,8 +110,7 @@ def _word(
     models: tuple[str, ...],
 ) -> Occurrence:
     if isinstance(word, tree.LayerWord):
-        label = f"L{word.number}"
-        return Occurrence("layer", label, word.span, number=word.number, models=models)
+        return Occurrence("layer", f"L{word.number}", word.span, number=word.number, models=models)
     if isinstance(word, tree.String):
         kind = "revision" if name == "revision" else _STRINGS.get(type(node), "argument")
         return Occurrence(kind, word.text, word.span)

@@ -135,22 +135,20 @@ def parse(source: Source) -> tuple[tree.File, list[Fault]]:
     A statement with a fault is not in the tree.
     """
     pieces, faults = split(source)
-    if (beyond := _beyond_most(pieces)) is not None:
+    inside = chain.from_iterable(piece.block.items if piece.block else () for piece in pieces.items)
+    beyond = next(islice(chain(pieces.items, inside), MOST_STATEMENTS, None), None)
+    if beyond is not None:
         message = f"expected at most {MOST_STATEMENTS:,} statements, the text goes on with another"
-        fault = Fault(TOO_LARGE, message, span=Span(beyond.start, beyond.end), help=_BY_RANGE)
+        fault = Fault(
+            TOO_LARGE,
+            message,
+            span=Span(beyond.start, beyond.end),
+            help="one statement takes a range of layers, as in L0..L99",
+        )
         return tree.File(Span(0, 0), (), ()), locate([fault], Origin(source, Path()))
     statements = tuple(_statements(source, pieces, "statement", faults))
     file = tree.File(Span(0, len(source.text)), statements, tuple(pieces.closing))
     return file, locate(faults, Origin(source, Path()))
-
-
-_BY_RANGE = "one statement takes a range of layers, as in L0..L99"
-
-
-def _beyond_most(pieces: Pieces) -> Piece | None:
-    """Return the first statement beyond the limit of a text, those in blocks counted."""
-    inside = chain.from_iterable(piece.block.items if piece.block else () for piece in pieces.items)
-    return next(islice(chain(pieces.items, inside), MOST_STATEMENTS, None), None)
 
 
 def _statements(
@@ -189,8 +187,7 @@ def _block(
     if inside.closed and (following := source.text[inside.end : piece.end]):
         where = Span(piece.end - len(following.lstrip()), piece.end)
         help_ = "start the next statement on a new line or after ';'"
-        fault = Fault("S105", "a statement goes on after its block", span=where, help=help_)
-        faults.append(fault)
+        faults.append(Fault("S105", "a statement goes on after its block", span=where, help=help_))
     inner_faults: list[Fault] = []
     statements = tuple(_statements(source, inside, rule, inner_faults))
     faults += inner_faults if inside.closed else []

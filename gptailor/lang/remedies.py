@@ -180,9 +180,7 @@ def _not_closed(text: PlanText, fault: Fault, span: Span, hint: re.Match[str]) -
     return Remedy(f"close it with {hint[1]}", (Edit(Span(at, at), hint[1]),), fault)
 
 
-_Corrected = Callable[[str], str]
-
-_SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
+_SYNTAX: tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...] = (
     ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda wrong: f"{wrong}()"),
     ("double quotes", re.compile(r"'[^'\r\n]*'|[“”„][^“”\"\r\n]*[“”\"]"), lambda s: f'"{s[1:-1]}"'),
     ("a range is written", re.compile(r"L\d+\s*(?:-|:|…|\u2013|to)\s*L?\d+"),

@@ -439,7 +439,8 @@ def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
     if isinstance(entry, p.Item) and not beside:
         return False
     if not _is_curved(entry):
-        return _in_step(last, entry)
+        following = [None if number is None else number + 1 for number in _lists(last)]
+        return following == _lists(entry) and _shape(last) == _shape(entry)
     return _shape(last, 1) == _shape(entry) if isinstance(entry, p.Item) else not again
 
 
@@ -448,12 +449,6 @@ def _lists(entry: Any) -> list[int | None]:
     recipe = getattr(entry, "recipe", None)
     layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
     return [getattr(entry, "position", None), *layers]
-
-
-def _in_step(entry: Any, other: Any) -> bool:
-    """Return whether the other has the entry's content, each layer moved on by one."""
-    following = [None if number is None else number + 1 for number in _lists(entry)]
-    return following == _lists(other) and _shape(entry) == _shape(other)
 
 
 def _is_curved(entry: p.Layer | p.Drop | p.Scale | p.Item) -> bool:

@@ -48,7 +48,9 @@ class ArceeFusion(Kernel):
         divergences: list[float] = []
         for chunk in inputs.chunks(width):
             a, b = (double(source).reshape(-1, width) for source in chunk.sources)
-            divergences += _divergence(b, a).tolist()
+            p, q = _softmax(b) + _EPSILON, _softmax(a) + _EPSILON
+            divergence = sums.row_sums(p * _log(p / q))  # KL(p ‖ q), below 0 by rounding alone
+            divergences += namespace(divergence).clip(divergence, 0.0, None).tolist()
 
         def importances(chunk: Chunk) -> list[Vector]:
             return [_importance(chunk, width, divergences)]
@@ -72,15 +74,6 @@ def _importance(chunk: Chunk, width: int, divergences: list[float] | Measured) -
     a, b = chunk.sources
     rows = float32s(divergences[first : first + count], a)
     return (abs(b - a).reshape(-1, width) * rows[:, None]).reshape(-1)
-
-
-def _divergence(
-    of: Float64[Array, "rows width"], to: Float64[Array, "rows width"]
-) -> Float64[Array, " rows"]:
-    """Return KL(softmax(of) ‖ softmax(to)) of each row, never below 0 but for rounding."""
-    p, q = _softmax(of) + _EPSILON, _softmax(to) + _EPSILON
-    divergence = sums.row_sums(p * _log(p / q))
-    return namespace(divergence).clip(divergence, 0.0, None)
 
 
 def _softmax(rows: Float64[Array, "rows width"]) -> Float64[Array, "rows width"]:

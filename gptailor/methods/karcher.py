@@ -39,7 +39,7 @@ class Karcher(Kernel):
         Every iterate is a linear combination of the unit sources, so the iteration knows
         coefficients and the unit sources' Gram matrix only.
         """
-        gram = sums.gram_of_sources(inputs)
+        gram = sums.gram_of(inputs, "weights")
         count = len(gram)
         norms = [math.sqrt(gram[i][i]) for i in range(count)]
         some = [i for i in range(count) if norms[i] > 0.0]

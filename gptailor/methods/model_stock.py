@@ -36,7 +36,7 @@ class ModelStock(Kernel):
         if arithmetic.word(arguments, "by") == "row":
             sums.refuse_infinite(inputs)
             return (inputs.width,)
-        gram = sums.gram_of_task_vectors(inputs)
+        gram = sums.gram_of(inputs, "task_vectors")
         count = len(gram)
         cosines = [sums.cosine(gram, i, j) for i in range(count) for j in range(i)]
         mean = math.fsum(cosines) / len(cosines)

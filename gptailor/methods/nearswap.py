@@ -30,12 +30,8 @@ class Nearswap(Kernel):
         if t == 0:
             return a
         xp = namespace(a)
-        near = xp.clip(number_over(t, xp.clip(abs(a - b), _NEAREST, None)), None, 1.0)
+        differences = xp.clip(abs(a - b), _NEAREST, None)
+        near = xp.clip(arithmetic.number_beside(a, float(t)) / differences, None, 1.0)
         moved = b * near + a * (1.0 - near)
         moved = xp.where(near >= 1.0, b, moved)
         return xp.where(a == b, a, moved)
-
-
-def number_over(number: float | int, vector: Vector) -> Vector:
-    """Divide a number by each entry."""
-    return arithmetic.number_beside(vector, float(number)) / vector

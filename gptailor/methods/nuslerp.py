@@ -68,7 +68,8 @@ class Nuslerp(Kernel):
         else:
             width = len(measured) // 2
             both, shape = (measured[:width], measured[width:]), (1, -1)
-        merged = _along(_vectors(chunk, of), both, width, shape)
+        vectors = list(chunk.sources) if of == "weights" else chunk.task_vectors()
+        merged = _along(vectors, both, width, shape)
         return merged if of == "weights" else arithmetic.base_moved(chunk, [merged], [1.0])
 
 
@@ -81,11 +82,6 @@ def _share(arguments: ByName) -> float:
 def _columns(inputs: Inputs) -> int:
     """Return the number of columns: the entries of one number along the first axis."""
     return inputs.elements // inputs.shape[0] if inputs.shape else 1
-
-
-def _vectors(chunk: Chunk, of: str) -> list[Vector]:
-    """Return the sources, or their task vectors."""
-    return list(chunk.sources) if of == "weights" else chunk.task_vectors()
 
 
 def _doubles(chunk: Chunk, of: str) -> list[Float64[Array, " n"]]:

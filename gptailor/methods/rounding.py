@@ -102,7 +102,7 @@ def rounded(
         result, largest = narrowed(values, dtype), _largest(values)
     if largest <= LARGEST_OF[dtype]:  # NaN isn't
         return result
-    if (number := _first(~(finite(values) & finite(result)))) is not None:
+    if (number := first_true(~(finite(values) & finite(result)))) is not None:
         refuse(number)
     return result
 
@@ -116,12 +116,8 @@ def _largest(values: Shaped[Array, "*axes"]) -> float:
     return most if isnan(most) else max(-least, most)
 
 
-def first_not_finite(values: Shaped[Array, "*axes"]) -> int | None:
-    """Return the number, in the flattened array, of the first infinity or NaN; None without one."""
-    return _first(~finite(values))
-
-
-def _first(mask: Bool[Array, "*axes"]) -> int | None:
+def first_true(mask: Bool[Array, "*axes"]) -> int | None:
+    """Return the number, in the flattened array, of the first true entry; None without one."""
     xp = namespace(mask)
     return int(xp.nonzero(mask.reshape(-1))[0][0]) if xp.any(mask) else None
 

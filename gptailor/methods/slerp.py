@@ -34,7 +34,7 @@ class Slerp(Kernel):
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the coefficients of a and b."""
         return slerp_coefficients(
-            sums.gram_of_sources(inputs), arithmetic.one_number(arguments, "t")
+            sums.gram_of(inputs, "weights"), arithmetic.one_number(arguments, "t")
         )
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:

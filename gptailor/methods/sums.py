@@ -9,8 +9,8 @@ import numpy as np
 
 from gptailor.methods import native
 from gptailor.methods.arithmetic import Chunk, Inputs, Vector
-from gptailor.methods.arrays import Array, double, namespace, with_zeros
-from gptailor.methods.rounding import NotFiniteFault, OverflowFault, first_not_finite, index_of
+from gptailor.methods.arrays import Array, double, finite, namespace, with_zeros
+from gptailor.methods.rounding import NotFiniteFault, OverflowFault, first_true, index_of
 from gptailor.methods.shapes import Float64
 from gptailor.plan.faults import PlanError
 
@@ -25,21 +25,6 @@ Gram = list[list[float]]
 """The dot products of each vector with each other one; the diagonal holds the squared norms."""
 
 
-def gram_of_sources(inputs: Inputs) -> Gram:
-    """Return ⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
-    return _gram(inputs, from_base=False)
-
-
-def gram_of_task_vectors(inputs: Inputs) -> Gram:
-    """Return ⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor; differences are float64 too."""
-    return _gram(inputs, from_base=True)
-
-
-def gram_of(inputs: Inputs, what: str) -> Gram:
-    """Return the Gram matrix of the sources ("weights"), or of their task vectors."""
-    return gram_of_task_vectors(inputs) if what == "task_vectors" else gram_of_sources(inputs)
-
-
 def cosine(gram: Gram, i: int, j: int) -> float:
     """Return the cosine of the angle between two vectors; 0 for a vector of length 0."""
     norms = math.sqrt(gram[i][i]) * math.sqrt(gram[j][j])
@@ -51,8 +36,11 @@ def clamped(number: float) -> float:
     return max(-1.0, min(1.0, number))
 
 
-def _gram(inputs: Inputs, *, from_base: bool) -> Gram:
-    count = len(inputs.models)
+def gram_of(inputs: Inputs, what: str) -> Gram:
+    """Return the Gram matrix over the whole tensor, in float64: of the sources ("weights"), or of
+    their "task_vectors", whose differences are float64 too.
+    """
+    count, from_base = len(inputs.models), what == "task_vectors"
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     sums = {pair: _Sum() for pair in pairs}
     for chunk in inputs.chunks(SUM_ENTRIES):
@@ -107,7 +95,17 @@ def sums(
     totals = [total.value() for total in running]
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
-        _refuse_differences(inputs)
+        for chunk in inputs.chunks():  # finite numbers whose difference float32 can't hold
+            for model, vector in zip(inputs.models, chunk.task_vectors(), strict=True):
+                by = f"the difference of '{model}' and the base"
+                fault = partial(
+                    OverflowFault,
+                    inputs.place,
+                    dtype="F32",
+                    by=by,
+                    help="merge without task vectors",
+                )
+                _refuse(inputs, chunk, vector, fault)
     return totals
 
 
@@ -119,18 +117,9 @@ def refuse_infinite(inputs: Inputs) -> None:
             _refuse(inputs, chunk, vector, partial(NotFiniteFault, inputs.place, owner=model))
 
 
-def _refuse_differences(inputs: Inputs) -> None:
-    """Refuse a difference of two finite numbers that float32 can't hold."""
-    for chunk in inputs.chunks():
-        for model, vector in zip(inputs.models, chunk.task_vectors(), strict=True):
-            by, help_ = f"the difference of '{model}' and the base", "merge without task vectors"
-            fault = partial(OverflowFault, inputs.place, dtype="F32", by=by, help=help_)
-            _refuse(inputs, chunk, vector, fault)
-
-
 def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., PlanError]) -> None:
     """Raise the fault of the first entry that isn't finite, if there is one."""
-    if (number := first_not_finite(vector)) is not None:
+    if (number := first_true(~finite(vector))) is not None:
         raise fault(index_of(chunk.offset + number, inputs.shape), float(vector[number]))
 
 

@@ -1,6 +1,5 @@
 """Task vectors trimmed, and merged where they agree on a sign."""
 
-from collections.abc import Sequence
 from typing import final
 
 from gptailor.methods import arithmetic, task_vectors
@@ -27,18 +26,14 @@ class Ties(Kernel):
     name = "ties"
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
-        """Return the smallest kept magnitude of each source."""
-        return least_kept(inputs, arithmetic.number_each(arguments, "density"))
+        """Return the least kept magnitude of each task vector; 0 where all entries are kept."""
+        densities = arithmetic.number_each(arguments, "density")
+        counts = [max(1, round(density * inputs.elements)) for density in densities]
+        ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
+        return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + scale · the weighted mean of the task vectors that agree."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
         kept = [arithmetic.at_least(vector, int(least)) for vector, least in trimming]
         return task_vectors.elected(chunk, kept, arguments)
-
-
-def least_kept(inputs: Inputs, densities: Sequence[float | int]) -> tuple[int, ...]:
-    """Return the least kept magnitude of each task vector; 0 where all entries are kept."""
-    counts = [max(1, round(density * inputs.elements)) for density in densities]
-    ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
-    return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))

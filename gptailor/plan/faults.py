@@ -17,8 +17,6 @@ from gptailor.plan.fitted_plan import FittedPlan
 Place = tuple[str | int, ...]
 """Field names and indices that lead to a place in a `Plan`, as pydantic writes them."""
 
-Severity = Literal["error", "warning"]
-
 _LONGEST_COMPARED = 200
 """Characters of a misspelt name for which a known one is suggested."""
 _SHOWN_COLUMNS = 100
@@ -95,7 +93,7 @@ class Fault:
     at: Place = ()
     help: str = ""
     also: tuple[Also, ...] = ()
-    severity: Severity = "error"
+    severity: Literal["error", "warning"] = "error"
     span: Span | None = None
     source: Source | None = None
 

@@ -31,7 +31,8 @@ def recipe_shares(recipe: Recipe) -> dict[str, float] | None:
         if not isinstance(model, str):
             return None
         shares[model] = shares.get(model, 0.0) + abs(weight)
-    if _adds_to_base(recipe):
+    by = recipe.by
+    if isinstance(by, MethodCall) and METHODS[by.name].takes_base(by.arguments):
         shares["base"] = shares.get("base", 0.0) + max(0.0, 1.0 - math.fsum(map(abs, weights)))
     total = math.fsum(shares.values())
     return {name: share / total for name, share in shares.items() if share} if total else None
@@ -53,12 +54,6 @@ def slot_shares(slot: Slot) -> dict[str, float] | None:
         for name, share in own.items():
             shares[name] = shares.get(name, 0.0) + share / len(recipes)
     return shares
-
-
-def _adds_to_base(merge: Merge) -> bool:
-    if not isinstance(merge.by, MethodCall):
-        return False
-    return METHODS[merge.by.name].takes_base(merge.by.arguments)
 
 
 def _weights(merge: Merge) -> list[float] | None:

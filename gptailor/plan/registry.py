@@ -312,9 +312,7 @@ class ObjectiveSpec:
 _FILE = Argument("file", "path", required=True)
 _CHOICES = Argument("file", "path", required=True, rows="choice")
 _ANSWERS = Argument("file", "path", required=True, rows="answer")
-_METRIC = Argument("metric", "text")
 _REFERENCE = Argument("from", "model")
-_GGUF = Argument("gguf", "file type")
 
 _OBJECTIVES = {
     spec.name: spec
@@ -332,14 +330,16 @@ _OBJECTIVES = {
         ObjectiveSpec(
             "multiple_choice",
             "maximize",
-            (_CHOICES, _METRIC),
+            (_CHOICES, Argument("metric", "text")),
             unit="accuracy",
             share_of_base=True,
         ),
         ObjectiveSpec("margin", "maximize", (_CHOICES,), unit="nats a byte"),
         ObjectiveSpec("generate", "maximize", (_ANSWERS,), unit="accuracy", share_of_base=True),
         ObjectiveSpec("parameters", "minimize", by="headers", unit="parameters"),
-        ObjectiveSpec("bytes", "minimize", (_GGUF,), by="headers", unit="bytes"),
+        ObjectiveSpec(
+            "bytes", "minimize", (Argument("gguf", "file type"),), by="headers", unit="bytes"
+        ),
         ObjectiveSpec("kv_cache", "minimize", by="headers", unit="bytes a token"),
         ObjectiveSpec("latency", "minimize", by="clock", unit="seconds a token"),
     )

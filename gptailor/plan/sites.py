@@ -216,16 +216,12 @@ def recipe_sites(recipe: p.Recipe, at: Place = (), entry: Place = ()) -> Iterato
     for inner, call in calls(recipe):
         option = ((by, int(inner[-1])),) if len(inner) > 1 else ()
         for argument, name, value in call_values(call):
-            k = int(argument[-1]) + 1 if _is_one_of_several(call, argument) else 0
+            given = call.arguments[str(argument[1])]
+            k = int(argument[-1]) + 1 if isinstance(given, tuple) and len(given) > 1 else 0
             member = ((at, k - 1),) if k and isinstance(recipe, p.Subset) else ()
             subject = Subject("argument", method=call.name, parameter=name, number=k)
             place = (*at, *inner, *argument)
             yield Site(place, value, subject, entry, (*conditions, *option, *member))
-
-
-def _is_one_of_several(call: p.MethodCall, argument: Place) -> bool:
-    value = call.arguments[str(argument[1])]
-    return isinstance(value, tuple) and len(value) > 1
 
 
 def choices(recipe: p.Recipe) -> int:

@@ -22,7 +22,7 @@ from gptailor.methods.arithmetic import (
 from gptailor.methods.arrays import Array
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault
 from gptailor.methods.slerp import slerp_coefficients
-from gptailor.methods.sums import gram_of_sources, gram_of_task_vectors
+from gptailor.methods.sums import gram_of
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
@@ -814,7 +814,7 @@ def test_a_threshold_is_the_ranks_largest(
 
 def test_a_sum_is_as_exact_as_a_float64() -> None:
     vectors = [torch.randn(100_003, generator=torch.manual_seed(i)) for i in range(2)]
-    gram = gram_of_sources(whole(vectors, 40_000))
+    gram = gram_of(whole(vectors, 40_000), "weights")
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
         products = vectors[i].double() * vectors[j].double()
         assert gram[i][j] == pytest.approx(math.fsum(products.tolist()), rel=1e-13)
@@ -822,20 +822,20 @@ def test_a_sum_is_as_exact_as_a_float64() -> None:
 
 def test_a_sum_depends_on_no_chunk() -> None:
     vectors = [torch.randn(100_003, generator=torch.manual_seed(i)) for i in range(3)]
-    wanted = gram_of_sources(whole(vectors, 1 << 30))
+    wanted = gram_of(whole(vectors, 1 << 30), "weights")
     for step in (1, 16_383, 16_385, 70_000):
-        assert gram_of_sources(whole(vectors, step)) == wanted
+        assert gram_of(whole(vectors, step), "weights") == wanted
     short = [vector[:21] for vector in vectors]  # shorter than a block, in steps that cut it
-    assert gram_of_sources(whole(short, 5)) == gram_of_sources(whole(short, 1 << 30))
+    assert gram_of(whole(short, 5), "weights") == gram_of(whole(short, 1 << 30), "weights")
 
 
 @pytest.mark.parametrize("entries", [1, 700, 5_000, 100_003])
 def test_a_sum_is_the_same_in_both_libraries(entries: int) -> None:
     vectors = [torch.randn(entries, generator=torch.manual_seed(i)) for i in range(3)]
-    for gram_of in (gram_of_sources, gram_of_task_vectors):
-        in_torch = gram_of(whole(vectors[1:], 40_000, vectors[0]))
+    for what in ("weights", "task_vectors"):
+        in_torch = gram_of(whole(vectors[1:], 40_000, vectors[0]), what)
         base, *sources = (vector.numpy() for vector in vectors)
-        assert gram_of(whole(sources, 40_000, base)) == in_torch
+        assert gram_of(whole(sources, 40_000, base), what) == in_torch
 
 
 def like(count: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from gptailor.methods.arithmetic import (
 )
 from gptailor.methods.arrays import widened
 from gptailor.methods.rounding import rounded
-from gptailor.methods.sums import SUM_ENTRIES, gram_of_sources, gram_of_task_vectors
+from gptailor.methods.sums import SUM_ENTRIES, gram_of
 from gptailor.methods.task_vectors import agreement
 from gptailor.plan.registry import METHODS
 from tests.methods.test_methods import CASES, NAMES, PLACE, complete
@@ -175,8 +175,8 @@ def test_dot_products_have_the_same_bits(count: int) -> None:
         return Chunk(start, base[start:end], tuple(each[start:end] for each in vectors))
 
     inputs = Inputs(ENTRIES, NAMES[:count] + ("more",) * (count - len(NAMES)), PLACE, 1, read)
-    for gram_of in (gram_of_sources, gram_of_task_vectors):
-        assert gram_of(inputs) == by_numpy(partial(gram_of, inputs))
+    for what in ("weights", "task_vectors"):
+        assert gram_of(inputs, what) == by_numpy(partial(gram_of, inputs, what))
 
 
 def test_another_source_s_library_is_not_used(library: Path, tmp_path: Path) -> None:

@@ -45,10 +45,6 @@ _Role = Annotated[
     str, Field(json_schema_extra={"enum": [*_ROLE_NAMES]}), AfterValidator(_known_role)
 ]
 
-ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-"""A model type, as the name of a file may begin with it."""
-
-
 _KeyReader = Literal[
     "gelu", "gated_window", "head_scale", "if_set", "kimi", "of_heads", "own_scale",
     "partly_rotated", "sections", "settings", "state_rank", "time_steps", "value_width",
@@ -131,7 +127,8 @@ class Family(Closed):
 
     version: Literal[1] = Field(default=1, description="Version of the form of this file.")
     name: _Words = Field(description="Name of the family, for messages.")
-    model_types: Several[ModelType] = Field(
+    # The name of a file may begin with a model type.
+    model_types: Several[Annotated[str, Field(pattern=r"^\w[\w.-]*$")]] = Field(
         min_length=1, description="Values of `model_type` in configurations."
     )
     why: dict[str, str] = Field(

@@ -102,16 +102,6 @@ def current_name(kind: Any) -> Any:
     return OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
 
 
-def list_of(config: Config, key: str, count: int) -> list[Any]:
-    """Return a list that should have an entry a layer. Raises RuleError."""
-    values = config.get(key)
-    if not isinstance(values, list | tuple):
-        raise RuleError(f"'{key}' is {shown(values)}, and the model has {count} layers")
-    if len(values) != count:
-        raise RuleError(f"'{key}' has {len(values)} entries, and the model has {count} layers")
-    return list(values)
-
-
 def complete(key: str, values: Values) -> list[Any]:
     """Return the values, if each layer has one. Raises RuleError."""
     if None in values:

@@ -20,7 +20,6 @@ from gptailor.checkpoint.families.layer_config import (
     complete,
     current_name,
     int_of,
-    list_of,
     window,
 )
 from gptailor.checkpoint.files import shown
@@ -133,7 +132,12 @@ class Listed(LayerRule):
         key = self._key(config)
         listed = config.get(key)
         if listed is not None and (listed or not self.empty_is_absent):
-            values = list_of(config, key, count)
+            if not isinstance(listed, list | tuple):
+                raise RuleError(f"'{key}' is {shown(listed)}, and the model has {count} layers")
+            if len(listed) != count:
+                entries = f"{len(listed)} entries"
+                raise RuleError(f"'{key}' has {entries}, and the model has {count} layers")
+            values = list(listed)
         else:
             values = self._without_list(config, key, count)
         if self.tried is None:

@@ -23,8 +23,6 @@ from gptailor.plan.bounds import MOST_LAYERS
 from gptailor.plan.layer_parts import Branch
 
 _Rest = Literal["embed", "norm", "head"]
-_Where = tuple[int, Branch, str]
-"""A layer, a part of it, and the tensor's name within the layer."""
 
 _CONSTANTS = (
     "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias",
@@ -102,8 +100,8 @@ def place_in(prefix: str, name: str) -> tuple[int, str] | None:
     return (int(number), suffix) if dot and canonical else None
 
 
-def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
-    """Return a tensor's layer, part and rest of its name; or another place; or None."""
+def split_name(layout: Layout, tensor_name: str) -> tuple[int, Branch, str] | _Rest | None:
+    """Return a tensor's layer, part and name within the layer; or another place; or None."""
     if (at := place_in(layout.prefix, tensor_name)) is not None and at[0] < layout.count:
         part = layout.family.part(at[1])
         return None if part is None else (at[0], part, at[1])
@@ -427,12 +425,6 @@ _TO_BOTH = "kv_proj"
 """JetMoE's projection to keys and values."""
 
 
-def attends(entry: LayerEntry) -> bool:
-    """Return whether a layer keeps something of each token, by its entry."""
-    kind = entry.get("layer_types")
-    return not isinstance(kind, str) or ("attention" in kind and kind != LINEAR)
-
-
 def cached_entries(
     layout: Layout, config: Config, entry: LayerEntry, shapes: Shapes
 ) -> int | Refusal:
@@ -442,9 +434,14 @@ def cached_entries(
     key too; a window is no less than all tokens. What is of one size for any text, as the state of
     linear attention, a convolution or a state space, is none of it.
     """
-    if not attends(entry):
+    kind = entry.get("layer_types")
+    if isinstance(kind, str) and ("attention" not in kind or kind == LINEAR):
         return 0
-    rows = dict(_rows(layout, shapes))
+    rows = {}  # how many numbers each projection of the attention gives
+    for name, shape in shapes.items():
+        stem = name.removesuffix(".weight")
+        if stem != name and len(shape) == 2 and layout.family.part(name) == "attn":
+            rows[stem] = _sides(layout, shape)[0]
     by_rows = None if layout.quantised is not None else _entries_by_rows(layout, rows, shapes)
     return _entries_by_config(layout, config) if by_rows is None else by_rows
 
@@ -462,14 +459,6 @@ def _entries_by_rows(layout: Layout, rows: Mapping[str, int], shapes: Shapes) ->
         return rows[roles["attn.qkv"]] - _sides(layout, shapes[f"{roles['attn.o']}.weight"])[1]
     complete = layout.known and bool(layout.family.attn_out)
     return 0 if complete and not roles.keys() & {"attn.q", "attn.v", "attn.qkv"} else None
-
-
-def _rows(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, int]]:
-    """Yield the projections of a layer's attention, and how many numbers each gives."""
-    for name, shape in shapes.items():
-        stem = name.removesuffix(".weight")
-        if stem != name and len(shape) == 2 and layout.family.part(name) == "attn":
-            yield stem, _sides(layout, shape)[0]
 
 
 def _sides(layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -62,23 +62,16 @@ def layout_by(family: Family, config: Config, names: Collection[str]) -> Layout 
         return Refusal(f"{why}, and its family file says that there is {what}")
     if family.proof is not None:
         return read
-    if (stray := _stray(read, names)) is not None:
-        where = "name it under 'embed', 'norm' or 'head' of its family file"
-        return Refusal(f"tensor {quoted(stray)} has no place: {where} {what}")
+    for name in sorted({*names} - read.predicting):
+        if split_name(read, name) is None and not is_constant(name):
+            where = "name it under 'embed', 'norm' or 'head' of its family file"
+            return Refusal(f"tensor {quoted(name)} has no place: {where} {what}")
     return replace(
         read,
         notice=f"the family file of '{read.model_type}' has no proof; test the output",
         no_scale=read.no_scale or NO_PROOF,
         no_bridge=read.no_bridge or NO_PROOF,
     )
-
-
-def _stray(layout: Layout, names: Collection[str]) -> str | None:
-    """Return a tensor that has no place, and that is no constant and no predictor's; or None."""
-    for name in sorted({*names} - layout.predicting):
-        if split_name(layout, name) is None and not is_constant(name):
-            return name
-    return None
 
 
 def _unlike_file(layout: Layout, names: Collection[str], family: Family) -> str | None:

@@ -26,7 +26,6 @@ from gptailor.convert.mergekit.methods import (
     MERGEKIT_METHODS,
     MergekitMethod,
     SliceRecipe,
-    exported_method,
     method_call,
 )
 from gptailor.convert.note import ConversionError, InexpressibleError
@@ -58,10 +57,6 @@ _STAGE_DTYPE = "float32"
 _REFERENCES = ("model", "base_model")
 """Keys of a document that name a model."""
 
-_FORGOTTEN = (
-    "the first layer has fewer sources than the last, whose number mergekit then takes for the "
-    "final norm and the head"
-)
 _UNKNOWN = "the base's number of layers isn't known"
 _HOW_TO_COUNT = "'--layers N' says how many layers the base has"
 
@@ -83,7 +78,9 @@ def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> 
     plan = plan_or_file(plan)
     last = _document(plan, layers)
     stages: dict[str, dict[str, Any]] = {}
-    for name in needed(plan, _stages_of(plan, last)):
+    paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
+    models = [path for path in dict.fromkeys(paths) if path in plan.models]
+    for name in needed(plan, [path for path in models if plan.models[path].made is not None]):
         if plan.models[name].made is not None:
             stages[name] = {"name": name, **_stage(plan, name, layers)}
     if stages:
@@ -120,7 +117,11 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
     method = _method(slots, rows)
     exported = list(_exported_layers(plan, method, slots, rows))
     if len(exported[0].models) < len(exported[-1].models):
-        raise ConversionError(_FORGOTTEN, place="layers")
+        raise ConversionError(
+            "the first layer has fewer sources than the last, whose number mergekit then takes "
+            "for the final norm and the head",
+            place="layers",
+        )
     slices = [_slice(group) for run in _consecutive(exported) for group in _groups(run)]
     base = _reference(plan, "base")
     document: dict[str, Any] = {"merge_method": method.name, "base_model": base}
@@ -173,7 +174,8 @@ def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> Merg
             f"mergekit has one merge_method in a file, and these are {two}",
             place=dotted(places[others[0]]),
         )
-    method = exported_method(name)
+    methods = MERGEKIT_METHODS.values()
+    method = next((m for m in methods if m.here == name and m.write is not None), None)
     if method is None:
         raise ConversionError(
             f"mergekit has no '{name}' that gives the same tensors", place=dotted(places[name])
@@ -302,13 +304,6 @@ def _stage(plan: Plan, name: str, layers: int | None) -> dict[str, Any]:
     if layers is None and ("slices" in document or has_curve):
         raise ConversionError(_UNKNOWN, place=f"models.{name}", help=_HOW_TO_COUNT)
     return document
-
-
-def _stages_of(plan: Plan, document: Mapping[str, Any]) -> list[str]:
-    """Return the made models that a document names."""
-    paths = (text.partition("+")[0] for key, text in _texts(document) if key in _REFERENCES)
-    models = (path for path in dict.fromkeys(paths) if path in plan.models)
-    return [path for path in models if plan.models[path].made is not None]
 
 
 def _refuse_beside_stages(
@@ -445,23 +440,20 @@ def _branch_parts(slot: outline.Slot, branch: Branch, level: int) -> list[tuple[
 _SLICE = -1
 """The block of a slice's own parameters; those of its sources are numbered from 0."""
 
-_BlockValues = Mapping[tuple[int, str], Mapping[str, Any]]
-"""The values of each block's parameters, by part."""
-
 
 @final
 @dataclass(frozen=True)
 class _ExportedLayer:
     """An output layer: a layer of each of some models, and its parameters.
 
-    `parameters` has values of the layer's parts; the first layer also those of `embed`, the last
-    those of `norm` and `head`. `base_model` is set where it isn't the file's.
+    `parameters` has each block's values by the layer's parts; the first layer also those of
+    `embed`, the last those of `norm` and `head`. `base_model` is set where it isn't the file's.
     """
 
     models: tuple[str, ...]
     layers: tuple[int, ...]
     base_model: str | None
-    parameters: _BlockValues
+    parameters: Mapping[tuple[int, str], Mapping[str, Any]]
 
     def follows(self, other: "_ExportedLayer") -> bool:
         """Return whether it has the next layers of the same models, and the same parameters."""

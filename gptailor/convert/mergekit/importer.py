@@ -32,12 +32,7 @@ from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
 _WINDOWS = "a path of Windows, which is not here: --model NAME=PATH says where it is"
 _SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
-_STAGES = "mergekit rounds what each stage makes; here the whole recipe is rounded once"
 _ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
-_WIDEST = (
-    "no dtype is named: mergekit writes each tensor in the widest dtype of its sources, the plan "
-    "in the base's; name one if the models have several"
-)
 _PROMOTED = (
     "no dtype is named, and the models have {}: mergekit writes the widest of each tensor's "
     "sources, and the plan float32"
@@ -52,7 +47,6 @@ _ROWS = (
     "where that has the token"
 )
 _NAME_TEMPLATE = "'chat_template from NAME' takes a model's, 'chat_template \"./FILE\"' a file"
-_CONVERGES = "gptailor's karcher goes on until it has converged"
 
 _Tokenizer = p.Take | Literal["union"] | None
 
@@ -236,7 +230,12 @@ def _made_model(stage: ImportContext) -> p.Model:
             'model: model NAME = "./stage.tailor"',
         )
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:
-        stage.notes.append(stage.config.note(_STAGES, "name"))
+        stage.notes.append(
+            stage.config.note(
+                "mergekit rounds what each stage makes; here the whole recipe is rounded once",
+                "name",
+            )
+        )
     keys = ("tokenizer_source", "tokenizer", "chat_template")
     given = (key for key in keys if getattr(stage.config, key) is not None)
     stage.notes += [stage.config.note(_STAGE_TOKENIZER, key) for key in given]
@@ -329,7 +328,12 @@ def _widest_dtype(context: ImportContext) -> str | None:
     folders = context.base.folders
     dtypes = {folders.dtype(reference, name) for reference, name in context.names.items()}
     if None in dtypes or not dtypes <= DTYPES.keys() or (len(dtypes) > 1 and not context.merges):
-        context.notes.append(context.config.note(_WIDEST))
+        context.notes.append(
+            context.config.note(
+                "no dtype is named: mergekit writes each tensor in the widest dtype of its "
+                "sources, the plan in the base's; name one if the models have several"
+            )
+        )
         return None
     if len(dtypes) == 1:
         return None
@@ -438,6 +442,8 @@ def _file_notes(context: ImportContext) -> Iterator[Note]:
     for block in context.shared_blocks:
         for name in ("max_iter", "tol"):
             if name in block.parameters and name in method.shared:
-                yield block.note(_CONVERGES, "parameters", name)
+                yield block.note(
+                    "gptailor's karcher goes on until it has converged", "parameters", name
+                )
     if config.base_model is None and len(context.names) > 1:
         yield config.note(_NO_BASE.format(context.base.reference))

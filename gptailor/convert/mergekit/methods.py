@@ -128,8 +128,7 @@ class MethodInputs:
             return self.sources
         if self.method.base == "first":
             self.require_sources(2)
-        base = self.base
-        return self.fine_tunes if self.method.base == "beside" else [base, *self.fine_tunes]
+        return self.fine_tunes if self.method.base == "beside" else [self.base, *self.fine_tunes]
 
     def coefficient(self, name: str) -> Coefficient:
         """Return a mandatory shared parameter."""
@@ -274,12 +273,6 @@ class MergekitMethod:
     def parameters(self) -> Mapping[str, ParameterValue]:
         """All parameters that mergekit reads, with their defaults."""
         return {**self.by_source, **self.shared}
-
-
-def exported_method(name: str) -> MergekitMethod | None:
-    """Return mergekit's equivalent of a method of gptailor, if it has one."""
-    rows = MERGEKIT_METHODS.values()
-    return next((row for row in rows if row.here == name and row.write is not None), None)
 
 
 # -------------------------------------------------------------------------------- arithmetic

@@ -27,11 +27,6 @@ from gptailor.plan.layer_parts import BRANCHES, NORMS
 from gptailor.plan.registry import METHODS
 
 _BASE = TensorRecipe(("base",))
-_STACK = "parts of a layer are merged differently, and an item of a stack is whole layers"
-_FORGOTTEN = (
-    "where the first slice has fewer sources than the last, mergekit forgets some for the "
-    "final norm and the head; here they have them all"
-)
 _PATTERNS = (
     "{} are merged by recipes of their own, and a position has one pattern at most; name larger "
     "parts"
@@ -40,16 +35,9 @@ _FUSED = (
     "mergekit merges all experts of a layer as one tensor, gptailor each by itself, which is not "
     "the same by '{}'"
 )
-_TOWERS = "the base reads images too: mergekit merges its towers, a plan copies the base's"
-_UNKNOWN = (
-    "the base's configuration isn't known: were it a mixture of experts, or read images, mergekit "
-    "would merge it otherwise"
-)
 _ENTRYWISE = ("linear", "task_arithmetic", "ram")
 """Methods that compute each entry of a tensor from that entry of each source alone."""
 
-_Range = tuple[int, int] | None
-_Values = Mapping[str, ParameterValue]
 _PartRecipes = dict[str | None, TensorRecipe]
 
 
@@ -80,7 +68,13 @@ def statements(context: ImportContext) -> dict[str, Any]:
     """Return a plan's fields for layers, embedding, norm and head; errors go to the context."""
     first, last = context.slices[0], context.slices[-1]
     if len(first.sources) < len(last.sources):
-        context.notes.append(last.note(_FORGOTTEN, "sources"))
+        context.notes.append(
+            last.note(
+                "where the first slice has fewer sources than the last, mergekit forgets some for "
+                "the final norm and the head; here they have them all",
+                "sources",
+            )
+        )
     ends = _end_recipes(context, 0.0)  # where mergekit has gradients start
     covers_base = context.covers_base
     layers = list(_output_layers(context))
@@ -136,7 +130,9 @@ def _read_recipe(
     method, piece, names = context.method, layer.piece, context.tensor_names
     blocks, base = (piece, *context.shared_blocks), context.base_model_of(piece)
 
-    def values(parameters: Iterable[str], at: int | None, *inner: SourceBlock) -> _Values:
+    def values(
+        parameters: Iterable[str], at: int | None, *inner: SourceBlock
+    ) -> Mapping[str, ParameterValue]:
         name = names.full_name(at, tensor) if names else tensor
         return {
             each: parameter_value(each, name, t, (*inner, *blocks), method) for each in parameters
@@ -177,9 +173,16 @@ def _refuse_different_merge(
                     f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
                 )
     if facts is None and recipe.method not in _ENTRYWISE:
-        context.notes.append(context.config.note(_UNKNOWN))
+        context.notes.append(
+            context.config.note(
+                "the base's configuration isn't known: were it a mixture of experts, or read "
+                "images, mergekit would merge it otherwise"
+            )
+        )
     if facts is not None and facts.towers:
-        raise piece.error(_TOWERS)
+        raise piece.error(
+            "the base reads images too: mergekit merges its towers, a plan copies the base's"
+        )
     fused = facts is not None and facts.names is not None and facts.names.fused
     if fused and recipe.method not in _ENTRYWISE:
         raise piece.error(
@@ -193,7 +196,7 @@ def _refuse_different_merge(
 def _recipe(
     recipe: TensorRecipe,
     layer_of: Callable[[str], int | None] = lambda _: None,
-    over: _Range = None,
+    over: tuple[int, int] | None = None,
 ) -> p.Recipe:
     """Return a plan's recipe, with each model's layer; curves are over a range of layers."""
     sources = tuple(p.LayerOf(model=model, layer=layer_of(model)) for model in recipe.models)
@@ -282,7 +285,8 @@ def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
     recipes = set(layer.recipes.values())
     if len(recipes) > 1:
         raise layer.piece.error(
-            _STACK, help=HOW_TO_NAME_THE_BASE if context.base.layers is None else ""
+            "parts of a layer are merged differently, and an item of a stack is whole layers",
+            help=HOW_TO_NAME_THE_BASE if context.base.layers is None else "",
         )
     over = (layer.offset, layer.piece.length - 1)
     return p.Item(recipe=_recipe(recipes.pop(), layer.layer_of_each_model(context).get, over))

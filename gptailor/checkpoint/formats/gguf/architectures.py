@@ -230,8 +230,7 @@ def _granite(facts: FileFacts) -> dict[str, Any]:
     if facts.fact("rope.scaling.finetuned") is False:
         facts.refuse("says that nothing is rotated in it, as no model of 'granite' is")
     # llama.cpp's scale of attention where the file has none.
-    scale = facts.real("attention.scale", facts.head**-0.5)
-    return {"attention_multiplier": scale}
+    return {"attention_multiplier": facts.real("attention.scale", facts.head**-0.5)}
 
 
 def _stablelm(facts: FileFacts) -> dict[str, Any]:

@@ -53,8 +53,7 @@ class Header:
 def read_gguf(path: Path) -> Header:
     """Return the metadata and the table of tensors; no weight is read."""
     with open_regular(path) as raw, io.BufferedReader(raw, 2**20) as file:
-        size = os.fstat(file.fileno()).st_size
-        return _Reader(path, file, size).header()
+        return _Reader(path, file, os.fstat(file.fileno()).st_size).header()
 
 
 @final

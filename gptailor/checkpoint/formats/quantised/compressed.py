@@ -169,14 +169,11 @@ def _with_blocks(pieces: QuantisedTensors, scheme: _Scheme, weights: Mapping[str
                 pieces.refuse_setting("group_size", size, "should be a positive whole number")
             return replace(scheme, group=size, block=(1, size))
         case "block":
-            return replace(scheme, block=_block(pieces, weights.get("block_structure")))
+            sides = weights.get("block_structure")
+            if isinstance(sides, str):  # an older form: 128x128
+                sides = [int(n) if _SIZE.fullmatch(n) else n for n in sides.split("x")]
+            return replace(scheme, block=pieces.sides("block_structure", sides))
     pieces.refuse_setting("strategy", strategy, "isn't read")
-
-
-def _block(pieces: QuantisedTensors, size: object) -> tuple[int, int]:
-    if isinstance(size, str):  # an older form: 128x128
-        size = [int(n) if _SIZE.fullmatch(n) else n for n in size.split("x")]
-    return pieces.sides("block_structure", size)
 
 
 def _scheme(pieces: QuantisedTensors, by_target: Mapping[str, _Scheme], module: str) -> _Scheme:
