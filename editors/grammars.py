@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gptailor.lang.lexicon import word_groups
+from gptailor.plugins.highlight.word_groups import word_groups
 
 FOLDER = Path(__file__).parent / "vscode" / "syntaxes"
 NAME = r"[^\W\d]\w*"

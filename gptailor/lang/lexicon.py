@@ -1,57 +1,12 @@
-"""The words for highlighters and editors: those of the grammar, and the names in the registries.
-
-All of them are read off the grammar's parser and the registries, so new words need no change here.
-"""
+"""The words and signs of the grammar, by the names of their terminals."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from gptailor.lang.parse import parser
-from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
-from gptailor.plan.registry import DTYPES, METHODS, OBJECTIVES
-
-_CHOICES = frozenset({"any", "maybe", "one", "tied"})
-"""Words that leave something open, which have a colour of their own."""
 
 
 @functools.cache
 def spelled() -> Mapping[str, str]:
     """Return the word or the sign of each terminal of the grammar that stands for one text."""
     return {t.name: t.pattern.value for t in parser().terminals if t.pattern.type == "str"}
-
-
-def beginning(start: str) -> tuple[str, ...]:
-    """Return the words that a `statement`, an `item` or a `wish` begins with, sorted."""
-    begun = parser().parse_interactive("", start=start)
-    accepted: set[str] = begun.accepts()  # type: ignore[no-untyped-call]
-    return _words(spelled().get(name, "") for name in accepted)
-
-
-def word_groups() -> Mapping[str, tuple[str, ...]]:
-    """Return all words by their use, each group sorted; no word of the grammar is in two groups.
-
-    `statement` words begin a statement or a line of a block, `choice` words leave something open,
-    `within` are all others of the grammar. The other groups name what registries have, and the
-    parts of a layer; `setting` are words that methods' parameters take.
-    """
-    grammar = set(_words(spelled().values()))
-    first = {word for start in ("statement", "item", "wish") for word in beginning(start)}
-    settings = {word for m in METHODS.values() for p in m.parameters for word in p.words}
-    return {
-        "statement": _words(first - _CHOICES),
-        "choice": _words(grammar & _CHOICES),
-        "within": _words(grammar - first - _CHOICES),
-        "method": tuple(sorted(METHODS)),
-        "function": ("curve",),
-        "objective": tuple(sorted(OBJECTIVES.names())),
-        "branch": BRANCHES,
-        "norms": (NORMS,),
-        "role": tuple(sorted({role for roles in ROLES.values() for role in roles})),
-        "dtype": tuple(sorted(DTYPES)),
-        "setting": tuple(sorted(settings)),
-    }
-
-
-def _words(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the texts that are words and no signs, sorted."""
-    return tuple(sorted(text for text in texts if text[:1].isalpha()))

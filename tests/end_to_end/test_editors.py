@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.lang.lexicon import word_groups
+from gptailor.plugins.highlight.word_groups import word_groups
 
 ROOT = Path(__file__).parents[2]
 EXTENSION = ROOT / "editors" / "vscode"

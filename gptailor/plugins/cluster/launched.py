@@ -1,4 +1,4 @@
-"""Processes that a launcher such as torchrun started together, which heal one plan: `join_launched`."""
+"""Processes that a launcher such as torchrun started, which heal one plan: `join_launched`."""
 
 import os
 import time

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from pygments.lexer import RegexLexer, bygroups, default, include, words
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Whitespace
 
-from gptailor.lang.lexicon import word_groups
+from gptailor.plugins.highlight.word_groups import word_groups
 
 _WORDS = word_groups()
 

@@ -7,9 +7,9 @@ import pytest
 from pygments.lexers import get_lexer_for_filename
 from pygments.token import Comment, Error, Keyword, Name, Number, String, _TokenType
 
-from gptailor.lang.lexicon import word_groups
 from gptailor.lang.parse import parser
 from gptailor.plugins.highlight.lexer import TailorLexer
+from gptailor.plugins.highlight.word_groups import word_groups
 
 ROOT = Path(__file__).parents[3]
 TEXTS = sorted([*(ROOT / "tests/golden").glob("*.tailor"), *(ROOT / "plans").rglob("*.tailor")])

@@ -1,0 +1,33 @@
+"""The words for highlighters: all of the grammar's, each in one group."""
+
+import re
+
+import pytest
+
+from gptailor.lang.parse import grammar
+from gptailor.plan.registry import METHODS, OBJECTIVES
+from gptailor.plugins.highlight.word_groups import beginning, word_groups
+
+
+def test_every_word_of_the_grammar_is_in_one_group():
+    rules = "".join(line.split("//")[0] for line in grammar().splitlines(keepends=True))
+    written = set(re.findall(r'"([a-z_]+)"', rules))
+    found = [w for name in ("statement", "choice", "within") for w in word_groups()[name]]
+    assert sorted(found) == sorted(written)
+    assert len(found) == len(set(found))
+
+
+def test_registries_are_groups():
+    groups = word_groups()
+    assert set(groups["method"]) == set(METHODS)
+    assert set(groups["objective"]) == set(OBJECTIVES.names())
+    assert {"density", "task_vectors", "yes"} <= set(groups["setting"])
+
+
+@pytest.mark.parametrize(
+    ("start", "there", "absent"),
+    [("statement", "drop", "minimize"), ("item", "merge", "drop"), ("wish", "trials", "merge")],
+)
+def test_what_begins(start, there, absent):
+    assert there in beginning(start)
+    assert absent not in beginning(start)
