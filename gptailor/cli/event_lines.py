@@ -83,8 +83,6 @@ class RepairLines:
                 self._say(fit_in_words(event))
             case Progress():
                 self._progress(event)
-            case _:
-                pass
 
     def _progress(self, event: Progress) -> None:
         left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
@@ -106,8 +104,6 @@ class RepairLines:
             case Progress(what, done, total, at) if done and what in _BEGINNINGS:
                 if self._every_gap and self._due():
                     self._say(f"{what} {at}".rstrip() + f": layer {done} of {total}{left}")
-            case _:
-                pass
 
     def _due(self, *, end: bool = False) -> bool:
         if not end and time.monotonic() - self._last < _PAUSE:

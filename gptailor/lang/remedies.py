@@ -211,8 +211,9 @@ def _syntax(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remed
     return None
 
 
-_Mend = Callable[[PlanText, Fault, Span, re.Match[str]], Remedy | None]
-_MENDS: tuple[tuple[str, str, _Mend], ...] = (
+_MENDS: tuple[
+    tuple[str, str, Callable[[PlanText, Fault, Span, re.Match[str]], Remedy | None]], ...
+] = (
     ("", r"^did you mean '(.+)'\?$", _misspelled),
     ("P106", "^(?!did you mean)", _undeclared),
     ("P101", "", _no_version),

@@ -121,7 +121,7 @@ class Update:
 
     def refuse_changed(self, output: Path) -> None:
         """Raise TargetExists (C301) if somebody changed the output that is to be replaced."""
-        if changed := _changed(self.files, output):
+        if changed := changed_entries(self.files, output):
             raise TargetExists(output, changed)
 
 
@@ -131,7 +131,7 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     None for an output without a record, and for one that another plan's file made. Raises
     TargetExists (C301) for files that changed since then. No tensor of a GGUF file is reused.
     """
-    written, file = _record_of(folder), _plan_file(prepared)
+    written, file = record_of(folder), _plan_file(prepared)
     if written is None or file is None or written.plan != file or not folder.exists():
         return None
     planned = _planned(prepared, {})
@@ -162,16 +162,7 @@ def _plan_file(prepared: Prepared) -> str | None:
     return os.path.realpath(origin.folder / Path(origin.source.name).name)
 
 
-def changed_since_written(folder: Path) -> str:
-    """Return the files that somebody changed since gptailor wrote the folder, in words.
-
-    The result is empty if no file changed, or if there is no record of the folder.
-    """
-    written = _record_of(folder)
-    return "" if written is None else _changed(written.files, folder)
-
-
-def _changed(before: Entries, output: Path) -> str:
+def changed_entries(before: Entries, output: Path) -> str:
     """Return the names of the output's entries that aren't as before, in words."""
     return first_names(sorted({name for name, _ in before.items() ^ entries_of(output).items()}))
 
@@ -213,7 +204,7 @@ def _record_path(folder: Path, end: str = "") -> Path:
     return kept_home() / "outputs" / f"{name}{end}.json"
 
 
-def _record_of(folder: Path) -> WrittenFolder | None:
+def record_of(folder: Path) -> WrittenFolder | None:
     """Return the record of an output: the next one, if the process ended after the exchange."""
     found = _read_record(_record_path(folder, NEXT))
     if found is not None and found.files == entries_of(folder):

@@ -186,8 +186,11 @@ class Scale(Open):
     factor: Value
 
 
-_Cut = Literal["vocabulary", "width", "experts"]
-CUTS: Final[tuple[_Cut, ...]] = ("vocabulary", "width", "experts")
+CUTS: Final[tuple[Literal["vocabulary", "width", "experts"], ...]] = (
+    "vocabulary",
+    "width",
+    "experts",
+)
 """The statements that make something smaller than layers; each is a field of a plan."""
 
 

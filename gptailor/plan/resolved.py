@@ -26,7 +26,8 @@ from gptailor.plan.registry import (
     HEAL_TEMPERATURE,
     HEAL_TOKENS,
 )
-from gptailor.plan.written_out import choices_searched, written_out
+from gptailor.plan.sites import open_choices
+from gptailor.plan.written_out import searched, written_out
 
 
 @final
@@ -158,7 +159,7 @@ class Resolved:
     @cached_property
     def choices(self) -> int:
         """Return the number of choices that a search closes."""
-        return choices_searched(self.declared, self.count, self.tied)
+        return open_choices(searched(self.declared, self.count, self.tied))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:

@@ -17,7 +17,6 @@ from gptailor.plan.sites import (
     choices,
     entries,
     named_models,
-    open_choices,
     placed,
     revalued,
     values,
@@ -247,11 +246,6 @@ def _knot(value: p.Value, number: int) -> p.Value:
 def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     """Return an open plan with a layer for each choice that `others` and `whole` leave open."""
     return spread_alike(plan, count, tied, plan)
-
-
-def choices_searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> int:
-    """Return the number of choices that a search closes for a base of `count` layers."""
-    return open_choices(searched(plan, count, tied))
 
 
 def untied_choices(plan: p.Plan) -> tuple[bool, bool]:

@@ -21,11 +21,11 @@ def left_open(plan: Plan, models: _Models, *, alone: bool = False) -> str:
     """
     if not open_choices(plan):
         return ""
-    from gptailor.plan.written_out import choices_searched
+    from gptailor.plan.written_out import searched
 
     count, known = (0, False) if alone else known_layer_count(plan, models)
     tied = tied_models(plan, models) if known else set()
-    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
+    choices = open_choices(searched(plan, count, tied) if known else plan)
     return f"{choices} choice{'s' * (choices != 1)} open"
 
 

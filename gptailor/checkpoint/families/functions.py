@@ -437,10 +437,13 @@ def _write_same(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     return {**config, rule.name: list(values)} if listed else dict(config)
 
 
-_ReadRule = Callable[[Stated, Config, int], list[Any]]
-_WriteRule = Callable[[Stated, Config, Values], dict[str, Any]]
-
-RULES: Mapping[str, tuple[_ReadRule, _WriteRule]] = {
+RULES: Mapping[
+    str,
+    tuple[
+        Callable[[Stated, Config, int], list[Any]],
+        Callable[[Stated, Config, Values], dict[str, Any]],
+    ],
+] = {
     "after_dense": (_after_dense, _never),
     "alike": (_read_each, _never),
     "chunked": (_chunked, _never),

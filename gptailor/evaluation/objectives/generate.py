@@ -158,7 +158,11 @@ def _settings(
 ) -> Iterator[GenerationConfig]:
     own = model.generation_config
     end = tokenizer.eos_token_id if own is None else own.eos_token_id or tokenizer.eos_token_id
-    ends = _token_numbers(end)
+    ends = [] if end is None else list(end) if isinstance(end, list | tuple) else [end]
+    for number in ends:
+        if not isinstance(number, int) or not 0 <= number < 2**63:
+            message = f"expected token numbers as 'eos_token_id', got {quoted(str(number))}"
+            raise ObjectiveError(f"{message}; correct generation_config.json of the model")
     known = range(len(embeddings(model)))
     pads = (tokenizer.pad_token_id, *ends, 0)
     settings: GenerationConfig = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -174,16 +178,6 @@ def _settings(
         yield settings
     finally:
         model.generation_config = own
-
-
-def _token_numbers(end: Any) -> list[int]:
-    """Return the tokens that end a text. Raises ObjectiveError for invalid numbers."""
-    ends = [] if end is None else list(end) if isinstance(end, list | tuple) else [end]
-    for number in ends:
-        if not isinstance(number, int) or not 0 <= number < 2**63:
-            message = f"expected token numbers as 'eos_token_id', got {quoted(str(number))}"
-            raise ObjectiveError(f"{message}; correct generation_config.json of the model")
-    return ends
 
 
 def _batches(

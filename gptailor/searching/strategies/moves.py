@@ -245,8 +245,7 @@ def copy(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
     return Genome(*map(kind, around, genome, (site.group < 0, np.array(True), np.array(True))))
 
 
-_Move = Callable[[Neighbourhood, MoveSites, Genome], Genome]
-_MOVES: tuple[tuple[_Move, float], ...] = (
+_MOVES: tuple[tuple[Callable[[Neighbourhood, MoveSites, Genome], Genome], float], ...] = (
     (swap, 3.0),
     (flip, 2.0),
     (repick, 2.0),
