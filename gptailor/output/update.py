@@ -131,7 +131,7 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     None for an output without a record, and for one that another plan's file made. Raises
     TargetExists (C301) for files that changed since then. No tensor of a GGUF file is reused.
     """
-    written, file = record_of(folder), _plan_file(prepared)
+    written, file = written_record(folder), _plan_file(prepared)
     if written is None or file is None or written.plan != file or not folder.exists():
         return None
     planned = _planned(prepared, {})
@@ -204,7 +204,7 @@ def _record_path(folder: Path, end: str = "") -> Path:
     return kept_home() / "outputs" / f"{name}{end}.json"
 
 
-def record_of(folder: Path) -> WrittenFolder | None:
+def written_record(folder: Path) -> WrittenFolder | None:
     """Return the record of an output: the next one, if the process ended after the exchange."""
     found = _read_record(_record_path(folder, NEXT))
     if found is not None and found.files == entries_of(folder):

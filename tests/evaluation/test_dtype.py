@@ -12,7 +12,7 @@ from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score, TargetSize
 from gptailor.evaluation.space_trials import opened
 from gptailor.lang.parse import load
-from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.run.records import RunRecord
 from gptailor.searching.settings import Resources
 from gptailor.searching.trial_evaluator import computing
 from tests.support.second_device import second_device
@@ -93,10 +93,14 @@ def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
     models = models_of(plan)
     slow_halves(monkeypatch, True)
     assert computing(Resources(), models, None).dtype == "float32"
-    assert computing(Resources(), models, EarlierRun(dtype=None)).dtype is None
+    assert computing(Resources(), models, RunRecord.model_construct(dtype=None)).dtype is None
     assert (
-        computing(Resources(dtype="bfloat16"), models, EarlierRun(dtype=None)).dtype == "bfloat16"
+        computing(Resources(dtype="bfloat16"), models, RunRecord.model_construct(dtype=None)).dtype
+        == "bfloat16"
     )
     slow_halves(monkeypatch, False)
     assert computing(Resources(), models, None).dtype is None
-    assert computing(Resources(), models, EarlierRun(dtype="float32")).dtype == "float32"
+    assert (
+        computing(Resources(), models, RunRecord.model_construct(dtype="float32")).dtype
+        == "float32"
+    )

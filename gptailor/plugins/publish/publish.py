@@ -21,7 +21,7 @@ from gptailor.lang.plan_of import HUB_ID
 from gptailor.output.lock import LOCK_FILE, read_lock
 from gptailor.output.parents import CARD, without_paths
 from gptailor.output.tokenizer import is_beside
-from gptailor.output.update import changed_entries, first_names, record_of
+from gptailor.output.update import changed_entries, first_names, written_record
 from gptailor.output.used_plan import commented_text
 from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE, PlanError, listed
@@ -306,7 +306,7 @@ def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts
         yield "there is no lock: 'gptailor compile --lock' records the digests of all inputs"
     if not (facts.license or matter.get("license")):
         yield f"{CARD} names no licence, since the base's card has none: --license names it"
-    written = record_of(folder)
+    written = written_record(folder)
     if written is not None and (changed := changed_entries(written.files, folder)):
         yield f"changed since gptailor wrote the folder: {changed}"
 
