@@ -333,7 +333,7 @@ class CompiledFolder(CompiledOutput):
 
     def fitted_names(self, prepared: Prepared) -> frozenset[str]:
         """Return the names of the tensors that bridges and healing change."""
-        return prepared.compiled.program.fitted | prepared.refitted.keys()
+        return prepared.compiled.program.fitted.union(prepared.refitted)
 
     def remade(
         self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]

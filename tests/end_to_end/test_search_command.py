@@ -47,7 +47,7 @@ sys.dont_write_bytecode = True
 import jax
 jax.config.update("jax_enable_compilation_cache", False)  # it would write too
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
 """
 
 

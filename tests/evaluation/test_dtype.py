@@ -91,16 +91,11 @@ def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
     plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = models_of(plan)
+    own, wide = (RunRecord.model_construct(dtype=dtype) for dtype in (None, "float32"))
     slow_halves(monkeypatch, True)
     assert computing(Resources(), models, None).dtype == "float32"
-    assert computing(Resources(), models, RunRecord.model_construct(dtype=None)).dtype is None
-    assert (
-        computing(Resources(dtype="bfloat16"), models, RunRecord.model_construct(dtype=None)).dtype
-        == "bfloat16"
-    )
+    assert computing(Resources(), models, own).dtype is None
+    assert computing(Resources(dtype="bfloat16"), models, own).dtype == "bfloat16"
     slow_halves(monkeypatch, False)
     assert computing(Resources(), models, None).dtype is None
-    assert (
-        computing(Resources(), models, RunRecord.model_construct(dtype="float32")).dtype
-        == "float32"
-    )
+    assert computing(Resources(), models, wide).dtype == "float32"

@@ -195,12 +195,12 @@ class OutputFile:
 
 
 @contextmanager
-def writing(shown: Path) -> Iterator[None]:
+def writing(shown: Path, help: str = "") -> Iterator[None]:
     """Turn the system's errors into a `CheckpointError` about this path."""
     try:
         yield
     except OSError as error:
-        raise CheckpointError("C303", f"cannot be written: {reason(error)}", shown) from error
+        raise CheckpointError("C303", f"cannot be written: {reason(error)}", shown, help) from error
 
 
 @contextmanager

@@ -44,7 +44,8 @@ class JournalFile:
 
     def append(self, line: bytes) -> None:
         """Write a line to the disk. Raises CheckpointError C303."""
-        with writing(self.place), self.place.open("ab") as file:
+        kept = "all trials before are kept, and the same command goes on"
+        with writing(self.place, kept), self.place.open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -301,12 +301,13 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
         "try:\n"
         "    study.add(trial(chosen, 1))\n"
         "except CheckpointError as error:\n"
-        "    print(error.code, error.message)\n"
+        "    print(error.code, error.message, error.help, sep='; ')\n"
     )
     child = preloaded.start(script, tmp_path, cwd=tmp_path)
     output, errors = child.communicate()
     assert child.returncode == 0, errors
-    assert output == "C303 cannot be written: File too large\n"
+    kept = "all trials before are kept, and the same command goes on"
+    assert output == f"C303; cannot be written: File too large; {kept}\n"
     study = study_of(tmp_path)
     assert [*map(content, study.trials())] == [content(trial(chosen))]
     study.add(trial(chosen, 1))
