@@ -54,7 +54,16 @@ def test_names_stand_for_files() -> None:
     files = {"TEXT": Path("a.jsonl"), "PROMPTS": Path("p.jsonl")}
     variant = Variant("L1", "bridge on TEXT; heal on answers(PROMPTS) tokens 9", 2)
     bridge, heal = 'bridge on "a.jsonl"', 'heal on answers("p.jsonl") tokens 9 seed 2'
-    assert variant.lines(files) == ["drop L1", bridge, heal]
+    assert variant.plans(files) == [["drop L1", bridge, heal]]
+
+
+def test_a_chain_drops_its_layers_in_steps_and_shares_the_tokens() -> None:
+    variant = Variant("L3..L4, L6", "heal on TEXT from original tokens 9", 1, (2, 1))
+    heal = 'heal on "a.jsonl" from original tokens 4 seed'
+    assert variant.plans({"TEXT": Path("a.jsonl")}) == [
+        ["drop L3, L4", f"{heal} 1"],
+        ["drop L4", f"{heal} 101"],
+    ]
 
 
 def test_a_row_has_all_seeds_of_a_variant() -> None:
