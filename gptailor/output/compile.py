@@ -189,7 +189,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
 
 def _refuse_missing(device: str) -> None:
-    """Raise TailorError for a device that isn't there."""
+    """Raise TailorError for a missing device."""
     if device != "cpu":
         require("torch", f"the device {device!r}")
         from gptailor.evaluation.fits.heal.process_group import processes

@@ -4,7 +4,6 @@ import csv
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ import gptailor
 from gptailor.cli import main as cli
 from gptailor.evaluation import generate as answers
 from tests.support.said import Run, in_process, reading
-from tests.support.tiny import tiny_model
+from tests.support.tiny import tiny_model, write_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,17 +35,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "long.txt").write_text("the cat sat on the mat, " * 40)
     (folder / "short.txt").write_text("a cat")
     (folder / "empty.jsonl").write_text("\n")
-    write(folder / "rows.jsonl", [{"text": "a cat " * n} for n in range(1, 9)])
-    write(folder / "broken.jsonl", [{"text": "a"}, {"txt": "b"}])
+    write_rows(folder / "rows.jsonl", [{"text": "a cat " * n} for n in range(1, 9)])
+    write_rows(folder / "broken.jsonl", [{"text": "a"}, {"txt": "b"}])
     answers = [{"context": f"{n}, then ", "answer": str(n + 1)} for n in range(4)]
-    write(folder / "answers.jsonl", answers)
+    write_rows(folder / "answers.jsonl", answers)
     questions = [{"query": f"{n}:", "choices": ["so", "no"], "gold": n % 2} for n in range(8)]
-    write(folder / "questions.jsonl", questions)
+    write_rows(folder / "questions.jsonl", questions)
     return folder
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("\n".join(map(json.dumps, rows)))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from gptailor.output.lock import read_lock
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
+from tests.support.healing import two_models
 from tests.support.preloaded import Child, Preloaded
 from tests.support.tiny import letters, tiny_model
 from tests.support.vocabularies import write_byte_level
@@ -37,11 +38,7 @@ pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cach
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("healed")
-    tiny_model("llama", folder / "base", layers=4)
-    tiny_model("llama", folder / "other", layers=4, seed=1)
-    (folder / "text.txt").write_text(letters(1500))
-    return folder
+    return two_models(tmp_path_factory.mktemp("healed"))
 
 
 @pytest.fixture

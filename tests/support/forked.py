@@ -53,8 +53,8 @@ class Runs:
         """Compile, and wait for the end.
 
         `at` is a moment and `do` what happens then, a name in `ACTIONS`, with `where` for what;
-        `after` are seconds after which the run is killed from outside. `lacking` are functions of
-        the C library that aren't there. With `cli`, the arguments of a command line, that runs
+        `after` are seconds after which the run is killed from outside. `lacking` are missing
+        functions of the C library. With `cli`, the arguments of a command line, that runs
         instead of `gptailor.compile`.
         """
         (ended,) = self.together({"plan": str(plan), "output": str(output), **more})

@@ -19,6 +19,7 @@ from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Healing
 from gptailor.prepare import Prepared, prepare
+from tests.support.tiny import letters, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -27,6 +28,14 @@ def said(folder: Path, text: str) -> Plan:
     """The plan of this text over the model in `base`, its file in the folder."""
     (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{text}\n')
     return gptailor.load(folder / "plan.tailor")
+
+
+def two_models(folder: Path) -> Path:
+    """Write two tiny models and a text into a folder, for plans that are healed; return it."""
+    tiny_model("llama", folder / "base", layers=4)
+    tiny_model("llama", folder / "other", layers=4, seed=1)
+    (folder / "text.txt").write_text(letters(1500))
+    return folder
 
 
 class Asked:

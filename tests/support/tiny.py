@@ -1,7 +1,7 @@
 """Tiny complete checkpoint folders of every family: random weights, configuration, tokenizer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,6 +59,11 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
     **MIXED,
 }
 """The settings that make each family tiny; all others are the family's defaults."""
+
+
+def write_rows(path: Path, rows: Iterable[object]) -> None:
+    """Write a file of JSON lines."""
+    path.write_text("\n".join(map(json.dumps, rows)))
 
 
 def letters(count: int, seed: int = 0) -> str:

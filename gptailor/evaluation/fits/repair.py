@@ -13,7 +13,7 @@ from gptailor.evaluation.fits.bridge.fit import Bridger
 from gptailor.evaluation.fits.expert_chooser import ExpertChooser
 from gptailor.evaluation.fits.fit import Fit, Fitted
 from gptailor.evaluation.fits.heal.fit import LayerHealer
-from gptailor.evaluation.fits.inner_fits import fitted_inside
+from gptailor.evaluation.fits.inner_fits import with_fits_inside
 from gptailor.evaluation.fits.width.fit import Narrower
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
@@ -22,7 +22,7 @@ from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.prepare import Prepared, ready, reopened
+from gptailor.prepare import Prepared, ready
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.quantities import byte_count
 
@@ -126,8 +126,7 @@ def stitch(
     """
     room = byte_count(memory)
     prepared = ready(plan_or_file(plan), models=models)
-    inside = fitted_inside(prepared.plan, prepared.models, partial(fit, device=device, memory=room))
-    prepared = prepared if inside is prepared.plan else reopened(prepared, inside)
+    prepared = with_fits_inside(prepared, partial(fit, device=device, memory=room))
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
     with text_errors_as_faults(prepared.plan):
         return Repairs(stitcher).stitch(prepared.plan).model

@@ -9,6 +9,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
 from gptailor.plugins.diff.difference import difference_map, differences
+from gptailor.prepare import Prepared
 from gptailor.reporting.known_layers import known_layer_count
 from gptailor.reporting.show import prepared_from_headers
 
@@ -26,16 +27,12 @@ def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
 def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
     """Return two plans over one base depth, with folders seen alike, so that they compare."""
     count = max(known_layer_count(plan, {})[0] for plan in (a, b))
-    a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
+    made = [prepared_from_headers(plan, {})[0] for plan in (a, b)]
+    tied = [frozenset[str]() if one is None else one.resolved.tied for one in made]
+    a, b = _in_dtype_of(a, b, made[0]), _in_dtype_of(b, a, made[1])
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
         a, b = _seen_from_here(a), _seen_from_here(b)  # one model is one path
-    return Resolved(a, count, _tied(a)), Resolved(b, count, _tied(b))
-
-
-def _tied(plan: Plan) -> frozenset[str]:
-    """Return the models whose embedding and head are one tensor, as far as they can be opened."""
-    prepared, _ = prepared_from_headers(plan, {})
-    return frozenset() if prepared is None else prepared.resolved.tied
+    return Resolved(a, count, tied[0]), Resolved(b, count, tied[1])
 
 
 def diff_lines(
@@ -50,14 +47,10 @@ def diff_lines(
     return [*lines, *(words or ["the plans say the same"])], bool(words)
 
 
-def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
+def _in_dtype_of(plan: Plan, other: Plan, prepared: Prepared | None) -> Plan:
     """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
-    if plan.dtype is not None or other.dtype is None:
-        return plan
-    prepared, _ = prepared_from_headers(plan, {})
-    if prepared is None or prepared.dtype != other.dtype:
-        return plan
-    return plan.model_copy(update={"dtype": other.dtype})
+    alike = prepared is not None and prepared.dtype == other.dtype
+    return plan.model_copy(update={"dtype": other.dtype}) if alike and not plan.dtype else plan
 
 
 def _seen_from_here(plan: Plan) -> Plan:

@@ -1,6 +1,6 @@
 """A search's result as data: `SearchSummary`, which `search` writes and other modules read.
 
-The module also has what was asked of a search (`RunRecord`) and its plans' sizes (`RunSizes`).
+The module also has a search's settings (`RunRecord`) and its plans' sizes (`RunSizes`).
 """
 
 from collections.abc import Iterator
@@ -97,7 +97,7 @@ class SearchDigests(BuiltClosed):
 
 @final
 class RunRecord(AskedSettings):
-    """What was asked of a search, in `run.json`.
+    """The settings and the inputs of a search, in `run.json`.
 
     `trials` is the budget. `objectives` are the objectives in words, `aims` their measures. A trial
     uses between `low` and `full` samples. `limits` are the requirements of sizes. `space` is the

@@ -17,7 +17,7 @@ from gptailor.evaluation.scores import Failure
 from gptailor.evaluation.trial import AskedTogether
 from gptailor.plan.faults import PlanError
 from tests.support.said import Run, in_process, reading
-from tests.support.tiny import tiny_model, tiny_models
+from tests.support.tiny import tiny_model, tiny_models, write_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,15 +34,11 @@ drop L3
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("expectations")
     tiny_models(folder, "base", "math")
-    write(folder / "rows.jsonl", [{"text": f"{n} cats " * (3 + n % 4)} for n in range(24)])
-    write(folder / "one.jsonl", [{"text": "the cat sat on the mat"}])
+    write_rows(folder / "rows.jsonl", [{"text": f"{n} cats " * (3 + n % 4)} for n in range(24)])
+    write_rows(folder / "one.jsonl", [{"text": "the cat sat on the mat"}])
     questions = [{"query": f"{n}:", "choices": ["so", "no"], "gold": n % 2} for n in range(8)]
-    write(folder / "questions.jsonl", questions)
+    write_rows(folder / "questions.jsonl", questions)
     return folder
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("\n".join(map(json.dumps, rows)))
 
 
 @pytest.fixture

@@ -125,8 +125,7 @@ def join() -> bool:
 
     Raises TailorError if the environment that torch.distributed reads is wrong.
     """
-    needed = "healing in several processes", "cluster"
-    launched = LAUNCHERS.required("environment", *needed)()
+    launched = LAUNCHERS.required("environment", "healing in several processes", "cluster")()
     _launched.set(launched)
     return launched is not None
 

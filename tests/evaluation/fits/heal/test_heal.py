@@ -30,7 +30,7 @@ from gptailor.plan.events import Event, HealingStart, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.support.events import progress
-from tests.support.healing import divergence, heal, healer, said, text_of, with_layers
+from tests.support.healing import divergence, heal, healer, said, text_of, two_models, with_layers
 from tests.support.tiny import letters, tiny_model
 from tests.support.tiny_vision import VISION, tiny_vision
 
@@ -49,11 +49,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("heal")
-    tiny_model("llama", folder / "base", layers=4)
-    tiny_model("llama", folder / "other", layers=4, seed=1)
-    (folder / "text.txt").write_text(letters(1500))
-    return folder
+    return two_models(tmp_path_factory.mktemp("heal"))
 
 
 @pytest.fixture
