@@ -1,21 +1,25 @@
 """The commands that read plans and write texts: `check`, `fmt`, `show`, `diff`, `import`, …"""
 
 import json
-import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 import click
 
 from gptailor.cli import options
+from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, PlanError, errors, locate, to_github, to_json
 
 if TYPE_CHECKING:
     from gptailor.convert.importers import Importer
     from gptailor.convert.note import Note
     from gptailor.plan.plan import Plan
+
+FIXES: Door[Callable[[str], None]] = Door("fixes", "fix", FunctionType, {})
+"""`text`, the function that corrects a plan's file for `check --fix`."""
 
 
 @click.command("check", short_help="Check plans by themselves and against their models.")
@@ -51,7 +55,7 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
     any faults. A warning is not a fault.
     """
     for name in plans if fix else ():
-        _fix(name)
+        FIXES.required("text", "--fix", "lsp")(name)
     faults: list[Fault] = []
     for name in plans:
         plan, plan_faults = faults_of(name, dict(models), families, lets, alone=alone)
@@ -70,25 +74,6 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
         for fault in faults:
             options.say(to_github(fault))
     sys.exit(1 if errors(faults) else 0)
-
-
-def _fix(name: str) -> None:
-    """Correct a plan's file, and print each correction on standard error."""
-    from gptailor.lang.plan_text import PlanText
-    from gptailor.lang.remedies import fixed
-
-    if name == "-":
-        raise click.UsageError("--fix corrects files, and - is standard input")
-    before = options.plan_text(name)
-    mark = "\ufeff" if before.startswith("\ufeff") else ""
-    text = PlanText(Path(name), before.removeprefix(mark))
-    if text.is_json:
-        return
-    text, titles = fixed(text)
-    if titles:
-        rewrite(name, mark + text.text, before, silent=True)
-    for title in titles:
-        options.say(f"{name}: fixed: {title}", err=True)
 
 
 def _search_words(plan: "Plan") -> str:
@@ -391,21 +376,13 @@ def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> Non
         return
     if new_text == text:
         return
-    import tempfile
-
-    from gptailor.checkpoint.write.output_file import writing
+    from gptailor.checkpoint.write.output_file import write_whole, writing
 
     path = Path(name).resolve()
     with writing(Path(name)):
-        handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(new_text)
-            Path(side).chmod(path.stat().st_mode & 0o7777)
-            Path(side).replace(path)
-        except BaseException:
-            Path(side).unlink(missing_ok=True)
-            raise
+        mode = path.stat().st_mode & 0o7777
+        write_whole(path, new_text.encode(), Path(name))
+        path.chmod(mode)
     if not silent:
         options.say(f"{name}: rewritten")
 

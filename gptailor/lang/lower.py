@@ -6,8 +6,13 @@ from typing import Any
 
 from gptailor.lang import draft as d
 from gptailor.lang import tree
-from gptailor.lang.calls import measure_arguments
-from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, picked_pattern
+from gptailor.lang.recipes import (
+    Pattern,
+    measure_arguments,
+    merging_pattern,
+    models_pattern,
+    picked_pattern,
+)
 from gptailor.plan import plan as p
 from gptailor.plan.bounds import MOST_ENTRIES, MOST_FAULTS, MOST_LAYERS
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate

@@ -24,7 +24,6 @@ from gptailor.lang import syntax_errors, tree
 from gptailor.lang.draft import Draft, Placed
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.split import Piece, Pieces, split
-from gptailor.lang.transform import statement_of
 from gptailor.plan.bounds import MOST_BYTES, MOST_FAULTS, MOST_STATEMENTS
 from gptailor.plan.faults import (
     TOO_LARGE,
@@ -103,6 +102,12 @@ def parser() -> Lark:
     return loaded
 
 
+@functools.cache
+def spelled() -> Mapping[str, str]:
+    """Return the word or the sign of each terminal of the grammar that stands for one text."""
+    return {t.name: t.pattern.value for t in parser().terminals if t.pattern.type == "str"}
+
+
 def table_key() -> list[str]:
     """Return all that a table depends on."""
     return [lark.__version__, hashlib.sha256(grammar().encode()).hexdigest(), *STARTS]
@@ -167,7 +172,7 @@ def _statements(
             except lark.UnexpectedInput as error:
                 faults.append(syntax_errors.fault(source, error, span, start, parser()))
             else:
-                statement = statement_of(parsed, span)
+                statement = tree.statement_of(parsed, span)
         if statement is not None:
             statement.above, statement.behind = tuple(piece.above), piece.behind
             yield statement
@@ -278,9 +283,7 @@ def _value_faults(name: str, value: object) -> list[Fault]:
     source = Source(f"the value of '{name}'", f"let {name} = {value}")
     file, faults = parse(source)
     alone = len(file.statements) == 1 and isinstance(file.statements[0].body, tree.LetNode)
-    if faults and isinstance(value, str):
-        return faults
-    if alone and not faults:
+    if isinstance(value, str) if faults else alone:
         return faults
     message = f"expected a number, an interval or 'one of (…)' for '{name}', got '{value}'"
     return [Fault("P303", message, source=source)]

@@ -4,12 +4,18 @@ A node comes from the grammar's rule of the same name (lark's `ast_utils`): its 
 rule's parts in order, and an absent `[part]` is None. A list's node has one field.
 """
 
+import math
+import sys
 from abc import ABC
+from decimal import Decimal
 from typing import Any, ClassVar, dataclass_transform, final
 
-from lark import ast_utils
+from lark import Token, Transformer, Tree, ast_utils, v_args
+from lark.tree import Meta
 
+from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Span
+from gptailor.plan.search_block import UNITS
 
 
 @dataclass_transform(eq_default=False)
@@ -434,3 +440,93 @@ class File(TreeNode):
 
     statements: tuple[Statement, ...]
     closing: tuple[str, ...]  # comments after the last statement
+
+
+# ------------------------------------------------------------------------------- from lark's tree
+
+
+def _span(place: Token | Meta) -> Span:
+    return Span(place.start_pos or 0, place.end_pos or 0)
+
+
+@final
+class _Builder(Transformer[Token, Any]):
+    """Makes nodes that the rules' names don't decide: words, and rules of several parts."""
+
+    def NUMBER(self, token: Token) -> Fixed:  # noqa: N802 (the terminal's name)
+        """Return a number, an integer if it has no point and no exponent."""
+        value: int | float = float(token)
+        digits = token.lstrip("+-")
+        if math.isfinite(value) and digits.isdigit():
+            value = int(digits.lstrip("0") or "0") * (-1 if token[0] == "-" else 1)
+        return Fixed(_span(token), value)
+
+    def LAYER(self, token: Token) -> LayerWord:  # noqa: N802
+        digits = token[1:].lstrip("0") or "0"
+        possible = len(digits) <= len(str(LARGEST_LAYER))
+        return LayerWord(_span(token), int(digits) if possible else LARGEST_LAYER + 1)
+
+    def SIZE(self, token: Token) -> Fixed:  # noqa: N802
+        """Return a number from `1.3G`, an integer if nothing is left of it behind the point."""
+        if not math.isfinite(float(token[:-1])):
+            return Fixed(_span(token), math.inf)
+        exact = Decimal(token[:-1]) * UNITS[token[-1]]
+        value: int | float = float(exact)
+        if math.isfinite(value) and exact == int(exact):
+            value = int(exact)
+        return Fixed(_span(token), value)
+
+    def STRING(self, token: Token) -> String:  # noqa: N802
+        return String(_span(token), str(token)[1:-1])
+
+    def __default_token__(self, token: Token) -> Word:
+        return Word(_span(token), str(token))
+
+    arguments = settings = shares = heal_texts = tuple
+
+    @v_args(meta=True)
+    def part(self, meta: Meta, children: list[Any]) -> Word:
+        words = [f'"{w.text}"' if isinstance(w, String) else w.text for w in children if w]
+        return Word(_span(meta), ".".join(words))
+
+    @v_args(meta=True)
+    def merge(self, meta: Meta, children: list[Any]) -> Merging:
+        *sources, shares, by = children
+        return Merging(_span(meta), tuple(sources), shares or (), by)
+
+    @v_args(meta=True)
+    def curve(self, meta: Meta, children: list[Any]) -> Curving:
+        name, *knots, over = children
+        return Curving(_span(meta), name, tuple(knots), over)
+
+    @v_args(meta=True)
+    def bound(self, meta: Meta, children: list[Any]) -> BoundNode:
+        number = next((child for child in children if isinstance(child, Fixed)), None)
+        of = next((child for child in children if isinstance(child, Word)), None)
+        return BoundNode(_span(meta), number, of)
+
+    @v_args(meta=True)
+    def overlay(self, meta: Meta, children: list[Any]) -> Statement:
+        tied, maybe, body = children
+        return Statement(_span(meta), body, tied, maybe)
+
+
+def _with_span(*, inline: bool, meta: bool) -> Any:
+    """Return lark's wrapper that makes a node of a rule's parts."""
+
+    def make(node: Any, _rule: str, children: list[Any], meta: Meta) -> Any:
+        return node(_span(meta), *(children if inline else [tuple(children)]))
+
+    return v_args(wrapper=make)
+
+
+_TO_NODES = ast_utils.create_transformer(sys.modules[__name__], _Builder(), _with_span)
+
+
+def statement_of(parsed: "Tree[Token]", span: Span) -> Statement:
+    """Return the statement of a rule's tree, without its comments."""
+    node = _TO_NODES.transform(parsed)
+    if not isinstance(node, Statement):
+        return Statement(span, node)
+    node.span = span
+    return node

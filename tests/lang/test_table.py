@@ -77,3 +77,8 @@ def test_no_word_but_these_stands_where_a_name_may() -> None:
     words = {t.name for t in parse.parser().terminals if t.pattern.value.isalpha()}
     beside = {word for row in states.values() if "NAME" in row for word in words & row.keys()}
     assert beside == {"ONE", "ANY", "BY", "FROM", "MINIMIZE", "MAXIMIZE"}
+
+
+def test_signs_are_spelled_too() -> None:
+    assert parse.spelled()["EQUAL"] == "="
+    assert "NAME" not in parse.spelled()

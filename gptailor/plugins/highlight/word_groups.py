@@ -5,8 +5,7 @@ All of them are read off the grammar's parser and the registries, so new words n
 
 from collections.abc import Iterable, Mapping
 
-from gptailor.lang.lexicon import spelled
-from gptailor.lang.parse import parser
+from gptailor.lang.parse import parser, spelled
 from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import DTYPES, METHODS, OBJECTIVES
 

@@ -14,10 +14,8 @@ from lsprotocol import types
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.lang import tree
-from gptailor.lang.lexicon import spelled
-from gptailor.lang.names import Occurrence, argument_for, occurrences
-from gptailor.lang.parse import parser
-from gptailor.lang.transform import statement_of
+from gptailor.lang.parse import parser, spelled
+from gptailor.lang.tree import statement_of
 from gptailor.plan.faults import Span
 from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import (
@@ -30,6 +28,7 @@ from gptailor.plan.registry import (
     Parameter,
 )
 from gptailor.plugins.lsp.hover import KEYWORDS, bounds_words
+from gptailor.plugins.lsp.names import Occurrence, argument_for, occurrences
 from gptailor.plugins.lsp.text import EditedText, SeenModels, layers_named
 
 _PROBE = "__here__"

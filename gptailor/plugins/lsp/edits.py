@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
 from gptailor.lang.format import format_text
-from gptailor.lang.names import Occurrence
-from gptailor.lang.plan_text import PlanText
-from gptailor.lang.remedies import Edit, edited
 from gptailor.lang.tree import Block, Statement
 from gptailor.plan.faults import Span, TailorError
 from gptailor.plan.registry import WORDS
+from gptailor.plugins.lsp.names import Occurrence
+from gptailor.plugins.lsp.plan_text import PlanText
+from gptailor.plugins.lsp.remedies import Edit, edited
 from gptailor.plugins.lsp.text import EditedText
 
 

@@ -11,7 +11,6 @@ from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
 from gptailor.lang import words as tailor
-from gptailor.lang.names import NameKind, Occurrence
 from gptailor.plan import plan as p
 from gptailor.plan.fault_pages import FAULTS_FILE, fault_pages
 from gptailor.plan.faults import Fault, Span
@@ -20,6 +19,7 @@ from gptailor.plan.layers import Slot
 from gptailor.plan.plan import is_at_url
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
 from gptailor.plan.resolved import Resolved
+from gptailor.plugins.lsp.names import NameKind, Occurrence
 from gptailor.plugins.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked

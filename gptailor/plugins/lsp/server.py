@@ -23,14 +23,14 @@ from pygls.uris import from_fs_path, to_fs_path
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.lang.names import Occurrence
-from gptailor.lang.remedies import Edit, remedies
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.fault_pages import fault_pages
 from gptailor.plan.faults import Fault
 from gptailor.plugins.lsp.complete import completions, signature_help
 from gptailor.plugins.lsp.edits import RenameError, canonical_edits, nameable, renamed
 from gptailor.plugins.lsp.hover import diagnostic, hovered
+from gptailor.plugins.lsp.names import Occurrence
+from gptailor.plugins.lsp.remedies import Edit, remedies
 from gptailor.plugins.lsp.text import (
     LEGEND,
     NOT_SEEN,

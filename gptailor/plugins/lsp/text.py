@@ -17,12 +17,12 @@ from pygls.uris import to_fs_path
 from gptailor.checkpoint.files import CheckpointError, expanded, open_regular
 from gptailor.checkpoint.models import Opened, Opener, folder_of, is_plan, is_remote
 from gptailor.lang import tree
-from gptailor.lang.names import NameKind, Occurrence
 from gptailor.lang.parse import read_bytes
-from gptailor.lang.plan_text import PlanText
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import Fault, Span, errors
 from gptailor.plan.plan import Model, Plan, is_at_url
+from gptailor.plugins.lsp.names import NameKind, Occurrence
+from gptailor.plugins.lsp.plan_text import PlanText
 from gptailor.prepare import open_plan
 
 _UNITS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}

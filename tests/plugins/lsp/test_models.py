@@ -6,8 +6,8 @@ import pytest
 from lsprotocol import types
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.lang.remedies import edited, remedies
 from gptailor.plugins.lsp.hover import diagnostic
+from gptailor.plugins.lsp.remedies import edited, remedies
 from gptailor.plugins.lsp.text import EditedText, seen_models
 from tests.support.hollow import SMALL, llama, write_hollow
 

@@ -7,13 +7,13 @@ import pytest
 from lsprotocol import types
 
 from gptailor.cli.main import run
-from gptailor.lang.lexicon import spelled
-from gptailor.lang.remedies import edited, remedies
+from gptailor.lang.parse import spelled
 from gptailor.plan.fault_pages import fault_pages
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from gptailor.plugins.lsp.complete import completions, signature_help
 from gptailor.plugins.lsp.edits import RenameError, canonical_edits, renamed
 from gptailor.plugins.lsp.hover import KEYWORDS, diagnostic, hovered
+from gptailor.plugins.lsp.remedies import edited, remedies
 from gptailor.plugins.lsp.text import (
     NOT_SEEN,
     EditedText,
@@ -24,7 +24,7 @@ from gptailor.plugins.lsp.text import (
     semantic_tokens,
     symbols,
 )
-from tests.lang.test_names import SAID
+from tests.plugins.lsp.test_names import SAID
 from tests.support.hollow import SMALL, llama, write_hollow
 
 HEAD = """tailor 1

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.lang.plan_text import PlanText
-from gptailor.lang.remedies import edited, remedies
 from gptailor.plan.faults import Fault, Span
+from gptailor.plugins.lsp.plan_text import PlanText
+from gptailor.plugins.lsp.remedies import edited, remedies
 
 HEAD = """tailor 1
 model base = "./base"

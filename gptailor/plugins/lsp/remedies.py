@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from gptailor.lang.plan_text import PlanText
 from gptailor.plan.faults import Fault, Span, errors
+from gptailor.plugins.lsp.plan_text import PlanText
 
 
 @final

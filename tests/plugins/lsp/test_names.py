@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptailor.lang.plan_text import PlanText
+from gptailor.plugins.lsp.plan_text import PlanText
 
 SAID = """tailor 1
 model base = "./b"

@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 
 from gptailor.lang import tree
-from gptailor.lang.names import Occurrence, occurrences
 from gptailor.lang.parse import parse, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
 from gptailor.plan.faults import Fault, Source, Span
 from gptailor.plan.plan import Plan
+from gptailor.plugins.lsp.names import Occurrence, occurrences
 
 
 class PlanText:
