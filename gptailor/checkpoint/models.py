@@ -28,10 +28,9 @@ from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, TailorError, listed
 from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed, of_inner_plans
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
-from gptailor.plan.sites import named_models, output_recipes
+from gptailor.plan.sites import compared_models, named_models, output_recipes
 
 
 @final

@@ -8,7 +8,7 @@ from typing import final
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.registry import BRIDGE_TOKENS
@@ -135,11 +135,3 @@ def the_undropped_plan_can_be_fitted(checked: Checked) -> Iterator[Fault]:
         name, at = fits[0]
         message = f"{name} is fitted to the plan without its drops, and there {moved.reason}"
         yield Fault("M217", message, at)
-
-
-BRIDGING: tuple[Rule[Checked], ...] = (
-    bridges_can_be_folded,
-    bridges_have_enough_tokens,
-    the_undropped_plan_can_be_fitted,
-)
-"""Rules of bridges against the models."""

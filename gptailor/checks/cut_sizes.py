@@ -6,7 +6,7 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault
 from gptailor.plan.sites import sizes_of
 from gptailor.program.sources import Checked, Use
@@ -55,13 +55,6 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
     if sizes and sizes[-1] > total:
         message = f"expected at most {total:,} tokens, got {sizes[-1]:,}"
         yield Fault("M241", message, ("vocabulary", "size"), "the tokenizer has no more")
-
-
-CUT_SIZES: tuple[Rule[Checked], ...] = (
-    only_embedding_and_head_have_tokens,
-    the_vocabulary_can_be_cut,
-)
-"""Rules of cuts against the models."""
 
 
 def equal_in_layers(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import Rule, ascending, rule
+from gptailor.checks.rule import ascending, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.sites import numbers
@@ -75,12 +75,3 @@ def no_union_is_cut(plan: p.Plan) -> Iterator[Fault]:
         also = Also("the union is here", ("tokenizer",))
         help_ = "compile the union first, and cut the folder's vocabulary"
         yield Fault("P722", message, ("vocabulary",), help_, (also,))
-
-
-CUTTING: tuple[Rule[p.Plan], ...] = (
-    every_size_range_ascends,
-    cut_settings_are_valid,
-    every_named_size_is_whole,
-    no_union_is_cut,
-)
-"""Rules of cuts in a plan by itself."""

@@ -3,22 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, Place, listed, nearest
-from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import below, needed, undecided_models
-from gptailor.plan.plan import (
-    PLAN_SUFFIX,
-    Model,
-    Plan,
-    TemplateOf,
-    is_at_url,
-)
+from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
 from gptailor.plan.registry import WORDS
-from gptailor.plan.sites import (
-    named_models,
-    recipes,
-)
+from gptailor.plan.sites import compared_models, named_models, recipes
 
 
 @rule("P102")
@@ -181,21 +171,3 @@ def a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
             help_ = "compile it and name the folder, or write 'tokenizer from' a model"
             yield Fault("P402", message, ("tokenizer",), help_)
             return
-
-
-DECLARING: tuple[Rule[Plan], ...] = (
-    the_version_is_known,
-    base_is_declared,
-    every_name_is_valid,
-    every_model_is_declared,
-    every_source_is_valid,
-)
-"""Rules of the version, of names and of sources."""
-
-MADE: tuple[Rule[Plan], ...] = (
-    no_model_is_made_of_itself,
-    the_base_is_a_checkpoint,
-    every_adapter_is_on_one_model,
-    a_union_is_of_checkpoints,
-)
-"""Rules of models made of models."""

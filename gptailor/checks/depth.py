@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from gptailor.checks.rule import Rule, ascending, rule
+from gptailor.checks.rule import ascending, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import (
@@ -95,13 +95,6 @@ def repeated_blocks(plan: p.Plan) -> Iterator[tuple[Place, p.Repeat | p.RepeatWi
     return enumerated(plan, "repeats")
 
 
-def block_positions(entry: p.Repeat | p.RepeatWindow) -> range | tuple[int, ...]:
-    """Return all positions that may repeat."""
-    if isinstance(entry, p.RepeatWindow):
-        return entry.among
-    return range(entry.first, entry.last + 1)
-
-
 @rule("P201", "P202")
 def every_block_ascends(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block whose range descends or whose list has a position twice."""
@@ -120,7 +113,7 @@ def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block of too few or too many layers, or with one place."""
     for at, entry in repeated_blocks(plan):
         yield from _count(entry.times, (*at, "times"), "expected at least 1 repeat of a block")
-        positions = sorted(block_positions(entry))
+        positions = sorted(entry.positions)
         longest = max((last - first + 1 for first, last in runs(positions)), default=0)
         if isinstance(entry, p.RepeatWindow):
             yield from _count(entry.count, (*at, "count"), "expected at least 1 layer in a block")
@@ -155,7 +148,7 @@ def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a position that another block may repeat."""
     earlier: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):
-        positions = block_positions(entry)
+        positions = entry.positions
         both = next((position for position in positions if position in earlier), None)
         if both is not None:
             may = any(isinstance(plan.repeats[int(place[1])], p.RepeatWindow)
@@ -198,7 +191,7 @@ def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
     for place, choice in drops_by_choice(plan):
         dropped |= dict.fromkeys(choice.among, place)
     for at, entry in repeated_blocks(plan):
-        both = next((position for position in block_positions(entry) if position in dropped), None)
+        both = next((position for position in entry.positions if position in dropped), None)
         if isinstance(entry, p.RepeatWindow) and both is not None:
             message = f"L{both} may be dropped, but a choice of 'repeat' contains it"
             help_ = "leave it out of one list, or repeat a block that is no choice"
@@ -211,7 +204,7 @@ def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each bridge over a gap inside a block, whose layers run more than once."""
     inside: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):
-        for first, last in runs(sorted(block_positions(entry))):
+        for first, last in runs(sorted(entry.positions)):
             inside |= dict.fromkeys(range(first, last), at)
     dropped = {drop.position for drop in plan.drops}
     dropped |= {position for _, choice in drops_by_choice(plan) for position in choice.among}
@@ -227,18 +220,3 @@ def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
                 message = f"the gap after L{gap}, inside a block that comes again, stays open"
                 also = (Also("the block is here", inside[gap]),)
                 yield Fault("P710", message, ("bridges", i), also=also, severity="warning")
-
-
-DEPTH: tuple[Rule[Plan], ...] = (
-    every_count_ascends,
-    every_count_can_be_met,
-    every_window_has_places,
-    no_lists_of_drops_overlap,
-    every_block_ascends,
-    every_count_of_a_block_can_be_met,
-    no_blocks_overlap,
-    every_block_ends_with_layers,
-    no_repeat_window_may_be_dropped,
-    no_bridge_is_in_a_block,
-)
-"""Rules of drops by choice and repeated blocks."""

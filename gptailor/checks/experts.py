@@ -9,7 +9,7 @@ from gptailor.checkpoint.families.mixture import (
     with_expert_count,
 )
 from gptailor.checks.cut_sizes import equal_in_layers
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.sites import sizes_of
@@ -82,7 +82,3 @@ def model_experts(checked: Checked) -> int | Refusal:
         return count
     changed = with_expert_count(base.layout, base.config, count, count)
     return changed if isinstance(changed, Refusal) else count
-
-
-EXPERT_CUT: tuple[Rule[Checked], ...] = (experts_can_be_left_out,)
-"""Rules of `experts` against the models."""

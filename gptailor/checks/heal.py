@@ -9,7 +9,7 @@ from gptailor.checkpoint.families.vision import wrapper_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.vocabulary import relation
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.registry import HEAL_RANK
@@ -160,12 +160,3 @@ def the_undropped_plan_can_teach(checked: Checked) -> Iterator[Fault]:
     if isinstance(moved, Refusal):
         message = f"'heal' learns from the plan without its drops, and there {moved.reason}"
         yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")
-
-
-HEALING: tuple[Rule[Checked], ...] = (
-    learning_layers_can_be_trained,
-    the_rank_fits,
-    the_teacher_has_the_tokens,
-    the_undropped_plan_can_teach,
-)
-"""Rules of healing against the models."""

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from itertools import groupby, islice
 
-from gptailor.checks.rule import Rule, repeats, rule
+from gptailor.checks.rule import repeats, rule
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.measures import bounded_measures, measured
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
 from gptailor.plan.sites import (
+    bounded_measures,
     drops_by_choice,
     enumerated,
+    measured,
     recipes,
     sources,
     tied_entries,
@@ -156,16 +157,3 @@ def no_mark_stands_in_vain(plan: Plan) -> Iterator[Fault]:
                 yield Fault("P506", f"'tied' can't be combined with '{word}'", at, help_)
     if plan.whole is not None and plan.whole.maybe:
         yield Fault("P506", "'maybe' can't be combined with 'whole'", ("whole", "maybe"))
-
-
-WRITABLE: tuple[Rule[Plan], ...] = (
-    every_recipe_can_be_written,
-    every_text_can_be_quoted,
-    every_objective_number_is_finite,
-    every_limit_is_a_count,
-    a_drop_by_choice_names_a_layer_once,
-    a_tied_group_is_alike,
-    a_tied_group_is_one_statement,
-    no_mark_stands_in_vain,
-)
-"""Rules that a text keeps by its grammar."""

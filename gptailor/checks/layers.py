@@ -9,8 +9,8 @@ from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
-from gptailor.checks.depth import block_positions, repeated_blocks
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.depth import repeated_blocks
+from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.layer_parts import BRANCHES
@@ -183,7 +183,7 @@ def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
     The factor was learned for one run of the layer.
     """
     for at, entry in repeated_blocks(checked.plan):
-        for position in block_positions(entry):
+        for position in entry.positions:
             part = checked.base.part(position, outline.PARTS[-1])
             name = next((suffix for suffix in part if suffix.rpartition(".")[2] == _SCALAR), None)
             if name is not None:
@@ -193,19 +193,6 @@ def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
                 help_ = "such blocks are known to need that number lowered, which no plan can say"
                 yield Fault("M316", message, at, help_, severity="warning")
                 break
-
-
-FITTING: tuple[Rule[Checked], ...] = (
-    parts_can_be_told_apart,
-    scales_can_be_folded,
-    scales_multiply_to_a_number,
-    some_scale_does_something,
-    layers_fit,
-    merged_layers_are_of_one_kind,
-    tensors_can_be_computed_with,
-    the_configuration_can_follow,
-)
-"""Rules of the tensors of layers that all exist."""
 
 
 # ------------------------------------------------------------------------------------------- towers
@@ -253,20 +240,13 @@ def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
             return
 
 
-VISION: tuple[Rule[Checked], ...] = (
-    features_meet_their_layers,
-    images_keep_their_tokens,
-)
-"""Rules of a base with towers, which add features to its layers and tokens to its text."""
-
-
 # ------------------------------------------------------------------------------------- small floats
 
 
 _SMALL_FLOATS = ("F8_", "F6_", "F4")
 
 
-@rule("M215")
+@rule("M215", stage=2)
 def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a cast or scaled small float that no configuration calls quantised."""
     plan = checked.plan

@@ -8,42 +8,32 @@ from gptailor.checkpoint.families.compatibility import incompatible
 from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.models import Opened, Opener, is_local, is_plan, taken, used
-from gptailor.checks.bridges import BRIDGING
-from gptailor.checks.cut_sizes import CUT_SIZES
-from gptailor.checks.embedding_norm_head import (
-    a_tied_head_is_replaced_with_its_embedding,
-    embedding_norm_and_head_are_chosen,
-    the_rest_fits,
-)
-from gptailor.checks.experts import EXPERT_CUT
-from gptailor.checks.heal import HEALING
-from gptailor.checks.layers import (
-    FITTING,
-    VISION,
-    no_layer_scalar_repeats,
-    small_floats_only_move,
-)
-from gptailor.checks.parts import FINER
-from gptailor.checks.rule import Rule, rule, run_rules
-from gptailor.checks.tokenizer import TEMPLATE, TOKENS, UNITED, every_tokenizer_can_be_read
-from gptailor.checks.width import WIDTH
+from gptailor.checks.rule import rule, rules_of, run_rules
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
-from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
-    Drop,
-    Layer,
+    OVERLAY,
+    Bridge,
+    DropAny,
+    DropWindow,
     Model,
+    Open,
     Plan,
     Repeat,
-    Scale,
+    RepeatWindow,
     Take,
     TemplateOf,
     count_ends,
     is_at_url,
 )
-from gptailor.plan.sites import drops_by_choice, layer_recipes, named_models, open_choices
-from gptailor.plan.windows import stretch_of
+from gptailor.plan.sites import (
+    compared_models,
+    drops_by_choice,
+    enumerated,
+    layer_recipes,
+    named_models,
+    open_choices,
+)
 from gptailor.plan.written_out import idle_others, said_place
 from gptailor.program.nested_models import any_closing, made_model, named_in, whole_plan
 from gptailor.program.predictors import predictors_lost
@@ -54,12 +44,12 @@ from gptailor.program.unquantised import dequantised_models
 def check_models(checked: Checked) -> list[Fault]:
     """Return the faults of a plan against its models, without those that follow from others."""
     faults: list[Fault] = []
-    for rules in MODEL_STAGES:
+    for stage in (1, 2, 3):
         if not errors(faults):
-            faults += locate(run_rules(rules, checked), checked.plan.origin)
+            faults += locate(run_rules(MODEL_RULES, checked, stage), checked.plan.origin)
     declared = checked.resolved.declared
     declared_place = said_place(declared, checked.count)
-    idle = locate(run_rules(DECLARED, checked), declared.origin)
+    idle = locate(run_rules(MODEL_RULES, checked, stage=0), declared.origin)
     return idle + [replace(fault, at=declared_place(fault.at)) for fault in faults]
 
 
@@ -107,7 +97,7 @@ def _is_folder(model: Model) -> bool:
 # -------------------------------------------------------------------------------------------- rules
 
 
-@rule("M314")
+@rule("M314", stage=0)
 def others_have_positions(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each `others` that no position is left to."""
     for at in idle_others(checked.resolved.declared, checked.count):
@@ -115,7 +105,7 @@ def others_have_positions(checked: Checked) -> Iterator[Fault]:
         yield Fault("M314", message, at, severity="warning")
 
 
-@rule("M201")
+@rule("M201", stage=1)
 def every_position_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each position beyond the base's layers."""
     yield from _positions_beyond(checked.plan, checked.count)
@@ -131,35 +121,31 @@ def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
         message = f"{name} {are} beyond the base, which has {count} layers"
         return Fault("M201", message, help=f"the last layer is L{count - 1}")
 
-    placed: tuple[tuple[str, tuple[Layer | Drop | Scale, ...]], ...] = (
-        ("layers", plan.layers),
-        ("drops", plan.drops),
-        ("scales", plan.scales),
-    )
-    for name, entries in placed:
-        hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
-        yield from joined_faults(plan.origin, hits, beyond)
-    for last, at in _named_last(plan):
-        if last >= count:
-            yield replace(beyond(f"L{last}", False), at=at)
+    for name in OVERLAY:
+        hits = [
+            Hit(position, (*at, *_LAST.get(type(entry), ())))
+            for at, entry in enumerated(plan, name)
+            for position in entry.positions[-1:]
+            if position >= count
+        ]
+        for several in [hits] if name in ("layers", "drops", "scales") else zip(hits):
+            yield from joined_faults(plan.origin, several, beyond)
     learning = enumerate(plan.heal.layers if plan.heal is not None else ())
     hits = [Hit(position, ("heal", "layers", i)) for i, position in learning if position >= count]
     yield from joined_faults(plan.origin, hits, beyond)
 
 
-def _named_last(plan: Plan) -> Iterator[tuple[int, Place]]:
-    """Yield the last position, and its place, of each statement that isn't a list of entries."""
-    for at, choice in drops_by_choice(plan):
-        yield max(choice.among, default=0), (*at, "among")
-    for i, repeat in enumerate(plan.repeats):
-        name = "last" if isinstance(repeat, Repeat) else "among"
-        yield stretch_of(repeat)[1], ("repeats", i, name)
-    for i, bridge in enumerate(plan.bridges):
-        if bridge.after is not None:
-            yield bridge.after, ("bridges", i, "after")
+_LAST: dict[type[Open], Place] = {
+    DropAny: ("among",),
+    DropWindow: ("among",),
+    RepeatWindow: ("among",),
+    Repeat: ("last",),
+    Bridge: ("after",),
+}
+"""The field of an entry that has its last position, if that isn't the whole entry."""
 
 
-@rule("M202")
+@rule("M202", stage=1)
 def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each source's layer beyond the layers of its model."""
     yield from _source_layers_beyond(checked.plan, checked.models)
@@ -190,7 +176,7 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
         yield from joined_faults(plan.origin, hits, partial(fault, name))
 
 
-@rule("M203")
+@rule("M203", stage=1)
 def something_remains(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if drops may leave no layer."""
     plan = checked.plan
@@ -207,7 +193,7 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
             yield Fault("M203", message, (*at, "count"))
 
 
-@rule("M205", "M206", "M301", "M302")
+@rule("M205", "M206", "M301", "M302", stage=1)
 def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     """Yield a fault or a warning for each model that computes otherwise than the base."""
     base = checked.models["base"]
@@ -279,7 +265,7 @@ def predictors_stay(checked: Checked) -> Iterator[Fault]:
         yield Fault("M318", message, ("models", "base", "source"), help_, severity="warning")
 
 
-@rule("M303")
+@rule("M303", stage=1)
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""
     plan = checked.plan
@@ -292,40 +278,6 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
         if len(idle) > 1:
             message = f"the models {names} are declared and never used"
         yield Fault("M303", message, ("models", idle[0], "name"), severity="warning")
-
-
-DECLARED: tuple[Rule[Checked], ...] = (others_have_positions,)
-"""Rules whose faults have places in the plan as declared, before it is resolved."""
-
-MODEL_STAGES: tuple[tuple[Rule[Checked], ...], ...] = (
-    (
-        every_position_exists,
-        every_source_layer_exists,
-        something_remains,
-        every_model_goes_with_the_base,
-        every_model_is_used,
-    ),
-    (small_floats_only_move, every_tokenizer_can_be_read),
-    (
-        *FITTING,
-        predictors_stay,
-        *FINER,
-        *BRIDGING,
-        no_layer_scalar_repeats,
-        *HEALING,
-        *CUT_SIZES,
-        *WIDTH,
-        *EXPERT_CUT,
-        *VISION,
-        *UNITED,
-        *TEMPLATE,
-        the_rest_fits,
-        *TOKENS,
-        a_tied_head_is_replaced_with_its_embedding,
-        embedding_norm_and_head_are_chosen,
-    ),
-)
-"""Rules against the models; a stage runs if those before it yield no errors."""
 
 
 # ---------------------------------------------------------------------- models that no folder holds
@@ -377,3 +329,12 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
     tells |= {plan.chat_template.model} if isinstance(plan.chat_template, TemplateOf) else set()
     if inner.chat_template is not None and name in needed(plan, tells):
         yield "gives its tokenizer a chat template, which no file has yet", compiled
+
+
+MODEL_RULES = rules_of(
+    "layers", "models", "parts", "bridges", "heal", "cut_sizes", "width", "experts", "tokenizer",
+    "embedding_norm_head",
+)  # fmt: skip
+"""Rules against the models; a stage runs if those before it yield no errors.
+
+The faults of stage 0 have places in the plan as declared, before it is resolved."""

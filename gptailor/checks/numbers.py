@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from itertools import product
 
-from gptailor.checks.recipes import whole_numbers_are_literal
-from gptailor.checks.rule import ANYWHERE, Rule, repeats, rule
+from gptailor.checks.rule import ANYWHERE, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
@@ -207,18 +206,3 @@ def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
             help_ = "write 'tied' before the choice of the others, or give the part to positions"
             yield Fault("P512", message, ("layers", j), help_, (Also("these", ("others", i)),))
             return
-
-
-NUMBERING: tuple[Rule[p.Plan], ...] = (
-    every_named_number_is_declared,
-    every_named_count_is_its_number,
-    no_number_shares_a_models_name,
-    every_named_number_is_used,
-    whole_numbers_are_literal,
-    every_curve_has_knots_and_positions,
-    curves_of_a_stack_span_their_statement,
-    others_stand_once_for_each_part,
-    no_maybe_hides_a_choice_of_each_position,
-    no_position_overrides_an_open_finer_part,
-)
-"""Rules of named numbers, curves, `others` and `whole`."""

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from gptailor.checkpoint.files import quoted
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.layer_parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
@@ -101,10 +101,3 @@ def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
             help_ = f'quantised weights are several tensors: write "{torn}*"'
             yield Fault("M231", message, ("layers", i), help_)
             return
-
-
-FINER: tuple[Rule[Checked], ...] = (
-    every_part_exists,
-    quantised_weights_stay_whole,
-)
-"""Rules of parts finer than a branch."""

@@ -4,15 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 
-from gptailor.checks.cuts import CUTTING
-from gptailor.checks.declarations import DECLARING, MADE
-from gptailor.checks.depth import DEPTH
-from gptailor.checks.language import WRITABLE
-from gptailor.checks.numbers import NUMBERING
-from gptailor.checks.recipes import MERGING
-from gptailor.checks.repair import GAPS, HEALS
-from gptailor.checks.rule import Rule, repeats, rule, run_rules
-from gptailor.checks.search import SEARCHING
+from gptailor.checks.rule import repeats, rule, rules_of, run_rules
 from gptailor.plan.bounds import (
     DEEPEST,
     MOST_ENTRIES,
@@ -71,14 +63,14 @@ def check_alone(
 
     `unread` are the first words of statements that have syntax faults, empty for a statement that
     begins like no other: a rule is skipped where such a statement may hold what the rule misses.
-    `written` means that the plan comes from a text, which keeps the rules `WRITABLE` by its
+    `written` means that the plan comes from a text, which keeps the rules of `language` by its
     grammar. A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
     """
     if not unread and plan.faults is not None:
         return list(plan.faults)
-    rules = [r for r in PLAN_RULES if not ((written and r in WRITABLE) or r.is_unread(unread))]
-    too_large = list(islice(run_rules(SIZE_RULES, plan), 1))
-    faults = locate(too_large or run_rules(rules, plan), plan.origin)
+    kept = [r for r in PLAN_RULES if not ((written and r in _WRITABLE) or r.is_unread(unread))]
+    too_large = list(islice(run_rules(kept, plan, stage=0), 1))
+    faults = locate(too_large or run_rules(kept, plan), plan.origin)
     if not unread:
         plan.record_faults(faults)
     return faults
@@ -97,7 +89,7 @@ def _too_large(sizes: Iterable[_Size]) -> Iterator[Fault]:
             yield Fault(TOO_LARGE, f"expected at most {most:,} {what}, got {count:,}", at, help_)
 
 
-@rule(TOO_LARGE)
+@rule(TOO_LARGE, stage=0)
 def statements_and_layers_are_few(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each field with too many entries, and for too many layers in all."""
     yield from _too_large(_fields(plan))
@@ -117,7 +109,7 @@ def _fields(plan: Plan) -> Iterator[_Size]:
     yield ("layers in a plan", count, MOST_ENTRIES, ("layers",), "")
 
 
-@rule("P214")
+@rule("P214", stage=0)
 def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a stack, and for repeated blocks, of more than `MOST_LAYERS` layers."""
     if plan.stack is not None and len(plan.stack.items) > MOST_LAYERS:
@@ -134,7 +126,7 @@ def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
             yield Fault("P214", message, ("repeats", i), "write fewer blocks, or fewer times")
 
 
-@rule(TOO_LARGE)
+@rule(TOO_LARGE, stage=0)
 def lists_are_short(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for choices among too many windows, and for lists and ranges that are long."""
     yield from islice(_too_large(_windows(plan)), 1)
@@ -173,7 +165,7 @@ def _lists(plan: Plan) -> Iterator[_Size]:
         yield ("sizes to choose from", count, MOST_LISTED, (name, "size"), help_)
 
 
-@rule(TOO_LARGE)
+@rule(TOO_LARGE, stage=0)
 def models_are_shallow(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for models that are more than `DEEPEST` deep in one another."""
     depth_of = depths(plan)
@@ -182,15 +174,6 @@ def models_are_shallow(plan: Plan) -> Iterator[Fault]:
         message = f"expected models at most {DEEPEST} deep in one another, '{name}' is {depth}"
         help_ = "compile a part of them first, and name the folder"
         yield Fault(TOO_LARGE, message, ("models", name, "name"), help_)
-
-
-SIZE_RULES: tuple[Rule[Plan], ...] = (
-    statements_and_layers_are_few,
-    output_layers_are_few,
-    lists_are_short,
-    models_are_shallow,
-)
-"""Rules that come before all others, whose work grows with these sizes."""
 
 
 # ---------------------------------------------------------------------------------------- positions
@@ -366,28 +349,11 @@ def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
                         (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
 
 
-PLAN_RULES: tuple[Rule[Plan], ...] = (
-    *DECLARING,
-    every_position_is_decided_once,
-    nothing_is_scaled_or_dropped_twice,
-    nothing_dropped_is_decided,
-    no_overlay_stands_beside_a_stack,
-    a_stack_has_items,
-    a_stack_fits_its_limit,
-    the_dtype_is_known,
-    the_tokenizer_is_from_one_checkpoint,
-    the_chat_template_is_known,
-    every_number_fits_into_float32,
-    every_scale_is_positive,
-    every_tie_holds_a_choice,
-    *MERGING,
-    *MADE,
-    *NUMBERING,
-    *WRITABLE,
-    *DEPTH,
-    *HEALS,
-    *CUTTING,
-    *SEARCHING,
-    *GAPS,
+PLAN_RULES = rules_of(
+    "declarations", "plan", "recipes", "numbers", "language", "depth", "repair", "cuts", "search"
 )
-"""Rules of every plan that is not too large; faults without a place in a text keep this order."""
+"""Rules of a plan by itself; faults without a place in a text keep this order.
+
+Those of stage 0 are about sizes: the work of all others grows with them."""
+
+_WRITABLE = rules_of("language")

@@ -10,7 +10,7 @@ from typing import Any
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import read_object
-from gptailor.checks.rule import Rule, ascending, repeats, rule
+from gptailor.checks.rule import ascending, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.doors import Door
@@ -409,22 +409,3 @@ def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
     for at, value in sites.values(plan):
         if isinstance(value, p.OneOfNumbers):
             yield at, value.one_of
-
-
-MERGING: tuple[Rule[p.Plan], ...] = (
-    every_method_is_known,
-    every_parameter_is_known,
-    every_argument_is_in_bounds,
-    every_method_gets_its_sources,
-    every_source_gets_its_number,
-    only_listed_parameters_take_several_numbers,
-    every_word_of_a_parameter_is_known,
-    no_sum_of_weights_is_0,
-    a_merge_has_sources,
-    every_source_names_a_layer,
-    a_stack_determines_the_base_layer,
-    any_of_can_merge,
-    every_interval_ascends,
-    every_choice_has_distinct_options,
-)
-"""Rules of recipes and of their choices."""

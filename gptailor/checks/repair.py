@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import HealText, Plan
@@ -153,20 +153,3 @@ def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
             yield Fault("P705", message, ("bridges", i, "tokens"))
         if ridge is not None and min(numbers(ridge, plan.numbers), default=0) < 0:
             yield Fault("P705", "'ridge' must be a number of at least 0", ("bridges", i, "ridge"))
-
-
-HEALS: tuple[Rule[Plan], ...] = (
-    healing_settings_are_valid,
-    no_text_is_learned_from_twice,
-    predictions_have_a_teacher,
-    healing_has_an_effect,
-    no_layers_of_a_stack_are_named,
-)
-"""Rules of healing."""
-
-GAPS: tuple[Rule[Plan], ...] = (
-    every_gap_is_named_once,
-    every_bridge_has_a_gap,
-    bridge_settings_are_valid,
-)
-"""Rules of bridges."""

@@ -1,8 +1,9 @@
-"""A rule as data: its codes, its function, and the unread statements that excuse it."""
+"""A rule as data: its codes, its function, its stage, and the unread statements that excuse it."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar, final
+from importlib import import_module
+from typing import Any, Generic, TypeVar, final
 
 from gptailor.plan.faults import Fault, Place
 
@@ -19,12 +20,14 @@ class Rule(Generic[_Subject]):
 
     A subject is a `Plan` by itself, or `Checked`: a plan with its models. Codes of files (`C…`),
     which a rule passes on, are not listed. `missing_in` are the first words of statements that may
-    hold the thing that the rule reports as missing.
+    hold the thing that the rule reports as missing. Rules of a later `stage` suppose that those
+    before it found no errors.
     """
 
     codes: tuple[str, ...]
     check: Callable[[_Subject], Iterable[Fault]]
     missing_in: tuple[str, ...] = ()
+    stage: int = 3
 
     def is_unread(self, unread: frozenset[str]) -> bool:
         """Return whether an unread statement may hold what the rule misses.
@@ -37,10 +40,21 @@ class Rule(Generic[_Subject]):
 
 
 def rule(
-    *codes: str, missing_in: tuple[str, ...] = ()
+    *codes: str, missing_in: tuple[str, ...] = (), stage: int = 3
 ) -> Callable[[Callable[[_Subject], Iterable[Fault]]], Rule[_Subject]]:
     """Return a decorator that makes a function a rule with these codes."""
-    return lambda check: Rule(codes, check, missing_in)
+    return lambda check: Rule(codes, check, missing_in, stage)
+
+
+def rules_of(*modules: str) -> tuple[Rule[Any], ...]:
+    """Return the rules of these modules of `checks`, in the order in which they stand there."""
+    loaded = [import_module(f"gptailor.checks.{name}") for name in modules]
+    return tuple(
+        value
+        for module in loaded
+        for value in vars(module).values()
+        if isinstance(value, Rule) and value.check.__module__ == module.__name__
+    )
 
 
 def ascending(
@@ -63,7 +77,10 @@ def repeats(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
             yield i, earlier
 
 
-def run_rules(rules: Iterable[Rule[_Subject]], subject: _Subject) -> Iterator[Fault]:
-    """Yield the faults of a subject, rule by rule."""
+def run_rules(
+    rules: Iterable[Rule[_Subject]], subject: _Subject, stage: int = 3
+) -> Iterator[Fault]:
+    """Yield the faults of a subject, rule by rule of a stage."""
     for each in rules:
-        yield from each.check(subject)
+        if each.stage == stage:
+            yield from each.check(subject)

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import Rule, repeats, rule
+from gptailor.checks.rule import repeats, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
-from gptailor.plan.measures import compared_models, measured
 from gptailor.plan.model_dependencies import undecided_models
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.search_block import with_plain_path
+from gptailor.plan.sites import compared_models, measured
 
 _VALUES = {"number": "a number", "model": "a model's name", "file type": "a type of GGUF files"}
 
@@ -118,13 +118,3 @@ def the_budget_is_valid(plan: Plan) -> Iterator[Fault]:
         if value is not None and not least <= value <= LARGEST:
             message = f"'{name}' must be a whole number from {least} to {LARGEST}"
             yield Fault("P606", message, ("search", name))
-
-
-SEARCHING: tuple[Rule[Plan], ...] = (
-    every_objective_is_known,
-    every_teacher_is_closed,
-    no_objective_stands_twice,
-    some_objective_measures_quality,
-    the_budget_is_valid,
-)
-"""Rules of the `search` block, and of expectations."""

@@ -1,13 +1,12 @@
 """Faults of texts that a plan names: missing, of another form, and surely too short ones."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, final
 
-from gptailor.checkpoint.datasets import CalibrationError, Passage, check_first_row, read_rows
+from gptailor.checkpoint.datasets import CalibrationError, check_first_row
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.vision import text_of
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_counter import token_counter
@@ -15,10 +14,9 @@ from gptailor.checks.bridges import inputs_of_bridges
 from gptailor.checks.experts import model_experts
 from gptailor.checks.width import model_width
 from gptailor.plan.faults import Fault, Place, PlanError, locate, nearest_path
-from gptailor.plan.measures import measured
-from gptailor.plan.plan import NO_TEXT, Plan, Take, has_predictions
+from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
 from gptailor.plan.registry import OBJECTIVES, RowForm
-from gptailor.plan.sites import drops_by_choice
+from gptailor.plan.sites import drops_by_choice, measured
 from gptailor.program.sources import Checked
 
 FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
@@ -41,7 +39,7 @@ def text_faults(plan: Plan, checked: Checked | None = None, *, whole: bool = Tru
     texts are counted.
     """
     unusable = _unusable(plan, [*_learned(plan, whole=whole), *_judged(plan)])
-    return [*unusable, *short_texts(plan, checked), *_few_samples(plan, checked)]
+    return [*unusable, *short_texts(plan, checked)]
 
 
 @contextmanager
@@ -137,67 +135,14 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
                 yield _Need(("heal", "on", i, "file"), text.file, share, "'heal'")
 
 
-_WINDOW, _WINDOW_OPENING = 512, 16
-"""The most tokens of a window of text for a loss, and of the special tokens that open it."""
-_POSITIONS = ("max_position_embeddings", "max_seq_len", "n_positions")
-
-
-def few_samples(plan: Plan, most: int, objective: str, size: int, *, exact: bool = True) -> Fault:
-    """Return the fault (C815) for an objective with fewer samples than `fidelity` goes up to.
-
-    It has `size` samples, or fewer unless that is `exact`.
-    """
-    count = "at most " * (not exact) + ("1 sample" if size == 1 else f"{size:,} samples")
+def few_samples(plan: Plan, most: int, objective: str, size: int) -> Fault:
+    """Return the fault (C815) for an objective with fewer samples than `fidelity` goes up to."""
+    count = "1 sample" if size == 1 else f"{size:,} samples"
     message = f"the fidelity goes up to {most:,} samples, and '{objective}' has {count}"
     help_ = f"give more rows, or a fidelity up to {size:,}; a search holds out the samples beyond"
     stated = plan.search is not None and (plan.search.fidelity or (0, 0))[1] == most
     fault = Fault("C815", message, ("search", "fidelity") if stated else (), help_)
     return locate([fault], plan.origin)[0]
-
-
-def _few_samples(plan: Plan, checked: Checked | None) -> Iterator[Fault]:
-    """Yield the fault of the first objective with surely too few samples for `fidelity`.
-
-    A row that isn't plain text is one sample, and text has a sample for each window of tokens. A
-    search over several tokenizers cuts text by bytes; its samples are not counted here.
-    """
-    search, tokenizer = plan.search, plan.rest("tokenizer")
-    if checked is None or search is None or search.fidelity is None:
-        return
-    if plan.vocabulary is not None or not isinstance(tokenizer, Take | None):
-        return
-    folder, most = plan.origin.folder if plan.origin else Path(), search.fidelity[1]
-    for objective in search.objectives:
-        file = OBJECTIVES[objective.name].argument("file")
-        if file is None:
-            continue
-        name = str(objective.arguments["file"])
-        samples = _most_samples(folder / expanded(name), file.rows, most, checked)
-        if samples is not None and (size := sum(samples)) < most:
-            words, exact = f'{objective.name}("{name}")', max(samples) == 1
-            yield few_samples(plan, most, words, size, exact=exact)
-            return
-
-
-def _most_samples(path: Path, form: RowForm, enough: int, checked: Checked) -> Sequence[int] | None:
-    """Return at most how many samples each row of a file has; None if unknown.
-
-    A row is one sample if there are `enough` of them.
-    """
-    config = text_of(checked.models["base"].config)
-    positions = next((config[name] for name in _POSITIONS if name in config), None)
-    countable = path.is_file() and path.stat().st_size <= _MOST_COUNTED
-    if not isinstance(positions, int) or not countable:
-        return None
-    try:
-        rows = read_rows(path, form)
-    except CalibrationError:
-        return None  # reported as itself
-    if len(rows) >= enough:
-        return [1] * len(rows)
-    count = _counter(checked) or (lambda text: len(text.encode()) + len(text) // _OPENED + 1)
-    room = max(1, min(_WINDOW, positions) - _WINDOW_OPENING)
-    return [-(-count(r.text) // room) if isinstance(r, Passage) else 1 for r in rows]
 
 
 def _least_of_cut(name: str, checked: Checked) -> tuple[int, str]:
@@ -222,21 +167,16 @@ def _tokens_of(path: Path, checked: Checked) -> int | None:
     JSON Lines have more characters than their texts, so their count is too high by some tokens.
     Conversations are not counted, because a chat template adds tokens to them.
     """
-    if (count := _counter(checked)) is None:
+    model = checked.tokenizer_model
+    if model.union is not None or checked.plan.vocabulary is not None:
+        return None  # a text has more tokens of a smaller vocabulary
+    if (count := token_counter(model.checkpoint)) is None:
         return None
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None  # reported when the text is read
     return None if '"messages"' in text[:_BEGIN] else count(text)
-
-
-def _counter(checked: Checked) -> Callable[[str], int] | None:
-    """Return a function that counts a text's tokens of the output's tokenizer, or None."""
-    model = checked.tokenizer_model
-    if model.union is not None or checked.plan.vocabulary is not None:
-        return None  # a text has more tokens of a smaller vocabulary
-    return token_counter(model.checkpoint)
 
 
 _BEGIN = 4096

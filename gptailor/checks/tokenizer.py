@@ -15,7 +15,7 @@ from gptailor.checkpoint.vocabulary import (
     same_files,
     shown_tokens,
 )
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.plan import TemplateOf
@@ -25,7 +25,7 @@ from gptailor.program.sources import Checked, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest, has_rows
 
 
-@rule()
+@rule(stage=2)
 def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each unreadable tokenizer that the output's tokens depend on."""
     owner = checked.tokenizer_model
@@ -52,6 +52,113 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
 def _has_tokenizer(model: Opened) -> bool:
     """Return whether a model has a tokenizer that can be read, maybe in its GGUF file."""
     return model.vocabulary is not None or is_gguf(model.checkpoint.files[0])
+
+
+# ------------------------------------------------------------------------------------------- unions
+
+
+@rule("M208", "M211", "M226")
+def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each tokenizer that a union can't take, and for tokens without a row."""
+    union = checked.union
+    if union is None:
+        return
+    unread = [model for model in checked.models.values() if model.vocabulary is None]
+    for model in unread:
+        message = f"'{model.name}' has no readable tokenizer, and a union needs all tokenizers"
+        yield Fault("M211", message, ("models", model.name, "source"))
+    misfits = [*_misfits(checked)]
+    yield from misfits
+    if unread or misfits:
+        return
+    try:
+        _ = union.files
+    except CheckpointError as error:
+        yield Fault(error.code, f"{error.message} ({error.path})", ("tokenizer",), error.help)
+        return
+    lacking = AlignedRest(checked.models, checked.base, union, frozenset({"base"}))
+    read = [(where, i) for where in ("embed", "head") for i in checked.base.rest(where)]
+    missing_rows = (
+        lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i)
+    )
+    if missing := next(filter(None, missing_rows), None):
+        tokens = [union.vocabulary.tokens.get(number, f"number {number}") for number in missing]
+        message = f"no model has a row for {counted(tokens)} of the base's: {shown_tokens(tokens)}"
+        help_ = "they are beyond its embedding: take them out of its tokenizer"
+        yield Fault("M226", message, ("tokenizer",), help_)
+
+
+def _misfits(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each model whose rows are wider or narrower than the base's."""
+    for model in checked.models.values():
+        for where in ("embed", "head"):
+            base_tensor, tensor = (m.rest(where).get(0) for m in (checked.base, model))
+            if (
+                base_tensor is None
+                or tensor is None
+                or base_tensor.spec.shape[1:] == tensor.spec.shape[1:]
+            ):
+                continue
+            both = f"{list(tensor.spec.shape)}, and the base's {list(base_tensor.spec.shape)}"
+            message = f"the {where} of '{model.name}' has the shape {both}"
+            yield Fault("M208", message, ("models", model.name, "source"))
+            break
+
+
+@rule("M312")
+def vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for each vocabulary whose tokens a text would be split by first."""
+    union = checked.union
+    if union is None or any(model.vocabulary is None for model in checked.models.values()):
+        return
+    for name, tokens in union.strangers.items():
+        message = f"{counted(tokens)} of the vocabulary of '{name}' become added ones: "
+        help_ = "those are found anywhere in a text, before it is split into the base's tokens"
+        at = ("models", name, "source")
+        yield Fault("M312", message + shown_tokens(tokens), at, help_, severity="warning")
+
+
+# ----------------------------------------------------------------------------------- chat templates
+
+
+@rule("M211", "M225")
+def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a template that can't be read, and for one without a tokenizer."""
+    template, at = checked.plan.chat_template, ("chat_template",)
+    if template is None:
+        return
+    try:
+        if isinstance(template, TemplateOf):
+            model = checked.models.get(template.model)
+            if model is not None and not templates_of(model.checkpoint):
+                yield Fault("M225", f"'{template.model}' has no chat template", (*at, "model"))
+        elif is_local(template):
+            read_template(folder_of(checked.plan, template))
+    except CheckpointError as error:
+        yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
+    if not _has_tokenizer(checked.tokenizer_model):
+        name = checked.tokenizer_model.name
+        yield Fault("M211", f"'{name}' has no readable tokenizer, which a chat template needs", at)
+
+
+@rule("M311")
+def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for marks of a named template that are no tokens of the output's."""
+    template, union = checked.plan.chat_template, checked.union
+    marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
+    if not marks:
+        return
+    vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
+    missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
+    if missing:
+        are = "is not a token" if len(missing) == 1 else "are not tokens"
+        which = listed(f"'{mark}'" for mark in missing)
+        message = f"{which} {are} of the output's tokenizer"
+        help_ = "they are split like ordinary text; take the tokenizer of a model that has them"
+        yield Fault("M311", message, ("chat_template",), help_, severity="warning")
+
+
+# ------------------------------------------------------------------------------------------- tokens
 
 
 @rule("M211")
@@ -186,131 +293,3 @@ def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
     message = f"{name} of '{model.name}' names code of its own ('auto_map')"
     help_ = "the output has the file without it; the code is never run"
     return Fault("M313", message, at, help_, severity="warning")
-
-
-TOKENS: tuple[Rule[Checked], ...] = (
-    the_tokenizer_exists,
-    every_token_has_a_row,
-    every_token_has_a_number_within,
-    tokenizers_agree,
-    the_copied_files_name_no_code,
-)
-"""Rules of the output's tokens."""
-
-
-# ------------------------------------------------------------------------------------------- unions
-
-
-@rule("M208", "M211", "M226")
-def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for each tokenizer that a union can't take, and for tokens without a row."""
-    union = checked.union
-    if union is None:
-        return
-    unread = [model for model in checked.models.values() if model.vocabulary is None]
-    for model in unread:
-        message = f"'{model.name}' has no readable tokenizer, and a union needs all tokenizers"
-        yield Fault("M211", message, ("models", model.name, "source"))
-    misfits = [*_misfits(checked)]
-    yield from misfits
-    if unread or misfits:
-        return
-    try:
-        _ = union.files
-    except CheckpointError as error:
-        yield Fault(error.code, f"{error.message} ({error.path})", ("tokenizer",), error.help)
-        return
-    lacking = AlignedRest(checked.models, checked.base, union, frozenset({"base"}))
-    read = [(where, i) for where in ("embed", "head") for i in checked.base.rest(where)]
-    missing_rows = (
-        lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i)
-    )
-    if missing := next(filter(None, missing_rows), None):
-        tokens = [union.vocabulary.tokens.get(number, f"number {number}") for number in missing]
-        message = f"no model has a row for {counted(tokens)} of the base's: {shown_tokens(tokens)}"
-        help_ = "they are beyond its embedding: take them out of its tokenizer"
-        yield Fault("M226", message, ("tokenizer",), help_)
-
-
-def _misfits(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for each model whose rows are wider or narrower than the base's."""
-    for model in checked.models.values():
-        for where in ("embed", "head"):
-            base_tensor, tensor = (m.rest(where).get(0) for m in (checked.base, model))
-            if (
-                base_tensor is None
-                or tensor is None
-                or base_tensor.spec.shape[1:] == tensor.spec.shape[1:]
-            ):
-                continue
-            both = f"{list(tensor.spec.shape)}, and the base's {list(base_tensor.spec.shape)}"
-            message = f"the {where} of '{model.name}' has the shape {both}"
-            yield Fault("M208", message, ("models", model.name, "source"))
-            break
-
-
-@rule("M312")
-def vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for each vocabulary whose tokens a text would be split by first."""
-    union = checked.union
-    if union is None or any(model.vocabulary is None for model in checked.models.values()):
-        return
-    for name, tokens in union.strangers.items():
-        message = f"{counted(tokens)} of the vocabulary of '{name}' become added ones: "
-        help_ = "those are found anywhere in a text, before it is split into the base's tokens"
-        at = ("models", name, "source")
-        yield Fault("M312", message + shown_tokens(tokens), at, help_, severity="warning")
-
-
-UNITED: tuple[Rule[Checked], ...] = (
-    the_union_can_be_made,
-    vocabularies_are_extended_not_mixed,
-)
-"""Rules of `tokenizer union`."""
-
-
-# ----------------------------------------------------------------------------------- chat templates
-
-
-@rule("M211", "M225")
-def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for a template that can't be read, and for one without a tokenizer."""
-    template, at = checked.plan.chat_template, ("chat_template",)
-    if template is None:
-        return
-    try:
-        if isinstance(template, TemplateOf):
-            model = checked.models.get(template.model)
-            if model is not None and not templates_of(model.checkpoint):
-                yield Fault("M225", f"'{template.model}' has no chat template", (*at, "model"))
-        elif is_local(template):
-            read_template(folder_of(checked.plan, template))
-    except CheckpointError as error:
-        yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
-    if not _has_tokenizer(checked.tokenizer_model):
-        name = checked.tokenizer_model.name
-        yield Fault("M211", f"'{name}' has no readable tokenizer, which a chat template needs", at)
-
-
-@rule("M311")
-def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for marks of a named template that are no tokens of the output's."""
-    template, union = checked.plan.chat_template, checked.union
-    marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
-    if not marks:
-        return
-    vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
-    missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
-    if missing:
-        are = "is not a token" if len(missing) == 1 else "are not tokens"
-        which = listed(f"'{mark}'" for mark in missing)
-        message = f"{which} {are} of the output's tokenizer"
-        help_ = "they are split like ordinary text; take the tokenizer of a model that has them"
-        yield Fault("M311", message, ("chat_template",), help_, severity="warning")
-
-
-TEMPLATE: tuple[Rule[Checked], ...] = (
-    the_chat_template_can_be_taken,
-    a_named_template_has_its_tokens,
-)
-"""Rules of a chat template."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.width import no_width, with_width
 from gptailor.checks.cut_sizes import equal_in_layers
-from gptailor.checks.rule import Rule, rule
+from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import WIDTH_TOKENS
 from gptailor.plan.sites import sizes_of
@@ -59,7 +59,3 @@ def model_width(checked: Checked) -> int | Refusal:
     assert width is not None, "a model has layers"
     narrowed = with_width(base.layout, base.config, width, width)
     return narrowed if isinstance(narrowed, Refusal) else width
-
-
-WIDTH: tuple[Rule[Checked], ...] = (mlps_can_be_narrowed,)
-"""Rules of `width` against the models."""

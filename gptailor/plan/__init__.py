@@ -10,7 +10,6 @@ __all__ = [
     "fitted_plan",
     "layer_parts",
     "layers",
-    "measures",
     "model_dependencies",
     "model_shares",
     "optional_packages",

@@ -272,10 +272,8 @@ def _in_order(faults: Iterable[Fault]) -> list[Fault]:
 
 def _too_many(origin: Origin | None) -> Fault:
     message = f"the plan has more than {MOST_FAULTS:,} errors, and the others are not looked for"
-    help_ = "correct those that are listed first"
-    if origin is None:
-        return Fault(TOO_MANY, message, help=help_)
-    return Fault(TOO_MANY, message, help=help_, span=Span(0, 0), source=origin.source)
+    fault = Fault(TOO_MANY, message, help="correct those that are listed first")
+    return fault if origin is None else replace(fault, span=Span(0, 0), source=origin.source)
 
 
 def _located(fault: Fault, origin: Origin) -> Fault:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, final
 
 from gptailor.plan.faults import Place
@@ -21,12 +22,15 @@ PARTS = BRANCHES
 class LayerRecipe:
     """The recipe of a layer or of a part of one, and its place in the plan (empty: the base's own).
 
-    `below` holds where a `maybe` isn't taken, unless the base's own layer does.
+    `level` is that of a `LayerBelow`, or 0. `below` holds where a `maybe` isn't taken, unless the
+    base's own layer does.
     """
 
     recipe: Recipe
     at: Place = ()
     maybe: bool = False
+    part: str | None = None
+    level: int = 0
     below: "LayerRecipe | None" = None
 
     @property
@@ -40,35 +44,40 @@ class LayerRecipe:
 
 @final
 @dataclass(frozen=True)
-class PartRecipe:
-    """A part of a position and its recipe; `level` is that of a `LayerBelow`, or 0."""
-
-    part: str | None
-    level: int
-    layer_recipe: LayerRecipe
-
-
-@final
-@dataclass(frozen=True)
 class Slot:
     """A position of the base or an item of a stack, with its recipes and its fate.
 
-    `recipes` has the whole layer (None), both branches or all three, then finer parts, which win
-    over coarser ones. `divisor` is the product of the scales of the layers before it; the outputs
-    of its residual branches are divided by it. A `bridged` slot is dropped, and a bridge closes the
-    gap. `learns` means that `heal` names the slot. `run` counts the runs of a repeated block from
-    0.
+    `part_recipes` are the plan's, those of a smaller level and of finer parts first. `divisor` is
+    the product of the scales of the layers before it; the outputs of its residual branches are
+    divided by it. A `bridged` slot is dropped, and a bridge closes the gap. `learns` means that
+    `heal` names the slot. `run` counts the runs of a repeated block from 0.
     """
 
     position: int | None
-    recipes: dict[str | None, LayerRecipe]
+    part_recipes: tuple[LayerRecipe, ...]
     dropped: Literal["no", "yes", "maybe"] = "no"
     scale: Value | None = None
     divisor: float = 1.0
     bridged: bool = False
     learns: bool = False
-    part_recipes: tuple[PartRecipe, ...] = ()
     run: int = 0
+
+    @cached_property
+    def recipes(self) -> dict[str | None, LayerRecipe]:
+        """Return the recipe of the whole layer or of each branch, then those of finer parts.
+
+        Finer parts win. Coarser recipes and recipes of a higher level are chained below. Without an
+        entry the base's own layer holds.
+        """
+        entries = self.part_recipes
+        coarse = [entry for entry in entries if rank(entry.part) < 2]
+        parts: tuple[str | None, ...] = PARTS if any(entry.part for entry in coarse) else (None,)
+        recipes = {part: self._chained([e for e in coarse if e.part in {None, part}])
+                   for part in parts}  # fmt: skip
+        for entry in sorted(entries, key=lambda entry: (rank(entry.part), entry.part or "")):
+            if rank(entry.part) > 1:
+                recipes.setdefault(entry.part, entry)
+        return recipes
 
     def part(self, part: Branch) -> LayerRecipe:
         """Return a branch's own recipe or the whole layer's, without those of finer parts."""
@@ -81,13 +90,20 @@ class Slot:
 
     def tensor(self, branch: Branch, role: str | None, name: str) -> LayerRecipe:
         """Return the recipe of a branch's tensor, by its role and its name within the layer."""
-        entries = [e for e in self.part_recipes if holds(e.part, branch, role, name)]
-        return _chained([entry.layer_recipe for entry in entries], self.position or 0)
+        return self._chained([e for e in self.part_recipes if holds(e.part, branch, role, name)])
+
+    def _chained(self, recipes: Sequence[LayerRecipe]) -> LayerRecipe:
+        """Return the first recipe, above the next ones as long as all before may not be taken."""
+        certain = next((i for i, recipe in enumerate(recipes) if not recipe.maybe), len(recipes))
+        below: LayerRecipe | None = None
+        for recipe in reversed(recipes[: certain + 1]):
+            below = recipe if below is None else replace(recipe, below=below)
+        return below or LayerRecipe(own(self.position or 0))
 
     def called(self, part: str | None) -> str:
         """Return a part's name; "other norms" where a recipe above it takes some of the norms."""
         level = next((entry.level for entry in self.part_recipes if entry.part == part), 0)
-        above = (e for e in self.part_recipes if e.level < level and not e.layer_recipe.maybe)
+        above = (e for e in self.part_recipes if e.level < level and not e.maybe)
         some = any(rank(entry.part) and may_overlap(entry.part, part) for entry in above)
         return f"other {part}" if some and rank(part) > 1 else part or ""
 
@@ -105,12 +121,12 @@ def slots_of(plan: Plan, count: int) -> list[Slot]:
     if plan.stack is not None:
         items = enumerate(plan.stack.items)
         recipes = [LayerRecipe(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
-        return [Slot(None, {None: r}, "maybe" if r.maybe else "no") for r in recipes]
-    by_position: dict[int, list[PartRecipe]] = {}
+        return [Slot(None, (recipe,), "maybe" if recipe.maybe else "no") for recipe in recipes]
+    by_position: dict[int, list[LayerRecipe]] = {}
     for i, layer in enumerate(plan.layers):
-        recipe = LayerRecipe(layer.recipe, ("layers", i), layer.maybe)
         level = layer.level if isinstance(layer, LayerBelow) else 0
-        by_position.setdefault(layer.position, []).append(PartRecipe(layer.part, level, recipe))
+        recipe = LayerRecipe(layer.recipe, ("layers", i), layer.maybe, layer.part, level)
+        by_position.setdefault(layer.position, []).append(recipe)
     drops: dict[int, Literal["no", "yes", "maybe"]] = {}
     for _, choice in drops_by_choice(plan):
         drops |= dict.fromkeys(choice.among, "maybe")
@@ -122,14 +138,13 @@ def slots_of(plan: Plan, count: int) -> list[Slot]:
     bridged = False
     for position in range(count):
         entries = sorted(by_position.get(position, ()), key=lambda e: (e.level, -rank(e.part)))
-        filled = _filled(entries, position)
         dropped = drops.get(position, "no")
         scale = scales.get(position) if dropped != "yes" else None
         if dropped != "yes":
             bridged = bridge_over(plan, position) is not None
         over = bridged and dropped == "yes" and block_of(plan, position) is None
         learns = position in healed and dropped != "yes"
-        slots.append(Slot(position, filled, dropped, scale, divisor, over, learns, tuple(entries)))
+        slots.append(Slot(position, tuple(entries), dropped, scale, divisor, over, learns))
         divisor *= scale if isinstance(scale, int | float) else 1.0
     return slots
 
@@ -183,34 +198,3 @@ def undone(plan: Plan) -> Plan:
     return plan.model_copy(
         update={"drops": (), "width": None, "experts": None, "bridges": (), "heal": None}
     )
-
-
-def _filled(entries: Sequence[PartRecipe], position: int) -> dict[str | None, LayerRecipe]:
-    """Return the recipe of the whole layer or of each branch, then those of finer parts.
-
-    Coarser recipes and recipes of a higher level are chained below. Without an entry the base's own
-    layer holds.
-    """
-    coarse = [entry for entry in entries if rank(entry.part) < 2]
-    recipes: dict[str | None, LayerRecipe]
-    if all(entry.part is None for entry in coarse):
-        recipes = {None: _chained([entry.layer_recipe for entry in coarse], position)}
-    else:
-        recipes = {
-            part: _chained([e.layer_recipe for e in coarse if e.part in {None, part}], position)
-            for part in PARTS
-        }
-    finer = sorted({entry.part for entry in entries} - {None, *PARTS}, key=lambda p: (rank(p), p))
-    return recipes | {
-        part: next(entry.layer_recipe for entry in entries if entry.part == part) for part in finer
-    }
-
-
-def _chained(recipes: Sequence[LayerRecipe], position: int) -> LayerRecipe:
-    """Return the first recipe, above the following ones as long as all before may not be taken."""
-    certain = next((i for i, recipe in enumerate(recipes) if not recipe.maybe), None)
-    taken = recipes if certain is None else recipes[: certain + 1]
-    below: LayerRecipe | None = None
-    for recipe in reversed(taken):
-        below = recipe if below is None else replace(recipe, below=below)
-    return below or LayerRecipe(own(position))

@@ -39,12 +39,10 @@ def recipe_shares(recipe: Recipe) -> dict[str, float] | None:
 
 
 def slot_shares(slot: Slot) -> dict[str, float] | None:
-    """Return each model's share of a layer, whose branches count alike.
+    """Return each model's share of a layer, whose branches count alike, were it not dropped.
 
-    None for a layer that is or may be dropped, or with a branch without shares.
+    None for a layer with a branch without shares.
     """
-    if slot.dropped != "no":
-        return None
     recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, BRANCHES))
     shares: dict[str, float] = {}
     for recipe in recipes:

@@ -5,7 +5,7 @@ are equal plans. Rules that speak to people are not here but in `gptailor.checks
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -79,11 +79,26 @@ class Open(Closed):
     tied: int | None = None
     """Entries with one number share their choices. Numbered from 0 in the plan's order."""
 
+    @property
+    def positions(self) -> Sequence[int]:
+        """The base's positions that the entry names, in order."""
+        return ()
 
-class Layer(Open):
-    """The recipe of a position, or of a part of it."""
+
+class AtPosition(Open):
+    """An entry of one position."""
 
     position: Position
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The position."""
+        return (self.position,)
+
+
+class Layer(AtPosition):
+    """The recipe of a position, or of a part of it."""
+
     part: Part | None = None
     recipe: Recipe
 
@@ -119,10 +134,8 @@ class Whole(Open):
 
 
 @final
-class Drop(Open):
+class Drop(AtPosition):
     """A position that leaves the model."""
-
-    position: Position
 
 
 def _sorted(positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -133,14 +146,24 @@ Among = Annotated[Several[Position], AfterValidator(_sorted)]
 """Positions to choose from, in order."""
 
 
-class DropSome(Open):
+class SomeOf(Open):
+    """A choice of `count` of several positions."""
+
+    count: Count
+    among: Among
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The positions to choose from."""
+        return self.among
+
+
+class DropSome(SomeOf):
     """A choice of several positions that leave the model.
 
     `named` is the number that the count is, if it stands there by its name.
     """
 
-    count: Count
-    among: Among
     named: str | None = None
 
 
@@ -168,21 +191,23 @@ class Repeat(Open):
     last: Position
     times: Count = 1
 
+    @property
+    def positions(self) -> Sequence[int]:
+        """The positions of the block; none if its range descends."""
+        return range(self.first, self.last + 1)
+
 
 @final
-class RepeatWindow(Open):
+class RepeatWindow(SomeOf):
     """A choice: `count` neighbours of these positions run `times` more after the last of them."""
 
-    count: Count
-    among: Among
     times: Count = 1
 
 
 @final
-class Scale(Open):
+class Scale(AtPosition):
     """A factor on the hidden state after a position."""
 
-    position: Position
     factor: Value
 
 
@@ -219,6 +244,11 @@ class Bridge(Open):
     on: str
     tokens: Value | None = None
     ridge: Value | None = None
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The layer before the gap; none for every gap."""
+        return () if self.after is None else (self.after,)
 
 
 @final
@@ -429,17 +459,11 @@ def normal_order(entry: Closed) -> tuple[Any, ...]:
     It is () for an entry of a list that keeps its order.
     """
     if isinstance(entry, Layer | Others):
-        position = (entry.position,) if isinstance(entry, Layer) else ()
-        return (*position, rank(entry.part), entry.part or "")
-    if isinstance(entry, DropAny | DropWindow):
+        return (*entry.positions, rank(entry.part), entry.part or "")
+    if isinstance(entry, DropSome):
         return entry.among, count_ends(entry.count)
-    if isinstance(entry, Repeat):
-        return entry.first, entry.last
-    if isinstance(entry, RepeatWindow):
-        return (*entry.among[:1], *entry.among[-1:])
-    if isinstance(entry, Bridge):
-        return (-1 if entry.after is None else entry.after,)
-    return (entry.position,) if isinstance(entry, Drop | Scale) else ()
+    ends = entry.positions if isinstance(entry, Open) else ()
+    return (*ends[:1], *ends[-1:])
 
 
 def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -444,3 +444,31 @@ def unplaced(recipe: p.Recipe) -> p.Recipe:
         return p.built(p.Curve, curve=value.curve) if isinstance(value, p.Curve) else value
 
     return revalued(placed(recipe, None), without)
+
+
+# ------------------------------------------------------------------------------------ the measures
+
+
+def bounded_measures(plan: p.Plan) -> Iterator[tuple[Place, p.Expectation]]:
+    """Yield the requirements of a plan's search, then the expectations, and their places."""
+    for i, required in enumerate(plan.search.requires if plan.search is not None else ()):
+        yield ("search", "requires", i), required
+    yield from enumerated(plan, "expects")
+
+
+def measured(plan: p.Plan) -> Iterator[tuple[Place, p.Objective]]:
+    """Yield all measures that a plan names, and their places."""
+    for i, objective in enumerate(plan.search.objectives if plan.search is not None else ()):
+        yield ("search", "objectives", i), objective
+    for at, entry in bounded_measures(plan):
+        yield at, entry.objective
+
+
+def compared_models(plan: p.Plan) -> Iterator[tuple[Place, str]]:
+    """Yield the models that scores are compared with, and the places that name them."""
+    for place, objective in measured(plan):
+        if isinstance(model := objective.arguments.get("from"), str):
+            yield (*place, "arguments", "from"), model
+    for at, entry in bounded_measures(plan):
+        if entry.bound.of is not None:
+            yield (*at, "bound", "of"), entry.bound.of

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
-from gptailor.plan.sites import drops_by_choice, open_choices
-from gptailor.plan.windows import stretch_of
+from gptailor.plan.sites import entries, open_choices
 
 _Models = Mapping[str, Path]
 
@@ -58,11 +57,4 @@ def known_layer_count(plan: Plan, models: _Models) -> tuple[int, bool]:
     opened, _ = open_all_models(alone.read_from(plan.origin) if plan.origin else alone)
     if "base" in opened:
         return opened["base"].layout.count, True
-    positions = (
-        *(layer.position for layer in plan.layers),
-        *(drop.position for drop in plan.drops),
-        *(scale.position for scale in plan.scales),
-        *(position for _, choice in drops_by_choice(plan) for position in choice.among),
-        *(stretch_of(repeat)[1] for repeat in plan.repeats),
-    )
-    return max(positions, default=-1) + 1, False
+    return max((n for _, entry in entries(plan) for n in entry.positions), default=-1) + 1, False

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from math import isclose
@@ -58,7 +58,7 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
     runs, learning = _runs(resolved, kinds), _learning_slots(resolved)
     views = []
     for index, (slot, kind) in enumerate(zip(slots, kinds, strict=True)):
-        shares = slot_shares(replace(slot, dropped="no"))
+        shares = slot_shares(slot)
         rows = layer_rows([slot])
         views.append(
             LayerView(

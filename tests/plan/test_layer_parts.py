@@ -74,7 +74,7 @@ def test_the_finest_part_that_holds_a_tensor_decides_it() -> None:
         'L1.norms = L2.norms code; L1."*_norm.*" from base'
     )
     [_, slot] = Resolved(gptailor.loads(HEAD + text), 2).slots
-    part_of = {one.layer_recipe.at: one.part for one in slot.part_recipes}
+    part_of = {one.at: one.part for one in slot.part_recipes}
     parts = {rest: part_of[slot.tensor(*of, rest).at] for rest, of in LAYER.items()}
     assert parts == {
         "input_layernorm.weight": "norms",

@@ -37,7 +37,6 @@ model code = "./code"
         ("L0 from base, math by nearswap(t=0.1)", None),
         ("L0 from base, math by slerp(0.1..0.5)", None),
         ("maybe L0 from math", None),
-        ("drop L0", None),
         ("L0 from any of math, code by linear()", None),
         ("L0 from one of math, code", None),
     ],

@@ -13,9 +13,8 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
-from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed
-from gptailor.plan.sites import names_in, values
+from gptailor.plan.sites import compared_models, names_in, values
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.plan.windows import windows_of
 from gptailor.searching.space.collect import own_of
