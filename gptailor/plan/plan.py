@@ -7,6 +7,7 @@ are equal plans. Rules that speak to people are not here but in `gptailor.checks
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, final
@@ -537,13 +538,6 @@ class Plan(Closed):
         """Record the faults that the rules reported."""
         self._faults = tuple(faults)
 
-    def once(self, derive: Callable[["Plan"], _Derived]) -> _Derived:
-        """Return what a function of the module level derives from the plan, computed once."""
-        name = f"{derive.__module__}.{derive.__qualname__}"
-        if name not in self._derived:
-            self._derived[name] = derive(self)
-        return self._derived[name]  # type: ignore[no-any-return]
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
         """Return a copy without remembered faults and derived values; see pydantic."""
         plan = super().model_copy(update=update, deep=deep)
@@ -625,6 +619,19 @@ class Plan(Closed):
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+
+def derived(derive: Callable[[Plan], _Derived]) -> Callable[[Plan], _Derived]:
+    """Return the function with its result kept in the plan, which is computed once."""
+    name = f"{derive.__module__}.{derive.__qualname__}"  # a plan is pickled with what it keeps
+
+    @wraps(derive)
+    def of(plan: Plan) -> _Derived:
+        if name not in plan._derived:
+            plan._derived[name] = derive(plan)
+        return plan._derived[name]  # type: ignore[no-any-return]
+
+    return of
 
 
 SCHEMA_ID = f"urn:gptailor:plan:{Plan.model_fields['version'].default}"

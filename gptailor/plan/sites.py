@@ -88,12 +88,9 @@ class Site:
 # --------------------------------------------------------------------------------------- the sites
 
 
+@p.derived
 def sites(plan: p.Plan) -> tuple[Site, ...]:
     """Return all values of a plan that may be open, in the order of a space's genes."""
-    return plan.once(_all_sites)
-
-
-def _all_sites(plan: p.Plan) -> tuple[Site, ...]:
     return (*_number_sites(plan), *_value_sites(plan))
 
 
@@ -130,12 +127,9 @@ def _value_sites(plan: p.Plan) -> Iterator[Site]:
             yield Site((word, "size"), cut.size, Subject(word))
 
 
+@p.derived
 def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
     """Return all entries that `maybe` and `tied` may stand before, and their places."""
-    return plan.once(_entries)
-
-
-def _entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
     items = enumerate(plan.stack.items if plan.stack else ())
     return (
         *enumerated(plan, "drop_any", "windows", "drops", "layers", "others"),
