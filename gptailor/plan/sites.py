@@ -6,10 +6,12 @@ in each site's place, encoding reads the answer there, and rules look at the sit
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
+
+_Part = TypeVar("_Part")
 
 Role = Literal[
     "drop", "cut", "window", "otherwise", "repeated", "block", "times", "scaled", "bridged",
@@ -381,31 +383,21 @@ def sizes_of(plan: p.Plan, size: p.Size) -> tuple[int, ...]:
     return tuple(sorted(n for n in found if isinstance(n, int)))
 
 
-def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe:
-    """Return the recipe with each of its numbers changed."""
-    if isinstance(recipe, p.Take):
-        return recipe
-
-    def recalled(call: p.MethodCall) -> p.MethodCall:
-        arguments: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
-        for name, value in call.arguments.items():
-            if isinstance(value, str):
-                arguments[name] = value
-            else:
-                arguments[name] = (
-                    tuple(map(change, value)) if isinstance(value, tuple) else change(value)
-                )
-        return p.built(p.MethodCall, name=call.name, arguments=arguments)
-
-    by = recipe.by
-    if isinstance(by, p.MethodCall):
-        by = recalled(by)
-    elif by is not None:
-        by = p.built(p.OneOfMethods, one_of=tuple(map(recalled, by.one_of)))
-    if isinstance(recipe, p.Subset):
-        return recipe.model_copy(update={"by": by})
-    share = None if recipe.share is None else change(recipe.share)
-    return recipe.model_copy(update={"by": by, "share": share})
+def revalued(part: _Part, change: Callable[[p.Value], p.Value]) -> _Part:
+    """Return a recipe, or a part of one, with each of its numbers changed."""
+    changed: Any = part
+    if part is None or isinstance(part, str | p.LayerOf):
+        return part
+    if isinstance(changed, tuple):
+        changed = tuple(revalued(each, change) for each in changed)
+    elif isinstance(changed, dict):
+        changed = {name: revalued(each, change) for name, each in changed.items()}
+    elif isinstance(changed, p.Recipe | p.By):
+        fields = {name: revalued(each, change) for name, each in changed if name != "layer"}
+        changed = changed.model_copy(update=fields)
+    else:
+        changed = change(changed)
+    return changed  # type: ignore[no-any-return]
 
 
 def has_curve(recipe: p.Recipe) -> bool:
