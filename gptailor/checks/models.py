@@ -9,7 +9,16 @@ from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.models import Opened, Opener, is_local, is_plan, taken, used
 from gptailor.checks.rule import rule, rules_of, run_rules
-from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
+from gptailor.plan.faults import (
+    Fault,
+    Hit,
+    Place,
+    declared_place,
+    errors,
+    joined_faults,
+    listed,
+    locate,
+)
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
     OVERLAY,
@@ -34,7 +43,7 @@ from gptailor.plan.sites import (
     named_models,
     open_choices,
 )
-from gptailor.plan.written_out import idle_others, said_place
+from gptailor.plan.written_out import declared_places, idle_others
 from gptailor.program.nested_models import any_closing, made_model, named_in, whole_plan
 from gptailor.program.predictors import predictors_lost
 from gptailor.program.sources import Checked
@@ -48,9 +57,9 @@ def check_models(checked: Checked) -> list[Fault]:
         if not errors(faults):
             faults += locate(run_rules(MODEL_RULES, checked, stage), checked.plan.origin)
     declared = checked.resolved.declared
-    declared_place = said_place(declared, checked.count)
+    places = declared_places(declared, checked.count)
     idle = locate(run_rules(MODEL_RULES, checked, stage=0), declared.origin)
-    return idle + [replace(fault, at=declared_place(fault.at)) for fault in faults]
+    return idle + [replace(fault, at=declared_place(fault.at, places)) for fault in faults]
 
 
 def check_positions(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:

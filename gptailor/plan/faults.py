@@ -202,7 +202,8 @@ class Origin:
     one statement share what they can. `families` are files of families that were given with it.
     `inner` are other checkpoints for models of plans that are models here (`deep.math`), `commits`
     the source, revision and commit that those of the Hub are at, `fitted` the fits of such plans.
-    `tree` is the text as `gptailor.lang` read it, with comments.
+    `tree` is the text as `gptailor.lang` read it, with comments. `places` are those of the declared
+    plan, for places of a plan that is written out.
     """
 
     source: Source
@@ -213,9 +214,11 @@ class Origin:
     commits: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)
     fitted: Mapping[str, FittedPlan] = field(default_factory=dict)
     tree: Any = field(default=None, compare=False, repr=False)
+    places: Mapping[Place, Place] = field(default_factory=dict)
 
     def span(self, at: Place) -> Span | None:
         """Return the span of a place, or of the nearest place around it."""
+        at = declared_place(at, self.places)
         for length in range(len(at), 0, -1):
             inside = self.spans.get(at[:length])
             for end in range(len(at), length - 1, -1) if inside else ():
@@ -225,10 +228,17 @@ class Origin:
 
     def statement(self, at: Place) -> Span | None:
         """Return the span of the statement that a place came from."""
+        at = declared_place(at, self.places)
         for length in range(len(at), 0, -1):
             if (inside := self.spans.get(at[:length])) is not None:
                 return inside.get(STATEMENT) or inside.get(())
         return None
+
+
+def declared_place(at: Place, places: Mapping[Place, Place]) -> Place:
+    """Return the place in a declared plan of a place in the plan written out."""
+    length = next((n for n in (2, 1) if at[:n] in places), 0)
+    return (*places[at[:length]], *at[length:]) if length else at
 
 
 TOO_LARGE = "P116"

@@ -139,7 +139,7 @@ class Resolved:
     """A plan for a base of `count` layers, with everything derived from both, each computed once.
 
     `declared` is the plan as its text has it; `tied` names the models whose embedding and head are
-    one tensor. Places of faults in `plan` are mapped back by `plan.written.said_place`.
+    one tensor. `declared_places` map the places of faults in `plan` back.
     `kept_experts` are the numbers of the experts that stay in each layer of the plan with nothing
     dropped, () for a dense layer; None before a text has chosen them.
     """

@@ -3,14 +3,14 @@
 Programs, the rules against models and all that people are shown use plans that are written out.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gptailor.plan import plan as p
-from gptailor.plan.faults import Place, Span
+from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.numbers import over_positions
 from gptailor.plan.sites import (
@@ -124,16 +124,8 @@ def spread(
     result = plan.model_copy(update=update)
     if plan.origin is None:
         return result
-    spans: dict[Place, Mapping[Place, Span]] = {
-        place: inside for place, inside in plan.origin.spans.items() if place[0] != "layers"
-    }
-    for i, (_, at) in enumerate(located):
-        spans["layers", i] = plan.origin.spans.get(at, {})
-    whole = plan.origin.spans.get(("whole",), {})
-    for where in recipes:
-        inside = {place[1:]: span for place, span in whole.items() if place[:1] == ("recipe",)}
-        spans[where,] = {(): whole[()], **inside} if () in whole else inside
-    return result.read_from(replace(plan.origin, spans=spans))
+    places = _declared_places(located, recipes)
+    return result.read_from(replace(plan.origin, places=places))
 
 
 _Located = tuple[p.Layer, Place]
@@ -264,20 +256,18 @@ def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
     yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)
 
 
-def said_place(plan: p.Plan, count: int) -> Callable[[Place], Place]:
-    """Return a map from places in the plan written out to those in the declared plan."""
+def declared_places(plan: p.Plan, count: int) -> Mapping[Place, Place]:
+    """Return the declared places of layers and the rest that `others` and `whole` give."""
     if not plan.others and plan.whole is None:
-        return lambda at: at
+        return {}
     located = _located(plan, count, gone=bool(plan.bridges) or plan.heal is not None)
+    rest = [where for where in p.REST if plan.whole is not None and plan.rest(where) is None]
+    return _declared_places(located, rest)
 
-    def declared_place(at: Place) -> Place:
-        if at[:1] == ("layers",) and len(at) > 1:
-            return (*located[int(at[1])][1], *at[2:])
-        if at and plan.whole is not None and at[0] in p.REST and plan.rest(str(at[0])) is None:
-            return ("whole", "recipe", *at[1:])
-        return at
 
-    return declared_place
+def _declared_places(located: Sequence[_Located], rest: Iterable[str]) -> dict[Place, Place]:
+    layers: dict[Place, Place] = {("layers", i): at for i, (_, at) in enumerate(located)}
+    return layers | {(where,): ("whole", "recipe") for where in rest}
 
 
 def spread_alike(declared: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
