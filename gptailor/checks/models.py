@@ -21,6 +21,7 @@ from gptailor.plan.faults import (
 )
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
+    BY_LAYER,
     OVERLAY,
     Bridge,
     DropAny,
@@ -137,7 +138,7 @@ def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
             for position in entry.positions[-1:]
             if position >= count
         ]
-        for several in [hits] if name in ("layers", "drops", "scales") else zip(hits):
+        for several in [hits] if name in BY_LAYER else zip(hits):
             yield from joined_faults(plan.origin, several, beyond)
     learning = enumerate(plan.heal.layers if plan.heal is not None else ())
     hits = [Hit(position, ("heal", "layers", i)) for i, position in learning if position >= count]

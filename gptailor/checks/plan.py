@@ -27,6 +27,7 @@ from gptailor.plan.faults import (
 from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.model_dependencies import depths, needed
 from gptailor.plan.plan import (
+    BY_LAYER,
     OVERLAY,
     Drop,
     DropWindow,
@@ -97,14 +98,14 @@ def statements_and_layers_are_few(plan: Plan) -> Iterator[Fault]:
 
 def _fields(plan: Plan) -> Iterator[_Size]:
     """Yield the size of each field whose entries are statements, and the number of layers."""
-    for name in ("models", "numbers", "others", "drop_any", "windows", "repeats", "bridges"):
+    for name in ("models", "numbers", *(name for name in OVERLAY if name not in BY_LAYER)):
         entries = getattr(plan, name)
         yield (f"'{name}'", len(entries), MOST_STATEMENTS, (name,), "write several plans")
     texts, layers = ((), ()) if plan.heal is None else (plan.heal.on, plan.heal.layers)
     join = "join texts into one file"
     yield ("texts to heal on", len(texts), MOST_STATEMENTS, ("heal", "on"), join)
     items = plan.stack.items if plan.stack is not None else ()
-    count = sum(map(len, (plan.layers, plan.drops, plan.scales, items, layers)))
+    count = sum(map(len, (*(getattr(plan, name) for name in BY_LAYER), items, layers)))
     count += sum(len(choice.among) for _, choice in drops_by_choice(plan))
     yield ("layers in a plan", count, MOST_ENTRIES, ("layers",), "")
 

@@ -450,6 +450,9 @@ OVERLAY: Final = (
 )  # fmt: skip
 """The lists of a plan whose entries change the base's layers, each in its normal order."""
 
+BY_LAYER: Final = ("layers", "drops", "scales")
+"""The lists with an entry for each layer of a statement; elsewhere an entry is a statement."""
+
 Entry = TypeVar("Entry", bound=Open)
 _Derived = TypeVar("_Derived")
 
