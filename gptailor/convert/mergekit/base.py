@@ -297,13 +297,6 @@ class Base:
         """Its number of layers, from its configuration, or else from the user."""
         return self.given_layers if self.facts is None else self.facts.layers
 
-    @property
-    def contradiction(self) -> str:
-        """The message if the user's number of layers isn't the configuration's, or nothing."""
-        if self.facts is None or self.given_layers in (None, self.facts.layers):
-            return ""
-        return f"the base has {self.facts.layers} layers, and not {self.given_layers}"
-
 
 def _facts_in(folder: Path) -> ModelFacts:
     """Return a model's facts from its weights' headers, or else from its configuration alone."""

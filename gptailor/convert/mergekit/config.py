@@ -1,13 +1,100 @@
-"""A mergekit configuration, read in one walk that checks its keys and types: `read_config`."""
+"""A mergekit file: YAML that knows its lines, and configurations of checked keys and types.
+
+`read_documents` reads the YAML, and `read_config` a document's configuration, in one walk.
+"""
 
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
+import yaml  # type: ignore[import-untyped,unused-ignore]
+
 from gptailor.convert.note import ConversionError, Note
-from gptailor.convert.yaml import Document
-from gptailor.plan.faults import Place, listed, nearest
+from gptailor.plan.faults import Place, dotted, listed, nearest
+
+# --------------------------------------------------------------------------------------- documents
+
+
+@final
+@dataclass(frozen=True)
+class Document:
+    """A document's data, and the tree of nodes that it was built from."""
+
+    name: str
+    data: Any
+    root: Any
+
+    def line(self, place: Place) -> int | None:
+        """Return the line of a place, or of the nearest place around it."""
+        node, line = self.root, None
+        for key in place:
+            children = {at: (marked, value) for at, marked, value in _children(node)}
+            if key not in children:
+                break
+            marked, node = children[key]
+            line = marked.start_mark.line + 1
+        return line
+
+    def error(self, place: Place, message: str, help: str = "") -> ConversionError:
+        """Return an error at a place."""
+        return ConversionError(
+            message, name=self.name, place=dotted(place), line=self.line(place), help=help
+        )
+
+    def note(self, place: Place, message: str, *, ignored: bool = False) -> Note:
+        """Return a note at a place."""
+        return Note(dotted(place), message, self.line(place), ignored, name=self.name)
+
+
+@final
+class _Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
+    """A reader of plain data that refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    raise ConversionError(
+                        "duplicate key", name=self.name, place=key.value, line=line
+                    )
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_documents(text: str, name: str) -> list[Document]:
+    """Read the documents of a YAML text; empty documents are left out, unless all are empty.
+
+    Raises ConversionError for invalid YAML, and for a key that stands twice.
+    """
+    roots = []
+    try:
+        loader = _Loader(text)
+        loader.name = name
+        while loader.check_node():
+            roots.append(loader.get_node())
+        documents = [Document(name, loader.construct_document(root), root) for root in roots]
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = mark.line + 1 if mark is not None else None
+        raise ConversionError(f"invalid YAML: {problem or error}", name=name, line=line) from None
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"invalid YAML: {error}", name=name) from None
+    filled = [document for document in documents if document.data is not None]
+    return filled or [Document(name, None, None)]
+
+
+def _children(node: Any) -> Iterator[tuple[str | int | None, Any, Any]]:
+    """Yield each key (None if it isn't a scalar) or index, the node with its line, its value."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (key.value if isinstance(key, yaml.ScalarNode) else None), key, value
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield i, value, value
+
 
 # ------------------------------------------------------------------------------------------ values
 
@@ -156,22 +243,6 @@ class SliceBlock(ParameterBlock):
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class BodyBlock(ParameterBlock):
-    """The slices or whole models to merge, at the top of a file or in its module."""
-
-    slices: Sequence[SliceBlock] = ()
-    models: Sequence[SourceBlock] = ()
-
-    def slice_of_models(self, layers: int, base: ModelReference | None) -> SliceBlock:
-        """Return the slice of all layers that equals `models`; mergekit adds the base, last."""
-        sources = [replace(block, layer_range=range(layers)) for block in self.models]
-        if base is not None and all(block.model != base for block in self.models):
-            sources.append(SourceBlock(self.document, ("base_model",), base, range(layers)))
-        return SliceBlock(self.document, (*self.at, "models"), sources)
-
-
-@final
 @dataclass(frozen=True)
 class TokenizerBlock:
     """The tokenizer of the output."""
@@ -186,24 +257,34 @@ class TokenizerBlock:
 class MergekitConfig(ParameterBlock):
     """A whole file."""
 
-    body: BodyBlock
     merge_method: str
+    slices: Sequence[SliceBlock] = ()
+    models: Sequence[SourceBlock] = ()
+    """The whole models to merge, in place of slices."""
     name: str | None = None
     base_model: ModelReference | None = None
     dtype: str | None = None
     out_dtype: str | None = None
     tokenizer_source: ModelReference | None = None
     tokenizer: TokenizerBlock | None = None
-    chat_template: Any = None
+    chat_template: str | None = None
 
     def references(self) -> Iterator[tuple[ModelReference, ParameterBlock, str]]:
         """Yield each model with the block and the key that name it; bases first."""
-        owners: list[MergekitConfig | SliceBlock] = [self, *self.body.slices]
+        owners: list[MergekitConfig | SliceBlock] = [self, *self.slices]
         for owner in owners:
             if owner.base_model is not None:
                 yield owner.base_model, owner, "base_model"
-        sources = [source for block in self.body.slices for source in block.sources]
-        yield from ((block.model, block, "model") for block in (*self.body.models, *sources))
+        sources = [source for block in self.slices for source in block.sources]
+        yield from ((block.model, block, "model") for block in (*self.models, *sources))
+
+    def slice_of_models(self, layers: int) -> SliceBlock:
+        """Return the slice of all layers that equals `models`; mergekit adds the base, last."""
+        sources = [replace(block, layer_range=range(layers)) for block in self.models]
+        base = self.base_model
+        if base is not None and all(block.model != base for block in self.models):
+            sources.append(SourceBlock(self.document, ("base_model",), base, range(layers)))
+        return SliceBlock(self.document, (*self.at, "models"), sources)
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -354,21 +435,6 @@ def _slice(walk: _Walk, at: Place, sources: Any, **fields: Any) -> SliceBlock:
     return SliceBlock(walk.document, at, sources, **fields)
 
 
-def _one_module(walk: _Walk, value: Any, at: Place) -> Any:
-    if isinstance(value, dict) and len(value) != 1:
-        names = ", ".join(str(name) for name in value)
-        return walk.fail(at, f"a plan is of one module, and these are {len(value)}: {names}")
-    only = _block(lambda walk, at, **fields: next(iter(fields.values())), _MODULE)
-    return only(walk, value, at)
-
-
-def _config(
-    walk: _Walk, at: Place, slices: Any = (), models: Any = (), modules: Any = None, **fields: Any
-) -> MergekitConfig:
-    body = modules or BodyBlock(walk.document, at, slices, models)
-    return MergekitConfig(walk.document, at, body, **fields)
-
-
 def _override(value: object) -> None:
     if value is not None:
         raise ConversionError("a plan reads a model as its own configuration says")
@@ -414,8 +480,6 @@ _SLICE = _block(
     },
     "sources",
 )
-_BODY = {"slices": _each(_SLICE), "models": _each(_MODEL)}
-_MODULE = _block(_placed(BodyBlock), {**_BODY, **_PARAMETERS}, bodies=("slices", "models"))
 _TOKENIZER = _block(
     _plain(TokenizerBlock),
     {
@@ -425,9 +489,10 @@ _TOKENIZER = _block(
     },
 )
 _CONFIG = _block(
-    _config,
+    _placed(MergekitConfig),
     {
-        **_BODY,
+        "slices": _each(_SLICE),
+        "models": _each(_MODEL),
         "name": _optional(_TEXT),
         "merge_method": _TEXT,
         "base_model": _optional(_REFERENCE),
@@ -435,12 +500,11 @@ _CONFIG = _block(
         "out_dtype": _optional(_TEXT),
         "tokenizer_source": _optional(_REFERENCE),
         "tokenizer": _optional(_TOKENIZER),
-        "chat_template": _any,
-        "modules": _one_module,
+        "chat_template": lambda walk, value, at: _TEXT(walk, value, at) if value else None,
         **_PARAMETERS,
     },
     "merge_method",
-    bodies=("slices", "models", "modules"),
+    bodies=("slices", "models"),
 )
 
 

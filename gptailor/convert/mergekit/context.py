@@ -8,6 +8,7 @@ from typing import final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, Base, TensorNames
 from gptailor.convert.mergekit.config import (
+    Document,
     MergekitConfig,
     ModelReference,
     ParameterBlock,
@@ -22,7 +23,6 @@ from gptailor.convert.mergekit.methods import (
     ParameterValue,
 )
 from gptailor.convert.note import ConversionError, Note
-from gptailor.convert.yaml import Document
 from gptailor.plan.faults import Place, listed, nearest
 from gptailor.plan.written_out import curve_at
 
@@ -58,17 +58,13 @@ class ImportContext:
             help_ = nearest(name, MERGEKIT_METHODS) or f"they are {listed(MERGEKIT_METHODS)}"
             message = f"there is no merge_method '{name}'"
             errors.append(config.error(message, "merge_method", help=help_))
-        if base.contradiction:
-            errors.append(config.error(base.contradiction))
+        if base.given_layers not in (None, base.layers):
+            message = f"the base has {base.layers} layers, and not {base.given_layers}"
+            errors.append(config.error(message))
         if errors or method is None:
             raise ConversionError.of_all(errors)
-        whole = config.body.slice_of_models(base.layers or 1, config.base_model)
-        return cls(config, method, base, config.body.slices or [whole])
-
-    @property
-    def shared_blocks(self) -> list[ParameterBlock]:
-        """The blocks whose parameters apply to all slices, the nearest first."""
-        return [self.config.body, self.config]
+        whole = config.slice_of_models(base.layers or 1)
+        return cls(config, method, base, config.slices or [whole])
 
     def base_model_of(self, piece: SliceBlock) -> ModelReference | None:
         """Return the base_model of a slice: its own, or the file's."""
@@ -77,7 +73,7 @@ class ImportContext:
     def blocks(self, pieces: Sequence[SliceBlock]) -> list[ParameterBlock]:
         """Return the blocks with parameters for these slices."""
         inner = [block for piece in pieces for block in (*piece.sources, piece)]
-        return [*inner, *self.shared_blocks]
+        return [*inner, self.config]
 
     def filter_error(self, piece: SliceBlock, message: str) -> ConversionError:
         """Return an error of a slice's filters, at the first block that has one."""
@@ -92,16 +88,15 @@ class ImportContext:
     @property
     def covers_base(self) -> bool:
         """True if a single slice has all layers of all its sources, whatever their number."""
-        if self.config.body.models:
+        if self.config.models:
             return True
         ranges = {source.layer_range for source in self.slices[0].sources}
         return len(self.slices) == 1 and ranges == {range(self.base.layers or 0)}
 
     def require_depth(self) -> None:
         """Raise ConversionError for `models` of an unknown number of layers."""
-        body = self.config.body
-        if not body.slices and self.base.layers is None:
-            raise body.error(
+        if not self.config.slices and self.base.layers is None:
+            raise self.config.error(
                 "'models' takes all layers of its models, and their number isn't known "
                 f"({self.base.why_unknown})",
                 "models",
@@ -148,7 +143,7 @@ class ImportContext:
             if source.model in [other.model for other in piece.sources[:i]]
         ]
         sources = [(piece, source) for piece in self.slices for source in piece.sources]
-        for _, source in sources if self.config.body.slices else ():
+        for _, source in sources if self.config.slices else ():
             self._check_range(source)
         ends = (source.layer_range.stop for _, source in sources)
         deepest = max(sum(piece.length for piece in self.slices), *ends)

@@ -111,6 +111,12 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
     _refuse_inexpressible(plan, layers)
     resolved = Resolved(plan, layers or 0)
     slots, plan = resolved.kept, resolved.plan
+    if not slots:
+        raise ConversionError(
+            "expected a layer that stays, got a plan that drops all layers",
+            place="drops[0]",
+            help="keep a layer",
+        )
     rows = _recipes_of_parts(slots)
     for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))

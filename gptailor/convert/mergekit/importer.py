@@ -9,10 +9,12 @@ from typing import Literal
 from gptailor.checks.plan import check_alone
 from gptailor.convert.mergekit.base import MODEL_ID, Base, ModelFolders, is_windows
 from gptailor.convert.mergekit.config import (
+    Document,
     MergekitConfig,
     ModelPath,
     ModelReference,
     read_config,
+    read_documents,
 )
 from gptailor.convert.mergekit.context import ImportContext
 from gptailor.convert.mergekit.statements import statements
@@ -24,7 +26,6 @@ from gptailor.convert.note import (
     short_name,
     snapshot_of,
 )
-from gptailor.convert.yaml import Document, read_documents
 from gptailor.plan import plan as p
 from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Origin, Source, errors, listed, nearest
@@ -146,16 +147,18 @@ _OTHER_TOOLS = {
     "models with a router of its own: a plan's output has its base's architecture",
     "genome": "this is a file of mergekit-evolve, which searches: what it found is a "
     "configuration of its own, which can be imported; 'gptailor search' searches a space",
+    "modules": "this merges the modules of a model apart: write the slices or the models of one "
+    "module at the top of the file",
     "stages": "this lists other files that are to be merged one after the other: import each, "
     "or join them into one file of several documents, each with its 'name'",
 }
-"""Keys of the files of other tools than mergekit-yaml and mergekit-multi."""
+"""Keys of files without slices or models at the top, most of them of mergekit's other tools."""
 
 
 def _refuse_other_tools(document: Document) -> None:
     data = document.data
     for key, message in _OTHER_TOOLS.items() if isinstance(data, dict) else ():
-        if data.get(key) and "merge_method" not in data:
+        if data.get(key) and not (data.get("slices") or data.get("models")):
             raise document.error((key,), message)
 
 
@@ -418,17 +421,15 @@ def _is_padded(context: ImportContext, tokenizer: _Tokenizer, multiple: object) 
 def _chat_template(context: ImportContext) -> str | None:
     """Return the name of the chat template; note others."""
     template = context.config.chat_template
-    if not template:
-        return None
-    if template in CHAT_TEMPLATES:
-        return str(template)
+    if template is None or template in CHAT_TEMPLATES:
+        return template
     message = f"mergekit has a chat template of the name '{template}', and gptailor none"
     if template == "auto":
         message = (
             "mergekit takes the template that most of the models have; here it is the tokenizer's "
             "own"
         )
-    elif "{" in str(template):
+    elif "{" in template:
         message = 'write the template into a file, and say chat_template "./FILE"'
     context.notes.append(context.config.note(f"{message}; {_NAME_TEMPLATE}", "chat_template"))
     return None
@@ -439,11 +440,10 @@ def _file_notes(context: ImportContext) -> Iterator[Note]:
     config, method = context.config, context.method
     if method.differs and context.merges:
         yield config.note(method.differs, "merge_method")
-    for block in context.shared_blocks:
-        for name in ("max_iter", "tol"):
-            if name in block.parameters and name in method.shared:
-                yield block.note(
-                    "gptailor's karcher goes on until it has converged", "parameters", name
-                )
+    for name in ("max_iter", "tol"):
+        if name in config.parameters and name in method.shared:
+            yield config.note(
+                "gptailor's karcher goes on until it has converged", "parameters", name
+            )
     if config.base_model is None and len(context.names) > 1:
         yield config.note(_NO_BASE.format(context.base.reference))

@@ -96,6 +96,9 @@ class SourceTensor:
         return _coefficient(self.model, self.parameters, name)
 
 
+WITHOUT_BASE = "'{}' needs its base_model among the sources, in mergekit too: name one of them"
+
+
 @final
 @dataclass(frozen=True)
 class MethodInputs:
@@ -110,10 +113,7 @@ class MethodInputs:
         """The base's tensor."""
         base = next((source for source in self.sources if source.is_base), None)
         if base is None:
-            raise InexpressibleError(
-                f"'{self.method.name}' needs its base_model among the sources, in mergekit too: "
-                "name one of them"
-            )
+            raise InexpressibleError(WITHOUT_BASE.format(self.method.name))
         return base
 
     @property

@@ -15,6 +15,7 @@ from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
 from gptailor.convert.mergekit.config import SliceBlock, SourceBlock
 from gptailor.convert.mergekit.context import ImportContext, parameter_value
 from gptailor.convert.mergekit.methods import (
+    WITHOUT_BASE,
     MethodInputs,
     NeedsLayerValues,
     ParameterValue,
@@ -128,7 +129,7 @@ def _read_recipe(
 ) -> TensorRecipe:
     """Read a recipe: source parameters by the source's tensor, shared ones by the output's."""
     method, piece, names = context.method, layer.piece, context.tensor_names
-    blocks, base = (piece, *context.shared_blocks), context.base_model_of(piece)
+    blocks, base = (piece, context.config), context.base_model_of(piece)
 
     def values(
         parameters: Iterable[str], at: int | None, *inner: SourceBlock
@@ -166,6 +167,8 @@ def _refuse_different_merge(
                 f"a plan has one base, '{base}', and this slice has another", "base_model"
             )
         layer_of = layer.layer_of_each_model(context)
+        if "base" not in layer_of:
+            raise InexpressibleError(WITHOUT_BASE.format(method.name))
         for model in recipe.models:
             if layer_of[model] != layer_of["base"]:
                 pair = f"L{layer_of[model]} {model} against L{layer_of['base']} of the base"

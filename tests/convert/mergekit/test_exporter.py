@@ -307,6 +307,7 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
         ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
         ('drop L5\nheal on "x.txt"', "heal", "nothing like 'heal'"),
         ("drop any 1 of L0..L5", "", "open choices"),
+        ("drop L0..L5", "drops[0]", "drops all layers"),
         ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
         ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
         ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),

@@ -371,6 +371,11 @@ def test_task_vectors(text: str, recipe: str) -> None:
         (SLERP + "parameters: {t: 1.5}", "goes beyond"),
         (SLERP, "has no 't'"),
         (TWO + "merge_method: passthrough", "takes one source"),
+        (
+            "slices: [{sources: [{model: b/two, layer_range: [0, 2]}]}]\nmerge_method: ram\n"
+            "base_model: a/base",
+            "needs its base_model among the sources",
+        ),
         (TWO + "merge_method: linear\nparameters: {weight: 0}", "sum to 0"),
     ],
 )
@@ -426,6 +431,8 @@ def test_task_vectors_of_another_base_are_refused() -> None:
         (SLERP + "parameters: {t: 0}\ndtype: float64", 5, "dtype", "'float64' is no dtype"),
         (SLERP + "parameters: {t: 0}\ntokenizer: {tokens: {x: {}}}", 5, "tokenizer.tokens", "rows"),
         (SLERP + "parameters: {t: 0}\ntokenizer_source: c/c", 5, "tokenizer_source", "isn't one"),
+        (SLERP + "parameters: {t: 0}\nchat_template: [a, b]", 5, "chat_template",
+         "expected a text, got a list"),
         ("modules: {a: {models: [1]}, b: {models: [1]}}\nmerge_method: linear", 1, "modules",
          "one module"),
     ],
