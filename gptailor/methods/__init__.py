@@ -1,24 +1,22 @@
-"""Merge methods, a file each: the formula, what it measures of whole tensors, how it combines."""
+"""Merge methods: the formula, what it measures of whole tensors, how it combines.
+
+A file has a method and its variant, such as the one that elects signs.
+"""
 
 from gptailor.methods.arcee_fusion import ArceeFusion
 from gptailor.methods.arithmetic import Chunk, Inputs, Kernel
-from gptailor.methods.breadcrumbs import Breadcrumbs
-from gptailor.methods.breadcrumbs_ties import BreadcrumbsTies
-from gptailor.methods.dare import Dare
-from gptailor.methods.dare_ties import DareTies
-from gptailor.methods.della import Della
-from gptailor.methods.della_linear import DellaLinear
+from gptailor.methods.breadcrumbs import Breadcrumbs, BreadcrumbsTies
+from gptailor.methods.dare import Dare, DareTies
+from gptailor.methods.della import Della, DellaLinear
 from gptailor.methods.karcher import Karcher
 from gptailor.methods.linear import Linear
 from gptailor.methods.model_stock import ModelStock
 from gptailor.methods.multislerp import Multislerp
 from gptailor.methods.nearswap import Nearswap
-from gptailor.methods.nuslerp import Nuslerp
 from gptailor.methods.of_function import OfFunction
-from gptailor.methods.ram import Ram
-from gptailor.methods.ram_plus import RamPlus
+from gptailor.methods.ram import Ram, RamPlus
 from gptailor.methods.sce import Sce
-from gptailor.methods.slerp import Slerp
+from gptailor.methods.slerp import Nuslerp, Slerp
 from gptailor.methods.task_arithmetic import TaskArithmetic
 from gptailor.methods.ties import Ties
 from gptailor.plan.registry import METHODS

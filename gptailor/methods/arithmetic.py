@@ -240,13 +240,11 @@ def magnitude(vector: Vector) -> Int32[Array, " n"]:
     return vector.view(namespace(vector).int32) & _MAGNITUDE
 
 
-def at_least(vector: Vector, least: int) -> Vector:
-    """Return the vector, 0 where its `magnitude` is less than `least`; NaN stays."""
-    return within(vector, least, _MAGNITUDE)
+def within(vector: Vector, least: int, most: int = _MAGNITUDE) -> Vector:
+    """Return the vector, 0 where its `magnitude` is less than `least` or more than `most`.
 
-
-def within(vector: Vector, least: int, most: int) -> Vector:
-    """Return the vector, 0 where its `magnitude` is less than `least` or more than `most`."""
+    Without `most` NaN stays.
+    """
     if least == 0 and most == _MAGNITUDE:
         return vector
     if native.takes(vector):

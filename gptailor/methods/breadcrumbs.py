@@ -1,13 +1,36 @@
-"""Task vectors without their largest and smallest entries, added to the base."""
+"""Task vectors without their largest and smallest entries."""
 
 from typing import final
 
-from gptailor.methods import arithmetic, task_vectors
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Measured, Vector
+from gptailor.methods.task_vectors import TrimmedTaskVectors
+
+
+class MiddleEntries(TrimmedTaskVectors):
+    """Task vectors without outliers and small entries."""
+
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the largest and the smallest kept magnitude of each source, in pairs."""
+        ranks: list[tuple[int, ...]] = []
+        both = (arithmetic.number_each(arguments, name) for name in ("density", "gamma"))
+        for density, gamma in zip(*both, strict=True):
+            kept = max(1, round(density * inputs.elements))
+            above = min(round(gamma * inputs.elements), inputs.elements - kept)
+            ranks.append((above + 1, above + kept) if kept < inputs.elements else ())
+        limits = arithmetic.thresholds(inputs, ranks)
+        return tuple(number for pair in limits for number in pair or (2**31 - 1, 0))
+
+    def kept(
+        self, chunk: Chunk, arguments: ByName, measured: Measured
+    ) -> tuple[list[Vector], Measured]:
+        """Return the task vectors, 0 where their magnitude is beyond either limit."""
+        limits = zip(chunk.task_vectors(), measured[1::2], measured[::2], strict=True)
+        return [arithmetic.within(vector, int(low), int(high)) for vector, low, high in limits], ()
 
 
 @final
-class Breadcrumbs(Kernel):
+class Breadcrumbs(MiddleEntries):
     """Task arithmetic without the outliers and without the small entries.
 
     Formula: θ_b + Σ scale · w_i · τ_i where low_i ≤ |τ_i| ≤ high_i, in source order; with normalize
@@ -26,31 +49,19 @@ class Breadcrumbs(Kernel):
 
     name = "breadcrumbs"
 
-    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
-        """Return the largest and the smallest kept magnitude of each source, in pairs."""
-        return kept_magnitudes(inputs, arguments)
 
-    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
-        """Return θ_b + Σ scale · w_i · τ_i between both magnitudes."""
-        return task_vectors.summed(chunk, between(chunk, measured), arguments)
+@final
+class BreadcrumbsTies(MiddleEntries):
+    """Task vectors without outliers and small entries, merged where they agree on a sign.
 
+    Formula: θ_b + scale · Σ w_i τ_i over the kept entries whose sign (of w_i τ_i) is that of the
+    sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
+    entries are those of `breadcrumbs`.
+    Granularity: the masks per tensor and source; sign and sum per element.
+    Arithmetic: float32, thresholds exact; the result is float32.
+    Degenerate: density 1 is `ties` of density 1; one source is `breadcrumbs`; where the kept ones
+    sum to 0 θ_b stays to the byte; so it does with scale 0.
+    Paper: arXiv 2312.06795 and 2306.01708.
+    """
 
-def kept_magnitudes(inputs: Inputs, arguments: ByName) -> Measured:
-    """Return the largest and the smallest kept magnitude of each source, in pairs."""
-    ranks: list[tuple[int, ...]] = []
-    both = (arithmetic.number_each(arguments, name) for name in ("density", "gamma"))
-    for density, gamma in zip(*both, strict=True):
-        kept = max(1, round(density * inputs.elements))
-        above = min(round(gamma * inputs.elements), inputs.elements - kept)
-        ranks.append((above + 1, above + kept) if kept < inputs.elements else ())
-    limits = arithmetic.thresholds(inputs, ranks)
-    return tuple(number for pair in limits for number in pair or (2**31 - 1, 0))
-
-
-def between(chunk: Chunk, measured: Measured) -> list[Vector]:
-    """Return the task vectors, 0 where their magnitude is beyond either limit."""
-    vectors = []
-    for i, vector in enumerate(chunk.task_vectors()):
-        high, low = map(int, measured[2 * i : 2 * i + 2])
-        vectors.append(arithmetic.within(vector, low, high))
-    return vectors
+    name = "breadcrumbs_ties"

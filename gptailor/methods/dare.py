@@ -2,13 +2,38 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic, task_vectors
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Measured, Vector
 from gptailor.methods.arrays import masked
+from gptailor.methods.task_vectors import TrimmedTaskVectors, divisors_of
+
+
+class DrawnEntries(TrimmedTaskVectors):
+    """Task vectors of which draws keep entries, each with the same probability."""
+
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the key of each source's draws, and then each source's divisor."""
+        seed = int(arithmetic.one_number(arguments, "seed"))
+        keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
+        return (
+            *keys,
+            *divisors_of(inputs, arguments, lambda chunk: self.kept(chunk, arguments, keys)[0]),
+        )
+
+    def kept(
+        self, chunk: Chunk, arguments: ByName, measured: Measured
+    ) -> tuple[list[Vector], Measured]:
+        """Return the task vectors, 0 where the draw drops the entry, and the divisors."""
+        vectors, count = chunk.task_vectors(), len(chunk.stored_sources)
+        densities = arithmetic.number_each(arguments, "density")
+        for i, (density, key) in enumerate(zip(densities, measured[:count], strict=True)):
+            keep = arithmetic.kept_entries(int(key), chunk.offset, vectors[i], density)
+            vectors[i] = masked(vectors[i], keep)
+        return vectors, measured[count:]
 
 
 @final
-class Dare(Kernel):
+class Dare(DrawnEntries):
     """Task vectors with entries dropped at random, and the others rescaled.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
@@ -27,33 +52,19 @@ class Dare(Kernel):
 
     name = "dare"
 
-    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
-        """Return the key of each source's draws, and then each source's divisor."""
-        return measured_draws(inputs, arguments)
 
-    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
-        """Return θ_b + Σ (scale · w_i / d_i) · τ_i over the kept entries."""
-        keys, divisors = measured[: len(measured) // 2], measured[len(measured) // 2 :]
-        return task_vectors.summed(chunk, kept_by_draw(chunk, arguments, keys), arguments, divisors)
+@final
+class DareTies(DrawnEntries):
+    """Task vectors with entries dropped at random, merged where they agree on a sign.
 
+    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
+    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. d_i and the draws
+    are those of `dare`.
+    Granularity: per element; the draws are keyed by seed, tensor name and model name.
+    Arithmetic: draws exact in 53 bits, Σ |τ_i| in float64, the rest float32; the result is float32.
+    Degenerate: density 1 is `ties` of density 1; one source is `dare`; where the kept ones sum to 0
+    θ_b stays to the byte; so it does with scale 0. Infinity or NaN is refused with rescale = l1.
+    Paper: arXiv 2311.03099 and 2306.01708.
+    """
 
-def measured_draws(inputs: Inputs, arguments: ByName) -> Measured:
-    """Return the key of each source's draws, and then each source's divisor."""
-    seed = int(arithmetic.one_number(arguments, "seed"))
-    keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
-    divisors = task_vectors.divisors_of(
-        inputs, arguments, lambda chunk: kept_by_draw(chunk, arguments, keys)
-    )
-    return (*keys, *divisors)
-
-
-def kept_by_draw(chunk: Chunk, arguments: ByName, keys: Measured) -> list[Vector]:
-    """Return the task vectors, 0 where the draw drops the entry."""
-    each = zip(
-        chunk.task_vectors(), arithmetic.number_each(arguments, "density"), keys, strict=True
-    )
-    vectors = []
-    for vector, density, key in each:
-        keep = arithmetic.kept_entries(int(key), chunk.offset, vector, density)
-        vectors.append(masked(vector, keep))
-    return vectors
+    name = "dare_ties"

@@ -1,13 +1,31 @@
 """Task vectors with weights, trimmed or whole: their sum, and the merge of those that agree."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from gptailor.methods import arithmetic, native, sums
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Vector
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 from gptailor.methods.arrays import Array, double, namespace
 from gptailor.methods.rounding import single
 from gptailor.methods.shapes import Float64
+from gptailor.plan.registry import METHODS
+
+
+class TrimmedTaskVectors(Kernel):
+    """A merge of some entries of the task vectors: added, or merged where they agree on a sign."""
+
+    @abstractmethod
+    def kept(
+        self, chunk: Chunk, arguments: ByName, measured: Measured
+    ) -> tuple[list[Vector], Measured]:
+        """Return the task vectors, 0 where an entry is dropped, and each one's divisor, if any."""
+
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the sum or the mean of the kept entries."""
+        vectors, divisors = self.kept(chunk, arguments, measured)
+        merged = elected if METHODS[self.name].elects else summed
+        return merged(chunk, vectors, arguments, divisors)
 
 
 def normalized(arguments: ByName) -> bool:

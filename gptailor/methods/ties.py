@@ -2,12 +2,13 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic, task_vectors
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Measured, Vector
+from gptailor.methods.task_vectors import TrimmedTaskVectors
 
 
 @final
-class Ties(Kernel):
+class Ties(TrimmedTaskVectors):
     """Task vectors trimmed, and merged where they agree on the elected sign.
 
     Formula: θ_b + scale · Σ w_i τ_i / Σ w_i (with normalize = no: not divided), over those kept
@@ -32,8 +33,9 @@ class Ties(Kernel):
         ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
         return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))
 
-    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
-        """Return θ_b + scale · the weighted mean of the task vectors that agree."""
+    def kept(
+        self, chunk: Chunk, arguments: ByName, measured: Measured
+    ) -> tuple[list[Vector], Measured]:
+        """Return the task vectors, 0 where their magnitude is less than the least kept one."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
-        kept = [arithmetic.at_least(vector, int(least)) for vector, least in trimming]
-        return task_vectors.elected(chunk, kept, arguments)
+        return [arithmetic.within(vector, int(least)) for vector, least in trimming], ()
