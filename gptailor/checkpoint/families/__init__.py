@@ -8,10 +8,10 @@ The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from functools import cache, cached_property
+from collections import UserDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
     from gptailor.checkpoint.families.family import Family
@@ -21,37 +21,22 @@ FOLDER = Path(__file__).parents[2] / "families"
 
 
 @final
-class _Families(Mapping[str, "Family"]):
+class _Families(UserDict[str, Any]):
     """Families by model type; a file is read once its family is needed."""
 
-    @cached_property
-    def _types(self) -> dict[str, None]:
-        names = sorted(os.listdir(FOLDER))  # noqa: PTH208 (faster)
-        return {name.removesuffix(".json"): None for name in names}
-
     def __getitem__(self, model_type: str) -> "Family":
-        if model_type not in self._types:
-            raise KeyError(model_type)
-        return _released(model_type)
+        if self.data[model_type] is None:
+            from gptailor.checkpoint.families.family import Family  # it reads no file
 
-    def __contains__(self, model_type: object) -> bool:
-        return model_type in self._types
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._types)
-
-    def __len__(self) -> int:
-        return len(self._types)
+            document = json.loads((FOLDER / f"{model_type}.json").read_bytes())
+            self.data[model_type] = Family.trusted(document)
+        family: Family = self.data[model_type]
+        return family
 
 
-@cache
-def _released(model_type: str) -> "Family":
-    from gptailor.checkpoint.families.family import Family  # it reads no file
-
-    return Family.trusted(json.loads((FOLDER / f"{model_type}.json").read_bytes()))
-
-
-FAMILY_OF: Mapping[str, "Family"] = _Families()
+FAMILY_OF: Mapping[str, "Family"] = _Families(
+    {name.removesuffix(".json"): None for name in sorted(os.listdir(FOLDER))}  # noqa: PTH208 (faster)
+)
 """By the `model_type` of a configuration."""
 
 __all__ = [

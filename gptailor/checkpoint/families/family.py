@@ -8,9 +8,14 @@ from typing import Annotated, Any, Literal, final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, RuleError, stated_value
+from gptailor.checkpoint.families.layer_config import (
+    UNSPOKEN,
+    Config,
+    Rotary,
+    RuleError,
+    stated_value,
+)
 from gptailor.checkpoint.families.layer_rules import LayerRule, MovedRule, trusted_rule, tuples
-from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import quoted, shown
 from gptailor.plan.layer_parts import NORMS, PROJECTIONS, Branch
 from gptailor.plan.plan import Closed, Several

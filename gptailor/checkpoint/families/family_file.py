@@ -13,8 +13,8 @@ from typing import Any
 import pydantic
 
 from gptailor.checkpoint.families.family import Family, NotProven, Proof
+from gptailor.checkpoint.families.layer_config import Rotary
 from gptailor.checkpoint.families.layer_rules import RULE_FORMS
-from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.records import fault_of, first_fault

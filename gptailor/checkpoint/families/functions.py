@@ -15,6 +15,7 @@ from gptailor.checkpoint.families.layer_config import (
     SLIDING,
     SPARSE,
     Config,
+    Rotary,
     RuleError,
     Values,
     complete,
@@ -22,7 +23,6 @@ from gptailor.checkpoint.families.layer_config import (
     int_of,
     window,
 )
-from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import shown
 
 
