@@ -8,8 +8,8 @@ from typing import Any, final
 
 from gptailor.checkpoint.files import quoted, shown
 from gptailor.checkpoint.formats.patterns import may_hang
-from gptailor.checkpoint.formats.quantised.fp8 import block_scaled
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
+from gptailor.checkpoint.formats.quantised.small_floats import block_scaled
 from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo
 
 _PLAIN = ("int-quantized", "float-quantized", "naive-quantized")

@@ -9,10 +9,9 @@ from gptailor.checkpoint.families.vision import TEXT
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.quantised.bitsandbytes import read_bitsandbytes
 from gptailor.checkpoint.formats.quantised.compressed import read_compressed
-from gptailor.checkpoint.formats.quantised.fp8 import read_fp8
 from gptailor.checkpoint.formats.quantised.gptq import read_awq, read_gptq
-from gptailor.checkpoint.formats.quantised.mxfp4 import read_mxfp4
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
+from gptailor.checkpoint.formats.quantised.small_floats import read_fp8, read_mxfp4
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES

@@ -1,8 +1,12 @@
-"""`fp8`, as DeepSeek and Qwen have it: FP8 with a scale for each block of a matrix, or for all."""
+"""`fp8` and `mxfp4`: floats of eight and of four bits, with scales.
+
+`fp8`, as DeepSeek and Qwen have it, has a scale for each block of a matrix, or for all of it.
+`mxfp4` is the format of gpt-oss: experts' matrices of 4 bits, 32 of them with an exponent.
+"""
 
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
-from gptailor.checkpoint.tensor import FLOATS, Scaled, TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, Microscaled, Scaled, TensorInfo
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 """The dtypes of numbers with eight bits that are scaled."""
@@ -48,3 +52,21 @@ def block_scaled(
     for tensor in (scales, zeros) if zeros is not None else (scales,):
         pieces.check_shape(tensor, grid, *sorted(short))
     return Scaled(values, scales, block, zeros)
+
+
+_BYTES = 16
+"""Bytes of a block of 32 numbers."""
+
+
+def read_mxfp4(pieces: QuantisedTensors) -> None:
+    """Read each `X_blocks` with `X_scales`: `X` is the experts' matrices, inputs by outputs."""
+    for stem in pieces.stems("_blocks"):
+        values = pieces.take(f"{stem}_blocks", stem, ("U8",))
+        scales = pieces.take(f"{stem}_scales", stem, ("U8", "F8_E8M0"))
+        shape = values.spec.shape
+        if len(shape) != 4 or shape[-1] != _BYTES or not values.spec.elements:
+            message = f"{quoted(values.spec.name)} has the shape {list(shape)}"
+            pieces.refuse(f"{message}, and should have four axes, the last of {_BYTES} bytes")
+        pieces.check_shape(scales, shape[:-1])
+        experts, columns, blocks, size = shape
+        pieces.add(stem, (experts, blocks * 2 * size, columns), Microscaled(values, scales))
