@@ -7,11 +7,10 @@ user's own cache, token, mirror and offline mode hold (`HF_HOME`, `HF_TOKEN`, `H
 """
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -58,17 +57,15 @@ def cached(repo: str, revision: str | None, name: str) -> Path | None:
 
 
 def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remote]:
-    """Open a model on the Hub, without its weights."""
+    """Open a model on the Hub, without its weights, unless they have no header to request."""
     folder = snapshot(repo, revision)
     remote = Remote(repo, folder.name)
-    files = tuple(folder / name for name in _weights(folder, remote))
+    names = _weights(folder, remote)
+    if not all(name.endswith(".safetensors") for name in names):
+        folder = snapshot(repo, remote.commit, [*_SMALL_FILES, *names])
+    files = tuple(folder / name for name in names)
     if all(file.exists() for file in files):
         return on_disk.open_checkpoint(folder), remote
-    if not (folder / on_disk.INDEX).exists():
-        foreign = _foreign(folder, remote)
-        if foreign is not None:
-            folder = snapshot(repo, remote.commit, [*_SMALL_FILES, *foreign])
-            return on_disk.open_checkpoint(folder), remote
     config = read_object(folder / on_disk.CONFIG, "C103", duplicate=None)
     tensors: dict[str, TensorInfo] = {}
     for file in files:
@@ -92,17 +89,32 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
             raise CheckpointError("C503", "the Hub did not deliver it", folder / name)
 
 
-def _weights(folder: Path, remote: Remote) -> tuple[str, ...]:
-    """Return the files of weights in safetensors: the single file, or else those of the index."""
-    if not (folder / on_disk.INDEX).exists() or _known(folder, remote, on_disk.SINGLE):
-        return (on_disk.SINGLE,)
-    shards = tuple(sorted(set(on_disk.weight_map(folder / on_disk.INDEX).values())))
-    if all(_known(folder, remote, name) for name in shards):
+def _weights(folder: Path, remote: Remote) -> list[str]:
+    """Return the files of weights, as transformers chooses them; empty without any.
+
+    The Hub is asked for the names of files if the cache doesn't tell. Raises CheckpointError (C104)
+    for several GGUF files, before any is fetched.
+    """
+    if _known(folder, remote, on_disk.SINGLE):
+        return [on_disk.SINGLE]
+    index = folder / on_disk.INDEX
+    shards = sorted(set(on_disk.weight_map(index).values())) if index.exists() else []
+    if shards and all(_known(folder, remote, name) for name in shards):
         return shards
-    with suppress(CheckpointError):  # offline
-        if on_disk.SINGLE in _listed(remote):
-            return (on_disk.SINGLE,)
-    return shards
+    try:
+        names = _listed(remote)
+    except CheckpointError:  # offline
+        names = [path.name for path in folder.iterdir()]
+        if not shards and not any(map(on_disk.is_weights, names)):
+            raise
+    if on_disk.SINGLE in names or shards:
+        return [on_disk.SINGLE] if on_disk.SINGLE in names else shards
+    if BIN_SINGLE in names:
+        return [BIN_SINGLE]
+    if BIN_INDEX in names:
+        return sorted(set(on_disk.weight_map(folder / BIN_INDEX).values()))
+    file = on_disk.only_gguf(Path(remote.repo), names)
+    return [] if file is None else [file.name]
 
 
 def _known(folder: Path, remote: Remote, name: str) -> bool:
@@ -119,49 +131,20 @@ def _listed(remote: Remote) -> list[str]:
     return [name for name in names if "/" not in name]
 
 
-def _foreign(folder: Path, remote: Remote) -> list[str] | None:
-    """Return the weights of a repository without safetensors; None if it has `model.safetensors`.
-
-    They have no header to request, and are fetched whole. Raises CheckpointError (C104) for several
-    GGUF files, before any is fetched.
-    """
-    if _kept(remote, on_disk.SINGLE).exists():
-        return None
-    try:
-        names = _listed(remote)
-    except CheckpointError:
-        names = [path.name for path in folder.iterdir()]
-        if not any(map(on_disk.is_weights, names)):
-            raise
-    if on_disk.SINGLE in names:
-        return None
-    if BIN_SINGLE in names:
-        return [BIN_SINGLE]
-    if BIN_INDEX in names:
-        return sorted(set(on_disk.weight_map(folder / BIN_INDEX).values()))
-    file = on_disk.only_gguf(Path(remote.repo), names)
-    return [] if file is None else [file.name]
-
-
 def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
     """Return the header of a file on the Hub; its bytes are checked once the file is here.
 
     It is kept, since a commit never changes, so that a plan that was compiled once compiles
     offline, without files that it does not need.
     """
+    from gptailor.checkpoint.write.kept import keep_result, kept_json  # most files are here
+
     name = file.relative_to(folder).as_posix()
     kept = _kept(remote, name)
-    try:
-        return _infos(file, json.loads(kept.read_text("utf-8")))
-    except (OSError, ValueError, CheckpointError):
+    if not (header := kept_json(kept)):
         header = _asked(remote, name)
-    infos = _infos(file, header)
-    from gptailor.checkpoint.write.output_file import write_whole  # few headers are new
-
-    with suppress(OSError, CheckpointError):  # a cache that can't be written is no fault
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, json.dumps(header).encode(), kept)
-    return infos
+        keep_result(kept, header)
+    return _infos(file, header)
 
 
 def _kept(remote: Remote, name: str) -> Path:
@@ -189,9 +172,9 @@ def _asked(remote: Remote, name: str) -> dict[str, Any]:
     return {name: [t.dtype, t.shape] for name, t in metadata.tensors.items()}
 
 
-def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
+def _infos(file: Path, header: Mapping[str, Any]) -> dict[str, TensorInfo]:
     infos: dict[str, TensorInfo] = {}
-    for name, entry in header.items() if isinstance(header, dict) else [("", None)]:
+    for name, entry in header.items():
         match entry:
             case [str(dtype), [*shape]] if dtype in DTYPE_BITS and all(
                 type(size) is int and size >= 0 for size in shape
