@@ -1,7 +1,7 @@
 """Checkpoints on disk: folders, the Hub, the models of a plan. No tensor library.
 
-Other packages use `models`, `folder`, `tensor`, `vocabulary`, `token_counter` and `token_cut`
-(tokens), `datasets` (rows of text files),
+Other packages use `models`, `folder`, `tensor`, `vocabulary` and `token_cut` (tokens), `datasets`
+(rows of text files),
 `chat_template`, `foreign_code`, `files` (safe reading, errors), `json_files`, `cache_folder`,
 `records` (typed JSON), and the packages named here. `hub` is for fetching.
 """
@@ -20,7 +20,6 @@ __all__ = [
     "models",
     "records",
     "tensor",
-    "token_counter",
     "token_cut",
     "union",
     "vocabulary",

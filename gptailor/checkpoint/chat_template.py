@@ -4,7 +4,6 @@ A template is Jinja, as transformers renders it. A tokenizer may have several; i
 called `default`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, final
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted, reading
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
 from gptailor.checkpoint.formats.gguf.header import read_gguf
-from gptailor.checkpoint.json_files import parse_object
+from gptailor.checkpoint.json_files import json_content, parse_object
 
 NAMED_TEMPLATES: Mapping[str, str] = {
     "chatml": (
@@ -161,7 +160,5 @@ def with_templates(files: TokenizerFiles, templates: Mapping[str, str]) -> dict[
         entries = [{"name": name, "template": text} for name, text in templates.items()]
         alone = list(templates) == [DEFAULT]
         configuration["chat_template"] = templates[DEFAULT] if alone else entries
-        result[_SETTINGS] = (
-            json.dumps(configuration, indent=2, ensure_ascii=False) + "\n"
-        ).encode()
+        result[_SETTINGS] = json_content(configuration)
     return result

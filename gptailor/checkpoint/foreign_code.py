@@ -4,14 +4,13 @@ Loaders offer to run such code, and it is not copied: the class may be another's
 may be anywhere.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.folder import GENERATION_CONFIG, PROCESSOR_FILES
-from gptailor.checkpoint.json_files import parse_object, read_object
+from gptailor.checkpoint.json_files import json_content, parse_object, read_object
 
 _KEY = "auto_map"
 _SETTINGS = (
@@ -23,9 +22,7 @@ _SETTINGS = (
 
 def names_code(value: object) -> bool:
     """Return whether settings name code, at any depth."""
-    if isinstance(value, Mapping):
-        return _KEY in value or any(map(names_code, value.values()))
-    return isinstance(value, list) and any(map(names_code, value))
+    return bool(without_code(value) != value)
 
 
 def without_code(value: Any) -> Any:
@@ -52,7 +49,4 @@ def files_with_code(files: TokenizerFiles) -> Iterator[tuple[str, dict[str, Any]
 
 def files_without_code(files: TokenizerFiles) -> dict[str, bytes]:
     """Return the contents of the files that name code, without it. Raises CheckpointError."""
-    return {
-        name: (json.dumps(without_code(settings), indent=2, ensure_ascii=False) + "\n").encode()
-        for name, settings in files_with_code(files)
-    }
+    return {name: json_content(without_code(settings)) for name, settings in files_with_code(files)}

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, final
@@ -121,6 +121,11 @@ def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
                 break
             seen.add(name)
     return at
+
+
+def json_content(document: Mapping[str, Any]) -> bytes:
+    """Return the content of a JSON file, with a line for each entry."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @final

@@ -3,9 +3,8 @@
 The kept tokens keep their order and get the numbers from 0 on; each has the row of its old number.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -21,7 +20,7 @@ from gptailor.checkpoint.folder import (
     generation_config,
     tokenizer_files,
 )
-from gptailor.checkpoint.json_files import parse_object, read_object
+from gptailor.checkpoint.json_files import json_content, parse_object, read_object
 from gptailor.checkpoint.token_selection import (
     SELECTIONS,
     TokenSelection,
@@ -32,6 +31,7 @@ from gptailor.checkpoint.token_selection import (
     step_ids,
 )
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
+from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import packages_needed
 
 if TYPE_CHECKING:
@@ -201,6 +201,23 @@ def loaded_tokenizer(document: str, shown: Path) -> "Tokenizer":
     return tokenizer
 
 
+def token_counter(checkpoint: Checkpoint) -> Callable[[str], int] | None:
+    """Return a function that counts the tokens of a text, without special tokens around it.
+
+    Return None without the package `tokenizers`, which transformers brings, and for a tokenizer
+    that is not on this machine, or that has no `tokenizer.json` that the package reads.
+    """
+    files = () if checkpoint.nested else tokenizer_files(checkpoint)
+    path = next((path for path in files if path.name == _MAIN), None)
+    if path is None:
+        return None
+    try:
+        tokenizer = loaded_tokenizer(path.read_text(encoding="utf-8"), path)
+    except (TailorError, OSError, ValueError):  # a use of the file reports it
+        return None
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 @final
 @dataclass(frozen=True)
 class TokenCut:
@@ -245,7 +262,7 @@ class TokenCut:
     @property
     def text_of_document(self) -> str:
         """Return the smaller `tokenizer.json` as text."""
-        return _json(self.document).decode()
+        return json_content(self.document).decode()
 
     @cached_property
     def files(self) -> TokenizerFiles:
@@ -263,15 +280,15 @@ class TokenCut:
             if name in _BINARY:
                 continue
             if name == _MAIN:
-                yield name, _json(self.document)
+                yield name, json_content(self.document)
             elif name == _SETTINGS:
-                yield name, _json(self._settings(self.whole.read(name)))
+                yield name, json_content(self._settings(self.whole.read(name)))
             elif name == GENERATION_CONFIG:
-                yield name, _json(self.generation)
+                yield name, json_content(self.generation)
             elif name in ("added_tokens.json", "vocab.json"):
                 numbered = self.whole.read(name).items()
                 kept = {token: self.numbers[n] for token, n in numbered if n in self.numbers}
-                yield name, _json(dict(sorted(kept.items(), key=lambda item: item[1])))
+                yield name, json_content(dict(sorted(kept.items(), key=lambda item: item[1])))
             elif name == "merges.txt":
                 yield name, self._merges()
             elif name == "vocab.txt":
@@ -365,7 +382,7 @@ def _bytewise(selection: TokenSelection) -> Iterator[int]:
         yield int(model["unk_id"])
     if selection.has_all_bytes:
         yield from (ids[f"<0x{byte:02X}>"] for byte in range(128, 256))
-    elif "ByteLevel" in json.dumps(selection.document.get("decoder")):
+    elif "ByteLevel" in str(selection.document.get("decoder")):
         yield from (ids[letter] for letter in _high_bytes() if letter in ids)
 
 
@@ -375,7 +392,3 @@ def _high_bytes() -> Iterator[str]:
     others = [byte for byte in range(256) if byte not in plain]
     for byte in range(128, 256):
         yield chr(byte) if byte in plain else chr(256 + others.index(byte))
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

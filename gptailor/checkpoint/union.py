@@ -5,7 +5,6 @@ tokens of their vocabularies proper, then those that they have added to them, mo
 token beyond another model's embedding isn't one of that model's.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any, final
 from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
-from gptailor.checkpoint.json_files import parse_object
+from gptailor.checkpoint.json_files import json_content, parse_object
 from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 
@@ -160,8 +159,7 @@ class TokenUnion:
         if _ADDED in files or (decoder is None and any(name in files for name in _PLAIN)):
             documents[_ADDED] = base.said(_ADDED) | {e["content"]: e["id"] for e in self.added}
         for name, content in documents.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            files[name] = text.encode()
+            files[name] = json_content(content)
         return files
 
 

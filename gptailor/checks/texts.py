@@ -9,7 +9,7 @@ from gptailor.checkpoint.datasets import CalibrationError, check_first_row
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
-from gptailor.checkpoint.token_counter import token_counter
+from gptailor.checkpoint.token_cut import token_counter
 from gptailor.checks.bridges import inputs_of_bridges
 from gptailor.checks.experts import model_experts
 from gptailor.checks.width import model_width

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.folder import Checkpoint
-from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer
+from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
+from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer, token_counter
+from tests.support.tiny import tiny_model
 from tests.support.vocabularies import TEXT, TRICKY, write_byte_level, write_pieces
 
 
@@ -231,3 +232,24 @@ def test_a_changed_text_is_counted_anew(tmp_path: Path) -> None:
         cut_of(whole, whole.least + 2, "about " * 9).kept
         != cut_of(whole, whole.least + 2, "patience " * 9).kept
     )
+
+
+TRUNCATION = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+PADDING = {
+    "strategy": {"Fixed": 64},
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<unk>",
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"truncation": TRUNCATION}, {"padding": PADDING}])
+def test_all_tokens_are_counted(tmp_path: Path, more: dict[str, object]) -> None:
+    folder = tiny_model("llama", tmp_path / "model", layers=2)
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    count = token_counter(open_checkpoint(folder))
+    assert count is not None
+    assert count("the cat sat on the mat") == len("the cat sat on the mat")
