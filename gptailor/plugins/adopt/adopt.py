@@ -159,8 +159,6 @@ def _subjects(origins: Origins) -> tuple[Tiny, tuple[RunByHand, RunByHand]]:
                 RunByHand(random_model(origins.model_type, tiny.config, seed), len(tiny.layers))
                 for seed in _SEEDS
             )
-        except UnprovenError as error:
-            why.append(str(error))
         except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
             why.append(words(error))
         else:
@@ -284,8 +282,6 @@ class _Adoption:
                     drafted, (checkpoint, checkpoint), parts.branches, self.folder
                 ).deep_cases()
             )
-        except UnprovenError as error:
-            return [Case(name=name, failure=str(error))]
         except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
             return [Case(name=name, failure=words(error))]
 

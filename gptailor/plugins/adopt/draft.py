@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,15 +12,15 @@ from torch import nn
 from gptailor.checkpoint.families.layer_config import UNSPOKEN
 from gptailor.checkpoint.families.layer_rules import First, Listed, Numbered
 from gptailor.checkpoint.families.layout import PREDICTORS, place_in
-from gptailor.plugins.adopt.layer_branches import Branches, branches_of, prefixes
-from gptailor.plugins.adopt.layer_lists import kind_of, part_of
-from gptailor.plugins.adopt.likeness import kinds_of, unlike
+from gptailor.plan.layer_parts import Branch
+from gptailor.plugins.adopt.layer_kinds import kind_of, kinds_of, part_of, unlike
 from gptailor.plugins.adopt.shrink import Tiny, unshrunk
 from gptailor.plugins.adopt.tiny_model import (
     IDS,
     RunByHand,
     Tensors,
     UnprovenError,
+    first_of,
     hollow,
     logits,
     stack_of,
@@ -57,6 +58,26 @@ class Names:
     embed: tuple[str, ...]
     norm: tuple[str, ...]
     head: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Branches:
+    """The branch of each module of a layer, by name, and the modules that make each one's sum."""
+
+    part_of: Mapping[str, Branch]
+    outputs: Mapping[Branch, Sequence[str]]
+
+
+@final
+@dataclass(frozen=True)
+class _Call:
+    """A module that was called: its name, whether it has matrices, its input and its output."""
+
+    name: str
+    wide: bool
+    read: torch.Tensor | None
+    made: torch.Tensor | None
 
 
 @final
@@ -137,7 +158,6 @@ def _sides(subject: RunByHand) -> dict[str, str]:
     """Return which modules outside of the layers run before the first or after the last."""
     done: list[nn.Module] = []
     sides_of: dict[str, str] = {}
-    hooks = [layer.register_forward_hook(lambda *_: done.append(_[0])) for layer in subject.layers]
 
     def noting(name: str) -> Callable[..., None]:
         def called(*_: Any) -> None:
@@ -146,14 +166,14 @@ def _sides(subject: RunByHand) -> dict[str, str]:
 
         return called
 
-    for name, module in subject.model.named_modules():
-        if not name.startswith(f"{subject.path}.") and any(True for _ in module.parameters(False)):
-            hooks.append(module.register_forward_pre_hook(noting(name)))
-    try:
+    with ExitStack() as hooks:
+        for layer in subject.layers:
+            hooks.enter_context(layer.register_forward_hook(lambda *_: done.append(_[0])))
+        for name, module in subject.model.named_modules():
+            inside = name.startswith(f"{subject.path}.")
+            if not inside and any(True for _ in module.parameters(False)):
+                hooks.enter_context(module.register_forward_pre_hook(noting(name)))
         logits(subject.model)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return sides_of
 
 
@@ -192,6 +212,80 @@ def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
         stems |= {word: word for word in words & children}
         stems |= {word: min(without) for word in odd}
     return stems
+
+
+# ---------------------------------------------------------------------------- modules of branches
+
+
+def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branches:
+    """Return the branches of a layer. Raises UnprovenError where they can't be told apart."""
+    calls = _calls(subject, layer, hidden)
+    wide = [call for call in calls if call.wide]
+    if len(wide) < 2:
+        raise UnprovenError("a layer has no two modules that could be its branches")
+    attn, *mlp = wide
+    if any(_same(attn.read, call.read) for call in mlp):
+        raise UnprovenError("both branches of a layer read the output of one norm")
+    called = {call.name for call in calls}
+    for name, module in subject.layers[layer].named_children():
+        if name not in called and module.state_dict():
+            raise UnprovenError(f"module '{name}' of a layer belongs to neither branch")
+    if any(True for _ in subject.layers[layer].parameters(recurse=False)):
+        raise UnprovenError("a layer has tensors of its own, which belong to neither branch")
+    parts = {call.name: _part(calls, i, attn.name) for i, call in enumerate(calls)}
+    return Branches(parts, {"attn": [attn.name], "mlp": [call.name for call in mlp]})
+
+
+def _part(calls: Sequence[_Call], at: int, attn: str) -> Branch:
+    """Return the branch of a module; a norm's is that of the output it reads, else the next."""
+    call = calls[at]
+    before = [other for other in calls[:at] if other.wide and _same(call.read, other.made)]
+    after = [other for other in calls[at:] if other.wide]
+    near = call if call.wide else before[-1] if before else after[0] if after else None
+    return "attn" if near is not None and near.name == attn else "mlp"
+
+
+def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Call]:
+    calls: list[_Call] = []
+    with ExitStack() as hooks:
+        for name, module in subject.layers[layer].named_children():
+            shapes = [tensor.dim() for tensor in module.parameters()]
+            if not shapes:
+                continue
+
+            def called(
+                _: nn.Module, args: Any, kwargs: Any, output: Any,
+                name: str = name, wide: bool = max(shapes) > 1,
+            ) -> None:  # fmt: skip
+                inputs = (v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+                first = first_of(output)
+                made = first if isinstance(first, torch.Tensor) else None
+                calls.append(_Call(name, wide, next(inputs, None), made))
+
+            hooks.enter_context(module.register_forward_hook(called, with_kwargs=True))
+        subject.run(layer, hidden)
+    return calls
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and torch.equal(a, b)
+
+
+def prefixes(
+    layers: Sequence[Branches], stems: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the prefixes of both branches' tensors on disk.
+
+    `stems` has the module of each first word. Raises UnprovenError for a word of neither branch, or
+    of both.
+    """
+    sides: dict[Branch, list[str]] = {"attn": [], "mlp": []}
+    for stem, module in sorted(stems.items()):
+        parts = {layer.part_of[module] for layer in layers if module in layer.part_of}
+        if len(parts) != 1:
+            raise UnprovenError(f"tensors '{stem}.…' belong to neither branch of a layer")
+        sides[parts.pop()].append(f"{stem}.")
+    return tuple(sides["attn"]), tuple(sides["mlp"])
 
 
 # ------------------------------------------------------------------------------- the configuration

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from gptailor.plan.faults import listed
-from gptailor.plugins.adopt.layer_lists import by_layer
+from gptailor.plugins.adopt.layer_kinds import by_layer
 
 LEAST_LAYERS = 6
 """Layers of a tiny model, unless its configuration needs more."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -28,7 +28,9 @@ class UnprovenError(ValueError):
 
 
 def words(error: Exception) -> str:
-    """Return an error of transformers in one line."""
+    """Return an error of transformers in one line; a reason of ours as it is."""
+    if isinstance(error, UnprovenError):
+        return str(error)
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
@@ -149,11 +151,8 @@ def zeroed(module: nn.Module) -> Iterator[None]:
         nothing = torch.zeros_like(first_of(output))
         return (nothing, *output[1:]) if isinstance(output, tuple) else nothing
 
-    hook = module.register_forward_hook(zero)
-    try:
+    with module.register_forward_hook(zero):
         yield
-    finally:
-        hook.remove()
 
 
 @final
@@ -172,15 +171,11 @@ class RunByHand:
         self.path, self.layers = stack_of(model, count)
         self.calls: list[_Call] = []
         order: list[int] = []
-        hooks = [
-            layer.register_forward_pre_hook(self._noting(i, order), with_kwargs=True)
-            for i, layer in enumerate(self.layers)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for i, layer in enumerate(self.layers):
+                noting = self._noting(i, order)
+                hooks.enter_context(layer.register_forward_pre_hook(noting, with_kwargs=True))
             self.unchanged = logits(model)
-        finally:
-            for hook in hooks:
-                hook.remove()
         if order != list(range(count)):
             ran = ", ".join(map(str, order[:12])) or "not at all"
             raise UnprovenError(f"the layers don't run once each, in order, but: {ran}")
@@ -218,11 +213,8 @@ class RunByHand:
         def instead(_: nn.Module, __: Any, output: Any) -> Any:
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-        hook = self.layers[-1].register_forward_hook(instead)
-        try:
+        with self.layers[-1].register_forward_hook(instead):
             return logits(self.model)
-        finally:
-            hook.remove()
 
 
 def by_hand(base: RunByHand, layers: Sequence[tuple[RunByHand, int]]) -> torch.Tensor:

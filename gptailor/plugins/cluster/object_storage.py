@@ -1,4 +1,4 @@
-"""A search's RUN at a URL: objects that are complete or missing."""
+"""A search's RUN at a URL: objects that are complete or missing, and its journal."""
 
 import importlib
 import secrets
@@ -12,7 +12,6 @@ from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
-from gptailor.plugins.cluster.object_journal import ObjectJournal
 from gptailor.searching.run.journal import JOURNAL
 from gptailor.searching.run_files import LOCK, SETTINGS
 
@@ -153,12 +152,46 @@ class ObjectStorage:
             if name not in files and name.partition("/")[0] in ours - {JOURNAL}:
                 self.remove(name)
 
-    def journal(self) -> ObjectJournal:
+    def journal(self) -> "ObjectJournal":
         """Return the journal, with its lines in objects."""
         return ObjectJournal(self)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+@final
+class ObjectJournal:
+    """A journal with a line in each object; joined in order they are the file of a folder's RUN.
+
+    The name of each object is the number of its line. So the second of two processes that write
+    into one journal gets CheckpointError C901 at once.
+    """
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        self.place = storage.path / JOURNAL
+        self._storage = storage
+        self._count = 0
+
+    def _next(self) -> str:
+        return f"{JOURNAL}/{self._count:08}.jsonl"
+
+    def read(self) -> bytes:
+        """Return all lines. Raises CheckpointError C903 where one is missing."""
+        names = [name for name in self._storage.names() if name.startswith(f"{JOURNAL}/")]
+        objects = self._storage.get(names)
+        self._count = 0
+        for name in names:
+            if name != self._next():
+                message = f"holds no study: {quoted(self._next())} is missing"
+                raise CheckpointError("C903", message, self._storage.path)
+            self._count += 1
+        return b"".join(objects[name].removesuffix(b"\n") + b"\n" for name in names)
+
+    def append(self, line: bytes) -> None:
+        """Write a line into an object of its own. Raises CheckpointError C901 if it exists."""
+        self._storage.create(self._next(), line)
+        self._count += 1
 
 
 def _error_text(error: Exception) -> str:

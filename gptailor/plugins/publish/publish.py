@@ -13,8 +13,17 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import gptailor
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
-from gptailor.checkpoint.files import CheckpointError, escaped, open_regular, quoted, stamps
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    Stamp,
+    escaped,
+    open_regular,
+    quoted,
+    refuse_changed,
+    stamps,
+)
 from gptailor.checkpoint.folder import CONFIG, INDEX, PROCESSOR_FILES, SINGLE
+from gptailor.checkpoint.hub import talking
 from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.lang.parse import load, loads
 from gptailor.lang.plan_of import HUB_ID
@@ -138,10 +147,41 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     planned = PublishResult(place, repo, tuple(sorted(sizes.items())), card, tuple(notes))
     if not upload:
         return planned
-    from gptailor.plugins.publish.upload import upload_folder
-
     url = upload_folder(repo, {**found, **contents}, seen, private=private, message=message)
     return replace(planned, url=url)
+
+
+def upload_folder(
+    repo: str,
+    files: Mapping[str, Path | bytes],
+    seen: Mapping[Path, Stamp],
+    *,
+    private: bool,
+    message: str,
+) -> str:
+    """Upload files, or contents, as one commit, make the repository if need be; return its URL.
+
+    `seen` are the stamps of the files that were checked.
+
+    Raises CheckpointError: C304 for another file in the place of one that was seen, C501 for a
+    token without the right to write, C503.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, errors
+
+    hub = HfApi()
+    with talking(repo, None):
+        try:
+            hub.create_repo(repo, private=private, exist_ok=True)
+            added = [CommitOperationAdd(name, content) for name, content in files.items()]
+            refuse_changed(seen)
+            made = hub.create_commit(repo, added, commit_message=message)
+        except errors.HfHubHTTPError as error:
+            if getattr(error.response, "status_code", None) not in (401, 403):
+                raise
+            refused = "can't be written: the Hub expects a token with the right to write"
+            help_ = "log in by 'hf auth login' with a token that may write, or set HF_TOKEN"
+            raise CheckpointError("C501", refused, Path(repo), help_) from error
+    return str(made.commit_url)
 
 
 def _chosen_files(folder: Path, include: Sequence[str]) -> tuple[dict[str, Path], list[str]]:

@@ -20,20 +20,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
 import torch
 from jaxtyping import Float, Int, Int32, Int64, UInt8
+from pyarrow import parquet
 from torch import Tensor
 
 from gptailor.checkpoint.datasets import CalibrationError, order
 from gptailor.evaluation.fits.heal.sources import unusable_predictions
 from gptailor.evaluation.fits.heal.text import EncodedRow, HealingSource
-
-if TYPE_CHECKING:  # an extra, and slow to import
-    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
-    from pyarrow import parquet
 
 _GROUP_TOKENS: Final = 4096
 """Tokens of a row group, which is encoded and decoded at once."""
@@ -75,9 +73,6 @@ def write_predictions(
     notes: Mapping[str, Any],
 ) -> None:
     """Write a new file, a row group for each chunk; `notes` are kept in its metadata as JSON."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     metadata = {_FORMAT: json.dumps(_format_settings(kept, vocabulary)), _NOTES: json.dumps(notes)}
     schema = _schema().with_metadata(metadata)
     bits = _bits(vocabulary)
@@ -103,7 +98,7 @@ class ParquetPredictions:
     """
 
     path: Path
-    file: "parquet.ParquetFile"
+    file: parquet.ParquetFile
     kept: int
     vocabulary: int
     tokenizer: str
@@ -113,8 +108,6 @@ class ParquetPredictions:
     @classmethod
     def open(cls, path: Path) -> "ParquetPredictions":
         """Read the format and the sequences, but no predictions."""
-        from pyarrow import parquet
-
         with _reading(path):
             file = parquet.ParquetFile(path, page_checksum_verification=True)
             for name in _COLUMNS:
@@ -198,13 +191,13 @@ class ParquetPredictions:
                 raise unusable_predictions(message, self.path)
             start = end
 
-    def _batches(self, group: int) -> Iterator["pa.RecordBatch"]:
+    def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
         size = sequences_at_once(self.length)
         with _reading(self.path):
             yield from self.file.iter_batches(size, row_groups=[group], columns=_COLUMNS[1:])
 
     def _predictions(
-        self, batch: "pa.RecordBatch", start: int, kept: int
+        self, batch: pa.RecordBatch, start: int, kept: int
     ) -> tuple[Int32[Tensor, " n length kept"], Float[Tensor, " n length groups"]]:
         """Return the predictions of a batch, which begins with the row `start`."""
         bits = _bits(self.vocabulary)
@@ -244,7 +237,7 @@ class ParquetPredictions:
                 raise unusable_predictions(f"{message} has {what}", self.path)
 
     def _matrix(
-        self, column: "pa.ListArray", width: int, start: int
+        self, column: pa.ListArray, width: int, start: int
     ) -> UInt8[np.ndarray, " rows width"]:
         """Return the bytes of a column of predictions, which begins with the row `start`."""
         inner = column.flatten()
@@ -260,8 +253,6 @@ class ParquetPredictions:
 
 def _typed(column: Any, name: str, path: Path) -> Any:
     """Return a column, an array of any kind, in the type that the format has for it."""
-    import pyarrow as pa
-
     wanted = _schema().field(name).type
     try:
         return column.cast(wanted)
@@ -271,15 +262,13 @@ def _typed(column: Any, name: str, path: Path) -> Any:
         raise unusable_predictions(message, path) from None
 
 
-def _without_nulls(values: "pa.Array", path: Path) -> np.ndarray:
+def _without_nulls(values: pa.Array, path: Path) -> np.ndarray:
     if values.null_count:
         raise unusable_predictions("expected numbers, got a null", path)
     return np.array(values)
 
 
-def _schema() -> "pa.Schema":
-    import pyarrow as pa
-
+def _schema() -> pa.Schema:
     lists = pa.list_(pa.list_(pa.uint8()))
     return pa.schema(zip(_COLUMNS, (pa.list_(pa.uint64()), lists, lists), strict=True))
 
@@ -301,8 +290,6 @@ def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, st
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn the system's errors and those of pyarrow into CalibrationError."""
-    import pyarrow as pa
-
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -313,17 +300,13 @@ def _reading(path: Path) -> Iterator[None]:
         raise unusable_predictions(message, path) from None
 
 
-def _lists(values: "pa.Array", size: int) -> "pa.ListArray":
+def _lists(values: pa.Array, size: int) -> pa.ListArray:
     """Return an array of lists of `size` values each."""
-    import pyarrow as pa
-
     offsets = np.arange(0, len(values) + 1, size)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
-def _rows(matrix: UInt8[np.ndarray, " n bytes"]) -> "pa.ListArray":
-    import pyarrow as pa
-
+def _rows(matrix: UInt8[np.ndarray, " n bytes"]) -> pa.ListArray:
     return _lists(pa.array(matrix.ravel()), matrix.shape[1])
 
 

@@ -12,8 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.faults import TailorError
-from gptailor.plugins.cluster.object_journal import ObjectJournal
-from gptailor.plugins.cluster.object_storage import ObjectStorage
+from gptailor.plugins.cluster.object_storage import ObjectJournal, ObjectStorage
 from gptailor.prepare import prepare
 from gptailor.searching.folder import SETTINGS, Folder
 from gptailor.searching.run.records import RunRecord

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gptailor.checkpoint.files import CheckpointError, stamps
-from gptailor.plugins.publish.upload import upload_folder
+from gptailor.plugins.publish.publish import upload_folder
 from tests.support import hub_desk
 from tests.support.hub_desk import PLAN, Desk
 from tests.support.hub_server import Hub
