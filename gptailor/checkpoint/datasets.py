@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from gptailor.checkpoint.files import quoted, reason
 from gptailor.plan.faults import CodedError, listed, nearest_path
@@ -103,26 +103,40 @@ class Chat:
         return Chat(self.messages[:-1], self.line) if answered else self
 
 
+_Row = TypeVar("_Row")
+
+
+def read_texts(path: Path) -> list[Passage | Exchange]:
+    """Read the rows of a file for objectives on text.
+
+    A row has `text`, or `prompt` and `response`, or `context` and `answer`. A file that isn't JSON
+    lines is one passage. Raises CalibrationError.
+    """
+    if path.suffix.lower() in LINES:
+        return _rows(path, _text_row, "text")
+    _refuse_predictions(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnicodeDecodeError as error:
+        raise _no_utf8(path, error.start) from None
+    if not text.strip():
+        raise CalibrationError("C802", "the file holds no text", path)
+    return [Passage(text)]
+
+
 TextOrChat = Passage | Exchange | Chat
 
 
-def read_rows(path: Path, form: RowForm) -> list[Any]:
-    """Read the rows of a file by their form. Raises CalibrationError.
-
-    A row of `text` is a Passage of `text`, or an Exchange of `prompt` and `response`, or of
-    `context` and `answer`, with `aliases`, other right answers. A row of `chat` may also be a Chat
-    of `messages`; of `prompt` it is a Passage or a Chat without its answer. `answer` are Exchanges.
-    `choice` are Questions of `query` and `choices`, or of `context_options` and `continuation` for
-    Winograd schemas; `gold` is the number of the right choice, from 0.
-
-    A file of texts or chats that isn't JSON lines is one passage.
-    """
-    return [row for _, row in _placed_rows(path, form)]
-
-
 def read_texts_and_chats(path: Path) -> Iterator[TextOrChat]:
-    """Yield the rows of a file of texts and chats, as `read_rows` reads them."""
-    return (row for _, row in _placed_rows(path, "chat"))
+    """Yield the rows of a file as `read_texts` reads them; a row may also have `messages`.
+
+    A message has a `role` and a `content`. Raises CalibrationError.
+    """
+    if path.suffix.lower() in LINES:
+        return (row for _, row in _placed_rows(path, _text_or_chat, "chat"))
+    return iter(read_texts(path))
 
 
 @final
@@ -138,30 +152,50 @@ class StoredTexts:
         self.whole = path.suffix.lower() not in LINES
         self.kinds: set[type[TextOrChat]] = set()
         self._places, self._lines = array("q"), array("q")
-        for place, row in _placed_rows(path, "chat"):
+        if self.whole:
+            read_texts(path)
+            return
+        for place, row in _placed_rows(path, _text_or_chat, "chat"):
             self.kinds.add(type(row))
             self._places.append(place)
             self._lines.append(row.line or 0)
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self._places)
+        return 1 if self.whole else len(self._places)
 
     def read(self, numbers: Iterable[int]) -> Iterator[TextOrChat]:
         """Yield the rows with these numbers."""
         if self.whole:
-            yield from read_rows(self.path, "text")
+            yield from read_texts(self.path)
             return
         try:
             with self.path.open("rb") as file:
                 for number in numbers:
                     file.seek(self._places[number])
                     text = file.readline().splitlines()[0].decode("utf-8")
-                    yield _row(self.path, self._lines[number], text, "chat")
+                    yield _row(self.path, self._lines[number], text, _text_or_chat, "chat")
         except OSError as error:
             raise _unreadable(self.path, error) from None
         except (UnicodeDecodeError, IndexError):
             raise CalibrationError("C801", "it has changed while it is read", self.path) from None
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read the rows of a file of choices.
+
+    A row has `query` and `choices`, or `context_options` and `continuation` for Winograd schemas.
+    `gold` is the number of the right choice, from 0. Raises CalibrationError.
+    """
+    return _rows(path, _question, "choice")
+
+
+def read_exchanges(path: Path) -> list[Exchange]:
+    """Read the rows of a file of answers: `context` and `answer`.
+
+    `aliases` are other right answers. Raises CalibrationError.
+    """
+    return _rows(path, _exchange, "answer")
 
 
 _LONGEST_FIRST_ROW = 2**20
@@ -190,7 +224,7 @@ def check_first_row(path: Path, form: RowForm, *, answered: bool = False) -> Non
         return
     if not text:
         raise _no_rows(path)
-    row = _row(path, number, text, form)
+    row = _row(path, number, text, _READERS[form], form)
     if answered:
         require_answer(path, row)
 
@@ -202,6 +236,15 @@ def require_answer(path: Path, row: object) -> None:
     message = "'loss answers' needs an answer in each row, and this row has no answer"
     help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
     raise CalibrationError("C804", message, path, getattr(row, "line", None), help_)
+
+
+def read_rows(path: Path, form: RowForm) -> list[object]:
+    """Read the rows of a file by their form. Raises CalibrationError."""
+    if path.suffix.lower() not in LINES and form == "prompt":
+        raise _no_prompts(path)
+    if path.suffix.lower() not in LINES and form in {"text", "chat"}:
+        return [*read_texts(path)]
+    return _rows(path, _READERS[form], form)
 
 
 def order(size: int, seed: int) -> list[int]:
@@ -346,47 +389,37 @@ def _no_prompts(path: Path) -> CalibrationError:
     return CalibrationError("C803", "prompts must be JSON Lines", path, help=help_)
 
 
-def _row(path: Path, line: int, text: str, form: RowForm) -> Any:
+def _row(
+    path: Path, line: int, text: str, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm
+) -> _Row:
     row = _object(path, line, text, _EXAMPLES[form])
     try:
-        return _READERS[form](row, line)
+        return read(row, line)
     except _RowError as error:
         help_ = f"a row is {_EXAMPLES[form]}"
         raise CalibrationError("C804", str(error), path, line, help_) from None
 
 
-def _placed_rows(path: Path, form: RowForm) -> Iterator[tuple[int, Any]]:
+def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm) -> list[_Row]:
+    return [row for _, row in _placed_rows(path, read, form)]
+
+
+def _placed_rows(
+    path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm
+) -> Iterator[tuple[int, _Row]]:
     """Yield the rows of a file, each after its place in bytes. Raises CalibrationError."""
-    if path.suffix.lower() not in LINES and form == "prompt":
-        raise _no_prompts(path)
-    if has_predictions(path.name):
-        raise CalibrationError("C803", NO_TEXT, path, help="name the file of the text")
-    if path.suffix.lower() not in LINES and form in {"text", "chat"}:
-        yield 0, _whole_file(path)
-        return
     empty = True
     for place, line, text in _placed_lines(path):
         if text.strip():
-            yield place, _row(path, line, text, form)
+            yield place, _row(path, line, text, read, form)
             empty = False
     if empty:
         raise _no_rows(path)
 
 
-def _whole_file(path: Path) -> Passage:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except UnicodeDecodeError as error:
-        raise _no_utf8(path, error.start) from None
-    if not text.strip():
-        raise CalibrationError("C802", "the file holds no text", path)
-    return Passage(text)
-
-
 def _placed_lines(path: Path) -> Iterator[tuple[int, int, str]]:
     """Yield the lines of a file, each after its place in bytes and its number, from 1."""
+    _refuse_predictions(path)
     number, place = 0, 0
     try:
         with path.open("rb") as file:
@@ -418,6 +451,11 @@ def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]
     except RecursionError:
         message = "the line is nested too deeply"
     raise CalibrationError("C803", message, path, line, f"each line is an object such as {example}")
+
+
+def _refuse_predictions(path: Path) -> None:
+    if has_predictions(path.name):
+        raise CalibrationError("C803", NO_TEXT, path, help="name the file of the text")
 
 
 def _no_utf8(path: Path, place: int) -> CalibrationError:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,13 @@ from gptailor.checkpoint.datasets import (
     StoredTexts,
     joined_text,
     order,
-    read_rows,
+    read_exchanges,
+    read_questions,
+    read_texts,
     read_texts_and_chats,
 )
 
 Read = Callable[[Path], list]
-read_texts = partial(read_rows, form="text")
-read_questions = partial(read_rows, form="choice")
-read_exchanges = partial(read_rows, form="answer")
 
 
 def written(folder: Path, *lines: object, name: str = "rows.jsonl") -> Path:

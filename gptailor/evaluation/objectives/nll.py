@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_rows
+from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_texts
 from gptailor.evaluation.forward.requests import Measure, Request, Rows
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
@@ -116,7 +116,7 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
     encode = partial(_requests, context.encoder, min(WINDOW, context.positions or WINDOW))
     if context.piece_bytes is not None:
         encode = partial(_sized_requests, context.encoder, context.piece_bytes)
-    return tuple(context.drawn(list(chain(*base.encoded(path, read_rows(path, "text"), encode)))))
+    return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
 
 
 def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> list[Request]:

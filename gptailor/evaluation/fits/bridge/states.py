@@ -20,7 +20,7 @@ from gptailor.checkpoint.datasets import (
     Exchange,
     Passage,
     order,
-    read_rows,
+    read_texts,
     too_short,
     whole_text,
 )
@@ -76,10 +76,10 @@ def calibration_text(
     Rows are drawn in an order that depends on their number alone. Each row is cut into sequences of
     `_BRIDGE_WINDOW` tokens. A sequence begins with the tokenizer's opening special tokens, which
     count too. In a file that isn't JSON lines, the sequences are drawn after the cut.
-    Raises CalibrationError: C806 for a text that is too short, and those of `read_rows`.
+    Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
     """
     stamped = stamps([path])
-    rows, digest = read_rows(path, "text"), of_file(path)
+    rows, digest = read_texts(path), of_file(path)
     refuse_changed(stamped)
     sequences: list[Tokens] = []
     missing = count
