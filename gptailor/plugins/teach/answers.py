@@ -180,7 +180,8 @@ class PromptAnswers:
     @cached_property
     def _file(self) -> tuple[FileDigest, list[Passage | Chat]]:
         """The digest of the file, taken before it is read, and its prompts."""
-        return of_file(self.path), read_rows(self.path, "prompt")
+        digest, rows = of_file(self.path), read_rows(self.path, "prompt")
+        return digest, [row for row in rows if isinstance(row, Passage | Chat)]
 
     @property
     def _rows(self) -> list[Passage | Chat]:
