@@ -26,7 +26,8 @@ import torch  # noqa: E402 (the folder above is found first)
 import gptailor  # noqa: E402
 from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
-from gptailor.plugins.report.read_run import report_of  # noqa: E402
+from gptailor.searching.run.origin import origin_words  # noqa: E402
+from gptailor.searching.run.trials import FINAL  # noqa: E402
 from gptailor.searching.run_reading import RunReading  # noqa: E402
 
 BASE, RECIPE = "base, uncut", "best recipe, uncut"
@@ -79,21 +80,22 @@ def held_out(text: str, folder: Path, family: Family) -> float:
 
 def judged(run: Path, family: Family, known: dict[str, float]) -> Iterator[Judged]:
     """Yield the repaired plans of a search, judged on held-out texts; `known` scores are kept."""
-    report = report_of(RunReading(run))
-    assert report.summary is not None, "the search has ended"
-    summary = report.summary
+    reading = RunReading(run)
+    assert reading.summary is not None, "the search has ended"
+    summary = reading.summary
     best, found = summary.best, summary.found
     assert best is not None, "a plan has a score"
     assert found is not None, "a plan has a score"
-    for trial in report.trials:
-        final = trial.phase == "final" or trial.number in (best.trial, found.trial)
+    for trial in reading.ledger.trials:
+        final = trial.request.phase == FINAL or trial.number in (best.trial, found.trial)
         recipe = summary.recipe is not None and trial.number == summary.recipe.trial
-        if not (final or recipe) or trial.text is None or trial.values is None:
+        if not (final or recipe) or trial.values is None:
             continue
-        if trial.text not in known:
-            known[trial.text] = held_out(trial.text, run, family)
-        row = (trial.text, trial.values[0], known[trial.text])
-        yield Judged(RECIPE if recipe else trial.origin, *row)
+        text = reading.text(trial)
+        if text not in known:
+            known[text] = held_out(text, run, family)
+        row = (text, trial.values[0], known[text])
+        yield Judged(RECIPE if recipe else origin_words(trial.request.origin), *row)
         if trial.number == best.trial:
             yield Judged(HANDED, *row)
         if trial.number == found.trial:

@@ -106,12 +106,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     Ctrl-C stops the search, and keeps everything. The same command continues an interrupted search.
     With a larger --trials, it continues a finished search. A RUN of another search is refused.
     """
-    from gptailor.searching.settings import (
-        Flags,
-        Resources,
-        settings,
-        wants_size_too,
-    )
+    from gptailor.searching.settings import SIZE, Flags, Resources, settings
 
     if values["gpus_per_worker"] > 1 and not values["device"].startswith("cuda"):
         raise click.UsageError("--gpus-per-worker are CUDA devices; give --device cuda too")
@@ -120,7 +115,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     where = Resources(**{n: values[n] for n in Resources.__dataclass_fields__ if n in values})
     declared = read_plan(plan, families, lets)
     chosen = settings(declared, flags)  # what is wrong is said before seconds of imports
-    if wants_size_too(declared, flags, chosen):
+    if chosen.objectives[-1] is SIZE:
         say("plans are of several sizes, so that parameters() is an objective too", err=True)
     require("search", "a search")
     _set_up_jax()

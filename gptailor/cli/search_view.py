@@ -1,20 +1,21 @@
 """The views of a search's events: lines, or the view of a plugin on a terminal."""
 
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import final
 
-from gptailor.cli.options import say, say_faults
+from gptailor.cli.options import say, say_faults, width
 from gptailor.plan.doors import Door
 from gptailor.reporting.quantities import clock, shown_number
 from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, Ledger, Trial
-from gptailor.searching.search_text import cut_remark, stage_words
-from gptailor.searching.space.decode import dropped_words, open_size_words
+from gptailor.searching.search_text import loss_words, recipe_words, short_unit, stage_words
+from gptailor.searching.space.decode import cut_words
 from gptailor.searching.space.roles import cuts
 from gptailor.searching.space.space import Space
 
@@ -25,6 +26,8 @@ VIEWS: Door[Callable[[], AbstractContextManager[events.OnSearchEvent]]] = Door(
 
 _RECENT = 12
 """The number of recent trials for the estimate of the time left."""
+_LEAST_NAME = 20
+"""The least width of a plan's name in a line."""
 
 
 @final
@@ -59,6 +62,12 @@ class TimeLeft:
         return (now - before) / (spent - cost) if spent > cost else self._base
 
     @property
+    def spent(self) -> str:
+        """The evaluations spent, of the budget: `5.333/12`."""
+        budget = self.search.budget
+        return f"{self.search.ledger.cost() + budget.measured:.4g}/{budget.trials}"
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of all the work left, including repairs if their time is known."""
         if (each := self.each) is None:
@@ -71,10 +80,9 @@ class TimeLeft:
     @property
     def words(self) -> str:
         """The text `12:40 left`, with the repairs after that, if their time is unknown."""
-        seconds = self.seconds
-        if seconds is None:
+        if self.seconds is None:
             return ""
-        return f"{clock(seconds)} left" + (f", then {self.then}" if self._repairs is None else "")
+        return f"{clock(self.seconds)} left" + ", then repairs" * (self._repairs is None)
 
     @property
     def then(self) -> str:
@@ -123,22 +131,24 @@ class Lines:
             case events.Estimated():
                 budget = self._rest.search.budget
                 bridged = budget.stage(budget.full) == "bridged"
-                self._once(_ESTIMATE, estimate(event, self._rest.then, bridged=bridged))
+                words = estimate(event, self._rest.then, bridged=bridged)
+                self._once(_ESTIMATE, textwrap.fill(words, width()))
             case events.Begun(ledger):
                 if cuts(event.space.plan):
-                    say(stages_words(event.budget), err=True)
+                    say(textwrap.fill(stages_words(event.budget), width()), err=True)
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
                 self._said &= {_ESTIMATE}  # what the next one does may be the same
-                ledger, budget, space, _ = self._rest.search
+                ledger, _, space, _ = self._rest.search
                 best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
-                mark = "  best so far" if best is trial and trial.number != best_before else ""
-                spent = f"{ledger.cost() + budget.measured:.4g}/{budget.trials}"
-                left = self._rest.words
-                line = f"{spent} {in_a_line(trial, ledger, space)}{mark}"
-                say(f"{line}; {left}" if left else line, err=True)
+                mark = ", best" if best is trial and trial.number != best_before else ""
+                scored = f"{scores_words(trial, ledger)}{trial_remarks(trial, ledger)}{mark}"
+                after = "; ".join(filter(None, (scored, self._rest.words)))
+                room = max(_LEAST_NAME, width() - len(self._rest.spent) - len(after) - 4)
+                name = textwrap.shorten(plan_name(trial, space), room, placeholder=" …")
+                say(f"{self._rest.spent}  {name}; {after}", err=True)
 
     def _once(self, what: str, line: str) -> None:
         """Print a line, unless `what` was printed already."""
@@ -164,36 +174,38 @@ def stages_words(budget: Budget) -> str:
     )
 
 
-def in_a_line(trial: Trial, ledger: Ledger, space: Space) -> str:
-    """Return a trial in words: `trial 12 (surrogate), drop L3..L5: nll 3.785 ± 0.041`."""
-    genome, stage = trial.request.genome, trial.request.stage
-    head = trial_name(trial)
-    head += cut_remark(dropped_words(space, genome, stage), open_size_words(space, genome, stage))
+def plan_name(trial: Trial, space: Space) -> str:
+    """Return a trial's number and its plan: `7: L12..L18 dropped, math 0.6`."""
+    request = trial.request
+    cut = cut_words(space, request.genome, request.stage)
+    plan = ", ".join(filter(None, (cut, recipe_words(request.origin))))
+    return f"{trial.number}: {plan or origin_words(request.origin)}"
+
+
+def scores_words(trial: Trial, ledger: Ledger) -> str:
+    """Return a trial's score with its error, or the mean loss by several objectives."""
     if trial.values is None or trial.stderrs is None:
-        return f"{head}: failed: {trial.failure}"
+        return f"failed: {trial.failure}"
+    if len(ledger.rated) > 1:
+        lost = ledger.loss(trial)
+        unit = short_unit(ledger.loss_unit)
+        return "" if lost is None else loss_words(lost.value, lost.stderr, unit)
+    [number] = ledger.rated
     before = ledger.before(trial)
-    was = before.values if before is not None else None
-    scores = (
-        f"{aim.short} {f'{value:,.0f}' if aim.size and not error else shown_number(value, error)}"
-        + ("" if was is None else f" (before: {shown_number(was[i])})")
-        for i, (aim, value, error) in enumerate(
-            zip(ledger.aims, trial.values, trial.stderrs, strict=True)
-        )
+    was = (
+        ""
+        if before is None or before.values is None
+        else f"{shown_number(before.values[number])} → "
     )
-    return f"{head}: {', '.join(scores)}{trial_remarks(trial, ledger)}"
-
-
-def trial_name(trial: Trial) -> str:
-    """Return a trial's number and origin: `trial 12 (surrogate)`."""
-    return f"trial {trial.number} ({origin_words(trial.request.origin)})"
+    score = shown_number(trial.values[number], trial.stderrs[number])
+    return f"{ledger.aims[number].short} {was}{score}"
 
 
 def trial_remarks(trial: Trial, ledger: Ledger) -> str:
     """Return a trial's number of samples if not all, its repair, and the trial it repeats."""
-    request = trial.request
+    request, before = trial.request, ledger.before(trial)
     words = "" if trial.full else f", {trial.samples} samples"
-    words += "" if trial.stopped is None else f", given up of {request.samples}"
-    before = ledger.before(trial)
+    words += "" if trial.stopped is None else ", given up"
     repair = stage_words(request.stage, None if before is None else before.values, trial.values)
     words += f", {repair}" if repair else ""
     return words + (f", as trial {trial.same_as}" if trial.same_as is not None else "")

@@ -119,22 +119,3 @@ def shared_unit(units: Iterable[str]) -> str:
     """Return the unit in which losses by several objectives have a mean; "" without such a unit."""
     several = {*units}
     return "" if len(several) != 1 or several & UNSIZED else several.pop()
-
-
-@final
-@dataclass(frozen=True)
-class BesideBase:
-    """A score beside the base's: the `share` of it, or the `loss` in a `unit`."""
-
-    share: float | None = None
-    loss: float = 0.0
-    unit: str = ""
-
-    @classmethod
-    def of(
-        cls, direction: AimDirection, unit: str, value: float, base: float
-    ) -> "BesideBase | None":
-        """Return a share for a counted unit, else a loss; None for a share of a base of 0."""
-        if direction == "maximize" and unit in UNSIZED:
-            return cls(value / base) if base else None
-        return cls(None, LossMeasure(direction).difference(value, base), unit)

@@ -1,5 +1,6 @@
 """Tables for a terminal: names on the left, columns of numbers on the right."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -15,13 +16,19 @@ _LEAST = 12
 
 
 def table_lines(
-    head: Sequence[str], rows: Sequence[Sequence[str]], width: int, encoding: str | None = None
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    encoding: str | None = None,
+    *,
+    in_a_line: bool = False,
 ) -> Iterator[str]:
     """Yield the lines of a table in `width` columns; a row begins with its name.
 
     Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. Long names take
-    several lines. Columns of numbers that still have no room follow in further blocks, with the
-    names again. A block without any head has no line for it.
+    several lines, or are shortened to one if each row is `in_a_line`. Columns of numbers that still
+    have no room follow in further blocks, with the names again. A block without any head has no
+    line for it.
     """
     lines = [[in_encoding(cell, encoding) for cell in row] for row in (head, *rows)]
     cut = in_encoding("…", encoding)
@@ -35,7 +42,11 @@ def table_lines(
         body = [
             [name_line, *((row[i] if last else "") for i in block)]
             for first, *row in lines
-            for last, name_line in _name_lines(first, name, cut)
+            for last, name_line in (
+                [(True, textwrap.shorten(first, name, placeholder=f" {cut}"))]
+                if in_a_line
+                else _name_lines(first, name, cut)
+            )
         ]
         yield from _drawn(body if any(body[0]) else body[1:], name)
 

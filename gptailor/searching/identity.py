@@ -17,9 +17,9 @@ from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.evaluation.space_trials import Trials
 from gptailor.lang.format import format_plan
-from gptailor.lang.words import requirement_words
+from gptailor.lang.words import objective_words, requirement_words
 from gptailor.output.used_plan import plan_seen_from
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import Plan, Requirement
 from gptailor.prepare import commits_of
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.records import Aim, RunRecord, SearchDigests
@@ -50,6 +50,12 @@ _STARTING_PLANS = 4
 """
 
 
+_ASKED = (
+    "trials", "seed", "strategy", "bridge", "heals", "finalists", "race", "packages",
+)  # fmt: skip
+"""The settings that a record has as they are."""
+
+
 def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
     plan: Plan,
     space: Space,
@@ -65,22 +71,31 @@ def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
     Paths in the plan are seen from `place`, or absolute.
     """
     budget = Budget.of(chosen, trials.full)
+    objectives = tuple(escaped_control(objective_words(each)) for each in chosen.objectives)
     moved = plan_seen_from(plan, models, commits_of(plan, models), place)
     return RunRecord(
         version=gptailor.__version__,
         plan=escaped_control(plan.origin.source.name if plan.origin else "<plan>"),
-        **chosen.record(),
-        **where.record(),
+        **{name: getattr(chosen, name) for name in _ASKED},
+        objectives=objectives,
+        fidelity=None if chosen.fidelity is None else "{}..{}".format(*chosen.fidelity),
+        prefer=None if chosen.prefer is None else objectives[chosen.prefer],
+        requires=_requirements(chosen.requires),
+        **{name: getattr(where, name) for name in ("device", "dtype")},
         layers=models["base"].layout.count,
         tied=tuple(sorted(name for name, model in models.items() if model.layout.tied)),
         low=budget.low,
         full=budget.full,
-        limits=tuple(escaped_control(requirement_words(limit)) for limit in chosen.limits),
+        limits=_requirements(chosen.limits),
         aims=tuple(aims),
         space=format_plan(moved.model_copy(update={"search": None})),
         digests=_digests(space, {**models, **trials.reference_models}, trials.files),
         starts=_STARTING_PLANS,
     )
+
+
+def _requirements(requires: Iterable[Requirement]) -> tuple[str, ...]:
+    return tuple(escaped_control(requirement_words(each)) for each in requires)
 
 
 def _digests(space: Space, models: Mapping[str, Opened], texts: Iterable[Path]) -> SearchDigests:

@@ -36,13 +36,7 @@ from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY, file_inside
-from gptailor.searching.search_text import (
-    beside_base,
-    beside_base_words,
-    markdown,
-    stage_words,
-    verdict_words,
-)
+from gptailor.searching.search_text import beside_base_words, headline, markdown, stage_words
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
@@ -62,8 +56,8 @@ class SearchResult:
     run: str | Path
 
     def __str__(self) -> str:
-        """Return the verdict, and the best plan's file."""
-        return "\n".join(filter(None, (verdict_words(self.summary), str(self.best or ""))))
+        """Return the summary's first sentences, and the best plan's file."""
+        return "\n".join(filter(None, (headline(self.summary), str(self.best or ""))))
 
     @property
     def plan(self) -> Plan:
@@ -92,11 +86,11 @@ class SearchResult:
         return data_frame(self.records())
 
     def _repr_html_(self) -> str:
-        """Return the verdict, and the trials as a table of a notebook."""
+        """Return the summary's first sentences, and the trials as a table of a notebook."""
         rows = self.records()
         left_out = {"phase", "origin", "samples", "layers", "seconds"}
         columns = [name for name in rows[0] if name not in left_out] if rows else []
-        return f"<p>{escape(verdict_words(self.summary))}</p>{html_table(rows, columns)}"
+        return f"<p>{escape(headline(self.summary))}</p>{html_table(rows, columns)}"
 
     @checked
     def pick(
@@ -157,7 +151,6 @@ def put_results(
         summary = search_summary(
             end,
             judged,
-            best_file=escaped_control(f"{folder.shown}/{BEST}"),
             commands=[] if best is None else _commands(best, end),
             at_bounds=[] if trial is None else [*numbers_at_bounds(end.space, trial)],
         )
@@ -267,9 +260,8 @@ def _comment(end: SearchEnd, trial: Trial, plan: Plan) -> Iterable[str]:
     yield f"Space: {record.plan}, sha256 {end.space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
     for i, (aim, value, error) in enumerate(scores):
-        beside = beside_base(aim, value, None if base is None else base[i])
-        share_words = beside_base_words(beside, " of the base's")
-        of = f", {share_words}" if share_words else ""
+        beside = beside_base_words(aim, value, None if base is None else base[i], " of the base's")
+        of = f", {beside}" if beside else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
     summary = plan_summary(layer_views(Resolved(plan, end.space.layers)))

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
+from gptailor.plan.stage import at_stage
 from gptailor.reporting.layer_view import layer_views, plan_summary
+from gptailor.reporting.measure import Estimate
 from gptailor.searching.run.journal import JOURNAL
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import RunRecord, SearchSummary
@@ -23,6 +26,7 @@ from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run_files import SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.verdict import held_loss
 
 
 @final
@@ -101,6 +105,20 @@ class RunReading:
         """Return the number of layers of a trial's plan."""
         size = self.sizes.get(trial.plan)
         return size.layers if size else len(self.plans[trial.plan].kept)
+
+    @cached_property
+    def front(self) -> list[int]:
+        """The numbers of the trials on the front, the best by the first objective first."""
+        rows = None if self.summary is None else [row.trial for row in self.summary.front]
+        return [trial.number for trial in self.ledger.front()] if rows is None else rows
+
+    def text(self, trial: Trial) -> str:
+        """Return the text of a trial's plan as it was evaluated."""
+        return format_plan(at_stage(self.plans[trial.plan].declared, trial.request.stage))
+
+    def held_loss(self, trial: Trial) -> Estimate | None:
+        """Return a trial's loss beside the base on held-out samples, where both have scores."""
+        return held_loss(self.ledger, self.study.typed.held_out, trial)
 
     def made(self, trial: Trial) -> str:
         """Return a line on a trial's plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""

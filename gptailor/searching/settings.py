@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from gptailor.lang.parse import read_objective
-from gptailor.lang.words import measure_words, objective_words, requirement_words
+from gptailor.lang.words import measure_words
 from gptailor.plan.arguments import NotNegative, Positive, check_fields
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.packages import search_packages
@@ -14,7 +14,6 @@ from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.search_block import with_plain_path
 from gptailor.plan.sites import drops_by_choice, open_choices
-from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.records import BridgedTrials
 
 TRIALS = 200
@@ -66,10 +65,6 @@ class Resources:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def record(self) -> dict[str, Any]:
-        """Return what a record of the search has of them."""
-        return {"device": self.device, "dtype": self.dtype}
-
 
 @final
 @dataclass(frozen=True)
@@ -113,24 +108,6 @@ class Settings:
         """The file that each objective is measured on; its number where it names none."""
         return tuple(o.arguments.get("file", n) for n, o in enumerate(self.objectives))
 
-    def record(self) -> dict[str, Any]:
-        """Return the settings as a record of the search has them."""
-        words = tuple(escaped_control(objective_words(objective)) for objective in self.objectives)
-        return {
-            "objectives": words,
-            "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
-            "trials": self.trials,
-            "seed": self.seed,
-            "strategy": self.strategy,
-            "bridge": self.bridge,
-            "prefer": None if self.prefer is None else words[self.prefer],
-            "heals": self.heals,
-            "finalists": self.finalists,
-            "race": self.race,
-            "requires": tuple(escaped_control(requirement_words(r)) for r in self.requires),
-            "packages": self.packages,
-        }
-
 
 def settings(plan: Plan, flags: Flags) -> Settings:
     """Return the flags over the block. Raises WishError or PlanError for an invalid search."""
@@ -140,6 +117,9 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     if open_choices(plan) == 0:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
     block = plan.search or Search()
+    if not (flags.objectives or block.objectives):
+        message = "the search has no objective"
+        raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
     if all(OBJECTIVES[objective.name].by != "samples" for objective in objectives):
         message = "no objective measures quality, so the smallest plan would be the best"
@@ -175,12 +155,6 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     )
 
 
-def wants_size_too(plan: Plan, flags: Flags, chosen: Settings) -> bool:
-    """Return whether the size is an objective only because plans are of several sizes."""
-    asked = flags.objectives or (() if plan.search is None else plan.search.objectives)
-    return len(chosen.objectives) > len(asked)
-
-
 SIZE = Objective(direction="minimize", name="parameters")
 """The additional objective of a plan that drops between two numbers of layers."""
 
@@ -198,9 +172,6 @@ def _objectives(
     plan: Plan, block: Search, texts: Sequence[str]
 ) -> tuple[tuple[Objective, ...], tuple[bool, ...], Path]:
     if not texts:
-        if not block.objectives:
-            message = "the search has no objective"
-            raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
         folder = plan.origin.folder if plan.origin else Path()
         return block.objectives, (True,) * len(block.objectives), folder
     parsed: list[tuple[Objective, bool]] = []

@@ -15,12 +15,10 @@ from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve, curve_loss
 from gptailor.searching.final_scores import EvaluatedRequirements
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.notes import HeldNote
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import (
     Aim,
     AskedSettings,
-    BaseScores,
     MeasuredCosts,
     NumberAtBound,
     RandomDraws,
@@ -30,6 +28,7 @@ from gptailor.searching.run.records import (
     SearchSummary,
     SizeRow,
     SummaryRow,
+    WithScores,
     front_file,
 )
 from gptailor.searching.run.study import Study
@@ -42,10 +41,11 @@ from gptailor.searching.run.trials import (
     Trial,
     json_numbers,
 )
+from gptailor.searching.search_text import recipe_words
 from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import dropped_words, open_size_words
+from gptailor.searching.space.decode import cut_words
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import MOST_STARTS, Verdict, held_key, rivals
+from gptailor.searching.verdict import MOST_STARTS, Verdict, held_key, held_loss, rivals
 
 ENOUGH = 12
 """The fewest random plans from which the best of more can be estimated."""
@@ -102,45 +102,44 @@ class SearchEnd:
 
     def row(self, trial: Trial) -> SummaryRow:
         """Return a trial in a summary."""
-        return SummaryRow(**self.scores_of(trial))
-
-    def scores_of(self, trial: Trial) -> dict[str, Any]:
-        """Return the fields of a trial that all rows have."""
-        ledger, request = self.ledger, trial.request
+        ledger, request, held = self.ledger, trial.request, self.study.typed.held_out
         before, lost = ledger.before(trial), ledger.loss(trial)
-        return {
-            "trial": trial.number,
-            "origin": origin_words(request.origin),
-            "dropped": dropped_words(self.space, request.genome, request.stage),
-            "sizes": open_size_words(self.space, request.genome, request.stage),
-            "samples": request.samples,
-            "seconds": round(trial.seconds, 1),
-            "stage": request.stage,
-            "before": None if before is None else before.values,
-            "values": trial.values,
-            "failure": None if trial.failure is None else str(trial.failure),
-            "stderrs": json_numbers(trial.stderrs),
-            "retained": json_numbers(ledger.retained(trial)),
-            "lost": None if lost is None else lost.value,
-            "held": self.held_scores(trial),
-        }
-
-    def held_scores(self, trial: Trial | None) -> HeldNote | None:
-        """Return held-out scores of a trial or of the base."""
-        return self.study.typed.held_out.get(held_key(trial))
+        held_lost = held_loss(ledger, held, trial)
+        return SummaryRow(
+            trial=trial.number,
+            origin=origin_words(request.origin),
+            cut=cut_words(self.space, request.genome, request.stage),
+            recipe=recipe_words(request.origin),
+            samples=request.samples,
+            seconds=round(trial.seconds, 1),
+            stage=request.stage,
+            before=None if before is None else before.values,
+            values=trial.values,
+            failure=None if trial.failure is None else str(trial.failure),
+            stderrs=json_numbers(trial.stderrs),
+            retained=json_numbers(ledger.retained(trial)),
+            lost=lost and lost.value,
+            lost_stderr=lost and lost.finite_error,
+            held=held.get(held_key(trial)),
+            held_lost=held_lost and held_lost.value,
+            held_lost_stderr=held_lost and held_lost.finite_error,
+        )
 
 
 def search_summary(
     end: SearchEnd,
     verdict: Verdict | None,
-    best_file: str,
     commands: Sequence[str],
     at_bounds: Sequence[NumberAtBound],
 ) -> SearchSummary:
     """Return the summary of a search."""
-    ledger, row, notes = end.ledger, end.row, end.study.typed
+    ledger, notes = end.ledger, end.study.typed
     drawn = drawn_plans(ledger)
     top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
+    found, handed, recipe, luckiest = (
+        None if trial is None else end.row(trial)
+        for trial in (top, best, best_recipe(ledger), ledger.best(drawn))
+    )
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
     return SearchSummary(
@@ -164,27 +163,28 @@ def search_summary(
             seconds=notes.measured.seconds,
             base=round(math.fsum(samples / ledger.full for samples in asked), 3),
         ),
-        base=BaseScores(values=ledger.references.get(ledger.full), held=end.held_scores(None)),
+        base=WithScores(
+            values=ledger.references.get(ledger.full), held=notes.held_out.get(held_key(None))
+        ),
         verdict=None if verdict is None else verdict.record,
-        found=None if top is None else row(top),
-        best=None if best is None else row(best),
-        front=tuple(map(row, ledger.front())),
+        found=found,
+        best=handed,
+        front=tuple(map(end.row, ledger.front())),
         sizes=tuple(_places(end, top, best)),
-        starts=tuple(map(row, best_starts(ledger))),
-        recipe=None if (recipe := best_recipe(ledger)) is None else row(recipe),
+        starts=tuple(map(end.row, best_starts(ledger))),
+        recipe=recipe,
         recipes=len({trial.plan for trial in ledger.of(RECIPES)}),
-        final=tuple(map(row, ledger.of(FINAL))),
+        final=tuple(map(end.row, ledger.of(FINAL))),
         repair=repair_worth(ledger),
         random=RandomDraws(
             trials=len(drawn),
-            best=None if (luckiest := ledger.best(drawn)) is None else row(luckiest),
+            best=luckiest,
             expected=expected(ledger, drawn),
         ),
         required=_required(ledger, end.required, best),
         left_out=end.left_out,
         beyond=end.beyond,
         at_bounds=tuple(at_bounds),
-        best_file=best_file,
         commands=tuple(commands),
     )
 
@@ -195,7 +195,7 @@ def _places(end: SearchEnd, top: Trial | None, best: Trial | None) -> Iterator[S
         found = best is not None and trial is top and end.sizes.of(best) == size
         chosen = best if found and best is not None else trial
         yield SizeRow(
-            **end.scores_of(chosen),
+            **dict(end.row(chosen)),
             **size._asdict(),
             **_mean_losses(end.ledger, chosen),
             file=front_file(chosen.number),
@@ -301,21 +301,14 @@ def drawn_plans(ledger: Ledger) -> list[Trial]:
 
 
 def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
-    """Return the expected best score of as many random plans as the search cost.
+    """Return the expected smallest loss of as many random plans as the search cost.
 
-    With several objectives it is the expected mean loss, in the ledger's `loss_unit`. It fits a
-    normal law to the drawn plans: a cheap estimate, while random search itself would cost as much
-    again.
+    It is a mean loss, in the ledger's `loss_unit`. It fits a normal law to the drawn plans: a cheap
+    estimate, while random search itself would cost as much again.
     """
-    if len(ledger.deciding) > 1:
-        sign = 1
-        scores = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
-    else:
-        [number] = ledger.deciding
-        sign = 1 if ledger.aims[number].direction == "minimize" else -1
-        scores = [trial.values[number] for trial in drawn if trial.values is not None]
+    scores = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
     if len(scores) < ENOUGH:
         return None
     count = max(ledger.cost(), 1.0)
     quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
-    return fmean(scores) - sign * quantile * stdev(scores)
+    return fmean(scores) - quantile * stdev(scores)

@@ -183,6 +183,12 @@ def scores_in(note: HeldNote | None) -> Scores | None:
     return Scores(note.values, stderrs, note.per_sample)
 
 
+def held_loss(ledger: Ledger, held: HeldOut, trial: Trial) -> Estimate | None:
+    """Return a trial's loss beside the base on held-out samples, where both have scores."""
+    own, base = (scores_in(held.get(held_key(of))) for of in (trial, None))
+    return None if own is None or base is None else ledger.loss_beside(own, base.values)
+
+
 def scores_of(trial: Trial) -> Scores | None:
     """Return a trial's own scores."""
     if trial.values is None or trial.stderrs is None:

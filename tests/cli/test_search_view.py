@@ -4,7 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.cli.search_view import VIEWS, Lines, estimate, stages_words
-from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.origin import BestWindow, StrategyPlan, UniformMerge
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
@@ -61,16 +61,20 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def all_said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_the_estimate_has_bridging_and_healing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Course(monkeypatch, 3.0)
-    assert said(capsys) == (
+    assert all_said(capsys).endswith(
         "16 evaluations of 8 samples at 10 s, as the base took: about 2:40; then bridging and"
         " healing 2 plans at most: about 1:00; evaluating finalists and held-out scores come on top"
     )
     Course(monkeypatch, None)
-    assert "then bridging and healing 2 plans at most; evaluating" in said(capsys)
+    assert "then bridging and healing 2 plans at most; evaluating" in all_said(capsys)
     words = estimate(Estimated(16.0, 10.0, 8), "healing 2 plans", bridged=True)
     assert "; then healing 2 plans; bridging each cut comes on top; evaluating" in words
 
@@ -81,8 +85,9 @@ def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
     course = Course(monkeypatch, 3.0)
     course.score(20)
     line = said(capsys)
-    assert line.startswith("1/16 trial 0 (surrogate), drop L2, L5: nll 2 ± 0.1")
-    assert line.endswith("; 6:00 left"), "15 trials of 20 s, two repairs of 30 s"
+    assert line == "1/16  0: L2, L5 dropped; nll 2 ± 0.1, best; 6:00 left", (
+        "15 trials of 20 s, two repairs of 30 s"
+    )
     course.score(10)
     assert said(capsys).endswith("; 4:30 left"), "14 trials of 15 s, two repairs of 30 s"
     course.score(100, FINAL)
@@ -94,9 +99,32 @@ def test_what_nobody_knows_is_said_to_come(
 ) -> None:
     course = Course(monkeypatch, None)
     course.score(20)
-    assert said(capsys).endswith("; 5:00 left, then bridging and healing 2 plans at most")
+    assert said(capsys).endswith("; 5:00 left, then repairs")
     course.score(100, FINAL)
     assert said(capsys).endswith("; 6:00 left")
+
+
+def test_a_trial_is_a_line_however_much_it_drops() -> None:
+    space = space_of(gptailor.loads(PLAN.replace("any 2 of L0..L7", "any 13 of L0..L27")), 28)
+    closed = "".join(f"drop L{number}\n" for number in range(0, 26, 2))
+    genome = encode(space, gptailor.loads(PLAN.replace("drop any 2 of L0..L7\n", closed)))
+    ledger = Ledger((Aim("nll", "minimize", "base"), Aim("kl", "minimize", "spread")), 8)
+    ledger.references[8] = (1.5, 1.0)
+    window = BestWindow(of=UniformMerge(models=("math", "code"), coefficient=0.6))
+    with redirect_stderr(io.StringIO()) as stream:
+        lines = Lines()
+        lines(Begun(ledger, Budget(16, 8, 8), space, None))
+        for number, samples in enumerate((8, 8, 8)):
+            request = TrialRequest(SEARCH, 0, number, window, genome, samples, "bare", number)
+            trial = Trial(number, request, str(number), 1.0, (2.0, 3.0 + number), (0.1, 0.2))
+            ledger.add(trial)
+            lines(Scored(trial))
+    said = stream.getvalue().splitlines()[-3:]
+    assert max(map(len, said)) <= 80
+    assert [line.split()[:3] for line in said] == [
+        [f"{n + 1}/16", f"{n}:", "L0,"] for n in range(3)
+    ]
+    assert all(" …; " in line for line in said)
 
 
 def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(

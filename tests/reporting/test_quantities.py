@@ -16,7 +16,7 @@ from gptailor.reporting.quantities import (
 )
 from gptailor.reporting.table import shortened, table_lines
 from gptailor.searching.run.records import Aim
-from gptailor.searching.search_text import beside_base, beside_base_words
+from gptailor.searching.search_text import beside_base_words
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
@@ -42,8 +42,8 @@ def test_values_are_shown_as_far_as_they_are_sure() -> None:
 def test_only_what_is_counted_has_a_share(
     direction: AimDirection, unit: str, value: float | None, base: float | None, said: str
 ) -> None:
-    beside = beside_base(Aim("score", direction, "base", unit=unit), value, base)
-    assert beside_base_words(beside, " of the base") == said
+    aim = Aim("score", direction, "base", unit=unit)
+    assert beside_base_words(aim, value, base, " of the base") == said
 
 
 def test_names_lose_what_paths_share() -> None:

@@ -15,7 +15,8 @@ def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, An
     held = {"values": [value + 0.5], "stderrs": [0.01]}
     said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
             "stderrs": [0.02], "retained": [2 / value], "lost": value - 2, "seconds": 0.5,
-            "before": None, "failure": None, "held": held, "dropped": "", "sizes": ""}  # fmt: skip
+            "before": None, "failure": None, "held": held, "cut": "", "recipe": "",
+            "lost_stderr": 0.02, "held_lost": value - 1.75, "held_lost_stderr": 0.01}  # fmt: skip
     return said | changes
 
 
@@ -67,15 +68,17 @@ def document(**changes: Any) -> dict[str, Any]:
         "verdict": judged(),
         "sizes": [],
         "measured": {"evaluations": 3.25, "seconds": 41.0, "base": 1.25},
-        "best_file": "run/best.tailor",
         "front": [],
         "final": [],
         "recipe": None,
         "recipes": 0,
         "at_bounds": [],
         "repair": None,
-        "starts": [row(2.75, "best window on math", stage="bridged"), row(3.0, "greedy removal")],
-        "random": {"trials": 5, "best": row(3.5, "random"), "expected": 10 / 3},
+        "starts": [
+            row(2.75, "best window on math", trial=1, stage="bridged"),
+            row(3.0, "greedy removal", trial=2),
+        ],
+        "random": {"trials": 5, "best": row(3.5, "random", trial=3), "expected": 10 / 3},
         "commands": ["gptailor eval run/best.tailor", "gptailor compile run/best.tailor -o DIR"],
     }
     return found | changes

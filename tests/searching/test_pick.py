@@ -14,7 +14,8 @@ def row(layers: int, loss: float, **changes: Any) -> SizeRow:
              "trial": layers, "file": front_file(layers), "origin": "surrogate", "samples": 4,
              "seconds": 1.0, "stage": "bare", "before": None, "values": (1.0,), "failure": None,
              "stderrs": (0.1,), "retained": None, "lost": None,
-             "held": None, "dropped": "", "sizes": ""}  # fmt: skip
+             "held": None, "cut": "", "recipe": "", "lost_stderr": None, "held_lost": None,
+             "held_lost_stderr": None}  # fmt: skip
     return SizeRow(**found | changes)
 
 

@@ -37,7 +37,8 @@ def test_it_is_near_what_as_many_normal_draws_reach() -> None:
         expected(*ledger(list(map(float, chance.normal(0.5, 0.1, 16))), 184)) for _ in range(100)
     ]
     best = chance.normal(0.5, 0.1, (4000, 200)).max(axis=1).mean()
-    assert np.mean([one for one in found if one is not None]) == pytest.approx(best, abs=0.02)
+    losses = [one for one in found if one is not None]
+    assert np.mean(losses) == pytest.approx(100 * (1 - best), abs=2), "in % of the base's score"
 
 
 def test_from_few_plans_nothing_is_said() -> None:

@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 
 from gptailor.reporting.quantities import percent, shown_number
-from gptailor.searching.run.records import Aim, SearchSummary, VerdictRecord
-from gptailor.searching.search_text import markdown, summary_lines
+from gptailor.searching.run.origin import (
+    BestWindow,
+    ModelAlone,
+    SearchedRecipe,
+    StrategyPlan,
+    TrialOrigin,
+    UniformMerge,
+)
+from gptailor.searching.run.records import SearchSummary
+from gptailor.searching.search_text import headline, markdown, recipe_words, summary_lines
 from tests.searching.summary_file import AIM, WORSE, document, judged, row
 
 
@@ -17,148 +25,49 @@ def said(**changes: Any) -> SearchSummary:
     return SearchSummary.model_validate_json(json.dumps(document(**changes)))
 
 
-def test_long_names_are_whole() -> None:
-    name = "block influence on uniform merge of math and code"
-    names = [name, f"{name}, 5 layers"]
-    text = list(summary_lines(said(starts=[row(3.0, each, stage="healed") for each in names]), 80))
-    assert max(map(len, text[:12])) <= 80
-    lines = [re.split(r" {2,}", line.strip()) for line in text]
-    words = " ".join(first for first, *_ in lines)
-    assert all(f"{each} (healed)" in words for each in names)
-    ends = [line for line in lines if line[0] in ("of math and code (healed)", "(healed)")]
-    assert [line[1] for line in ends] == ["3 ± 0.02"] * 2
+def words(summary: SearchSummary) -> str:
+    """Return the summary's words on a terminal, in one line."""
+    return " ".join("\n".join(summary_lines(summary, 80)).split())
+
+
+def rows(summary: SearchSummary, width: int = 80) -> list[list[str]]:
+    """Return the cells of the rows of scores."""
+    lines = list(summary_lines(summary, width))
+    table = lines[lines.index("") + 1 :]
+    return [re.split(r" {2,}", line.strip()) for line in table[: table.index("")]]
+
+
+# --------------------------------------------------------------------------------- the first lines
+
+
+def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
+    assert headline(said(found=row(2.5, cut="L4 dropped"))) == (
+        "19 plans tried in 0:44, 2 failed. Found plan 4, L4 dropped: 0.750 ± 0.010 nats lost, on"
+        " 30 held-out samples. Better than the best of 2 starting plans, plan 2 (greedy removal),"
+        " by 0.250 ± 0.020 nats."
+    )
+    unseen = said(held=[0], verdict=judged(held=False, starts=1), failed=0)
+    assert headline(unseen) == (
+        "19 plans tried in 0:44. Found plan 4: 0.500 ± 0.020 nats lost, on 64 samples, none held"
+        " out. Better than plan 2 (greedy removal), by 0.250 ± 0.020 nats."
+    )
+    lines = list(summary_lines(said(), 80))
+    assert " ".join(lines[: lines.index("")]) == headline(said())
+    assert headline(said()) in markdown(said()).splitlines()
 
 
 @pytest.mark.parametrize(
-    ("unit", "direction", "head"),
-    [("", "maximize", "of the base's"), ("accuracy", "maximize", "of the base's"),
-     ("nats", "minimize", "nats lost"), ("", "minimize", "lost")],
-)  # fmt: skip
-def test_the_head_of_a_share_is_not_that_of_a_loss(unit: str, direction: str, head: str) -> None:
-    aim = AIM | {"unit": unit, "direction": direction}
-    text = list(summary_lines(said(objectives=[aim]), 200))
-    heads = next(line for line in text if line.lstrip().startswith("plan") or "score" in line)
-    assert re.split(r" {2,}", heads.strip()).count(head) == 2
+    ("ended", "end"),
+    [
+        ("exhausted", "; the strategy found nothing new any more."),
+        ("interrupted", "; interrupted, and the same command goes on."),
+    ],
+)
+def test_a_search_that_ended_before_its_budget_is_called_so(ended: str, end: str) -> None:
+    assert headline(said(ended=ended)).startswith(f"19 plans tried in 0:44, 2 failed{end}")
 
 
-def test_a_healing_in_vain_is_not_shown_as_healed() -> None:
-    healed = {"stage": "healed", "origin": "greedy removal"}
-    starts = [row(3.0, before=[3.0], **healed), row(3.0, before=[3.5], **healed)]
-    lines = [line.split("  ") for line in summary_lines(said(starts=starts), 200)]
-    found = [line[1] for line in lines if len(line) > 1 and line[1].startswith("greedy removal")]
-    assert found == ["greedy removal (healing changed nothing)", "greedy removal (healed)"]
-    final = [row(2.5, "best window", trial=9, stage="healed", before=[2.5])]
-    line = "trial 9 (best window), healing changed nothing: 2.5 → 2.5"
-    assert line in list(summary_lines(said(final=final), 80))
-
-
-def test_rows_name_the_dropped_layers() -> None:
-    starts = [row(3.0, "best window on math", dropped="L3..L5")]
-    shown = said(starts=starts, found=row(2.5, dropped="L4, L6"))
-    names = [line.split("  ")[1] for line in summary_lines(shown, 200) if line.startswith("  ")]
-    assert "best window on math, drop L3..L5" in names
-    assert "found: run/best.tailor, drop L4, L6" in names
-
-
-@pytest.mark.parametrize("width", [80, 200])
-def test_rows_stand_in_columns(width: int) -> None:
-    text = list(summary_lines(said(), width))
-    assert text[0] == (
-        "20 trials, with 12.5 times all samples, 2 failed, 1 with a plan seen before"
-    )
-    rows = [line for line in text if line.startswith("  ") and "±" in line]
-    assert len({len(line) for line in rows[1:]}) == 1
-    assert rows[1].split("  ")[1] == "best window on math (bridged)"
-    assert "2.5 ± 0.02" in rows[-1]
-    assert rows[-1].split()[-8:-4] == ["2.5", "±", "0.02", "0.5"]
-    assert rows[-1].endswith("  3 ± 0.01       0.75")
-    assert sum("nats lost     held out  nats lost" in line for line in text) == 1
-    assert "3 ± 0.01" in rows[-1]
-    whole = "\n".join(text)
-    assert "%" not in whole
-    assert "would be expected to reach 3.333 (found: 2.5)" in whole
-    assert (
-        "measuring layers 3.25 (41 s), 15.75 with the trials; scoring the base 1.25 more." in whole
-    )
-    assert (
-        "Better than the best of 2 starting plans, 'greedy removal', by 0.250 ± 0.020 nats" in whole
-    )
-    assert "(on held-out samples, in pairs)." in whole
-    assert text[-1].endswith("gptailor compile run/best.tailor -o DIR")
-
-
-def test_what_was_spared_and_what_had_no_room_is_said() -> None:
-    found = said(stopped=7, spared=4.5, left_out=["9 of 15 windows", "greedy removal"])
-    first, *rest = summary_lines(found, 80)
-    assert "7 given up early (spared: 4.5)" in first
-    line = (
-        "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
-        " tries more."
-    )
-    assert line in rest
-    assert line in markdown(found)
-    assert "no room" not in markdown(said(stopped=0, left_out=[]))
-
-
-def test_what_is_not_known_is_left_out() -> None:
-    text = "\n".join(
-        summary_lines(
-            said(
-                best=None,
-                found=None,
-                verdict=None,
-                held=[0],
-                starts=[],
-                random={"trials": 0, "best": None, "expected": None},
-                ended="interrupted",
-            ),
-            80,
-        )
-    )
-    assert "nothing was held out" in text
-    assert "interrupted" in text
-    assert "found:" not in text
-    assert "gptailor" not in text
-
-
-def test_a_failure_on_what_was_held_out_is_said() -> None:
-    text = "\n".join(summary_lines(said(found=row(2.5, held={"failure": "nan"})), 80))
-    [found] = [line for line in text.splitlines() if "found:" in line and "±" in line]
-    assert found.endswith("failed")
-
-
-def test_the_page_is_a_table_that_renders() -> None:
-    page = markdown(said())
-    table = [line for line in page.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1
-    assert table[1] == "|---|--:|--:|--:|--:|"
-    assert len(table) == 2 + 5
-
-
-def test_what_was_healed_is_said_with_what_it_was_before() -> None:
-    failed = {"values": None, "failure": "error: error[C806]: too short\n  = help: more text"}
-    final = [
-        row(2.25, "best window", trial=9, stage="healed", before=[2.5]),
-        row(2.0, trial=10, stage="healed", before=[2.75]) | failed,
-    ]
-    wanted = [
-        "trial 9 (best window), healed: 2.5 → 2.25",
-        "trial 10 (surrogate), healed: failed: error: error[C806]: too short",
-    ]
-    lines = list(summary_lines(said(final=final), 80))
-    assert [line for line in lines if line.startswith("trial ")] == wanted
-    page = markdown(said(final=final)).splitlines()
-    assert [line.removeprefix("- ") for line in page if line.startswith("- ")] == wanted
-
-
-def test_the_worth_of_a_loss_before_repair_is_said() -> None:
-    worth = {"slope": 0.4234, "correlation": 0.9, "plans": 6}
-    line = (
-        "A loss of 1 between plans before they were healed was 0.42 after it"
-        " (6 plans, rank correlation 0.90)."
-    )
-    assert line in list(summary_lines(said(repair=worth, heals=True), 80))
-    assert "rank correlation" not in markdown(said(heals=True))
+SIMPLER = "best.tailor is a simpler plan within one standard error, plan 2, L3 dropped."
 
 
 @pytest.mark.parametrize(
@@ -166,20 +75,16 @@ def test_the_worth_of_a_loss_before_repair_is_said() -> None:
     [
         (
             {"better": False},
-            "A tie with 'greedy removal': better by 0.250 ± 0.020 nats (on held-out samples, in"
-            " pairs). best.tailor is a simpler plan within one standard error, trial 2 (greedy"
-            " removal).",
+            f"A tie with plan 2 (greedy removal): better by 0.250 ± 0.020 nats. {SIMPLER}",
         ),
         (
             {"better": False, "worse": True, "held": False, "against": WORSE},
-            "Worse than 'greedy removal', by 0.250 ± 0.020 nats (on the samples that it"
-            " was chosen by, in pairs). best.tailor is a simpler plan within one standard error,"
-            " trial 2 (greedy removal).",
+            f"Worse than plan 2 (greedy removal), by 0.250 ± 0.020 nats. {SIMPLER}",
         ),
         (
             {"better": False, "itself": True},
-            "The search found nothing better than a starting plan, 'greedy removal'. best.tailor is"
-            " a simpler plan within one standard error, trial 2 (greedy removal).",
+            "The search found nothing better than a starting plan, plan 2 (greedy removal). "
+            + SIMPLER,
         ),
         (
             {"against": None},
@@ -188,140 +93,258 @@ def test_the_worth_of_a_loss_before_repair_is_said() -> None:
     ],
 )
 def test_a_tie_is_called_a_tie(changes: dict[str, Any], wanted: str) -> None:
-    found = said(verdict=judged(**changes), best=row(2.75, "greedy removal", trial=2))
-    assert wanted in list(summary_lines(found, 80))
-    assert wanted in markdown(found).splitlines()
-    assert "found: trial 4" in markdown(found)
+    best = row(2.75, "greedy removal", trial=2, cut="L3 dropped")
+    assert wanted in headline(said(verdict=judged(**changes), best=best))
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
 def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
     for better in (True, False):
-        found = said(held=[held], verdict=judged(better=better))
-        assert ("too few to tell; use 8 or more." in "\n".join(summary_lines(found, 80))) == few
+        first = headline(said(held=[held], verdict=judged(better=better)))
+        assert ("too few to tell; use 8 or more." in first) == few
+        assert ("Ahead of" in first) == (few and better)
+    assert "on 1 held-out sample. " in headline(said(held=[1]))
 
 
 def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
     base = {"gain": -0.02, "stderr": 0.01, "better": False, "no_larger": True}
-    lines = summary_lines(said(verdict=judged(base=base)), 80)
-    [line] = [line for line in lines if "Better" in line]
     wanted = " No better than the base, uncut, which is no larger: worse by 0.020 ± 0.010 nats."
-    assert wanted in line
+    assert headline(said(verdict=judged(base=base))).endswith(wanted)
 
 
 def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
-    counted = {"name": "acc", "direction": "maximize", "scale": "base", "unit": "accuracy",
-               "size": False}  # fmt: skip
-    rows = {
-        "values": [2.5, 0.3],
-        "stderrs": [0.1, 0.1],
-        "retained": [0.8, 0.6],
-        "lost": 30.0,
-        "held": None,
-    }
-    found = said(
+    counted = AIM | {"name": "acc", "direction": "maximize", "unit": "accuracy"}
+    found = row(2.5) | {
+        "values": [2.5, 0.3], "stderrs": [0.1, 0.1], "retained": [0.8, 0.6], "lost": 30.0,
+        "lost_stderr": 5.0, "held": None, "held_lost": None,
+    }  # fmt: skip
+    shown = said(
         objectives=[AIM, counted],
         held=[0, 0],
         base={"values": [2.0, 0.5], "held": None},
         starts=[],
         deciding=[0, 1],
         loss_unit="% of the base's score",
-        found=row(2.5) | rows,
-        best=row(2.5) | rows,
+        found=found,
+        best=found,
         random={"trials": 5, "best": None, "expected": 50.0},
         verdict=judged(unit="", held=False, numbers=[0, 1]),
     )
-    text = "\n".join(summary_lines(found, 100))
-    assert "by 25.0 ± 2.0 % of the base's scores (on the samples that it was chosen by" in text
-    assert "mean of 2 objectives)" in text
-    assert "60.0 %" in text
-    assert "be expected to lose 50 % of the base's score on the mean (found: 30)" in text
-    preferred = VerdictRecord.model_validate(judged(numbers=[0]))
-    preferring = found.model_copy(update={"verdict": preferred})
-    assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferring, 100))
+    first = headline(shown)
+    assert "30.0 ± 5.0 % of the base's score lost on the mean of 2 objectives, on 64" in first
+    assert "by 25.0 ± 2.0 % of the base's scores." in first
+    assert "expected to lose 50 % of the base's score (found: 30)" in words(shown)
+    head, *_, last = rows(shown)[2:]
+    assert head == ["(1)", "(2)", "% lost"]
+    assert last == ["found 4: surrogate", "2.5 ± 0.1", "0.3 ± 0.1", "30"]
+    verdict = judged(numbers=[0], held=False)
+    preferring = said(**document(objectives=[AIM, counted], held=[0, 0], verdict=verdict,
+                                 base={"values": [2.0, 0.5], "held": None}, starts=[], found=found,
+                                 random={"trials": 0, "best": None, "expected": None},
+                                 best=found))  # fmt: skip
+    assert 'nats lost by nll("a.txt") alone, on' in headline(preferring)
 
 
-def test_open_sizes_stand_beside_the_dropped_layers() -> None:
-    found = said(best=row(2.5, dropped="L3", sizes="width 1280"), found=row(2.5, sizes="experts 4"))
-    lines = "\n".join(summary_lines(found, 100))
-    assert "found: run/best.tailor, experts 4" in lines
-    assert "drop L3, width 1280" not in lines, "the same trial as the plan found"
+@pytest.mark.parametrize(
+    ("required", "end"),
+    [
+        (None, "No plan has a score."),
+        ({"evaluated": 3, "whole": True, "met": 0, "nearest": None, "rows": []},
+         "There is no best plan."),
+    ],
+)  # fmt: skip
+def test_without_a_plan_the_first_lines_say_so(required: dict[str, Any] | None, end: str) -> None:
+    without: dict[str, Any] = {"best": None, "found": None, "verdict": None, "starts": []}
+    shown = said(**without, held=[0], random={"trials": 0, "best": None, "expected": None},
+                 required=required)  # fmt: skip
+    assert headline(shown).endswith(f" {end}")
+    text = words(shown)
+    assert "none held out" in text
+    assert "found:" not in text
+    assert "gptailor" not in text
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_each_row_is_a_line_and_stands_in_columns(width: int) -> None:
+    cut = ", ".join(f"L{number}" for number in range(3, 25, 2)) + " dropped"
+    names = [row(3.0 + n / 10, trial=n, cut=cut, recipe="math+code 0.6") for n in range(5, 9)]
+    shown = said(starts=names)
+    lines = list(summary_lines(shown, width))
+    table = lines[lines.index("") + 1 :]
+    table = table[: table.index("")]
+    assert len(table) == 2 + 2 + 4 + 1, "legend and head; base and found; starts; random"
+    assert max(map(len, table)) <= width
+    assert len({len(line) for line in table[3:]}) == 1
+    starts = [line.split()[:3] for line in table if line.startswith("  start")]
+    assert starts == [["start", f"{number}:", "L3,"] for number in range(5, 9)]
+
+
+def test_rows_name_plans_by_number_and_cut() -> None:
+    starts = [row(3.0, "best window on math", trial=7, cut="L3..L5 dropped", recipe="math")]
+    found = row(2.5, cut="L4, L6 dropped, width 1280")
+    assert rows(said(starts=starts, found=found), 100) == [
+        ['nll("a.txt"): less is better; 64 samples, 30 held out'],
+        ["score", "held out", "nats lost"],
+        ["base", "2", "2.25 ± 0"],
+        ["found 4: L4, L6 dropped, width 1280", "2.5 ± 0.02", "3 ± 0.01", "0.75"],
+        ["start 7: L3..L5 dropped, math", "3 ± 0.02", "3.5 ± 0.01", "1.25"],
+        ["random 3: random", "3.5 ± 0.02", "4 ± 0.01", "1.75"],
+    ]
+
+
+def test_the_recipe_of_cuts_stands_once_above_them() -> None:
+    recipe = row(1.9, "uniform merge by 0.6", trial=1, stage="uncut", recipe="merge 0.6",
+                 lost=-0.1)  # fmt: skip
+    starts = [row(3.0, trial=7, cut="L3 dropped", recipe="merge 0.6"),
+              row(3.5, trial=8, cut="L3 dropped", recipe="math")]  # fmt: skip
+    shown = rows(said(recipe=recipe, recipes=11, starts=starts, heals=True), 100)
+    line = "recipe of cuts: uniform merge by 0.6 (plan 1), uncut 0.100 ± 0.020 nats won"
+    assert shown[1] == [line]
+    assert [name for name, *_ in shown[5:7]] == ["start 7: L3 dropped", "start 8: L3 dropped, math"]
+    assert "Compared were 11 recipes with nothing dropped, and then cuts. The best plans were" in (
+        words(said(recipe=recipe, recipes=11, heals=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "short"),
+    [
+        (BestWindow(of=ModelAlone(model="math")), "math"),
+        (BestWindow(of=UniformMerge(models=("math", "code"), coefficient=0.6)), "math+code 0.6"),
+        (BestWindow(of=UniformMerge(models=("math", "code"), every=True)), "merge"),
+        (BestWindow(of=SearchedRecipe()), ""),
+        (BestWindow(), ""),
+        (StrategyPlan(strategy="surrogate"), ""),
+    ],
+)
+def test_a_recipe_has_short_words(origin: TrialOrigin, short: str) -> None:
+    assert recipe_words(origin) == short
+
+
+def test_repaired_plans_have_their_scores_before_it() -> None:
+    healed = {"stage": "healed", "before": [2.75]}
+    found = row(2.5, cut="L3 dropped", **healed)
+    starts = [row(3.0, trial=7, cut="L4 dropped", **healed | {"before": [3.0]}),
+              row(3.5, trial=8, cut="L5 dropped", stage="bridged")]  # fmt: skip
+    final = [found, row(2.25, trial=9, cut="L6 dropped", **healed)]
+    shown = said(found=found, best=found, starts=starts, final=final, heals=True)
+    names = [cells[:2] for cells in rows(shown, 100)[3:6]]
+    assert names == [
+        ["found 4: L3 dropped", "2.75 → 2.5 ± 0.02"],
+        ["start 7: L4 dropped, healing changed nothing", "3 → 3 ± 0.02"],
+        ["finalist 9: L6 dropped", "2.75 → 2.25 ± 0.02"],
+    ], "a plan that was repaired less is not compared"
+    assert "Found plan 4, L3 dropped, healed: " in headline(shown)
+
+
+def test_a_finalist_that_failed_has_its_reason() -> None:
+    failure = "error: error[C806]: too short\n  = help: more text"
+    failed = row(2.0, trial=10, cut="L3 dropped", stage="healed", before=[2.75], values=None,
+                 failure=failure)  # fmt: skip
+    shown = said(final=[failed], heals=True)
+    assert "2.75 → failed" in words(shown)
+    line = "- plan 10, L3 dropped, healed: failed: error: error[C806]: too short"
+    assert line in list(summary_lines(shown, 80))
+    assert line in markdown(shown).splitlines()
+
+
+def test_a_failure_on_what_was_held_out_is_said() -> None:
+    unseen = {"held": {"failure": "nan"}, "held_lost": None}
+    [found] = [cells for cells in rows(said(found=row(2.5, **unseen))) if "found" in cells[0]]
+    assert found == ["found 4: surrogate", "2.5 ± 0.02", "failed"]
 
 
 def test_a_simpler_plan_has_a_row_of_its_own() -> None:
-    found = said(best=row(2.75, "greedy removal", trial=2, dropped="L3"))
-    lines = list(summary_lines(found, 100))
-    [simpler] = [line for line in lines if line.startswith("  simpler: run/best.tailor, drop L3")]
-    assert "2.75" in simpler
-    assert not [line for line in summary_lines(said(), 100) if "simpler" in line]
+    best = row(2.75, "greedy removal", trial=2, cut="L3 dropped")
+    names = [cells[0] for cells in rows(said(best=best))]
+    assert names[3:5] == ["simpler 2: L3 dropped", "found 4: surrogate"][::-1]
+    assert not [cells for cells in rows(said()) if "simpler" in cells[0]]
 
 
-def test_healing_in_vain_is_called_so_in_the_mean_too() -> None:
-    aims = [AIM, AIM | {"name": 'nll("b.txt")'}]
-    two = {"values": [2.5, 3.5], "stderrs": [0.3, 0.4], "retained": None, "stage": "healed"}
-    mean = {"verdict": judged(numbers=[0, 1]), "held": [30, 30], "objectives": aims,
-            "base": {"values": [2.0, 3.0], "held": None},
-            "starts": [],
-            "random": {"trials": 5, "best": None, "expected": 3.0}}  # fmt: skip
-    for before, words in (([2.5, 3.5], "healing changed nothing"), ([2.6, 3.5], "healed")):
-        healed = row(2.5) | two | {"before": before, "held": None}
-        lines = "\n".join(summary_lines(said(best=healed, found=healed, **mean), 100))
-        assert lines.count(f"found: run/best.tailor ({words})") == 3
+def test_the_page_is_a_table_that_renders() -> None:
+    page = markdown(said(starts=[row(3.0, trial=7)]))
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert table[1] == "|---|--:|--:|--:|"
+    assert len(table) == 2 + 4
 
 
-def test_the_mean_over_objectives_has_a_table() -> None:
-    aims = [AIM, AIM | {"name": 'nll("b.txt")'}]
-    two = {"values": [2.5, 3.5], "stderrs": [0.3, 0.4], "retained": None,
-           "held": {"values": [3.0, 5.0], "stderrs": [0.06, 0.08]}}  # fmt: skip
-    found = said(
-        objectives=aims, held=[30, 30], verdict=judged(numbers=[0, 1]),
-        best=row(2.5) | two, found=row(2.5) | two,
-        base={"values": [2.0, 3.0], "held": {"values": [2.5, 3.5], "stderrs": [0.0, 0.0]}},
-        starts=[row(3.0) | two | {"values": [3.0, 4.0], "held": None}],
-        random={"trials": 1, "best": row(4.0) | two, "expected": None},
-    )  # fmt: skip
-    lines = list(summary_lines(found, 100))
-    at = lines.index("mean of 2 objectives: less is better")
-    assert lines[at + 2].split() == ["the", "base,", "uncut", "2.5", "3", "±", "0"]
-    assert lines[at + 4].startswith("  the best of 1 random plan ")
-    assert lines[at + 5].split()[2:] == ["3", "±", "0.25", "0.5", "4", "±", "0.05", "1"]
-    assert "| found: run/best.tailor | 3 ± 0.25 | 0.5 | 4 ± 0.05 | 1 |" in markdown(found)
-    counted = aims[1] | {"direction": "maximize", "unit": "accuracy"}
-    unlike = found.model_copy(update={"objectives": (Aim(**AIM), Aim(**counted))})
-    assert "mean of 2 objectives:" not in "\n".join(summary_lines(unlike, 100))
+def test_a_size_has_a_row() -> None:
+    size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
+            "kv_cache": 18_432, "layers": 24, "share": 0.25, "nats": 0.5, "loss": 0.25,
+            "cut": "L3..L8 dropped"}  # fmt: skip
+    found = said(sizes=[row(2.5) | size, row(2.25) | size | {"kv_cache": None, "layers": 26}])
+    text = list(summary_lines(found, 80))
+    at = text.index("quality over size: gptailor pick writes one of these")
+    cells = [re.split(r" {2,}", line.strip()) for line in text[at + 1 : at + 4]]
+    assert cells == [
+        ["layers", "parameters", "weights", "KV/token", "nats lost", "held out"],
+        ["4: L3..L8 dropped", "24", "110.0 M", "220.0 MB", "18.4 kB", "0.5", "0.75"],
+        ["4: L3..L8 dropped", "26", "110.0 M", "220.0 MB", "?", "0.25", "0.5"],
+    ]
+    assert "- quality over size: gptailor pick writes one of these" in markdown(found)
 
 
-def test_one_of_a_thing_is_no_plural() -> None:
-    drawn = {"trials": 1, "best": None, "expected": None}
-    without: dict[str, Any] = {"found": None, "best": None, "verdict": None, "starts": []}
-    found = said(trials=1, cost=1, random=drawn, **without)
-    text = "\n".join(summary_lines(found, 80))
-    assert "1 trial," in text
+# --------------------------------------------------------------------------------------- the notes
+
+
+def test_the_last_line_has_the_cost() -> None:
+    shown = said(stopped=7, spared=4.5, late=2, packages=["tpe of mine 1.0"])
+    line = (
+        "Cost in evaluations on all samples: 20 trials 12.5; measuring layers 3.25; scoring the"
+        " base 1.25; 1 with a plan seen before; 7 given up early (spared: 4.5); a worker wasn't"
+        " waited for 2 times: the same seed may give other trials; with tpe of mine 1.0."
+    )
+    assert words(shown).endswith(line)
+    assert markdown(shown).splitlines()[-1] == line
+    spent = {"evaluations": 0.0, "seconds": 0.0, "base": 0.0}
+    short = said(measured=spent, hits=0, trials=1, cost=1, found=None, best=None, verdict=None,
+                 starts=[], random={"trials": 0, "best": None, "expected": None})  # fmt: skip
+    assert words(short).endswith("samples: 1 trial 1.")
+
+
+def test_what_had_no_room_is_said() -> None:
+    found = said(left_out=["9 of 15 windows", "greedy removal"], beyond=["math"])
+    for line in (
+        "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
+        " tries more.",
+        "Starting plans beyond what is required of sizes: math.",
+    ):
+        assert line in words(found)
+        assert line in markdown(found)
+    assert "beyond" not in markdown(said())
+
+
+def test_random_search_is_estimated_and_commands_stay_whole() -> None:
+    found = said()
+    wanted = "would be expected to lose 3.333 nats (found: 0.5): an estimate from 5 random plans."
+    assert wanted in words(found)
+    assert "    gptailor compile run/best.tailor -o DIR" in list(summary_lines(found, 30))
+    assert "    gptailor compile run/best.tailor -o DIR" in markdown(found).splitlines()
+
+
+def test_the_worth_of_a_loss_before_repair_is_said() -> None:
+    worth = {"slope": 0.4234, "correlation": 0.9, "plans": 6}
+    line = (
+        "A loss of 1 between plans before they were healed was 0.42 after it"
+        " (6 plans, rank correlation 0.90)."
+    )
+    assert line in words(said(repair=worth, heals=True))
+    assert "rank correlation" not in markdown(said(heals=True))
 
 
 def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
     line = {"require": "nll <= base", "bound": 3.0, "value": 2.5, "held": 2.75, "held_bound": 3.25}
     required = {"evaluated": 3, "whole": True, "met": 2, "nearest": None, "rows": [line]}
-    text = "\n".join(summary_lines(said(required=required), 80))
-    assert "nll <= base (3): it has 2.5, held out 2.75 (3.25)" in text
+    text = list(summary_lines(said(required=required), 80))
+    assert "- 2 of 3 evaluated plans meet the requirements" in text
+    assert "- nll <= base (3): it has 2.5, held out 2.75 (3.25)" in text
     line["held_bound"] = 3.0
-    assert "held out 2.75\n" in "\n".join(summary_lines(said(required=required), 80))
-
-
-def test_a_size_has_a_row() -> None:
-    size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
-            "kv_cache": 18_432, "layers": 24, "share": 0.25, "nats": 0.5,
-            "loss": 0.25}  # fmt: skip
-    found = said(sizes=[row(2.5) | size, row(2.25) | size | {"kv_cache": None, "layers": 26}])
-    text = list(summary_lines(found, 120))
-    at = text.index("quality over size: gptailor pick writes one of these")
-    assert text[at + 1].split() == [
-        "plan", "layers", "parameters", "weights", "KV/token", "score", "lost", "held", "out",
-    ]  # fmt: skip
-    assert text[at + 2].split()[1:8] == ["24", "110,000,000", "220.0", "MB", "18.4", "kB", "2.5"]
-    assert text[at + 2].endswith("  0.5     3 ± 0.01")
-    assert "  ?  " in text[at + 3]
-    assert "## Quality over size" in markdown(found)
+    text = list(summary_lines(said(required=required), 80))
+    assert "- nll <= base (3): it has 2.5, held out 2.75" in text
 
 
 def test_numbers_are_short() -> None:
@@ -336,7 +359,7 @@ def test_numbers_are_short() -> None:
 def test_numbers_at_their_bounds_are_named_on_the_page_and_the_terminal() -> None:
     numbers = [{"name": f"let n{i}", "value": i / 2, "bound": "high"} for i in range(10)]
     shown = said(at_bounds=numbers)
-    for text in (markdown(shown), "\n".join(summary_lines(shown, 100))):
+    for text in (markdown(shown), words(shown)):
         assert "at a bound of their interval: let n0 = 0, the high end; let n1 = 0.5, the" in text
         assert "and 2 more" in text
         assert "let n8" not in text

@@ -2,34 +2,54 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import final
 
+import rich.live
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Column, Table
+from rich.text import Text
+
 from gptailor.cli.options import say_faults
-from gptailor.cli.search_view import TimeLeft, steps, trial_name, trial_remarks
-from gptailor.plugins.live.live_view import LiveView, ScoreLine, Shown, Standing
+from gptailor.cli.search_view import TimeLeft, plan_name, steps, trial_remarks
+from gptailor.plan.resolved import Resolved
+from gptailor.reporting.layer_cells import LayerGrid, painted
+from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.quantities import clock, shown_number
+from gptailor.reporting.terminal_encoding import in_encoding
 from gptailor.searching import search as events
 from gptailor.searching.run.trials import STARTS, Ledger, Trial
-from gptailor.searching.search_text import beside_base, beside_base_words
+from gptailor.searching.search_text import loss_words, short_unit
 from gptailor.searching.space.decode import plan_at_stage
+
+_BESIDES = 12
+"""Lines of the view besides the lines of the map and of the objectives."""
 
 
 @final
 class Screen:
-    """A view of a search on a terminal, drawn again after each event."""
+    """A context that shows a search on standard error, drawn again after each event."""
 
-    def __init__(self) -> None:
-        self._live = LiveView()
+    def __init__(self, console: Console | None = None) -> None:
         self._rest = TimeLeft()
         self._measuring: float | None = None
-        self._shown: tuple[int, Shown] | None = None
+        self._last: Trial | None = None
+        self._parts: list[RenderableType] = []
+        self._map: tuple[int, list[Text]] = (-1, [])
+        self._begun = time.monotonic()
+        self._spinner = Spinner("dots")
+        self._say("")
+        console = console or Console(stderr=True)
+        self._live = rich.live.Live(self, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Screen":
         self._live.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._live.__exit__(*exception)
+        self._live.__exit__(None, None, None)
 
     def __call__(self, event: events.SearchEvent) -> None:
         """Print a step, or draw the view again. Warnings stay above the view."""
@@ -38,16 +58,27 @@ class Screen:
             case events.Warned(faults):
                 say_faults(faults)
             case events.Doing(what, done, total):
-                self._live.say(steps(what, done, total) + self._steps_left(done, total))
+                self._say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun() | events.Estimated():
                 self._draw()
             case events.Asked():  # what it takes is compiled when it is first asked
-                self._live.say("working out what to try next")
+                self._say("working out what to try next")
             case events.Started(plans, samples):
                 many = "1 plan" if plans == 1 else f"{plans} plans"
-                self._live.say(f"evaluating {many} on {samples} samples")
+                self._say(f"evaluating {many} on {samples} samples")
             case events.Scored(trial):
-                self._draw(trial)
+                self._last = trial
+                self._draw()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
+        """Draw the view, several times a second as the clock goes on."""
+        foot = Table.grid(padding=(0, 2))
+        foot.add_row(clock(time.monotonic() - self._begun), self._spinner)
+        yield Group(*self._parts, foot)
+
+    def _say(self, what: str) -> None:
+        """Show what is being done now."""
+        self._spinner.update(text=Text(what, overflow="ellipsis", no_wrap=True))
 
     def _steps_left(self, done: int, total: int) -> str:
         """Return the time left for some steps, at the pace of the steps so far."""
@@ -57,64 +88,101 @@ class Screen:
             return ""
         return f", {clock((now - self._measuring) / done * (total - done))} left"
 
-    def _draw(self, last: Trial | None = None) -> None:
-        ledger, budget, _, _ = self._rest.search
-        spent, seconds = ledger.cost(), self._rest.each
-        start = ledger.best([t for t in ledger.of(STARTS) if t.full and t.values is not None])
-        best = self._best(ledger)
-        self._live.show(
-            Standing(
-                trials=len(ledger.trials),
-                spent=spent + budget.measured,
-                budget=budget.trials,
-                hits=ledger.hits,
-                failed=sum(trial.values is None for trial in ledger.trials),
-                per_minute=60 / seconds if seconds else 0.0,
-                left=self._rest.seconds,
-                then=self._rest.then,
-                last="" if last is None else trial_name(last) + trial_remarks(last, ledger),
-                best=best,
-                start="" if start is None else trial_name(start),
-                front=len(ledger.front()),
-                objectives=tuple(_scored(ledger, ledger.best(), start, last)),
-                stopped=sum(trial.stopped is not None for trial in ledger.trials),
-            )
-        )
-
-    def _best(self, ledger: Ledger) -> Shown | None:
+    def _draw(self) -> None:
+        """Draw all parts but the clock."""
+        ledger = self._rest.search.ledger
         best = ledger.best()
-        if best is None:
-            return None
-        if self._shown is None or self._shown[0] != best.number:
-            space = self._rest.search.space
-            plan = plan_at_stage(space, best.request.genome, best.request.stage)
-            beside = _shares(best, ledger) if len(ledger.aims) == 1 else ""
-            shown = Shown(trial_name(best), beside, plan, space.layers)
-            self._shown = best.number, shown
-        return self._shown[1]
+        start = ledger.best([t for t in ledger.of(STARTS) if t.full and t.values is not None])
+        plans = {"best start": start, "best": best, "last": self._last}
+        parts: list[RenderableType] = [self._bar(ledger)]
+        if best is not None:
+            parts += self._layers(best)
+        if ledger.trials:
+            parts.append(_scores(ledger, plans))
+        self._parts = [*parts, self._rows(ledger, plans)]
+
+    def _bar(self, ledger: Ledger) -> Table:
+        budget, left, each = self._rest.search.budget, self._rest.seconds, self._rest.each
+        spent = ledger.cost() + budget.measured
+        width = self._live.console.width // 6
+        row = Table.grid(*(Column(no_wrap=True) for _ in range(5)), padding=(0, 2))
+        row.add_row(
+            ProgressBar(total=budget.trials, completed=min(spent, budget.trials), width=width),
+            self._rest.spent,
+            f"{len(ledger.trials)} trial{'s' * (len(ledger.trials) != 1)}",
+            f"{60 / each if each else 0:.3g}/min",
+            "" if left is None else f"{clock(left)} left",
+        )
+        return row
+
+    def _layers(self, best: Trial) -> list[Text]:
+        """Return the map of the best plan, with shares if the screen has lines for them."""
+        if self._map[0] == best.number:
+            return self._map[1]
+        _, _, space, _ = self._rest.search
+        plan = plan_at_stage(space, best.request.genome, best.request.stage)
+        console, views = self._live.console, layer_views(Resolved(plan, space.layers))
+        grid = LayerGrid.of(views, list(plan.models))
+        room = console.height - len(self._rest.search.ledger.aims) - _BESIDES
+        if len(list(grid.lines(console.width))) > room:
+            grid = replace(grid, rows=grid.rows[:1])
+        lines = []
+        for line in grid.lines(console.width):
+            encoded = [g._replace(text=in_encoding(g.text, console.encoding)) for g in line]
+            lines.append(Text.from_ansi(painted(encoded)))
+        keys = "   ".join(f"{symbol} {name}" for symbol, name in grid.legend())
+        for words in (keys, plan_summary(views)):
+            text = in_encoding(f"  {words}", console.encoding)
+            lines.append(Text(text, style="dim", overflow="ellipsis", no_wrap=True))
+        self._map = best.number, lines
+        return lines
+
+    def _rows(self, ledger: Ledger, plans: dict[str, Trial | None]) -> Table:
+        """Return the names of plans, and what else is known, a line for each."""
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(style="bold", no_wrap=True, min_width=len("best start"))
+        rows.add_column(overflow="ellipsis", no_wrap=True)
+        details = {
+            name: plan_name(trial, self._rest.search.space) + trial_remarks(trial, ledger)
+            for name, trial in plans.items()
+            if trial is not None
+        }
+        best = plans["best"]
+        lost = None if best is None else ledger.loss(best)
+        if lost is not None:
+            words = loss_words(lost.value, lost.stderr, short_unit(ledger.loss_unit))
+            details["best"] += f"; {words}"
+        front = len(ledger.front())
+        counts = {
+            "given up early": sum(trial.stopped is not None for trial in ledger.trials),
+            "known before": ledger.hits,
+            "failed": sum(trial.values is None for trial in ledger.trials),
+        }
+        details["front"] = f"{front} plan{'s' * (front != 1)}" * (len(ledger.aims) > 1)
+        details["besides"] = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        details["then"] = self._rest.then
+        for name, what in details.items():
+            if what:
+                rows.add_row(name, what)
+        return rows
 
 
-def _scored(
-    ledger: Ledger, best: Trial | None, start: Trial | None, last: Trial | None
-) -> Iterator[ScoreLine]:
+def _scores(ledger: Ledger, plans: dict[str, Trial | None]) -> Table:
+    """Return a line for each objective; names are shortened if there is too little room."""
+    shown = {name: trial for name, trial in plans.items() if trial is not None}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="ellipsis", no_wrap=True, min_width=len("best start"))
+    for _ in ("base", *shown):
+        table.add_column(justify="right", no_wrap=True)
+    table.add_row("", *(Text(head, style="bold") for head in ("base", *shown)))
     base = ledger.references.get(ledger.full)
     for i, aim in enumerate(ledger.aims):
         of_base = "" if base is None else shown_number(base[i])
-        yield ScoreLine(aim.short, of_base, *(_score(trial, i) for trial in (start, best, last)))
+        table.add_row(aim.short, of_base, *(_score(trial, i) for trial in shown.values()))
+    return table
 
 
-def _score(trial: Trial | None, i: int) -> str:
-    if trial is None:
-        return ""
+def _score(trial: Trial, i: int) -> str:
     if trial.values is None or trial.stderrs is None:
         return "failed"
     return shown_number(trial.values[i], trial.stderrs[i])
-
-
-def _shares(trial: Trial, ledger: Ledger) -> str:
-    """Return `0.412 nats lost`, or an empty text without a score to compare with the base's."""
-    base = ledger.references.get(trial.samples)
-    if trial.values is None or base is None:
-        return ""
-    rows = zip(ledger.aims, trial.values, base, strict=True)
-    return ", ".join(filter(None, (beside_base_words(beside_base(*row)) for row in rows)))

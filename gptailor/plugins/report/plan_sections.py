@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
@@ -17,11 +17,13 @@ from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plugins.report.page import text_html
-from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.prepare import Prepared, prepare
 from gptailor.reporting.known_layers import left_open
 from gptailor.reporting.quantities import bytes_in_words, percent
+
+if TYPE_CHECKING:
+    from gptailor.searching.run_reading import RunReading
 
 
 @final
@@ -87,16 +89,17 @@ def first_line(error: TailorError | OSError) -> str:
 # ------------------------------------------------------------------------------------------- sizes
 
 
-def sizes_section(subject: Reported, report: RunReport | None = None) -> Section:
+def sizes_section(subject: Reported, run: "RunReading | None" = None) -> Section:
     """Return the section of layers, parameters, bytes and KV cache, beside the base's counts.
 
-    If models are missing, the sizes are from the search's report.
+    If models are missing, the sizes are those that the search wrote.
     """
     if subject.prepared is None:
-        counts: _Counts = {} if report is None else _written(report)
-        if report is None or not counts:
+        counts: _Counts = {} if run is None else _written(run)
+        if run is None or not counts:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
-        base: _Counts = {"layers": report.layers, **_counts(report.base)}
+        written = run.study.typed.sizes
+        base: _Counts = {"layers": run.record.layers, **_counts(written and written.base)}
         return _size_section(counts, base, f"As the search wrote it down; here {subject.why}.")
     base = _counts(None if subject.base is None else subject.base.output_size)
     words = "From the models' headers; no weights are read."
@@ -114,12 +117,12 @@ def _counts(size: OutputSize | None) -> _Counts:
     return {} if size is None else size._asdict()
 
 
-def _written(report: RunReport) -> _Counts:
-    best = None if report.summary is None else report.summary.best
+def _written(run: "RunReading") -> _Counts:
+    best = None if run.summary is None else run.summary.best
     if best is None:
         return {}
-    trial = report.trials[best.trial]
-    return _counts(trial.size) or {"layers": trial.layers}
+    trial = run.ledger.trials[best.trial]
+    return _counts(run.sizes.get(trial.plan)) or {"layers": run.layers(trial)}
 
 
 def _size_section(counts: _Counts, base: _Counts, words: str) -> Section:

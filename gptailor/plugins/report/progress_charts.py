@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plugins.report.charts import INK, MUTED, error_bars, sized
-from gptailor.plugins.report.run_report import ReportedTrial, RunReport
+from gptailor.plugins.report.search_charts import is_whole, name_of, title_of
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
+from gptailor.reporting.measure import Estimate
 from gptailor.reporting.quantities import bytes_in_words, shown_number
+from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import SizeRow
+from gptailor.searching.run.trials import Trial
+from gptailor.searching.run_reading import RunReading
 
 if TYPE_CHECKING:
     import altair as alt
@@ -28,120 +32,104 @@ _SPENDING = ("recipe", "start", "random", "search")
 """The phases of trials that the budget pays for."""
 
 
-def best_so_far(report: RunReport, phases: Iterable[str]) -> list[tuple[float, ReportedTrial]]:
+def best_so_far(run: RunReading, phases: Iterable[str]) -> list[tuple[float, Trial]]:
     """Return the trials that were better than all before, each with the cost up to it.
 
     Costs are in evaluations on all samples, of trials in these phases. A trial on fewer samples
     adds to the cost, but is never the best; nor is a trial that was repaired in the end, or one
     with nothing dropped.
     """
-    steps: list[tuple[float, ReportedTrial]] = []
-    spent, best = 0.0, None
-    for trial in _fresh(report, phases):
+    steps: list[tuple[float, Trial]] = []
+    spent, least = 0.0, math.inf
+    for trial in _fresh(run, phases):
         spent += trial.share
-        cut = trial.share == 1.0 and trial.phase != "recipe"
-        value = _worth(report, trial) if cut else None
-        if value is not None and (best is None or value > best):
-            best = value
+        cut = trial.full and trial.request.phase != "recipe"
+        lost = run.ledger.loss(trial) if cut else None
+        if lost is not None and lost.value < least:
+            least = lost.value
             steps.append((spent, trial))
     return steps
 
 
-def _fresh(report: RunReport, phases: Iterable[str]) -> Iterator[ReportedTrial]:
+def _fresh(run: RunReading, phases: Iterable[str]) -> Iterator[Trial]:
     """Yield each plan's first trial in these phases, even if another phase had it before."""
     numbers: set[int] = set()
-    for trial in report.trials:
+    for trial in run.ledger.trials:
         number = trial.number if trial.same_as is None else trial.same_as
-        if trial.phase in phases and number not in numbers:
+        if trial.request.phase in phases and number not in numbers:
             numbers.add(number)
             yield trial
 
 
-def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
-    """Return the number that plans are compared by, more being better: the score, or -loss."""
-    if len(report.deciding) == 1:
-        [number] = report.deciding
-        sign = -1 if report.objectives[number].direction == "minimize" else 1
-        return None if trial.values is None else sign * trial.values[number]
-    return None if trial.loss is None else -trial.loss
+def _worth(run: RunReading, trial: Trial) -> Estimate | None:
+    """Return the number that the axis shows: the score by one objective, or the mean loss."""
+    if len(run.ledger.deciding) > 1:
+        return run.ledger.loss(trial)
+    [number] = run.ledger.deciding
+    if trial.values is None or trial.stderrs is None:
+        return None
+    return Estimate(trial.values[number], trial.stderrs[number])
 
 
-def _shown_worth(report: RunReport, trial: ReportedTrial) -> float | None:
-    """Return that number as the axis shows it."""
-    if len(report.deciding) == 1:
-        return None if trial.values is None else trial.values[report.deciding[0]]
-    return trial.loss
-
-
-def _worth_title(report: RunReport) -> str:
-    if len(report.deciding) == 1:
-        return report.objectives[report.deciding[0]].title
-    return f"mean loss beside the base, {report.loss_unit}"
-
-
-def progress_section(report: RunReport) -> Section:
+def progress_section(run: RunReading) -> Section:
     """Return the best so far by cost, beside starting plans."""
     anchor, title = "progress", "The best so far"
     lines = {
-        _SEARCH: best_so_far(report, _SPENDING),
-        _STARTS: best_so_far(report, ("recipe", "start")),
+        _SEARCH: best_so_far(run, _SPENDING),
+        _STARTS: best_so_far(run, ("recipe", "start")),
     }
     if not lines[_SEARCH]:
         return Section(anchor, title, "No plan has a score on all samples yet.")
-    spent = math.fsum(trial.share for trial in _fresh(report, _SPENDING))
+    spent = math.fsum(trial.share for trial in _fresh(run, _SPENDING))
     rows = []
     for name, steps in lines.items():
-        rows += [_step(report, name, cost, trial) for cost, trial in steps]
+        rows += [_step(run, name, cost, trial) for cost, trial in steps]
         if steps:
-            rows.append(_step(report, name, max(spent, steps[-1][0]), steps[-1][1]))
-    base = [] if len(report.deciding) > 1 else [report.objectives[report.deciding[0]].base]
-    better = _better(report)
+            rows.append(_step(run, name, max(spent, steps[-1][0]), steps[-1][1]))
+    ledger, base = run.ledger, []
+    axis = f"mean loss beside the base, {ledger.loss_unit}"
+    better = "Less is better: a plan's loss compared with the base, the mean of the objectives"
+    if len(ledger.deciding) == 1:
+        [number] = ledger.deciding
+        axis = title_of(ledger.aims[number])
+        better = f"{'Less' if ledger.aims[number].direction == 'minimize' else 'More'} is better"
+        base = [values[number] for values in [ledger.references.get(ledger.full)] if values]
     words = (
         f"{better}. Trials on fewer samples only add to the cost. The line of the starting plans"
         " shows the best of them."
     )
     table = ShownTable(
-        ("line", "evaluations", "trial", _worth_title(report), "from"),
+        ("line", "evaluations", "trial", axis, "from"),
         tuple(
-            (name, f"{cost:.4g}", trial.name, _worth_words(report, trial), trial.origin)
+            (name, f"{cost:.4g}", name_of(trial), _words(_worth(run, trial)),
+             origin_words(trial.request.origin))
             for name, steps in lines.items()
             for cost, trial in steps
         ),
-    )
-    texts = {t.name: t.text for steps in lines.values() for _, t in steps}
-    chart = _progress_chart(
-        rows, _worth_title(report), [score for score in base if score is not None]
-    )
+    )  # fmt: skip
+    texts = {name_of(t): run.text(t) for steps in lines.values() for _, t in steps}
+    chart = _progress_chart(rows, axis, base)
     return Section(anchor, title, words, chart, table, plans=texts)
 
 
-def _better(report: RunReport) -> str:
-    if len(report.deciding) > 1:
-        return "Less is better: a plan's loss compared with the base, the mean of the objectives"
-    aim = report.objectives[report.deciding[0]]
-    return f"{'Less' if aim.direction == 'minimize' else 'More'} is better"
+def _words(number: Estimate | None) -> str:
+    return "" if number is None else shown_number(number.value, number.stderr)
 
 
-def _worth_words(report: RunReport, trial: ReportedTrial) -> str:
-    if len(report.deciding) > 1:
-        return shown_number(trial.loss, trial.loss_error)
-    [number] = report.deciding
-    errors = trial.stderrs
-    value = None if trial.values is None else trial.values[number]
-    return shown_number(value, None if errors is None else errors[number])
+def _ends(number: Estimate | None, prefix: str = "") -> dict[str, float]:
+    """Return the ends of an error bar, or none for an infinite error."""
+    if number is None or not math.isfinite(number.stderr):
+        return {}
+    value, error = number
+    return {f"{prefix}low": value - error, f"{prefix}high": value + error}
 
 
-def _step(report: RunReport, line: str, cost: float, trial: ReportedTrial) -> dict[str, Any]:
-    error = None
-    if len(report.deciding) == 1 and trial.stderrs is not None:
-        error = trial.stderrs[report.deciding[0]]
-    value = _shown_worth(report, trial)
-    bars = {}
-    if value is not None and error is not None and math.isfinite(error):
-        bars = {"low": value - error, "high": value + error}
+def _step(run: RunReading, line: str, cost: float, trial: Trial) -> dict[str, Any]:
+    worth = _worth(run, trial)
     return {
-        "line": line, "cost": cost, "value": value, "plan": trial.name, "origin": trial.origin,
-        "made": trial.made or "unknown", "said": _worth_words(report, trial), **bars,
+        "line": line, "cost": cost, "value": worth and worth.value, "plan": name_of(trial),
+        "origin": origin_words(trial.request.origin), "made": run.made(trial),
+        "said": _words(worth), **(_ends(worth) if len(run.ledger.deciding) == 1 else {}),
     }  # fmt: skip
 
 
@@ -184,56 +172,52 @@ def _progress_chart(
 # -------------------------------------------------------------------------------- size for quality
 
 
-def curve_section(report: RunReport) -> Section | None:
+def curve_section(run: RunReading) -> Section | None:
     """Return the best plan of each size, which `pick` writes; None below two sizes."""
-    places = () if report.summary is None else report.summary.sizes
+    places = () if run.summary is None else run.summary.sizes
     if len(places) < 2:
         return None
-    rows = []
+    rows, cells, texts, unit = [], [], {}, run.ledger.loss_unit
     for place in places:
-        trial = report.trials[place.trial]
+        trial = run.ledger.trials[place.trial]
+        losses = {_SEEN: run.ledger.loss(trial), _HELD: run.held_loss(trial)}
         about = {
-            "plan": trial.name, "layers": place.layers, "parameters": place.parameters,
-            "made": trial.made or "unknown", "file": place.file,
-            "pick": f"gptailor pick {shlex.quote(report.run)} --parameters {place.parameters}",
+            "plan": name_of(trial), "layers": place.layers, "parameters": place.parameters,
+            "made": run.made(trial), "file": place.file,
+            "pick": f"gptailor pick {shlex.quote(str(run.files.shown))}"
+                    f" --parameters {place.parameters}",
         }  # fmt: skip
-        for samples, loss, error in (
-            (_SEEN, trial.loss, trial.loss_error),
-            (_HELD, trial.held_loss, trial.held_loss_error),
-        ):
-            if loss is not None:
-                bars = {}
-                if error is not None and math.isfinite(error):
-                    bars = {"low": loss - error, "high": loss + error}
-                loss_words = f"{shown_number(loss, error)} {report.loss_unit}"
-                rows.append({**about, "samples": samples, "loss": loss, "said": loss_words, **bars})
-    table = ShownTable(
-        ("plan", "layers", "parameters", "weights", "KV cache of a token", "loss", "held out"),
-        tuple(_curve_row(report, place) for place in places),
-    )
+        for samples, lost in losses.items():
+            if lost is not None:
+                said = {"samples": samples, "loss": lost.value, "said": f"{_words(lost)} {unit}"}
+                rows.append({**about, **said, **_ends(lost)})
+        cells.append(_curve_row(trial, place, losses.values()))
+        texts[name_of(trial)] = run.text(trial)
+    head = ("plan", "layers", "parameters", "weights", "KV cache of a token", "loss", "held out")
     words = (
         "The best plan of each size, unless a smaller plan is better: the loss compared with"
-        f" the base, in {report.loss_unit}. gptailor pick writes one of them. Bars are one standard"
+        f" the base, in {unit}. gptailor pick writes one of them. Bars are one standard"
         " error of a single score."
     )
-    texts = {report.trials[p.trial].name: report.trials[p.trial].text for p in places}
-    chart = _curve_chart(rows, f"loss beside the base, {report.loss_unit}")
+    chart, table = (
+        _curve_chart(rows, f"loss beside the base, {unit}"),
+        ShownTable(head, tuple(cells)),
+    )
     return Section("sizes", "Size for quality", words, chart, table, plans=texts)
 
 
 _SEEN, _HELD = "the search's own samples", "held out"
 
 
-def _curve_row(report: RunReport, place: SizeRow) -> tuple[str, ...]:
-    trial, cache = report.trials[place.trial], place.kv_cache
+def _curve_row(trial: Trial, place: SizeRow, losses: Iterable[Estimate | None]) -> tuple[str, ...]:
+    cache = place.kv_cache
     return (
-        f"{trial.name} ({place.file})",
+        f"{name_of(trial)} ({place.file})",
         str(place.layers),
         f"{place.parameters:,}",
         bytes_in_words(place.bytes),
         "unknown" if cache is None else bytes_in_words(cache),
-        "" if trial.loss is None else shown_number(trial.loss, trial.loss_error),
-        "" if trial.held_loss is None else shown_number(trial.held_loss, trial.held_loss_error),
+        *map(_words, losses),
     )
 
 
@@ -265,49 +249,43 @@ def _curve_chart(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevel
 # --------------------------------------------------------------------- held out beside calibration
 
 
-def held_section(report: RunReport) -> Section | None:
+def held_section(run: RunReading) -> Section | None:
     """Return held-out losses over the losses on the search's own samples."""
-    drawn = [t for t in report.trials if t.loss is not None and t.held_loss is not None and t.full]
-    if not drawn:
+    losses = {t: (run.ledger.loss(t), run.held_loss(t)) for t in run.ledger.trials if is_whole(t)}
+    rows, texts, unit = [], {}, run.ledger.loss_unit
+    for trial, (seen, held) in losses.items():
+        if seen is None or held is None:
+            continue
+        rows.append({
+            "plan": name_of(trial), "made": run.made(trial),
+            "origin": origin_words(trial.request.origin), "seen": seen.value, "held": held.value,
+            **_ends(seen, "seen_"), **_ends(held, "held_"),
+            "seen_said": _words(seen), "held_said": _words(held),
+        })  # fmt: skip
+        texts[name_of(trial)] = run.text(trial)
+    if not rows:
         return None
-    rows = [
-        {
-            "plan": t.name, "made": t.made or "unknown", "origin": t.origin,
-            "seen": t.loss, "held": t.held_loss,
-            **_ends("seen", t.loss, t.loss_error), **_ends("held", t.held_loss, t.held_loss_error),
-            "seen_said": shown_number(t.loss, t.loss_error),
-            "held_said": shown_number(t.held_loss, t.held_loss_error),
-        }
-        for t in drawn
-    ]  # fmt: skip
     table = ShownTable(
         ("trial", "from", "its plan", "the search's own samples", "held out"),
         tuple(tuple(str(row[name]) for name in _HELD_COLUMNS) for row in rows),
     )
     words = (
         "The loss of plans with held-out scores, compared with the base: on the samples of the"
-        f" search and on held-out samples, in {report.loss_unit}. A plan above the line is worse on"
+        f" search and on held-out samples, in {unit}. A plan above the line is worse on"
         " held-out samples. Bars are one standard error."
     )
-    texts = {t.name: t.text for t in drawn}
-    return Section("held-out", "Held-out scores", words, _held_chart(rows, report),
-                   table, plans=texts)  # fmt: skip
+    chart = _held_chart(rows, unit)
+    return Section("held-out", "Held-out scores", words, chart, table, plans=texts)
 
 
 _HELD_COLUMNS = ("plan", "origin", "made", "seen_said", "held_said")
 
 
-def _ends(name: str, value: float | None, error: float | None) -> dict[str, float]:
-    if value is None or error is None or not math.isfinite(error):
-        return {}
-    return {f"{name}_low": value - error, f"{name}_high": value + error}
-
-
-def _held_chart(rows: Sequence[Mapping[str, Any]], report: RunReport) -> "alt.TopLevelMixin":
+def _held_chart(rows: Sequence[Mapping[str, Any]], unit: str) -> "alt.TopLevelMixin":
     import altair as alt
 
     scale = alt.Scale(zero=False, nice=True)
-    titles = [f"loss {where}, {report.loss_unit}" for where in ("on its own samples", "held out")]
+    titles = [f"loss {where}, {unit}" for where in ("on its own samples", "held out")]
     drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
     both = [float(row[name]) for row in rows for name in ("seen", "held")]
     line = alt.Chart(alt.InlineData(values=[{"v": min(both)}, {"v": max(both)}]))

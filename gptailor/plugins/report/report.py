@@ -24,10 +24,10 @@ from gptailor.prepare import ModelPaths
 from gptailor.reporting.known_layers import known_layer_count
 
 if TYPE_CHECKING:
-    from gptailor.plugins.report.run_report import RunReport
     from gptailor.plugins.report.section import Section
     from gptailor.searching.results import SearchResult
     from gptailor.searching.run.records import SearchSummary
+    from gptailor.searching.run_reading import RunReading
 
 
 @final
@@ -190,12 +190,12 @@ def _plan_sections(
     speech: of.Speech | None,
     lock: Lock | None,
     again: list[str],
-    report: "RunReport | None" = None,
+    run: "RunReading | None" = None,
 ) -> "list[Section]":
     no_lock = "There is no lock; 'gptailor lock PLAN' makes one."
     return [
-        _map(subject, None if report is None else report.layers),
-        of.sizes_section(subject, report),
+        _map(subject, None if run is None else run.record.layers),
+        of.sizes_section(subject, run),
         of.continuations(subject, speech),
         of.text_section(subject),
         *of.expectation_sections(subject),
@@ -259,7 +259,7 @@ def _of_run(target: str, given: _Given) -> _Page:
         plan = plan.with_families(given.families) if given.families else plan
         subject = of.subject("best.tailor", plan, best.decode(), given.models)
     sections = [] if summary is None else scores_sections(summary)
-    report, tried = _tried(target)
+    run, tried = _tried(target)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = files.read(name)
@@ -268,31 +268,29 @@ def _of_run(target: str, given: _Given) -> _Page:
             of.compile_command_of(f"{target}/best.tailor", given.models, locked=held is not None)
         ]
         again = again if files.storage is None else []
-        of_plan = _plan_sections(subject, given.speech, held, again, report)
+        of_plan = _plan_sections(subject, given.speech, held, again, run)
         found = None if summary is None else summary.best
         if found and stage_words(found.stage, found.before, found.values) == HEALED_IN_VAIN:
             of_plan[0] = replace(of_plan[0], words=f"{of_plan[0].words} {_IN_VAIN}")
         at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried
-    record = report.record if summary is None and report is not None else summary
+    record = run.record if summary is None and run is not None else summary
     title = f"Search of {target if record is None else record.plan}"
     return _Page(title, _lead_of_run(summary), sections)
 
 
-def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
-    """Return the report of RUN, and charts of all trials or the reason why they are missing."""
+def _tried(target: str) -> "tuple[RunReading | None, list[Section]]":
+    """Return what RUN holds, and charts of all trials or the reason why they are missing."""
     from gptailor.plugins.report.run_sections import run_sections
     from gptailor.plugins.report.section import Section
 
     try:
         from gptailor.plugins.report.layer_effects import run_effects  # imports JAX
-        from gptailor.plugins.report.read_run import report_of
         from gptailor.searching.run_reading import RunReading
 
-        reading = RunReading(target)
-        report = report_of(reading)
-        return report, run_sections(report, run_effects(reading))
+        run = RunReading(target)
+        return run, run_sections(run, run_effects(run))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         why = str(missing or error)
@@ -302,8 +300,8 @@ def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
 
 
 def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.searching.search_text import ended_words, verdict_words
+    from gptailor.searching.search_text import headline
 
     if summary is None:
         return "The search has no summary: it was ended before it wrote one."
-    return f"<strong>{escape(verdict_words(summary))}</strong> {escape(ended_words(summary))}."
+    return f"<strong>{escape(headline(summary))}</strong>"

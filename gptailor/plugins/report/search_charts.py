@@ -1,15 +1,19 @@
 """A search's trials as charts, over size and over objectives."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from gptailor.plugins.report.charts import HEIGHT, INK, sized
-from gptailor.plugins.report.run_report import ReportedTrial, RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import shown_number
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import Aim
+from gptailor.searching.run.trials import Ledger, Trial
+from gptailor.searching.run_reading import RunReading
 
 if TYPE_CHECKING:
     import altair as alt
@@ -31,6 +35,21 @@ _FAR = 3.0
 beyond the third quartile."""
 
 
+def name_of(trial: Trial) -> str:
+    """Return `trial 12`."""
+    return f"trial {trial.number}"
+
+
+def title_of(aim: Aim) -> str:
+    """Return `nll, nats`, or `parameters` if the short name is the unit."""
+    return f"{aim.short}, {aim.unit}" if aim.unit not in ("", aim.short) else aim.short
+
+
+def is_whole(trial: Trial) -> bool:
+    """Return whether a trial was evaluated itself, on all samples, and has a score."""
+    return trial.full and trial.values is not None and trial.same_as is None
+
+
 @final
 class ShownAxis(NamedTuple):
     """An axis: a field of the rows, a title, and the trials' values."""
@@ -43,68 +62,63 @@ class ShownAxis(NamedTuple):
 # -------------------------------------------------------------------------- every trial, over size
 
 
-def trials_section(report: RunReport) -> Section:
+def trials_section(run: RunReading) -> Section:
     """Return every trial's loss over its size, the front and the uncut base marked."""
-    drawn = [t for t in report.trials if t.loss is not None and t.same_as is None]
-    failed = sum(trial.failure is not None for trial in report.trials)
-    size = _size_axis(drawn)
-    words = [
-        f"Each plan's loss compared with the uncut base, in {report.loss_unit}, over its size."
-    ]
+    trials, unit = run.ledger.trials, run.ledger.loss_unit
+    losses = {
+        trial: lost.value
+        for trial in trials
+        if trial.same_as is None and (lost := run.ledger.loss(trial)) is not None
+    }
+    drawn, failed = [*losses], sum(trial.failure is not None for trial in trials)
+    size = _size_axis(run, drawn)
+    words = [f"Each plan's loss compared with the uncut base, in {unit}, over its size."]
     if failed:
-        words.append(f"{failed} of {len(report.trials)} trials failed. They are only in the table.")
+        words.append(f"{failed} of {len(trials)} trials failed. They are only in the table.")
     title, anchor = "Every trial: loss over size", "trials"
-    if not drawn:
-        return Section(anchor, title, "No trial has a score.", table=_trials_table(report))
     if size is None:
-        words.append("The sizes are unknown, so plans are in the order of trials.")
-        size = ShownAxis("order", "trial", {t.number: float(t.number) for t in drawn})
-    edge, beyond = _edge([trial.loss for trial in drawn if trial.loss is not None])
+        return Section(anchor, title, "No trial has a score.", table=_trials_table(run, trials))
+    edge, beyond = _edge([*losses.values()])
     if beyond:
         more = "one that loses" if beyond == 1 else f"{beyond} that lose"
         words.append(f"An arrow is over {more} more than {edge:.3g}, where the axis ends.")
-    fronts = set(report.front)
+    end = math.inf if edge is None else edge
     rows = [
-        {**_datum(report, trial, fronts), "x": size.values[trial.number],
-         "y": trial.loss if edge is None else min(trial.loss or 0.0, edge)}
-        for trial in drawn
-    ]  # fmt: skip
-    y_title = f"loss beside the base, {report.loss_unit}"
-    marks = _scatter(_rows_of(rows), _kinds_in(rows), size.title, y_title)
-    marks += _arrows([row for row, trial in zip(rows, drawn, strict=True)
-                      if edge is not None and (trial.loss or 0.0) > edge])  # fmt: skip
-    chart = sized(marks + _base_layers(_base_mark(report, size), [row["x"] for row in rows]))
-    plans = {trial.name: trial.text for trial in drawn}
-    if plans:
-        words.append("A click on a trial shows its plan's text.")
+        {**_datum(run, trial), "x": size.values[trial.number], "y": min(lost, end)}
+        for trial, lost in losses.items()
+    ]
+    marks = _scatter(_rows_of(rows), _kinds_in(rows), size.title, f"loss beside the base, {unit}")
+    marks += _arrows([row for row, lost in zip(rows, losses.values(), strict=True) if lost > end])
+    chart = sized(marks + _base_layers(_base_mark(run, size), [row["x"] for row in rows]))
+    words.append("A click on a trial shows its plan's text.")
+    plans = {name_of(trial): run.text(trial) for trial in drawn}
     note = "Less is better. Hollow: not on all samples. Ring: on the front."
-    return Section(anchor, title, " ".join(words), chart, _trials_table(report), "", plans, note)
+    table = _trials_table(run, trials)
+    return Section(anchor, title, " ".join(words), chart, table, "", plans, note)
 
 
-def _datum(report: RunReport, trial: ReportedTrial, front: set[int]) -> dict[str, Any]:
+def _datum(run: RunReading, trial: Trial) -> dict[str, Any]:
     """Return the fields of a trial that charts use."""
-    values = [] if trial.values is None else list(trial.values)
-    errors: Sequence[float | None] = trial.stderrs or [None] * len(values)
-    numbers = (
-        f"{aim.label}: {shown_number(value, error)}"
-        for aim, value, error in zip(report.objectives, values, errors, strict=True)
-    )
-    stopped = ", given up" if trial.stopped else ""
+    lost, aims = run.ledger.loss(trial), run.ledger.aims
+    scores = zip(aims, trial.values or (), trial.stderrs or (), strict=bool(trial.values))
+    numbers = (f"{aim.short}: {shown_number(value, error)}" for aim, value, error in scores)
     return {
-        "plan": trial.name,
-        "kind": _KINDS[trial.phase],
-        "origin": trial.origin,
-        "made": trial.made or "unknown",
+        "plan": name_of(trial),
+        "kind": _KINDS[trial.request.phase],
+        "origin": origin_words(trial.request.origin),
+        "made": run.made(trial),
         "scores": "; ".join(numbers),
-        "samples": f"{trial.samples} of {report.full}{stopped}",
-        "loss": _with_unit(trial.loss, report.loss_unit),
-        "whole": trial.full,
-        "front": trial.number in front,
+        "samples": _samples(run, trial),
+        "loss": "unknown" if lost is None else f"{lost.value:.4g} {run.ledger.loss_unit}",
+        "whole": is_whole(trial),
+        "front": trial.number in run.front,
     }
 
 
-def _with_unit(value: float | None, unit: str) -> str:
-    return "unknown" if value is None else f"{value:.4g} {unit}"
+def _samples(run: RunReading, trial: Trial) -> str:
+    """Return `16 of 64, given up`."""
+    stopped = ", given up" * (trial.stopped is not None)
+    return f"{trial.samples} of {run.ledger.full}{stopped}"
 
 
 _TOOLTIP = (
@@ -123,17 +137,16 @@ def _tooltip() -> "list[alt.Tooltip]":
     return [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOOLTIP]
 
 
-def _size_axis(trials: Sequence[ReportedTrial]) -> ShownAxis | None:
+def _size_axis(run: RunReading, trials: Sequence[Trial]) -> ShownAxis | None:
     """Return parameters if all are known, else layers; None without trials."""
-    layers = {t.number: float(t.layers) for t in trials}
-    if not layers:
+    if not trials:
         return None
-    counts = {t.number: t.size.parameters for t in trials if t.size is not None}
-    if len(counts) == len(layers):
-        unit, name = _power(max(counts.values()))
-        values = {number: count / unit for number, count in counts.items()}
+    sizes = {t.number: size for t in trials if (size := run.sizes.get(t.plan)) is not None}
+    if len(sizes) == len(trials):
+        unit, name = _power(max(size.parameters for size in sizes.values()))
+        values = {number: size.parameters / unit for number, size in sizes.items()}
         return ShownAxis("parameters", f"parameters{name}", values)
-    return ShownAxis("layers", "layers", layers)
+    return ShownAxis("layers", "layers", {t.number: float(run.layers(t)) for t in trials})
 
 
 def _power(most: int) -> tuple[int, str]:
@@ -143,16 +156,15 @@ def _power(most: int) -> tuple[int, str]:
     return 1, ""
 
 
-def _base_mark(report: RunReport, size: ShownAxis) -> dict[str, Any] | None:
-    if size.field == "order":
-        return None
+def _base_mark(run: RunReading, size: ShownAxis) -> dict[str, Any] | None:
     if size.field == "layers":
-        return {"x": float(report.layers), "y": 0.0}
-    if report.base is None:
+        return {"x": float(run.record.layers), "y": 0.0}
+    written = run.study.typed.sizes
+    if written is None:
         return None
     name = size.title.removeprefix("parameters")
     unit = {", billions": 10**9, ", millions": 10**6, ", thousands": 10**3}.get(name, 1)
-    return {"x": report.base.parameters / unit, "y": 0.0}
+    return {"x": written.base.parameters / unit, "y": 0.0}
 
 
 def _edge(losses: Sequence[float]) -> tuple[float | None, int]:
@@ -240,43 +252,41 @@ def _kinds_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(str(row["kind"]) for row in rows))
 
 
-def _trials_table(report: RunReport) -> ShownTable:
-    labels = [aim.title for aim in report.objectives]
+def _trials_table(run: RunReading, trials: Sequence[Trial], mark: str = " (front)") -> ShownTable:
+    labels = [title_of(aim) for aim in run.ledger.aims]
     head = ("trial", "from", "plan", "samples", *labels, "loss")
-    fronts = set(report.front)
-    return ShownTable(head, tuple(_trial_row(report, trial, fronts) for trial in report.trials))
+    return ShownTable(head, tuple(_trial_row(run, trial, mark) for trial in trials))
 
 
-def _trial_row(report: RunReport, trial: ReportedTrial, front: set[int]) -> tuple[str, ...]:
-    mark = " (front)" * (trial.number in front)
-    plan = trial.made if trial.same_as is None else f"as trial {trial.same_as}"
-    if trial.failure is not None:
-        cells = [f"failed: {trial.failure}", *[""] * (len(report.objectives) - 1)]
+def _trial_row(run: RunReading, trial: Trial, mark: str) -> tuple[str, ...]:
+    plan = run.made(trial) if trial.same_as is None else f"as trial {trial.same_as}"
+    if trial.values is None or trial.stderrs is None:
+        cells = [f"failed: {trial.failure}", *[""] * (len(run.ledger.aims) - 1)]
     else:
-        errors: Sequence[float | None] = trial.stderrs or [None] * len(report.objectives)
-        values = trial.values or [None] * len(report.objectives)
-        cells = [shown_number(v, e or None) for v, e in zip(values, errors, strict=True)]
-    loss = "" if trial.loss is None else f"{trial.loss:.4g}"
-    samples = f"{trial.samples} of {report.full}" + ", given up" * trial.stopped
-    return (f"{trial.number}{mark}", trial.origin, plan, samples, *cells, loss)
+        scores = zip(trial.values, trial.stderrs, strict=True)
+        cells = [shown_number(value, error or None) for value, error in scores]
+    lost = run.ledger.loss(trial)
+    number = f"{trial.number}{mark * (trial.number in run.front)}"
+    loss = "" if lost is None else f"{lost.value:.4g}"
+    origin = origin_words(trial.request.origin)
+    return (number, origin, plan, _samples(run, trial), *cells, loss)
 
 
 # ------------------------------------------------------------------------- over several objectives
 
 
-def objectives_section(report: RunReport) -> Section | None:
+def objectives_section(run: RunReading) -> Section | None:
     """Return every trial by two chosen objectives; None below two objectives."""
-    axes = _axes(report)
+    axes = _axes(run.ledger)
     if len(axes) < 2:
         return None
-    drawn = [trial for trial in report.trials if trial.full]
+    drawn = [trial for trial in run.ledger.trials if is_whole(trial)]
     if not drawn:
         return None
     import altair as alt
 
-    fronts = set(report.front)
     rows = [
-        {**_datum(report, trial, fronts),
+        {**_datum(run, trial),
          **{axis.field: axis.values[trial.number] for axis in axes if trial.number in axis.values}}
         for trial in drawn
     ]  # fmt: skip
@@ -287,7 +297,7 @@ def objectives_section(report: RunReport) -> Section | None:
                   bind=alt.binding_select(options=fields, labels=labels, name=f"{label} "))
         for name, value, label in (("across", fields[0], "across:"), ("up", fields[1], "up:"))
     )  # fmt: skip
-    title_of = json.dumps({axis.field: axis.title for axis in axes})
+    titles_of = json.dumps({axis.field: axis.title for axis in axes})
     placed = (
         _rows_of(rows)
         .transform_calculate(x="datum[across]", y="datum[up]")
@@ -297,15 +307,15 @@ def objectives_section(report: RunReport) -> Section | None:
     style: Any = {"fontWeight": 600, "fontSize": 12, "color": INK}
     titles = [
         word.mark_text(align="right", baseline="top", x=alt.ExprRef("width"), y=HEIGHT + 26,
-                       text=alt.ExprRef(f"({title_of})[across]"), **style),
+                       text=alt.ExprRef(f"({titles_of})[across]"), **style),
         word.mark_text(align="left", baseline="bottom", x=0, y=-8,
-                       text=alt.ExprRef(f"({title_of})[up]"), **style),
+                       text=alt.ExprRef(f"({titles_of})[up]"), **style),
     ]  # fmt: skip
     layers = _scatter(placed, _kinds_in(rows), None, None, room=12)
     chart = sized([*layers, *titles], params=(across, up))
     best = ", ".join(
-        f"{'less' if aim.direction == 'minimize' else 'more'} {aim.label}"
-        for aim in report.objectives
+        f"{'less' if aim.direction == 'minimize' else 'more'} {aim.short}"
+        for aim in run.ledger.aims
     )
     return Section(
         "objectives",
@@ -313,28 +323,20 @@ def objectives_section(report: RunReport) -> Section | None:
         f"Trials on all samples. Better is {best}. On the front is a plan that no other one betters"
         " in all objectives. Axes are chosen below the chart.",
         chart,
-        _front_table(report),
-        plans={t.name: t.text for t in drawn},
+        _trials_table(run, [run.ledger.trials[number] for number in run.front], ""),
+        plans={name_of(t): run.text(t) for t in drawn},
         note="Ring: on the front.",
     )
 
 
-def _axes(report: RunReport) -> list[ShownAxis]:
+def _axes(ledger: Ledger) -> list[ShownAxis]:
     """Return the axes of the objectives, sizes last."""
     axes = [
         ShownAxis(
             f"objective_{i}",
-            aim.title,
-            {t.number: t.values[i] for t in report.trials if t.values is not None},
+            title_of(aim),
+            {t.number: t.values[i] for t in ledger.trials if t.values is not None},
         )
-        for i, aim in enumerate(report.objectives)
+        for i, aim in enumerate(ledger.aims)
     ]
-    return sorted(axes, key=lambda axis: report.objectives[int(axis.field[10:])].size)
-
-
-def _front_table(report: RunReport) -> ShownTable | None:
-    chosen = [report.trials[number] for number in report.front if number < len(report.trials)]
-    if not chosen:
-        return None
-    table = _trials_table(report)
-    return ShownTable(table.head, tuple(_trial_row(report, trial, set()) for trial in chosen))
+    return sorted(axes, key=lambda axis: ledger.aims[int(axis.field[10:])].size)

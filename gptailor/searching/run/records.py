@@ -157,7 +157,7 @@ HeldOutResult: TypeAlias = NotedScores | HeldOutFailure
 
 
 class WithScores(BuiltClosed):
-    """The scores of a plan by each objective, or None."""
+    """The scores of a plan by each objective, or None; of the uncut base in a summary."""
 
     values: Several[float] | None
     held: HeldOutResult | None
@@ -170,25 +170,20 @@ class WithScores(BuiltClosed):
 
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""
-        lists = [self.values, self.stderrs]
-        if (held := self.held_scores) is not None:
-            lists += [held.values, held.stderrs]
-        yield from (len(scores) for scores in lists if scores is not None)
-
-
-@final
-class BaseScores(WithScores):
-    """The scores of the uncut base."""
+        held = None if self.held_scores is None else self.held_scores.values
+        before = getattr(self, "before", None)
+        yield from (len(s) for s in (self.values, self.stderrs, held, before) if s is not None)
 
 
 class SummaryRow(WithScores):
     """A trial in a summary. `before` has the plan's scores before it was repaired.
 
-    `dropped` are the layers that the plan drops, `L3..L5`, and `sizes` the open sizes of its cuts,
-    `width 1280`.
+    `cut` are the layers that the plan drops, and the open sizes of its cuts: `L3..L5 dropped, width
+    1280`. `recipe` is the recipe of a starting plan: `math 0.6`.
 
-    `retained` is the retained share of the base's score by each objective. `lost` is the mean loss
-    over the objectives.
+    `retained` is the retained share of the base's score by each objective. `lost` and `held_lost`
+    are the mean loss beside the base over the deciding objectives, on the search's samples and on
+    held-out samples; an error of None is infinite.
     """
 
     trial: TrialNumber
@@ -201,13 +196,11 @@ class SummaryRow(WithScores):
     stderrs: Several[float | None] | None
     retained: Several[float | None] | None
     lost: float | None
-    dropped: Line
-    sizes: Line
-
-    def widths(self) -> Iterator[int]:
-        """Yield how many objectives each list of scores has."""
-        yield from super().widths()
-        yield from (len(scores) for scores in (self.before, self.retained) if scores is not None)
+    lost_stderr: Annotated[float, Field(ge=0)] | None
+    held_lost: float | None
+    held_lost_stderr: Annotated[float, Field(ge=0)] | None
+    cut: Line
+    recipe: Line
 
 
 FrontFile = Annotated[str, Field(pattern=r"^front/trial-[0-9]{4,9}\.tailor$")]
@@ -368,10 +361,10 @@ class SearchSummary(AskedSettings):
     `trials` is the number of trials, `cost` their cost. `samples` counts the samples of a whole
     trial, `held` the held-out samples of each objective. `deciding` has the numbers of the
     objectives that compare plans; `loss_unit` is the unit of losses. `found` has the best score;
-    `best` is the plan that is handed over as `best_file`. `recipe` is the best of `recipes` that
-    were compared with nothing dropped, where cuts are repaired. `sizes` is the curve of quality
-    over size, the smallest plan first. `commands` score and compile the best plan; they are for
-    people and programs that run where the search ran, and gptailor never reads them back.
+    `best` is the plan that is handed over. `recipe` is the best of `recipes` that were compared
+    with nothing dropped, where cuts are repaired. `sizes` is the curve of quality over size, the
+    smallest plan first. `commands` score and compile the best plan; they are for people and
+    programs that run where the search ran, and gptailor never reads them back.
     """
 
     objectives: Annotated[Several[WrittenAim], Field(min_length=1)]
@@ -385,7 +378,6 @@ class SearchSummary(AskedSettings):
     left_out: Several[Line]
     beyond: Several[Line]
     at_bounds: Several[NumberAtBound]
-    best_file: Line
     commands: Several[str]
     deciding: Several[Tally]
     loss_unit: Line
@@ -395,7 +387,7 @@ class SearchSummary(AskedSettings):
     spared: float
     failed: Tally
     seconds: Seconds
-    base: BaseScores
+    base: WithScores
     verdict: VerdictRecord | None
     found: SummaryRow | None
     best: SummaryRow | None
@@ -409,26 +401,16 @@ class SearchSummary(AskedSettings):
     random: RandomDraws
 
     @property
-    def scored_rows(self) -> list[SummaryRow]:
-        """The trials that must have scores; a trial may occur several times."""
-        optional = (self.found, self.best, self.random.best, self.recipe)
-        some = (row for row in optional if row is not None)
-        return [*some, *self.front, *self.sizes, *self.starts]
-
-    @property
     def rows(self) -> list[SummaryRow]:
         """All trials in the summary; a trial may occur several times."""
-        return [*self.scored_rows, *self.final]
+        some = filter(None, (self.found, self.best, self.random.best, self.recipe))
+        return [*some, *self.front, *self.sizes, *self.starts, *self.final]
 
     @model_validator(mode="after")
     def _agrees(self) -> "SearchSummary":
         many = len(self.objectives)
         numbers = [*self.deciding, *(() if self.verdict is None else self.verdict.numbers)]
         for fault, expected in (
-            (len({part is None for part in (self.found, self.best, self.verdict)}) > 1,
-             "a verdict, a plan found and a best one, or neither of them"),
-            (any(row.values is None or row.stderrs is None for row in self.scored_rows),
-             "scores of each plan that was handed over"),
             (any(width != many for row in (self.base, *self.rows) for width in row.widths()),
              "a score by each objective in each row"),
             (len(self.held) != many, "a number of held-out samples for each objective"),

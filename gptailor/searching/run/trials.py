@@ -124,9 +124,10 @@ class Trial:
         return self.share == 1.0
 
 
-def json_numbers(numbers: Sequence[float] | None) -> list[float | None] | None:
+def json_numbers(numbers: Sequence[float] | None) -> tuple[float | None, ...] | None:
     """Return numbers as JSON, with None for NaN and infinity."""
-    return None if numbers is None else [n if math.isfinite(n) else None for n in numbers]
+    finite = (n if math.isfinite(n) else None for n in numbers or ())
+    return None if numbers is None else tuple(finite)
 
 
 def as_numpy(genome: Genome) -> Genome:

@@ -53,19 +53,14 @@ def expecting(plan: p.Plan, declared: p.Plan) -> p.Plan:
     return plan.model_copy(update={"models": models, "expects": declared.expects})
 
 
-def dropped_words(space: Space, genome: Genome, stage: Stage) -> str:
-    """Return the layers that one genome's plan drops at a stage: `L3..L5, L9`; "" for none."""
-    plan = plan_at_stage(space, genome, stage)
-    return range_words([drop.position for drop in plan.drops])
+def cut_words(space: Space, genome: Genome, stage: Stage) -> str:
+    """Return what one genome's plan leaves out at a stage: `L3..L5, L9 dropped, width 1280`.
 
-
-def open_size_words(space: Space, genome: Genome, stage: Stage) -> str:
-    """Return the open sizes of one genome's plan at a stage: `width 1280, experts 64`; "" for none.
-
-    A size that the space fixes is left out.
+    The sizes are those that the space leaves open.
     """
     plan = plan_at_stage(space, genome, stage)
-    open_cuts, words = space.plan.cuts, []
+    dropped = range_words([drop.position for drop in plan.drops])
+    open_cuts, words = space.plan.cuts, [f"{dropped} dropped"] if dropped else []
     for name, cut in plan.cuts.items():
         sizes = [
             of.numbers[size.named] if isinstance(size, p.Named) else size

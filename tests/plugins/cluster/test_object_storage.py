@@ -180,7 +180,6 @@ search { minimize nll("rows.jsonl") }
     assert {"best.tailor", "best.tailor.lock", "run.json", "start.tailor", "summary.json",
             "summary.md"} <= set(names)  # fmt: skip
     assert not any("digests" in name or name.startswith(".") for name in names)
-    assert found.summary.best_file == f"{url}/best.tailor"
     reading = RunReading(url)
     assert len(reading.ledger.trials) == found.summary.trials
     assert all(reading.made(trial) for trial in reading.ledger.trials)

@@ -1,11 +1,9 @@
-"""A search's RUN and its report, as fixtures."""
+"""A search's RUN and its contents, as fixtures."""
 
 from pathlib import Path
 
 import pytest
 
-from gptailor.plugins.report.read_run import report_of
-from gptailor.plugins.report.run_report import RunReport
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_reading import RunReading
 from tests.searching import written_run
@@ -13,15 +11,10 @@ from tests.searching import written_run
 run = written_run.run
 
 
-def run_report(run: Path) -> RunReport:
-    """Return the report of a RUN."""
-    return report_of(RunReading(run))
-
-
 @pytest.fixture(scope="module")
-def report(run: tuple[Path, Ledger]) -> RunReport:
-    """Return the report of the run."""
-    return run_report(run[0])
+def reading(run: tuple[Path, Ledger]) -> RunReading:
+    """Return the contents of the run."""
+    return RunReading(run[0])
 
 
 def losses(ledger: Ledger) -> dict[int, float]:

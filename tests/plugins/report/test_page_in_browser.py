@@ -13,7 +13,6 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plugins.report.layer_effects import run_effects
 from gptailor.plugins.report.layer_map import layer_map
 from gptailor.plugins.report.page import page_html, text_html
-from gptailor.plugins.report.read_run import report_of
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.scores_section import scores_sections
 from gptailor.plugins.report.section import Section, ShownTable
@@ -73,7 +72,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reading = RunReading(run)
     sections = [
         *scores_sections(SUMMARY),
-        *run_sections(report_of(reading), run_effects(reading)),
+        *run_sections(reading, run_effects(reading)),
         layer_map(Resolved(gptailor.loads(PLAN), 80)),
         Section("front", "Trials", "All of them.", chart, plans=plans),
         Section("size", "Size", "", table=ShownTable(("", "base"), (("layers", "80"),))),

@@ -21,7 +21,6 @@ from gptailor.plugins.report.layer_effects import (
 )
 from gptailor.plugins.report.page import page_html
 from gptailor.plugins.report.progress_charts import best_so_far
-from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.section import Section
 from gptailor.searching.run.trials import ORDER, RECIPES, Ledger, Trial
@@ -32,11 +31,11 @@ from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import space_of
 from gptailor.searching.space.table import sample
 from tests.plugins.report import reported_run
-from tests.plugins.report.reported_run import losses, run_report
+from tests.plugins.report.reported_run import losses
 from tests.searching import landscape
 from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
 
-run, report = reported_run.run, reported_run.report
+run, reading = reported_run.run, reported_run.reading
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +44,9 @@ def effects(run: tuple[Path, Ledger]) -> Effects:
     return run_effects(RunReading(run[0]))
 
 
-def section(report: RunReport, anchor: str) -> Section:
+def section(reading: RunReading, anchor: str) -> Section:
     """A section of the page."""
-    return next(one for one in run_sections(report, Effects()) if one.anchor == anchor)
+    return next(one for one in run_sections(reading, Effects()) if one.anchor == anchor)
 
 
 def rows_of(made: Section) -> list[dict[str, Any]]:
@@ -79,17 +78,18 @@ def test_effects_are_differences_of_means(effects: Effects, run: tuple[Path, Led
     assert middle < min(shown[0].mean, shown[7].mean)
 
 
-def test_what_a_strategy_without_a_model_lacks_is_said(report: RunReport, effects: Effects) -> None:
+def test_what_is_missing_is_said(reading: RunReading, effects: Effects) -> None:
     assert effects.learned == []
     [why] = effects.missing
     assert "drifting, which has no model of what layers do" in why
-    words = [one.words for one in run_sections(report, effects) if one.anchor == "missing"]
-    assert words == [" ".join([*report.missing, why])]
+    [words] = [one.words for one in run_sections(reading, effects) if one.anchor == "missing"]
+    assert words.startswith("The search hasn't come to its end")
+    assert words.endswith(why)
 
 
-def test_each_kind_of_effect_has_a_section(report: RunReport, effects: Effects) -> None:
+def test_each_kind_of_effect_has_a_section(reading: RunReading, effects: Effects) -> None:
     windows = [WindowLoss(1, 2, 0.5, 0.25, 3), WindowLoss(2, 3, 0.75, 0.5, 2)]
-    shown = run_sections(report, Effects(windows, effects.seen, effects.seen))
+    shown = run_sections(reading, Effects(windows, effects.seen, effects.seen))
     assert [one.anchor for one in shown][-4:-1] == ["layers", "layers-learned", "windows"]
 
 
@@ -100,41 +100,44 @@ def test_states_are_what_became_of_each_layer() -> None:
     assert layer_states(Resolved(stack, 4).slots) is None
 
 
-def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, Ledger]) -> None:
+def test_the_best_so_far_is_that_of_a_loop(reading: RunReading, run: tuple[Path, Ledger]) -> None:
     spent, best, wanted = 0.0, math.inf, []
     for told in run[1].trials:
         spent += 0.0 if told.same_as is not None else told.share
         if told.values is not None and told.share == 1.0 and told.values[0] < best:
             best = told.values[0]
             wanted.append((pytest.approx(spent), told.number))
-    found = best_so_far(report, ("start", "random", "search"))
+    found = best_so_far(reading, ("start", "random", "search"))
     assert [(cost, trial.number) for cost, trial in found] == wanted
     assert len(wanted) > 2
-    drawn = [row for row in rows_of(section(report, "progress")) if row.get("line") == "the search"]
+    drawn = [
+        row for row in rows_of(section(reading, "progress")) if row.get("line") == "the search"
+    ]
     assert drawn[-1]["value"] == pytest.approx(best)
     assert drawn[-1]["cost"] == pytest.approx(spent)
 
 
-def test_every_trial_with_a_score_has_a_mark_and_its_plan(report: RunReport) -> None:
-    made = section(report, "trials")
+def test_every_trial_with_a_score_has_a_mark_and_its_plan(reading: RunReading) -> None:
+    made, trials = section(reading, "trials"), reading.ledger.trials
     marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
-    drawn = [t for t in report.trials if t.values is not None and t.same_as is None]
-    assert marks.keys() == made.plans.keys() == {trial.name for trial in drawn}
-    for trial in drawn:
-        assert marks[trial.name]["whole"] is trial.full
-        assert made.plans[trial.name] == trial.text
+    drawn = {f"trial {t.number}": t for t in trials if t.values is not None and t.same_as is None}
+    assert marks.keys() == made.plans.keys() == drawn.keys()
+    for name, trial in drawn.items():
+        assert marks[name]["whole"] is trial.full
+        assert made.plans[name] == gptailor.format(decode(reading.space, trial.request.genome))
     ringed = {row["plan"] for row in marks.values() if row["front"]}
-    assert ringed == {f"trial {number}" for number in report.front} != set()
+    assert ringed == {f"trial {number}" for number in reading.front} != set()
     assert made.table is not None
-    assert len(made.table.rows) == len(report.trials)
+    assert len(made.table.rows) == len(trials)
 
 
-def test_what_is_ruined_stands_at_the_edge(report: RunReport) -> None:
-    last = next(trial for trial in reversed(report.trials) if trial.full)
-    ruined = replace(last, loss=1e6)
-    trials = [ruined if trial is last else trial for trial in report.trials]
-    made = section(replace(report, trials=trials), "trials")
-    marks = [row for row in rows_of(made) if row.get("plan") == ruined.name]
+def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
+    reading = RunReading(run[0])
+    last = next(t for t in reversed(reading.ledger.trials) if t.full and t.same_as is None)
+    ruined = (1e6 + reading.ledger.references[64][0],)
+    reading.ledger.trials[last.number] = replace(last, values=ruined)
+    made = section(reading, "trials")
+    marks = [row for row in rows_of(made) if row.get("plan") == f"trial {last.number}"]
     assert {row["loss"] for row in marks} == {"1e+06 nats"}
     assert max(row["y"] for row in marks) < 1e3
     assert "An arrow is over one that loses more than" in made.words
@@ -142,8 +145,7 @@ def test_what_is_ruined_stands_at_the_edge(report: RunReport) -> None:
 
 def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, (NLL, ACCURACY), trials=12)
-    report = run_report(tmp_path)
-    made = section(report, "objectives")
+    made = section(RunReading(tmp_path), "objectives")
     said = made.chart.to_dict() if made.chart is not None else {}
     assert [one["name"] for one in said["params"]] == ["across", "up"]
     marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
@@ -155,12 +157,14 @@ def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
 
 def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:
     run_of(tmp_path, trials=20, fails=lambda plan: plan.drops[0].position == 0)
-    report = run_report(tmp_path)
-    failed = [trial for trial in report.trials if trial.failure is not None]
+    reading = RunReading(tmp_path)
+    trials = reading.ledger.trials
+    failed = [trial for trial in trials if trial.failure is not None]
     assert failed
-    made = section(report, "trials")
-    assert not {t.name for t in failed} & {row.get("plan") for row in rows_of(made)}
-    assert f"{len(failed)} of {len(report.trials)} trials failed" in made.words
+    made = section(reading, "trials")
+    drawn = {row.get("plan") for row in rows_of(made)}
+    assert not {f"trial {t.number}" for t in failed} & drawn
+    assert f"{len(failed)} of {len(trials)} trials failed" in made.words
     assert made.table is not None
     assert sum("failed: too bad" in cells for row in made.table.rows for cells in row) == len(
         failed
@@ -173,11 +177,11 @@ def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     run_of(tmp_path / "other", trials=1)
     shutil.copyfile(tmp_path / "other" / "run.json", tmp_path / "run.json")
-    report = run_report(tmp_path)
-    assert report.front == ()
-    assert section(report, "trials").words == "No trial has a score."
-    assert section(report, "progress").chart is None
-    assert "No trial has a score." in page_html("Search", "", run_sections(report, Effects()))
+    reading = RunReading(tmp_path)
+    assert reading.front == []
+    assert section(reading, "trials").words == "No trial has a score."
+    assert section(reading, "progress").chart is None
+    assert "No trial has a score." in page_html("Search", "", run_sections(reading, Effects()))
 
 
 def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:
@@ -215,10 +219,12 @@ def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger])
     assert sum(one.count for one in found) == 30
 
 
-def test_five_hundred_trials_fit_a_page(report: RunReport, effects: Effects) -> None:
-    whole = [trial for trial in report.trials if trial.full]
-    trials = [replace(whole[n % len(whole)], number=n, loss=n / 500) for n in range(500)]
-    many = replace(report, trials=trials, front=(0,))
+def test_five_hundred_trials_fit_a_page(run: tuple[Path, Ledger], effects: Effects) -> None:
+    many = RunReading(run[0])
+    whole = [t for t in many.ledger.trials if search_charts.is_whole(t)]
+    many.ledger.trials[:] = [
+        replace(whole[n % len(whole)], number=n, values=(2.0 + n / 500,)) for n in range(500)
+    ]
     page = page_html("Search", "", run_sections(many, effects))
     assert len(page.encode()) < 8_000_000
     assert '"trial 499"' in page
@@ -235,6 +241,6 @@ def test_trials_stand_at_their_sizes(tmp_path: Path) -> None:
     size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
     said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
     landscape.study_of(tmp_path).note("sizes", said)
-    rows = rows_of(section(run_report(tmp_path), "trials"))
+    rows = rows_of(section(RunReading(tmp_path), "trials"))
     assert {row["x"] for row in rows if "plan" in row} == {6.0}
     assert {row["x"] for row in rows if row.get("name") == "the base, uncut"} == {8.0}
