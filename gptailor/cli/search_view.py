@@ -144,7 +144,9 @@ class Lines:
                 best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
                 mark = ", best" if best is trial and trial.number != best_before else ""
-                scored = f"{scores_words(trial, ledger)}{trial_remarks(trial, ledger)}{mark}"
+                scored = f"as trial {trial.same_as}"
+                if trial.same_as is None:
+                    scored = scores_words(trial, ledger) + trial_remarks(trial, ledger) + mark
                 after = "; ".join(filter(None, (scored, self._rest.words)))
                 room = max(_LEAST_NAME, width() - len(self._rest.spent) - len(after) - 4)
                 name = textwrap.shorten(plan_name(trial, space), room, placeholder=" …")
@@ -159,19 +161,12 @@ class Lines:
 
 def stages_words(budget: Budget) -> str:
     """Return the order of a search's stages, and how each stage is scored."""
-    scored = budget.stage(budget.full)
-    if budget.final is None:
-        why = ", since nothing repairs them" if scored == "bare" else ""
-        return f"cuts are scored {scored}{why}"
-    plans = f"{budget.finalists} plan{'s' * (budget.finalists != 1)}"
-    if not budget.separate:
-        return (
-            f"cuts are scored {scored}; then the best {plans} and a starting plan, {budget.final}"
-        )
-    return (
-        f"recipes are scored first, with nothing dropped; then cuts of the best recipe, {scored};"
-        f" then the best {plans} and at most {budget.rivals + 1} rivals, {budget.final}"
-    )
+    parts = ["recipes are scored first, with nothing dropped"] * budget.separate
+    parts.append(f"cuts are scored {budget.stage(budget.full)}")
+    if budget.final is not None:
+        plans = f"{budget.finalists} plan{'s' * (budget.finalists != 1)}"
+        parts.append(f"then the best {plans} and starting plans, {budget.final}")
+    return "; ".join(parts)
 
 
 def plan_name(trial: Trial, space: Space) -> str:
@@ -202,13 +197,12 @@ def scores_words(trial: Trial, ledger: Ledger) -> str:
 
 
 def trial_remarks(trial: Trial, ledger: Ledger) -> str:
-    """Return a trial's number of samples if not all, its repair, and the trial it repeats."""
+    """Return a trial's number of samples if not all, and its repair."""
     request, before = trial.request, ledger.before(trial)
     words = "" if trial.full else f", {trial.samples} samples"
     words += "" if trial.stopped is None else ", given up"
     repair = stage_words(request.stage, None if before is None else before.values, trial.values)
-    words += f", {repair}" if repair else ""
-    return words + (f", as trial {trial.same_as}" if trial.same_as is not None else "")
+    return words + (f", {repair}" if repair else "")
 
 
 def steps(what: str, done: int, total: int) -> str:

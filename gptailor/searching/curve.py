@@ -1,9 +1,8 @@
 """Quality over size: how large a search's plans are, and the best plan of each size."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import final
-
-import numpy as np
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.objectives.size_and_speed import size_score
@@ -46,12 +45,6 @@ def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[floa
     return [size_score(each, compiled, checked.base).value for each in measures]
 
 
-def curve_loss(ledger: Ledger, trial: Trial) -> float:
-    """Return the loss by which the search compares plans; without it the mean loss."""
-    lost = ledger.loss(trial)
-    return ledger.mean_loss(trial) if lost is None else lost.value
-
-
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
     """Return the best plan of each size, smallest first, but none that a smaller one betters.
 
@@ -62,10 +55,11 @@ def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
     for trial in ledger.candidates():
         by_size.setdefault(sizes.of(trial), []).append(trial)
     points: list[tuple[Trial, OutputSize]] = []
-    least = np.inf
+    least = math.inf
     for size in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
         best = ledger.best(by_size[size])
-        if best is not None and (loss := curve_loss(ledger, best)) < least:
-            least = loss
+        lost = None if best is None else ledger.loss(best)
+        if best is not None and lost is not None and lost.value < least:
+            least = lost.value
             points.append((best, size))
     return points

@@ -1,12 +1,10 @@
 """The record of a search in `run.json`: what was asked for. Another search there is refused."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, quoted
@@ -140,48 +138,42 @@ def refuse_other(before: RunRecord | None, record: RunRecord, place: Path) -> No
         raise CheckpointError("C902", message, place, help_)
 
 
-def _identity(record: RunRecord) -> dict[str, Any]:
+def _identity(record: RunRecord) -> dict[str, Mapping[str, str] | tuple[object, ...]]:
     """Return all that a search's trials depend on. A difference makes another search."""
     return {
-        **dict(record.digests),
-        "objectives": "; ".join(record.objectives),
-        "samples": f"{record.low}..{record.full}",
-        "seed": record.seed,
-        "strategy": record.strategy,
-        "packages": "; ".join(record.packages) or "gptailor alone",
-        "bridge": record.bridge or "nothing",
-        "race": "on" if record.race else "off",
-        "dtype": record.dtype or "their own dtypes",
-        "limits": "; ".join(record.limits) or "no size",
-        "starts": record.starts,
+        "models": record.digests.models,
+        "data": record.digests.data,
+        "space": (record.digests.space,),
+        "objectives": record.objectives,
+        "samples": (f"{record.low}..{record.full}",),
+        "seed": (record.seed,),
+        "strategy": (record.strategy,),
+        "packages": record.packages or ("gptailor alone",),
+        "bridge": (record.bridge or "nothing",),
+        "race": ("on" if record.race else "off",),
+        "dtype": (record.dtype or "their own dtypes",),
+        "limits": record.limits or ("no size",),
+        "starts": (record.starts,),
     }
 
 
-def _difference(before: Any, now: Any, words: str) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
+def _difference(
+    before: Mapping[str, str] | tuple[object, ...],
+    now: Mapping[str, str] | tuple[object, ...],
+    words: str,
+) -> str:
+    """Return `words` with the names that differ, or the items of each list that the other lacks."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = sorted(before.keys() | now.keys())
         which = [quoted(key) for key in keys if before.get(key) != now.get(key)]
         return words.format(", ".join(which))
-    if isinstance(before, str) and isinstance(now, str) and "; " in before + now:
-        return words.format(_difference_of_lists(before.split("; "), now.split("; ")))
-    return words.format(f"{_short(before)}, and now {_short(now)}")
-
-
-def _difference_of_lists(before: Sequence[str], now: Sequence[str]) -> str:
-    """Return the items of each list that the other lacks, as far as there are any."""
-    old = ", ".join(quoted(item, whole=True) for item in before if item not in now)
-    new = ", ".join(quoted(item, whole=True) for item in now if item not in before)
+    old = ", ".join(quoted(str(item), whole=True) for item in before if item not in now)
+    new = ", ".join(quoted(str(item), whole=True) for item in now if item not in before)
     if old and new:
-        return f"{old}, and now {new}"
+        return words.format(f"{old}, and now {new}")
     if old:
-        return f"{old} too"
-    return f"without {new}" if new else "in another order"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    long = len(text) > 60 and " " not in text
-    return quoted(text[:12]) if long else quoted(text, whole=True)
+        return words.format(f"{old} too")
+    return words.format(f"without {new}" if new else "in another order")
 
 
 def file_digests(files: Collection[Path]) -> dict[Path, str]:

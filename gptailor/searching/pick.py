@@ -67,7 +67,7 @@ def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | No
         return min(rows, key=bounds.excess), False
     if bounds.parameters is None and bounds.memory is None and bounds.layers is None:
         return min(kept, key=lambda row: row.parameters), True
-    return min(kept, key=lambda row: (row.loss, row.parameters)), True
+    return min(kept, key=lambda row: (row.lost, row.parameters)), True
 
 
 @final

@@ -36,7 +36,7 @@ from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY, file_inside
-from gptailor.searching.search_text import beside_base_words, headline, markdown, stage_words
+from gptailor.searching.search_text import headline, loss_words, markdown, stage_words
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
@@ -250,7 +250,7 @@ def _text(end: SearchEnd, trial: Trial, place: Path | None) -> str:
 def _comment(end: SearchEnd, trial: Trial, plan: Plan) -> Iterable[str]:
     ledger, record = end.ledger, end.record
     request = trial.request
-    base, earlier = ledger.references.get(request.samples), ledger.before(trial)
+    lost, earlier = ledger.loss(trial), ledger.before(trial)
     before = None if earlier is None else earlier.values
     stage = stage_words(request.stage, before, trial.values)
     yield (
@@ -260,10 +260,10 @@ def _comment(end: SearchEnd, trial: Trial, plan: Plan) -> Iterable[str]:
     yield f"Space: {record.plan}, sha256 {end.space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
     for i, (aim, value, error) in enumerate(scores):
-        beside = beside_base_words(aim, value, None if base is None else base[i], " of the base's")
-        of = f", {beside}" if beside else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
-        yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
+        yield f"{aim.name}: {shown_number(value, error)}{was}, {request.samples} samples."
+    if lost is not None:
+        yield f"{loss_words(lost.value, lost.stderr, ledger.loss_unit)} beside the base."
     summary = plan_summary(layer_views(Resolved(plan, end.space.layers)))
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""

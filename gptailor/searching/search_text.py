@@ -3,14 +3,12 @@
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, final
+from typing import Final, TypeAlias
 
 from gptailor.plan.stage import Stage
-from gptailor.reporting.measure import UNSIZED, LossMeasure
 from gptailor.reporting.quantities import (
     bytes_in_words,
     clock,
-    percent,
     short_count,
     shown_number,
     with_error,
@@ -19,7 +17,6 @@ from gptailor.reporting.table import table_lines
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.origin import ModelAlone, TrialOrigin, UniformMerge
 from gptailor.searching.run.records import (
-    Aim,
     GainRecord,
     HeldOutFailure,
     SearchSummary,
@@ -29,14 +26,8 @@ from gptailor.searching.run.records import (
     WithScores,
 )
 
-
-@final
-class _Table(NamedTuple):
-    """A table of the summary: the lines above it, its head, and its rows."""
-
-    above: Sequence[str]
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+_Table: TypeAlias = tuple[Sequence[str], Sequence[str], Sequence[Sequence[str]]]
+"""A table of the summary: the lines above it, its head, and its rows."""
 
 
 def markdown(summary: SearchSummary) -> str:
@@ -182,85 +173,83 @@ def _gain(of: GainRecord, unit: str) -> str:
 
 
 def _tables(summary: SearchSummary) -> Iterator[_Table]:
-    """Yield the table of scores, and the table of sizes if there are several."""
+    """Yield the table of scores, and the table of sizes if there are several.
+
+    Several objectives have only the scores on held-out samples, if there are any.
+    """
     tabled = [  # sizes from headers are in the table of sizes
-        (i, aim)
+        i
         for i, aim in enumerate(summary.objectives)
         if aim.unit not in ("parameters", "bytes", "bytes a token")
     ]
-    marks = [f"({n})" for n in range(1, len(tabled) + 1)] if len(tabled) > 1 else ["score"]
-    above = [
-        f"{mark} {aim.name}: {_better(aim)}; {_samples_words(summary, i)}".removeprefix("score ")
-        for mark, (i, aim) in zip(marks, tabled, strict=True)
-    ]
+    above = [_legend(summary, i) for i in tabled]
+    marks, held = ["score"], any(summary.held)
+    shown = [False, True] if held else [False]
+    if len(tabled) > 1:
+        marks, shown = [f"({n})" for n in range(1, len(tabled) + 1)], [held]
+        above = [f"{mark} {line}" for mark, line in zip(marks, above, strict=True)]
     if (recipe := summary.recipe) is not None and recipe.lost is not None:
         uncut = loss_words(recipe.lost, recipe.lost_stderr, summary.loss_unit)
         above.append(f"recipe of cuts: {recipe.origin} (plan {recipe.trial}), uncut {uncut}")
-    held = any(summary.held)
     lost = f"{short_unit(summary.loss_unit)} lost"
-    unseen = [f"{mark} held out".removeprefix("score ") for mark in marks * held]
-    numbers = [i for i, _ in tabled]
-    yield _Table(
-        above,
-        ["", *marks, *unseen, lost],
-        [_cells(summary, role, row, numbers) for role, row in _rows(summary)],
-    )
+    columns = [(i, unseen) for unseen in shown for i in tabled]
+    heads = [f"{mark} held out".removeprefix("score ") if unseen else mark
+             for unseen in shown for mark in marks]  # fmt: skip
+    rows = [
+        [name, *(_score_cell(row, *column) for column in columns), _loss_cell(loss)]
+        for name, row, loss in _rows(summary)
+    ]
+    yield above, ["", *heads, lost], rows
     if len(summary.sizes) > 1:
         head = ["", "layers", "parameters", "weights", "KV/token", lost]
-        yield _Table(
-            ["quality over size: gptailor pick writes one of these"],
-            [*head, "held out"] if held else head,
-            [_size_cells(summary, row) for row in summary.sizes],
-        )
+        title = "quality over size: gptailor pick writes one of these"
+        size_rows = [_size_cells(summary, row) for row in summary.sizes]
+        yield [title], [*head, "held out"] if held else head, size_rows
 
 
-def _better(aim: Aim) -> str:
-    return "less is better" if aim.direction == "minimize" else "more is better"
+def _legend(summary: SearchSummary, i: int) -> str:
+    """Return `nll("text.txt"): less is better; 64 samples, 30 held out`."""
+    aim = summary.objectives[i]
+    better = "less is better" if aim.direction == "minimize" else "more is better"
+    samples = _count(summary.samples, "sample")
+    return f"{aim.name}: {better}; {samples}, {summary.held[i] or 'none'} held out"
 
 
-def _samples_words(summary: SearchSummary, i: int) -> str:
-    return f"{_count(summary.samples, 'sample')}, {summary.held[i] or 'none'} held out"
-
-
-def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
-    """Return roles and rows: the base, the plan found, starting plans, finalists, random plans.
+def _rows(summary: SearchSummary) -> Iterator[tuple[str, WithScores, float | None]]:
+    """Yield names, rows and losses: the base, the plan found, starting plans, finalists, random.
 
     Starting plans that were repaired less than the found plan aren't compared with it.
     """
-    found, drawn = summary.found, summary.random.best
+    yield "base", summary.base, None
+    found = summary.found
     stage = None if found is None else found.stage
     alike = [row for row in summary.starts if stage in (None, row.stage)]
-    given = [("found", found), ("simpler", summary.best)]
-    given += [("start", row) for row in alike] + [("finalist", row) for row in summary.final]
-    named: dict[int, tuple[str, WithScores]] = {}
-    for role, row in [*given, ("random", drawn)]:
-        if row is not None:
-            named.setdefault(row.trial, (role, row))
-    return [("base", summary.base), *named.values()]
+    given = [("found", found), ("simpler", summary.best), *(("start", row) for row in alike)]
+    given += [("finalist", row) for row in summary.final]
+    named: set[int] = set()
+    for role, row in [*given, ("random", summary.random.best)]:
+        if row is not None and row.trial not in named:
+            named.add(row.trial)
+            lost = row.held_lost if any(summary.held) else row.lost
+            yield _row_name(summary, role, row), row, lost
 
 
-def _cells(summary: SearchSummary, role: str, row: WithScores, numbers: Sequence[int]) -> list[str]:
-    held = row.held_scores
-    scores, unseen = [], []
-    for i in numbers:
-        before = row.before if isinstance(row, SummaryRow) else None
-        error = None if row.stderrs is None else row.stderrs[i]
-        score = "failed" if row.values is None else shown_number(row.values[i], error)
-        scores.append(score if before is None else f"{shown_number(before[i])} → {score}")
+def _score_cell(row: WithScores, i: int, unseen: bool) -> str:
+    """Return a score on the search's own or on held-out samples, with the score before repair."""
+    if unseen:
+        held = row.held_scores
         failed = "failed" if isinstance(row.held, HeldOutFailure) else ""
-        unseen.append(failed if held is None else shown_number(held.values[i], held.stderrs[i]))
-    unseen *= any(summary.held)
-    if not isinstance(row, SummaryRow):
-        return [role, *scores, *unseen, ""]
-    lost = row.held_lost if unseen else row.lost
-    return [_row_name(summary, role, row), *scores, *unseen, _loss_cell(lost)]
+        return failed if held is None else shown_number(held.values[i], held.stderrs[i])
+    error = None if row.stderrs is None else row.stderrs[i]
+    score = "failed" if row.values is None else shown_number(row.values[i], error)
+    before = row.before if isinstance(row, SummaryRow) else None
+    return score if before is None else f"{shown_number(before[i])} → {score}"
 
 
 def _row_name(summary: SearchSummary, role: str, row: SummaryRow) -> str:
     """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe stands above the table."""
-    recipe = (
-        "" if summary.recipe is not None and row.recipe == summary.recipe.recipe else row.recipe
-    )
+    best = None if summary.recipe is None else summary.recipe.recipe
+    recipe = "" if row.recipe == best else row.recipe
     stage = stage_words(row.stage, row.before, row.values)
     usual = summary.found is not None and stage == summary.found.stage
     words = [row.cut, recipe, "" if usual else stage]
@@ -282,7 +271,7 @@ def _size_cells(summary: SearchSummary, row: SizeRow) -> list[str]:
 
 
 def _loss_cell(loss: float | None) -> str:
-    return "" if loss is None else f"{'-' * (loss < 0)}{_size_of_loss(loss)}"
+    return "" if loss is None else f"{loss:.3g}" if abs(loss) < 1 else f"{loss:.4g}"
 
 
 # --------------------------------------------------------------------------------------- the notes
@@ -419,24 +408,6 @@ def loss_words(lost: float, error: float | None, unit: str) -> str:
 def short_unit(unit: str) -> str:
     """Return a unit of losses without its reference: `%` of `% of the base's score`."""
     return unit.partition(" of ")[0]
-
-
-def beside_base_words(aim: Aim, value: float | None, base: float | None, of_base: str = "") -> str:
-    """Return a score beside the base's: `0.803 nats lost`, or a share `78.4 %` and `of_base`.
-
-    The text is empty without a comparison.
-    """
-    if value is None or base is None or aim.scale != "base":
-        return ""
-    if aim.size or (aim.direction == "maximize" and aim.unit in UNSIZED):
-        return f"{percent(value / base)}{of_base}" if base else ""
-    lost = LossMeasure(aim.direction).difference(value, base)
-    way = "won" if lost < 0 else "lost"
-    return " ".join(filter(None, (_size_of_loss(lost), aim.unit, way)))
-
-
-def _size_of_loss(loss: float) -> str:
-    return f"{abs(loss):.3g}" if abs(loss) < 1 else f"{abs(loss):.4g}"
 
 
 HEALED_IN_VAIN: Final = "healing changed nothing"

@@ -12,7 +12,7 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
 from gptailor.reporting.measure import shared_unit
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.curve import Sizes, curve, curve_loss
+from gptailor.searching.curve import Sizes, curve
 from gptailor.searching.final_scores import EvaluatedRequirements
 from gptailor.searching.run.finalists import usual_plans
 from gptailor.searching.run.origin import origin_words
@@ -117,7 +117,6 @@ class SearchEnd:
             values=trial.values,
             failure=None if trial.failure is None else str(trial.failure),
             stderrs=json_numbers(trial.stderrs),
-            retained=json_numbers(ledger.retained(trial)),
             lost=lost and lost.value,
             lost_stderr=lost and lost.finite_error,
             held=held.get(held_key(trial)),
@@ -199,7 +198,6 @@ def _places(end: SearchEnd, top: Trial | None, best: Trial | None) -> Iterator[S
             **size._asdict(),
             **_mean_losses(end.ledger, chosen),
             file=front_file(chosen.number),
-            loss=curve_loss(end.ledger, chosen),
         )
 
 

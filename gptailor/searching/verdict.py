@@ -107,7 +107,6 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
         starts=len(scored),
         held=held,
         unit=measure.unit,
-        widths=measure.widths,
         numbers=measure.numbers,
         base=None
         if base is None

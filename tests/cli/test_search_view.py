@@ -141,16 +141,16 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        (Budget(16, 8, 8), "cuts are scored bare, since nothing repairs them"),
+        (Budget(16, 8, 8), "cuts are scored bare"),
         (Budget(16, 8, 8, "each"), "cuts are scored bridged"),
         (
             Budget(40, 8, 8, "finalists"),
-            "cuts are scored bare; then the best 4 plans and a starting plan, bridged",
+            "cuts are scored bare; then the best 4 plans and starting plans, bridged",
         ),
         (
             Budget(16, 8, 8, "each", heals=True, separate=True),
-            "recipes are scored first, with nothing dropped; then cuts of the best recipe, bridged;"
-            " then the best 1 plan and at most 3 rivals, healed",
+            "recipes are scored first, with nothing dropped; cuts are scored bridged;"
+            " then the best 1 plan and starting plans, healed",
         ),
     ],
 )

@@ -5,7 +5,6 @@ import math
 import pytest
 from rich.cells import cell_len
 
-from gptailor.reporting.measure import AimDirection
 from gptailor.reporting.quantities import (
     byte_count,
     bytes_in_words,
@@ -15,35 +14,12 @@ from gptailor.reporting.quantities import (
     with_error,
 )
 from gptailor.reporting.table import shortened, table_lines
-from gptailor.searching.run.records import Aim
-from gptailor.searching.search_text import beside_base_words
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
     given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0)]
     said = [with_error(*one) for one in given]
     assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0"]
-
-
-@pytest.mark.parametrize(
-    ("direction", "unit", "value", "base", "said"),
-    [
-        ("minimize", "nats", 2.0812, 2.0, "0.0812 nats lost"),
-        ("minimize", "nats", 1.9188, 2.0, "0.0812 nats won"),
-        ("minimize", "", 22.34567, 10.0, "12.35 lost"),
-        ("maximize", "accuracy", 0.392, 0.5, "78.4 % of the base"),
-        ("maximize", "", 0.392, 0.5, "78.4 % of the base"),
-        ("maximize", "nats a byte", -1.25, -1.0, "0.25 nats a byte lost"),
-        ("maximize", "accuracy", 0.5, 0.0, ""),
-        ("maximize", "accuracy", None, 0.5, ""),
-        ("minimize", "nats", 2.0, None, ""),
-    ],
-)
-def test_only_what_is_counted_has_a_share(
-    direction: AimDirection, unit: str, value: float | None, base: float | None, said: str
-) -> None:
-    aim = Aim("score", direction, "base", unit=unit)
-    assert beside_base_words(aim, value, base, " of the base") == said
 
 
 def test_names_lose_what_paths_share() -> None:

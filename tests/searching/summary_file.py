@@ -14,7 +14,7 @@ BEGUN: dict[str, Any] = {
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
     held = {"values": [value + 0.5], "stderrs": [0.01]}
     said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
-            "stderrs": [0.02], "retained": [2 / value], "lost": value - 2, "seconds": 0.5,
+            "stderrs": [0.02], "lost": value - 2, "seconds": 0.5,
             "before": None, "failure": None, "held": held, "cut": "", "recipe": "",
             "lost_stderr": 0.02, "held_lost": value - 1.75, "held_lost_stderr": 0.01}  # fmt: skip
     return said | changes
@@ -36,7 +36,7 @@ def judged(**changes: Any) -> dict[str, Any]:
     against = {"origin": "greedy removal", "trial": 2, "gain": 0.25, "stderr": 0.02}
     base = {"gain": -0.5, "stderr": 0.1, "better": False, "no_larger": False}
     found = {"better": True, "worse": False, "itself": False, "against": against, "starts": 2,
-             "held": True, "unit": "nats", "numbers": [0], "widths": [1.0],
+             "held": True, "unit": "nats", "numbers": [0],
              "base": base}  # fmt: skip
     return found | changes
 

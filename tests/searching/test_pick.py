@@ -10,10 +10,10 @@ from gptailor.searching.run.records import SizeRow, front_file
 
 def row(layers: int, loss: float, **changes: Any) -> SizeRow:
     found = {"layers": layers, "parameters": layers * 100, "bytes": layers * 200,
-             "kv_cache": layers, "loss": loss, "share": loss, "nats": 3 * loss,
+             "kv_cache": layers, "share": loss, "nats": 3 * loss,
              "trial": layers, "file": front_file(layers), "origin": "surrogate", "samples": 4,
              "seconds": 1.0, "stage": "bare", "before": None, "values": (1.0,), "failure": None,
-             "stderrs": (0.1,), "retained": None, "lost": None,
+             "stderrs": (0.1,), "lost": loss,
              "held": None, "cut": "", "recipe": "", "lost_stderr": None, "held_lost": None,
              "held_lost_stderr": None}  # fmt: skip
     return SizeRow(**found | changes)

@@ -115,7 +115,7 @@ def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
 def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     counted = AIM | {"name": "acc", "direction": "maximize", "unit": "accuracy"}
     found = row(2.5) | {
-        "values": [2.5, 0.3], "stderrs": [0.1, 0.1], "retained": [0.8, 0.6], "lost": 30.0,
+        "values": [2.5, 0.3], "stderrs": [0.1, 0.1], "lost": 30.0,
         "lost_stderr": 5.0, "held": None, "held_lost": None,
     }  # fmt: skip
     shown = said(
@@ -274,7 +274,7 @@ def test_the_page_is_a_table_that_renders() -> None:
 
 def test_a_size_has_a_row() -> None:
     size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
-            "kv_cache": 18_432, "layers": 24, "share": 0.25, "nats": 0.5, "loss": 0.25,
+            "kv_cache": 18_432, "layers": 24, "share": 0.25, "nats": 0.5,
             "cut": "L3..L8 dropped"}  # fmt: skip
     found = said(sizes=[row(2.5) | size, row(2.25) | size | {"kv_cache": None, "layers": 26}])
     text = list(summary_lines(found, 80))

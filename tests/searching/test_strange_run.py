@@ -41,8 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.mkdir()
     ledger = run_of(run, trials=8)
     size = {"parameters": 60, "bytes": 120, "kv_cache": 64, "layers": 6}
-    of_trial = {"values": [2.25], "stderrs": [0.125], "held": None, "retained": [0.8]}
-    place = {**size, "file": "front/trial-0003.tailor", "share": 0.1, "nats": 0.25, "loss": 0.1}
+    of_trial = {"values": [2.25], "stderrs": [0.125], "held": None}
+    place = {**size, "file": "front/trial-0003.tailor", "share": 0.1, "nats": 0.25}
     found = row(2.25, **of_trial, trial=3)
     summary = document(
         objectives=[NLL._asdict()], trials=len(ledger.trials), held=[0], base={"values": [2.0],

@@ -56,7 +56,9 @@ class Screen:
         self._rest(event)
         match event:
             case events.Warned(faults):
+                self._live.stop()  # clears the view
                 say_faults(faults)
+                self._live.start()
             case events.Doing(what, done, total):
                 self._say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun() | events.Estimated():

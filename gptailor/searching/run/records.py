@@ -181,9 +181,8 @@ class SummaryRow(WithScores):
     `cut` are the layers that the plan drops, and the open sizes of its cuts: `L3..L5 dropped, width
     1280`. `recipe` is the recipe of a starting plan: `math 0.6`.
 
-    `retained` is the retained share of the base's score by each objective. `lost` and `held_lost`
-    are the mean loss beside the base over the deciding objectives, on the search's samples and on
-    held-out samples; an error of None is infinite.
+    `lost` and `held_lost` are the mean loss beside the base over the deciding objectives, on the
+    search's samples and on held-out samples; an error of None is infinite.
     """
 
     trial: TrialNumber
@@ -194,17 +193,12 @@ class SummaryRow(WithScores):
     before: Several[float | None] | None
     failure: str | None
     stderrs: Several[float | None] | None
-    retained: Several[float | None] | None
     lost: float | None
     lost_stderr: Annotated[float, Field(ge=0)] | None
     held_lost: float | None
     held_lost_stderr: Annotated[float, Field(ge=0)] | None
     cut: Line
     recipe: Line
-
-
-FrontFile = Annotated[str, Field(pattern=r"^front/trial-[0-9]{4,9}\.tailor$")]
-"""A plan's file below RUN."""
 
 
 def front_file(trial: int) -> str:
@@ -216,18 +210,18 @@ def front_file(trial: int) -> str:
 class SizeRow(SummaryRow):
     """The best plan of one size: a point on the curve of quality over size.
 
-    `loss` orders the plans. `share` and `nats` are the mean loss over the objectives, as a share of
-    the base's scores and in their unit; None if there is no such mean.
+    `share` and `nats` are the mean loss over the objectives, as a share of the base's scores and in
+    their unit; None if there is no such mean.
     """
 
     parameters: Tally
     bytes: Tally
     kv_cache: Tally | None
     layers: LayerCount
-    file: FrontFile
+    file: Line
     share: float | None
     nats: float | None
-    loss: float
+    lost: float
 
     @model_validator(mode="after")
     def _has_its_file(self) -> "SizeRow":
@@ -267,7 +261,7 @@ class VerdictRecord(BuiltClosed):
     """The worth of a search's result; see `searching/verdict.py`.
 
     `against` is the starting plan with the smallest gain over it, of `starts` starting plans.
-    `numbers` are the numbers of the compared objectives, `widths` the measures of their scores.
+    `numbers` are the numbers of the compared objectives.
     """
 
     better: bool
@@ -277,7 +271,6 @@ class VerdictRecord(BuiltClosed):
     starts: Tally
     held: bool
     unit: Line
-    widths: Several[float]
     numbers: Annotated[Several[Tally], Field(min_length=1)]
     base: BaseRecord | None
 
@@ -350,7 +343,7 @@ class RequiredRecord(BuiltClosed):
     evaluated: Tally
     whole: bool
     met: Tally
-    nearest: FrontFile | None
+    nearest: Line | None
     rows: Several[RequiredRow]
 
 

@@ -167,8 +167,7 @@ def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
 
 
 HELD = {"values": [2.375], "stderrs": [0.25]}
-ROW = {"trial": 3, "origin": "surrogate", "values": [2.25], "stderrs": [0.125], "held": HELD,
-       "retained": None}  # fmt: skip
+ROW = {"trial": 3, "origin": "surrogate", "values": [2.25], "stderrs": [0.125], "held": HELD}
 SUMMARY = document(
     trials=8, held=[8], best=row(2.25, **ROW), found=row(2.25, **ROW), starts=[],
     base={"values": [2.0], "held": None}, commands=["gptailor eval evil; rm -rf ~"],
