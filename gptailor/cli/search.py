@@ -236,10 +236,6 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 def _picked_words(row: "SizeRow") -> str:
     """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
     count, weights = millions(row.parameters), bytes_in_words(row.bytes)
-    if row.nats is not None:
-        loss = f", {abs(row.nats):.3g} {'lost' if row.nats >= 0 else 'won'}"
-    elif row.share is not None:
-        loss = f", {abs(row.share):.1%} {'lost' if row.share >= 0 else 'won'}"
-    else:
-        loss = ""
+    lost, form = (row.share, ".1%") if row.nats is None else (row.nats, ".3g")
+    loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
     return f"{row.file}: {row.layers} layers, {count} parameters, {weights}{loss}"

@@ -95,9 +95,10 @@ def _count(count: float, noun: str) -> str:
 
 
 def _named(row: SummaryRow) -> str:
-    """Return `plan 7, L12..L18 dropped, math 0.6, healed`."""
+    """Return `plan 7 (L12..L18 dropped, math 0.6, healed)`."""
     stage = stage_words(row.stage, row.before, row.values)
-    return ", ".join(filter(None, (f"plan {row.trial}", row.cut, row.recipe, stage)))
+    words = ", ".join(filter(None, (row.cut, row.recipe, stage)))
+    return f"plan {row.trial} ({words or row.origin})"
 
 
 def _found(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) -> str:

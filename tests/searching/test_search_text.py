@@ -42,14 +42,14 @@ def rows(summary: SearchSummary, width: int = 80) -> list[list[str]]:
 
 def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
     assert headline(said(found=row(2.5, cut="L4 dropped"))) == (
-        "19 plans tried in 0:44, 2 failed. Found plan 4, L4 dropped: 0.750 ± 0.010 nats lost, on"
+        "19 plans tried in 0:44, 2 failed. Found plan 4 (L4 dropped): 0.750 ± 0.010 nats lost, on"
         " 30 held-out samples. Better than the best of 2 starting plans, plan 2 (greedy removal),"
         " by 0.250 ± 0.020 nats."
     )
     unseen = said(held=[0], verdict=judged(held=False, starts=1), failed=0)
     assert headline(unseen) == (
-        "19 plans tried in 0:44. Found plan 4: 0.500 ± 0.020 nats lost, on 64 samples, none held"
-        " out. Better than plan 2 (greedy removal), by 0.250 ± 0.020 nats."
+        "19 plans tried in 0:44. Found plan 4 (surrogate): 0.500 ± 0.020 nats lost, on 64 samples,"
+        " none held out. Better than plan 2 (greedy removal), by 0.250 ± 0.020 nats."
     )
     lines = list(summary_lines(said(), 80))
     assert " ".join(lines[: lines.index("")]) == headline(said())
@@ -67,7 +67,7 @@ def test_a_search_that_ended_before_its_budget_is_called_so(ended: str, end: str
     assert headline(said(ended=ended)).startswith(f"19 plans tried in 0:44, 2 failed{end}")
 
 
-SIMPLER = "best.tailor is a simpler plan within one standard error, plan 2, L3 dropped."
+SIMPLER = "best.tailor is a simpler plan within one standard error, plan 2 (L3 dropped)."
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_repaired_plans_have_their_scores_before_it() -> None:
         ["start 7: L4 dropped, healing changed nothing", "3 → 3 ± 0.02"],
         ["finalist 9: L6 dropped", "2.75 → 2.25 ± 0.02"],
     ], "a plan that was repaired less is not compared"
-    assert "Found plan 4, L3 dropped, healed: " in headline(shown)
+    assert "Found plan 4 (L3 dropped, healed): " in headline(shown)
 
 
 def test_a_finalist_that_failed_has_its_reason() -> None:
@@ -246,7 +246,7 @@ def test_a_finalist_that_failed_has_its_reason() -> None:
                  failure=failure)  # fmt: skip
     shown = said(final=[failed], heals=True)
     assert "2.75 → failed" in words(shown)
-    line = "- plan 10, L3 dropped, healed: failed: error: error[C806]: too short"
+    line = "- plan 10 (L3 dropped, healed): failed: error: error[C806]: too short"
     assert line in list(summary_lines(shown, 80))
     assert line in markdown(shown).splitlines()
 
