@@ -235,6 +235,13 @@ def plan_summary(views: Sequence[LayerView]) -> str:
     return ", ".join(f"{count} {words}" for words, count in kinds.items())
 
 
+def made_words(resolved: Resolved) -> str:
+    """Return `20 of base, 3 merged, 7 dropped; cut: L3..L9`."""
+    dropped = [drop.position for drop in resolved.plan.drops]
+    cut = f"; cut: {tailor.range_words(dropped)}" if dropped else ""
+    return plan_summary(layer_views(resolved)) + cut
+
+
 def repeats_in_words(resolved: Resolved) -> str:
     """Return `; 4 more by 'repeat': 34 layers` for a plan with blocks that repeat, or nothing."""
     once = sum(slot.dropped != "yes" for slot in resolved.slots)

@@ -11,14 +11,14 @@ from typing import Any, Literal, final
 from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
-from gptailor.lang.words import measure_words, range_words
+from gptailor.lang.words import measure_words
 from gptailor.output.lock import SUFFIX
 from gptailor.plan.arguments import NotNegative, Positive, checked
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
-from gptailor.reporting.layer_view import layer_views, plan_summary
+from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.quantities import (
     byte_count,
     count_from_words,
@@ -32,7 +32,6 @@ from gptailor.searching.folder import FRONT, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
 from gptailor.searching.run.notes import SIZES
-from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY, file_inside
@@ -248,26 +247,21 @@ def _text(end: SearchEnd, trial: Trial, place: Path | None) -> str:
 
 
 def _comment(end: SearchEnd, trial: Trial, plan: Plan) -> Iterable[str]:
-    ledger, record = end.ledger, end.record
-    request = trial.request
-    lost, earlier = ledger.loss(trial), ledger.before(trial)
-    before = None if earlier is None else earlier.values
-    stage = stage_words(request.stage, before, trial.values)
+    ledger, record, row = end.ledger, end.record, end.row(trial)
+    stage = stage_words(row.stage, row.before, row.values)
     yield (
         f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
-        f"({origin_words(request.origin)}), seed {record.seed}{f', {stage}' if stage else ''}."
+        f"({row.origin}), seed {record.seed}{f', {stage}' if stage else ''}."
     )
     yield f"Space: {record.plan}, sha256 {end.space.digest[:16]}."
-    scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
+    scores = zip(ledger.aims, row.values or (), row.stderrs or (), strict=True)
     for i, (aim, value, error) in enumerate(scores):
-        was = "" if before is None else f", before {shown_number(before[i])}"
-        yield f"{aim.name}: {shown_number(value, error)}{was}, {request.samples} samples."
-    if lost is not None:
-        yield f"{loss_words(lost.value, lost.stderr, ledger.loss_unit)} beside the base."
-    summary = plan_summary(layer_views(Resolved(plan, end.space.layers)))
-    dropped = [drop.position for drop in plan.drops]
-    cut = f"; cut: {range_words(dropped)}" if dropped else ""
-    yield f"{summary[:1].upper()}{summary[1:]}{cut}."
+        was = "" if row.before is None else f", before {shown_number(row.before[i])}"
+        yield f"{aim.name}: {shown_number(value, error)}{was}, {row.samples} samples."
+    if row.lost is not None:
+        yield f"{loss_words(row.lost, row.lost_stderr, ledger.loss_unit)} beside the base."
+    made = made_words(Resolved(plan, end.space.layers))
+    yield f"{made[:1].upper()}{made[1:]}."
 
 
 def _commands(best: Path, end: SearchEnd) -> list[str]:

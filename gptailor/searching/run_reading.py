@@ -11,12 +11,11 @@ from typing import Any, final
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
-from gptailor.lang.words import range_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
-from gptailor.reporting.layer_view import layer_views, plan_summary
+from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import Estimate
 from gptailor.searching.run.journal import JOURNAL
 from gptailor.searching.run.origin import origin_words
@@ -122,10 +121,7 @@ class RunReading:
 
     def made(self, trial: Trial) -> str:
         """Return a line on a trial's plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
-        resolved = self.plans[trial.plan]
-        dropped = [drop.position for drop in resolved.plan.drops]
-        cut = f"; cut: {range_words(dropped)}" * bool(dropped)
-        return plan_summary(layer_views(resolved)) + cut
+        return made_words(self.plans[trial.plan])
 
     def row(self, trial: Trial) -> dict[str, Any]:
         """Return the row of a trial, by column."""
