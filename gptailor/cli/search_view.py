@@ -14,8 +14,8 @@ from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, Ledger, Trial
-from gptailor.searching.search_text import loss_words, recipe_words, short_unit, stage_words
-from gptailor.searching.space.decode import cut_words
+from gptailor.searching.search_text import loss_words, short_recipe, short_unit, stage_words
+from gptailor.searching.space.decode import plan_cut_words
 from gptailor.searching.space.roles import cuts
 from gptailor.searching.space.space import Space
 
@@ -172,8 +172,8 @@ def stages_words(budget: Budget) -> str:
 def plan_name(trial: Trial, space: Space) -> str:
     """Return a trial's number and its plan: `7: L12..L18 dropped, math 0.6`."""
     request = trial.request
-    cut = cut_words(space, request.genome, request.stage)
-    plan = ", ".join(filter(None, (cut, recipe_words(request.origin))))
+    cut = plan_cut_words(space, request.genome, request.stage)
+    plan = ", ".join(filter(None, (cut, short_recipe(request.origin))))
     return f"{trial.number}: {plan or origin_words(request.origin)}"
 
 

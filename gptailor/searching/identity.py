@@ -18,6 +18,7 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.output.used_plan import plan_seen_from
 from gptailor.plan.plan import Plan, Requirement
+from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import commits_of
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.records import Aim, RunRecord, SearchDigests
@@ -84,7 +85,7 @@ def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
         tied=tuple(sorted(name for name, model in models.items() if model.layout.tied)),
         low=budget.low,
         full=budget.full,
-        limits=_requirements(chosen.limits),
+        limits=_requirements(r for r in chosen.requires if OBJECTIVES[r.name].by == "headers"),
         aims=tuple(aims),
         space=format_plan(moved.model_copy(update={"search": None})),
         digests=_digests(space, {**models, **trials.reference_models}, trials.files),

@@ -27,8 +27,8 @@ BEST = "best.tailor"
 class Bounds(NamedTuple):
     """Bounds of a plan to pick.
 
-    `memory` are bytes for the weights and the KV cache of one text of `context` tokens. `share` and
-    `nats` bound the loss beside the base, on the mean of the objectives.
+    `memory` are bytes for the weights, and for the KV cache of one text of `context` tokens if it
+    is known. `share` and `nats` bound the loss beside the base, on the mean of the objectives.
     """
 
     parameters: int | None = None
@@ -42,17 +42,12 @@ class Bounds(NamedTuple):
         """Return how far a row is beyond these bounds, in shares of a bound; else 0."""
         pairs = (
             (self.parameters, row.parameters),
-            (self.memory, memory(row, self.context)),
+            (self.memory, row.bytes + self.context * (row.kv_cache or 0)),
             (self.layers, row.layers),
             (self.share, row.share),
             (self.nats, row.nats),
         )
         return max([0.0, *(excess("<=", has, most) for most, has in pairs if most is not None)])
-
-
-def memory(row: SizeRow, context: int) -> int:
-    """Return the bytes of a plan's weights, and of the KV cache of one text where it is known."""
-    return row.bytes + context * (row.kv_cache or 0)
 
 
 def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | None:

@@ -218,10 +218,11 @@ def verdict_on_best(end: SearchEnd) -> Verdict | None:
 
     best, unseen = ledger.best(), on_held(None)
     by_held_out = unseen is not None and best is not None and on_held(best) is not None
+    texts = [o.arguments.get("file", n) for n, o in enumerate(end.chosen.objectives)]
     uncut = unseen.values if by_held_out and unseen else ledger.references.get(ledger.full)
     return verdict(
         ledger,
-        ledger.comparison(uncut, samples=end.chosen.texts),
+        ledger.comparison(uncut, samples=texts),
         on_held if by_held_out else own,
         lambda trial: decode(end.space, trial.request.genome),
         lambda trial: end.sizes.of(trial).parameters,

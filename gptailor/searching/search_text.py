@@ -112,7 +112,7 @@ def _found(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) ->
         mean = f" by {summary.objectives[numbers[0]].name} alone"
     words = "" if lost is None else f": {loss_words(lost, error, summary.loss_unit)}{mean}"
     held = _count(_samples(summary, verdict, found), "held-out sample")
-    own = f"{_count(found.samples, 'sample')}, none held out"
+    own = _count(found.samples, "sample") + ", none held out" * (not any(summary.held))
     return f"Found {_named(found)}{words}, on {held if verdict.held else own}."
 
 
@@ -314,10 +314,11 @@ def _stages(summary: SearchSummary) -> Iterator[str]:
     """Describe what was compared before plans were repaired, and what repair changed."""
     repaired = "healed" if summary.heals else "bridged"
     if summary.heals or summary.bridge is not None:
-        first = ""
+        compared = "cuts"
         if summary.recipe is not None:
-            first = f"{_count(summary.recipes, 'recipe')} with nothing dropped, and then "
-        yield f"Compared were {first}cuts. The best plans were {repaired} in the end."
+            recipes = _count(summary.recipes, "recipe")
+            compared = f"{recipes} with nothing dropped, then cuts of the best recipe"
+        yield f"The search compared {compared}. The best plans were {repaired} at the end."
     if (worth := summary.repair) is not None:
         yield (
             f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
@@ -371,15 +372,14 @@ def _commands(summary: SearchSummary) -> Iterator[str]:
 def _cost(summary: SearchSummary) -> Iterator[str]:
     """Yield the cost in evaluations on all samples, and what else concerns trials."""
     spent, late = summary.measured, summary.late
-    stopped = f"{summary.stopped} given up early (spared: {summary.spared:g})"
     times = "once" if late == 1 else f"{late} times"
     parts = {
-        f"{_count(summary.trials, 'trial')} {summary.cost:.3g}": 1,
-        f"measuring layers {spent.evaluations:.3g}": spent.evaluations,
-        f"scoring the base {spent.base:.3g}": spent.base,
-        f"{summary.hits} with a plan seen before": summary.hits,
-        stopped: summary.stopped,
-        f"a worker wasn't waited for {times}: the same seed may give other trials": late,
+        f"{summary.cost:.3g} for {_count(summary.trials, 'trial')}": summary.trials,
+        f"{spent.evaluations:.3g} for measuring layers": spent.evaluations,
+        f"{spent.base:.3g} for the base": spent.base,
+        f"{_count(summary.hits, 'repeated plan')}": summary.hits,
+        f"{summary.stopped} given up early (spared: {summary.spared:g})": summary.stopped,
+        f"a slow worker was not waited for {times}: the same seed may give other trials": late,
         f"with {', '.join(summary.packages)}": len(summary.packages),
     }
     words = "; ".join(part for part, count in parts.items() if count)
@@ -389,7 +389,7 @@ def _cost(summary: SearchSummary) -> Iterator[str]:
 # ------------------------------------------------------------------------------- words of one plan
 
 
-def recipe_words(origin: TrialOrigin) -> str:
+def short_recipe(origin: TrialOrigin) -> str:
     """Return the recipe of a starting plan: `math`, `math+code 0.6`; "" for other plans."""
     of = getattr(origin, "of", None)
     if isinstance(of, ModelAlone):

@@ -94,19 +94,9 @@ class Settings:
     packages: tuple[str, ...] = ()
 
     @property
-    def limits(self) -> tuple[Requirement, ...]:
-        """Requirements of sizes, which all requested plans meet."""
-        return tuple(r for r in self.requires if OBJECTIVES[r.name].by == "headers")
-
-    @property
     def conditions(self) -> tuple[Requirement, ...]:
         """Requirements of scores and times, for which the best plans are evaluated in the end."""
         return tuple(r for r in self.requires if OBJECTIVES[r.name].by != "headers")
-
-    @property
-    def texts(self) -> tuple[object, ...]:
-        """The file that each objective is measured on; its number where it names none."""
-        return tuple(o.arguments.get("file", n) for n, o in enumerate(self.objectives))
 
 
 def settings(plan: Plan, flags: Flags) -> Settings:
@@ -202,12 +192,10 @@ def _strategy(name: str) -> str:
 
 def _preferred(text: str, objectives: Sequence[Objective]) -> int:
     """Return an objective's number, given its number from 1, its words or its unique name."""
-    if text.isdecimal():
-        if 1 <= int(text) <= len(objectives):
-            return int(text) - 1
-    else:
-        for names in ([measure_words(o) for o in objectives], [o.name for o in objectives]):
-            if names.count(text) == 1:
-                return names.index(text)
-    choices = "; ".join(f"{n} {measure_words(o)}" for n, o in enumerate(objectives, start=1))
+    words = [measure_words(objective) for objective in objectives]
+    numbers = [str(number) for number in range(1, len(words) + 1)]
+    for names in (numbers, words, [objective.name for objective in objectives]):
+        if names.count(text) == 1:
+            return names.index(text)
+    choices = "; ".join(map(" ".join, zip(numbers, words, strict=True)))
     raise WishError(f"--prefer '{text}' must match exactly one objective of: {choices}")

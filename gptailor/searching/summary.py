@@ -41,9 +41,9 @@ from gptailor.searching.run.trials import (
     Trial,
     json_numbers,
 )
-from gptailor.searching.search_text import recipe_words
+from gptailor.searching.search_text import short_recipe
 from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import cut_words
+from gptailor.searching.space.decode import plan_cut_words
 from gptailor.searching.space.space import Space
 from gptailor.searching.verdict import MOST_STARTS, Verdict, held_key, held_loss, rivals
 
@@ -108,8 +108,8 @@ class SearchEnd:
         return SummaryRow(
             trial=trial.number,
             origin=origin_words(request.origin),
-            cut=cut_words(self.space, request.genome, request.stage),
-            recipe=recipe_words(request.origin),
+            cut=plan_cut_words(self.space, request.genome, request.stage),
+            recipe=short_recipe(request.origin),
             samples=request.samples,
             seconds=round(trial.seconds, 1),
             stage=request.stage,

@@ -16,7 +16,7 @@ from gptailor.searching.run.origin import (
     UniformMerge,
 )
 from gptailor.searching.run.records import SearchSummary
-from gptailor.searching.search_text import headline, markdown, recipe_words, summary_lines
+from gptailor.searching.search_text import headline, markdown, short_recipe, summary_lines
 from tests.searching.summary_file import AIM, WORSE, document, judged, row
 
 
@@ -204,9 +204,9 @@ def test_the_recipe_of_cuts_stands_once_above_them() -> None:
     line = "recipe of cuts: uniform merge by 0.6 (plan 1), uncut 0.100 ± 0.020 nats won"
     assert shown[1] == [line]
     assert [name for name, *_ in shown[5:7]] == ["start 7: L3 dropped", "start 8: L3 dropped, math"]
-    assert "Compared were 11 recipes with nothing dropped, and then cuts. The best plans were" in (
-        words(said(recipe=recipe, recipes=11, heals=True))
-    )
+    compared = "The search compared 11 recipes with nothing dropped, then cuts of the best recipe."
+    text = words(said(recipe=recipe, recipes=11, heals=True))
+    assert f"{compared} The best plans were healed at the end." in text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_the_recipe_of_cuts_stands_once_above_them() -> None:
     ],
 )
 def test_a_recipe_has_short_words(origin: TrialOrigin, short: str) -> None:
-    assert recipe_words(origin) == short
+    assert short_recipe(origin) == short
 
 
 def test_repaired_plans_have_their_scores_before_it() -> None:
@@ -294,8 +294,8 @@ def test_a_size_has_a_row() -> None:
 def test_the_last_line_has_the_cost() -> None:
     shown = said(stopped=7, spared=4.5, late=2, packages=["tpe of mine 1.0"])
     line = (
-        "Cost in evaluations on all samples: 20 trials 12.5; measuring layers 3.25; scoring the"
-        " base 1.25; 1 with a plan seen before; 7 given up early (spared: 4.5); a worker wasn't"
+        "Cost in evaluations on all samples: 12.5 for 20 trials; 3.25 for measuring layers; 1.25"
+        " for the base; 1 repeated plan; 7 given up early (spared: 4.5); a slow worker was not"
         " waited for 2 times: the same seed may give other trials; with tpe of mine 1.0."
     )
     assert words(shown).endswith(line)
@@ -303,7 +303,7 @@ def test_the_last_line_has_the_cost() -> None:
     spent = {"evaluations": 0.0, "seconds": 0.0, "base": 0.0}
     short = said(measured=spent, hits=0, trials=1, cost=1, found=None, best=None, verdict=None,
                  starts=[], random={"trials": 0, "best": None, "expected": None})  # fmt: skip
-    assert words(short).endswith("samples: 1 trial 1.")
+    assert words(short).endswith("samples: 1 for 1 trial.")
 
 
 def test_what_had_no_room_is_said() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plugins.report.charts import INK, MUTED, error_bars, sized
-from gptailor.plugins.report.search_charts import is_whole, name_of, title_of
+from gptailor.plugins.report.search_charts import is_whole, title_of, trial_title
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.measure import Estimate
@@ -101,13 +101,13 @@ def progress_section(run: RunReading) -> Section:
     table = ShownTable(
         ("line", "evaluations", "trial", axis, "from"),
         tuple(
-            (name, f"{cost:.4g}", name_of(trial), _words(_worth(run, trial)),
+            (name, f"{cost:.4g}", trial_title(trial), _words(_worth(run, trial)),
              origin_words(trial.request.origin))
             for name, steps in lines.items()
             for cost, trial in steps
         ),
     )  # fmt: skip
-    texts = {name_of(t): run.text(t) for steps in lines.values() for _, t in steps}
+    texts = {trial_title(t): run.text(t) for steps in lines.values() for _, t in steps}
     chart = _progress_chart(rows, axis, base)
     return Section(anchor, title, words, chart, table, plans=texts)
 
@@ -127,7 +127,7 @@ def _ends(number: Estimate | None, prefix: str = "") -> dict[str, float]:
 def _step(run: RunReading, line: str, cost: float, trial: Trial) -> dict[str, Any]:
     worth = _worth(run, trial)
     return {
-        "line": line, "cost": cost, "value": worth and worth.value, "plan": name_of(trial),
+        "line": line, "cost": cost, "value": worth and worth.value, "plan": trial_title(trial),
         "origin": origin_words(trial.request.origin), "made": run.made(trial),
         "said": _words(worth), **(_ends(worth) if len(run.ledger.deciding) == 1 else {}),
     }  # fmt: skip
@@ -182,7 +182,7 @@ def curve_section(run: RunReading) -> Section | None:
         trial = run.ledger.trials[place.trial]
         losses = {_SEEN: run.ledger.loss(trial), _HELD: run.held_loss(trial)}
         about = {
-            "plan": name_of(trial), "layers": place.layers, "parameters": place.parameters,
+            "plan": trial_title(trial), "layers": place.layers, "parameters": place.parameters,
             "made": run.made(trial), "file": place.file,
             "pick": f"gptailor pick {shlex.quote(str(run.files.shown))}"
                     f" --parameters {place.parameters}",
@@ -192,7 +192,7 @@ def curve_section(run: RunReading) -> Section | None:
                 said = {"samples": samples, "loss": lost.value, "said": f"{_words(lost)} {unit}"}
                 rows.append({**about, **said, **_ends(lost)})
         cells.append(_curve_row(trial, place, losses.values()))
-        texts[name_of(trial)] = run.text(trial)
+        texts[trial_title(trial)] = run.text(trial)
     head = ("plan", "layers", "parameters", "weights", "KV cache of a token", "loss", "held out")
     words = (
         "The best plan of each size, unless a smaller plan is better: the loss compared with"
@@ -212,7 +212,7 @@ _SEEN, _HELD = "the search's own samples", "held out"
 def _curve_row(trial: Trial, place: SizeRow, losses: Iterable[Estimate | None]) -> tuple[str, ...]:
     cache = place.kv_cache
     return (
-        f"{name_of(trial)} ({place.file})",
+        f"{trial_title(trial)} ({place.file})",
         str(place.layers),
         f"{place.parameters:,}",
         bytes_in_words(place.bytes),
@@ -257,12 +257,12 @@ def held_section(run: RunReading) -> Section | None:
         if seen is None or held is None:
             continue
         rows.append({
-            "plan": name_of(trial), "made": run.made(trial),
+            "plan": trial_title(trial), "made": run.made(trial),
             "origin": origin_words(trial.request.origin), "seen": seen.value, "held": held.value,
             **_ends(seen, "seen_"), **_ends(held, "held_"),
             "seen_said": _words(seen), "held_said": _words(held),
         })  # fmt: skip
-        texts[name_of(trial)] = run.text(trial)
+        texts[trial_title(trial)] = run.text(trial)
     if not rows:
         return None
     table = ShownTable(

@@ -35,7 +35,7 @@ _FAR = 3.0
 beyond the third quartile."""
 
 
-def name_of(trial: Trial) -> str:
+def trial_title(trial: Trial) -> str:
     """Return `trial 12`."""
     return f"trial {trial.number}"
 
@@ -91,7 +91,7 @@ def trials_section(run: RunReading) -> Section:
     marks += _arrows([row for row, lost in zip(rows, losses.values(), strict=True) if lost > end])
     chart = sized(marks + _base_layers(_base_mark(run, size), [row["x"] for row in rows]))
     words.append("A click on a trial shows its plan's text.")
-    plans = {name_of(trial): run.text(trial) for trial in drawn}
+    plans = {trial_title(trial): run.text(trial) for trial in drawn}
     note = "Less is better. Hollow: not on all samples. Ring: on the front."
     table = _trials_table(run, trials)
     return Section(anchor, title, " ".join(words), chart, table, "", plans, note)
@@ -103,7 +103,7 @@ def _datum(run: RunReading, trial: Trial) -> dict[str, Any]:
     scores = zip(aims, trial.values or (), trial.stderrs or (), strict=bool(trial.values))
     numbers = (f"{aim.short}: {shown_number(value, error)}" for aim, value, error in scores)
     return {
-        "plan": name_of(trial),
+        "plan": trial_title(trial),
         "kind": _KINDS[trial.request.phase],
         "origin": origin_words(trial.request.origin),
         "made": run.made(trial),
@@ -324,7 +324,7 @@ def objectives_section(run: RunReading) -> Section | None:
         " in all objectives. Axes are chosen below the chart.",
         chart,
         _trials_table(run, [run.ledger.trials[number] for number in run.front], ""),
-        plans={name_of(t): run.text(t) for t in drawn},
+        plans={trial_title(t): run.text(t) for t in drawn},
         note="Ring: on the front.",
     )
 

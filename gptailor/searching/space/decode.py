@@ -53,7 +53,7 @@ def expecting(plan: p.Plan, declared: p.Plan) -> p.Plan:
     return plan.model_copy(update={"models": models, "expects": declared.expects})
 
 
-def cut_words(space: Space, genome: Genome, stage: Stage) -> str:
+def plan_cut_words(space: Space, genome: Genome, stage: Stage) -> str:
     """Return what one genome's plan leaves out at a stage: `L3..L5, L9 dropped, width 1280`.
 
     The sizes are those that the space leaves open.

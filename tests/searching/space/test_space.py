@@ -16,7 +16,7 @@ from gptailor.plan.faults import errors
 from gptailor.plan.plan import CountRange, Plan, count_ends
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_count, windows_of
-from gptailor.searching.space.decode import cut_words, decode
+from gptailor.searching.space.decode import decode, plan_cut_words
 from gptailor.searching.space.genome import Active, Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import Space, SpaceError, space_of
@@ -457,10 +457,10 @@ def test_the_cut_of_a_plan_is_in_words() -> None:
         12,
     )
     genomes = [drawn(one, seed) for seed in range(64)]
-    words = {tuple(cut_words(one, genome, "bare").rsplit(", ", 2)[1:]) for genome in genomes}
+    words = {tuple(plan_cut_words(one, genome, "bare").rsplit(", ", 2)[1:]) for genome in genomes}
     sizes = [(n, width) for n in (16384, 24576) for width in (1024, 1280, 1536)]
     assert words == {(f"vocabulary {n}", f"width {width}") for n, width in sizes}
-    uncut = {cut_words(one, genome, "uncut") for genome in genomes}
+    uncut = {plan_cut_words(one, genome, "uncut") for genome in genomes}
     assert uncut == {"vocabulary 16384", "vocabulary 24576"}, "MLPs and layers stay"
     dropped = [drop.position for drop in decode(one, genomes[0]).drops]
-    assert cut_words(one, genomes[0], "bare").startswith(f"{range_words(dropped)} dropped, v")
+    assert plan_cut_words(one, genomes[0], "bare").startswith(f"{range_words(dropped)} dropped, v")
