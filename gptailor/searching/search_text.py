@@ -85,8 +85,9 @@ def headline(summary: SearchSummary) -> str:
         if best.trial != found.trial
         else ""
     )
-    compared = f"{_beside_start(summary, verdict, found)}{simpler}{_beside_smaller_base(verdict)}"
-    return f"{tried} {_found(summary, verdict, found)} {compared}"
+    start = _beside_start(summary, verdict, found)
+    base = _beside_smaller_base(verdict, summary.loss_unit)
+    return f"{tried} {_found(summary, verdict, found)} {start}{simpler}{base}"
 
 
 def _count(count: float, noun: str) -> str:
@@ -106,7 +107,7 @@ def _found(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) ->
     lost, error = found.lost, found.lost_stderr
     if verdict.held:
         lost, error = found.held_lost, found.held_lost_stderr
-    several, numbers = sum(not aim.size for aim in summary.objectives), verdict.numbers
+    several, numbers = sum(not aim.size for aim in summary.objectives), summary.deciding
     mean = f" on the mean of {len(numbers)} objectives" if len(numbers) > 1 else ""
     if len(numbers) < several:
         mean = f" by {summary.objectives[numbers[0]].name} alone"
@@ -118,7 +119,7 @@ def _found(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) ->
 
 def _samples(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) -> int:
     """Return the fewest samples of an objective that the verdict is on."""
-    held = [summary.held[number] for number in verdict.numbers]
+    held = [summary.held[number] for number in summary.deciding]
     return min(held) if verdict.held else found.samples
 
 
@@ -133,8 +134,9 @@ def _beside_start(summary: SearchSummary, verdict: VerdictRecord, found: Summary
         sizes = any(aim.size for aim in summary.objectives)
         other = "repaired alike and no larger" if sizes else "repaired alike"
         return f"No starting plan {other} meets all requirements, so it is compared with none."
-    plan, gain = f"plan {against.trial} ({against.origin})", _gain(against, verdict.unit)
-    if verdict.itself:
+    plan = f"plan {against.trial} ({against.origin})"
+    gain = amount_words(against.gain, against.stderr, summary.loss_unit)
+    if against.trial == found.trial:
         return f"The search found nothing better than a starting plan, {plan}."
     least = _samples(summary, verdict, found)
     few = least < _FEWEST_SAMPLES
@@ -149,25 +151,18 @@ def _beside_start(summary: SearchSummary, verdict: VerdictRecord, found: Summary
     return words + too_few * few
 
 
-def _beside_smaller_base(verdict: VerdictRecord) -> str:
+def _beside_smaller_base(verdict: VerdictRecord, unit: str) -> str:
     """Return the comparison of the found plan with a base that is no larger."""
     base = verdict.base
     if base is None or not base.no_larger:
         return ""
     better = "Better" if base.better else "No better"
-    gain = f"{_way(base)} by {_gain(base, verdict.unit)}"
+    gain = f"{_way(base)} by {amount_words(base.gain, base.stderr, unit)}"
     return f" {better} than the base, uncut, which is no larger: {gain}."
 
 
 def _way(of: GainRecord) -> str:
     return "worse" if of.gain < 0 else "better"
-
-
-def _gain(of: GainRecord, unit: str) -> str:
-    """Return `0.031 ± 0.006 nats`, better or worse."""
-    scale, name = (1.0, unit) if unit else (100.0, "% of the base's scores")
-    error = math.inf if of.stderr is None else of.stderr
-    return f"{with_error(scale * abs(of.gain), scale * error)} {name}"
 
 
 # -------------------------------------------------------------------------------------- the tables
@@ -402,8 +397,12 @@ def short_recipe(origin: TrialOrigin) -> str:
 
 def loss_words(lost: float, error: float | None, unit: str) -> str:
     """Return `0.041 ± 0.006 nats lost`; an error of None is unknown."""
-    amount = with_error(abs(lost), math.inf if error is None else error)
-    return f"{amount} {unit} {'won' if lost < 0 else 'lost'}"
+    return f"{amount_words(lost, error, unit)} {'won' if lost < 0 else 'lost'}"
+
+
+def amount_words(number: float, error: float | None, unit: str) -> str:
+    """Return `0.041 ± 0.006 nats` without a sign; an error of None is unknown."""
+    return f"{with_error(abs(number), math.inf if error is None else error)} {unit}"
 
 
 def short_unit(unit: str) -> str:

@@ -95,7 +95,6 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     record = VerdictRecord(
         better=gain is not None and gain.sure,
         worse=gain is not None and gain.reversed.sure,
-        itself=rival is top,
         against=None
         if rival is None or gain is None
         else RivalRecord(
@@ -106,8 +105,6 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
         ),
         starts=len(scored),
         held=held,
-        unit=measure.unit,
-        numbers=measure.numbers,
         base=None
         if base is None
         else BaseRecord(

@@ -740,7 +740,7 @@ def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Pat
     assert re.search(r" nats (lost|won), on 8 held-out samples\. ", first)
     verdict = said["verdict"]
     assert verdict["held"]
-    assert verdict["unit"] == "nats"
+    assert said["loss_unit"] == "nats"
     assert verdict["better"] is ("Better than" in first)
     if verdict["better"]:
         assert said["best"] == said["found"]

@@ -35,9 +35,8 @@ WORSE = {"origin": "greedy removal", "trial": 2, "gain": -0.25, "stderr": 0.02}
 def judged(**changes: Any) -> dict[str, Any]:
     against = {"origin": "greedy removal", "trial": 2, "gain": 0.25, "stderr": 0.02}
     base = {"gain": -0.5, "stderr": 0.1, "better": False, "no_larger": False}
-    found = {"better": True, "worse": False, "itself": False, "against": against, "starts": 2,
-             "held": True, "unit": "nats", "numbers": [0],
-             "base": base}  # fmt: skip
+    found = {"better": True, "worse": False, "against": against, "starts": 2,
+             "held": True, "base": base}  # fmt: skip
     return found | changes
 
 

@@ -210,7 +210,7 @@ def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
 def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + 1))
     found = judged(of, {0: SIMPLE, 1: SIMPLE})
-    assert found.record.itself
+    assert found.record.against.trial == found.found.number
     assert found.best.number == 0
     assert not found.record.better
 
@@ -256,8 +256,7 @@ def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> No
     of = Ledger((ACCURACY, ACCURACY), 4)
     of.references[4] = (0.5, 0.8)
     of.add(one := trial(0, SEARCH, TEXT, values=(0.4, 0.8), stderrs=(0.05, 0.0), per_sample=()))
-    assert of.comparison((0.5, 0.8)).unit == ""
-    assert of.loss_unit == "% of the base's score"
+    assert of.comparison((0.5, 0.8)).unit == of.loss_unit == "% of the base's score"
     assert of.loss(one) == pytest.approx((10.0, 5.0))
 
 

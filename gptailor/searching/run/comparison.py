@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 from gptailor.evaluation.scores import PerSample, paired_difference
@@ -31,8 +31,8 @@ class Scores(NamedTuple):
 class Comparison:
     """The mean of losses by those of several objectives that have these `numbers`.
 
-    `widths` hold the unit of each objective's scores: 1 where all are in one `unit`, the base's
-    score where losses are shares of it ("" is their unit), else the spread of the starting plans'.
+    `widths` hold the unit of each objective's scores: 1 where all are in one `unit`, a hundredth of
+    the base's score where losses are shares of it, else the spread of the starting plans'.
     `samples` are equal for objectives that are measured on the same samples, whose errors go
     together; without them each objective has its own.
     """
@@ -42,13 +42,6 @@ class Comparison:
     widths: tuple[float, ...]
     samples: tuple[Hashable, ...] = ()
     unit: str = ""
-
-    @property
-    def in_percent(self) -> "Comparison":
-        """The comparison with shares of the base's score in percent."""
-        if self.unit:
-            return self
-        return replace(self, widths=tuple(width / 100 for width in self.widths), unit=SHARES)
 
     def gain(self, first: Scores, second: Scores) -> Estimate:
         """Return how much better the first scores are."""

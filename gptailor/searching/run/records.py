@@ -260,18 +260,16 @@ class BaseRecord(GainRecord):
 class VerdictRecord(BuiltClosed):
     """The worth of a search's result; see `searching/verdict.py`.
 
-    `against` is the starting plan with the smallest gain over it, of `starts` starting plans.
-    `numbers` are the numbers of the compared objectives.
+    `against` is the starting plan with the smallest gain over it, of `starts` starting plans. It
+    may be the found plan itself. Gains are in the summary's `loss_unit`, by its `deciding`
+    objectives.
     """
 
     better: bool
     worse: bool
-    itself: bool
     against: RivalRecord | None
     starts: Tally
     held: bool
-    unit: Line
-    numbers: Annotated[Several[Tally], Field(min_length=1)]
     base: BaseRecord | None
 
 
@@ -372,7 +370,7 @@ class SearchSummary(AskedSettings):
     beyond: Several[Line]
     at_bounds: Several[NumberAtBound]
     commands: Several[str]
-    deciding: Several[Tally]
+    deciding: Annotated[Several[Tally], Field(min_length=1)]
     loss_unit: Line
     cost: Cost
     hits: Tally
@@ -402,12 +400,11 @@ class SearchSummary(AskedSettings):
     @model_validator(mode="after")
     def _agrees(self) -> "SearchSummary":
         many = len(self.objectives)
-        numbers = [*self.deciding, *(() if self.verdict is None else self.verdict.numbers)]
         for fault, expected in (
             (any(width != many for row in (self.base, *self.rows) for width in row.widths()),
              "a score by each objective in each row"),
             (len(self.held) != many, "a number of held-out samples for each objective"),
-            (any(number >= many for number in numbers),
+            (any(number >= many for number in self.deciding),
              "numbers of objectives that there are"),
             (any(row.trial >= self.trials for row in self.rows),
              "numbers of trials that there were"),

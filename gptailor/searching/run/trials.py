@@ -273,13 +273,12 @@ class Ledger:
         widths = [1.0] * len(self.aims)
         if unit in (SHARES, SPREADS):
             widths = [
-                abs(base[number]) or 1.0
+                (abs(base[number]) or 1.0) / 100
                 if unit == SHARES and aim.scale == "base" and base is not None
                 else spread_of(self.spreads[number])
                 for number, aim in enumerate(self.aims)
             ]
-        shown = "" if unit == SHARES else unit
-        return Comparison(self.aims, chosen, tuple(widths), tuple(samples), shown)
+        return Comparison(self.aims, chosen, tuple(widths), tuple(samples), unit)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
         """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
@@ -297,7 +296,7 @@ class Ledger:
         """Return the loss of scores beside the base's on the same samples, taken as exact."""
         exact = Scores(base, [0.0] * len(base))
         unpaired = scores._replace(each=())
-        return self.comparison(base, numbers).in_percent.loss(unpaired, exact)
+        return self.comparison(base, numbers).loss(unpaired, exact)
 
     @property
     def loss_unit(self) -> str:
