@@ -117,7 +117,6 @@ class Lines:
 
     def __init__(self) -> None:
         self._rest = TimeLeft()
-        self._best: int | None = None
         self._said: set[str] = set()
 
     def __call__(self, event: events.SearchEvent) -> None:
@@ -141,9 +140,7 @@ class Lines:
             case events.Scored(trial):
                 self._said &= {_ESTIMATE}  # what the next one does may be the same
                 ledger, _, space, _ = self._rest.search
-                best, best_before = ledger.best(), self._best
-                self._best = None if best is None else best.number
-                mark = ", best" if best is trial and trial.number != best_before else ""
+                mark = ", best" if ledger.best() is trial else ""
                 scored = f"as trial {trial.same_as}"
                 if trial.same_as is None:
                     scored = scores_words(trial, ledger) + trial_remarks(trial, ledger) + mark

@@ -83,7 +83,7 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     """Return the best plan of a search's folder that keeps to bounds, or the nearest one.
 
     Paths in its text are as seen from the folder `place`, or absolute. Raises CheckpointError C903
-    for a folder without a search's results, C201 for a plan that can't be read.
+    for a folder without a search's results, PlanError for a damaged plan.
     """
     files = RunFiles(run)
     summary = files.record(SearchSummary, f"{SUMMARY}.json")
@@ -101,9 +101,10 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
             message = f"the objectives of this search have no such loss: say --loss {other}"
             raise WishError(message)
     row, kept = chosen
-    text = files.text(row.file)
-    if text is None:
+    raw = files.read(row.file)
+    if raw is None:
         raise files.error(f"holds no '{row.file}', which its summary names", WRITTEN_ANEW)
+    text = raw.decode(errors="surrogateescape")  # `loads` refuses such a text
     file = files.path / row.file
     plan = loads(text, folder="." if files.storage else file.parent, name=str(file))
     comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))

@@ -82,16 +82,6 @@ class RunFiles:
             return file_inside(self.path, name)
         return self.storage.get([name])[name] if name in self._names else None
 
-    def text(self, name: str) -> str | None:
-        """Return the text in a file, or None without the file. Raises CheckpointError C903."""
-        if (raw := self.read(name)) is None:
-            return None
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            message = f"not UTF-8: invalid byte at offset {error.start}"
-            raise CheckpointError("C903", message, self.path / name, WRITTEN_ANEW) from None
-
     def record(self, kind: type[_R], name: str) -> _R | None:
         """Return the record in a file, or None without the file. Raises CheckpointError C903."""
         raw = self.read(name)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, correlation, fmean, linear_regression, stdev
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -189,31 +189,25 @@ def search_summary(
 
 
 def _places(end: SearchEnd, top: Trial | None, best: Trial | None) -> Iterator[SizeRow]:
-    """Yield the best plan of each size; the plan that is handed over stands for the plan found."""
-    for trial, size in curve(end.ledger, end.sizes):
-        found = best is not None and trial is top and end.sizes.of(best) == size
-        chosen = best if found and best is not None else trial
+    """Yield the best plan of each size; the plan that is handed over stands for the plan found.
+
+    The mean loss is by all objectives that aren't sizes. Its `share` of the base's scores is None
+    where an objective has none, as `kl`, and its `nats` where the objectives have no common unit.
+    """
+    ledger = end.ledger
+    aims = [ledger.aims[number] for number in ledger.rated]
+    by_base, unit = all(aim.scale == "base" for aim in aims), shared_unit(aim.unit for aim in aims)
+    for trial, size in curve(ledger, end.sizes):
+        handed = best is not None and trial is top and end.sizes.of(best) == size
+        chosen = best if handed and best is not None else trial
+        lost = ledger.loss(chosen, ledger.rated) if unit else None
         yield SizeRow(
             **dict(end.row(chosen)),
             **size._asdict(),
-            **_mean_losses(end.ledger, chosen),
             file=front_file(chosen.number),
+            share=ledger.mean_loss(chosen, ledger.rated) if by_base else None,
+            nats=lost and lost.value,
         )
-
-
-def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, Any]:
-    """Return the mean loss by all that aren't sizes, as a share of the base's and in a unit.
-
-    A share is None where an objective has none, as `kl`. A unit is None where the objectives have
-    no common unit.
-    """
-    aims = [ledger.aims[number] for number in ledger.rated]
-    by_base = trial.values is not None and all(aim.scale == "base" for aim in aims)
-    lost = ledger.loss(trial, ledger.rated) if shared_unit(aim.unit for aim in aims) else None
-    return {
-        "share": ledger.mean_loss(trial, ledger.rated) if by_base else None,
-        "nats": None if lost is None else lost.value,
-    }
 
 
 def _required(
@@ -238,19 +232,17 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
 
     The rivals of the best trial are among them, though other trials may be better.
     """
-    best = top, _ = ledger.best(), ledger.best(drawn_plans(ledger))
-    size = lambda trial: sizes.of(trial).parameters  # noqa: E731
-    alike = [] if top is None else rivals(ledger, top, size)
-    places = [trial for trial, _ in curve(ledger, sizes)]
-    final = [trial for trial in ledger.of(FINAL) if trial.values is not None]
+    top = ledger.best()
+    alike = rivals(ledger, top, lambda trial: sizes.of(trial).parameters) if top else []
     chosen = (
-        *best,
+        top,
+        ledger.best(drawn_plans(ledger)),
         best_recipe(ledger),
         *best_starts(ledger),
         *alike,
         *ledger.front(),
-        *places,
-        *final,
+        *(trial for trial, _ in curve(ledger, sizes)),
+        *(trial for trial in ledger.of(FINAL) if trial.values is not None),
     )
     return [trial for trial in chosen if trial is not None]
 

@@ -208,6 +208,9 @@ def test_a_plan_with_control_characters_does_not_reach_the_terminal(
     with pytest.raises(TailorError) as caught:
         pick(run, Bounds(layers=9), tmp_path)
     assert "\x1b" not in str(caught.value)
+    plan.write_bytes(b'tailor 1\nmodel base = "./\xff"\n')
+    with pytest.raises(TailorError, match="is not UTF-8"):
+        pick(run, Bounds(layers=9), tmp_path)
 
 
 def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
