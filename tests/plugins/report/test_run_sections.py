@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -223,7 +224,8 @@ def test_five_hundred_trials_fit_a_page(run: tuple[Path, Ledger], effects: Effec
     many = RunReading(run[0])
     whole = [t for t in many.ledger.trials if search_charts.is_whole(t)]
     many.ledger.trials[:] = [
-        replace(whole[n % len(whole)], number=n, values=(2.0 + n / 500,)) for n in range(500)
+        replace(trial, number=n, request=replace(trial.request, asked_after=0))
+        for n, trial in zip(range(500), cycle(whole), strict=False)
     ]
     page = page_html("Search", "", run_sections(many, effects))
     assert len(page.encode()) < 8_000_000
