@@ -235,7 +235,9 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 def _picked_words(row: "SizeRow") -> str:
     """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
+    from gptailor.searching.run.records import front_file
+
     count, weights = millions(row.parameters), bytes_in_words(row.bytes)
     lost, form = (row.share, ".1%") if row.nats is None else (row.nats, ".3g")
     loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
-    return f"{row.file}: {row.layers} layers, {count} parameters, {weights}{loss}"
+    return f"{front_file(row.trial)}: {row.layers} layers, {count} parameters, {weights}{loss}"

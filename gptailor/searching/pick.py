@@ -15,7 +15,7 @@ from gptailor.plan.plan import CUTS, Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.measure import excess
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.run.records import SearchSummary, SizeRow
+from gptailor.searching.run.records import SearchSummary, SizeRow, front_file
 from gptailor.searching.run_files import SUMMARY, WRITTEN_ANEW, RunFiles, path_inside
 from gptailor.searching.settings import WishError
 
@@ -101,11 +101,12 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
             message = f"the objectives of this search have no such loss: say --loss {other}"
             raise WishError(message)
     row, kept = chosen
-    raw = files.read(row.file)
+    name = front_file(row.trial)
+    raw = files.read(name)
     if raw is None:
-        raise files.error(f"holds no '{row.file}', which its summary names", WRITTEN_ANEW)
+        raise files.error(f"holds no '{name}', which its summary names", WRITTEN_ANEW)
     text = raw.decode(errors="surrogateescape")  # `loads` refuses such a text
-    file = files.path / row.file
+    file = files.path / name
     plan = loads(text, folder="." if files.storage else file.parent, name=str(file))
     comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
     moved = "".join(comment) + format_plan(seen_from(plan, place))

@@ -32,7 +32,7 @@ from gptailor.searching.folder import FRONT, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
 from gptailor.searching.run.notes import SIZES
-from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
+from gptailor.searching.run.records import Ended, NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY, file_inside
 from gptailor.searching.search_text import headline, loss_words, markdown, stage_words
@@ -40,7 +40,7 @@ from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
-from gptailor.searching.summary import Ended, SearchEnd, best_starts, search_summary
+from gptailor.searching.summary import SearchEnd, best_starts, search_summary
 from gptailor.searching.verdict import Verdict, held_key, scores_in, scores_of, verdict
 
 

@@ -27,7 +27,7 @@ from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking, WithinBounds
 from gptailor.searching.run.notes import ENDED, LATE
-from gptailor.searching.run.records import Aim, RunRecord
+from gptailor.searching.run.records import Aim, Ended, RunRecord
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
@@ -37,7 +37,7 @@ from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.strategies import strategy_of
-from gptailor.searching.summary import Ended, SearchEnd, aims_of, finalists
+from gptailor.searching.summary import SearchEnd, aims_of, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 if TYPE_CHECKING:

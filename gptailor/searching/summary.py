@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, correlation, fmean, linear_regression, stdev
-from typing import Literal, final
+from typing import final
 
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -19,6 +19,7 @@ from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import (
     Aim,
     AskedSettings,
+    Ended,
     MeasuredCosts,
     NumberAtBound,
     RandomDraws,
@@ -71,10 +72,6 @@ def aims_of(
         aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
     labels = [aim.label for aim in aims]
     return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
-
-
-Ended = Literal["budget", "exhausted", "interrupted"]
-"""The reason why trials ended; `exhausted`: the strategy finds nothing new any more."""
 
 
 @final

@@ -135,9 +135,8 @@ def test_each_edit_of_its_files_ends_in_success_or_one_message(whole: Path, tmp_
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda s: s["sizes"][0].update(file="../secret.txt"),
-        lambda s: s["sizes"][0].update(file="/etc/passwd"),
-        lambda s: s["sizes"][0].update(file="front/../../secret.txt"),
+        lambda s: s["sizes"][0].update(file="\x1b[31mred"),
+        lambda s: s["sizes"][0].update(trial=-3),
         lambda s: s["sizes"][0].update(layers="6"),
         lambda s: s["sizes"][0].update(nats=None, parameters=None),
         lambda s: s.update(sizes=None),
@@ -167,6 +166,18 @@ def test_pick_and_report_refuse_a_doctored_summary(
                                                    if word in said}  # fmt: skip
     with pytest.raises(CheckpointError, match="C903"):
         RunReading(run)
+
+
+def test_the_file_that_a_summary_names_is_not_opened(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["sizes"][0]["file"] = "../secret.txt"
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run.parent / "secret.txt").write_text("TOP SECRET\n")
+    with pytest.raises(TailorError, match=r"trial-0003\.tailor") as caught:
+        pick(run, Bounds(layers=9), tmp_path)
+    assert "SECRET" not in str(caught.value)
 
 
 def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path) -> None:

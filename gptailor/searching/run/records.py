@@ -210,6 +210,7 @@ def front_file(trial: int) -> str:
 class SizeRow(SummaryRow):
     """The best plan of one size: a point on the curve of quality over size.
 
+    `file` is for people and programs; gptailor reads the `front_file` of the trial.
     `share` and `nats` are the mean loss over the objectives, as a share of the base's scores and in
     their unit; None if there is no such mean.
     """
@@ -222,12 +223,6 @@ class SizeRow(SummaryRow):
     share: float | None
     nats: float | None
     lost: float
-
-    @model_validator(mode="after")
-    def _has_its_file(self) -> "SizeRow":
-        if self.file != front_file(self.trial):
-            raise ValueError(f"expected the file {front_file(self.trial)!r}")
-        return self
 
 
 # ------------------------------------------------------------------------------------------ verdict
@@ -345,6 +340,10 @@ class RequiredRecord(BuiltClosed):
     rows: Several[RequiredRow]
 
 
+Ended = Literal["budget", "exhausted", "interrupted"]
+"""The reason why trials ended; `exhausted`: the strategy finds nothing new any more."""
+
+
 @final
 class SearchSummary(AskedSettings):
     """A search's result. Programs read `summary.json`, people the words of `search_text.py`.
@@ -360,7 +359,7 @@ class SearchSummary(AskedSettings):
 
     objectives: Annotated[Several[WrittenAim], Field(min_length=1)]
     trials: TrialNumber
-    ended: Literal["budget", "exhausted", "interrupted"]
+    ended: Ended
     samples: Tally
     held: Several[Tally]
     late: Tally
