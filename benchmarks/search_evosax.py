@@ -15,14 +15,12 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax  # type: ignore[import-untyped] # it has no stubs
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 from numpy import ndarray
 
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key
 from gptailor.searching.space.table import Table, canonical, exact
-from gptailor.searching.strategies.distribution import highest
 from gptailor.searching.strategies.moves import some_rows
 from gptailor.searching.strategies.strategy import (
     Archive,
@@ -129,6 +127,7 @@ def _jax_key(key: Key) -> Any:
 def _algorithm(name: str, population: int, size: int) -> Any:
     """Return an algorithm by its name, made once for a size."""
     module = importlib.import_module("evosax.algorithms")
+    optax = importlib.import_module("optax")  # a requirement of evosax
     more = {"std_schedule": optax.constant_schedule(WIDTH)} if name.endswith("GA") else {}
     return getattr(module, name)(population_size=population, solution=jnp.zeros(size), **more)
 
@@ -144,10 +143,18 @@ def _decoded(table: Table, scores: Float[ndarray, "n k"]) -> Genome:
     b, o = len(table.group), len(table.option_pick)
     genome = Genome(
         exact(table, scores[:, :b]),
-        highest(table, scores[:, b : b + o]),
+        _highest(table, scores[:, b : b + o]),
         np.clip(scores[:, b + o :] + 0.5, 0.0, 1.0).astype(np.float32),
     )
     return canonical(table, genome)
+
+
+def _highest(table: Table, scores: Float[ndarray, "n o"]) -> Int[ndarray, "n c"]:
+    """Return the option of each pick with the highest score."""
+    starts = np.cumsum(table.options) - table.options
+    ends = zip(starts, table.options, strict=True)
+    best = [np.argmax(scores[:, start : start + count], axis=1) for start, count in ends]
+    return np.array(best, np.int32).reshape(len(starts), len(scores)).T
 
 
 def _relaxed(table: Table, genome: Genome) -> Float[Array, " k"]:

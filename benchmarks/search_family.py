@@ -33,7 +33,7 @@ from gptailor.searching.space.genome import Genome  # noqa: E402
 
 BRIDGE_TOKENS = 8192
 AT = (40, 60, 80, 100, 200)
-STRATEGIES = ("surrogate", "evolution", "EvoPress", "Optuna TPE", "random")
+STRATEGIES = ("surrogate", "EvoPress", "Optuna TPE", "random")
 
 
 def table(rows: Mapping[str, Mapping[int, list[float]]], budget: int) -> Iterator[str]:

@@ -410,5 +410,4 @@ def ablations() -> dict[str, Factory]:
         ),
         "without shifts": lambda space, seed: Still(Surrogate(name="still"), space, seed),
         "without starts": lambda space, seed: Blind(Surrogate(), space, seed),
-        "of up to three moves": lambda space, seed: Ours(Surrogate(moves=3), space, seed),
     }

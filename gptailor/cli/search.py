@@ -52,8 +52,9 @@ def _sample_range(text: str) -> tuple[int, int]:
               help="The budget, in evaluations on all samples. Default: 200.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
               help="The seed of samples and strategy. Default: 0.")  # fmt: skip
-@click.option("--strategy", metavar="NAME",
-              help="surrogate, evolution, distribution or random. Default: surrogate.")  # fmt: skip
+@click.option(
+    "--strategy", metavar="NAME", help="surrogate, random, or a package's. Default: surrogate."
+)
 @click.option("-O", "--objective", "objectives", multiple=True, metavar="OBJECTIVE",
               help="An objective that replaces the objectives of the search block. May be given "
                    "several times.")  # fmt: skip

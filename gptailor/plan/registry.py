@@ -358,8 +358,6 @@ class StrategySpec(NamedTuple):
 
 _STRATEGIES = {
     "surrogate": StrategySpec("learns a linear model of what layers and recipes are worth"),
-    "evolution": StrategySpec("changes the best plans a little, tried on more and more samples"),
-    "distribution": StrategySpec("moves a distribution over plans towards the good ones"),
     "random": StrategySpec("draws plans from the whole space"),
 }
 STRATEGIES: Door[StrategySpec] = Door("strategies", "strategy", StrategySpec, _STRATEGIES)

@@ -229,7 +229,7 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
     ("arguments", "said"),
     [
         (["--seed", "1"], "its seed was '0', and now '1'"),
-        (["--strategy", "evolution"], "its strategy was 'random', and now 'evolution'"),
+        (["--strategy", "surrogate"], "its strategy was 'random', and now 'surrogate'"),
         (["--trials", "4"], "it was begun with 8 trials"),
         (
             ["--fidelity", "4..10"],
@@ -288,7 +288,13 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
         ("closed.tailor", [], 1, "the plan leaves nothing open"),
         ("bare.tailor", [], 1, "the search has no objective"),
         ("gone.tailor", [], 3, "gone.tailor"),
-        ("space.tailor", ["--strategy", "evolutoin"], 1, "did you mean 'evolution'?"),
+        ("space.tailor", ["--strategy", "surogate"], 1, "did you mean 'surrogate'?"),
+        (
+            "space.tailor",
+            ["--strategy", "evolution"],
+            1,
+            "there is no strategy 'evolution'; the strategies are surrogate and random",
+        ),
         (
             "space.tailor",
             ["--prefer", "kl"],
@@ -573,8 +579,7 @@ def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, worl
 def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:
     assert next(iter(STRATEGIES)) == "surrogate"
     said = " ".join(run("search", "--help").out.split())
-    names = list(STRATEGIES)
-    assert f"{', '.join(names[:-1])} or {names[-1]}. Default: {names[0]}." in said
+    assert f"{', '.join(STRATEGIES)}, or a package's. Default: surrogate." in said
 
 
 def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:

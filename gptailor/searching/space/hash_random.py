@@ -49,12 +49,6 @@ def normal(key: Key, shape: tuple[int, ...]) -> Float[ndarray, "..."]:
     return numbers
 
 
-def gumbel(key: Key, shape: tuple[int, ...]) -> Float[ndarray, "..."]:
-    """Return numbers of the Gumbel distribution."""
-    numbers: ndarray = -np.log(-np.log(uniform(key, shape)))
-    return numbers
-
-
 def scrambled(numbers: UInt32[ndarray, "..."]) -> UInt32[ndarray, "..."]:
     """Return the finaliser of MurmurHash3 for each number."""
     for multiplier, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):

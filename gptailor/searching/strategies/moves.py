@@ -39,13 +39,12 @@ _CHANCES = 7
 class Neighbours(NamedTuple):
     """Positions and like genes of the genes of one kind.
 
-    `line` is equal for genes of the same thing at different positions ("has math"). `before` and
-    `after` are the next genes of the line. A gene without a next gene is its own. `away` is the
-    distance of each two genes of a line, `_FAR` for all other pairs.
+    A line has the genes of the same thing at different positions ("has math"). `before` and `after`
+    are the next genes of the line. A gene without a next gene is its own. `away` is the distance of
+    each two genes of a line, `_FAR` for all other pairs.
     """
 
     at: _Numbers
-    line: _Numbers
     before: _Numbers
     after: _Numbers
     away: Int[ndarray, "g g"]
@@ -73,13 +72,12 @@ def _neighbours(at: _Numbers, kind: _Numbers) -> Neighbours:
     slot = np.tril(same, -1).sum(axis=1)
     alike = of_kind & (slot[:, None] == slot[None, :]) & (at[:, None] >= 0) & (at[None, :] >= 0)
     alike |= np.eye(len(at), dtype=bool)
-    line = np.argmax(alike, axis=1).astype(np.int32) if len(at) else index
     steps = at[None, :] - at[:, None]
     sides = [
         _nearest(np.where(alike & (steps * side > 0), np.abs(steps), _FAR)) for side in (-1, 1)
     ]
     before, after = (np.where(side < 0, index, side) for side in sides)
-    return Neighbours(at, line, before, after, np.where(alike, np.abs(steps), _FAR))
+    return Neighbours(at, before, after, np.where(alike, np.abs(steps), _FAR))
 
 
 def _nearest(away: Int[ndarray, "... g h"]) -> Int[ndarray, "... g"]:
@@ -124,23 +122,22 @@ class MoveSites(NamedTuple):
     """Places of moves: the genes that may change, and random numbers in 0..1 for each genome."""
 
     table: Table
-    group: _Numbers
-    options: _Numbers
+    around: Neighbourhood
     active: Active
     chance: Float[ndarray, "n seven"]
 
 
-def swap(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def swap(site: MoveSites, genome: Genome) -> Genome:
     """Turn a bit of a set off and another bit of the same set on.
 
     The bit moves to any free place, or to the nearest free place on one side. Or its run shifts:
     the run's last bit moves to the place before its first bit.
     """
-    bits, chance = genome.bits, site.chance.T
-    inside = choose(bits & (site.group >= 0) & site.active.bits, chance[0])
-    mates = site.group == site.group[inside][:, None]
+    bits, chance, group = genome.bits, site.chance.T, site.table.group
+    inside = choose(bits & (group >= 0) & site.active.bits, chance[0])
+    mates = group == group[inside][:, None]
     free = ~bits & mates
-    at = around[0].at
+    at = site.around[0].at
     away = (at - at[inside][:, None]) * np.where(chance[1] < 0.5, -1, 1)[:, None]
     ahead, behind = _first(free, away), _first(free, -away)
     rows = np.arange(len(bits))
@@ -150,16 +147,16 @@ def swap(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
     last = np.argmin(np.where(run, away, _FAR), axis=1)
     on = np.where(chance[2] < SHIFT, last, inside)
     off = np.where(chance[2] > 1 - _JUMP, choose(free, chance[3]), ahead)
-    fits = bits[rows, on] & ~bits[rows, off] & mates[rows, off] & (site.group[on] >= 0)
+    fits = bits[rows, on] & ~bits[rows, off] & mates[rows, off] & (group[on] >= 0)
     changed = bits.copy()
     changed[rows[fits], on[fits]] = False
     changed[rows[fits], off[fits]] = True
     return genome._replace(bits=changed)
 
 
-def resize(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def resize(site: MoveSites, genome: Genome) -> Genome:
     """Turn one more bit on or off in a set of open size, half of the time at the end of a run."""
-    bits, near = genome.bits, around[0]
+    bits, near = genome.bits, site.around[0]
     more, fewer = _resizable(site.table, bits, site.active.bits)
     add = np.where(site.chance[:, 1] < 0.5, more.any(1), ~fewer.any(1))[:, None]
     allowed, index = np.where(add, more, fewer), np.arange(bits.shape[1])
@@ -184,25 +181,25 @@ def _resizable(table: Table, bits: _Mask, active: _Mask) -> tuple[_Mask, _Mask]:
     return more, fewer
 
 
-def flip(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def flip(site: MoveSites, genome: Genome) -> Genome:
     """Toggle a bit outside of sets. Its neighbours may get the same value."""
-    number = choose((site.group < 0) & site.active.bits, site.chance[:, 0])
-    where = _spread(around[0], site, number) & (site.group < 0)
+    number = choose((site.table.group < 0) & site.active.bits, site.chance[:, 0])
+    where = _spread(site, 0, number) & (site.table.group < 0)
     turned = ~genome.bits[np.arange(len(number)), number]
     return genome._replace(bits=np.where(where, turned[:, None], genome.bits))
 
 
-def repick(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def repick(site: MoveSites, genome: Genome) -> Genome:
     """Pick another option. Its neighbours may get the same option."""
-    number = choose((site.options > 1) & site.active.picks, site.chance[:, 0])
-    options = site.options[number]
+    number = choose((site.table.options > 1) & site.active.picks, site.chance[:, 0])
+    options = site.table.options[number]
     step = 1 + np.floor(site.chance[:, 1] * (options - 1)).astype(np.int32)
     option = (genome.picks[np.arange(len(number)), number] + step) % np.maximum(options, 1)
-    where = _spread(around[1], site, number)
+    where = _spread(site, 1, number)
     return genome._replace(picks=np.where(where, option[:, None], genome.picks).astype(np.int32))
 
 
-def slide(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def slide(site: MoveSites, genome: Genome) -> Genome:
     """Move an end of a window, or both ends, by one position."""
     windows, rows = _windows(site.table) & site.active.picks, np.arange(len(genome.picks))
     number = choose(windows, site.chance[:, 0])
@@ -219,22 +216,23 @@ def _windows(table: Table) -> Bool[ndarray, " c"]:
     return np.isin(np.arange(len(table.options)), table.inside_pick)
 
 
-def nudge(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def nudge(site: MoveSites, genome: Genome) -> Genome:
     """Move a real by a small or a large step. Its neighbours may get the same value."""
     number = choose(site.active.reals, site.chance[:, 0])
     small, angle = site.chance[:, 1] < 0.5, site.chance[:, 3]
     normal = np.sqrt(-2 * np.log(site.chance[:, 5])) * np.cos(2 * np.pi * angle)
     step = normal * np.where(small, *_NUDGES)
     value = np.clip(genome.reals[np.arange(len(number)), number] + step, 0.0, 1.0)
-    where = _spread(around[2], site, number)
+    where = _spread(site, 2, number)
     reals = np.where(where, value[:, None], genome.reals).astype(np.float32)
     return genome._replace(reals=reals)
 
 
-def copy(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
+def copy(site: MoveSites, genome: Genome) -> Genome:
     """Copy all genes of a neighbouring position to a position, except bits of sets."""
-    places = np.concatenate([near.at for near in around])
-    open_ = np.concatenate([site.active.bits & (site.group < 0), *site.active[1:]], axis=1)
+    free_bits = site.table.group < 0
+    places = np.concatenate([near.at for near in site.around])
+    open_ = np.concatenate([site.active.bits & free_bits, *site.active[1:]], axis=1)
     place = places[choose(open_ & (places >= 0), site.chance[:, 0])]
     backwards = (site.chance[:, 1] < 0.5)[:, None]
 
@@ -242,10 +240,10 @@ def copy(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
         source = np.where(backwards, gene[:, near.before], gene[:, near.after])
         return np.where((near.at == place[:, None]) & free, source, gene)
 
-    return Genome(*map(kind, around, genome, (site.group < 0, np.array(True), np.array(True))))
+    return Genome(*map(kind, site.around, genome, (free_bits, np.array(True), np.array(True))))
 
 
-_MOVES: tuple[tuple[Callable[[Neighbourhood, MoveSites, Genome], Genome], float], ...] = (
+_MOVES: tuple[tuple[Callable[[MoveSites, Genome], Genome], float], ...] = (
     (swap, 3.0),
     (flip, 2.0),
     (repick, 2.0),
@@ -257,14 +255,9 @@ _MOVES: tuple[tuple[Callable[[Neighbourhood, MoveSites, Genome], Genome], float]
 """The moves, and the odds of each possible move."""
 
 
-def one_move(
-    table: Table,
-    around: Neighbourhood,
-    genome: Genome,
-    active: Active,
-    chance: Float[ndarray, "n seven"],
-) -> Genome:
-    """Return the genomes after one possible move each, by random numbers in 0..1."""
+def one_move(site: MoveSites, genome: Genome) -> Genome:
+    """Return the genomes after one possible move each."""
+    table, around, active, chance = site
     group, options = table.group, table.options
     inside = (group >= 0) & active.bits
     sets = (inside & ~genome.bits).any(1) & (inside & genome.bits).any(1)
@@ -281,8 +274,8 @@ def one_move(
         rows = np.flatnonzero((moved == number) & can[:, number])
         if len(rows):
             alive = Active(*(mask[rows] for mask in active))
-            site = MoveSites(table, group, options, alive, chance[rows])
-            for gene, new in zip(result, move(around, site, some_rows(genome, rows)), strict=True):
+            changed = move(MoveSites(table, around, alive, chance[rows]), some_rows(genome, rows))
+            for gene, new in zip(result, changed, strict=True):
                 gene[rows] = new
     return result
 
@@ -316,65 +309,41 @@ def _first(mask: _Mask, away: Int[ndarray, "n g"]) -> _Numbers:
     return nearest
 
 
-def _spread(near: Neighbours, site: MoveSites, number: _Numbers) -> _Mask:
+def _spread(site: MoveSites, kind: int, number: _Numbers) -> _Mask:
     """Return a mask of a gene, and maybe of neighbouring genes of its line."""
     chance = site.chance[:, 2]
     reach = np.floor(_REACH * np.maximum(chance - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
     reach = np.where(chance < _ONLY_ONE, 0, reach)
-    mask: ndarray = near.away[number] <= reach[:, None]
+    mask: ndarray = site.around[kind].away[number] <= reach[:, None]
     return mask
 
 
 def bred(
-    table: Table,
-    around: Neighbourhood,
-    parents: Genome,
-    steps: _Numbers,
-    chance: tuple[Key, Key],
-    most: int,
+    table: Table, around: Neighbourhood, parents: Genome, count: int, chance: tuple[Key, Key]
 ) -> Genome:
-    """Return a mutant for each of `steps`, the number of moves of a mutant, at most `most`.
+    """Return `count` mutants, each after one move. Parents take turns.
 
-    Parents take turns. One mutant of `_CROSSED` has two parents. Mutants are not canonical.
+    One mutant of `_CROSSED` has two parents. Mutants are not canonical.
     """
-    count, (move, cross) = len(steps), chance
+    move, cross = chance
     alive = active(table, parents)
     complete = filled(around, parents, alive)
     ranks = np.arange(count) % len(parents.bits)
     mutants, mixed = some_rows(complete, ranks), count // _CROSSED
-    if mixed:
-        numbers = uniform(cross, (mixed, 3 + len(table.group)))
-        mates = some_rows(complete, (numbers[:, 0] * len(parents.bits)).astype(np.int32))
-        first = Genome(*(gene[:mixed] for gene in mutants))
-        for gene, new in zip(
-            mutants, crossed(table, around, first, mates, numbers[:, 1:]), strict=True
-        ):
-            gene[:mixed] = new
-    chances = uniform(move, (count, most, _CHANCES))
-    for step in range(most):
-        rows = np.flatnonzero(steps > step)
-        lively = Active(*(mask[ranks[rows]] for mask in alive))
-        moved = one_move(table, around, some_rows(mutants, rows), lively, chances[rows, step])
-        for gene, new in zip(mutants, moved, strict=True):
-            gene[rows] = new
-    return mutants
-
-
-def step_counts(key: Key, count: int, more: float) -> _Numbers:
-    """Draw one step plus a geometric number of steps with the mean `more`."""
-    shares = uniform(key, (count,))
-    counts: ndarray = 1 + np.floor(np.log(shares) / np.log(more / (1 + more))).astype(np.int32)
-    return counts
+    numbers = uniform(cross, (mixed, 3 + len(table.group)))
+    mates = some_rows(complete, (numbers[:, 0] * len(parents.bits)).astype(np.int32))
+    first = Genome(*(gene[:mixed] for gene in mutants))
+    for gene, new in zip(
+        mutants, crossed(table, around, first, mates, numbers[:, 1:]), strict=True
+    ):
+        gene[:mixed] = new
+    alive = Active(*(mask[ranks] for mask in alive))
+    return one_move(MoveSites(table, around, alive, uniform(move, (count, _CHANCES))), mutants)
 
 
 def some_rows(genomes: Genome, which: Int[ndarray, " k"]) -> Genome:
     """Return some genomes of a population."""
     return Genome(*(np.asarray(gene)[which] for gene in genomes))
-
-
-def where(mask: Bool[ndarray, " k"], first: Genome, second: Genome) -> Genome:
-    """Return the first population's genomes where the mask is true, and the second's elsewhere."""
-    return Genome(*(np.where(mask[:, None], a, b) for a, b in zip(first, second, strict=True)))
 
 
 def joined_populations(*some: Genome) -> Genome:

@@ -2,23 +2,19 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple, final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Float, Int, UInt32
 from numpy import ndarray
 
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key, scrambled
-from gptailor.searching.space.table import Table, allowed
-from gptailor.searching.strategies.moves import joined_populations, some_rows, where
+from gptailor.searching.space.table import Table
+from gptailor.searching.strategies.moves import joined_populations, some_rows
 
 _RHO = 0.05
 """The share of the weighted sum in the fitness. It keeps each objective relevant."""
-
-DRAWN_PER_ASKED = 8
-"""Genomes drawn for each asked genome. A large number finds rare new genomes."""
 
 Proposal = tuple[Genome, Float[ndarray, " n"], Any]
 """Genomes, the share for each genome, and the next state, or the strategy's part of it."""
@@ -172,64 +168,3 @@ def fingerprints(rows: Float[ndarray, "n k"]) -> UInt32[ndarray, " n"]:
 def genes(population: Genome) -> Float[ndarray, "n k"]:
     """Return genomes as rows of numbers."""
     return np.concatenate([np.asarray(gene, np.float32) for gene in population], axis=-1)
-
-
-def known(archive: Archive, population: Genome) -> Bool[ndarray, " n"]:
-    """Return a mask of the canonical genomes that the archive contains."""
-    return np.isin(fingerprints(genes(population)), fingerprints(genes(archive.genomes)))
-
-
-def newest(table: Table, archive: Archive, population: Genome, count: int) -> Genome:
-    """Return `count` canonical genomes: new genomes first, then known and repeated genomes.
-
-    Genomes beyond the table's limits come last, too.
-    """
-    marks = fingerprints(genes(population))
-    stale = known(archive, population) | ~allowed(table, population)
-    stale |= ~np.isin(np.arange(len(marks)), np.unique(marks, return_index=True)[1])
-    return some_rows(population, np.argsort(stale, kind="stable")[:count])
-
-
-_ROUNDING = 0.02
-"""The most that rounding to whole samples takes from a share."""
-
-
-def successive_halving(
-    archive: Archive,
-    fitness: Float[ndarray, " size"],
-    offspring: Genome,
-    shares: tuple[float, ...],
-    rise: int,
-) -> tuple[Genome, Float[ndarray, " n"]]:
-    """Return an ask: trials that rise a stage first, then offspring on the lowest share.
-
-    `fitness` is the fitness of the archive's trials. In each stage one trial of `rise` goes up. A
-    trial is at the highest stage with a share that it reaches: the search may have no sample that
-    small.
-    """
-    asked = np.full(len(offspring.bits), shares[0], np.float32)
-    above, stage = _rising(archive, fitness, shares, rise)
-    rising = np.argsort(-stage, kind="stable")[: np.count_nonzero(stage)][: len(asked)]
-    if not len(rising):
-        return offspring, asked
-    ranks = np.resize(rising, len(asked))
-    goes = np.arange(len(asked)) < len(rising)
-    asked = np.where(goes, above[ranks], asked)
-    return where(goes, some_rows(archive.genomes, ranks), offspring), asked
-
-
-def _rising(
-    archive: Archive, fitness: Float[ndarray, " n"], shares: tuple[float, ...], rise: int
-) -> tuple[Float[ndarray, " n"], Int[ndarray, " n"]]:
-    """Return each trial's next share, and its next stage; 0 for a trial that doesn't rise."""
-    above, stage = np.ones(len(fitness), np.float32), np.zeros(len(fitness), np.int32)
-    marks = fingerprints(genes(archive.genomes))
-    same = marks[:, None] == marks[None, :]
-    highest = np.max(np.where(same, archive.fidelity[None, :], 0.0), axis=1, initial=0.0)
-    for number, (share, higher) in enumerate(pairwise(shares)):
-        reaches = (archive.fidelity >= share - _ROUNDING) & (archive.fidelity < higher - _ROUNDING)
-        at_stage = np.isfinite(fitness) & reaches
-        rank = (at_stage[None, :] & (fitness[None, :] < fitness[:, None])).sum(axis=1)
-        good = at_stage & (rank < at_stage.sum() // rise) & (highest <= archive.fidelity)
-        above[good], stage[good] = higher, number + 1
-    return above, stage

@@ -37,8 +37,6 @@ from gptailor.searching.strategies.posterior import (
 
 _FRESH = 16
 """The number of mutants for each random genome."""
-_MORE = 1.0
-"""The mean number of a mutant's moves beyond the first."""
 _SWAPS = 4096
 """The most swaps that are screened at once."""
 _TURNS = 32
@@ -95,11 +93,10 @@ class Known(NamedTuple):
 class Surrogate(strategy.Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
 
-    Each ask screens `mutants` mutants of the `elite` best trials, with up to `moves` moves each. It
-    also screens all genomes at a distance of one swap from the `region` best trials, and from the
-    `further` best swaps by a draw. Genome i of an ask is the best genome by a draw with its
-    deviation from the mean times `heats[i]`. It is tried on the first of `shares` of the samples.
-    The best genome of `rise` is tried on the next share.
+    Each ask screens `mutants` mutants of the `elite` best trials. It also screens all genomes at a
+    distance of one swap from the `region` best trials, and from the `further` best swaps by a draw.
+    Genome i of an ask is the best genome by a draw with its deviation from the mean times
+    `heats[i]`. All are tried on all samples.
     """
 
     name: str = "surrogate"
@@ -108,10 +105,7 @@ class Surrogate(strategy.Strategy):
     elite: int = 4
     region: int = 3
     further: int = 2
-    moves: int = 1
     heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
-    shares: tuple[float, ...] = (1.0,)
-    rise: int = 3
 
     def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Known:
         return Known(m.neighbourhood(table), sharing(table, prior))
@@ -120,7 +114,7 @@ class Surrogate(strategy.Strategy):
         self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
     ) -> strategy.Proposal:
         """Return one genome for each draw: the best new genome of its pool."""
-        drawing, random, *breeding = keys_of(key, 6)
+        drawing, random, _, *breeding = keys_of(key, 6)
         archive, own = state
         fitness = strategy.scalarise(archive.values, weights)
         effects = features(table, archive.genomes)
@@ -141,8 +135,7 @@ class Surrogate(strategy.Strategy):
         marks = strategy.fingerprints(coarse(taking))
         alike = np.isin(marks, strategy.fingerprints(coarse(effects)))
         chosen = m.some_rows(pool, _picked(scores, stale, alike, marks))
-        asked = canonical(table, chosen)
-        return *strategy.successive_halving(archive, fitness, asked, self.shares, self.rise), own
+        return canonical(table, chosen), np.ones(self.population, np.float32), own
 
     def _region(
         self,
@@ -190,11 +183,10 @@ class Surrogate(strategy.Strategy):
         self, table: Table, around: m.Neighbourhood, elite: Genome, chance: list[Key]
     ) -> Genome:
         """Return mutants of the elite, more of its first genomes, and some random genomes."""
-        count, move, cross, fresh = chance
+        move, cross, fresh = chance
         turns = (np.arange(_TURNS) + 0.5) / _TURNS
         parents = m.some_rows(elite, np.floor(self.elite * turns**2).astype(np.int32))
-        counts = m.step_counts(count, self.mutants, _MORE)
-        mutants = m.bred(table, around, parents, counts, (move, cross), self.moves)
+        mutants = m.bred(table, around, parents, self.mutants, (move, cross))
         return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
 
 

@@ -15,7 +15,6 @@ from gptailor.searching.strategies.moves import (
     neighbourhood,
     resize,
     slide,
-    step_counts,
 )
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
@@ -31,7 +30,7 @@ def space(text: str) -> Space:
 def sites(of: Space, found: Genome, key: Key) -> MoveSites:
     table = of.table
     chance = uniform(key, (MANY, 7))
-    return MoveSites(table, table.group, table.options, active(table, found), chance)
+    return MoveSites(table, neighbourhood(table), active(table, found), chance)
 
 
 def row(population: Genome, n: int) -> Genome:
@@ -45,7 +44,7 @@ def drops(of: Space, population: Genome, n: int) -> set[int]:
 def test_a_window_begins_or_ends_one_position_further_on_or_back() -> None:
     of = space(WINDOWS)
     before = sample(of.table, key_of(1), MANY)
-    after = slide(neighbourhood(of.table), sites(of, before, key_of(2)), before)
+    after = slide(sites(of, before, key_of(2)), before)
     steps = set()
     for n in range(MANY):
         changed = np.flatnonzero(before.picks[n] != after.picks[n])
@@ -60,7 +59,7 @@ def test_a_window_begins_or_ends_one_position_further_on_or_back() -> None:
 def test_a_window_that_is_not_taken_stays_as_it_is() -> None:
     of = space("maybe drop window 2..3 of L0..L5\nmaybe drop L9")
     before = sample(of.table, key_of(1), MANY)
-    after = slide(neighbourhood(of.table), sites(of, before, key_of(2)), before)
+    after = slide(sites(of, before, key_of(2)), before)
     moved = (before.picks != after.picks).any(axis=1)
     taken = before.bits[:, [bit.subject.role for bit in of.bits].index("cut")]
     assert moved.any()
@@ -70,7 +69,7 @@ def test_a_window_that_is_not_taken_stays_as_it_is() -> None:
 def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
     of = space(COUNTS)
     before = sample(of.table, key_of(3), MANY)
-    after = resize(neighbourhood(of.table), sites(of, before, key_of(4)), before)
+    after = resize(sites(of, before, key_of(4)), before)
     sizes = set()
     for n in range(MANY):
         one, other = drops(of, before, n), drops(of, after, n)
@@ -82,11 +81,10 @@ def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
 
 @pytest.mark.parametrize("text", [COUNTS, WINDOWS, f"{COUNTS}\ndrop window 2 of L12..L15"])
 def test_what_is_bred_is_in_the_space(text: str) -> None:
-    """After moves and crossings counts are within bounds, and a window is one window."""
+    """After a move and a crossing counts are within bounds, and a window is one window."""
     of = space(f"{text}\nL0..L15 from any of math, code by linear()")
     parents = sample(of.table, key_of(5), 32)
-    often = step_counts(key_of(6), MANY, 1.0)
-    found = bred(of.table, neighbourhood(of.table), parents, often, (key_of(7), key_of(8)), 4)
+    found = bred(of.table, neighbourhood(of.table), parents, MANY, (key_of(7), key_of(8)))
     for number, (low, high) in enumerate(zip(of.table.low, of.table.high, strict=True)):
         on = found.bits[:, of.table.group == number].sum(axis=1)
         assert ((low <= on) & (on <= high)).all()
