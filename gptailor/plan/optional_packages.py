@@ -14,7 +14,7 @@ from gptailor.plan.faults import TailorError, listed
 
 EXTRAS = {
     "torch": ("torch", "transformers"),
-    "search": ("torch", "transformers", "jax", "optax", "optuna"),
+    "search": ("torch", "transformers", "jax", "optuna"),
     "eval": ("torch", "transformers", "lm_eval"),
     "parquet": ("torch", "transformers", "pyarrow"),
     "gguf": ("torch", "transformers", "gguf"),

@@ -601,13 +601,13 @@ def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -
 
 def test_a_package_that_is_missing_is_named(world: Path) -> None:
     script = (
-        "import sys; sys.modules['optax'] = None\n"
+        "import sys; sys.modules['optuna'] = None\n"
         "from gptailor.cli.main import run; sys.exit(run(['search', 'space.tailor', '-o', 'new']))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=False)
     assert done.returncode == 3
-    assert done.stderr == "error: a search needs optax: pip install 'gptailor[search]'\n"
+    assert done.stderr == "error: a search needs optuna: pip install 'gptailor[search]'\n"
     assert not (world / "new").exists()
 
 
