@@ -181,7 +181,7 @@ class _Measuring:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             cuts = shortest_paths(errors, choices[0].among, size)
             self.spent += self.budget.full
-            self._note(GAPS, [list(cut.dropped) for cut in cuts])
+            self._note(GAPS, [list(cut) for cut in cuts])
         self.done += 1
         return self._noted.gaps or ()
 

@@ -218,7 +218,7 @@ def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: 
 
 def test_windows_of_a_short_room_include_both_ends_of_the_model() -> None:
     of = repaired(budget=replace(BUDGET, trials=40))
-    cuts = of.starts._windows(of.starts._all[0], 2.5).cuts  # type: ignore[attr-defined]
+    cuts = of.starts._windows(of.starts._all[0], 2.5)  # type: ignore[attr-defined]
     assert 4 <= len(cuts) < 10
     assert cuts[0] == (5, 6, 7), "the least influence first"
     assert {cuts[-2], cuts[-1]} == {(0, 1, 2), (9, 10, 11)}

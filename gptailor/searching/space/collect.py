@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Literal, final
 
 from gptailor.plan import plan as p
 from gptailor.plan import sites as plan_sites
@@ -34,41 +34,47 @@ class Collecting:
     """The genes of all open sites, and the condition under which each gene counts.
 
     The sites of tied entries share their genes. A shared gene counts where it counts at any site.
+
+    `sizes` has the least and the greatest number of bits that are on, for each set. `inside` has a
+    window pick and a position for each position that the pick's windows may contain. `items` has
+    the bit of each `maybe` item of a stack. `room` is the greatest number of such items. `merged`
+    has, for each subset, its position and the condition that two members or more are chosen.
     """
 
     def __init__(self, plan: p.Plan, layers: int) -> None:
         self.plan = plan
         self.layers = layers
         self.sites = tuple(s for s in sites(plan) if s.open and s.subject.role != "tokens")
+        self.bits: list[g.Bit] = []
+        self.picks: list[g.Pick] = []
+        self.reals: list[g.Real] = []
+        self.sizes = [p.count_ends(choice.count) for choice in plan.drop_any]
+        self.inside: list[tuple[int, int]] = []
+        self.merged: dict[Place, tuple[int, g.Condition]] = {}
         self._entries = dict(entries(plan))
         self._shared = shared_place(plan)
-        self._kinds: dict[type, list[Any]] = {g.Bit: [], g.Pick: [], g.Real: []}
         self._genes_at: dict[Place, tuple[list[Any], tuple[int, ...]]] = {}
         self._needing: dict[str, g.Condition] = {}
+        kinds: dict[type, list[Any]] = {g.Bit: self.bits, g.Pick: self.picks, g.Real: self.reals}
         for site in self.sites:
             if (place := self._shared(site.place)) not in self._genes_at:
                 added = g.genes_of(site, self._entry_name(site), self._position(site.entry))
-                same_kind = self._kinds[type(added[0])]
-                self._genes_at[place] = (
-                    same_kind,
-                    tuple(range(len(same_kind), len(same_kind) + len(added))),
-                )
+                same_kind = kinds[type(added[0])]
+                numbers = range(len(same_kind), len(same_kind) + len(added))
+                self._genes_at[place] = same_kind, tuple(numbers)
                 same_kind += added
-        subsets = (self._shared(s.place) for s in self.sites if isinstance(s.value, p.Subset))
-        self._subsets = {place: n for n, place in enumerate(dict.fromkeys(subsets))}
         items = plan.stack.items if plan.stack else ()
         self._maybe = [i for i, item in enumerate(items) if item.maybe]
-        self._items = [self.numbers(("stack", "items", i, "maybe"))[0] for i in self._maybe]
+        self.items = [self.numbers(("stack", "items", i, "maybe"))[0] for i in self._maybe]
         self._fixed_items = len(items) - len(self._maybe)
         limit = plan.stack.limit if plan.stack else None
-        self._room = len(items) if limit is None else limit - self._fixed_items
-        self._inside: list[tuple[int, int]] = []
+        self.room = len(items) if limit is None else limit - self._fixed_items
         self._drops: dict[int, tuple[g.Condition, g.Condition]] = {}
         removing = [s for s in self.sites if s.subject.role in ("drop", "window", "block")]
         for site in removing:
             if isinstance(site.value, p.RepeatWindow):
                 pick = self.numbers(site.place)[0]
-                self._inside += [(pick, position) for position in site.value.among]
+                self.inside += [(pick, position) for position in site.value.among]
             else:
                 self._drops |= self._by_choice(site)
         fixed = {drop.position for drop in plan.drops if not drop.maybe}
@@ -77,37 +83,24 @@ class Collecting:
         chosen = (p.count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
         certain = len(fixed) + len(maybe) + sum(chosen)
         self.keeper = maybe[-1] if maybe and certain >= layers else None
+        for site in self.sites:
+            self._set_conditions(site)
 
     def numbers(self, place: Place) -> tuple[int, ...]:
         """Return the numbers of the genes that close the choice at a place."""
         return self._genes_at[self._shared(place)][1]
 
-    def genes(self) -> g.Genes:
-        """Return all genes, each with its condition."""
-        merged: dict[Place, tuple[int, g.Condition]] = {}
-        for site in self.sites:
-            place = self._shared(site.place)
-            genes, numbers = self._genes_at[place]
-            for k, number in enumerate(numbers):
-                when = g.some([genes[number].when, self._when(site, k)])
-                genes[number] = replace(genes[number], when=when)
-            if isinstance(site.value, p.Subset):
-                at, before = merged.get(place, (self._position(site.entry), g.NEVER))
-                when = g.every(
-                    self._takes_effect(site.entry), g.fact("several", self._subsets[place])
-                )
-                merged[place] = at, g.some([before, when])
-        return g.Genes(
-            tuple(self._kinds[g.Bit]),
-            tuple(self._kinds[g.Pick]),
-            tuple(self._kinds[g.Real]),
-            tuple(p.count_ends(choice.count) for choice in self.plan.drop_any),
-            tuple(self.numbers(place) for place in self._subsets),
-            tuple(self._inside),
-            tuple(self._items),
-            self._room,
-            tuple(merged.values()),
-        )
+    def _set_conditions(self, site: Site) -> None:
+        """Let the genes of a choice count at its site, too."""
+        place = self._shared(site.place)
+        genes, numbers = self._genes_at[place]
+        for k, number in enumerate(numbers):
+            when = g.some([genes[number].when, self._when(site, k)])
+            genes[number] = replace(genes[number], when=when)
+        if isinstance(site.value, p.Subset):
+            at, before = self.merged.get(place, (self._position(site.entry), g.NEVER))
+            when = g.every(self._takes_effect(site.entry), g.several(numbers))
+            self.merged[place] = at, g.some([before, when])
 
     # ------------------------------------------------------------------------------ of an entry
 
@@ -148,7 +141,7 @@ class Collecting:
             return self._item_kept(at) if entry.maybe else g.ALWAYS
         place = self._place(at)
         return (
-            g.every(place, g.fact("bit", self.numbers((*at, "maybe"))[0])) if entry.maybe else place
+            g.every(place, g.Fact("bit", self.numbers((*at, "maybe"))[0])) if entry.maybe else place
         )
 
     def _needed(self, name: str) -> g.Condition:
@@ -174,9 +167,9 @@ class Collecting:
     def _chosen(self, at: Place, recipe: p.Recipe, place: Place) -> Iterator[g.Condition]:
         """Yield the conditions under which an active recipe takes the model at a place in it."""
         if isinstance(recipe, p.Subset):
-            yield g.fact("bit", self.numbers(at)[int(place[-1])])
+            yield g.Fact("bit", self.numbers(at)[int(place[-1])])
         elif place[-2] == "one_of":
-            yield g.fact("option", self.numbers((*at, *place[:-2]))[0], int(place[-1]))
+            yield g.Fact("option", self.numbers((*at, *place[:-2]))[0], int(place[-1]))
 
     def _place(self, at: Place) -> g.Condition:
         """Return the condition under which an entry has a place: a layer that stays, or a gap."""
@@ -199,7 +192,7 @@ class Collecting:
             return self._when_dropping(site)
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
-            return g.every(g.fact("room", n), self._item_counts(n))
+            return g.every(g.Fact("room", n), self._item_counts(n))
         if role in ("otherwise", "scaled", "bridged", "repeated"):
             place = self._place(site.entry)
             return g.every(place, self._differs(site.entry)) if role == "otherwise" else place
@@ -208,7 +201,7 @@ class Collecting:
         when = g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
         if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
             other_bits = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
-            others = g.some(g.fact("bit", n) for n in other_bits)
+            others = g.some(g.Fact("bit", n) for n in other_bits)
             return g.every(when, others)  # the base's own alone is the same as no member
         return when
 
@@ -240,9 +233,9 @@ class Collecting:
         shared = self._shared(place)
         genes, numbers = self._genes_at[shared]
         if value == SEVERAL:
-            return g.fact("several", self._subsets[shared])
+            return g.several(numbers)
         picked = isinstance(genes[numbers[0]], g.Pick)
-        return g.fact("option", numbers[0], value) if picked else g.fact("bit", numbers[value])
+        return g.Fact("option", numbers[0], value) if picked else g.Fact("bit", numbers[value])
 
     def _own(self, at: Place) -> p.Take | None:
         """Return the base's own layer or tensor at an entry's place."""
@@ -278,7 +271,7 @@ class Collecting:
     def _stays(self, at: Place) -> g.Condition:
         """Return the condition under which a closed plan has the entry."""
         entry = self._entries[at]
-        chosen = g.fact("bit", self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
+        chosen = g.Fact("bit", self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
         return g.every(chosen, self._differs(at))
 
     def _differs_alone(self, at: Place, layer: p.Layer) -> g.Condition:
@@ -287,7 +280,7 @@ class Collecting:
         if isinstance(recipe, p.Subset):
             members = self._own_members(at, recipe)
             numbers = self.numbers((*at, "recipe"))
-            return g.some(g.fact("bit", n) for k, n in enumerate(numbers) if k not in members)
+            return g.some(g.Fact("bit", n) for k, n in enumerate(numbers) if k not in members)
         if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
             return g.NEVER if recipe == self._own(at) else g.ALWAYS
         [pick] = self.numbers((*at, "recipe", "take", "model"))
@@ -297,31 +290,31 @@ class Collecting:
             for v, name in enumerate(models)
             if p.Take(take=p.LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
         )
-        return g.some(g.fact("option", pick, v) for v in options)
+        return g.some(g.Fact("option", pick, v) for v in options)
 
     # ------------------------------------------------------------------------ positions and items
 
     def _by_choice(self, site: Site) -> Iterator[tuple[int, tuple[g.Condition, g.Condition]]]:
         """Yield each position that a choice may drop, and when it leaves and when it stays."""
         value, numbers = site.value, self.numbers(site.place)
-        kind = "bit"
+        kind: Literal["bit", "inside"] = "bit"
         among: Sequence[int] = (self._position(site.entry),)
         if isinstance(value, p.DropAny | p.DropWindow):
             among = value.among
         if isinstance(value, p.DropWindow):
-            kind, first = "inside", len(self._inside)
-            self._inside += [(numbers[0], position) for position in among]
-            numbers = tuple(range(first, len(self._inside)))
+            kind, first = "inside", len(self.inside)
+            self.inside += [(numbers[0], position) for position in among]
+            numbers = tuple(range(first, len(self.inside)))
         dropping, skipped = self._drops_made(site.entry), self._drops_made(site.entry, on=False)
         for position, n in zip(among, numbers, strict=True):
-            stays = g.some([g.fact(kind, n, 0), skipped])
-            yield position, (g.every(g.fact(kind, n), dropping), stays)
+            stays = g.some([g.Fact(kind, n, 0), skipped])
+            yield position, (g.every(g.Fact(kind, n), dropping), stays)
 
     def _drops_made(self, at: Place, on: bool = True) -> g.Condition:
         """Return the condition under which a choice of several drops is made, or is skipped."""
         entry = self._entries[at]
         if isinstance(entry, p.DropAny | p.DropWindow) and entry.maybe:
-            return g.fact("bit", self.numbers((*at, "maybe"))[0], int(on))
+            return g.Fact("bit", self.numbers((*at, "maybe"))[0], int(on))
         return g.ALWAYS if on else g.NEVER
 
     @cached_property
@@ -342,8 +335,8 @@ class Collecting:
 
     def _item_kept(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))
-        kept = g.every(g.fact("bit", self._items[n]), g.fact("room", n))
-        empty = g.every(*(g.fact("bit", number, 0) for number in dict.fromkeys(self._items)))
+        kept = g.every(g.Fact("bit", self.items[n]), g.Fact("room", n))
+        empty = g.every(*(g.Fact("bit", number, 0) for number in dict.fromkeys(self.items)))
         return g.some([kept, empty]) if self._fixed_items == n == 0 else kept
 
     def _item_counts(self, n: int) -> g.Condition:
@@ -352,14 +345,12 @@ class Collecting:
         Where all items are `maybe`, an empty stack keeps the first item. So the first item's bit
         counts only beside another item's bit.
         """
-        first = self._items[0]
-        if self._fixed_items or self._items[n] != first:
+        first = self.items[0]
+        if self._fixed_items or self.items[n] != first:
             return g.ALWAYS
         if n:
-            return g.ALWAYS if self._room > 1 else g.NEVER
-        return g.some(
-            g.fact("bit", other) for other in dict.fromkeys(self._items) if other != first
-        )
+            return g.ALWAYS if self.room > 1 else g.NEVER
+        return g.some(g.Fact("bit", other) for other in dict.fromkeys(self.items) if other != first)
 
 
 def _unplaced_name(entry: p.Open, at: Place) -> str:

@@ -1,8 +1,7 @@
 """The closed plan of a genome."""
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Any, TypeAlias, TypeVar, final
+from collections.abc import Iterable, Iterator
+from typing import Any, final
 
 import numpy as np
 from pydantic import BaseModel
@@ -16,14 +15,9 @@ from gptailor.plan.layers import own
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.sites import compared_models, names_in, values
 from gptailor.plan.stage import Stage, at_stage
-from gptailor.plan.windows import windows_of
 from gptailor.searching.space.collect import own_of
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
-
-Answer: TypeAlias = bool | int | float | list[int]
-"""An answer to a choice: yes or no, an option's number, a real, or the chosen numbers."""
-_Node = TypeVar("_Node")
 
 
 def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
@@ -101,20 +95,6 @@ def without_unused(plan: p.Plan) -> p.Plan:
     return trimmed.model_copy(update={"numbers": numbers})
 
 
-def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
-    """Return a copy of nested data with `change` applied at a place."""
-    if not place:
-        return change(node)
-    step, *deeper = place
-    if isinstance(node, BaseModel):
-        inner = changed(getattr(node, str(step)), tuple(deeper), change)
-        return node.model_copy(update={str(step): inner})
-    inner = changed(node[step], tuple(deeper), change)
-    if isinstance(node, dict):
-        return {**node, step: inner}
-    return (*node[: int(step)], inner, *node[int(step) + 1 :])
-
-
 @final
 class _Closing:
     """The answers of a genome, put into the places of the choices."""
@@ -122,18 +102,14 @@ class _Closing:
     def __init__(self, space: Space, genome: Genome, *, cut: bool) -> None:
         self.space = space
         self.cut = cut
-        self.answers = answers_of(space, genome)
+        self.answers = _answers_of(space, genome)
 
     def plan(self) -> p.Plan:
-        plan = self.space.plan
+        plan: p.Plan = self._closed(self.space.plan, (), own_of(None))
         dropped = self._dropped() if self.cut else set()
-        others = tuple(
-            self._closed(("others", i), entry, own_of(None))
-            for i, entry in enumerate(plan.others)
-            if self._on("others", i)
-        )
+        others = tuple(entry for i, entry in enumerate(plan.others) if self._on("others", i))
         layers = (
-            self._closed(("layers", i), layer, own(layer.position))
+            layer
             for i, layer in enumerate(plan.layers)
             if layer.position not in dropped and self._on("layers", i)
         )
@@ -141,27 +117,21 @@ class _Closing:
         if heal is not None and heal.layers:  # the learning positions that stay
             learning = tuple(position for position in heal.layers if position not in dropped)
             heal = heal.model_copy(update={"layers": learning}) if learning else None
+        bare = {where: None for where in p.REST if getattr(plan, where) == own_of(None)}
         closed = {
-            "models": {
-                name: self._closed(("models", name), model, own_of(None))
-                for name, model in plan.models.items()
-            },
-            **{where: self._rest(where) for where in p.REST},
-            "numbers": {name: self._number(name, value) for name, value in plan.numbers.items()},
+            **bare,
             "layers": meaningful(layers, bool(others) or plan.whole is not None),
             "others": others,
-            "whole": self._closed(("whole",), plan.whole, own_of(None)),
             "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
             "drop_any": (),
             "windows": (),
-            "repeats": tuple(self._repeats(dropped)),
+            "repeats": tuple(self._repeats(plan, dropped)),
             "scales": tuple(
-                self._closed(("scales", i), scale)
+                scale
                 for i, scale in enumerate(plan.scales)
                 if scale.position not in dropped and self._on("scales", i)
             ),
-            **{name: self._closed((name,), cut) for name, cut in plan.cuts.items()},
-            "bridges": tuple(self._bridges(dropped)),
+            "bridges": tuple(self._bridges(plan, dropped)),
             "heal": heal,
             "stack": None if plan.stack is None else self._stack(plan.stack),
             "search": None,
@@ -169,111 +139,104 @@ class _Closing:
         }
         return without_unused(plan.model_copy(update=closed))
 
-    def _number(self, name: str, value: p.Let) -> object:
-        answer = self.answers.get(("numbers", name))
-        return value if answer is None else _closed_by(value, answer, None)
+    def _closed(self, node: Any, at: Place, base: p.Take) -> Any:
+        """Return a part of the plan with its choices closed, from the innermost outwards.
+
+        `base` is the base's own layer or tensor at its place.
+        """
+        if isinstance(node, p.Layer):
+            base = own(node.position)
+        if isinstance(node, BaseModel):
+            fields = ((name, getattr(node, name)) for name in type(node).model_fields)
+            update = {name: self._closed(value, (*at, name), base) for name, value in fields}
+            if isinstance(node, p.Open):
+                update |= {"maybe": False, "tied": None}
+            node = node.model_copy(update=update)
+        elif isinstance(node, dict):
+            node = {key: self._closed(value, (*at, key), base) for key, value in node.items()}
+        elif isinstance(node, tuple):
+            node = tuple(self._closed(value, (*at, i), base) for i, value in enumerate(node))
+        return _closed_by(node, self.answers[at], base) if at in self.answers else node
 
     def _on(self, *at: str | int) -> bool:
         """Return whether an entry is on: it has no `maybe`, or the answer is yes."""
         return bool(self.answers.get((*at, "maybe"), True))
-
-    def _closed(self, at: Place, node: _Node, base: p.Take | None = None) -> _Node:
-        """Return a recipe or an entry with its choices closed, from the innermost outwards."""
-        for site in self.space.inside.get(at, ()):
-            if site.value is not True:
-                close = partial(_closed_by, answer=self.answers[site.place], base=base)
-                node = changed(node, site.place[len(at) :], close)
-        if isinstance(node, p.Open):
-            node = node.model_copy(update={"maybe": False, "tied": None})
-        return node
 
     def _dropped(self) -> set[int]:
         plan = self.space.plan
         dropped = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
         for i, choice in enumerate(plan.drop_any):
             chosen = self.answers["drop_any", i]
-            assert isinstance(chosen, list)
             dropped |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
-        for i, window in enumerate(plan.windows):
-            option = self.answers["windows", i]
-            assert isinstance(option, int)
-            first, last = list(windows_of(window.count, window.among))[option]
+        for i in range(len(plan.windows)):
+            first, last = self.answers["windows", i]
             dropped |= set(range(first, last + 1)) if self._on("windows", i) else set()
         if len(dropped) == self.space.layers and self.space.keeper is not None:
             dropped.discard(self.space.keeper)
         return dropped
 
-    def _rest(self, where: str) -> p.Recipe | str | None:
-        recipe = getattr(self.space.plan, where)
-        closed = recipe if isinstance(recipe, str) else self._closed((where,), recipe, own_of(None))
-        return None if closed == own_of(None) else closed
-
-    def _repeats(self, dropped: set[int]) -> Iterator[p.Repeat]:
+    def _repeats(self, plan: p.Plan, dropped: set[int]) -> Iterator[p.Repeat]:
         """Yield the repeated blocks, each from its first to its last layer that stays."""
-        for i, repeat in enumerate(self.space.plan.repeats):
-            block = self._closed(("repeats", i), repeat) if self._on("repeats", i) else None
-            if isinstance(block, p.Repeat):
+        for i, block in enumerate(plan.repeats):
+            if isinstance(block, p.Repeat) and self._on("repeats", i):
                 kept = sorted(set(range(block.first, block.last + 1)) - dropped)
                 if kept:
                     yield p.Repeat(first=kept[0], last=kept[-1], times=block.times)
 
-    def _bridges(self, dropped: set[int]) -> Iterator[p.Bridge]:
+    def _bridges(self, plan: p.Plan, dropped: set[int]) -> Iterator[p.Bridge]:
         gaps = {position - 1 for position in dropped} - dropped - {-1}
-        for i, bridge in enumerate(self.space.plan.bridges):
+        for i, bridge in enumerate(plan.bridges):
             places = gaps if bridge.after is None else gaps & {bridge.after}
             if places and self._on("bridges", i):
-                yield self._closed(("bridges", i), bridge)
+                yield bridge
 
     def _stack(self, stack: p.Stack) -> p.Stack:
-        present = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
-        room = len(present) if stack.limit is None else stack.limit
-        room -= sum(not item.maybe for item in stack.items)
+        declared = self.space.plan.stack
+        assert declared is not None, "a closed stack was an open one"
+        maybe = [item.maybe for item in declared.items]
+        present = [i for i in range(len(maybe)) if self._on("stack", "items", i)]
+        room = (len(present) if stack.limit is None else stack.limit) - maybe.count(False)
         kept = []
         for i in present:
-            maybe = stack.items[i].maybe
-            if not maybe or room > 0:
+            if not maybe[i] or room > 0:
                 kept.append(i)
-            room -= maybe
-        items = (self._closed(("stack", "items", i), stack.items[i]) for i in kept or [0])
-        return p.Stack(items=tuple(items))
+            room -= maybe[i]
+        return p.Stack(items=tuple(stack.items[i] for i in kept or [0]))
 
 
-def answers_of(space: Space, genome: Genome) -> dict[Place, Answer]:
-    """Return a genome's answer to each choice, by the choice's place."""
+def _answers_of(space: Space, genome: Genome) -> dict[Place, Any]:
+    """Return a genome's answer to each choice, by the choice's place.
+
+    An answer is yes or no, a number, an option, the number of a method, or the chosen numbers.
+    """
     bits = np.asarray(genome.bits, bool).tolist()
     picks = np.asarray(genome.picks, np.int32).tolist()
     reals = np.asarray(genome.reals, np.float32).tolist()
-    answers: dict[Place, Answer] = {}
+    answers: dict[Place, Any] = {}
     for site in space.sites:
         first, *_ = numbers = space.index[site.place]
-        if isinstance(site.value, p.DropAny | p.Subset):
-            answers[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
-        elif isinstance(site.value, p.Interval):
-            answers[site.place] = space.reals[first].value(reals[first])
-        else:
-            answers[site.place] = bits[first] if site.value is True else picks[first]
+        match site.value:
+            case p.DropAny() | p.Subset():
+                answers[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
+            case p.Interval():
+                answers[site.place] = space.reals[first].value(reals[first])
+            case p.OneOfMethods():  # whose numbers may be open
+                answers[site.place] = picks[first]
+            case value:
+                option = bits[first] if value is True else space.picks[first].options[picks[first]]
+                answers[site.place] = option
     return answers
 
 
-def _number(answer: Answer) -> int:
-    assert isinstance(answer, int)
-    return answer
-
-
-def _closed_by(value: Any, answer: Answer, base: p.Recipe | None) -> object:
+def _closed_by(value: Any, answer: Any, base: p.Recipe | None) -> object:
     """Return the value that an answer closes a choice to."""
-    if isinstance(value, p.CountRange | p.SizeRange):
-        step = value.step if isinstance(value, p.SizeRange) else 1
-        return value.between[0] + step * _number(answer)
     if isinstance(value, p.RepeatWindow):
-        first, last = list(windows_of(value.count, value.among))[_number(answer)]
+        first, last = answer
         return p.Repeat(first=first, last=last, times=value.times)
-    if isinstance(value, p.OneOfModels | p.OneOfNumbers | p.OneOfMethods):
-        assert isinstance(answer, int)
+    if isinstance(value, p.OneOfMethods):
         return value.one_of[answer]
     if not isinstance(value, p.Subset):
         return answer
-    assert isinstance(answer, list)
     sources = tuple(p.LayerOf(model=value.any_of[k], layer=value.layer) for k in answer)
     if len(sources) < 2:
         assert sources or base is not None, "a stack has no subsets"

@@ -71,6 +71,6 @@ def _with_roles(space: Space, roles: frozenset[Role]) -> Active:
 
 def _frozen(table: Table, genes: Active, defaults: Genome) -> Table:
     """Return the table with these genes never active, and other defaults."""
-    rows = table.rest.rows.copy()
-    rows[np.flatnonzero(np.concatenate(genes))] = 0  # the clause that never holds
-    return table._replace(rest=table.rest._replace(rows=rows), defaults=defaults)
+    truths = table.truths.copy()
+    truths[np.flatnonzero(np.concatenate(genes))] = -1
+    return table._replace(truths=truths, defaults=defaults)

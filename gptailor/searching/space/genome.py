@@ -7,7 +7,7 @@ A gene's `subject` is the choice that it closes.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NamedTuple, TypeAlias, final
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -84,57 +84,54 @@ class Active(NamedTuple):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Literal:
-    """A truth about one gene or number: it equals `value`, or has the property `kind`."""
+class Fact:
+    """A truth about one gene or number.
 
-    kind: str  # "bit", "option", "several", "inside", "room" or "wide"
+    A "bit" is on (1) or off (0). A pick has an "option", the `value`. A position of a window pick
+    is "inside" the window (1) or not (0). A stack has "room" for an item.
+    """
+
+    kind: Literal["bit", "option", "inside", "room"]
     number: int
     value: int = 1
 
 
-Clause: TypeAlias = frozenset[Literal]
-Condition: TypeAlias = frozenset[Clause]
+@final
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Several conditions, of which `every` one must hold, or at least one."""
 
-ALWAYS: Condition = frozenset([frozenset()])
-NEVER: Condition = frozenset()
+    every: bool
+    of: frozenset["Condition"]
 
 
-def fact(kind: str, number: int, value: int = 1) -> Condition:
-    """Return the condition that one literal holds.
+Condition: TypeAlias = Fact | Joint
 
-    A "bit" is on (1) or off (0). A pick has an "option", the `value`. Two or more members of a
-    subset are chosen ("several"). A position of a window pick is "inside" the window (1) or not
-    (0). A stack has "room" for an item.
-    """
-    return frozenset([frozenset([Literal(kind, number, value)])])
+ALWAYS, NEVER = Joint(True, frozenset()), Joint(False, frozenset())
 
 
 def every(*conditions: Condition) -> Condition:
     """Return the condition that all conditions hold."""
-    joint: Condition = ALWAYS
-    for condition in conditions:
-        joined = (a | b for a in joint for b in condition)
-        joint = _least(clause for clause in joined if not _contradicts(clause))
-    return joint
+    return _joined(conditions, ALWAYS, NEVER)
 
 
 def some(conditions: Iterable[Condition]) -> Condition:
     """Return the condition that at least one condition holds."""
-    return _least(clause for condition in conditions for clause in condition)
+    return _joined(conditions, NEVER, ALWAYS)
 
 
-def _contradicts(clause: Clause) -> bool:
-    values: dict[tuple[str, int], int] = {}
-    return any(
-        values.setdefault((literal.kind, literal.number), literal.value) != literal.value
-        for literal in clause
-    )
+def _joined(conditions: Iterable[Condition], neutral: Joint, decisive: Joint) -> Condition:
+    """Return the joint of the kind of `neutral`, its shortest form."""
+    parts = frozenset(conditions) - {neutral}
+    if decisive in parts:
+        return decisive
+    return next(iter(parts)) if len(parts) == 1 else Joint(neutral.every, parts)
 
 
-def _least(clauses: Iterable[Clause]) -> Condition:
-    """Return clauses without repeats. An empty clause makes the condition always true."""
-    unique = set(clauses)
-    return ALWAYS if frozenset() in unique else frozenset(unique)
+def several(bits: Sequence[int]) -> Condition:
+    """Return the condition that two or more of these bits are on."""
+    facts = [Fact("bit", number) for number in bits]
+    return some(every(fact, some(facts[:n])) for n, fact in enumerate(facts))
 
 
 # ------------------------------------------------------------------------------------------- genes
@@ -145,29 +142,34 @@ DIGITS = 4
 """Digits of a real: of the interval's width, or of the number in a search by logarithm."""
 
 
-@final
 @dataclass(frozen=True)
-class Bit:
-    """A yes or no. `group` is the number of its set, which has a limited number of bits on."""
+class Gene:
+    """A part of a choice: its name, its subject, its position, and the condition it counts under.
+
+    `at` is -1 without a position.
+    """
 
     name: str
     subject: Subject
     at: int
     when: Condition
+
+
+@final
+@dataclass(frozen=True)
+class Bit(Gene):
+    """A yes or no. `group` is the number of its set, which has a limited number of bits on."""
+
     default: bool = False
     group: int = -1
 
 
 @final
 @dataclass(frozen=True)
-class Pick:
+class Pick(Gene):
     """A choice of one of several options."""
 
-    name: str
-    subject: Subject
-    at: int
-    when: Condition
-    options: tuple[object, ...]
+    options: tuple[Any, ...]
     labels: tuple[str, ...]
     default: int = 0
 
@@ -179,13 +181,9 @@ class Pick:
 
 @final
 @dataclass(frozen=True)
-class Real:
+class Real(Gene):
     """A number of an interval, as a share of the way through it."""
 
-    name: str
-    subject: Subject
-    at: int
-    when: Condition
     low: float
     high: float
 
@@ -214,32 +212,6 @@ class Real:
             return min(max((math.log(value) - low) / (high - low), 0.0), 1.0)
         half = self.high / 2 - self.low / 2  # the width itself may overflow
         return min(max((value / 2 - self.low / 2) / half, 0.0), 1.0) if half > 0 else 0.0
-
-
-Gene: TypeAlias = Bit | Pick | Real
-
-
-@final
-@dataclass(frozen=True)
-class Genes:
-    """All genes of a space, and their relations.
-
-    `sizes` has the least and the greatest number of bits that are on, for each set. `subsets` has
-    the members' bits of each `any of`. `inside` has a window pick and a position for each position
-    that the pick's windows may contain. `items` has the bit of each `maybe` item of a stack. `room`
-    is the greatest number of such items. `merged` has, for each subset, its position and the
-    condition that two members or more are chosen.
-    """
-
-    bits: tuple[Bit, ...]
-    picks: tuple[Pick, ...]
-    reals: tuple[Real, ...]
-    sizes: tuple[tuple[int, int], ...]
-    subsets: tuple[tuple[int, ...], ...]
-    inside: tuple[tuple[int, int], ...]
-    items: tuple[int, ...]
-    room: int
-    merged: tuple[tuple[int, Condition], ...]
 
 
 # ------------------------------------------------------------------------------ from sites to genes
@@ -271,54 +243,50 @@ _NAMES: dict[Role, str] = {
 """Names of genes. Journals contain them as a study's parameters, so they must not change."""
 
 
-def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
+def genes_of(  # noqa: C901 (a case for each choice)
+    site: Site, entry: str, at: int
+) -> Sequence[Gene]:
     """Return the genes of a choice, not yet counting.
 
     A choice has one gene, or a bit for each position or member.
     """
     about, value = site.subject, site.value
     name = _name(entry, about)
-    if isinstance(value, p.DropAny):
-        group, least = int(site.place[1]), p.count_ends(value.count)[0]
-        return [
-            Bit(f"drop L{at}", about, at, NEVER, default=value.maybe and n < least, group=group)
-            for n, at in enumerate(value.among)
-        ]
-    if isinstance(value, p.DropWindow | p.RepeatWindow):
-        options = tuple(windows_of(value.count, value.among))
-        labels = tuple(map(window_words, options))
-        return [Pick(name, about, at, NEVER, options, labels)]
-    if isinstance(value, p.Subset):
-        first = next((model for model in value.any_of if model != "base"), value.any_of[0])
-        members = [replace(about, model=model) for model in value.any_of]
-        return [Bit(_name(entry, m), m, at, NEVER, default=m.model == first) for m in members]
-    if isinstance(value, _Alone):
-        return [_gene_of(name, about, at, value)]
-    return [Bit(name, about, at, NEVER)]
-
-
-_Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountRange | p.SizeRange
-"""Choices that one pick or one real closes."""
-
-
-def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
-    if isinstance(value, p.CountRange | p.SizeRange):
-        low, high = value.between
-        several = tuple(value.sizes if isinstance(value, p.SizeRange) else range(low, high + 1))
-        default = len(several) - 1 if isinstance(value, p.SizeRange) else 0  # the largest size
-        return Pick(name, about, at, NEVER, several, tuple(map(str, several)), default)
-    if isinstance(value, p.Interval):
-        return Real(name, about, at, NEVER, *map(float, value.interval))
-    if isinstance(value, p.OneOfModels):
-        other = next((v for v, model in enumerate(value.one_of) if model != "base"), 0)
-        return Pick(name, about, at, NEVER, value.one_of, value.one_of, other)
+    match value:
+        case p.DropAny():
+            group, least = int(site.place[1]), p.count_ends(value.count)[0]
+            return [
+                Bit(f"drop L{at}", about, at, NEVER, default=value.maybe and n < least, group=group)
+                for n, at in enumerate(value.among)
+            ]
+        case p.Subset():
+            first = next((model for model in value.any_of if model != "base"), value.any_of[0])
+            members = [replace(about, model=model) for model in value.any_of]
+            return [Bit(_name(entry, m), m, at, NEVER, default=m.model == first) for m in members]
+        case p.Interval():
+            return [Real(name, about, at, NEVER, *map(float, value.interval))]
+        case p.DropWindow() | p.RepeatWindow():
+            options: Sequence[Any] = list(windows_of(value.count, value.among))
+            labels = list(map(window_words, options))
+        case p.CountRange() | p.SizeRange():
+            low, high = value.between
+            options = value.sizes if isinstance(value, p.SizeRange) else range(low, high + 1)
+            labels = list(map(str, options))
+        case p.OneOfModels():
+            options = labels = list(value.one_of)
+        case p.OneOfMethods() | p.OneOfNumbers():
+            options = value.one_of
+            labels = [o.name if isinstance(o, p.MethodCall) else repr(o) for o in options]
+            if len(set(labels)) < len(labels):  # numbers, or methods with other arguments
+                labels = [f"{label} {v}" for v, label in enumerate(labels)]
+        case _:
+            return [Bit(name, about, at, NEVER)]
     default = 0
-    if isinstance(value, p.OneOfNumbers) and about.used_as in p.CUTS:  # the largest size
-        default = max(range(len(value.one_of)), key=value.one_of.__getitem__)
-    labels = [o.name if isinstance(o, p.MethodCall) else repr(o) for o in value.one_of]
-    if len(set(labels)) < len(labels):  # numbers, or methods with other arguments
-        labels = [f"{label} {v}" for v, label in enumerate(labels)]
-    return Pick(name, about, at, NEVER, value.one_of, tuple(labels), default)
+    if isinstance(value, p.OneOfModels):
+        default = next((v for v, model in enumerate(value.one_of) if model != "base"), 0)
+    elif isinstance(value, p.SizeRange) or about.used_as in p.CUTS:  # the largest size
+        default = max(range(len(options)), key=options.__getitem__)
+    return [Pick(name, about, at, NEVER, tuple(options), tuple(labels), default)]
 
 
 def _name(entry: str, of: Subject) -> str:

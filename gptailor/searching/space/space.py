@@ -6,9 +6,8 @@ closed = decode(space, Genome(*(genes[0] for genes in population)))
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 from gptailor.lang.format import format_plan
@@ -46,14 +45,6 @@ class Space:
     keeper: int | None
     """The position that stays if the choices drop all layers."""
 
-    @cached_property
-    def inside(self) -> Mapping[Place, Sequence[Site]]:
-        """The choices in each entry and in each other recipe, by its place, the innermost first."""
-        by_entry: dict[Place, list[Site]] = {}
-        for site in reversed(self.sites):
-            by_entry.setdefault(site.entry or site.place[:1], []).append(site)
-        return by_entry
-
     @property
     def digest(self) -> str:
         """A hash of the layers and of the plan without its `search` block and expectations."""
@@ -70,15 +61,14 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
     collecting = Collecting(plan, layers)
     if not collecting.sites:
         raise SpaceError("the plan leaves nothing open, so there is nothing to search")
-    genes = collecting.genes()
     return Space(
         plan,
         layers,
-        genes.bits,
-        genes.picks,
-        genes.reals,
+        tuple(collecting.bits),
+        tuple(collecting.picks),
+        tuple(collecting.reals),
         collecting.sites,
         {site.place: collecting.numbers(site.place) for site in collecting.sites},
-        table_of(genes),
+        table_of(collecting),
         collecting.keeper,
     )

@@ -1,13 +1,13 @@
 """A space as arrays. They evaluate a genome or a population without plans.
 
-A *literal* is a truth about a genome: a bit, its negation, a picked option. A *clause* holds if all
-its literals hold. A *row* holds if one of its clauses holds. Each gene has a row that tells whether
-the gene is active. Each mark, a feature that is 0 or 1, has a row, too. *Wide* rows are computed
-first and are literals for all other rows.
+A *truth* is about a genome: a bit is on or off, an option is picked. A *joint* of other truths is a
+truth, too. Each gene has a truth that tells whether the gene is active. Each mark, a feature that
+is 0 or 1, is a truth.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple, final
 
 import numpy as np
@@ -17,18 +17,8 @@ from numpy import ndarray
 from gptailor.plan.sites import Subject
 from gptailor.plan.windows import Window
 from gptailor.searching.space import genome as g
+from gptailor.searching.space.collect import Collecting
 from gptailor.searching.space.hash_random import Key, uniform
-
-_Packed = UInt8[ndarray, "l n8"]
-"""Truths of a population: a row for each truth, a byte for eight genomes."""
-
-
-@final
-class ConditionRows(NamedTuple):
-    """Conditions, padded: `clauses` are numbers of literals, `rows` numbers of clauses."""
-
-    clauses: Int[ndarray, " q w"]
-    rows: Int[ndarray, " rows u"]
 
 
 @final
@@ -76,19 +66,16 @@ class Table(NamedTuple):
     beside: Int[ndarray, " o k"]
     inside_pick: Int[ndarray, " w"]
     inside_at: Int[ndarray, " w"]
-    members: Int[ndarray, " s m"]  # bits of each `any of`; -1 pads
-    items: Int[ndarray, " i"]  # the bit of each item of a stack with a limit; -1 pads
-    room: Int[ndarray, ""]  # the most of these items that are on
-    wide: ConditionRows
-    rest: ConditionRows
+    items: Int[ndarray, " i"]
+    room: int
+    joints: tuple[tuple[bool, Int[ndarray, " k"]], ...]
+    truths: Int[ndarray, " rows"]
     limits: Limits | None = None
 
 
 def active(table: Table, genome: g.Genome) -> g.Active:
     """Return which genes change the plan. A set's genes are all active, or all inactive."""
-    b, c = len(table.group), len(table.options)
-    rows = _rows(table, genome)
-    return g.Active(rows[..., :b], rows[..., b : b + c], rows[..., b + c : _genes(table)])
+    return g.Active(*np.split(_rows(table, genome), _ends(table), axis=-1)[:3])
 
 
 def canonical(table: Table, genome: g.Genome) -> g.Genome:
@@ -103,11 +90,9 @@ def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
 
     Marks of 0 or 1 come first, then reals in -1..1. An inactive real is 0.
     """
-    rows = _rows(table, genome)
-    genes = _genes(table)
-    gates = rows[..., genes - len(table.at_reals) : genes]
+    *_, gates, marks = np.split(_rows(table, genome), _ends(table), axis=-1)
     reals = np.where(gates, 2 * np.asarray(genome.reals) - 1, 0.0)
-    return np.concatenate([rows[..., genes:], reals], axis=-1, dtype=np.float32)
+    return np.concatenate([marks, reals], axis=-1, dtype=np.float32)
 
 
 _ALIKE = 1 / 8
@@ -127,7 +112,8 @@ def distinct(table: Table, genomes: Sequence[g.Genome]) -> list[int]:
     range.
     """
     kept: list[int] = []
-    rows = np.stack([features(table, genome) for genome in genomes]) if genomes else np.empty(0)
+    stacked = map(np.stack, zip(*genomes, strict=True))
+    rows = features(table, g.Genome(*stacked)) if genomes else np.empty(0)
     for number, row in enumerate(rows):
         if not (np.abs(rows[kept] - row) < _ALIKE).all(axis=1).any():
             kept.append(number)
@@ -164,118 +150,89 @@ def exact(
     return chosen
 
 
-def drawn_sizes(table: Table, shares: Float[ndarray, "*n v"]) -> Int[ndarray, "*n g"]:
-    """Draw a size for each set, uniformly, with a number in [0, 1) for each ranged set."""
-    more = (table.high - table.low)[table.ranged]
-    sizes = np.broadcast_to(table.low, (*shares.shape[:-1], len(table.low))).copy()
-    sizes[..., table.ranged] += np.minimum(np.floor(shares * (more + 1)).astype(np.int32), more)
-    return sizes
-
-
 def sample(table: Table, key: Key, count: int) -> g.Genome:
     """Draw random canonical genomes: sizes, sets of a size, options and reals are uniform."""
-    ends = np.cumsum([len(table.group), len(table.options), len(table.at_reals)])
+    ends = _ends(table)
     numbers = uniform(key, (count, int(ends[-1]) + len(table.ranged)))
-    bits, picks, reals, sizes = np.split(numbers, ends, axis=1)
-    drawn = g.Genome(
-        exact(table, bits - 0.5, drawn_sizes(table, sizes)),
-        np.floor(picks * table.options).astype(np.int32),
-        reals,
-    )
-    return canonical(table, drawn)
+    bits, picks, reals, shares = np.split(numbers, ends, axis=1)
+    more = (table.high - table.low)[table.ranged]
+    sizes = np.broadcast_to(table.low, (count, len(table.low))).copy()
+    sizes[:, table.ranged] += np.minimum(np.floor(shares * (more + 1)).astype(np.int32), more)
+    options = np.floor(picks * table.options).astype(np.int32)
+    return canonical(table, g.Genome(exact(table, bits - 0.5, sizes), options, reals))
 
 
-def _genes(table: Table) -> int:
-    return len(table.group) + len(table.options) + len(table.at_reals)
+def _ends(table: Table) -> Int[ndarray, " three"]:
+    """Return the ends of bits, of picks and of reals among all genes."""
+    return np.cumsum([len(table.group), len(table.options), len(table.at_reals)])
 
 
 def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
     lead = np.shape(genome.bits)[:-1]
     count = int(np.prod(lead))
     bits, picks = (np.reshape(genes, (count, np.shape(genes)[-1])) for genes in genome[:2])
-    literals = _literals(table, bits.T, picks.T)
-    wide = _holds(table.wide, literals)
-    rows = _holds(table.rest, np.concatenate([literals, wide]))
-    return np.unpackbits(rows, axis=1, count=count).T.astype(bool).reshape(*lead, len(rows))
+    facts = _facts(table, bits.T, picks.T)
+    truths = np.zeros((len(facts) + len(table.joints) + 1, facts.shape[1]), np.uint8)
+    truths[: len(facts)] = facts
+    for number, (every, of) in enumerate(table.joints, start=len(facts)):
+        join = np.bitwise_and if every else np.bitwise_or
+        join.reduce(truths[of], axis=0, out=truths[number])
+    rows = np.unpackbits(truths[table.truths], axis=1, count=count)
+    return rows.T.astype(bool).reshape(*lead, len(rows))
 
 
-def _holds(rows: ConditionRows, literals: _Packed) -> UInt8[ndarray, "rows n8"]:
-    clauses = np.bitwise_and.reduce(literals[rows.clauses], axis=1)
-    truths: ndarray = np.bitwise_or.reduce(clauses[rows.rows], axis=1)
-    return truths
+def _facts(
+    table: Table, bits: Bool[ndarray, "b n"], picks: Int[ndarray, "c n"]
+) -> UInt8[ndarray, "l n8"]:
+    """Return the facts of a population, in the order of `_joints`, a byte for eight genomes.
 
-
-def _literals(table: Table, bits: Bool[ndarray, "b n"], picks: Int[ndarray, "c n"]) -> _Packed:
-    """Return the packed literals of genomes, in order.
-
-    These are False, True, bits, their negations, options, subsets with two or more members,
-    positions inside of windows, positions outside of windows, and items with room.
+    These are bits, their negations, options, positions inside of windows, positions outside of
+    windows, and items with room.
     """
-    constants = np.zeros((2, bits.shape[1]), bool)
-    constants[TRUE] = True
     picked = picks[table.option_pick] == table.option_value[:, None]
-    padded = np.concatenate([bits, constants[:1]])
-    several = padded[table.members].sum(1) >= 2
     option = (table.pick_option[:, None] + picks)[table.inside_pick]
     at = table.inside_at[:, None]
     inside = (table.first[option] <= at) & (at <= table.last[option])
-    on = padded[table.items]
+    on = bits[table.items]
     with_room = np.cumsum(on, axis=0) - on < table.room
-    truths = np.concatenate([constants, bits, ~bits, picked, several, inside, ~inside, with_room])
-    return np.packbits(truths, axis=1)
-
-
-FALSE, TRUE = 0, 1
+    return np.packbits(np.concatenate([bits, ~bits, picked, inside, ~inside, with_room]), axis=1)
 
 
 # ------------------------------------------------------------------------------- from genes to rows
 
 
-_MANY = 4
-"""The most clauses of a row that isn't wide, and the most literals of its clauses."""
-
-
-def _condition_rows(
-    whens: Sequence[g.Condition], genes: g.Genes
-) -> tuple[ConditionRows, ConditionRows]:
-    """Return the unique wide conditions, and all conditions with wide ones as literals."""
-    options = [len(pick.options) for pick in genes.picks]
+def _joints(
+    whens: Sequence[g.Condition], genes: Collecting
+) -> tuple[tuple[tuple[bool, ndarray], ...], list[int]]:
+    """Return the joints in conditions, and the number of each condition's truth."""
+    options = [0, *accumulate(len(pick.options) for pick in genes.picks)]
     bits, inside = len(genes.bits), len(genes.inside)
-    counts = [2, bits, bits, sum(options), len(genes.subsets), inside, inside, len(genes.items)]
-    kinds = ("bit", "not", "option", "several", "inside", "outside", "room", "wide")
-    starts = np.cumsum(counts).tolist()  # in the order of `_literals`
-    start = dict(zip(kinds, starts, strict=True))
-    before = np.cumsum([0, *options]).tolist()
+    counts = {
+        "bit": 2 * bits,
+        "option": options[-1],
+        "inside": 2 * inside,
+        "room": len(genes.items),
+    }
+    ends = [0, *accumulate(counts.values())]
+    start = dict(zip(counts, ends, strict=False))
+    joints: list[tuple[bool, ndarray]] = []
+    numbers: dict[g.Condition, int] = {}
 
-    def place(literal: g.Literal) -> int:
-        if literal.kind == "option":
-            return int(start["option"] + before[literal.number] + literal.value)
-        kind = literal.kind if literal.value else {"bit": "not", "inside": "outside"}[literal.kind]
-        return int(start[kind] + literal.number)
+    def truth(condition: g.Condition) -> int:
+        if condition not in numbers:
+            match condition:
+                case g.Fact("option", number, value):
+                    numbers[condition] = start["option"] + options[number] + value
+                case g.Fact(kind, number, value):
+                    negated = 0 if value else counts[kind] // 2
+                    numbers[condition] = start[kind] + negated + number
+                case g.Joint(every, of):
+                    joints.append((every, _ints([*map(truth, of)])))
+                    numbers[condition] = ends[-1] + len(joints) - 1
+        return numbers[condition]
 
-    def rows(conditions: Sequence[g.Condition]) -> ConditionRows:
-        numbers: dict[g.Clause, int] = {}
-        ordered = [
-            sorted(when, key=lambda clause: sorted(map(repr, clause))) for when in conditions
-        ]
-        each = [
-            [numbers.setdefault(clause, len(numbers) + 1) for clause in when] for when in ordered
-        ]
-        clauses = [[place(literal) for literal in sorted(clause, key=repr)] for clause in numbers]
-        return ConditionRows(_padded([[FALSE], *clauses], TRUE), _padded(each, 0))
-
-    long = (when for when in whens if max(len(when), *map(len, when), 0) > _MANY)
-    wide = {when: n for n, when in enumerate(dict.fromkeys(long))}
-    replaced = [frozenset([frozenset([g.Literal("wide", wide[when])])]) if when in wide else when
-             for when in whens]  # fmt: skip
-    return rows(list(wide)), rows(replaced)
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
-    padded = np.full((len(rows), max(1, 0, *map(len, rows))), filler, np.int32)
-    for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = row
-    return padded
+    rows = [truth(when) for when in whens]
+    return tuple(joints), rows
 
 
 @final
@@ -287,13 +244,13 @@ class _Feature(NamedTuple):
     when: g.Condition
 
 
-def table_of(genes: g.Genes) -> Table:
+def table_of(genes: Collecting) -> Table:
     """Return the arrays of a space with these genes."""
     options = [len(pick.options) for pick in genes.picks]
     marks = _marks(genes)
     reals = [_Feature(_about(real.subject), real.at, real.when) for real in genes.reals]
     conditional: list[g.Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
-    wide, rest = _condition_rows([gene.when for gene in conditional], genes)
+    joints, truths = _joints([gene.when for gene in conditional], genes)
     windows = [window for pick in genes.picks for window in _window_options(pick)]
     return Table(
         group=_ints([gene.group for gene in genes.bits]),
@@ -320,11 +277,10 @@ def table_of(genes: g.Genes) -> Table:
         beside=_beside(genes.picks),
         inside_pick=_ints([pick for pick, _ in genes.inside]),
         inside_at=_ints([at for _, at in genes.inside]),
-        members=_padded(genes.subsets, len(genes.bits)),
         items=_ints(genes.items),
-        room=np.array(genes.room, np.int32),
-        wide=wide,
-        rest=rest,
+        room=genes.room,
+        joints=joints,
+        truths=_ints(truths),
     )
 
 
@@ -349,13 +305,13 @@ def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
     return np.array(rows, np.int32).reshape(len(rows), len(_BESIDE))[:, :width]
 
 
-def _marks(genes: g.Genes) -> list[_Feature]:
+def _marks(genes: Collecting) -> list[_Feature]:
     marks = [
-        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.fact("bit", i)))
+        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.Fact("bit", i)))
         for i, gene in enumerate(genes.bits)
     ]
     for n, (window, at) in enumerate(genes.inside):
-        when = g.every(genes.picks[window].when, g.fact("inside", n))
+        when = g.every(genes.picks[window].when, g.Fact("inside", n))
         block = genes.picks[window].subject.role == "block"
         marks.append(_Feature(_about(Subject("block" if block else "drop")), at, when))
     for i, pick in enumerate(genes.picks):
@@ -363,11 +319,11 @@ def _marks(genes: g.Genes) -> list[_Feature]:
             continue  # `genes.inside` has the marks of windows
         marks += [
             _Feature(
-                _about(pick.subject, label), pick.at, g.every(pick.when, g.fact("option", i, v))
+                _about(pick.subject, label), pick.at, g.every(pick.when, g.Fact("option", i, v))
             )
             for v, label in enumerate(pick.labels)
         ]
-    return marks + [_Feature("merged", at, when) for at, when in genes.merged]
+    return marks + [_Feature("merged", at, when) for at, when in genes.merged.values()]
 
 
 def _about(subject: Subject, *label: str) -> Hashable:

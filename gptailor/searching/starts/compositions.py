@@ -1,11 +1,11 @@
 """Compositions of a space: the base, each other model alone, and uniform merges."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations
 from math import inf
-from typing import TypeAlias, final
+from typing import final
 
 import numpy as np
 
@@ -56,28 +56,22 @@ def compositions(space: Space, *, strengths: bool = False) -> list[Composition]:
     merge of fixed sources. The base is left out if no coefficients give it. With `strengths` merges
     of subsets come by several coefficients too, as merges of fixed sources do.
     """
-    uses = _uses(space)
-    fixed = [use for of_gene in uses.values() for use in of_gene if use.fixed]
+    fixed = [use for of_gene in _uses(space).values() for use in of_gene if use.fixed]
     weighted = dict.fromkeys(chain.from_iterable(use.models for use in fixed if use.own))
     of_bits = [bit.subject.model for bit in space.bits if bit.subject.role == "member"]
     members = [name for name in dict.fromkeys([*of_bits, *weighted]) if name != "base"]
     picks = (pick.labels for pick in space.picks if pick.subject.role in _SOURCES)
     items = (_of_item(space, bit) for bit in space.bits if bit.subject.role == "item")
     names = dict.fromkeys([*members, *chain(*picks, *items)])
-    names.pop("base", None)
-    result: list[Composition] = [ModelAlone(model=name) for name in names]
-    shared = dict.fromkeys(chain.from_iterable(use.models for use in fixed if not use.own))
-    merged = tuple(dict.fromkeys([*members, *(["base"] if "base" in weighted else []), *shared]))
+    result: list[Composition] = [BASE_ALONE] if _gives_base(space) else []
+    result += [ModelAlone(model=name) for name in names if name != "base"]
+    shared = chain.from_iterable(use.models for use in fixed if not use.own)
+    merged = tuple(dict.fromkeys([*members, *(n for n in weighted if n == "base"), *shared]))
     if len(merged) > 1:
-        result.append(UniformMerge(models=merged, every=True))
-        result += [
-            UniformMerge(models=merged, every=True, coefficient=strength)
-            for strength in _strengths(space, uses, subsets=strengths)
-        ]
+        each = [None, *_strengths(space, subsets=strengths)]
+        result += [UniformMerge(models=merged, every=True, coefficient=of) for of in each]
     pairs = list(combinations(members, 2)) if len(members) > 2 else []
     result += [UniformMerge(models=pair) for pair in pairs[:_PAIRS]]
-    if _gives_base(space, uses):
-        result.insert(0, BASE_ALONE)
     return _unlike(space, result)
 
 
@@ -111,10 +105,10 @@ def composed(
     uses, models = _uses(space), composition_models(of)
     bits = np.array([_bit(space, bit, models) for bit in space.bits], np.bool_) | dropped
     picks = [
-        windows.get(i, _pick(pick, uses.get((OneOfNumbers, i), ()), of))
+        windows.get(i, _pick(pick, uses.get(pick.name, ()), of))
         for i, pick in enumerate(space.picks)
     ]
-    reals = [_real(real, uses.get((Interval, i), ()), of) for i, real in enumerate(space.reals)]
+    reals = [_real(real, uses.get(real.name, ()), of) for real in space.reals]
     genome = Genome(bits, np.array(picks, np.int32), np.array(reals, np.float32))
     return canonical(table or space.table, genome)
 
@@ -132,9 +126,6 @@ def _unlike(space: Space, all_compositions: Sequence[Composition]) -> list[Compo
 
 
 # --------------------------------------------------------------------- the coefficients of merges
-
-_Gene: TypeAlias = tuple[type[Interval] | type[OneOfNumbers], int]
-"""A real or a pick, by its number."""
 
 
 @final
@@ -162,22 +153,21 @@ class _Use:
             return 0.5 if len(present) != 1 else float(present[0] == self.own)
         if self.own and self.own not in models and (present or self.additive):
             return 0.0
-        coefficient = of.coefficient if isinstance(of, UniformMerge) and self.additive else None
-        if not self.fixed:
-            return 1 / len(models) if coefficient is None else coefficient
-        if not present:
+        if self.fixed and not present:
             return 0.0 if self.additive else 1 / len(self.models)
-        return 1 / len(present) if coefficient is None else coefficient
+        coefficient = of.coefficient if isinstance(of, UniformMerge) and self.additive else None
+        mean = 1 / len(present if self.fixed else models)
+        return mean if coefficient is None else coefficient
 
 
 @lru_cache(maxsize=4)
-def _uses(space: Space) -> Mapping[_Gene, Sequence[_Use]]:
-    """Return the uses of each open number as a coefficient."""
-    uses: dict[_Gene, list[_Use]] = {}
+def _uses(space: Space) -> Mapping[str, Sequence[_Use]]:
+    """Return the uses of each open number as a coefficient, by its gene's name."""
+    uses: dict[str, list[_Use]] = {}
     for at, recipe in recipes(space.plan):
         for place, value, use in _recipe_uses(space.plan, recipe):
-            for gene in _genes_of(space, (*at, *place), value):
-                uses.setdefault(gene, []).append(use)
+            for name in _genes_of(space, (*at, *place), value):
+                uses.setdefault(name, []).append(use)
     return uses
 
 
@@ -189,22 +179,19 @@ def _recipe_uses(plan: Plan, recipe: Recipe) -> Iterator[tuple[Place, Value, _Us
         return
     if isinstance(recipe, Merge) and recipe.share is not None and _is_open(plan, recipe.share):
         yield ("share",), recipe.share, _Use(models, models[1], second=True, fixed=True)
+    fixed = not isinstance(recipe, Subset)
     for inner, call in calls(recipe):
         values = [v for v in call_values(call) if v[1] in ("weight", "t")]
-        several = isinstance(recipe, Subset)
-        if not several and (len(inner) > 1 or not all(_is_open(plan, v) for _, _, v in values)):
+        if fixed and (len(inner) > 1 or not all(_is_open(plan, v) for _, _, v in values)):
             continue
+        additive = METHODS[call.name].needs_base
         for argument, parameter, value in values:
-            use = _Use(models, fixed=not several, additive=METHODS[call.name].needs_base)
-            if (call.name, parameter) == ("slerp", "t"):
-                use = replace(use, own=models[1], second=True)
-            elif parameter != "weight":
-                continue
-            elif len(values) == len(models):
-                use = replace(use, own=models[int(argument[-1])])
-            elif (call.name, parameter) not in _COEFFICIENTS:
-                continue
-            yield (*inner, *argument), value, use
+            second = (call.name, parameter) == ("slerp", "t")
+            own = models[1] if second else ""
+            if parameter == "weight" and len(values) == len(models):
+                own = models[int(argument[-1])]
+            if own or (call.name, parameter) in _COEFFICIENTS:
+                yield (*inner, *argument), value, _Use(models, own, second, fixed, additive)
 
 
 def _is_open(plan: Plan, value: Value) -> bool:
@@ -220,29 +207,28 @@ def _is_open(plan: Plan, value: Value) -> bool:
             return False
 
 
-def _genes_of(space: Space, place: Place, value: Value) -> Iterator[_Gene]:
+def _genes_of(space: Space, place: Place, value: Value) -> Iterator[str]:
     """Yield the genes that close a number: its own genes, or the genes of the names in it."""
     places: dict[Place, object] = {
         ("numbers", name): space.plan.numbers.get(name) for name in names_in(value)
     }
     for at, number in (places or {place: value}).items():
         if isinstance(number, Interval | OneOfNumbers):
-            yield type(number), space.index[at][0]
+            genes = space.reals if isinstance(number, Interval) else space.picks
+            yield genes[space.index[at][0]].name
 
 
-def _strengths(
-    space: Space, uses: Mapping[_Gene, Sequence[_Use]], *, subsets: bool
-) -> Sequence[float]:
+def _strengths(space: Space, *, subsets: bool) -> Sequence[float]:
     """Return the coefficients of uniform merges that all their numbers can have, largest first."""
-    genes = [
-        gene
-        for gene, of in uses.items()
+    strong = {
+        name
+        for name, of in _uses(space).items()
         if any(use.additive and (use.fixed or subsets) for use in of)
-    ]
-    if not genes:
+    }
+    reals = [real for real in space.reals if real.name in strong]
+    options = [set(pick.options) for pick in space.picks if pick.name in strong]
+    if not strong:
         return ()
-    reals = [space.reals[number] for kind, number in genes if kind is Interval]
-    options = [set(space.picks[number].options) for kind, number in genes if kind is OneOfNumbers]
     low = max((real.low for real in reals), default=-inf)
     high = min((real.high for real in reals), default=inf)
     common = set[object](_STRENGTHS) if not options else set.intersection(*options)
@@ -252,19 +238,16 @@ def _strengths(
     return sorted(within, reverse=True)[:_MOST_STRENGTHS]
 
 
-def _gives_base(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> bool:
+def _gives_base(space: Space) -> bool:
     """Return whether the numbers of merges with fixed sources can make them the base."""
-    for (kind, number), of in uses.items():
-        fixed = [use for use in of if use.fixed]
-        coefficient = max((use.value(BASE_ALONE) for use in fixed), default=None)
-        if coefficient is None:
+    genes: tuple[Pick | Real, ...] = (*space.picks, *space.reals)
+    for gene in genes:
+        fixed = [use for use in _uses(space).get(gene.name, ()) if use.fixed]
+        if not fixed:
             continue
-        if not all(use.additive or "base" in use.models for use in fixed):
-            return False
-        if kind is OneOfNumbers and coefficient not in space.picks[number].options:
-            return False
-        real = space.reals[number] if kind is Interval else None
-        if real is not None and not real.low <= coefficient <= real.high:
+        number = max(use.value(BASE_ALONE) for use in fixed)
+        can = number in gene.options if isinstance(gene, Pick) else gene.low <= number <= gene.high
+        if not can or not all(use.additive or "base" in use.models for use in fixed):
             return False
     return True
 

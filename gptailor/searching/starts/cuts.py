@@ -7,8 +7,6 @@ all choices of drops.
 import heapq
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -98,20 +96,11 @@ def _growing(
     return [(), *cuts] if choice.maybe else cuts
 
 
-@final
-@dataclass(frozen=True)
-class Contiguous:
-    """Cuts of one stretch, where the lists allow it: the chosen cuts, and all cuts."""
+def contiguous(space: Space, scores: CutScores) -> list[Cut]:
+    """Return cuts of one stretch, where the lists allow it, the highest scores of each size first.
 
-    cuts: list[Cut]
-    all: list[Cut]
-
-
-def contiguous(space: Space, scores: CutScores, most: int) -> Contiguous:
-    """Return at most `most` contiguous cuts, the highest scores of each size first.
-
-    Each window of a statement is tried, with the fewest drops of all other choices. Cuts near each
-    place are tried, too.
+    Each window of a statement is among them, with the fewest drops of all other choices. Cuts near
+    each place are among them, too.
     """
     tried: dict[Cut, None] = {}
     positions = np.arange(space.layers)
@@ -127,8 +116,7 @@ def contiguous(space: Space, scores: CutScores, most: int) -> Contiguous:
     ranked = sorted(
         (rank, -size, cut) for size, cuts in by_size.items() for rank, cut in enumerate(cuts)
     )
-    cuts = [cut for _, _, cut in ranked]
-    return Contiguous(cuts[:most], cuts)
+    return [cut for _, _, cut in ranked]
 
 
 def _windows_of_each(space: Space, scores: CutScores) -> Iterator[Cut]:
@@ -143,24 +131,13 @@ def _windows_of_each(space: Space, scores: CutScores) -> Iterator[Cut]:
 
 # --------------------------------------------------------------- the gaps that a bridge closes best
 
-BEST_PATHS = 3
+_BEST_PATHS = 3
 """The number of best cuts that are tried."""
 
 
-@final
-class GapPath(NamedTuple):
-    """A cut: the dropped positions, and the sum of its gaps' errors."""
-
-    error: float
-    dropped: tuple[int, ...]
-
-
 def shortest_paths(
-    errors: Sequence[Sequence[float]],
-    droppable: Collection[int],
-    count: int,
-    most: int = BEST_PATHS,
-) -> list[GapPath]:
+    errors: Sequence[Sequence[float]], droppable: Collection[int], count: int
+) -> list[Cut]:
     """Return the cuts of exactly `count` droppable positions with the least error, the best first.
 
     `errors` has, for each layer, the remaining errors of a gap of 1, 2, … layers after it. The
@@ -169,7 +146,7 @@ def shortest_paths(
     few cuts of each state.
     """
     layers = len(errors)
-    best: dict[tuple[int, int], list[GapPath]] = {(0, 0): [GapPath(0.0, ())]}
+    best: dict[tuple[int, int], list[tuple[float, Cut]]] = {(0, 0): [(0.0, ())]}
     for after in range(layers):
         for done in range(count + 1):
             paths = best.get((after, done), [])
@@ -181,9 +158,9 @@ def shortest_paths(
                     break
                 more = errors[after][width - 1] if width else 0.0
                 key = after + 1 + width, done + width
-                longer = (GapPath(path.error + more, (*path.dropped, *skipped)) for path in paths)
-                best[key] = heapq.nsmallest(most, [*best.get(key, []), *longer])
-    return best.get((layers, count), [])
+                longer = ((error + more, (*dropped, *skipped)) for error, dropped in paths)
+                best[key] = heapq.nsmallest(_BEST_PATHS, [*best.get(key, []), *longer])
+    return [dropped for _, dropped in best.get((layers, count), [])]
 
 
 # ----------------------------------------------------------------------------------- greedy removal

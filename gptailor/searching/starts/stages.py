@@ -12,7 +12,7 @@ space has several compositions.
 
 import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
 
@@ -48,7 +48,6 @@ from gptailor.searching.space.table import Table, canonical
 from gptailor.searching.starts.compositions import BASE_ALONE, composed, compositions
 from gptailor.searching.starts.cuts import (
     LEAST,
-    Contiguous,
     Cut,
     CutScores,
     contiguous,
@@ -103,12 +102,6 @@ class Starts:
     room: float = math.inf
     bridged: Sequence[Cut] = ()
     recipes: Recipes | None = None
-    _genomes: dict[tuple[Composition, Cut], Genome] = field(
-        default_factory=dict, init=False, repr=False
-    )
-    _tried: dict[tuple[StartRecipe, int], Contiguous] = field(
-        default_factory=dict, init=False, repr=False
-    )
     _recipe: list[Genome] = field(default_factory=list, init=False, repr=False)
 
     def stages(self) -> Stages:
@@ -116,8 +109,9 @@ class Starts:
 
         Losses count by their order alone.
         """
-        glances = yield [self._alone(of, self._low) for of in self._glanced()]
-        whole = yield self._compositions(glances)
+        glanced = self._glanced()
+        glances = yield [self._alone(of, self._low) for of in glanced]
+        whole = yield self._compositions(glanced, glances)
         told = [*glances, *whole]
         best = self._best(whole)
         if self.recipes is not None:
@@ -130,10 +124,10 @@ class Starts:
             told += yield self._bridged(best)
             told += yield self._of_each_size(best)
             spent = math.fsum(result.share for result in told)
-            cuts = self._windows(best, self.room - spent).cuts
-            of = self._of(best)
+            cuts = self._windows(best, self.room - spent)
             windows = yield [
-                self._start(WindowCut(of=of, dropped=cut), best, cut, self._low) for cut in cuts
+                self._start(WindowCut(of=self._of(best), dropped=cut), best, cut, self._low)
+                for cut in cuts
             ]
             window = cuts[ranked(windows)[0]] if cuts else None
             yield self._best_windows(best, cuts, windows)
@@ -173,11 +167,8 @@ class Starts:
         merges = [of for of in tried if isinstance(of, UniformMerge)]
         alone = [of for of in tried if isinstance(of, ModelAlone)]
         best: list[Composition] = [*merges[:1], *alone[:1]]
-        plans: list[tuple[RivalPlan, Cut]] = []
-        if window is not None:
-            plans = [(RivalPlan(of=of, cut="best window"), window) for of in best]
-        for of in best:
-            plans.append((RivalPlan(of=of, cut="block influence"), self._influence_cut(of)))
+        plans = [(RivalPlan(of=of, cut="best window"), window) for of in best if window is not None]
+        plans += [(RivalPlan(of=of, cut="block influence"), self._influence_cut(of)) for of in best]
         return [
             self._start(origin, origin.of, cut, self._low)
             for origin, cut in plans[: recipes.rivals]
@@ -195,12 +186,8 @@ class Starts:
             return self._all
         if self.recipes is None:
             return []
-        return self._promising()[: max(0, int((self._recipe_room - 1) / self._low))]
-
-    @property
-    def _recipe_room(self) -> float:
-        """The evaluations that compositions may cost, where recipes are compared."""
-        return math.inf if self.recipes is None else _COMPOSITIONS * self.recipes.room
+        room = _COMPOSITIONS * self.recipes.room - 1
+        return self._promising()[: max(0, int(room / self._low))]
 
     def _promising(self) -> list[Composition]:
         """Return the compositions by what a person would try first.
@@ -211,29 +198,27 @@ class Starts:
         merges = [of for of in self._all if isinstance(of, UniformMerge)]
         whole = sorted((of for of in merges if of.every), key=_strength)
         alone = [of for of in self._all if isinstance(of, ModelAlone)]
-        others = [of for of in alone if of != BASE_ALONE]
+        alone.sort(key=BASE_ALONE.__eq__)
         pairs = [of for of in merges if not of.every]
-        base = [of for of in alone if of == BASE_ALONE]
-        return [*whole[:2], *others, *base, *whole[2:], *pairs]
+        return [*whole[:2], *alone, *whole[2:], *pairs]
 
-    def _compositions(self, glances: Sequence[Start]) -> list[Start]:
-        glanced = self._glanced()
-        promising = self._all if self.recipes is None else self._promising()
+    def _compositions(
+        self, glanced: Sequence[Composition], glances: Sequence[Start]
+    ) -> list[Start]:
+        """Return the compositions that are evaluated in full, by their glances."""
         order = [glanced[i] for i in ranked(glances)]
-        ordered = [*order, *(of for of in promising if of not in order)]
+        promising = self._all if self.recipes is None else self._promising()
+        ordered = list(dict.fromkeys([*order, *promising]))
         alone = [of for of in ordered if isinstance(of, ModelAlone)]
-        merges = [of for of in ordered if isinstance(of, UniformMerge)]
-        kept = {self._all[0], *alone[: _MOST_ALONE - 1]}
-        kept.update([merge for merge in merges if merge.coefficient is None][:_MERGES])
-        kept.update(merge for merge in merges if merge.coefficient is not None)
-        chosen = [of for of in self._all if of in kept]
-        cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
-        later = cuts or drops_some(self.space)
+        means = [of for of in ordered if isinstance(of, UniformMerge) and of.coefficient is None]
+        left_out = {*alone[_MOST_ALONE - 1 :], *means[_MERGES:]} - {self._all[0]}
+        later = drops_some(self.space) or any(bit.subject.role == "drop" for bit in self.space.bits)
         room = self.room / 2 if later else self.room
         if self.recipes is not None:
-            room = self._recipe_room
+            room = _COMPOSITIONS * self.recipes.room
             if len(glanced) < len(self._all):  # all glances together cost little
                 room -= self._low * len(glanced)
+        chosen = [of for of in self._all if of not in left_out]
         most = max(1, int(min(room, len(chosen))))
         if most < len(chosen):
             chosen = [of for of in ordered if of in chosen][:most]
@@ -244,20 +229,16 @@ class Starts:
 
         The fewest layers are dropped. Short room leaves the last sizes out.
         """
-        cut = nested_cuts(self.space, self._scores(best))[0]
+        genome = self._genome(best, nested_cuts(self.space, self._scores(best))[0])
         starts = []
         for number, pick in enumerate(self.space.picks):
-            name = pick.subject.used_as
-            sizes = [option for option in pick.options if isinstance(option, int)]
-            if name not in CUTS or not sizes:
-                continue
-            genome = self._genome(best, cut)
-            picks = genome.picks.copy()
-            picks[number] = pick.options.index(min(sizes))
-            smaller = canonical(self.space.table, genome._replace(picks=picks))
-            origin = SmallestSize(of=self._of(best), cut=name, size=min(sizes))
-            starts.append(Start(origin, smaller, 1.0))
-        return starts[: int(self.room / 6)] if math.isfinite(self.room) else starts
+            if (name := pick.subject.used_as) in CUTS:
+                picks = genome.picks.copy()
+                picks[number] = pick.options.index(min(pick.options))
+                smaller = canonical(self.space.table, genome._replace(picks=picks))
+                origin = SmallestSize(of=self._of(best), cut=name, size=min(pick.options))
+                starts.append(Start(origin, smaller, 1.0))
+        return starts[: int(min(self.room / 6, len(starts)))]
 
     def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
@@ -273,18 +254,14 @@ class Starts:
         ]
         return plans if len(plans) <= self.room / 6 else plans[:1]
 
-    def _windows(self, of: StartRecipe, room: float) -> Contiguous:
+    def _windows(self, of: StartRecipe, room: float) -> list[Cut]:
         """Return windows, the least influence first. Leave some out if all cost too much.
 
         Half of the room is for evaluating the best windows in full, and for later stages.
         """
+        cuts = contiguous(self.space, self._scores(of))
         most = max(1, int(min(_WINDOWS, room / 2) / self._low))
-        if (of, most) not in self._tried:
-            tried = contiguous(self.space, self._scores(of), most)
-            if self.recipes is not None:
-                tried = _with_ends(tried)
-            self._tried[of, most] = tried
-        return self._tried[of, most]
+        return cuts[:most] if self.recipes is None else _with_ends(cuts, most)
 
     def _best_windows(
         self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[Start]
@@ -301,19 +278,17 @@ class Starts:
             order = [next(i for i in order if len(windows[i]) == size) for size in chosen]
         else:
             order = order[: _BEST_WINDOWS if self._low < 1 else 1]
-        tried = [(best, i) for i in order]
-        middle = len(order) // 2 if several else 0
+        tried = [(best, windows[i]) for i in order]
         base = self._all[0]
         if best != base and order and self.recipes is None:
-            tried.append((base, order[middle]))
+            tried.append((base, tried[len(order) // 2 if several else 0][1]))
 
-        def origin(of: StartRecipe, i: int) -> TrialOrigin:
-            cut, composition = windows[i], self._of(of)
-            if several or i == order[0]:
-                return BestWindow(of=composition, layers=len(cut) if several else None)
-            return WindowCut(of=composition, dropped=cut)
+        def origin(of: StartRecipe, cut: Cut) -> TrialOrigin:
+            if several or cut == tried[0][1]:
+                return BestWindow(of=self._of(of), layers=len(cut) if several else None)
+            return WindowCut(of=self._of(of), dropped=cut)
 
-        return [self._start(origin(of, i), of, windows[i], 1.0) for of, i in tried]
+        return [self._start(origin(of, cut), of, cut, 1.0) for of, cut in tried]
 
     def _removed(self, best: StartRecipe) -> list[Start]:
         if not self.removal:
@@ -333,14 +308,18 @@ class Starts:
         full = _spread([len(cut) for cut in cuts], max(2, int(min(_SIZES, self.room / 4))))
         first = [cut for cut in cuts if len(cut) in full]
         further = [cut for cut in cuts if len(cut) not in full]
-        starts = []
-        for cut in [*first, *further[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
-            if cut != self._of_middle(cuts):
-                of = self._of(best)
-                origin = by(of=of, layers=len(cut)) if cut else NothingDropped(of=of)
-                share = 1.0 if cut in first else self._low
-                starts.append(self._start(origin, best, cut, share))
-        return starts
+        further = further[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]
+        of, middle = self._of(best), self._of_middle(cuts)
+        return [
+            self._start(
+                by(of=of, layers=len(cut)) if cut else NothingDropped(of=of),
+                best,
+                cut,
+                1.0 if cut in first else self._low,
+            )
+            for cut in [*first, *further]
+            if cut != middle
+        ]
 
     def _by_removal(self, best: StartRecipe) -> CutScores:
         """Return scores that drop positions by greedy removal first, then by influence."""
@@ -381,11 +360,10 @@ class Starts:
 
         `tried` are the origins of trials. `holds` tests whether a genome's plan is within bounds.
         """
-        tried, cuts = {*tried}, self._cuts if drops_some(self.space) else []
-        outside, beyond = list[Composition](), list[Cut]()
-        if holds is not None:
-            outside = [of for of in self._all if not holds(self._alone(of, 1.0).genome)]
-            beyond = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
+        tried, base = {*tried}, self._all[0]
+        cuts = contiguous(self.space, self._scores(base)) if drops_some(self.space) else []
+        outside = [of for of in self._all if holds and not holds(self._alone(of, 1.0).genome)]
+        beyond = [cut for cut in cuts if holds and not holds(self._genome(base, cut))]
         if self.recipes is None:
             origins = [self._origin(of) for of in self._all if of not in outside]
             left_out = [origin_words(origin) for origin in origins if origin not in tried]
@@ -394,7 +372,7 @@ class Starts:
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
             every = len(self._all)
             left_out = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] * bool(missed)
-        if drops_some(self.space):
+        if cuts:
             done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
             missing = sum(cut not in done for cut in cuts if cut not in beyond)
             left_out += [f"{missing} of {len(cuts)} windows"] * bool(missing)
@@ -403,10 +381,6 @@ class Starts:
         names = [origin_words(self._origin(of)) for of in outside]
         names += [f"{len(beyond)} of {len(cuts)} windows"] * bool(beyond)
         return {"left_out": tuple(left_out), "beyond": tuple(names)}
-
-    @cached_property
-    def _cuts(self) -> list[Cut]:
-        return list(self._windows(self._all[0], math.inf).all)
 
     @property
     def _low(self) -> float:
@@ -452,10 +426,7 @@ class Starts:
             recipe = self._recipe[0] if isinstance(of, SearchedRecipe) else self.recipes.of(of)
             return self.recipes.with_cut(recipe, cut)
         assert not isinstance(of, SearchedRecipe), "a space without separate recipes"
-        key = of, cut
-        if key not in self._genomes:
-            self._genomes[key] = composed(self.space, of, cut)
-        return self._genomes[key]
+        return composed(self.space, of, cut)
 
     def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
         return cuts[len(cuts) // 2]
@@ -487,16 +458,15 @@ def _strength(of: UniformMerge) -> float:
     return 0.0 if of.coefficient is None else abs(of.coefficient - _USUAL_STRENGTH)
 
 
-def _with_ends(windows: Contiguous) -> Contiguous:
-    """Replace the last two windows by the first and the last of the model, if these are missing.
+def _with_ends(windows: list[Cut], most: int) -> list[Cut]:
+    """Return the first `most` windows, the last two replaced by both ends if these are missing.
 
     Without a result of either end a strategy can't know that the end's layers have to stay.
     """
-    ends = [min(windows.all, key=lambda cut: cut[0]), max(windows.all, key=lambda cut: cut[-1])]
-    missing = [cut for cut in ends if cut not in windows.cuts]
-    if not missing or len(windows.cuts) < _ENDS_FROM:
-        return windows
-    return replace(windows, cuts=[*windows.cuts[: -len(missing)], *missing])
+    ends = [min(windows, key=lambda cut: cut[0]), max(windows, key=lambda cut: cut[-1])]
+    chosen = windows[:most]
+    missing = [cut for cut in ends if cut not in chosen and len(chosen) >= _ENDS_FROM]
+    return [*chosen[: len(chosen) - len(missing)], *missing]
 
 
 def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:

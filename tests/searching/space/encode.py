@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 from pydantic import BaseModel
@@ -13,10 +13,13 @@ from gptailor.plan.layers import own
 from gptailor.plan.sites import entries, sources
 from gptailor.plan.windows import stretch_of, windows_of
 from gptailor.searching.space.collect import own_of
-from gptailor.searching.space.decode import Answer, decode, meaningful, without_unused
+from gptailor.searching.space.decode import decode, meaningful, without_unused
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, SpaceError
 from gptailor.searching.space.table import canonical
+
+Answer: TypeAlias = bool | int | float | list[int]
+"""An answer to a choice: yes or no, an option's number, a real, or the chosen numbers."""
 
 
 def encode(space: Space, plan: p.Plan) -> Genome:
