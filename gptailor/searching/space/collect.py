@@ -1,6 +1,6 @@
 """Genes that close a plan's open sites, and the conditions under which they count."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, final
@@ -69,7 +69,7 @@ class Collecting:
         self._fixed_items = len(items) - len(self._maybe)
         limit = plan.stack.limit if plan.stack else None
         self.room = len(items) if limit is None else limit - self._fixed_items
-        self._drops: dict[int, tuple[g.Condition, g.Condition]] = {}
+        self._drops: dict[int, g.Condition] = {}
         removing = [s for s in self.sites if s.subject.role in ("drop", "window", "block")]
         for site in removing:
             if isinstance(site.value, p.RepeatWindow):
@@ -78,7 +78,7 @@ class Collecting:
             else:
                 self._drops |= self._by_choice(site)
         fixed = {drop.position for drop in plan.drops if not drop.maybe}
-        self._drops |= dict.fromkeys(fixed, (g.ALWAYS, g.NEVER))
+        self._drops |= dict.fromkeys(fixed, g.ALWAYS)
         maybe = [drop.position for drop in plan.drops if drop.maybe]
         chosen = (p.count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
         certain = len(fixed) + len(maybe) + sum(chosen)
@@ -139,10 +139,12 @@ class Collecting:
             return self._needed(str(at[1])) if at else g.ALWAYS
         if isinstance(entry, p.Item):
             return self._item_kept(at) if entry.maybe else g.ALWAYS
-        place = self._place(at)
-        return (
-            g.every(place, g.Fact("bit", self.numbers((*at, "maybe"))[0])) if entry.maybe else place
-        )
+        return g.every(self._place(at), self._on(at))
+
+    def _on(self, at: Place) -> g.Condition:
+        """Return the condition that the `maybe` of an entry, if it has one, is decided for it."""
+        maybe = self._entries[at].maybe
+        return g.Fact("bit", self.numbers((*at, "maybe"))[0]) if maybe else g.ALWAYS
 
     def _needed(self, name: str) -> g.Condition:
         """Return the condition under which the plan needs a model.
@@ -181,52 +183,38 @@ class Collecting:
         if not isinstance(bridge := entry, p.Bridge):
             return self._kept(self._position(at))
         gaps = range(self.layers - 1) if bridge.after is None else [bridge.after]
-        return g.some(g.every(self._kept(n), self._dropped(n + 1)) for n in gaps)
+        return g.some(g.every(self._kept(n), self._goes(n + 1)) for n in gaps)
 
     # ------------------------------------------------------------------------------- of a choice
 
-    def _when(self, site: Site, k: int) -> g.Condition:
+    def _when(self, site: Site, k: int) -> g.Condition:  # noqa: C901 (a case for each role)
         """Return the condition under which a gene of a choice counts: its only gene, or bit `k`."""
         role = site.subject.role
-        if role in ("drop", "cut", "window"):
-            return self._when_dropping(site)
+        if isinstance(site.value, p.DropAny | p.DropWindow):
+            return self._on(site.entry)
+        if role in ("drop", "cut"):  # the layer that has to stay drops only beside another
+            keeps = self._position(site.entry) == self.keeper
+            return self._others_kept if keeps else g.ALWAYS
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
             return g.every(g.Fact("room", n), self._item_counts(n))
         if role in ("otherwise", "scaled", "bridged", "repeated"):
-            place = self._place(site.entry)
-            return g.every(place, self._differs(site.entry)) if role == "otherwise" else place
+            return g.every(self._place(site.entry), self._differs(site.entry))
         if role == "let":
-            return g.some(map(self._counts, self._uses.get(str(site.place[1]), ())))
-        when = g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
-        if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
+            uses = (s for s in sites(self.plan) if site.place[1] in names_in(s.value))
+            return g.some(map(self._counts, uses))
+        when, value = self._counts(site), site.value
+        if isinstance(value, p.Subset) and k in self._own_members(
+            site.entry, value.any_of, value.layer
+        ):
             other_bits = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
             others = g.some(g.Fact("bit", n) for n in other_bits)
             return g.every(when, others)  # the base's own alone is the same as no member
         return when
 
-    def _when_dropping(self, site: Site) -> g.Condition:
-        """Return the condition under which a drop counts.
-
-        A drop of the layer that has to stay counts only while another layer stays.
-        """
-        if isinstance(site.value, p.DropAny | p.DropWindow):
-            return self._drops_made(site.entry)
-        keeps = self.keeper is not None and self._position(site.entry) == self.keeper
-        return self._others_kept if keeps else g.ALWAYS
-
     def _counts(self, site: Site) -> g.Condition:
         """Return the condition under which the value at a site takes effect."""
         return g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
-
-    @cached_property
-    def _uses(self) -> Mapping[str, Sequence[Site]]:
-        """The sites that use each named number."""
-        uses: dict[str, list[Site]] = {}
-        for site in sites(self.plan):
-            for name in names_in(site.value):
-                uses.setdefault(name, []).append(site)
-        return uses
 
     def _holds(self, premise: Given) -> g.Condition:
         place, value = premise
@@ -242,10 +230,10 @@ class Collecting:
         entry = self._entries.get(at)
         return own_of(entry.position if isinstance(entry, p.Layer) else None)
 
-    def _own_members(self, at: Place, subset: p.Subset) -> list[int]:
-        own = self._own(at)
-        members = (p.Take(take=p.LayerOf(model=name, layer=subset.layer)) for name in subset.any_of)
-        return [k for k, member in enumerate(members) if member == own]
+    def _own_members(self, at: Place, models: Sequence[str], layer: int | None) -> list[int]:
+        """Return the numbers of the models whose layer is the base's own at an entry's place."""
+        members = [p.Take(take=p.LayerOf(model=name, layer=layer)) for name in models]
+        return [k for k, member in enumerate(members) if member == self._own(at)]
 
     def _differs(self, at: Place) -> g.Condition:
         """Return the condition under which an entry changes the plan.
@@ -270,73 +258,54 @@ class Collecting:
 
     def _stays(self, at: Place) -> g.Condition:
         """Return the condition under which a closed plan has the entry."""
-        entry = self._entries[at]
-        chosen = g.Fact("bit", self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
-        return g.every(chosen, self._differs(at))
+        return g.every(self._on(at), self._differs(at))
 
     def _differs_alone(self, at: Place, layer: p.Layer) -> g.Condition:
         """Return the condition under which a layer's recipe is not just the base's own."""
         recipe = layer.recipe
         if isinstance(recipe, p.Subset):
-            members = self._own_members(at, recipe)
+            own_members = self._own_members(at, recipe.any_of, recipe.layer)
             numbers = self.numbers((*at, "recipe"))
-            return g.some(g.Fact("bit", n) for k, n in enumerate(numbers) if k not in members)
+            return g.some(g.Fact("bit", n) for k, n in enumerate(numbers) if k not in own_members)
         if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
             return g.NEVER if recipe == self._own(at) else g.ALWAYS
         [pick] = self.numbers((*at, "recipe", "take", "model"))
         models = recipe.take.model.one_of
-        options = (
-            v
-            for v, name in enumerate(models)
-            if p.Take(take=p.LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
-        )
-        return g.some(g.Fact("option", pick, v) for v in options)
+        own_options = self._own_members(at, models, recipe.take.layer)
+        others = (v for v in range(len(models)) if v not in own_options)
+        return g.some(g.Fact("option", pick, v) for v in others)
 
     # ------------------------------------------------------------------------ positions and items
 
-    def _by_choice(self, site: Site) -> Iterator[tuple[int, tuple[g.Condition, g.Condition]]]:
-        """Yield each position that a choice may drop, and when it leaves and when it stays."""
+    def _by_choice(self, site: Site) -> Iterator[tuple[int, g.Condition]]:
+        """Yield each position that a choice may drop, and the condition under which it leaves."""
         value, numbers = site.value, self.numbers(site.place)
+        if not isinstance(value, p.DropAny | p.DropWindow):
+            yield self._position(site.entry), g.Fact("bit", numbers[0])
+            return
         kind: Literal["bit", "inside"] = "bit"
-        among: Sequence[int] = (self._position(site.entry),)
-        if isinstance(value, p.DropAny | p.DropWindow):
-            among = value.among
         if isinstance(value, p.DropWindow):
             kind, first = "inside", len(self.inside)
-            self.inside += [(numbers[0], position) for position in among]
+            self.inside += [(numbers[0], position) for position in value.among]
             numbers = tuple(range(first, len(self.inside)))
-        dropping, skipped = self._drops_made(site.entry), self._drops_made(site.entry, on=False)
-        for position, n in zip(among, numbers, strict=True):
-            stays = g.some([g.Fact(kind, n, 0), skipped])
-            yield position, (g.every(g.Fact(kind, n), dropping), stays)
-
-    def _drops_made(self, at: Place, on: bool = True) -> g.Condition:
-        """Return the condition under which a choice of several drops is made, or is skipped."""
-        entry = self._entries[at]
-        if isinstance(entry, p.DropAny | p.DropWindow) and entry.maybe:
-            return g.Fact("bit", self.numbers((*at, "maybe"))[0], int(on))
-        return g.ALWAYS if on else g.NEVER
+        for position, n in zip(value.among, numbers, strict=True):
+            yield position, g.every(g.Fact(kind, n), self._on(site.entry))
 
     @cached_property
     def _others_kept(self) -> g.Condition:
         return g.some(self._kept(p) for p in range(self.layers) if p != self.keeper)
 
-    @cached_property
-    def _others_dropped(self) -> g.Condition:
-        return g.every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
-
     def _kept(self, position: int) -> g.Condition:
-        _, stays = self._drops.get(position, (g.NEVER, g.ALWAYS))
-        return g.some([stays, self._others_dropped]) if position == self.keeper else stays
+        return g.none(self._goes(position))
 
-    def _dropped(self, position: int) -> g.Condition:
-        goes, _ = self._drops.get(position, (g.NEVER, g.ALWAYS))
+    def _goes(self, position: int) -> g.Condition:
+        goes = self._drops.get(position, g.NEVER)
         return g.every(goes, self._others_kept) if position == self.keeper else goes
 
     def _item_kept(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))
         kept = g.every(g.Fact("bit", self.items[n]), g.Fact("room", n))
-        empty = g.every(*(g.Fact("bit", number, 0) for number in dict.fromkeys(self.items)))
+        empty = g.none(*(g.Fact("bit", number) for number in self.items))
         return g.some([kept, empty]) if self._fixed_items == n == 0 else kept
 
     def _item_counts(self, n: int) -> g.Condition:

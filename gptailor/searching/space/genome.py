@@ -87,27 +87,27 @@ class Active(NamedTuple):
 class Fact:
     """A truth about one gene or number.
 
-    A "bit" is on (1) or off (0). A pick has an "option", the `value`. A position of a window pick
-    is "inside" the window (1) or not (0). A stack has "room" for an item.
+    A "bit" is on. A pick has an "option", the `value`. A position of a window pick is "inside" the
+    window. A stack has "room" for an item.
     """
 
     kind: Literal["bit", "option", "inside", "room"]
     number: int
-    value: int = 1
+    value: int = 0
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """Several conditions, of which `every` one must hold, or at least one."""
+    """Conditions of which every one must hold, some one must hold, or none may hold."""
 
-    every: bool
+    kind: Literal["every", "some", "none"]
     of: frozenset["Condition"]
 
 
 Condition: TypeAlias = Fact | Joint
 
-ALWAYS, NEVER = Joint(True, frozenset()), Joint(False, frozenset())
+ALWAYS, NEVER = Joint("every", frozenset()), Joint("some", frozenset())
 
 
 def every(*conditions: Condition) -> Condition:
@@ -120,12 +120,18 @@ def some(conditions: Iterable[Condition]) -> Condition:
     return _joined(conditions, NEVER, ALWAYS)
 
 
+def none(*conditions: Condition) -> Condition:
+    """Return the condition that no condition holds."""
+    any_one = some(conditions)
+    return {NEVER: ALWAYS, ALWAYS: NEVER}.get(any_one, Joint("none", frozenset([any_one])))
+
+
 def _joined(conditions: Iterable[Condition], neutral: Joint, decisive: Joint) -> Condition:
-    """Return the joint of the kind of `neutral`, its shortest form."""
+    """Return the joint of the kind of `neutral`, in its shortest form."""
     parts = frozenset(conditions) - {neutral}
     if decisive in parts:
         return decisive
-    return next(iter(parts)) if len(parts) == 1 else Joint(neutral.every, parts)
+    return next(iter(parts)) if len(parts) == 1 else Joint(neutral.kind, parts)
 
 
 def several(bits: Sequence[int]) -> Condition:

@@ -43,7 +43,11 @@ class Table(NamedTuple):
     `pick_option` is the number of a pick's first option among those of all picks. `first` and
     `last` are the ends of an option that is a window. `beside` has the options that begin or end
     one position further on or back, padded with -1. `inside_pick` and `inside_at` are the picks and
-    the positions that their windows may contain.
+    the positions that their windows may contain. `items` are the bits of a stack's `maybe` items,
+    and `room` is the greatest number of them that are on.
+
+    `joints` are truths made of truths before them: the kind of the joint, and their numbers.
+    `truths` has the truth of each gene and then of each mark, -1 for never.
     """
 
     group: Int[ndarray, " b"]
@@ -68,7 +72,7 @@ class Table(NamedTuple):
     inside_at: Int[ndarray, " w"]
     items: Int[ndarray, " i"]
     room: int
-    joints: tuple[tuple[bool, Int[ndarray, " k"]], ...]
+    joints: tuple[tuple[str, Int[ndarray, " k"]], ...]
     truths: Int[ndarray, " rows"]
     limits: Limits | None = None
 
@@ -174,9 +178,10 @@ def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
     facts = _facts(table, bits.T, picks.T)
     truths = np.zeros((len(facts) + len(table.joints) + 1, facts.shape[1]), np.uint8)
     truths[: len(facts)] = facts
-    for number, (every, of) in enumerate(table.joints, start=len(facts)):
-        join = np.bitwise_and if every else np.bitwise_or
-        join.reduce(truths[of], axis=0, out=truths[number])
+    for number, (kind, of) in enumerate(table.joints, start=len(facts)):
+        join = np.bitwise_and if kind == "every" else np.bitwise_or
+        joined = join.reduce(truths[of], axis=0)
+        truths[number] = ~joined if kind == "none" else joined
     rows = np.unpackbits(truths[table.truths], axis=1, count=count)
     return rows.T.astype(bool).reshape(*lead, len(rows))
 
@@ -186,8 +191,7 @@ def _facts(
 ) -> UInt8[ndarray, "l n8"]:
     """Return the facts of a population, in the order of `_joints`, a byte for eight genomes.
 
-    These are bits, their negations, options, positions inside of windows, positions outside of
-    windows, and items with room.
+    These are bits, options, positions inside of windows, and items with room.
     """
     picked = picks[table.option_pick] == table.option_value[:, None]
     option = (table.pick_option[:, None] + picks)[table.inside_pick]
@@ -195,7 +199,7 @@ def _facts(
     inside = (table.first[option] <= at) & (at <= table.last[option])
     on = bits[table.items]
     with_room = np.cumsum(on, axis=0) - on < table.room
-    return np.packbits(np.concatenate([bits, ~bits, picked, inside, ~inside, with_room]), axis=1)
+    return np.packbits(np.concatenate([bits, picked, inside, with_room]), axis=1)
 
 
 # ------------------------------------------------------------------------------- from genes to rows
@@ -203,32 +207,21 @@ def _facts(
 
 def _joints(
     whens: Sequence[g.Condition], genes: Collecting
-) -> tuple[tuple[tuple[bool, ndarray], ...], list[int]]:
+) -> tuple[tuple[tuple[str, ndarray], ...], list[int]]:
     """Return the joints in conditions, and the number of each condition's truth."""
     options = [0, *accumulate(len(pick.options) for pick in genes.picks)]
-    bits, inside = len(genes.bits), len(genes.inside)
-    counts = {
-        "bit": 2 * bits,
-        "option": options[-1],
-        "inside": 2 * inside,
-        "room": len(genes.items),
-    }
-    ends = [0, *accumulate(counts.values())]
-    start = dict(zip(counts, ends, strict=False))
-    joints: list[tuple[bool, ndarray]] = []
+    ends = [0, *accumulate([len(genes.bits), options[-1], len(genes.inside), len(genes.items)])]
+    start = dict(zip(("bit", "option", "inside", "room"), ends, strict=False))
+    joints: list[tuple[str, ndarray]] = []
     numbers: dict[g.Condition, int] = {}
 
     def truth(condition: g.Condition) -> int:
+        if isinstance(condition, g.Fact):
+            first = options[condition.number] if condition.kind == "option" else condition.number
+            return start[condition.kind] + first + condition.value
         if condition not in numbers:
-            match condition:
-                case g.Fact("option", number, value):
-                    numbers[condition] = start["option"] + options[number] + value
-                case g.Fact(kind, number, value):
-                    negated = 0 if value else counts[kind] // 2
-                    numbers[condition] = start[kind] + negated + number
-                case g.Joint(every, of):
-                    joints.append((every, _ints([*map(truth, of)])))
-                    numbers[condition] = ends[-1] + len(joints) - 1
+            joints.append((condition.kind, _ints([*map(truth, condition.of)])))
+            numbers[condition] = ends[-1] + len(joints) - 1
         return numbers[condition]
 
     rows = [truth(when) for when in whens]
