@@ -187,7 +187,7 @@ class Collecting:
 
     # ------------------------------------------------------------------------------- of a choice
 
-    def _when(self, site: Site, k: int) -> g.Condition:  # noqa: C901 (a case for each role)
+    def _when(self, site: Site, k: int) -> g.Condition:
         """Return the condition under which a gene of a choice counts: its only gene, or bit `k`."""
         role = site.subject.role
         if isinstance(site.value, p.DropAny | p.DropWindow):
@@ -207,9 +207,9 @@ class Collecting:
         if isinstance(value, p.Subset) and k in self._own_members(
             site.entry, value.any_of, value.layer
         ):
-            other_bits = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
-            others = g.some(g.Fact("bit", n) for n in other_bits)
-            return g.every(when, others)  # the base's own alone is the same as no member
+            others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
+            # the base's own alone is the same as no member
+            when = g.every(when, g.some(g.Fact("bit", n) for n in others))
         return when
 
     def _counts(self, site: Site) -> g.Condition:

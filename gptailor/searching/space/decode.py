@@ -88,8 +88,6 @@ def without_unused(plan: p.Plan) -> p.Plan:
     needed_models = set(needed(plan, used(plan)))
     models = {name: model for name, model in plan.models.items() if name in needed_models}
     trimmed = plan.model_copy(update={"models": models})
-    if not plan.numbers:
-        return trimmed
     used_numbers = {name for _, value in values(trimmed) for name in names_in(value)}
     numbers = {name: value for name, value in plan.numbers.items() if name in used_numbers}
     return trimmed.model_copy(update={"numbers": numbers})

@@ -108,6 +108,7 @@ class Joint:
 Condition: TypeAlias = Fact | Joint
 
 ALWAYS, NEVER = Joint("every", frozenset()), Joint("some", frozenset())
+_OPPOSITES: dict[Condition, Condition] = {ALWAYS: NEVER, NEVER: ALWAYS}
 
 
 def every(*conditions: Condition) -> Condition:
@@ -123,7 +124,7 @@ def some(conditions: Iterable[Condition]) -> Condition:
 def none(*conditions: Condition) -> Condition:
     """Return the condition that no condition holds."""
     any_one = some(conditions)
-    return {NEVER: ALWAYS, ALWAYS: NEVER}.get(any_one, Joint("none", frozenset([any_one])))
+    return _OPPOSITES.get(any_one, Joint("none", frozenset([any_one])))
 
 
 def _joined(conditions: Iterable[Condition], neutral: Joint, decisive: Joint) -> Condition:

@@ -45,13 +45,11 @@ def uniform(key: Key, shape: tuple[int, ...]) -> Float[ndarray, "..."]:
 def normal(key: Key, shape: tuple[int, ...]) -> Float[ndarray, "..."]:
     """Return normal numbers (Box and Muller, 1958)."""
     radius, angle = uniform(key, (2, math.prod(shape)))
-    numbers: ndarray = (np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)).reshape(shape)
-    return numbers
+    return np.asarray((np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)).reshape(shape))
 
 
 def scrambled(numbers: UInt32[ndarray, "..."]) -> UInt32[ndarray, "..."]:
     """Return the finaliser of MurmurHash3 for each number."""
     for multiplier, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):
         numbers = (numbers ^ (numbers >> np.uint32(shift))) * np.uint32(multiplier)
-    mixed: ndarray = numbers ^ (numbers >> np.uint32(16))
-    return mixed
+    return np.asarray(numbers ^ (numbers >> np.uint32(16)))

@@ -105,8 +105,7 @@ _ALIKE = 1 / 8
 
 def coarse(rows: Float[ndarray, "*n f"]) -> Float[ndarray, "*n f"]:
     """Return features with reals rounded to sixteenths of their range, equal for like plans."""
-    rounded: ndarray = np.round(rows / _ALIKE) * _ALIKE
-    return rounded
+    return np.asarray(np.round(rows / _ALIKE) * _ALIKE)
 
 
 def distinct(table: Table, genomes: Sequence[g.Genome]) -> list[int]:
@@ -129,8 +128,7 @@ def allowed(table: Table, genome: g.Genome) -> Bool[ndarray, "*n"]:
     if table.limits is None:
         return np.ones(np.asarray(genome.bits).shape[:-1], np.bool_)
     sums = features(table, genome) @ table.limits.weights.T
-    inside: ndarray = (sums <= table.limits.room).all(axis=-1)
-    return inside
+    return np.asarray((sums <= table.limits.room).all(axis=-1))
 
 
 def exact(

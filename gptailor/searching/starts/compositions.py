@@ -277,12 +277,9 @@ def _pick(pick: Pick, uses: Sequence[_Use], of: Composition) -> int:
     if pick.subject.role in _SOURCES:
         names = [name for name in (*composition_models(of), "base") if name in pick.labels]
         return pick.labels.index(names[0]) if names else 0
-    numbers = [option for option in pick.options if isinstance(option, int | float)]
-    if not numbers or len(numbers) < len(pick.options):
-        return 0
     if (mean := _number(pick.subject, uses, of)) is None:
         return pick.default
-    return min(range(len(numbers)), key=lambda i: abs(numbers[i] - mean))
+    return min(range(len(pick.options)), key=lambda i: abs(pick.options[i] - mean))
 
 
 def _real(real: Real, uses: Sequence[_Use], of: Composition) -> float:

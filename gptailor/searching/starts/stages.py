@@ -272,7 +272,7 @@ class Starts:
         full already, only the best window is returned.
         """
         order = ranked(results)
-        several = len(self._sizes) > 1
+        several = len(nested_cuts(self.space, self._scores(best))) > 1
         if several:
             chosen = _spread(sorted({len(cut) for cut in windows}))
             order = [next(i for i in order if len(windows[i]) == size) for size in chosen]
@@ -348,10 +348,6 @@ class Starts:
     @cached_property
     def _all(self) -> list[Composition]:
         return compositions(self.space, strengths=self.recipes is not None)
-
-    @cached_property
-    def _sizes(self) -> list[int]:
-        return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
     def untried(
         self, tried: Collection[TrialOrigin], holds: Callable[[Genome], bool] | None = None

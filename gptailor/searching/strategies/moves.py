@@ -113,8 +113,7 @@ def choose(mask: _Mask, share: Float[ndarray, " n"]) -> _Numbers:
     counts = np.cumsum(mask, axis=1, dtype=np.int32)
     if not mask.shape[1]:
         return np.zeros(len(mask), np.int64)
-    columns: ndarray = np.argmax(counts > np.floor(share * counts[:, -1])[:, None], axis=1)
-    return columns
+    return np.asarray(np.argmax(counts > np.floor(share * counts[:, -1])[:, None], axis=1))
 
 
 @final
@@ -305,8 +304,7 @@ def crossed(
 
 def _first(mask: _Mask, away: Int[ndarray, "n g"]) -> _Numbers:
     """Return the nearest gene of the mask with a distance above 0, or any gene without one."""
-    nearest: ndarray = np.argmin(np.where(mask & (away > 0), away, _FAR), axis=1)
-    return nearest
+    return np.asarray(np.argmin(np.where(mask & (away > 0), away, _FAR), axis=1))
 
 
 def _spread(site: MoveSites, kind: int, number: _Numbers) -> _Mask:
@@ -314,8 +312,7 @@ def _spread(site: MoveSites, kind: int, number: _Numbers) -> _Mask:
     chance = site.chance[:, 2]
     reach = np.floor(_REACH * np.maximum(chance - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
     reach = np.where(chance < _ONLY_ONE, 0, reach)
-    mask: ndarray = site.around[kind].away[number] <= reach[:, None]
-    return mask
+    return np.asarray(site.around[kind].away[number] <= reach[:, None])
 
 
 def bred(

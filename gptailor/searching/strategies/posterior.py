@@ -74,12 +74,8 @@ class Coefficients(NamedTuple):
     pairs: Float[ndarray, "p d"]
 
 
-@final
-class _Blocks(NamedTuple):
-    """The number of columns of each block, and the initial variances."""
-
-    counts: Float[ndarray | Array, " b"]
-    first: Float[ndarray | Array, " b"]
+_Blocks = tuple[Float[ndarray | Array, " b"], Float[ndarray | Array, " b"]]
+"""The number of columns of each block, and the initial variances."""
 
 
 @final
@@ -138,8 +134,7 @@ def _with_prior(shared: Sharing, table: Table, prior: Float[ndarray, " layers"])
 
 def products(table: Table, features: Float[ndarray, "n f"]) -> Float[ndarray, "n p"]:
     """Return the products of neighbouring features."""
-    pairs: ndarray = features[:, table.pairs[:, 0]] * features[:, table.pairs[:, 1]]
-    return pairs
+    return np.asarray(features[:, table.pairs[:, 0]] * features[:, table.pairs[:, 1]])
 
 
 def draw(
@@ -167,7 +162,7 @@ def draw(
     powers = np.maximum(np.bincount(shared.parts, power, len(_FIRST_SHARES)), 1e-3)
     first = (np.array(_FIRST_SHARES) / powers)[shared.parts]
     counts = shared.counts.astype(float)
-    blocks = _Blocks(_padded(counts, len(grams)), _padded(first, len(grams)))
+    blocks = _padded(counts, len(grams)), _padded(first, len(grams))
     vectors = observed.targets, observed.noise, observed.lacking, np.ones(n)
     trials = _Trials(*(_padded(vector, rows) for vector in vectors))
     numbers = heat * normal(key, (k + n + 1, len(heat)))
@@ -218,7 +213,7 @@ def _variances(
     grams: Float[Array, "b m m"], blocks: _Blocks, trials: _Trials
 ) -> tuple[Float[Array, " b"], Float[Array, ""]]:
     """Return the likely variances of each block and of the noise, by the best trials."""
-    count = grams.shape[-1]
+    count, (counts, first) = grams.shape[-1], blocks
     few = _Trials(*(rows[:count] for rows in trials))
     units = jnp.where(few.present > 0, few.noise, 1.0)
 
@@ -229,18 +224,16 @@ def _variances(
         inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(count))
         solved = inverse @ few.targets
         fit = jnp.einsum("bij,ij->b", grams, solved[:, None] * solved[None, :] - inverse)
-        summed = jnp.maximum(variances * blocks.counts + variances**2 * fit, 0.0)
+        summed = jnp.maximum(variances * counts + variances**2 * fit, 0.0)
         each = noise * units
         error = ((each * solved) ** 2 + each - each**2 * jnp.diagonal(inverse)) / units
         spread = jnp.sum(few.present * error) + _COUNTS * _NOISE
         spread /= jnp.sum(few.present) + _COUNTS
-        fresh = (summed + _COUNTS * blocks.first) / (blocks.counts + _COUNTS)
+        fresh = (summed + _COUNTS * first) / (counts + _COUNTS)
         return (fresh, jnp.maximum(spread, _FLOOR)), None
 
     estimates: tuple[Array, Array]
-    estimates, _ = jax.lax.scan(
-        step, (jnp.asarray(blocks.first), jnp.asarray(_NOISE)), length=_EM_STEPS
-    )
+    estimates, _ = jax.lax.scan(step, (jnp.asarray(first), jnp.asarray(_NOISE)), length=_EM_STEPS)
     return estimates
 
 

@@ -153,16 +153,14 @@ def best_in_full(archive: Archive, fitness: Float[ndarray, " n"]) -> Int[ndarray
     valid = np.isfinite(fitness)
     highest = np.max(archive.fidelity, where=valid, initial=0.0)
     full = np.flatnonzero(valid & (archive.fidelity >= highest))
-    ordered: ndarray = full[np.argsort(fitness[full], kind="stable")]
-    return ordered
+    return np.asarray(full[np.argsort(fitness[full], kind="stable")])
 
 
 def fingerprints(rows: Float[ndarray, "n k"]) -> UInt32[ndarray, " n"]:
     """Return a number for each row: equal for equal rows, and almost surely unequal otherwise."""
     columns = np.ascontiguousarray(rows, np.float32).view(np.uint32)
     place = scrambled(np.arange(1, 1 + rows.shape[1], dtype=np.uint32))
-    hashes: ndarray = scrambled(columns + place).sum(axis=-1, dtype=np.uint32)
-    return hashes
+    return np.asarray(scrambled(columns + place).sum(axis=-1, dtype=np.uint32))
 
 
 def genes(population: Genome) -> Float[ndarray, "n k"]:

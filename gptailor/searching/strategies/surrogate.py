@@ -59,8 +59,7 @@ def targets(fitness: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
     behind = np.log1p(behind / max(float(np.median(behind[valid])), 1e-9))
     behind = np.where(valid, behind, behind[valid].max())
     scaled = (behind - behind.mean()) / max(float(behind.std()), 1e-6)
-    clipped: ndarray = np.clip(scaled, -_WORST, _WORST)
-    return clipped
+    return np.asarray(np.clip(scaled, -_WORST, _WORST))
 
 
 def swapped(table: Table, parents: Genome, most: int) -> Genome:
@@ -207,16 +206,14 @@ def observations(
 
 
 def _centred(rows: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
-    centred: ndarray = rows - rows.sum(axis=0) / max(len(rows), 1)
-    return centred
+    return np.asarray(rows - rows.sum(axis=0) / max(len(rows), 1))
 
 
 def drawn_scores(
     table: Table, effects: Float[ndarray, "n f"], by: Coefficients
 ) -> Float[ndarray, "n d"]:
     """Return the score of each genome, by its effects, in each draw of the model."""
-    scores: ndarray = effects @ by.features + products(table, effects) @ by.pairs
-    return scores
+    return np.asarray(effects @ by.features + products(table, effects) @ by.pairs)
 
 
 def _picked(
