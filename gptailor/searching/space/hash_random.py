@@ -24,8 +24,7 @@ def key_of(seed: int) -> Key:
 
 def folded(key: Key, number: int) -> Key:
     """Return the key that a key and a number make."""
-    place = np.array([number & _WORD, (number >> 32) & _WORD], np.uint32) + GOLDEN
-    return scrambled(scrambled(place + key) ^ scrambled(key[::-1] + GOLDEN))
+    return scrambled(scrambled(key_of(number) + GOLDEN + key) ^ scrambled(key[::-1] + GOLDEN))
 
 
 def keys_of(key: Key, count: int) -> tuple[Key, ...]:

@@ -170,9 +170,7 @@ def _ends(table: Table) -> Int[ndarray, " three"]:
 
 
 def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
-    lead = np.shape(genome.bits)[:-1]
-    count = int(np.prod(lead))
-    bits, picks = (np.reshape(genes, (count, np.shape(genes)[-1])) for genes in genome[:2])
+    bits, picks = map(np.atleast_2d, genome[:2])
     facts = _facts(table, bits.T, picks.T)
     truths = np.zeros((len(facts) + len(table.joints) + 1, facts.shape[1]), np.uint8)
     truths[: len(facts)] = facts
@@ -180,8 +178,8 @@ def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
         join = np.bitwise_and if kind == "every" else np.bitwise_or
         joined = join.reduce(truths[of], axis=0)
         truths[number] = ~joined if kind == "none" else joined
-    rows = np.unpackbits(truths[table.truths], axis=1, count=count)
-    return rows.T.astype(bool).reshape(*lead, len(rows))
+    rows = np.unpackbits(truths[table.truths], axis=1, count=len(bits)).T.astype(bool)
+    return rows.reshape(*np.shape(genome.bits)[:-1], rows.shape[1])
 
 
 def _facts(

@@ -19,7 +19,7 @@ from typing import final
 import numpy as np
 
 from gptailor.plan.plan import CUTS, RepeatWindow
-from gptailor.plan.windows import Window
+from gptailor.plan.windows import Window, windows_of
 from gptailor.searching.run.origin import (
     BestWindow,
     BlockInfluenceCut,
@@ -439,14 +439,11 @@ class Starts:
 
 def _always_again(space: Space) -> tuple[Window, ...]:
     """Return the blocks that each plan of the space repeats, as they are by default."""
-    places = (
-        ("repeats", i)
-        for i, repeat in enumerate(space.plan.repeats)
+    return tuple(
+        next(windows_of(repeat.count, repeat.among))
+        for repeat in space.plan.repeats
         if isinstance(repeat, RepeatWindow) and not repeat.maybe
     )
-    picks = (space.picks[space.index[at][0]] for at in places)
-    defaults = (pick.options[pick.default] for pick in picks)
-    return tuple(block for block in defaults if isinstance(block, tuple))
 
 
 def _strength(of: UniformMerge) -> float:

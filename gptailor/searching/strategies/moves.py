@@ -183,9 +183,7 @@ def _resizable(table: Table, bits: _Mask, active: _Mask) -> tuple[_Mask, _Mask]:
 def flip(site: MoveSites, genome: Genome) -> Genome:
     """Toggle a bit outside of sets. Its neighbours may get the same value."""
     number = choose((site.table.group < 0) & site.active.bits, site.chance[:, 0])
-    where = _spread(site, 0, number) & (site.table.group < 0)
-    turned = ~genome.bits[np.arange(len(number)), number]
-    return genome._replace(bits=np.where(where, turned[:, None], genome.bits))
+    return _spread(site, genome, 0, number, ~genome.bits[np.arange(len(number)), number])
 
 
 def repick(site: MoveSites, genome: Genome) -> Genome:
@@ -194,8 +192,7 @@ def repick(site: MoveSites, genome: Genome) -> Genome:
     options = site.table.options[number]
     step = 1 + np.floor(site.chance[:, 1] * (options - 1)).astype(np.int32)
     option = (genome.picks[np.arange(len(number)), number] + step) % np.maximum(options, 1)
-    where = _spread(site, 1, number)
-    return genome._replace(picks=np.where(where, option[:, None], genome.picks).astype(np.int32))
+    return _spread(site, genome, 1, number, option)
 
 
 def slide(site: MoveSites, genome: Genome) -> Genome:
@@ -222,9 +219,7 @@ def nudge(site: MoveSites, genome: Genome) -> Genome:
     normal = np.sqrt(-2 * np.log(site.chance[:, 5])) * np.cos(2 * np.pi * angle)
     step = normal * np.where(small, *_NUDGES)
     value = np.clip(genome.reals[np.arange(len(number)), number] + step, 0.0, 1.0)
-    where = _spread(site, 2, number)
-    reals = np.where(where, value[:, None], genome.reals).astype(np.float32)
-    return genome._replace(reals=reals)
+    return _spread(site, genome, 2, number, value)
 
 
 def copy(site: MoveSites, genome: Genome) -> Genome:
@@ -307,12 +302,16 @@ def _first(mask: _Mask, away: Int[ndarray, "n g"]) -> _Numbers:
     return np.asarray(np.argmin(np.where(mask & (away > 0), away, _FAR), axis=1))
 
 
-def _spread(site: MoveSites, kind: int, number: _Numbers) -> _Mask:
-    """Return a mask of a gene, and maybe of neighbouring genes of its line."""
+def _spread(
+    site: MoveSites, genome: Genome, kind: int, number: _Numbers, value: Shaped[ndarray, " n"]
+) -> Genome:
+    """Return genomes with a new value of a gene, and maybe of neighbouring genes of its line."""
     chance = site.chance[:, 2]
     reach = np.floor(_REACH * np.maximum(chance - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
     reach = np.where(chance < _ONLY_ONE, 0, reach)
-    return np.asarray(site.around[kind].away[number] <= reach[:, None])
+    where = site.around[kind].away[number] <= reach[:, None]
+    genes = np.where(where, value[:, None], genome[kind]).astype(genome[kind].dtype)
+    return genome._replace(**{Genome._fields[kind]: genes})
 
 
 def bred(

@@ -7,7 +7,7 @@ best genome. The model is in `posterior`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
@@ -80,14 +80,6 @@ def swapped(table: Table, parents: Genome, most: int) -> Genome:
 
 
 @final
-class Known(NamedTuple):
-    """Values that a surrogate computes once for a table."""
-
-    around: m.Neighbourhood
-    shared: Sharing
-
-
-@final
 @dataclass(frozen=True)
 class Surrogate(strategy.Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
@@ -106,26 +98,28 @@ class Surrogate(strategy.Strategy):
     further: int = 2
     heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
 
-    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Known:
-        return Known(m.neighbourhood(table), sharing(table, prior))
+    def _init(
+        self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None
+    ) -> tuple[m.Neighbourhood, Sharing]:
+        return m.neighbourhood(table), sharing(table, prior)
 
     def _ask(
         self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
     ) -> strategy.Proposal:
         """Return one genome for each draw: the best new genome of its pool."""
         drawing, random, _, *breeding = keys_of(key, 6)
-        archive, own = state
+        archive, (around, shared) = state
         fitness = strategy.scalarise(archive.values, weights)
         effects = features(table, archive.genomes)
         observed = observations(table, archive, effects, fitness)
         heats = np.resize(self.heats, self.population)
-        by = draw(observed, own.shared, np.concatenate([[0.0], heats]), drawing)
+        by = draw(observed, shared, np.concatenate([[0.0], heats]), drawing)
         expected = drawn_scores(table, effects, by)[:, 0]
         elite = self._elite(table, archive, fitness, expected, random)
-        pool = self._bred(table, own.around, elite, breeding)
+        pool = self._bred(table, around, elite, breeding)
         taking = features(table, pool)
         scores = drawn_scores(table, taking, by)[:, 1:]
-        for near, effect, score in self._region(table, archive, fitness, own.around, by):
+        for near, effect, score in self._region(table, archive, fitness, around, by):
             pool = m.joined_populations(pool, near)
             taking = np.concatenate([taking, effect])
             scores = np.concatenate([scores, score])
@@ -134,7 +128,7 @@ class Surrogate(strategy.Strategy):
         marks = strategy.fingerprints(coarse(taking))
         alike = np.isin(marks, strategy.fingerprints(coarse(effects)))
         chosen = m.some_rows(pool, _picked(scores, stale, alike, marks))
-        return canonical(table, chosen), np.ones(self.population, np.float32), own
+        return canonical(table, chosen), np.ones(self.population, np.float32), state.own
 
     def _region(
         self,
@@ -147,16 +141,13 @@ class Surrogate(strategy.Strategy):
         """Yield all genomes one swap from the best trials, and from the best swaps by a draw."""
         best = strategy.best_in_full(archive, fitness)[: self.region]
         near = m.some_rows(archive.genomes, best)
-        for again in (True, False):
+        for _ in range(2):
             near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
-            if not len(near.bits):
-                return
             effect = features(table, near)
             scores = drawn_scores(table, effect, by)[:, 1:]
             yield near, effect, scores
-            if again:
-                ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
-                near = m.some_rows(near, np.unique(ranks))
+            ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
+            near = m.some_rows(near, np.unique(ranks))
 
     def _elite(
         self,
