@@ -23,7 +23,7 @@ from gptailor.plan.plan import (
     Value,
 )
 from gptailor.plan.registry import METHODS
-from gptailor.plan.sites import Subject, call_values, calls, names_in, recipes, sources
+from gptailor.plan.sites import Subject, call_values, calls, recipes, sources
 from gptailor.searching.run.origin import (
     Composition,
     ModelAlone,
@@ -163,59 +163,54 @@ class _Use:
 @lru_cache(maxsize=4)
 def _uses(space: Space) -> Mapping[str, Sequence[_Use]]:
     """Return the uses of each open number as a coefficient, by its gene's name."""
+    genes = {
+        site.place: (space.reals if isinstance(site.value, Interval) else space.picks)[number].name
+        for site in space.sites
+        for number in space.index[site.place]
+        if isinstance(site.value, Interval | OneOfNumbers)
+    }
     uses: dict[str, list[_Use]] = {}
     for at, recipe in recipes(space.plan):
-        for place, value, use in _recipe_uses(space.plan, recipe):
-            for name in _genes_of(space, (*at, *place), value):
+        for names, use in _recipe_uses(recipe, at, genes):
+            for name in filter(None, names):
                 uses.setdefault(name, []).append(use)
     return uses
 
 
-def _recipe_uses(plan: Plan, recipe: Recipe) -> Iterator[tuple[Place, Value, _Use]]:
-    """Yield the numbers of a recipe that are coefficients: place, number, use."""
+def _recipe_uses(
+    recipe: Recipe, at: Place, genes: Mapping[Place, str]
+) -> Iterator[tuple[list[str], _Use]]:
+    """Yield the uses of a recipe's numbers as coefficients, each with the names of its genes."""
     read = [source.model for _, source in sources(recipe)]
     models = tuple(name for name in read if isinstance(name, str))
     if len(models) < len(read) or len(set(models)) < len(models) or len(models) < 2:
         return
-    if isinstance(recipe, Merge) and recipe.share is not None and _is_open(plan, recipe.share):
-        yield ("share",), recipe.share, _Use(models, models[1], second=True, fixed=True)
+    if isinstance(recipe, Merge) and all(names := _names(genes, (*at, "share"), recipe.share)):
+        yield names, _Use(models, models[1], second=True, fixed=True)
     fixed = not isinstance(recipe, Subset)
     for inner, call in calls(recipe):
-        values = [v for v in call_values(call) if v[1] in ("weight", "t")]
-        if fixed and (len(inner) > 1 or not all(_is_open(plan, v) for _, _, v in values)):
+        values = [
+            (argument, parameter, _names(genes, (*at, *inner, *argument), value))
+            for argument, parameter, value in call_values(call)
+            if parameter in ("weight", "t")
+        ]
+        if fixed and (len(inner) > 1 or not all(all(names) for _, _, names in values)):
             continue
         additive = METHODS[call.name].needs_base
-        for argument, parameter, value in values:
+        for argument, parameter, names in values:
             second = (call.name, parameter) == ("slerp", "t")
             own = models[1] if second else ""
             if parameter == "weight" and len(values) == len(models):
                 own = models[int(argument[-1])]
             if own or (call.name, parameter) in _COEFFICIENTS:
-                yield (*inner, *argument), value, _Use(models, own, second, fixed, additive)
+                yield names, _Use(models, own, second, fixed, additive)
 
 
-def _is_open(plan: Plan, value: Value) -> bool:
-    """Return whether a number is open, and all knots of a curve."""
-    match value:
-        case Interval() | OneOfNumbers():
-            return True
-        case Named(named=name):
-            return isinstance(plan.numbers.get(name), Interval | OneOfNumbers)
-        case Curve(curve=knots):
-            return all(_is_open(plan, knot) for knot in knots)
-        case _:
-            return False
-
-
-def _genes_of(space: Space, place: Place, value: Value) -> Iterator[str]:
-    """Yield the genes that close a number: its own genes, or the genes of the names in it."""
-    places: dict[Place, object] = {
-        ("numbers", name): space.plan.numbers.get(name) for name in names_in(value)
-    }
-    for at, number in (places or {place: value}).items():
-        if isinstance(number, Interval | OneOfNumbers):
-            genes = space.reals if isinstance(number, Interval) else space.picks
-            yield genes[space.index[at][0]].name
+def _names(genes: Mapping[Place, str], place: Place, value: Value | None) -> list[str]:
+    """Return the names of the genes that close a number or a curve's knots; "" for a fixed one."""
+    parts = value.curve if isinstance(value, Curve) else (value,)
+    places = (("numbers", part.named) if isinstance(part, Named) else place for part in parts)
+    return [genes.get(at, "") for at in places]
 
 
 def _strengths(space: Space, *, subsets: bool) -> Sequence[float]:
