@@ -111,26 +111,38 @@ class Collecting:
         position = entry.after if isinstance(entry, p.Bridge) else getattr(entry, "position", None)
         return -1 if position is None else int(position)
 
-    def _entry_name(self, site: Site) -> str:
+    def _entry_name(self, site: Site) -> str:  # noqa: PLR0911 (a case for each entry)
         """Return the name of a choice's entry in its genes' names.
 
         Tied entries have one name, with their first and their last position.
         """
         at = site.entry
-        entry = self._entries.get(at)
-        if entry is None:
-            if at[:1] == ("models",):
+        match entry := self._entries.get(at):
+            case None if at[:1] == ("models",):
                 return f"model {at[1]}"
-            return str(site.place[1 if site.subject.role == "let" else 0])
-        if not hasattr(entry, "position"):
-            return _unplaced_name(entry, at)
-        tied = [self._position(at)]
+            case None:
+                return str(site.place[1 if site.subject.role == "let" else 0])
+            case p.Others(part=str(part)):
+                return f"others.{part}"
+            case p.Item(tied=tied):
+                return f"item {at[-1]}" if tied is None else f"items tied {tied}"
+            case p.Bridge(after=after):
+                return "bridge" if after is None else f"bridge L{after}"
+            case p.DropAny(among=among) | p.DropWindow(among=among):
+                kind = "any" if isinstance(entry, p.DropAny) else "window"
+                return f"drop {kind} {window_words((among[0], among[-1]))}"
+            case p.Repeat() | p.RepeatWindow():
+                window = isinstance(entry, p.RepeatWindow)
+                return f"repeat {'window ' * window}{window_words(stretch_of(entry))}"
+            case p.Others() | p.Whole():
+                return str(at[0])
+        places = [at]
         if entry.tied is not None:
             mates = [p for p, e in self._entries.items() if p[0] == at[0] and e.tied == entry.tied]
-            tied = [self._position(mates[0]), self._position(mates[-1])]
+            places = [mates[0], mates[-1]]
         prefix = {"drops": "drop ", "scales": "scale "}.get(str(at[0]), "")
         part = f".{entry.part}" if isinstance(entry, p.Layer) and entry.part else ""
-        return prefix + "..".join(f"L{position}" for position in tied) + part
+        return prefix + "..".join(f"L{self._position(place)}" for place in places) + part
 
     def _takes_effect(self, at: Place) -> g.Condition:
         """Return the condition under which an entry takes effect."""
@@ -320,22 +332,3 @@ class Collecting:
         if n:
             return g.ALWAYS if self.room > 1 else g.NEVER
         return g.some(g.Fact("bit", other) for other in dict.fromkeys(self.items) if other != first)
-
-
-def _unplaced_name(entry: p.Open, at: Place) -> str:
-    """Return the name that genes use for an entry without a position."""
-    match entry:
-        case p.Others(part=str(part)):
-            return f"others.{part}"
-        case p.Item(tied=tied):
-            return f"item {at[-1]}" if tied is None else f"items tied {tied}"
-        case p.Bridge(after=after):
-            return "bridge" if after is None else f"bridge L{after}"
-        case p.DropAny(among=among) | p.DropWindow(among=among):
-            kind = "any" if isinstance(entry, p.DropAny) else "window"
-            return f"drop {kind} {window_words((among[0], among[-1]))}"
-        case p.Repeat() | p.RepeatWindow():
-            window = isinstance(entry, p.RepeatWindow)
-            return f"repeat {'window ' * window}{window_words(stretch_of(entry))}"
-        case _:
-            return str(at[0])

@@ -102,14 +102,14 @@ def contiguous(space: Space, scores: CutScores) -> list[Cut]:
     Each window of a statement is among them, with the fewest drops of all other choices. Cuts near
     each place are among them, too.
     """
-    tried: dict[Cut, None] = {}
     positions = np.arange(space.layers)
-    for twice in range(2 * space.layers - 1):  # twice the middle of a window
-        for cut in nested_cuts(space, -np.abs(positions - twice / 2)):
-            if cut and (twice - len(cut)) % 2:
-                tried.setdefault(cut)
-    for cut in _windows_of_each(space, scores):
-        tried.setdefault(cut)
+    around = (
+        cut
+        for twice in range(2 * space.layers - 1)  # twice the middle of a window
+        for cut in nested_cuts(space, -np.abs(positions - twice / 2))
+        if cut and (twice - len(cut)) % 2
+    )
+    tried = dict.fromkeys([*around, *_windows_of_each(space, scores)])
     by_size: dict[int, list[Cut]] = {}
     for cut in sorted(tried, key=lambda cut: -float(scores[list(cut)].sum())):
         by_size.setdefault(len(cut), []).append(cut)
