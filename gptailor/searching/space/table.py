@@ -285,13 +285,18 @@ _BESIDE = ((-1, -1), (1, 1), (-1, 0), (0, 1), (1, 0), (0, -1))
 
 def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
     """Return the values of the windows beside each option, padded with -1."""
-    rows = []
-    for pick in picks:
-        value = {option: v for v, option in enumerate(pick.options)} if pick.windows else {}
-        for first, last in _window_options(pick):
-            rows.append([value.get((first + a, last + b), -1) for a, b in _BESIDE])
-    width = len(_BESIDE) if any(pick.windows for pick in picks) else 0
-    return np.array(rows, np.int32).reshape(len(rows), len(_BESIDE))[:, :width]
+    value = {
+        (number, option): v
+        for number, pick in enumerate(picks)
+        if pick.windows
+        for v, option in enumerate(pick.options)
+    }
+    rows = [
+        [value.get((number, (first + a, last + b)), -1) for a, b in _BESIDE]
+        for number, pick in enumerate(picks)
+        for first, last in _window_options(pick)
+    ]
+    return np.array(rows, np.int32).reshape(len(rows), len(_BESIDE))
 
 
 def _marks(genes: Collecting) -> list[_Feature]:

@@ -55,10 +55,6 @@ class Recipes:
         """Return the recipe that is nearest to a composition."""
         return composed(self.space, composition, (), self.table)
 
-    def asks(self, spent: float) -> int:
-        """Return how often the strategy is asked after compositions that cost so much."""
-        return max(0, int((self.room - spent + 1) / self.strategy.population))
-
     def ask(self, number: int, results: Sequence[Start]) -> list[Genome]:
         """Return the strategy's next recipes by the results of all others at full fidelity.
 
@@ -68,9 +64,10 @@ class Recipes:
         first, weighing, asking = keys_of(key, 3)
         losses = np.array([result.losses for result in results], np.float32)
         state = self.strategy.init(self.table, len(results), first, losses.shape[1])
-        genomes = [result.genome for result in results]
         shares = np.array([result.share for result in results], np.float32)
-        state = told(self.strategy, self.table, state, genomes, losses, shares)
+        state = told(
+            self.strategy, self.table, state, [each.genome for each in results], losses, shares
+        )
         weights = draw_weights(weighing, losses.shape[1])
         population, _, _ = self.strategy.ask(self.table, state, asking, weights)
         return [Genome(*genes) for genes in zip(*as_numpy(population), strict=True)]

@@ -151,7 +151,7 @@ class Starts:
         whole = list(compositions)
         spent = math.fsum(result.share for result in (*glances, *whole))
         origin = StrategyPlan(strategy=recipes.strategy.name)
-        for number in range(recipes.asks(spent)):
+        for number in range(int((recipes.room - spent + 1) / recipes.strategy.population)):
             asked = recipes.ask(number, whole)
             whole += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
         return whole[len(compositions) :]
