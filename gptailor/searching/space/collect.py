@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, final
 
 from gptailor.plan import plan as p
 from gptailor.plan import sites as plan_sites
@@ -70,12 +70,8 @@ class Collecting:
         limit = plan.stack.limit if plan.stack else None
         self.room = len(items) if limit is None else limit - self._fixed_items
         self._drops: dict[int, g.Condition] = {}
-        removing = [s for s in self.sites if s.subject.role in ("drop", "window", "block")]
-        for site in removing:
-            if isinstance(site.value, p.RepeatWindow):
-                pick = self.numbers(site.place)[0]
-                self.inside += [(pick, position) for position in site.value.among]
-            else:
+        for site in self.sites:
+            if site.subject.role in ("drop", "window", "block"):
                 self._drops |= self._by_choice(site)
         fixed = {drop.position for drop in plan.drops if not drop.maybe}
         self._drops |= dict.fromkeys(fixed, g.ALWAYS)
@@ -156,7 +152,7 @@ class Collecting:
     def _on(self, at: Place) -> g.Condition:
         """Return the condition that the `maybe` of an entry, if it has one, is decided for it."""
         maybe = self._entries[at].maybe
-        return g.Fact("bit", self.numbers((*at, "maybe"))[0]) if maybe else g.ALWAYS
+        return g.GeneFact("bit", self.numbers((*at, "maybe"))[0]) if maybe else g.ALWAYS
 
     def _needed(self, name: str) -> g.Condition:
         """Return the condition under which the plan needs a model.
@@ -181,9 +177,9 @@ class Collecting:
     def _chosen(self, at: Place, recipe: p.Recipe, place: Place) -> Iterator[g.Condition]:
         """Yield the conditions under which an active recipe takes the model at a place in it."""
         if isinstance(recipe, p.Subset):
-            yield g.Fact("bit", self.numbers(at)[int(place[-1])])
+            yield g.GeneFact("bit", self.numbers(at)[int(place[-1])])
         elif place[-2] == "one_of":
-            yield g.Fact("option", self.numbers((*at, *place[:-2]))[0], int(place[-1]))
+            yield g.GeneFact("option", self.numbers((*at, *place[:-2]))[0], int(place[-1]))
 
     def _place(self, at: Place) -> g.Condition:
         """Return the condition under which an entry has a place: a layer that stays, or a gap."""
@@ -209,7 +205,7 @@ class Collecting:
             return self._others_kept if keeps else g.ALWAYS
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
-            return g.every(g.Fact("room", n), self._item_counts(n))
+            return g.every(g.GeneFact("room", n), self._item_counts(n))
         if role in ("otherwise", "scaled", "bridged", "repeated"):
             return g.every(self._place(site.entry), self._differs(site.entry))
         if role == "let":
@@ -221,7 +217,7 @@ class Collecting:
         ):
             others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
             # the base's own alone is the same as no member
-            when = g.every(when, g.some(g.Fact("bit", n) for n in others))
+            when = g.every(when, g.some(g.GeneFact("bit", n) for n in others))
         return when
 
     def _counts(self, site: Site) -> g.Condition:
@@ -235,7 +231,9 @@ class Collecting:
         if value == SEVERAL:
             return g.several(numbers)
         picked = isinstance(genes[numbers[0]], g.Pick)
-        return g.Fact("option", numbers[0], value) if picked else g.Fact("bit", numbers[value])
+        return (
+            g.GeneFact("option", numbers[0], value) if picked else g.GeneFact("bit", numbers[value])
+        )
 
     def _own(self, at: Place) -> p.Take | None:
         """Return the base's own layer or tensor at an entry's place."""
@@ -278,30 +276,30 @@ class Collecting:
         if isinstance(recipe, p.Subset):
             own_members = self._own_members(at, recipe.any_of, recipe.layer)
             numbers = self.numbers((*at, "recipe"))
-            return g.some(g.Fact("bit", n) for k, n in enumerate(numbers) if k not in own_members)
+            return g.some(
+                g.GeneFact("bit", n) for k, n in enumerate(numbers) if k not in own_members
+            )
         if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
             return g.NEVER if recipe == self._own(at) else g.ALWAYS
         [pick] = self.numbers((*at, "recipe", "take", "model"))
         models = recipe.take.model.one_of
         own_options = self._own_members(at, models, recipe.take.layer)
         others = (v for v in range(len(models)) if v not in own_options)
-        return g.some(g.Fact("option", pick, v) for v in others)
+        return g.some(g.GeneFact("option", pick, v) for v in others)
 
     # ------------------------------------------------------------------------ positions and items
 
     def _by_choice(self, site: Site) -> Iterator[tuple[int, g.Condition]]:
         """Yield each position that a choice may drop, and the condition under which it leaves."""
-        value, numbers = site.value, self.numbers(site.place)
-        if not isinstance(value, p.DropAny | p.DropWindow):
-            yield self._position(site.entry), g.Fact("bit", numbers[0])
-            return
-        kind: Literal["bit", "inside"] = "bit"
-        if isinstance(value, p.DropWindow):
-            kind, first = "inside", len(self.inside)
-            self.inside += [(numbers[0], position) for position in value.among]
-            numbers = tuple(range(first, len(self.inside)))
-        for position, n in zip(value.among, numbers, strict=True):
-            yield position, g.every(g.Fact(kind, n), self._on(site.entry))
+        entry, numbers = self._entries[site.entry], self.numbers(site.place)
+        facts = [g.GeneFact("bit", n) for n in numbers]
+        if isinstance(entry, p.DropWindow | p.RepeatWindow):
+            first = len(self.inside)
+            self.inside += [(numbers[0], position) for position in entry.among]
+            facts = [g.GeneFact("inside", n) for n in range(first, len(self.inside))]
+        if not isinstance(entry, p.RepeatWindow):
+            for position, fact in zip(entry.positions, facts, strict=True):
+                yield position, g.every(fact, self._on(site.entry))
 
     @cached_property
     def _others_kept(self) -> g.Condition:
@@ -316,8 +314,8 @@ class Collecting:
 
     def _item_kept(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))
-        kept = g.every(g.Fact("bit", self.items[n]), g.Fact("room", n))
-        empty = g.none(*(g.Fact("bit", number) for number in self.items))
+        kept = g.every(g.GeneFact("bit", self.items[n]), g.GeneFact("room", n))
+        empty = g.none(*(g.GeneFact("bit", number) for number in self.items))
         return g.some([kept, empty]) if self._fixed_items == n == 0 else kept
 
     def _item_counts(self, n: int) -> g.Condition:
@@ -331,4 +329,6 @@ class Collecting:
             return g.ALWAYS
         if n:
             return g.ALWAYS if self.room > 1 else g.NEVER
-        return g.some(g.Fact("bit", other) for other in dict.fromkeys(self.items) if other != first)
+        return g.some(
+            g.GeneFact("bit", other) for other in dict.fromkeys(self.items) if other != first
+        )

@@ -84,7 +84,7 @@ class Active(NamedTuple):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Fact:
+class GeneFact:
     """A truth about one gene or number.
 
     A "bit" is on. A pick has an "option", the `value`. A position of a window pick is "inside" the
@@ -105,7 +105,7 @@ class Joint:
     of: frozenset["Condition"]
 
 
-Condition: TypeAlias = Fact | Joint
+Condition: TypeAlias = GeneFact | Joint
 
 ALWAYS, NEVER = Joint("every", frozenset()), Joint("some", frozenset())
 _OPPOSITES: dict[Condition, Condition] = {ALWAYS: NEVER, NEVER: ALWAYS}
@@ -137,7 +137,7 @@ def _joined(conditions: Iterable[Condition], neutral: Joint, decisive: Joint) ->
 
 def several(bits: Sequence[int]) -> Condition:
     """Return the condition that two or more of these bits are on."""
-    facts = [Fact("bit", number) for number in bits]
+    facts = [GeneFact("bit", number) for number in bits]
     return some(every(fact, some(facts[:n])) for n, fact in enumerate(facts))
 
 

@@ -212,7 +212,7 @@ def _joints(
     numbers: dict[g.Condition, int] = {}
 
     def truth(condition: g.Condition) -> int:
-        if isinstance(condition, g.Fact):
+        if isinstance(condition, g.GeneFact):
             first = options[condition.number] if condition.kind == "option" else condition.number
             return start[condition.kind] + first + condition.value
         if condition not in numbers:
@@ -301,11 +301,11 @@ def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
 
 def _marks(genes: Collecting) -> list[_Feature]:
     marks = [
-        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.Fact("bit", i)))
+        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.GeneFact("bit", i)))
         for i, gene in enumerate(genes.bits)
     ]
     for n, (window, at) in enumerate(genes.inside):
-        when = g.every(genes.picks[window].when, g.Fact("inside", n))
+        when = g.every(genes.picks[window].when, g.GeneFact("inside", n))
         block = genes.picks[window].subject.role == "block"
         marks.append(_Feature(_about(Subject("block" if block else "drop")), at, when))
     for i, pick in enumerate(genes.picks):
@@ -313,7 +313,7 @@ def _marks(genes: Collecting) -> list[_Feature]:
             continue  # `genes.inside` has the marks of windows
         marks += [
             _Feature(
-                _about(pick.subject, label), pick.at, g.every(pick.when, g.Fact("option", i, v))
+                _about(pick.subject, label), pick.at, g.every(pick.when, g.GeneFact("option", i, v))
             )
             for v, label in enumerate(pick.labels)
         ]
