@@ -3,8 +3,10 @@
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +15,7 @@ from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.memory import keep_memory
 from gptailor.cli.options import read_plan, say
+from gptailor.plan.doors import Door
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,
@@ -30,6 +33,12 @@ Example. The same command continues an interrupted search:
   gptailor search space.tailor -o run --trials 200
   gptailor compile run/best.tailor -o out --locked
 """
+
+
+EXPORTERS: Door[Callable[[Path], Callable[[str | Path], None]]] = Door(
+    "exporters", "exporter", FunctionType, {}
+)
+"""Functions that get a file for `--export`, and return one that writes RUN's trials into it."""
 
 
 def _sample_range(text: str) -> tuple[int, int]:
@@ -125,9 +134,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.searching.search_text import summary_lines
 
     if export is not None:
-        from gptailor.searching.optuna_export import export_study, refuse_export
-
-        refuse_export(export)
+        exported = EXPORTERS.required("optuna", "--export", "optuna_export")(export)
     keep_memory()
     screen = VIEWS.get("terminal") if not no_live and sys.stderr.isatty() else None
     with nullcontext(Lines()) if screen is None else screen() as view:
@@ -142,7 +149,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             say(message, err=True)
             sys.exit(130)
     if export is not None:
-        export_study(run, export)
+        exported(run)
     for line in summary_lines(result.summary, options.width(), options.output_encoding()):
         options.say_drawn(line)
     if result.ended == "interrupted":

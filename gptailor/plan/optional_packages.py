@@ -14,7 +14,8 @@ from gptailor.plan.faults import TailorError, listed
 
 EXTRAS = {
     "torch": ("torch", "transformers"),
-    "search": ("torch", "transformers", "jax", "optuna"),
+    "search": ("torch", "transformers", "jax", "optax"),
+    "optuna": ("optuna",),
     "eval": ("torch", "transformers", "lm_eval"),
     "parquet": ("torch", "transformers", "pyarrow"),
     "gguf": ("torch", "transformers", "gguf"),

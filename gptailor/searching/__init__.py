@@ -2,7 +2,6 @@
 
 __all__ = [
     "objective_mean",
-    "optuna_export",
     "pick",
     "results",
     "run",

@@ -102,15 +102,15 @@ REFUSED = {
     "generate moves.tailor Tomatoes": f"this {TORCH}",
     "family out": f"this {TORCH}",
     "extract-lora out again -o lora": f"this {TORCH}",
-    "search open.tailor -o run": "a search needs torch, transformers, jax and optuna: "
+    "search open.tailor -o run": "a search needs torch, transformers, jax and optax: "
     "pip install 'gptailor[search]'",
     "search open.tailor -o run --trials 3": "a search needs torch, transformers, jax and "
-    "optuna: pip install 'gptailor[search]'",
+    "optax: pip install 'gptailor[search]'",
 }
 REFUSED = {line: said for line, said in REFUSED.items() if not COMMANDS.problem(line.split()[0])}
 VERBS = {
     "judge": f"gptailor.evaluate {TORCH}",
-    "search": "gptailor.search needs torch, transformers, jax and optuna: "
+    "search": "gptailor.search needs torch, transformers, jax and optax: "
     "pip install 'gptailor[search]'",
     "compile": f"a narrowed, bridged or healed plan {BOTH}",
     "on cuda": f"the device 'cuda' {BOTH}",

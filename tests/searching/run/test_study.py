@@ -1,4 +1,4 @@
-"""A study on disk: trials and decisions that are whole or not there, and their export."""
+"""A study on disk: trials and decisions that are whole or not there."""
 
 import json
 import math
@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.scores import Failure, PerSample
 from gptailor.searching.identity import refuse_other
-from gptailor.searching.optuna_export import export_study
 from gptailor.searching.run.journal import JOURNAL, JournalFile
 from gptailor.searching.run.origin import (
     BestWindow,
@@ -34,8 +32,8 @@ from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import SEARCH, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
-from tests.searching.landscape import ACCURACY, NLL, SearchSetting, names_of, setting, study_of
-from tests.searching.written_run import record_of, run_of
+from tests.searching.landscape import ACCURACY, NLL, SearchSetting, setting, study_of
+from tests.searching.written_run import record_of
 from tests.support.preloaded import Preloaded
 
 
@@ -144,72 +142,6 @@ def test_a_genome_is_exact_as_json(bits: int) -> None:
     for mine, theirs in zip(genome, again, strict=True):
         assert mine.dtype == theirs.dtype
         np.testing.assert_array_equal(mine, theirs)
-
-
-# -------------------------------------------------------------------------------- Optuna's export
-
-
-def exported(run: Path) -> optuna.Study:
-    """The study of a RUN as anybody reads it."""
-    file = run.parent / "study.journal"
-    export_study(run, file)
-    backend = optuna.storages.journal.JournalFileBackend(str(file))
-    return optuna.load_study(study_name="gptailor", storage=optuna.storages.JournalStorage(backend))
-
-
-def test_optuna_reads_what_it_knows(tmp_path: Path) -> None:
-    (run := tmp_path / "run").mkdir()
-    ledger = run_of(run, trials=12, fails=lambda plan: plan.drops[0].position == 0)
-    found = exported(run)
-    assert found.metric_names == ["nll"]
-    assert found.directions[0].name == "MINIMIZE"
-    assert len(found.trials) == len(ledger.trials)
-    assert {one.state.name for one in found.trials} == {"COMPLETE", "PRUNED", "FAIL"}
-    best = min((t for t in ledger.trials if t.full and t.values), key=lambda t: t.values or ())
-    assert found.best_value == (best.values or ())[0]
-    for one, told in zip(found.trials, ledger.trials, strict=True):
-        assert one.user_attrs.get("values") == (told.values and list(told.values))
-        if told.values and not told.full:
-            assert one.intermediate_values == {told.samples: told.values[0]}
-        taken = one.datetime_complete - one.datetime_start
-        assert taken.total_seconds() == pytest.approx(told.seconds, abs=0.01)
-        space, genome = setting().space, told.request.genome
-        assert set(one.params) < set(names_of(space))
-        for gene, bit in zip(space.bits, genome.bits, strict=True):
-            if gene.group >= 0 and bit:
-                assert one.params[f"drop L{gene.at}"] is True
-                assert not [name for name in one.params if name.startswith(f"L{gene.at} ")]
-
-
-@pytest.mark.filterwarnings("ignore:Some regimes")  # of a few trials
-def test_optunas_importances_work_as_they_are(tmp_path: Path) -> None:
-    (run := tmp_path / "run").mkdir()
-    run_of(run, trials=12)
-    importances = optuna.importance.get_param_importances(
-        exported(run),
-        evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False),
-    )
-    assert set(importances) <= set(names_of(setting().space))
-    assert "drop L0" in importances
-
-
-def test_several_objectives_keep_their_directions(tmp_path: Path) -> None:
-    (run := tmp_path / "run").mkdir()
-    run_of(run, (NLL, ACCURACY), trials=8)
-    found = exported(run)
-    assert [one.name for one in found.directions] == ["MINIMIZE", "MAXIMIZE"]
-    assert found.metric_names == ["nll", "accuracy"]
-
-
-def test_an_export_replaces_an_earlier_one_and_no_other_file(tmp_path: Path) -> None:
-    (run := tmp_path / "run").mkdir()
-    run_of(run, trials=4)
-    assert len(exported(run).trials) == len(exported(run).trials)
-    (tmp_path / "mine.txt").write_text("mine")
-    for place in (tmp_path / "mine.txt", run):
-        with pytest.raises(CheckpointError, match="C301"):
-            export_study(run, place)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 # -------------------------------------------------------------------------------- torn, or not ours

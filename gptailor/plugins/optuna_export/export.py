@@ -1,9 +1,10 @@
-"""A search's trials as an Optuna study, for its dashboard and its plots: `export_study`."""
+"""A search's trials as an Optuna study, for its dashboard and its plots: `exporter`."""
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,19 @@ _BEGIN = b'{"op_code"'
 """The first bytes of Optuna's journals."""
 
 
-def refuse_export(file: Path) -> None:
-    """Raise CheckpointError C301 for a file that exists and is no journal of Optuna's."""
+def exporter(file: Path) -> Callable[[str | Path], None]:
+    """Return a function that writes the trials of a RUN into `file`, an Optuna study's journal.
+
+    An earlier export is replaced. Raises CheckpointError C301 for a file of something else.
+    """
     if file.is_dir() or (file.exists() and file.read_bytes()[: len(_BEGIN)] != _BEGIN):
         message = "expected a new file or an exported study, got another file"
         raise CheckpointError("C301", message, file, "name another one")
+    return partial(_export, file)
 
 
-def export_study(run: str | Path, file: Path) -> None:
-    """Write the trials of a search's RUN into `file`, the journal of an Optuna study.
-
-    An earlier export is replaced. Raises CheckpointError: C903 for a RUN without a readable search,
-    C301 for a file of something else, C303 for a failed write.
-    """
-    refuse_export(file)
+def _export(file: Path, run: str | Path) -> None:
+    """Write the study. Raises CheckpointError: C903 for a RUN without a search, C303 for a disk."""
     reading = RunReading(run)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

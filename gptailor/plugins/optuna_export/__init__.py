@@ -1,0 +1,3 @@
+"""`gptailor search --export`: a search's trials as an Optuna study."""
+
+__all__ = ()
