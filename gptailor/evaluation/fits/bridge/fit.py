@@ -29,7 +29,7 @@ from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.template import configuration
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import GAP_FITS
-from gptailor.plan.resolved import Gap, Resolved
+from gptailor.plan.resolved import Gap
 from gptailor.program.packages import fit_provider
 from gptailor.program.program import Output
 from gptailor.program.sources import Checked
@@ -258,7 +258,13 @@ class Bridger(Fit):
         undone = self.table.contents(resolved.undone)
         own = fitted.contents(self.stitcher)
         sizes = [self._widths(own.layers[gap.index]) for gap in gaps]
-        texts = [self._text(resolved, *pair) for pair in zip(gaps, sizes, strict=True)]
+        texts = [
+            self.text(
+                resolved.declared, gap.on, gap.tokens, width, statement="bridge",
+                named=resolved.plan.bridges[int(gap.at[1])].tokens is not None,
+            )
+            for gap, (width, _) in zip(gaps, sizes, strict=True)
+        ]  # fmt: skip
         self.stitcher.reserve(max(Statistics.size(*size) for size in sizes))
 
         @lru_cache(maxsize=1)
@@ -332,12 +338,6 @@ class Bridger(Fit):
         hidden = int(configuration(self.table.models["base"].config).hidden_size)
         last = last_projection(self.layout, shapes)
         return (hidden if last is None else last.inputs), hidden
-
-    def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:
-        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens."""
-        plan = resolved.declared
-        named = resolved.plan.bridges[int(gap.at[1])].tokens is not None
-        return self.text(plan, gap.on, gap.tokens, widths[0], named=named, statement="bridge")
 
 
 def add_tokens(

@@ -68,22 +68,20 @@ class Teachers:
     ) -> None:
         self.plans = plans
         self._stitcher = stitcher
-        self._contents: dict[str | None, ModelContents] = {}
         self._live: tuple[str | None, LiveModel] | None = None
 
     def contents(self, name: str | None) -> ModelContents:
         """Return the contents of a teacher's live model."""
-        if name not in self._contents:
-            teacher = self.plans[name]
-            self._contents[name] = self._stitcher(teacher.models).contents(teacher.resolved)
-        return self._contents[name]
+        teacher = self.plans[name]
+        return self._stitcher(teacher.models).contents(teacher.resolved)
 
     def live(self, name: str | None) -> LiveModel:
         """Return a teacher's live model; the one before it leaves the device."""
         if self._live is None or self._live[0] != name:
             self.release()
-            stitcher = self._stitcher(self.plans[name].models)
-            self._live = name, stitcher.live(self.contents(name))
+            teacher = self.plans[name]
+            stitcher = self._stitcher(teacher.models)
+            self._live = name, stitcher.live(stitcher.contents(teacher.resolved))
         return self._live[1]
 
     def release(self) -> None:
