@@ -24,7 +24,8 @@ import gptailor
 from benchmarks.bridge_peer import influences, read, replace
 from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
 from benchmarks.search_texts import texts_of
-from gptailor.evaluation.fits.heal.text import file_source, healing_texts
+from gptailor.evaluation.fits.heal.sources import file_source
+from gptailor.evaluation.fits.heal.text import healing_texts
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.plan.plan import Plan
 

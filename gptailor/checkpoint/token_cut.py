@@ -277,24 +277,29 @@ class TokenCut:
     def _files(self) -> Iterator[tuple[str, bytes | Path]]:
         for path in self.whole.files:
             name = path.relative_to(self.whole.folder).as_posix()
-            if name in _BINARY:
-                continue
-            if name == _MAIN:
-                yield name, json_content(self.document)
-            elif name == _SETTINGS:
-                yield name, json_content(self._settings(self.whole.read(name)))
-            elif name == GENERATION_CONFIG:
-                yield name, json_content(self.generation)
-            elif name in ("added_tokens.json", "vocab.json"):
+            if name not in _BINARY:
+                yield name, self._file(name, path)
+
+    def _file(self, name: str, path: Path) -> bytes | Path:
+        """Return a file of the smaller tokenizer: its bytes, or the file itself if it stays."""
+        match name:
+            case "merges.txt":
+                return self._merges()
+            case "vocab.txt":
+                return self._lines(path)
+            case "tokenizer.json":
+                document = self.document
+            case "tokenizer_config.json":
+                document = self._settings(self.whole.read(name))
+            case "generation_config.json":
+                document = self.generation
+            case "added_tokens.json" | "vocab.json":
                 numbered = self.whole.read(name).items()
                 kept = {token: self.numbers[n] for token, n in numbered if n in self.numbers}
-                yield name, json_content(dict(sorted(kept.items(), key=lambda item: item[1])))
-            elif name == "merges.txt":
-                yield name, self._merges()
-            elif name == "vocab.txt":
-                yield name, self._lines(path)
-            else:
-                yield name, path
+                document = dict(sorted(kept.items(), key=lambda item: item[1]))
+            case _:
+                return path
+        return json_content(document)
 
     def renumbered(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return a model's or a generation's configuration with the tokens' new numbers."""

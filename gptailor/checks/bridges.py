@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, projection
-from gptailor.checkpoint.tensor import FLOATS, TensorInfo
+from gptailor.checkpoint.tensor import FLOATS
 from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
@@ -46,37 +46,30 @@ def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
 
     It goes into the projection whose output the MLP branch adds, unchanged, to the sum.
     """
-    if not checked.plan.bridges:
-        return
-    reason = checked.base.layout.no_bridge
-    if reason is not None:
-        yield _refused(reason, 0)
-        return
+    reasons = islice(_unfoldable(checked) if checked.plan.bridges else (), 1)
+    for i, reason in reasons:
+        message = f"'bridge' can't be folded into the weights: {reason}"
+        yield Fault("M219", message, ("bridges", i))
+
+
+def _unfoldable(checked: Checked) -> Iterator[tuple[int, str]]:
+    """Yield why a map can't be folded into the weights before a gap, and the bridge's number."""
+    layout = checked.base.layout
+    if layout.no_bridge is not None:
+        yield 0, layout.no_bridge
     for slot in checked.resolved.slots:
         over = outline.bridge_over(checked.plan, slot.position)
         if slot.dropped == "yes" or over is None:
             continue
         for use in checked.uses(slot, "mlp"):
-            why = _unfoldable(checked, use.model.part(use.layer, "mlp"))
-            if why is not None:
-                yield _refused(f"L{use.layer} of '{use.model.name}' {why}", over)
-                return
-
-
-def _refused(reason: str, i: int) -> Fault:
-    """Return the fault of a bridge that can't be folded."""
-    return Fault("M219", f"'bridge' can't be folded into the weights: {reason}", ("bridges", i))
-
-
-def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
-    """Return why a map can't be folded into a layer's MLP, or None."""
-    carriers = [
-        t for suffix, t in tensors.items() if projection(checked.base.layout, suffix) == "mlp"
-    ]
-    if not carriers:
-        return "has no projection in its MLP that a map could be folded into"
-    wrong = next((t for t in carriers if t.spec.dtype not in FLOATS), None)
-    return None if wrong is None else f"has '{wrong.spec.name}' as {wrong.spec.dtype}"
+            tensors = use.model.part(use.layer, "mlp").items()
+            carriers = [t for suffix, t in tensors if projection(layout, suffix) == "mlp"]
+            where = f"L{use.layer} of '{use.model.name}' has"
+            if not carriers:
+                yield over, f"{where} no projection in its MLP that a map could be folded into"
+            for spec in (tensor.spec for tensor in carriers):
+                if spec.dtype not in FLOATS:
+                    yield over, f"{where} '{spec.name}' as {spec.dtype}"
 
 
 @rule("M220")
@@ -84,13 +77,16 @@ def bridges_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each bridge with fewer tokens than inputs of its fit."""
     needed = inputs_of_bridges(checked)
     for i, bridge in enumerate(checked.plan.bridges):
-        tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
-        width = needed.get(i, 0)
-        if isinstance(tokens, int) and tokens < width:
-            message = f"{tokens:,} tokens can't determine a fit on {width:,} inputs"
-            at = ("bridges", i) if bridge.tokens is None else ("bridges", i, "tokens")
-            help_ = f"give at least {width:,}; ten times as many are a good start"
-            yield Fault("M220", message, at, help_)
+        yield from too_few_tokens(bridge.tokens, BRIDGE_TOKENS, needed.get(i, 0), ("bridges", i))
+
+
+def too_few_tokens(named: object, default: int, inputs: int, at: Place) -> Iterator[Fault]:
+    """Yield a fault (M220) for a fit with fewer tokens than inputs; `named` are the plan's."""
+    tokens = default if named is None else named
+    if isinstance(tokens, int) and tokens < inputs:
+        message = f"{tokens:,} tokens can't determine a fit on {inputs:,} inputs"
+        help_ = f"give at least {inputs:,}; ten times as many are a good start"
+        yield Fault("M220", message, at if named is None else (*at, "tokens"), help_)
 
 
 def inputs_of_bridges(checked: Checked) -> dict[int, int]:
@@ -123,15 +119,18 @@ def _width(checked: Checked, use: Use) -> int:
 
 
 @rule("M217")
-def the_undropped_plan_can_be_fitted(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault if the plan without its drops, the aim of a fit, has no configuration."""
-    plan = checked.plan
-    fits: list[tuple[str, Place]] = [(f"'{n}'", (n,)) for n in plan.cuts if n != "vocabulary"]
-    fits = [("a bridge", ("bridges", 0))] * bool(plan.bridges) + fits
-    if not fits or open_choices(plan) or plan.stack is not None:
+def the_undropped_plan_has_a_configuration(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault if the plan without its drops has none, and is the aim of fits or teaches."""
+    plan, heal = checked.plan, checked.plan.heal
+    fitted: list[tuple[str, Place]] = [(f"'{n}'", (n,)) for n in plan.cuts if n != "vocabulary"]
+    fitted = [("a bridge", ("bridges", 0))] * bool(plan.bridges) + fitted
+    aims: list[tuple[str, Place, str]] = [(f"{n} is fitted to", at, "") for n, at in fitted[:1]]
+    if heal is not None and heal.needs_default_teacher:
+        aims.append(("'heal' learns from", ("heal",), "name another teacher: heal from NAME on …"))
+    if not aims or open_choices(plan) or plan.stack is not None:
         return
     moved = moved_configuration(checked.undone)
     if isinstance(moved, Refusal):
-        name, at = fits[0]
-        message = f"{name} is fitted to the plan without its drops, and there {moved.reason}"
-        yield Fault("M217", message, at)
+        for what, at, help_ in aims:
+            message = f"{what} the plan without its drops, and there {moved.reason}"
+            yield Fault("M217", message, at, help_)

@@ -1,15 +1,26 @@
 """Rules of cuts against the models: sizes and families that they allow."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.families.mixture import Routing, routing, with_expert_count
+from gptailor.checkpoint.families.width import no_width, with_width
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
+from gptailor.checks.bridges import too_few_tokens
 from gptailor.checks.rule import rule
-from gptailor.plan.faults import Fault
+from gptailor.plan.faults import Fault, listed
+from gptailor.plan.plan import SizeCut
+from gptailor.plan.registry import EXPERT_TOKENS, WIDTH_TOKENS
 from gptailor.plan.sites import sizes_of
+from gptailor.program.layer_cuts import expert_count, layer_width
 from gptailor.program.sources import Checked, Use
+
+_TILE, _BLOCK = 64, 256
+"""Neurons of a tile of matrix kernels, and of a block of GGUF's K-quants."""
 
 
 @rule("M240")
@@ -57,13 +68,128 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
         yield Fault("M241", message, ("vocabulary", "size"), "the tokenizer has no more")
 
 
+@rule("M240", "M241", "M220", "M317")
+def mlps_can_be_narrowed(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a width that the models' MLPs can't have, and a warning for an odd one."""
+    cut = checked.plan.width
+    if cut is None:
+        return
+    own = model_width(checked)
+    faults = [*_size_faults(checked, "width", cut, own, ("neurons", "the models' MLPs", "MLPs"))]
+    yield from faults
+    if isinstance(own, Refusal):
+        return
+    sizes = sizes_of(checked.resolved.declared, cut.size)
+    if not faults and (odd := [size for size in sizes if size != own and size % _TILE]):
+        message = f"{odd[0]:,} isn't a multiple of {_TILE}: kernels are slower at such a width"
+        help_ = f"K-quants of GGUF need a multiple of {_BLOCK}"
+        yield Fault("M317", message, ("width", "size"), help_, severity="warning")
+    yield from too_few_tokens(cut.tokens, WIDTH_TOKENS, own, ("width",))
+
+
+@rule("M240", "M241", "M220", "M317")
+def experts_can_be_left_out(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a number of experts that the models' layers can't have."""
+    cut = checked.plan.experts
+    if cut is None:
+        return
+    own = model_experts(checked)
+    faults = [*_size_faults(checked, "experts", cut, own, ("experts", "a layer", "layers"))]
+    yield from faults
+    if isinstance(own, Refusal):
+        return
+    sizes = sizes_of(checked.resolved.declared, cut.size)
+    limits = routing(checked.base.layout, checked.base.config)
+    refused = [size for size in sizes if size != own and not limits.allows(size)]
+    if refused and not faults:
+        message = f"a router can't choose among {refused[0]:,} experts: {_words(limits)}"
+        help_ = _allowed(limits, refused[0], own)
+        yield Fault("M241", message, ("experts", "size"), help_)
+    tokens = EXPERT_TOKENS if cut.tokens is None else cut.tokens
+    if tokens < own:
+        message = f"{tokens:,} tokens can't compare {own:,} experts"
+        yield Fault("M220", message, ("experts", "tokens"), f"give at least {own:,}")
+
+
+def _size_faults(
+    checked: Checked, word: str, cut: SizeCut, own: int | Refusal, names: tuple[str, str, str]
+) -> Iterator[Fault]:
+    """Yield a fault for a cut that isn't supported or too large, a warning for one of no effect.
+
+    `own` is the size of the models' layers. `names` are its unit, what has so many, and the parts
+    of the models that have them.
+    """
+    if isinstance(own, Refusal):
+        message = f"'{word}' isn't supported: {own.reason}"
+        yield Fault("M240", message, (word,), "leave it out")
+        return
+    unit, holder, parts = names
+    sizes = sizes_of(checked.resolved.declared, cut.size)
+    if sizes and sizes[-1] > own:
+        message = f"expected at most {own:,} {unit}, those of {holder}, got {sizes[-1]:,}"
+        yield Fault("M241", message, (word, "size"))
+    elif [*sizes] == [own]:
+        message = f"the models' {parts} have {own:,} {unit}, so '{word} {own}' changes nothing"
+        yield Fault("M317", message, (word, "size"), severity="warning")
+
+
+def _words(limits: Routing) -> str:
+    """Return the limits of a router in words."""
+    taken = f"a token takes {limits.taken:,}"
+    if limits.groups == 1:
+        return taken
+    groups = f"of {limits.taken_groups:,} of {limits.groups:,} equal groups"
+    return f"{taken}, {groups}, and a group has at least 2"
+
+
+def _allowed(limits: Routing, size: int, own: int) -> str:
+    """Return the nearest numbers of experts below and above one that is refused."""
+    below = next((n for n in range(size - 1, 0, -1) if limits.allows(n)), None)
+    above = next((n for n in range(size + 1, own + 1) if limits.allows(n)), None)
+    nearest = [f"{n:,}" for n in (below, above) if n is not None]
+    return (
+        f"the nearest numbers are {listed(nearest)}"
+        if len(nearest) > 1
+        else (f"the nearest number is {nearest[0]}" if nearest else "leave it out")
+    )
+
+
+def model_experts(checked: Checked) -> int | Refusal:
+    """Return the experts of each layer that has any, in all layers that a plan may take.
+
+    A refusal says why they can't be left out.
+    """
+    base = checked.base
+    if not base.layout.known:
+        return Refusal(f"model type '{base.layout.model_type}' is not known")
+    count = equal_in_layers(checked, expert_count, with_expert_count, "experts")
+    return Refusal("the models have no experts") if count is None else count
+
+
+def model_width(checked: Checked) -> int | Refusal:
+    """Return the number of neurons of all MLPs that a plan may take, dropped layers' too.
+
+    A refusal says why they can't be narrowed together.
+    """
+    base = checked.base
+    if (reason := no_width(base.layout)) is not None:
+        return Refusal(reason)
+    width = equal_in_layers(checked, layer_width, with_width, "neurons")
+    assert width is not None, "a model has layers"
+    return width
+
+
 def equal_in_layers(
-    checked: Checked, count_of: Callable[[Use], int | Refusal | None], noun: str
+    checked: Checked,
+    count_of: Callable[[Use], int | Refusal | None],
+    with_count: Callable[[Layout, Mapping[str, Any], int, int], dict[str, Any] | Refusal],
+    noun: str,
 ) -> int | Refusal | None:
     """Return the count that the MLPs of all layers have that a plan may take, dropped ones too.
 
     `count_of` returns None for a layer to leave out. A refusal names the layer without a count, or
-    two layers with different ones, as counts of `noun`. None if no layer has one.
+    two layers with different ones, as counts of `noun`; or it is that of `with_count`, which gives
+    the configuration another count. None if no layer has one.
     """
     first: tuple[str, int] | None = None
     for slot in checked.resolved.slots:
@@ -76,4 +202,7 @@ def equal_in_layers(
             first = first or (name, count)
             if count != first[1]:
                 return Refusal(f"{first[0]} has {first[1]:,} {noun}, and {name} has {count:,}")
-    return None if first is None else first[1]
+    if first is None:
+        return None
+    changed = with_count(checked.base.layout, checked.base.config, first[1], first[1])
+    return changed if isinstance(changed, Refusal) else first[1]

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
-from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.families.vision import wrapper_of
 from gptailor.checkpoint.models import Opened
@@ -13,8 +13,6 @@ from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.registry import HEAL_RANK
-from gptailor.plan.sites import open_choices
-from gptailor.program.compile import moved_configuration
 from gptailor.program.program import learning_tensors, projections
 from gptailor.program.sources import Checked, Use
 
@@ -49,47 +47,41 @@ _ONE_EXPERT = re.compile(r"(^|\.)experts\.\d+\.|(^|\.)experts\.fc[12]\.")
 """In the names of experts' weights that transformers' layers hold as one tensor, or transposed."""
 
 
-def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
-    """Yield a fault for each tensor that learns and that transformers holds in another form."""
-    heal = checked.plan.heal
-    asked = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
-    rank = asked if isinstance(asked, int) else None
-    joined = _JOINED.get(checked.base.layout.text_type)
-    for suffix in learning_tensors(rank, _specs(use)):
-        message = f"'heal' can't train '{suffix}' of L{use.layer} of '{use.model.name}': "
-        if rank is None and _ONE_EXPERT.search(suffix):
-            message += "transformers computes with all experts' weights as one tensor"
-            help_ = "heal with a rank, which leaves experts as they are, or name other layers"
-            yield Fault("M222", message, ("heal",), help_)
-        elif joined is not None and joined.search(suffix):
-            message += "transformers computes with it in other pieces"
-            yield Fault("M222", message, ("heal",), "name layers that have no such tensor")
-
-
 @rule("M222")
 def learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for an unknown architecture, or a tensor that transformers can't train."""
-    layout = checked.base.layout
-    if not checked.plan.may_be_healed:
-        return
+    if checked.plan.may_be_healed:
+        yield from islice(_untrainable(checked), 1)
+
+
+def _untrainable(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each thing that can't learn, or that transformers has in another form."""
+    layout, heal = checked.base.layout, checked.plan.heal
     if not layout.known:
         message = f"'heal' can't train the unknown architecture '{layout.model_type}'"
         yield Fault("M222", message, ("heal",))
-        return
     wrapper = wrapper_of(checked.base.config)
     if layout.wrapped and (wrapper is None or wrapper.two_ways or layout.text_type in _WITH_TOWERS):
         message = f"'heal' can't train a '{layout.model_type}' model:"
         yield Fault("M222", f"{message} transformers can't run its language model alone", ("heal",))
-        return
+    asked = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
+    rank = asked if isinstance(asked, int) else None
+    joined = _JOINED.get(layout.text_type)
     for use in _learning(checked):
+        where = f"of L{use.layer} of '{use.model.name}'"
         for suffix, tensor in use.tensors.items():
             if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(suffix):
-                message = f"'heal' can't train '{suffix}' of L{use.layer} of '{use.model.name}'"
-                yield Fault("M222", f"{message}, which is {dtype}", ("heal",))
-                return
-        if (fault := next(_untrainable(checked, use), None)) is not None:
-            yield fault
-            return
+                message = f"'heal' can't train '{suffix}' {where}, which is {dtype}"
+                yield Fault("M222", message, ("heal",))
+        for suffix in learning_tensors(rank, _specs(use)):
+            message = f"'heal' can't train '{suffix}' {where}: transformers computes with "
+            if rank is None and _ONE_EXPERT.search(suffix):
+                message += "all experts' weights as one tensor"
+                help_ = "heal with a rank, which leaves experts as they are, or name other layers"
+                yield Fault("M222", message, ("heal",), help_)
+            elif joined is not None and joined.search(suffix):
+                message += "it in other pieces"
+                yield Fault("M222", message, ("heal",), "name layers that have no such tensor")
 
 
 @rule("M223")
@@ -146,17 +138,3 @@ def _rows(model: Opened) -> int | None:
     """Return the number of tokens that a model's distributions are over."""
     head = model.rest("head").get(0) or model.rest("embed").get(0)
     return head.spec.shape[0] if head is not None and head.spec.shape else None
-
-
-@rule("M217")
-def the_undropped_plan_can_teach(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault if the plan without its drops is the teacher, and has no configuration."""
-    plan, heal = checked.plan, checked.plan.heal
-    if heal is None or plan.stack is not None or open_choices(plan):
-        return
-    if not heal.needs_default_teacher:
-        return
-    moved = moved_configuration(checked.undone)
-    if isinstance(moved, Refusal):
-        message = f"'heal' learns from the plan without its drops, and there {moved.reason}"
-        yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")

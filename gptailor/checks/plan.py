@@ -351,7 +351,7 @@ def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
 
 
 PLAN_RULES = rules_of(
-    "declarations", "plan", "recipes", "numbers", "language", "depth", "repair", "cuts", "search"
+    "declarations", "plan", "recipes", "numbers", "language", "depth", "fits", "search"
 )
 """Rules of a plan by itself; faults without a place in a text keep this order.
 

@@ -11,8 +11,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_cut import token_counter
 from gptailor.checks.bridges import inputs_of_bridges
-from gptailor.checks.experts import model_experts
-from gptailor.checks.width import model_width
+from gptailor.checks.cut_sizes import model_experts, model_width
 from gptailor.plan.faults import Fault, Place, PlanError, locate, nearest_path
 from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
 from gptailor.plan.registry import OBJECTIVES, RowForm

@@ -188,13 +188,6 @@ class Resolved:
         return Resolved(undone(self.declared), self.count, self.tied)
 
     @cached_property
-    def undropped(self) -> "Resolved":
-        """Return the plan with no layer dropped, bridged or healed, its layers cut as here."""
-        cuts = {"width": self.declared.width, "experts": self.declared.experts}
-        undropped = self.undone.declared.model_copy(update=cuts)
-        return Resolved(undropped, self.count, self.tied, self.kept_experts)
-
-    @cached_property
     def undone_numbers(self) -> tuple[int, ...]:
         """Return for each kept layer its number in the plan with nothing dropped."""
         if self.plan.stack is not None:  # it drops nothing

@@ -30,17 +30,14 @@ def keep_experts(program: p.Program, checked: Checked) -> p.Program:
         numbers = [kept[number] for number in resolved.undone_numbers]
     outputs: list[p.Output] = []
     for number, group in groupby(program.outputs, lambda output: output.place.layer):
-        if number is None:
-            outputs += group
-            continue
         layer = list(group)
         shapes = {output.place.name: output.spec.shape for output in layer}
-        experts = unrefused(experts_in(checked.base.layout, shapes))
-        if experts is None:
+        experts = None if number is None else unrefused(experts_in(checked.base.layout, shapes))
+        if number is None or experts is None:
             outputs += layer
-            continue
-        mark = None if kept is not None else cut
-        outputs += _ordered(_cut_layer(layer, experts, numbers[number], mark))
+        else:
+            mark = None if kept is not None else cut
+            outputs += _ordered(_cut_layer(layer, experts, numbers[number], mark))
     return p.Program(tuple(outputs))
 
 

@@ -1,6 +1,6 @@
 """Embeddings and heads with a row for each token of the output's tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import final
@@ -74,26 +74,26 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
     if tensor.spec.shape[:1] == donor.spec.shape[:1] and vocabulary == owner_vocabulary:
         return tensor
 
-    def place(row: int) -> tuple[bool, int]:
-        """Return whether the model has the row, and its distance from this number."""
+    def place(row: int) -> tuple[TensorInfo, int]:
+        """Return the tensor that has the row of a token, and the row's number in it."""
         token = owner_vocabulary.tokens.get(row)
         number = vocabulary.ids.get(token) if token is not None else None
         if number is None or number >= tensor.spec.shape[0]:
-            return False, 0
-        return True, number - row
+            return donor, row
+        return tensor, number
 
-    ranges = []
-    rows = donor.spec.shape[0]
-    for (present, shift), run in groupby(range(rows), place):
-        first, *more = run
-        ranges.append(RowRange(tensor if present else donor, first + shift, 1 + len(more)))
-    return tensor.with_rows(ranges)
+    return _with_rows(tensor, map(place, range(donor.spec.shape[0])))
 
 
 def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
     """Return a tensor with some of its rows, in ascending order."""
+    return _with_rows(tensor, ((tensor, row) for row in rows))
+
+
+def _with_rows(tensor: TensorInfo, rows: Iterable[tuple[TensorInfo, int]]) -> TensorInfo:
+    """Return a tensor with these rows of tensors; rows that follow one another are one range."""
     ranges = []
-    for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
-        (_, first), *more = run
-        ranges.append(RowRange(tensor, first, 1 + len(more)))
+    for _, run in groupby(enumerate(rows), lambda row: (id(row[1][0]), row[1][1] - row[0])):
+        (_, (source, first)), *more = run
+        ranges.append(RowRange(source, first, 1 + len(more)))
     return tensor.with_rows(ranges)

@@ -55,8 +55,7 @@ UNSHOWN = {
     "the_rest_fits": {"M208", "M209"},
     "the_union_can_be_made": {"M208", "M211"},
     "the_chat_template_can_be_taken": {"M211"},
-    "the_undropped_plan_can_be_fitted": {"M217"},
-    "the_undropped_plan_can_teach": {"M217"},
+    "the_undropped_plan_has_a_configuration": {"M217"},
 }
 """Codes that take checkpoints, or plans of a size, that this test does without."""
 

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 import gptailor
 from gptailor.evaluation import speed
 from gptailor.evaluation.evaluate import evaluate
+from gptailor.evaluation.fits import narrower
 from gptailor.evaluation.fits.bridge.fit import Statistics
 from gptailor.evaluation.fits.heal import train
-from gptailor.evaluation.fits.heal.heal import Healer
 from gptailor.evaluation.fits.heal.learning import LowRankChanges
 from gptailor.evaluation.fits.importance import importance_matrix, importance_text
 from gptailor.evaluation.fits.repair import fit, stitch
 from gptailor.evaluation.fits.repair_estimate import repair_estimates
-from gptailor.evaluation.fits.width import neurons
 from gptailor.evaluation.forward.evaluator import Evaluator, Gathering
 from gptailor.evaluation.generate import generate as answer
 from gptailor.evaluation.live import template
@@ -39,6 +38,7 @@ from gptailor.plan.registry import METHODS
 from gptailor.prepare import Prepared, prepare
 from gptailor.program import run
 from gptailor.program.devices import device_of, devices_of, memory_of
+from tests.support.healing import healed_layers
 from tests.support.second_device import MEMORY, WrongDeviceError, second_device
 from tests.support.structures import branch_structure
 from tests.support.thorough import one_of_each
@@ -121,9 +121,7 @@ def fitted(text: str, base: str = "base", memory: int | None = None) -> Compute:
     def compute(folder: Path, device: str) -> Any:
         prepared = said(folder, text, base)
         if prepared.healing is not None:
-            place = torch.device(device)
-            found = Healer(prepared.models, place, memory, torch.float32, anew=True)
-            healed = found.heal(prepared.resolved, {}, {})
+            healed = healed_layers(prepared, device=torch.device(device), memory=memory)
             return healed.result.numbers["start"], healed.result.numbers["healed"], healed.tensors
         found = fit(prepared, device=device, memory=memory, anew=True)
         return found.tensors, repr(found.chosen)
@@ -316,11 +314,9 @@ def test_speeds_and_times_are_measured(folder: Path, monkeypatch: pytest.MonkeyP
 def test_halves_learn_on_a_card(folder: Path) -> None:
     """The default dtype on a card, by its autocast."""
     prepared = said(folder, HEALED)
-    expected = Healer(prepared.models, torch.device("cpu"), None, torch.bfloat16, anew=True)
     with second_device():
-        found = Healer(prepared.models, torch.device("cuda"), None, torch.bfloat16, anew=True)
-        healed = found.heal(prepared.resolved, {}, {})
-    alone = expected.heal(prepared.resolved, {}, {})
+        healed = healed_layers(prepared, device=torch.device("cuda"), dtype=torch.bfloat16)
+    alone = healed_layers(prepared, dtype=torch.bfloat16)
     assert healed.result.numbers["start"] == pytest.approx(alone.result.numbers["start"], rel=0.02)
     assert healed.result.numbers["healed"] == pytest.approx(
         alone.result.numbers["healed"], rel=0.02
@@ -451,7 +447,7 @@ PLANTS: dict[str, Plant] = {
         "a bridge",
     ),
     "numbers of the neurons on the default device": (
-        neurons, "kept_neurons", "torch.arange(len(rows), device=rows.device)",
+        narrower, "kept_neurons", "torch.arange(len(rows), device=rows.device)",
         "torch.arange(len(rows))", "fewer neurons",
     ),
     "weights of a merge on the default device": (
@@ -481,7 +477,7 @@ PLANTS: dict[str, Plant] = {
         "inputs, generator=generator, device=device)", "healing",
     ),
     "a teacher's predictions stay on the CPU": (
-        train.Student, "learn", "batch.tokens.to(self.device)", "batch.tokens", "healing",
+        train.Student, "_taught", "batch.tokens.to(self.device)", "batch.tokens", "healing",
     ),
     "a layer is used before it has come": (
         LayerStream, "enter", "current.wait_event(event)", "pass", "streamed layers",

@@ -3,19 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.evaluation.fits.heal.heal import HealedLayers, Healer
-from gptailor.evaluation.fits.heal.text import HealingTexts, file_source, healing_texts
+from gptailor.evaluation.fits.fit import Fitted, LayerChanges
+from gptailor.evaluation.fits.heal import heal as heal_module
+from gptailor.evaluation.fits.heal.sources import file_source
+from gptailor.evaluation.fits.heal.text import HealingTexts, healing_texts
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.events import FitResult, OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Healing
 from gptailor.prepare import Prepared, prepare
@@ -50,11 +54,29 @@ class Asked:
         return Stitcher(prepare(self.plan).models).stitch(self.plan)
 
 
-def healer(
-    prepared: Prepared, *, memory: int | None = None, dtype: torch.dtype = torch.float32
-) -> Healer:
-    """Return a healer over a plan's models that reuses no earlier result."""
-    return Healer(prepared.models, CPU, memory, dtype, anew=True)
+class HealedLayers(NamedTuple):
+    """The learned tensors of each layer of the output, by their names within it; the result."""
+
+    tensors: LayerChanges
+    result: FitResult
+
+
+def healed_layers(
+    prepared: Prepared,
+    bridged: LayerChanges | None = None,
+    *,
+    device: torch.device = CPU,
+    memory: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    on_event: OnEvent = ignore_events,
+) -> HealedLayers:
+    """Heal a plan after its bridges; no earlier result is reused."""
+    stitcher = Stitcher(prepared.models, device=device, memory=memory)
+    fitted = Fitted(prepared.checked, changes={"bridge": bridged or {}})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(heal_module, "healing_dtype", lambda *_: dtype)
+        found = heal_module.Healer(stitcher, anew=True).run(fitted, on_event)
+    return HealedLayers(found.changes["heal"], found.results["heal"])
 
 
 def wanted(prepared: Prepared) -> Healing:
@@ -72,9 +94,7 @@ def heal(
     on_event: OnEvent = ignore_events,
 ) -> HealedLayers:
     """Heal a plan's layers, with nothing bridged."""
-    prepared = prepare(plan)
-    made = healer(prepared, memory=memory, dtype=dtype)
-    return made.heal(prepared.resolved, {}, {}, on_event)
+    return healed_layers(prepare(plan), memory=memory, dtype=dtype, on_event=on_event)
 
 
 def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:

@@ -307,7 +307,7 @@ ONE_IN = {
         "test_whatever_decides_a_bridge_makes_another_one": 5,
         "test_whatever_decides_the_result_is_another_healing": 3,
     },
-    "evaluation/fits/width/test_narrow.py": {
+    "evaluation/fits/test_narrow.py": {
         "test_the_output_equals_a_fit_by_transformers_and_least_squares": 3,
         "test_neurons_that_give_zero_leave_without_a_trace": 6,
     },

@@ -8,6 +8,7 @@ __all__ = [
     "inner_fits",
     "inner_plans",
     "kept_tensors",
+    "narrower",
     "repair",
     "repair_estimate",
 ]

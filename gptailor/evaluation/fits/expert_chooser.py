@@ -16,12 +16,10 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
-from gptailor.evaluation.fits.bridge.fit import BridgeError, fit_key, measured_layers
 from gptailor.evaluation.fits.bridge.states import Pass
-from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
-from gptailor.evaluation.fits.kept_tensors import KeptTensors
+from gptailor.evaluation.fits.fit import BridgeError, Fit, Fitted, LayerResult, fit_text
 from gptailor.evaluation.live.content_keys import Content
-from gptailor.plan.events import FitResult, OnEvent, Progress
+from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.sources import Checked
@@ -71,40 +69,27 @@ class ExpertChooser(Fit):
         """
         resolved, (own, cut) = fitted.resolved, layer_cuts(fitted.checked)["experts"]
         undone = self.table.contents(resolved.undone)
-        text = self.texts.of(
+        text = self.text(
             resolved.declared, cut.on, cut.tokens or EXPERT_TOKENS, own,
             named=cut.tokens is not None, statement="experts",
         )  # fmt: skip
 
-        def compared() -> KeptTensors:
-            sizes = {"size": cut.size}
-            on_event(Progress("comparing experts", 0, len(undone.layers), numbers=sizes))
-            walk = Pass(self.stitcher.live(undone), text.batches, self.place)
-            slots, words = resolved.undone.kept, ("experts", "comparing experts")
-            layers = measured_layers(walk, undone, slots, words, partial(_values_of, own), on_event)
-            tensors: dict[str, Tensor] = {}
-            for number, each in enumerate(layers):
-                if each is not None:
-                    tensors |= {f"{number} sums": each.sums, f"{number} tokens": each.tokens}
-            return KeptTensors(tensors, {})
-
-        key = fit_key(undone, self.devices, text)
-        found = self.kept(key, compared).tensors
-        values = [
-            ExpertValues(found[f"{n} sums"], found[f"{n} tokens"]) if f"{n} sums" in found else None
-            for n in range(len(undone.layers))
-        ]
+        layers = self.by_layer(
+            undone, resolved.undone.kept, text, ("experts", "comparing experts"),
+            partial(_values_of, own), on_event, size=cut.size,
+        )  # fmt: skip
+        values = [ExpertValues(**layer) if layer else None for layer in layers]
         groups = routing(self.layout, self.table.models["base"].config).groups
         kept = tuple(() if v is None else v.kept(cut.size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]
         numbers = {"stay": max(map(len, kept)), "share": sum(shares) / max(1, len(shares))}
-        result = FitResult("experts", "experts", fit_texts((text.digest, text.tokens)), numbers)
+        result = FitResult("experts", "experts", (fit_text(text.digest, text.tokens),), numbers)
         checked = replace(fitted.checked, resolved=replace(resolved, kept_experts=kept))
         return replace(fitted.having({}, result), checked=checked)
 
 
-def _values_of(count: int, walk: Pass, _content: Content) -> ExpertValues | None:
-    """Run the next layer, and return the use of its experts; None for a dense layer."""
+def _values_of(count: int, walk: Pass, _content: Content) -> LayerResult:
+    """Run the next layer, and return the use of its experts; nothing for a dense layer."""
     sums = torch.zeros(count, dtype=torch.float64)
     tokens = torch.zeros(count, dtype=torch.int64)
     sparse = False
@@ -117,7 +102,7 @@ def _values_of(count: int, walk: Pass, _content: Content) -> ExpertValues | None
         used.clear()
     if not bool(torch.isfinite(sums).all()):
         raise BridgeError("C807", "hidden states are not finite (NaN or infinity)")
-    return ExpertValues(sums, tokens) if sparse else None
+    return {"sums": sums, "tokens": tokens} if sparse else {}
 
 
 Uses = tuple[Tensor, Int64[Tensor, "tokens taken"], Bool[Tensor, "tokens taken"]]

@@ -1,7 +1,10 @@
 """Fits of closed plans: what each is, and a plan with the results of some."""
 
+import hashlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, NoReturn, final
@@ -9,20 +12,33 @@ from typing import ClassVar, NoReturn, final
 import torch
 from torch import Tensor
 
+from gptailor.checkpoint.cache_folder import kept_home
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.write.digest import FileDigest
-from gptailor.evaluation.fits.bridge.states import FitTexts
-from gptailor.evaluation.fits.kept_tensors import Kept
-from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.fits.bridge.states import (
+    CalibrationText,
+    Pass,
+    calibration_text,
+    plan_encoder,
+)
+from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
+from gptailor.evaluation.live.content_keys import Content, ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.methods import rounding
-from gptailor.plan.events import FitResult, FitText, OnEvent
+from gptailor.plan.events import FitResult, FitText, OnEvent, Progress
 from gptailor.plan.faults import CodedError
+from gptailor.plan.layers import Slot
+from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
+from gptailor.prepare import calibration_path
 from gptailor.program.compile import compile_plan
+from gptailor.program.output_tokenizer import output_tokenizer
 from gptailor.program.program import Output
 from gptailor.program.sources import Checked
 
+LayerResult = dict[str, Tensor]
+"""Tensors that a layer was measured or fitted to, by names."""
 LayerChanges = Mapping[int, Mapping[str, Tensor]]
 """Tensors of the output's layers by their numbers, then by their names within a layer."""
 
@@ -33,14 +49,12 @@ class Fitted:
     """A closed plan beside its models with the results of fits, by their places.
 
     `checked` has the experts that stay. `changes` are fitted tensors on the CPU by the words of
-    fits, in their order of effect. `narrowed` are those of narrower MLPs in each layer of the plan
-    with nothing dropped.
+    fits, in their order of effect.
     """
 
     checked: Checked
     results: Mapping[str, FitResult] = field(default_factory=dict)
     changes: Mapping[str, LayerChanges] = field(default_factory=dict)
-    narrowed: tuple[Mapping[str, Tensor], ...] = ()
 
     @property
     def resolved(self) -> Resolved:
@@ -81,9 +95,9 @@ class Fitted:
         )
 
 
-def fit_texts(*texts: tuple[FileDigest, int]) -> tuple[FitText, ...]:
-    """Return the texts of a fit's result: files' digests, and the tokens used."""
-    return tuple(FitText(digest.size, digest.sha256, tokens) for digest, tokens in texts)
+def fit_text(digest: FileDigest, tokens: int) -> FitText:
+    """Return a text of a fit's result: its file's digest, and the tokens used."""
+    return FitText(digest.size, digest.sha256, tokens)
 
 
 def in_dtype(tensor: Tensor, dtype: str, error: CodedError) -> Tensor:
@@ -99,17 +113,31 @@ def in_dtype(tensor: Tensor, dtype: str, error: CodedError) -> Tensor:
     return rounded.contiguous().cpu()
 
 
-class Fit(ABC):
-    """A fit of closed plans over a stitcher's models, whose results change tensors.
+@final
+class BridgeError(CodedError):
+    """A gap can't be bridged, an MLP narrowed, or a layer measured."""
 
-    Results are kept for other plans and on this machine. With `anew` none of an earlier process is
-    reused. While a plan is fitted, the stitcher leaves room for the sums.
+
+@contextmanager
+def naming_errors(what: str, undone: ModelContents) -> Iterator[None]:
+    """Name what is fitted in a BridgeError, and the stored tensor with NaN or infinity, if any."""
+    try:
+        yield
+    except BridgeError as error:
+        message = f"{what}: {error.message}"
+        if error.code == "C807" and (broken := not_finite(undone)) is not None:
+            message += f": {broken}"
+        raise BridgeError(error.code, message, error.help) from None
+
+
+class KeptFits:
+    """Fits and measurements over a stitcher's models, kept for other plans and on this machine.
+
+    With `anew` none of an earlier process is reused.
     """
 
     folder: ClassVar[str]
     """The name of the folder of kept results."""
-    wide: ClassVar[bool] = True
-    """True if the models compute in float32 in place of the live models' dtype."""
 
     def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
         self.stitcher = stitcher
@@ -117,13 +145,132 @@ class Fit(ABC):
         self.table = stitcher.table
         self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
         self.layout = self.table.models["base"].layout
-        self.texts = FitTexts(self.table.models)
-        self.kept = Kept(self.folder, anew=anew)
+        self.kept = TensorStore(kept_home() / self.folder, anew=anew)
+        self._texts: dict[Hashable, CalibrationText] = {}
 
-    @property
-    def devices(self) -> Sequence[str]:
-        """The types of the devices that compute and that hold states, for a key."""
-        return self.stitcher.device.type, self.place.type
+    def text(
+        self,
+        plan: Plan,
+        on: str,
+        tokens: int,
+        inputs: int,
+        *,
+        named: bool,
+        statement: str,
+    ) -> CalibrationText:
+        """Return `tokens` of the text that a statement of a plan names, which is read once.
+
+        Raises CalibrationError (C806) for a text with fewer tokens than the fit has `inputs`, and,
+        if the plan has `named` their number, with fewer than that.
+        """
+        owner, path = output_tokenizer(plan, self.table.models), calibration_path(plan, on)
+        key = (path, tokens, named, owner.name, owner.token_cut)
+        if key not in self._texts:
+            encoder, exactly = plan_encoder(plan, self.table.models), statement if named else None
+            self._texts[key] = calibration_text(path, tokens, encoder, exactly=exactly)
+        text = self._texts[key]
+        if text.tokens < inputs:
+            message = f"the text has {text.tokens:,} tokens, and '{statement}' needs at least"
+            use = "is fitted on {:,} inputs" if statement != "experts" else "compares {:,} experts"
+            help_ = f"it {use.format(inputs)}; ten times as many tokens are a good start"
+            raise CalibrationError("C806", f"{message} {inputs:,}", path, help=help_)
+        return text
+
+    def key(
+        self,
+        contents: ModelContents,
+        settings: Sequence[object],
+        text: CalibrationText,
+        layers: Iterable[bytes],
+    ) -> str:
+        """Return a hash of everything that decides a fit on the states of some contents.
+
+        `layers` are the bytes that layers are known by, beside the instructions.
+        """
+        devices = self.stitcher.device.type, self.place.type
+        parts = contents.instructions, tuple(settings), devices, environment()
+        key = hashlib.sha256(repr(parts).encode())
+        for part in layers:
+            key.update(part)
+        for batch in text.batches:
+            key.update(repr(batch.tokens.shape).encode())
+            key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
+        return key.hexdigest()[:32]
+
+    def by_layer(  # noqa: PLR0913 (a plan, its text, and the measurement)
+        self,
+        contents: ModelContents,
+        slots: Sequence[Slot],
+        text: CalibrationText,
+        words: tuple[str, str],
+        measure: Callable[[Pass, Content], LayerResult],
+        on_event: OnEvent,
+        *,
+        size: int | None = None,
+        settings: Sequence[object] = (),
+        workspace: int = 0,
+        read: Callable[[Content, LayerResult], LayerResult] = lambda _, kept: kept,
+    ) -> list[LayerResult]:
+        """Return the result of each layer of a plan, made in one pass or kept.
+
+        `slots` are the layers. `measure` runs the next layer of the pass, whose content it
+        receives; it takes `workspace` bytes on the device. `words` name the part of a layer in
+        errors, and the work in the events of `Progress`, of which the first one has the `size` that
+        stays. `settings` are further ones that decide the results. Memory keeps what `read` makes
+        of them.
+        """
+        layers = contents.layers
+
+        def measured() -> Iterator[LayerResult]:
+            walk = Pass(self.stitcher.live(contents), text.batches, self.place)
+            begun = time.monotonic()
+            for number, slot in enumerate(slots):
+                layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
+                with naming_errors(f"the {words[0]} of {layer}", contents):
+                    yield measure(walk, layers[number])
+                each = (time.monotonic() - begun) / (number + 1)
+                left = each * (len(layers) - number - 1)
+                on_event(Progress(words[1], number + 1, len(layers), seconds_left=left))
+
+        def make() -> KeptTensors:
+            if size is not None:
+                on_event(Progress(words[1], 0, len(layers), numbers={"size": size}))
+            self.stitcher.reserve(workspace)
+            try:
+                return _joined(measured())
+            finally:
+                self.stitcher.reserve(0)
+
+        def read_all(kept: KeptTensors) -> KeptTensors:
+            return _joined(map(read, layers, _parted(kept, len(layers))))
+
+        key = self.key(contents, settings, text, (layer.fitted_digest for layer in layers))
+        return _parted(self.kept(key, make, read_all), len(layers))
+
+
+def _joined(layers: Iterable[LayerResult]) -> KeptTensors:
+    """Return the results of all layers as one."""
+    named = ((f"{at} {name}", t) for at, layer in enumerate(layers) for name, t in layer.items())
+    return KeptTensors(dict(named), {})
+
+
+def _parted(joined: KeptTensors, count: int) -> list[LayerResult]:
+    """Return the results of each of `count` layers that were joined."""
+    parts: list[LayerResult] = [{} for _ in range(count)]
+    for name, tensor in joined.tensors.items():
+        at, _, own = name.partition(" ")
+        parts[int(at)][own] = tensor
+    return parts
+
+
+class Fit(KeptFits, ABC):
+    """A fit of closed plans over a stitcher's models, whose results change tensors.
+
+    While a plan is fitted, the stitcher leaves room for the sums.
+    """
+
+    wide: ClassVar[bool] = True
+    """True if the models compute in float32 in place of the live models' dtype."""
 
     @staticmethod
     @abstractmethod

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.datasets import too_short
 from gptailor.checkpoint.families.layout import name_of
-from gptailor.evaluation.fits.bridge.fit import BridgeError, fit_key, measured_layers
-from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, calibration_text
-from gptailor.evaluation.fits.fit import Fitted
-from gptailor.evaluation.fits.kept_tensors import Kept, KeptTensors
+from gptailor.evaluation.fits.bridge.states import (
+    CalibrationText,
+    Pass,
+    calibration_text,
+    plan_encoder,
+)
+from gptailor.evaluation.fits.fit import BridgeError, Fitted, KeptFits, LayerResult
 from gptailor.evaluation.live.content_keys import Content
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.live.template import configuration, position_count
-from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.registry import IMPORTANCE_TOKENS
 from gptailor.prepare import Prepared
-from gptailor.program.output_tokenizer import output_tokenizer
 
 LEAST_TOKENS = 512
 """The fewest tokens of a text for an importance matrix: one sequence."""
@@ -42,9 +42,7 @@ def importance_text(prepared: Prepared, path: Path) -> CalibrationText:
     Raises CalibrationError: C806 for a text of fewer than `LEAST_TOKENS` tokens, and those of
     `read_texts`.
     """
-    owner = output_tokenizer(prepared.plan, prepared.models)
-    positions = position_count(configuration(prepared.models["base"].config))
-    encoder = TokenEncoder(tokenizer_of(owner), positions)
+    encoder = plan_encoder(prepared.plan, prepared.models)
     text = calibration_text(path, IMPORTANCE_TOKENS, encoder)
     if text.tokens < LEAST_TOKENS:
         needs = "an importance matrix"
@@ -73,33 +71,25 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
     """
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
     contents = (fitted or Fitted(prepared.checked)).contents(stitcher)
-    place = stitcher.device if memory is None else torch.device("cpu")
-    more = (layer.fitted_digest for layer in contents.layers)
-    key = fit_key(contents, ("importance", stitcher.device.type, place.type), text, more)
-    layout = prepared.models["base"].layout
-
-    def weighed() -> KeptTensors:
-        walk = Pass(stitcher.live(contents), text.batches, place)
-        layers = measured_layers(
-            walk,
-            contents,
-            prepared.resolved.kept,
-            ("importance matrix",) * 2,
-            _columns_of,
-            on_event,
-        )
-        found = {
-            name_of(layout, number, name): columns
-            for number, layer in enumerate(layers)
-            for name, columns in layer.items()
-        }
-        return KeptTensors(found, {})
-
+    words = "importance matrix", "importance matrix"
     with torch.inference_mode(mode=False):
-        return Kept("importance", anew=anew)(key, weighed).tensors
+        layers = _Importance(stitcher, anew=anew).by_layer(
+            contents, prepared.resolved.kept, text, words, _columns_of, on_event
+        )
+    layout = prepared.models["base"].layout
+    return {
+        name_of(layout, number, name): columns
+        for number, layer in enumerate(layers)
+        for name, columns in layer.items()
+    }
 
 
-def _columns_of(walk: Pass, content: Content) -> dict[str, Float[Tensor, " columns"]]:
+@final
+class _Importance(KeptFits):
+    folder = "importance"
+
+
+def _columns_of(walk: Pass, content: Content) -> LayerResult:
     """Run the next layer, and return the mean square of each column of its matrices' inputs."""
     names = [output.spec.name for output in content.outputs]
     sums: dict[str, Tensor] = {}

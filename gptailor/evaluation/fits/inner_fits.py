@@ -13,7 +13,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
-from gptailor.evaluation.fits.fit import Fitted
+from gptailor.evaluation.fits.fit import Fitted, fit_text
 from gptailor.evaluation.fits.kept_tensors import (
     KEPT_BYTES,
     KeptTensors,
@@ -87,8 +87,7 @@ def _fitted_plan(plan: Path, made: Prepared, fits: Fitted) -> FittedPlan:
         names = heal_text_names(len(result.texts)) if result.word == "heal" else [result.at]
         texts |= zip(names, result.texts, strict=True)
     if (cut := made.checked.token_cut) is not None:
-        digest = of_file(cut.text)
-        texts["vocabulary"] = FitText(digest.size, digest.sha256, cut.report.before)
+        texts["vocabulary"] = fit_text(of_file(cut.text), cut.report.before)
     return FittedPlan(plan, file, frozenset({*fits.tensors, *made.refitted}), texts)
 
 

@@ -1,4 +1,4 @@
-"""Tensors that are kept on disk: files with a digest, stores of results by key, and `Kept` fits.
+"""Tensors that are kept on disk: files with a digest, and stores of results by key.
 
 A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
 removed, and what it held is computed anew.
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.cache_folder import is_ours, kept_home
+from gptailor.checkpoint.cache_folder import is_ours
 from gptailor.evaluation.recently_used import RecentlyUsed
 
 KEPT_BYTES = 2**31
@@ -120,12 +120,15 @@ class TensorStore:
     """A folder with a file of tensors for each key, which covers all that the tensors depend on.
 
     A file that can't be read or written, or is damaged, counts as missing. The files have at most
-    `most` bytes together; the least recently used go first.
+    `most` bytes together; the least recently used go first. Called, it keeps as many in memory too.
+    With `anew` no tensors of an earlier process are reused.
     """
 
-    def __init__(self, folder: Path, most: int) -> None:
+    def __init__(self, folder: Path, most: int = KEPT_BYTES, *, anew: bool = False) -> None:
         self.folder = folder
         self.most = most
+        self.anew = anew
+        self._known: RecentlyUsed[str, KeptTensors] = RecentlyUsed()
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -133,7 +136,8 @@ class TensorStore:
     def get(self, key: str) -> KeptTensors | None:
         """Return the checked tensors of that key, or None."""
         file = self._file(key)
-        if (kept := read_tensors(file, key)) is not None:
+        kept = None if self.anew else read_tensors(file, key)
+        if kept is not None:
             with suppress(OSError):  # a cache that can't be written may be read
                 os.utime(file)
         return kept
@@ -151,32 +155,19 @@ class TensorStore:
                     file.unlink(missing_ok=True)
             kept.write(self._file(key), key)
 
-
-@final
-class Kept:
-    """Fits of a kind by their keys, in memory and in a `TensorStore` of this machine.
-
-    With `anew` no fit of an earlier process is reused.
-    """
-
-    def __init__(self, kind: str, *, anew: bool = False) -> None:
-        self._store = TensorStore(kept_home() / kind, KEPT_BYTES)
-        self._anew = anew
-        self._fits: RecentlyUsed[str, KeptTensors] = RecentlyUsed()
-
     def __call__(
         self,
         key: str,
         make: Callable[[], KeptTensors],
         read: Callable[[KeptTensors], KeptTensors] = lambda kept: kept,
     ) -> KeptTensors:
-        """Return the fit of a key, made if it isn't known; memory keeps what `read` makes of it."""
-        if (fit := self._fits.get(key)) is None:
-            kept = None if self._anew else self._store.get(key)
+        """Return the tensors of a key, made if none are known; memory keeps what `read` makes."""
+        if (known := self._known.get(key)) is None:
+            kept = self.get(key)
             if kept is None:
                 kept = make()
-                self._store.put(key, kept)
-            fit = read(kept)
-            self._fits.put(key, fit, fit.size)
-            self._fits.forget(KEPT_BYTES)
-        return fit
+                self.put(key, kept)
+            known = read(kept)
+            self._known.put(key, known, known.size)
+            self._known.forget(self.most)
+        return known

@@ -12,9 +12,9 @@ from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.fits.bridge.fit import Bridger
 from gptailor.evaluation.fits.expert_chooser import ExpertChooser
 from gptailor.evaluation.fits.fit import Fit, Fitted
-from gptailor.evaluation.fits.heal.fit import LayerHealer
+from gptailor.evaluation.fits.heal.heal import Healer
 from gptailor.evaluation.fits.inner_fits import with_fits_inside
-from gptailor.evaluation.fits.width.fit import Narrower
+from gptailor.evaluation.fits.narrower import Narrower
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.lang.parse import plan_or_file
@@ -28,7 +28,7 @@ from gptailor.reporting.quantities import byte_count
 
 __all__ = ["FITS", "Fitted", "Repairs", "fit", "stitch"]
 
-FITS: tuple[type[Fit], ...] = (ExpertChooser, Narrower, Bridger, LayerHealer)
+FITS: tuple[type[Fit], ...] = (ExpertChooser, Narrower, Bridger, Healer)
 """All fits, in their order of effect."""
 
 

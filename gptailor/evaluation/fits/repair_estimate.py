@@ -1,10 +1,10 @@
 """The cost of bridging and healing a plan, estimated before anything is computed."""
 
-import time
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from torch.utils.benchmark import Timer
 
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits.bridge.fit import Statistics
@@ -12,7 +12,7 @@ from gptailor.evaluation.fits.heal.process_group import processes
 from gptailor.evaluation.fits.heal.sources import open_predictions
 from gptailor.evaluation.fits.heal.text import sequence_length
 from gptailor.evaluation.fits.heal.train import HealingMemory
-from gptailor.evaluation.fits.width.neurons import working_size
+from gptailor.evaluation.fits.narrower import working_size
 from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
@@ -25,6 +25,8 @@ from gptailor.program.layer_cuts import layer_cuts
 BRIDGE_PASSES = 2
 """How often the text of bridging is read: by the whole plan and by the cut plan."""
 _HEAL_PASSES = 5
+_CUTS = {"width": ("narrowing", WIDTH_TOKENS), "experts": ("choosing experts", EXPERT_TOKENS)}
+"""The work of each cut of layers, and its tokens by default."""
 _BYTES, _PREDICTION_BYTES = 3, 512
 """The fewest bytes of a token: in texts that people write, and of its prediction."""
 
@@ -118,22 +120,17 @@ def repair_estimates(
         return 4 * parameters + 2 * 4 * tokens * width
 
     cuts = layer_cuts(prepared.checked)
-    if "width" in cuts:
-        neurons, cut = cuts["width"]
-        tokens = read_tokens(plan, cut.on, cut.tokens or WIDTH_TOKENS)
-        layers = _layer_sizes(prepared, where)
-        operations = 2 * tokens * (sum(layers) + len(layers) * neurons * neurons)
-        add("narrowing", tokens, operations, states(tokens) + working_size(neurons, width))
-    if "experts" in cuts:
-        _, cut = cuts["experts"]
-        tokens = read_tokens(plan, cut.on, cut.tokens or EXPERT_TOKENS)
-        operations = 2 * tokens * sum(_layer_sizes(prepared, where))
-        add("choosing experts", tokens, operations, states(tokens))
+    layers = _layer_sizes(prepared, where) if cuts or prepared.gaps else []
+    for word, (own, cut) in cuts.items():
+        what, default = _CUTS[word]
+        tokens = read_tokens(plan, cut.on, cut.tokens or default)
+        solving, sums = (own * own, working_size(own, width)) if word == "width" else (0, 0)
+        operations = 2 * tokens * (sum(layers) + len(layers) * solving)
+        add(what, tokens, operations, states(tokens) + sums)
     if prepared.gaps:
         tokens = bridged_tokens(plan)
-        sizes = _layer_sizes(prepared, where)
         first, last = prepared.gaps[0], prepared.gaps[-1]
-        passed = sum(sizes[: last.end]) + sum(sizes[first.start : last.start])
+        passed = sum(layers[: last.end]) + sum(layers[first.start : last.start])
         size = states(tokens) + Statistics.size(4 * width, width)
         add("bridging", tokens, 2 * passed * tokens, size)
     if prepared.healing is not None:
@@ -169,16 +166,7 @@ def _speed(width: int, dtype: torch.dtype, device: torch.device) -> float:
     """Return the operations a second of products of matrices on a device."""
     left = torch.ones(_ROWS, width, dtype=dtype, device=device)
     right = torch.ones(width, 4 * width, dtype=dtype, device=device)
-    left @ right  # the first product also loads code
-    begun, count = _now(device), 0
-    while (passed := _now(device) - begun) < _CALIBRATION:
-        left @ right
-        count += 1
-    return count * 2 * _ROWS * width * 4 * width / passed
-
-
-def _now(device: torch.device) -> float:
-    """Return the time after all work on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.monotonic()
+    factors, threads = {"left": left, "right": right}, torch.get_num_threads()
+    product = Timer("left @ right", globals=factors, num_threads=threads)
+    seconds = product.blocked_autorange(min_run_time=_CALIBRATION).mean
+    return 2 * _ROWS * width * 4 * width / seconds

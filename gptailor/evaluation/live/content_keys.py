@@ -296,14 +296,6 @@ class ContentTable:
             layers[number] = self.fitted(layers[number], fitted)
         return replace(contents, layers=tuple(layers))
 
-    def alone(self, contents: ModelContents, position: int, content: Content) -> ModelContents:
-        """Return a model of one layer: that of a position of `contents`, as `content` has it."""
-        layout = self.models["base"].layout
-        entries = layer_entries(replace(layout, count=len(contents.layers)), contents.config)
-        config = moved_config(layout, contents.config, [entries[position]])
-        assert not isinstance(config, Refusal), config.reason
-        return replace(contents, config=config, template=config, first=(0,), layers=(content,))
-
     def _content(self, kind: str, dtype: str, outputs: tuple[Output, ...]) -> Content:
         key = (kind, dtype, tuple((o.place.name, o.spec.dtype, o.make) for o in outputs))
         if (content := self._known.get(key)) is None:

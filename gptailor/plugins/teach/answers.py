@@ -21,9 +21,8 @@ from gptailor.checkpoint.datasets import (
     read_rows,
 )
 from gptailor.checkpoint.write.digest import FileDigest, of_file
-from gptailor.evaluation.fits.heal.sources import AnsweringTeacher
-from gptailor.evaluation.fits.heal.teacher import teacher_error
-from gptailor.evaluation.fits.heal.text import EncodedRow, HealingSource
+from gptailor.evaluation.fits.heal.learning import teacher_error
+from gptailor.evaluation.fits.heal.sources import AnsweringTeacher, EncodedRow, HealingSource
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.generate import Continuation, continued
@@ -135,7 +134,7 @@ class PromptAnswers:
             row.messages if isinstance(row, Chat) else ({"role": "user", "content": row.text},)
             for row in rows
         ]
-        if chats.available or any(isinstance(row, Chat) for row in rows):
+        if chats.template is not None or any(isinstance(row, Chat) for row in rows):
             texts = chats.texts(self.path, [(each, True) for each in messages])
             encoded = [self.encoder.plain(text) for text in texts]
         else:

@@ -30,8 +30,11 @@ from pyarrow import parquet
 from torch import Tensor
 
 from gptailor.checkpoint.datasets import CalibrationError, order
-from gptailor.evaluation.fits.heal.sources import unusable_predictions
-from gptailor.evaluation.fits.heal.text import EncodedRow, HealingSource
+from gptailor.evaluation.fits.heal.sources import (
+    EncodedRow,
+    HealingSource,
+    unusable_predictions,
+)
 
 _GROUP_TOKENS: Final = 4096
 """Tokens of a row group, which is encoded and decoded at once."""

@@ -19,12 +19,11 @@ from gptailor.checkpoint.write.output_file import writing
 from gptailor.checkpoint.write.writer import free_space, new_output
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits.heal.kept import working_folder
+from gptailor.evaluation.fits.heal.sources import TeacherChats, file_source
 from gptailor.evaluation.fits.heal.teacher import TAUGHT, Predictions, explaining_not_finite
-from gptailor.evaluation.fits.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.fits.heal.text import (
     HEALING_WINDOW,
     Packing,
-    file_source,
     mixed_texts,
     sequence_counts,
 )

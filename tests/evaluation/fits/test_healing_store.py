@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptailor.checkpoint.cache_folder import kept_home
 from gptailor.evaluation.fits import kept_tensors
-from gptailor.evaluation.fits.kept_tensors import Kept, KeptTensors, TensorStore
+from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.fits.repair import fit
 from gptailor.lang.parse import loads
 from gptailor.plan.events import Event, HealingStart, Progress
@@ -131,7 +132,7 @@ def test_a_fit_is_made_once_by_all_processes_and_read_once_by_each() -> None:
         return KeptTensors(kept.tensors, {"start": kept.numbers["start"] / 2})
 
     for anew, times in ((False, 1), (False, 1), (True, 2), (False, 2)):
-        process = Kept("tests", anew=anew)
+        process = TensorStore(kept_home() / "tests", anew=anew)
         found = process("one", make, halved)
         assert found.numbers == {"start": 0.375}
         assert process("one", make, halved) is found

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import gptailor
 from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.evaluation.fits.bridge.fit import BridgeError
 from gptailor.evaluation.fits.bridge.states import CalibrationText
+from gptailor.evaluation.fits.fit import BridgeError
 from gptailor.evaluation.fits.importance import importance_matrix, importance_text
 from gptailor.output.output import fit_tensors
 from gptailor.plan.events import Progress

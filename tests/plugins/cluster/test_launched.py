@@ -10,12 +10,11 @@ import torch
 
 import gptailor
 from gptailor.evaluation.fits.heal import train
-from gptailor.evaluation.fits.heal.heal import Healer
 from gptailor.evaluation.fits.heal.learning import HealError
 from gptailor.evaluation.fits.heal.process_group import ProcessGroup
 from gptailor.plan.events import Event, Progress
 from gptailor.prepare import prepare
-from tests.support.healing import said
+from tests.support.healing import healed_layers, said
 from tests.support.preloaded import Preloaded
 from tests.support.tiny import letters, tiny_model
 
@@ -48,8 +47,8 @@ HEALING = f"""{RANK}
     work.heal_and_keep(device, out)
 """.replace(
     "if process",
-    """from gptailor.evaluation.fits.heal import teacher
-teacher.AT_ONCE = 256  # two sequences at a time
+    """from gptailor.evaluation.fits.heal import text
+text.AT_ONCE = 256  # two sequences at a time
 if process""",
 )
 
@@ -62,9 +61,8 @@ SHARING = f"""{RANK}
 def heal_and_keep(device: str, out: str) -> None:
     """Heal the plan here, and keep the result and the events in a file."""
     prepared = prepare(gptailor.load("plan.tailor"))
-    healer = Healer(prepared.models, torch.device(device), None, torch.float32, anew=True)
     events: list[Event] = []
-    found = healer.heal(prepared.resolved, {}, {}, events.append)
+    found = healed_layers(prepared, device=torch.device(device), on_event=events.append)
     told = [event for event in events if isinstance(event, Progress)]
     steps = [event.done for event in told if event.what == "healing"]
     read = [event.done for event in told if event.what == "reading"]
@@ -108,8 +106,7 @@ def test_two_processes_learn_as_one_does_with_the_same_steps(
     assert other == (0, "", "")
     tensors, start, healed, steps, read = torch.load(folder / "kept.pt")
     monkeypatch.setattr(train, "step_tokens", lambda tokens, processes=1: 256)
-    one = Healer(prepared.models, torch.device(device), None, torch.float32, anew=True)
-    alone = one.heal(prepared.resolved, {}, {})
+    alone = healed_layers(prepared, device=torch.device(device))
     assert steps == [0, 1, 2, 3, 4]
     assert read == [0, 512, 1024, 1024, 1152], "two chunks at a time"
     assert healed == pytest.approx(alone.result.numbers["healed"], rel=1e-5)

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.fits.heal import train
-from gptailor.evaluation.fits.heal.heal import HealedLayers
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.generate import continued
 from gptailor.evaluation.objectives.tokens import Prompt
@@ -23,7 +22,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach import answers
 from gptailor.plugins.teach.answers import drawn
 from tests.support.events import progress
-from tests.support.healing import heal, said
+from tests.support.healing import HealedLayers, heal, said
 from tests.support.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "renders_here")

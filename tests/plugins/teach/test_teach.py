@@ -17,7 +17,6 @@ from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.fits.heal import heal as healing_module
 from gptailor.evaluation.fits.heal import train
-from gptailor.evaluation.fits.heal.heal import Healer
 from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup, SharedWork
 from gptailor.evaluation.fits.heal.teacher import Teachers
 from gptailor.plan import optional_packages
@@ -25,7 +24,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach.predictions_file import ParquetPredictions, write_predictions
 from gptailor.plugins.teach.teach import TeachResult, teach
 from gptailor.prepare import prepare
-from tests.support.healing import CPU, heal, said
+from tests.support.healing import heal, healed_layers, said
 from tests.support.said import in_process
 from tests.support.second_device import second_device
 from tests.support.tiny import letters, tiny_model
@@ -142,9 +141,8 @@ def test_a_file_that_changes_before_several_processes_open_it_is_refused(
     taught(folder)
     prepared = prepare(said(folder, HEAL))
     monkeypatch.setattr(healing_module, "shared", changed_first)
-    healer = Healer(prepared.models, CPU, None, F32, anew=True)
     with pytest.raises(CheckpointError, match="C304"):
-        healer.heal(prepared.resolved, {}, {})
+        healed_layers(prepared)
 
 
 def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:

@@ -3,14 +3,11 @@
 `Statistics` holds the sums over tokens that a bridge is fitted from, and `solve` is the fit.
 """
 
-import hashlib
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeVar, final
+from functools import lru_cache, partial
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -18,33 +15,29 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checks.bridges import last_projection
-from gptailor.evaluation.fits.bridge.states import (
-    CalibrationText,
-    OwnContents,
-    Pass,
-    Walk,
+from gptailor.evaluation.fits.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.fits.fit import (
+    BridgeError,
+    Fit,
+    Fitted,
+    fit_text,
+    in_dtype,
+    naming_errors,
 )
-from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts, in_dtype
-from gptailor.evaluation.fits.kept_tensors import KeptTensors, environment
+from gptailor.evaluation.fits.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.template import configuration
 from gptailor.plan.events import FitResult, OnEvent, Progress
-from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import Slot, bridge_over
 from gptailor.plan.registry import GAP_FITS
-from gptailor.plan.resolved import Gap, Resolved
+from gptailor.plan.resolved import Gap
 from gptailor.program.packages import fit_provider
+from gptailor.program.program import Output
 from gptailor.program.sources import Checked
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
 GRAM_COLUMNS = 512
 """Columns of XᵀΩX that are summed at once: the half below the diagonal is left out."""
-
-
-@final
-class BridgeError(CodedError):
-    """A gap can't be bridged, or an MLP narrowed."""
 
 
 @final
@@ -205,10 +198,10 @@ def foreign_change(
 # -------------------------------------------------------------------------------------- the bridges
 
 
-def carriers(layout: Layout, content: content_keys.Content) -> list[str]:
-    """Return the names of a layer's tensors that are the last projections of its MLP branch."""
-    names = [output.spec.name for output in content.outputs]
-    return [name for name in names if projection(layout, name) == "mlp"]
+def carriers(layout: Layout, content: content_keys.Content) -> dict[str, Output]:
+    """Return a layer's tensors that are the last projections of its MLP branch, by their names."""
+    outputs = {output.spec.name: output for output in content.outputs}
+    return {name: o for name, o in outputs.items() if projection(layout, name) == "mlp"}
 
 
 def fold_fit(
@@ -239,68 +232,6 @@ def fold_fit(
     return folded
 
 
-@contextmanager
-def naming_errors(what: str, undone: content_keys.ModelContents) -> Iterator[None]:
-    """Name what is fitted in a BridgeError, and the stored tensor with NaN or infinity, if any."""
-    try:
-        yield
-    except BridgeError as error:
-        message = f"{what}: {error.message}"
-        if error.code == "C807" and (broken := content_keys.not_finite(undone)) is not None:
-            message += f": {broken}"
-        raise BridgeError(error.code, message, error.help) from None
-
-
-def _own_bytes(content: content_keys.Content | None, whole: content_keys.Content) -> bytes:
-    """Return the bytes that a layer of a plan is known by, beside the undropped plan's."""
-    if content is None or content is whole:
-        return b"dropped" if content is None else b"undone"
-    return content_keys.instructions(content.outputs).encode() + content.fitted_digest
-
-
-_Measured = TypeVar("_Measured")
-
-
-def measured_layers(
-    walk: Pass,
-    contents: content_keys.ModelContents,
-    slots: Sequence[Slot],
-    what: tuple[str, str],
-    measure: Callable[[Pass, content_keys.Content], _Measured],
-    on_event: OnEvent,
-) -> Iterator[_Measured]:
-    """Yield the measurement of each layer of a plan, in order; `slots` are the layers.
-
-    `measure` runs the next layer of the `walk`, whose content it receives. `what` names the part of
-    a layer in errors, and the work in the events of `Progress`.
-    """
-    begun, total = time.monotonic(), len(contents.layers)
-    for number, slot in enumerate(slots):
-        layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
-        with naming_errors(f"the {what[0]} of {layer}", contents):
-            measured = measure(walk, contents.layers[number])
-        each = (time.monotonic() - begun) / (number + 1)
-        left = each * (total - number - 1)
-        on_event(Progress(what[1], number + 1, total, seconds_left=left))
-        yield measured
-
-
-def fit_key(
-    contents: content_keys.ModelContents,
-    settings: Sequence[object],
-    text: CalibrationText,
-    more: Iterable[bytes] = (),
-) -> str:
-    """Return a hash of everything that decides a fit on the states of some contents."""
-    key = hashlib.sha256(repr((contents.instructions, tuple(settings), environment())).encode())
-    for part in more:
-        key.update(part)
-    for batch in text.batches:
-        key.update(repr(batch.tokens.shape).encode())
-        key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
-    return key.hexdigest()[:32]
-
-
 LEFT_OUT_TOKENS = 1024
 """Tokens of the sequences that are left out in turn, for `held_out`."""
 
@@ -322,37 +253,31 @@ class Bridger(Fit):
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        resolved, narrowed = fitted.resolved, fitted.narrowed
+        resolved, gaps = fitted.resolved, fitted.resolved.gaps
         changes, results = dict[int, Mapping[str, Tensor]](), list[FitResult]()
-        gaps = resolved.gaps
-        undone = undropped = self.table.contents(resolved.undone)
-        if narrowed or resolved.kept_experts is not None:
-            undropped = self.table.contents(resolved.undropped)
-        if narrowed:
-            undropped = self.table.with_fitted(undropped, dict(enumerate(narrowed)))
-        own: list[content_keys.Content | None] = [None] * len(undone.layers)
-        for number in resolved.undone_numbers:
-            own[number] = undropped.layers[number]
-        sizes = [self._widths(_before(gap, own)) for gap in gaps]
-        texts = [self._text(resolved, *pair) for pair in zip(gaps, sizes, strict=True)]
+        undone = self.table.contents(resolved.undone)
+        own = fitted.contents(self.stitcher)
+        sizes = [self._widths(own.layers[gap.index]) for gap in gaps]
+        texts = [
+            self.text(
+                resolved.declared, gap.on, gap.tokens, width, statement="bridge",
+                named=resolved.plan.bridges[int(gap.at[1])].tokens is not None,
+            )
+            for gap, (width, _) in zip(gaps, sizes, strict=True)
+        ]  # fmt: skip
         self.stitcher.reserve(max(Statistics.size(*size) for size in sizes))
-        walk: Walk | None = None
 
+        @lru_cache(maxsize=1)
         def walk_of(text: CalibrationText) -> Walk:
-            nonlocal walk
-            if walk is None or walk.batches is not text.batches:
-                walk = Walk(
-                    undone, undropped, self.table, self.stitcher.live, text.batches, self.place
-                )
-            return walk
+            return Walk(undone, self.stitcher.live, text.batches, self.place)
 
         try:
             for gap, text in zip(gaps, texts, strict=True):
                 make = partial(self._fit, partial(walk_of, text), gap, own, text, on_event)
-                fit = self.kept(self._key(undone, own, gap, text), make)
-                own[gap.start] = self.table.fitted(_before(gap, own), fit.tensors)
+                fit = self.kept(self._gap_key(undone, own, gap, text), make)
                 changes[gap.index] = fit.tensors
-                texts_read = fit_texts((text.digest, text.tokens))
+                own = self.table.with_fitted(own, {gap.index: fit.tensors})
+                texts_read = (fit_text(text.digest, text.tokens),)
                 results.append(FitResult("bridge", f"L{gap.after}", texts_read, fit.numbers))
         finally:
             self.stitcher.reserve(0)
@@ -362,24 +287,20 @@ class Bridger(Fit):
         self,
         walk_of: Callable[[], Walk],
         gap: Gap,
-        own: OwnContents,
+        own: content_keys.ModelContents,
         text: CalibrationText,
         on_event: OnEvent,
     ) -> KeptTensors:
-        def on_layer(done: int, seconds_left: float) -> None:
-            on_event(Progress("bridging", done, gap.end, gap.name, seconds_left))
-
         on_event(Progress("bridging", 0, gap.end, gap.name))
-        walk, content = walk_of(), _before(gap, own)
-        names = carriers(self.layout, content)
-        outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
+        walk, content = walk_of(), own.layers[gap.index]
+        outputs, device = carriers(self.layout, content), self.stitcher.device
         widths, numbers = self._widths(content), dict[str, float]()
         with naming_errors(gap.name, walk.undone):
-            pairs = walk.pairs(gap.start, gap.end, own, on_layer)
+            pairs = walk.pairs(gap, own, self.layout, on_event)
             if gap.by is not None:
-                change = foreign_change(gap.by, widths, walk.device, pairs, gap.ridge)
+                change = foreign_change(gap.by, widths, device, pairs, gap.ridge)
             else:
-                sums = Statistics(*widths, walk.device)
+                sums = Statistics(*widths, device)
                 sampled = add_tokens(sums, text, pairs)
                 solution = solve(sums, gap.ridge)
                 change, explained = solution.change, solution.explained
@@ -391,18 +312,21 @@ class Bridger(Fit):
             tensors = fold_fit(change, unbridged, self.layout, dtypes)
         return KeptTensors(tensors, numbers)
 
-    def _key(
+    def _gap_key(
         self,
         undone: content_keys.ModelContents,
-        own: OwnContents,
+        own: content_keys.ModelContents,
         gap: Gap,
         text: CalibrationText,
     ) -> str:
         """Return a hash of everything that decides a gap's fit."""
         before = replace(undone, layers=undone.layers[: gap.end])
-        settings = gap.start, gap.end, gap.ridge, fit_provider(gap.by), *self.devices
-        pairs = zip(own[: gap.start + 1], undone.layers, strict=False)
-        return fit_key(before, settings, text, (_own_bytes(*pair) for pair in pairs))
+        settings = gap.start, gap.end, gap.ridge, fit_provider(gap.by)
+        layers = (
+            content_keys.instructions(layer.outputs).encode() + layer.fitted_digest
+            for layer in own.layers[: gap.index + 1]
+        )
+        return self.key(before, settings, text, layers)
 
     def _widths(self, content: content_keys.Content) -> tuple[int, int]:
         """Return the widths of the inputs and outputs of a bridge after this layer.
@@ -414,13 +338,6 @@ class Bridger(Fit):
         hidden = int(configuration(self.table.models["base"].config).hidden_size)
         last = last_projection(self.layout, shapes)
         return (hidden if last is None else last.inputs), hidden
-
-    def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:
-        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens."""
-        plan = resolved.declared
-        number = bridge_over(plan, gap.after)
-        named = number is not None and plan.bridges[number].tokens is not None
-        return self.texts.of(plan, gap.on, gap.tokens, widths[0], named=named, statement="bridge")
 
 
 def add_tokens(
@@ -444,9 +361,3 @@ def add_tokens(
             sampled.append((own, lack, root))
         seen += len(batch.tokens)
     return sampled
-
-
-def _before(gap: Gap, own: OwnContents) -> content_keys.Content:
-    content = own[gap.start]
-    assert content is not None
-    return content

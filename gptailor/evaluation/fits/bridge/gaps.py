@@ -15,14 +15,17 @@ from torch import Tensor
 from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.bridge.fit import Statistics, solve, weights
-from gptailor.evaluation.fits.bridge.states import Pass, Sequences, calibration_text, regressors
+from gptailor.evaluation.fits.bridge.states import (
+    Pass,
+    Sequences,
+    calibration_text,
+    plan_encoder,
+    regressors,
+)
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.template import position_count
-from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import BRIDGE_RIDGE
 from gptailor.prepare import calibration_path
-from gptailor.program.output_tokenizer import output_tokenizer
 
 GAP_TOKENS = 4096
 """Tokens that gaps are compared by, at most."""
@@ -41,8 +44,7 @@ def plan_gap_errors(
     The live model is that of the closed plan `uncut`. This takes one pass over the bridge's text.
     Raises CalibrationError for an unusable text.
     """
-    bridge, owner = plan.bridges[0], output_tokenizer(uncut, models)
-    encoder = TokenEncoder(tokenizer_of(owner), position_count(live.model.config))
+    bridge, encoder = plan.bridges[0], plan_encoder(uncut, models)
     text = calibration_text(calibration_path(plan, bridge.on), GAP_TOKENS, encoder)
     ridge = BRIDGE_RIDGE if not isinstance(bridge.ridge, int | float) else bridge.ridge
     return gap_errors(live, models["base"].layout, text.batches, widest, float(ridge))
@@ -59,7 +61,7 @@ def gap_errors(
     """
     walk = Pass(model, batches, model.model.device)
     real = [batch.real.to(walk.device) for batch in batches]
-    begun = zip(walk.full, real, strict=True)
+    begun = zip(walk.states, real, strict=True)
     states = torch.cat([hidden[which].float() for hidden, which in begun])
     inputs, targets, lengths = list[Tensor](), [_narrowed(states, OUTPUTS)], [weights(states)]
     for _ in model.layers:

@@ -5,9 +5,10 @@ Hidden states are kept for all batches, on the device or on the host; the inputs
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -16,7 +17,6 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from gptailor.checkpoint.datasets import (
-    CalibrationError,
     Exchange,
     Passage,
     order,
@@ -32,12 +32,14 @@ from gptailor.checks.bridges import last_projection
 from gptailor.checks.texts import FEWER_TOKENS
 from gptailor.evaluation.forward.recording import record_calls, wraps
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.content_keys import Content, ContentTable, ModelContents
+from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens, tokenizer_of
+from gptailor.plan.events import OnEvent, Progress
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.prepare import calibration_path
+from gptailor.plan.resolved import Gap
 from gptailor.program.output_tokenizer import output_tokenizer
 
 _BRIDGE_WINDOW = 512
@@ -93,46 +95,10 @@ def calibration_text(
     return CalibrationText(path, tuple(_batches(sequences)), digest, count - missing)
 
 
-@final
-class FitTexts:
-    """The calibration texts of fits over some models, each read once."""
-
-    def __init__(self, models: Mapping[str, Opened]) -> None:
-        self._models = models
-        self._positions = position_count(configuration(models["base"].config))
-        self._texts: dict[Hashable, CalibrationText] = {}
-
-    def of(
-        self,
-        plan: Plan,
-        on: str,
-        tokens: int,
-        inputs: int,
-        *,
-        named: bool,
-        statement: str,
-    ) -> CalibrationText:
-        """Return `tokens` of the text that a statement of a plan names.
-
-        Raises CalibrationError (C806) for a text with fewer tokens than the fit has `inputs`, and,
-        if the plan has `named` their number, with fewer than that.
-        """
-        owner = output_tokenizer(plan, self._models)
-        path = calibration_path(plan, on)
-        key = (path, tokens, named, owner.name, owner.token_cut)
-        if key not in self._texts:
-            encoder = TokenEncoder(tokenizer_of(owner), self._positions)
-            exactly = statement if named else None
-            self._texts[key] = calibration_text(path, tokens, encoder, exactly=exactly)
-        text = self._texts[key]
-        if text.tokens < inputs:
-            message = f"the text has {text.tokens:,} tokens, and '{statement}' needs at least"
-            experts = statement == "experts"
-            what = f"it {'compares' if experts else 'is fitted on'} {inputs:,} "
-            what += "experts" if experts else "inputs"
-            help_ = f"{what}; ten times as many tokens are a good start"
-            raise CalibrationError("C806", f"{message} {inputs:,}", path, help=help_)
-        return text
+def plan_encoder(plan: Plan, models: Mapping[str, Opened]) -> TokenEncoder:
+    """Return the encoder of a plan's tokens, for texts as long as its base takes."""
+    positions = position_count(configuration(language_config(models["base"].config)))
+    return TokenEncoder(tokenizer_of(output_tokenizer(plan, models)), positions)
 
 
 def _sequences(rows: Sequence[Passage | Exchange], encoder: TokenEncoder) -> Iterator[Tokens]:
@@ -155,150 +121,102 @@ def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
         yield Sequences(padded, torch.arange(length) < ends[:, None])
 
 
-States = list[Tensor]
-"""Hidden states of each batch, [batch, length, width]."""
-OwnContents = Sequence[Content | None]
-"""The cut plan's content for each layer of the whole plan, fitted before; None: dropped."""
 _Watched = TypeVar("_Watched")
-OnLayer = Callable[[int, float], None]
-"""Receives the number of layers that are done, and the estimated seconds of the others."""
 
 
+@final
 class Pass:
     """One pass of a live model through its layers, from the first on, over some batches.
 
     `place` is where all states wait.
     """
 
-    def __init__(self, whole: LiveModel, batches: Sequence[Sequences], place: torch.device) -> None:
-        self.whole = whole
+    def __init__(self, live: LiveModel, batches: Sequence[Sequences], place: torch.device) -> None:
+        self.live = live
         self.batches = batches
         self.place = place
         self.at = 0
         """The number of the layer that comes next."""
-        self.device = whole.model.device
-        with whole.layer(0) as layer:
-            wrapped = wraps(whole.model, layer)
+        self.device = live.model.device
+        with live.layer(0) as layer:
+            wrapped = wraps(live.model, layer)
         tokens = (batch.tokens.to(self.device) for batch in batches)
-        begun, self.calls = record_calls(whole.model, tokens, wraps=wrapped)
-        self.full: States = [hidden.to(place) for hidden in begun]
+        begun, self.calls = record_calls(live.model, tokens, wraps=wrapped)
+        self.states = [hidden.to(place) for hidden in begun]
+        """The hidden states of each batch, [batch, length, width]."""
 
     @torch.no_grad()
     def watched(
-        self, watch: Callable[[nn.Module], AbstractContextManager[_Watched]]
+        self, watch: Callable[[nn.Module], AbstractContextManager[_Watched]], *, stay: bool = False
     ) -> Iterator[tuple[_Watched, Tensor, Tensor]]:
         """Run the next layer on each batch while `watch` observes the layer.
 
         Yield its observation, the states after the layer, and which of them are of real tokens.
+        The pass goes on to the layer after it, or stays before it.
         """
-        with self.whole.layer(self.at) as layer, watch(layer) as observed:
-            for number, before in enumerate(self.full):
-                after = self._run(layer, self.at, number, before)
-                self.full[number] = after.to(self.place)
+        with self.live.layer(self.at) as layer, watch(layer) as observed:
+            for number, before in enumerate(self.states):
+                after = self.calls[number][self.at].of(layer, before.to(self.device))
+                if not stay:
+                    self.states[number] = after.to(self.place)
                 yield observed, after, self.batches[number].real.to(self.device)
-        self.at += 1
+        self.at += not stay
 
-    def _run(self, layer: nn.Module, position: int, number: int, before: Tensor) -> Tensor:
-        return self.calls[number][position].of(layer, before.to(self.device))
+    def run(self) -> None:
+        """Run the next layer."""
+        for _ in self.watched(nullcontext):
+            pass
 
 
 @final
-class Walk(Pass):
+class Walk:
     """One pass through the layers of a whole plan and, behind it, of the cut plan.
 
-    `undone` is the plan with nothing cut. `narrow` is that plan with layers as the cut plan has
-    them: with narrower MLPs or fewer experts. `live` makes a model of contents, whose hidden states
-    are on `device`.
+    `undone` is the plan with nothing cut. `live` makes a model of contents, whose hidden states
+    wait in `place`.
     """
 
     def __init__(
         self,
         undone: ModelContents,
-        narrow: ModelContents,
-        table: ContentTable,
         live: Callable[[ModelContents], LiveModel],
         batches: Sequence[Sequences],
         place: torch.device,
     ) -> None:
-        super().__init__(live(undone), batches, place)
         self.undone = undone
-        self.narrow = narrow
-        self.table = table
-        self.layout = table.models["base"].layout
         self.live = live
-        self.own: States | None = None
-        """The plan's own states; None as long as they are the same."""
-        self.behind = 0
-        """The number of the layer that comes next for the plan's own states."""
-        self._begun = 0.0, 0
-        """The time at which the way to a fit began, and the layer that came next."""
+        self.whole = Pass(live(undone), batches, place)
+        self.own: Pass | None = None
+        """The plan's own pass; None as long as its states are the same."""
 
-    @torch.no_grad()
     def pairs(
-        self, start: int, end: int, own: OwnContents, on_layer: OnLayer
+        self, gap: Gap, own: ModelContents, layout: Layout, on_event: OnEvent
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Go on to before layer `end`, and yield X, R and T of each batch for a fit of `start`.
+        """Go on to the gap's end, and yield X, R and T of each batch for a fit of the gap.
 
-        The fit changes the MLP of the layer `start`. Fits come in order; `own` has the earlier
-        ones. The plan's own states wait before the layer `start`.
+        The fit changes the MLP of the layer before the gap. Fits come in order; `own` has the
+        earlier ones. The plan's own states wait before that layer.
         """
-        self._begun = time.monotonic(), self.at
-        self._to(start, own, end, on_layer)
-        states = self.own = list(self.full) if self.own is None else self.own
-        while self.at < end:
-            self._through(self.at, self.undone.layers[self.at], self.full)
-            self._advance(end, on_layer)
-        content = own[start]
-        assert content is not None
-        with self._layer(start, content) as layer, regressors(layer, self.layout) as last:
-            for number, before in enumerate(states):
-                after = self._run(layer, start, number, before)
-                real = self.batches[number].real.to(self.device)
-                target, x = self.full[number].to(self.device)[real], last()[real]
-                yield x, target - after[real], target
-
-    # ----------------------------------------------------------------------------------- positions
-
-    def _advance(self, end: int, on_layer: OnLayer) -> None:
-        self.at += 1
-        begun, first = self._begun
-        passed = (time.monotonic() - begun) / (self.at - first)
-        on_layer(self.at, passed * (end - self.at))
-
-    def _to(self, position: int, own: OwnContents, end: int, on_layer: OnLayer) -> None:
-        while self.own is not None and self.behind < self.at:
-            if (late := own[self.behind]) is not None:
-                self._through(self.behind, late, self.own)
-            self.behind += 1
-        while self.at < position:
-            undone, content = self.undone.layers[self.at], own[self.at]
-            if content is undone:  # one layer for both
-                self._through(self.at, undone, *([] if self.own is None else [self.own]), self.full)
-            else:
-                self.own = list(self.full) if self.own is None else self.own
-                if content is not None:
-                    self._through(self.at, content, self.own)
-                self._through(self.at, undone, self.full)
-            self._advance(end, on_layer)
-        self.behind = self.at
-
-    def _through(self, position: int, content: Content, *streams: States) -> None:
-        with self._layer(position, content) as layer:
-            for states in streams:
-                for number, before in enumerate(states):
-                    states[number] = self._run(layer, position, number, before).to(self.place)
-
-    @contextmanager
-    def _layer(self, position: int, content: Content) -> Iterator[nn.Module]:
-        live, number = self.whole, position
-        if content.kind != self.undone.layers[position].kind:
-            live, number = self.live(self.table.alone(self.narrow, position, content)), 0
-        elif content is not self.undone.layers[position]:
-            layers = list(self.undone.layers)
-            layers[position] = content
-            live = self.live(replace(self.undone, layers=tuple(layers)))
-        with live.layer(number) as layer:
-            yield layer
+        whole, begun, first = self.whole, time.monotonic(), self.whole.at
+        while whole.at < gap.end:
+            inside = whole.at >= gap.start
+            if self.own is None and (
+                inside or own.layers[whole.at] is not self.undone.layers[whole.at]
+            ):
+                self.own = Pass(self.live(own), whole.batches, whole.place)
+                self.own.states, self.own.at = list(whole.states), whole.at
+            whole.run()
+            passed = (time.monotonic() - begun) / (whole.at - first)
+            left = passed * (gap.end - whole.at)
+            on_event(Progress("bridging", whole.at, gap.end, gap.name, left))
+        assert self.own is not None, "a gap has layers"
+        self.own.live = self.live(own)
+        while self.own.at < gap.index:
+            self.own.run()
+        watched = self.own.watched(partial(regressors, layout=layout), stay=True)
+        for (last, after, real), states in zip(watched, whole.states, strict=True):
+            target = states.to(whole.device)[real]
+            yield last()[real], target - after[real], target
 
 
 _MULTIPLIERS = ("residual_multiplier", "residual_scale")

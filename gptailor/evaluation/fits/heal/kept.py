@@ -3,11 +3,11 @@
 import fcntl
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from gptailor.checkpoint.cache_folder import is_ours, kept_home
 from gptailor.evaluation.fits.heal.learning import HealError
@@ -35,12 +35,10 @@ def working_folder(key: str) -> Iterator[Path]:
             ours = False
         if not ours:
             try:
-                temporary = tempfile.mkdtemp(prefix="gptailor-heal-")
+                made = TemporaryDirectory(prefix="gptailor-heal-", ignore_cleanup_errors=True)
+                folder = Path(stack.enter_context(made))
             except OSError:  # no folder at all: all is in memory
-                temporary = os.devnull
-            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-            yield Path(temporary)
-            return
+                folder = Path(os.devnull)
         try:
             yield folder
         except HealError:  # another run would end in the same way

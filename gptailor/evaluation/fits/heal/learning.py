@@ -11,7 +11,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gptailor.plan.faults import CodedError
+from gptailor.evaluation.scores import Failure
+from gptailor.plan.faults import CodedError, TailorError
 
 
 @final
@@ -22,6 +23,13 @@ class HealError(CodedError):
 @final
 class NotFiniteError(ArithmeticError):
     """A model computes NaN or infinity before any learning; the caller finds the cause."""
+
+
+def teacher_error(failed: Failure) -> NotFiniteError | TailorError:
+    """Return the error for a teacher that failed."""
+    if failed.reason == "nan":
+        return NotFiniteError("its teacher's predictions are NaN")
+    return TailorError(f"the teacher fails: {failed.message}")
 
 
 ModuleNames = Mapping[str, str]
@@ -144,8 +152,7 @@ class WholeWeights(Learning):
 
     def __init__(self, layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]) -> None:
         super().__init__(layers, names)
-        self._own: dict[str, nn.Parameter] = {}
-        self._wide: dict[str, nn.Parameter] = {}
+        self._pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         for layer, module in layers.items():
             for name, live_name in names[layer].items():
                 path, _, last = live_name.rpartition(".")
@@ -153,22 +160,20 @@ class WholeWeights(Learning):
                 old = getattr(holder, last)
                 if not isinstance(old, nn.Parameter):
                     raise _missing(layer, name)
-                key = f"{layer}.{name}"
                 own = nn.Parameter(old.detach().clone())
                 setattr(holder, last, own)
-                self._own[key] = own
                 same = own.dtype == torch.float32
-                self._wide[key] = own if same else nn.Parameter(own.detach().float())
+                wide = own if same else nn.Parameter(own.detach().float())
+                self._pairs[f"{layer}.{name}"] = own, wide
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors in float32."""
-        return self._wide
+        return {key: wide for key, (_, wide) in self._pairs.items()}
 
     def collect(self) -> None:
         """Move the gradients of the rounded tensors to the float32 tensors."""
-        for key, own in self._own.items():
-            wide = self._wide[key]
+        for own, wide in self._pairs.values():
             if wide is not own and own.grad is not None:
                 wide.grad = own.grad.float()
                 own.grad = None
@@ -176,16 +181,15 @@ class WholeWeights(Learning):
     @torch.no_grad()
     def apply(self) -> None:
         """Round the tensors into the layers."""
-        for key, own in self._own.items():
-            if self._wide[key] is not own:
-                own.copy_(self._wide[key])
+        for own, wide in self._pairs.values():
+            if wide is not own:
+                own.copy_(wide)
 
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the learned tensor, plus what rounding removed from the plan's before learning."""
-        key = f"{layer}.{name}"
-        learned = self._wide[key].detach()
-        exact = tensor.to(learned.device)
-        begun, wide = exact.to(self._own[key].dtype).float(), exact.float()
+        own, parameter = self._pairs[f"{layer}.{name}"]
+        learned, exact = parameter.detach(), tensor.to(parameter.device)
+        begun, wide = exact.to(own.dtype).float(), exact.float()
         return torch.where(begun == wide, learned, wide + (learned - begun))
 
 
@@ -214,9 +218,7 @@ def _equal(stored: Tensor, loaded: Tensor) -> bool:
     if stored.shape != loaded.shape:
         return False
     own = stored.to(device=loaded.device, dtype=loaded.dtype)
-    if own.is_floating_point():
-        return torch.allclose(own, loaded, rtol=0, atol=0, equal_nan=True)
-    return torch.equal(own, loaded)
+    return torch.allclose(own, loaded, rtol=0, atol=0, equal_nan=True)
 
 
 def _projection(module: nn.Module, layer: int, name: str) -> nn.Linear | Conv1D:

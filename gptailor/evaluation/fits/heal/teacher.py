@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import final
@@ -16,10 +17,10 @@ from torch import Tensor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.kept import keep_json, kept_json
-from gptailor.evaluation.fits.heal.learning import HealError, NotFiniteError
+from gptailor.evaluation.fits.heal.learning import HealError, NotFiniteError, teacher_error
 from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.fits.heal.sources import PredictionsFile
-from gptailor.evaluation.fits.heal.text import PackedSequences
+from gptailor.evaluation.fits.heal.text import PackedSequences, chunk_starts
 from gptailor.evaluation.fits.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.forward.evaluator import Evaluator
 from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
@@ -28,24 +29,12 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.kl import grouped
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, Progress, ignore_events
-from gptailor.plan.faults import TailorError, listed
+from gptailor.plan.faults import listed
 from gptailor.program.sources import Checked
 
 TAUGHT = 128
 """Number of the teacher's likeliest tokens that are kept for each prediction: 1 KiB."""
-AT_ONCE = 2**16
-"""Tokens of a chunk, which the teacher reads at once, and which has one digest.
-
-A killed run continues after its last sound chunk.
-"""
 _DONE = "teacher.json"
-
-
-def teacher_error(failed: Failure) -> NotFiniteError | TailorError:
-    """Return the error for a teacher that failed."""
-    if failed.reason == "nan":
-        return NotFiniteError("its teacher's predictions are NaN")
-    return TailorError(f"the teacher fails: {failed.message}")
 
 
 @contextmanager
@@ -79,15 +68,12 @@ class Teachers:
     ) -> None:
         self.plans = plans
         self._stitcher = stitcher
-        self._contents: dict[str | None, ModelContents] = {}
         self._live: tuple[str | None, LiveModel] | None = None
 
     def contents(self, name: str | None) -> ModelContents:
         """Return the contents of a teacher's live model."""
-        if name not in self._contents:
-            teacher = self.plans[name]
-            self._contents[name] = self._stitcher(teacher.models).contents(teacher.resolved)
-        return self._contents[name]
+        teacher = self.plans[name]
+        return self._stitcher(teacher.models).contents(teacher.resolved)
 
     def live(self, name: str | None) -> LiveModel:
         """Return a teacher's live model; the one before it leaves the device."""
@@ -127,6 +113,7 @@ class Predictions:
         self.kept = min(kept, vocabulary)
         self.groups = self.kept + (self.kept < vocabulary)
         self.per_sequence = sequences.shape[1] - 1
+        self.starts = chunk_starts(sequences)
         self.on_disk = True
         self._digests: list[str] = []
         rows = len(sequences) * self.per_sequence
@@ -178,30 +165,27 @@ class Predictions:
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
         that fails.
         """
-        total = self.sequences.numel()
-        starts = self._starts
-        self._digests = list(self._sound(starts)) if self.on_disk else []
-        missing = starts[len(self._digests) :]
+        total, length = self.sequences.numel(), self.sequences.shape[1]
+        self._digests = list(self._sound()) if self.on_disk else []
+        missing = self.starts[len(self._digests) :]
         if self._digests:
-            done = missing[0] * self.sequences.shape[1] if missing else total
+            done = missing[0] * length if missing else total
             on_event(Progress("reading", done, total, reused=True))
         if not missing:
             return
         if not all(group.gathered(self.on_disk)):
             group = ALONE  # no process can read another's memory
-        live = teacher()
-        evaluator = Evaluator(device=device)
+        live, evaluator = teacher(), Evaluator(device=device)
         for at in range(0, len(missing), group.size):
-            on_event(Progress("reading", missing[at] * self.sequences.shape[1], total))
+            on_event(Progress("reading", missing[at] * length, total))
             own = missing[at : at + group.size][group.rank : group.rank + 1]
             for start in own:
-                chunk = self.sequences[start : start + starts.step]
-                values = self._values(evaluator, live, chunk.tolist(), whole)
-                rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
-                self.tokens[rows] = values[:, : self.kept].int()
-                self.logs[rows] = values[:, self.kept :]
-            digests = [self._digest(start, start + starts.step) for start in own]
-            self._digests += chain.from_iterable(group.gathered(digests))
+                chunk = self.sequences[start : start + self.starts.step].tolist()
+                values = self._values(evaluator, live, chunk, whole)
+                tokens, logs = self.of(start, start + len(chunk))
+                tokens[:] = values[:, : self.kept]
+                logs[:] = values[:, self.kept :]
+            self._digests += chain.from_iterable(group.gathered([*map(self._digest, own)]))
             if self.on_disk and group.first:
                 self._note()
         on_event(Progress("reading", total, total))
@@ -215,23 +199,15 @@ class Predictions:
     ) -> Float[Tensor, " n values"]:
         """Return the predictions of some sequences: the kept tokens, then log-probabilities."""
         read = [] if whole is None else [whole.read(sequence) for sequence in sequences]
-
-        def mapped(
-            logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
-        ) -> Float[Tensor, " n kept"]:
-            assert whole is not None
-            return self._keep(whole.mapped(logits), targets, rows)
-
-        tokens = [each.tokens for each in read] or [tuple(row) for row in sequences]
-        requests = [Request(row, 1) for row in tokens]
-        results = evaluator.run(live, [Work(requests, mapped if read else self._keep)])
+        texts = [each.tokens for each in read] or [tuple(row) for row in sequences]
+        requests = [Request(text, 1) for text in texts]
+        results = evaluator.run(live, [Work(requests, partial(self._keep, whole))])
         if isinstance(results, Failure):
             raise teacher_error(results)
-        taught = results[0]
-        if whole is not None:
-            pairs = zip(read, taught, strict=True)
-            taught = [whole.spread(each, rows, self.kept) for each, rows in pairs]
-        return torch.cat(list(taught))
+        if whole is None:
+            return torch.cat(results[0])
+        pairs = zip(read, results[0], strict=True)
+        return torch.cat([whole.spread(each, rows, self.kept) for each, rows in pairs])
 
     def take(self, file: PredictionsFile, rows: Sequence[int]) -> None:
         """Read the predictions of a file's sequences, those with these numbers.
@@ -239,28 +215,24 @@ class Predictions:
         The prediction after a sequence's last token is left out. Raises CalibrationError (C814).
         """
         for place, tokens, logs in file.read(rows, self.kept):
-            first = place * self.per_sequence
-            self.tokens[first : first + self.per_sequence] = tokens[:-1]
-            self.logs[first : first + self.per_sequence] = logs[:-1]
-        self._digests = [self._digest(start, start + self._starts.step) for start in self._starts]
+            own_tokens, own_logs = self.of(place, place + 1)
+            own_tokens[:] = tokens[:-1]
+            own_logs[:] = logs[:-1]
+        self._digests = [*map(self._digest, self.starts)]
 
-    @property
-    def _starts(self) -> range:
-        """The first sequence of each chunk."""
-        return range(0, len(self.sequences), max(1, AT_ONCE // self.sequences.shape[1]))
-
-    def _sound(self, starts: range) -> Iterator[str]:
+    def _sound(self) -> Iterator[str]:
         """Yield the digests of the first chunks, up to the first that differs from its note."""
         noted = kept_json(self.folder / _DONE).get("chunks", [])
-        for start, digest in zip(starts, noted, strict=False):
-            if self._digest(start, start + starts.step) != digest:
+        for start, digest in zip(self.starts, noted, strict=False):
+            if self._digest(start) != digest:
                 return
             yield digest
 
-    def _digest(self, start: int, stop: int) -> str:
-        """Return the sha256 of some sequences and their predictions."""
+    def _digest(self, start: int) -> str:
+        """Return the sha256 of a chunk's sequences and their predictions."""
+        stop = min(start + self.starts.step, len(self.sequences))
         digest = hashlib.sha256(self.sequences[start:stop].contiguous().numpy().data)
-        for part in self.of(start, min(stop, len(self.sequences))):
+        for part in self.of(start, stop):
             digest.update(part.numpy().data)
         return digest.hexdigest()
 
@@ -276,8 +248,13 @@ class Predictions:
         return self.folder / f"teacher.{name}"
 
     def _keep(
-        self, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+        self,
+        whole: WholeVocabulary | None,
+        logits: Float[Tensor, " n vocab"],
+        _targets: Int64[Tensor, " n"],
+        _rows: Rows,
     ) -> Float[Tensor, " n kept"]:
+        logits = logits if whole is None else whole.mapped(logits)
         tokens = logits.topk(self.kept, dim=1).indices
         return torch.cat([tokens.to(logits.dtype), grouped(logits, tokens)], dim=1)
 

@@ -1,42 +1,41 @@
 """The texts of healing: sequences of one length, mixed by the texts' shares, a few held out."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
-from itertools import accumulate, islice, pairwise, takewhile
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import (
-    Chat,
-    Exchange,
-    Passage,
-    StoredTexts,
-    order,
-    require_answer,
-    too_short,
-    whole_text,
-)
-from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checkpoint.datasets import order, too_short
+from gptailor.checkpoint.write.digest import of_file
 from gptailor.checks.texts import FEWER_TOKENS
-from gptailor.evaluation.fits.heal.teacher_chats import TeacherChats
+from gptailor.evaluation.fits.fit import fit_text
+from gptailor.evaluation.fits.heal.sources import EncodedRow, HealingSource
 from gptailor.evaluation.objectives.tokens import TokenEncoder
+from gptailor.plan.events import FitText
 
 HEALING_WINDOW = 512
 """The most tokens of a sequence, special ones included."""
 STEP_TOKENS, LEAST_STEP_TOKENS = 1024, 128
 """The most tokens of a step for each process, and the fewest tokens of a step."""
+AT_ONCE = 2**16
+"""Tokens of a chunk, which a teacher reads at once, and which has one digest.
+
+A killed run continues after its last sound chunk.
+"""
 _STEPS = 96
 """The steps that few tokens are divided into; chosen in `docs/healing_results.md`, *Steps*."""
 HELD_OUT_EVERY = 20
 """One in so many sequences of a text is held out: the last one."""
+_MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"
+"""The remedy if the answers to a file of prompts are too short."""
 
 
 def step_tokens(tokens: int, processes: int = 1) -> int:
@@ -48,116 +47,11 @@ def step_tokens(tokens: int, processes: int = 1) -> int:
     return min(max(step, LEAST_STEP_TOKENS), STEP_TOKENS * processes)
 
 
-# --------------------------------------------------------------------------------------- rows
-
-
-@final
-@dataclass(frozen=True)
-class EncodedRow:
-    """The tokens of a row; those from `answer` on are its answer, None if they all count."""
-
-    tokens: tuple[int, ...]
-    answer: int | None = None
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class HealingSource:
-    """A file, its share of the tokens, and a function that yields its rows in drawn order.
-
-    The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
-    one row, and its sequences are drawn instead. A text with a `length` has a sequence of so many
-    tokens in each row. Texts that are `answered` by a teacher are read after the others.
-    """
-
-    path: Path
-    share: Fraction
-    rows: Callable[[int], Iterator[EncodedRow]]
-    whole: bool = False
-    answered: bool = False
-    length: int | None = None
-
-
-_AT_ONCE = 256
-"""Rows whose chats are rendered at once."""
-
-
-MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"
-"""The remedy if the answers to a file of prompts are too short."""
-
-
-def file_source(
-    path: Path,
-    share: Fraction,
-    encoder: TokenEncoder,
-    seed: int,
-    chats: TeacherChats | None = None,
-    *,
-    only_answers: bool = False,
-) -> HealingSource:
-    """Return the source of a file of text; `chats` renders its rows of messages.
-
-    Rows are read from the disk when they are needed.
-
-    Raises CalibrationError as `StoredTexts` does, C812 for messages without a template, and with
-    `only_answers` C804 for a row without an answer.
-    """
-    rows = StoredTexts(path)
-    if chats is not None and Chat in rows.kinds:
-        chats.require(path)
-    for row in rows.read(range(len(rows))) if only_answers else ():
-        require_answer(path, row)
-
-    def encoded(_wanted: int) -> Iterator[EncodedRow]:
-        numbers = order(len(rows), seed)
-        for at in range(0, len(rows), _AT_ONCE):
-            drawn = list(rows.read(numbers[at : at + _AT_ONCE]))
-            chat_rows = [row for row in drawn if isinstance(row, Chat)]
-            whole = iter(_chat_texts(path, chat_rows, chats))
-            asked = [row.asked for row in chat_rows] if only_answers else []
-            before = iter(_chat_texts(path, asked, chats, begun=True))
-            for row in drawn:
-                text = next(whole) if isinstance(row, Chat) else whole_text(row)
-                beginning = None
-                if only_answers:
-                    beginning = next(before) if isinstance(row, Chat) else _context(row)
-                tokens, answer = encoder.plain(text), None
-                if beginning is not None:
-                    answer = common_length(encoder.plain(beginning), tokens)
-                yield EncodedRow(tokens, answer)
-
-    if not rows.whole:
-        return HealingSource(path, share, encoded)
-    kept = cache(lambda: [*encoded(0)])  # a text without rows is encoded as a whole, once
-    return HealingSource(path, share, lambda _wanted: iter(kept()), whole=True)
-
-
-def _chat_texts(
-    path: Path, rows: Sequence[Chat], chats: TeacherChats | None, *, begun: bool = False
-) -> list[str]:
-    """Return chats as text, with the answer's beginning if it has `begun`."""
-    if not rows:
-        return []
-    assert chats is not None, "a text of a plan"
-    return chats.texts(path, [(row.messages, begun) for row in rows])
-
-
-def _context(row: Passage | Exchange) -> str | None:
-    return row.context.rstrip() if isinstance(row, Exchange) else None
-
-
-def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
-    """Return with how many equal tokens both begin."""
-    pairs = zip(before, tokens, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
 # --------------------------------------------------------------------------------- sequences
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class PackedSequences:
+class PackedSequences(NamedTuple):
     """Sequences of one length, in order, each with the number of its text.
 
     The predictions that count are marked; a sequence of n tokens has n − 1 predictions. `numbers`
@@ -171,39 +65,32 @@ class PackedSequences:
 
     def rows(self, numbers: Tensor | slice) -> "PackedSequences":
         """Return some sequences, by their numbers or by a mask."""
-        parts = self.tokens, self.counted, self.texts, self.numbers
-        return PackedSequences(*(part[numbers] for part in parts))
+        return PackedSequences(*(part[numbers] for part in self))
 
     def with_rows(self, mask: Tensor, rows: "PackedSequences") -> "PackedSequences":
         """Return all sequences, with other tokens and counts in the place of some."""
         tokens, counted = self.tokens.clone(), self.counted.clone()
         tokens[mask], counted[mask] = rows.tokens, rows.counted
-        return replace(self, tokens=tokens, counted=counted)
+        return self._replace(tokens=tokens, counted=counted)
 
 
-@final
-@dataclass(frozen=True)
-class LearnedText:
-    """A file that was learned from, and the number of tokens of it."""
-
-    path: Path
-    digest: FileDigest
-    tokens: int
+def chunk_starts(sequences: Int64[Tensor, " sequences length"]) -> range:
+    """Return the number of the first sequence of each chunk."""
+    return range(0, len(sequences), max(1, AT_ONCE // sequences.shape[1]))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class HealingTexts:
-    """Sequences to learn from, and held-out sequences; both are mixed."""
+    """Sequences to learn from, and held-out sequences; both are mixed.
 
-    files: tuple[LearnedText, ...]
+    `read` are the texts with their numbers of tokens to learn from, and `paths` are their files.
+    """
+
+    read: tuple[FitText, ...]
+    paths: tuple[Path, ...]
     learned: PackedSequences
     held: PackedSequences
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files."""
-        return [file.path for file in self.files]
 
     @property
     def tokens(self) -> int:
@@ -243,21 +130,19 @@ def healing_texts(
     least = tokens if exactly else _available(sources, tokens, encoder, seed, only_answers)
     lengths = (source.length for source in sources)
     length = sequence_length(encoder.positions, least, lengths)
-    learned = sequence_counts(sources, tokens, length)
-    needed = _with_held_out(learned)
+    needed = _with_held_out(sequence_counts(sources, tokens, length))
     packing = Packing(encoder, length, seed, only_answers)
     rule = f"; every {HELD_OUT_EVERY}th of these sequences is held out"
     parts = packing.packed(sources, needed, 2, "'heal'", rule, exactly=exactly)
     held = [_held_out(len(part.tokens)) for part in parts]
-    files = tuple(
-        LearnedText(source.path, of_file(source.path), int((~mask).sum()) * length)
-        for source, mask in zip(sources, held, strict=True)
-    )
     learn, held_out = (
         mixed_texts([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
         for which in (False, True)
     )
-    return HealingTexts(files, learn, held_out)
+    paths = tuple(source.path for source in sources)
+    counts = [int((~mask).sum()) * length for mask in held]
+    read = tuple(fit_text(of_file(path), n) for path, n in zip(paths, counts, strict=True))
+    return HealingTexts(read, paths, learn, held_out)
 
 
 def _available(
@@ -336,11 +221,7 @@ def mixed_texts(parts: Sequence[PackedSequences]) -> PackedSequences:
         for k in range(len(part.tokens))
     ]
     numbers = torch.tensor(sorted(range(len(places)), key=places.__getitem__), dtype=torch.int64)
-    joined = (
-        torch.cat([getattr(part, name) for part in parts])
-        for name in ("tokens", "counted", "texts", "numbers")
-    )
-    return PackedSequences(*joined).rows(numbers)
+    return PackedSequences(*map(torch.cat, zip(*parts, strict=True))).rows(numbers)
 
 
 @final
@@ -378,7 +259,7 @@ class Packing:
                 tokens = f"{drawn[text].tokens.numel():,} tokens"
                 available = f"{tokens} in whole sequences of {self.length}"
                 whose = user if len(sources) == 1 else f"its share of {user}"
-                remedy = MORE_PROMPTS if source.answered else FEWER_TOKENS
+                remedy = _MORE_PROMPTS if source.answered else FEWER_TOKENS
                 help_ = f"{remedy}{rule}" if exactly else ""
                 raise too_short(source.path, available, whose, self.length * least, help_)
         shares = (Fraction(len(drawn[text].tokens), count) for text, count in enumerate(needed))
@@ -392,41 +273,26 @@ class Packing:
         if source.length is not None:
             yield from ((list(row.tokens), [True] * self.length) for row in rows)
             return
-        made = self._pieces(rows) if source.whole else self._joined(rows)
+        end = self.encoder.tokenizer.eos_token_id
+        between = [] if source.whole or end is None else [int(end)]
+        made = self._joined(rows, between)
+        if source.whole:  # a text without rows is cut before the drawing
+            pieces = [*made]
+            made = (pieces[number] for number in order(len(pieces), self.seed))
         yield from (one for one in made if any(one[1][1:]))
 
-    def _pieces(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
-        """Yield the pieces of a text without rows, which is cut before the drawing."""
-        tokens, counted = list[int](), list[bool]()
-        for row in rows:
-            tokens += row.tokens
-            counted += self._counted(row)
-        room = self.length - len(self.encoder.opening)
-        starts = range(0, len(tokens) - room + 1, room)
-        for number in order(len(starts), self.seed):
-            piece = slice(starts[number], starts[number] + room)
-            yield self._opened(tokens[piece], counted[piece])
-
-    def _joined(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
+    def _joined(self, rows: Iterator[EncodedRow], between: list[int]) -> Iterator[_Sequence]:
         """Yield sequences of rows that run together."""
-        end = self.encoder.tokenizer.eos_token_id
-        between = [] if end is None else [int(end)]
-        room = self.length - len(self.encoder.opening)
+        opening = self.encoder.opening
+        opened = [not self.only_answers] * len(opening)
+        room = self.length - len(opening)
         tokens, counted = list[int](), list[bool]()
         for row in rows:
+            begin = row.answer if self.only_answers else 0
             tokens += [*row.tokens, *between]
-            counted += [*self._counted(row), *(True for _ in between)]
-            while len(tokens) >= room:
-                yield self._opened(tokens[:room], counted[:room])
-                del tokens[:room], counted[:room]
-
-    def _opened(self, tokens: list[int], counted: list[bool]) -> _Sequence:
-        opening = self.encoder.opening
-        first = [not self.only_answers] * len(opening)
-        return [*opening, *tokens], [*first, *counted]
-
-    def _counted(self, row: EncodedRow) -> list[bool]:
-        """Return for each token of a row whether its prediction counts."""
-        begin = 0 if not self.only_answers else row.answer
-        assert begin is not None, "rows with answers"
-        return [place >= begin for place in range(len(row.tokens))]
+            counted += [False] * begin + [True] * (len(row.tokens) - begin + len(between))
+            whole = len(tokens) // room * room
+            for at in range(0, whole, room):
+                piece = slice(at, at + room)
+                yield [*opening, *tokens[piece]], [*opened, *counted[piece]]
+            del tokens[:whole], counted[:whole]

@@ -3,6 +3,7 @@
 import math
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.evaluation.fits.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
 from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.fits.heal.teacher import TaughtBatch, TaughtSequences
@@ -22,7 +24,7 @@ from gptailor.evaluation.fits.heal.text import STEP_TOKENS, step_tokens
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluation.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.content_keys import Content, ModelContents
+from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.template import configuration
 from gptailor.evaluation.objectives.kl import divergence, grouped
 from gptailor.plan.events import OnEvent, Progress, ignore_events
@@ -58,11 +60,7 @@ LAYER_COPIES = 8
 """Bytes of an input or output of a projection, twice in float32, or in more copies of fewer."""
 SCORES_COPIES = 3
 """Copies of attention's scores in float32: before and after softmax, and a gradient."""
-LARGEST_RANK = 2**16
-"""A rank above that of any projection."""
 _SAVE_SECONDS = 60.0
-_ADAM = ("step", "exp_avg", "exp_avg_sq")
-"""Adam's state of a parameter."""
 
 
 # ------------------------------------------------------------------------------------ memory
@@ -88,14 +86,16 @@ class HealingMemory:
     def numbers(self) -> int:
         """The number of learned values."""
         rank = self.healing.rank
-        shapes = list[tuple[int, ...]]()
-        for index in self.healing.indices:
-            outputs = self.contents.layers[index].outputs
-            specs = {output.spec.name: output.spec for output in outputs}
-            shapes += (specs[name].shape for name in learning_tensors(rank, specs))
+        shapes = [each[name].shape for each in self._specs for name in learning_tensors(rank, each)]
         if rank is None:
             return sum(map(prod, shapes))
         return sum(min(rank, *shape) * sum(shape) for shape in shapes)
+
+    @property
+    def _specs(self) -> list[dict[str, TensorSpec]]:
+        """The specifications of the tensors of each layer that learns, by their names."""
+        layers = [self.contents.layers[index] for index in self.healing.indices]
+        return [{output.spec.name: output.spec for output in layer.outputs} for layer in layers]
 
     @property
     def bytes(self) -> int:
@@ -111,11 +111,10 @@ class HealingMemory:
         """
         if self.limit is None:
             return None
-        least = self._least
+        least, whole = self._least, self.healing.rank is None
         if self.bytes + least <= self.limit:
-            return None if self.healing.rank is None else self.limit - self.bytes
-        largest = self.healing.rank is not None
-        needed = "its largest layer and its ends" if largest else "all its weights"
+            return None if whole else self.limit - self.bytes
+        needed = "all its weights" if whole else "its largest layer and its ends"
         message = (
             f"{self.limit:,} bytes can't hold the healing: its trained weights and its workspace "
             f"take {self.bytes:,}, and {needed} {least:,}"
@@ -123,11 +122,10 @@ class HealingMemory:
         raise HealError("C811", message, self._remedy())
 
     def _remedy(self) -> str:
-        sides = [1]
-        for index in self.healing.indices:
-            outputs = self.contents.layers[index].outputs
-            sides += projections({output.spec.name: output.spec for output in outputs}).values()
-        ranks = range(1, min(max(sides), self.healing.rank or LARGEST_RANK) + 1)
+        widest = max(
+            (side for each in self._specs for side in projections(each).values()), default=1
+        )
+        ranks = range(1, min(widest, self.healing.rank or widest) + 1)
         largest = bisect_left(ranks, True, key=lambda rank: not self._fits(rank))
         needed = self.bytes + self._least
         if largest:
@@ -140,27 +138,25 @@ class HealingMemory:
 
     # ---------------------------------------------------------------------------- sizes
 
-    def _size(self, content: Content) -> int:
-        return sum(output.spec.elements for output in content.outputs) * self.dtype.itemsize
-
     @property
     def _least(self) -> int:
         """The bytes of the weights that must be on the device at once."""
-        ends = sum(output.spec.elements for output in self.contents.rest) * self.dtype.itemsize
-        sizes = [self._size(content) for content in self.contents.layers]
-        return ends + (sum(sizes) if self.healing.rank is None else max(sizes))
+        parts = [self.contents.rest, *(content.outputs for content in self.contents.layers)]
+        ends, *sizes = (sum(output.spec.elements for output in part) for part in parts)
+        layers = sum(sizes) if self.healing.rank is None else max(sizes)
+        return (ends + layers) * self.dtype.itemsize
 
     @property
     def _activations(self) -> int:
         config = configuration(self.contents.config).get_text_config()
         tokens = max(step_tokens(self.healing.tokens), self.length)
-        count = len(self.contents.layers) - min(self.healing.indices)
-        between = (count + 1) * tokens * int(config.hidden_size) * 4
+        learning = self.contents.layers[min(self.healing.indices) :]
+        between = (len(learning) + 1) * tokens * int(config.hidden_size) * 4
         heads = int(getattr(config, "num_attention_heads", None) or 1)
         scores = tokens * self.length * heads * 4 * SCORES_COPIES
         widths = [
             sum(sum(o.spec.shape) for o in content.outputs if len(o.spec.shape) == 2)
-            for content in self.contents.layers[min(self.healing.indices) :]
+            for content in learning
         ]
         layers = [tokens * width * LAYER_COPIES + scores for width in widths]
         inside = sum(layers) if self.limit is None else max(layers)
@@ -300,11 +296,10 @@ class Student:
     def divergence(self, batch: TaughtBatch) -> float:
         """Return the sum of the counted predictions' divergences from the teacher's."""
         hidden, calls = self._begun(batch.sequences)
-        for index in range(len(calls)):
-            hidden = self._run(index, calls[index], hidden)
+        for index, call in enumerate(calls):
+            hidden = self._run(index, call, hidden)
         rows = hidden.flatten(0, 1)[batch.counted.to(self.device)]
-        likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
-        return float(head_divergence(self.head, rows, likely, logs, self.step))
+        return float(head_divergence(self.head, rows, *self._taught(batch), self.step))
 
     def mean_divergence(self, taught: TaughtSequences, group: ProcessGroup = ALONE) -> float:
         """Return the mean divergence of all counted predictions; a group shares the sequences."""
@@ -319,20 +314,17 @@ class Student:
 
         Returns that quotient.
         """
-        with torch.no_grad():
-            hidden, calls = self._begun(batch.sequences)
-            for index in range(self.first):
-                hidden = self._run(index, calls[index], hidden)
+        hidden, calls = self._begun(batch.sequences)
         before = []
-        with torch.set_grad_enabled(not self.recompute):
-            for index in range(self.first, len(calls)):
-                before += [hidden] if self.recompute else []
-                hidden = self._run(index, calls[index], hidden)
+        for index, call in enumerate(calls):
+            learns = index >= self.first
+            before += [hidden] if learns and self.recompute else []
+            with torch.set_grad_enabled(learns and not self.recompute):
+                hidden = self._run(index, call, hidden)
         counted = batch.counted.to(self.device)
-        likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
         places = hidden.detach().flatten(0, 1)
-        rows = places[counted]
-        loss, row_slopes = head_loss(self.head, rows, likely, logs, self.step)
+        taught = self._taught(batch)
+        loss, row_slopes = head_loss(self.head, places[counted], *taught, self.step)
         slopes = torch.zeros_like(places)
         slopes[counted] = row_slopes / count
         slope = slopes.view_as(hidden)
@@ -342,8 +334,15 @@ class Student:
             torch.autograd.backward([hidden], [slope])
         return float(loss) / count
 
+    def _taught(self, batch: TaughtBatch) -> tuple[Tensor, Tensor]:
+        """Return the teacher's predictions of a batch on the device."""
+        return batch.tokens.to(self.device), batch.logs.to(self.device)
+
     def _back(self, before: Sequence[Tensor], calls: Sequence[Call], slope: Tensor) -> None:
-        """Run the layers again, the last one first, each with its backward pass."""
+        """Run the layers that learn again, the last one first, each with its backward pass.
+
+        `before` are the states before these layers.
+        """
         for index in reversed(range(self.first, len(calls))):
             start = before[index - self.first].detach().requires_grad_(index > self.first)
             with torch.enable_grad(), self.live.layer(index) as layer, self._autocast():
@@ -483,10 +482,9 @@ class Training:
 
     def _save(self) -> None:
         tensors = {f"best.{name}": tensor for name, tensor in self._best.items()}
-        for name, parameter in self.parameters.items():
-            tensors[f"now.{name}"] = parameter
-            for field, value in self.optimiser.state[parameter].items():  # empty without gradient
-                tensors[f"adam.{field}.{name}"] = value
+        tensors |= {f"now.{name}": parameter for name, parameter in self.parameters.items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{field}": value for field, value in state.items()}
         numbers = {"done": self.done, "best": self.best, "start": self.start}
         KeptTensors(tensors, numbers).write(self.file, self.key)
 
@@ -495,15 +493,16 @@ class Training:
         if (kept := read_tensors(self.file, self.key)) is None:
             return
         self.learning.take({name: kept.tensors[f"now.{name}"] for name in self.parameters})
-        for name, parameter in self.parameters.items():
-            device = parameter.device
-            self._best[name] = kept.tensors[f"best.{name}"].to(device)
-            adam = {field: f"adam.{field}.{name}" for field in _ADAM}
-            if adam["step"] in kept.tensors:
-                self.optimiser.state[parameter] = {
-                    field: kept.tensors[key].to("cpu" if field == "step" else device)
-                    for field, key in adam.items()
-                }
+        self._best = {
+            name: kept.tensors[f"best.{name}"].to(parameter.device)
+            for name, parameter in self.parameters.items()
+        }
+        states = defaultdict[int, dict[str, Tensor]](dict)
+        for name, tensor in kept.tensors.items():
+            if name.startswith("adam."):
+                _, number, field = name.split(".")
+                states[int(number)][field] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})
         self.done, self.best = int(kept.numbers["done"]), kept.numbers["best"]
         self.start = kept.numbers["start"]
 

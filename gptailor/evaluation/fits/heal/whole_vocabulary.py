@@ -3,19 +3,32 @@
 The teacher reads the same text in its own tokens. Its probability of a token that the student lacks
 goes to the first of the tokens that replace it. Inside such a word the teacher has no prediction,
 and the student learns the next token of the text.
+
+A student has to learn which tokens stand for each word that is no token any more, and texts have
+few of these words. So some tokens of a text give way to tokens that the student lacks, drawn by the
+teacher's predictions at their place. The teacher then reads the changed text.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.token_cut import TokenCut, loaded_tokenizer
+from gptailor.evaluation.fits.heal.learning import teacher_error
+from gptailor.evaluation.fits.heal.text import PackedSequences, chunk_starts
+from gptailor.evaluation.fits.kept_tensors import KeptTensors, read_tensors
+from gptailor.evaluation.forward.evaluator import Evaluator
+from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
+from gptailor.evaluation.scores import Failure
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,6 +39,10 @@ _TORN = "\ufffd"
 """The sign of a part of a character in a decoded text."""
 LEAST_PROBABILITY = 1e-30
 """The least probability: its logarithm is finite, and it can be drawn."""
+REPLACED_SHARE = 0.1
+"""The share of a text's tokens that are replaced; a quarter was worse (docs/healing_results.md)."""
+CANDIDATES = 64
+"""The likeliest of the missing tokens at a place; one of them is drawn."""
 
 
 @final
@@ -142,3 +159,105 @@ class WholeVocabulary:
             rows[place, kept:] = _IMPOSSIBLE
             rows[place, kept] = _CERTAIN
         return rows
+
+
+@final
+@dataclass(frozen=True)
+class DroppedWords:
+    """Replaces tokens of sequences by tokens that the student lacks.
+
+    `whole` has both vocabularies. Places and tokens are drawn by `seed`.
+    """
+
+    whole: WholeVocabulary
+    device: torch.device
+    seed: int
+
+    def replace_tokens(
+        self,
+        sequences: PackedSequences,
+        teacher: Callable[[], LiveModel],
+        file: Path,
+        on_event: OnEvent = ignore_events,
+    ) -> PackedSequences:
+        """Return sequences of the same lengths with replaced tokens, and keep them in `file`.
+
+        Only tokens whose prediction counts are replaced. Reports the `Progress` of reading.
+
+        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
+        that fails.
+        """
+        if not self.whole.pieces:
+            return sequences
+        key = hashlib.sha256(sequences.tokens.contiguous().numpy().data).hexdigest()
+        kept = read_tensors(file, key)
+        if kept is None:
+            kept = KeptTensors(self._made(sequences, teacher(), on_event), {})
+            kept.write(file, key)
+        return sequences._replace(**kept.tensors)
+
+    def _made(
+        self, sequences: PackedSequences, teacher: LiveModel, on_event: OnEvent
+    ) -> dict[str, Tensor]:
+        rows, length = sequences.tokens.shape
+        tokens, counted = sequences.tokens.clone(), sequences.counted.clone()
+        evaluator = Evaluator(device=self.device)
+        generator = torch.Generator().manual_seed(self.seed)
+        starts = chunk_starts(tokens)
+        for start in starts:
+            on_event(Progress("reading", start * length, rows * length))
+            read = [self.whole.read(row) for row in tokens[start : start + starts.step].tolist()]
+            requests = [Request(each.tokens, 1) for each in read]
+            results = evaluator.run(teacher, [Work(requests, self._likely)])
+            if isinstance(results, Failure):
+                raise teacher_error(results)
+            for number, (each, likely) in enumerate(zip(read, results[0], strict=True), start):
+                old = tokens[number].tolist(), counted[number].tolist()
+                new = self._replaced(*old, each, likely.double(), generator)
+                tokens[number], counted[number] = map(torch.tensor, new)
+        return {"tokens": tokens, "counted": counted}
+
+    def _likely(
+        self, logits: Float[Tensor, " n whole"], _targets: Int64[Tensor, " n"], _rows: Rows
+    ) -> Float[Tensor, " n values"]:
+        """Return the likeliest of the missing tokens, then their probabilities."""
+        missing = self.whole.missing.to(logits.device)
+        probabilities = logits.softmax(dim=1)[:, missing]
+        likely = probabilities.topk(min(CANDIDATES, len(missing)), dim=1)
+        return torch.cat([missing[likely.indices].to(logits.dtype), likely.values], dim=1)
+
+    def _replaced(
+        self,
+        sequence: Sequence[int],
+        counted: Sequence[bool],
+        read: ReadSequence,
+        likely: Float[Tensor, " n values"],
+        generator: torch.Generator,
+    ) -> tuple[list[int], list[bool]]:
+        """Return a sequence with replaced tokens, and which of its predictions count."""
+        ends = {after: place for place, after in enumerate(read.after) if after >= 0}
+        spans = [
+            (after, end + 1, ends[after + 1] + 1)
+            for after, end in ends.items()
+            if after + 1 in ends and sequence[end + 1] not in self.whole.added
+        ]
+        spans = [span for span in spans if all(counted[span[1] - 1 : span[2] - 1])]
+        count = round(REPLACED_SHARE * len(spans))
+        if not count:
+            return list(sequence), list(counted)
+        candidates, chances = likely.clamp(min=LEAST_PROBABILITY).tensor_split(2, dim=1)
+        # places where such a word is likely are preferred
+        weights = chances[[after for after, _, _ in spans]].sum(dim=1).sqrt()
+        chosen = torch.multinomial(weights, count, generator=generator)
+        made, counts, done = list[int](), list[bool](), 0
+        flags = [True, *counted]
+        for after, begin, end in sorted(spans[number] for number in chosen.tolist()):
+            drawn = int(torch.multinomial(chances[after], 1, generator=generator))
+            pieces = self.whole.pieces[int(candidates[after, drawn])]
+            made += [*sequence[done:begin], *pieces]
+            counts += [*flags[done:begin], *(True for _ in pieces)]
+            done = end
+        made, counts = [*made, *sequence[done:]], [*counts, *flags[done:]]
+        if len(made) < len(sequence):  # the text itself had words in more tokens
+            return list(sequence), list(counted)
+        return made[: len(sequence)], counts[1 : len(sequence)]

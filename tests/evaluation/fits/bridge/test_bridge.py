@@ -21,7 +21,6 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluation.fits.bridge import fit as bridge_fit
 from gptailor.evaluation.fits.bridge.fit import (
-    BridgeError,
     Statistics,
     carriers,
     fold_fit,
@@ -29,6 +28,7 @@ from gptailor.evaluation.fits.bridge.fit import (
     weights,
 )
 from gptailor.evaluation.fits.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
+from gptailor.evaluation.fits.fit import BridgeError
 from gptailor.evaluation.fits.repair import Fitted, Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers, position_count
@@ -434,8 +434,7 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     bare = stitcher.stitch(plan)
 
     content = bare.layers[1]
-    names = carriers(layout, content)
-    outputs = {o.spec.name: o for o in content.outputs if o.spec.name in names}
+    outputs = carriers(layout, content)
     made = {name: stitcher.tensors.make(output) for name, output in outputs.items()}
     last = last_projection(layout, {name: output.spec.shape for name, output in outputs.items()})
     noise = torch.randn(last.inputs if last else 16, 16, generator=torch.Generator().manual_seed(0))

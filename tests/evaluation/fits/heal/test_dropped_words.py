@@ -9,10 +9,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from gptailor.checkpoint.token_cut import TokenCut
-from gptailor.evaluation.fits.heal import dropped_words
-from gptailor.evaluation.fits.heal.dropped_words import DroppedWords
+from gptailor.evaluation.fits.heal import whole_vocabulary
 from gptailor.evaluation.fits.heal.text import PackedSequences
-from gptailor.evaluation.fits.heal.whole_vocabulary import WholeVocabulary
+from gptailor.evaluation.fits.heal.whole_vocabulary import DroppedWords, WholeVocabulary
 from gptailor.plan.events import Progress
 from tests.checkpoint.test_token_cut import cut_of, whole_of
 from tests.support.healing import CPU, Asked
@@ -75,8 +74,8 @@ def test_the_teacher_finds_the_new_token_likely(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(dropped_words, "CANDIDATES", 1)
-    monkeypatch.setattr(dropped_words, "REPLACED_SHARE", 0.03)  # one or two of a sequence
+    monkeypatch.setattr(whole_vocabulary, "CANDIDATES", 1)
+    monkeypatch.setattr(whole_vocabulary, "REPLACED_SHARE", 0.03)  # one or two of a sequence
     whole = WholeVocabulary(cut)
     made = DroppedWords(whole, CPU, 0).replace_tokens(sequences, Asked(folder), tmp_path / "file")
     model, changed = AutoModelForCausalLM.from_pretrained(folder / "base"), 0
@@ -102,7 +101,7 @@ def test_special_tokens_stay(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(dropped_words, "REPLACED_SHARE", 1.0)
+    monkeypatch.setattr(whole_vocabulary, "REPLACED_SHARE", 1.0)
     whole = WholeVocabulary(cut)
     made = DroppedWords(whole, CPU, 0).replace_tokens(sequences, Asked(folder), tmp_path / "file")
     special, seen = torch.tensor(sorted(whole.added)), 0

@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gptailor
 from gptailor.checkpoint.cache_folder import cache_folder
+from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits import kept_tensors
-from gptailor.evaluation.fits.heal import heal as healing_module
 from gptailor.evaluation.fits.heal import train
-from gptailor.evaluation.fits.heal.heal import HealedLayers
 from gptailor.evaluation.fits.heal.learning import HealError
 from gptailor.evaluation.fits.heal.text import HealingTexts
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
@@ -30,7 +29,16 @@ from gptailor.plan.events import Event, HealingStart, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.support.events import progress
-from tests.support.healing import divergence, heal, healer, said, text_of, two_models, with_layers
+from tests.support.healing import (
+    HealedLayers,
+    divergence,
+    heal,
+    healed_layers,
+    said,
+    text_of,
+    two_models,
+    with_layers,
+)
 from tests.support.tiny import letters, tiny_model
 from tests.support.tiny_vision import VISION, tiny_vision
 
@@ -295,12 +303,11 @@ def test_the_device_decides_what_products_are_made_in(made: Path, tmp_path: Path
         for kind in ("llama", "mixtral", "granitemoe", "mamba")
     }
     for kind, its in prepared.items():
-        made_by = healing_module.Healer(its.models, torch.device("cuda"))
         expected = torch.float32 if "moe" in kind or kind == "mixtral" else torch.bfloat16
-        assert made_by.dtype == expected
+        assert healing_dtype(its.models, torch.device("cuda")) == expected
     narrow = torch.cpu._is_avx512_bf16_supported()
-    own = healing_module.Healer(prepared["llama"].models, torch.device("cpu"))
-    assert own.dtype == (torch.bfloat16 if narrow else torch.float32)
+    own = healing_dtype(prepared["llama"].models, torch.device("cpu"))
+    assert own == (torch.bfloat16 if narrow else torch.float32)
 
 
 # ------------------------------------------------------------------------------------------- memory
@@ -492,9 +499,9 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     prepared = prepare(said(folder, SHORT))
     base = load_file(folder / "base" / "model.safetensors")
     nudged = base["model.layers.1.mlp.down_proj.weight"] * 1.1
-    found = healer(prepared).heal(prepared.resolved, {}, {1: {"mlp.down_proj.weight": nudged}})
-    assert found.result.numbers["start"] != found.result.numbers["bare"]
     moved = {1: {"mlp.down_proj.weight": nudged}}
+    found = healed_layers(prepared, moved)
+    assert found.result.numbers["start"] != found.result.numbers["bare"]
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
     own = divergence(
         teacher, with_layers(prepared.plan, moved), text_of(said(folder, SHORT)).held.tokens

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 import gptailor
-from gptailor.evaluation.fits.heal.heal import _folded
+from gptailor.evaluation.fits.heal.heal import _folded, _learning
 from gptailor.evaluation.fits.heal.learning import (
     HealError,
     Learning,
@@ -25,7 +25,7 @@ from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.support.healing import healer, said, wanted
+from tests.support.healing import said, wanted
 from tests.support.structures import structure
 from tests.support.thorough import one_of_each
 from tests.support.tiny import CONFIGURATIONS, tiny_model
@@ -65,11 +65,10 @@ class Case:
 def case(plan: Plan, *, memory: int | None = None, dtype: torch.dtype = torch.float32) -> Case:
     """The plan, its changes moved by noise where they begin with zeros."""
     prepared = prepare(plan)
-    how = wanted(prepared)
     stitcher = Stitcher(prepared.models, dtype=dtype, memory=memory)
     contents = stitcher.contents(prepared.resolved)
     live = stitcher.live(contents)
-    learning = healer(prepared)._learning(stitcher, live, contents, how)
+    learning = _learning(wanted(prepared), stitcher, live, contents)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in learning.parameters.values():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gptailor.evaluation.fits.heal import teacher
+from gptailor.evaluation.fits.heal import text
 from gptailor.evaluation.fits.heal.learning import NotFiniteError
 from gptailor.evaluation.fits.heal.teacher import Predictions
 from gptailor.evaluation.live.stitch import Stitcher
@@ -56,7 +56,7 @@ def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
 def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "AT_ONCE", 24)
+    monkeypatch.setattr(text, "AT_ONCE", 24)
     asked, told = Asked(folder), list[tuple[int, bool]]()
 
     def interrupt(event: Progress) -> None:
@@ -95,7 +95,7 @@ def damaged(file: Path, how: str) -> None:
 def test_what_is_damaged_is_asked_again(
     folder: Path, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "AT_ONCE", 24)
+    monkeypatch.setattr(text, "AT_ONCE", 24)
     whole = Predictions(tmp_path, TOKENS, 64)
     whole.learn(Asked(folder), CPU)
     expected = [part.clone() for part in whole.of(0, 7)]

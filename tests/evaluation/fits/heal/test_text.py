@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluation.fits.heal.teacher_chats import TeacherChats
-from gptailor.evaluation.fits.heal.text import HealingTexts, file_source, healing_texts
+from gptailor.evaluation.fits.heal.sources import TeacherChats, file_source
+from gptailor.evaluation.fits.heal.text import HealingTexts, healing_texts
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from tests.support.tiny import letters, write_tokenizer
 
@@ -44,7 +44,7 @@ def test_whole_sequences_of_so_many_tokens_are_learned_and_one_in_twenty_is_held
     assert found.learned.tokens.shape == (40, 16)
     assert found.held.tokens.shape == (2, 16)
     assert found.tokens == 640
-    assert found.files[0].digest == of_file(folder / "text.txt")
+    assert found.read[0][:2] == tuple(dict(of_file(folder / "text.txt")).values())
     few = text(folder, "text.txt", 40)
     assert (len(few.learned.tokens), len(few.held.tokens)) == (2, 1)
 
@@ -78,7 +78,7 @@ def test_texts_have_their_shares_and_are_evenly_mixed(folder: Path) -> None:
     shares = {"text.txt": Fraction(3, 4), "rows.jsonl": Fraction(1, 4)}
     found = mixture(folder, shares, 640)
     assert found.tokens == 640
-    assert [file.tokens for file in found.files] == [480, 160]
+    assert [file.tokens for file in found.read] == [480, 160]
     assert found.learned.texts.tolist() == [0, 0, 1, 0] * 10
     assert sorted(found.held.texts.tolist()) == [0, 1]
     for number, name in enumerate(shares):
@@ -91,7 +91,7 @@ def test_every_token_of_the_total_is_given_to_a_text(folder: Path) -> None:
     thirds = dict.fromkeys(("text.txt", "rows.jsonl"), Fraction(1, 3))
     (folder / "more.txt").write_text(letters(700, seed=5))
     found = mixture(folder, {**thirds, "more.txt": Fraction(1, 3)}, 16 * 40)
-    assert [file.tokens // 16 for file in found.files] == [13, 13, 14]
+    assert [file.tokens // 16 for file in found.read] == [13, 13, 14]
 
 
 def test_a_text_that_is_too_short_for_its_share_says_so(folder: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_text_that_is_too_short_for_its_share_says_so(folder: Path) -> None:
     assert caught.value.path == folder / "rows.jsonl"
     assert "and its share of 'heal' needs 1,888" in caught.value.message
     fewer = mixture(folder, shares, 2000, exactly=False)
-    sizes = [file.tokens for file in fewer.files]
+    sizes = [file.tokens for file in fewer.read]
     assert sizes[1] / sum(sizes) == pytest.approx(0.9, abs=0.05)
     assert sum(sizes) < 1000
 

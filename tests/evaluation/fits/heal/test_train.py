@@ -12,12 +12,18 @@ from transformers import AutoModelForCausalLM
 
 from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation.fits.heal import train
-from gptailor.evaluation.fits.heal.heal import HealedLayers
 from gptailor.evaluation.fits.heal.learning import HealError
 from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
 from tests.support.events import progress
-from tests.support.healing import divergence, heal, said, text_of, with_layers
+from tests.support.healing import (
+    HealedLayers,
+    divergence,
+    heal,
+    said,
+    text_of,
+    with_layers,
+)
 from tests.support.tiny import letters, tiny_model
 
 CUT = 'drop L2\nheal on "text.txt" tokens 3840'

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import gptailor
-from gptailor.checks.width import model_width
+from gptailor.checks.cut_sizes import model_width
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.plan import Plan
@@ -132,7 +132,7 @@ def test_the_refit_leaves_less_error_than_slices_alone(say: Say, folder: Path) -
     whole, narrow = loaded(folder / "llama"), stitch(plan)
     sliced = stitch(plan)
     prepared = prepare(plan)
-    made = Repairs(Stitcher(prepared.models)).fitted(prepared.resolved).narrowed
+    made = Repairs(Stitcher(prepared.models)).fitted(prepared.resolved).changes["width"]
     for number, layer in enumerate(whole.model.layers):
         rows = made[number]["mlp.gate_proj.weight"]
         kept = (layer.mlp.gate_proj.weight[:, None] == rows).all(-1).any(1)

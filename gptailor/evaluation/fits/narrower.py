@@ -2,15 +2,18 @@
 
 Each layer is fitted on the hidden states of the whole plan, in one pass. So plans with other drops
 share the fits. Fits on the states of a narrow plan gave a higher loss (docs/width.md).
+
+X are the neurons' values for each token, the inputs of the output projection W, which has a row for
+each neuron. The error of a narrow MLP is |XW − X_S B|², weighted by Ω, with the neurons S that stay
+and their new rows B. It depends on the sums XᵀΩX alone.
 """
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import final
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.families.layout import projection
@@ -19,22 +22,23 @@ from gptailor.evaluation.fits.bridge.fit import (
     FittedTokens,
     Statistics,
     add_tokens,
-    fit_key,
     fold_fit,
-    measured_layers,
     solve,
 )
 from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, regressors
-from gptailor.evaluation.fits.fit import Fit, Fitted, fit_texts
-from gptailor.evaluation.fits.kept_tensors import KeptTensors
-from gptailor.evaluation.fits.width.neurons import kept_neurons, sums_of_kept, working_size
+from gptailor.evaluation.fits.fit import BridgeError, Fit, Fitted, LayerResult, fit_text
 from gptailor.evaluation.live import content_keys
-from gptailor.plan.events import FitResult, OnEvent, Progress
+from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
 from gptailor.plan.resolved import ClosedCut
 from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.program import Output
 from gptailor.program.sources import Checked
+
+LEAST_RIDGE = 1e-6
+"""The least ridge of a choice, which has a solution for any text."""
+_BLOCKS = 32
+"""Blocks of neurons that are removed one after another."""
 
 
 @final
@@ -58,46 +62,26 @@ class Narrower(Fit):
         cut = resolved.cuts["width"]
         undone = self.table.contents(resolved.undone)
         width, hidden = self._sides(undone.layers[0])
-        text = self.texts.of(
+        text = self.text(
             resolved.declared, cut.on, cut.tokens or WIDTH_TOKENS, width,
             named=cut.tokens is not None, statement="width",
         )  # fmt: skip
-        layers = undone.layers
-
-        def narrowed() -> KeptTensors:
-            on_event(Progress("narrowing", 0, len(layers), numbers={"size": cut.size}))
-            walk = Pass(self.stitcher.live(undone), text.batches, self.place)
-            slots, words = resolved.undone.kept, ("MLP", "narrowing")
-            fit = partial(self._fit, cut, text)
-            self.stitcher.reserve(working_size(width, hidden))
-            try:
-                fits = list(measured_layers(walk, undone, slots, words, fit, on_event))
-            finally:
-                self.stitcher.reserve(0)
-            named = ((n, *item) for n, fit in enumerate(fits) for item in fit.tensors.items())
-            tensors = {f"{number} {name}": tensor for number, name, tensor in named}
-            shares = {str(n): fit.numbers["held_out"] for n, fit in enumerate(fits)}
-            return KeptTensors(tensors, shares)
-
-        def read(kept: KeptTensors) -> KeptTensors:
-            tensors: dict[str, Tensor] = {}
-            for number, content in enumerate(layers):
-                own = self._tensors(content, _of_layer(kept, number))
-                tensors |= {f"{number} {name}": tensor for name, tensor in own.items()}
-            return KeptTensors(tensors, kept.numbers)
-
-        settings = cut.size, _ridge(cut), *self.devices
-        found = self.kept(fit_key(undone, settings, text), narrowed, read)
-        own = tuple(_of_layer(found, number) for number in range(len(layers)))
-        recovered = math.fsum(found.numbers.values()) / len(layers)
-        texts = fit_texts((text.digest, text.tokens))
+        fits = self.by_layer(
+            undone, resolved.undone.kept, text, ("MLP", "narrowing"),
+            partial(self._fit, cut, text), on_event, size=cut.size,
+            settings=(cut.size, _ridge(cut)), workspace=working_size(width, hidden),
+            read=self._read,
+        )  # fmt: skip
+        recovered = math.fsum(float(fit[_HELD_OUT]) for fit in fits) / len(fits)
+        texts = (fit_text(text.digest, text.tokens),)
         result = FitResult("width", "width", texts, {"recovered": recovered})
+        own = [{name: tensor for name, tensor in fit.items() if name != _HELD_OUT} for fit in fits]
         changes = {i: own[number] for i, number in enumerate(resolved.undone_numbers)}
-        return replace(fitted.having(changes, result), narrowed=own)
+        return fitted.having(changes, result)
 
     def _fit(
         self, cut: ClosedCut, text: CalibrationText, walk: Pass, content: content_keys.Content
-    ) -> KeptTensors:
+    ) -> LayerResult:
         """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
         ridge = _ridge(cut)
         output = self._down(content)
@@ -114,9 +98,10 @@ class Narrower(Fit):
         held_out = solution.held_out([_without(tokens, rows, kept) for tokens in sampled])
         narrow = {name: _sliced(down, neurons, kept.to(down.device))}
         folded = fold_fit(solution.change, narrow, self.layout, {name: output.spec.dtype})
-        return KeptTensors({**folded, _KEPT: kept.cpu()}, {"held_out": held_out})
+        held = torch.tensor(held_out, dtype=torch.float64)
+        return {**folded, _KEPT: kept.cpu(), _HELD_OUT: held}
 
-    def _tensors(self, content: content_keys.Content, fit: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _read(self, content: content_keys.Content, fit: LayerResult) -> LayerResult:
         """Return the tensors of a narrow layer that differ from those of the whole one."""
         tensors = dict(fit)
         kept = tensors.pop(_KEPT)
@@ -144,14 +129,8 @@ class Narrower(Fit):
         return (first, second) if self.layout.transposed else (second, first)
 
 
-_KEPT = "kept"
-"""The name of the neurons that stay, in a file of fits."""
-
-
-def _of_layer(kept: KeptTensors, number: int) -> dict[str, Tensor]:
-    """Return the tensors of a layer, by their names within it."""
-    named = ((name.split(" "), tensor) for name, tensor in kept.tensors.items())
-    return {name: tensor for (layer, name), tensor in named if layer == str(number)}
+_KEPT, _HELD_OUT = "kept", "held_out"
+"""The names of the neurons that stay and of the share `held_out`, in a file of fits."""
 
 
 def _ridge(cut: ClosedCut) -> float:
@@ -171,3 +150,79 @@ def _sliced(tensor: Tensor, neurons: Neurons, kept: Int64[Tensor, " count"]) -> 
     width = tensor.shape[neurons.axis] // neurons.copies
     numbers = torch.cat([kept + copy * width for copy in range(neurons.copies)])
     return tensor.index_select(neurons.axis, numbers).contiguous()
+
+
+# ----------------------------------------------------------------------------------------- neurons
+
+
+def kept_neurons(
+    sums: Statistics,
+    rows: Float64[Tensor, " neurons width_out"],
+    count: int,
+    ridge: float,
+) -> Int64[Tensor, " count"]:
+    """Choose the neurons that stay, in ascending order: `count` of all.
+
+    A neuron's removal costs |b|² / P_jj, with its row of B = PXᵀΩXW and the diagonal of the inverse
+    P = (XᵀΩX + λI)⁻¹: the least increase of the squared error when all other neurons are fitted
+    again (optimal brain surgeon). Blocks of the cheapest neurons leave, and B and P follow. λ is
+    `ridge` × the median of XᵀΩX's diagonal, with a ridge of at least `LEAST_RIDGE`. The sums are
+    unchanged. Equal costs leave in the order of the neurons.
+
+    Raises BridgeError (C808) where XᵀΩX + λI has no inverse.
+    """
+    gram = _symmetric(sums.gram)
+    positive = gram.diagonal()[gram.diagonal() > 0]
+    middle = float(positive.median()) if len(positive) else 1.0
+    damping = max(ridge, LEAST_RIDGE) * middle
+    gram.diagonal().add_(damping)
+    scale = gram.diagonal().sqrt()
+    lower, failed = torch.linalg.cholesky_ex(gram / scale / scale[:, None])
+    if int(failed):
+        message = f"the {len(rows)} neurons depend on each other over {sums.count:,} tokens"
+        raise BridgeError("C808", message, "give a larger ridge, or more tokens of other text")
+    inverse = torch.cholesky_inverse(lower)
+    inverse.div_(scale).div_(scale[:, None])
+    best = rows - damping * (inverse @ rows)
+    left = torch.arange(len(rows), device=rows.device)
+    block = -(-(len(rows) - count) // _BLOCKS)
+    while len(left) > count:
+        costs = best.square().sum(1) / inverse.diagonal()
+        size = min(block, len(left) - count)
+        leaving = torch.zeros(len(left), dtype=torch.bool, device=rows.device)
+        leaving[costs.argsort(stable=True)[:size]] = True
+        half = torch.linalg.solve(inverse[leaving][:, leaving], inverse[leaving])
+        best = (best - half.T @ best[leaving])[~leaving]
+        inverse = (inverse - inverse[:, leaving] @ half)[~leaving][:, ~leaving]
+        left = left[~leaving]
+    return left
+
+
+def sums_of_kept(
+    sums: Statistics, rows: Float64[Tensor, " neurons width_out"], kept: Int64[Tensor, " count"]
+) -> Statistics:
+    """Return the sums of the fit of the neurons that stay: their inputs, and what is lacking.
+
+    Without the other neurons the MLP lacks their values times their rows. The result is as if
+    `Statistics` had read the tokens with this as R.
+    """
+    gram = _symmetric(sums.gram)
+    leaving = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    leaving[kept] = False
+    gone = rows[leaving]
+    result = Statistics(len(kept), rows.shape[1], rows.device)
+    result.count = sums.count
+    result.gram = gram[kept][:, kept]
+    result.cross = gram[kept][:, leaving] @ gone
+    result.squares = (gone * (gram[leaving][:, leaving] @ gone)).sum()
+    return result
+
+
+def working_size(width_in: int, width_out: int) -> int:
+    """Return the bytes of the sums, of a choice, and of the fit after it."""
+    return Statistics.size(width_in, 2 * width_out) + 4 * 8 * width_in**2
+
+
+def _symmetric(upper: Float64[Tensor, " n n"]) -> Float64[Tensor, " n n"]:
+    """Return a matrix by the half above its diagonal, which the sums have."""
+    return upper.triu() + upper.triu(1).T

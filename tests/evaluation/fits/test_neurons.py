@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptailor.evaluation.fits.bridge.fit import BridgeError, Statistics, solve, weights
-from gptailor.evaluation.fits.width.neurons import kept_neurons, sums_of_kept
+from gptailor.evaluation.fits.bridge.fit import Statistics, solve, weights
+from gptailor.evaluation.fits.fit import BridgeError
+from gptailor.evaluation.fits.narrower import kept_neurons, sums_of_kept
 
 TOKENS, NEURONS, WIDTH = 200, 8, 3
 

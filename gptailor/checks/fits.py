@@ -1,9 +1,9 @@
-"""Rules of statements that repair a plan after its cuts: healing, bridges."""
+"""Rules of cuts, bridges and healing in a plan by itself."""
 
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import rule
+from gptailor.checks.rule import ascending, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import HealText, Plan
@@ -19,10 +19,9 @@ def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     if not heal.on:
         yield Fault("P706", "'heal' has no text", ("heal", "on"), 'name one: heal on "text.jsonl"')
     for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
-        value = getattr(heal, name)
-        if isinstance(value, int) and not least <= value <= LARGEST:
-            message = f"'{name}' of 'heal' must be a whole number from {least} to {LARGEST}"
-            yield Fault("P706", message, ("heal", name))
+        message = f"'{name}' of 'heal' must be a whole number from {least} to {LARGEST}"
+        fault = Fault("P706", message, ("heal", name))
+        yield from _beyond(fault, getattr(heal, name), least=least)
     for i, text in enumerate(heal.on):
         yield from _text_settings(text, ("heal", "on", i))
 
@@ -43,13 +42,19 @@ def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
     if text.answers is None:
         return
     tokens, temperature = text.answers.tokens, text.answers.temperature
-    if tokens is not None and not 1 <= tokens <= LARGEST:
-        message = f"'tokens' of 'answers' must be a whole number from 1 to {LARGEST}"
-        yield Fault("P706", message, (*at, "answers", "tokens"))
+    message = f"'tokens' of 'answers' must be a whole number from 1 to {LARGEST}"
+    yield from _beyond(Fault("P706", message, (*at, "answers", "tokens")), tokens)
     if temperature is not None and not 0 <= temperature <= _LARGEST_TEMPERATURE:
         message = f"'temperature' of 'answers' must be a number from 0 to {_LARGEST_TEMPERATURE}"
         help_ = "0 takes the likeliest token at each step"
         yield Fault("P706", message, (*at, "answers", "temperature"), help_)
+
+
+def _beyond(fault: Fault, *values: object, least: int = 1) -> Iterator[Fault]:
+    """Yield the fault if a whole number is out of range."""
+    numbers = (value for value in values if isinstance(value, int))
+    if any(not least <= number <= LARGEST for number in numbers):
+        yield fault
 
 
 @rule("P711")
@@ -153,3 +158,72 @@ def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
             yield Fault("P705", message, ("bridges", i, "tokens"))
         if ridge is not None and min(numbers(ridge, plan.numbers), default=0) < 0:
             yield Fault("P705", "'ridge' must be a number of at least 0", ("bridges", i, "ridge"))
+
+
+# ------------------------------------------------------------------------------------------- cuts
+
+
+@rule("P504", "P721")
+def every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a range of sizes that descends, is one size, or doesn't end on a step."""
+    for name, cut in plan.cuts.items():
+        if not isinstance(size := cut.size, p.SizeRange):
+            continue
+        (low, high), at = size.between, (name, "size")
+        step = f" step {size.step}" if size.step > 1 else ""
+        yield from ascending("range of sizes", size.between, at, "is one size", step)
+        if low < high and size.step < 1:
+            yield Fault("P721", "'step' must be a whole number of at least 1", at)
+        elif low < high and (high - low) % size.step:
+            last = size.sizes[-1]
+            fitting = f"{low}..{last}" if last > low else f"{low}..{low + size.step}"
+            message = f"steps of {size.step} from {low} don't reach {high}"
+            yield Fault("P721", message, at, f"write {fitting} step {size.step}")
+
+
+@rule("P721")
+def cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each size below 1, text without a name, and setting out of range."""
+    for name, cut in plan.cuts.items():
+        at: Place = (name, "size")
+        ends = cut.size.between if isinstance(cut.size, p.SizeRange) else (cut.size,)
+        message = f"the size of '{name}' must be a whole number from 1 to {LARGEST}"
+        yield from _beyond(Fault("P721", message, at), *ends)
+        if not cut.on:
+            yield Fault("P721", f"the text of '{name}' has no name", (name, "on"))
+        message = f"'tokens' of '{name}' must be a whole number from 1 to {LARGEST}"
+        yield from _beyond(Fault("P721", message, (name, "tokens")), cut.tokens)
+        if cut.ridge is not None and name != "width":
+            message = f"'{name}' has no 'ridge': nothing is fitted"
+            yield Fault("P721", message, (name, "ridge"), "leave it out")
+        elif cut.ridge is not None and cut.ridge < 0:
+            message = "'ridge' must be a number of at least 0"
+            yield Fault("P721", message, (name, "ridge"))
+
+
+@rule("P310")
+def every_named_size_is_whole(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each size by the name of a number that isn't whole, or is below 1."""
+    for name, cut in plan.cuts.items():
+        if not isinstance(cut.size, p.Named) or cut.size.named not in plan.numbers:
+            continue
+        word, at = cut.size.named, (name, "size")
+        value = plan.numbers[word]
+        also = Also("the number is here", ("numbers", word, "value"))
+        if isinstance(value, p.Interval):
+            message = f"expected a size for '{name}', '{word}' is an interval of reals"
+            help_ = f"write the range here, as in '{name} 16384..49152 step 4096'"
+            yield Fault("P310", message, at, help_, (also,))
+        elif any(not isinstance(n, int) or not 1 <= n <= LARGEST for n in numbers(value)):
+            message = f"expected whole numbers of at least 1 for '{name}', '{word}' has another"
+            yield Fault("P310", message, at, f"write 'let {word} = 1024'", (also,))
+
+
+@rule("P722")
+def no_union_is_cut(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a smaller vocabulary of a union of tokenizers."""
+    if plan.vocabulary is not None and plan.tokenizer == "union":
+        message = "'vocabulary' can't be combined with 'tokenizer union'"
+        also = Also("the union is here", ("tokenizer",))
+        help_ = "compile the union first, and cut the folder's vocabulary"
+        yield Fault("P722", message, ("vocabulary",), help_, (also,))
