@@ -29,10 +29,12 @@ def inputs(prepared: Prepared) -> InputFiles:
     rows are sorted by another tokenizer.
     """
     read = set(prepared.read_files)
-    healings = [(f"{name}.", inner.healing) for name, inner in prepared.inner_plans.items()]
+    healings = [
+        (f"{name}.", inner.resolved.healing) for name, inner in prepared.inner_plans.items()
+    ]
     teachers = [
         before + name
-        for before, healing in [("", prepared.healing), *healings]
+        for before, healing in [("", prepared.resolved.healing), *healings]
         for name in filter(None, healing.teachers if healing is not None else ())
     ]
     for name in teachers:

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 import gptailor
 from gptailor.evaluation.fits.heal.heal import HealedLayers, Healer
 from gptailor.evaluation.fits.heal.text import HealingTexts, file_source, healing_texts
-from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.events import OnEvent, ignore_events
@@ -45,7 +44,7 @@ class Asked:
         self.plan = said(folder, "")
         self.times = 0
 
-    def __call__(self) -> LiveModel:
+    def __call__(self) -> Stitched:
         self.times += 1
         return Stitcher(prepare(self.plan).models).stitch(self.plan)
 
@@ -59,7 +58,7 @@ def healer(
 
 def wanted(prepared: Prepared) -> Healing:
     """How the plan is healed."""
-    found = prepared.healing
+    found = prepared.resolved.healing
     assert found is not None
     return found
 

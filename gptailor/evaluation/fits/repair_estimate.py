@@ -129,22 +129,22 @@ def repair_estimates(
         tokens = read_tokens(plan, cut.on, cut.tokens or EXPERT_TOKENS)
         operations = 2 * tokens * sum(_layer_sizes(prepared, where))
         add("choosing experts", tokens, operations, states(tokens))
-    if prepared.gaps:
+    if prepared.resolved.gaps:
         tokens = bridged_tokens(plan)
         sizes = _layer_sizes(prepared, where)
-        first, last = prepared.gaps[0], prepared.gaps[-1]
+        first, last = prepared.resolved.gaps[0], prepared.resolved.gaps[-1]
         passed = sum(sizes[: last.end]) + sum(sizes[first.start : last.start])
         size = states(tokens) + Statistics.size(4 * width, width)
         add("bridging", tokens, 2 * passed * tokens, size)
-    if prepared.healing is not None:
+    if prepared.resolved.healing is not None:
         tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
         shared = 1 if where.type == "cpu" else processes()
         work = 2 * parameters * tokens * heal_passes(plan) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
-        predicted = [text.file for text in prepared.healing.texts if text.predicted]
+        predicted = [text.file for text in prepared.resolved.healing.texts if text.predicted]
         lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
         length = sequence_length(position_count(config), tokens, lengths)
-        planned = replace(prepared.healing, tokens=tokens)
+        planned = replace(prepared.resolved.healing, tokens=tokens)
         size = HealingMemory(contents, planned, dtype, length, memory).bytes
         add("healing", tokens, work, dtype.itemsize * parameters + size, dtype)
     if importance_tokens:
