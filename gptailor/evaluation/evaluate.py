@@ -171,8 +171,7 @@ class EvaluationRun:
         for number, outcomes in self.meter.run(asks, forgiving=True, on_step=step):
             self.all[number].outcomes = outcomes
         for entry in self.entries if speed else ():
-            if entry.size.speed is None:
-                self._speed(entry)
+            self._speed(entry)
             step(f"{entry.target.name}: speed")
         return EvaluationResult(
             tuple(result for entry in self.entries for result in self._results(entry)),
@@ -201,13 +200,15 @@ class EvaluationRun:
 
     def _latency(self, entry: _Entry) -> Score:
         """Return a target's latency. Raises ObjectiveError if it can't be measured."""
-        if entry.size.speed is None:
-            self._speed(entry)
+        self._speed(entry)
         if entry.size.speed is None:
             raise ObjectiveError("its speed can't be measured")
         return latency_score(entry.size.speed)
 
     def _speed(self, entry: _Entry) -> None:
+        """Measure the speed of a target, and its base's by turns, unless it is known."""
+        if entry.size.speed is not None:
+            return
         base = None if entry.target.plain else self._entry_of.get(entry.target.identity_of_base)
         with suppress(Exception):  # a speed that can't be measured is omitted; its score fails
             timed = [entry.target] if base is None else [entry.target, base.target]

@@ -130,12 +130,11 @@ class Reading(NamedTuple):
 
     def key(self, stated: Sequence[StatedObjective]) -> Hashable:
         """Return a key that is equal for plans with the same samples of these objectives."""
-        origin_key: Hashable = None
+        origin_key = ""
         if any("from" in objective.arguments for objective, _ in stated):
-            origin = self.origin.origin
-            models = tuple((name, str(model)) for name, model in self.origin.models.items())
-            numbers = str(sorted(self.origin.numbers.items()))
-            origin_key = (None if origin is None else origin.folder, models, numbers)
+            folder = self.origin.origin and self.origin.origin.folder
+            numbers = sorted(self.origin.numbers.items())
+            origin_key = repr((folder, self.origin.models, numbers))
         digest = tokenizer_digest(self.tokenizer_model)
         return digest, self.positions, self.base, origin_key, self.piece_bytes
 

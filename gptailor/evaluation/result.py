@@ -63,7 +63,7 @@ class EvaluationResult:
     @property
     def failed(self) -> bool:
         """Return whether a target lacks a score."""
-        return any(result.failed for result in self.results)
+        return any(isinstance(result.outcome, Failure) for result in self.results)
 
     def to_json(self, *, each: bool = False) -> str:
         """Return a JSON object; `results` has an entry for each target and objective.
@@ -136,35 +136,32 @@ class EvaluationResult:
         or with a failure, are left out. Raises TailorError for an unknown target, with the known
         ones.
         """
-        by_target: dict[str, dict[str, Outcome]] = {}
+        by_target: dict[str, dict[str, PerSample | None]] = {}
         for result in (*self.bases, *self.results):
             if result.objective in by_target.setdefault(result.target, {}):
                 raise TailorError(f"several targets are called '{result.target}'")
-            by_target[result.target][result.objective] = result.outcome
+            by_target[result.target][result.objective] = _each(result.outcome)
         base = {result.target for result in self.bases} or {
             result.against for result in self.results if result.against
         }
-        outcomes = []
+        samples = []
         for given in (target, other):
             name = target_name(given if isinstance(given, Plan) else str(given))
             if name not in by_target and name == "base" and len(base) == 1:
                 (name,) = base
             if name not in by_target:
                 raise TailorError(f"no target is '{name}'; the targets are {listed(by_target)}")
-            outcomes.append(by_target[name])
-        found = {}
-        for objective, outcome in outcomes[0].items():
-            one, two = _each(outcome), _each(outcomes[1].get(objective))
-            if one is not None and two is not None:
-                found[objective] = paired_difference(one, two)
-        return found
+            samples.append(by_target[name])
+        mine, theirs = samples
+        pairs = ((name, each, theirs.get(name)) for name, each in mine.items())
+        return {name: paired_difference(one, two) for name, one, two in pairs if one and two}
 
     def _repr_html_(self) -> str:
         """Return the table of a notebook: the text of `print`."""
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def _each(outcome: Outcome | None) -> PerSample | None:
+def _each(outcome: Outcome) -> PerSample | None:
     """Return the terms of a score's samples; None for a failure and for a score without samples."""
     each = outcome.each if isinstance(outcome, Score) else None
     return each if each is not None and each.sums else None

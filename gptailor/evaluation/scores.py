@@ -166,11 +166,6 @@ class Result:
     against: str = ""
     unpaired: str = ""
 
-    @property
-    def failed(self) -> bool:
-        """Return whether the score is missing."""
-        return isinstance(self.outcome, Failure)
-
 
 @final
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ def cache_bytes(model: PreTrainedModel) -> int:
     A layer whose window is full needs no more.
     """
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
-    output = model(input_ids=token, use_cache=True)
-    cache = output[next(name for name in ("cache", "past_key_values") if name in output)]
+    [cache] = _next(model, token, {})[1].values()
     # A layer that is an MLP alone never fills its place.
     kept = [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
     return size_of(tensor for pair in kept for tensor in pair)
