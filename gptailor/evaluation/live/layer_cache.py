@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from operator import methodcaller
 from typing import Any, final
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.evaluation.live.content_keys import Content, size_of
-from gptailor.evaluation.live.template import NamedTensors, fill_module
+from gptailor.evaluation.live.template import NamedTensors
 from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.faults import TailorError
 
@@ -40,7 +40,7 @@ class LayerCache:
 
     def get(self, content: Content) -> LayerTensors:
         """Return the layer's tensors, the same objects while they are kept."""
-        if not content.merged:
+        if not content.made:
             return self._plain(content)
         layer = self._merged.get(content)
         if layer is None:
@@ -167,8 +167,6 @@ class LayerStream:
         self.largest = max(self.largest, largest)
         self.layers = room - fixed
         self.resident.limit(max(0, self.layers - 2 * self.largest), count)
-        for _, place in self.waiting:
-            place.limit(place.room, count)
 
     # ------------------------------------------------------------------------------ come and go
 
@@ -207,11 +205,9 @@ class LayerStream:
 
     def _bring(self, content: Content) -> Arrival:
         """Return the layer on the device, with the event that ends its copy on a CUDA device."""
-        if self._side is None:
-            return self._copy_waiting(content) or self._make_layer(content), None
-        with torch.cuda.stream(self._side):
+        with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
             layer = self._copy_waiting(content) or self._make_layer(content)
-            return layer, self._side.record_event()
+        return layer, None if self._side is None else self._side.record_event()
 
     def _copy_waiting(self, content: Content) -> LayerTensors | None:
         """Copy the layer from a place where it waits; None if it waits nowhere."""
@@ -303,11 +299,11 @@ class StreamedLayer:
 
     def _enter(self) -> None:
         if not self._held + self._running:
-            fill_module(self.module, self.stream.enter(self.content))
+            self.module.load_state_dict(self.stream.enter(self.content), assign=True)
             if self.following is not None:
                 self.stream.prefetch(self.following)
 
     def _leave(self) -> None:
         if not self._held + self._running:
-            fill_module(self.module, self.hollow)
+            self.module.load_state_dict(self.hollow, assign=True)
             self.stream.leave(self.content)

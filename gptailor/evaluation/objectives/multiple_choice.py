@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import Question, read_questions
+from gptailor.checkpoint.datasets import Question, read_rows
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.nll import surprise
@@ -108,4 +108,4 @@ def _questions(
         return EncodedQuestion(requests, tuple(map(length, row.choices)), row.gold)
 
     path, encoder = context.file(objective), context.encoder
-    return base.encoded(path, context.drawn(read_questions(path)), encode)
+    return base.encoded(path, context.drawn(read_rows(path, "choice")), encode)

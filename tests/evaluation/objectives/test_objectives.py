@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.evaluation.forward.requests import Rows, Work
+from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives import PREPARE, agree_on_direction, prepare_objective
 from gptailor.evaluation.objectives.acceptance import overlap
 from gptailor.evaluation.objectives.base import (
@@ -92,14 +92,13 @@ class World:
         """Each request by itself, with the whole logits."""
         results = []
         number = 0
-        for i, request in enumerate(work.requests):
+        for request in work.requests:
             with torch.no_grad():
                 logits = model(torch.tensor([request.tokens])).logits[0].float()
-            positions = torch.arange(request.first, len(request.tokens))
-            rows = Rows(torch.full_like(positions, i), positions, number + positions - positions[0])
+            rows = torch.arange(number, number + request.predicted)
             targets = torch.tensor(request.tokens[request.first :])
             results.append(work.measure(logits[request.first - 1 : -1], targets, rows))
-            number += len(positions)
+            number += request.predicted
         return results
 
     def score(self, objective: Forward, model: str, samples: int | None = None) -> Score:
@@ -371,7 +370,7 @@ def test_kl_asks_the_reference_once(world: World) -> None:
 
 def test_kl_refuses_another_vocabulary(world: World) -> None:
     work = world.forward("kl", file="rows.jsonl").work(1)
-    rows = Rows(torch.zeros(1).long(), torch.ones(1).long(), torch.zeros(1).long())
+    rows = torch.zeros(1).long()
     with pytest.raises(ObjectiveError, match="reference's has 64 tokens, the plan's 80"):
         work.measure(torch.zeros(1, 80), torch.zeros(1).long(), rows)
 
@@ -510,7 +509,7 @@ def test_the_worse_direction_is_refused(world: World) -> None:
 def test_grouped_distributions_are_nearer_than_whole_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = (8 * torch.randn(50, 300, generator=generator) for _ in range(2))
-    rows = Rows(torch.zeros(50).long(), torch.arange(50), torch.arange(50))
+    rows = torch.arange(50)
     targets = torch.zeros(50).long()
 
     def at(

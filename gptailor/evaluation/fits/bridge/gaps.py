@@ -16,7 +16,7 @@ from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.bridge.fit import Statistics, solve, weights
 from gptailor.evaluation.fits.bridge.states import Pass, Sequences, calibration_text, regressors
-from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.plan import Plan
@@ -34,7 +34,7 @@ _LEAST_RIDGE = 1e-3
 
 
 def plan_gap_errors(
-    live: LiveModel, plan: Plan, uncut: Plan, models: Mapping[str, Opened], widest: int
+    live: Stitched, plan: Plan, uncut: Plan, models: Mapping[str, Opened], widest: int
 ) -> list[list[float]]:
     """Return the errors that a plan's bridge would leave over each gap of an undropped live model.
 
@@ -50,7 +50,7 @@ def plan_gap_errors(
 
 @torch.no_grad()
 def gap_errors(
-    model: LiveModel, layout: Layout, batches: Sequence[Sequences], widest: int, ridge: float
+    model: Stitched, layout: Layout, batches: Sequence[Sequences], widest: int, ridge: float
 ) -> list[list[float]]:
     """Return for each layer the errors of a bridge over a gap of 1, 2, … `widest` layers after it.
 

@@ -60,9 +60,8 @@ from gptailor.evaluation.fits.kept_tensors import (
     TensorStore,
     environment,
 )
-from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
-from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
 from gptailor.methods.rounding import LONGER_DTYPE
@@ -454,7 +453,7 @@ class Healer:
         return learned, held
 
     def _learning(
-        self, stitcher: Stitcher, live: LiveModel, contents: ModelContents, healing: Healing
+        self, stitcher: Stitcher, live: Stitched, contents: ModelContents, healing: Healing
     ) -> Learning:
         modules = list(decoder_layers(live.model))
         layers: dict[int, nn.Module] = {index: modules[index] for index in healing.indices}

@@ -12,7 +12,7 @@ from torch import Tensor
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.fits.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.fits.heal.text import HealingSource
-from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.plan.doors import Door
 
 
@@ -76,7 +76,7 @@ def open_predictions(path: Path) -> PredictionsFile:
 class AnsweringTeacher:
     """A teacher that answers prompts: its live model, and a key of all that it depends on."""
 
-    live: Callable[[], LiveModel]
+    live: Callable[[], Stitched]
     chats: TeacherChats
     key: str
 

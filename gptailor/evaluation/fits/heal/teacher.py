@@ -22,9 +22,9 @@ from gptailor.evaluation.fits.heal.sources import PredictionsFile
 from gptailor.evaluation.fits.heal.text import PackedSequences
 from gptailor.evaluation.fits.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.forward.evaluator import Evaluator
-from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
+from gptailor.evaluation.forward.requests import Request, Work
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
-from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.objectives.kl import grouped
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, Progress, ignore_events
@@ -80,7 +80,7 @@ class Teachers:
         self.plans = plans
         self._stitcher = stitcher
         self._contents: dict[str | None, ModelContents] = {}
-        self._live: tuple[str | None, LiveModel] | None = None
+        self._live: tuple[str | None, Stitched] | None = None
 
     def contents(self, name: str | None) -> ModelContents:
         """Return the contents of a teacher's live model."""
@@ -89,7 +89,7 @@ class Teachers:
             self._contents[name] = self._stitcher(teacher.models).contents(teacher.resolved)
         return self._contents[name]
 
-    def live(self, name: str | None) -> LiveModel:
+    def live(self, name: str | None) -> Stitched:
         """Return a teacher's live model; the one before it leaves the device."""
         if self._live is None or self._live[0] != name:
             self.release()
@@ -164,7 +164,7 @@ class Predictions:
 
     def learn(
         self,
-        teacher: Callable[[], LiveModel],
+        teacher: Callable[[], Stitched],
         device: torch.device,
         on_event: OnEvent = ignore_events,
         whole: WholeVocabulary | None = None,
@@ -209,7 +209,7 @@ class Predictions:
     def _values(
         self,
         evaluator: Evaluator,
-        live: LiveModel,
+        live: Stitched,
         sequences: Sequence[Sequence[int]],
         whole: WholeVocabulary | None,
     ) -> Float[Tensor, " n values"]:
@@ -217,10 +217,12 @@ class Predictions:
         read = [] if whole is None else [whole.read(sequence) for sequence in sequences]
 
         def mapped(
-            logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+            logits: Float[Tensor, " n vocab"],
+            targets: Int64[Tensor, " n"],
+            numbers: Int64[Tensor, " n"],
         ) -> Float[Tensor, " n kept"]:
             assert whole is not None
-            return self._keep(whole.mapped(logits), targets, rows)
+            return self._keep(whole.mapped(logits), targets, numbers)
 
         tokens = [each.tokens for each in read] or [tuple(row) for row in sequences]
         requests = [Request(row, 1) for row in tokens]
@@ -276,7 +278,10 @@ class Predictions:
         return self.folder / f"teacher.{name}"
 
     def _keep(
-        self, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+        self,
+        logits: Float[Tensor, " n vocab"],
+        targets: Int64[Tensor, " n"],
+        numbers: Int64[Tensor, " n"],
     ) -> Float[Tensor, " n kept"]:
         tokens = logits.topk(self.kept, dim=1).indices
         return torch.cat([tokens.to(logits.dtype), grouped(logits, tokens)], dim=1)
