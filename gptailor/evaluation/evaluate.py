@@ -36,7 +36,7 @@ from gptailor.evaluation.scores import (
     paired_difference,
     retained_score,
 )
-from gptailor.evaluation.speed import cache_bytes, latency_score, parameters
+from gptailor.evaluation.speed import cache_bytes, latency_score
 from gptailor.evaluation.targets import (
     Target,
     as_list,
@@ -191,7 +191,7 @@ class EvaluationRun:
 
     def _count(self, entry: _Entry, model: PreTrainedModel) -> None:
         """Note the parameters of a live model, and the bytes of its KV cache."""
-        counts = entry.size.size._replace(parameters=parameters(model))
+        counts = entry.size.size._replace(parameters=model.num_parameters())
         with suppress(Exception):  # a size that can't be measured is omitted
             dtype = self.meter.repairs(entry.target.prepared.models).stitcher.dtype
             widened = dtype != self.meter.place.dtype  # a cache is then twice its size

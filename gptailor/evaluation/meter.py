@@ -31,7 +31,12 @@ from gptailor.evaluation.objectives.base import (
 )
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import piece_bytes
-from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
+from gptailor.evaluation.objectives.tokens import (
+    TokenEncoder,
+    tokenizer_digest,
+    tokenizer_model,
+    tokenizer_of,
+)
 from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.evaluation.scores import Failure, Outcomes, Race, Speed
 from gptailor.evaluation.speed import speeds
@@ -219,8 +224,8 @@ class Meter:
         key = words, samples, reading.key(stated)
         if key not in self._objectives:
             model, positions, _, _, piece = reading
-            cut, tokenizer = model.token_cut is not None, tokenizer_of(model)
-            context = ObjectiveContext(tokenizer, *samples, reference, positions, piece, cut)
+            cut, encoder = model.token_cut is not None, TokenEncoder(tokenizer_of(model), positions)
+            context = ObjectiveContext(encoder, *samples, reference, piece, cut)
             prepared = [prepare_objective(objective, context) for objective, _ in stated]
             for (objective, directed), found in zip(stated, prepared, strict=True):
                 if directed:

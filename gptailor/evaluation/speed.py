@@ -1,4 +1,4 @@
-"""The costs of a live model: parameters, bytes of the KV cache for each token, and time."""
+"""The costs of a live model: bytes of the KV cache for each token, and time."""
 
 import hashlib
 import json
@@ -21,11 +21,6 @@ from gptailor.evaluation.scores import Score, Speed
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
 from gptailor.program.sources import Checked
-
-
-def parameters(model: PreTrainedModel) -> int:
-    """Count the entries of all parameters, tied ones once, with those of hollow layers."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @torch.no_grad()

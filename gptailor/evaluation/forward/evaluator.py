@@ -94,7 +94,6 @@ class Evaluator:
                 number = order.pop(0)
                 self._prefixes.begin(paths[number])
                 yield number, *self._stitched(partial(stitch, plans[number]), asked, paths[number])
-                self._prefixes.trim()
         finally:
             for number in order:
                 self._prefixes.begin(paths[number])

@@ -28,8 +28,8 @@ class PrefixCache:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._paths: deque[LayerPath] = deque()
-        """Plans that have run lately, and those that will run."""
+        self._begun: deque[LayerPath] = deque(maxlen=PATHS)
+        """Plans that have run lately, the latest last."""
         self._ahead: list[LayerPath] = []
         """Plans that have not begun."""
         self._states: dict[LayerPath, list[Tensor]] = {}
@@ -46,22 +46,16 @@ class PrefixCache:
 
     def expect(self, paths: Collection[LayerPath]) -> None:
         """Add plans that will run."""
-        self._paths.extend(paths)
         self._ahead.extend(paths)
 
     def begin(self, path: LayerPath) -> None:
-        """Note that a plan runs now, or never will."""
+        """Note that a plan runs now, or never will. Plans that ran long ago are forgotten."""
         self._ahead.remove(path)
-
-    def trim(self) -> None:
-        """Forget plans that ran long ago."""
-        while len(self._paths) > PATHS and self._paths[0] not in self._ahead:
-            self._paths.popleft()
+        self._begun.append(path)
 
     def partings(self, path: LayerPath) -> set[int]:
-        """Return the numbers of layers after which other known plans part from a plan or end."""
-        others = list(self._paths)
-        others.remove(path)
+        """Return the layers' numbers after which other known plans part from the latest, or end."""
+        others = [*self._ahead, *self._begun][:-1]
         return {_layers_alike(path, other) for other in others}
 
     def latest(self, path: LayerPath) -> tuple[int, list[Tensor] | None]:

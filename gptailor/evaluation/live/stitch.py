@@ -169,7 +169,7 @@ class Stitcher:
             template = self._template(contents)
             self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
             if self._stream is not None:
-                empty = [template.hollow(content) for content in contents.layers]
+                empty = [template.hollow[content.kind] for content in contents.layers]
                 largest = max(size_of(layer.values()) for layer in empty)
                 self._stream.expect(len(empty), template.size, largest)
                 model = template.model_of(contents, empty)
@@ -202,7 +202,7 @@ def _made(homes: _Homes, content: Content) -> layer_cache.LayerTensors:
 
 
 def _is_direct(homes: _Homes, content: Content) -> bool:
-    return homes[content.kind, content.dtype].direct(content)
+    return homes[content.kind, content.dtype].direct[content.kind]
 
 
 def _surrounding(contents: ModelContents) -> Hashable:

@@ -136,42 +136,38 @@ class ModelTemplate:
             tensor = tensors.make(output)
             on_cpu = self._rest[output.spec.name] = tensor.cpu()
             on_device[on_cpu.data_ptr()] = tensor
-        self.numbers = {contents.layers[at].kind: n for n, at in enumerate(contents.first)}
         self.shown = [contents.layers[at] for at in contents.first]
         shown_tensors = [self._tensors_of(content) for content in self.shown]
         self.model = self._load(shown_tensors)
         if (path := generation_config(base.checkpoint)) is not None:
             self.model.generation_config = GenerationConfig.from_pretrained(path.parent)
-        loaded = list(decoder_layers(self.model))
-        self._direct = [
-            _equal_tensors(t, _tensors(m)) for t, m in zip(shown_tensors, loaded, strict=True)
-        ]
+        loaded = {c.kind: m for c, m in zip(self.shown, decoder_layers(self.model), strict=True)}
+        pairs = zip(loaded.items(), shown_tensors, strict=True)
+        self.direct = {kind: _equal_tensors(own, _tensors(layer)) for (kind, layer), own in pairs}
+        """Whether the tensors of a kind of layers are the checkpoint's, except for a cast."""
         replace_layers(self.model, [])
         self._move(on_device)
-        if all(self._direct):
+        if all(self.direct.values()):
             self._rest.clear()
-        self._layers = [_empty_layer(layer, tensors.device) for layer in loaded]
-        self._hollow = [_tensors(layer) for layer in self._layers]
+        self._layers = {kind: _empty_layer(m, tensors.device) for kind, m in loaded.items()}
+        self.hollow = {kind: _tensors(layer) for kind, layer in self._layers.items()}
+        """The parameters and buffers of a kind of layers, without memory."""
         self.size = size_of(self.model.parameters())
 
     # ------------------------------------------------------------------------------------- layers
 
-    def direct(self, content: Content) -> bool:
-        """Return whether a layer's tensors are the checkpoint's, except for a cast."""
-        return self._direct[self.numbers[content.kind]]
-
     def layer(self, content: Content) -> dict[str, Tensor]:
         """Return a layer's parameters and buffers on the device, by names within its module."""
-        number = self.numbers[content.kind]
-        if self._direct[number]:
-            like = self._hollow[number]
+        if self.direct[content.kind]:
+            like = self.hollow[content.kind]
             tensors = self._tensors_of(content)
             cast = {name: tensor.to(like[name].dtype) for name, tensor in tensors.items()}
             names = {name for name, tensor in tensors.items() if cast[name] is not tensor}
             self.tensors.forget(o for o in content.outputs if o.spec.name in names)
             return cast
-        layers = [self._tensors_of(content if n == number else c) for n, c in enumerate(self.shown)]
-        module = decoder_layers(self._load(layers))[number]
+        shown = [content if other.kind == content.kind else other for other in self.shown]
+        loaded = self._load([self._tensors_of(each) for each in shown])
+        module = decoder_layers(loaded)[shown.index(content)]
         device = self.tensors.device
         self.tensors.forget(content.outputs)  # transformers has them in another form
         return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
@@ -182,10 +178,6 @@ class ModelTemplate:
             tensor = self.tensors.of_layer(content, output)
             tensors[output.spec.name] = tensor.to(self.tensors.device)
         return tensors
-
-    def hollow(self, content: Content) -> dict[str, Tensor]:
-        """Return a layer's parameters and buffers without memory."""
-        return self._hollow[self.numbers[content.kind]]
 
     # -------------------------------------------------------------------------------------- whole
 
@@ -205,13 +197,12 @@ class ModelTemplate:
             model.generation_config = copy.deepcopy(self.model.generation_config)
         modules = []
         for index, (content, layer) in enumerate(zip(contents.layers, layers, strict=True)):
-            number = self.numbers[content.kind]
             filled: dict[int, object] = {
                 id(old): _parameter(layer[name]) if isinstance(old, nn.Parameter) else layer[name]
-                for name, old in self._hollow[number].items()
+                for name, old in self.hollow[content.kind].items()
                 if name in layer
             }
-            modules.append(copied_module(self._layers[number], own | filled, index))
+            modules.append(copied_module(self._layers[content.kind], own | filled, index))
         replace_layers(model, modules)
         if hasattr(inner := decoder(model), "first_kv_shared_layer_idx"):  # Gemma 4's
             inner.first_kv_shared_layer_idx = len(layers) - config.num_kv_shared_layers

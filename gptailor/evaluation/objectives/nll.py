@@ -113,7 +113,7 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
     Raises CalibrationError.
     """
     path = context.file(objective)
-    encode = partial(_requests, context.encoder, min(WINDOW, context.positions or WINDOW))
+    encode = partial(_requests, context.encoder, min(WINDOW, context.encoder.positions or WINDOW))
     if context.piece_bytes is not None:
         encode = partial(_sized_requests, context.encoder, context.piece_bytes)
     return tuple(context.drawn(list(chain(*base.encoded(path, read_rows(path, "text"), encode)))))

@@ -72,12 +72,11 @@ class World:
         return prepare_objective(
             wish,
             ObjectiveContext(
-                tokenizer=self.tokenizer,
+                encoder=TokenEncoder(self.tokenizer, POSITIONS),
                 folder=self.folder,
                 samples=samples,
                 seed=seed,
                 reference=lambda model, work: self.run(self.models[model], work),
-                positions=POSITIONS,
             ),
         )
 
@@ -224,7 +223,7 @@ def test_a_window_begins_as_the_tokenizer_begins_a_text(world: World) -> None:
     tokenizer = beginning(world)
     objective = prepare_objective(
         Objective(direction="minimize", name="nll", arguments={"file": "long.txt"}),
-        ObjectiveContext(tokenizer=tokenizer, folder=world.folder, positions=POSITIONS),
+        ObjectiveContext(encoder=TokenEncoder(tokenizer, POSITIONS), folder=world.folder),
     )
     assert isinstance(objective, PerToken)
     assert {request.tokens[0] for request in objective.samples} == {1}
@@ -359,7 +358,9 @@ def test_kl_asks_the_reference_once(world: World) -> None:
 
     objective = prepare_objective(
         Objective(direction="minimize", name="kl", arguments={"file": "rows.jsonl"}),
-        ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder, reference=reference),
+        ObjectiveContext(
+            encoder=TokenEncoder(world.tokenizer), folder=world.folder, reference=reference
+        ),
     )
     assert isinstance(objective, Forward)
     assert not asked
@@ -378,7 +379,9 @@ def test_kl_refuses_another_vocabulary(world: World) -> None:
 def test_kl_needs_a_reference(world: World) -> None:
     wish = Objective(direction="minimize", name="kl", arguments={"file": "rows.jsonl"})
     with pytest.raises(ObjectiveError, match="needs a plan's models"):
-        prepare_objective(wish, ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder))
+        prepare_objective(
+            wish, ObjectiveContext(encoder=TokenEncoder(world.tokenizer), folder=world.folder)
+        )
 
 
 # ------------------------------------------------------------------------------------- acceptance
@@ -426,7 +429,7 @@ def test_pieces_of_bytes_fit_the_shortest_context() -> None:
 def test_acceptance_refuses_another_vocabulary(world: World) -> None:
     wish = Objective(direction="maximize", name="acceptance", arguments={"file": "rows.jsonl"})
     context = ObjectiveContext(
-        tokenizer=world.tokenizer, folder=world.folder, reference=lambda model, work: []
+        encoder=TokenEncoder(world.tokenizer), folder=world.folder, reference=lambda model, work: []
     )
     assert prepare_objective(wish, context).size == 8
     for other in (replace(context, piece_bytes=2048), replace(context, cut=True)):
