@@ -31,7 +31,6 @@ from gptailor.evaluation.scores import (
     Outcomes,
     Result,
     Score,
-    ScoreDifference,
     TargetSize,
     paired_difference,
     retained_score,
@@ -52,6 +51,7 @@ from gptailor.plan.faults import listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ModelPaths
 from gptailor.program.devices import device_of
+from gptailor.reporting.measure import Estimate
 
 
 def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -255,7 +255,7 @@ class EvaluationRun:
         return f"its tokenizer is not the base's: {listed(parts)} differ"
 
 
-def _difference(outcome: Outcome, other: Outcome) -> tuple[ScoreDifference | None, str]:
+def _difference(outcome: Outcome, other: Outcome) -> tuple[Estimate | None, str]:
     """Return a score's difference from another on the same samples, or the reason against one.
 
     Both are empty if the other score is 0 on every sample, as `kl` of its own reference is.

@@ -19,7 +19,6 @@ from gptailor.evaluation.scores import (
     PerSample,
     Result,
     Score,
-    ScoreDifference,
     TargetSize,
     paired_difference,
 )
@@ -128,7 +127,7 @@ class EvaluationResult:
 
     def difference(
         self, target: str | Path | Plan, other: str | Path | Plan = "base"
-    ) -> dict[str, ScoreDifference]:
+    ) -> dict[str, Estimate]:
         """Return by objective how much larger a target's score is than another's, with its error.
 
         Targets are named as they were given to `evaluate`; "base" is the base that all targets
@@ -184,11 +183,8 @@ def _result(result: Result, each: bool) -> Mapping[str, Any]:
         return record | {"failure": asdict(score)}
     value, stderr = finite_or_none(score.value), finite_or_none(score.stderr)
     record |= {"score": value, "stderr": stderr, "samples": score.samples}
-    if result.difference is not None:
-        value, stderr = (
-            finite_or_none(result.difference.value),
-            finite_or_none(result.difference.stderr),
-        )
+    if (difference := result.difference) is not None:
+        value, stderr = finite_or_none(difference.value), difference.finite_error
         record |= {"against": result.against, "difference": {"value": value, "stderr": stderr}}
     if result.unpaired:
         record |= {"unpaired": result.unpaired}
@@ -225,9 +221,7 @@ def score_lines(
     ]
     yield from table_lines(["", *all_heads], scores, width, encoding)
     shares = [[_share_words(result) for result in row] + [""] * len(means) for row in rows]
-    differences = [
-        _cells([_estimate(r.difference) for r in row], means, _difference_words) for row in rows
-    ]
+    differences = [_cells([r.difference for r in row], means, _difference_words) for row in rows]
     for title, cells in (
         (f"difference from {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
@@ -283,10 +277,8 @@ def _means(names: Sequence[str]) -> list[tuple[str, list[int]]]:
     return means
 
 
-def _estimate(measured: Score | Failure | ScoreDifference | None) -> Estimate | None:
-    if measured is None or isinstance(measured, Failure):
-        return None
-    return Estimate(measured.value, measured.stderr)
+def _estimate(outcome: Outcome) -> Estimate | None:
+    return Estimate(outcome.value, outcome.stderr) if isinstance(outcome, Score) else None
 
 
 def _cells(
