@@ -1,7 +1,7 @@
 """Layers' tensors on the device: all of them, or as many as fit."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -55,52 +55,36 @@ class ResidentLayers:
     """Layers that stay on the device within `room` bytes, the first that come.
 
     A pass goes through its layers in turn. If the latest layers stayed, the next pass would find no
-    layer that it needs. So a layer stays until it has not been used for two passes.
+    layer that it needs. So only layers that the latest model lacks make room for others.
     """
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.bytes = 0
-        self._layers: dict[Content, tuple[LayerTensors, int]] = {}  # the latest used last, and when
-        self._clock = 0
-        self.passing = 1
-        """Layers of the largest model so far."""
+        self.layers: dict[Content, LayerTensors] = {}
+        self._needed: Collection[Content] = ()
 
-    def limit(self, room: int, layers: int) -> None:
-        """Change the room; a model has this many layers."""
-        self.room = room
-        self.passing = max(self.passing, layers)
+    @property
+    def bytes(self) -> int:
+        """The bytes of all layers."""
+        return sum(size_of(layer.values()) for layer in self.layers.values())
+
+    def limit(self, room: int, needed: Collection[Content]) -> None:
+        """Change the room; the latest model has these layers."""
+        self.room, self._needed = room, needed
         while self.bytes > room:
-            self._drop_oldest()
-
-    def get(self, content: Content) -> LayerTensors | None:
-        """Return the layer, or None if it is absent."""
-        self._clock += 1
-        if content not in self._layers:
-            return None
-        layer, _ = self._layers.pop(content)
-        self._layers[content] = layer, self._clock
-        return layer
-
-    def __contains__(self, content: Content) -> bool:
-        return content in self._layers
+            del self.layers[next(iter(self.layers))]
 
     def offer(self, content: Content, layer: LayerTensors) -> None:
-        """Keep the layer if there is room, or if unused layers can make room."""
+        """Keep the layer if there is room, or if layers that are not needed can make room."""
         size = size_of(layer.values())
-        if content in self._layers or size > self.room:
+        if content in self.layers or size > self.room:
             return
         while self.bytes + size > self.room:
-            _, used = next(iter(self._layers.values()))
-            if self._clock - used <= 2 * self.passing:
+            other = next((each for each in self.layers if each not in self._needed), None)
+            if other is None:
                 return
-            self._drop_oldest()
-        self._layers[content] = layer, self._clock
-        self.bytes += size
-
-    def _drop_oldest(self) -> None:
-        layer, _ = self._layers.pop(next(iter(self._layers)))
-        self.bytes -= size_of(layer.values())
+            del self.layers[other]
+        self.layers[content] = layer
 
 
 HOST_SHARE = 0.7
@@ -152,8 +136,8 @@ class LayerStream:
         self._here: dict[Content, LayerTensors] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="gptailor-layers")
 
-    def expect(self, count: int, fixed: int, largest: int) -> None:
-        """Reserve room for a model of `count` layers and `fixed` bytes outside them on the device.
+    def expect(self, contents: Collection[Content], fixed: int, largest: int) -> None:
+        """Reserve room for a model of these layers and `fixed` bytes outside them on the device.
 
         Raises TailorError if its largest layer doesn't fit beside them.
         """
@@ -166,13 +150,13 @@ class LayerStream:
             )
         self.largest = max(self.largest, largest)
         self.layers = room - fixed
-        self.resident.limit(max(0, self.layers - 2 * self.largest), count)
+        self.resident.limit(max(0, self.layers - 2 * self.largest), contents)
 
     # ------------------------------------------------------------------------------ come and go
 
     def enter(self, content: Content) -> LayerTensors:
         """Return the layer's tensors on the device, ready for computation."""
-        present = self.resident.get(content) or self._here.get(content)
+        present = self.resident.layers.get(content) or self._here.get(content)
         if present is not None:
             return present
         coming = self._coming.pop(content, None)
@@ -195,9 +179,9 @@ class LayerStream:
         if content in self._coming:
             return
         self._coming.clear()  # left by a pass that broke off
-        present = content in self.resident or content in self._here
+        present = content in self.resident.layers or content in self._here
         room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
-        waits = any(content in place for _, place in self.waiting)
+        waits = any(content in place.layers for _, place in self.waiting)
         if not present and room and (waits or self.ahead(content)):
             self._coming[content] = self._worker.submit(self._bring, content)
 
@@ -211,7 +195,7 @@ class LayerStream:
 
     def _copy_waiting(self, content: Content) -> LayerTensors | None:
         """Copy the layer from a place where it waits; None if it waits nowhere."""
-        candidates = (place.get(content) for _, place in self.waiting)
+        candidates = (place.layers.get(content) for _, place in self.waiting)
         waiting = next((layer for layer in candidates if layer is not None), None)
         if waiting is None:
             return None

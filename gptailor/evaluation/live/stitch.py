@@ -171,7 +171,7 @@ class Stitcher:
             if self._stream is not None:
                 empty = [template.hollow[content.kind] for content in contents.layers]
                 largest = max(size_of(layer.values()) for layer in empty)
-                self._stream.expect(len(empty), template.size, largest)
+                self._stream.expect(contents.layers, template.size, largest)
                 model = template.model_of(contents, empty)
                 following = (*contents.layers[1:], None)
                 parts = zip(decoder_layers(model), contents.layers, empty, following, strict=True)
