@@ -17,7 +17,6 @@ from transformers.utils import logging
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives import PREPARE, agree_on_direction, prepare_objective
-from gptailor.evaluation.objectives.acceptance import overlap
 from gptailor.evaluation.objectives.base import (
     Forward,
     ObjectiveContext,
@@ -25,7 +24,7 @@ from gptailor.evaluation.objectives.base import (
     PreparedObjective,
 )
 from gptailor.evaluation.objectives.generate import Generative
-from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped
+from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped, overlap
 from gptailor.evaluation.objectives.multiple_choice import Choices
 from gptailor.evaluation.objectives.nll import PerToken, piece_bytes
 from gptailor.evaluation.objectives.tokens import TokenEncoder
