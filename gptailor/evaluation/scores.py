@@ -190,9 +190,8 @@ class TargetSize:
 
     def record(self) -> dict[str, Any]:
         """Return the JSON of an evaluation's target."""
-        speeds = {"speed": self.speed, "base_speed": self.base_speed}
-        records = {name: None if speed is None else asdict(speed) for name, speed in speeds.items()}
-        return {"target": self.target, **self.counts, **records}
+        speed, base_speed = (each and asdict(each) for each in (self.speed, self.base_speed))
+        return {"target": self.target, **self.counts, "speed": speed, "base_speed": base_speed}
 
 
 def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection) -> float | None:
