@@ -13,6 +13,7 @@ from gptailor.checkpoint.models import (
     InnerPlan,
     Opened,
     Opener,
+    chain,
     folder_of,
     is_plan,
     is_remote,
@@ -433,12 +434,6 @@ def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int
 
 
 # ---------------------------------------------------------------------------- models of the Hub
-
-
-def chain(plan: Plan, name: str) -> list[str]:
-    """Return the models that an adapter is on, the lowest first, and itself; else only itself."""
-    on = plan.models[name].on
-    return [*(chain(plan, on) if on is not None else ()), name]
 
 
 def declaring(plan: Plan, models: Mapping[str, Opened], name: str) -> tuple[Plan, str, str]:

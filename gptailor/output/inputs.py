@@ -7,10 +7,10 @@ from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.models import Opened, chain
 from gptailor.output.parents import lowest_base
 from gptailor.output.tokenizer import tokenizer_inputs
-from gptailor.prepare import Prepared, chain, declaring
+from gptailor.prepare import Prepared, declaring
 
 InputFiles = dict[tuple[str, str], Path]
 """The files that are read, by their model and their path within its folder."""
