@@ -224,7 +224,7 @@ class EvaluationRun:
             outcome = entry.outcomes[number]
             base_outcome = None if base is None else base.outcomes[number]
             share = None
-            if isinstance(objective, OfPlan) and objective.by == "clock":
+            if isinstance(objective, OfPlan) and objective.stated.name == "latency":
                 speed = entry.size.base_speed  # of the same rounds
                 base_outcome = None if speed is None else latency_score(speed)
             if objective.normalise == "base" and not entry.target.plain:
