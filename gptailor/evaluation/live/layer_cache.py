@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from operator import methodcaller
 from typing import Any, final
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -231,9 +230,9 @@ def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
 
 @final
 class StreamedLayer:
-    """A layer of a live model: its module, filled while it is used and hollow otherwise.
+    """A layer of a live model: its module is filled while it is used, and hollow otherwise.
 
-    The module's hooks refer to the layer, so the layer's reference to the module is weak.
+    The module's hooks refer to the layer, so the layer has no reference to its module.
     """
 
     def __init__(
@@ -244,7 +243,6 @@ class StreamedLayer:
         hollow: NamedTensors,
         following: Content | None,
     ) -> None:
-        self._module = ref(module)
         self.content = content
         self.hollow = hollow
         self.stream = stream
@@ -254,40 +252,33 @@ class StreamedLayer:
         module.register_forward_pre_hook(self._before)
         module.register_forward_hook(self._after, always_call=True)
 
-    @property
-    def module(self) -> nn.Module:
-        """The module, which its model keeps."""
-        module = self._module()
-        assert module is not None, "a layer of a model that is gone"
-        return module
-
     @contextmanager
-    def held(self) -> Iterator[nn.Module]:
-        """Yield the layer, ready to run, while the next layer begins to come."""
-        self._enter()
+    def held(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Yield the layer's module, ready to run, while the next layer begins to come."""
+        self._enter(module)
         self._held += 1
         try:
-            yield self.module
+            yield module
         finally:
             self._held -= 1
-            self._leave()
+            self._leave(module)
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
-        self._enter()
+        self._enter(module)
         self._running += 1
 
     def _after(self, module: nn.Module, arguments: Any, result: Any) -> None:
         if self._running:  # 0 if a hook before ours has failed
             self._running -= 1
-            self._leave()
+            self._leave(module)
 
-    def _enter(self) -> None:
+    def _enter(self, module: nn.Module) -> None:
         if not self._held + self._running:
-            self.module.load_state_dict(self.stream.enter(self.content), assign=True)
+            module.load_state_dict(self.stream.enter(self.content), assign=True)
             if self.following is not None:
                 self.stream.prefetch(self.following)
 
-    def _leave(self) -> None:
+    def _leave(self, module: nn.Module) -> None:
         if not self._held + self._running:
-            self.module.load_state_dict(self.hollow, assign=True)
+            module.load_state_dict(self.hollow, assign=True)
             self.stream.leave(self.content)

@@ -70,9 +70,8 @@ class Stitched:
 
         If layers are streamed, the next layer starts to load.
         """
-        if self.streamed:
-            return self.streamed[index].held()
-        return nullcontext(decoder_layers(self.model)[index])
+        module = decoder_layers(self.model)[index]
+        return self.streamed[index].held(module) if self.streamed else nullcontext(module)
 
 
 @final
