@@ -183,8 +183,10 @@ def local_search(bench: Bench, parent: Genes, trials: int, bare: float) -> tuple
     children = list(dict.fromkeys(child_of(parent, bench.layers, chance) for _ in range(trials)))
 
     def generation() -> None:
-        live = {n: bench.stitcher.stitch(bench.plan(g)) for n, g in enumerate(children)}
-        for _, found in evaluator.run_all(live, [bench.work]):
+        stitcher = bench.stitcher
+        plans = (stitcher.table.resolved(bench.plan(genes)) for genes in children)
+        contents = dict(enumerate(map(stitcher.contents, plans)))
+        for _, _, found in evaluator.run_all(contents, [bench.work], stitcher.live):
             if isinstance(found, Failure):
                 sys.exit(f"a trial failed: {found.message}")
 
@@ -240,7 +242,7 @@ def bench_of(given: argparse.Namespace, folder: Path) -> Bench:
     models = models_of(given, folder)
     chance = random.Random(0)
     declared = "".join(f'model variant{n} = "{p}"\n' for n, p in enumerate(models) if n)
-    layers = prepare(gptailor.loads(f'tailor 1\nmodel base = "{models[0]}"\n')).layers
+    layers = len(prepare(gptailor.loads(f'tailor 1\nmodel base = "{models[0]}"\n')).resolved.kept)
     users = "".join(f"L{n} from variant{n}\n" for n in range(1, len(models)))
     whole = f'tailor 1\nmodel base = "{models[0]}"\n{declared}{users}'
     opened = prepare(gptailor.loads(whole)).models

@@ -130,7 +130,7 @@ def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
 @torch.inference_mode()
 def _final(lab: Lab, plan: Plan) -> Tensor:
     """Return the final hidden states of a plan on the search's first texts, [tokens, width]."""
-    model = lab.trials.repairs.stitch(plan).model
+    model = lab.trials.meter.stitch(lab.trials.models, plan).model
     found = []
     for text in texts_of(lab.files.search)[: lab.low]:
         tokens = lab.tokenizer(text, return_tensors="pt")["input_ids"]

@@ -108,9 +108,8 @@ class Family:
         if tokens:
             bridge = Bridge(on=str(self.calibration), tokens=int(tokens))
             plans = [plan.model_copy(update={"bridges": (bridge,)}) for plan in plans]
-        if which == "held":
-            return self.trials.held_out(plans, stage="bridged" if tokens else "bare")
-        return self.trials.run(plans, int(which), stage="bridged" if tokens else "bare")
+        samples = None if which == "held" else int(which)
+        return self.trials.run(plans, samples, stage="bridged" if tokens else "bare")
 
     def _note(self, key: str, how: str, value: float) -> None:
         self._known[key, how] = value

@@ -249,7 +249,8 @@ def measure(samples: Samples, folder: Path) -> Table:
         kept = folder / f"recipe-{'-'.join(map(str, recipe))}.npy"
         if not kept.exists():
             begun = time.perf_counter(), time.process_time()
-            model = samples.trials.repairs.stitch(closed(samples.model, recipe, ())).model
+            trials, plan = samples.trials, closed(samples.model, recipe, ())
+            model = trials.meter.stitch(trials.models, plan).model
             found = all_cuts(model, samples)
             np.save(kept, found)
             wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]

@@ -1,7 +1,7 @@
 """A plan prepared for writing: checked, its models opened, its program made."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from gptailor.checkpoint.models import (
     InnerPlan,
     Opened,
     Opener,
+    chain,
     folder_of,
     is_plan,
     is_remote,
@@ -38,7 +39,7 @@ from gptailor.plan.model_dependencies import entries_inside, needed, of_inner_pl
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.registry import DTYPES
-from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
+from gptailor.plan.resolved import Resolved, heal_text_names
 from gptailor.plan.sites import sites
 from gptailor.program.compile import (
     Compiled,
@@ -105,24 +106,9 @@ class Prepared:
         return names[0] if names else self.plan.dtype
 
     @property
-    def layers(self) -> int:
-        """Return the output's number of layers."""
-        return len(self.resolved.kept)
-
-    @property
-    def gaps(self) -> Sequence[Gap]:
-        """Return the gaps that bridges close, which are fitted when the output is written."""
-        return self.resolved.gaps
-
-    @property
-    def healing(self) -> Healing | None:
-        """Return the training after the output is stitched, or None."""
-        return self.resolved.healing
-
-    @property
     def repaired(self) -> bool:
         """Return whether tensors are fitted or trained when the output is written."""
-        return bool(self.compiled.program.fitted) or self.healing is not None
+        return bool(self.compiled.program.fitted) or self.resolved.healing is not None
 
     @cached_property
     def texts(self) -> dict[str, Path]:
@@ -130,10 +116,10 @@ class Prepared:
         healing's. Those of inner plans follow, such as `deep.L19`.
         """
         named = {word: cut.on for word, (_, cut) in layer_cuts(self.checked).items()}
-        named |= {f"L{gap.after}": gap.on for gap in self.gaps}
+        named |= {f"L{gap.after}": gap.on for gap in self.resolved.gaps}
         if self.checked.token_cut is not None:
             named["vocabulary"] = self.resolved.cuts["vocabulary"].on
-        texts = self.healing.texts if self.healing is not None else ()
+        texts = self.resolved.healing.texts if self.resolved.healing is not None else ()
         named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
         own = {name: calibration_path(self.plan, on) for name, on in named.items()}
         return own | {
@@ -414,7 +400,8 @@ def ready(
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
     wanted = first.read_files
-    for teacher in first.healing.teachers if first.healing is not None else ():
+    healing = first.resolved.healing
+    for teacher in healing.teachers if healing is not None else ():
         wanted = [*wanted, *(first.models[teacher].checkpoint.files if teacher is not None else ())]
     if not fetched(first.models, wanted):
         return first
@@ -447,12 +434,6 @@ def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int
 
 
 # ---------------------------------------------------------------------------- models of the Hub
-
-
-def chain(plan: Plan, name: str) -> list[str]:
-    """Return the models that an adapter is on, the lowest first, and itself; else only itself."""
-    on = plan.models[name].on
-    return [*(chain(plan, on) if on is not None else ()), name]
 
 
 def declaring(plan: Plan, models: Mapping[str, Opened], name: str) -> tuple[Plan, str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 from gptailor.checkpoint.files import quoted, reason
 from gptailor.plan.faults import CodedError, listed, nearest_path
@@ -103,17 +103,33 @@ class Chat:
         return Chat(self.messages[:-1], self.line) if answered else self
 
 
-_Row = TypeVar("_Row")
+TextOrChat = Passage | Exchange | Chat
 
 
-def read_texts(path: Path) -> list[Passage | Exchange]:
-    """Read the rows of a file for objectives on text.
+def each_row(path: Path, form: RowForm) -> Iterator[Any]:
+    """Yield the rows of a file by their form, or the one text of a file that isn't JSON lines.
 
-    A row has `text`, or `prompt` and `response`, or `context` and `answer`. A file that isn't JSON
-    lines is one passage. Raises CalibrationError.
+    A row of text has `text`, or `prompt` and `response`, or `context` and `answer`; a row of chats
+    may also have `messages`, each with a `role` and a `content`. A row of choices has `query` and
+    `choices`, or `context_options` and `continuation` for Winograd schemas, and `gold`, the number
+    of the right choice, from 0. A row of answers has `context` and `answer`, and `aliases` are
+    other right answers. Raises CalibrationError.
     """
-    if path.suffix.lower() in LINES:
-        return _rows(path, _text_row, "text")
+    if path.suffix.lower() in LINES or form in {"choice", "answer"}:
+        yield from (row for _, row in _placed_rows(path, form))
+    elif form == "prompt":
+        raise _no_prompts(path)
+    else:
+        yield _passage(path)
+
+
+def read_rows(path: Path, form: RowForm) -> list[Any]:
+    """Read all rows of a file, as `each_row` yields them. Raises CalibrationError."""
+    return list(each_row(path, form))
+
+
+def _passage(path: Path) -> Passage:
+    """Read a file that isn't JSON lines."""
     _refuse_predictions(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -123,20 +139,7 @@ def read_texts(path: Path) -> list[Passage | Exchange]:
         raise _no_utf8(path, error.start) from None
     if not text.strip():
         raise CalibrationError("C802", "the file holds no text", path)
-    return [Passage(text)]
-
-
-TextOrChat = Passage | Exchange | Chat
-
-
-def read_texts_and_chats(path: Path) -> Iterator[TextOrChat]:
-    """Yield the rows of a file as `read_texts` reads them; a row may also have `messages`.
-
-    A message has a `role` and a `content`. Raises CalibrationError.
-    """
-    if path.suffix.lower() in LINES:
-        return (row for _, row in _placed_rows(path, _text_or_chat, "chat"))
-    return iter(read_texts(path))
+    return Passage(text)
 
 
 @final
@@ -153,9 +156,9 @@ class StoredTexts:
         self.kinds: set[type[TextOrChat]] = set()
         self._places, self._lines = array("q"), array("q")
         if self.whole:
-            read_texts(path)
+            _passage(path)
             return
-        for place, row in _placed_rows(path, _text_or_chat, "chat"):
+        for place, row in _placed_rows(path, "chat"):
             self.kinds.add(type(row))
             self._places.append(place)
             self._lines.append(row.line or 0)
@@ -167,35 +170,18 @@ class StoredTexts:
     def read(self, numbers: Iterable[int]) -> Iterator[TextOrChat]:
         """Yield the rows with these numbers."""
         if self.whole:
-            yield from read_texts(self.path)
+            yield _passage(self.path)
             return
         try:
             with self.path.open("rb") as file:
                 for number in numbers:
                     file.seek(self._places[number])
                     text = file.readline().splitlines()[0].decode("utf-8")
-                    yield _row(self.path, self._lines[number], text, _text_or_chat, "chat")
+                    yield _row(self.path, self._lines[number], text, "chat")
         except OSError as error:
             raise _unreadable(self.path, error) from None
         except (UnicodeDecodeError, IndexError):
             raise CalibrationError("C801", "it has changed while it is read", self.path) from None
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Read the rows of a file of choices.
-
-    A row has `query` and `choices`, or `context_options` and `continuation` for Winograd schemas.
-    `gold` is the number of the right choice, from 0. Raises CalibrationError.
-    """
-    return _rows(path, _question, "choice")
-
-
-def read_exchanges(path: Path) -> list[Exchange]:
-    """Read the rows of a file of answers: `context` and `answer`.
-
-    `aliases` are other right answers. Raises CalibrationError.
-    """
-    return _rows(path, _exchange, "answer")
 
 
 _LONGEST_FIRST_ROW = 2**20
@@ -224,7 +210,7 @@ def check_first_row(path: Path, form: RowForm, *, answered: bool = False) -> Non
         return
     if not text:
         raise _no_rows(path)
-    row = _row(path, number, text, _READERS[form], form)
+    row = _row(path, number, text, form)
     if answered:
         require_answer(path, row)
 
@@ -236,15 +222,6 @@ def require_answer(path: Path, row: object) -> None:
     message = "'loss answers' needs an answer in each row, and this row has no answer"
     help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
     raise CalibrationError("C804", message, path, getattr(row, "line", None), help_)
-
-
-def read_rows(path: Path, form: RowForm) -> list[object]:
-    """Read the rows of a file by their form. Raises CalibrationError."""
-    if path.suffix.lower() not in LINES and form == "prompt":
-        raise _no_prompts(path)
-    if path.suffix.lower() not in LINES and form in {"text", "chat"}:
-        return [*read_texts(path)]
-    return _rows(path, _READERS[form], form)
 
 
 def order(size: int, seed: int) -> list[int]:
@@ -389,29 +366,21 @@ def _no_prompts(path: Path) -> CalibrationError:
     return CalibrationError("C803", "prompts must be JSON Lines", path, help=help_)
 
 
-def _row(
-    path: Path, line: int, text: str, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm
-) -> _Row:
+def _row(path: Path, line: int, text: str, form: RowForm) -> Any:
     row = _object(path, line, text, _EXAMPLES[form])
     try:
-        return read(row, line)
+        return _READERS[form](row, line)
     except _RowError as error:
         help_ = f"a row is {_EXAMPLES[form]}"
         raise CalibrationError("C804", str(error), path, line, help_) from None
 
 
-def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm) -> list[_Row]:
-    return [row for _, row in _placed_rows(path, read, form)]
-
-
-def _placed_rows(
-    path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm
-) -> Iterator[tuple[int, _Row]]:
+def _placed_rows(path: Path, form: RowForm) -> Iterator[tuple[int, Any]]:
     """Yield the rows of a file, each after its place in bytes. Raises CalibrationError."""
     empty = True
     for place, line, text in _placed_lines(path):
         if text.strip():
-            yield place, _row(path, line, text, read, form)
+            yield place, _row(path, line, text, form)
             empty = False
     if empty:
         raise _no_rows(path)

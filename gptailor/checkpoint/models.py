@@ -292,7 +292,7 @@ class Opener:
 
     def model(self, name: str) -> Opened | None:
         """Return the model of that name; None, with a fault, if it can't be opened."""
-        for below in reversed(_chain(self.plan.models, name)):  # so that nothing recurs deep
+        for below in chain(self.plan, name):  # so that nothing recurs deep
             entry = self._checkpoint(below)
         if entry is None:
             return None
@@ -368,7 +368,7 @@ class Opener:
         else:
             folder, remote = open_adapter(model.source, model.revision)
             remotes = (*remotes, remote)
-        below = _chain(self.plan.models, name)[1:]
+        below = chain(self.plan, name)[:-1][::-1]
         also = [self.declared[each].source for each in below]
         rebound = also != [self.plan.models[each].source for each in below]
         layout = under.layout()
@@ -406,9 +406,9 @@ def dequantised_model(model: Opened) -> Opened:
     return replace(model, checkpoint=checkpoint, layout=layout)
 
 
-def _chain(models: Mapping[str, Model], name: str) -> list[str]:
-    """Return the model and the models under it; the last one is no adapter."""
-    chain = [name]
-    while (on := models[chain[-1]].on) is not None:
-        chain.append(on)
-    return chain
+def chain(plan: Plan, name: str) -> list[str]:
+    """Return the models that an adapter is on, the lowest first, and itself; else only itself."""
+    names = [name]
+    while (on := plan.models[names[-1]].on) is not None:
+        names.append(on)
+    return names[::-1]

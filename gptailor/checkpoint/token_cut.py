@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
-from gptailor.checkpoint.datasets import Chat, read_texts_and_chats, whole_text
+from gptailor.checkpoint.datasets import Chat, each_row, whole_text
 from gptailor.checkpoint.files import CheckpointError, Stamp, stamps
 from gptailor.checkpoint.folder import (
     GENERATION_CONFIG,
@@ -364,7 +364,7 @@ def _counted(
 
 def _texts(path: Path) -> Iterator[str]:
     """Yield the texts of a file, row by row, and the contents of its messages."""
-    for row in read_texts_and_chats(path):
+    for row in each_row(path, "chat"):
         if isinstance(row, Chat):
             yield from (message["content"] for message in row.messages)
         else:

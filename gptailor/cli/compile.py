@@ -374,7 +374,7 @@ def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
         *(Row("GGUF", f"{file.size:,} bytes in {file.folder.name}") for file in planned.gguf),
     ]
     for name, plan in [*prepared.inner_plans.items(), ("", prepared)]:
-        rows += [Row(name, f"{plan.layers} layers of its own plan")] if name else []
+        rows += [Row(name, f"{len(plan.resolved.kept)} layers of its own plan")] if name else []
         rows += [*short_rows(layer_rows(plan.resolved.slots)), *other_rows(plan.resolved)]
     rows += [
         Row(f"{cost.what} {cost.inner}".rstrip(),

@@ -31,12 +31,11 @@ from gptailor.evaluation.scores import (
     Outcomes,
     Result,
     Score,
-    ScoreDifference,
     TargetSize,
     paired_difference,
     retained_score,
 )
-from gptailor.evaluation.speed import cache_bytes, latency_score, parameters
+from gptailor.evaluation.speed import cache_bytes, latency_score
 from gptailor.evaluation.targets import (
     Target,
     as_list,
@@ -52,6 +51,7 @@ from gptailor.plan.faults import listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ModelPaths
 from gptailor.program.devices import device_of
+from gptailor.reporting.measure import Estimate
 
 
 def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -171,8 +171,7 @@ class EvaluationRun:
         for number, outcomes in self.meter.run(asks, forgiving=True, on_step=step):
             self.all[number].outcomes = outcomes
         for entry in self.entries if speed else ():
-            if entry.size.speed is None:
-                self._speed(entry)
+            self._speed(entry)
             step(f"{entry.target.name}: speed")
         return EvaluationResult(
             tuple(result for entry in self.entries for result in self._results(entry)),
@@ -192,7 +191,7 @@ class EvaluationRun:
 
     def _count(self, entry: _Entry, model: PreTrainedModel) -> None:
         """Note the parameters of a live model, and the bytes of its KV cache."""
-        counts = entry.size.size._replace(parameters=parameters(model))
+        counts = entry.size.size._replace(parameters=model.num_parameters())
         with suppress(Exception):  # a size that can't be measured is omitted
             dtype = self.meter.repairs(entry.target.prepared.models).stitcher.dtype
             widened = dtype != self.meter.place.dtype  # a cache is then twice its size
@@ -201,13 +200,15 @@ class EvaluationRun:
 
     def _latency(self, entry: _Entry) -> Score:
         """Return a target's latency. Raises ObjectiveError if it can't be measured."""
-        if entry.size.speed is None:
-            self._speed(entry)
+        self._speed(entry)
         if entry.size.speed is None:
             raise ObjectiveError("its speed can't be measured")
         return latency_score(entry.size.speed)
 
     def _speed(self, entry: _Entry) -> None:
+        """Measure the speed of a target, and its base's by turns, unless it is known."""
+        if entry.size.speed is not None:
+            return
         base = None if entry.target.plain else self._entry_of.get(entry.target.identity_of_base)
         with suppress(Exception):  # a speed that can't be measured is omitted; its score fails
             timed = [entry.target] if base is None else [entry.target, base.target]
@@ -223,7 +224,7 @@ class EvaluationRun:
             outcome = entry.outcomes[number]
             base_outcome = None if base is None else base.outcomes[number]
             share = None
-            if isinstance(objective, OfPlan) and objective.by == "clock":
+            if isinstance(objective, OfPlan) and objective.stated.name == "latency":
                 speed = entry.size.base_speed  # of the same rounds
                 base_outcome = None if speed is None else latency_score(speed)
             if objective.normalise == "base" and not entry.target.plain:
@@ -254,7 +255,7 @@ class EvaluationRun:
         return f"its tokenizer is not the base's: {listed(parts)} differ"
 
 
-def _difference(outcome: Outcome, other: Outcome) -> tuple[ScoreDifference | None, str]:
+def _difference(outcome: Outcome, other: Outcome) -> tuple[Estimate | None, str]:
     """Return a score's difference from another on the same samples, or the reason against one.
 
     Both are empty if the other score is 0 on every sample, as `kl` of its own reference is.

@@ -15,6 +15,7 @@ from gptailor.checkpoint.formats.gguf.splits import (
     GPT2_SPLIT,
     SPECIAL_TOKENS,
     SPLITS,
+    Split,
 )
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.plan.faults import listed
@@ -70,11 +71,16 @@ def _items(facts: Mapping[str, GgufValue], name: str) -> tuple[Any, ...]:
 def _byte_level(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
+    name = facts.get("tokenizer.ggml.pre", "gpt-2")
+    split = SPLITS.get(name) if isinstance(name, str) else None
+    if split is None:
+        names = listed(map(quoted, SPLITS))
+        _refuse(path, f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}")
     tokens = _items(facts, "tokens")
     context = facts.get(f"{facts.get('general.architecture')}.context_length")
     special = {f"{name}_token": tokens[number] for name, number in _ids(facts).items()}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # transformers has no types
-        tokenizer_object=_pieces(path, facts),
+        tokenizer_object=_pieces(path, facts, split),
         chat_template=facts.get("tokenizer.chat_template"),
         model_max_length=context,
         clean_up_tokenization_spaces=False,
@@ -82,7 +88,7 @@ def _byte_level(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     )
 
 
-def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
+def _pieces(path: Path, facts: Mapping[str, GgufValue], split: Split) -> "Tokenizer":
     """Return byte-level BPE, with the special tokens and the token that begins a text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -92,30 +98,29 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     halves = (str(merge).partition(" ") for merge in _items(facts, "merges"))
     merges = [(first, second) for first, _, second in halves]
     ids = {token: i for i, token in enumerate(tokens)}
-    pre = facts.get("tokenizer.ggml.pre")
     try:
-        model = models.BPE(ids, merges, ignore_merges=_is_whole(facts))
+        model = models.BPE(ids, merges, ignore_merges=split.whole)
     except Exception as error:  # noqa: BLE001 (tokenizers raises nothing else)
         _refuse(path, f"its tokenizer's merges don't go with its tokens: {error}")
     tokenizer = Tokenizer(model)
-    if pre == "qwen2":
+    if facts.get("tokenizer.ggml.pre") == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = _split(path, facts)
+    tokenizer.pre_tokenizer = _pre_tokenizer(split)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = list(zip(tokens, kinds, strict=True))
     control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == CONTROL]
     tokenizer.add_special_tokens(control)
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == DEFINED])
-    _add_begin(tokenizer, facts)
+    _add_begin(tokenizer, facts, split)
     return tokenizer
 
 
-def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
+def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue], split: Split) -> None:
     """Begin each text with its token, if the file or its way to split requires it."""
     from tokenizers import processors
 
     number = _ids(facts).get("bos")
-    if number is None or facts.get("tokenizer.ggml.add_bos_token", _is_whole(facts)) is not True:
+    if number is None or facts.get("tokenizer.ggml.add_bos_token", split.whole) is not True:
         return
     begin = _items(facts, "tokens")[number]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -125,26 +130,15 @@ def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
     )
 
 
-def _is_whole(facts: Mapping[str, GgufValue]) -> bool:
-    """Return whether a word that is a token stays whole, by the name of the way to split."""
-    name = facts.get("tokenizer.ggml.pre")
-    return isinstance(name, str) and name in SPLITS and SPLITS[name].whole
-
-
-def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
+def _pre_tokenizer(split: Split) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
-    name = facts.get("tokenizer.ggml.pre", "gpt-2")
-    if not isinstance(name, str) or name not in SPLITS:
-        names = listed(map(quoted, SPLITS))
-        _refuse(path, f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}")
-    patterns = SPLITS[name].patterns
     # transformers recognises a tokenizer by its own classes for these two ways to split.
-    if patterns in {GPT2_SPLIT, DIGITS_SPLIT}:
+    if split.patterns in {GPT2_SPLIT, DIGITS_SPLIT}:
         level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return level if patterns == GPT2_SPLIT else pre_tokenizers.Sequence([digits, level])
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+        return level if split.patterns == GPT2_SPLIT else pre_tokenizers.Sequence([digits, level])
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in split.patterns]
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*splits, level])
 

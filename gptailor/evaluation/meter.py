@@ -31,7 +31,12 @@ from gptailor.evaluation.objectives.base import (
 )
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import piece_bytes
-from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model, tokenizer_of
+from gptailor.evaluation.objectives.tokens import (
+    TokenEncoder,
+    tokenizer_digest,
+    tokenizer_model,
+    tokenizer_of,
+)
 from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.evaluation.scores import Failure, Outcomes, Race, Speed
 from gptailor.evaluation.speed import speeds
@@ -130,12 +135,11 @@ class Reading(NamedTuple):
 
     def key(self, stated: Sequence[StatedObjective]) -> Hashable:
         """Return a key that is equal for plans with the same samples of these objectives."""
-        origin_key: Hashable = None
+        origin_key = ""
         if any("from" in objective.arguments for objective, _ in stated):
-            origin = self.origin.origin
-            models = tuple((name, str(model)) for name, model in self.origin.models.items())
-            numbers = str(sorted(self.origin.numbers.items()))
-            origin_key = (None if origin is None else origin.folder, models, numbers)
+            folder = self.origin.origin and self.origin.origin.folder
+            numbers = sorted(self.origin.numbers.items())
+            origin_key = repr((folder, self.origin.models, numbers))
         digest = tokenizer_digest(self.tokenizer_model)
         return digest, self.positions, self.base, origin_key, self.piece_bytes
 
@@ -220,8 +224,8 @@ class Meter:
         key = words, samples, reading.key(stated)
         if key not in self._objectives:
             model, positions, _, _, piece = reading
-            cut, tokenizer = model.token_cut is not None, tokenizer_of(model)
-            context = ObjectiveContext(tokenizer, *samples, reference, positions, piece, cut)
+            cut, encoder = model.token_cut is not None, TokenEncoder(tokenizer_of(model), positions)
+            context = ObjectiveContext(encoder, *samples, reference, piece, cut)
             prepared = [prepare_objective(objective, context) for objective, _ in stated]
             for (objective, directed), found in zip(stated, prepared, strict=True):
                 if directed:

@@ -19,7 +19,6 @@ from gptailor.evaluation.scores import (
     PerSample,
     Result,
     Score,
-    ScoreDifference,
     TargetSize,
     paired_difference,
 )
@@ -63,7 +62,7 @@ class EvaluationResult:
     @property
     def failed(self) -> bool:
         """Return whether a target lacks a score."""
-        return any(result.failed for result in self.results)
+        return any(isinstance(result.outcome, Failure) for result in self.results)
 
     def to_json(self, *, each: bool = False) -> str:
         """Return a JSON object; `results` has an entry for each target and objective.
@@ -128,7 +127,7 @@ class EvaluationResult:
 
     def difference(
         self, target: str | Path | Plan, other: str | Path | Plan = "base"
-    ) -> dict[str, ScoreDifference]:
+    ) -> dict[str, Estimate]:
         """Return by objective how much larger a target's score is than another's, with its error.
 
         Targets are named as they were given to `evaluate`; "base" is the base that all targets
@@ -136,35 +135,32 @@ class EvaluationResult:
         or with a failure, are left out. Raises TailorError for an unknown target, with the known
         ones.
         """
-        by_target: dict[str, dict[str, Outcome]] = {}
+        by_target: dict[str, dict[str, PerSample | None]] = {}
         for result in (*self.bases, *self.results):
             if result.objective in by_target.setdefault(result.target, {}):
                 raise TailorError(f"several targets are called '{result.target}'")
-            by_target[result.target][result.objective] = result.outcome
+            by_target[result.target][result.objective] = _each(result.outcome)
         base = {result.target for result in self.bases} or {
             result.against for result in self.results if result.against
         }
-        outcomes = []
+        samples = []
         for given in (target, other):
             name = target_name(given if isinstance(given, Plan) else str(given))
             if name not in by_target and name == "base" and len(base) == 1:
                 (name,) = base
             if name not in by_target:
                 raise TailorError(f"no target is '{name}'; the targets are {listed(by_target)}")
-            outcomes.append(by_target[name])
-        found = {}
-        for objective, outcome in outcomes[0].items():
-            one, two = _each(outcome), _each(outcomes[1].get(objective))
-            if one is not None and two is not None:
-                found[objective] = paired_difference(one, two)
-        return found
+            samples.append(by_target[name])
+        mine, theirs = samples
+        pairs = ((name, each, theirs.get(name)) for name, each in mine.items())
+        return {name: paired_difference(one, two) for name, one, two in pairs if one and two}
 
     def _repr_html_(self) -> str:
         """Return the table of a notebook: the text of `print`."""
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def _each(outcome: Outcome | None) -> PerSample | None:
+def _each(outcome: Outcome) -> PerSample | None:
     """Return the terms of a score's samples; None for a failure and for a score without samples."""
     each = outcome.each if isinstance(outcome, Score) else None
     return each if each is not None and each.sums else None
@@ -187,11 +183,8 @@ def _result(result: Result, each: bool) -> Mapping[str, Any]:
         return record | {"failure": asdict(score)}
     value, stderr = finite_or_none(score.value), finite_or_none(score.stderr)
     record |= {"score": value, "stderr": stderr, "samples": score.samples}
-    if result.difference is not None:
-        value, stderr = (
-            finite_or_none(result.difference.value),
-            finite_or_none(result.difference.stderr),
-        )
+    if (difference := result.difference) is not None:
+        value, stderr = finite_or_none(difference.value), difference.finite_error
         record |= {"against": result.against, "difference": {"value": value, "stderr": stderr}}
     if result.unpaired:
         record |= {"unpaired": result.unpaired}
@@ -228,9 +221,7 @@ def score_lines(
     ]
     yield from table_lines(["", *all_heads], scores, width, encoding)
     shares = [[_share_words(result) for result in row] + [""] * len(means) for row in rows]
-    differences = [
-        _cells([_estimate(r.difference) for r in row], means, _difference_words) for row in rows
-    ]
+    differences = [_cells([r.difference for r in row], means, _difference_words) for row in rows]
     for title, cells in (
         (f"difference from {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
@@ -286,10 +277,8 @@ def _means(names: Sequence[str]) -> list[tuple[str, list[int]]]:
     return means
 
 
-def _estimate(measured: Score | Failure | ScoreDifference | None) -> Estimate | None:
-    if measured is None or isinstance(measured, Failure):
-        return None
-    return Estimate(measured.value, measured.stderr)
+def _estimate(outcome: Outcome) -> Estimate | None:
+    return Estimate(outcome.value, outcome.stderr) if isinstance(outcome, Score) else None
 
 
 def _cells(

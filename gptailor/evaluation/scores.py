@@ -11,7 +11,7 @@ from statistics import NormalDist
 from typing import Any, Literal, TypeAlias, final
 
 from gptailor.plan.output_size import OutputSize
-from gptailor.reporting.measure import AimDirection, LossMeasure
+from gptailor.reporting.measure import AimDirection, Estimate, LossMeasure
 
 
 @final
@@ -98,17 +98,7 @@ def exponential(score: Score) -> Score:
     return Score(value, value * score.stderr, score.samples, each)
 
 
-@final
-@dataclass(frozen=True)
-class ScoreDifference:
-    """How much larger a score is than another, its standard error, and its samples."""
-
-    value: float
-    stderr: float
-    samples: int
-
-
-def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> ScoreDifference:
+def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> Estimate:
     """Return the first score minus `times` the second, over the first samples that both have.
 
     An effect of a sample on both scores cancels. The error is √(n / (n - 1) · Σ (u_i - t v_i)²) for
@@ -121,10 +111,10 @@ def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> ScoreDi
     a, b = (PerSample(score.sums[:n], score.counts[:n], score.exponential) for score in (a, b))
     value = a.score().value - times * b.score().value
     if n == 1 or not math.isfinite(value):
-        return ScoreDifference(value, math.inf, n)
+        return Estimate(value, math.inf)
     pairs = zip(a.influences(), b.influences(), strict=True)
     spread = math.fsum((u - times * v) ** 2 for u, v in pairs)
-    return ScoreDifference(value, math.sqrt(n / (n - 1) * spread), n)
+    return Estimate(value, math.sqrt(n / (n - 1) * spread))
 
 
 @final
@@ -162,14 +152,9 @@ class Result:
     direction: Literal["minimize", "maximize"]
     outcome: Outcome
     retained: float | None = None
-    difference: ScoreDifference | None = None
+    difference: Estimate | None = None
     against: str = ""
     unpaired: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Return whether the score is missing."""
-        return isinstance(self.outcome, Failure)
 
 
 @final
@@ -205,9 +190,8 @@ class TargetSize:
 
     def record(self) -> dict[str, Any]:
         """Return the JSON of an evaluation's target."""
-        speeds = {"speed": self.speed, "base_speed": self.base_speed}
-        records = {name: None if speed is None else asdict(speed) for name, speed in speeds.items()}
-        return {"target": self.target, **self.counts, **records}
+        speed, base_speed = (each and asdict(each) for each in (self.speed, self.base_speed))
+        return {"target": self.target, **self.counts, "speed": speed, "base_speed": base_speed}
 
 
 def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection) -> float | None:
@@ -256,15 +240,17 @@ def chance_below(value: float, variance: float, freedom: float) -> float:
     return NormalDist().cdf(-math.copysign(z, t))
 
 
-def below_together(differences: Sequence[ScoreDifference], weights: Sequence[float]) -> float:
+def below_together(
+    differences: Sequence[Estimate], samples: Sequence[int], weights: Sequence[float]
+) -> float:
     """Return the probability that the weighted sum of independent differences is below 0.
 
-    Several texts are several means, each with its own weight, however long the texts are. Degrees
-    of freedom are those of Welch and Satterthwaite.
+    A difference is over its number of `samples`. Several texts are several means, each with its own
+    weight, however long the texts are. Degrees of freedom are those of Welch and Satterthwaite.
     """
-    pairs = list(zip(differences, weights, strict=True))
-    value = math.fsum(w * d.value for d, w in pairs)
-    parts = [((w * d.stderr) ** 2, d.samples - 1) for d, w in pairs]
+    weighted = list(zip(differences, samples, weights, strict=True))
+    value = math.fsum(w * d.value for d, _, w in weighted)
+    parts = [((w * d.stderr) ** 2, n - 1) for d, n, w in weighted]
     variance = math.fsum(part for part, _ in parts)
     if not math.isfinite(variance):
         return 0.5
@@ -299,4 +285,5 @@ class Race:
     def _better(self, rival: Rival, trial: Rival) -> bool:
         differences = [paired_difference(t, r) for t, r in zip(trial, rival, strict=True)]
         behind = all(w * d.value >= 0 for d, w in zip(differences, self.weights, strict=True))
-        return behind and below_together(differences, self.weights) < HOPELESS
+        samples = [min(len(t.sums), len(r.sums)) for t, r in zip(trial, rival, strict=True)]
+        return behind and below_together(differences, samples, self.weights) < HOPELESS

@@ -19,7 +19,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import few_samples, text_errors_as_faults
 from gptailor.evaluation.fits.inner_fits import fitted_inside
-from gptailor.evaluation.fits.repair import Repairs, fit
+from gptailor.evaluation.fits.repair import fit
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.meter import (
     Meter,
@@ -188,11 +188,6 @@ class Trials:
             raise PlanError([few_samples(self.plan, count, few[0].name, few[0].size)])
         return count
 
-    @property
-    def repairs(self) -> Repairs:
-        """Return the repairs over the models."""
-        return self.meter.repairs(self.models)
-
     def _digest(self, plan: Plan) -> str:
         """Return the digest of a plan's tokenizer, by which its samples are found."""
         return self._digests[_key(output_tokenizer(plan, self.models))]
@@ -279,13 +274,9 @@ class Trials:
         """Yield each plan's outcomes on a share of the samples that the search sees, as `run`."""
         return self.run(plans, round(share * self.full), stage=stage, race=race)
 
-    def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
-        """Yield each plan's number and outcomes on all held-out samples."""
-        return self.run(plans, None, stage=stage)
-
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """Return the block influence of each layer of a closed plan without bridges and healing."""
-        live = self.repairs.stitcher.stitch(at_stage(plan, "bare"))
+        live = self.meter.repairs(self.models).stitcher.stitch(at_stage(plan, "bare"))
         works = [
             Work(objective.requests(samples), surprise)
             for objective in self._seen[self._digest(plan)]
@@ -294,7 +285,7 @@ class Trials:
         return self.meter.evaluator.block_influence(live, works)
 
     def _reference(self, tokenizer_model: Opened, name: str, work: Work) -> Sequence[Tensor]:
-        repairs = self.repairs
+        repairs = self.meter.repairs(self.models)
         if name != "base":  # opened as a base, for its own configuration and number of layers
             alone = {"base": replace(self._model(name), name="base")}
             repairs = self.meter.place.repairs(alone)  # released after this
@@ -314,5 +305,4 @@ class Trials:
         if errors(faults):
             raise PlanError(faults)
         make = partial(fit, device=self.meter.place.device, memory=self.meter.place.memory)
-        user = fitted_inside(user, opened_models, make)
-        return open_all_models(user)[0][name]
+        return open_all_models(fitted_inside(user, opened_models, make))[0][name]

@@ -1,4 +1,4 @@
-"""The costs of a live model: parameters, bytes of the KV cache for each token, and time."""
+"""The costs of a live model: bytes of the KV cache for each token, and time."""
 
 import hashlib
 import json
@@ -23,11 +23,6 @@ from gptailor.program.compile import compile_plan
 from gptailor.program.sources import Checked
 
 
-def parameters(model: PreTrainedModel) -> int:
-    """Count the entries of all parameters, tied ones once, with those of hollow layers."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 @torch.no_grad()
 def cache_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of one token of one sequence in the KV cache, over all layers.
@@ -36,8 +31,7 @@ def cache_bytes(model: PreTrainedModel) -> int:
     A layer whose window is full needs no more.
     """
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
-    output = model(input_ids=token, use_cache=True)
-    cache = output[next(name for name in ("cache", "past_key_values") if name in output)]
+    [cache] = _next(model, token, {})[1].values()
     # A layer that is an MLP alone never fills its place.
     kept = [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
     return size_of(tensor for pair in kept for tensor in pair)

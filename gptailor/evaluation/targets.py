@@ -20,7 +20,6 @@ from gptailor.plan.faults import (
     Fault,
     PlanError,
     TailorError,
-    errors,
     listed,
 )
 from gptailor.plan.layers import undone
@@ -208,9 +207,9 @@ def warnings(targets: Sequence[Target]) -> list[Fault]:
     found: dict[tuple[str, str, str | None], Fault] = {}
     for target in targets:
         for fault in target.prepared.warnings:
-            file = fault.source.name if fault.source is not None else None
+            file = fault.source and fault.source.name
             found.setdefault((fault.code, fault.message, file), fault)
-    return [fault for fault in found.values() if not errors([fault])]
+    return list(found.values())
 
 
 def names(targets: Sequence[Target]) -> list[str]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
+from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
@@ -67,92 +68,67 @@ class AskedTogether:
         if all(isinstance(objective, OfPlan) for objective in self.objectives):
             yield from ((number, self._outcomes(number, None, {})) for number in self.asks)
             return
-        table = self.repairs.stitcher.table
-        made = {
-            number: attempt(partial(self.repairs.contents, table.resolved(ask.plan)))
-            for number, ask in self.asks.items()
-        }
-        yield from self._failures(made)
-        contents = {n: result for n, result in made.items() if isinstance(result, ModelContents)}
+        resolved = self.repairs.stitcher.table.resolved
+        contents: dict[int, ModelContents] = {}
+        for number, ask in self.asks.items():
+            made = attempt(partial(self.repairs.contents, resolved(ask.plan)))
+            if isinstance(made, Failure):
+                yield number, self._outcomes(number, made, {})
+            else:
+                contents[number] = made
         for number, outcomes in self._scored(contents):
             yield number, self._explained(outcomes, contents[number])
 
     def _scored(self, contents: Mapping[int, ModelContents]) -> Iterator[tuple[int, Outcomes]]:
-        """Score the live models of plans' contents."""
-        stitcher = self.repairs.stitcher
-        forward = [each for each in self.objectives if isinstance(each, Forward)]
-        forward_only = len(forward) == len(self.objectives)
-        for group in stitcher.together(contents):
-            made = {number: attempt(partial(stitcher.live, contents[number])) for number in group}
-            yield from self._failures(made)
-            live = {n: result for n, result in made.items() if isinstance(result, Stitched)}
-            if self.race is not None and self.samples is not None and forward_only:
-                yield from self._raced(live, forward, self.samples, self.race)
-            else:
-                for number, measured in self._measured(live):
-                    yield number, self._outcomes(number, live[number], measured)
-            del made, live  # before the next group is stitched
+        """Yield the numbers and outcomes of plans by their contents, as soon as each is scored.
 
-    def _failures(self, made: Mapping[int, object]) -> Iterator[tuple[int, Outcomes]]:
-        """Yield the outcomes of plans that can't be stitched."""
-        failures = {n: result for n, result in made.items() if isinstance(result, Failure)}
-        return ((number, self._outcomes(number, why, {})) for number, why in failures.items())
-
-    def _measured(
-        self, live: Mapping[int, Stitched]
-    ) -> Iterator[tuple[int, Mapping[int, Sequence[Tensor] | Failure]]]:
-        """Yield each plan's number and its forward pass's measurements, by objectives' numbers.
-
-        After a failure each objective's work runs alone, to find the one that fails.
+        In a race all plans run on their first samples. Then the plans that have not lost run on the
+        next samples.
         """
         works = {
             at: objective.work(self.samples)
             for at, objective in enumerate(self.objectives)
             if isinstance(objective, Forward)
         }
-        if not works:
-            yield from ((number, {}) for number in live)
-            return
-        for number, result in self.evaluator.run_all(live, list(works.values())):
-            if not isinstance(result, Failure):
-                yield number, dict(zip(works, result, strict=True))
-            elif len(works) == 1:
-                yield number, dict.fromkeys(works, result)
-            else:
-                alone = {at: self.evaluator.run(live[number], [work]) for at, work in works.items()}
-                yield number, {n: r if isinstance(r, Failure) else r[0] for n, r in alone.items()}
-
-    def _raced(
-        self, live: Mapping[int, Stitched], objectives: Sequence[Forward], samples: int, race: Race
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Yield the outcomes of plans that run against rivals, on all samples or the first ones.
-
-        All plans run on their first samples. Then the plans that have not lost run on the next
-        samples. Plans that begin alike share hidden states.
-        """
-        works = [objective.work(samples) for objective in objectives]
-        tensors: dict[int, list[list[Tensor]]] = {number: [[] for _ in works] for number in live}
-        for part, count in enumerate((*race_counts(samples), samples)):
-            if not count:
-                continue
-            running = {number: live[number] for number in tensors}
-            for number, result in self.evaluator.run_all(running, [w.parts[part] for w in works]):
-                if isinstance(result, Failure):
-                    del tensors[number]
-                    yield number, (result,) * len(objectives)
-                    continue
-                for earlier, more in zip(tensors[number], result, strict=True):
-                    earlier.extend(more)
-                outcomes = tuple(
-                    attempt(partial(objective.score, results))
-                    for objective, results in zip(objectives, tensors[number], strict=True)
-                )
-                scores = [outcome for outcome in outcomes if isinstance(outcome, Score)]
-                each = tuple(score.each for score in scores if score.each is not None)
-                failed = len(scores) < len(outcomes)
-                if count == samples or failed or (len(each) == len(outcomes) and race.lost(each)):
-                    del tensors[number]
+        racing = self.race is not None and len(works) == len(self.objectives)
+        looks: list[tuple[int | None, Sequence[Work]]] = [(self.samples, list(works.values()))]
+        if racing and self.samples is not None:
+            counts = (*race_counts(self.samples), self.samples)
+            parts = zip(*(work.parts for work in works.values()), strict=True)
+            looks = [look for look in zip(counts, parts, strict=True) if look[0]]
+        known: dict[int, dict[int, list[Tensor]]] = {n: {at: [] for at in works} for n in contents}
+        stitch = self.repairs.stitcher.live
+        for count, asked in looks:
+            running = {number: contents[number] for number in known}
+            for number, live, result in self.evaluator.run_all(running, asked, stitch):
+                measured: Mapping[int, Sequence[Tensor] | Failure] = known[number]
+                if not isinstance(result, Failure):
+                    for at, tensors in zip(works, result, strict=True):
+                        known[number][at].extend(tensors)
+                elif isinstance(live, Stitched) and len(works) > 1 and not racing:
+                    measured = self._alone(live, works)
+                else:
+                    measured = dict.fromkeys(works, result)
+                outcomes = self._outcomes(number, live, measured)
+                if count == self.samples or self._ended(outcomes):
+                    del known[number]
                     yield number, outcomes
+                del live  # before the next plan is stitched
+
+    def _alone(
+        self, live: Stitched, works: Mapping[int, Work]
+    ) -> Mapping[int, Sequence[Tensor] | Failure]:
+        """Return the measurements of each work, run by itself to find the one that fails."""
+        alone = {at: self.evaluator.run(live, [work]) for at, work in works.items()}
+        return {at: r if isinstance(r, Failure) else r[0] for at, r in alone.items()}
+
+    def _ended(self, outcomes: Outcomes) -> bool:
+        """Return whether a plan has failed, or has lost its race."""
+        scores = [outcome for outcome in outcomes if isinstance(outcome, Score)]
+        each = tuple(score.each for score in scores if score.each is not None)
+        if len(scores) < len(outcomes):
+            return True
+        return len(each) == len(outcomes) and self.race is not None and self.race.lost(each)
 
     def _outcomes(
         self,
@@ -206,7 +182,7 @@ class AskedTogether:
 
 def _of_plan(ask: Ask, objective: OfPlan) -> Score:
     """Return the score of a plan that needs no text. Raises TailorError if it has none."""
-    if objective.by == "clock":
+    if objective.stated.name == "latency":
         assert ask.latency is not None, "it can be measured"
         return ask.latency()
     checked = Checked.of(ask.plan, ask.models)

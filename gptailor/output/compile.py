@@ -203,7 +203,7 @@ def _planned(destination: Destination, update: Update | None) -> CompileResult:
     prepared = destination.prepared
     return CompileResult(
         destination.path,
-        prepared.layers,
+        len(prepared.resolved.kept),
         prepared.compiled.program.parameters,
         destination.weights_size,
         destination.files,

@@ -7,10 +7,10 @@ from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.models import Opened, chain
 from gptailor.output.parents import lowest_base
 from gptailor.output.tokenizer import tokenizer_inputs
-from gptailor.prepare import Prepared, chain, declaring
+from gptailor.prepare import Prepared, declaring
 
 InputFiles = dict[tuple[str, str], Path]
 """The files that are read, by their model and their path within its folder."""
@@ -29,10 +29,12 @@ def inputs(prepared: Prepared) -> InputFiles:
     rows are sorted by another tokenizer.
     """
     read = set(prepared.read_files)
-    healings = [(f"{name}.", inner.healing) for name, inner in prepared.inner_plans.items()]
+    healings = [
+        (f"{name}.", inner.resolved.healing) for name, inner in prepared.inner_plans.items()
+    ]
     teachers = [
         before + name
-        for before, healing in [("", prepared.healing), *healings]
+        for before, healing in [("", prepared.resolved.healing), *healings]
         for name in filter(None, healing.teachers if healing is not None else ())
     ]
     for name in teachers:

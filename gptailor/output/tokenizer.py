@@ -12,11 +12,11 @@ from gptailor.checkpoint.chat_template import (
     with_templates,
 )
 from gptailor.checkpoint.files import is_gguf
-from gptailor.checkpoint.models import folder_of
+from gptailor.checkpoint.models import chain, folder_of
 from gptailor.plan.optional_packages import packages_needed
 from gptailor.plan.plan import Plan, TemplateOf
 from gptailor.plan.sites import named_models
-from gptailor.prepare import Prepared, chain, declaring
+from gptailor.prepare import Prepared, declaring
 
 
 def tokenizer_model_name(plan: Plan) -> str:

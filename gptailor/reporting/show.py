@@ -114,7 +114,9 @@ def shown_lines(
     if prepared is not None:
         yield ""
         yield _size_line(prepared.output_size)
-        repairs = ["bridging"] * bool(prepared.gaps) + ["healing"] * bool(prepared.healing)
+        repairs = ["bridging"] * bool(prepared.resolved.gaps) + ["healing"] * bool(
+            prepared.resolved.healing
+        )
         if repairs:
             yield f"  time and memory of {' and '.join(repairs)}: 'gptailor compile --dry-run'"
         if (cut := prepared.checked.token_cut) is not None:

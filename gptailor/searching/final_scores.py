@@ -189,7 +189,7 @@ class Conditions:
         [(_, [outcome])] = scored.run([plan], scored.full, stage=stage)
         if not any(scored.helds):
             return _finite(outcome), None
-        [(_, [held])] = scored.held_out([plan], stage=stage)
+        [(_, [held])] = scored.run([plan], None, stage=stage)
         return _finite(outcome), _finite(held)
 
 
@@ -229,7 +229,7 @@ def held_out(
     done = 0
     for stage in STAGES:
         keys = [key for key, (_, how) in fresh.items() if how == stage]
-        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
+        for index, outcomes in trials.run([fresh[key][0] for key in keys], None, stage=stage):
             done += 1
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
             notes[keys[index]] = _held_note(outcomes)

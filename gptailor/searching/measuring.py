@@ -233,5 +233,5 @@ class _Measuring:
 
 def gap_errors_of(trials: Trials, uncut: Plan, widest: int) -> list[list[float]]:
     """Return the error that the space's bridge leaves over each gap of a plan without drops."""
-    live = trials.repairs.stitcher.stitch(at_stage(uncut, "bare"))
+    live = trials.meter.repairs(trials.models).stitcher.stitch(at_stage(uncut, "bare"))
     return plan_gap_errors(live, trials.plan, uncut, trials.models, widest)

@@ -1,7 +1,6 @@
 """Calibration files: what is read of them, what is refused and where, and how samples are drawn."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,8 @@ from gptailor.checkpoint.datasets import (
     StoredTexts,
     joined_text,
     order,
-    read_exchanges,
-    read_questions,
-    read_texts,
-    read_texts_and_chats,
+    read_rows,
 )
-
-Read = Callable[[Path], list]
 
 
 def written(folder: Path, *lines: object, name: str = "rows.jsonl") -> Path:
@@ -35,7 +29,7 @@ def written(folder: Path, *lines: object, name: str = "rows.jsonl") -> Path:
 
 def test_a_text_file_is_one_passage(tmp_path: Path) -> None:
     path = written(tmp_path, "one", '{"text": "two"}', name="text.txt")
-    assert read_texts(path) == [Passage('one\n{"text": "two"}')]
+    assert read_rows(path, "text") == [Passage('one\n{"text": "two"}')]
 
 
 def test_rows_of_text_have_their_lines(tmp_path: Path) -> None:
@@ -46,7 +40,7 @@ def test_rows_of_text_have_their_lines(tmp_path: Path) -> None:
         {"prompt": "p", "response": "r"},
         {"context": "c", "answer": "a", "aliases": ["b"]},
     )
-    assert read_texts(path) == [
+    assert read_rows(path, "text") == [
         Passage("a\u2028b", 1),
         Exchange("p", "r", (), 3),
         Exchange("c", "a", ("b",), 4),
@@ -56,7 +50,7 @@ def test_rows_of_text_have_their_lines(tmp_path: Path) -> None:
 def test_a_mark_and_other_line_ends_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "rows.JSONL"
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b\xe2\x80\xa8"}\r\n')
-    assert read_texts(path) == [Passage("a", 1), Passage("b\u2028", 3)]
+    assert read_rows(path, "text") == [Passage("a", 1), Passage("b\u2028", 3)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -69,7 +63,7 @@ def test_rows_are_read_again_from_their_places(tmp_path: Path, end: str, mark: s
     rows = StoredTexts(path)
     user = {"role": "user", "content": "\u2028c"}
     expected = [Passage("é", 1), Exchange("a", "b", (), 3), Chat((user,), 5)]
-    assert [*read_texts_and_chats(path)] == expected
+    assert read_rows(path, "chat") == expected
     assert [*rows.read([2, 0, 1])] == [expected[2], *expected[:2]]
     assert len(rows) == 3
     assert rows.kinds == {Passage, Exchange, Chat}
@@ -101,7 +95,7 @@ def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:
         {"context_options": ["The cat", "The dog "], "continuation": "ran", "gold": 0},
         {"query": "", "choices": ["yes", "no"], "gold": 0},
     )
-    assert read_questions(path) == [
+    assert read_rows(path, "choice") == [
         Question((("Is it?", " yes"), ("Is it?", " no")), ("yes", " no"), 1, 1),
         Question((("The cat", " ran"), ("The dog ", "ran")), ("The cat", "The dog "), 0, 2),
         Question((("", "yes"), ("", "no")), ("yes", "no"), 0, 3),
@@ -109,43 +103,43 @@ def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "row", "message"),
+    ("form", "row", "message"),
     [
-        (read_texts, {"content": "a"}, "the row has no 'text'; it has 'content'"),
-        (read_texts, {}, "the row has no 'text'; it is empty"),
-        (read_texts, {"text": ""}, "'text' is empty"),
-        (read_texts, {"text": 3}, "'text' is not a text"),
-        (read_texts, {"prompt": "p"}, "the row has no 'text'; it has 'prompt'"),
-        (read_texts, '{"text": "\\ud800"}', "'text' has half a surrogate pair"),
-        (read_questions, {"query": "q", "gold": 0}, "the row has no 'choices'"),
-        (read_questions, {"query": "q", "choices": ["a", "b"]}, "the row has no 'gold'"),
-        (read_questions, {"choices": ["a", "b"], "gold": 0}, "the row has no 'query'"),
-        (read_questions, {"query": "q", "choices": "ab", "gold": 0}, "is a list of texts"),
-        (read_questions, {"query": "q", "choices": ["a", 1], "gold": 0}, "is not a text"),
-        (read_questions, {"query": "q", "choices": ["a", ""], "gold": 0}, "is empty"),
-        (read_questions, {"query": "q", "choices": ["a"], "gold": 0}, "nothing to choose from"),
-        (read_questions, {"query": "q", "choices": ["a", "b"], "gold": 2}, "from 0 to 1"),
-        (read_questions, {"query": "q", "choices": ["a", "b"], "gold": -1}, "from 0 to 1"),
-        (read_questions, {"query": "q", "choices": ["a", "b"], "gold": True}, "from 0 to 1"),
-        (read_questions, {"context_options": ["a", "b"], "gold": 0}, "no 'continuation'"),
-        (read_exchanges, {"context": "c"}, "the row has no 'answer'"),
-        (read_exchanges, {"context": "c", "answer": "a", "aliases": "b"}, "is a list of texts"),
+        ("text", {"content": "a"}, "the row has no 'text'; it has 'content'"),
+        ("text", {}, "the row has no 'text'; it is empty"),
+        ("text", {"text": ""}, "'text' is empty"),
+        ("text", {"text": 3}, "'text' is not a text"),
+        ("text", {"prompt": "p"}, "the row has no 'text'; it has 'prompt'"),
+        ("text", '{"text": "\\ud800"}', "'text' has half a surrogate pair"),
+        ("choice", {"query": "q", "gold": 0}, "the row has no 'choices'"),
+        ("choice", {"query": "q", "choices": ["a", "b"]}, "the row has no 'gold'"),
+        ("choice", {"choices": ["a", "b"], "gold": 0}, "the row has no 'query'"),
+        ("choice", {"query": "q", "choices": "ab", "gold": 0}, "is a list of texts"),
+        ("choice", {"query": "q", "choices": ["a", 1], "gold": 0}, "is not a text"),
+        ("choice", {"query": "q", "choices": ["a", ""], "gold": 0}, "is empty"),
+        ("choice", {"query": "q", "choices": ["a"], "gold": 0}, "nothing to choose from"),
+        ("choice", {"query": "q", "choices": ["a", "b"], "gold": 2}, "from 0 to 1"),
+        ("choice", {"query": "q", "choices": ["a", "b"], "gold": -1}, "from 0 to 1"),
+        ("choice", {"query": "q", "choices": ["a", "b"], "gold": True}, "from 0 to 1"),
+        ("choice", {"context_options": ["a", "b"], "gold": 0}, "no 'continuation'"),
+        ("answer", {"context": "c"}, "the row has no 'answer'"),
+        ("answer", {"context": "c", "answer": "a", "aliases": "b"}, "is a list of texts"),
     ],
 )
 def test_a_row_that_lacks_something_is_refused(
-    tmp_path: Path, read: Read, row: object, message: str
+    tmp_path: Path, form: str, row: object, message: str
 ) -> None:
     sound = {"text": "t", "query": "q", "choices": ["a", "b"], "gold": 0}
     path = written(tmp_path, {**sound, "context": "c", "answer": "a"}, "", row)
     with pytest.raises(CalibrationError) as caught:
-        read(path)
+        read_rows(path, form)
     assert (caught.value.code, caught.value.line) == ("C804", 3)
     assert message in caught.value.message
     assert str(caught.value).startswith("error[C804]: ")
     assert f" --> {path}:3\n" in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_texts, read_questions, read_exchanges])
+@pytest.mark.parametrize("form", ["text", "choice", "answer"])
 @pytest.mark.parametrize(
     ("content", "code", "line"),
     [
@@ -158,27 +152,27 @@ def test_a_row_that_lacks_something_is_refused(
     ],
 )
 def test_a_file_that_has_no_rows_is_refused(
-    tmp_path: Path, read: Read, content: bytes, code: str, line: int | None
+    tmp_path: Path, form: str, content: bytes, code: str, line: int | None
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(CalibrationError) as caught:
-        read(path)
+        read_rows(path, form)
     assert (caught.value.code, caught.value.line) == (code, line)
 
 
 def test_an_empty_text_and_an_absent_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="C802"):
-        read_texts(written(tmp_path, " ", "", name="text.txt"))
+        read_rows(written(tmp_path, " ", "", name="text.txt"), "text")
     with pytest.raises(CalibrationError, match=r"C801.*No such file"):
-        read_texts(tmp_path / "absent.txt")
+        read_rows(tmp_path / "absent.txt", "text")
     with pytest.raises(CalibrationError, match=r"C801.*directory"):
-        read_texts(tmp_path)
+        read_rows(tmp_path, "text")
 
 
 def test_a_path_shows_without_control_characters(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError) as caught:
-        read_texts(tmp_path / "a\x1b[31m.txt")
+        read_rows(tmp_path / "a\x1b[31m.txt", "text")
     assert "\x1b" not in str(caught.value)
 
 

@@ -23,7 +23,7 @@ from gptailor.evaluation.fits.heal.learning import LowRankChanges
 from gptailor.evaluation.fits.importance import importance_matrix, importance_text
 from gptailor.evaluation.fits.repair import fit, stitch
 from gptailor.evaluation.fits.repair_estimate import repair_estimates
-from gptailor.evaluation.forward.evaluator import Evaluator, Gathering
+from gptailor.evaluation.forward import evaluator
 from gptailor.evaluation.generate import generate as answer
 from gptailor.evaluation.live import template
 from gptailor.evaluation.live.layer_cache import LayerStream, peers_of
@@ -120,7 +120,7 @@ def fitted(text: str, base: str = "base", memory: int | None = None) -> Compute:
 
     def compute(folder: Path, device: str) -> Any:
         prepared = said(folder, text, base)
-        if prepared.healing is not None:
+        if prepared.resolved.healing is not None:
             healed = healed_layers(prepared, device=torch.device(device), memory=memory)
             return healed.result.numbers["start"], healed.result.numbers["healed"], healed.tensors
         found = fit(prepared, device=device, memory=memory, anew=True)
@@ -185,7 +185,7 @@ def influence(folder: Path, device: str) -> Any:
     from gptailor.evaluation.forward.requests import Request, Work
 
     work = Work([Request(tuple(TOKENS[0].tolist()), 4)], lambda logits, *_: logits[:, :1])
-    return Evaluator(device=device).block_influence(stitched, [work])
+    return evaluator.Evaluator(device=device).block_influence(stitched, [work])
 
 
 def answered(folder: Path, device: str) -> Any:
@@ -433,14 +433,14 @@ Plant = tuple[Any, str, str, str, str]
 
 PLANTS: dict[str, Plant] = {
     "tokens stay on the CPU": (
-        Evaluator, "_record", "batch.tokens.to(self.device)", "batch.tokens", "nll",
+        evaluator.Evaluator, "_record", "batch.tokens.to(self.device)", "batch.tokens", "nll",
     ),
     "targets stay on the CPU": (
-        Gathering, "_measure", "share.targets.to(logits.device)", "share.targets", "nll",
+        evaluator, "_measured", "share.targets.to(logits.device)", "share.targets", "nll",
     ),
     "a reference's tokens stay on the CPU": (
-        kl, "compact", "likely[rows.number].to(logits.device).long()",
-        "likely[rows.number].long()", "kl",
+        kl, "compact", "likely[numbers].to(logits.device).long()",
+        "likely[numbers].long()", "kl",
     ),
     "sums on the default device": (
         Statistics, "__init__", "dtype=torch.float64, device=device", "dtype=torch.float64",

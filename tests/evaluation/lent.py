@@ -1,7 +1,7 @@
 """Live plans over the layers of one tiny model, without the stitcher."""
 
 import copy
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +12,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gptailor.evaluation.forward.requests import Request, Rows
+from gptailor.evaluation.forward.requests import Request
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import decoder_layers, replace_layers
 from tests.support.tiny import VOCAB_SIZE, tiny_model
 
 
-@dataclass
-class Lent:
-    model: PreTrainedModel
-    layers: tuple[Hashable, ...]
-    start: Hashable = "start"
+@dataclass(frozen=True, eq=False)
+class Lent(Stitched):  # type: ignore[misc]  # it is final, and this notes which layers are lent
     lendings: list[int] = field(default_factory=list)
 
     @contextmanager
-    def layer(self, index: int, /) -> Iterator[nn.Module]:
+    def layer(self, index: int) -> Iterator[nn.Module]:
         self.lendings.append(index)
         yield decoder_layers(self.model)[index]
 
@@ -46,7 +44,7 @@ def lent(pool: PreTrainedModel, order: Sequence[int]) -> Lent:
         replace_layers(pool, own)
     replace_layers(model, [own[index] for index in order])
     model.config.num_hidden_layers = len(order)
-    return Lent(model, tuple(order))
+    return Lent(model, "start", tuple(order))
 
 
 def broken(plan: Lent, at: int, do: Callable[[Tensor], object]) -> Lent:
@@ -54,7 +52,7 @@ def broken(plan: Lent, at: int, do: Callable[[Tensor], object]) -> Lent:
     layers = list(decoder_layers(plan.model))
     layers[at] = Before(layers[at], do)
     replace_layers(plan.model, layers)
-    return Lent(plan.model, (*plan.layers[:at], object(), *plan.layers[at + 1 :]))
+    return Lent(plan.model, "start", (*plan.layers[:at], object(), *plan.layers[at + 1 :]))
 
 
 class Before(nn.Module):
@@ -69,13 +67,13 @@ class Before(nn.Module):
 
 
 def likelihood(
-    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], numbers: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n 1"]:
     return logits.log_softmax(-1).gather(1, targets[:, None])
 
 
 def whole(
-    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], numbers: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n vocab"]:
     return logits.clone()
 

@@ -13,7 +13,6 @@ from gptailor.evaluation.scores import (
     PerSample,
     Race,
     Score,
-    ScoreDifference,
     below_together,
     exponential,
     race_counts,
@@ -22,6 +21,7 @@ from gptailor.evaluation.scores import (
 from gptailor.evaluation.scores import chance_below as probability
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.plan import Plan
+from gptailor.reporting.measure import Estimate
 from tests.evaluation.test_trial import (
     CUTS,
     OBJECTIVES,
@@ -68,14 +68,15 @@ def test_a_difference_without_a_spread_is_what_it_is() -> None:
 
 
 def test_texts_count_alike_however_long_they_are() -> None:
-    short, long = ScoreDifference(1.0, 0.1, 4), ScoreDifference(-1.0, 0.1, 1000)
-    assert below_together([short, long], [0.5, 0.5]) == pytest.approx(0.5)
-    assert below_together([short, long], [0.6, 0.4]) == below_together([long, short], [0.4, 0.6])
-    assert below_together([short, long], [0.6, 0.4]) < below_together([short, long], [0.55, 0.45])
+    pair, counts = [Estimate(1.0, 0.1), Estimate(-1.0, 0.1)], [4, 1000]
+    assert below_together(pair, counts, [0.5, 0.5]) == pytest.approx(0.5)
+    turned = below_together(pair[::-1], counts[::-1], [0.4, 0.6])
+    assert below_together(pair, counts, [0.6, 0.4]) == turned
+    assert below_together(pair, counts, [0.6, 0.4]) < below_together(pair, counts, [0.55, 0.45])
 
 
 def test_what_nobody_can_tell_is_a_tie() -> None:
-    assert below_together([ScoreDifference(1.0, math.inf, 1)], [1.0]) == 0.5
+    assert below_together([Estimate(1.0, math.inf)], [1], [1.0]) == 0.5
 
 
 def test_a_score_is_that_of_its_samples_and_of_the_first_of_them() -> None:

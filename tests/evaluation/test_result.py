@@ -12,11 +12,11 @@ from gptailor.evaluation.scores import (
     Outcome,
     Result,
     Score,
-    ScoreDifference,
     Speed,
     TargetSize,
 )
 from gptailor.plan.output_size import OutputSize
+from gptailor.reporting.measure import Estimate
 
 LESS = "64 samples, less is better"
 
@@ -24,7 +24,7 @@ LESS = "64 samples, less is better"
 def marked(score: float | Outcome, more: float | None = None, error: float = 0.02) -> Result:
     """A result of the target and objective that `lines` names."""
     outcome = score if isinstance(score, Score | Failure) else Score(score, 0.1, 64)
-    difference = None if more is None else ScoreDifference(more, error, 64)
+    difference = None if more is None else Estimate(more, error)
     return Result("", "", "minimize", outcome, difference=difference)
 
 

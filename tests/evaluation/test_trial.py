@@ -203,7 +203,7 @@ def test_what_is_held_out_comes_after_what_is_seen(say: Say, seed: int) -> None:
     trials = trials_of(say(SPACE), *objectives, full=8, seed=seed)
     assert (trials.full, max(trials.helds), trials.helds) == (8, 8, (8, 8))
     plan = say(CUTS[0])
-    [(_, held)] = trials.held_out([plan], stage="bare")
+    [(_, held)] = trials.run([plan], None, stage="bare")
     (seen,) = outcomes(trials, [plan], 8)
     assert plan.origin is not None
     whole = evaluate(plan, objectives, samples=16, seed=seed, folder=plan.origin.folder)
@@ -228,7 +228,7 @@ def test_an_objective_without_held_out_samples_leaves_none_to_the_others(say: Sa
 def test_where_nothing_is_held_out_that_is_said(say: Say) -> None:
     trials = trials_of(say(SPACE), 'nll("rows.jsonl")', 'generate("pairs.jsonl")', full=ROWS)
     assert max(trials.helds) == 0
-    assert list(trials.held_out([say(CUTS[0])], stage="bare")) == [(0, (NOTHING_HELD,) * 2)]
+    assert list(trials.run([say(CUTS[0])], None, stage="bare")) == [(0, (NOTHING_HELD,) * 2)]
 
 
 def test_a_fidelity_above_the_samples_there_are(say: Say) -> None:

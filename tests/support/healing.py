@@ -15,8 +15,7 @@ from gptailor.evaluation.fits.fit import Fitted, LayerChanges
 from gptailor.evaluation.fits.heal import heal as heal_module
 from gptailor.evaluation.fits.heal.sources import file_source
 from gptailor.evaluation.fits.heal.text import HealingTexts, healing_texts
-from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.events import FitResult, OnEvent, ignore_events
@@ -49,7 +48,7 @@ class Asked:
         self.plan = said(folder, "")
         self.times = 0
 
-    def __call__(self) -> LiveModel:
+    def __call__(self) -> Stitched:
         self.times += 1
         return Stitcher(prepare(self.plan).models).stitch(self.plan)
 
@@ -81,7 +80,7 @@ def healed_layers(
 
 def wanted(prepared: Prepared) -> Healing:
     """How the plan is healed."""
-    found = prepared.healing
+    found = prepared.resolved.healing
     assert found is not None
     return found
 

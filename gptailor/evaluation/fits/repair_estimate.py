@@ -120,28 +120,28 @@ def repair_estimates(
         return 4 * parameters + 2 * 4 * tokens * width
 
     cuts = layer_cuts(prepared.checked)
-    layers = _layer_sizes(prepared, where) if cuts or prepared.gaps else []
+    layers = _layer_sizes(prepared, where) if cuts or prepared.resolved.gaps else []
     for word, (own, cut) in cuts.items():
         what, default = _CUTS[word]
         tokens = read_tokens(plan, cut.on, cut.tokens or default)
         solving, sums = (own * own, working_size(own, width)) if word == "width" else (0, 0)
         operations = 2 * tokens * (sum(layers) + len(layers) * solving)
         add(what, tokens, operations, states(tokens) + sums)
-    if prepared.gaps:
+    if prepared.resolved.gaps:
         tokens = bridged_tokens(plan)
-        first, last = prepared.gaps[0], prepared.gaps[-1]
+        first, last = prepared.resolved.gaps[0], prepared.resolved.gaps[-1]
         passed = sum(layers[: last.end]) + sum(layers[first.start : last.start])
         size = states(tokens) + Statistics.size(4 * width, width)
         add("bridging", tokens, 2 * passed * tokens, size)
-    if prepared.healing is not None:
+    if prepared.resolved.healing is not None:
         tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
         shared = 1 if where.type == "cpu" else processes()
         work = 2 * parameters * tokens * heal_passes(plan) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
-        predicted = [text.file for text in prepared.healing.texts if text.predicted]
+        predicted = [text.file for text in prepared.resolved.healing.texts if text.predicted]
         lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
         length = sequence_length(position_count(config), tokens, lengths)
-        planned = replace(prepared.healing, tokens=tokens)
+        planned = replace(prepared.resolved.healing, tokens=tokens)
         size = HealingMemory(contents, planned, dtype, length, memory).bytes
         add("healing", tokens, work, dtype.itemsize * parameters + size, dtype)
     if importance_tokens:

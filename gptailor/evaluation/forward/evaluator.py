@@ -1,83 +1,33 @@
 """Run works through live models, all batches layer by layer: `Evaluator`.
 
-Common beginnings run once. `Gathering` computes each work's numbers from the hidden states after
-the last layer, some rows at a time. `block_influence` measures how much each layer turns the hidden
-states.
+Common beginnings run once. Each work's numbers are computed from the hidden states after the last
+layer, some rows at a time. `block_influence` measures how much each layer turns the hidden states.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import TypeVar, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import TypeAlias, TypeVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from gptailor.evaluation.forward.prefix_cache import LayerPath, PrefixCache, PrefixNode, in_order
-from gptailor.evaluation.forward.recording import Call, head_logits, record_calls, wraps
+from gptailor.evaluation.forward.prefix_cache import LayerPath, PrefixCache, in_order
+from gptailor.evaluation.forward.recording import Call, head_logits, record_calls
 from gptailor.evaluation.forward.requests import (
     Batch,
-    LiveModel,
     Packed,
     Results,
     Share,
     Work,
     pack,
 )
+from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import embeddings
 from gptailor.evaluation.scores import Failure, NotANumberError
 from gptailor.plan.faults import TailorError
-
-
-@final
-class Gathering:
-    """The works' numbers, collected batch by batch; logits are made for `step` rows at once."""
-
-    def __init__(
-        self, logits: Callable[[Tensor], Tensor], works: Sequence[Work], step: int
-    ) -> None:
-        self.logits = logits
-        self.works = works
-        self.step = step
-        self.measured: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
-
-    def add(self, batch: Batch, hidden: Float[Tensor, " batch length width"]) -> None:
-        """Measure the batch's wanted rows."""
-        rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
-        size = -(-len(rows) // max(-(-len(rows) // self.step), 1))
-        for start in range(0, len(rows), size):
-            logits = self.logits(rows[start : start + size])
-            for share in batch.shares:
-                for part in share.between(start, start + len(logits), most=self.step):
-                    self._measure(part, logits)
-
-    def _measure(self, share: Share, logits: Float[Tensor, " n vocab"]) -> None:
-        everything = torch.equal(share.pick, torch.arange(len(logits)))
-        picked = logits if everything else logits[share.pick.to(logits.device)]
-        measure = self.works[share.work].measure
-        values = measure(picked, share.targets.to(logits.device), share.rows)
-        if values.dim() != 2 or len(values) != len(picked):
-            shape = list(values.shape)
-            raise ValueError(f"a measure of {len(picked)} rows returned {shape} numbers")
-        self.measured[share.work].append((share.rows.number, values.float()))
-
-    def results(self, packed: Packed) -> Results | Failure:
-        """Return each request's numbers, or a Failure if a number is NaN."""
-        results: Results = []
-        for requests, chunks in zip(packed.asked, self.measured, strict=True):
-            if not requests:
-                results.append([])
-                continue
-            order = torch.cat([numbers for numbers, _ in chunks])
-            values = torch.cat([values for _, values in chunks]).cpu()
-            if bad := int(values.isnan().any(dim=1).sum()):
-                return Failure("nan", f"{bad} of {len(values)} predictions are NaN")
-            table = torch.empty_like(values)
-            table[order] = values
-            results.append(list(torch.split(table, [request.predicted for request in requests])))
-        return results
-
 
 BATCH_TOKENS = 8192
 """Tokens of a batch, padding included."""
@@ -88,6 +38,10 @@ LOGITS_ELSEWHERE = 2**29
 
 PACKS = 12
 """Sets of works (fidelities and their parts, for example) whose batches are kept."""
+
+_Plan = TypeVar("_Plan", bound=ModelContents | Stitched)
+Observe: TypeAlias = Callable[[int, Batch, Tensor, Tensor], None]
+"""Receives a layer's number, and the hidden states of a batch before the layer and after it."""
 
 
 @final
@@ -110,66 +64,74 @@ class Evaluator:
         self.layers_run = 0
         self.layers_saved = 0
         self._prefixes = PrefixCache(cache)
-        self._packs: list[tuple[tuple[Hashable, ...], Packed]] = []
-        self._wraps: dict[type, bool] = {}
+        self._packed = lru_cache(PACKS)(pack)
 
-    def run(self, plan: LiveModel, works: Sequence[Work]) -> Results | Failure:
-        """Measure the works on one plan."""
-        [(_, result)] = self.run_all({0: plan}, works)
+    def run(self, live: Stitched, works: Sequence[Work]) -> Results | Failure:
+        """Measure the works on one live model."""
+        [(_, _, result)] = self.run_all({0: live}, works, lambda plan: plan)
         return result
 
     def run_all(
-        self, population: Mapping[int, LiveModel], works: Sequence[Work]
-    ) -> Iterator[tuple[int, Results | Failure]]:
+        self,
+        plans: Mapping[int, _Plan],
+        works: Sequence[Work],
+        stitch: Callable[[_Plan], Stitched],
+    ) -> Iterator[tuple[int, Stitched | Failure, Results | Failure]]:
         """Measure the works on each plan, with equal beginnings one after another.
 
-        Yields each plan's number with its result, as soon as the result is ready.
-        The results equal those of `run`.
+        Yield each plan's number, the live model that `stitch` makes of the plan, and its result, as
+        soon as the result is ready. A plan without a live model has the failure twice. The results
+        equal those of `run`.
         """
+        asked = tuple(works)
         paths: dict[int, LayerPath] = {
-            number: (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
-            for number, plan in population.items()
+            number: (asked, plan.start, *plan.layers) for number, plan in plans.items()
         }
-        leaves = dict(zip(paths, self._prefixes.expect(paths.values()), strict=True))
+        self._prefixes.expect(paths.values())
         order = in_order(paths)
         try:
             while order:
                 number = order.pop(0)
-                self._prefixes.begin(leaves[number])
-                yield number, self._results(population[number], works, leaves[number])
-                self._prefixes.trim()
+                self._prefixes.begin(paths[number])
+                yield number, *self._stitched(partial(stitch, plans[number]), asked, paths[number])
         finally:
             for number in order:
-                self._prefixes.begin(leaves[number])
+                self._prefixes.begin(paths[number])
 
     @torch.no_grad()
-    def block_influence(self, plan: LiveModel, works: Sequence[Work]) -> tuple[float, ...]:
+    def block_influence(self, live: Stitched, works: Sequence[Work]) -> tuple[float, ...]:
         """Return 1 − the mean cosine of input and output for each layer, from one forward pass.
 
         The mean is over the hidden states that predict the works' tokens, in float64. Errors raise.
         """
-        packed = self._packed(plan, works, self.batch_tokens)
-        hidden, calls = self._record(plan, packed, self._wrapped(plan))
-        sums = [0.0] * len(plan.layers)
-        for index in range(len(plan.layers)):
-            with plan.layer(index) as layer:
-                for number, batch in enumerate(packed.batches):
-                    states = hidden[number], calls[number][index].of(layer, hidden[number])
-                    hidden[number] = states[1]
-                    places = batch.wanted.to(states[0].device)
-                    before, after = (state.flatten(0, 1)[places].double() for state in states)
-                    sums[index] += float(torch.cosine_similarity(before, after, dim=-1).sum())
+        packed = self._batches(live, tuple(works), self.batch_tokens)
+        sums = [0.0] * len(live.layers)
+
+        def observe(index: int, batch: Batch, *states: Tensor) -> None:
+            places = batch.wanted.to(self.device)
+            before, after = (state.flatten(0, 1)[places].double() for state in states)
+            sums[index] += float(torch.cosine_similarity(before, after, dim=-1).sum())
+
+        self._through(live, packed, None, observe)
         count = sum(len(batch.wanted) for batch in packed.batches)
         return tuple(1 - total / count for total in sums)
 
+    def _stitched(
+        self, stitch: Callable[[], Stitched], works: tuple[Work, ...], path: LayerPath
+    ) -> tuple[Stitched | Failure, Results | Failure]:
+        live = attempt(stitch)
+        if isinstance(live, Failure):
+            return live, live
+        return live, self._results(live, works, path) if works else []
+
     @torch.no_grad()
     def _results(
-        self, plan: LiveModel, works: Sequence[Work], leaf: PrefixNode
+        self, live: Stitched, works: tuple[Work, ...], path: LayerPath
     ) -> Results | Failure:
         """Return all results, with batches half as large if memory runs out."""
         smaller = max(1, self.batch_tokens // 2)
-        for batch_tokens, prefix in ((self.batch_tokens, leaf), (smaller, None)):
-            result = attempt(partial(self._values, plan, works, batch_tokens, prefix))
+        for batch_tokens, known in ((self.batch_tokens, path), (smaller, None)):
+            result = attempt(partial(self._values, live, works, batch_tokens, known))
             if isinstance(result, Failure):
                 self._prefixes.clear()
                 if self.device.type == "cuda":
@@ -179,63 +141,104 @@ class Evaluator:
         return result
 
     def _values(
-        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: PrefixNode | None
+        self, live: Stitched, works: tuple[Work, ...], batch_tokens: int, path: LayerPath | None
     ) -> Results | Failure:
-        packed = self._packed(plan, works, batch_tokens)
-        wrapped = self._wrapped(plan)
-        hidden = self._through(plan, packed, leaf, wrapped)
-        vocabulary: int = plan.model.config.get_text_config().vocab_size
+        packed = self._batches(live, works, batch_tokens)
+        hidden = self._through(live, packed, path)
+        vocabulary: int = live.model.config.get_text_config().vocab_size
         most = max(1, LOGITS.get(self.device.type, LOGITS_ELSEWHERE) // (4 * vocabulary))
         step = most * batch_tokens // self.batch_tokens
-        head = partial(head_logits, plan.model, wraps=wrapped)
-        gathering = Gathering(head, works, max(1, step))
+        head = partial(head_logits, live)
+        measured: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
         for batch, states in zip(packed.batches, hidden, strict=True):
-            gathering.add(batch, states)
-        return gathering.results(packed)
+            for share, logits in _shares(batch, states, head, max(1, step)):
+                values = _measured(works[share.work], share, logits)
+                measured[share.work].append((share.numbers, values))
+        return _results(works, measured)
 
     def _through(
-        self, plan: LiveModel, packed: Packed, leaf: PrefixNode | None, wrapped: bool
+        self, live: Stitched, packed: Packed, path: LayerPath | None, observe: Observe | None = None
     ) -> list[Tensor]:
-        depth, kept = self._prefixes.latest(leaf) if leaf else (0, None)
-        starts, calls = self._record(plan, packed, wrapped)
+        """Return the hidden states of all batches after the last layer."""
+        partings = self._prefixes.partings(path) if path else ()
+        depth, kept = self._prefixes.latest(path) if path else (0, None)
+        starts, calls = self._record(live, packed)
         hidden = starts if kept is None else [state.to(self.device) for state in kept]
         del starts, kept
         self.layers_saved += depth
-        for index in range(depth, len(plan.layers)):
-            with plan.layer(index) as layer:
-                for number, batch_calls in enumerate(calls):
-                    hidden[number] = batch_calls[index].of(layer, hidden[number])
+        for index in range(depth, len(live.layers)):
+            with live.layer(index) as layer:
+                for number, batch in enumerate(packed.batches):
+                    before = hidden[number]
+                    hidden[number] = calls[number][index].of(layer, before)
+                    if observe:
+                        observe(index, batch, before, hidden[number])
+                    del before
             self.layers_run += 1
-            if leaf:
-                self._prefixes.offer(leaf, index + 1, hidden)
+            if path and index + 1 in partings:
+                self._prefixes.offer(path, index + 1, hidden)
         return hidden
 
-    def _record(
-        self, plan: LiveModel, packed: Packed, wrapped: bool
-    ) -> tuple[list[Tensor], list[list[Call]]]:
-        count = len(embeddings(plan.model))
+    def _record(self, live: Stitched, packed: Packed) -> tuple[list[Tensor], list[list[Call]]]:
+        count = len(embeddings(live.model))
         if packed.highest >= count:  # on a GPU the process would lose the device
             raise ValueError(f"token {packed.highest} is outside the model's {count} embeddings")
         tokens = (batch.tokens.to(self.device) for batch in packed.batches)
-        return record_calls(plan.model, tokens, wraps=wrapped)
+        return record_calls(live, tokens)
 
-    def _wrapped(self, plan: LiveModel) -> bool:
-        kind = type(plan.model)
-        if kind not in self._wraps:
-            with plan.layer(0) as layer:
-                self._wraps[kind] = wraps(plan.model, layer)
-        return self._wraps[kind]
+    def _batches(self, live: Stitched, works: tuple[Work, ...], batch_tokens: int) -> Packed:
+        return self._packed(works, batch_tokens, rotation_edge(live.model.config))
 
-    def _packed(self, plan: LiveModel, works: Sequence[Work], batch_tokens: int) -> Packed:
-        edge = rotation_edge(plan.model.config)
-        asked = tuple(tuple(work.requests) for work in works)
-        key = batch_tokens, edge, tuple(work.cuts for work in works)
-        for pack_key, packed in self._packs:
-            if pack_key == key and packed.asked == asked:
-                return packed
-        packed = pack(works, batch_tokens, edge)
-        self._packs = [*self._packs[1 - PACKS :], (key, packed)]
-        return packed
+
+def _shares(
+    batch: Batch,
+    hidden: Float[Tensor, " batch length width"],
+    head: Callable[[Tensor], Tensor],
+    step: int,
+) -> Iterator[tuple[Share, Float[Tensor, " n vocab"]]]:
+    """Yield shares of the batch's wanted rows with logits, which are made for `step` rows at once.
+
+    A share's places are those in its logits.
+    """
+    rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
+    size = -(-len(rows) // max(-(-len(rows) // step), 1))
+    for start in range(0, len(rows), size):
+        logits = head(rows[start : start + size])
+        for share in batch.shares:
+            for part in share.between(start, start + len(logits), most=step):
+                yield part, logits
+
+
+def _measured(
+    work: Work, share: Share, logits: Float[Tensor, " n vocab"]
+) -> Float[Tensor, " rows k"]:
+    """Return the work's numbers of its share of the rows."""
+    everything = torch.equal(share.pick, torch.arange(len(logits)))
+    picked = logits if everything else logits[share.pick.to(logits.device)]
+    values = work.measure(picked, share.targets.to(logits.device), share.numbers + work.before)
+    if values.dim() != 2 or len(values) != len(picked):
+        shape = list(values.shape)
+        raise ValueError(f"a measure of {len(picked)} rows returned {shape} numbers")
+    return values.float()
+
+
+def _results(
+    works: Sequence[Work], measured: Sequence[Sequence[tuple[Tensor, Tensor]]]
+) -> Results | Failure:
+    """Return each request's numbers, or a Failure if a number is NaN."""
+    results: Results = []
+    for work, chunks in zip(works, measured, strict=True):
+        if not work.requests:
+            results.append([])
+            continue
+        order = torch.cat([numbers for numbers, _ in chunks])
+        values = torch.cat([values for _, values in chunks]).cpu()
+        if bad := int(values.isnan().any(dim=1).sum()):
+            return Failure("nan", f"{bad} of {len(values)} predictions are NaN")
+        table = torch.empty_like(values)
+        table[order] = values
+        results.append(list(torch.split(table, [request.predicted for request in work.requests])))
+    return results
 
 
 def rotation_edge(config: PretrainedConfig) -> int | None:

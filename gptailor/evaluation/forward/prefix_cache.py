@@ -1,11 +1,12 @@
-"""Plans that begin alike: the tree of their layers, with hidden states where plans part.
+"""Hidden states where plans part, so that a common beginning runs once.
 
-A node stands for the common beginning of some plans: batches, a start, and the first k layers.
-Nodes where plans have parted may keep the hidden states of all batches, within a budget of bytes.
+A plan's path is its works, its start and its layers. After layers where the paths of known plans
+part, the hidden states of all batches may be kept, within a budget of bytes.
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from itertools import takewhile
 from typing import final
 
 from torch import Tensor
@@ -16,40 +17,9 @@ PATHS = 128
 """Plans whose layers are remembered, to find where later plans part from them."""
 
 LayerPath = tuple[Hashable, ...]
-
-
-@final
-class PrefixNode:
-    """The common first `depth` layers of some plans."""
-
-    def __init__(self, parent: "PrefixNode | None", key: Hashable) -> None:
-        self.parent = parent
-        self.key = key
-        self.depth: int = -2 if parent is None else parent.depth + 1  # batches, start, then layers
-        self.children: dict[Hashable, PrefixNode] = {}
-        self.ends = 0
-        """Remembered plans that end here."""
-        self.ahead = 0
-        """Plans through this node that have not begun."""
-        self.state: list[Tensor] | None = None
-        self.used = 0
-
-    def line(self) -> "Iterator[PrefixNode]":
-        """Yield this node and its ancestors, up to the root."""
-        node: PrefixNode | None = self
-        while node is not None:
-            yield node
-            node = node.parent
-
-    @property
-    def parts(self) -> bool:
-        """Return whether several plans continue from this node or end at it."""
-        return len(self.children) + self.ends > 1
-
-    def saving(self) -> int:
-        """Return the layers that the state spares, over the plans that have not begun."""
-        above = (node.depth for node in self.line() if node is not self and node.state is not None)
-        return self.ahead * (self.depth - next(above, 0))
+"""A plan's works, its start, and its layers; or the beginning of that."""
+_BEFORE = 2
+"""Entries of a path before its layers."""
 
 
 @final
@@ -58,89 +28,69 @@ class PrefixCache:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.bytes = 0
-        self.root = PrefixNode(None, None)
-        self._clock = 0
-        self._held: list[PrefixNode] = []
-        self._leaves: deque[PrefixNode] = deque()
+        self._begun: deque[LayerPath] = deque(maxlen=PATHS)
+        """Plans that have run lately, the latest last."""
+        self._ahead: list[LayerPath] = []
+        """Plans that have not begun."""
+        self._states: dict[LayerPath, list[Tensor]] = {}
+        """States after beginnings, the latest used last."""
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all states."""
+        return sum(map(size_of, self._states.values()))
 
     def clear(self) -> None:
         """Drop all states, but remember which plans have run and which will run."""
-        while self._held:
-            self._drop(self._held[-1])
+        self._states.clear()
 
-    def expect(self, paths: Iterable[LayerPath]) -> list[PrefixNode]:
-        """Add plans that will run, and return their leaves."""
-        leaves = []
-        for path in paths:
-            leaf = self.root
-            for key in path:
-                leaf = leaf.children.get(key) or leaf.children.setdefault(
-                    key, PrefixNode(leaf, key)
-                )
-            leaf.ends += 1
-            for node in leaf.line():
-                node.ahead += 1
-            leaves.append(leaf)
-        self._leaves.extend(leaves)
-        return leaves
+    def expect(self, paths: Collection[LayerPath]) -> None:
+        """Add plans that will run."""
+        self._ahead.extend(paths)
 
-    def begin(self, leaf: PrefixNode) -> None:
-        """Note that the plan of the leaf runs now, or never will."""
-        for node in leaf.line():
-            node.ahead -= 1
+    def begin(self, path: LayerPath) -> None:
+        """Note that a plan runs now, or never will. Plans that ran long ago are forgotten."""
+        self._ahead.remove(path)
+        self._begun.append(path)
 
-    def trim(self) -> None:
-        """Forget plans that ran long ago."""
-        while len(self._leaves) > PATHS and not self._leaves[0].ahead:
-            old = self._leaves.popleft()
-            old.ends -= 1
-            self._prune(old)
+    def partings(self, path: LayerPath) -> set[int]:
+        """Return the layers' numbers after which other known plans part from the latest, or end."""
+        others = [*self._ahead, *self._begun][:-1]
+        return {_layers_alike(path, other) for other in others}
 
-    def latest(self, leaf: PrefixNode) -> tuple[int, list[Tensor] | None]:
+    def latest(self, path: LayerPath) -> tuple[int, list[Tensor] | None]:
         """Return the most layers that a kept state spares the plan, and that state."""
-        for node in leaf.line():
-            if node.state is not None:
-                self._clock += 1
-                node.used = self._clock
-                return node.depth, list(node.state)
+        for end in range(len(path), _BEFORE, -1):
+            if (state := self._states.pop(path[:end], None)) is not None:
+                self._states[path[:end]] = state
+                return end - _BEFORE, list(state)
         return 0, None
 
-    def offer(self, leaf: PrefixNode, depth: int, hidden: Sequence[Tensor]) -> None:
-        """Keep the plan's hidden states after `depth` layers, if plans part there and it pays."""
-        node = next(node for node in leaf.line() if node.depth == depth)
-        size = size_of(hidden)
-        if depth < 1 or node.state is not None or not node.parts or not self._make_room(node, size):
+    def offer(self, path: LayerPath, depth: int, hidden: Sequence[Tensor]) -> None:
+        """Keep the plan's hidden states after `depth` layers, if that pays."""
+        beginning, size = path[: _BEFORE + depth], size_of(hidden)
+        if beginning in self._states or size > self.budget:
             return
-        node.state = list(hidden)
-        self._clock += 1
-        node.used = self._clock
-        self.bytes += size
-        self._held.append(node)
-
-    def _make_room(self, node: PrefixNode, size: int) -> bool:
-        if size > self.budget:
-            return False
         while self.bytes + size > self.budget:
-            least = min(self._held, key=lambda held: (held.saving(), held.used))
-            if least.saving() > node.saving():
-                return False
-            self._drop(least)
-        return True
-
-    def _drop(self, node: PrefixNode) -> None:
-        assert node.state is not None
-        self.bytes -= size_of(node.state)
-        node.state = None
-        self._held.remove(node)
-        self._prune(node)
-
-    def _prune(self, node: PrefixNode) -> None:
-        for at in list(node.line()):
-            bare = not (at.children or at.ends or at.ahead or at.state is not None)
-            if at.parent is None or not bare:
+            least = min(self._states, key=self._saving)
+            if self._saving(least) > self._saving(beginning):
                 return
-            del at.parent.children[at.key]
+            del self._states[least]
+        self._states[beginning] = list(hidden)
+
+    def _saving(self, beginning: LayerPath) -> int:
+        """Return the layers that a state spares, over the plans that have not begun."""
+        length = len(beginning)
+        ahead = sum(path[:length] == beginning for path in self._ahead)
+        shorter = (len(kept) for kept in self._states if kept == beginning[: len(kept)])
+        above = max((kept for kept in shorter if kept < length), default=_BEFORE)
+        return ahead * (length - above)
+
+
+def _layers_alike(path: LayerPath, other: LayerPath) -> int:
+    """Return the number of layers with which two plans begin; below 0 if they begin otherwise."""
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False))
+    return sum(1 for _ in alike) - _BEFORE
 
 
 def in_order(paths: Mapping[int, LayerPath]) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import decoder, decoder_layers, embeddings, standing_in
 
 
@@ -48,33 +49,41 @@ class _StandIn(nn.Module):
         return getattr(self.__dict__["layer"][0], name)
 
 
-def wraps(model: PreTrainedModel, layer: nn.Module) -> bool:
-    """Run a layer on one token, and return whether it wraps its hidden state in a tuple."""
-    wrapped = []
+_WRAPS: dict[type, bool] = {}
+"""Whether the layers of a kind of model wrap their hidden state in a tuple."""
 
-    def probe(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        result = layer(hidden, *args, **kwargs)
-        wrapped.append(isinstance(result, tuple | list))
-        return result
 
-    with standing_in(model, [_StandIn(layer, probe)]):
-        decoder(model)(input_ids=_token(model), use_cache=False)
-    return wrapped[0]
+def _wraps(live: Stitched) -> bool:
+    """Return whether a model's layers wrap their hidden state, as its first one on one token."""
+    kind = type(live.model)
+    if kind in _WRAPS:
+        return _WRAPS[kind]
+    with live.layer(0) as layer:
+
+        def probe(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = layer(hidden, *args, **kwargs)
+            _WRAPS[kind] = isinstance(result, tuple | list)
+            return result
+
+        with standing_in(live.model, [_StandIn(layer, probe)]):
+            decoder(live.model)(input_ids=_token(live.model), use_cache=False)
+    return _WRAPS[kind]
 
 
 def record_calls(
-    model: PreTrainedModel, batches: Iterable[Int64[Tensor, " batch length"]], *, wraps: bool
+    live: Stitched, batches: Iterable[Int64[Tensor, " batch length"]]
 ) -> tuple[list[Tensor], list[list[Call]]]:
     """Return the hidden states before the first layer, and each layer's calls, by batch.
 
     Equal tensors of the calls are kept once.
     """
+    model, wrapped = live.model, _wraps(live)
     kept: dict[tuple[Any, ...], list[Tensor]] = {}
     noted: list[tuple[Tensor, Call]] = []
 
     def note(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
         noted.append((hidden, Call(args, kwargs)))
-        return (hidden, None) if wraps else hidden
+        return (hidden, None) if wrapped else hidden
 
     recorders = [_StandIn(layer, note) for layer in decoder_layers(model)]
     first: list[Tensor] = []
@@ -99,13 +108,12 @@ def _once(kept: dict[tuple[Any, ...], list[Tensor]], value: Tensor) -> Tensor:
     return value
 
 
-def head_logits(
-    model: PreTrainedModel, rows: Float[Tensor, " n width"], *, wraps: bool
-) -> Float[Tensor, " n vocab"]:
+def head_logits(live: Stitched, rows: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
     """Return float32 logits of hidden states, of any tokens, after the last layer."""
+    model, wrapped = live.model, _wraps(live)
 
     def inject(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        return (rows[:, None], None) if wraps else rows[:, None]
+        return (rows[:, None], None) if wrapped else rows[:, None]
 
     last = _StandIn(decoder_layers(model)[-1], inject)
     tokens = _token(model).expand(len(rows), 1)  # texts of one token: each row's position is 0

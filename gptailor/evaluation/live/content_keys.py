@@ -156,17 +156,13 @@ class Content:
         return digest.digest()
 
     @property
-    def merged(self) -> bool:
-        """Return whether a tensor of it is computed."""
-        return any(map(self._is_computed, self.outputs))
-
-    def _is_computed(self, output: Output) -> bool:
-        return output.spec.name in self.fitted or isinstance(output.make, Combine)
-
-    @property
     def made(self) -> int:
         """Bytes of the tensors that are computed."""
-        return sum(o.spec.size for o in self.outputs if self._is_computed(o))
+        return sum(
+            output.spec.size
+            for output in self.outputs
+            if output.spec.name in self.fitted or isinstance(output.make, Combine)
+        )
 
 
 @final
@@ -192,7 +188,6 @@ class ModelContents:
     begin: tuple[Output, ...]
     end: tuple[Output, ...]
     others: tuple[Output, ...]
-    head: tuple[str, ...]
     generation: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -201,9 +196,9 @@ class ModelContents:
         return (*self.begin, *self.others, *self.end)
 
     @property
-    def tied(self) -> bool:
-        """Return whether the embedding is read at the end too."""
-        return not any(output.spec.name in self.head for output in self.end)
+    def start(self) -> Hashable:
+        """A key of all that determines the hidden state before the first layer."""
+        return self.dtype, piece(self.begin), piece(self.others)
 
     @property
     def key(self) -> str:
@@ -274,7 +269,7 @@ class ContentTable:
             for field in _ENDS.values()
         }
         return ModelContents(
-            config, dtype, template, tuple(shown), contents, **ends, head=layout.head,
+            config, dtype, template, tuple(shown), contents, **ends,
             generation=checked.token_cut.generation if checked.token_cut is not None else {},
         )  # fmt: skip
 

@@ -1,19 +1,18 @@
 """Layers' tensors on the device: all of them, or as many as fit."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from operator import methodcaller
 from typing import Any, final
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from gptailor.evaluation.live.content_keys import Content, size_of
-from gptailor.evaluation.live.template import NamedTensors, fill_module
+from gptailor.evaluation.live.template import NamedTensors
 from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.faults import TailorError
 
@@ -40,7 +39,7 @@ class LayerCache:
 
     def get(self, content: Content) -> LayerTensors:
         """Return the layer's tensors, the same objects while they are kept."""
-        if not content.merged:
+        if not content.made:
             return self._plain(content)
         layer = self._merged.get(content)
         if layer is None:
@@ -55,52 +54,36 @@ class ResidentLayers:
     """Layers that stay on the device within `room` bytes, the first that come.
 
     A pass goes through its layers in turn. If the latest layers stayed, the next pass would find no
-    layer that it needs. So a layer stays until it has not been used for two passes.
+    layer that it needs. So only layers that the latest model lacks make room for others.
     """
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.bytes = 0
-        self._layers: dict[Content, tuple[LayerTensors, int]] = {}  # the latest used last, and when
-        self._clock = 0
-        self.passing = 1
-        """Layers of the largest model so far."""
+        self.layers: dict[Content, LayerTensors] = {}
+        self._needed: Collection[Content] = ()
 
-    def limit(self, room: int, layers: int) -> None:
-        """Change the room; a model has this many layers."""
-        self.room = room
-        self.passing = max(self.passing, layers)
+    @property
+    def bytes(self) -> int:
+        """The bytes of all layers."""
+        return sum(size_of(layer.values()) for layer in self.layers.values())
+
+    def limit(self, room: int, needed: Collection[Content]) -> None:
+        """Change the room; the latest model has these layers."""
+        self.room, self._needed = room, needed
         while self.bytes > room:
-            self._drop_oldest()
-
-    def get(self, content: Content) -> LayerTensors | None:
-        """Return the layer, or None if it is absent."""
-        self._clock += 1
-        if content not in self._layers:
-            return None
-        layer, _ = self._layers.pop(content)
-        self._layers[content] = layer, self._clock
-        return layer
-
-    def __contains__(self, content: Content) -> bool:
-        return content in self._layers
+            del self.layers[next(iter(self.layers))]
 
     def offer(self, content: Content, layer: LayerTensors) -> None:
-        """Keep the layer if there is room, or if unused layers can make room."""
+        """Keep the layer if there is room, or if layers that are not needed can make room."""
         size = size_of(layer.values())
-        if content in self._layers or size > self.room:
+        if content in self.layers or size > self.room:
             return
         while self.bytes + size > self.room:
-            _, used = next(iter(self._layers.values()))
-            if self._clock - used <= 2 * self.passing:
+            other = next((each for each in self.layers if each not in self._needed), None)
+            if other is None:
                 return
-            self._drop_oldest()
-        self._layers[content] = layer, self._clock
-        self.bytes += size
-
-    def _drop_oldest(self) -> None:
-        layer, _ = self._layers.pop(next(iter(self._layers)))
-        self.bytes -= size_of(layer.values())
+            del self.layers[other]
+        self.layers[content] = layer
 
 
 HOST_SHARE = 0.7
@@ -152,8 +135,8 @@ class LayerStream:
         self._here: dict[Content, LayerTensors] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="gptailor-layers")
 
-    def expect(self, count: int, fixed: int, largest: int) -> None:
-        """Reserve room for a model of `count` layers and `fixed` bytes outside them on the device.
+    def expect(self, contents: Collection[Content], fixed: int, largest: int) -> None:
+        """Reserve room for a model of these layers and `fixed` bytes outside them on the device.
 
         Raises TailorError if its largest layer doesn't fit beside them.
         """
@@ -166,15 +149,13 @@ class LayerStream:
             )
         self.largest = max(self.largest, largest)
         self.layers = room - fixed
-        self.resident.limit(max(0, self.layers - 2 * self.largest), count)
-        for _, place in self.waiting:
-            place.limit(place.room, count)
+        self.resident.limit(max(0, self.layers - 2 * self.largest), contents)
 
     # ------------------------------------------------------------------------------ come and go
 
     def enter(self, content: Content) -> LayerTensors:
         """Return the layer's tensors on the device, ready for computation."""
-        present = self.resident.get(content) or self._here.get(content)
+        present = self.resident.layers.get(content) or self._here.get(content)
         if present is not None:
             return present
         coming = self._coming.pop(content, None)
@@ -197,9 +178,9 @@ class LayerStream:
         if content in self._coming:
             return
         self._coming.clear()  # left by a pass that broke off
-        present = content in self.resident or content in self._here
+        present = content in self.resident.layers or content in self._here
         room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
-        waits = any(content in place for _, place in self.waiting)
+        waits = any(content in place.layers for _, place in self.waiting)
         if not present and room and (waits or self.ahead(content)):
             self._coming[content] = self._worker.submit(self._bring, content)
 
@@ -207,15 +188,13 @@ class LayerStream:
 
     def _bring(self, content: Content) -> Arrival:
         """Return the layer on the device, with the event that ends its copy on a CUDA device."""
-        if self._side is None:
-            return self._copy_waiting(content) or self._make_layer(content), None
-        with torch.cuda.stream(self._side):
+        with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
             layer = self._copy_waiting(content) or self._make_layer(content)
-            return layer, self._side.record_event()
+        return layer, None if self._side is None else self._side.record_event()
 
     def _copy_waiting(self, content: Content) -> LayerTensors | None:
         """Copy the layer from a place where it waits; None if it waits nowhere."""
-        candidates = (place.get(content) for _, place in self.waiting)
+        candidates = (place.layers.get(content) for _, place in self.waiting)
         waiting = next((layer for layer in candidates if layer is not None), None)
         if waiting is None:
             return None
@@ -251,9 +230,9 @@ def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
 
 @final
 class StreamedLayer:
-    """A layer of a live model: its module, filled while it is used and hollow otherwise.
+    """A layer of a live model: its module is filled while it is used, and hollow otherwise.
 
-    The module's hooks refer to the layer, so the layer's reference to the module is weak.
+    The module's hooks refer to the layer, so the layer has no reference to its module.
     """
 
     def __init__(
@@ -264,7 +243,6 @@ class StreamedLayer:
         hollow: NamedTensors,
         following: Content | None,
     ) -> None:
-        self._module = ref(module)
         self.content = content
         self.hollow = hollow
         self.stream = stream
@@ -274,40 +252,33 @@ class StreamedLayer:
         module.register_forward_pre_hook(self._before)
         module.register_forward_hook(self._after, always_call=True)
 
-    @property
-    def module(self) -> nn.Module:
-        """The module, which its model keeps."""
-        module = self._module()
-        assert module is not None, "a layer of a model that is gone"
-        return module
-
     @contextmanager
-    def held(self) -> Iterator[nn.Module]:
-        """Yield the layer, ready to run, while the next layer begins to come."""
-        self._enter()
+    def held(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Yield the layer's module, ready to run, while the next layer begins to come."""
+        self._enter(module)
         self._held += 1
         try:
-            yield self.module
+            yield module
         finally:
             self._held -= 1
-            self._leave()
+            self._leave(module)
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
-        self._enter()
+        self._enter(module)
         self._running += 1
 
     def _after(self, module: nn.Module, arguments: Any, result: Any) -> None:
         if self._running:  # 0 if a hook before ours has failed
             self._running -= 1
-            self._leave()
+            self._leave(module)
 
-    def _enter(self) -> None:
+    def _enter(self, module: nn.Module) -> None:
         if not self._held + self._running:
-            fill_module(self.module, self.stream.enter(self.content))
+            module.load_state_dict(self.stream.enter(self.content), assign=True)
             if self.following is not None:
                 self.stream.prefetch(self.following)
 
-    def _leave(self) -> None:
+    def _leave(self, module: nn.Module) -> None:
         if not self._held + self._running:
-            fill_module(self.module, self.hollow)
+            module.load_state_dict(self.hollow, assign=True)
             self.stream.leave(self.content)

@@ -6,7 +6,7 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import Opened, dequantised_model
-from gptailor.evaluation.forward.prefix_cache import in_order
 from gptailor.evaluation.live import layer_cache
 from gptailor.evaluation.live.content_keys import (
     Content,
@@ -33,7 +32,6 @@ from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.program.devices import device_of, memory_of
-from gptailor.program.program import Combine
 
 MERGED_SHARE = 0.25
 """The default largest share of the device's memory for cached merged layers."""
@@ -55,8 +53,7 @@ class Stitched:
     """A plan's live model, and the keys of its pieces.
 
     If two models of one `Stitcher` have an equal `start` and equal first k `layers`, their hidden
-    states after k layers are equal, bit for bit. If all layers and `end` are equal too, their
-    logits are.
+    states after k layers are equal, bit for bit.
 
     `model` is a separate transformers model with its own hooks. Its tensors are shared with other
     models, so don't write into them. If memory is bounded, a layer is hollow (on the `meta` device)
@@ -66,7 +63,6 @@ class Stitched:
     model: PreTrainedModel
     start: Hashable
     layers: tuple[Hashable, ...]
-    end: Hashable
     streamed: tuple[layer_cache.StreamedLayer, ...] = field(default=(), repr=False)
 
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
@@ -74,9 +70,8 @@ class Stitched:
 
         If layers are streamed, the next layer starts to load.
         """
-        if self.streamed:
-            return self.streamed[index].held()
-        return nullcontext(decoder_layers(self.model)[index])
+        module = decoder_layers(self.model)[index]
+        return self.streamed[index].held(module) if self.streamed else nullcontext(module)
 
 
 @final
@@ -166,32 +161,6 @@ class Stitcher:
         if self._stream is not None:
             self._stream.reserved = size
 
-    def together(self, plans: Mapping[int, ModelContents]) -> Iterator[list[int]]:
-        """Group plans' numbers by what may be live at once, with equal beginnings adjacent.
-
-        The merged layers and surroundings of a group take at most `merged` bytes. With `memory` a
-        group has one surrounding, which counts in it.
-        """
-        group: list[int] = []
-        pieces: dict[Hashable, int] = {}
-        for number in in_order({n: (_start(c), *c.layers) for n, c in plans.items()}):
-            contents = plans[number]
-            merged = (output for output in contents.rest if isinstance(output.make, Combine))
-            own: dict[Hashable, int] = {
-                _surrounding(contents): sum(output.spec.size for output in merged)
-            }
-            if self._stream is None:
-                own |= {content: content.made for content in contents.layers}
-            size = sum((pieces | own).values())
-            over = len(pieces | own) > 1 if self._stream is not None else size > self.merged
-            if group and over:
-                yield group
-                group, pieces = [], {}
-            group.append(number)
-            pieces |= own
-        if group:
-            yield group
-
     @torch.no_grad()
     def live(self, contents: ModelContents) -> Stitched:
         """Return the live model of a plan's contents."""
@@ -199,9 +168,9 @@ class Stitcher:
             template = self._template(contents)
             self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
             if self._stream is not None:
-                empty = [template.hollow(content) for content in contents.layers]
+                empty = [template.hollow[content.kind] for content in contents.layers]
                 largest = max(size_of(layer.values()) for layer in empty)
-                self._stream.expect(len(empty), template.size, largest)
+                self._stream.expect(contents.layers, template.size, largest)
                 model = template.model_of(contents, empty)
                 following = (*contents.layers[1:], None)
                 parts = zip(decoder_layers(model), contents.layers, empty, following, strict=True)
@@ -212,9 +181,7 @@ class Stitcher:
                     self._cache.get(content) for content in contents.layers
                 ]
                 model, streamed = template.model_of(contents, layers), ()
-            head = contents.begin if contents.tied else ()
-            end = (contents.dtype, piece(head), piece(contents.end))
-            return Stitched(model, _start(contents), contents.layers, end, streamed)
+            return Stitched(model, contents.start, contents.layers, streamed)
 
     def _template(self, contents: ModelContents) -> ModelTemplate:
         """Return the template around the layers. The latest unused templates stay, if they fit."""
@@ -234,12 +201,8 @@ def _made(homes: _Homes, content: Content) -> layer_cache.LayerTensors:
 
 
 def _is_direct(homes: _Homes, content: Content) -> bool:
-    return homes[content.kind, content.dtype].direct(content)
+    return homes[content.kind, content.dtype].direct[content.kind]
 
 
 def _surrounding(contents: ModelContents) -> Hashable:
     return (contents.key, *map(piece, (contents.begin, contents.end, contents.others)))
-
-
-def _start(contents: ModelContents) -> Hashable:
-    return contents.dtype, piece(contents.begin), piece(contents.others)

@@ -1,8 +1,7 @@
 """Copies of modules around other tensors; a hook on one copy touches no other."""
 
 import copy
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -85,90 +84,36 @@ def _name(model: PreTrainedModel) -> str:
 
 NamedTensors = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
-_MakeTensor = Callable[[str, Tensor], Tensor]
-"""Returns the tensor of a copy for a parameter or buffer, by its name within the model."""
+_NUMBERS = ("layer_idx", "layer_id", "layer_number")
+"""Attributes of a layer's modules with the layer's number."""
 
 
-@final
-class ModuleTemplate:
-    """A module taken apart once, so that a copy takes a few microseconds a module.
+def copied_module(
+    module: nn.Module, replaced: Mapping[int, object], index: int | None = None
+) -> nn.Module:
+    """Return a copy of a module, with copies of the modules in it and with hooks of its own.
 
-    Copies have objects of their own down to each `Parameter`. They share the tensors and all else
-    that the modules hold. A parameter or module that stands at two places in the module is one
-    object in the copy too. `config` is the configuration that the module holds; a copy gets
-    another.
+    `replaced` has the tensors and the configuration that take the places of the module's, by the
+    ids of those. All others are shared. A layer's number becomes `index`.
     """
-
-    def __init__(self, module: nn.Module, config: object, prefix: str = "") -> None:
-        self.module = module
-        own = module.__dict__
-        owned = {name: value for name, value in own.items() if isinstance(value, dict | set)}
-        self._shared = {name: value for name, value in own.items() if name not in owned}
-        self._empty = [(name, type(value)) for name, value in owned.items() if not value]
-        self._full = [(name, value) for name, value in owned.items() if value]
-        self._configs = [name for name, value in own.items() if value is config]
-        self._numbers = [n for n in ("layer_idx", "layer_id", "layer_number") if n in own]
-        self._parameters, self._buffers = (
-            [
-                (name, prefix + name, tensor)
-                for name, tensor in own[kind].items()
-                if tensor is not None
-            ]
-            for kind in ("_parameters", "_buffers")
-        )
-        self._children = [
-            (name, ModuleTemplate(child, config, f"{prefix}{name}."))
-            for name, child in own["_modules"].items()
-            if child is not None
-        ]
-
-    def copy(self, take: _MakeTensor, config: object, index: int | None = None) -> nn.Module:
-        """Return a copy with the tensors that `take` returns; a layer's number is `index`."""
-        return self._copy(take, config, index, {})
-
-    def _copy(
-        self, take: _MakeTensor, config: object, index: int | None, copies: dict[int, Any]
-    ) -> nn.Module:
-        if (copied := copies.get(id(self.module))) is not None:
-            assert isinstance(copied, nn.Module)
-            return copied
-        module: nn.Module = object.__new__(type(self.module))
-        copies[id(self.module)] = module
-        state = module.__dict__
-        state.update(self._shared)
-        state.update((name, kind()) for name, kind in self._empty)
-        state.update((name, value.copy()) for name, value in self._full)  # a copy has its own hooks
-        state.update((name, config) for name in self._configs)
+    own = {id(part): copy.copy(part) for part in module.modules()}
+    new = {**replaced, **own}
+    for part in own.values():
+        state = vars(part)
+        for name, value in state.items():
+            if isinstance(value, (dict, set)):
+                state[name] = value.copy()
+                if value and isinstance(value, dict):
+                    state[name].update((n, new[id(v)]) for n, v in value.items() if id(v) in new)
+            elif id(value) in new:
+                state[name] = new[id(value)]
         if index is not None:
-            state.update(dict.fromkeys(self._numbers, index))
-        for name, full_name, tensor in self._parameters:
-            if (parameter := copies.get(id(tensor))) is None:
-                parameter = copies[id(tensor)] = _parameter(take(full_name, tensor))
-            state["_parameters"][name] = parameter
-        for name, full_name, tensor in self._buffers:
-            state["_buffers"][name] = take(full_name, tensor)
-        for name, child in self._children:
-            state["_modules"][name] = child._copy(take, config, index, copies)
-        return module
-
-
-def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
-    """Put these tensors in the place of the module's own."""
-    for name, tensor in tensors.items():
-        path, _, last = name.rpartition(".")
-        own = module.get_submodule(path).__dict__
-        if last in own["_parameters"]:
-            own["_parameters"][last] = _parameter(tensor)
-        else:
-            own["_buffers"][last] = tensor
+            state.update((name, index) for name in _NUMBERS if name in state)
+    return own[id(module)]
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
-
-
-CONFIGURATIONS = 32
-"""Plans' configurations that are kept, to be copied."""
 
 
 @final
@@ -186,50 +131,43 @@ class ModelTemplate:
         self.tensors = tensors
         self.dtype = dtype
         self._rest: dict[str, Tensor] = {}
-        self._configs: dict[str, PreTrainedConfig] = {}
         on_device: dict[int, Tensor] = {}  # by their addresses on the CPU
         for output in contents.rest:
             tensor = tensors.make(output)
             on_cpu = self._rest[output.spec.name] = tensor.cpu()
             on_device[on_cpu.data_ptr()] = tensor
-        self.numbers = {contents.layers[at].kind: n for n, at in enumerate(contents.first)}
         self.shown = [contents.layers[at] for at in contents.first]
         shown_tensors = [self._tensors_of(content) for content in self.shown]
         self.model = self._load(shown_tensors)
         if (path := generation_config(base.checkpoint)) is not None:
             self.model.generation_config = GenerationConfig.from_pretrained(path.parent)
-        loaded = list(decoder_layers(self.model))
-        self._direct = [
-            _equal_tensors(t, _tensors(m)) for t, m in zip(shown_tensors, loaded, strict=True)
-        ]
+        loaded = {c.kind: m for c, m in zip(self.shown, decoder_layers(self.model), strict=True)}
+        pairs = zip(loaded.items(), shown_tensors, strict=True)
+        self.direct = {kind: _equal_tensors(own, _tensors(layer)) for (kind, layer), own in pairs}
+        """Whether the tensors of a kind of layers are the checkpoint's, except for a cast."""
         replace_layers(self.model, [])
         self._move(on_device)
-        if all(self._direct):
+        if all(self.direct.values()):
             self._rest.clear()
-        emptied = [_empty_layer(layer, tensors.device) for layer in loaded]
-        self._hollow = [_tensors(layer) for layer in emptied]
-        self._whole = ModuleTemplate(self.model, self.model.config)
-        self._templates = [ModuleTemplate(layer, self.model.config) for layer in emptied]
+        self._layers = {kind: _empty_layer(m, tensors.device) for kind, m in loaded.items()}
+        self.hollow = {kind: _tensors(layer) for kind, layer in self._layers.items()}
+        """The parameters and buffers of a kind of layers, without memory."""
         self.size = size_of(self.model.parameters())
 
     # ------------------------------------------------------------------------------------- layers
 
-    def direct(self, content: Content) -> bool:
-        """Return whether a layer's tensors are the checkpoint's, except for a cast."""
-        return self._direct[self.numbers[content.kind]]
-
     def layer(self, content: Content) -> dict[str, Tensor]:
         """Return a layer's parameters and buffers on the device, by names within its module."""
-        number = self.numbers[content.kind]
-        if self._direct[number]:
-            like = self._hollow[number]
+        if self.direct[content.kind]:
+            like = self.hollow[content.kind]
             tensors = self._tensors_of(content)
             cast = {name: tensor.to(like[name].dtype) for name, tensor in tensors.items()}
             names = {name for name, tensor in tensors.items() if cast[name] is not tensor}
             self.tensors.forget(o for o in content.outputs if o.spec.name in names)
             return cast
-        layers = [self._tensors_of(content if n == number else c) for n, c in enumerate(self.shown)]
-        module = decoder_layers(self._load(layers))[number]
+        shown = [content if other.kind == content.kind else other for other in self.shown]
+        loaded = self._load([self._tensors_of(each) for each in shown])
+        module = decoder_layers(loaded)[shown.index(content)]
         device = self.tensors.device
         self.tensors.forget(content.outputs)  # transformers has them in another form
         return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
@@ -241,46 +179,44 @@ class ModelTemplate:
             tensors[output.spec.name] = tensor.to(self.tensors.device)
         return tensors
 
-    def hollow(self, content: Content) -> dict[str, Tensor]:
-        """Return a layer's parameters and buffers without memory."""
-        return self._hollow[self.numbers[content.kind]]
-
     # -------------------------------------------------------------------------------------- whole
 
     def model_of(self, contents: ModelContents, layers: Sequence[NamedTensors]) -> PreTrainedModel:
         """Return the live model of a plan with this template, around these layers' tensors."""
-        config = self._config(contents.config, len(layers))
-        model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
+        config = self._config(contents.config)
+        own: dict[int, object] = {id(self.model.config): config}
+        tensors: dict[int, object] = {
+            id(p): _parameter(p.detach()) for p in self.model.parameters()
+        }
+        tensors |= {id(buffer): buffer.detach() for buffer in self.model.buffers()}
+        model = copied_module(self.model, own | tensors)
         assert isinstance(model, PreTrainedModel)
         if contents.generation:
             model.generation_config = GenerationConfig.from_dict(dict(contents.generation))
         else:
             model.generation_config = copy.deepcopy(self.model.generation_config)
-        numbers = [self.numbers[content.kind] for content in contents.layers]
-        modules = [
-            self._templates[number].copy(tensors.get, config, index)
-            for index, (number, tensors) in enumerate(zip(numbers, layers, strict=True))
-        ]
+        modules = []
+        for index, (content, layer) in enumerate(zip(contents.layers, layers, strict=True)):
+            filled: dict[int, object] = {
+                id(old): _parameter(layer[name]) if isinstance(old, nn.Parameter) else layer[name]
+                for name, old in self.hollow[content.kind].items()
+                if name in layer
+            }
+            modules.append(copied_module(self._layers[content.kind], own | filled, index))
         replace_layers(model, modules)
         if hasattr(inner := decoder(model), "first_kv_shared_layer_idx"):  # Gemma 4's
             inner.first_kv_shared_layer_idx = len(layers) - config.num_kv_shared_layers
         return model
 
-    def _config(self, settings: Mapping[str, Any], count: int) -> PreTrainedConfig:
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._configs:
-            if len(self._configs) >= CONFIGURATIONS:
-                del self._configs[next(iter(self._configs))]
-            original = self._configs[key] = configuration(settings)
-            for name, value in vars(self.model.config).items():
-                ours = name.startswith("_") and name != "_heterogeneity_spec"  # shapes by number
-                if ours or name == "dtype" or name not in vars(original):
-                    setattr(original, name, value)
-            for name in original.sub_configs:
-                if isinstance(part := getattr(original, name, None), PreTrainedConfig):
-                    part.dtype = original.dtype
-        config = copy.deepcopy(self._configs[key])  # four times as fast as making it
-        assert config.num_hidden_layers == count
+    def _config(self, settings: Mapping[str, Any]) -> PreTrainedConfig:
+        config = configuration(settings)
+        for name, value in vars(self.model.config).items():
+            ours = name.startswith("_") and name != "_heterogeneity_spec"  # shapes by number
+            if ours or name == "dtype" or name not in vars(config):
+                setattr(config, name, copy.deepcopy(value))
+        for name in config.sub_configs:
+            if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+                part.dtype = config.dtype
         return config
 
     # ------------------------------------------------------------------------------------ loading
@@ -334,8 +270,9 @@ def configuration(settings: Mapping[str, Any]) -> PreTrainedConfig:
     name = str(settings.get("model_type"))
     if name not in CONFIG_MAPPING:
         raise TailorError(f"transformers has no model type '{name}'")
+    numbers = PreTrainedConfig._decode_special_floats(dict(settings))  # infinity isn't in JSON
     try:
-        config: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(settings)))
+        config: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(numbers)
     except Exception as error:  # transformers and huggingface_hub raise anything
         why = str(error.__cause__ or error).strip() or type(error).__name__
         message = f"transformers can't read the configuration of this {name}"
@@ -343,17 +280,6 @@ def configuration(settings: Mapping[str, Any]) -> PreTrainedConfig:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TailorError(f"transformers has no language model for the model type '{name}'")
     return config
-
-
-_NOT_IN_JSON = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
-
-
-def _with_floats(value: Any) -> Any:
-    """Replace the objects that transformers writes for numbers missing from JSON."""
-    if isinstance(value, dict):
-        number = _NOT_IN_JSON.get(str(value.get("__float__"))) if len(value) == 1 else None
-        return {k: _with_floats(v) for k, v in value.items()} if number is None else number
-    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def position_count(config: PreTrainedConfig) -> int | None:
@@ -394,7 +320,8 @@ def _equal_tensors(tensors: NamedTensors, loaded: NamedTensors) -> bool:
 def _empty_layer(layer: nn.Module, device: torch.device) -> nn.Module:
     """Return the layer without its own tensors; buffers that no checkpoint has stay."""
     own = _tensors(layer).items()
-    fill_module(layer, {name: torch.empty_like(tensor, device="meta") for name, tensor in own})
+    hollow = {name: torch.empty_like(tensor, device="meta") for name, tensor in own}
+    layer.load_state_dict(hollow, assign=True)
     for module in layer.modules():
         for name in module._non_persistent_buffers_set:
             buffer = module._buffers[name]

@@ -8,10 +8,9 @@ objective. An `OfPlan` objective reads no text.
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from gptailor.evaluation.objectives.acceptance import prepare_acceptance
 from gptailor.evaluation.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.generate import exact_match, prepare_rated
-from gptailor.evaluation.objectives.kl import prepare_kl
+from gptailor.evaluation.objectives.kl import prepare_acceptance, prepare_kl
 from gptailor.evaluation.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
 from gptailor.evaluation.objectives.nll import prepare_nll
 from gptailor.evaluation.objectives.of_function import prepare_of_function
@@ -36,7 +35,7 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 
 
 __all__ = [
-    "acceptance", "base", "generate", "kl", "nll", "of_function", "size_and_speed", "tokens",
+    "base", "generate", "kl", "nll", "of_function", "size_and_speed", "tokens",
 ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from gptailor.checkpoint import datasets
 from gptailor.checkpoint.files import expanded
@@ -98,25 +97,19 @@ _Encoded = TypeVar("_Encoded")
 class ObjectiveContext:
     """The inputs that the objectives of a plan or a space share.
 
-    `positions` is the longest text that the models take, in tokens (`None`: no limit). `samples` is
-    the largest number of samples in use (`None`: all). With `piece_bytes` losses count by bytes, in
+    `encoder` reads texts as tokens. `samples` is the largest number of samples in use (`None`:
+    all). With `piece_bytes` losses count by bytes, in
     pieces of at most so many, since the models have different vocabularies. With `cut` the plan's
     vocabulary has fewer tokens than its models have.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    encoder: TokenEncoder
     folder: Path
     samples: int | None = None
     seed: int = 0
     reference: Reference | None = None
-    positions: int | None = None
     piece_bytes: int | None = None
     cut: bool = False
-
-    @property
-    def encoder(self) -> TokenEncoder:
-        """The encoder of texts as tokens."""
-        return TokenEncoder(self.tokenizer, self.positions)
 
     def file(self, objective: Objective) -> Path:
         """Return the path of the file that an objective names."""

@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from gptailor.checkpoint.datasets import Exchange, joined_text, read_exchanges
+from gptailor.checkpoint.datasets import Exchange, joined_text, read_rows
 from gptailor.checkpoint.files import quoted
 from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.live.template import embeddings
@@ -270,7 +270,7 @@ def prepare_rated(
     def encode(row: Exchange) -> tuple[Prompt, Callable[[str], float]]:
         return prompt_of(encoder, row), rating(row)
 
-    samples = encoded(path, context.drawn(read_exchanges(path)), encode)
+    samples = encoded(path, context.drawn(read_rows(path, "answer")), encode)
     return RatedTexts(*traits_of(objective), samples, encoder)
 
 

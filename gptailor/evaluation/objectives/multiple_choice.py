@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import final
 
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import Question, read_questions
+from gptailor.checkpoint.datasets import Question, read_rows
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.nll import surprise
@@ -88,24 +89,25 @@ def prepare_multiple_choice(
     if metric not in METRICS:
         close = nearest(metric, METRICS) or f"the metrics are {listed(METRICS)}"
         raise base.ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
-    questions = _questions(objective, METRICS[metric], context)
-    return Choices(*base.traits_of(objective), questions, _accuracy)
+    return _prepare_choices(METRICS[metric], _accuracy, objective, context)
 
 
-def prepare_margin(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
-    """Prepare `margin(file)`. Raises CalibrationError."""
-    questions = _questions(objective, METRICS["acc_bytes"], context)
-    return Choices(*base.traits_of(objective), questions, _margin)
-
-
-def _questions(
-    objective: Objective, length: Callable[[str], int], context: base.ObjectiveContext
-) -> tuple[EncodedQuestion, ...]:
-    """Return the samples of a file of choices, in the order in which fidelities take them."""
+def _prepare_choices(
+    length: Callable[[str], int],
+    counts: Callable[[int, Sequence[float]], float],
+    objective: Objective,
+    context: base.ObjectiveContext,
+) -> base.PreparedObjective:
+    """Prepare an objective on a file of choices, by a choice's length. Raises CalibrationError."""
 
     def encode(row: Question) -> EncodedQuestion:
         requests = tuple(encoder.request(*pair) for pair in row.pairs)
         return EncodedQuestion(requests, tuple(map(length, row.choices)), row.gold)
 
     path, encoder = context.file(objective), context.encoder
-    return base.encoded(path, context.drawn(read_questions(path)), encode)
+    questions = base.encoded(path, context.drawn(read_rows(path, "choice")), encode)
+    return Choices(*base.traits_of(objective), questions, counts)
+
+
+prepare_margin = partial(_prepare_choices, METRICS["acc_bytes"], _margin)
+"""Prepares `margin(file)`, as `_prepare_choices` does."""

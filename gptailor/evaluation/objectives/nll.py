@@ -1,9 +1,9 @@
 """`nll` and `perplexity`: how well a plan predicts text."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import final
 
@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_texts
-from gptailor.evaluation.forward.requests import Measure, Request, Rows
+from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_rows
+from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluation.scores import Score, exponential, ratio
@@ -29,55 +29,50 @@ _SHORTEST = 64
 """Bytes of the shortest piece at the end of a text."""
 
 
+@final
 @dataclass(frozen=True)
 class PerToken(base.Forward):
-    """The mean of a measure over predicted tokens, or over their bytes; a sample is one request."""
+    """The mean of a measure over predicted tokens, or over their bytes; a sample is one request.
+
+    `measure_of` returns the measure for the samples' requests. The score is the mean times `scale`,
+    or with `by_exponential` e to that.
+    """
 
     samples: tuple[Request, ...]
+    measure_of: Callable[[Sequence[Request]], Measure]
+    scale: float = 1.0
+    by_exponential: bool = False
 
-    @property
-    def by_byte(self) -> bool:
-        """Return whether the mean is over bytes."""
-        return bool(self.samples) and self.samples[0].size is not None
+    @cached_property
+    def measure(self) -> Measure:
+        """The numbers of each prediction. The first access may run a reference."""
+        return self.measure_of(self.samples)
 
     def requests(self, samples: int) -> Sequence[Request]:
         """Return the first windows or rows."""
         return self.samples[:samples]
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """Return the mean over tokens or bytes, with its error over windows or rows."""
-        return self._mean(results, 1.0)
+        """Return the mean over tokens or bytes, with its error over windows or rows.
 
-    def _mean(self, results: Sequence[Tensor], scale: float) -> Score:
-        sums = [float(tensor.double().sum()) * scale for tensor in results]
+        The error of an exponential is the delta method's.
+        """
+        sums = [float(tensor.double().sum()) * self.scale for tensor in results]
         pairs = zip(self.samples, results, strict=False)
-        return ratio(sums, [len(r) if s.size is None else s.size for s, r in pairs])
-
-
-@final
-@dataclass(frozen=True)
-class NegativeLogLikelihood(PerToken):
-    """Nats a token, or bits a byte; as `perplexity`, e to the nats a token or a byte."""
-
-    perplexity: bool
-
-    @property
-    def measure(self) -> Measure:
-        """The surprise of each token."""
-        return surprise
-
-    def score(self, results: Sequence[Tensor]) -> Score:
-        """Return the mean, or the exponential of the mean with the delta method's error."""
-        if self.perplexity:
-            return exponential(self._mean(results, 1.0))
-        return self._mean(results, 1 / math.log(2) if self.by_byte else 1.0)
+        mean = ratio(sums, [len(r) if s.size is None else s.size for s, r in pairs])
+        return exponential(mean) if self.by_exponential else mean
 
 
 def surprise(
-    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], numbers: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n 1"]:
     """Return minus the logarithm of the probability of each target token, in nats."""
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none")[:, None]
+
+
+def surprise_of(requests: Sequence[Request]) -> Measure:
+    """Return the surprise of each token, whatever the requests are."""
+    return surprise
 
 
 # ----------------------------------------------------------------------------------------- samples
@@ -94,9 +89,14 @@ def piece_bytes(positions: Iterable[int | None]) -> int:
 def prepare_nll(
     objective: Objective, context: base.ObjectiveContext, *, perplexity: bool = False
 ) -> base.PreparedObjective:
-    """Prepare `nll(file)`, or `perplexity(file)`. Raises CalibrationError."""
-    read = texts(objective, context)
-    return NegativeLogLikelihood(*base.traits_of(objective), read, perplexity)
+    """Prepare `nll(file)`, or `perplexity(file)`.
+
+    `nll` is in nats a token, or in bits a byte, and `perplexity` e to the nats a token or a byte.
+    Raises CalibrationError.
+    """
+    in_bits = context.piece_bytes is not None and not perplexity
+    scale, read = 1 / math.log(2) if in_bits else 1.0, texts(objective, context)
+    return PerToken(*base.traits_of(objective), read, surprise_of, scale, perplexity)
 
 
 def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request, ...]:
@@ -113,10 +113,10 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
     Raises CalibrationError.
     """
     path = context.file(objective)
-    encode = partial(_requests, context.encoder, min(WINDOW, context.positions or WINDOW))
+    encode = partial(_requests, context.encoder, min(WINDOW, context.encoder.positions or WINDOW))
     if context.piece_bytes is not None:
         encode = partial(_sized_requests, context.encoder, context.piece_bytes)
-    return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
+    return tuple(context.drawn(list(chain(*base.encoded(path, read_rows(path, "text"), encode)))))
 
 
 def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> list[Request]:

@@ -1,17 +1,15 @@
 """Objectives of other packages: a function of generated texts, or of logits."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
-from typing import final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.datasets import Exchange
-from gptailor.evaluation.forward.requests import Measure, Rows
+from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives.base import (
     ObjectiveContext,
     ObjectiveError,
@@ -24,23 +22,17 @@ from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 
 
-@final
-@dataclass(frozen=True)
-class OfLogits(PerToken):
-    """The mean of `function(logits, targets)` over the predicted tokens of a text."""
+def _measure_of(spec: ObjectiveSpec, requests: Sequence[Request]) -> Measure:
+    """Return the measure of the function's number of each token."""
 
-    spec: ObjectiveSpec
+    def measure(
+        logits: Float[Tensor, " n vocab"],
+        targets: Int64[Tensor, " n"],
+        numbers: Int64[Tensor, " n"],
+    ) -> Float[Tensor, " n 1"]:
+        return numbers_of(spec, logits, targets)[:, None]
 
-    @property
-    def measure(self) -> Measure:
-        """The function's number of each token."""
-        return partial(_measured, self.spec)
-
-
-def _measured(
-    spec: ObjectiveSpec, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
-) -> Float[Tensor, " n 1"]:
-    return numbers_of(spec, logits, targets)[:, None]
+    return measure
 
 
 def number_of(spec: ObjectiveSpec, context: str, answer: str, text: str) -> float:
@@ -78,7 +70,8 @@ def prepare_of_function(objective: Objective, context: ObjectiveContext) -> Prep
     """Prepare an objective of another package. Raises CalibrationError."""
     spec = OBJECTIVES[objective.name]
     if spec.arguments[0].rows == "text":
-        return OfLogits(*traits_of(objective), texts(objective, context), spec)
+        read = texts(objective, context)
+        return PerToken(*traits_of(objective), read, partial(_measure_of, spec))
 
     def rating(row: Exchange) -> Callable[[str], float]:
         return partial(number_of, spec, row.context, row.continuation)

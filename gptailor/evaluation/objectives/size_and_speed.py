@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.models import Opened
@@ -11,7 +11,6 @@ from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
-from gptailor.plan.registry import OBJECTIVES
 from gptailor.program.compile import Compiled
 from gptailor.program.gguf.tensors import weights_size
 from gptailor.program.size import token_cache
@@ -20,10 +19,9 @@ from gptailor.program.size import token_cache
 @final
 @dataclass(frozen=True)
 class OfPlan(base.PreparedObjective):
-    """An objective that needs no samples, measured on headers or by the clock."""
+    """An objective that needs no samples, measured on headers, or by the clock as `latency`."""
 
     stated: Objective
-    by: Literal["headers", "clock"]
 
     def requests(self, samples: int) -> Sequence[Request]:
         """Return no requests, since no text is read."""
@@ -32,9 +30,7 @@ class OfPlan(base.PreparedObjective):
 
 def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfPlan:
     """Prepare `parameters()`, `bytes()`, `kv_cache()` or `latency()`."""
-    by = OBJECTIVES[objective.name].by
-    assert by != "samples"
-    return OfPlan(*base.traits_of(objective), (), objective, by)
+    return OfPlan(*base.traits_of(objective), (), objective)
 
 
 def size_score(objective: Objective, compiled: Compiled, model: Opened) -> Score:

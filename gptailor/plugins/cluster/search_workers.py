@@ -33,7 +33,7 @@ class PlacedEvaluator:
     @property
     def machine(self) -> str:
         """The name of the device, equal on machines of one kind."""
-        device = self.trials.repairs.stitcher.device
+        device = self.trials.meter.repairs(self.trials.models).stitcher.device
         if device.type == "cuda":
             return torch.cuda.get_device_name(device)
         cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""

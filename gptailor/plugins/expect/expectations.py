@@ -254,8 +254,7 @@ def _compared(
             if score.each.counts != beside.each.counts:
                 reason = f"its samples have other tokens than those of '{entry.bound.of}'"
                 return bound, None, reason
-            paired = paired_difference(score.each, beside.each, times)
-            difference = Estimate(paired.value, paired.stderr)
+            difference = paired_difference(score.each, beside.each, times)
     if any(map(math.isnan, difference)):
         return bound, None, "the value and its bound are infinite"
     return bound, difference, ""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.files import expanded
-from gptailor.evaluation.forward.requests import Measure, Request, Rows
+from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.nll import surprise
@@ -290,11 +290,11 @@ class Generated(Generative):
 
 
 def likelihood(
-    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], numbers: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n 2"]:
     """Return the logarithm of each token's probability, and 1 for a likeliest token, else 0."""
     first = (logits.argmax(dim=1) == targets).to(logits.dtype)
-    return torch.stack([-surprise(logits, targets, rows)[:, 0], first], dim=1)
+    return torch.stack([-surprise(logits, targets, numbers)[:, 0], first], dim=1)
 
 
 def _texts(task: HarnessTask, instance: Any, encoder: TokenEncoder) -> tuple[Request, ...]:

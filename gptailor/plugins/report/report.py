@@ -209,7 +209,7 @@ def _map(subject: of.Reported, layers: int | None) -> "Section":
     from gptailor.plugins.report.layer_map import layer_map
 
     if subject.base is not None:
-        return layer_map(Resolved(subject.plan, subject.base.layers))
+        return layer_map(Resolved(subject.plan, len(subject.base.resolved.kept)))
     known = layers is not None
     if layers is None:
         layers, known = known_layer_count(subject.plan, {})

@@ -180,7 +180,7 @@ class PromptAnswers:
     def _file(self) -> tuple[FileDigest, list[Passage | Chat]]:
         """The digest of the file, taken before it is read, and its prompts."""
         digest, rows = of_file(self.path), read_rows(self.path, "prompt")
-        return digest, [row for row in rows if isinstance(row, Passage | Chat)]
+        return digest, rows
 
     @property
     def _rows(self) -> list[Passage | Chat]:

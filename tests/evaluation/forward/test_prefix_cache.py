@@ -1,6 +1,7 @@
 """Plans that begin alike: the same numbers as each alone, in fewer layers, within the budget."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from gptailor.evaluation.forward import prefix_cache as branches
 from gptailor.evaluation.forward.evaluator import Evaluator
-from gptailor.evaluation.forward.prefix_cache import PrefixCache, PrefixNode, in_order
+from gptailor.evaluation.forward.prefix_cache import LayerPath, PrefixCache, in_order
 from gptailor.evaluation.forward.requests import Work, pack
 from gptailor.evaluation.scores import Failure
 from tests.evaluation.lent import Lent, broken, lent, likelihood, loaded, requests
@@ -40,9 +41,13 @@ def flat(found: object) -> torch.Tensor:
     return torch.cat([values for work in found for values in work])
 
 
+def itself(plan: Lent) -> Lent:
+    return plan
+
+
 def together(evaluator: Evaluator, population: Sequence[Lent]) -> dict[int, torch.Tensor]:
-    results = evaluator.run_all(dict(enumerate(population)), WORKS)
-    return {number: flat(found) for number, found in results}
+    results = evaluator.run_all(dict(enumerate(population)), WORKS, itself)
+    return {number: flat(found) for number, _, found in results}
 
 
 # ------------------------------------------------------------------------------------- the numbers
@@ -69,7 +74,8 @@ def test_the_same_numbers_as_alone(
 def test_a_common_beginning_runs_once(pool: PreTrainedModel) -> None:
     population = plans(pool, [[0, 1, 2, 3], [4, 5], [0, 1, 3, 2], [0, 1, 2, 5], [0, 1]])
     evaluator = Evaluator(batch_tokens=64, cache=2 * STATE)
-    found = [number for number, _ in evaluator.run_all(dict(enumerate(population)), WORKS)]
+    results = evaluator.run_all(dict(enumerate(population)), WORKS, itself)
+    found = [number for number, _, _ in results]
     assert found == [4, 0, 3, 2, 1]  # the tree's order, the first plan's branch first
     assert (evaluator.layers_run, evaluator.layers_saved) == (9, 7)
 
@@ -89,7 +95,7 @@ def test_twins_run_once(pool: PreTrainedModel) -> None:
 
 def test_another_start_has_nothing_in_common(pool: PreTrainedModel) -> None:
     one, other = plans(pool, [[0, 1, 2], [0, 1, 2]])
-    other.start = "another"
+    other = replace(other, start="another")
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
     together(evaluator, [one, other])
     assert evaluator.layers_saved == 0
@@ -99,11 +105,11 @@ def test_other_requests_have_nothing_in_common(pool: PreTrainedModel) -> None:
     plan = lent(pool, [0, 1, 2])
     evaluator = Evaluator(batch_tokens=64, cache=9 * STATE)
     together(evaluator, [plan, plan])
-    alone = Evaluator(batch_tokens=64).run(plan, [Work(ASKED[:5], likelihood)])
-    assert torch.equal(flat(evaluator.run(plan, [Work(ASKED[:5], likelihood)])), flat(alone))
+    few = [Work(ASKED[:5], likelihood)]
+    alone = Evaluator(batch_tokens=64).run(plan, few)
+    assert torch.equal(flat(evaluator.run(plan, few)), flat(alone))
     assert (evaluator.layers_run, evaluator.layers_saved) == (6, 3)
-    again = Work(list(ASKED), likelihood)  # equal requests are the same ones
-    evaluator.run(plan, [again])
+    evaluator.run(plan, WORKS)
     assert (evaluator.layers_run, evaluator.layers_saved) == (6, 6)
 
 
@@ -124,7 +130,8 @@ def test_a_failure_among_plans_is_its_own(pool: PreTrainedModel) -> None:
     population = plans(pool, [[0, 1, 2], [0, 1, 3], [0, 1, 4]])
     population[1] = broken(population[1], 2, reject)
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
-    found = dict(evaluator.run_all(dict(enumerate(population)), WORKS))
+    results = evaluator.run_all(dict(enumerate(population)), WORKS, itself)
+    found = {number: result for number, _, result in results}
     assert found[1] == Failure("error", "ValueError: not this one")
     for number, order in ((0, [0, 1, 2]), (2, [0, 1, 4])):
         alone = Evaluator(batch_tokens=64).run(lent(pool, order), WORKS)
@@ -133,69 +140,75 @@ def test_a_failure_among_plans_is_its_own(pool: PreTrainedModel) -> None:
 
 def test_a_population_that_is_given_up_is_forgotten(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
-    results = evaluator.run_all(dict(enumerate(plans(pool, [[0, 1], [0, 2], [3]]))), WORKS)
+    some = dict(enumerate(plans(pool, [[0, 1], [0, 2], [3]])))
+    results = evaluator.run_all(some, WORKS, itself)
     next(results)
     results.close()
-    assert all(node.ahead == 0 for node in nodes(evaluator._prefixes.root))
+    assert not evaluator._prefixes._ahead
+
+
+def test_a_plan_without_a_model_is_its_own_failure(pool: PreTrainedModel) -> None:
+    def make(plan: Lent) -> Lent:
+        if plan.layers == (0, 2):
+            raise ValueError("no such layer")
+        return plan
+
+    evaluator = Evaluator(batch_tokens=64, cache=STATE)
+    some = dict(enumerate(plans(pool, [[0, 1], [0, 2], [3]])))
+    found = {number: results for number, *results in evaluator.run_all(some, WORKS, make)}
+    assert found[1] == [Failure("error", "ValueError: no such layer")] * 2
+    assert all(found[number][0] is some[number] for number in (0, 2))
 
 
 # ---------------------------------------------------------------------------------------- the tree
-
-
-def nodes(node: PrefixNode) -> list[PrefixNode]:
-    return [node, *(one for child in node.children.values() for one in nodes(child))]
 
 
 def path(text: str) -> tuple[object, ...]:
     return ("batches", "start", *text)
 
 
-def ran(tree: PrefixCache, leaf: PrefixNode) -> None:
-    depth, _ = tree.latest(leaf)
-    tree.begin(leaf)
-    for at in range(depth, leaf.depth):
-        tree.offer(leaf, at + 1, [torch.zeros(4)])
-    tree.trim()
+def ran(known: PrefixCache, plan: LayerPath) -> None:
+    depth, _ = known.latest(plan)
+    known.begin(plan)
+    for at in range(depth + 1, len(plan) - 1):
+        if at in known.partings(plan):
+            known.offer(plan, at, [torch.zeros(4)])
 
 
-def kept(tree: PrefixCache) -> set[str]:
-    return {
-        "".join(map(str, [one.key for one in node.line()][::-1][3:]))
-        for node in nodes(tree.root)
-        if node.state is not None
-    }
+def kept(known: PrefixCache) -> set[str]:
+    return {"".join(map(str, beginning[2:])) for beginning in known._states}
 
 
 def test_what_saves_least_gives_way() -> None:
-    tree = PrefixCache(2 * 16)
+    known = PrefixCache(2 * 16)
     paths = [path(text) for text in ("abcx", "abcy", "abcz", "aw", "ab")]
-    leaves = tree.expect(paths)
+    known.expect(paths)
     assert in_order(dict(enumerate(paths))) == [4, 0, 1, 2, 3]
-    ran(tree, leaves[4])
-    assert kept(tree) == {"a", "ab"}
-    ran(tree, leaves[0])  # abc: 2 plans to come, one layer each; a: 3 plans, one layer
-    assert kept(tree) == {"a", "abc"}
+    ran(known, paths[4])
+    assert kept(known) == {"a", "ab"}
+    ran(known, paths[0])  # abc: 2 plans to come, one layer each; a: 3 plans, one layer
+    assert kept(known) == {"a", "abc"}
     for number in (1, 2, 3):
-        assert tree.latest(leaves[number])[0] == (1 if number == 3 else 3)
-        ran(tree, leaves[number])
-    assert tree.bytes == 2 * 16
+        assert known.latest(paths[number])[0] == (1 if number == 3 else 3)
+        ran(known, paths[number])
+    assert known.bytes == 2 * 16
 
 
 def test_letting_go_keeps_what_is_known() -> None:
-    tree = PrefixCache(2 * 16)
-    leaves = tree.expect([path("ab"), path("ac")])
-    ran(tree, leaves[0])
-    tree.clear()
-    assert (tree.bytes, kept(tree), tree.latest(leaves[1])) == (0, set(), (0, None))
-    leaves += tree.expect([path("ad")])
-    ran(tree, leaves[1])
-    assert kept(tree) == {"a"}
+    known = PrefixCache(2 * 16)
+    known.expect([path("ab"), path("ac")])
+    ran(known, path("ab"))
+    known.clear()
+    assert (known.bytes, kept(known), known.latest(path("ac"))) == (0, set(), (0, None))
+    known.expect([path("ad")])
+    ran(known, path("ac"))
+    assert kept(known) == {"a"}
 
 
 def test_old_plans_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches, "PATHS", 3)
-    tree = PrefixCache(0)
+    known = PrefixCache(0)
     for number in range(10):
-        [leaf] = tree.expect([path(f"a{number}")])
-        ran(tree, leaf)
-    assert len(nodes(tree.root)) == 4 + 3
+        known.expect([path(f"a{number}")])
+        ran(known, path(f"a{number}"))
+    assert list(known._begun) == [path(f"a{number}") for number in (7, 8, 9)]

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 import gptailor
 from gptailor.evaluation.forward.evaluator import Evaluator
-from gptailor.evaluation.forward.requests import LiveModel, Results, Work
+from gptailor.evaluation.forward.requests import Results, Work
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.prepare import prepare
@@ -38,7 +38,7 @@ def compiled(plan: gptailor.Plan, folder: Path) -> Lent:
     """The plan as a folder that transformers loaded."""
     gptailor.compile(plan, folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
-    return Lent(model, tuple(range(len(decoder_layers(model)))))
+    return Lent(model, "start", tuple(range(len(decoder_layers(model)))))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "falcon", "qwen3_moe"])
@@ -57,9 +57,9 @@ def test_the_numbers_of_the_compiled_folder(family: str, tmp_path: Path) -> None
     ]
     for memory in (None, int(0.8 * size)):
         stitcher = Stitcher(prepare(plans[1]).models, memory=memory)
-        population = [stitcher.stitch(plan) for plan in plans]
-        assert isinstance(population[0], LiveModel)
         evaluator = Evaluator(batch_tokens=64, cache=2**20)
-        found = dict(evaluator.run_all(dict(enumerate(population)), WORKS))
+        contents = [stitcher.contents(prepare(plan).resolved) for plan in plans]
+        ran = evaluator.run_all(dict(enumerate(contents)), WORKS, stitcher.live)
+        found = {number: result for number, _, result in ran}
         assert [torch.equal(flat(found[n]), one) for n, one in enumerate(alone)] == [True] * 4
         assert evaluator.layers_saved > 0

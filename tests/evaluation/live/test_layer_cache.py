@@ -15,7 +15,6 @@ from gptailor.evaluation.live.content_keys import Content
 from gptailor.evaluation.live.layer_cache import LayerStream, LayerTensors, peers_of
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
-from gptailor.evaluation.speed import parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
@@ -88,7 +87,7 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
 
     contents = [Content(str(number), "", ()) for number in range(6)]
     one = LayerStream(make, lambda _: True, torch.device("cpu"), fixed + layers * each)
-    one.expect(len(contents), fixed, each)
+    one.expect(contents, fixed, each)
     for _ in range(2):
         for number, content in enumerate(contents):
             layer = one.enter(content)
@@ -110,8 +109,8 @@ def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None
 
     cpu = torch.device("cpu")
     one = LayerStream(make, lambda _: False, cpu, 2000, [(cpu, room) for room in rooms])
-    one.expect(6, 0, 1000)
     contents = [Content(str(number), "", ()) for number in range(6)]
+    one.expect(contents, 0, 1000)
     for content in contents * 2:
         assert (one.enter(content)["weight"] == float(content.kind)).all()
         one.leave(content)
@@ -135,8 +134,8 @@ def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
 
     size = 4 << 20
     one = LayerStream(make, lambda _: True, gpu, 2 * size, [(gpu, 6 * size)])
-    one.expect(6, 0, size)
     contents = [Content(str(number), "", ()) for number in range(6)]
+    one.expect(contents, 0, size)
     for number, content in enumerate(contents * 5):
         layer = one.enter(content)
         one.prefetch(contents[(number + 1) % 6])
@@ -145,25 +144,25 @@ def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
     assert sorted(made) == list("012345")
 
 
-def test_layers_that_fell_out_of_use_make_room() -> None:
+def test_layers_that_the_latest_model_lacks_make_room() -> None:
     one = LayerStream(
         lambda _: {"weight": torch.zeros(250)}, lambda _: False, torch.device("cpu"), 5000
     )
-    one.expect(3, 0, 1000)
     first, second = ([Content(f"{k}{n}", "", ()) for n in range(3)] for k in "ab")
-    for contents in (first, second, second, second):
+    for contents in (first, second):
+        one.expect(contents, 0, 1000)
         for content in contents:
             one.enter(content)
             one.leave(content)
-    assert not any(content in one.resident for content in first)
-    assert all(content in one.resident for content in second)
+    assert not any(content in one.resident.layers for content in first)
+    assert all(content in one.resident.layers for content in second)
 
 
 def test_a_lent_layer_is_there_and_gone(say: Say) -> None:
     plan = say("drop L1; L2 from math")
     whole = stitch(plan)
     live = streamed(plan, whole, 3)
-    assert parameters(live.model) == parameters(whole)
+    assert live.model.num_parameters() == whole.num_parameters()
     with live.layer(1) as layer, live.layer(1) as again:
         assert layer is again
         mine = dict(layer.named_parameters())

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from gptailor.evaluation.objectives import prepare_objective
 from gptailor.evaluation.objectives.base import ObjectiveContext
 from gptailor.evaluation.objectives.generate import Generative, greedy, normalised_answer
-from gptailor.evaluation.objectives.tokens import Prompt
+from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
 from gptailor.evaluation.scores import NotANumberError
 from gptailor.plan.plan import Objective
 from tests.support.tiny import tiny_model
@@ -91,7 +91,7 @@ def test_the_answers_are_those_that_the_model_says(
         (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, (right, wrong, wrong))))
         prepared = prepare_objective(
             Objective(direction="maximize", name="generate", arguments={"file": "answers.jsonl"}),
-            ObjectiveContext(tokenizer=tokenizer, folder=tmp_path, positions=128),
+            ObjectiveContext(encoder=TokenEncoder(tokenizer, 128), folder=tmp_path),
         )
         assert isinstance(prepared, Generative)
         assert prepared.evaluate(model).value == pytest.approx(1 / 3)

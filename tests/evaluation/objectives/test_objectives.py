@@ -15,9 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.evaluation.forward.requests import Rows, Work
+from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives import PREPARE, agree_on_direction, prepare_objective
-from gptailor.evaluation.objectives.acceptance import overlap
 from gptailor.evaluation.objectives.base import (
     Forward,
     ObjectiveContext,
@@ -25,7 +24,7 @@ from gptailor.evaluation.objectives.base import (
     PreparedObjective,
 )
 from gptailor.evaluation.objectives.generate import Generative
-from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped
+from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped, overlap
 from gptailor.evaluation.objectives.multiple_choice import Choices
 from gptailor.evaluation.objectives.nll import PerToken, piece_bytes
 from gptailor.evaluation.objectives.tokens import TokenEncoder
@@ -72,12 +71,11 @@ class World:
         return prepare_objective(
             wish,
             ObjectiveContext(
-                tokenizer=self.tokenizer,
+                encoder=TokenEncoder(self.tokenizer, POSITIONS),
                 folder=self.folder,
                 samples=samples,
                 seed=seed,
                 reference=lambda model, work: self.run(self.models[model], work),
-                positions=POSITIONS,
             ),
         )
 
@@ -92,14 +90,13 @@ class World:
         """Each request by itself, with the whole logits."""
         results = []
         number = 0
-        for i, request in enumerate(work.requests):
+        for request in work.requests:
             with torch.no_grad():
                 logits = model(torch.tensor([request.tokens])).logits[0].float()
-            positions = torch.arange(request.first, len(request.tokens))
-            rows = Rows(torch.full_like(positions, i), positions, number + positions - positions[0])
+            rows = torch.arange(number, number + request.predicted)
             targets = torch.tensor(request.tokens[request.first :])
             results.append(work.measure(logits[request.first - 1 : -1], targets, rows))
-            number += len(positions)
+            number += request.predicted
         return results
 
     def score(self, objective: Forward, model: str, samples: int | None = None) -> Score:
@@ -225,7 +222,7 @@ def test_a_window_begins_as_the_tokenizer_begins_a_text(world: World) -> None:
     tokenizer = beginning(world)
     objective = prepare_objective(
         Objective(direction="minimize", name="nll", arguments={"file": "long.txt"}),
-        ObjectiveContext(tokenizer=tokenizer, folder=world.folder, positions=POSITIONS),
+        ObjectiveContext(encoder=TokenEncoder(tokenizer, POSITIONS), folder=world.folder),
     )
     assert isinstance(objective, PerToken)
     assert {request.tokens[0] for request in objective.samples} == {1}
@@ -360,7 +357,9 @@ def test_kl_asks_the_reference_once(world: World) -> None:
 
     objective = prepare_objective(
         Objective(direction="minimize", name="kl", arguments={"file": "rows.jsonl"}),
-        ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder, reference=reference),
+        ObjectiveContext(
+            encoder=TokenEncoder(world.tokenizer), folder=world.folder, reference=reference
+        ),
     )
     assert isinstance(objective, Forward)
     assert not asked
@@ -371,7 +370,7 @@ def test_kl_asks_the_reference_once(world: World) -> None:
 
 def test_kl_refuses_another_vocabulary(world: World) -> None:
     work = world.forward("kl", file="rows.jsonl").work(1)
-    rows = Rows(torch.zeros(1).long(), torch.ones(1).long(), torch.zeros(1).long())
+    rows = torch.zeros(1).long()
     with pytest.raises(ObjectiveError, match="reference's has 64 tokens, the plan's 80"):
         work.measure(torch.zeros(1, 80), torch.zeros(1).long(), rows)
 
@@ -379,7 +378,9 @@ def test_kl_refuses_another_vocabulary(world: World) -> None:
 def test_kl_needs_a_reference(world: World) -> None:
     wish = Objective(direction="minimize", name="kl", arguments={"file": "rows.jsonl"})
     with pytest.raises(ObjectiveError, match="needs a plan's models"):
-        prepare_objective(wish, ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder))
+        prepare_objective(
+            wish, ObjectiveContext(encoder=TokenEncoder(world.tokenizer), folder=world.folder)
+        )
 
 
 # ------------------------------------------------------------------------------------- acceptance
@@ -427,7 +428,7 @@ def test_pieces_of_bytes_fit_the_shortest_context() -> None:
 def test_acceptance_refuses_another_vocabulary(world: World) -> None:
     wish = Objective(direction="maximize", name="acceptance", arguments={"file": "rows.jsonl"})
     context = ObjectiveContext(
-        tokenizer=world.tokenizer, folder=world.folder, reference=lambda model, work: []
+        encoder=TokenEncoder(world.tokenizer), folder=world.folder, reference=lambda model, work: []
     )
     assert prepare_objective(wish, context).size == 8
     for other in (replace(context, piece_bytes=2048), replace(context, cut=True)):
@@ -510,7 +511,7 @@ def test_the_worse_direction_is_refused(world: World) -> None:
 def test_grouped_distributions_are_nearer_than_whole_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = (8 * torch.randn(50, 300, generator=generator) for _ in range(2))
-    rows = Rows(torch.zeros(50).long(), torch.arange(50), torch.arange(50))
+    rows = torch.arange(50)
     targets = torch.zeros(50).long()
 
     def at(

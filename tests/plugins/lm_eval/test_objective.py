@@ -271,7 +271,7 @@ def test_without_lm_eval_the_package_is_named(
 def test_the_prepared_task_is_one_forward_pass(world: World) -> None:
     wish = Objective(direction="maximize", name="lm_eval", arguments={"task": "choice.yaml"})
     prepared = prepare_objective(
-        wish, ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder)
+        wish, ObjectiveContext(encoder=TokenEncoder(world.tokenizer), folder=world.folder)
     )
     assert isinstance(prepared, Forward)
     assert len(prepared.work(2).requests) == 6

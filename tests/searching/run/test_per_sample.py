@@ -42,7 +42,6 @@ def test_the_difference_of_means_has_the_error_of_the_differences() -> None:
     assert found.value == pytest.approx(gaps.mean(), rel=1e-9)
     assert found.stderr == pytest.approx(gaps.std(ddof=1) / 8, rel=1e-9)
     assert found.stderr < mean(SUMS).stderr / 10
-    assert found.samples == 64
 
 
 def test_a_ratios_difference_is_that_of_resampled_ones() -> None:
@@ -57,7 +56,7 @@ def test_a_ratios_difference_is_that_of_resampled_ones() -> None:
 def test_only_samples_that_both_have_are_compared() -> None:
     few = _of(mean(SUMS[:16]))
     found = paired_difference(_of(mean(SUMS)), few)
-    assert (found.value, found.stderr, found.samples) == (0.0, 0.0, 16)
+    assert found == (0.0, 0.0)
 
 
 def test_what_cannot_be_told_has_an_infinite_error() -> None:

@@ -22,7 +22,7 @@ from gptailor.evaluation.fits.bridge.states import (
     plan_encoder,
     regressors,
 )
-from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import BRIDGE_RIDGE
 from gptailor.prepare import calibration_path
@@ -37,7 +37,7 @@ _LEAST_RIDGE = 1e-3
 
 
 def plan_gap_errors(
-    live: LiveModel, plan: Plan, uncut: Plan, models: Mapping[str, Opened], widest: int
+    live: Stitched, plan: Plan, uncut: Plan, models: Mapping[str, Opened], widest: int
 ) -> list[list[float]]:
     """Return the errors that a plan's bridge would leave over each gap of an undropped live model.
 
@@ -52,7 +52,7 @@ def plan_gap_errors(
 
 @torch.no_grad()
 def gap_errors(
-    model: LiveModel, layout: Layout, batches: Sequence[Sequences], widest: int, ridge: float
+    model: Stitched, layout: Layout, batches: Sequence[Sequences], widest: int, ridge: float
 ) -> list[list[float]]:
     """Return for each layer the errors of a bridge over a gap of 1, 2, … `widest` layers after it.
 

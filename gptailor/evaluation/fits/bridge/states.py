@@ -20,7 +20,7 @@ from gptailor.checkpoint.datasets import (
     Exchange,
     Passage,
     order,
-    read_texts,
+    read_rows,
     too_short,
     whole_text,
 )
@@ -30,10 +30,10 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.bridges import last_projection
 from gptailor.checks.texts import FEWER_TOKENS
-from gptailor.evaluation.forward.recording import record_calls, wraps
-from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.forward.recording import record_calls
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.language import language_config
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens, tokenizer_of
 from gptailor.plan.events import OnEvent, Progress
@@ -78,10 +78,10 @@ def calibration_text(
     Rows are drawn in an order that depends on their number alone. Each row is cut into sequences of
     `_BRIDGE_WINDOW` tokens. A sequence begins with the tokenizer's opening special tokens, which
     count too. In a file that isn't JSON lines, the sequences are drawn after the cut.
-    Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
+    Raises CalibrationError: C806 for a text that is too short, and those of `read_rows`.
     """
     stamped = stamps([path])
-    rows, digest = read_texts(path), of_file(path)
+    rows, digest = read_rows(path, "text"), of_file(path)
     refuse_changed(stamped)
     sequences: list[Tokens] = []
     missing = count
@@ -131,17 +131,15 @@ class Pass:
     `place` is where all states wait.
     """
 
-    def __init__(self, live: LiveModel, batches: Sequence[Sequences], place: torch.device) -> None:
+    def __init__(self, live: Stitched, batches: Sequence[Sequences], place: torch.device) -> None:
         self.live = live
         self.batches = batches
         self.place = place
         self.at = 0
         """The number of the layer that comes next."""
         self.device = live.model.device
-        with live.layer(0) as layer:
-            wrapped = wraps(live.model, layer)
         tokens = (batch.tokens.to(self.device) for batch in batches)
-        begun, self.calls = record_calls(live.model, tokens, wraps=wrapped)
+        begun, self.calls = record_calls(live, tokens)
         self.states = [hidden.to(place) for hidden in begun]
         """The hidden states of each batch, [batch, length, width]."""
 
@@ -179,7 +177,7 @@ class Walk:
     def __init__(
         self,
         undone: ModelContents,
-        live: Callable[[ModelContents], LiveModel],
+        live: Callable[[ModelContents], Stitched],
         batches: Sequence[Sequences],
         place: torch.device,
     ) -> None:

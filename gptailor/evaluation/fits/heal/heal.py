@@ -50,9 +50,8 @@ from gptailor.evaluation.fits.heal.text import HealingTexts, healing_texts, sequ
 from gptailor.evaluation.fits.heal.train import HealingMemory, Student, Training
 from gptailor.evaluation.fits.heal.whole_vocabulary import DroppedWords, WholeVocabulary
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
-from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
-from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest
 from gptailor.methods.rounding import LONGER_DTYPE
@@ -441,7 +440,7 @@ def _learn_with(
 
 
 def _learning(
-    healing: Healing, stitcher: Stitcher, live: LiveModel, contents: ModelContents
+    healing: Healing, stitcher: Stitcher, live: Stitched, contents: ModelContents
 ) -> Learning:
     """Return the parameters that a live student learns."""
     modules = list(decoder_layers(live.model))

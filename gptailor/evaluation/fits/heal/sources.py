@@ -28,7 +28,7 @@ from gptailor.checkpoint.datasets import (
 )
 from gptailor.checkpoint.models import folder_of
 from gptailor.evaluation.chat_text import Message, chat_texts
-from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import TailorError
@@ -249,7 +249,7 @@ def open_predictions(path: Path) -> PredictionsFile:
 class AnsweringTeacher:
     """A teacher that answers prompts: its live model, and a key of all that it depends on."""
 
-    live: Callable[[], LiveModel]
+    live: Callable[[], Stitched]
     chats: TeacherChats
     key: str
 

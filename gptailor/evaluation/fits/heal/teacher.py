@@ -23,9 +23,9 @@ from gptailor.evaluation.fits.heal.sources import PredictionsFile
 from gptailor.evaluation.fits.heal.text import PackedSequences, chunk_starts
 from gptailor.evaluation.fits.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.forward.evaluator import Evaluator
-from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
+from gptailor.evaluation.forward.requests import Request, Work
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
-from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.objectives.kl import grouped
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, Progress, ignore_events
@@ -68,14 +68,14 @@ class Teachers:
     ) -> None:
         self.plans = plans
         self._stitcher = stitcher
-        self._live: tuple[str | None, LiveModel] | None = None
+        self._live: tuple[str | None, Stitched] | None = None
 
     def contents(self, name: str | None) -> ModelContents:
         """Return the contents of a teacher's live model."""
         teacher = self.plans[name]
         return self._stitcher(teacher.models).contents(teacher.resolved)
 
-    def live(self, name: str | None) -> LiveModel:
+    def live(self, name: str | None) -> Stitched:
         """Return a teacher's live model; the one before it leaves the device."""
         if self._live is None or self._live[0] != name:
             self.release()
@@ -151,7 +151,7 @@ class Predictions:
 
     def learn(
         self,
-        teacher: Callable[[], LiveModel],
+        teacher: Callable[[], Stitched],
         device: torch.device,
         on_event: OnEvent = ignore_events,
         whole: WholeVocabulary | None = None,
@@ -193,7 +193,7 @@ class Predictions:
     def _values(
         self,
         evaluator: Evaluator,
-        live: LiveModel,
+        live: Stitched,
         sequences: Sequence[Sequence[int]],
         whole: WholeVocabulary | None,
     ) -> Float[Tensor, " n values"]:
@@ -252,7 +252,7 @@ class Predictions:
         whole: WholeVocabulary | None,
         logits: Float[Tensor, " n vocab"],
         _targets: Int64[Tensor, " n"],
-        _rows: Rows,
+        _numbers: Int64[Tensor, " n"],
     ) -> Float[Tensor, " n kept"]:
         logits = logits if whole is None else whole.mapped(logits)
         tokens = logits.topk(self.kept, dim=1).indices

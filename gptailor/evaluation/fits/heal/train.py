@@ -22,9 +22,9 @@ from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.fits.heal.teacher import TaughtBatch, TaughtSequences
 from gptailor.evaluation.fits.heal.text import STEP_TOKENS, step_tokens
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, read_tensors
-from gptailor.evaluation.forward.recording import Call, head_logits, record_calls, wraps
-from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.forward.recording import Call, head_logits, record_calls
 from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import configuration
 from gptailor.evaluation.objectives.kl import divergence, grouped
 from gptailor.plan.events import OnEvent, Progress, ignore_events
@@ -267,13 +267,11 @@ class Student:
     layer runs again there. Streamed layers need this.
     """
 
-    def __init__(self, live: LiveModel, first: int, *, recompute: bool) -> None:
+    def __init__(self, live: Stitched, first: int, *, recompute: bool) -> None:
         self.live = live
         self.first = first
         self.recompute = recompute
         self.device = live.model.device
-        with live.layer(0) as layer:
-            self.wrapped = wraps(live.model, layer)
         vocabulary: int = live.model.config.get_text_config().vocab_size
         self.step = max(1, LOGIT_BYTES // (4 * vocabulary))
 
@@ -290,7 +288,7 @@ class Student:
     def head(self, hidden: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
         """Return the logits of hidden states after the last layer."""
         with self._autocast():
-            return head_logits(self.live.model, hidden, wraps=self.wrapped)
+            return head_logits(self.live, hidden)
 
     @torch.no_grad()
     def divergence(self, batch: TaughtBatch) -> float:
@@ -356,7 +354,7 @@ class Student:
     def _begun(self, tokens: Int64[Tensor, " batch length"]) -> tuple[Tensor, Sequence[Call]]:
         context = tokens[:, :-1].to(self.device)
         with self._autocast():
-            hidden, calls = record_calls(self.live.model, [context], wraps=self.wrapped)
+            hidden, calls = record_calls(self.live, [context])
         return hidden[0].float(), calls[0]
 
     def _run(self, index: int, call: Call, hidden: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ from gptailor.evaluation.fits.heal.learning import teacher_error
 from gptailor.evaluation.fits.heal.text import PackedSequences, chunk_starts
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluation.forward.evaluator import Evaluator
-from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
+from gptailor.evaluation.forward.requests import Request, Work
+from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, Progress, ignore_events
 
@@ -176,7 +177,7 @@ class DroppedWords:
     def replace_tokens(
         self,
         sequences: PackedSequences,
-        teacher: Callable[[], LiveModel],
+        teacher: Callable[[], Stitched],
         file: Path,
         on_event: OnEvent = ignore_events,
     ) -> PackedSequences:
@@ -197,7 +198,7 @@ class DroppedWords:
         return sequences._replace(**kept.tensors)
 
     def _made(
-        self, sequences: PackedSequences, teacher: LiveModel, on_event: OnEvent
+        self, sequences: PackedSequences, teacher: Stitched, on_event: OnEvent
     ) -> dict[str, Tensor]:
         rows, length = sequences.tokens.shape
         tokens, counted = sequences.tokens.clone(), sequences.counted.clone()
@@ -218,7 +219,10 @@ class DroppedWords:
         return {"tokens": tokens, "counted": counted}
 
     def _likely(
-        self, logits: Float[Tensor, " n whole"], _targets: Int64[Tensor, " n"], _rows: Rows
+        self,
+        logits: Float[Tensor, " n whole"],
+        _targets: Int64[Tensor, " n"],
+        _numbers: Int64[Tensor, " n"],
     ) -> Float[Tensor, " n values"]:
         """Return the likeliest of the missing tokens, then their probabilities."""
         missing = self.whole.missing.to(logits.device)

@@ -607,7 +607,7 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     assert told == ["L0", "L2", "L3", "L2"]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]
-    assert one.layers[0].merged, "it is kept within the bytes of layers that are computed"
+    assert one.layers[0].made, "it is kept within the bytes of layers that are computed"
     assert repairs.stitch(say("drop L1, L4")).layers[0] is not two.layers[0]
     for plan in (say(TWO), other, shorter):
         assert torch.equal(logits(repairs.stitch(plan).model), logits(stitch(plan)))
