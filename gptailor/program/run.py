@@ -104,14 +104,14 @@ def _file_reader(
         readers = [_file_reader(inner, files, device, step) for inner in tensor.form.tensors]
         return nested_reader(tensor.form, tensor.spec, readers, step)
     if tensor.form is not None:
-        from gptailor.program.torch_readers import loaded_reader
+        from gptailor.program.load import loaded_reader
 
         return loaded_reader(tensor, device)
     file = files.enter_context(open_regular(tensor.file)).fileno()
     width = DTYPE_BITS[tensor.spec.dtype] // 8
     foresee(file, tensor.offset, tensor.spec.size)
     if device is not None:
-        from gptailor.program.torch_readers import device_reader
+        from gptailor.program.load import device_reader
 
         return device_reader(tensor, file, device)
     buffer = np.empty(0, np.uint8)
