@@ -36,7 +36,7 @@ _HOMES = {
     "Strategy": "searching.strategies.strategy",
     "TailorError": "plan.faults",
     "TeachResult": "plugins.teach.teach",
-    "VerifyResult": "output.verification",
+    "VerifyResult": "output.verify",
     "check": "prepare",
     "compile": "output.compile",
     "diff": "plugins.diff.compare",

@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from gptailor.prepare import Prepared
 
 
-def _quantised_type(text: str) -> str:
-    """Return a type of a GGUF file's matrices unchanged. Raises ValueError for an unknown one."""
+def _quantised_type(text: str) -> str | None:
+    """Return a type of a GGUF file's matrices. Raises ValueError for an unknown one."""
     from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
-    quantised_kind(text)
-    return text
+    return quantised_kind(text)
 
 
 _TYPE = options.InWords("TYPE", _quantised_type)

@@ -17,7 +17,7 @@ from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.side_folder import remove_stale
-from gptailor.checkpoint.write.writer import check_target, located
+from gptailor.checkpoint.write.writer import located
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
@@ -138,17 +138,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     _refuse_missing(compute.device)
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
-    if not dry_run:
-        for destination in destinations:
+    for destination in destinations:
+        if not dry_run:
             remove_stale(located(destination.path))
-    updates = [None if force else destination.planned_update() for destination in destinations]
-    for destination, update in zip(destinations, updates, strict=True):
-        check_target(
-            destination.path,
-            force=force or update is not None,
-            protected=destination.protected,
-            magic=destination.magic,
-        )
+        destination.claim(force=force)
     if (message := lack_of_room(destinations)) and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
@@ -156,7 +149,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for destination in destinations:
             destination.refuse_differing(lock)
     if dry_run:
-        first, *rest = map(_planned, destinations, updates)
+        first, *rest = map(_planned, destinations)
         notes = (*first.notes, message) if message else first.notes
         estimates = _estimates(prepared, compute, text)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
@@ -180,10 +173,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     importance = _importance(prepared, text, fitted, compute, on_event)
     progress = counting_bytes(on_event)
     payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
-    contents = Contents(payload_of, fitted, importance, force, compute.threads)
+    contents = Contents(payload_of, fitted, importance, compute.threads)
     first, *rest = (
-        _written(destination, update, contents, lock=lock, locking=locking, progress=progress)
-        for destination, update in zip(destinations, updates, strict=True)
+        _written(destination, contents, lock=lock, locking=locking, progress=progress)
+        for destination in destinations
     )
     return replace(first, gguf=tuple(rest))
 
@@ -198,7 +191,7 @@ def _refuse_missing(device: str) -> None:
         devices_of(device_of(device), processes())
 
 
-def _planned(destination: Destination, update: Update | None) -> CompileResult:
+def _planned(destination: Destination) -> CompileResult:
     """Return the result of an output before it is written."""
     prepared = destination.prepared
     return CompileResult(
@@ -208,13 +201,12 @@ def _planned(destination: Destination, update: Update | None) -> CompileResult:
         destination.weights_size,
         destination.files,
         notes=tuple(destination.notes),
-        update=update,
+        update=destination.update,
     )
 
 
 def _written(
     destination: Destination,
-    update: Update | None,
     contents: Contents,
     *,
     lock: Lock | None,
@@ -223,20 +215,20 @@ def _written(
 ) -> CompileResult:
     """Write an output, all or nothing, and return its result."""
     prepared, recording = destination.prepared, None
-    if lock is not None or locking or (update is not None and update.locked):
+    if lock is not None or locking or (destination.update and destination.update.locked):
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
         recording = Recording(
             prepared, lock, fitted=contents.fitted, threads=contents.threads, known=known
         )
         progress = recording.watching(progress)
     with recording or nullcontext():
-        gguf = destination.write(contents, update, recording, progress)
+        destination.write(contents, recording, progress)
         made_lock = None
         if recording is not None:
-            made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
+            made_lock = recording.lock(all_declared(prepared.declared, prepared.models))
     cut = prepared.checked.token_cut
     return replace(
-        _planned(destination, update),
+        _planned(destination),
         lock=made_lock,
         fits={} if contents.fitted is None else contents.fitted.results,
         vocabulary=None if cut is None else cut.report,

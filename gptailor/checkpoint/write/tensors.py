@@ -176,7 +176,11 @@ def fill_shard(
     crew: Crew,
     on_written: OnWritten | None = None,
 ) -> None:
-    """Write the header and all tensors of a shard; copied neighbours are copied as one stretch."""
+    """Write the header and all tensors of a shard; copied neighbours are copied as one stretch.
+
+    One thread of the crew at a time calls `on_written`.
+    """
+    on_written = crew.exclusive(on_written) if on_written is not None else None
     out.write(shard.header, 0)
     copies, computed = [], []
     for spec, offset in shard.placed():
