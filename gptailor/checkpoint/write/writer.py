@@ -193,20 +193,13 @@ def _check_replaceable(target: Path) -> None:
 @contextmanager
 def _parents(folder: Path) -> Iterator[None]:
     """Make missing folders; after an exception remove them again."""
-    created: list[Path] = []
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
-        for place in reversed([folder, *folder.parents]):
-            with writing(place):
-                if place.is_dir():
-                    continue
-                with suppress(FileExistsError):  # made by somebody else, just now
-                    place.mkdir()
-                    created.append(place)
-                if not place.is_dir():
-                    raise CheckpointError("C302", "is a file, where a folder is needed", place)  # noqa: TRY301 (undone as any)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for place in reversed(created):
+        for place in missing:
             with suppress(OSError):  # somebody else uses it by now
                 place.rmdir()
         raise
