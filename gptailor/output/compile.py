@@ -36,8 +36,6 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
-    from gptailor.evaluation.fits.importance import ImportanceMatrix
-    from gptailor.evaluation.fits.repair import Fitted
     from gptailor.evaluation.fits.repair_estimate import RepairEstimate
 
 
@@ -129,12 +127,12 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """
     compute = compute or ComputeOptions()
     lock = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
-    if not isinstance(plan, Prepared):
-        plan = plan_or_file(plan)
-        plan = at_locked_commits(plan, lock) if lock else plan
-        make = prepare if dry_run else ready
-        plan = make(plan, models=models, dtype=dtype, shard_size=compute.shard_size)
-    prepared = plan
+    if isinstance(plan, Prepared):
+        prepared = plan
+    else:
+        prepared = prepared_as_locked(
+            plan_or_file(plan), lock, models, dtype, compute.shard_size, dry_run=dry_run
+        )
     _refuse_missing(compute.device)
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
@@ -170,7 +168,13 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             on_event=on_event,
         )
     fitted = fit_tensors(prepared, device=device, memory=memory, on_event=on_event)
-    importance = _importance(prepared, text, fitted, compute, on_event)
+    importance = None
+    if text is not None:
+        from gptailor.evaluation.fits.importance import importance_matrix
+
+        importance = importance_matrix(
+            prepared, text, fitted, device=device, memory=memory, on_event=on_event
+        )
     progress = counting_bytes(on_event)
     payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
     contents = Contents(payload_of, fitted, importance, compute.threads)
@@ -179,6 +183,21 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for destination in destinations
     )
     return replace(first, gguf=tuple(rest))
+
+
+def prepared_as_locked(
+    plan: Plan,
+    lock: Lock | None,
+    models: ModelPaths | None,
+    dtype: Dtype | None,
+    shard_size: int,
+    *,
+    dry_run: bool,
+) -> Prepared:
+    """Prepare a plan, models of the Hub at a lock's commits; fetch weights unless `dry_run`."""
+    plan = at_locked_commits(plan, lock) if lock else plan
+    make = prepare if dry_run else ready
+    return make(plan, models=models, dtype=dtype, shard_size=shard_size)
 
 
 def _refuse_missing(device: str) -> None:
@@ -273,24 +292,6 @@ def _importance_text(
     from gptailor.evaluation.fits.importance import importance_text
 
     return importance_text(prepared, Path(text))
-
-
-def _importance(
-    prepared: Prepared,
-    text: "CalibrationText | None",
-    fitted: "Fitted | None",
-    compute: ComputeOptions,
-    on_event: OnEvent,
-) -> "ImportanceMatrix | None":
-    """Return the importance matrix of a plan with its fitted tensors; None without a text."""
-    if text is None:
-        return None
-    from gptailor.evaluation.fits.importance import importance_matrix
-
-    device, memory = compute.device, byte_count(compute.memory)
-    return importance_matrix(
-        prepared, text, fitted, device=device, memory=memory, on_event=on_event
-    )
 
 
 def _destinations(

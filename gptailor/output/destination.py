@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import (
     CheckpointError,
     is_gguf,
@@ -23,6 +22,7 @@ from gptailor.checkpoint.folder import (
     processor_files,
     tokenizer_files,
 )
+from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import (
     FileDigest,
@@ -44,7 +44,6 @@ from gptailor.output import output as out
 from gptailor.output.differences import Difference, Fact, FactKind, Facts, Measurement, alone
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import Recording, refuse_early
-from gptailor.output.parents import CARD
 from gptailor.output.tokenizer import is_beside, tokenizer_model_name
 from gptailor.output.update import Update, planned_update, record_written
 from gptailor.output.used_plan import used_models
@@ -217,10 +216,10 @@ class ModelFolder(Destination):
 
     def expected(self) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the configuration, the tokenizer's files, and how the model generates."""
+        files = out.beside_weights(self.prepared)
         beside = {
             name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
-            for name, content in out.side_files(self.prepared, self.path).items()
-            if name not in {CONFIG, PLAN_FILE, CARD} and not name.endswith(FAMILY_SUFFIX)
+            for name, content in (files | files_without_code(files)).items()
         }
         config = configuration_values(out.config(self.prepared), self.path / CONFIG)
         facts: dict[FactKind, Facts] = {"config": config, "beside": on_files(beside, self.path)}

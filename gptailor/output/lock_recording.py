@@ -314,13 +314,10 @@ class Recording:
         """Refuse inputs that differ from the lock to hold to, if there is one."""
         if self.held_to is None:
             return
-        models = self.held_to.models
-        locked = {(name, file): Fact.of_file(models[name].files[file]) for name, file in keys}
-        measured = {
-            key: Fact.of_file(self._digests[key].result(), self._paths[key]) for key in locked
-        }
-        expected, read = (Measurement(facts={"inputs": facts}) for facts in (locked, measured))
-        refuse(lock_differences(expected, read), self.held_to)
+        locked, read = Measurement.of(self.held_to).facts["inputs"], self._digests
+        facts = {key: Fact.of_file(read[key].result(), self._paths[key]) for key in keys}
+        expected = Measurement(facts={"inputs": {key: locked[key] for key in facts}})
+        refuse(lock_differences(expected, Measurement(facts={"inputs": facts})), self.held_to)
 
 
 def _locked_text(text: FitText) -> LockedText:

@@ -263,8 +263,6 @@ def fold_scales(program: p.Program, checked: Checked) -> p.Program:
     """
     slots = enumerate(checked.resolved.kept)
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
-    if not divisors:
-        return program
     return p.Program(tuple(_scaled(checked, output, divisors) for output in program.outputs))
 
 
@@ -304,8 +302,6 @@ def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     """Mark the last projections of MLPs before a gap."""
     gaps = {gap.index: gap for gap in checked.resolved.gaps}
-    if not gaps:
-        return program
     layout = checked.base.layout
 
     def bridged(output: p.Output) -> p.Output:

@@ -16,8 +16,6 @@ _CONSTANTS = (bool, int, float, complex, str, bytes, tuple, type(None))
 
 def method_packages(program: Program, gaps: Iterable[Gap]) -> dict[str, str]:
     """Return package and version by the name of each method or fit that isn't gptailor's own."""
-    if len(METHODS) + len(GAP_FITS) == len(METHODS.own):
-        return {}
     used = {name for output in program.outputs for name in _methods(unfitted(output.make))}
     used -= METHODS.own
     fits = {gap.by for gap in gaps if gap.by}

@@ -179,14 +179,10 @@ class GgufFile(Destination):
             columns = self._columns(tensor, importance)
             if columns is not None and not bool(columns.any()):
                 columns = None
-            on_zeros = partial(self._count_zeros, tensor.name)
             of_source = None if on_digest is None else partial(on_digest, source)
-            return converted(tensor, make(source), of_source, self.path, columns, on_zeros)
+            return converted(tensor, make(source), of_source, self.path, columns, self._zeros)
 
         return payload_of
-
-    def _count_zeros(self, name: str, blocks: int) -> None:
-        self._zeros[name] += blocks
 
     def _note_zeros(self) -> None:
         """Note the written blocks whose weights are too small for their type."""
