@@ -55,17 +55,7 @@ def chunks(
 
             stack.enter_context(use_one_thread())
         readers = [_file_reader(tensor, stack, device, step) for tensor in make.tensors]
-        yield from map(_bytes_of, quietly(combined(make, spec, readers, step)))
-
-
-def quietly(made: Iterator[Shaped[Array, " n"]]) -> Iterator[Shaped[Array, " n"]]:
-    """Yield the same arrays, without NumPy's warnings of infinity and NaN, which are refused."""
-    while True:
-        with np.errstate(all="ignore"):
-            array = next(made, None)
-        if array is None:
-            return
-        yield array
+        yield from map(_bytes_of, combined(make, spec, readers, step))
 
 
 def _bytes_of(chunk: Shaped[Array, " n"]) -> memoryview:
