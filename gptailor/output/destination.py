@@ -266,8 +266,9 @@ def on_files(files: Mapping[str, FileDigest], folder: Path) -> Facts:
 class CompiledOutput(ABC):
     """A reader of a compiled output: its plan, its lock, and measurements of its content.
 
-    `locked` is the lock's part on such an output, if there is one. No weights are read before the
-    `tensors` are digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
+    `locked` is the lock's part on such an output, if there is one. `settings` are its configuration
+    or metadata, and the files beside the weights. No weights are read before the `tensors` are
+    digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
     are words for people. Without a lock, fits are compared with those of the `checkpoint`.
     """
 
@@ -283,10 +284,6 @@ class CompiledOutput(ABC):
     settings: Mapping[FactKind, Facts]
     checkpoint: Checkpoint | None = None
     damage: Difference | None = None
-
-    def files(self) -> Mapping[FactKind, Facts]:
-        """Return the files beside the weights."""
-        return {}
 
     def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the settings and files that the lock has of this plan, and words for them."""
@@ -325,19 +322,15 @@ class CompiledFolder(CompiledOutput):
             byte = "" if error.offset is None else f", byte {error.offset}"
             message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
             self.damage = Difference("file", error.path.name, message, error.path)
-        infos = {} if self.checkpoint is None else self.checkpoint.tensors
+        if (output := self.checkpoint) is not None:
+            files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
+            by_name = {path.relative_to(folder).as_posix(): path for path in files if path}
+            digests = {name: of_file(path) for name, path in by_name.items()}
+            self.settings = {**self.settings, "beside": on_files(digests, folder)}
+        infos = {} if output is None else output.tensors
         places = {n: ByteRange(t.file, t.offset, t.spec.size) for n, t in infos.items()}
         specs = [tensor.spec for tensor in infos.values()]
         self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], TensorDigest.of)
-
-    def files(self) -> Mapping[FactKind, Facts]:
-        """Return the tokenizer's files, the processor's, and how the model generates."""
-        output = self.checkpoint
-        assert output is not None, "the folder is no model"
-        files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
-        by_name = {path.relative_to(output.folder).as_posix(): path for path in files if path}
-        digests = {name: of_file(path) for name, path in by_name.items()}
-        return {"beside": on_files(digests, self.path)}
 
     def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the configuration by the lock, and the files beside the weights.

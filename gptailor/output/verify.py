@@ -75,24 +75,13 @@ def verify(
     return begun.run(on_event)
 
 
-def compiled_output(path: Path) -> CompiledOutput:
-    """Return the reader of a folder, or of a file that is called `….gguf`.
-
-    Raises CheckpointError: C101 for a missing folder, C109 for a file that is no GGUF file.
-    """
-    if is_gguf(path):
-        from gptailor.output.gguf.file import CompiledGguf
-
-        return CompiledGguf(path)
-    return CompiledFolder(path)
-
-
 @final
 class Verification:
     """A compiled output to verify: the output, its plan, its lock and the models are opened.
 
     No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
-    CheckpointError as `compiled_output` does, and C701 and C702 for an invalid lock.
+    CheckpointError: C101 for a missing folder, C109 for a file called `….gguf` that is none, C701
+    and C702 for an invalid lock.
     """
 
     def __init__(
@@ -108,7 +97,13 @@ class Verification:
         self.compared: list[str] = []
         self.differences: list[Difference] = []
         self.unverified: list[str] = []
-        self.output = compiled_output(path)
+        self.output: CompiledOutput
+        if is_gguf(path):
+            from gptailor.output.gguf.file import CompiledGguf
+
+            self.output = CompiledGguf(path)
+        else:
+            self.output = CompiledFolder(path)
         self.lock = self.output.lock
         self.plan = self._read_plan()
         if self.plan is not None:
@@ -221,7 +216,7 @@ class Verification:
             planned, words = destination.expected()
             facts = {**facts, **planned}
         self.compared += words
-        actual = {**self.output.settings, **self.output.files()}
+        actual = self.output.settings
         if "beside" in actual and "beside" not in facts:
             self.unverified.append("the tokenizer's files: nothing says what they should be")
         self._find(Measurement(facts=facts), Measurement(facts=actual))
