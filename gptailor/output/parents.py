@@ -13,7 +13,6 @@ from gptailor.output.tokenizer import template_file
 from gptailor.plan.plan import Plan, is_at_url
 from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared
-from gptailor.reporting.model_card import Parents
 
 CARD = "README.md"
 _FRONT_MATTER = 2**16
@@ -21,7 +20,7 @@ _FRONT_MATTER = 2**16
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def parents(prepared: Prepared) -> Parents:
+def parents(prepared: Prepared) -> tuple[tuple[str, ...], str | None]:
     """Return the models' ids on the Hub, the base's first, and the licence that all share."""
     opened = [model for model in prepared.models.values() if not model.checkpoint.nested]
     ids = dict.fromkeys(model_id for model in opened for model_id in _ids(prepared, model))
@@ -29,7 +28,7 @@ def parents(prepared: Prepared) -> Parents:
     licences = {name for folder in folders if (name := licence_of(folder)) is not None}
     # the Hub's name of any other licence: here that of models with different licences
     licence = licences.pop() if len(licences) == 1 else "other" if licences else None
-    return Parents(tuple(ids), licence)
+    return tuple(ids), licence
 
 
 def known_ids(prepared: Prepared) -> dict[str, str]:
