@@ -49,7 +49,7 @@ _HOMES = {
     "import_mergekit": "convert.mergekit.importer",
     "load": "lang.parse",
     "loads": "lang.parse",
-    "lock": "output.lock_recording",
+    "lock": "output.compile",
     "merge": "plugins.state_dicts.merge",
     "merge_method": "extend",
     "objective": "extend",

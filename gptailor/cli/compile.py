@@ -266,9 +266,9 @@ def lock_command(
     PLAN -o DIR --locked' takes the same inputs and makes the same bytes, or refuses. An old lock is
     replaced.
     """
+    from gptailor.output.compile import lock
     from gptailor.output.inputs import work
     from gptailor.output.lock import refuse_other_file
-    from gptailor.output.lock_recording import lock
     from gptailor.prepare import ready
 
     path = lock_file(plan, output)

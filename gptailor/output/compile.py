@@ -1,4 +1,4 @@
-"""A plan into a model folder: `compile`, with all its steps in order.
+"""A plan into a model folder: `compile`, with all its steps in order; `lock` keeps the digests.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
      → hold to the lock → fit inner plans → fit MLPs and bridges, heal → weigh columns
@@ -17,6 +17,7 @@ from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.side_folder import remove_stale
+from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.checkpoint.write.writer import located
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
@@ -343,3 +344,38 @@ def destination_of(
         message = f"expected a file that ends in .gguf for {quantize!r}, got a folder"
         raise CheckpointError("C306", message, path, "name the output `….gguf`")
     return ModelFolder(prepared, path)
+
+
+def lock(
+    plan: Plan | str | Path | Prepared,
+    *,
+    models: ModelPaths | None = None,
+    dtype: Dtype | None = None,
+    threads: Positive | None = None,
+    on_event: OnEvent = ignore_events,
+) -> Lock:
+    """Return the lock of a plan or its file: digests of all inputs, and of each output tensor.
+
+    The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
+    Healing is run again; no kept result is used.
+    `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
+    `models`, `dtype` and `threads` are those of `compile`.
+
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
+    fails.
+    """
+    prepared = (
+        plan
+        if isinstance(plan, Prepared)
+        else ready(plan_or_file(plan), models=models, dtype=dtype)
+    )
+    prepared = with_inner_fits(prepared, anew=True, on_event=on_event)
+    fitted = fit_tensors(prepared, anew=True, on_event=on_event)
+    crew = Crew(threads)
+    outputs = prepared.compiled.program.outputs
+    progress = crew.exclusive(counting_bytes(on_event))
+    with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
+        specs = [output.spec for output in outputs]
+        payload_of = payloads(outputs, fitted=fitted)
+        recording.sha256 = digests_of(specs, payload_of, crew, progress)
+        return recording.lock(all_declared(prepared.declared, prepared.models))

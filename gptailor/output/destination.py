@@ -29,11 +29,10 @@ from gptailor.checkpoint.write.digest import (
     TensorDigest,
     of_bytes,
     of_file,
-    of_tensors,
 )
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.checkpoint.write.writer import (
     check_target,
     free_space,
@@ -86,7 +85,7 @@ class DigestedTensors:
 
     def digests(self, crew: Crew, progress: ByteProgress) -> dict[str, TensorDigest]:
         """Return the digest of each tensor; nothing is kept of its bytes."""
-        sha256 = of_tensors(self.specs, self.payload_of, crew, progress)
+        sha256 = digests_of(self.specs, self.payload_of, crew, progress)
         return {spec.name: self.digest(spec, sha256[spec.name]) for spec in self.specs}
 
 

@@ -1,4 +1,4 @@
-"""Locks made while a plan is compiled or computed, and compilations held to a lock."""
+"""Locks recorded while a plan is compiled or computed, and compilations held to a lock."""
 
 import hashlib
 import os
@@ -20,14 +20,11 @@ from gptailor.checkpoint.write.digest import (
     TensorDigest,
     of_bytes,
     of_file,
-    of_tensors,
 )
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
-from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
-from gptailor.evaluation.fits.inner_plans import with_inner_fits
+from gptailor.checkpoint.write.tensors import Dismissed, available
 from gptailor.lang.format import format_plan
-from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
 from gptailor.output.differences import (
     Fact,
@@ -49,18 +46,13 @@ from gptailor.output.lock import (
     LockedVocabulary,
 )
 from gptailor.output.tokenizer import template_file
-from gptailor.plan.arguments import Positive
-from gptailor.plan.events import FitText, OnEvent, counting_bytes, ignore_events
+from gptailor.plan.events import FitText
 from gptailor.plan.model_dependencies import of_inner_plans
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import (
-    Dtype,
-    ModelPaths,
     Prepared,
-    all_declared,
     calibration_path,
     pinned,
-    ready,
 )
 
 if TYPE_CHECKING:
@@ -332,38 +324,3 @@ def _locked_vocabulary(prepared: Prepared) -> LockedVocabulary | None:
     names = ("kept", "total", "before", "unchanged", "after")
     numbers = {name: getattr(cut.report, name) for name in names}
     return LockedVocabulary(file=of_file(cut.text), **numbers)
-
-
-def lock(
-    plan: Plan | str | Path | Prepared,
-    *,
-    models: ModelPaths | None = None,
-    dtype: Dtype | None = None,
-    threads: Positive | None = None,
-    on_event: OnEvent = ignore_events,
-) -> Lock:
-    """Return the lock of a plan or its file: digests of all inputs, and of each output tensor.
-
-    The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
-    Healing is run again; no kept result is used.
-    `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
-    `models`, `dtype` and `threads` are those of `compile`.
-
-    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails.
-    """
-    prepared = (
-        plan
-        if isinstance(plan, Prepared)
-        else ready(plan_or_file(plan), models=models, dtype=dtype)
-    )
-    prepared = with_inner_fits(prepared, anew=True, on_event=on_event)
-    fitted = out.fit_tensors(prepared, anew=True, on_event=on_event)
-    crew = Crew(threads)
-    outputs = prepared.compiled.program.outputs
-    progress = crew.exclusive(counting_bytes(on_event))
-    with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
-        specs = [output.spec for output in outputs]
-        payload_of = out.payloads(outputs, fitted=fitted)
-        recording.sha256 = of_tensors(specs, payload_of, crew, progress)
-        return recording.lock(all_declared(prepared.declared, prepared.models))

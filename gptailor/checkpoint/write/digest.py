@@ -3,20 +3,17 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
 
 from gptailor.checkpoint.cache_folder import is_ours, kept_home
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, stamp
+from gptailor.checkpoint.files import CheckpointError, open_regular, stamp
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_result, kept_json
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.checkpoint.write.output_file import ByteProgress, read_blocks
 from gptailor.plan.plan import Closed, Several
 
 _Count = Annotated[int, Field(ge=0)]
@@ -128,31 +125,3 @@ def _seen(path: Path) -> list[int]:
     with suppress(OSError):
         return [*stamp(path.stat())]
     return []
-
-
-def of_tensors(
-    specs: Sequence[TensorSpec],
-    payload_of: Callable[[TensorSpec], Payload],
-    crew: Crew,
-    progress: ByteProgress = lambda _: None,
-) -> dict[str, str]:
-    """Make the bytes of each tensor, and return the sha256 by its name; nothing is written.
-
-    Any thread of the crew calls `progress`.
-    """
-    digests = dict.fromkeys((spec.name for spec in specs), UNMEASURED)
-
-    def take(spec: TensorSpec) -> None:
-        digest = hashlib.sha256()
-        size = 0
-        for chunk in blocks_of(payload_of(spec)):
-            digest.update(chunk)
-            size += (count := memoryview(chunk).nbytes)
-            progress(count)
-        if size != spec.size:
-            message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size}"
-            raise CheckpointError("C304", message, Path(spec.name))
-        digests[spec.name] = digest.hexdigest()
-
-    crew.do([partial(take, spec) for spec in specs])
-    return digests

@@ -21,10 +21,10 @@ from gptailor.checkpoint.formats.gguf.kinds import (
 )
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensors
+from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload
-from gptailor.checkpoint.write.tensors import Crew, Shard, fill_shard
+from gptailor.checkpoint.write.tensors import Crew, Shard, digests_of, fill_shard
 from gptailor.checkpoint.write.writer import located, new_output
 from gptailor.output import output as out
 from gptailor.output.destination import CompiledOutput, Contents, Destination, DigestedTensors
@@ -363,7 +363,7 @@ class GgufFile(Destination):
         written = {tensor.source for tensor in self.tensors.values()}
         outputs = self.prepared.compiled.program.outputs
         left = [output.spec for output in outputs if output.spec not in written]
-        recording.sha256 |= of_tensors(left, contents.payload_of, crew)
+        recording.sha256 |= digests_of(left, contents.payload_of, crew)
 
     # ----------------------------------------------------------------------------- the verification
 
