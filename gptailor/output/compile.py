@@ -18,14 +18,14 @@ from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.tensors import Crew, digests_of
-from gptailor.checkpoint.write.writer import located
-from gptailor.checks.texts import refuse_unusable_texts
+from gptailor.checkpoint.write.writer import free_space, located
+from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
-from gptailor.output.destination import Contents, Destination, ModelFolder, lack_of_room
+from gptailor.output.destination import Contents, Destination, ModelFolder
 from gptailor.output.lock import Lock, read_lock
 from gptailor.output.lock_recording import Recording, at_locked_commits
-from gptailor.output.output import fit_tensors, payloads
+from gptailor.output.output import payloads
 from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import FitResult, OnEvent, counting_bytes, ignore_events
@@ -37,6 +37,7 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.repair import Fitted
     from gptailor.evaluation.fits.repair_estimate import RepairEstimate
 
 
@@ -141,7 +142,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         if not dry_run:
             remove_stale(located(destination.path))
         destination.claim(force=force)
-    if (message := lack_of_room(destinations)) and not dry_run:
+    size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
+    message = "" if free >= size else f"the output takes {size:,} bytes, but {free:,} are free"
+    if message and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
     if lock:
@@ -184,6 +187,30 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for destination in destinations
     )
     return replace(first, gguf=tuple(rest))
+
+
+def fit_tensors(
+    prepared: Prepared,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
+    anew: bool = False,
+) -> "Fitted | None":
+    """Return the tensors that fits and healing change; None, and no import, without either.
+
+    The arguments are those of `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
+    unusable text.
+    """
+    if not prepared.repaired:
+        return None
+    refuse_unusable_texts(prepared.checked)
+    fewer = "experts" in prepared.resolved.cuts
+    require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
+    from gptailor.evaluation.fits.repair import fit
+
+    with text_errors_as_faults(prepared.plan):
+        return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 
 
 def prepared_as_locked(

@@ -35,7 +35,6 @@ from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.checkpoint.write.writer import (
     check_target,
-    free_space,
     new_checkpoint,
     write_files,
 )
@@ -164,12 +163,6 @@ class Destination(ABC):
     @abstractmethod
     def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
         """Return the tensors that the plan makes, except those `skipped`."""
-
-
-def lack_of_room(destinations: Sequence[Destination]) -> str:
-    """Return words on a disk without room for the outputs in one folder, or nothing."""
-    size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
-    return "" if free >= size else f"the output takes {size:,} bytes, but {free:,} are free"
 
 
 @final

@@ -13,9 +13,7 @@ from gptailor.checkpoint.families.family_file import family_text
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
-from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.output.inputs import processor
 from gptailor.output.parents import (
     CARD,
@@ -32,7 +30,6 @@ from gptailor.output.used_plan import (
     used_plan,
     used_plan_text,
 )
-from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
 from gptailor.prepare import Prepared
@@ -47,30 +44,6 @@ if TYPE_CHECKING:
 
 _BLOCK = 2**24
 """Number of bytes of a fitted tensor in a block."""
-
-
-def fit_tensors(
-    prepared: Prepared,
-    *,
-    device: str = "cpu",
-    memory: int | None = None,
-    on_event: OnEvent = ignore_events,
-    anew: bool = False,
-) -> "Fitted | None":
-    """Return the tensors that fits and healing change; None, and no import, without either.
-
-    The arguments are those of `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
-    unusable text.
-    """
-    if not prepared.repaired:
-        return None
-    refuse_unusable_texts(prepared.checked)
-    fewer = "experts" in prepared.resolved.cuts
-    require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
-    from gptailor.evaluation.fits.repair import fit
-
-    with text_errors_as_faults(prepared.plan):
-        return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 
 
 def payloads(
@@ -132,19 +105,6 @@ def fit_sketches(
 
     make = TensorMaker(CPU, keep=False).make
     return {n: sketch(tensors[n] if n in tensors else make(remade[n])) for n in decided}
-
-
-def sketched(
-    output: checkpoints.Checkpoint, digests: Mapping[str, TensorDigest], names: Iterable[str]
-) -> dict[str, TensorDigest]:
-    """Return the digests of some of a folder's tensors with sketches, which compare fits."""
-    if not (present := [name for name in names if name in digests]):
-        return {}
-    from gptailor.program.load import load_tensor  # imports torch
-    from gptailor.program.sketch import sketch  # imports torch
-
-    numbers = {name: sketch(load_tensor(output.tensors[name])) for name in present}
-    return {name: digests[name].model_copy(update={"sketch": numbers[name]}) for name in present}
 
 
 def _computed(output: Output, device: str) -> Iterator[memoryview | bytes]:

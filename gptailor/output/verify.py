@@ -1,6 +1,6 @@
 """The verification of a compiled folder, or GGUF file, by its plan and its lock: `verify`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,13 @@ from typing import Literal, final
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted
+from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import read_bytes
-from gptailor.output import output as out
+from gptailor.output.compile import fit_tensors
 from gptailor.output.destination import CompiledFolder, CompiledOutput, Destination
 from gptailor.output.differences import (
     Difference,
@@ -274,16 +275,29 @@ class Verification:
             words = f"{len(skipped)} {planned.decided_words} tensors"
             self.unverified.append(f"{words}: {reason}")
         else:
-            fitted = out.fit_tensors(prepared, anew=True, on_event=self._on_event)
+            fitted = fit_tensors(prepared, anew=True, on_event=self._on_event)
         remade = planned.remade(fitted, skipped).digests(crew, progress)
         expected = tensors if locked is None else locked.tensors or {}
         expected = {name: digest for name, digest in expected.items() if name not in skipped}
         self.compared.append(f"{len(remade)} tensors with the plan's output")
         if locked is None:
             if checkpoint is not None:
-                expected |= out.sketched(checkpoint, tensors, names - skipped)
+                expected |= _sketched(checkpoint, tensors, names - skipped)
             remade_tensors = Measurement(tensors=remade, source="the plan")
             self._find(remade_tensors, Measurement(tensors=expected))
         else:
             remade_tensors = Measurement(tensors=remade, tensor="what the plan makes of tensor")
             self._find(Measurement(tensors=expected), remade_tensors)
+
+
+def _sketched(
+    output: Checkpoint, digests: Mapping[str, TensorDigest], names: Iterable[str]
+) -> dict[str, TensorDigest]:
+    """Return the digests of some of a folder's tensors with sketches, which compare fits."""
+    if not (present := [name for name in names if name in digests]):
+        return {}
+    from gptailor.program.load import load_tensor  # imports torch
+    from gptailor.program.sketch import sketch  # imports torch
+
+    numbers = {name: sketch(load_tensor(output.tensors[name])) for name in present}
+    return {name: digests[name].model_copy(update={"sketch": numbers[name]}) for name in present}
