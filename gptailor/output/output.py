@@ -21,7 +21,6 @@ from gptailor.output.parents import (
     lowest_base,
     parents,
     title,
-    without_paths,
 )
 from gptailor.output.tokenizer import tokenizer
 from gptailor.output.used_plan import (
@@ -29,6 +28,7 @@ from gptailor.output.used_plan import (
     used_models,
     used_plan,
     used_plan_text,
+    without_paths,
 )
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
