@@ -143,8 +143,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             remove_stale(located(destination.path))
         destination.claim(force=force)
     size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
-    message = "" if free >= size else f"the output takes {size:,} bytes, but {free:,} are free"
-    if message and not dry_run:
+    message = f"the output takes {size:,} bytes, but {free:,} are free"
+    if free < size and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
     if lock:
@@ -152,7 +152,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             destination.refuse_differing(lock)
     if dry_run:
         first, *rest = map(_planned, destinations)
-        notes = (*first.notes, message) if message else first.notes
+        notes = (*first.notes, message) if free < size else first.notes
         estimates = _estimates(prepared, compute, text)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
 

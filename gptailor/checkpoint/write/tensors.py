@@ -242,9 +242,9 @@ def _write(
 
 def _check_size(spec: TensorSpec, size: int, shown: Path) -> None:
     if size != spec.size:
-        more = "or more " if size > spec.size else ""
-        message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size} {more}"
-        raise CheckpointError("C304", message.rstrip(), shown)
+        more = " or more" if size > spec.size else ""
+        message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size}{more}"
+        raise CheckpointError("C304", message, shown)
 
 
 def digests_of(
