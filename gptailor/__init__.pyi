@@ -15,9 +15,9 @@ from gptailor.lang.parse import loads as loads
 from gptailor.output.compile import CompileResult as CompileResult
 from gptailor.output.compile import ComputeOptions as ComputeOptions
 from gptailor.output.compile import compile as compile
+from gptailor.output.compile import lock as lock
 from gptailor.output.lock import Lock as Lock
-from gptailor.output.lock_recording import lock as lock
-from gptailor.output.verification import VerifyResult as VerifyResult
+from gptailor.output.verify import VerifyResult as VerifyResult
 from gptailor.output.verify import verify as verify
 from gptailor.plan.faults import Fault as Fault
 from gptailor.plan.faults import PlanError as PlanError

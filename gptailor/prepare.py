@@ -141,8 +141,9 @@ class Prepared:
     @cached_property
     def packages(self) -> dict[str, str]:
         """The packages of methods and fits that aren't gptailor's own, those of inner plans too."""
-        programs = [plan.compiled.program for plan in (*self.inner_plans.values(), self)]
-        found = {name: by for each in programs for name, by in method_packages(each).items()}
+        found: dict[str, str] = {}
+        for plan in (*self.inner_plans.values(), self):
+            found |= method_packages(plan.compiled.program, plan.gaps)
         return dict(sorted(found.items()))
 
     @property

@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from gptailor.prepare import Prepared
 
 
-def _quantised_type(text: str) -> str:
-    """Return a type of a GGUF file's matrices unchanged. Raises ValueError for an unknown one."""
+def _quantised_type(text: str) -> str | None:
+    """Return a type of a GGUF file's matrices. Raises ValueError for an unknown one."""
     from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
-    quantised_kind(text)
-    return text
+    return quantised_kind(text)
 
 
 _TYPE = options.InWords("TYPE", _quantised_type)
@@ -120,15 +119,12 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if _started_together() and not _is_first():
         return
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
-    from gptailor.output.compile import ComputeOptions, compile
-    from gptailor.output.lock_recording import at_locked_commits
-    from gptailor.prepare import prepare, ready
+    from gptailor.output.compile import ComputeOptions, compile, prepared_as_locked
 
-    declared = options.read_plan(plan, families, lets)
-    declared = at_locked_commits(declared, held_to) if held_to else declared
-    make = prepare if dry_run else ready
-    compute = ComputeOptions(**means)
-    prepared = make(declared, models=dict(models), dtype=dtype, shard_size=compute.shard_size)
+    declared, compute = options.read_plan(plan, families, lets), ComputeOptions(**means)
+    prepared = prepared_as_locked(
+        declared, held_to, dict(models), dtype, compute.shard_size, dry_run=dry_run
+    )
     options.say_faults(prepared.warnings)
     if dry_run:
         planned = compile(
@@ -270,9 +266,9 @@ def lock_command(
     PLAN -o DIR --locked' takes the same inputs and makes the same bytes, or refuses. An old lock is
     replaced.
     """
+    from gptailor.output.compile import lock
     from gptailor.output.inputs import work
     from gptailor.output.lock import refuse_other_file
-    from gptailor.output.lock_recording import lock
     from gptailor.prepare import ready
 
     path = lock_file(plan, output)

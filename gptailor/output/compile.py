@@ -1,4 +1,4 @@
-"""A plan into a model folder: `compile`, with all its steps in order.
+"""A plan into a model folder: `compile`, with all its steps in order; `lock` keeps the digests.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
      → hold to the lock → fit inner plans → fit MLPs and bridges, heal → weigh columns
@@ -17,14 +17,15 @@ from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.side_folder import remove_stale
-from gptailor.checkpoint.write.writer import check_target, located
-from gptailor.checks.texts import refuse_unusable_texts
+from gptailor.checkpoint.write.tensors import Crew, digests_of
+from gptailor.checkpoint.write.writer import free_space, located
+from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
-from gptailor.output.destination import Contents, Destination, ModelFolder, lack_of_room
+from gptailor.output.destination import Contents, Destination, ModelFolder
 from gptailor.output.lock import Lock, read_lock
 from gptailor.output.lock_recording import Recording, at_locked_commits
-from gptailor.output.output import fit_tensors, payloads
+from gptailor.output.output import payloads
 from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import FitResult, OnEvent, counting_bytes, ignore_events
@@ -36,7 +37,6 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
-    from gptailor.evaluation.fits.importance import ImportanceMatrix
     from gptailor.evaluation.fits.repair import Fitted
     from gptailor.evaluation.fits.repair_estimate import RepairEstimate
 
@@ -129,35 +129,30 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """
     compute = compute or ComputeOptions()
     lock = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
-    if not isinstance(plan, Prepared):
-        plan = plan_or_file(plan)
-        plan = at_locked_commits(plan, lock) if lock else plan
-        make = prepare if dry_run else ready
-        plan = make(plan, models=models, dtype=dtype, shard_size=compute.shard_size)
-    prepared = plan
+    if isinstance(plan, Prepared):
+        prepared = plan
+    else:
+        prepared = prepared_as_locked(
+            plan_or_file(plan), lock, models, dtype, compute.shard_size, dry_run=dry_run
+        )
     _refuse_missing(compute.device)
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
-    if not dry_run:
-        for destination in destinations:
+    for destination in destinations:
+        if not dry_run:
             remove_stale(located(destination.path))
-    updates = [None if force else destination.planned_update() for destination in destinations]
-    for destination, update in zip(destinations, updates, strict=True):
-        check_target(
-            destination.path,
-            force=force or update is not None,
-            protected=destination.protected,
-            magic=destination.magic,
-        )
-    if (message := lack_of_room(destinations)) and not dry_run:
+        destination.claim(force=force)
+    size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
+    message = f"the output takes {size:,} bytes, but {free:,} are free"
+    if free < size and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
     if lock:
         for destination in destinations:
             destination.refuse_differing(lock)
     if dry_run:
-        first, *rest = map(_planned, destinations, updates)
-        notes = (*first.notes, message) if message else first.notes
+        first, *rest = map(_planned, destinations)
+        notes = (*first.notes, message) if free < size else first.notes
         estimates = _estimates(prepared, compute, text)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
 
@@ -177,15 +172,60 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             on_event=on_event,
         )
     fitted = fit_tensors(prepared, device=device, memory=memory, on_event=on_event)
-    importance = _importance(prepared, text, fitted, compute, on_event)
+    importance = None
+    if text is not None:
+        from gptailor.evaluation.fits.importance import importance_matrix
+
+        importance = importance_matrix(
+            prepared, text, fitted, device=device, memory=memory, on_event=on_event
+        )
     progress = counting_bytes(on_event)
     payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
-    contents = Contents(payload_of, fitted, importance, force, compute.threads)
+    contents = Contents(payload_of, fitted, importance, compute.threads)
     first, *rest = (
-        _written(destination, update, contents, lock=lock, locking=locking, progress=progress)
-        for destination, update in zip(destinations, updates, strict=True)
+        _written(destination, contents, lock=lock, locking=locking, progress=progress)
+        for destination in destinations
     )
     return replace(first, gguf=tuple(rest))
+
+
+def fit_tensors(
+    prepared: Prepared,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
+    anew: bool = False,
+) -> "Fitted | None":
+    """Return the tensors that fits and healing change; None, and no import, without either.
+
+    The arguments are those of `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
+    unusable text.
+    """
+    if not prepared.repaired:
+        return None
+    refuse_unusable_texts(prepared.checked)
+    fewer = "experts" in prepared.resolved.cuts
+    require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
+    from gptailor.evaluation.fits.repair import fit
+
+    with text_errors_as_faults(prepared.plan):
+        return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
+
+
+def prepared_as_locked(
+    plan: Plan,
+    lock: Lock | None,
+    models: ModelPaths | None,
+    dtype: Dtype | None,
+    shard_size: int,
+    *,
+    dry_run: bool,
+) -> Prepared:
+    """Prepare a plan, models of the Hub at a lock's commits; fetch weights unless `dry_run`."""
+    plan = at_locked_commits(plan, lock) if lock else plan
+    make = prepare if dry_run else ready
+    return make(plan, models=models, dtype=dtype, shard_size=shard_size)
 
 
 def _refuse_missing(device: str) -> None:
@@ -198,7 +238,7 @@ def _refuse_missing(device: str) -> None:
         devices_of(device_of(device), processes())
 
 
-def _planned(destination: Destination, update: Update | None) -> CompileResult:
+def _planned(destination: Destination) -> CompileResult:
     """Return the result of an output before it is written."""
     prepared = destination.prepared
     return CompileResult(
@@ -208,13 +248,12 @@ def _planned(destination: Destination, update: Update | None) -> CompileResult:
         destination.weights_size,
         destination.files,
         notes=tuple(destination.notes),
-        update=update,
+        update=destination.update,
     )
 
 
 def _written(
     destination: Destination,
-    update: Update | None,
     contents: Contents,
     *,
     lock: Lock | None,
@@ -223,20 +262,20 @@ def _written(
 ) -> CompileResult:
     """Write an output, all or nothing, and return its result."""
     prepared, recording = destination.prepared, None
-    if lock is not None or locking or (update is not None and update.locked):
+    if lock is not None or locking or (destination.update and destination.update.locked):
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
         recording = Recording(
             prepared, lock, fitted=contents.fitted, threads=contents.threads, known=known
         )
         progress = recording.watching(progress)
     with recording or nullcontext():
-        gguf = destination.write(contents, update, recording, progress)
+        destination.write(contents, recording, progress)
         made_lock = None
         if recording is not None:
-            made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
+            made_lock = recording.lock(all_declared(prepared.declared, prepared.models))
     cut = prepared.checked.token_cut
     return replace(
-        _planned(destination, update),
+        _planned(destination),
         lock=made_lock,
         fits={} if contents.fitted is None else contents.fitted.results,
         vocabulary=None if cut is None else cut.report,
@@ -281,24 +320,6 @@ def _importance_text(
     from gptailor.evaluation.fits.importance import importance_text
 
     return importance_text(prepared, Path(text))
-
-
-def _importance(
-    prepared: Prepared,
-    text: "CalibrationText | None",
-    fitted: "Fitted | None",
-    compute: ComputeOptions,
-    on_event: OnEvent,
-) -> "ImportanceMatrix | None":
-    """Return the importance matrix of a plan with its fitted tensors; None without a text."""
-    if text is None:
-        return None
-    from gptailor.evaluation.fits.importance import importance_matrix
-
-    device, memory = compute.device, byte_count(compute.memory)
-    return importance_matrix(
-        prepared, text, fitted, device=device, memory=memory, on_event=on_event
-    )
 
 
 def _destinations(
@@ -350,3 +371,38 @@ def destination_of(
         message = f"expected a file that ends in .gguf for {quantize!r}, got a folder"
         raise CheckpointError("C306", message, path, "name the output `….gguf`")
     return ModelFolder(prepared, path)
+
+
+def lock(
+    plan: Plan | str | Path | Prepared,
+    *,
+    models: ModelPaths | None = None,
+    dtype: Dtype | None = None,
+    threads: Positive | None = None,
+    on_event: OnEvent = ignore_events,
+) -> Lock:
+    """Return the lock of a plan or its file: digests of all inputs, and of each output tensor.
+
+    The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
+    Healing is run again; no kept result is used.
+    `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
+    `models`, `dtype` and `threads` are those of `compile`.
+
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
+    fails.
+    """
+    prepared = (
+        plan
+        if isinstance(plan, Prepared)
+        else ready(plan_or_file(plan), models=models, dtype=dtype)
+    )
+    prepared = with_inner_fits(prepared, anew=True, on_event=on_event)
+    fitted = fit_tensors(prepared, anew=True, on_event=on_event)
+    crew = Crew(threads)
+    outputs = prepared.compiled.program.outputs
+    progress = crew.exclusive(counting_bytes(on_event))
+    with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
+        specs = [output.spec for output in outputs]
+        payload_of = payloads(outputs, fitted=fitted)
+        recording.sha256 = digests_of(specs, payload_of, crew, progress)
+        return recording.lock(all_declared(prepared.declared, prepared.models))

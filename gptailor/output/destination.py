@@ -1,30 +1,67 @@
-"""The place that a compiled plan is written to: a model's folder, or one GGUF file."""
+"""The outputs of a compilation, a model's folder or one GGUF file: as planned, and as written."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from gptailor.checkpoint.files import is_gguf, refuse_changed
-from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    is_gguf,
+    open_regular,
+    refuse_changed,
+)
+from gptailor.checkpoint.folder import (
+    CONFIG,
+    PROCESSOR_FILES,
+    Checkpoint,
+    generation_config,
+    open_checkpoint,
+    processor_files,
+    tokenizer_files,
+)
+from gptailor.checkpoint.foreign_code import files_without_code
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.digest import (
+    FileDigest,
+    TensorDigest,
+    of_bytes,
+    of_file,
+)
+from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.writer import free_space, write_checkpoint
-from gptailor.output.lock import Lock, LockedGguf
+from gptailor.checkpoint.write.tensors import Crew, digests_of
+from gptailor.checkpoint.write.writer import (
+    check_target,
+    new_checkpoint,
+    write_files,
+)
+from gptailor.output import output as out
+from gptailor.output.differences import Difference, Fact, FactKind, Facts, Measurement, alone
+from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import Recording, refuse_early
-from gptailor.output.output import side_files
-from gptailor.output.update import Update, planned_update, record_next, record_written
+from gptailor.output.tokenizer import is_beside, tokenizer_model_name
+from gptailor.output.update import Update, planned_update, record_written
+from gptailor.output.used_plan import used_models
+from gptailor.plan.bounds import MOST_BYTES
+from gptailor.plan.faults import PLAN_FILE, nearest_path
+from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.importance import ImportanceMatrix
     from gptailor.evaluation.fits.repair import Fitted
 
+_LONGEST_VALUE = 60
+"""Characters of a setting that are shown."""
+
 
 @final
 @dataclass(frozen=True)
 class Contents:
-    """The contents of all outputs of a plan, and the conditions of their writing.
+    """The contents of all outputs of a plan, and the threads that write them.
 
     `payload_of` gives the bytes of each tensor of the program. `fitted` are the results of bridges
     and healing, for the model card. `importance` is the importance matrix of GGUF files.
@@ -33,57 +70,73 @@ class Contents:
     payload_of: Callable[[TensorSpec], Payload]
     fitted: "Fitted | None"
     importance: "ImportanceMatrix | None"
-    force: bool
     threads: int | None
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class DigestedTensors:
+    """Tensors that are read or made, and the form of their digests."""
+
+    specs: Sequence[TensorSpec]
+    payload_of: Callable[[TensorSpec], Payload]
+    digest: Callable[[TensorSpec, str], TensorDigest]
+
+    def digests(self, crew: Crew, progress: ByteProgress) -> dict[str, TensorDigest]:
+        """Return the digest of each tensor; nothing is kept of its bytes."""
+        sha256 = digests_of(self.specs, self.payload_of, crew, progress)
+        return {spec.name: self.digest(spec, sha256[spec.name]) for spec in self.specs}
+
+
+# -------------------------------------------------------------------------------------- as planned
+
+
 class Destination(ABC):
-    """A place for the output of a prepared plan. Nothing is computed or written by making it."""
+    """A place for the output of a prepared plan. Nothing is computed or written by making it.
+
+    `size` are the bytes that the output takes on the disk, without a lock. `weights_size` are the
+    bytes that people are shown: a folder's tensors, or the whole GGUF file. `files` are the names
+    of the files with weights. `notes` are remarks for people on differences that are no faults.
+    `update` is the difference to an output that gptailor wrote here before, once the place is
+    claimed. `decided` are the names of the tensors that texts decide, and `decided_words` words
+    for them.
+    """
 
     magic: ClassVar[bytes] = b""
     """The first bytes of an output that is one file; none of a folder."""
+    decided_words = "fitted or healed"
+    update: Update | None = None
+    force = False
+    size: int
+    weights_size: int
+    files: tuple[str, ...]
 
     def __init__(self, prepared: Prepared, path: Path) -> None:
         self.prepared = prepared
         self.path = path
         self.notes: list[str] = []
-        """Remarks for people on differences that are no faults."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """The bytes that the output takes on the disk, without a lock."""
-
-    @property
-    @abstractmethod
-    def weights_size(self) -> int:
-        """The bytes that people are shown: a folder's tensors, or the whole GGUF file."""
-
-    @property
-    @abstractmethod
-    def files(self) -> tuple[str, ...]:
-        """The names of the files with weights."""
 
     @abstractmethod
     def write(
-        self,
-        contents: Contents,
-        update: Update | None,
-        recording: Recording | None,
-        progress: ByteProgress,
-    ) -> LockedGguf | None:
-        """Write the output, all or nothing; return the lock's entry for a GGUF file.
+        self, contents: Contents, recording: Recording | None, progress: ByteProgress
+    ) -> None:
+        """Write the output, all or nothing.
 
-        `update` is the difference to the output that is replaced, if gptailor wrote it. `recording`
-        takes down the digests for a lock. `progress` receives bytes of the folder that the plan
-        makes, whatever the destination is. Raises CheckpointError.
+        `recording` takes down the digests for a lock. `progress` receives bytes of the folder that
+        the plan makes, whatever the destination is. Raises CheckpointError.
         """
+
+    def claim(self, *, force: bool) -> None:
+        """Refuse a place that can't be written, or that holds an output that must stay.
+
+        Raises TargetExists (C301) for an output that somebody changed since gptailor wrote it.
+        """
+        self.update = None if force else self.planned_update()
+        self.force = force or self.update is not None
+        check_target(self.path, force=self.force, protected=self.protected, magic=self.magic)
 
     def planned_update(self) -> Update | None:
-        """Return the difference to an output that gptailor wrote here before; None for none.
-
-        Raises TargetExists (C301) for one that somebody changed since then.
-        """
+        """Return the difference to an output that gptailor wrote here before; None for none."""
         return planned_update(self.prepared, self.path)
 
     def refuse_differing(self, lock: Lock) -> None:
@@ -98,45 +151,35 @@ class Destination(ABC):
         folders = {checkpoint.folder for checkpoint in checkpoints}
         return folders | {file if is_gguf(file) else file.parent for file in files}
 
+    @abstractmethod
+    def expected(self) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
+        """Return the settings and files that the plan makes, and words for them."""
 
-def lack_of_room(destinations: Sequence[Destination]) -> str:
-    """Return words on a disk without room for the outputs in one folder, or nothing."""
-    size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
-    return "" if free >= size else f"the output takes {size:,} bytes, but {free:,} are free"
+    @property
+    @abstractmethod
+    def decided(self) -> frozenset[str]:
+        """The names of the tensors that bridges, healing and an importance matrix change."""
+
+    @abstractmethod
+    def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
+        """Return the tensors that the plan makes, except those `skipped`."""
 
 
 @final
 class ModelFolder(Destination):
     """A Hugging Face folder: shards of weights, configuration, tokenizer, card, plan and lock."""
 
-    @property
-    def size(self) -> int:
-        """The bytes of the shards."""
-        return self.prepared.size
-
-    @property
-    def weights_size(self) -> int:
-        """The bytes of all tensors."""
-        return self.prepared.compiled.program.size
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The names of the shards."""
-        return tuple(shard.name for shard in self.prepared.shards)
+    def __init__(self, prepared: Prepared, path: Path) -> None:
+        super().__init__(prepared, path)
+        self.size, self.weights_size = prepared.size, prepared.compiled.program.size
+        self.files = tuple(shard.name for shard in prepared.shards)
 
     def write(
-        self,
-        contents: Contents,
-        update: Update | None,
-        recording: Recording | None,
-        progress: ByteProgress,
+        self, contents: Contents, recording: Recording | None, progress: ByteProgress
     ) -> None:
         """Write the folder, all or nothing."""
-        payload_of = contents.payload_of
-
-        def last_files() -> Mapping[str, bytes]:
-            refuse_changed(self.prepared.stamps)
-            return {} if recording is None else recording.files(self.path)
+        prepared, update, payload_of = self.prepared, self.update, contents.payload_of
+        files = out.side_files(prepared, self.path, contents.fitted)
 
         def on_written(spec: TensorSpec, sha256: str) -> None:
             assert recording is not None
@@ -144,22 +187,169 @@ class ModelFolder(Destination):
                 update.refuse_damaged(self.path, spec, sha256)
             recording.add_tensor(spec, sha256)
 
-        def before_swap(new: Path) -> None:
-            if update is not None:
-                update.refuse_changed(self.path)
-            record_next(self.prepared, self.path, new, recording.tensors if recording else {})
-
-        write_checkpoint(
+        with new_checkpoint(
             self.path,
-            self.prepared.shards,
+            prepared.shards,
             payload_of if update is None else update.reusing(self.path, payload_of),
-            side_files(self.prepared, self.path, contents.fitted),
-            force=contents.force or update is not None,
+            force=self.force,
             progress=progress,
             protected=self.protected,
             threads=contents.threads,
             on_written=None if recording is None else on_written,
-            finish=last_files,
-            before_swap=before_swap,
-        )
-        record_written(self.path)
+        ) as new:
+            refuse_changed(prepared.stamps)
+            if recording is not None:
+                lock = recording.lock(used_models(prepared, self.path))
+                files[LOCK_FILE] = lock.text().encode()
+            write_files(new, self.path, files, progress)
+            if update is not None:
+                update.refuse_changed(self.path)
+            record_written(prepared, self.path, new, recording.sha256 if recording else {})
+
+    def expected(self) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
+        """Return the configuration, the tokenizer's files, and how the model generates."""
+        files = out.beside_weights(self.prepared)
+        beside = {
+            name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
+            for name, content in (files | files_without_code(files)).items()
+        }
+        config = configuration_values(out.config(self.prepared), self.path / CONFIG)
+        facts: dict[FactKind, Facts] = {"config": config, "beside": on_files(beside, self.path)}
+        return facts, [CONFIG, f"{len(beside)} files of the tokenizer"]
+
+    @property
+    def decided(self) -> frozenset[str]:
+        """The names of the tensors that bridges and healing change."""
+        return self.prepared.compiled.program.fitted.union(self.prepared.refitted)
+
+    def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
+        """Return the tensors that the plan makes, except those `skipped`."""
+        program = self.prepared.compiled.program.outputs
+        outputs = tuple(output for output in program if output.spec.name not in skipped)
+        specs = [output.spec for output in outputs]
+        sketches = out.fit_sketches(self.prepared, fitted, [spec.name for spec in specs])
+
+        def digest(spec: TensorSpec, sha256: str) -> TensorDigest:
+            return TensorDigest.of(spec, sha256, sketches.get(spec.name))
+
+        return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), digest)
+
+
+def configuration_values(config: Mapping[str, Any], path: Path) -> Facts:
+    """Return the settings of a configuration, long ones cut where they are shown."""
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()}
+    most = _LONGEST_VALUE
+    return {
+        ("", key): Fact((text,), text if len(text) <= most else f"{text[:most]}…", path)
+        for key, text in texts.items()
+    }
+
+
+def on_files(files: Mapping[str, FileDigest], folder: Path) -> Facts:
+    """Return the files beside the weights in a folder."""
+    return {
+        ("", name): Fact((digest.sha256,), path=folder / name) for name, digest in files.items()
+    }
+
+
+# -------------------------------------------------------------------------------------- as written
+
+
+class CompiledOutput(ABC):
+    """A reader of a compiled output: its plan, its lock, and measurements of its content.
+
+    `locked` is the lock's part on such an output, if there is one. `settings` are its configuration
+    or metadata, and the files beside the weights. No weights are read before the `tensors` are
+    digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
+    are words for people. Without a lock, fits are compared with those of the `checkpoint`.
+    """
+
+    no_plan: ClassVar[str]
+    no_lock: ClassVar[str]
+
+    path: Path
+    plan_path: Path
+    plan_text: bytes | None
+    lock: Lock | None
+    locked: Measurement | None
+    tensors: DigestedTensors
+    settings: Mapping[FactKind, Facts]
+    checkpoint: Checkpoint | None = None
+    damage: Difference | None = None
+
+    def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
+        """Return the settings and files that the lock has of this plan, and words for them."""
+        return {}, []
+
+    @abstractmethod
+    def destination(self, prepared: Prepared) -> Destination:
+        """Return the output that a prepared plan makes here."""
+
+
+@final
+class CompiledFolder(CompiledOutput):
+    """The reader of a compiled folder. Raises CheckpointError (C101) for a missing folder."""
+
+    no_plan = f"there is no {PLAN_FILE}"
+    no_lock = f"there is no {LOCK_FILE} to compare them with"
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
+        self.path, self.plan_path = folder, folder / PLAN_FILE
+        lock = folder / LOCK_FILE
+        self.lock = read_lock(lock) if lock.exists() else None
+        self.locked = None if self.lock is None else Measurement(tensors=self.lock.tensors)
+        self.plan_text = None
+        if self.plan_path.exists():
+            with open_regular(self.plan_path) as file:
+                self.plan_text = file.read(MOST_BYTES + 1)  # a longer one is refused
+        try:
+            self.checkpoint = open_checkpoint(folder)
+            config = self.checkpoint.config
+            path = folder / CONFIG
+            digest = alone(CONFIG, json_digest(config), CONFIG, path)
+            self.settings = {"config": configuration_values(config, path), "config digest": digest}
+        except CheckpointError as error:
+            byte = "" if error.offset is None else f", byte {error.offset}"
+            message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
+            self.damage = Difference("file", error.path.name, message, error.path)
+        if (output := self.checkpoint) is not None:
+            files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
+            by_name = {path.relative_to(folder).as_posix(): path for path in files if path}
+            digests = {name: of_file(path) for name, path in by_name.items()}
+            self.settings = {**self.settings, "beside": on_files(digests, folder)}
+        infos = {} if output is None else output.tensors
+        places = {n: ByteRange(t.file, t.offset, t.spec.size) for n, t in infos.items()}
+        specs = [tensor.spec for tensor in infos.values()]
+        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], TensorDigest.of)
+
+    def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
+        """Return the configuration by the lock, and the files beside the weights.
+
+        A lock has no digest of a file that the plan makes, and none of the tokenizer of a GGUF file
+        or of an inner plan.
+        """
+        if (lock := self.lock) is None:
+            return {}, []
+        facts: dict[FactKind, Facts] = {"config digest": alone(CONFIG, lock.config)}
+        made = plan is None or plan.chat_template is not None or plan.vocabulary is not None
+        if plan is None or made or plan.tokenizer == "union":
+            return facts, [CONFIG]
+
+        def files_of(name: str, is_chosen: Callable[[str], bool]) -> dict[str, FileDigest]:
+            while (under := plan.models[name].on) is not None:
+                name = under
+            files = lock.models[name].files if name in lock.models else {}
+            return {file: digest for file, digest in files.items() if is_chosen(file)}
+
+        tokenizer = files_of(tokenizer_model_name(plan), is_beside)
+        if not tokenizer:
+            return facts, [CONFIG]
+        beside = tokenizer | files_of("base", PROCESSOR_FILES.__contains__) | lock.stripped
+        facts["beside"] = on_files(beside, self.path)
+        return facts, [CONFIG, f"{len(beside)} files of the tokenizer"]
+
+    def destination(self, prepared: Prepared) -> Destination:
+        """Return the folder that a prepared plan makes here."""
+        return ModelFolder(prepared, self.path)

@@ -235,12 +235,11 @@ def lock_differences(expected: Measurement, actual: Measurement) -> Iterator[Dif
             yield Difference("tensor", name, f"{actual.tensor} {quoted(name)} {words}")
 
 
-def gguf_differences(lock: Lock, gguf: LockedGguf) -> Iterator[Difference]:
+def gguf_differences(lock: Lock, gguf: LockedGguf | None) -> Iterator[Difference]:
     """Yield the differences of a GGUF file from a lock that has an entry for its type."""
     locked = lock.gguf
-    if locked is None or locked.quantize != gguf.quantize:
-        return
-    yield from lock_differences(Measurement.of_gguf(locked), Measurement.of_gguf(gguf))
+    if locked is not None and gguf is not None and locked.quantize == gguf.quantize:
+        yield from lock_differences(Measurement.of_gguf(locked), Measurement.of_gguf(gguf))
 
 
 def _pairs(

@@ -1,4 +1,4 @@
-"""Locks made while a plan is compiled or computed, and compilations held to a lock."""
+"""Locks recorded while a plan is compiled or computed, and compilations held to a lock."""
 
 import hashlib
 import os
@@ -20,14 +20,11 @@ from gptailor.checkpoint.write.digest import (
     TensorDigest,
     of_bytes,
     of_file,
-    of_tensors,
 )
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
-from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
-from gptailor.evaluation.fits.inner_plans import with_inner_fits
+from gptailor.checkpoint.write.tensors import Dismissed, available
 from gptailor.lang.format import format_plan
-from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
 from gptailor.output.differences import (
     Fact,
@@ -42,7 +39,6 @@ from gptailor.output.differences import (
 )
 from gptailor.output.inputs import inputs
 from gptailor.output.lock import (
-    LOCK_FILE,
     Lock,
     LockedGguf,
     LockedModel,
@@ -50,19 +46,13 @@ from gptailor.output.lock import (
     LockedVocabulary,
 )
 from gptailor.output.tokenizer import template_file
-from gptailor.output.used_plan import used_models
-from gptailor.plan.arguments import Positive
-from gptailor.plan.events import FitText, OnEvent, counting_bytes, ignore_events
+from gptailor.plan.events import FitText
 from gptailor.plan.model_dependencies import of_inner_plans
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import (
-    Dtype,
-    ModelPaths,
     Prepared,
-    all_declared,
     calibration_path,
     pinned,
-    ready,
 )
 
 if TYPE_CHECKING:
@@ -134,10 +124,8 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
         "config digest": alone(CONFIG, digest, f"the output's {CONFIG}"),
         **measured_files(prepared, _measured_early),
     }
-    specs = (output.spec for output in program.outputs)
-    tensors = {spec.name: out.tensor_digest(spec, UNMEASURED, None) for spec in specs}
-    planned = Measurement(facts=facts, tensors=tensors)
-    refuse(lock_differences(Measurement.of(lock), planned), lock)
+    tensors = {output.spec.name: TensorDigest.of(output.spec) for output in program.outputs}
+    refuse(lock_differences(Measurement.of(lock), Measurement(facts=facts, tensors=tensors)), lock)
 
 
 def measured_files(prepared: Prepared, measure: Callable[[Path], Fact]) -> dict[FactKind, Facts]:
@@ -186,9 +174,9 @@ def _measured_early(path: Path) -> Fact:
 class Recording:
     """A context in which a plan is compiled: threads read its inputs at the same time.
 
-    `add_tensor` receives the output's tensors; `progress` receives the inputs' bytes. With a lock
-    to hold to, differences raise CheckpointError (C704, C705). Inputs with `known` digests aren't
-    read.
+    `add_tensor` receives the output's tensors, and `gguf` is the entry of a GGUF file. `progress`
+    receives the inputs' bytes. With a lock to hold to, differences raise CheckpointError (C704,
+    C705). Inputs with `known` digests aren't read.
     """
 
     def __init__(
@@ -206,7 +194,10 @@ class Recording:
         self.held_to = held_to
         self.fitted = fitted
         self._progress = progress
-        self.tensors: dict[str, TensorDigest] = {}
+        self.sha256: dict[str, str] = {}
+        self.gguf: LockedGguf | None = None
+        names = [output.spec.name for output in prepared.compiled.program.outputs]
+        self.sketches = out.fit_sketches(prepared, fitted, names)
         self._paths = inputs(prepared)
         self._digests: dict[tuple[str, str], Future[FileDigest]] = {}
         self._open: deque[tuple[str, str]] = deque(self._paths)
@@ -230,10 +221,7 @@ class Recording:
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
         """Record a tensor of the output."""
-        self.tensors[spec.name] = self._digest(spec, sha256)
-
-    def _digest(self, spec: TensorSpec, sha256: str) -> TensorDigest:
-        return out.tensor_digest(spec, sha256, self.fitted, self.prepared.refitted)
+        self.sha256[spec.name] = sha256
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """Return a progress that also refuses an input once it is known to differ.
@@ -248,38 +236,29 @@ class Recording:
 
         return watched
 
-    def files(self, target: Path) -> dict[str, bytes]:
-        """Return the lock as a file of the output's folder, its sources those of the plan there."""
-        return {LOCK_FILE: self.lock(used_models(self.prepared, target)).text().encode()}
-
-    def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
+    def draft(self, models: Mapping[str, Model]) -> Lock:
         """Return the lock with zeros for its digests; its text is as long as the final one."""
         sizes = {key: path.stat().st_size for key, path in self._paths.items()}
         files = {key: FileDigest(size=size, sha256=UNMEASURED) for key, size in sizes.items()}
-        specs = (output.spec for output in self.prepared.compiled.program.outputs)
-        tensors = {spec.name: self._digest(spec, UNMEASURED) for spec in specs}
-        return self._lock(models, files, tensors, gguf)
+        return self._lock(models, files)
 
-    def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
+    def lock(self, models: Mapping[str, Model]) -> Lock:
         """Return the lock of all inputs and outputs; `models` are its declarations."""
         files = {key: digest.result() for key, digest in self._digests.items()}
-        lock = self._lock(models, files, self.tensors, gguf)
+        lock = self._lock(models, files)
         if self._known is not None:
             self._known.keep()
         self._refuse_differing(files)
         if (held := self.held_to) is not None:
             measured = Measurement(tensors=lock.tensors)
             refuse(lock_differences(Measurement.of(held), measured), held)
-            if gguf is not None:
-                refuse(gguf_differences(held, gguf), held)
+            refuse(gguf_differences(held, self.gguf), held)
         return lock
 
     def _lock(
         self,
         models: Mapping[str, Model],
         digests: Mapping[tuple[str, str], FileDigest],
-        tensors: Mapping[str, TensorDigest],
-        gguf: LockedGguf | None,
     ) -> Lock:
         files: dict[str, dict[str, FileDigest]] = {}
         for (model, name), digest in digests.items():
@@ -287,6 +266,7 @@ class Recording:
         commits = self.prepared.commits
         results = self.fitted.results if self.fitted is not None else {}
         texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
+        specs = [output.spec for output in self.prepared.compiled.program.outputs]
         template = template_file(self.prepared.plan)
         stripped = files_without_code(out.beside_weights(self.prepared))
         return Lock(
@@ -313,21 +293,23 @@ class Recording:
             vocabulary=_locked_vocabulary(self.prepared),
             stripped={name: of_bytes(content) for name, content in stripped.items()},
             chat_template=of_file(template).sha256 if template is not None else None,
-            tensors=dict(tensors),
-            gguf=gguf,
+            tensors={
+                spec.name: TensorDigest.of(
+                    spec, self.sha256.get(spec.name, UNMEASURED), self.sketches.get(spec.name)
+                )
+                for spec in specs
+            },
+            gguf=self.gguf,
         )
 
     def _refuse_differing(self, keys: Iterable[tuple[str, str]]) -> None:
         """Refuse inputs that differ from the lock to hold to, if there is one."""
         if self.held_to is None:
             return
-        models = self.held_to.models
-        locked = {(name, file): Fact.of_file(models[name].files[file]) for name, file in keys}
-        measured = {
-            key: Fact.of_file(self._digests[key].result(), self._paths[key]) for key in locked
-        }
-        expected, read = (Measurement(facts={"inputs": facts}) for facts in (locked, measured))
-        refuse(lock_differences(expected, read), self.held_to)
+        locked, read = Measurement.of(self.held_to).facts["inputs"], self._digests
+        facts = {key: Fact.of_file(read[key].result(), self._paths[key]) for key in keys}
+        expected = Measurement(facts={"inputs": {key: locked[key] for key in facts}})
+        refuse(lock_differences(expected, Measurement(facts={"inputs": facts})), self.held_to)
 
 
 def _locked_text(text: FitText) -> LockedText:
@@ -342,38 +324,3 @@ def _locked_vocabulary(prepared: Prepared) -> LockedVocabulary | None:
     names = ("kept", "total", "before", "unchanged", "after")
     numbers = {name: getattr(cut.report, name) for name in names}
     return LockedVocabulary(file=of_file(cut.text), **numbers)
-
-
-def lock(
-    plan: Plan | str | Path | Prepared,
-    *,
-    models: ModelPaths | None = None,
-    dtype: Dtype | None = None,
-    threads: Positive | None = None,
-    on_event: OnEvent = ignore_events,
-) -> Lock:
-    """Return the lock of a plan or its file: digests of all inputs, and of each output tensor.
-
-    The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
-    Healing is run again; no kept result is used.
-    `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
-    `models`, `dtype` and `threads` are those of `compile`.
-
-    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails.
-    """
-    prepared = (
-        plan
-        if isinstance(plan, Prepared)
-        else ready(plan_or_file(plan), models=models, dtype=dtype)
-    )
-    prepared = with_inner_fits(prepared, anew=True, on_event=on_event)
-    fitted = out.fit_tensors(prepared, anew=True, on_event=on_event)
-    crew = Crew(threads)
-    outputs = prepared.compiled.program.outputs
-    progress = crew.exclusive(counting_bytes(on_event))
-    with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
-        specs = [output.spec for output in outputs]
-        payload_of = out.payloads(outputs, fitted=fitted)
-        of_tensors(specs, payload_of, crew, recording.add_tensor, progress)
-        return recording.lock(all_declared(prepared.declared, prepared.models))

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gptailor
@@ -12,12 +11,9 @@ from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import TokenizerFiles, has_template
 from gptailor.checkpoint.families.family_file import family_text
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
-from gptailor.checkpoint.files import open_regular
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest
-from gptailor.checkpoint.write.output_file import Payload
-from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
+from gptailor.checkpoint.write.output_file import Payload, blocks_of
 from gptailor.output.inputs import processor
 from gptailor.output.parents import (
     CARD,
@@ -25,7 +21,6 @@ from gptailor.output.parents import (
     lowest_base,
     parents,
     title,
-    without_paths,
 )
 from gptailor.output.tokenizer import tokenizer
 from gptailor.output.used_plan import (
@@ -33,13 +28,12 @@ from gptailor.output.used_plan import (
     used_models,
     used_plan,
     used_plan_text,
+    without_paths,
 )
-from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
 from gptailor.prepare import Prepared
 from gptailor.program.compile import with_tokenizer_ids
-from gptailor.program.file_bytes import read_into
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import card
 
@@ -49,31 +43,7 @@ if TYPE_CHECKING:
     from gptailor.evaluation.fits.repair import Fitted
 
 _BLOCK = 2**24
-"""Number of bytes of a fitted tensor, or of some rows, in a block."""
-
-
-def fit_tensors(
-    prepared: Prepared,
-    *,
-    device: str = "cpu",
-    memory: int | None = None,
-    on_event: OnEvent = ignore_events,
-    anew: bool = False,
-) -> "Fitted | None":
-    """Return the tensors that fits and healing change; None, and no import, without either.
-
-    The arguments are those of `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
-    unusable text.
-    """
-    if not prepared.repaired:
-        return None
-    refuse_unusable_texts(prepared.checked)
-    fewer = "experts" in prepared.resolved.cuts
-    require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
-    from gptailor.evaluation.fits.repair import fit
-
-    with text_errors_as_faults(prepared.plan):
-        return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
+"""Number of bytes of a fitted tensor in a block."""
 
 
 def payloads(
@@ -107,56 +77,34 @@ def payloads(
 def _copied(source: TensorInfo) -> Payload:
     """Return the bytes of a tensor as they are on disk, or those of some of its rows."""
     if isinstance(source.form, Aligned):
-        return (block for piece in source.form.pieces for block in _rows(piece))
+        return (block for piece in source.form.pieces for block in blocks_of(_rows(piece)))
     return ByteRange(source.file, source.offset, source.spec.size)
 
 
-def _rows(piece: RowRange) -> Iterator[memoryview]:
-    """Yield the bytes of some rows of a plain tensor, in blocks."""
+def _rows(piece: RowRange) -> ByteRange:
+    """Return the place of some rows of a plain tensor."""
     tensor = piece.tensor
     row = tensor.spec.size // tensor.spec.shape[0]
-    with open_regular(tensor.file) as file:
-        for start in range(0, size := piece.count * row, _BLOCK):
-            block = memoryview(bytearray(min(_BLOCK, size - start)))
-            read_into(block, file.fileno(), tensor.offset + piece.first * row + start, tensor.file)
-            yield block
+    return ByteRange(tensor.file, tensor.offset + piece.first * row, piece.count * row)
 
 
-def tensor_digest(
-    spec: TensorSpec,
-    sha256: str,
-    fitted: "Fitted | None",
-    refitted: Mapping[str, Output] = MappingProxyType({}),
-) -> TensorDigest:
-    """Return the digest of a tensor of the output, with a sketch if it was fitted.
+def fit_sketches(
+    prepared: Prepared, fitted: "Fitted | None", names: Iterable[str]
+) -> dict[str, tuple[float, ...]]:
+    """Return sketches of some of the program's tensors: of those that fits decide.
 
-    `refitted` are the outputs that are made of inner plans' fitted tensors.
+    They include the tensors that are made of inner plans' fitted tensors.
     """
-    numbers = None
-    if fitted is not None and spec.name in fitted.tensors:
-        from gptailor.program.sketch import sketch  # imports torch
-
-        numbers = sketch(fitted.tensors[spec.name])
-    elif spec.name in refitted:
-        from gptailor.evaluation.live.content_keys import TensorMaker  # imports torch
-        from gptailor.program.devices import CPU
-        from gptailor.program.sketch import sketch
-
-        numbers = sketch(TensorMaker(CPU, keep=False).make(refitted[spec.name]))
-    return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=numbers)
-
-
-def sketched(
-    output: checkpoints.Checkpoint, digests: Mapping[str, TensorDigest], names: Iterable[str]
-) -> dict[str, TensorDigest]:
-    """Return the digests of some of a folder's tensors with sketches, which compare fits."""
-    if not (present := [name for name in names if name in digests]):
+    tensors: Mapping[str, Tensor] = {} if fitted is None else fitted.tensors
+    remade = prepared.refitted
+    if not (decided := [name for name in names if name in tensors or name in remade]):
         return {}
-    from gptailor.program.load import load_tensor  # imports torch
-    from gptailor.program.sketch import sketch  # imports torch
+    from gptailor.evaluation.live.content_keys import TensorMaker  # imports torch
+    from gptailor.program.devices import CPU
+    from gptailor.program.sketch import sketch
 
-    numbers = {name: sketch(load_tensor(output.tensors[name])) for name in present}
-    return {name: digests[name].model_copy(update={"sketch": numbers[name]}) for name in present}
+    make = TensorMaker(CPU, keep=False).make
+    return {n: sketch(tensors[n] if n in tensors else make(remade[n])) for n in decided}
 
 
 def _computed(output: Output, device: str) -> Iterator[memoryview | bytes]:

@@ -1,19 +1,12 @@
 """The source models for an output's model card: ids on the Hub, a licence, a title."""
 
-import os
 import re
-from collections.abc import Iterator, Mapping
-from itertools import chain, count
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gptailor.checkpoint.files import open_regular
-from gptailor.checkpoint.models import Opened, folder_of, is_remote
-from gptailor.output.tokenizer import template_file
-from gptailor.plan.plan import Plan, is_at_url
-from gptailor.plan.search_block import with_file
+from gptailor.checkpoint.models import Opened, is_remote
 from gptailor.prepare import Prepared, all_declared
-from gptailor.reporting.model_card import Parents
 
 CARD = "README.md"
 _FRONT_MATTER = 2**16
@@ -21,7 +14,7 @@ _FRONT_MATTER = 2**16
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def parents(prepared: Prepared) -> Parents:
+def parents(prepared: Prepared) -> tuple[tuple[str, ...], str | None]:
     """Return the models' ids on the Hub, the base's first, and the licence that all share."""
     opened = [model for model in prepared.models.values() if not model.checkpoint.nested]
     ids = dict.fromkeys(model_id for model in opened for model_id in _ids(prepared, model))
@@ -29,7 +22,7 @@ def parents(prepared: Prepared) -> Parents:
     licences = {name for folder in folders if (name := licence_of(folder)) is not None}
     # the Hub's name of any other licence: here that of models with different licences
     licence = licences.pop() if len(licences) == 1 else "other" if licences else None
-    return Parents(tuple(ids), licence)
+    return tuple(ids), licence
 
 
 def known_ids(prepared: Prepared) -> dict[str, str]:
@@ -51,38 +44,6 @@ def known_ids(prepared: Prepared) -> dict[str, str]:
         if known is not None:
             ids[name] = known
     return ids
-
-
-def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:
-    """Return a plan with names in place of this machine's paths; `ids` are names of models.
-
-    Any other name is the last part of its path, with a number before it if another path has it too.
-    A search, which has paths as written, is left out.
-    """
-    names: dict[str, str] = {}
-
-    def name_of(path: str) -> str:
-        real = os.path.realpath(folder_of(plan, path))
-        if real not in names:
-            last, taken = Path(real).name, set(names.values())
-            possible = chain([last], (f"{number}-{last}" for number in count(2)))
-            names[real] = next(name for name in possible if name not in taken)
-        return names[real]
-
-    models = {
-        name: model
-        if is_remote(model) or model.made is not None or is_at_url(model.source)
-        else model.model_copy(update={"source": ids.get(name) or f"./{name_of(model.source)}"})
-        for name, model in plan.models.items()
-    }
-    used: dict[str, Any] = {
-        "models": models,
-        "expects": tuple(with_file(entry, name_of) for entry in plan.expects),
-        "search": None,
-    }
-    if template_file(plan) is not None:
-        used["chat_template"] = f"./{name_of(str(plan.chat_template))}"
-    return plan.with_calibration_texts(name_of).model_copy(update=used)
 
 
 def title(prepared: Prepared, folder: Path) -> str:

@@ -15,7 +15,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
@@ -25,7 +25,6 @@ import gptailor
 from gptailor.checkpoint.cache_folder import kept_home
 from gptailor.checkpoint.files import stamp, stamps
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.kept import keep_result, kept_json
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
@@ -70,12 +69,14 @@ class WrittenTensor:
 class WrittenFolder:
     """The record of an output: its plan, its tensors, and each entry by its path in the folder.
 
-    The entry of a GGUF file has its name.
+    The entry of a GGUF file has its name. `before` is the record of the output that this one
+    replaces: the record is made first.
     """
 
     plan: str | None
     tensors: tuple[WrittenTensor, ...]
     files: Entries
+    before: "WrittenFolder | None" = None
 
 
 _RECORD = TypeAdapter(WrittenFolder)
@@ -173,49 +174,35 @@ def first_names(names: Sequence[str]) -> str:
     return listed(names[:_MOST_NAMED]) + more if names else ""
 
 
-def record_next(
-    prepared: Prepared, folder: Path, new: Path, digests: Mapping[str, TensorDigest]
-) -> None:
-    """Record an output that will take the folder's place; without a cache, nothing.
+def record_written(prepared: Prepared, folder: Path, new: Path, digests: Mapping[str, str]) -> None:
+    """Record an output that takes, or took, the folder's place; without a cache, nothing.
 
-    `digests` are those of its tensors in its lock. It counts from `record_written` on, or if the
-    process ends before that, where its entries are those of the folder.
+    `digests` are the sha256 of its tensors in its lock. If the process ends before the exchange,
+    the record of the old output is still there.
     """
-    entries = entries_of(new)
-    record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared, digests)), entries)
-    keep_result(_record_path(folder, NEXT), _RECORD.dump_python(record, mode="json"))
-
-
-def record_written(folder: Path) -> None:
-    """Let the record of the new output replace that of the old one."""
-    with suppress(OSError):
-        _record_path(folder, NEXT).replace(_record_path(folder))
+    old = written_record(folder)
+    before = None if old is None else replace(old, before=None)
+    tensors = tuple(_planned(prepared, digests))
+    record = WrittenFolder(_plan_file(prepared), tensors, entries_of(new), before)
+    keep_result(_record_path(folder), _RECORD.dump_python(record, mode="json"))
 
 
 # ------------------------------------------------------------------------------------- the record
 
 
-NEXT = ".next"
-"""Ends the name of the record of an output that isn't in its place yet."""
-
-
-def _record_path(folder: Path, end: str = "") -> Path:
+def _record_path(folder: Path) -> Path:
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    return kept_home() / "outputs" / f"{name}{end}.json"
+    return kept_home() / "outputs" / f"{name}.json"
 
 
 def written_record(folder: Path) -> WrittenFolder | None:
-    """Return the record of an output: the next one, if the process ended after the exchange."""
-    found = _read_record(_record_path(folder, NEXT))
-    if found is not None and found.files == entries_of(folder):
-        return found
-    return _read_record(_record_path(folder))
-
-
-def _read_record(path: Path) -> WrittenFolder | None:
+    """Return the record of an output: the old one's, if the process ended before the exchange."""
+    record = None
     with suppress(ValidationError):
-        return _RECORD.validate_python(kept_json(path))
-    return None
+        record = _RECORD.validate_python(kept_json(_record_path(folder)))
+    if record is not None and record.before is not None:
+        return record.before if record.before.files == entries_of(folder) else record
+    return record
 
 
 def entries_of(folder: Path) -> Entries:
@@ -233,7 +220,7 @@ def entries_of(folder: Path) -> Entries:
     return found
 
 
-def _planned(prepared: Prepared, digests: Mapping[str, TensorDigest]) -> list[WrittenTensor]:
+def _planned(prepared: Prepared, digests: Mapping[str, str]) -> list[WrittenTensor]:
     """Return the tensors that the plan writes, in the program's order.
 
     The files that a tensor is made from count by their stamps. A fitted tensor depends on the whole
@@ -258,8 +245,8 @@ def _planned(prepared: Prepared, digests: Mapping[str, TensorDigest]) -> list[Wr
         stamped = [(file, prepared.stamps.get(file)) for file in files]
         fits = "" if isinstance(output.make, Copy | Combine) else whole
         digest = _digest(spec.dtype, spec.shape, instruction, stamped, fits)
-        sha256 = digests[spec.name].sha256 if spec.name in digests else None
-        found.append(WrittenTensor(digest, part, *places[spec.name], spec.size, sha256))
+        place = places[spec.name]
+        found.append(WrittenTensor(digest, part, *place, spec.size, digests.get(spec.name)))
     return found
 
 

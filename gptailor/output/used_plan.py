@@ -1,12 +1,13 @@
-"""The plan that an output has beside it: as it was used, its paths as seen from there."""
+"""The plan beside an output, its paths as seen from there, and that on its card, without paths."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from gptailor.checkpoint.families import vision
-from gptailor.checkpoint.models import Opened, folder_of, is_local
+from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
 from gptailor.lang.format import format_file, format_plan
 from gptailor.output.tokenizer import template_file
 from gptailor.plan.faults import Origin
@@ -49,13 +50,50 @@ def plan_seen_from(
     def seen(file: str) -> str:
         return path_from(target, calibration_path(plan, file))
 
-    used: dict[str, Any] = {
-        "models": {name: _seen_from(plan, opened, commits, name, target) for name in plan.models},
-        "expects": tuple(with_file(entry, seen) for entry in plan.expects),
+    models = {name: _seen_from(plan, opened, commits, name, target) for name in plan.models}
+    return _renamed(plan, models, seen, lambda file: _source(target, folder_of(plan, file)))
+
+
+def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:
+    """Return a plan with names in place of this machine's paths; `ids` are names of models.
+
+    Any other name is the last part of its path, with a number before it if another path has it too.
+    A search, which has paths as written, is left out.
+    """
+    names: dict[str, str] = {}
+
+    def name_of(path: str) -> str:
+        real = os.path.realpath(folder_of(plan, path))
+        if real not in names:
+            last, taken = Path(real).name, set(names.values())
+            possible = chain([last], (f"{number}-{last}" for number in count(2)))
+            names[real] = next(name for name in possible if name not in taken)
+        return names[real]
+
+    models = {
+        name: model
+        if is_remote(model) or model.made is not None or is_at_url(model.source)
+        else model.model_copy(update={"source": ids.get(name) or f"./{name_of(model.source)}"})
+        for name, model in plan.models.items()
     }
-    if (template := template_file(plan)) is not None:
-        used["chat_template"] = _source(target, template)
-    return plan.with_calibration_texts(seen).model_copy(update=used)
+    plan = plan.model_copy(update={"search": None})
+    return _renamed(plan, models, name_of, lambda file: f"./{name_of(file)}")
+
+
+def _renamed(
+    plan: Plan,
+    models: Mapping[str, Model],
+    name_of: Callable[[str], str],
+    template_of: Callable[[str], str],
+) -> Plan:
+    """Return a plan with other declarations of its models, and other names of its files."""
+    used: dict[str, Any] = {
+        "models": models,
+        "expects": tuple(with_file(entry, name_of) for entry in plan.expects),
+    }
+    if template_file(plan) is not None:
+        used["chat_template"] = template_of(str(plan.chat_template))
+    return plan.with_calibration_texts(name_of).model_copy(update=used)
 
 
 def used_models(prepared: Prepared, target: Path | None) -> dict[str, Model]:

@@ -1,6 +1,6 @@
 """A plan into a program, and a program into values.
 
-`devices`, `in_memory`, `load`, `dequantise`, `sketch` and `torch_readers` need torch;
+`devices`, `in_memory`, `load`, `dequantise` and `sketch` need torch;
 `run` imports it for tensors that torch reads.
 """
 

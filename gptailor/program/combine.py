@@ -52,7 +52,7 @@ def combined(
         return
     kernel, arguments = kernel_of(make.method), dict(make.arguments)
     inputs = _inputs(make, spec, readers, step)
-    measured = kernel.measure(inputs, arguments)
+    measured = _measured(make, inputs)
     for chunk in inputs.chunks(kernel.unit(inputs, arguments)):
         yield _result(chunk, measured, make, spec)
 
@@ -69,13 +69,23 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
 
     def read(start: int, end: int) -> Float32[Array, " n"]:
         if not measured:
-            measured.append(kernel.measure(inputs, arguments))
+            measured.append(_measured(make, inputs))
         unit = kernel.unit(inputs, arguments)
         first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
         chunk = inputs.read(first, last)
         return _result(chunk, measured[0], make, single)[start - first : end - first]
 
     return read
+
+
+_quietly = np.errstate(all="ignore")
+"""Without NumPy's warnings of infinity and NaN, which are refused."""
+
+
+@_quietly
+def _measured(make: Combine, inputs: Inputs) -> Measured:
+    """Return the numbers that the method measures of whole tensors."""
+    return kernel_of(make.method).measure(inputs, dict(make.arguments))
 
 
 def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: int) -> Inputs:
@@ -90,6 +100,7 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
     return Inputs(spec.elements, make.models, make.place, step, read, spec.shape)
 
 
+@_quietly
 def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Stored:
     """Return the values in float32, or NumPy's as they are in bfloat16; refuse those beyond it."""
     if isinstance(values, np.ndarray) and values.dtype == np.uint16:
@@ -108,6 +119,7 @@ def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Store
 _IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
 
 
+@_quietly
 def _result(
     chunk: Chunk, measured: Measured, make: Combine, spec: TensorSpec
 ) -> Shaped[Array, " n"]:

@@ -28,8 +28,6 @@ from gptailor.program.predictors import keeps_predictors, numbered_predictors, p
 from gptailor.program.sources import Checked, base_layer, needs_base, unrefused
 from gptailor.program.vocabulary_rows import AlignedRest
 
-_ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
-
 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """Return the configuration of a plan's output, for its layers."""
@@ -253,7 +251,7 @@ def _cast(output: p.Output, wanted: str | None) -> p.Output:
         if isinstance(form, p.Combine) and form.bare:
             make = form  # of a model that is made of models: combined here, and rounded
         elif dtype != stored or not isinstance(form, p.Unfitted | None):
-            make = p.Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
+            make = make.combined
     return replace(output, spec=replace(output.spec, dtype=dtype), make=make)
 
 
@@ -265,8 +263,6 @@ def fold_scales(program: p.Program, checked: Checked) -> p.Program:
     """
     slots = enumerate(checked.resolved.kept)
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
-    if not divisors:
-        return program
     return p.Program(tuple(_scaled(checked, output, divisors) for output in program.outputs))
 
 
@@ -279,14 +275,14 @@ def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -
         return output
     make = p.unfitted(output.make)
     if isinstance(make, p.Copy):
-        make = p.Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
+        make = replace(make, model="base", place=make.source.spec.name).combined
     by = 1.0 / divisor if how == "multiply" else divisor
     offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
     return replace(output, make=replace(make, divisor=by, offset=offset))
 
 
 def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
-    """Give the tensors of MLPs the plan's width, and mark them as `Narrowed`."""
+    """Give the tensors of MLPs the plan's width, and mark them."""
     if "width" not in (cuts := layer_cuts(checked)):
         return program
     (_, cut), layout = cuts["width"], checked.base.layout
@@ -297,31 +293,29 @@ def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
         if neurons is None:
             return output
         shape = resized(spec.shape, neurons.axis, cut.size * neurons.copies)
-        make = p.Narrowed(p.unfitted(output.make), cut)
+        make = p.Marked("width", p.unfitted(output.make), cut)
         return replace(output, spec=replace(spec, shape=shape), make=make)
 
     return p.Program(tuple(map(narrowed, program.outputs)))
 
 
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
-    """Mark as `Bridged` the last projections of MLPs before a gap."""
+    """Mark the last projections of MLPs before a gap."""
     gaps = {gap.index: gap for gap in checked.resolved.gaps}
-    if not gaps:
-        return program
     layout = checked.base.layout
 
     def bridged(output: p.Output) -> p.Output:
         gap = gaps.get(-1 if output.place.layer is None else output.place.layer)
         if gap is None or layouts.projection(layout, output.place.name) != "mlp":
             return output
-        assert not isinstance(output.make, p.Bridged | p.Healed), "a program is bridged once"
-        return replace(output, make=p.Bridged(output.make, gap, fit_provider(gap.by)))
+        make = p.Marked("bridge", output.make, gap, fit_provider(gap.by))
+        return replace(output, make=make)
 
     return p.Program(tuple(map(bridged, program.outputs)))
 
 
 def mark_healing(program: p.Program, checked: Checked) -> p.Program:
-    """Mark as `Healed` the tensors that learn after the output is made."""
+    """Mark the tensors that learn after the output is made."""
     healing = checked.resolved.healing
     if healing is None:
         return program
@@ -334,8 +328,7 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
         place = output.place
         if place.layer is None or place.name not in learning.get(place.layer, ()):
             return output
-        assert not isinstance(output.make, p.Healed), "a program is healed once"
-        return replace(output, make=p.Healed(output.make, healing))
+        return replace(output, make=p.Marked("heal", output.make, healing))
 
     return p.Program(tuple(map(healed, program.outputs)))
 

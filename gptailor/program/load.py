@@ -1,4 +1,4 @@
-"""A checkpoint's tensors into memory: `load_tensor`, whole and of any form."""
+"""A checkpoint's tensors by torch: `load_tensor` whole, readers stretch by stretch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,15 @@ from torch import Tensor
 from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
+from gptailor.methods.arrays import Array
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
-from gptailor.program.dequantise import rows_of
+from gptailor.program.combine import Reader
+from gptailor.program.dequantise import ReadRows, rows_of
+from gptailor.program.devices import CPU
 from gptailor.program.file_bytes import read_into
-from gptailor.program.in_memory import combine_tensors
+from gptailor.program.in_memory import FLOAT_DTYPES, combine_tensors, memory_reader
 from gptailor.program.program import Combine
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -87,6 +90,62 @@ def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, ".
         raise CheckpointError("C304", message, tensor.file)
     result: Tensor = value.detach().clone(memory_format=torch.contiguous_format)
     return result
+
+
+# ------------------------------------------------------------------------------ stretch by stretch
+
+
+def loaded_reader(tensor: forms.TensorInfo, device: torch.device | None) -> Reader:
+    """Return a reader of a tensor that isn't stored as plain numbers.
+
+    Without a device the reader returns arrays of NumPy's.
+    """
+    place = device or CPU
+    if isinstance(tensor.form, forms.Quantised):
+        reader = _rows_reader(rows_of(tensor, tensor.form, load_tensor), tensor.spec, place)
+    else:
+        reader = memory_reader(load_tensor(tensor), place)
+    if device is not None:
+        return reader
+
+    def read(start: int, end: int) -> Float[Array, " n"]:
+        values = reader(start, end)
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+    return read
+
+
+def device_reader(tensor: forms.TensorInfo, file: int, device: torch.device) -> Reader:
+    """Return a reader of plain numbers in an open file that moves them to a device."""
+    dtype, width = FLOAT_DTYPES[tensor.spec.dtype], forms.DTYPE_BITS[tensor.spec.dtype] // 8
+    buffer = torch.empty(0, dtype=torch.uint8)
+
+    def read(start: int, end: int) -> Float[Tensor, " n"]:
+        nonlocal buffer
+        size = (end - start) * width
+        if len(buffer) < size:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        stretch = buffer[:size]
+        read_into(stretch.numpy().data, file, tensor.offset + start * width, tensor.file)
+        return stretch.view(dtype).to(device)
+
+    return read
+
+
+def _rows_reader(read_rows: ReadRows, spec: forms.TensorSpec, device: torch.device) -> Reader:
+    """Return a reader of a quantised tensor, some rows at a time, which keeps the last ones."""
+    width = prod(spec.shape[1:])
+    kept, rows = range(0), torch.empty(0)
+
+    def read(start: int, end: int) -> Float[Tensor, " n"]:
+        nonlocal kept, rows
+        needed = range(start // width, -(-end // width))
+        if not (kept.start <= needed.start and needed.stop <= kept.stop):
+            kept, rows = needed, read_rows(needed.start, needed.stop).reshape(-1)
+        before = kept.start * width
+        return rows[start - before : end - before].to(device)
+
+    return read
 
 
 # -------------------------------------------------------------------------------------------- GGUF

@@ -13,13 +13,11 @@ from gptailor.program.layer_cuts import layer_cuts
 from gptailor.program.sources import Checked, unrefused
 from gptailor.program.vocabulary_rows import kept_rows
 
-_ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))
-
 
 def keep_experts(program: p.Program, checked: Checked) -> p.Program:
     """Leave out the tensors of experts that don't stay, and number the others anew.
 
-    Before a text has chosen the experts, their tensors are marked as `Chosen`.
+    Before a text has chosen the experts, their tensors are marked.
     """
     if "experts" not in (cuts := layer_cuts(checked)):
         return program
@@ -47,7 +45,7 @@ def _cut_layer(
     kept: Sequence[int],
     cut: ClosedCut | None,
 ) -> Iterator[p.Output]:
-    """Yield the tensors of a layer with the experts `kept`; with a `cut` as `Chosen` ones."""
+    """Yield the tensors of a layer with the experts `kept`; with a `cut` as marked ones."""
     places = {number: place for place, number in enumerate(kept)}
     for output in layer:
         name = output.place.name
@@ -65,7 +63,7 @@ def _cut_layer(
 def _marked(output: p.Output, cut: ClosedCut | None) -> p.Output:
     if cut is None:
         return output
-    return replace(output, make=p.Chosen(p.unfitted(output.make), cut))
+    return replace(output, make=p.Marked("experts", p.unfitted(output.make), cut))
 
 
 def _ordered(outputs: Iterator[p.Output]) -> Iterator[p.Output]:
@@ -85,7 +83,7 @@ def _cut_stack(output: p.Output, stacked: Stacked, kept: Sequence[int]) -> p.Out
         assert isinstance(make, p.Combine), "experts are cut before fits"
         whole = TensorInfo(spec, make.tensors[0].file, 0, make)
         source = _kept_entries(whole, stacked, rows, shape)
-        make = p.Combine("linear", _ALONE, (), (source,), make.models[:1], make.place)
+        make = p.Copy(source, make.models[0], make.place).combined
     return replace(output, spec=replace(spec, shape=shape), make=make)
 
 

@@ -142,14 +142,7 @@ def _tensor_of(output: Output, *, fits: bool) -> TensorInfo:
         dtypes = (source.spec.dtype, output.spec.dtype)
         if dtypes[0] == dtypes[1] or not set(dtypes) <= set(FLOATS):
             return source
-        make = Combine(
-            "linear",
-            (("weight", (1.0,)), ("normalize", "no")),
-            (),
-            (source,),
-            (make.model,),
-            make.place,
-        )
+        make = make.combined
     assert isinstance(make, Combine), "a plan without fits"
     return TensorInfo(output.spec, make.tensors[0].file, 0, make)
 

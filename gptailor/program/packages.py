@@ -2,25 +2,23 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
 
 from gptailor.plan.registry import GAP_FITS, METHODS, Method
-from gptailor.program.program import Bridged, Combine, Healed, Program, unfitted
+from gptailor.plan.resolved import Gap
+from gptailor.program.program import Combine, Program, unfitted
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, tuple, type(None))
 
 
-def method_packages(program: Program) -> dict[str, str]:
+def method_packages(program: Program, gaps: Iterable[Gap]) -> dict[str, str]:
     """Return package and version by the name of each method or fit that isn't gptailor's own."""
-    if len(METHODS) + len(GAP_FITS) == len(METHODS.own):
-        return {}
-    makes = [output.make for output in program.outputs]
-    used = {name for make in makes for name in _methods(unfitted(make))} - METHODS.own
-    bridged = (make.make if isinstance(make, Healed) else make for make in makes)
-    fits = {make.gap.by for make in bridged if isinstance(make, Bridged) and make.gap.by}
+    used = {name for output in program.outputs for name in _methods(unfitted(output.make))}
+    used -= METHODS.own
+    fits = {gap.by for gap in gaps if gap.by}
     found = {name: str(METHODS.package(name)) for name in used}
     return found | {name: str(GAP_FITS.package(name)) for name in fits}
 

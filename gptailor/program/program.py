@@ -38,6 +38,12 @@ class Copy:
     model: str = field(default="base", compare=False)
     place: str = field(default="", compare=False)
 
+    @property
+    def combined(self) -> "Combine":
+        """Return the tensor as `linear` makes it of itself alone: to be cast or divided."""
+        weight = (("weight", (1.0,)), ("normalize", "no"))
+        return Combine("linear", weight, (), (self.source,), (self.model,), self.place)
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -97,57 +103,22 @@ Making = Copy | Combine
 
 @final
 @dataclass(frozen=True, slots=True)
-class Narrowed:
-    """A tensor of a narrower MLP: the neurons of `make`'s result that stay.
+class Marked:
+    """A tensor that texts decide: `make` makes it, and the fit of this word changes it.
 
-    The neurons are chosen and the output projection is fitted on text, so the models must run for
-    it.
+    `width` leaves the neurons that stay, and fits the output projection. `experts` copies or
+    combines those that a text chooses; `make` is that of the first experts. `bridge` folds a gap's
+    map into the layer before it. `heal` adds the change that a layer learns. The models must run
+    for each. `provider` identifies the code of another package's bridge.
     """
 
-    make: Making
-    cut: ClosedCut
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A tensor of experts that a text chooses; `make` is that of the first experts.
-
-    The models must run for the choice. Then the tensor is copied or combined as other tensors are.
-    """
-
-    make: Making
-    cut: ClosedCut
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Bridged:
-    """A tensor of the layer before a gap: the result of `make`, with the gap's map folded into it.
-
-    The map is fitted on text, so the models must run for it. `provider` identifies the code of
-    another package's fit.
-    """
-
-    make: Making | Narrowed | Chosen
-    gap: Gap
+    word: Literal["width", "experts", "bridge", "heal"]
+    make: "Instruction"
+    fit: ClosedCut | Gap | Healing
     provider: str = ""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Healed:
-    """A tensor of a layer that learns: the result of `make`, and its change.
-
-    The change is learned from text and a teacher after the output is made, so the models must run
-    for it.
-    """
-
-    make: Making | Narrowed | Chosen | Bridged
-    healing: Healing
-
-
-Instruction = Making | Narrowed | Chosen | Bridged | Healed
+Instruction = Making | Marked
 
 
 @final
@@ -208,7 +179,7 @@ class Program:
 
 def unfitted(make: Instruction) -> Making:
     """Return the instruction for the tensor before a fit or healing changes it."""
-    while not isinstance(make, Making):
+    while isinstance(make, Marked):
         make = make.make
     return make
 
@@ -296,21 +267,20 @@ def program_lines(program: Program) -> list[str]:
 
 
 def _instruction(make: Instruction) -> str:
-    match make:
-        case Healed(inner, healing):
-            rank = "full" if healing.rank is None else healing.rank
-            texts = ", ".join(repr(text.file) for text in healing.texts)
-            return f"heal({_instruction(inner)}, rank {rank}, {texts})"
-        case Bridged(inner, gap):
-            return f"bridge({_instruction(inner)}, L{gap.after} to L{gap.until}, {gap.on!r})"
-        case Narrowed(inner, cut):
-            return f"width({_instruction(inner)}, {cut.size}, {cut.on!r})"
-        case Chosen(inner, cut):
-            return f"experts({of_expert(_instruction(inner), '*')}, {cut.size}, {cut.on!r})"
-        case Copy(source):
-            return f"copy {_tensor(source)}"
-        case Combine():
-            return _combination(make)
+    if isinstance(make, Copy):
+        return f"copy {_tensor(make.source)}"
+    if isinstance(make, Combine):
+        return _combination(make)
+    inner = _instruction(make.make)
+    match make.fit:
+        case Healing(texts=texts, rank=rank):
+            files = ", ".join(repr(text.file) for text in texts)
+            return f"heal({inner}, rank {'full' if rank is None else rank}, {files})"
+        case Gap(after=after, until=until, on=on):
+            return f"bridge({inner}, L{after} to L{until}, {on!r})"
+        case ClosedCut(size=size, on=on):
+            inner = of_expert(inner, "*") if make.word == "experts" else inner
+            return f"{make.word}({inner}, {size}, {on!r})"
 
 
 def _combination(make: Combine) -> str:

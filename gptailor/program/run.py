@@ -55,17 +55,7 @@ def chunks(
 
             stack.enter_context(use_one_thread())
         readers = [_file_reader(tensor, stack, device, step) for tensor in make.tensors]
-        yield from map(_bytes_of, quietly(combined(make, spec, readers, step)))
-
-
-def quietly(made: Iterator[Shaped[Array, " n"]]) -> Iterator[Shaped[Array, " n"]]:
-    """Yield the same arrays, without NumPy's warnings of infinity and NaN, which are refused."""
-    while True:
-        with np.errstate(all="ignore"):
-            array = next(made, None)
-        if array is None:
-            return
-        yield array
+        yield from map(_bytes_of, combined(make, spec, readers, step))
 
 
 def _bytes_of(chunk: Shaped[Array, " n"]) -> memoryview:
@@ -104,14 +94,14 @@ def _file_reader(
         readers = [_file_reader(inner, files, device, step) for inner in tensor.form.tensors]
         return nested_reader(tensor.form, tensor.spec, readers, step)
     if tensor.form is not None:
-        from gptailor.program.torch_readers import loaded_reader
+        from gptailor.program.load import loaded_reader
 
         return loaded_reader(tensor, device)
     file = files.enter_context(open_regular(tensor.file)).fileno()
     width = DTYPE_BITS[tensor.spec.dtype] // 8
     foresee(file, tensor.offset, tensor.spec.size)
     if device is not None:
-        from gptailor.program.torch_readers import device_reader
+        from gptailor.program.load import device_reader
 
         return device_reader(tensor, file, device)
     buffer = np.empty(0, np.uint8)

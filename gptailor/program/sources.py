@@ -39,24 +39,13 @@ class Checked:
         """Return the plan written out for the base."""
         return self.resolved.plan
 
-    @cached_property
-    def _known_uses(self) -> dict[tuple[int, Branch], tuple[outline.Slot, tuple["Use", ...]]]:
-        """Return the cache of uses by the slot's identity and the branch.
-
-        Each entry keeps its slot alive.
-        """
-        return {}
-
     def uses(self, slot: outline.Slot, part: Branch) -> tuple["Use", ...]:
         """Return all layers that a branch of one of the plan's slots may be made of.
 
         The layers of the branch's own recipe come first and decide which tensors it has; those of
         finer parts follow. The base's layer is last of a recipe's whose method needs θ_b.
         """
-        key = id(slot), part
-        if key not in self._known_uses:
-            self._known_uses[key] = slot, tuple(_uses_of(self, slot, part))
-        return self._known_uses[key][1]
+        return tuple(_uses_of(self, slot, part))
 
     @property
     def base(self) -> Opened:

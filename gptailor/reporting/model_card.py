@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple, final
 
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
@@ -18,15 +17,6 @@ from gptailor.plan.resolved import Resolved, TaughtText
 from gptailor.reporting.layer_cells import LayerGrid, plain
 from gptailor.reporting.layer_view import block_rows, layer_rows, layer_views, short_rows
 
-
-@final
-class Parents(NamedTuple):
-    """The models that an output is made of: their ids on the Hub, and the licence of all."""
-
-    ids: tuple[str, ...] = ()
-    license: str | None = None
-
-
 InnerFit = tuple[str, str, str, str, FitText]
 """A text of a fit of an inner plan: the model, the plan's file, the fit, the text's file."""
 
@@ -38,7 +28,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     text: str,
     sizes: tuple[OutputSize, OutputSize],
     version: str,
-    parents: Parents | None = None,
+    parents: tuple[Sequence[str], str | None] = ((), None),
     fits: Mapping[str, FitResult] = MappingProxyType({}),
     *,
     vocabulary: TokenCutReport | None = None,
@@ -49,7 +39,8 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     """Return the Markdown of `README.md`.
 
     `resolved` and `text` have no paths of this machine. `sizes` are the sizes of the base and of
-    the model. `fits` are the results of fits by their places, and `vocabulary` is the effect of a
+    the model, and `parents` the ids on the Hub of the models that it is made of, and their licence.
+    `fits` are the results of fits by their places, and `vocabulary` is the effect of a
     smaller one. `inner` are the fits of inner plans, in their order. With `chats` the tokenizer has
     a chat template, and with `images` the model reads images too. The model is loaded from
     `folder`.
@@ -64,7 +55,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     rows = [*short_rows(layer_rows(drawn.slots)), *block_rows(drawn.plan)]
     return "\n".join(
         [
-            *_front_matter(plan, parents or Parents(), _TASKS[images]),
+            *_front_matter(plan, *parents, _TASKS[images]),
             f"# {title}",
             "",
             f"A language model stitched from the layers of others, {trained}, by "
@@ -336,14 +327,16 @@ def _text_words(text: TaughtText) -> str:
     return f"the teacher's answers to `{text.file}` ({drawn})"
 
 
-def _front_matter(plan: Plan, parents: Parents, task: str) -> list[str]:
+def _front_matter(
+    plan: Plan, parent_ids: Sequence[str], license: str | None, task: str
+) -> list[str]:
     """Return the front matter that the Hub reads: the licence, task, known parents and tags."""
     merged = len(plan.models) > 1
-    relation = ["base_model_relation: merge"] if merged and parents.ids else []
-    ids = [f"- {json.dumps(source)}" for source in parents.ids]
+    relation = ["base_model_relation: merge"] if merged and parent_ids else []
+    ids = [f"- {json.dumps(source)}" for source in parent_ids]
     return [
         "---",
-        *([] if parents.license is None else [f"license: {parents.license}"]),
+        *([] if license is None else [f"license: {license}"]),
         "library_name: transformers",
         f"pipeline_tag: {task}",
         *(["base_model:", *ids] if ids else []),

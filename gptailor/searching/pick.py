@@ -142,7 +142,7 @@ def seen_from(plan: Plan, place: Path | None) -> Plan:
 
 def lock_beside(plan: Path) -> None:
     """Write the lock of a plan's file beside it: of all that it reads and each tensor it makes."""
-    from gptailor.output.lock_recording import lock  # imports torch
+    from gptailor.output.compile import lock  # imports torch
 
     try:
         lock(load(plan)).write(plan.with_name(plan.name + SUFFIX))

@@ -13,8 +13,8 @@ import pytest
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file
+from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.output.differences import (
     Difference,
     Fact,
@@ -220,12 +220,10 @@ def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threa
         "made": [memoryview(content)[1_000:3_000], b"", content[3_000:]],
     }
     specs = [TensorSpec(name, "F32", (10, 100)) for name in payloads]
-    found: dict[str, str] = {}
-    of_tensors(
+    found = digests_of(
         specs,
         lambda spec: payloads[spec.name],
         Crew(threads),
-        lambda spec, sha256: found.update({spec.name: sha256}),
     )
     assert found == dict.fromkeys(payloads, hashlib.sha256(content[1_000:]).hexdigest())
 
@@ -233,7 +231,7 @@ def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threa
 def test_a_tensor_of_another_size_has_no_digest() -> None:
     spec = TensorSpec("x", "F32", (2,))
     with pytest.raises(CheckpointError, match="expected 8 bytes for 'x', got 7"):
-        of_tensors([spec], lambda _: [b"1234567"], Crew(1), lambda *_: None)
+        digests_of([spec], lambda _: [b"1234567"], Crew(1))
 
 
 # ------------------------------------------------------------------------------------ what differs

@@ -12,8 +12,7 @@ import gptailor
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.tensor import ByteRange
 from gptailor.checkpoint.write.kept import keep_json, kept_json
-from gptailor.checkpoint.write.side_folder import TargetExists
-from gptailor.output import destination
+from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists
 from gptailor.output.lock import LOCK_FILE, read_lock
 from gptailor.output.update import Update
 from gptailor.plan.events import BytesDone
@@ -378,15 +377,20 @@ def test_a_folder_that_appears_while_force_writes_is_kept(here: Path) -> None:
     assert (here / "out" / "mine.txt").read_text() == "mine"
 
 
-def test_an_output_whose_process_ended_before_its_record_is_updated(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_an_output_whose_process_ended_at_the_exchange_is_updated(
+    here: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
 ) -> None:
-    def killed(_: Path) -> None:
+    swap = SideFolder.swap
+
+    def killed(self: SideFolder, *, force: bool) -> None:
+        if exchanged:
+            swap(self, force=force)
         raise KeyboardInterrupt
 
     compiled(here, MERGED)
     with monkeypatch.context() as patched:
-        patched.setattr(destination, "record_written", killed)
+        patched.setattr(SideFolder, "swap", killed)
         with pytest.raises(KeyboardInterrupt):
             compiled(here, "L0 from math\n")
     update = compiled(here, MERGED)

@@ -18,7 +18,6 @@ from gptailor.program.combine import Reader, combined
 from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Arguments, Combine
-from gptailor.program.run import quietly
 
 
 def merge_tensors(  # noqa: PLR0913 (a merge has these eight sides)
@@ -63,4 +62,4 @@ def merged_arrays(make: Combine, wanted: TensorSpec, tensors: Sequence[Tensor]) 
         return lambda start, end: array[start:end]
 
     parts = combined(make, wanted, [reader(tensor) for tensor in tensors], step=4099)
-    return b"".join(part.tobytes() for part in quietly(parts))
+    return b"".join(part.tobytes() for part in parts)

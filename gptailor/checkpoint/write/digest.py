@@ -3,20 +3,17 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
 
 from gptailor.checkpoint.cache_folder import is_ours, kept_home
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, stamp
+from gptailor.checkpoint.files import CheckpointError, open_regular, stamp
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_result, kept_json
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
-from gptailor.checkpoint.write.tensors import Crew, OnWritten
+from gptailor.checkpoint.write.output_file import ByteProgress, read_blocks
 from gptailor.plan.plan import Closed, Several
 
 _Count = Annotated[int, Field(ge=0)]
@@ -45,6 +42,13 @@ class TensorDigest(Closed):
     shape: Several[_Count]
     sha256: Sha256
     sketch: Several[float] | None = None
+
+    @classmethod
+    def of(
+        cls, spec: TensorSpec, sha256: str = UNMEASURED, sketch: Several[float] | None = None
+    ) -> "TensorDigest":
+        """Return the digest of a tensor of this dtype and shape."""
+        return cls(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=sketch)
 
 
 def of_bytes(raw: bytes) -> FileDigest:
@@ -121,31 +125,3 @@ def _seen(path: Path) -> list[int]:
     with suppress(OSError):
         return [*stamp(path.stat())]
     return []
-
-
-def of_tensors(
-    specs: Sequence[TensorSpec],
-    payload_of: Callable[[TensorSpec], Payload],
-    crew: Crew,
-    on_digest: OnWritten,
-    progress: ByteProgress = lambda _: None,
-) -> None:
-    """Make the bytes of each tensor, and call `on_digest` with their digest; nothing is written.
-
-    One thread of the crew at a time calls `on_digest`, in no order; any thread calls `progress`.
-    """
-    on_digest = crew.exclusive(on_digest)
-
-    def tell(spec: TensorSpec) -> None:
-        digest = hashlib.sha256()
-        size = 0
-        for chunk in blocks_of(payload_of(spec)):
-            digest.update(chunk)
-            size += (count := memoryview(chunk).nbytes)
-            progress(count)
-        if size != spec.size:
-            message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size}"
-            raise CheckpointError("C304", message, Path(spec.name))
-        on_digest(spec, digest.hexdigest())
-
-    crew.do([partial(tell, spec) for spec in specs])

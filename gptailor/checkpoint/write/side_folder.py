@@ -90,18 +90,10 @@ class SideFolder:
         with writing(self.target):
             if self.single:
                 self._name_file(force=force)
-            else:
-                self._swap_folders(force=force)
+            elif not (force and exchange_names(self.new, self.target)):
+                self._rename(force=force)
         with suppress(OSError):  # the output is there and whole, only its name may be lost
             _sync_folder(self.target.parent)
-
-    def _swap_folders(self, *, force: bool) -> None:
-        try:
-            if not (force and exchange_names(self.new, self.target)):
-                self._rename(force=force)
-        except TargetExists:  # one that wasn't there a moment ago
-            if not (force and exchange_names(self.new, self.target)):
-                raise
 
     def _rename(self, *, force: bool) -> None:
         if force and os.path.lexists(self.target):
@@ -224,12 +216,10 @@ def _lock_of_dead(path: Path) -> int | None:
     """Return the lock of a dead process's side folder, now held by this process, or None."""
     with suppress(OSError):
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+            return fd
+        os.close(fd)
     return None
 
 

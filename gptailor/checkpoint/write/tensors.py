@@ -1,4 +1,4 @@
-"""The tensors of an output file: their distribution over files, written by several threads."""
+"""Tensors that several threads write or digest, and their distribution over files."""
 
 import hashlib
 import json
@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from threading import Event, Lock
 from typing import ParamSpec, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import SINGLE
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
-from gptailor.checkpoint.write.output_file import OutputFile, Payload, blocks_of
+from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, blocks_of
 
 _Given = ParamSpec("_Given")
 _Job = Callable[[], None]
@@ -176,13 +177,17 @@ def fill_shard(
     crew: Crew,
     on_written: OnWritten | None = None,
 ) -> None:
-    """Write the header and all tensors of a shard; copied neighbours are copied as one stretch."""
+    """Write the header and all tensors of a shard; copied neighbours are copied as one stretch.
+
+    One thread of the crew at a time calls `on_written`.
+    """
+    on_written = crew.exclusive(on_written) if on_written is not None else None
     out.write(shard.header, 0)
     copies, computed = [], []
     for spec, offset in shard.placed():
         payload = payload_of(spec)
         if isinstance(payload, ByteRange):
-            _check_size(spec, payload.size, out)
+            _check_size(spec, payload.size, out.shown)
             copies.append((spec, payload, offset))
         else:
             computed.append((spec, payload, offset))
@@ -229,14 +234,40 @@ def _write(
         if written - flushed >= _FLUSHED:
             out.start(offset + flushed, written - flushed)
             flushed = written
-    _check_size(spec, written, out)
+    _check_size(spec, written, out.shown)
     out.start(offset + flushed, written - flushed)
     if on_written is not None:
         on_written(spec, digest.hexdigest())
 
 
-def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:
+def _check_size(spec: TensorSpec, size: int, shown: Path) -> None:
     if size != spec.size:
-        more = "or more " if size > spec.size else ""
-        message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size} {more}"
-        raise CheckpointError("C304", message.rstrip(), out.shown)
+        more = " or more" if size > spec.size else ""
+        message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size}{more}"
+        raise CheckpointError("C304", message, shown)
+
+
+def digests_of(
+    specs: Sequence[TensorSpec],
+    payload_of: Callable[[TensorSpec], Payload],
+    crew: Crew,
+    progress: ByteProgress = lambda _: None,
+) -> dict[str, str]:
+    """Make the bytes of each tensor, and return the sha256 by its name; nothing is written.
+
+    Any thread of the crew calls `progress`.
+    """
+    digests: dict[str, str] = {}
+
+    def take(spec: TensorSpec) -> None:
+        digest = hashlib.sha256()
+        size = 0
+        for chunk in blocks_of(payload_of(spec)):
+            digest.update(chunk)
+            size += (count := memoryview(chunk).nbytes)
+            progress(count)
+        _check_size(spec, size, Path(spec.name))
+        digests[spec.name] = digest.hexdigest()
+
+    crew.do([partial(take, spec) for spec in specs])
+    return digests

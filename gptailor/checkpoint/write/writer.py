@@ -1,7 +1,4 @@
-"""An output that is written whole or not at all:
-
-`write_checkpoint` a folder, `write_file` a file.
-"""
+"""An output that is written whole or not at all: `new_checkpoint` a folder, `new_output` either."""
 
 import errno
 import json
@@ -11,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gptailor.checkpoint.files import CheckpointError, expanded, open_regular, quoted
 from gptailor.checkpoint.folder import INDEX
@@ -21,81 +18,38 @@ from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remo
 from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
 
 
-def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
+@contextmanager
+def new_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
     target: Path,
     shards: Sequence[Shard],
     payload_of: Callable[[TensorSpec], Payload],
-    files: Mapping[str, bytes | Path],
     *,
     force: bool = False,
     progress: ByteProgress = lambda _: None,
     protected: Iterable[Path] = (),
     threads: int | None = None,
     on_written: OnWritten | None = None,
-    finish: Callable[[], Mapping[str, bytes]] = dict,
-    before_swap: Callable[[Path], None] = lambda _: None,
-) -> None:
-    """Write shards, their index and other files into a new folder, all or nothing.
+) -> Iterator[Path]:
+    """Write shards and their index into a new folder, and yield it; then it becomes the target.
 
     Everything grows in a side folder and is on the disk before that is renamed to `target`. After
-    an exception, an interrupt or the loss of the process the target is unchanged.
+    an exception, an interrupt or the loss of the process the target is unchanged. More files are
+    written into the yielded folder by `write_files`.
 
-    `files` has, by their path within the folder, the bytes or a file to copy. `progress` receives
-    the number of all bytes written. `protected` are the files that the output is made from: a
-    target that is one of them, lies in one or holds one is refused. `force` replaces an existing
-    folder. `payload_of` is called, and its result consumed, by `threads` threads, by default one
-    for each core; `progress` and `on_written` by one of them at a time. `on_written` receives the
-    sha256 of each tensor, taken while it is written. `finish` is called when all tensors are
-    written: it returns more files, or refuses the output by an exception. `before_swap` receives
-    the folder as it will be, at its place beside the target; it may refuse too.
+    `progress` receives the number of bytes written. `protected` are the files that the output is
+    made from: a target that is one of them, lies in one or holds one is refused. `force` replaces
+    an existing folder. `payload_of` is called, and its result consumed, by `threads` threads, by
+    default one for each core; `progress` and `on_written` by one of them at a time. `on_written`
+    receives the sha256 of each tensor, taken while it is written.
     """
-    target = located(target)
-    _check_names([*(shard.name for shard in shards), INDEX], files)
-    with new_output(target, force=force, protected=protected, before_swap=before_swap) as new:
-        crew = Crew(threads)
-        count_bytes = crew.exclusive(progress)
-        on_tensor = crew.exclusive(on_written) if on_written else None
+    target, crew = located(target), Crew(threads)
+    count_bytes = crew.exclusive(progress)
+    with new_output(target, force=force, protected=protected) as new:
         for shard in shards:
-            path, shown = new / shard.name, target / shard.name
-            with OutputFile(path, shown, shard.size, count_bytes) as out:
-                fill_shard(out, shard, payload_of, crew, on_tensor)
-        for name, content in {**_index(shards), **files, **finish()}.items():
-            _write_file(new / name, target / name, content, progress)
-
-
-def write_file(  # noqa: PLR0913 (as above)
-    target: Path,
-    shard: Shard,
-    payload_of: Callable[[TensorSpec], Payload],
-    *,
-    force: bool = False,
-    progress: ByteProgress = lambda _: None,
-    protected: Iterable[Path] = (),
-    threads: int | None = None,
-    on_written: OnWritten | None = None,
-    finish: Callable[[], bytes],
-    before_swap: Callable[[Path], None] = lambda _: None,
-) -> None:
-    """Write one file of tensors, all or nothing, as `write_checkpoint` does.
-
-    `finish` is called when all tensors are written: it returns the final header, of the same
-    length, or refuses the output by an exception. The header begins with the four bytes that tell
-    the kind of file.
-    """
-    target, magic = located(target), shard.header[:4]
-    with new_output(
-        target, magic, force=force, protected=protected, before_swap=before_swap
-    ) as new:
-        crew = Crew(threads)
-        with OutputFile(new, target, shard.size, crew.exclusive(progress)) as out:
-            on_tensor = crew.exclusive(on_written) if on_written else None
-            fill_shard(out, shard, payload_of, crew, on_tensor)
-            header = finish()
-            if len(header) != len(shard.header):
-                message = f"expected a header of {len(shard.header)} bytes, got {len(header)}"
-                raise CheckpointError("C304", message, target)
-            if header != shard.header:
-                out.write(header, 0)
+            with OutputFile(new / shard.name, target / shard.name, shard.size, count_bytes) as out:
+                fill_shard(out, shard, payload_of, crew, on_written)
+        write_files(new, target, _index(shards), progress)
+        yield new
 
 
 @contextmanager
@@ -105,28 +59,23 @@ def new_output(
     *,
     force: bool,
     protected: Iterable[Path] = (),
-    before_swap: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
     """Yield a new folder, or a path to write a file to, which then becomes the target.
 
     It does so all or nothing. A file begins with `magic`, and `force` replaces one that does.
-    `protected` are paths that the target must not lie in, hold or be. `before_swap` receives the
-    path of the whole output, and may refuse it.
+    `protected` are paths that the target must not lie in, hold or be.
     """
     target, protected = located(target), list(protected)
     check = partial(check_target, target, force=force, protected=protected, magic=magic)
+    remove_stale(target)
     check()
-    with _parents(target.parent):
-        remove_stale(target)
+    with _parents(target.parent), SideFolder(target, single=bool(magic)) as side:
+        yield side.new
+        if magic:
+            with writing(target), side.new.open("rb") as written:
+                os.fsync(written.fileno())
         check()
-        with SideFolder(target, single=bool(magic)) as side:
-            yield side.new
-            if magic:
-                with writing(target), side.new.open("rb") as written:
-                    os.fsync(written.fileno())
-            before_swap(side.new)
-            check()
-            side.swap(force=force)
+        side.swap(force=force)
 
 
 def located(target: Path) -> Path:
@@ -241,49 +190,41 @@ def _check_replaceable(target: Path) -> None:
         raise CheckpointError("C302", message, target, help_)
 
 
-def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
-    """Refuse a path that occurs twice or leads out of the folder."""
-    paths: set[PurePosixPath] = set()
-    for name in (*shards, *files):
-        path = PurePosixPath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or path in paths:
-            raise ValueError(f"{name!r} is no path of its own within the output")
-        paths.add(path)
-
-
 @contextmanager
 def _parents(folder: Path) -> Iterator[None]:
     """Make missing folders; after an exception remove them again."""
-    created: list[Path] = []
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
-        for place in reversed([folder, *folder.parents]):
-            with writing(place):
-                if place.is_dir():
-                    continue
-                with suppress(FileExistsError):  # made by somebody else, just now
-                    place.mkdir()
-                    created.append(place)
-                if not place.is_dir():
-                    raise CheckpointError("C302", "is a file, where a folder is needed", place)  # noqa: TRY301 (undone as any)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for place in reversed(created):
+        for place in missing:
             with suppress(OSError):  # somebody else uses it by now
                 place.rmdir()
         raise
 
 
-def _write_file(path: Path, shown: Path, content: bytes | Path, progress: ByteProgress) -> None:
-    with writing(shown):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        with OutputFile(path, shown, len(content), progress) as out:
-            out.write(content, 0)
-        return
-    with open_regular(content) as file:
-        size = os.fstat(file.fileno()).st_size
-    with OutputFile(path, shown, size, progress) as out:
-        out.copy(ByteRange(content, 0, size), 0)
+def write_files(
+    new: Path,
+    target: Path,
+    files: Mapping[str, bytes | Path],
+    progress: ByteProgress = lambda _: None,
+) -> None:
+    """Write files into the new folder of a target: bytes, or copies, by their path within it."""
+    target = located(target)
+    for name, content in files.items():
+        path, shown = new / name, target / name
+        with writing(shown):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            with OutputFile(path, shown, len(content), progress) as out:
+                out.write(content, 0)
+            continue
+        with open_regular(content) as file:
+            size = os.fstat(file.fileno()).st_size
+        with OutputFile(path, shown, size, progress) as out:
+            out.copy(ByteRange(content, 0, size), 0)
 
 
 def _index(shards: Sequence[Shard]) -> dict[str, bytes]:

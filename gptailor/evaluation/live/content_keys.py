@@ -19,17 +19,16 @@ from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import ClosedCut, Resolved
 from gptailor.program.compile import compile_plan, with_tokenizer_ids
 from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import load_tensor
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import (
-    Chosen,
     Combine,
     Copy,
     Instruction,
-    Narrowed,
+    Marked,
     Output,
     Program,
     files,
@@ -57,7 +56,8 @@ class TensorMaker:
         Don't write into it, as callers may share a copied tensor. Raises CheckpointError for a file
         that contradicts its header, OverflowFault for a merge that overflows.
         """
-        assert not isinstance(output.make, Narrowed | Chosen), "a cut that is not fitted or chosen"
+        marked = isinstance(output.make, Marked) and isinstance(output.make.fit, ClosedCut)
+        assert not marked, "a cut that is not fitted or chosen"
         make = unfitted(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
@@ -301,7 +301,8 @@ class ContentTable:
 
 def _width(outputs: Iterable[Output]) -> dict[str, int]:
     """Return the width of a layer's narrower MLP as a part of its kind; {} without one."""
-    return {"width": o.make.cut.size for o in outputs if isinstance(o.make, Narrowed)}  # noqa: B035
+    marks = [o.make for o in outputs if isinstance(o.make, Marked)]
+    return {m.word: m.fit.size for m in marks if isinstance(m.fit, ClosedCut) and m.word == "width"}
 
 
 def instructions(outputs: Iterable[Output]) -> str:

@@ -1,16 +1,16 @@
-"""The one GGUF file of a plan: its metadata, header and tensors, with the lock in the header."""
+"""The one GGUF file of a plan, with the lock in its header: as planned, and as written."""
 
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import gptailor
-from gptailor.checkpoint.files import CheckpointError, quoted, refuse_changed
+from gptailor.checkpoint.files import CheckpointError, quoted, refuse_changed, shown
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import (
@@ -20,22 +20,30 @@ from gptailor.checkpoint.formats.gguf.kinds import (
     quantised_kind,
 )
 from gptailor.checkpoint.models import is_remote
-from gptailor.checkpoint.tensor import TensorSpec
-from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensors
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
 from gptailor.checkpoint.write.kept import json_digest
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.tensors import Crew, Shard
-from gptailor.checkpoint.write.writer import write_file
+from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload
+from gptailor.checkpoint.write.tensors import Crew, Shard, digests_of, fill_shard
+from gptailor.checkpoint.write.writer import located, new_output
 from gptailor.output import output as out
-from gptailor.output.destination import Contents, Destination
-from gptailor.output.differences import gguf_differences, refuse
+from gptailor.output.destination import CompiledOutput, Contents, Destination, DigestedTensors
+from gptailor.output.differences import (
+    Fact,
+    FactKind,
+    Facts,
+    Measurement,
+    alone,
+    gguf_differences,
+    refuse,
+)
 from gptailor.output.gguf.values import GGUF_ALIGNMENT, converted, gguf_package, header_bytes
 from gptailor.output.gguf.vocabulary import vocabulary_facts
-from gptailor.output.lock import Lock, LockedGguf, LockedText
+from gptailor.output.lock import Lock, LockedGguf, LockedText, parse_lock
 from gptailor.output.lock_recording import Recording, plan_digest
 from gptailor.output.parents import licence_of, lowest_base
 from gptailor.output.tokenizer import tokenizer
-from gptailor.output.update import Update, record_next, record_written
+from gptailor.output.update import Update, record_written
 from gptailor.output.used_plan import path_from, used_models, used_plan_text
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
@@ -134,26 +142,11 @@ class GgufFile(Destination):
                 "quantize.imatrix.chunks_count": sum(len(b.tokens) for b in self.text.batches),
             }
             self.notes.append(f"quantised with {self._matrix_in_words(self.text)}")
-
-    @property
-    def size(self) -> int:
-        """The bytes of the file, without a lock."""
-        return self.shard.size
-
-    @property
-    def weights_size(self) -> int:
-        """The bytes of the file."""
-        return self.size
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The name of the file."""
-        return (self.path.name,)
-
-    @cached_property
-    def shard(self) -> Shard:
-        """The file without a lock."""
-        return self._shard()
+        if self.weighted:
+            self.decided_words = "fitted, healed or weighted"
+        self.shard = self._shard()
+        self.size = self.weights_size = self.shard.size
+        self.files = (path.name,)
 
     def _shard(self, lock: Lock | None = None) -> Shard:
         """Return the file, with a lock in its header if there is one."""
@@ -186,14 +179,10 @@ class GgufFile(Destination):
             columns = self._columns(tensor, importance)
             if columns is not None and not bool(columns.any()):
                 columns = None
-            on_zeros = partial(self._count_zeros, tensor.name)
             of_source = None if on_digest is None else partial(on_digest, source)
-            return converted(tensor, make(source), of_source, self.path, columns, on_zeros)
+            return converted(tensor, make(source), of_source, self.path, columns, self._zeros)
 
         return payload_of
-
-    def _count_zeros(self, name: str, blocks: int) -> None:
-        self._zeros[name] += blocks
 
     def _note_zeros(self) -> None:
         """Note the written blocks whose weights are too small for their type."""
@@ -262,19 +251,18 @@ class GgufFile(Destination):
 
     def digest(
         self,
-        name: str,
+        spec: TensorSpec,
         sha256: str,
-        fitted: "Fitted | None",
+        sketches: Mapping[str, tuple[float, ...]],
         importance: "ImportanceMatrix | None" = None,
     ) -> TensorDigest:
         """Return the digest of a tensor, with a sketch if fits or the importance matrix decide it.
 
-        The sketch is that of the fitted tensor, then that of the importance of its columns, as
-        long as the first: both decide the bytes.
+        `sketches` are those of the program's tensors. The sketch is that of the fitted tensor, then
+        that of the importance of its columns, as long as the first: both decide the bytes.
         """
-        tensor = self.tensors[name]
-        refitted = self.prepared.refitted
-        numbers = out.tensor_digest(tensor.source, sha256, fitted, refitted).sketch
+        tensor = self.tensors[spec.name]
+        numbers = sketches.get(tensor.source.name)
         if (columns := self._columns(tensor, importance)) is not None:
             from gptailor.program.sketch import sketch  # imports torch
 
@@ -289,17 +277,18 @@ class GgufFile(Destination):
     def locked(
         self,
         sha256: Mapping[str, str],
-        fitted: "Fitted | None",
+        sketches: Mapping[str, tuple[float, ...]],
         importance: "ImportanceMatrix | None" = None,
     ) -> LockedGguf:
-        """Return the file's entry in a lock, from the digests of its tensors."""
+        """Return the file's entry in a lock, from the digests of its tensors as far as known."""
         text = self.text
         return LockedGguf(
             quantize=self.quantize,
             imatrix=None if text is None else LockedText(file=text.digest, tokens=text.tokens),
             facts=json_digest(held(self.facts)),
             tensors={
-                name: self.digest(name, sha256[name], fitted, importance) for name in self.tensors
+                name: self.digest(tensor.spec, sha256.get(name, UNMEASURED), sketches, importance)
+                for name, tensor in self.tensors.items()
             },
         )
 
@@ -309,8 +298,7 @@ class GgufFile(Destination):
         Besides those of a folder these are the metadata, and the tensors' types and shapes.
         """
         super().refuse_differing(lock)
-        planned = self.locked(dict.fromkeys(self.tensors, UNMEASURED), None)
-        refuse(gguf_differences(lock, planned), lock)
+        refuse(gguf_differences(lock, self.locked({}, {})), lock)
 
     def planned_update(self) -> Update | None:
         """Return the difference to the file that gptailor wrote here before. It is made anew."""
@@ -327,69 +315,83 @@ class GgufFile(Destination):
         )
 
     def write(
-        self,
-        contents: Contents,
-        update: Update | None,
-        recording: Recording | None,
-        progress: ByteProgress,
-    ) -> LockedGguf | None:
-        """Write the file, all or nothing; return its entry in the lock, if one is recorded.
+        self, contents: Contents, recording: Recording | None, progress: ByteProgress
+    ) -> None:
+        """Write the file, all or nothing.
 
         The lock's length is known before its digests, so that the header can be filled in last.
         """
-        importance = contents.importance
+        importance, shard = contents.importance, self.shard
         sha256: dict[str, str] = {}
         models = used_models(self.prepared, self.path.parent)
-        locked: LockedGguf | None = None
 
         def on_written(spec: TensorSpec, digest: str) -> None:
+            assert recording is not None
             tensor = self.tensors[spec.name]
             sha256[spec.name] = digest
-            if recording is not None and tensor.is_copy:
+            if tensor.is_copy:
                 recording.add_tensor(tensor.source, digest)
 
-        shard = self.shard
         if recording is not None:
-            unmeasured = dict.fromkeys(self.tensors, UNMEASURED)
-            zeros = self.locked(unmeasured, recording.fitted, importance)
-            shard = self._shard(recording.draft(models, zeros))
-
-        def final_header() -> bytes:
-            nonlocal locked
-            refuse_changed(self.prepared.stamps)
-            if recording is None:
-                return shard.header
-            # The lock has all tensors of the program, as a folder's.
-            written = {tensor.source for tensor in self.tensors.values()}
-            outputs = self.prepared.compiled.program.outputs
-            left = [output.spec for output in outputs if output.spec not in written]
-            of_tensors(left, contents.payload_of, Crew(contents.threads), recording.add_tensor)
-            locked = self.locked(sha256, recording.fitted, importance)
-            return self._shard(recording.lock(models, locked)).header
-
-        def before_swap(_: Path) -> None:
-            if update is not None:
-                update.refuse_changed(self.path)
-
+            recording.gguf = self.locked({}, recording.sketches, importance)
+            shard = self._shard(recording.draft(models))
         on_digest = None if recording is None else recording.add_tensor
-        write_file(
-            self.path,
-            shard,
-            self.payloads(contents.payload_of, on_digest, importance),
-            force=contents.force or update is not None,
-            progress=_scaled(progress, shard.size, self.prepared.size),
-            protected=self.protected,
-            threads=contents.threads,
-            on_written=None if recording is None else on_written,
-            finish=final_header,
-            before_swap=before_swap,
-        )
-        record_next(
-            self.prepared, self.path, self.path, {}
-        )  # its time of change is that of the rename
-        record_written(self.path)
+        on_tensor = None if recording is None else on_written
+        payload_of = self.payloads(contents.payload_of, on_digest, importance)
+        crew = Crew(contents.threads)
+        count_bytes = crew.exclusive(_scaled(progress, shard.size, self.prepared.size))
+        with (
+            new_output(self.path, self.magic, force=self.force, protected=self.protected) as new,
+            OutputFile(new, located(self.path), shard.size, count_bytes) as file,
+        ):
+            fill_shard(file, shard, payload_of, crew, on_tensor)
+            refuse_changed(self.prepared.stamps)
+            if recording is not None:
+                self._digest_unwritten(contents, recording, crew)
+                recording.gguf = self.locked(sha256, recording.sketches, importance)
+                header = self._shard(recording.lock(models)).header
+                assert len(header) == len(shard.header), "the draft has other digests alone"
+                file.write(header, 0)
+            if self.update is not None:
+                self.update.refuse_changed(self.path)
+        # Its time of change is that of the rename.
+        record_written(self.prepared, self.path, self.path, {})
         self._note_zeros()
-        return locked
+
+    def _digest_unwritten(self, contents: Contents, recording: Recording, crew: Crew) -> None:
+        """Record the tensors of the program that the file hasn't: a lock has all, as a folder's."""
+        written = {tensor.source for tensor in self.tensors.values()}
+        outputs = self.prepared.compiled.program.outputs
+        left = [output.spec for output in outputs if output.spec not in written]
+        recording.sha256 |= digests_of(left, contents.payload_of, crew)
+
+    # ----------------------------------------------------------------------------- the verification
+
+    def expected(self) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
+        """Return the metadata that the plan makes."""
+        return {"metadata": metadata_values(self.facts, self.path)}, ["the metadata"]
+
+    @property
+    def decided(self) -> frozenset[str]:
+        """The names of the tensors that texts decide: fitted, healed or weighted ones."""
+        fitted = self.prepared.compiled.program.fitted | self.prepared.refitted.keys()
+        names = {name for name, tensor in self.tensors.items() if tensor.source.name in fitted}
+        return self.weighted | names
+
+    def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
+        """Return the tensors that the plan makes, except those `skipped`."""
+        importance = None
+        if self.text is not None and self.weighted - set(skipped):
+            from gptailor.evaluation.fits.importance import importance_matrix  # imports torch
+
+            importance = importance_matrix(self.prepared, self.text, fitted, anew=True)
+        tensors = [tensor for name, tensor in self.tensors.items() if name not in skipped]
+        names = [tensor.source.name for tensor in tensors]
+        sketches = out.fit_sketches(self.prepared, fitted, names)
+        digest = partial(self.digest, sketches=sketches, importance=importance)
+        payloads = out.payloads(self.prepared.compiled.program.outputs, fitted=fitted)
+        payload_of = self.payloads(payloads, importance=importance)
+        return DigestedTensors([tensor.spec for tensor in tensors], payload_of, digest)
 
 
 def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
@@ -420,3 +422,75 @@ def _stored(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_stored, value))
     return value
+
+
+@final
+class CompiledGguf(CompiledOutput):
+    """The reader of a compiled GGUF file. Raises CheckpointError (C109) for another file."""
+
+    no_plan = f"the file has no {PLAN_KEY}"
+    no_lock = "the file has no lock to compare them with"
+
+    def __init__(self, path: Path) -> None:
+        self.path = self.plan_path = path
+        header = read_gguf(path)
+        self._facts = header.facts
+        self.plan_text = self._text(PLAN_KEY)
+        lock = self._text(LOCK_KEY)
+        self.lock = None if lock is None else parse_lock(lock, path)
+        gguf = None if self.lock is None else self.lock.gguf
+        self.locked = None if gguf is None else Measurement.of_gguf(gguf)
+        self.settings = {
+            "metadata": metadata_values(self._facts, path),
+            "metadata digest": alone("metadata", json_digest(held(self._facts)), path=path),
+        }
+        tensors = header.tensors
+
+        def stretch(spec: TensorSpec) -> ByteRange:
+            return ByteRange(path, tensors[spec.name].offset, spec.size)
+
+        def digest(spec: TensorSpec, sha256: str) -> TensorDigest:
+            tensor = tensors[spec.name]
+            return TensorDigest(dtype=tensor.kind.name, shape=tensor.shape, sha256=sha256)
+
+        specs = [TensorSpec(name, "U8", (tensor.size,)) for name, tensor in tensors.items()]
+        self.tensors = DigestedTensors(specs, stretch, digest)
+
+    def _text(self, key: str) -> bytes | None:
+        text = self._facts.get(key)
+        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else None
+
+    def destination(self, prepared: Prepared) -> Destination:
+        """Return the file that a prepared plan makes here.
+
+        Raises CalibrationError for an unusable text, CheckpointError and ValueError for a plan that
+        makes no such file.
+        """
+        quantize = self._facts.get(QUANTIZE_KEY)
+        kind = quantize if isinstance(quantize, str) else None
+        return GgufFile(prepared, self.path, kind, self._importance_text(prepared))
+
+    def _importance_text(self, prepared: Prepared) -> "CalibrationText | None":
+        """Return the text of the file's importance matrix, which a lock fixes.
+
+        Raises CalibrationError for an unusable text, CheckpointError (C704) for another one.
+        """
+        text = self._facts.get(TEXT_KEY)
+        if not isinstance(text, str):
+            return None
+        from gptailor.evaluation.fits.importance import importance_text  # imports torch
+
+        found = importance_text(prepared, self.path.parent / text)
+        locked = None if self.lock is None or self.lock.gguf is None else self.lock.gguf.imatrix
+        if locked is not None and found.digest != locked.file:
+            raise CheckpointError(
+                "C704",
+                f"the text of the importance matrix is not the locked one ({found.path})",
+                found.path,
+            )
+        return found
+
+
+def metadata_values(facts: Mapping[str, Any], path: Path) -> Facts:
+    """Return the metadata that a lock holds a file to."""
+    return {("", key): Fact((text,), shown(facts[key]), path) for key, text in held(facts).items()}

@@ -4,6 +4,7 @@ A tensor is converted some rows at a time, so that memory doesn't grow with it.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from math import isfinite, prod
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.tensor import DTYPE_BITS
 from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
 from gptailor.plan.optional_packages import how_to_install
@@ -98,12 +99,12 @@ def converted(
     raw: Payload,
     on_digest: Callable[[str], None] | None,
     target: Path,
-    importance: "Tensor | None" = None,
-    on_zeros: Callable[[int], None] = lambda _: None,
+    importance: "Tensor | None",
+    zeros: Counter[str],
 ) -> Iterator[bytes]:
     """Yield a tensor's bytes in GGUF, from the program's bytes.
 
-    `on_digest` receives the sha256 of the program's bytes. `on_zeros` receives numbers of blocks
+    `on_digest` receives the sha256 of the program's bytes. `zeros` counts by tensors the blocks
     whose weights, not all 0, are too small for the type's scales and become 0. `importance` is that
     of a matrix's columns. Raises CheckpointError (C307) for numbers that the type can't hold,
     infinity and NaN among them.
@@ -122,12 +123,12 @@ def converted(
                 digest.update(part)
             held += memoryview(part).cast("B")
             while len(held) >= step:
-                yield _convert(tensor, held[:step], target, importance, on_zeros)
+                yield _convert(tensor, held[:step], target, importance, zeros)
                 del held[:step]
         if on_digest is not None:
             on_digest(digest.hexdigest())
         if held:
-            yield _convert(tensor, held, target, importance, on_zeros)
+            yield _convert(tensor, held, target, importance, zeros)
 
 
 def _convert(
@@ -135,14 +136,15 @@ def _convert(
     raw: bytearray,
     target: Path,
     importance: "Tensor | None",
-    on_zeros: Callable[[int], None],
+    zeros: Counter[str],
 ) -> bytes:
     """Return whole rows in the tensor's type; whole heads of an interleaved projection."""
     import torch
 
+    from gptailor.methods.rounding import rounded
     from gptailor.program.load import TORCH_DTYPES
 
-    source = tensor.source
+    source, kind = tensor.source, KINDS[tensor.kind]
     inner = source.shape[1:]
     values = torch.frombuffer(raw, dtype=TORCH_DTYPES[source.dtype]).reshape(-1, *inner)
     if tensor.heads:
@@ -161,24 +163,6 @@ def _convert(
             help_,
         )
 
-    return _in_kind(values, KINDS[tensor.kind], refuse, importance, on_zeros)
-
-
-def _in_kind(
-    values: "Tensor",
-    kind: TensorKind,
-    refuse: Callable[[int], NoReturn],
-    importance: "Tensor | None",
-    on_zeros: Callable[[int], None],
-) -> bytes:
-    """Return the values in a type; call `refuse` with the index of a value that it can't hold.
-
-    Call `on_zeros` with the number of blocks that become 0 and had other values.
-    """
-    import torch
-
-    from gptailor.methods.rounding import rounded
-
     plain: Tensor = rounded(values, kind.plain or "F32", refuse).contiguous()
     if kind.plain is not None:
         return plain.view(torch.uint8).numpy().tobytes()
@@ -186,15 +170,13 @@ def _in_kind(
 
     from gptailor.output.gguf.quantise import quantised
 
-    columns = None if importance is None else importance.numpy()
-    blocks = quantised(plain.numpy(), kind, columns)
+    blocks = quantised(plain.numpy(), kind, None if importance is None else importance.numpy())
+    numbers = plain.reshape(-1, kind.block).numpy()
     scales = blocks[:, slice(*kind.scales)].copy().view(np.float16)
-    wrong = (~np.isfinite(scales)).any(axis=1)
-    wrong |= plain.reshape(-1, kind.block).abs().amax(dim=1).numpy() > _LARGEST
+    wrong = (~np.isfinite(scales)).any(axis=1) | (np.abs(numbers).max(axis=1) > _LARGEST)
     if wrong.any():
-        block = plain.reshape(-1, kind.block)[int(wrong.argmax())]
-        refuse(int(wrong.argmax()) * kind.block + int(block.abs().argmax()))
-    zero = ~scales.any(axis=1)
-    if count := int(plain.reshape(-1, kind.block).numpy()[zero].any(axis=1).sum()):
-        on_zeros(count)
+        first = int(wrong.argmax())
+        refuse(first * kind.block + int(np.abs(numbers[first]).argmax()))
+    if count := int(numbers[~scales.any(axis=1)].any(axis=1).sum()):
+        zeros[tensor.name] += count
     return blocks.tobytes()

@@ -17,7 +17,12 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.tensors import plan_shards
-from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
+from gptailor.checkpoint.write.writer import (
+    check_target,
+    free_space,
+    new_checkpoint,
+    write_files,
+)
 from gptailor.methods.rounding import rounded
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import ExtractionDone, OnEvent, ignore_events
@@ -152,15 +157,13 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
         message = f"the adapter takes {shard.size:,} bytes, but {free:,} are free"
         raise CheckpointError("C305", message, target)
 
-    def finish() -> dict[str, bytes]:
-        refuse_changed(before)
-        return {"README.md": _card(work.extracted(target, shard.size), str(base), str(tuned))}
-
     config = json.dumps(work.settings(base_settings(base, a)), indent=2, sort_keys=True) + "\n"
-    write_checkpoint(
-        target, [shard], work.payload, {ADAPTER_CONFIG: config.encode()},
-        force=force, protected=protected, threads=1, finish=finish,
-    )  # fmt: skip
+    with new_checkpoint(
+        target, [shard], work.payload, force=force, protected=protected, threads=1
+    ) as new:
+        refuse_changed(before)
+        text = _card(work.extracted(target, shard.size), str(base), str(tuned))
+        write_files(new, target, {ADAPTER_CONFIG: config.encode(), "README.md": text})
     return work.extracted(target, shard.size)
 
 

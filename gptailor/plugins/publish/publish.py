@@ -28,10 +28,10 @@ from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.lang.parse import load, loads
 from gptailor.lang.plan_of import HUB_ID
 from gptailor.output.lock import LOCK_FILE, read_lock
-from gptailor.output.parents import CARD, without_paths
+from gptailor.output.parents import CARD
 from gptailor.output.tokenizer import is_beside
 from gptailor.output.update import changed_entries, first_names, written_record
-from gptailor.output.used_plan import commented_text
+from gptailor.output.used_plan import commented_text, without_paths
 from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE, PlanError, listed
 from gptailor.plan.plan import Model, Plan

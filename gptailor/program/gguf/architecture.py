@@ -5,7 +5,7 @@ code much that a configuration may set; a setting that it would ignore is refuse
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -67,7 +67,7 @@ class WrittenArchitecture:
             first = str(error).splitlines()[0]
             self.refuse(f"transformers doesn't take the configuration: {first}")
         self._type = kind
-        self.facts = dict(self._facts())
+        self.facts: GgufFacts = {f"{self.name}.{key}": n for key, n in self._facts().items()}
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
         """Raise CheckpointError (C306)."""
@@ -75,14 +75,11 @@ class WrittenArchitecture:
 
     def _real(self, settings: Mapping[str, Any], key: str) -> float:
         """Return a setting that must be a number above 0, which a GGUF file holds in float32."""
-        match settings.get(key):
-            case int() | float() as value if (
-                type(value) is not bool and 0 < value <= LARGEST_SINGLE
-            ):
-                return float(value)
-            case value:
-                expected = "expected a number above 0 in float32"
-                self.refuse(f"{quoted(key)} is {_short(value)}, {expected}")
+        value: Any = settings.get(key)
+        if type(value) not in (int, float) or not 0 < value <= LARGEST_SINGLE:
+            expected = "expected a number above 0 in float32"
+            self.refuse(f"{quoted(key)} is {_short(value)}, {expected}")
+        return float(value)
 
     def _count(self, key: str) -> int:
         """Return a setting that must be a whole number above 0."""
@@ -120,7 +117,7 @@ class WrittenArchitecture:
 
     # --------------------------------------------------------------------------------------- facts
 
-    def _facts(self) -> Iterator[tuple[str, int | float | bool | str | list[Any]]]:
+    def _facts(self) -> GgufFacts:
         own, row = self._config, self.architecture
         counts = {key: self._count(name) for key, name in COUNTS.items()}
         width, heads = counts["embedding_length"], counts["attention.head_count"]
@@ -135,8 +132,7 @@ class WrittenArchitecture:
             EPSILONS[row.epsilon]: self._real(vars(own), row.epsilon),
             "rope.dimension_count": head,
         }
-        facts |= self._numbers() | self._sliding() | self._rope(head)
-        yield from ((f"{self.name}.{key}", value) for key, value in facts.items())
+        return facts | self._numbers() | self._sliding() | self._rope(head)
 
     def _check(self, head: int) -> None:
         own, row = self._config, self.architecture

@@ -14,7 +14,7 @@ from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.fits.bridge.states import CalibrationText
 from gptailor.evaluation.fits.fit import BridgeError
 from gptailor.evaluation.fits.importance import importance_matrix, importance_text
-from gptailor.output.output import fit_tensors
+from gptailor.output.compile import fit_tensors
 from gptailor.plan.events import Progress
 from gptailor.prepare import Prepared, prepare
 from tests.support.tiny_bytes import FAMILIES, model

@@ -26,7 +26,6 @@ from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_
 from gptailor.cli import main as cli
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.output import compile as compile_module
-from gptailor.output import destination as destination_module
 from gptailor.output.gguf import values as gguf_values
 from gptailor.output.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile, held
 from gptailor.plan.events import BytesDone, ignore_events
@@ -1013,7 +1012,7 @@ def test_all_outputs_together_need_room(here: Path, monkeypatch: pytest.MonkeyPa
     plan = gptailor.load("p.tailor")
     planned = gptailor.compile(plan, here / "out", gguf=["q8_0"], dry_run=True)
     room = planned.size + planned.gguf[0].size // 2
-    monkeypatch.setattr(destination_module, "free_space", lambda path: room)
+    monkeypatch.setattr(compile_module, "free_space", lambda path: room)
     error = refused("C305", lambda: gptailor.compile(plan, here / "out", gguf=["q8_0"]))
     assert f"but {room:,} are free" in str(error)
     gptailor.compile(plan, here / "out")
