@@ -143,7 +143,7 @@ class Prepared:
         """The packages of methods and fits that aren't gptailor's own, those of inner plans too."""
         found: dict[str, str] = {}
         for plan in (*self.inner_plans.values(), self):
-            found |= method_packages(plan.compiled.program, plan.gaps)
+            found |= method_packages(plan.compiled.program, plan.resolved.gaps)
         return dict(sorted(found.items()))
 
     @property
