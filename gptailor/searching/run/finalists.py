@@ -41,8 +41,8 @@ def usual_plans(ledger: Ledger) -> set[str]:
 
 
 def _best(ledger: Ledger, trials: Sequence[Trial], many: int) -> list[Trial]:
-    """Return the best; where size is an objective, the best of each size, from end to end."""
-    if _size(ledger) is None or many == 1:
+    """Return the best of each size, from end to end, then the best others."""
+    if many == 1:
         return ledger.ranked(trials, many)
     of_size: dict[float, list[Trial]] = {}
     for trial in trials:
@@ -55,7 +55,7 @@ def _best(ledger: Ledger, trials: Sequence[Trial], many: int) -> list[Trial]:
 
 
 def _with_cut(ledger: Ledger, best: list[Trial], cuts: Sequence[Trial], many: int) -> list[Trial]:
-    """Return the best with the best cut for bridges in place of the last, or of its size's last.
+    """Return the best with the best cut for bridges in place of the last one of its size.
 
     Before it is bridged such a cut may look worse than others.
     """
@@ -63,19 +63,11 @@ def _with_cut(ledger: Ledger, best: list[Trial], cuts: Sequence[Trial], many: in
         return best
     ranks = {c: c.request.origin.rank for c in cuts if isinstance(c.request.origin, BridgedCut)}
     cut = min(cuts, key=ranks.__getitem__)
-    if _size(ledger) is None:
-        return [*best[: max(1, len(best) - 1)], cut]
     of_size = [t for t in best if _size_of(ledger, t) == _size_of(ledger, cut)]
     return [cut if trial in of_size[-1:] else trial for trial in best]
 
 
-def _size(ledger: Ledger) -> int | None:
-    """Return the number of the first objective that is a size."""
-    return next((n for n, aim in enumerate(ledger.aims) if aim.size), None)
-
-
 def _size_of(ledger: Ledger, trial: Trial) -> float:
-    number = _size(ledger)
-    assert number is not None
-    assert trial.values is not None, "ranked trials have values"
-    return trial.values[number]
+    """Return a plan's size by the first objective that is a size; 0 for all plans without one."""
+    values = zip(ledger.aims, trial.values or (), strict=False)
+    return next((value for aim, value in values if aim.size), 0.0)
