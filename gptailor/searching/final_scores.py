@@ -3,10 +3,9 @@
 The best plans are evaluated for them, and each value is noted in the study.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
@@ -17,13 +16,12 @@ from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
-from gptailor.reporting.measure import excess
+from gptailor.reporting.measure import excess, finite_or_none
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.run.notes import CONDITIONS, HELD_OUT
-from gptailor.searching.run.records import RequiredRow
-from gptailor.searching.run.scores import per_objective, per_sample_to_json
-from gptailor.searching.run.study import Study
+from gptailor.searching.run.records import HeldOutFailure, RequiredRow
+from gptailor.searching.run.scores import per_objective
+from gptailor.searching.run.study import HeldNote, HeldScoresNote, Study
 from gptailor.searching.run.trials import Ledger, Trial, json_numbers, read_outcomes
 from gptailor.searching.run.workers import BASE
 from gptailor.searching.settings import Settings, WishError
@@ -123,7 +121,7 @@ class Conditions:
             on_progress(f"evaluating the requirements: {n} of {len(fresh)}")
             values = {measure: self._value(measure, *plans[key]) for measure in missing[key]}
             noted[key] = {**noted.get(key, {}), **values}
-            study.note(CONDITIONS, noted)
+            study.note("conditions", noted)
         self._whole = True
         self.about(study, ledger)
 
@@ -203,9 +201,7 @@ def _text(objective: Objective, folder: Path) -> Path | str:
 
 def _finite(outcome: Outcome) -> float | None:
     """Return a value that can be compared; None for a failure."""
-    if isinstance(outcome, Failure) or not math.isfinite(outcome.value):
-        return None
-    return float(outcome.value)
+    return None if isinstance(outcome, Failure) else finite_or_none(float(outcome.value))
 
 
 def held_out(
@@ -219,7 +215,7 @@ def held_out(
     """Return held-out scores of the base and of trials' plans; make the missing ones."""
     if not any(trials.helds):
         return {}
-    notes = dict(study.notes.get(HELD_OUT, {}))
+    notes = dict(study.typed.held_out)
     plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
     plans |= {
         held_key(t): (decode_for(space, t.request.genome, t.request.stage), t.request.stage)
@@ -233,15 +229,13 @@ def held_out(
             done += 1
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
             notes[keys[index]] = _held_note(outcomes)
-            study.note(HELD_OUT, notes)
+            study.note("held_out", notes)
     return study.typed.held_out
 
 
-def _held_note(outcomes: Outcomes) -> dict[str, Any]:
+def _held_note(outcomes: Outcomes) -> HeldNote:
     values, stderrs, failure = read_outcomes(outcomes)
-    if values is None or stderrs is None:
-        return {"failure": str(failure)}
-    note: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
-    if each := per_objective(outcomes):
-        note["per_sample"] = per_sample_to_json(each)
-    return note
+    if values is None:
+        return HeldOutFailure(failure=str(failure))
+    errors = tuple(json_numbers(stderrs) or ())
+    return HeldScoresNote(values=values, stderrs=errors, per_sample=per_objective(outcomes))

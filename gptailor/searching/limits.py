@@ -1,12 +1,11 @@
 """Requirements of sizes, which are hard: the part of a space within them, and the genomes there.
 
-The size of a genome's plan is fitted as a sum over its features. The sum is exact where each layer
-is dropped or repeated for itself, so that strategies check thousands of genomes at once. Elsewhere
-the sizes of requested genomes are also counted from headers.
+The size of a genome's plan is fitted as a sum over its features, so that strategies check
+thousands of genomes at once. The sum is exact where each layer is dropped or repeated for itself.
+The sizes of requested genomes are counted from headers.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, NoReturn, final
@@ -15,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, locate
 from gptailor.plan.plan import Objective, Plan, Requirement
@@ -23,7 +21,6 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.program.sources import Checked
 from gptailor.searching.curve import Sizes, measured_sizes
-from gptailor.searching.run.schedule import Stages, Start, StartSource, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key, folded, key_of, keys_of, uniform
@@ -92,12 +89,10 @@ class Within:
         self.bounds = tuple(bounds)
         self._open = space
         self._known: dict[bytes, bool] = {}
-        self._mask = _sizing(space)
-        self._limits, slack = self._fit()
+        sizing = _sizing(space)
+        self._limits, slack = self._fit(sizing)
         if slack > _EXACT:  # models differ in their layers' sizes
-            self._mask = np.ones_like(self._mask)
-            self._limits, slack = self._fit()
-        self.exact = slack <= _EXACT
+            self._limits, _ = self._fit(np.ones_like(sizing))
         self.space = replace(space, table=space.table._replace(limits=self._limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
@@ -105,9 +100,7 @@ class Within:
             self._refuse_all()
 
     def holds(self, genome: Genome) -> bool:
-        """Return whether a genome's plan is within all bounds; count where sums may be wrong."""
-        if self.exact and (summed := self._summed(genome)) is not None:
-            return summed
+        """Return whether a genome's plan is within all bounds."""
         key = b"".join(np.asarray(genes).tobytes() for genes in genome)
         if key not in self._known:
             sizes = self._counted(genome)
@@ -157,20 +150,6 @@ class Within:
                 return genome
             genome, size = _row(changed, best), float(sizes[best])
 
-    def _summed(self, genome: Genome) -> bool | None:
-        """Return whether sums are within bounds; None for a genome whose sums may be wrong."""
-        values, limits = features(self.space.table, genome), self._limits
-        row = np.append(1.0, values[self._mask])
-        if np.abs(row - self._axes.T @ (self._axes @ row)).max() > _SPANNED:
-            return None
-        most = np.array([bound.most for bound in self.bounds])
-        beyond = values @ limits.weights.T - limits.room
-        near = np.abs(beyond) <= 4 * _EXACT
-        if (near & (self._slack * most > 1 / 4)).any():
-            return None
-        rounded = np.rint((beyond + 1.0 + self._slack + _EXACT) * most) <= most
-        return bool(np.where(near, rounded, beyond <= 0).all())
-
     def _counted(self, genome: Genome) -> list[float]:
         """Return the sizes of a genome's plan by all bounds."""
         plan = decode(self._open, genome)
@@ -194,17 +173,17 @@ class Within:
 
     # ---------------------------------------------------------------------------------- the fit
 
-    def _fit(self) -> tuple[Limits, float]:
+    def _fit(self, mask: Bool[ndarray, " f"]) -> tuple[Limits, float]:
         """Fit sizes as sums over some features; return limits, and the share that sums are off.
 
         The limits allow so much more, since requested genomes are counted too.
         """
-        table, mask = self._open.table, self._mask
+        table = self._open.table
         many = 2 * int(mask.sum()) + _MORE_DRAWN
         pool = sample(table, key_of(0), max(many, _POOL))
         values = features(table, pool)[:, mask]
         every = np.concatenate([np.ones((len(values), 1)), values], axis=1)
-        fitted, self._axes = _spanning(every, many)
+        fitted = _spanning(every, many)
         sizes = [self._counted(_row(pool, n)) for n in fitted]
         shares = np.array(sizes) / [max(bound.most, 1e-9) for bound in self.bounds]
         columns = every[fitted]
@@ -212,7 +191,6 @@ class Within:
         slack = np.abs(columns @ solved - shares).max(axis=0)
         weights = np.zeros((len(self.bounds), len(mask)))
         weights[:, mask] = solved[1:].T
-        self._slack = slack
         return Limits(weights, 1.0 - solved[0] + slack + _EXACT), float(slack.max())
 
     def _refuse_beyond(self, bound: SizeBound) -> None:
@@ -258,20 +236,19 @@ def _row(genomes: Genome, number: int) -> Genome:
     return Genome(*(genes[number] for genes in genomes))
 
 
-def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[ndarray, "r c"]]:
-    """Return numbers of rows that span all, the first rows among them; and all rows' axes."""
+def _spanning(rows: Float[ndarray, "n c"], many: int) -> list[int]:
+    """Return numbers of rows that span all, the first rows among them."""
     _, sizes, axes = np.linalg.svd(rows[:many], full_matrices=False)
-    spans = [axes[sizes > 1e-9 * sizes[0]]]
+    axes = axes[sizes > 1e-9 * sizes[0]]
     numbers = list(range(many))
-    residue = rows - rows @ spans[0].T @ spans[0]
+    residue = rows - rows @ axes.T @ axes
     while True:
         lengths = np.linalg.norm(residue, axis=1)
         furthest = int(np.argmax(lengths))
         if lengths[furthest] <= _SPANNED:
-            return numbers, np.concatenate(spans)
+            return numbers
         numbers.append(furthest)
         axis = residue[furthest] / lengths[furthest]
-        spans.append(axis[None])
         residue -= np.outer(residue @ axis, axis)
 
 
@@ -291,43 +268,3 @@ def _changes(table: Table, genome: Genome) -> list[Genome]:
     options = [(i, v) for i, count in enumerate(table.options) for v in range(count)]
     picked = [genome._replace(picks=np.where(at == i, v, genome.picks)) for i, v in options]
     return flips + picked
-
-
-@final
-class StartsWithin:
-    """Starting plans within bounds. Plans beyond them count as failures that cost nothing."""
-
-    def __init__(self, starts: StartSource, within: Within) -> None:
-        self.starts = starts
-        self.within = within
-
-    def focus(self, results: Sequence[Start]) -> Table | None:
-        """Return the table that a strategy searches after these plans, within the bounds."""
-        table = self.starts.focus(results)
-        return None if table is None else table._replace(limits=self.within.space.table.limits)
-
-    def stages(self) -> Stages:
-        """Yield the plans of each stage that are within bounds; all others count as failures."""
-        stages, results = self.starts.stages(), None
-        failed: tuple[float, ...] = (math.nan,)
-        while plans := next_stage(stages, results):
-            within = [start.uncut or self.within.holds(start.genome) for start in plans]
-            told = yield [start for start, holds in zip(plans, within, strict=True) if holds]
-            failed = (math.nan,) * len(told[0].losses) if told else failed
-            remaining = iter(told)
-            results = [
-                next(remaining) if holds else start._replace(share=0.0, losses=failed)
-                for start, holds in zip(plans, within, strict=True)
-            ]
-
-
-def bounded(
-    space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]
-) -> tuple[Sizes, Within | None]:
-    """Return the sizes of a space's plans, and its part within the required sizes, if any is.
-
-    Raises PlanError (P609) where no plan of it is within.
-    """
-    sizes = Sizes(space, models)
-    bounds = size_bounds(space.plan, requires)
-    return sizes, Within(space, sizes, bounds) if bounds else None

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from gptailor.checkpoint.files import quoted
 from gptailor.evaluation.fits.bridge.gaps import plan_gap_errors
 from gptailor.evaluation.fits.repair_estimate import (
     BRIDGE_PASSES,
@@ -25,10 +24,9 @@ from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.stage import at_stage
 from gptailor.reporting.measure import LossMeasure
-from gptailor.searching.run.notes import GAPS, INFLUENCE, LATENCIES, MEASURED, REMOVAL, FoundNote
 from gptailor.searching.run.origin import UniformMerge, composition_words
 from gptailor.searching.run.schedule import Budget
-from gptailor.searching.run.study import Study
+from gptailor.searching.run.study import FoundNote, Study
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space
@@ -86,7 +84,7 @@ def starts_of(
     on, and starts in the same way. Raises TailorError for a forward pass without numbers.
     """
     trials.latencies.known |= study.typed.latencies
-    trials.latencies.on_measured = lambda latencies: study.note(LATENCIES, dict(latencies))
+    trials.latencies.on_measured = lambda latencies: study.note("latencies", dict(latencies))
     measuring = _Measuring(space, trials, budget, study, on_progress)
     try:
         influence = measuring.influence()
@@ -137,12 +135,14 @@ class _Measuring:
         """Raise CheckpointError C903 for notes of other layers than the space has."""
         layers, notes = self.space.layers, self._noted
         places = {bit.at for bit in self.space.bits if bit.group >= 0}
-        fits = all(len(of_each) == layers for of_each in (notes.influence or {}).values())
         removed = notes.removal or ()
-        fits &= places.issuperset(removed) and len(set(removed)) == len(removed)
-        fits &= len(removed) <= int(sum(self.space.table.high))
-        if not fits or any(place >= layers for cut in notes.gaps or () for place in cut):
-            raise self.study.error(f"has a damaged note: {quoted(MEASURED)} is of other layers")
+        if (
+            any(len(of_each) != layers for of_each in (notes.influence or {}).values())
+            or len(places.intersection(removed)) < len(removed)
+            or len(removed) > int(sum(self.space.table.high))
+            or any(place >= layers for cut in notes.gaps or () for place in cut)
+        ):
+            raise self.study.error("has a damaged note: 'measured' is of other layers")
 
     def _removals(self, rounds: int) -> int:
         """Return how many plans so many rounds of greedy removal try."""
@@ -162,7 +162,7 @@ class _Measuring:
             if name not in influence:
                 influence[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
-                self._note(INFLUENCE, influence)
+                self._note("influence", influence)
             self.done += 1
         return self._noted.influence or {}
 
@@ -181,7 +181,7 @@ class _Measuring:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             cuts = shortest_paths(errors, choices[0].among, size)
             self.spent += self.budget.full
-            self._note(GAPS, [list(cut) for cut in cuts])
+            self._note("gaps", [list(cut) for cut in cuts])
         self.done += 1
         return self._noted.gaps or ()
 
@@ -192,7 +192,7 @@ class _Measuring:
         base = self.plans["base"]
         rounds = greedy_removal(self.space, base, influence, self._losses, self.width, positions)
         for positions in rounds:
-            self._note(REMOVAL, list(positions))
+            self._note("removal", list(positions))
         return positions if len(positions) == int(sum(self.space.table.high)) else ()
 
     def _losses(self, removed: Sequence[Plan]) -> list[float]:
@@ -228,7 +228,7 @@ class _Measuring:
         measured = earlier.found.model_dump(mode="json", by_alias=True, exclude_none=True)
         measured[name] = value
         note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": measured}
-        self.study.note(MEASURED, note)
+        self.study.note("measured", note)
 
 
 def gap_errors_of(trials: Trials, uncut: Plan, widest: int) -> list[list[float]]:

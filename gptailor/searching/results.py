@@ -31,7 +31,6 @@ from gptailor.searching.curve import curve
 from gptailor.searching.folder import FRONT, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
-from gptailor.searching.run.notes import SIZES
 from gptailor.searching.run.records import Ended, NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY, file_inside
@@ -154,7 +153,7 @@ def put_results(
             at_bounds=[] if trial is None else [*numbers_at_bounds(end.space, trial)],
         )
         sizes = RunSizes(base=end.sizes.of_plan(end.base), plans=dict(end.sizes.known))
-        end.study.note(SIZES, sizes)
+        end.study.note("sizes", sizes)
         folder.put_json(f"{SUMMARY}.json", summary.model_dump(mode="json"))
         folder.put(f"{SUMMARY}.md", markdown(summary))
         if best is not None and end.ended != "interrupted":

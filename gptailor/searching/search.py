@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 import jax
 
@@ -19,19 +18,19 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count
+from gptailor.searching.curve import Sizes
 from gptailor.searching.final_scores import Conditions, held_out
 from gptailor.searching.folder import Folder
 from gptailor.searching.identity import record_of, refuse_other
-from gptailor.searching.limits import StartsWithin, bounded
+from gptailor.searching.limits import Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
-from gptailor.searching.run.asking import Asking, WithinBounds
-from gptailor.searching.run.notes import ENDED, LATE
-from gptailor.searching.run.records import Aim, Ended, RunRecord
+from gptailor.searching.run.asking import Asking
+from gptailor.searching.run.records import Ended, RunRecord
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
-from gptailor.searching.run.workers import PATIENCE, UnderWay, Workers, interruptible
+from gptailor.searching.run.workers import UnderWay, Workers, interruptible
 from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
@@ -40,11 +39,6 @@ from gptailor.searching.strategies import strategy_of
 from gptailor.searching.summary import SearchEnd, aims_of, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
-if TYPE_CHECKING:
-    from gptailor.searching.strategies.strategy import Strategy
-
-_STARTING = 64
-"""Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """The number of trials without a single score that end a search."""
 
@@ -163,7 +157,9 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         where = computing(where, opened_models, earlier)
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         space = space_of(plan, opened_models["base"].layout.count, tied)
-        sizes, within = bounded(space, opened_models, chosen.requires)
+        sizes = Sizes(space, opened_models)
+        bounds = size_bounds(space.plan, chosen.requires)
+        within = Within(space, sizes, bounds) if bounds else None
         space = space if within is None else within.space
         tell(Doing("loading"))
         space_trials = trials_of(plan, opened_models, chosen, where, on_event)
@@ -182,15 +178,14 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
         with workers_of(space_trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, space_trials, budget, study, chosen, say)
-            how = (
-                strategy_of(chosen.strategy),
-                StartsWithin(starts, within) if within else starts, budget, chosen.seed,
-                PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
+            asking = Asking(
+                strategy_of(chosen.strategy), space, ledger, seed=chosen.seed,
+                capacity=budget.capacity, prior=starts.influence.get("base"), within=within,
             )  # fmt: skip
-            of = SearchSetting(space, base, aims, *how)
+            under_way = UnderWay(ledger, base, workers.count, races=chosen.race)
             tell(Begun(ledger, budget, space, repair_cost(space_trials, budget)))
             try:
-                for event in search_steps(of, study, ledger, workers):
+                for event in search_steps(budget, starts, asking, under_way, study, workers):
                     tell(event)
                 assert study.typed.ended is not None, "a search that is over is noted"
                 ended: Ended = study.typed.ended.reason
@@ -210,83 +205,57 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
 # ---------------------------------------------------------------------------------------- the loop
 
 
-@final
-@dataclass(frozen=True)
-class SearchSetting:
-    """Settings that the course of a search depends on; it also depends on the evaluator.
-
-    `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
-    seconds a free worker waits at least for another one. With `races` the strategy's trials are
-    given up where they have lost. `prior` is the earlier measurement of each layer. Requested
-    genomes are `within` bounds, where there are any.
-    """
-
-    space: Space
-    base: Plan
-    aims: tuple[Aim, ...]
-    strategy: "Strategy"
-    starts: StartSource
-    budget: Budget
-    seed: int = 0
-    patience: float = PATIENCE
-    races: bool = False
-    prior: Sequence[float] | None = None
-    within: WithinBounds | None = None
-
-
 def search_steps(
-    of: SearchSetting, study: Study, ledger: Ledger, workers: Workers
+    budget: Budget,
+    starts: StartSource,
+    asking: Asking,
+    under_way: UnderWay,
+    study: Study,
+    workers: Workers,
 ) -> Iterator[SearchEvent]:
     """Ask, decode, evaluate, record and tell while there is budget.
 
     A search whose trials are in the study and the ledger goes on where they end. Its course depends
-    on the setting, the outcomes and the number of workers alone, unless a worker is stuck for so
-    long that the study has the note `LATE`. Told trials are kept whatever happens. Raises
+    on the arguments, the outcomes and the number of workers alone, unless a worker is stuck for so
+    long that the study notes that it is `late`. Told trials are kept whatever happens. Raises
     SearchError where nothing has a score, and the errors of an evaluator or the disk.
     """
-    about, ended = of.budget.record(), study.typed.ended
+    about, ended = budget.record(), study.typed.ended
     if ended is not None and about == {name: getattr(ended, name) for name in about}:
         return
-    budget = of.budget
-    under_way = UnderWay(ledger, workers.count, of.patience, races=of.races)
-    capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
-    asking = Asking(
-        of.strategy, of.space, ledger,
-        seed=of.seed, capacity=capacity, prior=of.prior, within=of.within,
-    )  # fmt: skip
-    ahead = 1 if workers.count == 1 else 1 + -(-workers.count // of.strategy.population)
     # asks again all that was asked before
-    schedule = Schedule(ledger, budget, of.starts, asking, ahead=ahead)
-    record = partial(_recorded, of, study, ledger, under_way, len(ledger.trials))
+    schedule = Schedule(budget, starts, asking, under_way.workers)
+    before = len(asking.ledger.trials)
     while True:
         while under_way.free:
-            if not under_way.queued:
+            if not under_way.queue:
                 yield Asked()
-                if not _ask(of, schedule, under_way):
+                if not _ask(schedule, under_way):
                     break
-            if under_way.queued:
-                task = under_way.task(of.base)
+            if under_way.queue:
+                task = under_way.task()
                 yield Started(len(task.plans), task.keys[0].samples)
                 workers.submit(task)
-            yield from record()
+            yield from _recorded(budget, study, under_way, before)
         if not under_way.tasks:
             break
         _wait(schedule, under_way, study, workers)
-        yield from record()
-    reason = "exhausted" if schedule.exhausted(ledger.trials) else "budget"
-    study.note(ENDED, {**about, "reason": reason})
+        yield from _recorded(budget, study, under_way, before)
+    reason = "exhausted" if schedule.exhausted(asking.ledger.trials) else "budget"
+    study.note("ended", {**about, "reason": reason})
 
 
-def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
+def _ask(schedule: Schedule, under_way: UnderWay) -> bool:
     """Ask for more; return whether there is anything to evaluate now.
 
     The cost of trials in a race is known when they are told. Until then requests beyond the budget
     wait.
     """
+    space = schedule.asking.space
     while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
-        plans = ((r, decode_for(of.space, r.genome, r.stage)) for r in requests)
+        plans = ((r, decode_for(space, r.genome, r.stage)) for r in requests)
         beyond = under_way.fill(plans, schedule.room(requests))
-        if beyond and of.races and not (schedule.retries and len(beyond) == len(requests)):
+        if beyond and under_way.races and not (schedule.retries and len(beyond) == len(requests)):
             schedule.postpone(beyond)
         elif beyond:
             schedule.close()
@@ -303,24 +272,25 @@ def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Worker
     event = workers.next(under_way.longest() if held_up else None)
     if event is None:
         under_way.hurry()
-        study.note(LATE, study.typed.late + 1)
+        study.note("late", study.typed.late + 1)
     else:
         under_way.take(event)
 
 
 def _recorded(
-    of: SearchSetting, study: Study, ledger: Ledger, under_way: UnderWay, before: int
+    budget: Budget, study: Study, under_way: UnderWay, before: int
 ) -> Iterator[Estimated | Scored]:
     """Write down what is known now, then yield it, after so many trials `before`."""
+    ledger = under_way.ledger
     for samples, outcomes, seconds in under_way.measures():
-        _measure(of.aims, outcomes, samples, study, ledger)
-        remaining = of.budget.trials - of.budget.measured - ledger.cost()
+        _measure(outcomes, samples, study, ledger)
+        remaining = budget.trials - budget.measured - ledger.cost()
         yield Estimated(remaining, seconds * ledger.full / samples, ledger.full)
     for trial in under_way.told():
         study.add(trial)
         ledger.add(trial)
         yield Scored(trial)
-        patient = len(ledger.trials) - before < min(_GIVE_UP_AFTER, of.budget.trials)
+        patient = len(ledger.trials) - before < min(_GIVE_UP_AFTER, budget.trials)
         if not patient and all(t.values is None for t in ledger.trials):
             reasons = Counter(str(t.failure) for t in ledger.trials if t.failure is not None)
             [(reason, count)] = reasons.most_common(1)
@@ -330,14 +300,12 @@ def _recorded(
             raise SearchError(message)
 
 
-def _measure(
-    aims: Sequence[Aim], outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger
-) -> None:
+def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger) -> None:
     """Add the uncut base's scores on so many samples, which others are shares of."""
     values, stderrs, failure = read_outcomes(outcomes)
     if values is None or stderrs is None:
         raise SearchError(f"the base itself has no score: {failure}")
-    for aim, value in zip(aims, values, strict=True):
+    for aim, value in zip(ledger.aims, values, strict=True):
         if aim.scale == "base" and value <= 0:
             message = f"the base's score by {aim.name} is {value:g}, expected a number above 0"
             raise SearchError(message)

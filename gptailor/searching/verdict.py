@@ -16,9 +16,9 @@ from gptailor.plan.plan import Plan
 from gptailor.reporting.measure import Estimate
 from gptailor.searching.run.comparison import Comparison, Scores
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.notes import HeldNote, HeldScoresNote
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import BaseRecord, RivalRecord, VerdictRecord
+from gptailor.searching.run.study import HeldNote, HeldScoresNote
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import BASE
 

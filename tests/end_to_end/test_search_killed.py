@@ -70,4 +70,4 @@ def test_killed_at_random_moments_it_ends_with_the_same_study(
     assert kills >= 3
     again = study_of(tmp_path)
     assert repr(record(again.trials())) == repr(record(calm.trials()))
-    assert again.notes == calm.notes
+    assert again.typed == calm.typed

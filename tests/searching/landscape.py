@@ -15,6 +15,7 @@ import gptailor
 from gptailor.evaluation.scores import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
+from gptailor.searching.run.asking import Asking
 from gptailor.searching.run.journal import JOURNAL, JournalFile
 from gptailor.searching.run.origin import BestWindow, WindowCut
 from gptailor.searching.run.records import Aim
@@ -22,15 +23,17 @@ from gptailor.searching.run.schedule import Budget, Stages, Start
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import (
+    PATIENCE,
     Alone,
     Done,
     Lost,
     Task,
     TaskOutcome,
+    UnderWay,
     WorkerEvent,
     Workers,
 )
-from gptailor.searching.search import SearchEvent, SearchSetting, search_steps
+from gptailor.searching.search import SearchEvent, search_steps
 from gptailor.searching.space.genome import Genome, genome_to_json
 from gptailor.searching.space.hash_random import folded, key_of
 from gptailor.searching.space.space import Space, space_of
@@ -163,6 +166,22 @@ class Staged:
         return None
 
 
+@dataclass(frozen=True)
+class SearchSetting:
+    """Settings that the course of a search depends on."""
+
+    space: Space
+    base: Plan
+    aims: tuple[Aim, ...]
+    strategy: Any
+    starts: Any
+    budget: Budget
+    seed: int = 0
+    patience: float = PATIENCE
+    races: bool = False
+    within: Any = None
+
+
 def setting(**changes: Any) -> SearchSetting:
     found = space()
     said: dict[str, Any] = {
@@ -197,11 +216,21 @@ class Search:
         self.ledger = Ledger(self.setting.aims, self.setting.budget.full, self.prefer)
         self.study.recall(self.ledger, self.setting.space)
 
+    def steps(self) -> Iterator[SearchEvent]:
+        of, ledger = self.setting, self.ledger
+        asking = Asking(
+            of.strategy, of.space, ledger,
+            seed=of.seed, capacity=of.budget.capacity, within=of.within,
+        )  # fmt: skip
+        under_way = UnderWay(ledger, of.base, self.workers.count, of.patience, races=of.races)
+        return search_steps(of.budget, of.starts, asking, under_way, self.study, self.workers)
+
     def run(self) -> str:
-        for event in search_steps(self.setting, self.study, self.ledger, self.workers):
+        for event in self.steps():
             if self.on_event is not None:
                 self.on_event(event)
-        return str(self.study.notes["ended"]["reason"])
+        assert self.study.typed.ended is not None
+        return self.study.typed.ended.reason
 
 
 def search(

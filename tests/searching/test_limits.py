@@ -12,16 +12,18 @@ from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.program.sources import Checked
 from gptailor.searching.curve import Sizes, measured_sizes
-from gptailor.searching.limits import StartsWithin, Within, bounded, size_bounds
+from gptailor.searching.limits import Within, size_bounds
 from gptailor.searching.run import schedule
-from gptailor.searching.run.origin import StrategyPlan, origin_words
-from gptailor.searching.run.schedule import Start, next_stage
+from gptailor.searching.run.origin import RandomPlan
+from gptailor.searching.run.schedule import Budget, Start
+from gptailor.searching.run.trials import STARTS
 from gptailor.searching.space.decode import decode
-from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.genome import Genome, genome_to_json
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.space.table import allowed, sample
 from gptailor.searching.strategies import strategy_of
+from tests.searching.landscape import BASE, Drifting, search, setting
 from tests.support.tiny import tiny_model
 
 MANY = 256
@@ -108,7 +110,6 @@ def test_rare_windows_are_fitted(statements: str, most: int, tmp_path: Path) -> 
     found = within(tmp_path, statements, required, count=30)
     drawn = sample(found.space.table, key_of(9), MANY)
     inside = [count <= most for count in layers(found.space, rows(drawn), found.sizes)]
-    assert found.exact
     assert allowed(found.space.table, drawn).tolist() == inside
     assert [found.holds(one) for one in rows(drawn)] == inside
 
@@ -191,7 +192,6 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     three, bound, five = (every[counts.index(count)] for count in (3, 4, 5))
     assert bound - three != five - bound
     found = within(tmp_path, text, f"bytes(gguf=q4_k_m) <= {bound}")
-    assert not found.exact
     assert [found.holds(one) for one in drawn] == [count <= 4 for count in counts]
     assert all(found.holds(found.or_other(one, key_of(n))) for n, one in enumerate(drawn))
     with pytest.raises(PlanError) as caught:
@@ -220,39 +220,42 @@ def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.wrong_types
-def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
+def test_starting_plans_beyond_are_left_out(folder: Path, tmp_path: Path) -> None:
     found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
-    drawn = rows(sample(found.space.table, key_of(3), 12))
-    starts = [Start(StrategyPlan(strategy=str(n)), one, 1.0) for n, one in enumerate(drawn)]
-    inside = [found.holds(one) for one in drawn]
-    heard: list[list[float]] = []
+    starts = [
+        Start(RandomPlan(), one, 1.0) for one in rows(sample(found.space.table, key_of(3), 12))
+    ]
+    inside = [found.holds(start.genome) for start in starts]
+    assert {*inside[:6]} == {*inside[6:]} == {True, False}
+    heard: list[Start] = []
 
     class Stages:
-        """Two stages, the second one of the best of the first."""
+        """Two stages, the second one after all results of the first."""
 
         def stages(self) -> schedule.Stages:
-            told = yield starts[:6]
-            heard.append([one.losses[0] for one in told])
-            assert [one.share for one in told] == [float(ok) for ok in inside[:6]]
+            heard[:] = yield starts[:6]
             yield starts[6:]
 
-    source = StartsWithin(Stages(), found).stages()
-    first = next_stage(source, None)
-    assert [one.origin for one in first] == [
-        s.origin for s, ok in zip(starts[:6], inside[:6], strict=True) if ok
+    chosen = setting(
+        space=found.space,
+        base=gptailor.loads(BASE),
+        starts=Stages(),
+        strategy=Drifting(shares=(1.0,) * 3),
+        budget=Budget(40, 64, 64),
+        within=found,
+    )
+    ledger = (done := search(tmp_path, chosen)).ledger
+    done.run()
+    asked = sorted((trial.request for trial in ledger.of(STARTS)), key=lambda one: one.key)
+    assert [genome_to_json(one.genome) for one in asked] == [
+        genome_to_json(start.genome) for start, ok in zip(starts, inside, strict=True) if ok
     ]
-    losses = [(float(origin_words(one.origin)),) for one in first]
-    told = [one._replace(losses=loss) for one, loss in zip(first, losses, strict=True)]
-    second = next_stage(source, told)
-    assert [one.origin for one in second] == [
-        s.origin for s, ok in zip(starts[6:], inside[6:], strict=True) if ok
-    ]
-    wanted = [float(n) if inside[n] else np.nan for n in range(6)]
-    assert np.array_equal(heard[-1], wanted, equal_nan=True)
-    assert next_stage(source, [one._replace(losses=(0.0,)) for one in second]) == []
+    assert [start.share for start in heard] == [float(ok) for ok in inside[:6]]
+    assert [bool(np.isnan(start.losses).all()) for start in heard] == [not ok for ok in inside[:6]]
+    assert all(found.holds(trial.request.genome) for trial in ledger.trials)
 
 
 def test_without_such_a_requirement_a_space_is_as_it_is(folder: Path) -> None:
-    space, sizes, _ = made(folder, SPACES["counts"], 'nll("a.txt") <= 2.0', "latency() <= base")
+    space, _, _ = made(folder, SPACES["counts"], 'nll("a.txt") <= 2.0', "latency() <= base")
     assert space.plan.search is not None
-    assert bounded(space, sizes.models, space.plan.search.requires)[1] is None
+    assert size_bounds(space.plan, space.plan.search.requires) == []

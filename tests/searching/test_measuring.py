@@ -17,7 +17,6 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching import measuring
 from gptailor.searching.measuring import repair_cost, starts_of
-from gptailor.searching.run.notes import MEASURED
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import Study
 from gptailor.searching.settings import Flags, settings
@@ -101,7 +100,7 @@ def measured(
             chosen,
             lambda *how: said.append(how),
         )
-    assert left.measured == study.notes[MEASURED]["evaluations"]
+    assert left.measured == study.typed.measured.evaluations
     return found, said, study
 
 
@@ -119,7 +118,7 @@ def test_what_it_cost_is_noted(tmp_path: Path) -> None:
     trials = Measured()
     _, _, study = measured(tmp_path, trials)
     of_samples = [one for one in trials.asked if not one.startswith("gaps")]
-    assert study.notes[MEASURED]["evaluations"] == pytest.approx(len(of_samples) / 8 + 1)
+    assert study.typed.measured.evaluations == pytest.approx(len(of_samples) / 8 + 1)
     assert {one.split()[1] for one in of_samples} == {"8"}
 
 
@@ -133,7 +132,7 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
     assert len(second.asked) < len(every.asked) or at == 0
     lost = len(first.asked) + len(second.asked) - len(every.asked)
     assert 0 <= lost < 8, "no more than one round of removal"
-    kept, expected = (of.notes[MEASURED]["found"] for of in (study, undisturbed))
+    kept, expected = (of.typed.measured.found for of in (study, undisturbed))
     assert kept == expected
     assert (found.influence, found.bridged) == (whole.influence, whole.bridged)
     assert [*found.removal] == [*whole.removal]
@@ -155,7 +154,7 @@ def test_a_kill_after_any_note_counts_no_cost_twice(tmp_path: Path) -> None:
             patch.setattr(Study, "note", killed)
             measured(tmp_path / str(at), Measured())
         _, _, study = measured(tmp_path / str(at), Measured())
-        spent = (of.notes[MEASURED]["evaluations"] for of in (study, undisturbed))
+        spent = (of.typed.measured.evaluations for of in (study, undisturbed))
         assert len(set(spent)) == 1, at
 
 

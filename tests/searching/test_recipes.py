@@ -21,14 +21,13 @@ from gptailor.searching.run.origin import (
 )
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, RECIPES, SEARCH, STARTS, Trial
-from gptailor.searching.search import SearchSetting, search_steps
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.space import space_of
 from gptailor.searching.starts.recipes import Recipes
 from gptailor.searching.starts.stages import Starts
 from gptailor.searching.strategies import strategy_of
 from gptailor.searching.summary import repair_worth
-from tests.searching.landscape import number, record, search, setting
+from tests.searching.landscape import SearchSetting, number, record, search, setting
 
 TEXT = """\
 tailor 1
@@ -160,7 +159,7 @@ def test_the_summary_says_what_a_loss_before_repair_is_worth(done: Any) -> None:
 def test_a_search_goes_on_where_it_was_broken_off(tmp_path: Path, done: Any, at: int) -> None:
     whole, _ = done
     first = search(tmp_path, repaired(), Repairing())
-    for _ in search_steps(first.setting, first.study, first.ledger, first.workers):
+    for _ in first.steps():
         if len(first.ledger.trials) >= at:
             break
     again = search(tmp_path, repaired(), Repairing())

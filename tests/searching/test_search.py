@@ -17,19 +17,12 @@ import gptailor
 from gptailor.evaluation.scores import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
-from gptailor.searching.run.notes import LATE
 from gptailor.searching.run.origin import BridgedCut, RandomPlan, StrategyPlan, origin_words
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget, Stages, Start, next_stage
 from gptailor.searching.run.trials import FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import Alone, Done, Task, TaskOutcome, interruptible
-from gptailor.searching.search import (
-    Scored,
-    SearchError,
-    SearchEvent,
-    SearchSetting,
-    search_steps,
-)
+from gptailor.searching.search import Scored, SearchError, SearchEvent
 from tests.searching.landscape import (
     ACCURACY,
     BASE,
@@ -38,6 +31,7 @@ from tests.searching.landscape import (
     Counting,
     Drifting,
     Search,
+    SearchSetting,
     Simulated,
     Staged,
     Stubborn,
@@ -202,7 +196,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
     assert kills >= 2
     assert record(found.ledger.trials) == record(calm.ledger.trials)
     assert record(found.study.trials()) == record(calm.study.trials())
-    assert found.study.notes == calm.study.notes
+    assert found.study.typed == calm.study.typed
     seconds = [[trial.seconds for trial in of.trials()] for of in (calm.study, found.study)]
     assert seconds == [[t.seconds for t in of.ledger.trials] for of in (calm, found)]
 
@@ -585,7 +579,7 @@ def test_who_is_quick_changes_nothing(tmp_path: Path) -> None:
     assert [t.request.asked_after for t in calm.ledger.of(SEARCH)][-1] > 15
     for other in found.values():
         assert record(other.ledger.trials) == record(calm.ledger.trials)
-        assert other.study.notes == calm.study.notes
+        assert other.study.typed == calm.study.typed
 
 
 def test_trials_are_told_in_the_order_of_asking(tmp_path: Path, chosen: SearchSetting) -> None:
@@ -601,7 +595,7 @@ def test_a_worker_that_is_stuck_is_not_waited_for_and_that_is_noted(tmp_path: Pa
     chosen = dataclasses.replace(chosen, patience=5.0)
     workers = Simulated(Counting(), slow=(1.0, 1.0, 30.0))
     found = ran(tmp_path, chosen, workers=workers)
-    assert found.study.notes[LATE] >= 1
+    assert found.study.typed.late >= 1
     assert found.ledger.cost() == 20
     keys = [t.request.key for t in found.ledger.of(SEARCH)]
     assert keys != sorted(keys)
@@ -727,7 +721,7 @@ def test_a_stage_with_other_plans_keeps_the_trials_of_its_plans(tmp_path: Path) 
     for order, trials, cost in (((0, 1), 2, 12), ((2, 0, 1), 3, 14), ((2, 0, 1), 4, 14)):
         starts = Ordered(order)
         found = search(tmp_path, setting(starts=starts, budget=Budget(cost, 16, 64)))
-        for _ in search_steps(found.setting, found.study, found.ledger, found.workers):
+        for _ in found.steps():
             if len(found.ledger.trials) == trials:
                 break
 

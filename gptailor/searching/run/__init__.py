@@ -6,7 +6,6 @@ __all__ = [
     "finalists",
     "incumbent",
     "journal",
-    "notes",
     "origin",
     "records",
     "schedule",

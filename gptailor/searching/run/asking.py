@@ -1,7 +1,7 @@
 """The asks of a strategy, and the trials that it is told: `Asking`."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -66,8 +66,15 @@ def told(
     return state
 
 
-WithinBounds: TypeAlias = Callable[[Genome, Key], Genome]
-"""Returns a genome if a search may ask for it, else an allowed genome, drawn by a key."""
+@runtime_checkable
+class Bounds(Protocol):
+    """The part of a space that a search may ask for."""
+
+    def holds(self, genome: Genome) -> bool:
+        """Return whether a search may ask for a genome."""
+
+    def or_other(self, genome: Genome, key: Key) -> Genome:
+        """Return the genome if a search may ask for it, else an allowed one, drawn by the key."""
 
 
 @final
@@ -77,6 +84,7 @@ class Asking:
     All randomness comes from `seed` and the number of the ask. Trials are told by the same calls,
     whether they were made now or in an earlier process: so the next ask is the same too. `prior`
     is the earlier measurement of the layers: the more, the worse it is if a layer leaves.
+    Requested genomes are `within` bounds, where there are any.
     """
 
     def __init__(  # noqa: PLR0913 (the strategy and its settings)
@@ -88,12 +96,13 @@ class Asking:
         seed: int,
         capacity: int,
         prior: Sequence[float] | None = None,
-        within: WithinBounds | None = None,
+        within: Bounds | None = None,
     ) -> None:
         self.strategy = strategy
-        self.within = within or (lambda genome, key: genome)
+        self.space = space
+        self.within = within
         self.ledger = ledger
-        self._whole, self._key = space.table, key_of(seed)
+        self._key = key_of(seed)
         self._capacity = capacity
         self._influence = None if prior is None else np.array(prior, float)
         self._told = 0
@@ -102,7 +111,7 @@ class Asking:
     @property
     def focused(self) -> bool:
         """Return whether the strategy searches some of the space's choices alone."""
-        return self._table is not self._whole
+        return self._table is not self.space.table
 
     def focus(self, table: Table) -> None:
         """Let the strategy search a table of the space from now on.
@@ -130,19 +139,22 @@ class Asking:
         )
         genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
         key = self._keyed(OTHER, number)
-        bounded = [self.within(genome, folded(key, n)) for n, genome in enumerate(genomes)]
+        bounded = [self._bounded(genome, folded(key, n)) for n, genome in enumerate(genomes)]
         return list(zip(bounded, map(float, shares), strict=True))
 
     def distinct(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials with distinct plans, the first of each."""
         genomes = [trial.request.genome for trial in trials]
-        return [trials[n] for n in distinct(self._whole, genomes)]
+        return [trials[n] for n in distinct(self.space.table, genomes)]
 
     def random(self, number: int) -> Genome:
         """Return the random genome with a number."""
         key = self._keyed(DRAW, number)
         drawn = Genome(*(genes[0] for genes in sample(self._table, key, 1)))
-        return self.within(drawn, folded(key, OTHER))
+        return self._bounded(drawn, folded(key, OTHER))
+
+    def _bounded(self, genome: Genome, key: Key) -> Genome:
+        return genome if self.within is None else self.within.or_other(genome, key)
 
     def _take_in(self, until: int) -> None:
         """Tell the trials since the last ask, in the order of asking, by full populations."""
@@ -159,6 +171,6 @@ class Asking:
         """Return whether a genome's plan is one of the table's."""
         if not self.focused:
             return True
-        own = canonical(self._table, genome)
-        asked, held = (features(self._whole, canonical(self._whole, g)) for g in (genome, own))
+        own, whole = canonical(self._table, genome), self.space.table
+        asked, held = (features(whole, canonical(whole, g)) for g in (genome, own))
         return np.array_equal(asked, held)

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Collection, Generator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Collection, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
@@ -18,7 +19,6 @@ from gptailor.searching.run.trials import (
     RECIPES,
     SEARCH,
     STARTS,
-    Ledger,
     Phase,
     Trial,
     TrialRequest,
@@ -35,6 +35,8 @@ REPEATS = 20
 EPSILON = 1e-9
 """The rounding error of sums of shares."""
 
+_STARTING = 64
+"""Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _SEPARATE_STARTS = 0.7
 """The share of the budget for recipes, starting plans and their measurements."""
 _RECIPES = 0.3
@@ -71,6 +73,11 @@ class Budget:
         """Return the budget of a search with so many samples at most for a trial."""
         low = chosen.fidelity[0] if chosen.fidelity else full
         return cls(chosen.trials, low, full, chosen.bridge, chosen.heals, chosen.finalists)
+
+    @property
+    def capacity(self) -> int:
+        """The most trials that a strategy is told, with starting plans on few samples."""
+        return _STARTING + self.trials * (1 if self.low == self.full else 2)
 
     def record(self) -> dict[str, Any]:
         """Return the budget of a finished search, as a study notes it."""
@@ -182,16 +189,10 @@ class Schedule:
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        budget: Budget,
-        starts: StartSource,
-        asking: Asking,
-        *,
-        ahead: int = 1,
+        self, budget: Budget, starts: StartSource, asking: Asking, workers: int = 1
     ) -> None:
-        self.ahead = ahead
-        self.ledger = ledger
+        self.ahead = 1 if workers == 1 else 1 + -(-workers // asking.strategy.population)
+        self.ledger = ledger = asking.ledger
         self.budget = budget
         self.starts = starts
         self.asking = asking
@@ -228,33 +229,45 @@ class Schedule:
 
         A stage without room for all of its plans is the last one, unless recipes are separate: then
         those without room count as failures, and later stages follow. With another budget than an
-        earlier process had, a stage may have other plans, so trials are found by their genomes.
+        earlier process had, a stage may have other plans, so trials are found by what they
+        evaluated. Plans beyond bounds count as failures that cost nothing.
         """
         stages, results = self.starts.stages(), None
         shares, asked_after = list[float](), 0
-        unused = {trial.request.key: trial for trial in self.ledger.of(RECIPES, STARTS)}
+        unused: dict[Hashable, deque[Trial]] = defaultdict(deque)
+        for trial in self.ledger.of(RECIPES, STARTS):
+            unused[_evaluated(trial.request)].append(trial)
         for stage in itertools.count():
             starts = next_stage(stages, results)
-            requests = self._stage(stage, starts, math.fsum(shares), asked_after)
-            by_slot = _take_trials(unused, requests)
+            within = {slot: start for slot, start in enumerate(starts) if self._holds(start)}
+            requests = self._stage(stage, within, math.fsum(shares), asked_after)
+            by_slot: dict[int, Trial] = {}
+            for request in requests:
+                if alike := unused[_evaluated(request)]:
+                    by_slot[request.slot] = alike.popleft()
             missing = [request for request in requests if request.slot not in by_slot]
             if missing:
                 return self._in_free_slots(missing, len(starts))
-            if not starts or (len(requests) < len(starts) and not self.budget.separate):
+            if not starts or (len(requests) < len(within) and not self.budget.separate):
                 return []
             asked_after += len(by_slot)
             results = [self._result(start, by_slot.get(slot)) for slot, start in enumerate(starts)]
             shares += [result.share for result in results]
         raise AssertionError("stages end")
 
+    def _holds(self, start: Start) -> bool:
+        """Return whether a starting plan is within bounds; a recipe needs none."""
+        within = self.asking.within
+        return within is None or start.uncut or within.holds(start.genome)
+
     def _stage(
-        self, number: int, starts: Sequence[Start], spent: float, asked_after: int
+        self, number: int, starts: Mapping[int, Start], spent: float, asked_after: int
     ) -> list[TrialRequest]:
         """Return a stage's requests that there is room for. Rivals have room of their own."""
         budget = self.budget
         remaining = budget.starts - spent + EPSILON
         requests: list[TrialRequest] = []
-        for slot, start in enumerate(starts):
+        for slot, start in starts.items():
             samples = budget.samples(start.share)
             rival = isinstance(start.origin, RivalPlan)
             remaining -= 0.0 if rival else samples / budget.full
@@ -429,25 +442,6 @@ class Schedule:
         return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)
 
 
-def _take_trials(
-    unused: dict[tuple[str, int, int], Trial], requests: Sequence[TrialRequest]
-) -> dict[int, Trial]:
-    """Remove the trials of requests from `unused`, and return them by the requests' slots.
-
-    A request's own trial has its key; otherwise another trial of the same evaluation is taken.
-    """
-    found: dict[int, Trial] = {}
-    for request in requests:
-        trial = unused.get(request.key)
-        if trial is not None and _evaluated(trial.request) == _evaluated(request):
-            found[request.slot] = unused.pop(request.key)
-    for request in requests:
-        same = (t for t in unused.values() if _evaluated(t.request) == _evaluated(request))
-        if request.slot not in found and (trial := next(same, None)) is not None:
-            found[request.slot] = unused.pop(trial.request.key)
-    return found
-
-
-def _evaluated(request: TrialRequest) -> tuple[object, ...]:
+def _evaluated(request: TrialRequest) -> Hashable:
     """Return what a starting plan's request evaluates; equal requests have equal scores."""
     return request.phase, request.samples, *(genes.tobytes() for genes in request.genome)

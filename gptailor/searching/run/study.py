@@ -1,19 +1,104 @@
-"""All trials and decisions of a search on disk: `Study`."""
+"""All trials and decisions of a search on disk: `Study`, and the lines of its journal.
+
+A journal may be a stranger's: each of its lines is strict data, a `JournalLine`.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.records import fault_of
+from gptailor.plan.output_size import Tally
+from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.searching.run.journal import RESTORE, Journal, complete_lines, damaged
-from gptailor.searching.run.notes import BASES, HeldScoresNote, JournalLine, StudyNotes
+from gptailor.searching.run.records import (
+    Cost,
+    HeldOutFailure,
+    Line,
+    NotedScores,
+    RunSizes,
+    Seconds,
+)
+from gptailor.searching.run.scores import NotedSamples
 from gptailor.searching.run.trials import Ledger, Trial, json_numbers
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
+
+
+@final
+class HeldScoresNote(NotedScores):
+    """Scores on samples that the search never saw, and each sample's part."""
+
+    per_sample: NotedSamples = ()
+
+
+HeldNote: TypeAlias = HeldScoresNote | HeldOutFailure
+
+
+@final
+class FoundNote(BuiltClosed):
+    """The measurements before the first trial, as far as they were made.
+
+    `influence` is the block influence of each layer, by the name of a plan without drops. `gaps`
+    are the cuts that a bridge closes best, `removal` the positions that greedy removal takes.
+    """
+
+    influence: dict[str, Several[float]] | None = None
+    gaps: Several[Several[Position]] | None = None
+    removal: Several[Position] | None = None
+
+
+@final
+class MeasuredNote(BuiltClosed):
+    """The measurements before the first trial, and their cost.
+
+    It is one note, so that a process that ends early leaves both or neither.
+    """
+
+    evaluations: Cost = 0.0
+    seconds: Seconds = 0.0
+    found: FoundNote = FoundNote()
+
+
+@final
+class EndedNote(BuiltClosed):
+    """The budget that was spent, and why trials ended."""
+
+    reason: Literal["budget", "exhausted"]
+    trials: Tally
+    final: Line | None
+
+
+class StudyNotes(BuiltClosed):
+    """The decisions of a search beside its trials; a later line replaces an earlier one's.
+
+    `held_out` are held-out scores by `held_key`. `conditions` are a plan's values by required
+    measures, also on held-out samples; None is a failure. `ended` tells how a budget was spent.
+    `late` is how often the order of asking was given up, for a worker that was stuck. `latencies`
+    are by shape, each measured once for all trials. `bases` are the uncut base's scores by the
+    number of samples. `sizes` are of the base and of plans that could be handed over.
+    """
+
+    version: Line = ""
+    held_out: dict[str, HeldNote] = Field(default_factory=dict)
+    conditions: dict[str, dict[str, Pair[float | None]]] = Field(default_factory=dict)
+    ended: EndedNote | None = None
+    late: Tally = 0
+    measured: MeasuredNote = MeasuredNote()
+    latencies: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    bases: dict[int, NotedScores] = Field(default_factory=dict)
+    sizes: RunSizes | None = None
+
+
+@final
+class JournalLine(StudyNotes):
+    """A line of the journal: a trial, or a decision. The first line is the `version`."""
+
+    trial: Trial | None = None
 
 
 @final
@@ -35,10 +120,9 @@ class Study:
         for number, line in enumerate(complete_lines(lines).split(b"\n")[:-1], start=1):
             try:
                 self._take(JournalLine.model_validate_json(line))
-            except ValidationError as error:
-                raise damaged(number, fault_of(error), place) from None
             except ValueError as error:
-                raise damaged(number, str(error), place) from None
+                fault = fault_of(error) if isinstance(error, ValidationError) else str(error)
+                raise damaged(number, fault, place) from None
 
     def _take(self, line: JournalLine) -> None:
         """Take in a line. Raises ValueError for one that doesn't follow those before it."""
@@ -60,11 +144,6 @@ class Study:
         self._append(line.model_dump_json(include=line.model_fields_set).encode() + b"\n")
         self._take(line)
 
-    @property
-    def notes(self) -> dict[str, Any]:
-        """The notes as JSON."""
-        return self.typed.model_dump(mode="json", include=self.typed.model_fields_set)
-
     def error(self, message: str, help: str = RESTORE) -> CheckpointError:
         """Return an error about the study."""
         return CheckpointError("C903", message, self.place, help)
@@ -80,15 +159,13 @@ class Study:
     def note(self, name: str, value: Any) -> None:
         """Write down a decision, unless it is the last of its name. Raises C303."""
         line = JournalLine.model_validate({name: value})
-        if name not in self.typed.model_fields_set or (
-            getattr(line, name) != getattr(self.typed, name)
-        ):
+        if getattr(line, name) != getattr(self.typed, name):
             self._write(line)
 
     def note_base(self, samples: int, values: Sequence[float], stderrs: Sequence[float]) -> None:
         """Write down the uncut base's scores on so many samples. Raises C303."""
         scores = {"values": values, "stderrs": json_numbers(stderrs)}
-        self.note(BASES, {**self.typed.bases, samples: scores})
+        self.note("bases", {**self.typed.bases, samples: scores})
 
     def recall(self, ledger: Ledger, space: Space) -> None:
         """Put all told trials into a ledger, and the scores that values are measured by.

@@ -61,7 +61,7 @@ class _PendingRequest:
 @final
 @dataclass(eq=False)
 class Task:
-    """Plans for one worker, on equally many samples, each with the `key` of its evaluation."""
+    """Plans for one worker, on equally many samples, each with the key of its evaluation."""
 
     number: int
     plans: tuple[Plan, ...]
@@ -157,28 +157,31 @@ class Alone:
 class UnderWay:
     """Requests in the order of asking that were not told yet, and the tasks that workers are at.
 
+    No worker is at those in the `queue` yet.
+
     Trials are told in the order of asking where several workers are at work, so that a search's
-    course doesn't depend on their speed. A `late` request is told when its outcome comes. With
-    `races` a strategy's trials are given up where they have lost.
+    course doesn't depend on their speed. A `late` request is told when its outcome comes. `base` is
+    the plan of the uncut base, by which scores are measured. With `races` a strategy's trials are
+    given up where they have lost.
     """
 
     def __init__(
         self,
         ledger: trials.Ledger,
+        base: Plan,
         workers: int,
         patience: float = PATIENCE,
         *,
         races: bool = False,
     ) -> None:
         self.ledger = ledger
+        self.base = base
         self.workers = workers
         self.patience = patience
         self.races = races
         self.waiting: list[_PendingRequest] = []
         self.tasks: dict[int, Task] = {}
-        self.late = 0
-        self._queue: deque[_PendingRequest] = deque()
-        self._again: deque[Task] = deque()
+        self.queue: deque[_PendingRequest] = deque()
         self._outcomes: dict[trials.EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
         self._losses: Counter[trials.EvaluationKey] = Counter()
         self._numbers = count(1)
@@ -190,11 +193,6 @@ class UnderWay:
         """Return whether a worker has nothing to do, and may have something."""
         of_base = any(task.keys[0].plan == BASE for task in self.tasks.values())
         return not of_base and len(self.tasks) < self.workers
-
-    @property
-    def queued(self) -> bool:
-        """Return whether something is asked for that no worker is at yet."""
-        return bool(self._queue or self._again)
 
     @property
     def asks(self) -> set[int]:
@@ -213,51 +211,47 @@ class UnderWay:
         budget -= math.fsum(self._share(key) for key in keys if key not in self.ledger.found)
         beyond: list[trials.TrialRequest] = []
         for request, plan in asked:
-            if beyond and self.races:  # later requests wait too: the order stays
-                beyond.append(request)
-                continue
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
             key = trials.EvaluationKey(digest, request.samples, request.stage)
             pending = _PendingRequest(request, plan, key)
-            if not (key in keys or self._known(key)):
-                if request.phase == trials.SEARCH and budget < self._share(key):
-                    beyond.append(request)
-                    continue
+            fresh = not (key in keys or self._known(key))
+            costly = fresh and request.phase == trials.SEARCH and budget < self._share(key)
+            if costly or (beyond and self.races):  # later requests wait too: the order stays
+                beyond.append(request)
+                continue
+            if fresh:
                 budget -= self._share(key)
                 keys.add(key)
-                self._queue.append(pending)
+                self.queue.append(pending)
             self.waiting.append(pending)
-        self._part = max(1, -(-len(self._queue) // self.workers))
+        self._part = max(1, -(-len(self.queue) // self.workers))
         return beyond
 
-    def task(self, base: Plan) -> Task:
-        """Return the next task of a free worker: some plans on equally many samples.
+    def task(self) -> Task:
+        """Begin the next task of a free worker: some plans on equally many samples.
 
         It is the uncut base where its scores on so many samples aren't known; all else waits.
         """
-        if self._again:
-            return self._begun(self._again.popleft())
-        _, samples, stage = self._queue[0].key
+        _, samples, stage = self.queue[0].key
         if samples not in self.ledger.references:
-            key = trials.EvaluationKey(BASE, samples, "bare")
-            return self._begun(Task(0, (base,), self._share(key), "bare", (key,)))
-        first = self._alike(self._queue[0])
-        alike = (pending for pending in self._queue if self._alike(pending) == first)
-        chosen = list(islice(alike, self._part))
-        self._queue = deque(pending for pending in self._queue if pending not in chosen)
-        plans, keys = tuple(p.plan for p in chosen), tuple(p.key for p in chosen)
-        race = race_of(self.ledger, chosen[0].request) if self.races else None
-        return self._begun(Task(0, plans, self._share(keys[0]), stage, keys, race))
+            stage, race = "bare", None
+            evaluated = {trials.EvaluationKey(BASE, samples, stage): self.base}
+        else:
+            first = self._alike(self.queue[0])
+            alike = (pending for pending in self.queue if self._alike(pending) == first)
+            chosen = list(islice(alike, self._part))
+            self.queue = deque(pending for pending in self.queue if pending not in chosen)
+            evaluated = {pending.key: pending.plan for pending in chosen}
+            race = race_of(self.ledger, chosen[0].request) if self.races else None
+        number, share = next(self._numbers), samples / self.ledger.full
+        task = Task(number, tuple(evaluated.values()), share, stage, tuple(evaluated), race)
+        self.tasks[number] = task
+        return task
 
     def _alike(self, pending: _PendingRequest) -> tuple[Any, ...]:
         """Return a key, equal for requests of one task: on equally many samples, in one race."""
         raced = self.races and pending.request.phase == trials.SEARCH
         return *pending.key[1:], pending.request.asked_after if raced else None
-
-    def _begun(self, task: Task) -> Task:
-        task.number = next(self._numbers)
-        self.tasks[task.number] = task
-        return task
 
     def take(self, event: WorkerEvent) -> None:
         """Take in a worker's event about its task."""
@@ -271,9 +265,8 @@ class UnderWay:
             self._lost(task)
 
     def _lost(self, task: Task) -> None:
-        """Deal a lost worker's open plans again, or fail those that were lost often."""
-        again: dict[trials.EvaluationKey, Plan] = {}
-        for key, plan in zip(task.keys, task.plans, strict=True):
+        """Queue a lost worker's open plans again, or fail those that were lost often."""
+        for key in reversed(task.keys):
             if self._known(key) or key.plan == BASE:  # the base is asked for anew
                 continue
             self._losses[key] += 1
@@ -281,10 +274,7 @@ class UnderWay:
                 why = Failure("search", f"its worker was lost {_LOSSES} times")
                 self._outcomes[key] = (why,) * len(self.ledger.aims), 0.0
             else:
-                again[key] = plan
-        if again:
-            plans, keys = tuple(again.values()), tuple(again)
-            self._again.append(Task(0, plans, task.share, task.stage, keys, task.race))
+                self.queue.appendleft(next(p for p in self.waiting if p.key == key))
 
     def told(self) -> Iterator[trials.Trial]:
         """Yield the trials known now; each has to be in the ledger before the next one."""
@@ -309,9 +299,7 @@ class UnderWay:
     def hurry(self) -> None:
         """Wait no longer for open requests: they are told when their outcomes come."""
         for pending in self.waiting:
-            if not (pending.late or self._known(pending.key)):
-                pending.late = True
-                self.late += 1
+            pending.late |= not self._known(pending.key)
 
     def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
         """Yield the new outcomes of the uncut base: samples, outcomes, seconds."""

@@ -23,8 +23,15 @@ import ray
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.cluster.ray_workers import LOCAL, ClusterError, RayWorkers
 from gptailor.searching.run.schedule import Budget
-from gptailor.searching.search import Scored, SearchEvent, SearchSetting, Started
-from tests.searching.landscape import Counting, Drifting, record, search, setting
+from gptailor.searching.search import Scored, SearchEvent, Started
+from tests.searching.landscape import (
+    Counting,
+    Drifting,
+    SearchSetting,
+    record,
+    search,
+    setting,
+)
 
 
 def chosen() -> SearchSetting:
@@ -89,7 +96,7 @@ def disturbed(folder: Path, workers: RayWorkers, disturbing: Disturbing) -> dict
         "ended": found.run(),
         "done": disturbing.done,
         "lost": workers._lost,
-        "late": found.study.notes.get("late", 0),
+        "late": found.study.typed.late,
         "trials": repr(record(found.ledger.trials)),
     }
 
