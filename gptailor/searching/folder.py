@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.write.output_file import write_whole, writing
@@ -20,46 +20,39 @@ from gptailor.searching.run_files import (
     path_inside,
     refuse_former,
 )
-from gptailor.searching.storage import Storage, local_or_url, storage_at
+from gptailor.searching.storage import local_or_url, storage_at
 
 START = "start.tailor"
 FRONT = "front"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
-_OURS = frozenset([LOCK, SETTINGS, JOURNAL, BEST, f"{BEST}.lock",
-                   START, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
+OURS = frozenset([LOCK, SETTINGS, JOURNAL, BEST, f"{BEST}.lock",
+                  START, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
+"""The names of the files and folders that RUN has."""
 
 
-@final
 class Folder:
     """A context that holds RUN. Raises CheckpointError: C901 if another process has it.
 
-    A RUN at a URL has its copy in the folder `path` while it is held. Messages call it `shown`.
+    The folder of a RUN at a URL has its copy while it is held. Messages call it `shown`.
     """
 
-    def __init__(self, run: str | Path) -> None:
-        self.shown = local_or_url(run)
+    def __init__(self, path: Path, shown: Path | str) -> None:
+        self.path = path
+        self.shown = shown
         self._lock: int | None = None
-        self._storage: Storage | None = None
-        if isinstance(self.shown, str):
-            self._storage = storage_at(self.shown)
-            self.path = self._storage.copy
-        else:
-            self.path = self.shown
 
     @property
     def place(self) -> Path | None:
         """The folder where paths in its plans start; None where they must be absolute."""
-        return None if self._storage else self.path
+        return self.path
 
     @property
     def journal(self) -> Journal:
         """The journal of trials and decisions."""
-        return self._storage.journal() if self._storage else JournalFile(self.path / JOURNAL)
+        return JournalFile(self.path / JOURNAL)
 
     def __enter__(self) -> "Folder":
-        if self._storage is not None:
-            self._storage.refuse_unwritable()
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise CheckpointError(
@@ -67,10 +60,10 @@ class Folder:
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.path.iterdir()}
-        refuse_former(self._storage.names() if self._storage else names, Path(self.shown))
-        for name in sorted(names & _OURS):
+        refuse_former(names, self.path)
+        for name in sorted(names & OURS):
             path_inside(self.path, name)  # each is written
-        strange, begun = sorted(names - _OURS), (self.path / SETTINGS).exists()
+        strange, begun = sorted(names - OURS), (self.path / SETTINGS).exists()
         if strange and not begun:
             message = f"expected the folder of a search, found {quoted(strange[0])}"
             raise CheckpointError("C902", message, self.path, "name a new folder")
@@ -78,14 +71,10 @@ class Folder:
         for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):
             if _SIDE.fullmatch(side.name):  # a killed process was writing it
                 side.unlink(missing_ok=True)
-        if self._storage is not None:
-            self._storage.bring(_OURS, self._write)
         return self
 
     def send(self) -> None:
-        """Copy the folder into the storage, where RUN is at a URL."""
-        if self._storage is not None:
-            self._storage.send(_OURS)
+        """Copy the folder to where RUN is, if that is elsewhere."""
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
@@ -115,15 +104,9 @@ class Folder:
             raise CheckpointError("C901", message, Path(self.shown), help_)
         self._lock = lock
 
-    def put(self, name: str, text: str) -> Path:
+    def put(self, name: str, content: str | bytes) -> Path:
         """Write a file whole or not at all, in the place of an old one. Raises C303."""
-        raw = text.encode()
-        place = self._write(name, raw)
-        if self._storage is not None:
-            self._storage.put(name, raw)
-        return place
-
-    def _write(self, name: str, raw: bytes) -> Path:
+        raw = content.encode() if isinstance(content, str) else content
         place = path_inside(self.path, name)
         with writing(place):
             place.parent.mkdir(exist_ok=True)
@@ -133,3 +116,9 @@ class Folder:
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write JSON into a file, as `put` does."""
         self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def folder_at(run: str | Path) -> Folder:
+    """Return the folder of RUN, or of its copy. Raises TailorError for a URL without a plugin."""
+    shown = local_or_url(run)
+    return Folder(shown, shown) if isinstance(shown, Path) else storage_at(shown).folder()

@@ -20,7 +20,7 @@ from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count
 from gptailor.searching.curve import Sizes
 from gptailor.searching.final_scores import Conditions, held_out
-from gptailor.searching.folder import Folder
+from gptailor.searching.folder import folder_at
 from gptailor.searching.identity import record_of, refuse_other
 from gptailor.searching.limits import Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
@@ -145,7 +145,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     flags = flags if trials is None else replace(flags, trials=trials)
     chosen = settings(plan, flags)
     with (
-        Folder(run) as folder,
+        folder_at(run) as folder,
         jax.default_device(jax.devices("cpu")[0]),
         interruptible(on_event) as tell,
     ):

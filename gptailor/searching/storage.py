@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from gptailor.plan.doors import Door
 from gptailor.searching.run.journal import Journal
+
+if TYPE_CHECKING:
+    from gptailor.searching.folder import Folder
 
 
 @runtime_checkable
@@ -17,39 +20,17 @@ class Storage(Protocol):
     Other errors are CheckpointErrors about the URL: C303 for writing, C903 for reading.
     """
 
-    url: str
-
-    @property
-    def path(self) -> Path:
-        """The URL as a path, for messages."""
-
-    @property
-    def copy(self) -> Path:
-        """The folder on this machine that has a copy of the objects."""
-
-    def refuse_unwritable(self) -> None:
-        """Raise CheckpointError C303 where objects can't be written and removed."""
-
     def names(self) -> list[str]:
         """Return the names of all objects, as paths below the URL."""
 
     def get(self, names: list[str]) -> dict[str, bytes]:
         """Return the contents of objects."""
 
-    def put(self, name: str, raw: bytes) -> None:
-        """Write an object whole or not at all, in the place of an old one."""
-
-    def create(self, name: str, raw: bytes) -> None:
-        """Write a new object. Raises CheckpointError C901 if it exists."""
-
-    def bring(self, ours: frozenset[str], write: Callable[[str, bytes], Path]) -> None:
-        """Write all objects but the journal into the `copy`; `ours` are the names that RUN has."""
-
-    def send(self, ours: frozenset[str]) -> None:
-        """Write the files of the `copy` as objects, and remove others of the names `ours`."""
-
     def journal(self) -> Journal:
         """Return the journal, with its lines in objects."""
+
+    def folder(self) -> "Folder":
+        """Return the folder on this machine that has a copy of the objects."""
 
 
 STORAGES: Door[Callable[[str], Storage]] = Door("storages", "storage", type, {})

@@ -8,7 +8,7 @@ import pytest
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.searching.folder import Folder
+from gptailor.searching.folder import folder_at
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import decode
@@ -62,7 +62,7 @@ def test_a_space_that_trials_are_not_of_is_refused(tmp_path: Path, space: str, s
 def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"version": "0.1.0"}')
     (tmp_path / "study.journal").write_text('{"op_code":0}\n')
-    for read in (RunReading, lambda run: Folder(run).__enter__()):
+    for read in (RunReading, lambda run: folder_at(run).__enter__()):
         with pytest.raises(
             CheckpointError, match=r"of an earlier release.*'study\.journal'"
         ) as caught:

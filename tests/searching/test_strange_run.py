@@ -16,7 +16,7 @@ import pytest
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
-from gptailor.searching.folder import Folder
+from gptailor.searching.folder import folder_at
 from gptailor.searching.pick import Bounds, pick
 from gptailor.searching.run.records import RunRecord, SearchSummary
 from gptailor.searching.run.trials import Ledger
@@ -84,7 +84,7 @@ def edited(document: Any, draw: random.Random) -> Any:
 
 def resumed(run: Path) -> None:
     """Read all that a search which goes on reads of RUN."""
-    with Folder(run) as folder:
+    with folder_at(run) as folder:
         RunFiles(folder.path).record(RunRecord, SETTINGS)
         landscape.study_of(folder.path).recall(Ledger((NLL,), 64), landscape.space())
 
@@ -204,7 +204,7 @@ def test_a_search_does_not_write_through_a_link_out_of_run(
         (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(tmp_path / "outside")
     before = files_of(tmp_path)
-    with pytest.raises(CheckpointError, match="which leads out of it"), Folder(run):
+    with pytest.raises(CheckpointError, match="which leads out of it"), folder_at(run):
         pass
     assert files_of(tmp_path) == before
 
@@ -229,18 +229,18 @@ def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
 ) -> None:
     """A search that fails before its first trial removes its lock and RUN."""
     run, real = tmp_path / "run", fcntl.flock
-    first = Folder(run).__enter__()
+    first = folder_at(run).__enter__()
 
     def flock(lock: int, how: int) -> None:
         first.__exit__()
         real(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(CheckpointError, match="C901"), Folder(run):
+    with pytest.raises(CheckpointError, match="C901"), folder_at(run):
         pass
     monkeypatch.undo()
     assert not run.exists()
-    with Folder(run), pytest.raises(CheckpointError, match="C901"), Folder(run):
+    with folder_at(run), pytest.raises(CheckpointError, match="C901"), folder_at(run):
         pass
 
 

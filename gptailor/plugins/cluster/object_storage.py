@@ -2,7 +2,7 @@
 
 import importlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -12,8 +12,9 @@ from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
+from gptailor.searching.folder import OURS, Folder
 from gptailor.searching.run.journal import JOURNAL
-from gptailor.searching.run_files import LOCK, SETTINGS
+from gptailor.searching.run_files import LOCK, SETTINGS, refuse_former
 
 _WHOLE = frozenset(
     ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]
@@ -55,11 +56,6 @@ class ObjectStorage:
     def path(self) -> Path:
         """The URL as a path, for messages."""
         return Path(self.url)
-
-    @property
-    def copy(self) -> Path:
-        """The folder on this machine that has a copy of the objects."""
-        return copies_folder() / "runs" / sha256(self.url.encode()).hexdigest()[:16]
 
     def refuse_unwritable(self) -> None:
         """Write an object and remove it. Raises CheckpointError C303 where that isn't allowed."""
@@ -122,35 +118,9 @@ class ObjectStorage:
         with self._talking("C303", "cannot be written"):
             self._files.rm_file(self._at(name))
 
-    def bring(self, ours: frozenset[str], write: Callable[[str, bytes], Path]) -> None:
-        """Write all objects but the journal into the `copy`; `ours` are the names that RUN has."""
-        names = self.names()
-        strange = [name for name in names if name.partition("/")[0] not in ours]
-        if strange and SETTINGS not in names:
-            message = f"expected the folder of a search, found {quoted(strange[0])}"
-            raise CheckpointError("C902", message, self.path, "name a new folder")
-        kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
-        for name in set(self._copied()) - set(kept):
-            (self.copy / name).unlink()
-        for name, raw in self.get(kept).items():
-            write(name, raw)
-
-    def _copied(self) -> list[str]:
-        """Return the paths, below the copy, of files that are objects too."""
-        files = (path for path in self.copy.rglob("*") if path.is_file())
-        names = (str(path.relative_to(self.copy)) for path in files)
-        return sorted(name for name in names if name != LOCK)
-
-    def send(self, ours: frozenset[str]) -> None:
-        """Write the files of the `copy` as objects, and remove others of the names `ours`."""
-        files, stored = self._copied(), self.names()
-        before = self.get([name for name in files if name in stored])
-        for name in files:
-            if before.get(name) != (raw := (self.copy / name).read_bytes()):
-                self.put(name, raw)
-        for name in stored:
-            if name not in files and name.partition("/")[0] in ours - {JOURNAL}:
-                self.remove(name)
+    def folder(self) -> "CopiedFolder":
+        """Return the folder on this machine that has a copy of the objects."""
+        return CopiedFolder(self)
 
     def journal(self) -> "ObjectJournal":
         """Return the journal, with its lines in objects."""
@@ -158,6 +128,69 @@ class ObjectStorage:
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+@final
+class CopiedFolder(Folder):
+    """A folder on this machine that has a copy of the objects in a storage while it is held."""
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        name = sha256(storage.url.encode()).hexdigest()[:16]
+        super().__init__(copies_folder() / "runs" / name, storage.url)
+        self._storage = storage
+
+    @property
+    def place(self) -> None:
+        """None: paths in its plans must be absolute."""
+        return None
+
+    @property
+    def journal(self) -> "ObjectJournal":
+        """The journal of trials and decisions."""
+        return self._storage.journal()
+
+    def __enter__(self) -> "CopiedFolder":
+        self._storage.refuse_unwritable()
+        refuse_former(self._storage.names(), self._storage.path)
+        super().__enter__()
+        self._bring()
+        return self
+
+    def _bring(self) -> None:
+        """Write all objects but the journal into the folder."""
+        names = self._storage.names()
+        strange = [name for name in names if name.partition("/")[0] not in OURS]
+        if strange and SETTINGS not in names:
+            message = f"expected the folder of a search, found {quoted(strange[0])}"
+            raise CheckpointError("C902", message, self._storage.path, "name a new folder")
+        kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
+        for name in set(self._copied()) - set(kept):
+            (self.path / name).unlink()
+        for name, raw in self._storage.get(kept).items():
+            super().put(name, raw)
+
+    def _copied(self) -> list[str]:
+        """Return the paths, below the folder, of files that are objects too."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        names = (str(path.relative_to(self.path)) for path in files)
+        return sorted(name for name in names if name != LOCK)
+
+    def put(self, name: str, content: str | bytes) -> Path:
+        """Write a file and its object, each whole or not at all, in the place of an old one."""
+        place = super().put(name, content)
+        self._storage.put(name, place.read_bytes())
+        return place
+
+    def send(self) -> None:
+        """Write the files as objects, and remove others that RUN could have."""
+        files, stored = self._copied(), self._storage.names()
+        before = self._storage.get([name for name in files if name in stored])
+        for name in files:
+            if before.get(name) != (raw := (self.path / name).read_bytes()):
+                self._storage.put(name, raw)
+        for name in stored:
+            if name not in files and name.partition("/")[0] in OURS - {JOURNAL}:
+                self._storage.remove(name)
 
 
 @final

@@ -14,7 +14,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.cluster.object_storage import ObjectJournal, ObjectStorage
 from gptailor.prepare import prepare
-from gptailor.searching.folder import SETTINGS, Folder
+from gptailor.searching.folder import SETTINGS, folder_at
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.workers import Alone
@@ -70,14 +70,14 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_what_is_put_is_there_on_another_machine(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Folder(url) as run:
+    with folder_at(url) as run:
         run.put("front/trial-0001.tailor", "tailor 1\n")
         run.put_json(SETTINGS, RECORD)
         (run.path / "best.tailor.lock").write_text("{}")
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
     other_machine(monkeypatch, tmp_path)
-    with Folder(url) as run:
+    with folder_at(url) as run:
         assert RunFiles(run.path).record(RunRecord, SETTINGS) == RunRecord.model_validate_json(
             json.dumps(RECORD)
         )
@@ -87,11 +87,11 @@ def test_what_is_put_is_there_on_another_machine(
 
 
 def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
-    with Folder(url) as run:
+    with folder_at(url) as run:
         run.put_json(SETTINGS, {})
         run.put("start.tailor", "tailor 1\n")
     ObjectStorage(url).remove("start.tailor")
-    with Folder(url) as run:
+    with folder_at(url) as run:
         assert not (run.path / "start.tailor").exists()
 
 
@@ -100,7 +100,7 @@ def test_a_url_with_other_things_is_no_run(url: str) -> None:
     with pytest.raises(
         CheckpointError, match=r"C902.*expected the folder of a search, found 'thesis\.pdf'"
     ) as refused:
-        Folder(url).__enter__()
+        folder_at(url).__enter__()
     assert url in str(refused.value)
     assert ObjectStorage(url).names() == ["thesis.pdf"]
 
@@ -108,7 +108,7 @@ def test_a_url_with_other_things_is_no_run(url: str) -> None:
 def test_a_url_that_refuses_writing_is_one_message() -> None:
     fsspec.register_implementation("refusing", Refusing, clobber=True)
     with pytest.raises(CheckpointError) as refused:
-        Folder("refusing://bucket/run").__enter__()
+        folder_at("refusing://bucket/run").__enter__()
     message = str(refused.value)
     assert message.startswith("error[C303]: cannot be written: Access Denied\n")
     assert "refusing://bucket/run" in message
@@ -117,7 +117,7 @@ def test_a_url_that_refuses_writing_is_one_message() -> None:
 @pytest.mark.parametrize("url", ["nowhere://bucket/run", "nothing-s3://b/run"])
 def test_a_url_that_nothing_reads_is_one_message(url: str) -> None:
     with pytest.raises(TailorError, match=f"'{url}' can't be used: "):
-        Folder(url)
+        folder_at(url)
 
 
 # --------------------------------------------------------------------------------------- the study
@@ -126,7 +126,7 @@ def test_a_url_that_nothing_reads_is_one_message(url: str) -> None:
 def searching(url: str, **changes: Any) -> Search:
     chosen = setting(**changes)
     begun = bool(ObjectStorage(url).names())
-    study = open_study(Folder(url).journal, begun=begun)
+    study = open_study(folder_at(url).journal, begun=begun)
     return Search(chosen, study, Alone(Counting()))
 
 
@@ -154,7 +154,7 @@ def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_
     again.run()
     numbers = [[(t.plan, t.values, t.request.key) for t in s.ledger.trials] for s in (calm, again)]
     assert numbers[0] == numbers[1]
-    assert again.study.notes == calm.study.notes
+    assert again.study.typed == calm.study.typed
     storage = ObjectStorage(url)
     names = storage.names()
     joined = Study(b"".join(storage.get(names)[name] for name in names), storage.path)
@@ -216,13 +216,13 @@ def test_a_journal_with_a_hole_is_refused(url: str) -> None:
 def test_an_object_that_is_no_journal_is_refused(url: str) -> None:
     ObjectStorage(url).put("journal.jsonl/00000000.jsonl", b"{")
     with pytest.raises(CheckpointError, match=r"C903.*line 1 of the journal is damaged") as caught:
-        open_study(Folder(url).journal)
+        open_study(folder_at(url).journal)
     assert str(caught.value.path).endswith("runs/one/journal.jsonl")
 
 
 def test_a_url_of_the_former_format_is_refused(url: str) -> None:
     ObjectStorage(url).put("study.journal/00000000.jsonl", b"{}")
-    for read in (RunReading, lambda run: Folder(run).__enter__()):
+    for read in (RunReading, lambda run: folder_at(run).__enter__()):
         with pytest.raises(CheckpointError, match=r"C902.*of an earlier release"):
             read(url)
 
@@ -234,7 +234,7 @@ def test_an_object_whose_name_leads_out_of_run_is_not_fetched(
     ObjectStorage(url).put("run.json", b"{}")
     monkeypatch.setattr(ObjectStorage, "names", lambda self: ["run.json", "front/../../evil"])
     monkeypatch.setattr(ObjectStorage, "get", lambda self, names: dict.fromkeys(names, b"{}"))
-    with pytest.raises(CheckpointError, match="which leads out of it"), Folder(url):
+    with pytest.raises(CheckpointError, match="which leads out of it"), folder_at(url):
         pass
     assert own_cache.is_dir()
     assert not list(own_cache.rglob("evil"))
