@@ -5,13 +5,13 @@ thousands of genomes at once. The sum is exact where each layer is dropped or re
 The sizes of requested genomes are counted from headers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, NoReturn, final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 
 from gptailor.evaluation.targets import base_of
@@ -32,17 +32,12 @@ _UNITS = {
     "bytes": "bytes of weights",
     "kv_cache": "bytes a token in the KV cache",
 }
-_SIZELESS = (
-    "member", "method", "argument", "share", "factor", "tokens", "ridge", "let", "scaled",
-    "bridged", "take", "source", "otherwise",
-)  # fmt: skip
-"""Roles of choices that make no plan larger or smaller, unless models differ."""
 _MORE_DRAWN = 16
-"""Genomes that sizes are fitted on beyond two for each feature."""
+"""Genomes that sizes are fitted on beyond those whose features span all."""
 _POOL = 4096
 """Genomes with features that the fitted genomes span."""
 _SPANNED = 1e-6
-"""The largest error of features that other features span."""
+"""The largest square of the distance of features from those that span them."""
 _EXACT = 1e-6
 """The rounding error of a size, as a share of the bound."""
 _TRIED = 64
@@ -89,10 +84,7 @@ class Within:
         self.bounds = tuple(bounds)
         self._open = space
         self._known: dict[bytes, bool] = {}
-        sizing = _sizing(space)
-        self._limits, slack = self._fit(sizing)
-        if slack > _EXACT:  # models differ in their layers' sizes
-            self._limits, _ = self._fit(np.ones_like(sizing))
+        self._limits = self._fit()
         self.space = replace(space, table=space.table._replace(limits=self._limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
@@ -173,25 +165,21 @@ class Within:
 
     # ---------------------------------------------------------------------------------- the fit
 
-    def _fit(self, mask: Bool[ndarray, " f"]) -> tuple[Limits, float]:
-        """Fit sizes as sums over some features; return limits, and the share that sums are off.
+    def _fit(self) -> Limits:
+        """Fit sizes as sums over features; return limits, which allow the most that sums are off.
 
-        The limits allow so much more, since requested genomes are counted too.
+        Requested genomes are counted too.
         """
         table = self._open.table
-        many = 2 * int(mask.sum()) + _MORE_DRAWN
-        pool = sample(table, key_of(0), max(many, _POOL))
-        values = features(table, pool)[:, mask]
-        every = np.concatenate([np.ones((len(values), 1)), values], axis=1)
-        fitted = _spanning(every, many)
+        pool = sample(table, key_of(0), _POOL)
+        every = np.concatenate([np.ones((_POOL, 1)), features(table, pool)], axis=1)
+        fitted = [*{*range(_MORE_DRAWN), *_spanning(every)}]
         sizes = [self._counted(_row(pool, n)) for n in fitted]
         shares = np.array(sizes) / [max(bound.most, 1e-9) for bound in self.bounds]
         columns = every[fitted]
         solved = np.linalg.lstsq(columns, shares, rcond=None)[0]
         slack = np.abs(columns @ solved - shares).max(axis=0)
-        weights = np.zeros((len(self.bounds), len(mask)))
-        weights[:, mask] = solved[1:].T
-        return Limits(weights, 1.0 - solved[0] + slack + _EXACT), float(slack.max())
+        return Limits(solved[1:].T, 1.0 - solved[0] + slack + _EXACT)
 
     def _refuse_beyond(self, bound: SizeBound) -> None:
         at = self.bounds.index(bound)
@@ -222,34 +210,20 @@ class Within:
         raise PlanError(locate([fault], self._open.plan.origin))
 
 
-def _sizing(space: Space) -> Bool[ndarray, " f"]:
-    """Return a mask of the features that change the number of layers."""
-    roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(space.table.inside_pick)
-    picks = (pick for pick in space.picks if not pick.windows)
-    roles += [pick.subject.role for pick in picks for _ in pick.labels]
-    some = np.zeros(len(space.table.at_features), np.bool_)
-    some[: len(roles)] = [role not in _SIZELESS for role in roles]
-    return some
-
-
 def _row(genomes: Genome, number: int) -> Genome:
     return Genome(*(genes[number] for genes in genomes))
 
 
-def _spanning(rows: Float[ndarray, "n c"], many: int) -> list[int]:
-    """Return numbers of rows that span all, the first rows among them."""
-    _, sizes, axes = np.linalg.svd(rows[:many], full_matrices=False)
-    axes = axes[sizes > 1e-9 * sizes[0]]
-    numbers = list(range(many))
-    residue = rows - rows @ axes.T @ axes
-    while True:
-        lengths = np.linalg.norm(residue, axis=1)
-        furthest = int(np.argmax(lengths))
-        if lengths[furthest] <= _SPANNED:
-            return numbers
-        numbers.append(furthest)
-        axis = residue[furthest] / lengths[furthest]
-        residue -= np.outer(residue @ axis, axis)
+def _spanning(rows: Float[ndarray, "n c"]) -> Iterator[int]:
+    """Yield numbers of rows that span all."""
+    axes = np.zeros((0, rows.shape[1]))
+    squares = (rows**2).sum(axis=1)
+    while squares.max() > _SPANNED:
+        furthest = int(np.argmax(squares))
+        yield furthest
+        residue = rows[furthest] - axes.T @ (axes @ rows[furthest])
+        axes = np.vstack([axes, residue / np.linalg.norm(residue)])
+        squares -= (rows @ axes[-1]) ** 2
 
 
 def _changes(table: Table, genome: Genome) -> list[Genome]:
