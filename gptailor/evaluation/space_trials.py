@@ -268,12 +268,6 @@ class Trials:
             asks.append(Ask(self.models, asked, objectives, latency))
         return self.meter.run(asks, samples, race=race, alone=stage == "healed")
 
-    def on_share(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Yield each plan's outcomes on a share of the samples that the search sees, as `run`."""
-        return self.run(plans, round(share * self.full), stage=stage, race=race)
-
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """Return the block influence of each layer of a closed plan without bridges and healing."""
         live = self.meter.repairs(self.models).stitcher.stitch(at_stage(plan, "bare"))

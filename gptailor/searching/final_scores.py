@@ -114,13 +114,12 @@ class Conditions:
             plans[f"of {of}"] = (base_of(plan) if of == "base" else unchanged(plan, of)), "bare"
         plans |= {key: (decode(space, t.request.genome), t.request.stage)
                   for key, t in chosen.items()}  # fmt: skip
-        missing = {key: [m for m in dict.fromkeys(self._keys) if m not in noted.get(key, {})]
-                   for key in plans}  # fmt: skip
-        fresh = [key for key in plans if missing[key]]
+        fresh = [key for key in plans if not {*self._keys} <= noted.get(key, {}).keys()]
         for n, key in enumerate(fresh, start=1):
             on_progress(f"evaluating the requirements: {n} of {len(fresh)}")
-            values = {measure: self._value(measure, *plans[key]) for measure in missing[key]}
-            noted[key] = {**noted.get(key, {}), **values}
+            known = noted.get(key, {})
+            missing = [m for m in dict.fromkeys(self._keys) if m not in known]
+            noted[key] = {**known, **{m: self._value(m, *plans[key]) for m in missing}}
             study.note("conditions", noted)
         self._whole = True
         self.about(study, ledger)

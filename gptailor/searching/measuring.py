@@ -1,6 +1,5 @@
 """Measure layers, cuts and costs before a search's first trial."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,6 @@ from gptailor.evaluation.fits.repair_estimate import (
 )
 from gptailor.evaluation.objectives.base import Forward
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
-from gptailor.evaluation.scores import Score
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import DropAny, Plan
@@ -27,6 +25,7 @@ from gptailor.reporting.measure import LossMeasure
 from gptailor.searching.run.origin import UniformMerge, composition_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import FoundNote, Study
+from gptailor.searching.run.trials import read_outcomes
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space
@@ -196,26 +195,24 @@ class _Measuring:
         return positions if len(positions) == int(sum(self.space.table.high)) else ()
 
     def _losses(self, removed: Sequence[Plan]) -> list[float]:
-        """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
+        """Return each plan's mean loss over the objectives, relative to their magnitudes.
 
         NaN is a failure. The means only compare these plans with each other.
         """
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
         self.on_progress(what, self.done, self.total)
-        measures = [LossMeasure(objective.direction) for objective in self.trials.seen]
-        rows = [[math.nan] * len(measures) for _ in removed]
+        signs = [LossMeasure(objective.direction).per_score for objective in self.trials.seen]
+        losses = np.full((len(removed), len(signs)), np.nan)
         for index, outcomes in self.trials.run(removed, self.budget.low, stage="bare"):
             self.done += 1
             self.on_progress(what, self.done, self.total)
-            for number, outcome in enumerate(outcomes):
-                if isinstance(outcome, Score) and math.isfinite(outcome.value):
-                    rows[index][number] = measures[number].loss(outcome.value)
+            values, _, _ = read_outcomes(outcomes)
+            if values is not None:
+                losses[index] = np.multiply(signs, values)
         self.spent += self.budget.low * len(removed)
-        columns = zip(*rows, strict=True)
-        sized = ([abs(value) for value in column if not math.isnan(value)] for column in columns)
-        scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in sized]
-        return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
+        scales = np.abs(np.nan_to_num(losses)).sum(axis=0)
+        return [*(losses / np.where(scales > 0, scales, 1.0)).mean(axis=1)]
 
     @property
     def _noted(self) -> FoundNote:

@@ -234,7 +234,7 @@ def search_steps(
                     break
             if under_way.queue:
                 task = under_way.task()
-                yield Started(len(task.plans), task.keys[0].samples)
+                yield Started(len(task.plans), task.samples)
                 workers.submit(task)
             yield from _recorded(budget, study, under_way, before)
         if not under_way.tasks:

@@ -57,5 +57,5 @@ def workers_of(
 ) -> AbstractContextManager[Workers]:
     """Return this process, or the workers of a plugin's cluster."""
     if where.ray is None:
-        return nullcontext(Alone(trials.on_share))
+        return nullcontext(Alone(trials.run))
     return CLUSTERS.required("ray", "--ray", "cluster")(trials, chosen, where, on_progress)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import gptailor
-from gptailor.evaluation.scores import Failure, Outcome, Score
+from gptailor.evaluation.scores import Failure, Outcome, Race, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.asking import Asking
@@ -82,8 +82,9 @@ class Counting:
         self.asked: list[tuple[str, float, Stage]] = []
 
     def __call__(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage
+        self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+        share = samples / 64
         for index in reversed(range(len(plans))):  # not in the order of asking
             plan = plans[index]
             self.asked.append((gptailor.format(plan), share, stage))
@@ -275,8 +276,9 @@ class Simulated:
         worker = min(set(range(self.count)) - set(self.busy))
         self.busy[worker] = task.number
         at = self.clock
-        for index, outcomes in self.evaluate(task.plans, task.share, **task.how):
-            at += self.slow[worker] * task.share
+        how = {"stage": task.stage, "race": task.race}
+        for index, outcomes in self.evaluate(task.plans, task.samples, **how):
+            at += self.slow[worker] * task.samples / 64
             self._push(at, worker, TaskOutcome(task.number, index, outcomes, self.slow[worker]))
             if self.dies(worker, task):
                 self._push(at, worker, Lost(task.number))

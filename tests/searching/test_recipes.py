@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.evaluation.scores import Outcome, Score
+from gptailor.evaluation.scores import Outcome, Race, Score
 from gptailor.plan.plan import Merge, Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.origin import (
@@ -53,11 +53,11 @@ class Repairing:
         self.asked: list[tuple[Plan, Stage]] = []
 
     def __call__(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage
+        self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
         for index, plan in enumerate(plans):
             self.asked.append((plan, stage))
-            yield index, (Score(self.loss(plan, stage), 0.01, round(64 * share)),)
+            yield index, (Score(self.loss(plan, stage), 0.01, samples),)
 
     @staticmethod
     def loss(plan: Plan, stage: Stage) -> float:

@@ -626,9 +626,9 @@ def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -
         return any(plan.drops and plan.drops[0].position == 0 for plan in task.plans)
 
     class Fatal(Counting):
-        def __call__(self, plans: Any, share: float, *, stage: Stage) -> Any:
+        def __call__(self, plans: Any, samples: int, *, stage: Stage, race: Any = None) -> Any:
             good = [plan for plan in plans if not (plan.drops and plan.drops[0].position == 0)]
-            for index, outcome in super().__call__(good, share, stage=stage):
+            for index, outcome in super().__call__(good, samples, stage=stage):
                 yield plans.index(good[index]), outcome
             if len(good) < len(plans):
                 yield 0, NEVER
@@ -733,7 +733,7 @@ def test_a_stage_with_other_plans_keeps_the_trials_of_its_plans(tmp_path: Path) 
 def test_alone_gives_what_its_judge_gives() -> None:
     workers = Alone(Counting())
     plan = gptailor.loads(BASE)
-    workers.submit(Task(7, (plan, plan), 1.0, "bare", ()))
+    workers.submit(Task(7, (plan, plan), 64, "bare", ()))
     events = [workers.next() for _ in range(3)]
     assert [type(event) for event in events] == [TaskOutcome, TaskOutcome, Done]
     assert [event.place for event in events[:2]] == [1, 0]

@@ -7,7 +7,7 @@ import socket
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,9 +15,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from gptailor.checkpoint.write.tensors import available
-from gptailor.evaluation.scores import Outcome
+from gptailor.evaluation.scores import Outcome, Race
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
 from gptailor.searching.run.workers import Done, EvaluatePlans, Lost, Task, TaskOutcome, WorkerEvent
 
 LOCAL = "local"
@@ -51,11 +52,11 @@ class Evaluating:
         return str(getattr(self.evaluate, "machine", ""))
 
     def run(
-        self, plans: Sequence[Plan], share: float, how: Mapping[str, Any]
+        self, plans: Sequence[Plan], samples: int, stage: Stage, race: Race | None
     ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
         """Yield each plan's place, outcomes and seconds as soon as they are ready."""
         begun = time.perf_counter()
-        for place, outcomes in self.evaluate(plans, share, **how):
+        for place, outcomes in self.evaluate(plans, samples, stage=stage, race=race):
             now = time.perf_counter()
             yield place, outcomes, now - begun
             begun = now
@@ -129,7 +130,7 @@ class RayWorkers:
             if self._waiting and worker.awaited is None:
                 worker.task = task = self._waiting.popleft()
                 run = worker.actor.run.options(num_returns="streaming")
-                worker.results = run.remote(task.plans, task.share, task.how)
+                worker.results = run.remote(task.plans, task.samples, task.stage, task.race)
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
         """Wait for the first event, but no longer than so many seconds.

@@ -42,10 +42,10 @@ class PlacedEvaluator:
         return f"{kind}, {torch.get_num_threads()} threads"
 
     def __call__(
-        self, plans: Sequence[Plan], share: float, **how: Any
+        self, plans: Sequence[Plan], samples: int, **how: Any
     ) -> Iterator[tuple[int, Outcomes]]:
-        """Yield each plan's outcomes on a share of the samples that the search sees."""
-        return self.trials.on_share(plans, share, **how)
+        """Yield each plan's outcomes on the first samples that the search sees."""
+        return self.trials.run(plans, samples, **how)
 
 
 def movable(plan: Plan) -> Plan:

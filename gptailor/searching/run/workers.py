@@ -38,11 +38,11 @@ BASE = "base"
 """The key of the uncut base's plan, instead of a digest."""
 
 EvaluatePlans: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
-"""`evaluate(plans, share, stage=...)` evaluates plans on a share of the search's samples.
+"""`evaluate(plans, samples, stage=..., race=...)` evaluates plans on the search's first samples.
 
-A `stage` tells whether plans are bridged and healed. In an optional `race`, plans that lose have
-scores of fewer samples. It yields the number of a plan among `plans` with its outcomes, one for
-each objective, in any order. An error of one plan is its outcome; `evaluate` raises errors that
+A `stage` tells whether plans are bridged and healed. In a `race`, if there is one, plans that lose
+have scores of fewer samples. It yields the number of a plan among `plans` with its outcomes, one
+for each objective, in any order. An error of one plan is its outcome; `evaluate` raises errors that
 concern all plans.
 """
 
@@ -65,16 +65,10 @@ class Task:
 
     number: int
     plans: tuple[Plan, ...]
-    share: float
+    samples: int
     stage: Stage
     keys: tuple[trials.EvaluationKey, ...]
     race: Race | None = None
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """The arguments of `evaluate` beside plans and share."""
-        race = {} if self.race is None else {"race": self.race}
-        return {"stage": self.stage, **race}
 
 
 @final
@@ -142,7 +136,7 @@ class Alone:
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""
         self._task = task.number
-        self._outcomes = self.evaluate(task.plans, task.share, **task.how)
+        self._outcomes = self.evaluate(task.plans, task.samples, stage=task.stage, race=task.race)
 
     def next(self, longest: float | None = None) -> WorkerEvent:
         """Return the next plan's outcome, which takes as long as it takes."""
@@ -243,9 +237,9 @@ class UnderWay:
             self.queue = deque(pending for pending in self.queue if pending not in chosen)
             evaluated = {pending.key: pending.plan for pending in chosen}
             race = race_of(self.ledger, chosen[0].request) if self.races else None
-        number, share = next(self._numbers), samples / self.ledger.full
-        task = Task(number, tuple(evaluated.values()), share, stage, tuple(evaluated), race)
-        self.tasks[number] = task
+        plans, keys = tuple(evaluated.values()), tuple(evaluated)
+        task = Task(next(self._numbers), plans, samples, stage, keys, race)
+        self.tasks[task.number] = task
         return task
 
     def _alike(self, pending: _PendingRequest) -> tuple[Any, ...]:
@@ -258,7 +252,7 @@ class UnderWay:
         task = self.tasks[event.task]
         if isinstance(event, TaskOutcome):
             self._outcomes[task.keys[event.place]] = event.outcomes, event.seconds
-            self._speeds.append(event.seconds / task.share)
+            self._speeds.append(event.seconds / task.samples)
             return
         del self.tasks[event.task]
         if isinstance(event, Lost):
@@ -293,7 +287,7 @@ class UnderWay:
         worker must be stuck, or of another kind.
         """
         usual = median(self._speeds) if self._speeds else 0.0
-        largest = max((task.share * len(task.plans) for task in self.tasks.values()), default=0.0)
+        largest = max((task.samples * len(task.plans) for task in self.tasks.values()), default=0.0)
         return max(self.patience, _TIMES * usual * largest)
 
     def hurry(self) -> None:

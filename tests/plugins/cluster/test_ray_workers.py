@@ -101,7 +101,7 @@ def test_a_worker_is_replaced_where_what_it_sent_is_lost(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ray_workers.ray, "get", lost)
     workers = ray_workers.RayWorkers(Counting, "local", 1)
-    task = Task(7, (), 1.0, "bare", ())
+    task = Task(7, (), 64, "bare", ())
     its = ray_workers._Worker(actor=None, begun=None, task=task, results=iter(["reference"]))
     workers._workers = [its]
     assert workers._event_of(its) == Lost(7)
