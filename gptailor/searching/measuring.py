@@ -222,9 +222,8 @@ class _Measuring:
         now, earlier = time.perf_counter(), self.study.typed.measured
         cost = earlier.evaluations + self.spent / self.budget.full
         seconds, self.begun, self.spent = earlier.seconds + now - self.begun, now, 0
-        measured = earlier.found.model_dump(mode="json", by_alias=True, exclude_none=True)
-        measured[name] = value
-        note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": measured}
+        found = {**earlier.found.model_dump(mode="json", exclude_none=True), name: value}
+        note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": found}
         self.study.note("measured", note)
 
 

@@ -255,10 +255,9 @@ def _ask(schedule: Schedule, under_way: UnderWay) -> bool:
     while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
         plans = ((r, decode_for(space, r.genome, r.stage)) for r in requests)
         beyond = under_way.fill(plans, schedule.room(requests))
-        if beyond and under_way.races and not (schedule.retries and len(beyond) == len(requests)):
-            schedule.postpone(beyond)
-        elif beyond:
-            schedule.close()
+        in_vain = schedule.retries and len(beyond) == len(requests)
+        if beyond:
+            schedule.leave(beyond, for_good=in_vain or not under_way.races)
         if len(beyond) < len(requests):
             return True
         if under_way.waiting:

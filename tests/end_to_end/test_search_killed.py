@@ -69,5 +69,5 @@ def test_killed_at_random_moments_it_ends_with_the_same_study(
         pytest.fail("it never ends")
     assert kills >= 3
     again = study_of(tmp_path)
-    assert repr(record(again.trials())) == repr(record(calm.trials()))
+    assert repr(record(again.trials)) == repr(record(calm.trials))
     assert again.typed == calm.typed

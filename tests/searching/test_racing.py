@@ -202,7 +202,7 @@ def test_a_search_that_was_killed_ends_with_the_same_study(found: Search, tmp_pa
 
 def test_the_study_says_what_was_given_up(found: Search) -> None:
     assert any(trial.stopped is not None for trial in found.ledger.trials)
-    again = Study((found.study.place).read_bytes(), found.study.place).trials()
+    again = Study((found.study.place).read_bytes(), found.study.place).trials
     assert repr(record(again)) == repr(record(found.ledger.trials))
 
 

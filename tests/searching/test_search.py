@@ -195,9 +195,9 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
         assert kills < 200
     assert kills >= 2
     assert record(found.ledger.trials) == record(calm.ledger.trials)
-    assert record(found.study.trials()) == record(calm.study.trials())
+    assert record(found.study.trials) == record(calm.study.trials)
     assert found.study.typed == calm.study.typed
-    seconds = [[trial.seconds for trial in of.trials()] for of in (calm.study, found.study)]
+    seconds = [[trial.seconds for trial in of.trials] for of in (calm.study, found.study)]
     assert seconds == [[t.seconds for t in of.ledger.trials] for of in (calm, found)]
 
 
@@ -239,7 +239,7 @@ def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: SearchS
     found = search(tmp_path, chosen, evaluate)
     with pytest.raises(SearchError, match=r"none of the first 8 trials has.* 8 of them: too bad"):
         found.run()
-    assert len(found.study.trials()) == 8
+    assert len(found.study.trials) == 8
     mended = ran(tmp_path, chosen)
     assert mended.ledger.best() is not None
     assert [t.values for t in mended.ledger.trials[:8]] == [None] * 8
@@ -273,7 +273,7 @@ def test_a_base_that_measures_nothing_is_said(
 
     with pytest.raises(SearchError, match=said):
         search(tmp_path, chosen, Flat()).run()
-    assert search(tmp_path, chosen).study.trials() == []
+    assert search(tmp_path, chosen).study.trials == []
 
 
 def test_the_base_may_be_zero_where_nothing_is_a_share_of_it(tmp_path: Path) -> None:

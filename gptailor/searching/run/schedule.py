@@ -375,13 +375,14 @@ class Schedule:
             for slot, (genome, share) in enumerate(asked)
         ]
 
-    def postpone(self, requests: Sequence[TrialRequest]) -> None:
-        """Ask for these again, before anything else, once the cost of all others is known."""
-        self._postponed += requests
+    def leave(self, requests: Sequence[TrialRequest], *, for_good: bool) -> None:
+        """Leave requests beyond the budget until the cost of all others is known, or for good.
 
-    def close(self) -> None:
-        """Ask no more: the remaining budget is too small for the requests."""
-        self._closed = True
+        The first are asked for again, before anything else. After the second the strategy is asked
+        no more.
+        """
+        self._closed |= for_good
+        self._postponed += [] if for_good else requests
 
     def room(self, requests: Sequence[TrialRequest]) -> float:
         """Return the remaining budget for these requests.

@@ -115,7 +115,7 @@ class Study:
         self.place = place
         self.typed = StudyNotes()
         self._append = append
-        self._trials: list[Trial] = []
+        self.trials: list[Trial] = []
         self._keys: set[tuple[str, int, int]] = set()
         for number, line in enumerate(complete_lines(lines).split(b"\n")[:-1], start=1):
             try:
@@ -132,12 +132,12 @@ class Study:
         self.typed = self.typed.model_copy(update={name: getattr(line, name) for name in told})
         if (trial := line.trial) is None:
             return
-        if trial.number != len(self._trials):
-            raise ValueError(f"expected trial {len(self._trials)}, got trial {trial.number}")
+        if trial.number != len(self.trials):
+            raise ValueError(f"expected trial {len(self.trials)}, got trial {trial.number}")
         if trial.request.key in self._keys:
             raise ValueError("holds an evaluation twice; did two searches write into it?")
         self._keys.add(trial.request.key)
-        self._trials.append(trial)
+        self.trials.append(trial)
 
     def _write(self, line: JournalLine) -> None:
         assert self._append is not None, "a study that is only read"
@@ -147,10 +147,6 @@ class Study:
     def error(self, message: str, help: str = RESTORE) -> CheckpointError:
         """Return an error about the study."""
         return CheckpointError("C903", message, self.place, help)
-
-    def trials(self) -> list[Trial]:
-        """Return all told trials, in order."""
-        return list(self._trials)
 
     def add(self, trial: Trial) -> None:
         """Write down the next trial. Raises C303."""
@@ -186,7 +182,7 @@ class Study:
         for key, held in self.typed.held_out.items():
             if isinstance(held, HeldScoresNote):
                 self._refuse_unlike(f"held-out scores of {quoted(key)}", held.values, count)
-        for trial in self._trials:
+        for trial in self.trials:
             name = f"trial {trial.number}"
             self._refuse_unlike(name, trial.values, count)
             if trial.values is not None and trial.samples not in ledger.references:
@@ -221,7 +217,7 @@ def open_study(journal: Journal, *, begun: bool = False) -> Study:
     study = Study(journal.read(), journal.place, journal.append)
     if begun and not study.typed.version:
         raise study.error("holds no line, but 'run.json' has the settings of its search")
-    if study.trials() and not begun:
+    if study.trials and not begun:
         raise study.error("holds trials, but 'run.json' with the settings of their search is lost")
     if not study.typed.version:
         study.note("version", gptailor.__version__)

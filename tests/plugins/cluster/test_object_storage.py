@@ -158,7 +158,7 @@ def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_
     storage = ObjectStorage(url)
     names = storage.names()
     joined = Study(b"".join(storage.get(names)[name] for name in names), storage.path)
-    assert len(joined.trials()) == len(calm.ledger.trials)
+    assert len(joined.trials) == len(calm.ledger.trials)
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSettin
     study = study_of(tmp_path)
     for told in (whole, low, failed, one, hit, sampled):
         study.add(told)
-    again = study_of(tmp_path).trials()
+    again = study_of(tmp_path).trials
     assert [*map(content, again)] == [*map(content, (whole, low, failed, one, hit, sampled))]
 
 
@@ -159,9 +159,9 @@ def test_the_torn_end_of_a_killed_write_is_removed(
     path.write_bytes(whole + torn)
     again = study_of(tmp_path)
     assert path.read_bytes() == whole
-    assert [*map(content, again.trials())] == [content(trial(chosen))]
+    assert [*map(content, again.trials)] == [content(trial(chosen))]
     again.add(trial(chosen, 1))
-    assert len(study_of(tmp_path).trials()) == 2
+    assert len(study_of(tmp_path).trials) == 2
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_damaged_line_is_named_and_the_search_goes_on_without_it(
     assert message in caught.value.message
     assert "'head -n 4'" in caught.value.help
     path.write_bytes(b"\n".join(lines[:4]) + b"\n")
-    assert len(study_of(tmp_path).trials()) == 3
+    assert len(study_of(tmp_path).trials) == 3
 
 
 def test_a_journal_in_no_folder_is_one_message(tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
     kept = "all trials before are kept, and the same command goes on"
     assert output == f"C303; cannot be written: File too large; {kept}\n"
     study = study_of(tmp_path)
-    assert [*map(content, study.trials())] == [content(trial(chosen))]
+    assert [*map(content, study.trials)] == [content(trial(chosen))]
     study.add(trial(chosen, 1))
-    assert len(study_of(tmp_path).trials()) == 2
+    assert len(study_of(tmp_path).trials) == 2
 
 
 def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: SearchSetting) -> None:
@@ -361,6 +361,6 @@ ORIGINS = {
 def test_an_origin_is_noted_as_data(tmp_path: Path, chosen: SearchSetting, words: str) -> None:
     told = trial(chosen)
     study_of(tmp_path).add(replace(told, request=replace(told.request, origin=ORIGINS[words])))
-    [again] = study_of(tmp_path).trials()
+    [again] = study_of(tmp_path).trials
     assert again.request.origin == ORIGINS[words]
     assert origin_words(again.request.origin) == words
