@@ -179,13 +179,11 @@ class Conditions:
     # ------------------------------------------------------------------------------- one plan
 
     def _value(self, key: str, plan: Plan, stage: Stage) -> tuple[float | None, float | None]:
-        """Return a plan's value by a measure, and its value on held-out samples."""
+        """Return a plan's value by a measure, and on held-out samples; None without any."""
         scored = self._scored.get(key)
         if scored is None:
             return self.trials.latencies.score(at_stage(plan, "bare")).value, None
         [(_, [outcome])] = scored.run([plan], scored.full, stage=stage)
-        if not any(scored.helds):
-            return _finite(outcome), None
         [(_, [held])] = scored.run([plan], None, stage=stage)
         return _finite(outcome), _finite(held)
 

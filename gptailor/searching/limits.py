@@ -106,7 +106,7 @@ class Within:
             return genome
         for number, leaning in enumerate(_LEANINGS):
             drawn = self._drawn(folded(key, number), leaning)
-            for n in np.flatnonzero(allowed(self.space.table, drawn))[:_TRIED]:
+            for n in np.flatnonzero(allowed(self.space.table, drawn)):
                 if self.holds(other := _row(drawn, int(n))):
                     return other
         return self.smallest

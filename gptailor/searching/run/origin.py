@@ -193,7 +193,7 @@ TrialOrigin: TypeAlias = Annotated[
 _RANKS: Mapping[int, str] = {1: "best", 2: "second", 3: "third"}
 
 
-def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
+def origin_words(  # noqa: C901, PLR0911 (a case for each origin)
     origin: TrialOrigin,
 ) -> str:
     """Return the origin for people: `best window on math`."""
@@ -211,10 +211,8 @@ def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
             return "nothing dropped" if of is None else f"{composition_words(of)}, nothing dropped"
         case WindowCut(of=of, dropped=dropped):
             return _on(f"window {_cut_words(dropped)}", of)
-        case BestWindow(of=of, layers=None):
-            return _on("best window", of)
         case BestWindow(of=of, layers=layers):
-            return _on(f"best window of {layers}", of)
+            return _on("best window" if layers is None else f"best window of {layers}", of)
         case BridgedCut(of=of, rank=rank):
             return _on(f"{_RANKS[rank]} bridged cut", of)
         case SmallestSize(of=of, cut=cut, size=size):

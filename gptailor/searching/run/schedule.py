@@ -232,14 +232,18 @@ class Schedule:
         earlier process had, a stage may have other plans, so trials are found by what they
         evaluated. Plans beyond bounds count as failures that cost nothing.
         """
-        stages, results = self.starts.stages(), None
+        stages, results, bounds = self.starts.stages(), None, self.asking.within
         shares, asked_after = list[float](), 0
         unused: dict[Hashable, deque[Trial]] = defaultdict(deque)
         for trial in self.ledger.of(RECIPES, STARTS):
             unused[_evaluated(trial.request)].append(trial)
         for stage in itertools.count():
             starts = next_stage(stages, results)
-            within = {slot: start for slot, start in enumerate(starts) if self._holds(start)}
+            within = {
+                slot: start
+                for slot, start in enumerate(starts)
+                if bounds is None or start.uncut or bounds.holds(start.genome)
+            }
             requests = self._stage(stage, within, math.fsum(shares), asked_after)
             by_slot: dict[int, Trial] = {}
             for request in requests:
@@ -254,11 +258,6 @@ class Schedule:
             results = [self._result(start, by_slot.get(slot)) for slot, start in enumerate(starts)]
             shares += [result.share for result in results]
         raise AssertionError("stages end")
-
-    def _holds(self, start: Start) -> bool:
-        """Return whether a starting plan is within bounds; a recipe needs none."""
-        within = self.asking.within
-        return within is None or start.uncut or within.holds(start.genome)
 
     def _stage(
         self, number: int, starts: Mapping[int, Start], spent: float, asked_after: int

@@ -268,8 +268,6 @@ class Ledger:
         """Return how plans are compared, by some objectives or by the `deciding` ones."""
         chosen = self.deciding if numbers is None else tuple(numbers)
         unit = loss_unit([self.aims[number] for number in chosen])
-        if unit == SHARES and base is None:
-            unit = SPREADS
         widths = [1.0] * len(self.aims)
         if unit in (SHARES, SPREADS):
             widths = [
