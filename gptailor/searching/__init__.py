@@ -1,6 +1,7 @@
 """A search that closes an open plan's choices by trials; `search.py` is its loop."""
 
 __all__ = [
+    "folder",
     "objective_mean",
     "pick",
     "results",

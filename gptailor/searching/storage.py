@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from gptailor.plan.doors import Door
 from gptailor.searching.run.journal import Journal
-
-if TYPE_CHECKING:
-    from gptailor.searching.folder import Folder
 
 
 @runtime_checkable
@@ -29,8 +26,8 @@ class Storage(Protocol):
     def journal(self) -> Journal:
         """Return the journal, with its lines in objects."""
 
-    def folder(self) -> "Folder":
-        """Return the folder on this machine that has a copy of the objects."""
+    def folder(self) -> Any:
+        """Return the `Folder` on this machine that has a copy of the objects."""
 
 
 STORAGES: Door[Callable[[str], Storage]] = Door("storages", "storage", type, {})

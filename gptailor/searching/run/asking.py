@@ -67,7 +67,7 @@ def told(
 
 
 @runtime_checkable
-class Bounds(Protocol):
+class Allowed(Protocol):
     """The part of a space that a search may ask for."""
 
     def holds(self, genome: Genome) -> bool:
@@ -96,7 +96,7 @@ class Asking:
         seed: int,
         capacity: int,
         prior: Sequence[float] | None = None,
-        within: Bounds | None = None,
+        within: Allowed | None = None,
     ) -> None:
         self.strategy = strategy
         self.space = space
