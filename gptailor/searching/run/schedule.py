@@ -251,7 +251,9 @@ class Schedule:
                     by_slot[request.slot] = alike.popleft()
             missing = [request for request in requests if request.slot not in by_slot]
             if missing:
-                return self._in_free_slots(missing, len(starts))
+                used = {slot for _, ask, slot in self.ledger.keys if ask == stage}
+                free = (slot for slot in itertools.count() if slot not in used)
+                return [replace(r, slot=slot) for r, slot in zip(missing, free, strict=False)]
             if not starts or (len(requests) < len(within) and not self.budget.separate):
                 return []
             asked_after += len(by_slot)
@@ -280,15 +282,6 @@ class Schedule:
             elif not budget.separate:
                 break
         return requests
-
-    def _in_free_slots(self, requests: Sequence[TrialRequest], first: int) -> list[TrialRequest]:
-        """Return requests with free slots, from `first` on, in place of those of other trials."""
-        used = {slot for _, ask, slot in self.ledger.keys if ask == requests[0].ask}
-        free = (slot for slot in itertools.count(first) if slot not in used)
-        return [
-            replace(request, slot=next(free)) if request.key in self.ledger.keys else request
-            for request in requests
-        ]
 
     def _result(self, start: Start, trial: Trial | None) -> Start:
         if trial is None:
