@@ -70,7 +70,6 @@ class LossMeasure:
     direction: AimDirection
     width: float = 1.0
     reference: float = 0.0
-    by: ScaleBy = "base"
 
     @classmethod
     def of_base(cls, direction: AimDirection, base: float) -> "LossMeasure":
@@ -84,7 +83,7 @@ class LossMeasure:
         """Measure by the starting plans' scores; the spread of equal scores is 1."""
         finite = [value for value in starts if math.isfinite(value)]
         best = min if direction == "minimize" else max
-        return cls(direction, spread_of(finite), best(finite, default=0.0), "spread")
+        return cls(direction, spread_of(finite), best(finite, default=0.0))
 
     @property
     def per_score(self) -> float:
@@ -102,8 +101,6 @@ class LossMeasure:
 
     def retained(self, value: float) -> float:
         """Return the retained share of the reference; an infinite loss retains nothing."""
-        if self.by == "spread":
-            return 1 - self.loss(value)
         if self.direction == "maximize":
             return value / self.reference
         return self.reference / value if value else math.inf

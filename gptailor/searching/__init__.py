@@ -2,7 +2,6 @@
 
 __all__ = [
     "folder",
-    "objective_mean",
     "pick",
     "results",
     "run",

@@ -234,5 +234,5 @@ def _held_note(outcomes: Outcomes) -> HeldNote:
     values, stderrs, failure = read_outcomes(outcomes)
     if values is None:
         return HeldOutFailure(failure=str(failure))
-    errors = tuple(json_numbers(stderrs) or ())
-    return HeldScoresNote(values=values, stderrs=errors, per_sample=per_objective(outcomes))
+    errors, each = json_numbers(stderrs) or (), per_objective(outcomes)
+    return HeldScoresNote(values=values, stderrs=errors, per_sample=each)

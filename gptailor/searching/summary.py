@@ -32,7 +32,7 @@ from gptailor.searching.run.records import (
     WithScores,
     front_file,
 )
-from gptailor.searching.run.study import HeldNote, Study
+from gptailor.searching.run.study import Study
 from gptailor.searching.run.trials import (
     FINAL,
     RANDOM,

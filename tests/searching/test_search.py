@@ -320,12 +320,12 @@ def test_the_front_holds_what_nothing_betters(three: Search) -> None:
     )
 
 
-def test_the_best_has_the_highest_worst_share(three: Search) -> None:
+def test_the_best_has_the_smallest_worst_loss(three: Search) -> None:
     ledger = three.ledger
     best = ledger.best()
     assert best is not None
-    worst = [min(ledger.retained(t)) for t in ledger.candidates()]
-    assert min(ledger.retained(best)) == max(worst)
+    worst = [max(row) for row in ledger.losses(ledger.candidates())]
+    assert max(ledger.losses([best])[0]) == min(worst)
     assert best in ledger.front()
 
 
@@ -337,8 +337,8 @@ def test_a_preferred_objective_decides(tmp_path: Path) -> None:
         ledger = ran(folder, chosen, prefer=number).ledger
         best = ledger.best()
         assert best is not None
-        shares = [ledger.retained(t)[number] for t in ledger.candidates()]
-        assert ledger.retained(best)[number] == max(shares)
+        losses = ledger.losses(ledger.candidates())[:, number]
+        assert ledger.losses([best])[0][number] == losses.min()
 
 
 def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:

@@ -219,24 +219,19 @@ class Ledger:
             self._spreads = tuple(tuple(row[i] for row in used) for i in range(len(self.aims)))
         return self._spreads
 
-    def _measure(self, number: int, samples: int) -> LossMeasure:
-        aim = self.aims[number]
-        if aim.scale == "spread":
-            return LossMeasure.of_spread(aim.direction, self.spreads[number])
-        return LossMeasure.of_base(aim.direction, self.references[samples][number])
-
     def fitness_measure(self, number: int, samples: int) -> LossMeasure:
         """Return the measure of an objective's losses; of a size, the spread of starting plans'.
 
-        Where these are all of one size, it is a tenth of that.
+        If these are all of one size, it is a tenth of that.
         """
-        aim = self.aims[number]
-        if not aim.size:
-            return self._measure(number, samples)
-        starts = self.spreads[number] or (self.references[samples][number],)
-        least = min(starts)
-        wider = (*starts, least + abs(least) / 10) if max(starts) == least else starts
-        return LossMeasure.of_spread(aim.direction, wider)
+        aim, starts = self.aims[number], self.spreads[number]
+        if aim.scale == "base" and not aim.size:
+            return LossMeasure.of_base(aim.direction, self.references[samples][number])
+        if aim.size:
+            starts = starts or (self.references[samples][number],)
+            least = min(starts)
+            starts = (*starts, least + abs(least) / 10) if max(starts) == least else starts
+        return LossMeasure.of_spread(aim.direction, starts)
 
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
         """Return values that are minimised and of one measure; NaN for failures."""
@@ -245,14 +240,6 @@ class Ledger:
             for i, value in enumerate(trial.values or ()):
                 row[i] = self.fitness_measure(i, trial.samples).loss(value)
         return losses
-
-    def retained(self, trial: Trial) -> tuple[float, ...]:
-        """Return the share of the base's score that is left, by objective; NaN for a failure."""
-        if trial.values is None:
-            return (float("nan"),) * len(self.aims)
-        return tuple(
-            self._measure(i, trial.samples).retained(value) for i, value in enumerate(trial.values)
-        )
 
     def mean_loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> float:
         """Return the mean of the losses by some objectives, or by the `deciding` ones."""
@@ -355,13 +342,16 @@ class Ledger:
         """Return how good a plan is, more being better, and what decides between equals; NaN fails.
 
         That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
-        a size, it is the retained share by it, then the negated loss.
+        a size, it is the negated loss by it, then the negated mean loss.
         """
         lost = self.loss(trial)
         if self.prefer is None:
             return math.nan if lost is None else -lost.value, -math.inf
         behind = math.inf if lost is None or not math.isfinite(lost.value) else lost.value
-        return self.retained(trial)[self.prefer], -behind
+        if trial.values is None:
+            return math.nan, -behind
+        measure = self.fitness_measure(self.prefer, trial.samples)
+        return -measure.loss(trial.values[self.prefer]), -behind
 
     def front(self) -> list[Trial]:
         """Return candidates that no other one betters, the best by the first objective first."""
