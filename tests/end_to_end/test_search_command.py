@@ -293,7 +293,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             "space.tailor",
             ["--strategy", "evolution"],
             1,
-            "there is no strategy 'evolution'; the strategies are surrogate and random",
+            "there is no strategy 'evolution'; the strategies are surrogate",
         ),
         (
             "space.tailor",

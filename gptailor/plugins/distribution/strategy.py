@@ -20,8 +20,13 @@ from numpy import ndarray
 from gptailor.searching.space.genome import Active, Genome
 from gptailor.searching.space.hash_random import Key, keys_of, normal, uniform
 from gptailor.searching.space.table import Table, active, canonical, exact
-from gptailor.searching.strategies.random import newest
-from gptailor.searching.strategies.strategy import Archive, Proposal, State, Strategy
+from gptailor.searching.strategies.strategy import (
+    Archive,
+    Proposal,
+    State,
+    Strategy,
+    newest,
+)
 
 _WIDEST, _NARROWEST = 0.4, 0.02
 """The greatest and the least deviation of a real. A search begins with the greatest."""

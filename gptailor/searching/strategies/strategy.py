@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key, scrambled
-from gptailor.searching.space.table import Table
+from gptailor.searching.space.table import Table, allowed
 from gptailor.searching.strategies.moves import joined_populations, some_rows
 
 _RHO = 0.05
@@ -154,6 +154,17 @@ def best_in_full(archive: Archive, fitness: Float[ndarray, " n"]) -> Int[ndarray
     highest = np.max(archive.fidelity, where=valid, initial=0.0)
     full = np.flatnonzero(valid & (archive.fidelity >= highest))
     return np.asarray(full[np.argsort(fitness[full], kind="stable")])
+
+
+def newest(table: Table, archive: Archive, drawn: Genome, many: int) -> Genome:
+    """Return so many of the drawn genomes.
+
+    Known and repeated ones, and those beyond the table's limits, come last.
+    """
+    marks = fingerprints(genes(drawn))
+    stale = np.isin(marks, fingerprints(genes(archive.genomes))) | ~allowed(table, drawn)
+    stale |= ~np.isin(np.arange(len(marks)), np.unique(marks, return_index=True)[1])
+    return some_rows(drawn, np.argsort(stale, kind="stable")[:many])
 
 
 def fingerprints(rows: Float[ndarray, "n k"]) -> UInt32[ndarray, " n"]:
