@@ -197,7 +197,7 @@ def test_mergekits_yaml_becomes_a_plan_and_goes_back(world: Path) -> None:
 
 
 def test_a_wrong_yaml_is_an_error_of_gptailors() -> None:
-    with pytest.raises(gptailor.TailorError, match="slices, models and modules"):
+    with pytest.raises(gptailor.TailorError, match="one of slices and models"):
         gptailor.import_mergekit("models: []\nmerge_method: nothing\n")
 
 
