@@ -46,7 +46,8 @@ class Table(NamedTuple):
     the positions that their windows may contain. `items` are the bits of a stack's `maybe` items,
     and `room` is the greatest number of them that are on.
 
-    `joints` are truths made of truths before them: the kind of the joint, and their numbers.
+    `joints` are truths made of truths before them, in groups that are computed at once: the kind of
+    the joints, their numbers, and the numbers of the truths of each joint.
     `truths` has the truth of each gene and then of each mark, -1 for never.
     """
 
@@ -72,7 +73,7 @@ class Table(NamedTuple):
     inside_at: Int[ndarray, " w"]
     items: Int[ndarray, " i"]
     room: int
-    joints: tuple[tuple[str, Int[ndarray, " k"]], ...]
+    joints: tuple[tuple[str, Int[ndarray, " g"], Int[ndarray, "g k"]], ...]
     truths: Int[ndarray, " rows"]
     limits: Limits | None = None
 
@@ -172,12 +173,13 @@ def _ends(table: Table) -> Int[ndarray, " three"]:
 def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
     bits, picks = map(np.atleast_2d, genome[:2])
     facts = _facts(table, bits.T, picks.T)
-    truths = np.zeros((len(facts) + len(table.joints) + 1, facts.shape[1]), np.uint8)
+    count = len(facts) + sum(len(numbers) for _, numbers, _ in table.joints)
+    truths = np.zeros((count + 1, facts.shape[1]), np.uint8)
     truths[: len(facts)] = facts
-    for number, (kind, of) in enumerate(table.joints, start=len(facts)):
+    for kind, numbers, of in table.joints:
         join = np.bitwise_and if kind == "every" else np.bitwise_or
-        joined = join.reduce(truths[of], axis=0)
-        truths[number] = ~joined if kind == "none" else joined
+        joined = join.reduce(truths[of], axis=1)
+        truths[numbers] = ~joined if kind == "none" else joined
     rows = np.unpackbits(truths[table.truths], axis=1, count=len(bits)).T.astype(bool)
     return rows.reshape(*np.shape(genome.bits)[:-1], rows.shape[1])
 
@@ -203,12 +205,15 @@ def _facts(
 
 def _joints(
     whens: Sequence[g.Condition], genes: Collecting
-) -> tuple[tuple[tuple[str, ndarray], ...], list[int]]:
-    """Return the joints in conditions, and the number of each condition's truth."""
+) -> tuple[tuple[tuple[str, ndarray, ndarray], ...], list[int]]:
+    """Return the joints in conditions, and the number of each condition's truth.
+
+    A group has joints of one kind, depth and length.
+    """
     options = [0, *accumulate(len(pick.options) for pick in genes.picks)]
     ends = [0, *accumulate([len(genes.bits), options[-1], len(genes.inside), len(genes.items)])]
     start = dict(zip(("bit", "option", "inside", "room"), ends, strict=False))
-    joints: list[tuple[str, ndarray]] = []
+    joints: dict[int, tuple[int, str, list[int]]] = {}
     numbers: dict[g.Condition, int] = {}
 
     def truth(condition: g.Condition) -> int:
@@ -216,12 +221,21 @@ def _joints(
             first = options[condition.number] if condition.kind == "option" else condition.number
             return start[condition.kind] + first + condition.value
         if condition not in numbers:
-            joints.append((condition.kind, _ints([*map(truth, condition.of)])))
-            numbers[condition] = ends[-1] + len(joints) - 1
+            of = [*map(truth, condition.of)]
+            depth = 1 + max((joints[i][0] for i in of if i in joints), default=0)
+            number = numbers[condition] = ends[-1] + len(joints)
+            joints[number] = depth, condition.kind, of
         return numbers[condition]
 
     rows = [truth(when) for when in whens]
-    return tuple(joints), rows
+    groups: dict[tuple[int, str, int], list[int]] = {}
+    for number, (depth, kind, of) in joints.items():
+        groups.setdefault((depth, kind, len(of)), []).append(number)
+    grouped = (
+        (kind, _ints(members), np.array([joints[n][2] for n in members], np.int32))
+        for (_, kind, _), members in sorted(groups.items())
+    )
+    return tuple(grouped), rows
 
 
 @final
