@@ -31,7 +31,7 @@ import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.random_models import write_models  # noqa: E402
 from benchmarks.tinyllama import Shape  # noqa: E402
 from gptailor.evaluation.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa: E402
-from gptailor.evaluation.forward.requests import Packed, Request, Work, pack  # noqa: E402  # noqa: E402
+from gptailor.evaluation.forward.requests import Packed, Request, Work, pack  # noqa: E402
 from gptailor.evaluation.live.stitch import Stitched, Stitcher  # noqa: E402
 from gptailor.evaluation.objectives.nll import surprise  # noqa: E402
 from gptailor.evaluation.scores import Failure  # noqa: E402
