@@ -88,7 +88,7 @@ def _genes(trial: Trial, space: Space) -> Iterator[tuple[str, Any, BaseDistribut
                 continue
             match gene:
                 case Real(low=low, high=high, log=log):
-                    yield gene.name, gene.value(value), FloatDistribution(low, high, log=log)
+                    yield gene.name, gene.value(float(value)), FloatDistribution(low, high, log=log)
                 case Pick(labels=labels):
                     yield gene.name, labels[int(value)], CategoricalDistribution(labels)
                 case _:
