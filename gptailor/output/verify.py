@@ -81,8 +81,8 @@ class Verification:
     """A compiled output to verify: the output, its plan, its lock and the models are opened.
 
     No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
-    CheckpointError: C101 for a missing folder, C109 for a file called `….gguf` that is none, C701
-    and C702 for an invalid lock.
+    CheckpointError: C101 for a missing folder, C109 for a file called `….gguf` of another format,
+    C701 and C702 for an invalid lock.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class _StandIn(nn.Module):
 
 
 _WRAPS: dict[type, bool] = {}
-"""Whether the layers of a kind of model wrap their hidden state in a tuple."""
+"""True for kinds of models with layers that wrap their hidden state in a tuple."""
 
 
 def _wraps(live: Stitched) -> bool:

@@ -144,7 +144,7 @@ class ModelTemplate:
         loaded = {c.kind: m for c, m in zip(self.shown, decoder_layers(self.model), strict=True)}
         pairs = zip(loaded.items(), shown_tensors, strict=True)
         self.direct = {kind: _equal_tensors(own, _tensors(layer)) for (kind, layer), own in pairs}
-        """Whether the tensors of a kind of layers are the checkpoint's, except for a cast."""
+        """True for kinds of layers that have the tensors of the checkpoint, except for a cast."""
         replace_layers(self.model, [])
         self._move(on_device)
         if all(self.direct.values()):
