@@ -115,12 +115,8 @@ def each_row(path: Path, form: RowForm) -> Iterator[Any]:
     of the right choice, from 0. A row of answers has `context` and `answer`, and `aliases` are
     other right answers. Raises CalibrationError.
     """
-    if path.suffix.lower() in LINES or form in {"choice", "answer"}:
-        yield from (row for _, row in _placed_rows(path, form))
-    elif form == "prompt":
-        raise _no_prompts(path)
-    else:
-        yield _passage(path)
+    for _, row in _placed_rows(path, form):
+        yield row
 
 
 def read_rows(path: Path, form: RowForm) -> list[Any]:
@@ -155,9 +151,6 @@ class StoredTexts:
         self.whole = path.suffix.lower() not in LINES
         self.kinds: set[type[TextOrChat]] = set()
         self._places, self._lines = array("q"), array("q")
-        if self.whole:
-            _passage(path)
-            return
         for place, row in _placed_rows(path, "chat"):
             self.kinds.add(type(row))
             self._places.append(place)
@@ -165,7 +158,7 @@ class StoredTexts:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return 1 if self.whole else len(self._places)
+        return len(self._places)
 
     def read(self, numbers: Iterable[int]) -> Iterator[TextOrChat]:
         """Yield the rows with these numbers."""
@@ -376,7 +369,15 @@ def _row(path: Path, line: int, text: str, form: RowForm) -> Any:
 
 
 def _placed_rows(path: Path, form: RowForm) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a file, each after its place in bytes. Raises CalibrationError."""
+    """Yield the rows of a file, each after its place in bytes. Raises CalibrationError.
+
+    A file that isn't JSON lines has one row, its text.
+    """
+    if path.suffix.lower() not in LINES and form not in {"choice", "answer"}:
+        if form == "prompt":
+            raise _no_prompts(path)
+        yield 0, _passage(path)
+        return
     empty = True
     for place, line, text in _placed_lines(path):
         if text.strip():

@@ -186,16 +186,14 @@ class Meter:
         Raises as `Stitcher` does.
         """
         home = self.family(models)
-        repairs = self._live.get(home)
-        if repairs is None:
-            self._live.forget(_LIVE_FAMILIES - 1, 0)  # before the next models load
-            memory = self.place.memory
-            if memory is not None:
-                memory //= min(_LIVE_FAMILIES, len(self._families))
-            place = self.place._replace(memory=memory)
-            repairs = place.repairs(self._families[home], self.on_event)
-            self._live.put(home, repairs)
-        return repairs
+        return self._live.of(home, partial(self._loaded, self._families[home]))
+
+    def _loaded(self, models: Mapping[str, Opened]) -> Repairs:
+        self._live.forget(_LIVE_FAMILIES - 1, 0)  # before the next models load
+        memory = self.place.memory
+        if memory is not None:
+            memory //= min(_LIVE_FAMILIES, len(self._families))
+        return self.place._replace(memory=memory).repairs(models, self.on_event)
 
     def stitch(self, models: Mapping[str, Opened], plan: Plan) -> Stitched:
         """Return the live model of a closed plan with these models. Raises as `Repairs.stitch`."""

@@ -1,7 +1,7 @@
 """Values in memory, of which those that were used last stay."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar, final
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -16,17 +16,16 @@ class RecentlyUsed(Generic[_Key, _Value]):
         self.size = 0
         self._entries: OrderedDict[_Key, tuple[_Value, int]] = OrderedDict()
 
-    def get(self, key: _Key) -> _Value | None:
-        """Return the value, which counts as a use, or None."""
+    def of(
+        self, key: _Key, make: Callable[[], _Value], size: Callable[[_Value], int] = lambda _: 1
+    ) -> _Value:
+        """Return the value of a key, which counts as a use; it is made if it isn't kept."""
         if key not in self._entries:
-            return None
+            value = make()
+            self._entries[key] = value, size(value)
+            self.size += self._entries[key][1]
         self._entries.move_to_end(key)
         return self._entries[key][0]
-
-    def put(self, key: _Key, value: _Value, size: int = 1) -> None:
-        """Keep a new value."""
-        self._entries[key] = value, size
-        self.size += size
 
     def forget(self, room: int, least: int = 1) -> None:
         """Forget the values unused for longest until `size` is at most `room`; `least` stay."""

@@ -6,17 +6,18 @@ from gptailor.evaluation.recently_used import RecentlyUsed
 def filled() -> RecentlyUsed[str, int]:
     kept = RecentlyUsed[str, int]()
     for number, name in enumerate("abc"):
-        kept.put(name, number, 10)
+        assert kept.of(name, lambda number=number: number, lambda _: 10) == number
     return kept
 
 
 def names(kept: RecentlyUsed[str, int]) -> str:
-    return "".join(name for name in "abc" if kept.get(name) is not None)
+    """The names of kept values, which are not made again."""
+    return "".join(name for name in "abc" if kept.of(name, lambda: -1) >= 0)
 
 
 def test_a_use_keeps_a_value_longer() -> None:
     kept = filled()
-    assert kept.get("a") == 0
+    assert kept.of("a", lambda: 7) == 0
     kept.forget(29)
     assert kept.size == 20
     assert names(kept) == "ac"
@@ -33,4 +34,5 @@ def test_the_latest_value_stays_however_large() -> None:
     kept.forget(0)
     assert names(kept) == "c"
     kept.forget(0, least=0)
-    assert (names(kept), kept.size) == ("", 0)
+    assert kept.size == 0
+    assert not names(kept)

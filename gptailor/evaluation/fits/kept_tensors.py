@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import final
 
@@ -162,12 +163,14 @@ class TensorStore:
         read: Callable[[KeptTensors], KeptTensors] = lambda kept: kept,
     ) -> KeptTensors:
         """Return the tensors of a key, made if none are known; memory keeps what `read` makes."""
-        if (known := self._known.get(key)) is None:
+
+        def found() -> KeptTensors:
             kept = self.get(key)
             if kept is None:
                 kept = make()
                 self.put(key, kept)
-            known = read(kept)
-            self._known.put(key, known, known.size)
-            self._known.forget(self.most)
+            return read(kept)
+
+        known = self._known.of(key, found, attrgetter("size"))
+        self._known.forget(self.most)
         return known

@@ -79,10 +79,10 @@ def record_calls(
     """
     model, wrapped = live.model, _wraps(live)
     kept: dict[tuple[Any, ...], list[Tensor]] = {}
-    noted: list[tuple[Tensor, Call]] = []
+    noted: list[tuple[Tensor, Any]] = []
 
     def note(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        noted.append((hidden, Call(args, kwargs)))
+        noted.append((hidden, (args, kwargs)))
         return (hidden, None) if wrapped else hidden
 
     recorders = [_StandIn(layer, note) for layer in decoder_layers(model)]
@@ -93,8 +93,7 @@ def record_calls(
             decoder(model)(input_ids=tokens, use_cache=False)
         once = cache(partial(_once, kept))
         first.append(noted[0][0])
-        arguments = [(call.args, call.kwargs) for _, call in noted]
-        calls.append([Call(*tree_map_only(Tensor, once, pair)) for pair in arguments])
+        calls.append([Call(*tree_map_only(Tensor, once, pair)) for _, pair in noted])
         noted.clear()
     return first, calls
 

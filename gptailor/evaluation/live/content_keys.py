@@ -56,8 +56,6 @@ class TensorMaker:
         Don't write into it, as callers may share a copied tensor. Raises CheckpointError for a file
         that contradicts its header, OverflowFault for a merge that overflows.
         """
-        marked = isinstance(output.make, Marked) and isinstance(output.make.fit, ClosedCut)
-        assert not marked, "a cut that is not fitted or chosen"
         make = unfitted(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
@@ -276,10 +274,8 @@ class ContentTable:
     def fitted(self, content: Content, tensors: Mapping[str, Tensor]) -> Content:
         """Return the layer with these fitted tensors too, the same object for the same tensors."""
         key = (content, *((name, id(tensor)) for name, tensor in tensors.items()))
-        fitted = self._fitted.get(key)
-        if fitted is None or any(fitted.fitted[name] is not t for name, t in tensors.items()):
-            fitted = replace(content, fitted={**content.fitted, **tensors})
-            self._fitted[key] = fitted
+        if (fitted := self._fitted.get(key)) is None:  # a kept layer keeps its tensors' ids
+            fitted = self._fitted[key] = replace(content, fitted={**content.fitted, **tensors})
         return fitted
 
     def with_fitted(

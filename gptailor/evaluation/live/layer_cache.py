@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from operator import methodcaller
 from typing import Any, final
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.evaluation.live.content_keys import Content, size_of
-from gptailor.evaluation.live.template import NamedTensors
-from gptailor.evaluation.recently_used import RecentlyUsed
+from gptailor.evaluation.live.template import ModelTemplate
 from gptailor.plan.faults import TailorError
 
 LayerTensors = dict[str, Tensor]
@@ -21,32 +19,6 @@ LayerTensors = dict[str, Tensor]
 Make = Callable[[Content], LayerTensors]
 Move = Callable[[Tensor], Tensor]
 """Puts a tensor where it waits."""
-
-
-@final
-class LayerCache:
-    """Layers of live models: all plain layers, and merged layers within `merged` bytes.
-
-    A merged layer counts with the bytes that it alone takes. A layer that falls out of the cache
-    stays in memory while a model uses it.
-    """
-
-    def __init__(self, make: Make, merged: int) -> None:
-        self.make = make
-        self.merged = merged
-        self._plain = cache(make)
-        self._merged: RecentlyUsed[Content, LayerTensors] = RecentlyUsed()
-
-    def get(self, content: Content) -> LayerTensors:
-        """Return the layer's tensors, the same objects while they are kept."""
-        if not content.made:
-            return self._plain(content)
-        layer = self._merged.get(content)
-        if layer is None:
-            layer = self.make(content)
-            self._merged.put(content, layer, content.made)
-            self._merged.forget(self.merged, 0)
-        return layer
 
 
 @final
@@ -101,19 +73,15 @@ class LayerStream:
     The others have room for two layers: one runs while the next one is copied. Layers wait in the
     memory of the `peers`, other devices with a number of bytes each, while there is room. Beside a
     CUDA device they then wait in free pinned host memory. Without room they are read and made
-    again. `ahead(content)` returns whether another thread may make the layer.
+    again by the `make` that comes with the layer's content.
     """
 
     def __init__(
         self,
-        make: Make,
-        ahead: Callable[[Content], bool],
         device: torch.device,
         memory: int,
         peers: Sequence[tuple[torch.device, int]] = (),
     ) -> None:
-        self.make = make
-        self.ahead = ahead
         self.device = device
         self.memory = memory
         self.reserved = 0
@@ -153,13 +121,13 @@ class LayerStream:
 
     # ------------------------------------------------------------------------------ come and go
 
-    def enter(self, content: Content) -> LayerTensors:
+    def enter(self, content: Content, make: Make) -> LayerTensors:
         """Return the layer's tensors on the device, ready for computation."""
         present = self.resident.layers.get(content) or self._here.get(content)
         if present is not None:
             return present
         coming = self._coming.pop(content, None)
-        layer, event = coming.result() if coming is not None else self._bring(content)
+        layer, event = coming.result() if coming is not None else self._bring(content, make)
         if event is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(event)
@@ -173,36 +141,36 @@ class LayerStream:
         """Free the memory of a layer that has run, unless the layer is resident."""
         self._here.pop(content, None)
 
-    def prefetch(self, content: Content) -> None:
-        """Begin to bring the layer, if there is room for a second layer."""
+    def prefetch(self, content: Content, make: Make, *, ahead: bool) -> None:
+        """Begin to bring the layer, if there is room for a second layer.
+
+        With `ahead` another thread may make it.
+        """
         if content in self._coming:
             return
         self._coming.clear()  # left by a pass that broke off
         present = content in self.resident.layers or content in self._here
         room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
         waits = any(content in place.layers for _, place in self.waiting)
-        if not present and room and (waits or self.ahead(content)):
-            self._coming[content] = self._worker.submit(self._bring, content)
+        if not present and room and (waits or ahead):
+            self._coming[content] = self._worker.submit(self._bring, content, make)
 
     # -------------------------------------------------------------------------------- one layer
 
-    def _bring(self, content: Content) -> Arrival:
+    def _bring(self, content: Content, make: Make) -> Arrival:
         """Return the layer on the device, with the event that ends its copy on a CUDA device."""
-        with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
-            layer = self._copy_waiting(content) or self._make_layer(content)
-        return layer, None if self._side is None else self._side.record_event()
-
-    def _copy_waiting(self, content: Content) -> LayerTensors | None:
-        """Copy the layer from a place where it waits; None if it waits nowhere."""
         candidates = (place.layers.get(content) for _, place in self.waiting)
         waiting = next((layer for layer in candidates if layer is not None), None)
-        if waiting is None:
-            return None
-        return {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
+        with torch.cuda.stream(self._side) if self._side is not None else nullcontext():
+            if waiting is None:
+                layer = self._make_layer(content, make)
+            else:
+                layer = {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
+        return layer, None if self._side is None else self._side.record_event()
 
-    def _make_layer(self, content: Content) -> LayerTensors:
+    def _make_layer(self, content: Content, make: Make) -> LayerTensors:
         """Make the layer again, and keep a copy in the first place with room."""
-        layer = self.make(content)
+        layer = make(content)
         size = size_of(layer.values())
         for move, place in self.waiting:
             if place.bytes + size <= place.room:
@@ -240,13 +208,13 @@ class StreamedLayer:
         stream: LayerStream,
         module: nn.Module,
         content: Content,
-        hollow: NamedTensors,
         following: Content | None,
+        template: ModelTemplate,
     ) -> None:
         self.content = content
-        self.hollow = hollow
-        self.stream = stream
         self.following = following
+        self.template = template
+        self.stream = stream
         self._held = 0
         self._running = 0
         module.register_forward_pre_hook(self._before)
@@ -274,11 +242,12 @@ class StreamedLayer:
 
     def _enter(self, module: nn.Module) -> None:
         if not self._held + self._running:
-            module.load_state_dict(self.stream.enter(self.content), assign=True)
-            if self.following is not None:
-                self.stream.prefetch(self.following)
+            make, following = self.template.layer, self.following
+            module.load_state_dict(self.stream.enter(self.content, make), assign=True)
+            if following is not None:
+                self.stream.prefetch(following, make, ahead=self.template.direct[following.kind])
 
     def _leave(self, module: nn.Module) -> None:
         if not self._held + self._running:
-            module.load_state_dict(self.hollow, assign=True)
+            module.load_state_dict(self.template.hollow[self.content.kind], assign=True)
             self.stream.leave(self.content)

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import final
 
 import torch
@@ -41,10 +42,6 @@ MERGED_MODELS = 8
 """The largest cache of merged layers, in base sizes; a search's next plans resemble the last."""
 SURROUNDINGS = 4
 """The share of the bytes of merged layers that may go to embeddings and heads: one in so many."""
-
-
-_Homes = dict[tuple[str, str], ModelTemplate]
-"""The latest template with a layer of a kind and a dtype."""
 
 
 @final
@@ -122,19 +119,15 @@ class Stitcher:
         self._base = models["base"]
         self.tensors = TensorMaker(self.device, keep=memory is None)
         self._templates: RecentlyUsed[Hashable, ModelTemplate] = RecentlyUsed()
-        self._homes: _Homes = {}
-        self._cache: layer_cache.LayerCache | None = None
-        self._stream: layer_cache.LayerStream | None = None
+        self._plain: RecentlyUsed[Content, NamedTensors] = RecentlyUsed()
+        self._merged: RecentlyUsed[Content, NamedTensors] = RecentlyUsed()
         if merged is None:
             base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
             merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
         self.merged = merged
-        make = partial(_made, self._homes)
-        if memory is None:
-            self._cache = layer_cache.LayerCache(make, merged)
-        else:
-            ahead = partial(_is_direct, self._homes)
-            self._stream = layer_cache.LayerStream(make, ahead, self.device, memory, peers)
+        self._stream = (
+            None if memory is None else layer_cache.LayerStream(self.device, memory, peers)
+        )
 
     def stitch(self, plan: Plan) -> Stitched:
         """Return the live model of a closed plan that has no faults against the models.
@@ -166,43 +159,36 @@ class Stitcher:
         """Return the live model of a plan's contents."""
         with torch.inference_mode(mode=False):
             template = self._template(contents)
-            self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
             if self._stream is not None:
                 empty = [template.hollow[content.kind] for content in contents.layers]
                 largest = max(size_of(layer.values()) for layer in empty)
                 self._stream.expect(contents.layers, template.size, largest)
                 model = template.model_of(contents, empty)
                 following = (*contents.layers[1:], None)
-                parts = zip(decoder_layers(model), contents.layers, empty, following, strict=True)
-                streamed = tuple(layer_cache.StreamedLayer(self._stream, *part) for part in parts)
+                parts = zip(decoder_layers(model), contents.layers, following, strict=True)
+                streamed = tuple(
+                    layer_cache.StreamedLayer(self._stream, *part, template) for part in parts
+                )
             else:
-                assert self._cache is not None
-                layers: list[NamedTensors] = [
-                    self._cache.get(content) for content in contents.layers
-                ]
+                layers = [self._layer(template, content) for content in contents.layers]
                 model, streamed = template.model_of(contents, layers), ()
             return Stitched(model, contents.start, contents.layers, streamed)
 
     def _template(self, contents: ModelContents) -> ModelTemplate:
         """Return the template around the layers. The latest unused templates stay, if they fit."""
-        key = _surrounding(contents)
-        template = self._templates.get(key)
-        if template is None:
-            template = ModelTemplate(contents, self._base, self.tensors, self.dtype)
-            self._templates.put(key, template, template.size)
+        key = (contents.key, *map(piece, (contents.begin, contents.end, contents.others)))
+        make = partial(ModelTemplate, contents, self._base, self.tensors, self.dtype)
+        template = self._templates.of(key, make, attrgetter("size"))
         self._templates.forget(self.merged // SURROUNDINGS if self._stream is None else 0)
         return template
 
+    def _layer(self, template: ModelTemplate, content: Content) -> NamedTensors:
+        """Return a layer's tensors, the same objects while they are kept.
 
-def _made(homes: _Homes, content: Content) -> layer_cache.LayerTensors:
-    """Return a layer's tensors on the device."""
-    with torch.inference_mode(mode=False), torch.no_grad():
-        return homes[content.kind, content.dtype].layer(content)
-
-
-def _is_direct(homes: _Homes, content: Content) -> bool:
-    return homes[content.kind, content.dtype].direct[content.kind]
-
-
-def _surrounding(contents: ModelContents) -> Hashable:
-    return (contents.key, *map(piece, (contents.begin, contents.end, contents.others)))
+        All plain layers stay, and merged layers within `merged` bytes. A merged layer counts with
+        the bytes that it alone takes, and stays in memory while a model uses it.
+        """
+        kept = self._merged if content.made else self._plain
+        layer = kept.of(content, partial(template.layer, content), lambda _: content.made)
+        self._merged.forget(self.merged, 0)
+        return layer

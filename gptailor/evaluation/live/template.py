@@ -156,6 +156,8 @@ class ModelTemplate:
 
     # ------------------------------------------------------------------------------------- layers
 
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
     def layer(self, content: Content) -> dict[str, Tensor]:
         """Return a layer's parameters and buffers on the device, by names within its module."""
         if self.direct[content.kind]:

@@ -86,13 +86,13 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
         return {"weight": tensor}
 
     contents = [Content(str(number), "", ()) for number in range(6)]
-    one = LayerStream(make, lambda _: True, torch.device("cpu"), fixed + layers * each)
+    one = LayerStream(torch.device("cpu"), fixed + layers * each)
     one.expect(contents, fixed, each)
     for _ in range(2):
         for number, content in enumerate(contents):
-            layer = one.enter(content)
+            layer = one.enter(content, make)
             if number + 1 < len(contents):
-                one.prefetch(contents[number + 1])
+                one.prefetch(contents[number + 1], make, ahead=True)
             del layer
             one.leave(content)
     assert len(calls) == made
@@ -108,11 +108,11 @@ def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None
         return {"weight": torch.full((250,), float(content.kind))}
 
     cpu = torch.device("cpu")
-    one = LayerStream(make, lambda _: False, cpu, 2000, [(cpu, room) for room in rooms])
+    one = LayerStream(cpu, 2000, [(cpu, room) for room in rooms])
     contents = [Content(str(number), "", ()) for number in range(6)]
     one.expect(contents, 0, 1000)
     for content in contents * 2:
-        assert (one.enter(content)["weight"] == float(content.kind)).all()
+        assert (one.enter(content, make)["weight"] == float(content.kind)).all()
         one.leave(content)
     assert len(calls) == made
 
@@ -133,26 +133,24 @@ def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
         return {"weight": draws[int(content.kind)].to(gpu)}
 
     size = 4 << 20
-    one = LayerStream(make, lambda _: True, gpu, 2 * size, [(gpu, 6 * size)])
+    one = LayerStream(gpu, 2 * size, [(gpu, 6 * size)])
     contents = [Content(str(number), "", ()) for number in range(6)]
     one.expect(contents, 0, size)
     for number, content in enumerate(contents * 5):
-        layer = one.enter(content)
-        one.prefetch(contents[(number + 1) % 6])
+        layer = one.enter(content, make)
+        one.prefetch(contents[(number + 1) % 6], make, ahead=True)
         assert torch.equal(layer["weight"].cpu(), draws[number % 6])
         one.leave(content)
     assert sorted(made) == list("012345")
 
 
 def test_layers_that_the_latest_model_lacks_make_room() -> None:
-    one = LayerStream(
-        lambda _: {"weight": torch.zeros(250)}, lambda _: False, torch.device("cpu"), 5000
-    )
+    one = LayerStream(torch.device("cpu"), 5000)
     first, second = ([Content(f"{k}{n}", "", ()) for n in range(3)] for k in "ab")
     for contents in (first, second):
         one.expect(contents, 0, 1000)
         for content in contents:
-            one.enter(content)
+            one.enter(content, lambda _: {"weight": torch.zeros(250)})
             one.leave(content)
     assert not any(content in one.resident.layers for content in first)
     assert all(content in one.resident.layers for content in second)
