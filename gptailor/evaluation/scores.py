@@ -6,7 +6,7 @@ smaller error than either score. In a race a trial is so compared with known pla
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any, Literal, TypeAlias, final
 
@@ -33,9 +33,25 @@ class PerSample:
     exponential: bool = False
 
     def score(self, samples: int | None = None) -> "Score":
-        """Return the score of the first samples, or of all."""
-        quotient = ratio(self.sums[:samples], self.counts[:samples])
-        return exponential(quotient) if self.exponential else quotient
+        """Return the score of the first samples, or of all.
+
+        The error is the delta method's: √(n / (n - 1) · Σ (s_i - R c_i)²) / Σ c_i, times the value
+        of an exponential. Sums are exact and rounded once, so the samples' order changes nothing.
+        """
+        used = PerSample(self.sums[:samples], self.counts[:samples], self.exponential)
+        n, total = len(used.sums), sum(used.counts)
+        value, stderr = math.fsum(used.sums) / total, math.inf
+        if n > 1 and not math.isinf(value):
+            residuals = (s - value * c for s, c in zip(used.sums, used.counts, strict=True))
+            spread = math.fsum(residual * residual for residual in residuals)
+            stderr = math.sqrt(n / (n - 1) * spread) / total
+        if self.exponential:
+            try:
+                value = math.exp(value)
+                stderr *= value
+            except OverflowError:
+                value = stderr = math.inf
+        return Score(value, stderr, n, used)
 
     def influences(self) -> list[float]:
         """Return how much each sample moves the value: (s_i - R c_i) / Σ c.
@@ -70,32 +86,7 @@ class Score:
 
 def mean(values: Sequence[float]) -> Score:
     """Return the mean of the samples' values, with the standard error s / √n, s with n - 1."""
-    return ratio(values, [1] * len(values))
-
-
-def ratio(sums: Sequence[float], counts: Sequence[int]) -> Score:
-    """Return Σ sums / Σ counts, with a sum and a count for each sample.
-
-    The error is the delta method's: √(n / (n - 1) · Σ (s_i - R c_i)²) / Σ c_i. Sums are exact and
-    rounded once, so the samples' order changes nothing.
-    """
-    samples, total, each = len(sums), sum(counts), PerSample(tuple(sums), tuple(counts))
-    value = math.fsum(sums) / total
-    if samples < 2 or math.isinf(value):
-        return Score(value, math.inf, samples, each)
-    residuals = (s - value * c for s, c in zip(sums, counts, strict=True))
-    spread = math.fsum(residual * residual for residual in residuals)
-    return Score(value, math.sqrt(samples / (samples - 1) * spread) / total, samples, each)
-
-
-def exponential(score: Score) -> Score:
-    """Return e to the score, with the error by the delta method: e^value · stderr."""
-    each = None if score.each is None else replace(score.each, exponential=True)
-    try:
-        value = math.exp(score.value)
-    except OverflowError:
-        return Score(math.inf, math.inf, score.samples, each)
-    return Score(value, value * score.stderr, score.samples, each)
+    return PerSample(tuple(values), (1,) * len(values)).score()
 
 
 def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> Estimate:

@@ -433,7 +433,7 @@ Plant = tuple[Any, str, str, str, str]
 
 PLANTS: dict[str, Plant] = {
     "tokens stay on the CPU": (
-        evaluator.Evaluator, "_record", "batch.tokens.to(self.device)", "batch.tokens", "nll",
+        evaluator.Evaluator, "_through", "b.tokens.to(self.device)", "b.tokens", "nll",
     ),
     "targets stay on the CPU": (
         evaluator, "_measured", "share.targets.to(logits.device)", "share.targets", "nll",

@@ -14,9 +14,7 @@ from gptailor.evaluation.scores import (
     Race,
     Score,
     below_together,
-    exponential,
     race_counts,
-    ratio,
 )
 from gptailor.evaluation.scores import chance_below as probability
 from gptailor.evaluation.space_trials import Trials
@@ -80,11 +78,13 @@ def test_what_nobody_can_tell_is_a_tie() -> None:
 
 
 def test_a_score_is_that_of_its_samples_and_of_the_first_of_them() -> None:
-    made = ratio([1.0, 4.0, 2.0], [1, 2, 1])
+    made = PerSample((1.0, 4.0, 2.0), (1, 2, 1)).score()
     assert made.each is not None
     assert made.each.score() == made
-    assert made.each.score(2) == ratio([1.0, 4.0], [1, 2])
-    grown = exponential(made)
+    assert made.each.score(2) == PerSample((1.0, 4.0), (1, 2)).score()
+    grown = PerSample((1.0, 4.0, 2.0), (1, 2, 1), exponential=True).score()
+    assert grown.value == math.exp(made.value)
+    assert grown.stderr == grown.value * made.stderr
     assert grown.each is not None
     assert grown.each.score() == grown
 

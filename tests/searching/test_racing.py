@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.evaluation.scores import Outcome, PerSample, Race, race_counts, ratio
+from gptailor.evaluation.scores import Outcome, PerSample, Race, race_counts
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.asking import Asking
@@ -54,7 +54,7 @@ class Sampling:
             sums = [self.score(plan, sample) for sample in range(full)]
             looks = [n for n in race_counts(full) if n] if race is not None else []
             for count in (*looks, full):
-                found = ratio(sums[:count], [1] * count)
+                found = PerSample(tuple(sums[:count]), (1,) * count).score()
                 assert found.each is not None
                 if count == full or (race is not None and race.lost((found.each,))):
                     self.used.append(count)

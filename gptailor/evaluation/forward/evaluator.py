@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from gptailor.evaluation.forward.prefix_cache import LayerPath, PrefixCache, in_order
-from gptailor.evaluation.forward.recording import Call, head_logits, record_calls
+from gptailor.evaluation.forward.recording import head_logits, record_calls
 from gptailor.evaluation.forward.requests import (
     Batch,
     Packed,
@@ -162,7 +162,10 @@ class Evaluator:
         """Return the hidden states of all batches after the last layer."""
         partings = self._prefixes.partings(path) if path else ()
         depth, kept = self._prefixes.latest(path) if path else (0, None)
-        starts, calls = self._record(live, packed)
+        count = len(embeddings(live.model))
+        if packed.highest >= count:  # on a GPU the process would lose the device
+            raise ValueError(f"token {packed.highest} is outside the model's {count} embeddings")
+        starts, calls = record_calls(live, (b.tokens.to(self.device) for b in packed.batches))
         hidden = starts if kept is None else [state.to(self.device) for state in kept]
         del starts, kept
         self.layers_saved += depth
@@ -178,13 +181,6 @@ class Evaluator:
             if path and index + 1 in partings:
                 self._prefixes.offer(path, index + 1, hidden)
         return hidden
-
-    def _record(self, live: Stitched, packed: Packed) -> tuple[list[Tensor], list[list[Call]]]:
-        count = len(embeddings(live.model))
-        if packed.highest >= count:  # on a GPU the process would lose the device
-            raise ValueError(f"token {packed.highest} is outside the model's {count} embeddings")
-        tokens = (batch.tokens.to(self.device) for batch in packed.batches)
-        return record_calls(live, tokens)
 
     def _batches(self, live: Stitched, works: tuple[Work, ...], batch_tokens: int) -> Packed:
         return self._packed(works, batch_tokens, rotation_edge(live.model.config))

@@ -134,13 +134,12 @@ PieceKey = tuple[tuple[str, str, Instruction], ...]
 class Content:
     """The tensors and the kind of a layer, at any position. Equal only to itself.
 
-    `kind` is the layer's configuration (type of attention, window, rotation, experts), and `dtype`
-    is the model's. `fitted` are tensors on the CPU that a narrower MLP, a bridge or healing
-    changed; they replace the outputs of their names.
+    `kind` is the layer's configuration (type of attention, window, rotation, experts). `fitted` are
+    tensors on the CPU that a narrower MLP, a bridge or healing changed; they replace the outputs of
+    their names.
     """
 
     kind: str
-    dtype: str
     outputs: tuple[Output, ...]
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -291,7 +290,7 @@ class ContentTable:
         key = (kind, dtype, tuple((o.place.name, o.spec.dtype, o.make) for o in outputs))
         if (content := self._known.get(key)) is None:
             inner = [replace(o, spec=replace(o.spec, name=o.place.name)) for o in outputs]
-            content = self._known[key] = Content(kind, dtype, tuple(inner))
+            content = self._known[key] = Content(kind, tuple(inner))
         return content
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 from torch import Tensor
 
@@ -18,9 +18,7 @@ from gptailor.lang.words import measure_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
-
-Direction = Literal["minimize", "maximize"]
-Normalise = Literal["base", "spread"]
+from gptailor.reporting.measure import AimDirection, ScaleBy
 
 
 @final
@@ -40,8 +38,8 @@ class PreparedObjective(ABC):
     """
 
     name: str
-    direction: Direction
-    normalise: Normalise
+    direction: AimDirection
+    normalise: ScaleBy
     samples: tuple[Any, ...]
 
     @property
@@ -121,14 +119,14 @@ class ObjectiveContext:
 
 
 def traits_of(
-    objective: Objective, normalise: Normalise = "base"
-) -> tuple[str, Direction, Normalise]:
+    objective: Objective, normalise: ScaleBy = "base"
+) -> tuple[str, AimDirection, ScaleBy]:
     """Return an objective's name in a plan, its direction, and `normalise`.
 
     The direction is the objective's own, or else the plan's. A `PreparedObjective` begins with
     these three.
     """
-    direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
+    direction: AimDirection = OBJECTIVES[objective.name].direction or objective.direction
     return measure_words(objective), direction, normalise
 
 

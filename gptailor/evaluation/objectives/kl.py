@@ -15,6 +15,7 @@ from gptailor.evaluation.forward.requests import Measure, Request, Work
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.nll import PerToken, texts
 from gptailor.plan.plan import Objective
+from gptailor.reporting.measure import ScaleBy
 
 LIKELIEST = 2048
 """The number of the reference's tokens that are kept of each prediction, in 16 KiB.
@@ -110,7 +111,7 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
 
 def prepare_beside(
     compare: Compare,
-    normalise: base.Normalise,
+    normalise: ScaleBy,
     objective: Objective,
     context: base.ObjectiveContext,
 ) -> base.PreparedObjective:

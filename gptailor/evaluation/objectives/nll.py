@@ -15,7 +15,7 @@ from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_ro
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
-from gptailor.evaluation.scores import Score, exponential, ratio
+from gptailor.evaluation.scores import PerSample, Score
 from gptailor.plan.plan import Objective
 
 WINDOW = 512
@@ -57,10 +57,10 @@ class PerToken(base.Forward):
 
         The error of an exponential is the delta method's.
         """
-        sums = [float(tensor.double().sum()) * self.scale for tensor in results]
+        sums = tuple(float(tensor.double().sum()) * self.scale for tensor in results)
         pairs = zip(self.samples, results, strict=False)
-        mean = ratio(sums, [len(r) if s.size is None else s.size for s, r in pairs])
-        return exponential(mean) if self.by_exponential else mean
+        counts = tuple(len(r) if s.size is None else s.size for s, r in pairs)
+        return PerSample(sums, counts, self.by_exponential).score()
 
 
 def surprise(

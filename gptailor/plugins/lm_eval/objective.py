@@ -26,6 +26,7 @@ from gptailor.plan.faults import listed, nearest
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.reporting.measure import AimDirection
 
 FEWSHOT_SEED = 1234
 """lm-eval's own seed of a prompt's examples; they don't depend on a search's seed."""
@@ -63,7 +64,7 @@ class HarnessTask:
         return str(self.instances[0][0].request_type)
 
     @property
-    def direction(self) -> base.Direction:
+    def direction(self) -> AimDirection:
         """The better direction of the metric, by lm-eval."""
         higher = self.task.higher_is_better().get(self.metric)
         return "minimize" if higher is False else "maximize"

@@ -85,7 +85,7 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
         assert fixed + each * len(alive) <= fixed + layers * each
         return {"weight": tensor}
 
-    contents = [Content(str(number), "", ()) for number in range(6)]
+    contents = [Content(str(number), ()) for number in range(6)]
     one = LayerStream(torch.device("cpu"), fixed + layers * each)
     one.expect(contents, fixed, each)
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None
 
     cpu = torch.device("cpu")
     one = LayerStream(cpu, 2000, [(cpu, room) for room in rooms])
-    contents = [Content(str(number), "", ()) for number in range(6)]
+    contents = [Content(str(number), ()) for number in range(6)]
     one.expect(contents, 0, 1000)
     for content in contents * 2:
         assert (one.enter(content, make)["weight"] == float(content.kind)).all()
@@ -134,7 +134,7 @@ def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
 
     size = 4 << 20
     one = LayerStream(gpu, 2 * size, [(gpu, 6 * size)])
-    contents = [Content(str(number), "", ()) for number in range(6)]
+    contents = [Content(str(number), ()) for number in range(6)]
     one.expect(contents, 0, size)
     for number, content in enumerate(contents * 5):
         layer = one.enter(content, make)
@@ -146,7 +146,7 @@ def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
 
 def test_layers_that_the_latest_model_lacks_make_room() -> None:
     one = LayerStream(torch.device("cpu"), 5000)
-    first, second = ([Content(f"{k}{n}", "", ()) for n in range(3)] for k in "ab")
+    first, second = ([Content(f"{k}{n}", ()) for n in range(3)] for k in "ab")
     for contents in (first, second):
         one.expect(contents, 0, 1000)
         for content in contents:

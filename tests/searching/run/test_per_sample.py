@@ -11,10 +11,8 @@ from gptailor.evaluation.scores import (
     Failure,
     PerSample,
     Score,
-    exponential,
     mean,
     paired_difference,
-    ratio,
 )
 from gptailor.searching.run.scores import (
     per_objective,
@@ -27,8 +25,12 @@ SUMS = DRAWN.gamma(4.0, 10.0, 64).tolist()
 COUNTS = DRAWN.integers(1, 200, 64).tolist()
 
 
+def ratio(sums: list[float], counts: list[int], *, exponential: bool = False) -> Score:
+    return PerSample(tuple(sums), tuple(counts), exponential).score()
+
+
 def test_a_score_is_what_its_samples_make() -> None:
-    for score in (mean(SUMS), ratio(SUMS, COUNTS), exponential(ratio(SUMS, COUNTS))):
+    for score in (mean(SUMS), ratio(SUMS, COUNTS), ratio(SUMS, COUNTS, exponential=True)):
         assert score.each is not None
         assert score.each.score().value == pytest.approx(score.value, rel=1e-15)
         spread = math.fsum(one * one for one in score.each.influences())
