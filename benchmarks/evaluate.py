@@ -31,7 +31,7 @@ import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.random_models import write_models  # noqa: E402
 from benchmarks.tinyllama import Shape  # noqa: E402
 from gptailor.evaluation.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa: E402
-from gptailor.evaluation.forward.requests import Packed, Request, Work, pack  # noqa: E402
+from gptailor.evaluation.forward.requests import Batch, Request, Work, pack  # noqa: E402
 from gptailor.evaluation.live.stitch import Stitched, Stitcher  # noqa: E402
 from gptailor.evaluation.objectives.nll import surprise  # noqa: E402
 from gptailor.evaluation.scores import Failure  # noqa: E402
@@ -102,7 +102,7 @@ class Bench:
     layers: int
     stitcher: Stitcher
     work: Work
-    packed: Packed
+    batches: tuple[Batch, ...]
     device: torch.device
     dtype: torch.dtype
     folder: Path
@@ -129,7 +129,7 @@ class Bench:
     def bare(self, model: PreTrainedModel) -> None:
         """Run a forward pass of all batches."""
         with torch.no_grad():
-            for batch in self.packed.batches:
+            for batch in self.batches:
                 model(input_ids=batch.tokens.to(self.device), use_cache=False)
 
     def run(self, evaluator: Evaluator, stitched: Stitched) -> None:
@@ -254,8 +254,8 @@ def bench_of(given: argparse.Namespace, folder: Path) -> Bench:
         for _ in range(given.windows)
     ]
     work = Work(requests, surprise)
-    packed = pack([work], BATCH_TOKENS)
-    return Bench(models, layers, stitcher, work, packed, device, dtype, folder)
+    batches = pack([work], BATCH_TOKENS)
+    return Bench(models, layers, stitcher, work, batches, device, dtype, folder)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         bench = bench_of(given, Path(folder))
         parent = parent_of(bench.layers, random.Random(given.seed))
-        tokens = sum(batch.tokens.numel() for batch in bench.packed.batches)
+        tokens = sum(batch.tokens.numel() for batch in bench.batches)
         print(f"{bench.layers} layers, {round(CUT * bench.layers)} cut; {tokens} tokens a trial; "
               f"{given.dtype} on {where(bench.device)}", flush=True)  # fmt: skip
         ours, bare = first_trial(bench, parent, given.rounds)

@@ -17,7 +17,6 @@ from gptailor.evaluation.forward.prefix_cache import LayerPath, PrefixCache, in_
 from gptailor.evaluation.forward.recording import head_logits, record_calls
 from gptailor.evaluation.forward.requests import (
     Batch,
-    Packed,
     Results,
     Share,
     Work,
@@ -104,7 +103,7 @@ class Evaluator:
 
         The mean is over the hidden states that predict the works' tokens, in float64. Errors raise.
         """
-        packed = self._batches(live, tuple(works), self.batch_tokens)
+        batches = self._batches(live, tuple(works), self.batch_tokens)
         sums = [0.0] * len(live.layers)
 
         def observe(index: int, batch: Batch, *states: Tensor) -> None:
@@ -112,8 +111,8 @@ class Evaluator:
             before, after = (state.flatten(0, 1)[places].double() for state in states)
             sums[index] += float(torch.cosine_similarity(before, after, dim=-1).sum())
 
-        self._through(live, packed, None, observe)
-        count = sum(len(batch.wanted) for batch in packed.batches)
+        self._through(live, batches, None, observe)
+        count = sum(len(batch.wanted) for batch in batches)
         return tuple(1 - total / count for total in sums)
 
     def _stitched(
@@ -143,35 +142,43 @@ class Evaluator:
     def _values(
         self, live: Stitched, works: tuple[Work, ...], batch_tokens: int, path: LayerPath | None
     ) -> Results | Failure:
-        packed = self._batches(live, works, batch_tokens)
-        hidden = self._through(live, packed, path)
+        batches = self._batches(live, works, batch_tokens)
+        hidden = self._through(live, batches, path)
         vocabulary: int = live.model.config.get_text_config().vocab_size
         most = max(1, LOGITS.get(self.device.type, LOGITS_ELSEWHERE) // (4 * vocabulary))
         step = most * batch_tokens // self.batch_tokens
         head = partial(head_logits, live)
-        measured: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
-        for batch, states in zip(packed.batches, hidden, strict=True):
+        tables: dict[int, Tensor] = {}
+        for batch, states in zip(batches, hidden, strict=True):
             for share, logits in _shares(batch, states, head, max(1, step)):
-                values = _measured(works[share.work], share, logits)
-                measured[share.work].append((share.numbers, values))
-        return _results(works, measured)
+                work = works[share.work]
+                values = _measured(work, share, logits)
+                if share.work not in tables:
+                    tables[share.work] = values.new_empty(work.rows[-1], values.shape[1])
+                tables[share.work][share.numbers.to(values.device)] = values
+        return _results(works, tables)
 
     def _through(
-        self, live: Stitched, packed: Packed, path: LayerPath | None, observe: Observe | None = None
+        self,
+        live: Stitched,
+        batches: Sequence[Batch],
+        path: LayerPath | None,
+        observe: Observe | None = None,
     ) -> list[Tensor]:
         """Return the hidden states of all batches after the last layer."""
         partings = self._prefixes.partings(path) if path else ()
         depth, kept = self._prefixes.latest(path) if path else (0, None)
         count = len(embeddings(live.model))
-        if packed.highest >= count:  # on a GPU the process would lose the device
-            raise ValueError(f"token {packed.highest} is outside the model's {count} embeddings")
-        starts, calls = record_calls(live, (b.tokens.to(self.device) for b in packed.batches))
+        highest = max((batch.highest for batch in batches), default=0)
+        if highest >= count:  # on a GPU the process would lose the device
+            raise ValueError(f"token {highest} is outside the model's {count} embeddings")
+        starts, calls = record_calls(live, (b.tokens.to(self.device) for b in batches))
         hidden = starts if kept is None else [state.to(self.device) for state in kept]
         del starts, kept
         self.layers_saved += depth
         for index in range(depth, len(live.layers)):
             with live.layer(index) as layer:
-                for number, batch in enumerate(packed.batches):
+                for number, batch in enumerate(batches):
                     before = hidden[number]
                     hidden[number] = calls[number][index].of(layer, before)
                     if observe:
@@ -182,7 +189,9 @@ class Evaluator:
                 self._prefixes.offer(path, index + 1, hidden)
         return hidden
 
-    def _batches(self, live: Stitched, works: tuple[Work, ...], batch_tokens: int) -> Packed:
+    def _batches(
+        self, live: Stitched, works: tuple[Work, ...], batch_tokens: int
+    ) -> tuple[Batch, ...]:
         return self._packed(works, batch_tokens, rotation_edge(live.model.config))
 
 
@@ -218,22 +227,17 @@ def _measured(
     return values.float()
 
 
-def _results(
-    works: Sequence[Work], measured: Sequence[Sequence[tuple[Tensor, Tensor]]]
-) -> Results | Failure:
-    """Return each request's numbers, or a Failure if a number is NaN."""
+def _results(works: Sequence[Work], tables: Mapping[int, Tensor]) -> Results | Failure:
+    """Return each request's numbers, or a Failure if a number is NaN.
+
+    `tables` have the works' numbers, a row for each prediction; a work without requests has none.
+    """
     results: Results = []
-    for work, chunks in zip(works, measured, strict=True):
-        if not work.requests:
-            results.append([])
-            continue
-        order = torch.cat([numbers for numbers, _ in chunks])
-        values = torch.cat([values for _, values in chunks]).cpu()
+    for number, work in enumerate(works):
+        values = tables.get(number, torch.empty(0, 1)).cpu()
         if bad := int(values.isnan().any(dim=1).sum()):
             return Failure("nan", f"{bad} of {len(values)} predictions are NaN")
-        table = torch.empty_like(values)
-        table[order] = values
-        results.append(list(torch.split(table, [request.predicted for request in work.requests])))
+        results.append(list(torch.split(values, [request.predicted for request in work.requests])))
     return results
 
 

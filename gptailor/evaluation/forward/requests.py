@@ -122,14 +122,10 @@ class Batch:
     """Places in the flattened rows, ascending."""
     shares: tuple[Share, ...]
 
-
-@final
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """All batches of some works, part by part, the longest of each first; the highest token."""
-
-    batches: tuple[Batch, ...]
-    highest: int
+    @property
+    def highest(self) -> int:
+        """The highest token, of those that are run and those to predict."""
+        return max(int(t.max()) for t in (self.tokens, *(share.targets for share in self.shares)))
 
 
 _Asker: TypeAlias = tuple[int, Request, int]
@@ -140,8 +136,10 @@ _Line: TypeAlias = tuple[tuple[int, ...], list[_Asker]]
 """A text that is run, in tokens, and those that want predictions of it."""
 
 
-def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> Packed:
+def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> tuple[Batch, ...]:
     """Return the batches of all works' requests, each of at most `batch_tokens`, or of one row.
+
+    They stand part by part, the longest of each part first.
 
     Each distinct text is a row once, and rows of like length run together. A text's last token is
     only predicted, so it isn't run. A shortened text that begins a longer text shares the row of
@@ -164,8 +162,7 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> P
             for _, alike in groupby(lines, lambda line: beyond(line[0]))
             for rows in _cut(list(alike), batch_tokens)
         )
-    highest = max((max(each.tokens) for work in works for each in work.requests), default=0)
-    return Packed(tuple(batches), highest)
+    return tuple(batches)
 
 
 def _lines(

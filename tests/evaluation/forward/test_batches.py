@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptailor.evaluation.forward.requests import PADDING, Packed, Request, Work, pack
+from gptailor.evaluation.forward.requests import PADDING, Batch, Request, Work, pack
 from tests.evaluation.lent import likelihood
 
 
@@ -21,7 +21,9 @@ WORKS = st.lists(st.lists(asked(), max_size=8), max_size=3)
 EDGES = st.none() | st.integers(1, 12)
 
 
-def packed(works: Sequence[Sequence[Request]], size: int, edge: int | None = None) -> Packed:
+def packed(
+    works: Sequence[Sequence[Request]], size: int, edge: int | None = None
+) -> tuple[Batch, ...]:
     return pack([Work(requests, likelihood) for requests in works], size, edge)
 
 
@@ -31,7 +33,7 @@ def test_each_prediction_is_made_once_from_its_text(
     works: list[list[Request]], size: int, edge: int | None
 ) -> None:
     found = set()
-    for batch in packed(works, size, edge).batches:
+    for batch in packed(works, size, edge):
         length = batch.tokens.shape[1]
         assert batch.wanted.tolist() == sorted(set(batch.wanted.tolist()))
         for share in batch.shares:
@@ -56,9 +58,9 @@ def test_batches_are_small_alike_and_longest_first(
     works: list[list[Request]], size: int, edge: int | None
 ) -> None:
     made = packed(works, size, edge)
-    lengths = [batch.tokens.shape[1] for batch in made.batches]
+    lengths = [batch.tokens.shape[1] for batch in made]
     assert lengths == sorted(lengths, reverse=True)
-    for batch in made.batches:
+    for batch in made:
         assert len(batch.tokens) == 1 or batch.tokens.numel() <= size
         texts = [(batch.wanted % batch.tokens.shape[1]).max() + 1]
         assert edge is None or max(texts) <= edge or batch.tokens.shape[1] > edge
@@ -71,8 +73,8 @@ def test_batches_do_not_depend_on_the_order(
 ) -> None:
     turned = [requests[::-1] for requests in works][::-1]
     one, other = packed(works, size), packed(turned, size)
-    assert len(one.batches) == len(other.batches)
-    for left, right in zip(one.batches, other.batches, strict=True):
+    assert len(one) == len(other)
+    for left, right in zip(one, other, strict=True):
         assert torch.equal(left.tokens, right.tokens)
         assert torch.equal(left.wanted, right.wanted)
 
@@ -81,19 +83,19 @@ def test_a_text_and_its_beginning_are_one_row() -> None:
     choices = [Request((7, 8, 9, last), 3) for last in range(4)]  # one letter each
     beginning = [Request((7, 8, 9), 1), Request((7, 8, 9, 1, 2), 4)]
     made = packed([choices, beginning], 100)
-    assert [batch.tokens.tolist() for batch in made.batches] == [[[7, 8, 9, 1]]]
+    assert [batch.tokens.tolist() for batch in made] == [[[7, 8, 9, 1]]]
 
 
 def test_a_beginning_on_the_other_side_of_the_edge_is_a_row_of_its_own() -> None:
     made = packed([[Request((7, 8, 9), 1), Request((7, 8, 9, 1, 2), 4)]], 100, edge=3)
-    assert [batch.tokens.tolist() for batch in made.batches] == [[[7, 8, 9, 1]], [[7, 8]]]
+    assert [batch.tokens.tolist() for batch in made] == [[[7, 8, 9, 1]], [[7, 8]]]
 
 
 @pytest.mark.parametrize("count", [1, 10, 200])
 def test_padding_is_bounded(count: int) -> None:
     requests = [Request((*range(3 + n), n), 1) for n in range(count)]
     requests = [Request((n, *request.tokens), 1) for n, request in enumerate(requests)]
-    for batch in packed([requests], 2000).batches:
+    for batch in packed([requests], 2000):
         own = sum(len(set(row)) for row in batch.tokens.tolist())
         assert batch.tokens.numel() - own <= max(PADDING, batch.tokens.numel() / 8) + len(
             batch.tokens

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ASKED = requests(10, longest=16)
 WORKS = [Work(ASKED, likelihood)]
-STATE = 16 * 4 * sum(batch.tokens.numel() for batch in pack(WORKS, 64).batches)
+STATE = 16 * 4 * sum(batch.tokens.numel() for batch in pack(WORKS, 64))
 """Bytes of the hidden states of all batches."""
 
 ORDERS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=6)
