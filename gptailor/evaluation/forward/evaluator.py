@@ -257,22 +257,20 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not
 
 
 def attempt(do: Callable[[], _Value]) -> _Value | Failure:
-    """Call `do`, and return its value, or its exception as a Failure."""
+    """Call `do`, and return its value, or its exception as a Failure.
+
+    The failure has the exception's type and message; our errors need no type. torch has an
+    exception type for CUDA's allocator alone. The errors of the CPU's allocator and of cuBLAS are
+    recognised by their messages.
+    """
     try:
         return do()
+    except NotANumberError as error:
+        return Failure("nan", str(error))
+    except TailorError as error:
+        return Failure("error", str(error))
     except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
-        return failure(error)
-
-
-def failure(error: Exception) -> Failure:
-    """Return the exception as a Failure with its type and message; our errors need no type.
-
-    torch has an exception type for CUDA's allocator alone. The errors of the CPU's allocator and of
-    cuBLAS are recognised by their messages.
-    """
-    if isinstance(error, NotANumberError | TailorError):
-        return Failure("nan" if isinstance(error, NotANumberError) else "error", str(error))
-    words = str(error).strip() or "no message"
-    matches = isinstance(error, RuntimeError) and any(part in words for part in _OUT_OF_MEMORY)
-    full = matches or isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return Failure("memory" if full else "error", f"{type(error).__name__}: {words}")
+        words = str(error).strip() or "no message"
+        matches = isinstance(error, RuntimeError) and any(part in words for part in _OUT_OF_MEMORY)
+        full = matches or isinstance(error, MemoryError | torch.OutOfMemoryError)
+        return Failure("memory" if full else "error", f"{type(error).__name__}: {words}")

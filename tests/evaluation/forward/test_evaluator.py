@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.evaluation.forward.evaluator import LOGITS, Evaluator, failure, rotation_edge
+from gptailor.evaluation.forward.evaluator import LOGITS, Evaluator, attempt, rotation_edge
 from gptailor.evaluation.forward.requests import (
     Request,
     Results,
@@ -259,7 +259,12 @@ def test_memory_for_half_the_batch(
     ],
 )
 def test_what_allocators_raise_is_memory(error: Exception) -> None:
-    assert failure(error).reason == "memory"
+    def do() -> None:
+        raise error
+
+    failed = attempt(do)
+    assert isinstance(failed, Failure)
+    assert failed.reason == "memory"
 
 
 def test_an_unknown_token(
