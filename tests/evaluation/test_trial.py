@@ -280,7 +280,9 @@ def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
     )
 
     def repairs(place: Placement, models: Mapping[str, Opened], on_event: OnEvent) -> Repairs:
-        return Repairs(Stitcher(models, merged=60_000))
+        stitcher = Stitcher(models)
+        stitcher.merged = 60_000
+        return Repairs(stitcher)
 
     monkeypatch.setattr(Placement, "repairs", repairs)
     trials = trials_of(space, full=3)

@@ -81,9 +81,9 @@ class Stitcher:
     Weights are read when a plan first uses them. `dtype` is that of the live models; by default
     their configuration's, as in transformers. `memory` bounds the bytes of weights on the device;
     without it all used weights stay. `merged` bounds the bytes of merged layers that are kept for
-    other plans. Its default is eight times the base's size, at most a quarter of the device's
-    memory. With `memory` merged layers are cached like all layers. Of a model with
-    towers only the language model is used.
+    other plans: eight times the base's size, at most a quarter of the device's memory. With
+    `memory` merged layers are cached like all layers. Of a model with towers only the language
+    model is used.
 
     If there are several `gpus`, one computes, and the others hold waiting layers. The results are
     those of one GPU, bit for bit.
@@ -100,7 +100,6 @@ class Stitcher:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         memory: int | None = None,
-        merged: int | None = None,
         gpus: int = 1,
     ) -> None:
         models = {
@@ -116,15 +115,12 @@ class Stitcher:
         self.dtype = dtype
         self.memory = memory
         self.table = ContentTable(models)
-        self._base = models["base"]
         self.tensors = TensorMaker(self.device, keep=memory is None)
         self._templates: RecentlyUsed[Hashable, ModelTemplate] = RecentlyUsed()
         self._plain: RecentlyUsed[Content, NamedTensors] = RecentlyUsed()
         self._merged: RecentlyUsed[Content, NamedTensors] = RecentlyUsed()
-        if merged is None:
-            base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
-            merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
-        self.merged = merged
+        base = sum(tensor.spec.size for tensor in models["base"].checkpoint.tensors.values())
+        self.merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
         self._stream = (
             None if memory is None else layer_cache.LayerStream(self.device, memory, peers)
         )
@@ -177,7 +173,7 @@ class Stitcher:
     def _template(self, contents: ModelContents) -> ModelTemplate:
         """Return the template around the layers. The latest unused templates stay, if they fit."""
         key = (contents.key, *map(piece, (contents.begin, contents.end, contents.others)))
-        make = partial(ModelTemplate, contents, self._base, self.tensors, self.dtype)
+        make = partial(ModelTemplate, contents, self.table.models["base"], self.tensors, self.dtype)
         template = self._templates.of(key, make, attrgetter("size"))
         self._templates.forget(self.merged // SURROUNDINGS if self._stream is None else 0)
         return template
