@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from operator import methodcaller
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -215,39 +215,29 @@ class StreamedLayer:
         self.following = following
         self.template = template
         self.stream = stream
-        self._held = 0
-        self._running = 0
-        module.register_forward_pre_hook(self._before)
-        module.register_forward_hook(self._after, always_call=True)
+        self._uses = 0
+        module.register_forward_pre_hook(self._enter)
+        module.register_forward_hook(self._leave, always_call=True)
 
     @contextmanager
     def held(self, module: nn.Module) -> Iterator[nn.Module]:
         """Yield the layer's module, ready to run, while the next layer begins to come."""
         self._enter(module)
-        self._held += 1
         try:
             yield module
         finally:
-            self._held -= 1
             self._leave(module)
 
-    def _before(self, module: nn.Module, arguments: Any) -> None:
-        self._enter(module)
-        self._running += 1
-
-    def _after(self, module: nn.Module, arguments: Any, result: Any) -> None:
-        if self._running:  # 0 if a hook before ours has failed
-            self._running -= 1
-            self._leave(module)
-
-    def _enter(self, module: nn.Module) -> None:
-        if not self._held + self._running:
+    def _enter(self, module: nn.Module, _arguments: object = None) -> None:
+        if not self._uses:
             make, following = self.template.layer, self.following
             module.load_state_dict(self.stream.enter(self.content, make), assign=True)
             if following is not None:
                 self.stream.prefetch(following, make, ahead=self.template.direct[following.kind])
+        self._uses += 1
 
-    def _leave(self, module: nn.Module) -> None:
-        if not self._held + self._running:
+    def _leave(self, module: nn.Module, *_call: object) -> None:
+        self._uses = max(0, self._uses - 1)  # a hook before ours may have failed
+        if not self._uses:
             module.load_state_dict(self.template.hollow[self.content.kind], assign=True)
             self.stream.leave(self.content)
