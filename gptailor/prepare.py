@@ -400,14 +400,13 @@ def ready(
     Models with fetched files are opened again, because only then offsets are known.
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    wanted = first.read_files
     healing = first.resolved.healing
-    for teacher in healing.teachers if healing is not None else ():
-        wanted = [*wanted, *(first.models[teacher].checkpoint.files if teacher is not None else ())]
+    names = healing.teachers if healing is not None else ()
+    teachers = [first.models[name].checkpoint for name in names if name is not None]
+    wanted = [*first.read_files, *(file for teacher in teachers for file in teacher.files)]
     if not fetched(first.models, wanted):
         return first
-    plan = pinned(first.plan, first.commits, first.models)
-    return reopened(first, plan)
+    return reopened(first, pinned(first.plan, first.commits, first.models))
 
 
 def reopened(first: Prepared, plan: Plan) -> Prepared:

@@ -65,17 +65,17 @@ class AskedTogether:
 
         Plans that begin alike run one after another, and share layers and hidden states.
         """
-        if all(isinstance(objective, OfPlan) for objective in self.objectives):
-            yield from ((number, self._outcomes(number, None, {})) for number in self.asks)
-            return
+        sizes_alone = all(isinstance(objective, OfPlan) for objective in self.objectives)
         resolved = self.repairs.stitcher.table.resolved
         contents: dict[int, ModelContents] = {}
         for number, ask in self.asks.items():
-            made = attempt(partial(self.repairs.contents, resolved(ask.plan)))
-            if isinstance(made, Failure):
-                yield number, self._outcomes(number, made, {})
-            else:
+            made = (
+                None if sizes_alone else attempt(partial(self.repairs.contents, resolved(ask.plan)))
+            )
+            if isinstance(made, ModelContents):
                 contents[number] = made
+            else:
+                yield number, self._outcomes(number, made, {})
         for number, outcomes in self._scored(contents):
             yield number, self._explained(outcomes, contents[number])
 
