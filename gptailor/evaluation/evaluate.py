@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -109,19 +109,14 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
 
 @final
-@dataclass(eq=False)
 class _Entry:
     """One target, its size as far as it is known, its objectives, and their outcomes."""
 
-    target: Target
-    size: TargetSize
-    objectives: Sequence[PreparedObjective] = ()
-    outcomes: Outcomes = ()
-
-    @classmethod
-    def of(cls, target: Target) -> "_Entry":
-        """Return an entry with the size that the headers contain, and without outcomes."""
-        return cls(target, TargetSize(target.name, target.prepared.output_size))
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.size = TargetSize(target.name, target.prepared.output_size)
+        self.objectives: Sequence[PreparedObjective] = ()
+        self.outcomes: Outcomes = ()
 
 
 @final
@@ -142,7 +137,7 @@ class EvaluationRun:
         device_of(str(place.device))  # a missing device is no target's failure
         self.on_event = on_event
         self.meter = Meter(place, on_event)
-        self.entries = [_Entry.of(target) for target in self.targets]
+        self.entries = [_Entry(target) for target in self.targets]
         self._entry_of = {entry.target.content: entry for entry in self.entries}
         self._compared = None if against is None else self._entry_of[named[against]]
         self.bases = list(self._bases())
@@ -186,7 +181,7 @@ class EvaluationRun:
             base, key = target.base, target.identity_of_base
             if base is not None and key not in self._entry_of:
                 name = source_from_here(base.plan, base.plan.models["base"].source)
-                entry = self._entry_of[key] = _Entry.of(Target(name, base, target.origin, base))
+                entry = self._entry_of[key] = _Entry(Target(name, base, target.origin, base))
                 yield entry
 
     def _count(self, entry: _Entry, model: PreTrainedModel) -> None:
