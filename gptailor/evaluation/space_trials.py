@@ -88,8 +88,8 @@ def opened(
     return loaded.plan, loaded.models, loaded.faults
 
 
-def tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> list[Opened]:
-    """Return the models with the tokenizers of an open plan's outputs.
+def tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Opened]:
+    """Yield the models with the tokenizers of an open plan's outputs.
 
     The whole vocabulary is among those of a plan that cuts it: the base is scored by it.
     """
@@ -98,14 +98,11 @@ def tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> list[Opened]:
     cuts: list[SizeCut | None] = [None]
     if (cut := plan.vocabulary) is not None:
         cuts += [cut.model_copy(update={"size": size}) for size in sizes_of(plan, cut.size)]
-    found: dict[Hashable, Opened] = {}
     for name in names:
         tokenizer = Take(take=LayerOf(model=name)) if recipe is not None else plan.tokenizer
         for each in cuts:
             closed = plan.model_copy(update={"tokenizer": tokenizer, "vocabulary": each})
-            model = output_tokenizer(closed, models)
-            found.setdefault(_key(model), model)
-    return [*found.values()]
+            yield output_tokenizer(closed, models)
 
 
 def _key(tokenizer_model: Opened) -> Hashable:

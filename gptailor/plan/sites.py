@@ -117,11 +117,9 @@ def names_in(value: object) -> tuple[str, ...]:
 
 
 def _value_sites(plan: p.Plan) -> Iterator[Site]:
-    for at, recipe in made_recipes(plan):
-        yield from recipe_sites(recipe, at, at[:2])
-    for where in p.REST:
-        if (output_recipe := plan.rest(where)) is not None:
-            yield from recipe_sites(output_recipe, (where,))
+    for at, recipe in recipes(plan):
+        if at[-1] != "recipe":  # of no entry
+            yield from recipe_sites(recipe, at, at[:-1])
     for at, entry in entries(plan):
         yield from entry_sites(entry, at)
     for word in p.CUTS:
@@ -251,15 +249,10 @@ def shared_place(plan: p.Plan) -> Callable[[Place], Place]:
 
 def recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
     """Yield every recipe of a plan and its place: of models, and of the output."""
-    yield from made_recipes(plan)
-    yield from output_recipes(plan)
-
-
-def made_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
-    """Yield the recipes of models that are made of others, and their places."""
     for name, model in plan.models.items():
         if model.made is not None:
             yield ("models", name, "made"), model.made
+    yield from output_recipes(plan)
 
 
 def output_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
@@ -315,12 +308,10 @@ def call_values(call: p.MethodCall) -> Iterator[tuple[Place, str, p.Value]]:
     Arguments that are words are left out.
     """
     for name, value in call.arguments.items():
-        if isinstance(value, str):
-            continue
         if isinstance(value, tuple):
             for i, number in enumerate(value):
                 yield ("arguments", name, i), name, number
-        else:
+        elif not isinstance(value, str):
             yield ("arguments", name), name, value
 
 
@@ -330,20 +321,17 @@ def recipe_lists(recipe: p.Recipe) -> Iterator[tuple[Place, int]]:
         yield ("merge",), len(recipe.merge)
     for at, call in calls(recipe):
         yield at, len([*call_values(call)])
+    if isinstance(recipe, p.Subset):
+        yield ("any_of",), len(recipe.any_of)
     for site in recipe_sites(recipe):
-        if isinstance(site.value, p.Subset):
-            yield ("any_of",), len(site.value.any_of)
-        elif isinstance(site.value, p.OneOfModels | p.OneOfMethods):
-            yield site.place, len(site.value.one_of)
-        elif isinstance(site.value, p.Value):
-            yield from value_lists(site.value, site.place)
+        yield from value_lists(site.value, site.place)
 
 
-def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
-    """Yield the list of a number that has one, knots or options: its place and its length."""
+def value_lists(value: object, at: Place = ()) -> Iterator[tuple[Place, int]]:
+    """Yield the list of a value that has one, knots or options: its place and its length."""
     if isinstance(value, p.Curve):
         yield at, len(value.curve)
-    elif isinstance(value, p.OneOfNumbers):
+    elif isinstance(value, p.OneOfNumbers | p.OneOfModels | p.OneOfMethods):
         yield at, len(value.one_of)
 
 
@@ -402,9 +390,7 @@ def revalued(part: _Part, change: Callable[[p.Value], p.Value]) -> _Part:
 
 def has_curve(recipe: p.Recipe) -> bool:
     """Return whether a number of the recipe depends on the position."""
-    numbers = [value for _, call in calls(recipe) for _, _, value in call_values(call)]
-    share = recipe.share if isinstance(recipe, p.Merge) else None
-    return any(isinstance(value, p.Curve) for value in (*numbers, share))
+    return any(isinstance(site.value, p.Curve) for site in recipe_sites(recipe))
 
 
 def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:

@@ -32,14 +32,11 @@ def windows_of(count: Count, among: Sequence[int]) -> Iterator[Window]:
 def window_count(count: Count, among: Sequence[int]) -> int:
     """Return how many windows `windows_of` yields, without making them."""
     low, high = count_ends(count)
-    total = 0
-    for first, last in runs(among):
-        layers = last - first + 1
-        shortest, longest = max(low, 1), min(high, layers)
-        if shortest <= longest:  # layers - length + 1 of each length
-            both_ends = 2 * layers - shortest - longest + 2
-            total += (longest - shortest + 1) * both_ends // 2
-    return total
+    return sum(
+        last - first + 2 - length  # the places of this length
+        for first, last in runs(among)
+        for length in range(max(low, 1), min(high, last - first + 1) + 1)
+    )
 
 
 def stretch_of(repeat: Repeat | RepeatWindow) -> Window:

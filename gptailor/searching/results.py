@@ -36,9 +36,9 @@ from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY, file_inside
 from gptailor.searching.search_text import headline, loss_words, markdown, stage_words
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
-from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
+from gptailor.searching.starts.recipes import has_recipe
 from gptailor.searching.summary import SearchEnd, best_starts, search_summary
 from gptailor.searching.verdict import Verdict, held_key, scores_in, scores_of, verdict
 

@@ -1,3 +1,3 @@
 """An open plan's choices as genes, and the arrays that strategies work on. Never torch."""
 
-__all__ = ["decode", "focus", "genome", "hash_random", "roles", "space", "table"]
+__all__ = ["decode", "genome", "hash_random", "roles", "space", "table"]

@@ -1,6 +1,7 @@
 """The closed plan of a genome."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -10,14 +11,14 @@ from gptailor.checkpoint.models import used
 from gptailor.lang.words import range_words
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
-from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
 from gptailor.plan.model_dependencies import needed
-from gptailor.plan.sites import compared_models, names_in, values
+from gptailor.plan.sites import compared_models, entries, names_in, values
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.searching.space.collect import own_of
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
+from gptailor.searching.space.table import closing
 
 
 def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
@@ -26,7 +27,39 @@ def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
     The shortest form leaves out recipes that are the base's own. It leaves out unused models, too.
     Without `cut` nothing is dropped.
     """
-    return _Closing(space, genome, cut=cut).plan()
+    truths = closing(space.table, genome)
+    dropped = set(np.flatnonzero(truths[-space.layers :]).tolist()) if cut else set[int]()
+    gone = {
+        at
+        for (at, entry), stays in zip(entries(space.plan), truths, strict=False)
+        if not stays or getattr(entry, "position", None) in dropped
+    }
+    plan: p.Plan = _Closing(space, genome, gone).closed(space.plan, (), own_of(None))
+    heal = plan.heal
+    if heal is not None and heal.layers:  # the learning positions that stay
+        learning = tuple(position for position in heal.layers if position not in dropped)
+        heal = heal.model_copy(update={"layers": learning}) if learning else None
+    closed = {
+        **{where: None for where in p.REST if getattr(plan, where) == own_of(None)},
+        "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
+        "drop_any": (),
+        "windows": (),
+        "repeats": tuple(_repeats(plan, dropped)),
+        "bridges": plan.bridges if cut else (),
+        "heal": heal,
+        "stack": None if plan.stack is None else p.Stack(items=plan.stack.items),
+        "search": None,
+        "expects": (),
+    }
+    return without_unused(plan.model_copy(update=closed))
+
+
+def _repeats(plan: p.Plan, dropped: set[int]) -> Iterator[p.Repeat]:
+    """Yield the repeated blocks, each from its first to its last layer that stays."""
+    for block in plan.repeats:
+        kept = sorted(set(block.positions) - dropped)
+        if kept:
+            yield p.Repeat(first=kept[0], last=kept[-1], times=block.times)
 
 
 def decode_for(space: Space, genome: Genome, stage: Stage) -> p.Plan:
@@ -65,21 +98,6 @@ def plan_cut_words(space: Space, genome: Genome, stage: Stage) -> str:
     return ", ".join(words)
 
 
-def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
-    """Return the layers of a closed plan that change it. The layers are sorted.
-
-    A recipe that is the base's own changes the plan only over a coarser recipe. `below` is whether
-    the plan has `others` or a `whole`.
-    """
-    by_position: dict[int, list[p.Layer]] = {}
-    for layer in layers:
-        kept = by_position.setdefault(layer.position, [])
-        over = below or any(may_overlap(other.part, layer.part) for other in kept)
-        if over or layer.recipe != own(layer.position):
-            kept.append(layer)
-    return tuple(layer for kept in by_position.values() for layer in kept)
-
-
 def without_unused(plan: p.Plan) -> p.Plan:
     """Return a closed plan without unused models and numbers.
 
@@ -94,50 +112,18 @@ def without_unused(plan: p.Plan) -> p.Plan:
 
 
 @final
+@dataclass(frozen=True)
 class _Closing:
-    """The answers of a genome, put into the places of the choices."""
+    """The answers of a genome, put into the places of the choices.
 
-    def __init__(self, space: Space, genome: Genome, *, cut: bool) -> None:
-        self.space = space
-        self.cut = cut
-        self.answers = _answers_of(space, genome)
+    `gone` are the places of entries that the closed plan doesn't have.
+    """
 
-    def plan(self) -> p.Plan:
-        plan: p.Plan = self._closed(self.space.plan, (), own_of(None))
-        dropped = self._dropped() if self.cut else set()
-        others = tuple(entry for i, entry in enumerate(plan.others) if self._on("others", i))
-        layers = (
-            layer
-            for i, layer in enumerate(plan.layers)
-            if layer.position not in dropped and self._on("layers", i)
-        )
-        heal = plan.heal
-        if heal is not None and heal.layers:  # the learning positions that stay
-            learning = tuple(position for position in heal.layers if position not in dropped)
-            heal = heal.model_copy(update={"layers": learning}) if learning else None
-        bare = {where: None for where in p.REST if getattr(plan, where) == own_of(None)}
-        closed = {
-            **bare,
-            "layers": meaningful(layers, bool(others) or plan.whole is not None),
-            "others": others,
-            "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
-            "drop_any": (),
-            "windows": (),
-            "repeats": tuple(self._repeats(plan, dropped)),
-            "scales": tuple(
-                scale
-                for i, scale in enumerate(plan.scales)
-                if scale.position not in dropped and self._on("scales", i)
-            ),
-            "bridges": tuple(self._bridges(plan, dropped)),
-            "heal": heal,
-            "stack": None if plan.stack is None else self._stack(plan.stack),
-            "search": None,
-            "expects": (),
-        }
-        return without_unused(plan.model_copy(update=closed))
+    space: Space
+    genome: Genome
+    gone: Collection[Place]
 
-    def _closed(self, node: Any, at: Place, base: p.Take) -> Any:
+    def closed(self, node: Any, at: Place, base: p.Take) -> Any:
         """Return a part of the plan with its choices closed, from the innermost outwards.
 
         `base` is the base's own layer or tensor at its place.
@@ -146,103 +132,45 @@ class _Closing:
             base = own(node.position)
         if isinstance(node, BaseModel):
             fields = ((name, getattr(node, name)) for name in type(node).model_fields)
-            update = {name: self._closed(value, (*at, name), base) for name, value in fields}
+            update = {name: self.closed(value, (*at, name), base) for name, value in fields}
             if isinstance(node, p.Open):
                 update |= {"maybe": False, "tied": None}
             node = node.model_copy(update=update)
         elif isinstance(node, dict):
-            node = {key: self._closed(value, (*at, key), base) for key, value in node.items()}
+            node = {key: self.closed(value, (*at, key), base) for key, value in node.items()}
         elif isinstance(node, tuple):
-            node = tuple(self._closed(value, (*at, i), base) for i, value in enumerate(node))
-        return _closed_by(node, self.answers[at], base) if at in self.answers else node
+            parts = (((*at, i), part) for i, part in enumerate(node))
+            node = tuple(self.closed(part, of, base) for of, part in parts if of not in self.gone)
+        numbers = self.space.index.get(at)
+        return node if numbers is None else self._answer(node, numbers, base)
 
-    def _on(self, *at: str | int) -> bool:
-        """Return whether an entry is on: it has no `maybe`, or the answer is yes."""
-        return bool(self.answers.get((*at, "maybe"), True))
-
-    def _dropped(self) -> set[int]:
-        plan = self.space.plan
-        dropped = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
-        for i, choice in enumerate(plan.drop_any):
-            chosen = self.answers["drop_any", i]
-            dropped |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
-        for i in range(len(plan.windows)):
-            first, last = self.answers["windows", i]
-            dropped |= set(range(first, last + 1)) if self._on("windows", i) else set()
-        if len(dropped) == self.space.layers and self.space.keeper is not None:
-            dropped.discard(self.space.keeper)
-        return dropped
-
-    def _repeats(self, plan: p.Plan, dropped: set[int]) -> Iterator[p.Repeat]:
-        """Yield the repeated blocks, each from its first to its last layer that stays."""
-        for i, block in enumerate(plan.repeats):
-            if isinstance(block, p.Repeat) and self._on("repeats", i):
-                kept = sorted(set(range(block.first, block.last + 1)) - dropped)
-                if kept:
-                    yield p.Repeat(first=kept[0], last=kept[-1], times=block.times)
-
-    def _bridges(self, plan: p.Plan, dropped: set[int]) -> Iterator[p.Bridge]:
-        gaps = {position - 1 for position in dropped} - dropped - {-1}
-        for i, bridge in enumerate(plan.bridges):
-            places = gaps if bridge.after is None else gaps & {bridge.after}
-            if places and self._on("bridges", i):
-                yield bridge
-
-    def _stack(self, stack: p.Stack) -> p.Stack:
-        declared = self.space.plan.stack
-        assert declared is not None, "a closed stack was an open one"
-        maybe = [item.maybe for item in declared.items]
-        present = [i for i in range(len(maybe)) if self._on("stack", "items", i)]
-        room = (len(present) if stack.limit is None else stack.limit) - maybe.count(False)
-        kept = []
-        for i in present:
-            if not maybe[i] or room > 0:
-                kept.append(i)
-            room -= maybe[i]
-        return p.Stack(items=tuple(stack.items[i] for i in kept or [0]))
-
-
-def _answers_of(space: Space, genome: Genome) -> dict[Place, Any]:
-    """Return a genome's answer to each choice, by the choice's place.
-
-    An answer is yes or no, a number, an option, the number of a method, or the chosen numbers.
-    """
-    bits = np.asarray(genome.bits, bool).tolist()
-    picks = np.asarray(genome.picks, np.int32).tolist()
-    reals = np.asarray(genome.reals, np.float32).tolist()
-    answers: dict[Place, Any] = {}
-    for site in space.sites:
-        first, *_ = numbers = space.index[site.place]
-        match site.value:
-            case p.DropAny() | p.Subset():
-                answers[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
+    def _answer(self, value: Any, numbers: Sequence[int], base: p.Take) -> object:
+        """Return the value that a choice with these genes is closed to."""
+        bits, picks, reals = self.genome
+        match value:
+            case p.DropAny() | p.DropWindow() | True:
+                return value  # it is closed by the entries and positions that stay
             case p.Interval():
-                answers[site.place] = space.reals[first].value(reals[first])
-            case p.OneOfMethods():  # whose numbers may be open
-                answers[site.place] = picks[first]
-            case value:
-                option = bits[first] if value is True else space.picks[first].options[picks[first]]
-                answers[site.place] = option
-    return answers
+                return self.space.reals[numbers[0]].value(reals[numbers[0]])
+            case p.OneOfMethods():
+                return value.one_of[picks[numbers[0]]]  # with closed numbers
+            case p.Subset():
+                return _merged(value, [k for k, number in enumerate(numbers) if bits[number]], base)
+        option = self.space.picks[numbers[0]].options[picks[numbers[0]]]
+        if isinstance(value, p.RepeatWindow):
+            return p.Repeat(first=option[0], last=option[1], times=value.times)
+        return option
 
 
-def _closed_by(value: Any, answer: Any, base: p.Recipe | None) -> object:
-    """Return the value that an answer closes a choice to."""
-    if isinstance(value, p.RepeatWindow):
-        first, last = answer
-        return p.Repeat(first=first, last=last, times=value.times)
-    if isinstance(value, p.OneOfMethods):
-        return value.one_of[answer]
-    if not isinstance(value, p.Subset):
-        return answer
-    sources = tuple(p.LayerOf(model=value.any_of[k], layer=value.layer) for k in answer)
+def _merged(subset: p.Subset, chosen: Sequence[int], base: p.Take) -> p.Recipe:
+    """Return the recipe of the chosen members of a subset."""
+    sources = tuple(p.LayerOf(model=subset.any_of[k], layer=subset.layer) for k in chosen)
     if len(sources) < 2:
-        assert sources or base is not None, "a stack has no subsets"
         return p.Take(take=sources[0]) if sources else base
-    call = value.by
+    call = subset.by
     if isinstance(call, p.MethodCall):
         arguments = {
-            name: tuple(v[k] for k in answer) if isinstance(v, tuple) and len(v) > 1 else v
+            name: tuple(v[k] for k in chosen) if isinstance(v, tuple) and len(v) > 1 else v
             for name, v in call.arguments.items()
         }
         call = p.MethodCall(name=call.name, arguments=arguments)

@@ -13,7 +13,6 @@ from typing import final
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
-from gptailor.plan.sites import Site
 from gptailor.plan.written_out import searched
 from gptailor.searching.space import genome as g
 from gptailor.searching.space.collect import Collecting
@@ -39,11 +38,8 @@ class Space:
     bits: tuple[g.Bit, ...]
     picks: tuple[g.Pick, ...]
     reals: tuple[g.Real, ...]
-    sites: tuple[Site, ...]
     index: Mapping[Place, tuple[int, ...]]
     table: Table
-    keeper: int | None
-    """The position that stays if the choices drop all layers."""
 
     @property
     def digest(self) -> str:
@@ -67,8 +63,6 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
         tuple(collecting.bits),
         tuple(collecting.picks),
         tuple(collecting.reals),
-        collecting.sites,
         {site.place: collecting.numbers(site.place) for site in collecting.sites},
         table_of(collecting),
-        collecting.keeper,
     )

@@ -48,7 +48,8 @@ class Table(NamedTuple):
 
     `joints` are truths made of truths before them, in groups that are computed at once: the kind of
     the joints, their numbers, and the numbers of the truths of each joint.
-    `truths` has the truth of each gene and then of each mark, -1 for never.
+    `truths` has the truth of each gene and then of each mark, -1 for never. `closing` has the truth
+    that a closed plan has an entry, for each entry, and then that a position leaves.
     """
 
     group: Int[ndarray, " b"]
@@ -75,12 +76,13 @@ class Table(NamedTuple):
     room: int
     joints: tuple[tuple[str, Int[ndarray, " g"], Int[ndarray, "g k"]], ...]
     truths: Int[ndarray, " rows"]
+    closing: Int[ndarray, " e"]
     limits: Limits | None = None
 
 
 def active(table: Table, genome: g.Genome) -> g.Active:
     """Return which genes change the plan. A set's genes are all active, or all inactive."""
-    return g.Active(*np.split(_rows(table, genome), _ends(table), axis=-1)[:3])
+    return g.Active(*np.split(_rows(table, genome, table.truths), _ends(table), axis=-1)[:3])
 
 
 def canonical(table: Table, genome: g.Genome) -> g.Genome:
@@ -95,9 +97,14 @@ def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
 
     Marks of 0 or 1 come first, then reals in -1..1. An inactive real is 0.
     """
-    *_, gates, marks = np.split(_rows(table, genome), _ends(table), axis=-1)
+    *_, gates, marks = np.split(_rows(table, genome, table.truths), _ends(table), axis=-1)
     reals = np.where(gates, 2 * np.asarray(genome.reals) - 1, 0.0)
     return np.concatenate([marks, reals], axis=-1, dtype=np.float32)
+
+
+def closing(table: Table, genome: g.Genome) -> Bool[ndarray, "*n e"]:
+    """Return whether the closed plan has each entry, and then whether each position leaves."""
+    return _rows(table, genome, table.closing)
 
 
 _ALIKE = 1 / 8
@@ -170,7 +177,10 @@ def _ends(table: Table) -> Int[ndarray, " three"]:
     return np.cumsum([len(table.group), len(table.options), len(table.at_reals)])
 
 
-def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
+def _rows(
+    table: Table, genome: g.Genome, wanted: Int[ndarray, " rows"]
+) -> Bool[ndarray, "*n rows"]:
+    """Return the wanted truths of a genome or a population."""
     bits, picks = map(np.atleast_2d, genome[:2])
     facts = _facts(table, bits.T, picks.T)
     count = len(facts) + sum(len(numbers) for _, numbers, _ in table.joints)
@@ -180,7 +190,7 @@ def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
         join = np.bitwise_and if kind == "every" else np.bitwise_or
         joined = join.reduce(truths[of], axis=1)
         truths[numbers] = ~joined if kind == "none" else joined
-    rows = np.unpackbits(truths[table.truths], axis=1, count=len(bits)).T.astype(bool)
+    rows = np.unpackbits(truths[wanted], axis=1, count=len(bits)).T.astype(bool)
     return rows.reshape(*np.shape(genome.bits)[:-1], rows.shape[1])
 
 
@@ -253,7 +263,8 @@ def table_of(genes: Collecting) -> Table:
     marks = _marks(genes)
     reals = [_Feature(_about(real.subject), real.at, real.when) for real in genes.reals]
     conditional: list[g.Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
-    joints, truths = _joints([gene.when for gene in conditional], genes)
+    whens = [gene.when for gene in conditional]
+    joints, truths = _joints([*whens, *genes.stays.values(), *genes.leaves], genes)
     windows = [window for pick in genes.picks for window in _window_options(pick)]
     return Table(
         group=_ints([gene.group for gene in genes.bits]),
@@ -283,7 +294,8 @@ def table_of(genes: Collecting) -> Table:
         items=_ints(genes.items),
         room=genes.room,
         joints=joints,
-        truths=_ints(truths),
+        truths=_ints(truths[: len(whens)]),
+        closing=_ints(truths[len(whens) :]),
     )
 
 

@@ -23,7 +23,7 @@ from gptailor.plan.plan import (
     Value,
 )
 from gptailor.plan.registry import METHODS
-from gptailor.plan.sites import Subject, call_values, calls, recipes, sources
+from gptailor.plan.sites import Subject, call_values, calls, recipes, sites, sources
 from gptailor.searching.run.origin import (
     Composition,
     ModelAlone,
@@ -165,9 +165,9 @@ def _uses(space: Space) -> Mapping[str, Sequence[_Use]]:
     """Return the uses of each open number as a coefficient, by its gene's name."""
     genes = {
         site.place: (space.reals if isinstance(site.value, Interval) else space.picks)[number].name
-        for site in space.sites
-        for number in space.index[site.place]
+        for site in sites(space.plan)
         if isinstance(site.value, Interval | OneOfNumbers)
+        for number in space.index.get(site.place, ())
     }
     uses: dict[str, list[_Use]] = {}
     for at, recipe in recipes(space.plan):

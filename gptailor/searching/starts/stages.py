@@ -41,7 +41,6 @@ from gptailor.searching.run.origin import (
     origin_words,
 )
 from gptailor.searching.run.schedule import Stages, Start
-from gptailor.searching.space.focus import cut_table
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import Table, canonical
@@ -54,7 +53,7 @@ from gptailor.searching.starts.cuts import (
     drops_some,
     nested_cuts,
 )
-from gptailor.searching.starts.recipes import Recipes
+from gptailor.searching.starts.recipes import Recipes, cut_table
 
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""

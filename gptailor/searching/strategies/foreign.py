@@ -68,21 +68,17 @@ def _promises(
 ) -> Iterator[tuple[object, str]]:
     """Yield each promise: whether it holds, and the words if it doesn't."""
     columns = (len(table.group), len(table.options), len(table.at_reals))
-    got = type(population).__name__
-    yield isinstance(population, Genome), f"expected a Genome, got {got}"
+    yield isinstance(population, Genome), f"expected a Genome, got {type(population).__name__}"
     shapes = [np.shape(genes) for genes in population]
     words = f"expected {many} genomes of {columns} genes, got {shapes}"
     yield shapes == [(many, n) for n in columns], words
     for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
         on = population.bits[:, table.group == number].sum(axis=1)
         yield ((low <= on) & (on <= high)).all(), "a genome drops too many or too few layers"
-    yield ((population.picks >= 0) & (population.picks < table.options)).all(), _BOUNDS
-    yield ((population.reals >= 0) & (population.reals <= 1)).all(), _BOUNDS
+    _, picks, reals = population
+    picked = ((picks >= 0) & (picks < table.options)).all()
+    yield picked and ((reals >= 0) & (reals <= 1)).all(), "a gene is out of its bounds"
     pairs = zip(canonical(table, population), population, strict=True)
     yield all(np.array_equal(a, b) for a, b in pairs), "a genome isn't canonical"
     words = f"expected {many} shares in (0, 1], got {shares!r:.60}"
-    yield np.shape(shares) == (many,), words
-    yield ((shares > 0) & (shares <= 1)).all(), words
-
-
-_BOUNDS = "a gene is out of its bounds"
+    yield np.shape(shares) == (many,) and ((shares > 0) & (shares <= 1)).all(), words

@@ -1,6 +1,6 @@
 """The genome of a closed plan: the inverse of decoding, by another algorithm."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias, final
 
@@ -9,11 +9,12 @@ from pydantic import BaseModel
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
+from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
-from gptailor.plan.sites import entries, sources
+from gptailor.plan.sites import entries, sites, sources
 from gptailor.plan.windows import stretch_of, windows_of
 from gptailor.searching.space.collect import own_of
-from gptailor.searching.space.decode import decode, meaningful, without_unused
+from gptailor.searching.space.decode import decode, without_unused
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, SpaceError
 from gptailor.searching.space.table import canonical
@@ -48,16 +49,31 @@ def shortest_form(plan: p.Plan) -> p.Plan:
     """Return a closed plan in its shortest form, as `decode` gives it."""
     recipes = {where: getattr(plan, where) for where in p.REST}
     short = {where: None if value == own_of(None) else value for where, value in recipes.items()}
-    layers = meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
+    layers = _meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
     return without_unused(plan.model_copy(update={**short, "layers": layers, **_NO_MEASURES}))
+
+
+def _meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
+    """Return the layers of a closed plan that change it. The layers are sorted.
+
+    A recipe that is the base's own changes the plan only over a coarser recipe. `below` is whether
+    the plan has `others` or a `whole`.
+    """
+    by_position: dict[int, list[p.Layer]] = {}
+    for layer in layers:
+        kept = by_position.setdefault(layer.position, [])
+        over = below or any(may_overlap(other.part, layer.part) for other in kept)
+        if over or layer.recipe != own(layer.position):
+            kept.append(layer)
+    return tuple(layer for kept in by_position.values() for layer in kept)
 
 
 def _genome(space: Space, answers: Mapping[Place, Answer]) -> Genome:
     """Return the genome of these answers, with the default genes where an answer is missing."""
     genome = Genome(*(np.array(genes) for genes in space.table.defaults))
-    for site in space.sites:
+    for site in sites(space.plan):
         answer = answers.get(site.place)
-        numbers = list(space.index[site.place])
+        numbers = list(space.index.get(site.place, ()))
         if isinstance(answer, list):
             genome.bits[numbers] = [k in answer for k in range(len(numbers))]
         elif isinstance(site.value, p.Interval) and answer is not None:

@@ -6,17 +6,12 @@ import pytest
 from gptailor import loads
 from gptailor.plan.layers import undone
 from gptailor.searching.space.decode import decode, plan_at_stage
-from gptailor.searching.space.focus import (
-    cut_table,
-    has_recipe,
-    recipe_table,
-    with_recipe,
-)
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.roles import search_stages, separates
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.space.table import active, canonical, sample
+from gptailor.searching.starts.recipes import cut_table, has_recipe, recipe_table, with_recipe
 from tests.searching.space.test_space import HEAD, SPACES
 
 REPAIR = '\nheal on "t"'
