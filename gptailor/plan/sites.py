@@ -93,15 +93,13 @@ class Site:
 @p.derived
 def sites(plan: p.Plan) -> tuple[Site, ...]:
     """Return all values of a plan that may be open, in the order of a space's genes."""
-    return (*_number_sites(plan), *_value_sites(plan))
+    uses = tuple(_value_sites(plan))
+    return (*_number_sites(plan, uses), *uses)
 
 
-def _number_sites(plan: p.Plan) -> Iterator[Site]:
+def _number_sites(plan: p.Plan, uses: Sequence[Site]) -> Iterator[Site]:
     """Yield the numbers that have a name, each with the subject of its first use."""
-    about: dict[str, Subject] = {}
-    for site in _value_sites(plan) if plan.numbers else ():
-        for name in names_in(site.value):
-            about.setdefault(name, site.subject)
+    about = {name: site.subject for site in reversed(uses) for name in names_in(site.value)}
     for name, value in sorted(plan.numbers.items()):
         of = about.get(name, Subject("let"))
         subject = Subject("let", method=of.method, parameter=of.parameter or of.role)

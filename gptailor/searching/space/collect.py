@@ -11,7 +11,6 @@ from gptailor.plan.layer_parts import may_overlap, rank
 from gptailor.plan.layers import own
 from gptailor.plan.sites import (
     SEVERAL,
-    Given,
     Site,
     drops_by_choice,
     entries,
@@ -167,11 +166,9 @@ class Collecting:
     def _on(self, at: Place) -> g.Condition:
         """Return the condition that the `maybe` of an entry, if it has one, is decided for it."""
         entry = self._entries[at]
-        if not entry.maybe:
-            return g.ALWAYS
-        if isinstance(entry, p.Item):
+        if entry.maybe and isinstance(entry, p.Item):
             return self._item_kept(at)
-        return g.GeneFact("bit", self.numbers((*at, "maybe"))[0])
+        return self._has((*at, "maybe"), 0)
 
     def _needed(self, name: str) -> g.Condition:
         """Return the condition under which the plan needs a model.
@@ -196,13 +193,8 @@ class Collecting:
     def _taken(self, at: Place, recipe: p.Recipe) -> Iterator[tuple[p.LayerOf, g.Condition]]:
         """Yield what an active recipe may take, and the condition under which it takes that."""
         for place, model, layer in named_models(recipe):
-            when: g.Condition = g.ALWAYS
-            if isinstance(recipe, p.Subset):
-                when = g.GeneFact("bit", self.numbers(at)[int(place[-1])])
-            elif place[-2] == "one_of":
-                [pick] = self.numbers((*at, *place[:-2]))
-                when = g.GeneFact("option", pick, int(place[-1]))
-            yield p.LayerOf(model=model, layer=layer), when
+            source = p.LayerOf(model=model, layer=layer)
+            yield source, self._has((*at, *place[:-2]), place[-1])
 
     def _place(self, at: Place) -> g.Condition:
         """Return the condition under which an entry has a place: a layer that stays, or a gap."""
@@ -235,25 +227,24 @@ class Collecting:
         if isinstance(value, p.Subset) and self._own(site.entry) == p.LayerOf(
             model=value.any_of[k], layer=value.layer
         ):
-            others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
-            # the base's own alone is the same as no member
-            when = g.every(when, g.some(g.GeneFact("bit", n) for n in others))
+            others = (self._has(site.place, i) for i in range(len(value.any_of)) if i != k)
+            when = g.every(when, g.some(others))  # the base's own alone is the same as no member
         return when
 
     def _counts(self, site: Site) -> g.Condition:
         """Return the condition under which the value at a site takes effect."""
-        return g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
+        return g.every(self._takes_effect(site.entry), *(self._has(*given) for given in site.when))
 
-    def _holds(self, premise: Given) -> g.Condition:
-        place, value = premise
-        shared = self._shared(place)
+    def _has(self, place: Place, value: int | str) -> g.Condition:
+        """Return the condition that a choice has a value or a member: always if it's no choice."""
+        if (shared := self._shared(place)) not in self._genes_at:
+            return g.ALWAYS
         genes, numbers = self._genes_at[shared]
         if value == SEVERAL:
             return g.several(numbers)
-        picked = isinstance(genes[numbers[0]], g.Pick)
-        return (
-            g.GeneFact("option", numbers[0], value) if picked else g.GeneFact("bit", numbers[value])
-        )
+        if isinstance(genes[numbers[0]], g.Pick):
+            return g.GeneFact("option", numbers[0], int(value))
+        return g.GeneFact("bit", numbers[int(value)])
 
     def _own(self, at: Place) -> p.LayerOf:
         """Return the base's own layer or tensor at an entry's place."""

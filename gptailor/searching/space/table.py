@@ -326,24 +326,29 @@ def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
 
 
 def _marks(genes: Collecting) -> list[_Feature]:
-    marks = [
+    """Return the features that are 0 or 1: bits, positions in windows, options, and merges."""
+    bits = [
         _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.GeneFact("bit", i)))
         for i, gene in enumerate(genes.bits)
     ]
-    for n, (window, at) in enumerate(genes.inside):
-        when = g.every(genes.picks[window].when, g.GeneFact("inside", n))
-        block = genes.picks[window].subject.role == "block"
-        marks.append(_Feature(_about(Subject("block" if block else "drop")), at, when))
-    for i, pick in enumerate(genes.picks):
-        if pick.windows:
-            continue  # `genes.inside` has the marks of windows
-        marks += [
-            _Feature(
-                _about(pick.subject, label), pick.at, g.every(pick.when, g.GeneFact("option", i, v))
-            )
-            for v, label in enumerate(pick.labels)
-        ]
-    return marks + [_Feature("merged", at, when) for at, when in genes.merged.values()]
+    inside = [
+        _Feature(
+            _about(Subject("block" if genes.picks[window].subject.role == "block" else "drop")),
+            at,
+            g.every(genes.picks[window].when, g.GeneFact("inside", n)),
+        )
+        for n, (window, at) in enumerate(genes.inside)
+    ]
+    options = [
+        _Feature(
+            _about(pick.subject, label), pick.at, g.every(pick.when, g.GeneFact("option", i, v))
+        )
+        for i, pick in enumerate(genes.picks)
+        if not pick.windows  # `inside` has the marks of windows
+        for v, label in enumerate(pick.labels)
+    ]
+    merged = [_Feature("merged", at, when) for at, when in genes.merged.values()]
+    return [*bits, *inside, *options, *merged]
 
 
 def _about(subject: Subject, *label: str) -> Hashable:

@@ -31,10 +31,8 @@ def drops_some(space: Space) -> bool:
 
 def genes_of_cut(space: Space, cut: Cut) -> tuple[Bool[np.ndarray, " b"], Mapping[int, int]]:
     """Return a mask of the bits of dropped positions, and the options of window picks."""
-    bits = np.zeros(len(space.bits), np.bool_)
-    bits[
-        [i for i, bit in enumerate(space.bits) if bit.subject.role == "drop" and bit.at in cut]
-    ] = 1
+    drops = [bit.subject.role == "drop" and bit.at in cut for bit in space.bits]
+    bits = np.array(drops, np.bool_)
     picks: dict[int, int] = {}
     for at, choice in drops_by_choice(space.plan):
         inside = [position for position in choice.among if position in cut]

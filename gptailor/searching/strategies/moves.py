@@ -56,9 +56,11 @@ Neighbourhood = tuple[Neighbours, Neighbours, Neighbours]
 
 def neighbourhood(table: Table) -> Neighbourhood:
     """Return the neighbourhood of a table's genes."""
-    bits = _neighbours(table.at_bits, table.group)
-    picks = _neighbours(table.at_picks, table.options)
-    return bits, picks, _neighbours(table.at_reals, np.zeros_like(table.at_reals))
+    return (
+        _neighbours(table.at_bits, table.group),
+        _neighbours(table.at_picks, table.options),
+        _neighbours(table.at_reals, np.zeros_like(table.at_reals)),
+    )
 
 
 def _neighbours(at: _Numbers, kind: _Numbers) -> Neighbours:
@@ -325,14 +327,13 @@ def bred(
     alive = active(table, parents)
     complete = filled(around, parents, alive)
     ranks = np.arange(count) % len(parents.bits)
-    mutants, mixed = some_rows(complete, ranks), count // _CROSSED
+    mixed = count // _CROSSED
     numbers = uniform(cross, (mixed, 3 + len(table.group)))
     mates = some_rows(complete, (numbers[:, 0] * len(parents.bits)).astype(np.int32))
-    first = Genome(*(gene[:mixed] for gene in mutants))
-    for gene, new in zip(
-        mutants, crossed(table, around, first, mates, numbers[:, 1:]), strict=True
-    ):
-        gene[:mixed] = new
+    first = some_rows(complete, ranks[:mixed])
+    mutants = joined_populations(
+        crossed(table, around, first, mates, numbers[:, 1:]), some_rows(complete, ranks[mixed:])
+    )
     alive = Active(*(mask[ranks] for mask in alive))
     return one_move(MoveSites(table, around, alive, uniform(move, (count, _CHANCES))), mutants)
 
