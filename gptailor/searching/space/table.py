@@ -223,27 +223,26 @@ def _joints(
     options = [0, *accumulate(len(pick.options) for pick in genes.picks)]
     ends = [0, *accumulate([len(genes.bits), options[-1], len(genes.inside), len(genes.items)])]
     start = dict(zip(("bit", "option", "inside", "room"), ends, strict=False))
-    joints: dict[int, tuple[int, str, list[int]]] = {}
-    numbers: dict[g.Condition, int] = {}
+    known: dict[g.Condition, tuple[int, int]] = {}
+    groups: dict[tuple[int, str, int], dict[int, list[int]]] = {}
 
-    def truth(condition: g.Condition) -> int:
+    def truth(condition: g.Condition) -> tuple[int, int]:
+        """Return the number of a condition's truth, and its depth."""
         if isinstance(condition, g.GeneFact):
             first = options[condition.number] if condition.kind == "option" else condition.number
-            return start[condition.kind] + first + condition.value
-        if condition not in numbers:
-            of = [*map(truth, condition.of)]
-            depth = 1 + max((joints[i][0] for i in of if i in joints), default=0)
-            number = numbers[condition] = ends[-1] + len(joints)
-            joints[number] = depth, condition.kind, of
-        return numbers[condition]
+            return start[condition.kind] + first + condition.value, 0
+        if condition not in known:
+            parts = [*map(truth, condition.of)]
+            depth = 1 + max((below for _, below in parts), default=0)
+            known[condition] = number, _ = ends[-1] + len(known), depth
+            group = groups.setdefault((depth, condition.kind, len(parts)), {})
+            group[number] = [part for part, _ in parts]
+        return known[condition]
 
-    rows = [truth(when) for when in whens]
-    groups: dict[tuple[int, str, int], list[int]] = {}
-    for number, (depth, kind, of) in joints.items():
-        groups.setdefault((depth, kind, len(of)), []).append(number)
+    rows = [truth(when)[0] for when in whens]
     grouped = (
-        (kind, _ints(members), np.array([joints[n][2] for n in members], np.int32))
-        for (_, kind, _), members in sorted(groups.items())
+        (kind, _ints([*group]), np.array([*group.values()], np.int32))
+        for (_, kind, _), group in sorted(groups.items())
     )
     return tuple(grouped), rows
 

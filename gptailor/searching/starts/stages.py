@@ -11,7 +11,7 @@ space has several compositions.
 """
 
 import math
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
@@ -111,11 +111,17 @@ class Starts:
         glanced = self._glanced()
         glances = yield [self._alone(of, self._low) for of in glanced]
         whole = yield self._compositions(glanced, glances)
-        told = [*glances, *whole]
-        best = self._best(whole)
+        full = [*whole]
         if self.recipes is not None:
-            told += yield from self._asked_recipes(self.recipes, glances, whole)
-            best = self._best([result for result in told if result.share == 1])
+            strategy = self.recipes.strategy
+            spent = math.fsum(result.share for result in (*glances, *whole))
+            origin = StrategyPlan(strategy=strategy.name)
+            for number in range(int((self.recipes.room - spent + 1) / strategy.population)):
+                asked = self.recipes.ask(number, full)
+                full += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+        best = self._best(full)
+        told = [*glances, *full]
+        if self.recipes is not None:
             told += yield [self._start(self._origin(best), best, self._influence_cut(best), 1.0)]
         told += yield self._smallest_sizes(best)
         window = None
@@ -142,18 +148,6 @@ class Starts:
             return None
         uncut = [result for result in results if result.uncut and result.share == 1.0]
         return cut_table(self.space, _best_first(uncut)[0].genome) if uncut else None
-
-    def _asked_recipes(
-        self, recipes: Recipes, glances: Sequence[Start], compositions: Sequence[Start]
-    ) -> Generator[list[Start], list[Start], list[Start]]:
-        """Yield the recipes that a strategy asks for after the compositions; return all of them."""
-        whole = list(compositions)
-        spent = math.fsum(result.share for result in (*glances, *whole))
-        origin = StrategyPlan(strategy=recipes.strategy.name)
-        for number in range(int((recipes.room - spent + 1) / recipes.strategy.population)):
-            asked = recipes.ask(number, whole)
-            whole += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
-        return whole[len(compositions) :]
 
     def _rivals(
         self, recipes: Recipes, results: Sequence[Start], window: Cut | None
@@ -365,8 +359,8 @@ class Starts:
         else:
             compared = {origin.of for origin in tried if isinstance(origin, PlanLayers)}
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
-            every = len(self._all)
-            left_out = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] * bool(missed)
+            words = f"{len(missed)} of {len(self._all)} recipes ({', '.join(missed)})"
+            left_out = [words] * bool(missed)
         if cuts:
             done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
             missing = sum(cut not in done for cut in cuts if cut not in beyond)

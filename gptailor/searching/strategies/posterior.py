@@ -161,16 +161,16 @@ def draw(
     power = np.trace(grams, axis1=1, axis2=2)[:count] / max(len(few), 1)
     powers = np.maximum(np.bincount(shared.parts, power, len(_FIRST_SHARES)), 1e-3)
     first = (np.array(_FIRST_SHARES) / powers)[shared.parts]
-    counts = shared.counts.astype(float)
-    blocks = _padded(counts, len(grams)), _padded(first, len(grams))
+    blocks = _padded(shared.counts.astype(float), len(grams)), _padded(first, len(grams))
     vectors = observed.targets, observed.noise, observed.lacking, np.ones(n)
     trials = _Trials(*(_padded(vector, rows) for vector in vectors))
     numbers = heat * normal(key, (k + n + 1, len(heat)))
-    shapes = (wide, len(heat)), (rows, len(heat))
-    drawn = _padded(numbers[:k], *shapes[0]), _padded(numbers[k:-1], *shapes[1]), numbers[-1]
+    own, error = _padded(numbers[:k], wide, len(heat)), _padded(numbers[k:-1], rows, len(heat))
     with jax.enable_x64(True):
         design = _padded(columns, rows, wide), _padded(shared.blocks, wide)
-        full = np.asarray(_corrected(grams, blocks, trials, *design, *map(np.float64, drawn)))[:k]
+        full = np.asarray(
+            _corrected(grams, blocks, trials, *design, *map(np.float64, (own, error, numbers[-1])))
+        )[:k]
     f, p = observed.features.shape[1], observed.pairs.shape[1]
     own, near, kind, pairs = np.split(full.astype(np.float32), [f, 2 * f, k - p])
     total = own + shared.near @ near + shared.kind @ kind
