@@ -108,8 +108,8 @@ class Slot:
         return f"other {part}" if some and rank(part) > 1 else part or ""
 
 
-def own(position: int) -> Take:
-    """Return the recipe of the base's own layer."""
+def own(position: int | None) -> Take:
+    """Return the recipe of the base's own layer; without a position, of the base's own tensor."""
     return Take(take=LayerOf(model="base", layer=position))
 
 

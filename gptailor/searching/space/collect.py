@@ -24,12 +24,6 @@ from gptailor.plan.sites import (
 from gptailor.plan.windows import window_words
 from gptailor.searching.space import genome as g
 
-
-def own_of(position: int | None) -> p.Take:
-    """Return the base's layer at a position. Without a position, return the base's own tensor."""
-    return p.Take(take=p.LayerOf(model="base")) if position is None else own(position)
-
-
 _WORDS: dict[type[p.Open], str] = {
     p.Layer: "",
     p.LayerBelow: "",
@@ -249,7 +243,7 @@ class Collecting:
     def _own(self, at: Place) -> p.LayerOf:
         """Return the base's own layer or tensor at an entry's place."""
         entry = self._entries.get(at)
-        return own_of(entry.position if isinstance(entry, p.Layer) else None).take
+        return own(entry.position if isinstance(entry, p.Layer) else None).take
 
     def _differs(self, at: Place) -> g.Condition:
         """Return the condition under which an entry changes the plan.

@@ -15,7 +15,6 @@ from gptailor.plan.layers import own
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.sites import compared_models, entries, names_in, values
 from gptailor.plan.stage import Stage, at_stage
-from gptailor.searching.space.collect import own_of
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import closing
@@ -34,13 +33,13 @@ def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
         for (at, entry), stays in zip(entries(space.plan), truths, strict=False)
         if not stays or getattr(entry, "position", None) in dropped
     }
-    plan: p.Plan = _Closing(space, genome, gone).closed(space.plan, (), own_of(None))
+    plan: p.Plan = _Closing(space, genome, gone).closed(space.plan, (), own(None))
     heal = plan.heal
     if heal is not None and heal.layers:  # the learning positions that stay
         learning = tuple(position for position in heal.layers if position not in dropped)
         heal = heal.model_copy(update={"layers": learning}) if learning else None
     closed = {
-        **{where: None for where in p.REST if getattr(plan, where) == own_of(None)},
+        **{where: None for where in p.REST if getattr(plan, where) == own(None)},
         "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
         "drop_any": (),
         "windows": (),

@@ -86,8 +86,8 @@ class Starts:
     """The starting plans of a space.
 
     `influence` is the block influence of each layer, by the name of a composition in `wholes`.
-    Without it layers in the middle are dropped first. `removal` are the positions that
-    `greedy_removal` removes from the base. `bridged` are the cuts with the gaps that a bridge
+    A space that drops no layers has none. `removal` are the positions that `greedy_removal` removes
+    from the base. `bridged` are the cuts with the gaps that a bridge
     closes best. With `recipes` the best recipe is found first, with nothing dropped, and all cuts
     are of it. `cheapest` is the least share of all samples that a trial may use. `room` is the
     number of evaluations at full fidelity that all plans may cost together. If the room is too
@@ -423,11 +423,8 @@ class Starts:
     def _scores(self, of: StartRecipe) -> CutScores:
         if isinstance(of, UniformMerge):
             of = of.model_copy(update={"coefficient": None})
-        influence = self.influence.get(composition_words(of), self.influence.get("base"))
-        if influence is None:
-            middle = (self.space.layers - 1) * 2 / 3
-            influence = [abs(position - middle) for position in range(self.space.layers)]
-        return -np.array(influence, np.float64)
+        base = self.influence.get("base", np.zeros(self.space.layers))  # where nothing is dropped
+        return -np.array(self.influence.get(composition_words(of), base), np.float64)
 
 
 def _always_again(space: Space) -> tuple[Window, ...]:
@@ -457,9 +454,8 @@ def _with_ends(windows: list[Cut], most: int) -> list[Cut]:
 
 def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
     """Return at most `most` of the sizes, evenly spread, with both ends."""
-    if len(sizes) <= most:
-        return list(sizes)
-    return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, most)]
+    shares = np.linspace(0, 1, most)
+    return list(dict.fromkeys(sizes[round(share * (len(sizes) - 1))] for share in shares))
 
 
 def _best_first(results: Sequence[Start]) -> list[Start]:

@@ -13,7 +13,6 @@ from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
 from gptailor.plan.sites import entries, sites, sources
 from gptailor.plan.windows import stretch_of, windows_of
-from gptailor.searching.space.collect import own_of
 from gptailor.searching.space.decode import decode, without_unused
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, SpaceError
@@ -48,7 +47,7 @@ _NO_MEASURES = {"search": None, "expects": ()}
 def shortest_form(plan: p.Plan) -> p.Plan:
     """Return a closed plan in its shortest form, as `decode` gives it."""
     recipes = {where: getattr(plan, where) for where in p.REST}
-    short = {where: None if value == own_of(None) else value for where, value in recipes.items()}
+    short = {where: None if value == own(None) else value for where, value in recipes.items()}
     layers = _meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
     return without_unused(plan.model_copy(update={**short, "layers": layers, **_NO_MEASURES}))
 
@@ -95,7 +94,7 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
     answers: dict[Place, Answer] = {}
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
-            answers |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
+            answers |= _fit(recipe, closed.rest(where) or own(None), (where,)) or {}
     answers |= _models_and_numbers(plan, closed)
     for name, cut in plan.cuts.items():
         answers |= dict(_answered(cut, closed.cuts.get(name), (name,)))
