@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, final
 
 from gptailor.plan import plan as p
@@ -209,7 +208,7 @@ class Collecting:
             return self._on(site.entry)
         if role in ("drop", "cut"):  # the layer that has to stay drops only beside another
             keeps = self._position(site.entry) == self.keeper
-            return self._others_kept if keeps else g.ALWAYS
+            return self._others_kept() if keeps else g.ALWAYS
         if role == "item":
             return self._item_counts(self._maybe.index(int(site.entry[-1])))
         if role in ("otherwise", "scaled", "bridged", "repeated"):
@@ -280,7 +279,6 @@ class Collecting:
         for position, fact in zip(entry.positions, facts, strict=True):
             yield position, g.every(fact, self._on(at))
 
-    @cached_property
     def _others_kept(self) -> g.Condition:
         return g.some(self._kept(p) for p in range(self.layers) if p != self.keeper)
 
@@ -289,7 +287,7 @@ class Collecting:
 
     def _goes(self, position: int) -> g.Condition:
         goes = self._drops.get(position, g.NEVER)
-        return g.every(goes, self._others_kept) if position == self.keeper else goes
+        return g.every(goes, self._others_kept()) if position == self.keeper else goes
 
     def _item_kept(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))

@@ -87,11 +87,11 @@ class Starts:
 
     `influence` is the block influence of each layer, by the name of a composition in `wholes`.
     A space that drops no layers has none. `removal` are the positions that `greedy_removal` removes
-    from the base. `bridged` are the cuts with the gaps that a bridge
-    closes best. With `recipes` the best recipe is found first, with nothing dropped, and all cuts
-    are of it. `cheapest` is the least share of all samples that a trial may use. `room` is the
-    number of evaluations at full fidelity that all plans may cost together. If the room is too
-    small for all plans, the plans with the greatest expected gain come first.
+    from the base. `bridged` are the cuts with the gaps that a bridge closes best. With `recipes`
+    the best recipe is found first, with nothing dropped, and all cuts are of it. `cheapest` is the
+    least share of all samples that a trial may use. `room` is the number of evaluations at full
+    fidelity that all plans may cost together. If the room is too small for all plans, the plans
+    with the greatest expected gain come first.
     """
 
     space: Space
