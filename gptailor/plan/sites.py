@@ -216,11 +216,6 @@ def recipe_sites(recipe: p.Recipe, at: Place = (), entry: Place = ()) -> Iterato
             yield Site(place, value, subject, entry, (*conditions, *option, *member))
 
 
-def choices(recipe: p.Recipe) -> int:
-    """Return the number of choices that a recipe leaves open."""
-    return sum(site.open for site in recipe_sites(recipe))
-
-
 def open_choices(plan: p.Plan) -> int:
     """Count the choices that a plan leaves open; a tied statement's count once."""
     shared = shared_place(plan)

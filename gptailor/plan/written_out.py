@@ -14,10 +14,10 @@ from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.numbers import over_positions
 from gptailor.plan.sites import (
-    choices,
     entries,
     named_models,
     placed,
+    recipe_sites,
     revalued,
     values,
 )
@@ -247,7 +247,8 @@ def untied_choices(plan: p.Plan) -> tuple[bool, bool]:
 
 
 def _leaves_choices(entry: p.Others | p.Whole) -> bool:
-    return entry.tied is None and (entry.maybe or choices(entry.recipe) > 0)
+    open_sites = (site.open for site in recipe_sites(entry.recipe))
+    return entry.tied is None and (entry.maybe or any(open_sites))
 
 
 def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
