@@ -144,8 +144,6 @@ class Starts:
 
     def focus(self, results: Sequence[Start]) -> Table | None:
         """Return the table of the cuts of the best recipe; None without separate recipes."""
-        if self.recipes is None:
-            return None
         uncut = [result for result in results if result.uncut and result.share == 1.0]
         return cut_table(self.space, _best_first(uncut)[0].genome) if uncut else None
 
@@ -392,11 +390,10 @@ class Starts:
     def _origin(self, of: StartRecipe) -> TrialOrigin:
         """Return the origin of a composition alone."""
         again, composition = _always_again(self.space), self._of(of)
-        if self.space.plan.stack is not None:
-            return PlanLayers(of=composition, stack=True, again=again)
         if drops_some(self.space):
             return BlockInfluenceCut(of=composition, again=again)
-        return PlanLayers(of=composition, again=again)
+        stack = self.space.plan.stack is not None
+        return PlanLayers(of=composition, stack=stack, again=again)
 
     def _alone(self, of: Composition, share: float) -> Start:
         """Return a composition: with nothing dropped, or with the layers of least influence."""
