@@ -15,20 +15,6 @@ from gptailor.plan.layer_parts import Part, unknown_part
 
 Spans = Mapping[Place, Span]
 
-_PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
-    name: ("search", name) for name in ("fidelity", "trials", "seed")
-}
-"""Places of single values that don't stand under their own name in a plan."""
-
-_LISTS: Mapping[str, Place] = {name: (name,) for name in (*p.OVERLAY, "expects")} | {
-    "items": ("stack", "items"),
-    "objectives": ("search", "objectives"),
-    "requires": ("search", "requires"),
-}
-"""A plan's lists and their places."""
-_UNTIED = ("objectives", "requires", "expects")
-"""Lists whose entries are never tied."""
-
 
 @final
 @dataclass(slots=True)
@@ -44,10 +30,8 @@ class Placed:
 class Draft:
     """The plan gathered so far."""
 
-    single: dict[str, Placed] = field(default_factory=dict)
-    models: dict[str, Placed] = field(default_factory=dict)
-    numbers: dict[str, Placed] = field(default_factory=dict)
-    lists: dict[str, list[Placed]] = field(default_factory=lambda: defaultdict(list))
+    single: dict[Place, Placed] = field(default_factory=dict)
+    lists: dict[Place, list[Placed]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     groups: int = 0  # `tied` statements
     entries: int = 0  # layers named, and what is listed for each of them
@@ -66,58 +50,44 @@ class Draft:
             )
         return self.entries <= MOST_ENTRIES
 
-    def once(self, name: str, value: object, span: Span, spans: Spans | None = None) -> None:
+    def once(self, at: Place, value: object, span: Span, spans: Spans | None = None) -> None:
         """Set a single value; add a fault if it was set before."""
-        if (earlier := self.single.get(name)) is not None:
+        if (earlier := self.single.get(at)) is not None:
             also = Also("first said here", span=earlier.spans[()])
-            self.fault("P401", f"'{name}' is given twice", span, "keep one of the two", also)
+            self.fault("P401", f"'{at[-1]}' is given twice", span, "keep one of the two", also)
             return
-        self.single[name] = Placed(value, {**(spans or {}), (): span})
+        self.single[at] = Placed(value, {**(spans or {}), (): span})
 
-    def add(self, name: str, entry: object, spans: Spans) -> None:
+    def add(self, at: Place, entry: object, spans: Spans) -> None:
         """Add an entry to one of the plan's lists."""
-        self.lists[name].append(Placed(entry, spans))
+        self.lists.setdefault(at, []).append(Placed(entry, spans))
 
     def plan(self, source: Source, folder: Path) -> p.Plan:
         """Return the plan with its origin."""
-        spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
-        spans |= {("models", name): model.spans for name, model in self.models.items()}
-        spans |= {("numbers", name): number.spans for name, number in self.numbers.items()}
-        single = {name: placed.entry for name, placed in self.single.items()}
-        lists: dict[str, Any] = {
-            name: single.get(name)
-            for name in ("dtype", "chat_template", "heal", "whole", *p.REST, *p.CUTS)
-        }
-        for name, place in _LISTS.items():
-            gathered = self.lists[name]
-            if name in {"drop_any", "windows"}:
-                gathered = [self._with_named_count(placed) for placed in gathered]
-            gathered = sorted(gathered, key=lambda placed: p.normal_order(placed.entry))
-            spans |= {(*place, i): placed.spans for i, placed in enumerate(gathered)}
-            listed = tuple(placed.entry for placed in gathered)
-            lists[name] = listed if name in _UNTIED else p.retied(listed)
-        items, *wishes = (lists.pop(name) for name in ("items", "objectives", "requires"))
-        budget: dict[str, Any] = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
-        blocks: dict[str, Any] = {
-            "stack": p.built(p.Stack, items=items, limit=single.get("limit")),
-            "search": p.built(p.Search, objectives=wishes[0], requires=wishes[1], **budget),
-        }
-        plan = p.built(
-            p.Plan,
-            version=single.get("tailor", 1),
-            models={name: placed.entry for name, placed in self.models.items()},
-            numbers={name: placed.entry for name, placed in self.numbers.items()},
-            **lists,
-            **{name: block for name, block in blocks.items() if name in single},
-        )
-        return plan.read_from(Origin(source, folder, spans))
+        spans = {at: placed.spans for at, placed in self.single.items()}
+        values = {at: placed.entry for at, placed in self.single.items()}
+        for at, gathered in self.lists.items():
+            ordered = [self._with_named_count(placed) for placed in gathered]
+            ordered.sort(key=lambda placed: p.normal_order(placed.entry))
+            spans |= {(*at, i): placed.spans for i, placed in enumerate(ordered)}
+            values[at] = p.retied([placed.entry for placed in ordered])
+        inside: dict[Place, dict[str, Any]] = defaultdict(dict)
+        for at, value in values.items():
+            inside[at[:-1]][str(at[-1])] = value
+        fields = inside[()] | {name: inside[name,] for name in ("models", "numbers")}
+        if "stack" in fields:
+            fields["stack"] = p.built(p.Stack, **{"items": ()} | inside["stack",])
+        if "search" in fields:
+            fields["search"] = p.built(p.Search, **inside["search",])
+        return p.built(p.Plan, **fields).read_from(Origin(source, folder, spans))
 
     def _with_named_count(self, placed: Placed) -> Placed:
         """Return a drop by choice with the number that its count names; a rule refuses others."""
-        number = self.numbers.get(placed.entry.named)
+        entry = placed.entry
+        number = self.single.get(("numbers", getattr(entry, "named", None) or ""))
         if number is None or not isinstance(number.entry, int):
             return placed
-        return Placed(placed.entry.model_copy(update={"count": number.entry}), placed.spans)
+        return Placed(entry.model_copy(update={"count": number.entry}), placed.spans)
 
 
 # ------------------------------------------------------------------------------------------ layers

@@ -227,18 +227,16 @@ def models_pattern(draft: Draft, origin: tree.From, at: Positions | None) -> Pat
     return Pattern(recipe, (at,) * len(models), spans.spans)
 
 
-def picked_pattern(draft: Draft, picked: tree.Picked, *, taker: str = "") -> Pattern | None:
-    """Return the pattern of `L12 code`, `L12 one of (code, chat)`."""
-    at = positions_of(draft, picked.layers, taker=taker)
+def made_pattern(
+    draft: Draft, node: tree.Picked | tree.Merging, *, taker: str = ""
+) -> Pattern | None:
+    """Return the pattern of `L12 one of (code, chat)`, `merge(L12 code, L14 chat, 0.5) by …`."""
     spans = Spanned({}, ("recipe",))
-    model = model_of(picked.model, spans.inside("take", "model"))
-    recipe = p.built(p.Take, take=p.built(p.LayerOf, model=model, layer=None))
-    return Pattern(recipe, (at,), spans.spans) if at is not None else None
-
-
-def merging_pattern(draft: Draft, node: tree.Merging, *, taker: str = "") -> Pattern | None:
-    """Return the pattern of `merge(L12 code, L14 chat, 0.5) by …`."""
-    spans = Spanned({}, ("recipe",))
+    if isinstance(node, tree.Picked):
+        at = positions_of(draft, node.layers, taker=taker)
+        model = model_of(node.model, spans.inside("take", "model"))
+        take = p.built(p.Take, take=p.built(p.LayerOf, model=model, layer=None))
+        return Pattern(take, (at,), spans.spans) if at is not None else None
     spans.note(node.span)
     before = len(draft.faults)
     lists = [positions_of(draft, source.layers, taker=taker) for source in node.sources]

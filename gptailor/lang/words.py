@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -360,48 +360,58 @@ def measure_words(wish: p.Objective) -> str:
     return f"{wish.name}({', '.join(words)})"
 
 
-_JOINED: Mapping[type[p.Closed], Callable[[Any], str]] = {
-    p.Layer: layer_words,
-    p.Drop: _drop_words,
-    p.Scale: _scale_words,
-    p.Item: item_words,
-    p.Others: _all_words,
-    p.Whole: _all_words,
+@final
+class Form(NamedTuple):
+    """The form of a kind of entry: its section, its order in it, its words and its keyword.
+
+    Without a keyword the words are those of several entries, which make one statement. Entries that
+    are `joined` do so if they go in step; any other entry is a statement by itself.
+    """
+
+    section: str
+    order: int
+    words: Callable[[Any], str]
+    keyword: str = ""
+    joined: bool = False
+
+
+FORMS: Mapping[type[p.Closed], Form] = {
+    p.Layer: Form("layers", 0, layer_words, joined=True),
+    p.Others: Form("layers", 1, _all_words),
+    p.Whole: Form("layers", 2, _all_words),
+    p.Drop: Form("changes", 0, _drop_words, joined=True),
+    p.DropAny: Form("changes", 1, _some_dropped_words, "drop"),
+    p.DropWindow: Form("changes", 2, _some_dropped_words, "drop"),
+    p.Repeat: Form("changes", 3, _repeat_words, "repeat"),
+    p.RepeatWindow: Form("changes", 3, _repeat_words, "repeat"),
+    p.Scale: Form("changes", 4, _scale_words, joined=True),
+    p.Bridge: Form("changes", 6, _bridge_words, "bridge"),
+    p.Heal: Form("changes", 7, _heal_words, "heal"),
+    p.Item: Form("stack", 0, item_words, joined=True),
+    p.Requirement: Form("search", 1, bounded_words, "require"),
+    p.Expectation: Form("expects", 0, bounded_words, "expect"),
 }
-"""The words of entries that make one statement."""
-_SINGLE: Mapping[type[p.Closed], tuple[str, Callable[[Any], str]]] = {
-    p.DropAny: ("drop", _some_dropped_words),
-    p.DropWindow: ("drop", _some_dropped_words),
-    p.Repeat: ("repeat", _repeat_words),
-    p.RepeatWindow: ("repeat", _repeat_words),
-    p.Bridge: ("bridge", _bridge_words),
-    p.Heal: ("heal", _heal_words),
-    p.Requirement: ("require", bounded_words),
-    p.Expectation: ("expect", bounded_words),
-}
-"""The keyword of a statement with one entry, and the words after it."""
 
 
 def keyword_and_words(entry: p.Closed) -> tuple[str, str]:
     """Return a statement's keyword, and the words after it with its marks before them."""
-    keyword, words = _SINGLE[type(entry)]
-    return keyword, mark_words(entry) + words(entry)
+    form = FORMS[type(entry)]
+    return form.keyword, mark_words(entry) + form.words(entry)
 
 
 def statement_words(entries: Sequence[p.Closed]) -> str:
     """Return the statement of an entry, or of entries that go in step."""
     first = entries[0]
-    if type(first) in _JOINED:
-        return mark_words(first) + _JOINED[type(first)](entries)
-    keyword, words = _SINGLE[type(first)]
-    return f"{mark_words(first)}{keyword} {words(first)}"
+    form = FORMS[type(first)]
+    words = f"{form.keyword} {form.words(first)}" if form.keyword else form.words(entries)
+    return mark_words(first) + words
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:
     """Return the entries grouped by statement.
 
-    A statement has the tied entries of a group, those that share a curve, or neighbours that go in
-    step.
+    A statement has the tied entries of a group, those that share a curve, neighbours that go in
+    step, or all drops.
     """
     grouped: list[list[_E]] = []
     runs: dict[object, list[_E]] = {}  # the latest one of each key
@@ -424,7 +434,7 @@ def _run_key(entry: p.Layer | p.Drop | p.Scale | p.Item) -> object:
     if entry.tied is not None:
         return entry.tied
     if not _is_curved(entry):
-        return "in step", getattr(entry, "part", None)
+        return "in step", getattr(entry, "part", None), isinstance(entry, p.Drop) and entry.maybe
     return "curve" if isinstance(entry, p.Item) else repr(_shape(entry))
 
 
@@ -434,7 +444,7 @@ def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
     Items of a stack stand `beside` one another and count up; elsewhere a list has each layer once,
     and not `again`.
     """
-    if entry.tied is not None:
+    if entry.tied is not None or isinstance(entry, p.Drop):
         return True
     if isinstance(entry, p.Item) and not beside:
         return False

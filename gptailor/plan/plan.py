@@ -453,7 +453,7 @@ OVERLAY: Final = (
 BY_LAYER: Final = ("layers", "drops", "scales")
 """The lists with an entry for each layer of a statement; elsewhere an entry is a statement."""
 
-Entry = TypeVar("Entry", bound=Open)
+Entry = TypeVar("Entry", bound=Closed)
 _Derived = TypeVar("_Derived")
 
 
@@ -470,15 +470,14 @@ def normal_order(entry: Closed) -> tuple[Any, ...]:
     return (*ends[:1], *ends[-1:])
 
 
-def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def retied(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Return the entries with their groups numbered by first appearance."""
-    entries = tuple(entries)
-    numbers: dict[int, int] = {}
-    for entry in entries:
-        if entry.tied is not None:
-            numbers.setdefault(entry.tied, len(numbers))
-    moved = {old: {"tied": new} for old, new in numbers.items() if old != new}
-    return tuple(e.model_copy(update=moved[e.tied]) if e.tied in moved else e for e in entries)
+    groups = dict.fromkeys(e.tied for e in entries if isinstance(e, Open) and e.tied is not None)
+    moved = {old: {"tied": new} for new, old in enumerate(groups) if old != new}
+    return tuple(
+        e.model_copy(update=moved[e.tied]) if isinstance(e, Open) and e.tied in moved else e
+        for e in entries
+    )
 
 
 @final
