@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -17,12 +17,43 @@ Spans = Mapping[Place, Span]
 
 
 @final
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
-    """An entry of the plan and the spans inside it."""
+    """A value of the plan, with its span at () and the spans of the places inside it."""
 
     entry: Any
-    spans: Spans
+    spans: Spans = field(default_factory=dict)
+
+    def __or__(self, more: Mapping[Any, Span]) -> "Placed":
+        """Return the value with more spans."""
+        return Placed(self.entry, {**self.spans, **more})
+
+
+def spanned(node: tree.TreeNode, value: object) -> Placed:
+    """Return a value that a node stands for."""
+    return Placed(value, {(): node.span})
+
+
+def text_of(node: tree.Word | tree.String | None) -> Placed | None:
+    """Return the text of a node, if it is present."""
+    return None if node is None else spanned(node, node.text)
+
+
+def spans_in(parts: Mapping[Any, Placed]) -> Spans:
+    """Return the spans of parts by their places in the whole."""
+    return {(at, *inner): span for at, part in parts.items() for inner, span in part.spans.items()}
+
+
+def listed_parts(parts: Sequence[Placed]) -> Placed:
+    """Return a tuple of these values."""
+    return Placed(tuple(part.entry for part in parts), spans_in(dict(enumerate(parts))))
+
+
+def composed(kind: Callable[..., p.Closed], span: Span | None, **parts: Placed | None) -> Placed:
+    """Return data of these parts; absent ones have their default."""
+    present = {name: part for name, part in parts.items() if part is not None}
+    entry = p.built(kind, **{name: part.entry for name, part in present.items()})
+    return Placed(entry, {**({} if span is None else {(): span}), **spans_in(present)})
 
 
 @final
@@ -50,17 +81,16 @@ class Draft:
             )
         return self.entries <= MOST_ENTRIES
 
-    def once(self, at: Place, value: object, span: Span, spans: Spans | None = None) -> None:
+    def once(self, at: Place, placed: Placed) -> None:
         """Set a single value; add a fault if it was set before."""
-        if (earlier := self.single.get(at)) is not None:
+        if (earlier := self.single.setdefault(at, placed)) is not placed:
             also = Also("first said here", span=earlier.spans[()])
-            self.fault("P401", f"'{at[-1]}' is given twice", span, "keep one of the two", also)
-            return
-        self.single[at] = Placed(value, {**(spans or {}), (): span})
+            words, help_ = f"'{at[-1]}' is given twice", "keep one of the two"
+            self.fault("P401", words, placed.spans[()], help_, also)
 
-    def add(self, at: Place, entry: object, spans: Spans) -> None:
+    def add(self, at: Place, placed: Placed) -> None:
         """Add an entry to one of the plan's lists."""
-        self.lists.setdefault(at, []).append(Placed(entry, spans))
+        self.lists.setdefault(at, []).append(placed)
 
     def plan(self, source: Source, folder: Path) -> p.Plan:
         """Return the plan with its origin."""
@@ -272,38 +302,44 @@ def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
     return number.value
 
 
-def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> int | None:
+def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> Placed | None:
     """Return a whole number; None, with a fault, for another value."""
     value = number.value if isinstance(number, tree.Fixed) else None
     if isinstance(value, int) and least <= value < 2**63:
-        return value
+        return spanned(number, value)
     help_ = "" if isinstance(number, tree.Fixed) else "it can't be a choice"
     draft.fault("P310", f"{what} must be a whole number of at least {least}", number.span, help_)
     return None
 
 
-def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> p.Count | None:
+def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> Placed | None:
     """Return a count, or a range of counts; None, with a fault, for another value."""
     if isinstance(node, tree.Fixed):
         return whole_number(draft, node, what)
-    bounds = [whole_number(draft, end, what) for end in (node.low, node.high)]
-    if bounds[0] is None or bounds[1] is None:
+    low, high = (whole_number(draft, end, what) for end in (node.low, node.high))
+    if low is None or high is None:
         return None
-    return p.built(p.CountRange, between=(bounds[0], bounds[1]))
+    return spanned(node, p.built(p.CountRange, between=(low.entry, high.entry)))
 
 
-def cut_size(draft: Draft, node: tree.Fixed | tree.SizesNode | tree.Word, what: str) -> p.Size:
+def cut_size(draft: Draft, node: tree.Fixed | tree.SizesNode | tree.Word, what: str) -> Placed:
     """Return a size, the name of one, or a range of sizes; 1, with a fault, for another value."""
     if isinstance(node, tree.Word):
-        return p.built(p.Named, named=node.text)
+        return spanned(node, p.built(p.Named, named=node.text))
     if isinstance(node, tree.Fixed):
-        size = whole_number(draft, node, what, 1)
-        return 1 if size is None else size
-    ends = [whole_number(draft, end, what, 1) for end in (node.low, node.high)]
-    step = 1 if node.step is None else whole_number(draft, node.step, "a 'step' of sizes", 1)
-    if ends[0] is None or ends[1] is None or step is None:
-        return 1
-    return p.built(p.SizeRange, between=(ends[0], ends[1]), step=step)
+        return whole_number(draft, node, what, 1) or spanned(node, 1)
+    low, high = (whole_number(draft, end, what, 1) for end in (node.low, node.high))
+    step = node.step and whole_number(draft, node.step, "a 'step' of sizes", 1)
+    if low is None or high is None or (step is None) != (node.step is None):
+        return spanned(node, 1)
+    size = composed(p.SizeRange, None, between=Placed((low.entry, high.entry)), step=step)
+    return spanned(node, size.entry)
+
+
+def number_of(draft: Draft, node: Any) -> Placed | None:
+    """Return a number as `value_of` does, with its span."""
+    value = value_of(draft, node)
+    return None if value is None else spanned(node, value)
 
 
 def count_words(n: int, noun: str) -> str:

@@ -1,6 +1,6 @@
 """A tree into a `Plan`: each statement into its entries, or into faults."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from gptailor.lang import tree
 from gptailor.lang.recipes import (
     Pattern,
     made_pattern,
-    measure_arguments,
+    measure_of,
     models_pattern,
 )
 from gptailor.plan import plan as p
@@ -47,20 +47,12 @@ def parts_of(statement: tree.Statement) -> dict[str, Any]:
     return dict(zip(names, statement.parts, strict=False))  # the last ones may have defaults
 
 
-def _spans(entry_span: Span, **inside: tree.TreeNode | None) -> dict[Place, Span]:
-    """Return an entry's span, and the spans of its parts that are present."""
-    return {
-        (): entry_span,
-        **{(name,): node.span for name, node in inside.items() if node is not None},
-    }
-
-
 def _version(draft: d.Draft, statement: tree.Statement, number: tree.Fixed) -> None:
     if number.value != 1:
         shown = f"{number.value!r}"[:20]
         draft.fault("P102", f"there is no version {shown} of the language", number.span,
                     "this gptailor reads 'tailor 1'")  # fmt: skip
-    draft.once(("tailor",), 1, statement.span)
+    draft.once(("tailor",), d.spanned(statement, 1))
 
 
 def _model(
@@ -75,26 +67,21 @@ def _model(
         also = Also("first declared here", span=earlier.spans["name",])
         draft.fault("P104", f"the model '{name.text}' is declared twice", name.span, "", also)
         return
-    spans = _spans(statement.span, name=name, source=source, on=on, revision=revision)
-    fields: dict[str, Any]
+    parts = {"revision": d.text_of(revision), "on": d.text_of(on)}
     if isinstance(source, tree.From):
         if on is not None:
             draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id", source.span)
         if revision is not None:
             draft.fault("P110", "a model that is made of models has no revision", revision.span)
         pattern = models_pattern(draft, source, None)
-        fields = {"made": pattern.recipe} if pattern is not None else {"source": "."}  # a fault
-        inside = pattern.spans if pattern is not None else {}
-        spans |= {("made", *place[1:]): span for place, span in inside.items()}
-        spans["made",] = source.span
+        if pattern is None:  # a fault
+            parts = {"source": d.spanned(source, ".")}
+        else:
+            parts = {"made": pattern.made | {(): source.span}}
     else:
-        fields = _texts(source=source, revision=revision, on=on)
-    draft.single["models", name.text] = d.Placed(p.built(p.Model, **fields), spans)
-
-
-def _texts(**nodes: tree.Word | tree.String | None) -> dict[str, str]:
-    """Return the texts of the parts that are present."""
-    return {name: node.text for name, node in nodes.items() if node is not None}
+        parts["source"] = d.text_of(source)
+    model = d.composed(p.Model, statement.span, **parts)
+    draft.single["models", name.text] = model | {("name",): name.span, ("source",): source.span}
 
 
 def _let(
@@ -108,8 +95,9 @@ def _let(
         draft.fault("P113", f"the number '{name.text}' is named twice", name.span, "", also)
         return
     number = d.value_of(draft, value)
-    spans = _spans(statement.span, name=name, value=value)
-    draft.single["numbers", name.text] = d.Placed(0 if number is None else number, spans)
+    named = d.spanned(statement, 0 if number is None else number)
+    spans = {("name",): name.span, ("value",): value.span}
+    draft.single["numbers", name.text] = named | spans
 
 
 def _others(
@@ -119,22 +107,20 @@ def _others(
     pattern = models_pattern(draft, origin, None)
     if pattern is None or (part is not None and named is None):
         return
-    spans = _spans(statement.span, tied=statement.tied, part=part) | pattern.spans
-    fields = {"part": named, "recipe": pattern.recipe, **_marks(draft, statement)}
-    _add(draft, statement, "others", p.Others, spans, **fields)
+    parts = {"part": part and d.spanned(part, named), "recipe": pattern.made}
+    _add(draft, statement, "others", p.Others, **parts, **_tied(draft, statement))
 
 
 def _whole(draft: d.Draft, statement: tree.Statement, origin: tree.From) -> None:
     pattern = models_pattern(draft, origin, None)
     if pattern is not None:
-        tied = 0 if statement.tied is not None else None
-        entry = p.built(p.Whole, recipe=pattern.recipe, tied=tied)
-        spans = _spans(statement.span, tied=statement.tied) | pattern.spans
-        draft.once(("whole",), entry, statement.span, spans)
+        tied = statement.tied and d.spanned(statement.tied, 0)
+        whole = d.composed(p.Whole, statement.span, recipe=pattern.made, tied=tied)
+        draft.once(("whole",), whole)
 
 
 def _dtype(draft: d.Draft, statement: tree.Statement, name: tree.Word) -> None:
-    draft.once(("dtype",), name.text, name.span, {STATEMENT: statement.span})
+    draft.once(("dtype",), d.spanned(name, name.text) | {STATEMENT: statement.span})
 
 
 def _rest(
@@ -149,10 +135,9 @@ def _rest(
     if not isinstance(origin, tree.From):
         of_model = where == "chat_template" and isinstance(origin, tree.Word)
         value = p.built(p.TemplateOf, model=origin.text) if of_model else origin.text
-        draft.once((where,), value, statement.span)
+        draft.once((where,), d.spanned(statement, value))
     elif (pattern := models_pattern(draft, origin, None)) is not None:
-        spans = {place[1:]: span for place, span in pattern.spans.items()}
-        draft.once((where,), pattern.recipe, statement.span, spans)
+        draft.once((where,), pattern.made | {(): statement.span})
 
 
 def _no_marks(
@@ -165,13 +150,17 @@ def _no_marks(
             draft.fault("P506", f"'{mark}' can't be combined with '{what}'", word.span, help_)
 
 
-def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
-    """Return the entries' fields for `maybe` and `tied`, with a new group for each `tied`."""
-    marks: dict[str, Any] = {"maybe": statement.maybe is not None, "tied": None}
-    if statement.tied is not None:
-        marks["tied"] = draft.groups
-        draft.groups += 1
-    return marks
+def _tied(draft: d.Draft, statement: tree.Statement) -> dict[str, d.Placed]:
+    """Return the entries' field for `tied`, a new group for each statement."""
+    if statement.tied is None:
+        return {}
+    draft.groups += 1
+    return {"tied": d.spanned(statement.tied, draft.groups - 1)}
+
+
+def _maybe(statement: tree.Statement) -> dict[str, d.Placed]:
+    """Return the entries' field for `maybe`."""
+    return {} if statement.maybe is None else {"maybe": d.spanned(statement.maybe, True)}
 
 
 def _add(
@@ -179,24 +168,25 @@ def _add(
     statement: tree.Statement,
     field: str,
     kind: Callable[..., p.Open],
-    spans: dict[Place, Span],
-    **values: Any,
+    **parts: d.Placed | None,
 ) -> None:
     """Add an entry, `maybe` or not, to one of the plan's lists."""
-    entry = p.built(kind, **values | {"maybe": statement.maybe is not None})
-    draft.add((field,), entry, _spans(statement.span, maybe=statement.maybe) | spans)
+    draft.add((field,), d.composed(kind, statement.span, **parts, **_maybe(statement)))
 
 
-def _entries(
-    draft: d.Draft, statement: tree.Statement, target: d.Positions | None
-) -> Iterator[tuple[int, d.At, dict[str, Any], dict[Place, Span]]]:
-    """Yield each of a statement's layers: its number in the list, itself, its marks, its spans."""
-    if target is None:
-        return
-    marks = _marks(draft, statement)
-    for n, at in enumerate(target.at):
-        spans = _spans(at.span, maybe=statement.maybe, tied=statement.tied)
-        yield n, at, marks, spans | {TARGET: at.range, STATEMENT: statement.span}
+def _add_each(
+    draft: d.Draft,
+    statement: tree.Statement,
+    at: Place,
+    kind: Callable[..., p.Open],
+    target: d.Positions,
+    parts_at: Callable[[int, d.At], dict[str, d.Placed]],
+) -> None:
+    """Add an entry for each of a statement's layers; `parts_at` has its number in the list."""
+    marks = {**_maybe(statement), **_tied(draft, statement)}
+    for n, layer in enumerate(target.at):
+        entry = d.composed(kind, layer.span, **parts_at(n, layer), **marks)
+        draft.add(at, entry | {TARGET: layer.range, STATEMENT: statement.span})
 
 
 def _select(
@@ -237,11 +227,13 @@ def _decide(
 ) -> None:
     if target is None or pattern is None or not _has_room(draft, statement, target, pattern):
         return
-    pattern = pattern.over(min(target.numbers), max(target.numbers))
-    for n, at, marks, spans in _entries(draft, statement, target):
-        recipe = pattern.at(n)
-        entry = p.built(p.Layer, position=at.number, part=target.part, recipe=recipe, **marks)
-        draft.add(("layers",), entry, spans | pattern.all_spans(n))
+    spread = pattern.over(min(target.numbers), max(target.numbers))
+    part = d.Placed(target.part)
+
+    def parts_at(n: int, at: d.At) -> dict[str, d.Placed]:
+        return {"position": d.Placed(at.number), "part": part, "recipe": spread.at(n)}
+
+    _add_each(draft, statement, ("layers",), p.Layer, target, parts_at)
 
 
 def _has_room(
@@ -250,14 +242,15 @@ def _has_room(
     """Return whether a plan may name all layers of a recipe's lists; add a fault if not."""
     if target is not None and not target.at:  # layers for which the plan had no room
         return False
-    listed = sum(length for _, length in recipe_lists(pattern.recipe))
+    listed = sum(length for _, length in recipe_lists(pattern.made.entry))
     return draft.has_room(listed * len(target.at if target else ()), statement.span)
 
 
 def _drop(draft: d.Draft, statement: tree.Statement, layers: tree.Layers) -> None:
     target = d.positions_of(draft, layers, taker="'drop'")
-    for _, at, marks, spans in _entries(draft, statement, target):
-        draft.add(("drops",), p.built(p.Drop, position=at.number, **marks), spans)
+    if target is not None:
+        _add_each(draft, statement, ("drops",), p.Drop, target,
+                  lambda _, at: {"position": d.Placed(at.number)})  # fmt: skip
 
 
 def _drop_some(
@@ -268,16 +261,16 @@ def _drop_some(
     layers: tree.Layers,
 ) -> None:
     target = d.positions_of(draft, layers, taker=f"'drop {what.text}'")
-    number: p.Count | None
+    named = None
     if isinstance(count, tree.Word):
-        number, named = 1, count.text  # the draft's plan has the named number
+        number: d.Placed | None = d.spanned(count, 1)  # the draft's plan has the named number
+        named = d.Placed(count.text)
     else:
-        number, named = d.count_of(draft, count, "the number of layers to drop"), None
+        number = d.count_of(draft, count, "the number of layers to drop")
     if target is not None and number is not None:
-        among = tuple(sorted(target.numbers))
-        spans = _spans(statement.span, count=count, among=layers)
         field, kind = _CHOICES[what.text]
-        _add(draft, statement, field, kind, spans, count=number, among=among, named=named)
+        among = d.spanned(layers, tuple(sorted(target.numbers)))
+        _add(draft, statement, field, kind, count=number, among=among, named=named)
 
 
 _CHOICES: Mapping[str, tuple[str, type[p.DropAny | p.DropWindow]]] = {
@@ -294,9 +287,8 @@ def _repeat(
     ends = d.stretch(draft, block)
     runs = _times(draft, times)
     if ends is not None and runs is not None:
-        spans = _spans(statement.span, times=times, first=block.first, last=block.last)
-        fields = {"first": ends[0], "last": ends[1], "times": runs}
-        _add(draft, statement, "repeats", p.Repeat, spans, **fields)
+        first, last = d.spanned(block.first, ends[0]), d.spanned(block.last, ends[1])
+        _add(draft, statement, "repeats", p.Repeat, first=first, last=last, times=runs)
 
 
 def _repeat_window(
@@ -310,14 +302,14 @@ def _repeat_window(
     length = d.count_of(draft, count, "the number of layers to repeat")
     runs = _times(draft, times)
     if target is not None and length is not None and runs is not None:
-        spans = _spans(statement.span, count=count, among=layers, times=times)
-        fields = {"count": length, "among": tuple(sorted(target.numbers)), "times": runs}
-        _add(draft, statement, "repeats", p.RepeatWindow, spans, **fields)
+        among = d.spanned(layers, tuple(sorted(target.numbers)))
+        parts = {"count": length, "among": among, "times": runs}
+        _add(draft, statement, "repeats", p.RepeatWindow, **parts)
 
 
-def _times(draft: d.Draft, times: _Count | None) -> p.Count | None:
+def _times(draft: d.Draft, times: _Count | None) -> d.Placed | None:
     """Return the number of further runs of a block."""
-    return 1 if times is None else d.count_of(draft, times, "the number of repeats")
+    return d.Placed(1) if times is None else d.count_of(draft, times, "the number of repeats")
 
 
 def _scale(
@@ -334,9 +326,9 @@ def _scale(
     if not draft.has_room(listed * len(target.at), factor.span):
         return
     value = p.over_positions(value, min(target.numbers), max(target.numbers))
-    for _, at, marks, spans in _entries(draft, statement, target):
-        entry = p.built(p.Scale, position=at.number, factor=value, **marks)
-        draft.add(("scales",), entry, spans | {("factor",): factor.span})
+    by = d.spanned(factor, value)
+    _add_each(draft, statement, ("scales",), p.Scale, target,
+              lambda _, at: {"position": d.Placed(at.number), "factor": by})  # fmt: skip
 
 
 def _cut(
@@ -347,11 +339,9 @@ def _cut(
     on: tree.String,
     settings: Sequence[tree.SettingNode],
 ) -> None:
-    spans = _spans(statement.span, size=size, on=on)
-    cut_size = d.cut_size(draft, size, f"the size of '{what.text}'")
-    given = _settings(draft, settings, what.text, spans)
-    entry = p.built(p.SizeCut, size=cut_size, on=on.text, **given)
-    draft.once((what.text,), entry, statement.span, spans)
+    parts = {"size": d.cut_size(draft, size, f"the size of '{what.text}'"), "on": d.text_of(on)}
+    parts |= _settings(draft, settings, what.text)
+    draft.once((what.text,), d.composed(p.SizeCut, statement.span, **parts))
 
 
 _LEAST = {"tokens": 1, "rank": 1, "seed": 0}
@@ -359,28 +349,23 @@ _LEAST = {"tokens": 1, "rank": 1, "seed": 0}
 
 
 def _settings(
-    draft: d.Draft,
-    settings: Sequence[tree.SettingNode],
-    owner: str,
-    spans: dict[Place, Span],
-    at: Place = (),
-) -> dict[str, Any]:
-    """Return a statement's settings, and note their spans. Those of a bridge may be open."""
-    values: dict[str, Any] = {}
+    draft: d.Draft, settings: Sequence[tree.SettingNode], owner: str
+) -> dict[str, d.Placed | None]:
+    """Return a statement's settings. Those of a bridge may be open."""
+    values: dict[str, d.Placed | None] = {}
     for setting in settings:
         name, node = setting.name.text, setting.value
         what = f"'{name}' of '{owner}'"
         if name in values:
             draft.fault("P305", f"'{name}' is given twice", setting.name.span)
         if owner == "bridge":
-            values[name] = d.value_of(draft, node)
+            values[name] = d.number_of(draft, node)
         elif isinstance(node, tree.Word):
-            values[name] = node.text
+            values[name] = d.text_of(node)
         elif name in _LEAST:
             values[name] = d.whole_number(draft, node, what, _LEAST[name])
         else:
             values[name] = _fixed(draft, node, what)
-        spans[*at, name] = node.span
     return values
 
 
@@ -392,11 +377,10 @@ def _bridge(
     on: tree.String,
     settings: Sequence[tree.SettingNode],
 ) -> None:
-    spans = _spans(statement.span, on=on, after=after, by=by)
-    given = _settings(draft, settings, "bridge", spans)
+    given = _settings(draft, settings, "bridge")
     if after is None or d.is_a_layer(draft, after):
-        fields = {"after": after and after.number, **_texts(by=by, on=on), **given}
-        _add(draft, statement, "bridges", p.Bridge, spans, **fields)
+        parts = {"after": after and d.spanned(after, after.number), "by": d.text_of(by)}
+        _add(draft, statement, "bridges", p.Bridge, **parts, on=d.text_of(on), **given)
 
 
 def _heal(
@@ -407,54 +391,54 @@ def _heal(
     on: Sequence[tree.HealTextNode],
     settings: Sequence[tree.SettingNode],
 ) -> None:
-    spans = _spans(statement.span, layers=layers)
     trained = d.positions_of(draft, layers, taker="'heal'") if layers else None
     ordered = sorted(trained.at, key=lambda at: at.number) if trained else ()
-    for i, at in enumerate(ordered):
-        spans |= {("layers", i): at.span, ("layers", i, *TARGET): at.range}
-    given = _settings(draft, settings, "heal", spans)
-    texts = [_heal_text(draft, i, node, spans) for i, node in enumerate(on)]
-    shared, taught = p.with_normal_teachers(teacher and teacher.text, texts)
+    given = _settings(draft, settings, "heal")
+    texts = [_heal_text(draft, node) for node in on]
+    shared, taught = p.with_normal_teachers(
+        teacher and teacher.text, [text.entry for text in texts]
+    )
     words = [node.teacher or teacher for node in on]
     if teacher is not None and teacher not in words:
         message = f"every text names its own teacher, so '{teacher.text}' is never used"
         help_ = f"leave 'from {teacher.text}' out before 'on'"
         draft.fault("P305", message, teacher.span, help_)
+    healed = d.composed(
+        p.Heal,
+        statement.span,
+        layers=d.listed_parts(
+            [d.Placed(at.number, {(): at.span, TARGET: at.range}) for at in ordered]
+        ),
+        on=d.Placed(taught, d.listed_parts(texts).spans),
+        teacher=d.Placed(shared),
+        **given,
+    )
+    spans: dict[Place, Span] = {} if layers is None else {("layers",): layers.span}
     for i, word in enumerate(words):
         if word is not None:
             spans[("teacher",) if shared is not None else ("on", i, "teacher")] = word.span
-    numbers = tuple(at.number for at in ordered)
-    entry = p.built(p.Heal, on=taught, layers=numbers, teacher=shared, **given)
-    draft.once(("heal",), entry, statement.span, spans)
+    draft.once(("heal",), healed | spans)
 
 
-def _heal_text(
-    draft: d.Draft, i: int, node: tree.HealTextNode, spans: dict[Place, Span]
-) -> p.HealText:
-    """Return a text of a healing, with its own teacher, and note the spans inside it."""
-    spans["on", i] = node.span
-    answers = None
-    file = node.text
+def _heal_text(draft: d.Draft, node: tree.HealTextNode) -> d.Placed:
+    """Return a text of a healing, with its own teacher."""
+    file, answers = node.text, None
     if isinstance(file, tree.AnswersNode):
-        settings = _settings(draft, file.settings, "answers", spans, ("on", i, "answers"))
-        answers = p.built(p.TeacherAnswers, **settings)
+        settings = _settings(draft, file.settings, "answers")
+        answers = d.composed(p.TeacherAnswers, None, **settings)
         file = file.file
-    spans["on", i, "file"] = file.span
-    weight: int | float = 1
+    parts = {"file": d.text_of(file), "answers": answers, "teacher": d.text_of(node.teacher)}
     if node.weight is not None:
-        spans["on", i, "weight"] = node.weight.span
-        weight = _fixed(draft, node.weight, "'weight' of 'heal'")
-    fields: Any = _texts(file=file, teacher=node.teacher)
-    return p.built(p.HealText, answers=answers, weight=weight, **fields)
+        parts["weight"] = _fixed(draft, node.weight, "'weight' of 'heal'")
+    return d.composed(p.HealText, node.span, **parts)
 
 
-def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> int | float:
+def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> d.Placed:
     """Return a number that is no choice; 1, with a fault, for anything else."""
-    if not isinstance(numeral, tree.Fixed):
-        draft.fault("P306", f"{what} must be one number, not a choice", numeral.span)
-        return 1
-    value = d.value_of(draft, numeral)
-    return value if isinstance(value, int | float) else 1
+    if isinstance(numeral, tree.Fixed):
+        return d.number_of(draft, numeral) or d.spanned(numeral, 1)
+    draft.fault("P306", f"{what} must be one number, not a choice", numeral.span)
+    return d.spanned(numeral, 1)
 
 
 def _block(
@@ -465,7 +449,7 @@ def _block(
     closing: Sequence[str],
 ) -> None:
     said_before = (name.text,) in draft.single
-    draft.once((name.text,), True, name.span, {STATEMENT: statement.span})
+    draft.once((name.text,), d.spanned(name, True) | {STATEMENT: statement.span})
     for inner in () if said_before else statements:
         if inner.rule == "item":
             _items(draft, inner, made_pattern(draft, inner.parts[0], taker="a stack"))
@@ -479,17 +463,18 @@ def _block(
 def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -> None:
     if len(draft.lists.get(("stack", "items"), ())) > MOST_LAYERS:
         return  # too many already, which a rule reports
-    if pattern is not None and _has_room(draft, statement, target := pattern.layers[0], pattern):
-        for n, _, marks, spans in _entries(draft, statement, target):
-            recipe = pattern.over(n, len(target.at) - 1 if target else 0).at(n)
-            entry = p.built(p.Item, recipe=recipe, **marks)
-            draft.add(("stack", "items"), entry, spans | pattern.all_spans(n))
+    target = pattern.layers[0] if pattern is not None else None
+    if pattern is None or target is None or not _has_room(draft, statement, target, pattern):
+        return
+    last = len(target.at) - 1
+    _add_each(draft, statement, ("stack", "items"), p.Item, target,
+              lambda n, _: {"recipe": pattern.over(n, last).at(n)})  # fmt: skip
 
 
 def _limit(draft: d.Draft, statement: tree.Statement, number: tree.Fixed) -> None:
     count = d.whole_number(draft, number, "a limit of layers", least=1)
     if count is not None:
-        draft.once(("stack", "limit"), count, statement.span)
+        draft.once(("stack", "limit"), count | {(): statement.span})
 
 
 def _objective(
@@ -503,16 +488,12 @@ def _objective(
     Where only a metric knows the direction it is `maximize`.
     """
     before = len(draft.faults)
-    name = measure.name.text
-    spec = OBJECTIVES.get(name)
-    spans = _spans(statement.span, direction=direction, name=measure.name)
-    arguments = measure_arguments(draft, measure, spans)
-    if len(draft.faults) > before:
-        return
-    better = spec.direction if spec else None
-    wanted = direction.text if direction else (better or "maximize")
-    fields: Any = {"direction": wanted, "name": name, "arguments": arguments}
-    draft.add(("search", "objectives"), p.built(p.Objective, **fields), spans)
+    spec = OBJECTIVES.get(measure.name.text)
+    parts = measure_of(draft, measure)
+    if len(draft.faults) == before:
+        better = d.Placed((spec and spec.direction) or "maximize")
+        parts["direction"] = d.text_of(direction) or better
+        draft.add(("search", "objectives"), d.composed(p.Objective, statement.span, **parts))
 
 
 def _bounded(
@@ -525,19 +506,14 @@ def _bounded(
 ) -> None:
     """Add a requirement of the search, or an expectation of the plan."""
     before = len(draft.faults)
-    spans = _spans(statement.span, name=measure.name, sign=sign, bound=bound)
-    arguments = measure_arguments(draft, measure, spans)
-    number: Any = d.value_of(draft, bound.number) if bound.number else None
-    if bound.of is not None:
-        spans["bound", "of"] = bound.of.span
-    if len(draft.faults) > before:
-        return
-    limit = p.built(p.Bound, number=number, **_texts(of=bound.of))
-    fields: Any = {"bound": limit, "arguments": arguments, **_texts(name=measure.name, sign=sign)}
-    if keyword.text == "require":
-        draft.add(("search", "requires"), p.built(p.Requirement, **fields), spans)
-    else:
-        draft.add(("expects",), p.built(p.Expectation, **fields), spans)
+    parts: dict[str, d.Placed | None] = {**measure_of(draft, measure), "sign": d.text_of(sign)}
+    number = d.Placed(d.value_of(draft, bound.number)) if bound.number else None
+    parts["bound"] = d.composed(p.Bound, bound.span, number=number, of=d.text_of(bound.of))
+    required = keyword.text == "require"
+    kind = p.Requirement if required else p.Expectation
+    if len(draft.faults) == before:
+        at = ("search", "requires") if required else ("expects",)
+        draft.add(at, d.composed(kind, statement.span, **parts))
 
 
 def _budget(
@@ -551,9 +527,10 @@ def _budget(
     least = 0 if name == "seed" else 1
     nodes = [first] if last is None else [first, last]
     numbers = [d.whole_number(draft, number, f"'{name}'", least) for number in nodes]
-    if None not in numbers:
-        value = (numbers[0], numbers[-1]) if name == "fidelity" else numbers[0]
-        draft.once(("search", name), value, statement.span)
+    values = [number.entry for number in numbers if number is not None]
+    if len(values) == len(numbers):
+        value = (values[0], values[-1]) if name == "fidelity" else values[0]
+        draft.once(("search", name), d.spanned(statement, value))
 
 
 _MARKS = ("tied", "maybe")
