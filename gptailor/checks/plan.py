@@ -40,6 +40,7 @@ from gptailor.plan.plan import (
     Take,
     TemplateOf,
     count_ends,
+    derived,
 )
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE
 from gptailor.plan.sites import (
@@ -57,24 +58,25 @@ from gptailor.plan.sites import (
 from gptailor.plan.windows import stretch_of, window_count
 
 
-def check_alone(
-    plan: Plan, *, unread: frozenset[str] = frozenset(), written: bool = False
-) -> list[Fault]:
+def check_alone(plan: Plan, *, unread: frozenset[str] = frozenset()) -> list[Fault]:
     """Return the faults of a plan by itself, in the order of its text.
 
     `unread` are the first words of statements that have syntax faults, empty for a statement that
     begins like no other: a rule is skipped where such a statement may hold what the rule misses.
-    `written` means that the plan comes from a text, which keeps the rules of `language` by its
-    grammar. A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
+    A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
     """
-    if not unread and plan.faults is not None:
-        return list(plan.faults)
-    kept = [r for r in PLAN_RULES if not ((written and r in _WRITABLE) or r.is_unread(unread))]
+    return _faults(plan, unread) if unread else [*_all_faults(plan)]
+
+
+@derived
+def _all_faults(plan: Plan) -> list[Fault]:
+    return _faults(plan, frozenset())
+
+
+def _faults(plan: Plan, unread: frozenset[str]) -> list[Fault]:
+    kept = [each for each in PLAN_RULES if not each.is_unread(unread)]
     too_large = list(islice(run_rules(kept, plan, stage=0), 1))
-    faults = locate(too_large or run_rules(kept, plan), plan.origin)
-    if not unread:
-        plan.record_faults(faults)
-    return faults
+    return locate(too_large or run_rules(kept, plan), plan.origin)
 
 
 # -------------------------------------------------------------------------------------------- sizes
@@ -356,5 +358,3 @@ PLAN_RULES = rules_of(
 """Rules of a plan by itself; faults without a place in a text keep this order.
 
 Those of stage 0 are about sizes: the work of all others grows with them."""
-
-_WRITABLE = rules_of("language")

@@ -220,7 +220,7 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
     unread = (_unread(source, split(source)[0], file.statements) or [""]) if syntax else []
-    all_faults = syntax + faults + check_alone(plan, unread=frozenset(unread), written=True)
+    all_faults = syntax + faults + check_alone(plan, unread=frozenset(unread))
     located = locate(all_faults, plan.origin)
     return plan, [f if f.span else replace(f, span=Span(0, 0)) for f in located]
 
@@ -235,7 +235,8 @@ def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]
             name, inner, _ = statement.parts
             words += [name.text] if _unread(source, piece.block, inner) else []
         elif statement is None:
-            words.append("" if piece.broken else syntax_errors.start_of(source.text, piece.start))
+            first = syntax_errors.start_of(source.text, piece.start, parser())
+            words.append("" if piece.broken else first)
     return words
 
 

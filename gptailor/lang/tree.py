@@ -236,7 +236,7 @@ class BoundNode(TreeNode):
     """`40000`, `110M`, `0.75 * base` or `base`."""
 
     number: Fixed | None
-    of: Word | None
+    of: Word | None = None
 
 
 @final
@@ -319,12 +319,6 @@ class _Builder(Transformer[Token, Any]):
     def curve(self, meta: Meta, children: list[Any]) -> Curving:
         name, *knots, over = children
         return Curving(_span(meta), name, tuple(knots), over)
-
-    @v_args(meta=True)
-    def bound(self, meta: Meta, children: list[Any]) -> BoundNode:
-        number = next((child for child in children if isinstance(child, Fixed)), None)
-        of = next((child for child in children if isinstance(child, Word)), None)
-        return BoundNode(_span(meta), number, of)
 
     @v_args(meta=True)
     def overlay(self, meta: Meta, children: list[Any]) -> Statement:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from gptailor.plan.bounds import LARGEST_LAYER
-from gptailor.plan.faults import Fault, Origin, Place, Source
+from gptailor.plan.faults import Origin, Place, Source
 from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
@@ -518,7 +518,6 @@ class Plan(Closed):
     expects: Several[Expectation] = ()
 
     _origin: Origin | None = PrivateAttr(default=None)
-    _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
     _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @field_validator(*OVERLAY, mode="after")
@@ -531,19 +530,9 @@ class Plan(Closed):
         """Return the text that the plan was read from, with the span of each place, or None."""
         return self._origin
 
-    @property
-    def faults(self) -> tuple[Fault, ...] | None:
-        """The recorded faults of this plan; None before its rules have run, and for a copy."""
-        return self._faults
-
-    def record_faults(self, faults: Iterable[Fault]) -> None:
-        """Record the faults that the rules reported."""
-        self._faults = tuple(faults)
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
-        """Return a copy without remembered faults and derived values; see pydantic."""
+        """Return a copy without derived values; see pydantic."""
         plan = super().model_copy(update=update, deep=deep)
-        plan._faults = None
         plan._derived = {}
         return plan
 
