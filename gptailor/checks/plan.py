@@ -1,7 +1,6 @@
 """The rules of a plan by itself, and those of its sizes, positions, stack, rest and ties."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice, pairwise
 
 from gptailor.checks.rule import repeats, rule, rules_of, run_rules
@@ -189,7 +188,8 @@ def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
     parts = ["a pattern" if is_pattern(layer.part) else layer.part for layer in layers]
     keys = zip([layer.position for layer in layers], parts, strict=True)
     hits = [Hit(layers[j].position, *_in_text_order(plan, i, j)) for j, i in repeats(keys)]
-    yield from _joined(plan, hits, Fault("P207", "is decided twice"), "first decided here")
+    twice = Fault("P207", "is decided twice")
+    yield from joined_faults(plan.origin, hits, twice, "first decided here")
 
 
 def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
@@ -199,16 +199,6 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
     if spans[0] and spans[1] and spans[0].start > spans[1].start:
         return a, b
     return b, a
-
-
-def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterator[Fault]:
-    """Yield a fault for each range of hits; its message says what one position "is"."""
-
-    def for_range(name: str, many: bool) -> Fault:
-        message = fault.message.replace("is", "are", 1) if many else fault.message
-        return replace(fault, message=f"{name} {message}")
-
-    return joined_faults(plan.origin, hits, for_range, label)
 
 
 @rule("P209", "P210")
@@ -225,7 +215,7 @@ def nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
             for i, (first, second) in enumerate(pairwise(entries))
             if first.position == second.position
         ]
-        yield from _joined(plan, hits, twice, f"first {what} here")
+        yield from joined_faults(plan.origin, hits, twice, f"first {what} here")
 
 
 @rule("P208")
@@ -242,7 +232,7 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     )
     for at, positions, both in conflicts:
         hits = [Hit(n, (*at, i), drops[n]) for i, n in enumerate(positions) if n in drops]
-        yield from _joined(plan, hits, both, "dropped here")
+        yield from joined_faults(plan.origin, hits, both, "dropped here")
 
 
 @rule("P212")
