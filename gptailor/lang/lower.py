@@ -132,10 +132,11 @@ def _rest(
     where = word.text
     choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
     _no_marks(draft, statement, _MARKS, where, choice)
-    if not isinstance(origin, tree.From):
-        of_model = where == "chat_template" and isinstance(origin, tree.Word)
-        value = p.built(p.TemplateOf, model=origin.text) if of_model else origin.text
-        draft.once((where,), d.spanned(statement, value))
+    if where == "chat_template" and isinstance(origin, tree.Word):
+        template = d.composed(p.TemplateOf, statement.span, model=d.text_of(origin))
+        draft.once((where,), template)
+    elif not isinstance(origin, tree.From):
+        draft.once((where,), d.spanned(statement, origin.text))
     elif (pattern := models_pattern(draft, origin, None)) is not None:
         draft.once((where,), pattern.made | {(): statement.span})
 
@@ -180,12 +181,15 @@ def _add_each(
     at: Place,
     kind: Callable[..., p.Open],
     target: d.Positions,
-    parts_at: Callable[[int, d.At], dict[str, d.Placed]],
+    recipes: Sequence[d.Placed] = (),
+    **common: d.Placed,
 ) -> None:
-    """Add an entry for each of a statement's layers; `parts_at` has its number in the list."""
-    marks = {**_maybe(statement), **_tied(draft, statement)}
+    """Add an entry for each of a statement's layers, with its own recipe and these common parts."""
+    common |= {**_maybe(statement), **_tied(draft, statement)}
     for n, layer in enumerate(target.at):
-        entry = d.composed(kind, layer.span, **parts_at(n, layer), **marks)
+        position = None if kind is p.Item else d.Placed(layer.number)
+        recipe = recipes[n] if recipes else None
+        entry = d.composed(kind, layer.span, position=position, recipe=recipe, **common)
         draft.add(at, entry | {TARGET: layer.range, STATEMENT: statement.span})
 
 
@@ -228,29 +232,25 @@ def _decide(
     if target is None or pattern is None or not _has_room(draft, statement, target, pattern):
         return
     spread = pattern.over(min(target.numbers), max(target.numbers))
+    recipes = [spread.at(n) for n in range(len(target.at))]
     part = d.Placed(target.part)
-
-    def parts_at(n: int, at: d.At) -> dict[str, d.Placed]:
-        return {"position": d.Placed(at.number), "part": part, "recipe": spread.at(n)}
-
-    _add_each(draft, statement, ("layers",), p.Layer, target, parts_at)
+    _add_each(draft, statement, ("layers",), p.Layer, target, recipes, part=part)
 
 
 def _has_room(
-    draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: Pattern
+    draft: d.Draft, statement: tree.Statement, target: d.Positions, pattern: Pattern
 ) -> bool:
     """Return whether a plan may name all layers of a recipe's lists; add a fault if not."""
-    if target is not None and not target.at:  # layers for which the plan had no room
+    if not target.at:  # layers for which the plan had no room
         return False
     listed = sum(length for _, length in recipe_lists(pattern.made.entry))
-    return draft.has_room(listed * len(target.at if target else ()), statement.span)
+    return draft.has_room(listed * len(target.at), statement.span)
 
 
 def _drop(draft: d.Draft, statement: tree.Statement, layers: tree.Layers) -> None:
     target = d.positions_of(draft, layers, taker="'drop'")
     if target is not None:
-        _add_each(draft, statement, ("drops",), p.Drop, target,
-                  lambda _, at: {"position": d.Placed(at.number)})  # fmt: skip
+        _add_each(draft, statement, ("drops",), p.Drop, target)
 
 
 def _drop_some(
@@ -327,8 +327,7 @@ def _scale(
         return
     value = p.over_positions(value, min(target.numbers), max(target.numbers))
     by = d.spanned(factor, value)
-    _add_each(draft, statement, ("scales",), p.Scale, target,
-              lambda _, at: {"position": d.Placed(at.number), "factor": by})  # fmt: skip
+    _add_each(draft, statement, ("scales",), p.Scale, target, factor=by)
 
 
 def _cut(
@@ -466,9 +465,9 @@ def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -
     target = pattern.layers[0] if pattern is not None else None
     if pattern is None or target is None or not _has_room(draft, statement, target, pattern):
         return
-    last = len(target.at) - 1
-    _add_each(draft, statement, ("stack", "items"), p.Item, target,
-              lambda n, _: {"recipe": pattern.over(n, last).at(n)})  # fmt: skip
+    count = len(target.at)
+    recipes = [pattern.over(n, count - 1).at(n) for n in range(count)]
+    _add_each(draft, statement, ("stack", "items"), p.Item, target, recipes)
 
 
 def _limit(draft: d.Draft, statement: tree.Statement, number: tree.Fixed) -> None:

@@ -303,11 +303,6 @@ def _heal_text_words(text: p.HealText) -> str:
     return words + teacher + (f" weight {text.weight!r}" if text.weight != 1 else "")
 
 
-def requirement_words(required: p.Requirement) -> str:
-    """Return `require parameters() <= 0.75 * base`."""
-    return statement_words([required])
-
-
 def bounded_words(entry: p.Expectation) -> str:
     """Return `parameters() <= 0.75 * base`."""
     return f"{measure_words(entry.objective)} {entry.sign} {bound_words(entry)}"
