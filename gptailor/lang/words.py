@@ -155,9 +155,8 @@ def _extent(entries: Sequence[p.Layer | p.Scale]) -> tuple[int, int]:
 
 
 def _without_extent(recipes: Sequence[p.Recipe], extent: tuple[int, int]) -> list[p.Recipe]:
-    if not has_curve(recipes[0]):
-        return list(recipes)
-    return [revalued(recipe, partial(_unsaid, extent=extent)) for recipe in recipes]
+    """Return the recipes, the first one without an extent that its statement says."""
+    return [revalued(recipes[0], partial(_unsaid, extent=extent)), *recipes[1:]]
 
 
 def _unsaid(value: p.Value, extent: tuple[int, int]) -> p.Value:
@@ -197,7 +196,7 @@ def _scale_words(entries: Sequence[p.Scale]) -> str:
 def item_words(entries: Sequence[p.Item]) -> str:
     """Return one item of a stack for layers whose recipes go in step."""
     recipes = [entry.recipe for entry in entries]
-    return _made_words(_without_extent([recipes[0]], (0, len(recipes) - 1)) + recipes[1:])
+    return _made_words(_without_extent(recipes, (0, len(recipes) - 1)))
 
 
 def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
