@@ -225,8 +225,9 @@ def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]
     for at, method, parameter, argument in _given(plan):
         one = not (parameter.words or parameter.variadic or parameter.each)
         if one and isinstance(argument, tuple):
-            what = f"'{parameter.name}' of '{method.name}'"
-            yield Fault("P311", f"{what} must be one number, not {len(argument)}", at)
+            name, count = parameter.name, len(argument)
+            message = f"'{name}' of '{method.name}' must be one number, not {count}"
+            yield Fault("P311", message, at)
 
 
 @rule("P306", "P312")
