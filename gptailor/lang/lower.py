@@ -108,7 +108,7 @@ def _others(
     if pattern is None or (part is not None and named is None):
         return
     parts = {"part": part and d.spanned(part, named), "recipe": pattern.made}
-    _add(draft, statement, "others", p.Others, **parts, **_tied(draft, statement))
+    _add(draft, statement, "others", p.Others, **parts, **_tied(statement))
 
 
 def _whole(draft: d.Draft, statement: tree.Statement, origin: tree.From) -> None:
@@ -151,12 +151,10 @@ def _no_marks(
             draft.fault("P506", f"'{mark}' can't be combined with '{what}'", word.span, help_)
 
 
-def _tied(draft: d.Draft, statement: tree.Statement) -> dict[str, d.Placed]:
-    """Return the entries' field for `tied`, a new group for each statement."""
-    if statement.tied is None:
-        return {}
-    draft.groups += 1
-    return {"tied": d.spanned(statement.tied, draft.groups - 1)}
+def _tied(statement: tree.Statement) -> dict[str, d.Placed]:
+    """Return the entries' field for `tied`: one group for each statement, which a plan numbers."""
+    group = statement.span.start
+    return {} if statement.tied is None else {"tied": d.spanned(statement.tied, group)}
 
 
 def _maybe(statement: tree.Statement) -> dict[str, d.Placed]:
@@ -185,7 +183,7 @@ def _add_each(
     **common: d.Placed,
 ) -> None:
     """Add an entry for each of a statement's layers, with its own recipe and these common parts."""
-    common |= {**_maybe(statement), **_tied(draft, statement)}
+    common |= {**_maybe(statement), **_tied(statement)}
     for n, layer in enumerate(target.at):
         position = None if kind is p.Item else d.Placed(layer.number)
         recipe = recipes[n] if recipes else None
