@@ -34,7 +34,7 @@ def spanned(node: tree.TreeNode, value: object) -> Placed:
     return Placed(value, {(): node.span})
 
 
-def text_of(node: tree.Word | tree.String | None) -> Placed | None:
+def placed_text(node: tree.Word | tree.String | None) -> Placed | None:
     """Return the text of a node, if it is present."""
     return None if node is None else spanned(node, node.text)
 
@@ -49,7 +49,7 @@ def listed_parts(parts: Sequence[Placed]) -> Placed:
     return Placed(tuple(part.entry for part in parts), spans_in(dict(enumerate(parts))))
 
 
-def composed(kind: Callable[..., p.Closed], span: Span | None, **parts: Placed | None) -> Placed:
+def placed_data(kind: Callable[..., p.Closed], span: Span | None, **parts: Placed | None) -> Placed:
     """Return data of these parts; absent ones have their default."""
     present = {name: part for name, part in parts.items() if part is not None}
     entry = p.built(kind, **{name: part.entry for name, part in present.items()})
@@ -331,11 +331,11 @@ def cut_size(draft: Draft, node: tree.Fixed | tree.SizesNode | tree.Word, what: 
     step = node.step and whole_number(draft, node.step, "a 'step' of sizes", 1)
     if low is None or high is None or (step is None) != (node.step is None):
         return spanned(node, 1)
-    size = composed(p.SizeRange, None, between=Placed((low.entry, high.entry)), step=step)
+    size = placed_data(p.SizeRange, None, between=Placed((low.entry, high.entry)), step=step)
     return spanned(node, size.entry)
 
 
-def number_of(draft: Draft, node: Any) -> Placed | None:
+def placed_number(draft: Draft, node: Any) -> Placed | None:
     """Return a number as `value_of` does, with its span."""
     value = value_of(draft, node)
     return None if value is None else spanned(node, value)

@@ -67,7 +67,7 @@ def _model(
         also = Also("first declared here", span=earlier.spans["name",])
         draft.fault("P104", f"the model '{name.text}' is declared twice", name.span, "", also)
         return
-    parts = {"revision": d.text_of(revision), "on": d.text_of(on)}
+    parts = {"revision": d.placed_text(revision), "on": d.placed_text(on)}
     if isinstance(source, tree.From):
         if on is not None:
             draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id", source.span)
@@ -79,8 +79,8 @@ def _model(
         else:
             parts = {"made": pattern.made | {(): source.span}}
     else:
-        parts["source"] = d.text_of(source)
-    model = d.composed(p.Model, statement.span, **parts)
+        parts["source"] = d.placed_text(source)
+    model = d.placed_data(p.Model, statement.span, **parts)
     draft.single["models", name.text] = model | {("name",): name.span, ("source",): source.span}
 
 
@@ -115,7 +115,7 @@ def _whole(draft: d.Draft, statement: tree.Statement, origin: tree.From) -> None
     pattern = models_pattern(draft, origin, None)
     if pattern is not None:
         tied = statement.tied and d.spanned(statement.tied, 0)
-        whole = d.composed(p.Whole, statement.span, recipe=pattern.made, tied=tied)
+        whole = d.placed_data(p.Whole, statement.span, recipe=pattern.made, tied=tied)
         draft.once(("whole",), whole)
 
 
@@ -133,7 +133,7 @@ def _rest(
     choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
     _no_marks(draft, statement, _MARKS, where, choice)
     if where == "chat_template" and isinstance(origin, tree.Word):
-        template = d.composed(p.TemplateOf, statement.span, model=d.text_of(origin))
+        template = d.placed_data(p.TemplateOf, statement.span, model=d.placed_text(origin))
         draft.once((where,), template)
     elif not isinstance(origin, tree.From):
         draft.once((where,), d.spanned(statement, origin.text))
@@ -170,7 +170,7 @@ def _add(
     **parts: d.Placed | None,
 ) -> None:
     """Add an entry, `maybe` or not, to one of the plan's lists."""
-    draft.add((field,), d.composed(kind, statement.span, **parts, **_maybe(statement)))
+    draft.add((field,), d.placed_data(kind, statement.span, **parts, **_maybe(statement)))
 
 
 def _add_each(
@@ -187,7 +187,7 @@ def _add_each(
     for n, layer in enumerate(target.at):
         position = None if kind is p.Item else d.Placed(layer.number)
         recipe = recipes[n] if recipes else None
-        entry = d.composed(kind, layer.span, position=position, recipe=recipe, **common)
+        entry = d.placed_data(kind, layer.span, position=position, recipe=recipe, **common)
         draft.add(at, entry | {TARGET: layer.range, STATEMENT: statement.span})
 
 
@@ -336,9 +336,9 @@ def _cut(
     on: tree.String,
     settings: Sequence[tree.SettingNode],
 ) -> None:
-    parts = {"size": d.cut_size(draft, size, f"the size of '{what.text}'"), "on": d.text_of(on)}
+    parts = {"size": d.cut_size(draft, size, f"the size of '{what.text}'"), "on": d.placed_text(on)}
     parts |= _settings(draft, settings, what.text)
-    draft.once((what.text,), d.composed(p.SizeCut, statement.span, **parts))
+    draft.once((what.text,), d.placed_data(p.SizeCut, statement.span, **parts))
 
 
 _LEAST = {"tokens": 1, "rank": 1, "seed": 0}
@@ -356,9 +356,9 @@ def _settings(
         if name in values:
             draft.fault("P305", f"'{name}' is given twice", setting.name.span)
         if owner == "bridge":
-            values[name] = d.number_of(draft, node)
+            values[name] = d.placed_number(draft, node)
         elif isinstance(node, tree.Word):
-            values[name] = d.text_of(node)
+            values[name] = d.placed_text(node)
         elif name in _LEAST:
             values[name] = d.whole_number(draft, node, what, _LEAST[name])
         else:
@@ -376,8 +376,8 @@ def _bridge(
 ) -> None:
     given = _settings(draft, settings, "bridge")
     if after is None or d.is_a_layer(draft, after):
-        parts = {"after": after and d.spanned(after, after.number), "by": d.text_of(by)}
-        _add(draft, statement, "bridges", p.Bridge, **parts, on=d.text_of(on), **given)
+        parts = {"after": after and d.spanned(after, after.number), "by": d.placed_text(by)}
+        _add(draft, statement, "bridges", p.Bridge, **parts, on=d.placed_text(on), **given)
 
 
 def _heal(
@@ -400,7 +400,7 @@ def _heal(
         message = f"every text names its own teacher, so '{teacher.text}' is never used"
         help_ = f"leave 'from {teacher.text}' out before 'on'"
         draft.fault("P305", message, teacher.span, help_)
-    healed = d.composed(
+    healed = d.placed_data(
         p.Heal,
         statement.span,
         layers=d.listed_parts(
@@ -422,18 +422,22 @@ def _heal_text(draft: d.Draft, node: tree.HealTextNode) -> d.Placed:
     file, answers = node.text, None
     if isinstance(file, tree.AnswersNode):
         settings = _settings(draft, file.settings, "answers")
-        answers = d.composed(p.TeacherAnswers, None, **settings)
+        answers = d.placed_data(p.TeacherAnswers, None, **settings)
         file = file.file
-    parts = {"file": d.text_of(file), "answers": answers, "teacher": d.text_of(node.teacher)}
+    parts = {
+        "file": d.placed_text(file),
+        "answers": answers,
+        "teacher": d.placed_text(node.teacher),
+    }
     if node.weight is not None:
         parts["weight"] = _fixed(draft, node.weight, "'weight' of 'heal'")
-    return d.composed(p.HealText, node.span, **parts)
+    return d.placed_data(p.HealText, node.span, **parts)
 
 
 def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> d.Placed:
     """Return a number that is no choice; 1, with a fault, for anything else."""
     if isinstance(numeral, tree.Fixed):
-        return d.number_of(draft, numeral) or d.spanned(numeral, 1)
+        return d.placed_number(draft, numeral) or d.spanned(numeral, 1)
     draft.fault("P306", f"{what} must be one number, not a choice", numeral.span)
     return d.spanned(numeral, 1)
 
@@ -489,8 +493,8 @@ def _objective(
     parts = measure_of(draft, measure)
     if len(draft.faults) == before:
         better = d.Placed((spec and spec.direction) or "maximize")
-        parts["direction"] = d.text_of(direction) or better
-        draft.add(("search", "objectives"), d.composed(p.Objective, statement.span, **parts))
+        parts["direction"] = d.placed_text(direction) or better
+        draft.add(("search", "objectives"), d.placed_data(p.Objective, statement.span, **parts))
 
 
 def _bounded(
@@ -503,14 +507,14 @@ def _bounded(
 ) -> None:
     """Add a requirement of the search, or an expectation of the plan."""
     before = len(draft.faults)
-    parts: dict[str, d.Placed | None] = {**measure_of(draft, measure), "sign": d.text_of(sign)}
+    parts: dict[str, d.Placed | None] = {**measure_of(draft, measure), "sign": d.placed_text(sign)}
     number = d.Placed(d.value_of(draft, bound.number)) if bound.number else None
-    parts["bound"] = d.composed(p.Bound, bound.span, number=number, of=d.text_of(bound.of))
+    parts["bound"] = d.placed_data(p.Bound, bound.span, number=number, of=d.placed_text(bound.of))
     required = keyword.text == "require"
     kind = p.Requirement if required else p.Expectation
     if len(draft.faults) == before:
         at = ("search", "requires") if required else ("expects",)
-        draft.add(at, d.composed(kind, statement.span, **parts))
+        draft.add(at, d.placed_data(kind, statement.span, **parts))
 
 
 def _budget(

@@ -9,11 +9,11 @@ from gptailor.lang.draft import (
     Draft,
     Placed,
     Positions,
-    composed,
     count_words,
     in_step,
     listed_parts,
-    number_of,
+    placed_data,
+    placed_number,
     positions_of,
     spanned,
     spans_in,
@@ -30,7 +30,7 @@ def model_of(pick: tree.Word | tree.OneOf) -> Placed:
     if isinstance(pick, tree.Word):
         return spanned(pick, pick.text)
     options = listed_parts([spanned(word, word.text) for word in pick.names])
-    return composed(p.OneOfModels, pick.span, one_of=options)
+    return placed_data(p.OneOfModels, pick.span, one_of=options)
 
 
 def method_of(draft: Draft, how: tree.CallNode | tree.OneCall | None) -> Placed | None:
@@ -41,7 +41,7 @@ def method_of(draft: Draft, how: tree.CallNode | tree.OneCall | None) -> Placed 
     methods = [call for call in calls if call is not None]
     if len(methods) < len(calls):
         return None
-    return composed(p.OneOfMethods, how.span, one_of=listed_parts(methods))
+    return placed_data(p.OneOfMethods, how.span, one_of=listed_parts(methods))
 
 
 def _call(draft: Draft, node: tree.CallNode) -> Placed | None:
@@ -57,7 +57,7 @@ def _call(draft: Draft, node: tree.CallNode) -> Placed | None:
         return None
     given = Placed({name: each.entry for name, each in arguments.items()}, spans_in(arguments))
     name_of = spanned(node.name, node.name.text)
-    return composed(p.MethodCall, node.span, name=name_of, arguments=given)
+    return placed_data(p.MethodCall, node.span, name=name_of, arguments=given)
 
 
 def _argument(
@@ -147,7 +147,7 @@ def measure_of(draft: Draft, call: tree.CallNode) -> dict[str, Placed]:
             draft.fault("P603", "an argument of an objective can't be a list", value.span)
             continue
         if isinstance(value, tree.Fixed):
-            result = number_of(draft, value)
+            result = placed_number(draft, value)
         else:
             result = spanned(value, value.text)
         if result is not None:
@@ -197,7 +197,7 @@ def models_pattern(draft: Draft, origin: tree.From, at: Positions | None) -> Pat
     picks = [named] if isinstance(named, tree.OneOf) else named.names
     models = [model_of(pick) for pick in picks]
     if isinstance(named, tree.AnyOf):
-        made = composed(p.Subset, None, any_of=listed_parts(models), by=how)
+        made = placed_data(p.Subset, None, any_of=listed_parts(models), by=how)
     elif origin.by is not None:
         made = _merge(models, by=how)
     else:
@@ -209,12 +209,12 @@ def models_pattern(draft: Draft, origin: tree.From, at: Positions | None) -> Pat
 
 
 def _take(model: Placed) -> Placed:
-    return composed(p.Take, None, take=composed(p.LayerOf, None, model=model))
+    return placed_data(p.Take, None, take=placed_data(p.LayerOf, None, model=model))
 
 
 def _merge(models: Sequence[Placed], span: Span | None = None, **how: Placed | None) -> Placed:
-    layers = [composed(p.LayerOf, None, model=model) for model in models]
-    return composed(p.Merge, span, merge=listed_parts(layers), **how)
+    layers = [placed_data(p.LayerOf, None, model=model) for model in models]
+    return placed_data(p.Merge, span, merge=listed_parts(layers), **how)
 
 
 def made_pattern(
@@ -249,4 +249,4 @@ def _share(draft: Draft, node: tree.Merging) -> Placed | None:
         draft.fault("P308", "merge has a number and a method", node.shares[0].span,
                     "give the number to the method, or leave 'by' out")  # fmt: skip
         return None
-    return number_of(draft, node.shares[0])
+    return placed_number(draft, node.shares[0])

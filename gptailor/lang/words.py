@@ -344,7 +344,7 @@ def measure_words(wish: p.Objective) -> str:
 
 
 @final
-class Form(NamedTuple):
+class StatementForm(NamedTuple):
     """The form of a kind of entry: its section, its order in it, its words and its keyword.
 
     Without a keyword the words are those of several entries, which make one statement. Entries that
@@ -358,21 +358,21 @@ class Form(NamedTuple):
     joined: bool = False
 
 
-FORMS: Mapping[type[p.Closed], Form] = {
-    p.Layer: Form("layers", 0, layer_words, joined=True),
-    p.Others: Form("layers", 1, _all_words),
-    p.Whole: Form("layers", 2, _all_words),
-    p.Drop: Form("changes", 0, _drop_words, joined=True),
-    p.DropAny: Form("changes", 1, _some_dropped_words, "drop"),
-    p.DropWindow: Form("changes", 2, _some_dropped_words, "drop"),
-    p.Repeat: Form("changes", 3, _repeat_words, "repeat"),
-    p.RepeatWindow: Form("changes", 3, _repeat_words, "repeat"),
-    p.Scale: Form("changes", 4, _scale_words, joined=True),
-    p.Bridge: Form("changes", 6, _bridge_words, "bridge"),
-    p.Heal: Form("changes", 7, _heal_words, "heal"),
-    p.Item: Form("stack", 0, item_words, joined=True),
-    p.Requirement: Form("search", 1, bounded_words, "require"),
-    p.Expectation: Form("expects", 0, bounded_words, "expect"),
+FORMS: Mapping[type[p.Closed], StatementForm] = {
+    p.Layer: StatementForm("layers", 0, layer_words, joined=True),
+    p.Others: StatementForm("layers", 1, _all_words),
+    p.Whole: StatementForm("layers", 2, _all_words),
+    p.Drop: StatementForm("changes", 0, _drop_words, joined=True),
+    p.DropAny: StatementForm("changes", 1, _some_dropped_words, "drop"),
+    p.DropWindow: StatementForm("changes", 2, _some_dropped_words, "drop"),
+    p.Repeat: StatementForm("changes", 3, _repeat_words, "repeat"),
+    p.RepeatWindow: StatementForm("changes", 3, _repeat_words, "repeat"),
+    p.Scale: StatementForm("changes", 4, _scale_words, joined=True),
+    p.Bridge: StatementForm("changes", 6, _bridge_words, "bridge"),
+    p.Heal: StatementForm("changes", 7, _heal_words, "heal"),
+    p.Item: StatementForm("stack", 0, item_words, joined=True),
+    p.Requirement: StatementForm("search", 1, bounded_words, "require"),
+    p.Expectation: StatementForm("expects", 0, bounded_words, "expect"),
 }
 
 
