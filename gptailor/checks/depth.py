@@ -1,6 +1,6 @@
 """Rules of statements that change the depth: drops, blocks that repeat."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from gptailor.checks.rule import ascending, rule
@@ -76,15 +76,22 @@ def every_window_has_places(plan: Plan) -> Iterator[Fault]:
 @rule("P210")
 def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice with a position that another drop has."""
-    earlier: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
-    for at, choice in drops_by_choice(plan):
-        position = next((position for position in choice.among if position in earlier), None)
+    drops: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
+    for at, earlier, position in _overlaps(drops_by_choice(plan), drops):
+        message = f"L{position} stands in two drops"
+        help_ = f"leave L{position} out of one of the lists"
+        yield Fault("P210", message, (*at, "among"), help_, (Also("and here", earlier),))
+
+
+def _overlaps(
+    entries: Iterable[tuple[Place, p.Open]], named: dict[int, Place]
+) -> Iterator[tuple[Place, Place, int]]:
+    """Yield each entry with a position that is named before: both places, and the position."""
+    for at, entry in entries:
+        position = next((position for position in entry.positions if position in named), None)
         if position is not None:
-            also = Also("and here", earlier[position])
-            message = f"L{position} stands in two drops"
-            help_ = f"leave L{position} out of one of the lists"
-            yield Fault("P210", message, (*at, "among"), help_, (also,))
-        earlier |= dict.fromkeys(choice.among, at)
+            yield at, named[position], position
+        named |= dict.fromkeys(entry.positions, at)
 
 
 # ------------------------------------------------------------------------------- blocks that repeat
@@ -146,17 +153,12 @@ def _count(count: p.Count, at: Place, least: str) -> Iterator[Fault]:
 @rule("P222")
 def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a position that another block may repeat."""
-    earlier: dict[int, Place] = {}
-    for at, entry in repeated_blocks(plan):
-        positions = entry.positions
-        both = next((position for position in positions if position in earlier), None)
-        if both is not None:
-            may = any(isinstance(plan.repeats[int(place[1])], p.RepeatWindow)
-                      for place in (at, earlier[both]))  # fmt: skip
-            message = f"L{both} {'may be' if may else 'is'} in two repeated blocks"
-            help_ = "write lists of positions without a common position"
-            yield Fault("P222", message, at, help_, (Also("and here", earlier[both]),))
-        earlier |= dict.fromkeys(positions, at)
+    for at, earlier, position in _overlaps(repeated_blocks(plan), {}):
+        both = [plan.repeats[int(place[1])] for place in (at, earlier)]
+        may = any(isinstance(block, p.RepeatWindow) for block in both)
+        message = f"L{position} {'may be' if may else 'is'} in two repeated blocks"
+        help_ = "write lists of positions without a common position"
+        yield Fault("P222", message, at, help_, (Also("and here", earlier),))
 
 
 @rule("P208")

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 from gptailor.checkpoint.families.compatibility import incompatible
 from gptailor.checkpoint.families.layout import Layout
@@ -126,11 +125,8 @@ def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
     if plan.stack is not None:
         return
 
-    def beyond(name: str, many: bool) -> Fault:
-        are = "are" if many else "is"
-        message = f"{name} {are} beyond the base, which has {count} layers"
-        return Fault("M201", message, help=f"the last layer is L{count - 1}")
-
+    message = f"is beyond the base, which has {count} layers"
+    beyond = Fault("M201", message, help=f"the last layer is L{count - 1}")
     for name in OVERLAY:
         hits = [
             Hit(position, (*at, *_LAST.get(type(entry), ())))
@@ -176,14 +172,11 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
             where = inner[: inner.index("model")] if "model" in inner else ()
             beyond.setdefault(name, []).append(Hit(layer, (*at, *where, "layer")))
 
-    def fault(name: str, layers: str, many: bool) -> Fault:
-        count = models[name].layout.count
-        verb = "are" if many else "is"
-        message = f"{layers} {verb} beyond the model '{name}', which has {count} layers"
-        return Fault("M202", message, help=f"its last layer is L{count - 1}")
-
     for name, hits in beyond.items():
-        yield from joined_faults(plan.origin, hits, partial(fault, name))
+        count = models[name].layout.count
+        message = f"is beyond the model '{name}', which has {count} layers"
+        fault = Fault("M202", message, help=f"its last layer is L{count - 1}")
+        yield from joined_faults(plan.origin, hits, fault)
 
 
 @rule("M203", stage=1)

@@ -1,7 +1,6 @@
 """The rules of a plan by itself, and those of its sizes, positions, stack, rest and ties."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice, pairwise
 
 from gptailor.checks.rule import repeats, rule, rules_of, run_rules
@@ -40,6 +39,7 @@ from gptailor.plan.plan import (
     Take,
     TemplateOf,
     count_ends,
+    derived,
 )
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE
 from gptailor.plan.sites import (
@@ -57,24 +57,25 @@ from gptailor.plan.sites import (
 from gptailor.plan.windows import stretch_of, window_count
 
 
-def check_alone(
-    plan: Plan, *, unread: frozenset[str] = frozenset(), written: bool = False
-) -> list[Fault]:
+def check_alone(plan: Plan, *, unread: frozenset[str] = frozenset()) -> list[Fault]:
     """Return the faults of a plan by itself, in the order of its text.
 
     `unread` are the first words of statements that have syntax faults, empty for a statement that
     begins like no other: a rule is skipped where such a statement may hold what the rule misses.
-    `written` means that the plan comes from a text, which keeps the rules of `language` by its
-    grammar. A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
+    A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
     """
-    if not unread and plan.faults is not None:
-        return list(plan.faults)
-    kept = [r for r in PLAN_RULES if not ((written and r in _WRITABLE) or r.is_unread(unread))]
+    return _faults(plan, unread) if unread else [*_all_faults(plan)]
+
+
+@derived
+def _all_faults(plan: Plan) -> list[Fault]:
+    return _faults(plan, frozenset())
+
+
+def _faults(plan: Plan, unread: frozenset[str]) -> list[Fault]:
+    kept = [each for each in PLAN_RULES if not each.is_unread(unread)]
     too_large = list(islice(run_rules(kept, plan, stage=0), 1))
-    faults = locate(too_large or run_rules(kept, plan), plan.origin)
-    if not unread:
-        plan.record_faults(faults)
-    return faults
+    return locate(too_large or run_rules(kept, plan), plan.origin)
 
 
 # -------------------------------------------------------------------------------------------- sizes
@@ -187,7 +188,8 @@ def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
     parts = ["a pattern" if is_pattern(layer.part) else layer.part for layer in layers]
     keys = zip([layer.position for layer in layers], parts, strict=True)
     hits = [Hit(layers[j].position, *_in_text_order(plan, i, j)) for j, i in repeats(keys)]
-    yield from _joined(plan, hits, Fault("P207", "is decided twice"), "first decided here")
+    twice = Fault("P207", "is decided twice")
+    yield from joined_faults(plan.origin, hits, twice, "first decided here")
 
 
 def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
@@ -197,16 +199,6 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
     if spans[0] and spans[1] and spans[0].start > spans[1].start:
         return a, b
     return b, a
-
-
-def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterator[Fault]:
-    """Yield a fault for each range of hits; its message says what one position "is"."""
-
-    def for_range(name: str, many: bool) -> Fault:
-        message = fault.message.replace("is", "are", 1) if many else fault.message
-        return replace(fault, message=f"{name} {message}")
-
-    return joined_faults(plan.origin, hits, for_range, label)
 
 
 @rule("P209", "P210")
@@ -223,7 +215,7 @@ def nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
             for i, (first, second) in enumerate(pairwise(entries))
             if first.position == second.position
         ]
-        yield from _joined(plan, hits, twice, f"first {what} here")
+        yield from joined_faults(plan.origin, hits, twice, f"first {what} here")
 
 
 @rule("P208")
@@ -240,7 +232,7 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     )
     for at, positions, both in conflicts:
         hits = [Hit(n, (*at, i), drops[n]) for i, n in enumerate(positions) if n in drops]
-        yield from _joined(plan, hits, both, "dropped here")
+        yield from joined_faults(plan.origin, hits, both, "dropped here")
 
 
 @rule("P212")
@@ -356,5 +348,3 @@ PLAN_RULES = rules_of(
 """Rules of a plan by itself; faults without a place in a text keep this order.
 
 Those of stage 0 are about sizes: the work of all others grows with them."""
-
-_WRITABLE = rules_of("language")

@@ -33,6 +33,14 @@ def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, 
     yield from ((*call, METHODS[call[-1].name]) for call in calls)
 
 
+def _given(plan: p.Plan) -> Iterator[tuple[Place, Method, Parameter, Any]]:
+    """Yield each argument of a known parameter: its place, the method, and its value."""
+    for at, _, call, method in _known_calls(plan):
+        for name, argument in call.arguments.items():
+            if (parameter := method.parameter(name)) is not None:
+                yield (*at, "arguments", name), method, parameter, argument
+
+
 @rule("P301")
 def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each method, and each fit of a bridge, that is not in its registry."""
@@ -214,32 +222,26 @@ def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
 @rule("P311")
 def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each list of numbers in a parameter that takes one."""
-    for at, _, call, method in _known_calls(plan):
-        for name, argument in call.arguments.items():
-            parameter = method.parameter(name)
-            if parameter is None or parameter.words or not isinstance(argument, tuple):
-                continue
-            if not (parameter.variadic or parameter.each):
-                message = f"'{name}' of '{method.name}' must be one number, not {len(argument)}"
-                yield Fault("P311", message, (*at, "arguments", name))
+    for at, method, parameter, argument in _given(plan):
+        one = not (parameter.words or parameter.variadic or parameter.each)
+        if one and isinstance(argument, tuple):
+            name, count = parameter.name, len(argument)
+            message = f"'{name}' of '{method.name}' must be one number, not {count}"
+            yield Fault("P311", message, at)
 
 
 @rule("P306", "P312")
 def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each word that its parameter doesn't have, and each word for a number."""
-    for at, _, call, method in _known_calls(plan):
-        for name, argument in call.arguments.items():
-            parameter, place = method.parameter(name), (*at, "arguments", name)
-            if parameter is None:
-                continue
-            if parameter.words and argument not in parameter.words:
-                got = f"'{argument}'" if isinstance(argument, str) else "a number"
-                words = listed((f"'{word}'" for word in parameter.words), "or")
-                message = f"'{name}' of '{method.name}' is {words}, not {got}"
-                near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
-                yield Fault("P312", message, place, near)
-            elif not parameter.words and isinstance(argument, str):
-                yield Fault("P306", f"expected a number, got '{argument}'", place)
+    for at, method, parameter, argument in _given(plan):
+        if parameter.words and argument not in parameter.words:
+            got = f"'{argument}'" if isinstance(argument, str) else "a number"
+            words = listed((f"'{word}'" for word in parameter.words), "or")
+            message = f"'{parameter.name}' of '{method.name}' is {words}, not {got}"
+            near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
+            yield Fault("P312", message, at, near)
+        elif not parameter.words and isinstance(argument, str):
+            yield Fault("P306", f"expected a number, got '{argument}'", at)
 
 
 @rule("P313")

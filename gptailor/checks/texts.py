@@ -72,7 +72,6 @@ class _Need(NamedTuple):
     """The tokens that a fit or healing needs of a text."""
 
     at: Place
-    file: str
     tokens: int
     user: str
     help: str = FEWER_TOKENS
@@ -85,12 +84,12 @@ def short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
     counted if the models are known, the tokenizer is on this machine, and the package `tokenizers`
     is installed. A text that passes may still be too short by a few tokens.
     """
-    used = {text.at for text in _learned(plan)}
+    paths = {text.at: text.path for text in _learned(plan)}
     counts = dict[Path, int | None]()
     faults = []
     for need in _needs(plan, checked):
-        path = folder_of(plan, need.file)
-        if need.at not in used or not path.is_file():
+        path = paths.get(need.at)
+        if path is None or not path.is_file():
             continue
         most = (size := path.stat().st_size) + size // _OPENED
         if most < need.tokens:
@@ -112,26 +111,24 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
     """Yield the tokens that a plan needs of its texts; a fit's inputs if the models are known."""
     inputs = inputs_of_bridges(checked) if checked is not None else {}
     for i, bridge in enumerate(plan.bridges):
-        if not bridge.on:
-            continue
         at, width = ("bridges", i, "on"), inputs.get(i, 0)
         asked = bridge.tokens if isinstance(bridge.tokens, int) else 0
         if width > asked:
-            yield _Need(at, bridge.on, width, "a bridge", _fit_help(width))
+            yield _Need(at, width, "a bridge", _fit_help(width))
         elif asked:
-            yield _Need(at, bridge.on, asked, "'bridge'")
+            yield _Need(at, asked, "'bridge'")
     for name, cut in plan.cuts.items():
         least, help_ = (0, "") if checked is None else _least_of_cut(name, checked)
         asked = cut.tokens or 0
-        if cut.on and (tokens := max(asked, least)):
+        if tokens := max(asked, least):
             help_ = help_ if least > asked else FEWER_TOKENS
-            yield _Need((name, "on"), cut.on, tokens, f"'{name}'", help_)
+            yield _Need((name, "on"), tokens, f"'{name}'", help_)
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):
             if text.answers is None and not text.predicted and text.weight > 0 and total > 0:
                 share = int(heal.tokens * text.weight / total)
-                yield _Need(("heal", "on", i, "file"), text.file, share, "'heal'")
+                yield _Need(("heal", "on", i, "file"), share, "'heal'")
 
 
 def few_samples(plan: Plan, most: int, objective: str, size: int) -> Fault:

@@ -2,9 +2,11 @@
 
 __all__ = [
     "format",
+    "lower",
     "parse",
     "plan_of",
     "split",
+    "syntax_errors",
     "tree",
     "words",
 ]

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -15,28 +15,45 @@ from gptailor.plan.layer_parts import Part, unknown_part
 
 Spans = Mapping[Place, Span]
 
-_PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
-    name: ("search", name) for name in ("fidelity", "trials", "seed")
-}
-"""Places of single values that don't stand under their own name in a plan."""
-
-_LISTS: Mapping[str, Place] = {name: (name,) for name in (*p.OVERLAY, "expects")} | {
-    "items": ("stack", "items"),
-    "objectives": ("search", "objectives"),
-    "requires": ("search", "requires"),
-}
-"""A plan's lists and their places."""
-_UNTIED = ("objectives", "requires", "expects")
-"""Lists whose entries are never tied."""
-
 
 @final
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
-    """An entry of the plan and the spans inside it."""
+    """A value of the plan, with its span at () and the spans of the places inside it."""
 
     entry: Any
-    spans: Spans
+    spans: Spans = field(default_factory=dict)
+
+    def __or__(self, more: Mapping[Any, Span]) -> "Placed":
+        """Return the value with more spans."""
+        return Placed(self.entry, {**self.spans, **more})
+
+
+def spanned(node: tree.TreeNode, value: object) -> Placed:
+    """Return a value that a node stands for."""
+    return Placed(value, {(): node.span})
+
+
+def placed_text(node: tree.Word | tree.String | None) -> Placed | None:
+    """Return the text of a node, if it is present."""
+    return None if node is None else spanned(node, node.text)
+
+
+def spans_in(parts: Mapping[Any, Placed]) -> Spans:
+    """Return the spans of parts by their places in the whole."""
+    return {(at, *inner): span for at, part in parts.items() for inner, span in part.spans.items()}
+
+
+def listed_parts(parts: Sequence[Placed]) -> Placed:
+    """Return a tuple of these values."""
+    return Placed(tuple(part.entry for part in parts), spans_in(dict(enumerate(parts))))
+
+
+def placed_data(kind: Callable[..., p.Closed], span: Span | None, **parts: Placed | None) -> Placed:
+    """Return data of these parts; absent ones have their default."""
+    present = {name: part for name, part in parts.items() if part is not None}
+    entry = p.built(kind, **{name: part.entry for name, part in present.items()})
+    return Placed(entry, {**({} if span is None else {(): span}), **spans_in(present)})
 
 
 @final
@@ -44,12 +61,9 @@ class Placed:
 class Draft:
     """The plan gathered so far."""
 
-    single: dict[str, Placed] = field(default_factory=dict)
-    models: dict[str, Placed] = field(default_factory=dict)
-    numbers: dict[str, Placed] = field(default_factory=dict)
-    lists: dict[str, list[Placed]] = field(default_factory=lambda: defaultdict(list))
+    single: dict[Place, Placed] = field(default_factory=dict)
+    lists: dict[Place, list[Placed]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    groups: int = 0  # `tied` statements
     entries: int = 0  # layers named, and what is listed for each of them
 
     def fault(self, code: str, message: str, span: Span, help_: str = "", *also: Also) -> None:
@@ -66,58 +80,43 @@ class Draft:
             )
         return self.entries <= MOST_ENTRIES
 
-    def once(self, name: str, value: object, span: Span, spans: Spans | None = None) -> None:
+    def once(self, at: Place, placed: Placed) -> None:
         """Set a single value; add a fault if it was set before."""
-        if (earlier := self.single.get(name)) is not None:
+        if (earlier := self.single.setdefault(at, placed)) is not placed:
             also = Also("first said here", span=earlier.spans[()])
-            self.fault("P401", f"'{name}' is given twice", span, "keep one of the two", also)
-            return
-        self.single[name] = Placed(value, {**(spans or {}), (): span})
+            words, help_ = f"'{at[-1]}' is given twice", "keep one of the two"
+            self.fault("P401", words, placed.spans[()], help_, also)
 
-    def add(self, name: str, entry: object, spans: Spans) -> None:
+    def add(self, at: Place, placed: Placed) -> None:
         """Add an entry to one of the plan's lists."""
-        self.lists[name].append(Placed(entry, spans))
+        self.lists.setdefault(at, []).append(placed)
 
     def plan(self, source: Source, folder: Path) -> p.Plan:
         """Return the plan with its origin."""
-        spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
-        spans |= {("models", name): model.spans for name, model in self.models.items()}
-        spans |= {("numbers", name): number.spans for name, number in self.numbers.items()}
-        single = {name: placed.entry for name, placed in self.single.items()}
-        lists: dict[str, Any] = {
-            name: single.get(name)
-            for name in ("dtype", "chat_template", "heal", "whole", *p.REST, *p.CUTS)
-        }
-        for name, place in _LISTS.items():
-            gathered = self.lists[name]
-            if name in {"drop_any", "windows"}:
-                gathered = [self._with_named_count(placed) for placed in gathered]
-            gathered = sorted(gathered, key=lambda placed: p.normal_order(placed.entry))
-            spans |= {(*place, i): placed.spans for i, placed in enumerate(gathered)}
-            listed = tuple(placed.entry for placed in gathered)
-            lists[name] = listed if name in _UNTIED else p.retied(listed)
-        items, *wishes = (lists.pop(name) for name in ("items", "objectives", "requires"))
-        budget: dict[str, Any] = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
-        blocks: dict[str, Any] = {
-            "stack": p.built(p.Stack, items=items, limit=single.get("limit")),
-            "search": p.built(p.Search, objectives=wishes[0], requires=wishes[1], **budget),
-        }
-        plan = p.built(
-            p.Plan,
-            version=single.get("tailor", 1),
-            models={name: placed.entry for name, placed in self.models.items()},
-            numbers={name: placed.entry for name, placed in self.numbers.items()},
-            **lists,
-            **{name: block for name, block in blocks.items() if name in single},
-        )
-        return plan.read_from(Origin(source, folder, spans))
+        spans = {at: placed.spans for at, placed in self.single.items()}
+        values = {at: placed.entry for at, placed in self.single.items()}
+        for at, gathered in self.lists.items():
+            ordered = [self._with_named_count(placed) for placed in gathered]
+            ordered.sort(key=lambda placed: p.normal_order(placed.entry))
+            spans |= {(*at, i): placed.spans for i, placed in enumerate(ordered)}
+            values[at] = p.retied([placed.entry for placed in ordered])
+        inside: dict[Place, dict[str, Any]] = defaultdict(dict)
+        for at, value in values.items():
+            inside[at[:-1]][str(at[-1])] = value
+        fields = inside[()] | {name: inside[name,] for name in ("models", "numbers")}
+        if "stack" in fields:
+            fields["stack"] = p.built(p.Stack, **{"items": ()} | inside["stack",])
+        if "search" in fields:
+            fields["search"] = p.built(p.Search, **inside["search",])
+        return p.built(p.Plan, **fields).read_from(Origin(source, folder, spans))
 
     def _with_named_count(self, placed: Placed) -> Placed:
         """Return a drop by choice with the number that its count names; a rule refuses others."""
-        number = self.numbers.get(placed.entry.named)
+        entry = placed.entry
+        number = self.single.get(("numbers", getattr(entry, "named", None) or ""))
         if number is None or not isinstance(number.entry, int):
             return placed
-        return Placed(placed.entry.model_copy(update={"count": number.entry}), placed.spans)
+        return Placed(entry.model_copy(update={"count": number.entry}), placed.spans)
 
 
 # ------------------------------------------------------------------------------------------ layers
@@ -302,38 +301,44 @@ def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
     return number.value
 
 
-def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> int | None:
+def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> Placed | None:
     """Return a whole number; None, with a fault, for another value."""
     value = number.value if isinstance(number, tree.Fixed) else None
     if isinstance(value, int) and least <= value < 2**63:
-        return value
+        return spanned(number, value)
     help_ = "" if isinstance(number, tree.Fixed) else "it can't be a choice"
     draft.fault("P310", f"{what} must be a whole number of at least {least}", number.span, help_)
     return None
 
 
-def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> p.Count | None:
+def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> Placed | None:
     """Return a count, or a range of counts; None, with a fault, for another value."""
     if isinstance(node, tree.Fixed):
         return whole_number(draft, node, what)
-    bounds = [whole_number(draft, end, what) for end in (node.low, node.high)]
-    if bounds[0] is None or bounds[1] is None:
+    low, high = (whole_number(draft, end, what) for end in (node.low, node.high))
+    if low is None or high is None:
         return None
-    return p.built(p.CountRange, between=(bounds[0], bounds[1]))
+    return spanned(node, p.built(p.CountRange, between=(low.entry, high.entry)))
 
 
-def cut_size(draft: Draft, node: tree.Fixed | tree.SizesNode | tree.Word, what: str) -> p.Size:
+def cut_size(draft: Draft, node: tree.Fixed | tree.SizesNode | tree.Word, what: str) -> Placed:
     """Return a size, the name of one, or a range of sizes; 1, with a fault, for another value."""
     if isinstance(node, tree.Word):
-        return p.built(p.Named, named=node.text)
+        return spanned(node, p.built(p.Named, named=node.text))
     if isinstance(node, tree.Fixed):
-        size = whole_number(draft, node, what, 1)
-        return 1 if size is None else size
-    ends = [whole_number(draft, end, what, 1) for end in (node.low, node.high)]
-    step = 1 if node.step is None else whole_number(draft, node.step, "a 'step' of sizes", 1)
-    if ends[0] is None or ends[1] is None or step is None:
-        return 1
-    return p.built(p.SizeRange, between=(ends[0], ends[1]), step=step)
+        return whole_number(draft, node, what, 1) or spanned(node, 1)
+    low, high = (whole_number(draft, end, what, 1) for end in (node.low, node.high))
+    step = node.step and whole_number(draft, node.step, "a 'step' of sizes", 1)
+    if low is None or high is None or (step is None) != (node.step is None):
+        return spanned(node, 1)
+    size = placed_data(p.SizeRange, None, between=Placed((low.entry, high.entry)), step=step)
+    return spanned(node, size.entry)
+
+
+def placed_number(draft: Draft, node: Any) -> Placed | None:
+    """Return a number as `value_of` does, with its span."""
+    value = value_of(draft, node)
+    return None if value is None else spanned(node, value)
 
 
 def count_words(n: int, noun: str) -> str:

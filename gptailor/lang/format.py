@@ -12,6 +12,7 @@ from gptailor.lang.draft import Draft
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse, plan_or_file
 from gptailor.lang.words import (
+    FORMS,
     cut_words,
     groups,
     heal_lines,
@@ -22,6 +23,7 @@ from gptailor.lang.words import (
     value_words,
 )
 from gptailor.plan import plan as p
+from gptailor.plan import sites
 from gptailor.plan.faults import Fault, PlanError, Source, errors
 
 _Joined = Callable[[Sequence[Any]], list[list[Any]]]
@@ -101,9 +103,8 @@ def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     The models, the dtype, the template, the bridges and the healing of `used` replace the text's,
     as in the copy of a plan in a compiled folder. A search that `used` lacks is left out.
     """
-    blocks = [(s, s.body) for s in file.statements if isinstance(s.body, tree.Block)]
-    others = [s for s in file.statements if not isinstance(s.body, tree.Block)]
-    lines = [_block_of(statement, block) for statement, block in blocks]
+    others = [s for s in file.statements if s.rule != "block"]
+    lines = [_block_of(s, *s.parts) for s in file.statements if s.rule == "block"]
     lines += _stated([s for s in others if not _commented(s)])
     for statement in filter(_commented, others):
         lines += _stated([statement])
@@ -151,9 +152,9 @@ def _stated(statements: Sequence[tree.Statement]) -> list[_Line]:
     lines = list(
         _lines(plan, (lambda entries: [list(entries)] if entries else []) if alone else groups)
     )
-    versions = [s.body.number.value for s in statements if isinstance(s.body, tree.Version)]
-    lines += [_Line("version", 0, f"tailor {number!r}") for number in versions]
-    places = (s.span.start for s in statements if isinstance(s.body, tree.BoundedNode))
+    versions = [s.parts[0] for s in statements if s.rule == "version"]
+    lines += [_Line("version", 0, f"tailor {number.value!r}") for number in versions]
+    places = (s.span.start for s in statements if s.rule == "bounded")
     for line, place in zip((li for li in lines if li.section == "expects"), places, strict=True):
         line.key = place  # expectations stay in the text's order
     for line in lines if alone else ():
@@ -161,20 +162,25 @@ def _stated(statements: Sequence[tree.Statement]) -> list[_Line]:
     return lines
 
 
-def _block_of(statement: tree.Statement, block: tree.Block) -> _Line:
+def _block_of(
+    statement: tree.Statement,
+    name: tree.Word,
+    statements: Sequence[tree.Statement],
+    closing: Sequence[str],
+) -> _Line:
     """Return a block's line; inner statements without comments are joined."""
     runs: list[list[tree.Statement]] = []
-    for inner in sorted(block.statements, key=lambda s: isinstance(s.body, tree.Limit)):
+    for inner in sorted(statements, key=lambda s: s.rule == "limit"):
         if not runs or _commented(inner) or _commented(runs[-1][0]):
             runs.append([])
         runs[-1].append(inner)
     lines: list[_Line] = []
     for run in runs:
-        part = tree.Block(block.span, block.name, tuple(run), ())
-        first = run[0]
-        lines += _stated([tree.Statement(block.span, part, above=first.above, behind=first.behind)])
-    text = _block_text(block.name.text, lines, block.closing)
-    return _Line(block.name.text, 0, text, statement.above, statement.behind)
+        part = tree.Statement(statement.span, "block", (name, run, ()))
+        part.above, part.behind = run[0].above, run[0].behind
+        lines += _stated([part])
+    text = _block_text(name.text, lines, closing)
+    return _Line(name.text, 0, text, statement.above, statement.behind)
 
 
 def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
@@ -196,29 +202,15 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
 
 
 def _entry_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    """Yield the lines of the plan's lists, each list by its section and its order there."""
-    items = plan.stack.items if plan.stack else ()
-    requires = plan.search.requires if plan.search else ()
-    drops: dict[Any, list[p.Drop]] = {}  # those of a tied statement, all `maybe` ones, the rest
-    for drop in plan.drops:
-        drops.setdefault((drop.maybe, drop.tied), []).append(drop)
-    kinds: tuple[tuple[str, int, Iterable[Sequence[Any]]], ...] = (
-        ("layers", 0, joined(plan.layers)),
-        ("layers", 1, zip(plan.others)),
-        ("layers", 2, [] if plan.whole is None else [[plan.whole]]),
-        ("changes", 0, drops.values()),
-        ("changes", 1, zip(plan.drop_any)),
-        ("changes", 2, zip(plan.windows)),
-        ("changes", 3, zip(plan.repeats)),
-        ("changes", 4, joined(plan.scales)),
-        ("changes", 6, zip(plan.bridges)),
-        ("stack", 0, joined(items)),
-        ("search", 1, zip(requires)),
-        ("expects", 0, zip(plan.expects)),
-    )
-    for section, order, statements in kinds:
-        for entries in statements:
-            yield _Line(section, (order, p.normal_order(entries[0])), statement_words(entries))
+    """Yield the lines of the plan's entries, each in its section and with its order there."""
+    kinds: dict[type[p.Closed], list[Any]] = {}
+    for _, entry in (*sites.entries(plan), *sites.bounded_measures(plan)):
+        kinds.setdefault(type(entry), []).append(entry)
+    for kind, several in kinds.items():
+        form = FORMS[kind]
+        for entries in joined(several) if form.joined else zip(several):
+            key = form.order, p.normal_order(entries[0])
+            yield _Line(form.section, key, statement_words(entries))
 
 
 def _block_lines(plan: p.Plan) -> Iterator[_Line]:

@@ -198,7 +198,7 @@ def _block(
     faults += inner_faults if inside.closed else []
     name = tree.Word(Span(piece.start, piece.start + len(head)), head)
     span = Span(piece.start, inside.end)
-    return tree.Statement(span, tree.Block(span, name, statements, tuple(inside.closing)))
+    return tree.Statement(span, "block", (name, statements, tuple(inside.closing)))
 
 
 # -------------------------------------------------------------------------------------------- plans
@@ -215,26 +215,28 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
         return plan, too_large
     if plan.origin is not None and not syntax:
         plan = plan.read_from(replace(plan.origin, tree=file))
-    if not syntax and not any(isinstance(s.body, tree.Version) for s in file.statements):
+    if not syntax and not any(s.rule == "version" for s in file.statements):
         fault = Fault("P101", "the language version is missing", span=Span(0, 0),
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
     unread = (_unread(source, split(source)[0], file.statements) or [""]) if syntax else []
-    all_faults = syntax + faults + check_alone(plan, unread=frozenset(unread), written=True)
+    all_faults = syntax + faults + check_alone(plan, unread=frozenset(unread))
     located = locate(all_faults, plan.origin)
     return plan, [f if f.span else replace(f, span=Span(0, 0)) for f in located]
 
 
 def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]) -> list[str]:
     """Return the first words of statements that were not read; empty for an unknown statement."""
-    read = {statement.span.start: statement.body for statement in statements}
+    read = {statement.span.start: statement for statement in statements}
     words = []
     for piece in pieces.items:
-        body = read.get(piece.start)
-        if isinstance(body, tree.Block) and piece.block is not None:
-            words += [body.name.text] if _unread(source, piece.block, body.statements) else []
-        elif body is None:
-            words.append("" if piece.broken else syntax_errors.start_of(source.text, piece.start))
+        statement = read.get(piece.start)
+        if statement is not None and piece.block is not None:
+            name, inner, _ = statement.parts
+            words += [name.text] if _unread(source, piece.block, inner) else []
+        elif statement is None:
+            first = syntax_errors.start_of(source.text, piece.start, parser())
+            words.append("" if piece.broken else first)
     return words
 
 
@@ -259,20 +261,21 @@ Numbers = Mapping[str, object]
 def with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]:
     """Return the text with other values in its `let` statements, and faults."""
     file, _ = parse(source)
-    lets = {s.body.name.text: s.body for s in file.statements if isinstance(s.body, tree.LetNode)}
+    lets = [s.parts for s in file.statements if s.rule == "let"]
+    spans = {name.text: value.span for name, value in lets}
     faults = []
     for name, value in numbers.items():
-        if name not in lets:
-            named = listed(f"'{each}'" for each in lets)
-            help_ = f"it names {named}" if lets else "write 'let', as in: let mix = 0.5"
+        if name not in spans:
+            named = listed(f"'{each}'" for each in spans)
+            help_ = f"it names {named}" if spans else "write 'let', as in: let mix = 0.5"
             faults.append(Fault("P114", f"no number is named '{name}'", source=source, help=help_))
         else:
             faults += _value_faults(name, value)
     if faults:
         return source, faults
     text = source.text
-    for name in sorted(numbers, key=lambda name: lets[name].span.start, reverse=True):
-        span = lets[name].value.span
+    for name in sorted(numbers, key=lambda name: spans[name].start, reverse=True):
+        span = spans[name]
         text = text[: span.start] + str(numbers[name]) + text[span.end :]
     settings = ", ".join(f"{name}={value}" for name, value in numbers.items())
     return Source(source.name, text, settings), []
@@ -282,7 +285,7 @@ def _value_faults(name: str, value: object) -> list[Fault]:
     """Return the faults of a value by itself, as if it stood in a `let` statement."""
     source = Source(f"the value of '{name}'", f"let {name} = {value}")
     file, faults = parse(source)
-    alone = len(file.statements) == 1 and isinstance(file.statements[0].body, tree.LetNode)
+    alone = [statement.rule for statement in file.statements] == ["let"]
     if isinstance(value, str) if faults else alone:
         return faults
     message = f"expected a number, an interval or 'one of (…)' for '{name}', got '{value}'"
@@ -394,13 +397,14 @@ def read_objective(
     statements = [] if faults else list(_statements(source, pieces, "objective", faults))
     if not statements:
         raise PlanError(locate(faults, Origin(source, Path())))
-    draft = Draft(single={"search": Placed(True, {})})
-    draft.models = {model: Placed(Model(source="."), {}) for model in ("base", *models)}
+    draft = Draft(single={("search",): Placed(True, {})})
+    for model in ("base", *models):
+        draft.single["models", model] = Placed(Model(source="."), {})
     lower_statement(draft, statements[0])
     plan = draft.plan(source, Path())
     stopping = errors(locate(draft.faults + check_alone(plan), plan.origin))
     if of_the_text := [fault for fault in stopping if fault.span]:
         raise PlanError(of_the_text)
     assert plan.search is not None
-    body = statements[0].body
-    return plan.search.objectives[0], isinstance(body, tree.ObjectiveNode) and bool(body.direction)
+    direction, _ = statements[0].parts
+    return plan.search.objectives[0], direction is not None

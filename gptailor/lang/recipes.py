@@ -5,89 +5,85 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from gptailor.lang import tree
-from gptailor.lang.draft import Draft, Positions, count_words, in_step, positions_of, value_of
+from gptailor.lang.draft import (
+    Draft,
+    Placed,
+    Positions,
+    count_words,
+    in_step,
+    listed_parts,
+    placed_data,
+    placed_number,
+    positions_of,
+    spanned,
+    spans_in,
+    value_of,
+)
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span, listed
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, Parameter
 from gptailor.plan.sites import has_curve, layered, revalued, sources
 
 
-@final
-@dataclass(slots=True)
-class Spanned:
-    """Spans gathered under a place."""
-
-    spans: dict[Place, Span]
-    at: Place = ()
-
-    def note(self, span: Span, *place: str | int) -> None:
-        """Record the span of a place inside."""
-        self.spans[self.at + place] = span
-
-    def inside(self, *place: str | int) -> "Spanned":
-        """Return the same spans, seen from a place inside."""
-        return Spanned(self.spans, self.at + place)
-
-
-def model_of(pick: tree.Word | tree.OneOf, spans: Spanned) -> str | p.OneOfModels:
+def model_of(pick: tree.Word | tree.OneOf) -> Placed:
     """Return a model, or a choice of one."""
-    spans.note(pick.span)
     if isinstance(pick, tree.Word):
-        return pick.text
-    for i, word in enumerate(pick.names):
-        spans.note(word.span, "one_of", i)
-    return p.built(p.OneOfModels, one_of=tuple(word.text for word in pick.names))
+        return spanned(pick, pick.text)
+    options = listed_parts([spanned(word, word.text) for word in pick.names])
+    return placed_data(p.OneOfModels, pick.span, one_of=options)
 
 
-def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -> p.By | None:
-    """Return a method, or a choice of methods; None if a fault was found."""
-    spans.note(how.span)
-    if isinstance(how, tree.CallNode):
-        return _call(draft, how, spans)
-    calls = [_call(draft, c, spans.inside("one_of", i)) for i, c in enumerate(how.options)]
-    methods = tuple(call for call in calls if call is not None)
-    return p.built(p.OneOfMethods, one_of=methods) if len(methods) == len(calls) else None
+def method_of(draft: Draft, how: tree.CallNode | tree.OneCall | None) -> Placed | None:
+    """Return a method, or a choice of methods; None without one, and if a fault was found."""
+    if not isinstance(how, tree.OneCall):
+        return None if how is None else _call(draft, how)
+    calls = [_call(draft, call) for call in how.options]
+    methods = [call for call in calls if call is not None]
+    if len(methods) < len(calls):
+        return None
+    return placed_data(p.OneOfMethods, how.span, one_of=listed_parts(methods))
 
 
-def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | None:
-    spans.note(node.span)
-    spans.note(node.name.span, "name")
+def _call(draft: Draft, node: tree.CallNode) -> Placed | None:
     method = METHODS.get(node.name.text)
     before = len(draft.faults)
-    arguments: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
+    arguments: dict[str | int, Placed] = {}
     for name, givens in _bound(draft, node, method).items():
         parameter = method.parameter(name) if method is not None else None
-        value = _argument(draft, parameter, givens, spans.inside("arguments", name))
+        value = _argument(draft, parameter, givens)
         if value is not None:
             arguments[name] = value
     if len(draft.faults) > before:
         return None
-    return p.built(p.MethodCall, name=node.name.text, arguments=arguments)
+    given = Placed({name: each.entry for name, each in arguments.items()}, spans_in(arguments))
+    name_of = spanned(node.name, node.name.text)
+    return placed_data(p.MethodCall, node.span, name=name_of, arguments=given)
 
 
 def _argument(
-    draft: Draft, parameter: Parameter | None, givens: Sequence[tree.ArgumentNode], spans: Spanned
-) -> p.Value | tuple[p.Value, ...] | str | None:
+    draft: Draft, parameter: Parameter | None, givens: Sequence[tree.ArgumentNode]
+) -> Placed | None:
     """Return an argument's value; its parameter tells a word from a number's name.
 
     An argument of an unknown method or parameter keeps its words, for the check.
     """
-    spans.note(givens[0].span.to(givens[-1].span))
+    spans: dict[Place, Span] = {(): givens[0].span.to(givens[-1].span)}
     first = givens[0].value
     if isinstance(first, tree.Word) and (parameter is None or parameter.words):
-        return first.text
+        return Placed(first.text, spans)
     listed = len(givens) == 1 and isinstance(first, tree.EachSource)
+    several = listed or (parameter is not None and parameter.variadic)
     nodes = first.numbers if isinstance(first, tree.EachSource) and listed else givens
     values: list[p.Value] = []
     for i, node in enumerate(nodes):
         numeral = node.value if isinstance(node, tree.ArgumentNode) else node
         if (number := value_of(draft, numeral)) is not None:
             values.append(number)
-        if listed or (parameter is not None and parameter.variadic):
-            spans.note(node.span, i)
+        if several:
+            spans[i,] = node.span
     if not values:
         return None
-    return tuple(values) if listed or (parameter and parameter.variadic) else values[0]
+    return Placed(tuple(values) if several else values[0], spans)
 
 
 def _bound(
@@ -130,13 +126,11 @@ def _taken(method: Method) -> str:
     return f"its arguments are {', '.join(names + named)}" if names or named else ""
 
 
-def measure_arguments(
-    draft: Draft, call: tree.CallNode, spans: dict[Place, Span]
-) -> dict[str, int | float | str]:
-    """Return an objective's arguments by name; unnamed ones take the free names in order."""
+def measure_of(draft: Draft, call: tree.CallNode) -> dict[str, Placed]:
+    """Return an objective's name and its arguments; unnamed ones take the free names in order."""
     spec = OBJECTIVES.get(call.name.text)
     free = [argument.name for argument in spec.arguments] if spec else []
-    arguments: dict[str, int | float | str] = {}
+    arguments: dict[str | int, Placed] = {}
     for i, node in enumerate(call.arguments):
         value = node.value
         if node.name is None and spec is not None and i >= len(free):
@@ -152,11 +146,14 @@ def measure_arguments(
         if isinstance(value, tree.EachSource):
             draft.fault("P603", "an argument of an objective can't be a list", value.span)
             continue
-        result = value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
-        if isinstance(result, int | float | str):
+        if isinstance(value, tree.Fixed):
+            result = placed_number(draft, value)
+        else:
+            result = spanned(value, value.text)
+        if result is not None:
             arguments[name] = result
-            spans["arguments", name] = value.span
-    return arguments
+    given = Placed({name: each.entry for name, each in arguments.items()}, spans_in(arguments))
+    return {"name": spanned(call.name, call.name.text), "arguments": given}
 
 
 # ------------------------------------------------------------------------------------- recipes
@@ -170,98 +167,77 @@ class Pattern:
     `layers` are those of each source, None for embedding, norm and head.
     """
 
-    recipe: p.Recipe
+    made: Placed
     layers: tuple[Positions | None, ...]
-    spans: dict[Place, Span]
 
-    def at(self, n: int) -> p.Recipe:
-        """Return the recipe for the n-th target."""
-        return layered(self.recipe, [each.at[n].number if each else None for each in self.layers])
+    def at(self, n: int) -> Placed:
+        """Return the recipe for the n-th target, with the spans of its source layers."""
+        recipe = self.made.entry
+        spans = dict(self.made.spans)
+        for (where, _), positions in zip(sources(recipe), self.layers, strict=True):
+            if positions is not None and not isinstance(recipe, p.Subset):
+                spans[*where, "layer"] = positions.at[n].span
+        numbers = [each.at[n].number if each else None for each in self.layers]
+        return Placed(layered(recipe, numbers), spans)
 
     def over(self, first: int, last: int) -> "Pattern":
         """Return the pattern with its curves over these positions, unless they have their own."""
-        if not has_curve(self.recipe):
+        if not has_curve(self.made.entry):
             return self
-        recipe = revalued(self.recipe, lambda value: p.over_positions(value, first, last))
-        return replace(self, recipe=recipe)
-
-    def all_spans(self, n: int) -> dict[Place, Span]:
-        """Return the spans of the n-th target's recipe: the common ones, and its source layers."""
-        spans = dict(self.spans)
-        for (where, _), positions in zip(sources(self.recipe), self.layers, strict=True):
-            if positions is not None and not isinstance(self.recipe, p.Subset):
-                spans["recipe", *where, "layer"] = positions.at[n].span
-        return spans
+        recipe = revalued(self.made.entry, lambda value: p.over_positions(value, first, last))
+        return replace(self, made=Placed(recipe, self.made.spans))
 
 
 def models_pattern(draft: Draft, origin: tree.From, at: Positions | None) -> Pattern | None:
     """Return the pattern of `from math`, `from math, code by …`, `from any of math, code`."""
-    spans = Spanned({}, ("recipe",))
     before = len(draft.faults)
-    how = method_of(draft, origin.by, spans.inside("by")) if origin.by else None
+    how = method_of(draft, origin.by)
     named = origin.models
-    picks: list[tree.Word | tree.OneOf] = []
-    picks += [named] if isinstance(named, tree.OneOf) else named.names
-    places: list[Place]
+    picks: Sequence[tree.Word | tree.OneOf]
+    picks = [named] if isinstance(named, tree.OneOf) else named.names
+    models = [model_of(pick) for pick in picks]
     if isinstance(named, tree.AnyOf):
-        places = [("any_of", i) for i in range(len(picks))]
+        made = placed_data(p.Subset, None, any_of=listed_parts(models), by=how)
     elif origin.by is not None:
-        places = [("merge", k, "model") for k in range(len(picks))]
+        made = _merge(models, by=how)
     else:
-        places = [("take", "model")] * len(picks)
-        if len(picks) > 1:
+        made = _take(models[0])
+        if len(models) > 1:
             draft.fault("P307", "several models are given, and no method to merge them",
                         named.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
-    models = tuple(
-        model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
-    )
-    if len(draft.faults) > before:
-        return None
-    layers = tuple(p.built(p.LayerOf, model=model, layer=None) for model in models)
-    recipe: p.Recipe = p.built(p.Take, take=layers[0])
-    if isinstance(named, tree.AnyOf):
-        names = tuple(word.text for word in named.names)
-        recipe = p.built(p.Subset, any_of=names, layer=None, by=how)
-    elif how is not None:
-        recipe = p.built(p.Merge, merge=layers, share=None, by=how)
-    return Pattern(recipe, (at,) * len(models), spans.spans)
+    return Pattern(made, (at,) * len(models)) if len(draft.faults) == before else None
 
 
-def picked_pattern(draft: Draft, picked: tree.Picked, *, taker: str = "") -> Pattern | None:
-    """Return the pattern of `L12 code`, `L12 one of (code, chat)`."""
-    at = positions_of(draft, picked.layers, taker=taker)
-    spans = Spanned({}, ("recipe",))
-    model = model_of(picked.model, spans.inside("take", "model"))
-    recipe = p.built(p.Take, take=p.built(p.LayerOf, model=model, layer=None))
-    return Pattern(recipe, (at,), spans.spans) if at is not None else None
+def _take(model: Placed) -> Placed:
+    return placed_data(p.Take, None, take=placed_data(p.LayerOf, None, model=model))
 
 
-def merging_pattern(draft: Draft, node: tree.Merging, *, taker: str = "") -> Pattern | None:
-    """Return the pattern of `merge(L12 code, L14 chat, 0.5) by …`."""
-    spans = Spanned({}, ("recipe",))
-    spans.note(node.span)
+def _merge(models: Sequence[Placed], span: Span | None = None, **how: Placed | None) -> Placed:
+    layers = [placed_data(p.LayerOf, None, model=model) for model in models]
+    return placed_data(p.Merge, span, merge=listed_parts(layers), **how)
+
+
+def made_pattern(
+    draft: Draft, node: tree.Picked | tree.Merging, *, taker: str = ""
+) -> Pattern | None:
+    """Return the pattern of `L12 one of (code, chat)`, `merge(L12 code, L14 chat, 0.5) by …`."""
+    if isinstance(node, tree.Picked):
+        at = positions_of(draft, node.layers, taker=taker)
+        return Pattern(_take(model_of(node.model)), (at,)) if at is not None else None
     before = len(draft.faults)
     lists = [positions_of(draft, source.layers, taker=taker) for source in node.sources]
-    layers = []
-    for k, source in enumerate(node.sources):
-        model = model_of(source.model, spans.inside("merge", k, "model"))
-        layers.append(p.built(p.LayerOf, model=model, layer=None))
-    how = method_of(draft, node.by, spans.inside("by")) if node.by else None
-    share = _share(draft, node, spans)
+    models = [model_of(source.model) for source in node.sources]
+    made = _merge(models, node.span, by=method_of(draft, node.by), share=_share(draft, node))
     positions = tuple(at for at in lists if at is not None)
     if len(draft.faults) == before:
         for other in positions[1:]:
             in_step(draft, positions[0], other)
-    if len(draft.faults) > before:
-        return None
-    recipe = p.built(p.Merge, merge=tuple(layers), share=share, by=how)
-    return Pattern(recipe, positions, spans.spans)
+    return Pattern(made, positions) if len(draft.faults) == before else None
 
 
-def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
+def _share(draft: Draft, node: tree.Merging) -> Placed | None:
     if not node.shares:
         return None
-    spans.note(node.shares[0].span, "share")
     if len(node.shares) > 1 or len(node.sources) != 2:
         numbers = count_words(len(node.shares), "number")
         named = count_words(len(node.sources), "source")
@@ -273,4 +249,4 @@ def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
         draft.fault("P308", "merge has a number and a method", node.shares[0].span,
                     "give the number to the method, or leave 'by' out")  # fmt: skip
         return None
-    return value_of(draft, node.shares[0])
+    return placed_number(draft, node.shares[0])

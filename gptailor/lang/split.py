@@ -4,6 +4,7 @@ Each piece is parsed by itself, so that a fault in one never hides the next.
 """
 
 import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import final
@@ -52,51 +53,46 @@ class Pieces:
     closed: bool = True
 
 
-@final
-@dataclass(slots=True)
-class _Lexeme:
-    kind: str
-    start: int
-    end: int
-    matched: bool = False
+_Lexemes = Sequence[re.Match[str]]
 
 
 def split(source: Source) -> tuple[Pieces, list[Fault]]:
     """Return the pieces of a text, and faults for brackets and quotes that are not closed."""
-    lexemes = [_Lexeme(m.lastgroup or "", *m.span()) for m in _LEXEME.finditer(source.text)]
-    faults = _match_brackets(source.text, lexemes)
-    return _Splitter(source.text, lexemes).pieces(until_brace=False), faults
+    lexemes = [*_LEXEME.finditer(source.text)]
+    matched, faults = _match_brackets(lexemes)
+    return _Splitter(source.text, lexemes, matched).pieces(until_brace=False), faults
 
 
-def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
-    """Mark the brackets that have a partner; return a fault for each that is never closed."""
-    stack: list[_Lexeme] = []
-    unclosed: list[_Lexeme] = []
+def _match_brackets(lexemes: _Lexemes) -> tuple[set[re.Match[str]], list[Fault]]:
+    """Return the brackets that have a partner, and a fault for each that is never closed."""
+    stack: list[re.Match[str]] = []
+    unclosed: list[re.Match[str]] = []
+    matched: set[re.Match[str]] = set()
     braces = 0  # how many of the stack are braces
     for lexeme in lexemes:
-        bracket = text[lexeme.start]
-        if lexeme.kind == "open":
+        bracket = lexeme.group()
+        if lexeme.lastgroup == "open":
             stack.append(lexeme)
             braces += bracket == "{"
-        elif lexeme.kind == "close":
-            while bracket == "}" and braces and text[stack[-1].start] == "(":
+        elif lexeme.lastgroup == "close":
+            while bracket == "}" and braces and stack[-1].group() == "(":
                 unclosed.append(stack.pop())
-            if stack and text[stack[-1].start] == {")": "(", "}": "{"}[bracket]:
-                stack.pop().matched = lexeme.matched = True
+            if stack and stack[-1].group() == {")": "(", "}": "{"}[bracket]:
+                matched |= {stack.pop(), lexeme}
                 braces -= bracket == "}"
-    opened = chain(unclosed, stack, (opening for opening in lexemes if opening.kind == "quote"))
-    open_ = ((opening, *_OPEN[text[opening.start]]) for opening in islice(opened, MOST_FAULTS + 1))
-    return [Fault("S104", message, span=Span(opening.start, opening.end), help=help_)
-            for opening, message, help_ in open_]  # fmt: skip
+    opened = chain(unclosed, stack, (each for each in lexemes if each.lastgroup == "quote"))
+    open_ = ((opening, *_OPEN[opening.group()]) for opening in islice(opened, MOST_FAULTS + 1))
+    return matched, [Fault("S104", message, span=Span(*opening.span()), help=help_)
+                     for opening, message, help_ in open_]  # fmt: skip
 
 
 @final
 class _Splitter:
     """Walks the lexemes once; a block is a recursion of one level, since blocks don't nest."""
 
-    def __init__(self, text: str, lexemes: list[_Lexeme]) -> None:
+    def __init__(self, text: str, lexemes: _Lexemes, matched: Set[re.Match[str]]) -> None:
         self.text = text
-        self.lexemes = lexemes
+        self.lexemes, self.matched = lexemes, matched
         self.at = 0
 
     def pieces(self, *, until_brace: bool) -> Pieces:
@@ -108,13 +104,13 @@ class _Splitter:
             lexeme = self.lexemes[self.at]
             if until_brace and self._is(lexeme, "}"):
                 self.at += 1
-                return Pieces(items, comments, lexeme.end)
-            if lexeme.kind in ("newline", "semicolon", "blank"):
-                ended_on = None if lexeme.kind == "newline" else ended_on
+                return Pieces(items, comments, lexeme.end())
+            if lexeme.lastgroup in ("newline", "semicolon", "blank"):
+                ended_on = None if lexeme.lastgroup == "newline" else ended_on
                 self.at += 1
-            elif lexeme.kind == "comment":
+            elif lexeme.lastgroup == "comment":
                 self.at += 1
-                words = self.text[lexeme.start : lexeme.end].rstrip()
+                words = lexeme.group().rstrip()
                 if ended_on is not None and not comments and not ended_on.behind:
                     ended_on.behind = words
                 else:
@@ -125,30 +121,30 @@ class _Splitter:
                 comments = []
         return Pieces(items, comments, len(self.text), closed=not until_brace)
 
-    def _is(self, lexeme: _Lexeme, bracket: str) -> bool:
-        return lexeme.matched and self.text[lexeme.start] == bracket
+    def _is(self, lexeme: re.Match[str], bracket: str) -> bool:
+        return lexeme in self.matched and lexeme.group() == bracket
 
     def _piece(self, above: list[str], *, inside: bool) -> Piece:
         """Return one statement: up to a newline or `;` outside parentheses."""
-        piece = Piece(self.lexemes[self.at].start, self.lexemes[self.at].start, list(above))
+        piece = Piece(self.lexemes[self.at].start(), self.lexemes[self.at].start(), list(above))
         depth = 0
         while self.at < len(self.lexemes):
             lexeme = self.lexemes[self.at]
-            at_end = lexeme.kind in ("comment", "newline", "semicolon")
+            at_end = lexeme.lastgroup in ("comment", "newline", "semicolon")
             if depth == 0 and (at_end or (inside and self._is(lexeme, "}"))):
                 break
             self.at += 1
-            if lexeme.kind == "comment":
-                piece.above.append(self.text[lexeme.start : lexeme.end].rstrip())
-            elif lexeme.kind not in ("blank", "newline"):
-                piece.end = lexeme.end
-            brace = lexeme.kind == "open" and self.text[lexeme.start] == "{"
+            if lexeme.lastgroup == "comment":
+                piece.above.append(lexeme.group().rstrip())
+            elif lexeme.lastgroup not in ("blank", "newline"):
+                piece.end = lexeme.end()
+            brace = lexeme.group() == "{"
             if brace and not inside and piece.block is None:
-                piece.brace = lexeme.start
+                piece.brace = lexeme.start()
                 piece.block = self.pieces(until_brace=True)
                 piece.end = piece.block.end
-            elif lexeme.matched:
-                depth += 1 if lexeme.kind == "open" else -1
-            elif lexeme.kind in ("quote", "open"):
+            elif lexeme in self.matched:
+                depth += 1 if lexeme.lastgroup == "open" else -1
+            elif lexeme.lastgroup in ("quote", "open"):
                 piece.broken = True
         return piece

@@ -224,16 +224,18 @@ LESSONS = (
 )
 """Remedies for texts with syntax faults: feature, documentation and test in one."""
 
-_A_STATEMENT = (
+_ORDER = (
     "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop repeat "
-    "scale vocabulary width experts bridge heal expect maybe tied stack"
+    "scale vocabulary width experts bridge heal expect maybe tied stack search limit minimize "
+    "maximize require fidelity trials seed"
 )
+"""The order of the words that statements begin with, in messages; a new word comes last."""
 _STARTS = {
-    "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),
-    "item": ("item of a stack", "a layer, or with ", "merge maybe tied limit"),
-    "wish": ("line of a search block", "", "minimize maximize require fidelity trials seed"),
+    "statement": ("statement", "a layer, or with "),
+    "item": ("item of a stack", "a layer, or with "),
+    "wish": ("line of a search block", ""),
 }
-"""The noun of each start, the help's first words, and the words that it starts with."""
+"""The noun of each start, and the help's first words."""
 
 _WORDS = {
     "LAYER": "a layer such as L12",
@@ -256,14 +258,14 @@ def fault(
     wanted, near = _wanted(error, actual, parser)
     remedy = _remedy(source, error, piece, span, parser)
     if span.start == piece.start and actual and start in _STARTS:
-        noun, layer, words = _STARTS[start]
-        if actual not in words.split() and not re.fullmatch(r"L\d+", actual):
+        (noun, layer), words = _STARTS[start], beginning(parser, start)
+        if actual not in words and not re.fullmatch(r"L\d+", actual):
             if re.fullmatch(r"l\d+", actual):
                 remedy = f"did you mean '{actual.upper()}'?"
-            near = nearest(actual, words.split())
+            near = nearest(actual, words)
             article = "an" if noun[0] in "aeiou" else "a"
             every = f"{article} {noun} starts with {layer}one of "
-            every += listed((f"'{word}'" for word in words.split()), "or")
+            every += listed((f"'{word}'" for word in words), "or")
             message = f"no {noun} starts with '{_short(actual)}'"
             return Fault("S102", message, span=span, help=near or remedy or every)
     if isinstance(error, lark.UnexpectedCharacters) and not actual[:1].isascii():
@@ -275,11 +277,20 @@ def fault(
     return Fault("S101", message, span=span, help=remedy or near)
 
 
-def start_of(text: str, at: int) -> str:
+@functools.cache
+def beginning(parser: lark.Lark, start: str) -> tuple[str, ...]:
+    """Return the words that a `statement`, an `item` or a `wish` begins with."""
+    begun = parser.parse_interactive("", start=start)
+    accepted: set[str] = begun.accepts()  # type: ignore[no-untyped-call]
+    words = sorted(parser.get_terminal(name).pattern.value for name in accepted - {"LAYER"})
+    return tuple(sorted(words, key=[*_ORDER.split(), *words].index))
+
+
+def start_of(text: str, at: int, parser: lark.Lark) -> str:
     """Return the word that a statement begins with; empty for an unknown word."""
     word = re.compile(r"\w*").match(text, at)
     first = word.group() if word else ""
-    return first if first in _STARTS["statement"][2].split() or re.match(r"L\d", first) else ""
+    return first if first in beginning(parser, "statement") or re.match(r"L\d", first) else ""
 
 
 def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:

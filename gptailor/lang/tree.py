@@ -1,7 +1,8 @@
 """The tree of a `.tailor` text: the text as written, with the span of every word.
 
 A node comes from the grammar's rule of the same name (lark's `ast_utils`): its fields are the
-rule's parts in order, and an absent `[part]` is None. A list's node has one field.
+rule's parts in order, and an absent `[part]` is None. A list's node has one field. A rule without a
+node is a statement, with the rule's parts; its function in `lower.py` names them.
 """
 
 import math
@@ -206,143 +207,11 @@ class Merging(TreeNode):
 
 
 @final
-class Version(TreeNode):
-    """`tailor 1`."""
-
-    number: Fixed
-
-
-@final
-class Declare(TreeNode):
-    """`model NAME = SOURCE @ REVISION`, `… = ON + SOURCE`, `… = math, code by linear()`."""
-
-    name: Word
-    on: Word | None
-    source: String | From
-    revision: String | None
-
-
-@final
-class LetNode(TreeNode):
-    """`let mix = 0.0..1.0`."""
-
-    name: Word
-    value: Fixed | Between | OneNumber
-
-
-@final
-class OthersNode(TreeNode):
-    """`others.mlp from code`."""
-
-    part: Word | None
-    origin: From
-
-
-@final
-class WholeNode(TreeNode):
-    """`whole from math, code by linear()`."""
-
-    origin: From
-
-
-@final
-class Dtype(TreeNode):
-    """`dtype bfloat16`."""
-
-    name: Word
-
-
-@final
-class Rest(TreeNode):
-    """`embed from chat`, `tokenizer union`, `chat_template "chatml"`, `chat_template from chat`."""
-
-    where: Word
-    origin: From | Word | String
-
-
-@final
-class Select(TreeNode):
-    """`L0..L9 from math`."""
-
-    layers: Layers
-    origin: From
-
-
-@final
-class Assign(TreeNode):
-    """`L12 = L14 chat`, `L12 = merge(…)`."""
-
-    layers: Layers
-    source: Picked | Merging
-
-
-@final
-class Dropping(TreeNode):
-    """`drop L30..L39`."""
-
-    layers: Layers
-
-
-@final
-class DroppingSome(TreeNode):
-    """`drop any 4..10 of L0..L39`, `drop window n of L5..L28`."""
-
-    what: Word
-    count: Fixed | Between | Word
-    layers: Layers
-
-
-@final
-class Repeating(TreeNode):
-    """`repeat L14..L17 times 2`."""
-
-    block: Range
-    times: Fixed | Between | None
-
-
-@final
-class RepeatingWindow(TreeNode):
-    """`repeat window 3..8 of L10..L30 times 1..2`."""
-
-    count: Fixed | Between
-    layers: Layers
-    times: Fixed | Between | None
-
-
-@final
-class Scaling(TreeNode):
-    """`scale L12 by 0.9`."""
-
-    layers: Layers
-    factor: Numeral | Word
-
-
-@final
 class SettingNode(TreeNode):
     """`tokens 65536`, `rank full`."""
 
     name: Word
     value: Numeral | Word
-
-
-@final
-class Cutting(TreeNode):
-    """`width 1280 on "text" tokens 65536`."""
-
-    what: Word
-    size: Fixed | SizesNode | Word
-    on: String
-    settings: tuple[SettingNode, ...]
-
-
-@final
-class Bridging(TreeNode):
-    """`bridge L11 by patch on "text" tokens 65536 ridge 0.1`."""
-
-    after: LayerWord | None
-    by: Word | None
-    on: String
-    settings: tuple[SettingNode, ...]
 
 
 @final
@@ -363,71 +232,23 @@ class HealTextNode(TreeNode):
 
 
 @final
-class HealNode(TreeNode):
-    """`heal L12..L20 from chat on "text", "other" tokens 200000 rank full seed 0`."""
-
-    layers: Layers | None
-    teacher: Word | None
-    on: tuple[HealTextNode, ...]
-    settings: tuple[SettingNode, ...]
-
-
-@final
-class Limit(TreeNode):
-    """`limit 50 layers`."""
-
-    count: Fixed
-
-
-@final
-class ObjectiveNode(TreeNode):
-    """`minimize nll("text")`; by itself an objective needs no direction."""
-
-    direction: Word | None
-    measure: CallNode
-
-
-@final
 class BoundNode(TreeNode):
     """`40000`, `110M`, `0.75 * base` or `base`."""
 
     number: Fixed | None
-    of: Word | None
-
-
-@final
-class BoundedNode(TreeNode):
-    """`require parameters() <= 0.75 * base`, `expect nll("text") < base`."""
-
-    keyword: Word
-    measure: CallNode
-    sign: Word
-    bound: BoundNode
-
-
-@final
-class BudgetNode(TreeNode):
-    """`fidelity 64..1024`, `trials 500`, `seed 0`."""
-
-    name: Word
-    first: Fixed
-    last: Fixed | None = None
-
-
-@final
-class Block(TreeNode):
-    """`stack { … }` or `search { … }`."""
-
-    name: Word
-    statements: "tuple[Statement, ...]"
-    closing: tuple[str, ...]  # comments before the brace that closes
+    of: Word | None = None
 
 
 @final
 class Statement(TreeNode):
-    """A statement with its comments: those on lines before it, and the one behind it."""
+    """A statement: its rule, the rule's parts in order, and its marks and comments.
 
-    body: TreeNode
+    A recipe by itself is an `item`. A `block` has its name, its statements, and the comments before
+    the brace that closes. Comments are those on lines before a statement, and the one behind it.
+    """
+
+    rule: str
+    parts: tuple[Any, ...]
     tied: Word | None = None
     maybe: Word | None = None
     above: tuple[str, ...] = ()
@@ -500,15 +321,15 @@ class _Builder(Transformer[Token, Any]):
         return Curving(_span(meta), name, tuple(knots), over)
 
     @v_args(meta=True)
-    def bound(self, meta: Meta, children: list[Any]) -> BoundNode:
-        number = next((child for child in children if isinstance(child, Fixed)), None)
-        of = next((child for child in children if isinstance(child, Word)), None)
-        return BoundNode(_span(meta), number, of)
-
-    @v_args(meta=True)
     def overlay(self, meta: Meta, children: list[Any]) -> Statement:
         tied, maybe, body = children
-        return Statement(_span(meta), body, tied, maybe)
+        if not isinstance(body, Statement):
+            body = Statement(_span(meta), "item", (body,))
+        body.tied, body.maybe = tied, maybe
+        return body
+
+    def __default__(self, data: str, children: list[Any], meta: Meta) -> Statement:
+        return Statement(_span(meta), str(data), tuple(children))
 
 
 def _with_span(*, inline: bool, meta: bool) -> Any:
@@ -525,8 +346,6 @@ _TO_NODES = ast_utils.create_transformer(sys.modules[__name__], _Builder(), _wit
 
 def statement_of(parsed: "Tree[Token]", span: Span) -> Statement:
     """Return the statement of a rule's tree, without its comments."""
-    node = _TO_NODES.transform(parsed)
-    if not isinstance(node, Statement):
-        return Statement(span, node)
-    node.span = span
-    return node
+    statement: Statement = _TO_NODES.transform(parsed)
+    statement.span = span
+    return statement

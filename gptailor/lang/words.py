@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -155,9 +155,8 @@ def _extent(entries: Sequence[p.Layer | p.Scale]) -> tuple[int, int]:
 
 
 def _without_extent(recipes: Sequence[p.Recipe], extent: tuple[int, int]) -> list[p.Recipe]:
-    if not has_curve(recipes[0]):
-        return list(recipes)
-    return [revalued(recipe, partial(_unsaid, extent=extent)) for recipe in recipes]
+    """Return the recipes, the first one without an extent that its statement says."""
+    return [revalued(recipes[0], partial(_unsaid, extent=extent)), *recipes[1:]]
 
 
 def _unsaid(value: p.Value, extent: tuple[int, int]) -> p.Value:
@@ -197,11 +196,11 @@ def _scale_words(entries: Sequence[p.Scale]) -> str:
 def item_words(entries: Sequence[p.Item]) -> str:
     """Return one item of a stack for layers whose recipes go in step."""
     recipes = [entry.recipe for entry in entries]
-    return _made_words(_without_extent([recipes[0]], (0, len(recipes) - 1)) + recipes[1:])
+    return _made_words(_without_extent(recipes, (0, len(recipes) - 1)))
 
 
 def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
-    """Return `embed from chat` or `tokenizer union`; merges that only JSON has become `linear`."""
+    """Return `embed from chat` or `tokenizer union`."""
     origin = rest_recipe_words(where, recipe)
     return f"{where} {origin}" if isinstance(recipe, str) else f"{where} from {origin}"
 
@@ -212,18 +211,7 @@ def rest_recipe_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
         return recipe.model
     if isinstance(recipe, str):
         return recipe if where == "tokenizer" else f'"{recipe}"'
-    return recipe_words(_by_method(recipe))
-
-
-def _by_method(recipe: p.Recipe) -> p.Recipe:
-    """Return a merge with a method: `linear` where it has none."""
-    if isinstance(recipe, p.Merge) and recipe.by is None:
-        weights: tuple[p.Value, ...] = ()
-        if isinstance(recipe.share, int | float):
-            weights = (1.0 - recipe.share, recipe.share)
-        call = p.MethodCall(name="linear", arguments={"weight": weights} if weights else {})
-        recipe = p.Merge(merge=recipe.merge, by=call)
-    return recipe
+    return recipe_words(recipe)
 
 
 def mark_words(entry: p.Closed) -> str:
@@ -236,7 +224,7 @@ def mark_words(entry: p.Closed) -> str:
 def model_source(m: p.Model) -> str:
     """Return a model's declaration after its name: `"…" @ "…"`, `math, code by linear()`."""
     if m.made is not None:
-        return _from_words(_by_method(m.made)) or ""
+        return recipe_words(m.made)
     on = f"{m.on} + " if m.on is not None else ""
     revision = f' @ "{m.revision}"' if m.revision is not None else ""
     return f'{on}"{m.source}"{revision}'
@@ -314,11 +302,6 @@ def _heal_text_words(text: p.HealText) -> str:
     return words + teacher + (f" weight {text.weight!r}" if text.weight != 1 else "")
 
 
-def requirement_words(required: p.Requirement) -> str:
-    """Return `require parameters() <= 0.75 * base`."""
-    return statement_words([required])
-
-
 def bounded_words(entry: p.Expectation) -> str:
     """Return `parameters() <= 0.75 * base`."""
     return f"{measure_words(entry.objective)} {entry.sign} {bound_words(entry)}"
@@ -360,48 +343,58 @@ def measure_words(wish: p.Objective) -> str:
     return f"{wish.name}({', '.join(words)})"
 
 
-_JOINED: Mapping[type[p.Closed], Callable[[Any], str]] = {
-    p.Layer: layer_words,
-    p.Drop: _drop_words,
-    p.Scale: _scale_words,
-    p.Item: item_words,
-    p.Others: _all_words,
-    p.Whole: _all_words,
+@final
+class StatementForm(NamedTuple):
+    """The form of a kind of entry: its section, its order in it, its words and its keyword.
+
+    Without a keyword the words are those of several entries, which make one statement. Entries that
+    are `joined` do so if they go in step; any other entry is a statement by itself.
+    """
+
+    section: str
+    order: int
+    words: Callable[[Any], str]
+    keyword: str = ""
+    joined: bool = False
+
+
+FORMS: Mapping[type[p.Closed], StatementForm] = {
+    p.Layer: StatementForm("layers", 0, layer_words, joined=True),
+    p.Others: StatementForm("layers", 1, _all_words),
+    p.Whole: StatementForm("layers", 2, _all_words),
+    p.Drop: StatementForm("changes", 0, _drop_words, joined=True),
+    p.DropAny: StatementForm("changes", 1, _some_dropped_words, "drop"),
+    p.DropWindow: StatementForm("changes", 2, _some_dropped_words, "drop"),
+    p.Repeat: StatementForm("changes", 3, _repeat_words, "repeat"),
+    p.RepeatWindow: StatementForm("changes", 3, _repeat_words, "repeat"),
+    p.Scale: StatementForm("changes", 4, _scale_words, joined=True),
+    p.Bridge: StatementForm("changes", 6, _bridge_words, "bridge"),
+    p.Heal: StatementForm("changes", 7, _heal_words, "heal"),
+    p.Item: StatementForm("stack", 0, item_words, joined=True),
+    p.Requirement: StatementForm("search", 1, bounded_words, "require"),
+    p.Expectation: StatementForm("expects", 0, bounded_words, "expect"),
 }
-"""The words of entries that make one statement."""
-_SINGLE: Mapping[type[p.Closed], tuple[str, Callable[[Any], str]]] = {
-    p.DropAny: ("drop", _some_dropped_words),
-    p.DropWindow: ("drop", _some_dropped_words),
-    p.Repeat: ("repeat", _repeat_words),
-    p.RepeatWindow: ("repeat", _repeat_words),
-    p.Bridge: ("bridge", _bridge_words),
-    p.Heal: ("heal", _heal_words),
-    p.Requirement: ("require", bounded_words),
-    p.Expectation: ("expect", bounded_words),
-}
-"""The keyword of a statement with one entry, and the words after it."""
 
 
 def keyword_and_words(entry: p.Closed) -> tuple[str, str]:
     """Return a statement's keyword, and the words after it with its marks before them."""
-    keyword, words = _SINGLE[type(entry)]
-    return keyword, mark_words(entry) + words(entry)
+    form = FORMS[type(entry)]
+    return form.keyword, mark_words(entry) + form.words(entry)
 
 
 def statement_words(entries: Sequence[p.Closed]) -> str:
     """Return the statement of an entry, or of entries that go in step."""
     first = entries[0]
-    if type(first) in _JOINED:
-        return mark_words(first) + _JOINED[type(first)](entries)
-    keyword, words = _SINGLE[type(first)]
-    return f"{mark_words(first)}{keyword} {words(first)}"
+    form = FORMS[type(first)]
+    words = f"{form.keyword} {form.words(first)}" if form.keyword else form.words(entries)
+    return mark_words(first) + words
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:
     """Return the entries grouped by statement.
 
-    A statement has the tied entries of a group, those that share a curve, or neighbours that go in
-    step.
+    A statement has the tied entries of a group, those that share a curve, neighbours that go in
+    step, or all drops.
     """
     grouped: list[list[_E]] = []
     runs: dict[object, list[_E]] = {}  # the latest one of each key
@@ -424,7 +417,7 @@ def _run_key(entry: p.Layer | p.Drop | p.Scale | p.Item) -> object:
     if entry.tied is not None:
         return entry.tied
     if not _is_curved(entry):
-        return "in step", getattr(entry, "part", None)
+        return "in step", getattr(entry, "part", None), isinstance(entry, p.Drop) and entry.maybe
     return "curve" if isinstance(entry, p.Item) else repr(_shape(entry))
 
 
@@ -434,7 +427,7 @@ def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
     Items of a stack stand `beside` one another and count up; elsewhere a list has each layer once,
     and not `again`.
     """
-    if entry.tied is not None:
+    if entry.tied is not None or isinstance(entry, p.Drop):
         return True
     if isinstance(entry, p.Item) and not beside:
         return False

@@ -54,10 +54,7 @@ def _above_table(page: str, at: int) -> str:
 @functools.cache
 def fault_pages() -> dict[str, FaultPage]:
     """Return the page of each code: a section, or a row of a table with fault and remedy."""
-    try:
-        page = FAULTS_FILE.read_text("utf-8")
-    except OSError:
-        return {}
+    page = FAULTS_FILE.read_text("utf-8")
     pages: dict[str, FaultPage] = {}
     for found in (*_SECTION.finditer(page), *_ROW.finditer(page)):
         line = page.count("\n", 0, found.start()) + 1

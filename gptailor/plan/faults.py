@@ -3,7 +3,7 @@
 import bisect
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from errno import EISDIR, ENOENT
 from functools import cached_property, lru_cache
@@ -346,14 +346,11 @@ class Hit:
 
 
 def joined_faults(
-    origin: Origin | None,
-    hits: Iterable[Hit],
-    fault: Callable[[str, bool], Fault],
-    label: str = "",
+    origin: Origin | None, hits: Iterable[Hit], fault: Fault, label: str = ""
 ) -> Iterator[Fault]:
     """Yield one fault for each run of hits from one range.
 
-    `fault` receives `L4` or `L4..L7`, and whether there are several positions.
+    The message of `fault` says what one position "is", after its name.
     """
     groups: list[list[Hit]] = []
     for hit in hits:
@@ -365,12 +362,10 @@ def joined_faults(
         first, last = group[0], group[-1]
         many = last.position != first.position
         name = f"L{first.position}..L{last.position}" if many else f"L{first.position}"
-        joint = fault(name, many)
+        message = fault.message.replace("is", "are", 1) if many else fault.message
         also = (Also(label, last.other, _target(origin, last.other, many)),) if last.other else ()
-        yield Fault(
-            joint.code, joint.message, last.at, joint.help, joint.also + also,
-            severity=joint.severity, span=_target(origin, last.at, many),
-        )  # fmt: skip
+        span = _target(origin, last.at, many)
+        yield replace(fault, message=f"{name} {message}", at=last.at, also=also, span=span)
 
 
 def _target(origin: Origin | None, at: Place, many: bool) -> Span | None:

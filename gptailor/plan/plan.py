@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from gptailor.plan.bounds import LARGEST_LAYER
-from gptailor.plan.faults import Fault, Origin, Place, Source
+from gptailor.plan.faults import Origin, Place, Source
 from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
@@ -453,7 +453,7 @@ OVERLAY: Final = (
 BY_LAYER: Final = ("layers", "drops", "scales")
 """The lists with an entry for each layer of a statement; elsewhere an entry is a statement."""
 
-Entry = TypeVar("Entry", bound=Open)
+Entry = TypeVar("Entry", bound=Closed)
 _Derived = TypeVar("_Derived")
 
 
@@ -470,15 +470,14 @@ def normal_order(entry: Closed) -> tuple[Any, ...]:
     return (*ends[:1], *ends[-1:])
 
 
-def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def retied(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Return the entries with their groups numbered by first appearance."""
-    entries = tuple(entries)
-    numbers: dict[int, int] = {}
-    for entry in entries:
-        if entry.tied is not None:
-            numbers.setdefault(entry.tied, len(numbers))
-    moved = {old: {"tied": new} for old, new in numbers.items() if old != new}
-    return tuple(e.model_copy(update=moved[e.tied]) if e.tied in moved else e for e in entries)
+    groups = dict.fromkeys(e.tied for e in entries if isinstance(e, Open) and e.tied is not None)
+    moved = {old: {"tied": new} for new, old in enumerate(groups) if old != new}
+    return tuple(
+        e.model_copy(update=moved[e.tied]) if isinstance(e, Open) and e.tied in moved else e
+        for e in entries
+    )
 
 
 @final
@@ -519,7 +518,6 @@ class Plan(Closed):
     expects: Several[Expectation] = ()
 
     _origin: Origin | None = PrivateAttr(default=None)
-    _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
     _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @field_validator(*OVERLAY, mode="after")
@@ -532,19 +530,9 @@ class Plan(Closed):
         """Return the text that the plan was read from, with the span of each place, or None."""
         return self._origin
 
-    @property
-    def faults(self) -> tuple[Fault, ...] | None:
-        """The recorded faults of this plan; None before its rules have run, and for a copy."""
-        return self._faults
-
-    def record_faults(self, faults: Iterable[Fault]) -> None:
-        """Record the faults that the rules reported."""
-        self._faults = tuple(faults)
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
-        """Return a copy without remembered faults and derived values; see pydantic."""
+        """Return a copy without derived values; see pydantic."""
         plan = super().model_copy(update=update, deep=deep)
-        plan._faults = None
         plan._derived = {}
         return plan
 

@@ -129,10 +129,11 @@ def _value_sites(plan: p.Plan) -> Iterator[Site]:
 def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
     """Return all entries that `maybe` and `tied` may stand before, and their places."""
     items = enumerate(plan.stack.items if plan.stack else ())
+    first = ("drop_any", "windows", "drops", "layers", "others")
     return (
-        *enumerated(plan, "drop_any", "windows", "drops", "layers", "others"),
+        *enumerated(plan, *first),
         *((("stack", "items", i), item) for i, item in items),
-        *enumerated(plan, "repeats", "scales", "bridges"),
+        *enumerated(plan, *(name for name in p.OVERLAY if name not in first)),
         *([] if plan.whole is None else [(("whole",), plan.whole)]),
     )
 
@@ -159,16 +160,13 @@ _MAYBE: dict[type[p.Open], Role] = {
     p.Drop: "drop",
     p.DropAny: "cut",
     p.DropWindow: "cut",
-    p.Layer: "otherwise",
-    p.LayerBelow: "otherwise",
-    p.Others: "otherwise",
-    p.Whole: "otherwise",
     p.Repeat: "repeated",
     p.RepeatWindow: "repeated",
     p.Scale: "scaled",
     p.Bridge: "bridged",
     p.Item: "item",
 }
+"""The roles of entries' `maybe`; where another recipe holds instead it is `otherwise`."""
 _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
 
 
@@ -179,7 +177,8 @@ def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
     if isinstance(entry, p.Layer | p.Others | p.Whole | p.Item):
         yield from recipe_sites(entry.recipe, (*at, "recipe"), at)
     part = entry.part or "" if isinstance(entry, p.Layer | p.Others) else ""
-    yield Site((*at, "maybe"), entry.maybe, Subject(_MAYBE[type(entry)], part=part), at)
+    role = _MAYBE.get(type(entry), "otherwise")
+    yield Site((*at, "maybe"), entry.maybe, Subject(role, part=part), at)
     if isinstance(entry, p.RepeatWindow):
         yield Site(at, entry, Subject("block"), at)
     if isinstance(entry, p.Repeat | p.RepeatWindow):

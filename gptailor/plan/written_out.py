@@ -36,9 +36,7 @@ def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
 
     def settled(entry: Any, field: str, at: int | None = 0) -> Any:
         """Return the entry with the number of its field, or all numbers of its recipe."""
-        change = partial(_settled, numbers=numbers, at=at)
-        value = getattr(entry, field)
-        value = revalued(value, change) if isinstance(value, p.Recipe) else change(value)
+        value = revalued(getattr(entry, field), partial(_settled, numbers=numbers, at=at))
         return entry.model_copy(update={field: value})
 
     stack = plan.stack

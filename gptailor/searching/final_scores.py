@@ -12,7 +12,7 @@ from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluation.scores import Failure, Outcome, Outcomes
 from gptailor.evaluation.space_trials import Trials
 from gptailor.evaluation.targets import base_of, unchanged
-from gptailor.lang.words import objective_words, requirement_words
+from gptailor.lang.words import objective_words, statement_words
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
@@ -167,7 +167,7 @@ class Conditions:
         rows = zip(self.required, measured, bounds, strict=True)
         return tuple(
             RequiredRow(
-                require=escaped_control(requirement_words(required)),
+                require=escaped_control(statement_words([required])),
                 bound=bound,
                 value=value,
                 held=held,

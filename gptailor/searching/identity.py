@@ -15,7 +15,7 @@ from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.evaluation.space_trials import Trials
 from gptailor.lang.format import format_plan
-from gptailor.lang.words import objective_words, requirement_words
+from gptailor.lang.words import objective_words, statement_words
 from gptailor.output.used_plan import plan_seen_from
 from gptailor.plan.plan import Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
@@ -94,7 +94,7 @@ def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
 
 
 def _requirements(requires: Iterable[Requirement]) -> tuple[str, ...]:
-    return tuple(escaped_control(requirement_words(each)) for each in requires)
+    return tuple(escaped_control(statement_words([each])) for each in requires)
 
 
 def _digests(space: Space, models: Mapping[str, Opened], texts: Iterable[Path]) -> SearchDigests:

@@ -322,3 +322,10 @@ JSON = st.recursive(
 def test_any_json_is_a_plan_or_refused(value: object) -> None:
     plan, faults = read_json(Source("p.json", json.dumps(value)), Path())
     assert plan is not None or errors(faults)
+
+
+def test_a_fault_of_a_chat_template_is_at_its_model() -> None:
+    text = HEAD + "chat_template from code\n"
+    faults = errors(outcome(text))
+    at = [text[f.span.start : f.span.end] for f in faults if f.span is not None]
+    assert at == ["code"], faults

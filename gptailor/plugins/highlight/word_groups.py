@@ -6,18 +6,12 @@ All of them are read off the grammar's parser and the registries, so new words n
 from collections.abc import Iterable, Mapping
 
 from gptailor.lang.parse import parser, spelled
+from gptailor.lang.syntax_errors import beginning
 from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import DTYPES, METHODS, OBJECTIVES
 
 _CHOICES = frozenset({"any", "maybe", "one", "tied"})
 """Words that leave something open, which have a colour of their own."""
-
-
-def beginning(start: str) -> tuple[str, ...]:
-    """Return the words that a `statement`, an `item` or a `wish` begins with, sorted."""
-    begun = parser().parse_interactive("", start=start)
-    accepted: set[str] = begun.accepts()  # type: ignore[no-untyped-call]
-    return _words(spelled().get(name, "") for name in accepted)
 
 
 def word_groups() -> Mapping[str, tuple[str, ...]]:
@@ -28,7 +22,7 @@ def word_groups() -> Mapping[str, tuple[str, ...]]:
     parts of a layer; `setting` are words that methods' parameters take.
     """
     grammar = set(_words(spelled().values()))
-    first = {word for start in ("statement", "item", "wish") for word in beginning(start)}
+    first = {word for start in ("statement", "item", "wish") for word in beginning(parser(), start)}
     settings = {word for m in METHODS.values() for p in m.parameters for word in p.words}
     return {
         "statement": _words(first - _CHOICES),

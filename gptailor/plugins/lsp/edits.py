@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
 from gptailor.lang.format import format_text
-from gptailor.lang.tree import Block, Statement
+from gptailor.lang.tree import Statement
 from gptailor.plan.faults import Span, TailorError
 from gptailor.plan.registry import WORDS
 from gptailor.plugins.lsp.names import Occurrence
@@ -91,12 +91,13 @@ def _all_read(text: PlanText, word: Occurrence, name: str) -> None:
 def _read_spans(statements: Iterable[Statement]) -> Iterator[Span]:
     """Yield the spans of all readable statements, those within blocks included."""
     for statement in statements:
-        if not isinstance(statement.body, Block):
+        if statement.rule != "block":
             yield statement.span
             continue
-        start = min([one.span.start for one in statement.body.statements] or [statement.span.end])
+        _, inner, _ = statement.parts
+        start = min([one.span.start for one in inner] or [statement.span.end])
         yield Span(statement.span.start, start)
-        yield from _read_spans(statement.body.statements)
+        yield from _read_spans(inner)
 
 
 def _only_renamed(text: PlanText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from gptailor.lang import tree
+from gptailor.lang.lower import parts_of
 from gptailor.plan.faults import Span
 from gptailor.plan.registry import METHODS, OBJECTIVES, Argument, Parameter
 
@@ -14,42 +15,42 @@ NameKind = Literal[
 ]  # fmt: skip
 """`layer` is a base's position or a model's layer; `file` has calibration text or samples."""
 
-_WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
-    (tree.Declare, "name"): "model",
-    (tree.Declare, "on"): "model",
-    (tree.LetNode, "name"): "number",
+_WORDS: dict[tuple[type[tree.TreeNode] | str, str], NameKind] = {
+    ("declare", "name"): "model",
+    ("declare", "on"): "model",
+    ("let", "name"): "number",
     (tree.AllOf, "names"): "model",
     (tree.OneOf, "names"): "model",
     (tree.AnyOf, "names"): "model",
     (tree.Picked, "model"): "model",
-    (tree.HealNode, "teacher"): "model",
+    ("heal", "teacher"): "model",
     (tree.HealTextNode, "teacher"): "model",
     (tree.HealTextNode, "weight"): "number",
     (tree.BoundNode, "of"): "model",
     (tree.Merging, "shares"): "number",
     (tree.EachSource, "numbers"): "number",
-    (tree.Scaling, "factor"): "number",
-    (tree.DroppingSome, "count"): "number",
-    (tree.Cutting, "size"): "number",
+    ("scaling", "factor"): "number",
+    ("dropping_some", "count"): "number",
+    ("cutting", "size"): "number",
     (tree.SettingNode, "value"): "number",
     (tree.Curving, "knots"): "number",
     (tree.Curving, "name"): "function",
-    (tree.Bridging, "by"): "function",
-    (tree.Dtype, "name"): "dtype",
+    ("bridging", "by"): "function",
+    ("dtype", "name"): "dtype",
     (tree.Range, "part"): "part",
-    (tree.OthersNode, "part"): "part",
+    ("others", "part"): "part",
 }
-"""The kinds of words by their node and field; all other words are keywords."""
+"""The kinds of words by their node, or rule, and part; all other words are keywords."""
 
-_STRINGS: dict[type[tree.TreeNode], NameKind] = {
-    tree.Declare: "source",
-    tree.Cutting: "file",
-    tree.Bridging: "file",
+_STRINGS: dict[type[tree.TreeNode] | str, NameKind] = {
+    "declare": "source",
+    "cutting": "file",
+    "bridging": "file",
     tree.HealTextNode: "file",
     tree.AnswersNode: "file",
-    tree.Rest: "template",
+    "rest": "template",
 }
-"""The kinds of texts in quotes by their node; a `Declare` may also have a `revision`."""
+"""The kinds of texts in quotes by their node or rule; a model may also have a `revision`."""
 
 
 @final
@@ -89,13 +90,15 @@ def _of(node: tree.TreeNode, models: tuple[str, ...] = ()) -> Iterator[Occurrenc
         case tree.CallNode():
             yield from _of_call(node, measures=False)
             return
-        case tree.ObjectiveNode() | tree.BoundedNode():
-            yield from _of_call(node.measure, measures=True)
+        case tree.Statement(rule="objective" | "bounded"):
+            yield from _of_call(parts_of(node)["measure"], measures=True)
         case tree.Picked():
             names = node.model.names if isinstance(node.model, tree.OneOf) else (node.model,)
             models = tuple(name.text for name in names)
-    for name in node._fields:
-        value = getattr(node, name)
+    parts = {name: getattr(node, name) for name in node._fields if name != "parts"}
+    if isinstance(node, tree.Statement):
+        parts |= parts_of(node)
+    for name, value in parts.items():
         for child in value if isinstance(value, tuple) else (value,):
             if isinstance(child, tree.Word | tree.String | tree.LayerWord):
                 yield _word(node, name, child, models)
@@ -109,17 +112,18 @@ def _word(
     word: tree.Word | tree.String | tree.LayerWord,
     models: tuple[str, ...],
 ) -> Occurrence:
+    kind_of_node = node.rule if isinstance(node, tree.Statement) else type(node)
     if isinstance(word, tree.LayerWord):
         return Occurrence("layer", f"L{word.number}", word.span, number=word.number, models=models)
     if isinstance(word, tree.String):
-        kind = "revision" if name == "revision" else _STRINGS.get(type(node), "argument")
+        kind = "revision" if name == "revision" else _STRINGS.get(kind_of_node, "argument")
         return Occurrence(kind, word.text, word.span)
-    kind = _WORDS.get((type(node), name), "keyword")
-    if isinstance(node, tree.Rest) and name == "origin" and node.where.text == "chat_template":
-        kind = "model"
+    kind = _WORDS.get((kind_of_node, name), "keyword")
+    if isinstance(node, tree.Statement) and node.rule == "rest" and name == "origin":
+        kind = "model" if node.parts[0].text == "chat_template" else "keyword"
     if isinstance(node, tree.SettingNode) and node.name.text in ("rank", "loss"):
         kind = "keyword"  # `full`, `answers`
-    declares = isinstance(node, tree.Declare | tree.LetNode) and name == "name"
+    declares = kind_of_node in ("declare", "let") and name == "name"
     return Occurrence(kind, word.text, word.span, declares)
 
 

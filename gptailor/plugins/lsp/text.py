@@ -17,6 +17,7 @@ from pygls.uris import to_fs_path
 from gptailor.checkpoint.files import CheckpointError, expanded, open_regular
 from gptailor.checkpoint.models import Opened, Opener, folder_of, is_plan, is_remote
 from gptailor.lang import tree
+from gptailor.lang.lower import parts_of
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import Fault, Span, errors
@@ -233,17 +234,22 @@ def symbols(text: EditedText) -> list[types.DocumentSymbol]:
     return [_symbol(text, statement) for statement in text.tree.statements]
 
 
+_NAMED = {
+    "declare": types.SymbolKind.Variable,
+    "let": types.SymbolKind.Constant,
+    "block": types.SymbolKind.Namespace,
+}
+"""The kinds of statements that have a name, by their rule."""
+
+
 def _symbol(text: EditedText, statement: tree.Statement) -> types.DocumentSymbol:
-    body, span = statement.body, statement.span
+    rule, span = statement.rule, statement.span
     kind, name, at = types.SymbolKind.Field, text.text[span.start : span.end], span
     children: list[types.DocumentSymbol] = []
-    if isinstance(body, tree.Declare | tree.LetNode):
-        is_model = isinstance(body, tree.Declare)
-        kind = types.SymbolKind.Variable if is_model else types.SymbolKind.Constant
-        name, at = body.name.text, body.name.span
-    elif isinstance(body, tree.Block):
-        kind, name, at = types.SymbolKind.Namespace, body.name.text, body.name.span
-        children = [_symbol(text, inner) for inner in body.statements]
+    if rule in _NAMED:
+        parts = parts_of(statement)
+        kind, name, at = _NAMED[rule], parts["name"].text, parts["name"].span
+        children = [_symbol(text, inner) for inner in parts.get("statements", ())]
     where = text.lines.range
     return types.DocumentSymbol(
         " ".join(name.split())[:80], kind, where(span), where(at), children=children or None

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from gptailor.lang.parse import grammar
+from gptailor.lang.parse import grammar, parser
+from gptailor.lang.syntax_errors import beginning
 from gptailor.plan.registry import METHODS, OBJECTIVES
-from gptailor.plugins.highlight.word_groups import beginning, word_groups
+from gptailor.plugins.highlight.word_groups import word_groups
 
 
 def test_every_word_of_the_grammar_is_in_one_group():
@@ -29,5 +30,5 @@ def test_registries_are_groups():
     [("statement", "drop", "minimize"), ("item", "merge", "drop"), ("wish", "trials", "merge")],
 )
 def test_what_begins(start, there, absent):
-    assert there in beginning(start)
-    assert absent not in beginning(start)
+    assert there in beginning(parser(), start)
+    assert absent not in beginning(parser(), start)
