@@ -11,6 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Literal, final
 
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
+
 DTYPE_BITS: dict[str, int] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -32,7 +34,10 @@ def resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
 @final
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """The name, dtype and shape of a tensor. `dtype` is its name in safetensors (`BF16`)."""
+    """The name, dtype and shape of a tensor.
+
+    `dtype` is its name in safetensors (`BF16`), or GGUF's of a type with blocks (`Q8_0`).
+    """
 
     name: str
     dtype: str
@@ -46,6 +51,8 @@ class TensorSpec:
     @property
     def size(self) -> int:
         """Return the number of bytes."""
+        if (kind := KINDS.get(self.dtype)) is not None:
+            return self.elements // kind.block * kind.bytes
         return self.elements * DTYPE_BITS[self.dtype] // 8
 
 

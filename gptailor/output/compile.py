@@ -404,5 +404,5 @@ def lock(
     with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
         specs = [output.spec for output in outputs]
         payload_of = payloads(outputs, fitted=fitted)
-        recording.sha256 = digests_of(specs, payload_of, crew, progress)
+        recording.sha256 = digests_of({s: payload_of(s) for s in specs}, crew, progress)
         return recording.lock(all_declared(prepared.declared, prepared.models))

@@ -24,15 +24,9 @@ from gptailor.checkpoint.folder import (
 )
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import (
-    FileDigest,
-    TensorDigest,
-    of_bytes,
-    of_file,
-)
+from gptailor.checkpoint.write.digest import FileDigest, of_bytes, of_file
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.checkpoint.write.writer import (
     check_target,
     new_checkpoint,
@@ -73,19 +67,10 @@ class Contents:
     threads: int | None
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class DigestedTensors:
-    """Tensors that are read or made, and the form of their digests."""
-
-    specs: Sequence[TensorSpec]
-    payload_of: Callable[[TensorSpec], Payload]
-    digest: Callable[[TensorSpec, str], TensorDigest]
-
-    def digests(self, crew: Crew, progress: ByteProgress) -> dict[str, TensorDigest]:
-        """Return the digest of each tensor; nothing is kept of its bytes."""
-        sha256 = digests_of(self.specs, self.payload_of, crew, progress)
-        return {spec.name: self.digest(spec, sha256[spec.name]) for spec in self.specs}
+Payloads = Mapping[TensorSpec, Payload]
+"""Tensors that are read or made, and their bytes."""
+Sketches = Mapping[str, tuple[float, ...]]
+"""Sketches by the names of tensors."""
 
 
 # -------------------------------------------------------------------------------------- as planned
@@ -161,8 +146,10 @@ class Destination(ABC):
         """The names of the tensors that bridges, healing and an importance matrix change."""
 
     @abstractmethod
-    def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
-        """Return the tensors that the plan makes, except those `skipped`."""
+    def remade(
+        self, fitted: "Fitted | None", skipped: Collection[str]
+    ) -> tuple[Payloads, Sketches]:
+        """Return the tensors that the plan makes, except those `skipped`, and their sketches."""
 
 
 @final
@@ -222,17 +209,16 @@ class ModelFolder(Destination):
         """The names of the tensors that bridges and healing change."""
         return self.prepared.compiled.program.fitted.union(self.prepared.refitted)
 
-    def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
-        """Return the tensors that the plan makes, except those `skipped`."""
+    def remade(
+        self, fitted: "Fitted | None", skipped: Collection[str]
+    ) -> tuple[Payloads, Sketches]:
+        """Return the tensors that the plan makes, except those `skipped`, and their sketches."""
         program = self.prepared.compiled.program.outputs
         outputs = tuple(output for output in program if output.spec.name not in skipped)
         specs = [output.spec for output in outputs]
+        payload_of = out.payloads(outputs, fitted=fitted)
         sketches = out.fit_sketches(self.prepared, fitted, [spec.name for spec in specs])
-
-        def digest(spec: TensorSpec, sha256: str) -> TensorDigest:
-            return TensorDigest.of(spec, sha256, sketches.get(spec.name))
-
-        return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), digest)
+        return {spec: payload_of(spec) for spec in specs}, sketches
 
 
 def configuration_values(config: Mapping[str, Any], path: Path) -> Facts:
@@ -259,8 +245,8 @@ class CompiledOutput(ABC):
     """A reader of a compiled output: its plan, its lock, and measurements of its content.
 
     `locked` is the lock's part on such an output, if there is one. `settings` are its configuration
-    or metadata, and the files beside the weights. No weights are read before the `tensors` are
-    digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
+    or metadata, and the files beside the weights. `tensors` are the places of its weights, which
+    are not read; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
     are words for people. Without a lock, fits are compared with those of the `checkpoint`.
     """
 
@@ -272,7 +258,7 @@ class CompiledOutput(ABC):
     plan_text: bytes | None
     lock: Lock | None
     locked: Measurement | None
-    tensors: DigestedTensors
+    tensors: Payloads
     settings: Mapping[FactKind, Facts]
     checkpoint: Checkpoint | None = None
     damage: Difference | None = None
@@ -319,10 +305,8 @@ class CompiledFolder(CompiledOutput):
             by_name = {path.relative_to(folder).as_posix(): path for path in files if path}
             digests = {name: of_file(path) for name, path in by_name.items()}
             self.settings = {**self.settings, "beside": on_files(digests, folder)}
-        infos = {} if output is None else output.tensors
-        places = {n: ByteRange(t.file, t.offset, t.spec.size) for n, t in infos.items()}
-        specs = [tensor.spec for tensor in infos.values()]
-        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], TensorDigest.of)
+        infos = [] if output is None else output.tensors.values()
+        self.tensors = {t.spec: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
 
     def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the configuration by the lock, and the files beside the weights.

@@ -17,9 +17,9 @@ from gptailor.checkpoint.write.digest import (
     UNMEASURED,
     FileDigest,
     KnownDigests,
-    TensorDigest,
     of_bytes,
     of_file,
+    tensor_digests,
 )
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
@@ -124,7 +124,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
         "config digest": alone(CONFIG, digest, f"the output's {CONFIG}"),
         **measured_files(prepared, _measured_early),
     }
-    tensors = {output.spec.name: TensorDigest.of(output.spec) for output in program.outputs}
+    tensors = tensor_digests(output.spec for output in program.outputs)
     refuse(lock_differences(Measurement.of(lock), Measurement(facts=facts, tensors=tensors)), lock)
 
 
@@ -293,12 +293,7 @@ class Recording:
             vocabulary=_locked_vocabulary(self.prepared),
             stripped={name: of_bytes(content) for name, content in stripped.items()},
             chat_template=of_file(template).sha256 if template is not None else None,
-            tensors={
-                spec.name: TensorDigest.of(
-                    spec, self.sha256.get(spec.name, UNMEASURED), self.sketches.get(spec.name)
-                )
-                for spec in specs
-            },
+            tensors=tensor_digests(specs, self.sha256, self.sketches),
             gguf=self.gguf,
         )
 

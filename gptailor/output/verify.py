@@ -10,9 +10,9 @@ from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted
 from gptailor.checkpoint.folder import Checkpoint
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file, tensor_digests
 from gptailor.checkpoint.write.output_file import ByteProgress
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import read_bytes
 from gptailor.output.compile import fit_tensors
@@ -124,7 +124,7 @@ class Verification:
     @property
     def work(self) -> int:
         """The bytes that are to be read and made."""
-        size = sum(spec.size for spec in self.output.tensors.specs)
+        size = sum(spec.size for spec in self.output.tensors)
         if self.prepared is None:
             return size
         output_size = self.prepared.compiled.program.size
@@ -200,7 +200,8 @@ class Verification:
         self.differences.append(Difference("plan", PLAN_FILE, message, self.output.plan_path))
 
     def _compare(self, crew: Crew, progress: ByteProgress) -> None:
-        tensors = self.output.tensors.digests(crew, progress)
+        present = self.output.tensors
+        tensors = tensor_digests(present, digests_of(present, crew, progress))
         if self.lock is not None:
             if (locked := self.output.locked) is not None:
                 self._find(locked, Measurement(facts=self.output.settings, tensors=tensors))
@@ -276,7 +277,8 @@ class Verification:
             self.unverified.append(f"{words}: {reason}")
         else:
             fitted = fit_tensors(prepared, anew=True, on_event=self._on_event)
-        remade = planned.remade(fitted, skipped).digests(crew, progress)
+        made, sketches = planned.remade(fitted, skipped)
+        remade = tensor_digests(made, digests_of(made, crew, progress), sketches)
         expected = tensors if locked is None else locked.tensors or {}
         expected = {name: digest for name, digest in expected.items() if name not in skipped}
         self.compared.append(f"{len(remade)} tensors with the plan's output")

@@ -4,17 +4,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from gptailor.checkpoint.files import CheckpointError, reason
+from gptailor.checkpoint.files import CheckpointError, reading
 
 
 def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
     """Read exactly the view's bytes."""
     while view:
-        try:
+        with reading(path, offset=offset):
             count = os.preadv(file, [view], offset)
-        except OSError as error:
-            message = f"cannot be read: {reason(error)}"
-            raise CheckpointError("C201", message, path, offset=offset) from error
         if not count:
             message = f"the file ends {len(view)} bytes before the end of a part of a tensor"
             raise CheckpointError("C304", message, path, offset=offset)

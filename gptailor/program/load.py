@@ -5,8 +5,10 @@ from dataclasses import replace
 from math import prod
 from typing import assert_never
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gptailor.checkpoint import tensor as forms
@@ -115,21 +117,15 @@ def loaded_reader(tensor: forms.TensorInfo, device: torch.device | None) -> Read
     return read
 
 
-def device_reader(tensor: forms.TensorInfo, file: int, device: torch.device) -> Reader:
-    """Return a reader of plain numbers in an open file that moves them to a device."""
-    dtype, width = FLOAT_DTYPES[tensor.spec.dtype], forms.DTYPE_BITS[tensor.spec.dtype] // 8
-    buffer = torch.empty(0, dtype=torch.uint8)
+def bytes_for(device: torch.device, size: int) -> NDArray[np.uint8]:
+    """Return memory of the host from which bytes move fast to a device."""
+    pinned = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    return pinned.numpy()
 
-    def read(start: int, end: int) -> Float[Tensor, " n"]:
-        nonlocal buffer
-        size = (end - start) * width
-        if len(buffer) < size:
-            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        stretch = buffer[:size]
-        read_into(stretch.numpy().data, file, tensor.offset + start * width, tensor.file)
-        return stretch.view(dtype).to(device)
 
-    return read
+def on_device(raw: NDArray[np.uint8], dtype: str, device: torch.device) -> Float[Tensor, " n"]:
+    """Return the numbers in these bytes of the host on a device."""
+    return torch.from_numpy(raw).view(FLOAT_DTYPES[dtype]).to(device)
 
 
 def _rows_reader(read_rows: ReadRows, spec: forms.TensorSpec, device: torch.device) -> Reader:
@@ -188,7 +184,6 @@ def _unpacked(
     buffer: bytearray, tensor: forms.TensorInfo, kind: str, shape: tuple[int, ...]
 ) -> Float[Tensor, "..."]:
     try:
-        import numpy as np
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
     except ImportError as error:

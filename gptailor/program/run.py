@@ -93,25 +93,23 @@ def _file_reader(
             _check_input(inner, tensor.spec)
         readers = [_file_reader(inner, files, device, step) for inner in tensor.form.tensors]
         return nested_reader(tensor.form, tensor.spec, readers, step)
+    if tensor.form is not None or device is not None:
+        from gptailor.program import load  # imports torch
     if tensor.form is not None:
-        from gptailor.program.load import loaded_reader
-
-        return loaded_reader(tensor, device)
+        return load.loaded_reader(tensor, device)
     file = files.enter_context(open_regular(tensor.file)).fileno()
     width = DTYPE_BITS[tensor.spec.dtype] // 8
     foresee(file, tensor.offset, tensor.spec.size)
-    if device is not None:
-        from gptailor.program.load import device_reader
-
-        return device_reader(tensor, file, device)
     buffer = np.empty(0, np.uint8)
 
-    def read(start: int, end: int) -> Shaped[np.ndarray, " n"]:
+    def read(start: int, end: int) -> Shaped[Array, " n"]:
         nonlocal buffer
         size = (end - start) * width
         if len(buffer) < size:
-            buffer = np.empty(size, np.uint8)
+            buffer = np.empty(size, np.uint8) if device is None else load.bytes_for(device, size)
         read_into(buffer[:size].data, file, tensor.offset + start * width, tensor.file)
+        if device is not None:
+            return load.on_device(buffer[:size], tensor.spec.dtype, device)
         return buffer[:size].view(_STORED[tensor.spec.dtype])
 
     return read

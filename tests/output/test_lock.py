@@ -219,19 +219,15 @@ def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threa
         "file": ByteRange(tmp_path / "f", 1_000, 4_000),
         "made": [memoryview(content)[1_000:3_000], b"", content[3_000:]],
     }
-    specs = [TensorSpec(name, "F32", (10, 100)) for name in payloads]
-    found = digests_of(
-        specs,
-        lambda spec: payloads[spec.name],
-        Crew(threads),
-    )
+    tensors = {TensorSpec(name, "F32", (10, 100)): made for name, made in payloads.items()}
+    found = digests_of(tensors, Crew(threads))
     assert found == dict.fromkeys(payloads, hashlib.sha256(content[1_000:]).hexdigest())
 
 
 def test_a_tensor_of_another_size_has_no_digest() -> None:
     spec = TensorSpec("x", "F32", (2,))
     with pytest.raises(CheckpointError, match="expected 8 bytes for 'x', got 7"):
-        digests_of([spec], lambda _: [b"1234567"], Crew(1))
+        digests_of({spec: [b"1234567"]}, Crew(1))
 
 
 # ------------------------------------------------------------------------------------ what differs

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
@@ -32,7 +34,7 @@ class FileDigest(Closed):
 
 @final
 class TensorDigest(Closed):
-    """The dtype (by its name in safetensors), shape and sha256 of a tensor.
+    """The dtype (by its name in safetensors, or in GGUF), shape and sha256 of a tensor.
 
     `sketch` is for a tensor that a bridge changes: numbers that other tensors are compared with, to
     a tolerance.
@@ -43,12 +45,22 @@ class TensorDigest(Closed):
     sha256: Sha256
     sketch: Several[float] | None = None
 
-    @classmethod
-    def of(
-        cls, spec: TensorSpec, sha256: str = UNMEASURED, sketch: Several[float] | None = None
-    ) -> "TensorDigest":
-        """Return the digest of a tensor of this dtype and shape."""
-        return cls(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=sketch)
+
+def tensor_digests(
+    specs: Iterable[TensorSpec],
+    sha256: Mapping[str, str] = MappingProxyType({}),
+    sketches: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+) -> dict[str, TensorDigest]:
+    """Return the digests of tensors by name, from what is known of their bytes."""
+    return {
+        spec.name: TensorDigest(
+            dtype=spec.dtype,
+            shape=spec.shape,
+            sha256=sha256.get(spec.name, UNMEASURED),
+            sketch=sketches.get(spec.name),
+        )
+        for spec in specs
+    }
 
 
 def of_bytes(raw: bytes) -> FileDigest:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -248,26 +248,25 @@ def _check_size(spec: TensorSpec, size: int, shown: Path) -> None:
 
 
 def digests_of(
-    specs: Sequence[TensorSpec],
-    payload_of: Callable[[TensorSpec], Payload],
+    payloads: Mapping[TensorSpec, Payload],
     crew: Crew,
     progress: ByteProgress = lambda _: None,
 ) -> dict[str, str]:
-    """Make the bytes of each tensor, and return the sha256 by its name; nothing is written.
+    """Read or make each tensor's bytes, and return the sha256 by its name; nothing is written.
 
     Any thread of the crew calls `progress`.
     """
     digests: dict[str, str] = {}
 
-    def take(spec: TensorSpec) -> None:
+    def take(spec: TensorSpec, payload: Payload) -> None:
         digest = hashlib.sha256()
         size = 0
-        for chunk in blocks_of(payload_of(spec)):
+        for chunk in blocks_of(payload):
             digest.update(chunk)
             size += (count := memoryview(chunk).nbytes)
             progress(count)
         _check_size(spec, size, Path(spec.name))
         digests[spec.name] = digest.hexdigest()
 
-    crew.do([partial(take, spec) for spec in specs])
+    crew.do([partial(take, *each) for each in payloads.items()])
     return digests

@@ -21,13 +21,19 @@ from gptailor.checkpoint.formats.gguf.kinds import (
 )
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
+from gptailor.checkpoint.write.digest import tensor_digests
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard, digests_of, fill_shard
 from gptailor.checkpoint.write.writer import located, new_output
 from gptailor.output import output as out
-from gptailor.output.destination import CompiledOutput, Contents, Destination, DigestedTensors
+from gptailor.output.destination import (
+    CompiledOutput,
+    Contents,
+    Destination,
+    Payloads,
+    Sketches,
+)
 from gptailor.output.differences import (
     Fact,
     FactKind,
@@ -123,8 +129,8 @@ class GgufFile(Destination):
             program, self._architecture, self.quantize, weighted=weighted
         )
         self.notes += of_types
-        _require_library({tensor.kind for tensor in planned}, path, weighted=weighted)
-        self.tensors = {tensor.name: tensor for tensor in planned}
+        _require_library({tensor.spec.dtype for tensor in planned}, path, weighted=weighted)
+        self.tensors = {tensor.spec.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
         self.facts: GgufFacts = {
             **self._general(),
@@ -150,10 +156,9 @@ class GgufFile(Destination):
 
     def _shard(self, lock: Lock | None = None) -> Shard:
         """Return the file, with a lock in its header if there is one."""
-        tensors = tuple(self.tensors.values())
         facts = self.facts if lock is None else self.facts | {LOCK_KEY: lock.text()}
-        header = header_bytes(self._architecture.name, facts, tensors, self.path)
-        specs = tuple(tensor.spec for tensor in tensors)
+        specs = tuple(tensor.spec for tensor in self.tensors.values())
+        header = header_bytes(self._architecture.name, facts, specs, self.path)
         return Shard(self.path.name, specs, header, GGUF_ALIGNMENT)
 
     def payloads(
@@ -190,7 +195,7 @@ class GgufFile(Destination):
             self.notes.append(
                 "tensors with blocks that became 0, because their weights are too small for the "
                 f"type: {len(names)}, blocks: {self._zeros.total()}, the first in "
-                f"{quoted(names[0])} ({self.tensors[names[0]].kind}); bf16 keeps such weights"
+                f"{quoted(names[0])} ({self.tensors[names[0]].spec.dtype}); bf16 keeps such weights"
             )
 
     # --------------------------------------------------------------------------------------- facts
@@ -199,12 +204,12 @@ class GgufFile(Destination):
     def weighted(self) -> frozenset[str]:
         """The names of the tensors that depend on the importance matrix."""
         tensors = self.tensors.items() if self.text is not None else ()
-        return frozenset(n for n, t in tensors if t.in_layer and KINDS[t.kind].weighted)
+        return frozenset(n for n, t in tensors if t.in_layer and KINDS[t.spec.dtype].weighted)
 
     def _columns(
         self, tensor: GgufTensorPlan, importance: "ImportanceMatrix | None"
     ) -> "Tensor | None":
-        if importance is None or tensor.name not in self.weighted:
+        if importance is None or tensor.spec.name not in self.weighted:
             return None
         return importance.get(tensor.source.name)
 
@@ -220,8 +225,8 @@ class GgufFile(Destination):
             origin += f", quantised with {self._matrix_in_words(self.text)}"
         entries: Counter[str] = Counter()
         for tensor in self.tensors.values():
-            if len(tensor.shape) > 1:
-                entries[tensor.kind] += tensor.source.elements
+            if len(tensor.spec.shape) > 1:
+                entries[tensor.spec.dtype] += tensor.source.elements
         most = self.quantize or max(entries, key=lambda kind: entries[kind])
         return {
             "general.architecture": self._architecture.name,
@@ -249,47 +254,41 @@ class GgufFile(Destination):
 
     # ---------------------------------------------------------------------------------- the writing
 
-    def digest(
-        self,
-        spec: TensorSpec,
-        sha256: str,
-        sketches: Mapping[str, tuple[float, ...]],
-        importance: "ImportanceMatrix | None" = None,
-    ) -> TensorDigest:
-        """Return the digest of a tensor, with a sketch if fits or the importance matrix decide it.
+    def _sketches(
+        self, of_program: Sketches, importance: "ImportanceMatrix | None"
+    ) -> dict[str, tuple[float, ...]]:
+        """Return the sketches of the tensors that fits or the importance matrix decide.
 
-        `sketches` are those of the program's tensors. The sketch is that of the fitted tensor, then
+        `of_program` are those of the program's tensors. A sketch is that of the fitted tensor, then
         that of the importance of its columns, as long as the first: both decide the bytes.
         """
-        tensor = self.tensors[spec.name]
-        numbers = sketches.get(tensor.source.name)
-        if (columns := self._columns(tensor, importance)) is not None:
-            from gptailor.program.sketch import sketch  # imports torch
+        found = {}
+        for name, tensor in self.tensors.items():
+            numbers = of_program.get(tensor.source.name, ())
+            if (columns := self._columns(tensor, importance)) is not None:
+                from gptailor.program.sketch import sketch  # imports torch
 
-            own = sketch(columns)
-            if numbers is None:
-                numbers = own
-            else:
-                scale = math.hypot(*numbers) / (math.hypot(*own) or 1.0)
+                own = sketch(columns)
+                scale = math.hypot(*numbers) / (math.hypot(*own) or 1.0) if numbers else 1.0
                 numbers = (*numbers, *(scale * number for number in own))
-        return TensorDigest(dtype=tensor.kind, shape=tensor.shape, sha256=sha256, sketch=numbers)
+            if numbers:
+                found[name] = numbers
+        return found
 
     def locked(
         self,
         sha256: Mapping[str, str],
-        sketches: Mapping[str, tuple[float, ...]],
+        sketches: Sketches,
         importance: "ImportanceMatrix | None" = None,
     ) -> LockedGguf:
         """Return the file's entry in a lock, from the digests of its tensors as far as known."""
         text = self.text
+        specs = [tensor.spec for tensor in self.tensors.values()]
         return LockedGguf(
             quantize=self.quantize,
             imatrix=None if text is None else LockedText(file=text.digest, tokens=text.tokens),
             facts=json_digest(held(self.facts)),
-            tensors={
-                name: self.digest(tensor.spec, sha256.get(name, UNMEASURED), sketches, importance)
-                for name, tensor in self.tensors.items()
-            },
+            tensors=tensor_digests(specs, sha256, self._sketches(sketches, importance)),
         )
 
     def refuse_differing(self, lock: Lock) -> None:
@@ -307,7 +306,7 @@ class GgufFile(Destination):
             return None
         header, changes = read_gguf(self.path), update.changes
         before = {name: tensor.kind.name for name, tensor in header.tensors.items()}
-        if not changes and before != {t.name: t.kind for t in self.tensors.values()}:
+        if not changes and before != {n: t.spec.dtype for n, t in self.tensors.items()}:
             changes = (("~", "types of tensors"),)
         locked = LOCK_KEY in header.facts
         return replace(
@@ -347,7 +346,11 @@ class GgufFile(Destination):
             fill_shard(file, shard, payload_of, crew, on_tensor)
             refuse_changed(self.prepared.stamps)
             if recording is not None:
-                self._digest_unwritten(contents, recording, crew)
+                written = {tensor.source for tensor in self.tensors.values()}
+                outputs = self.prepared.compiled.program.outputs
+                left = [output.spec for output in outputs if output.spec not in written]
+                unwritten = {spec: contents.payload_of(spec) for spec in left}
+                recording.sha256 |= digests_of(unwritten, crew)  # a lock has all, as a folder's
                 recording.gguf = self.locked(sha256, recording.sketches, importance)
                 header = self._shard(recording.lock(models)).header
                 assert len(header) == len(shard.header), "the draft has other digests alone"
@@ -357,13 +360,6 @@ class GgufFile(Destination):
         # Its time of change is that of the rename.
         record_written(self.prepared, self.path, self.path, {})
         self._note_zeros()
-
-    def _digest_unwritten(self, contents: Contents, recording: Recording, crew: Crew) -> None:
-        """Record the tensors of the program that the file hasn't: a lock has all, as a folder's."""
-        written = {tensor.source for tensor in self.tensors.values()}
-        outputs = self.prepared.compiled.program.outputs
-        left = [output.spec for output in outputs if output.spec not in written]
-        recording.sha256 |= digests_of(left, contents.payload_of, crew)
 
     # ----------------------------------------------------------------------------- the verification
 
@@ -378,8 +374,10 @@ class GgufFile(Destination):
         names = {name for name, tensor in self.tensors.items() if tensor.source.name in fitted}
         return self.weighted | names
 
-    def remade(self, fitted: "Fitted | None", skipped: Collection[str]) -> DigestedTensors:
-        """Return the tensors that the plan makes, except those `skipped`."""
+    def remade(
+        self, fitted: "Fitted | None", skipped: Collection[str]
+    ) -> tuple[Payloads, Sketches]:
+        """Return the tensors that the plan makes, except those `skipped`, and their sketches."""
         importance = None
         if self.text is not None and self.weighted - set(skipped):
             from gptailor.evaluation.fits.importance import importance_matrix  # imports torch
@@ -388,10 +386,10 @@ class GgufFile(Destination):
         tensors = [tensor for name, tensor in self.tensors.items() if name not in skipped]
         names = [tensor.source.name for tensor in tensors]
         sketches = out.fit_sketches(self.prepared, fitted, names)
-        digest = partial(self.digest, sketches=sketches, importance=importance)
         payloads = out.payloads(self.prepared.compiled.program.outputs, fitted=fitted)
         payload_of = self.payloads(payloads, importance=importance)
-        return DigestedTensors([tensor.spec for tensor in tensors], payload_of, digest)
+        made = {tensor.spec: payload_of(tensor.spec) for tensor in tensors}
+        return made, self._sketches(sketches, importance)
 
 
 def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
@@ -444,17 +442,10 @@ class CompiledGguf(CompiledOutput):
             "metadata": metadata_values(self._facts, path),
             "metadata digest": alone("metadata", json_digest(held(self._facts)), path=path),
         }
-        tensors = header.tensors
-
-        def stretch(spec: TensorSpec) -> ByteRange:
-            return ByteRange(path, tensors[spec.name].offset, spec.size)
-
-        def digest(spec: TensorSpec, sha256: str) -> TensorDigest:
-            tensor = tensors[spec.name]
-            return TensorDigest(dtype=tensor.kind.name, shape=tensor.shape, sha256=sha256)
-
-        specs = [TensorSpec(name, "U8", (tensor.size,)) for name, tensor in tensors.items()]
-        self.tensors = DigestedTensors(specs, stretch, digest)
+        self.tensors = {
+            TensorSpec(name, t.kind.name, t.shape): ByteRange(path, t.offset, t.size)
+            for name, t in header.tensors.items()
+        }
 
     def _text(self, key: str) -> bytes | None:
         text = self._facts.get(key)

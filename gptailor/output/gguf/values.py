@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
-from gptailor.checkpoint.tensor import DTYPE_BITS
+from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
@@ -62,7 +62,7 @@ def gguf_package(target: Path) -> ModuleType:
 
 
 def header_bytes(
-    architecture: str, facts: Mapping[str, Any], tensors: Sequence[GgufTensorPlan], target: Path
+    architecture: str, facts: Mapping[str, Any], tensors: Sequence[TensorSpec], target: Path
 ) -> bytes:
     """Return all bytes of a GGUF file before its first tensor."""
     gguf = gguf_package(target)
@@ -80,7 +80,7 @@ def header_bytes(
             if key != "general.architecture":  # which the writer adds itself
                 getattr(writer, f"add_{_KINDS_OF_FACTS[type(value)]}")(key, value)
         for tensor in tensors:
-            kind = gguf.GGMLQuantizationType[tensor.kind]
+            kind = gguf.GGMLQuantizationType[tensor.dtype]
             # A shape in entries, for the type of numbers isn't uint8.
             writer.add_tensor_info(tensor.name, tensor.shape, float, tensor.size, raw_dtype=kind)
         with closing(writer):
@@ -114,7 +114,7 @@ def converted(
     source = tensor.source
     row = prod(source.shape[1:]) if len(source.shape) > 1 else 1
     group = row * (source.shape[0] // tensor.heads if tensor.heads else 1)
-    block = KINDS[tensor.kind].block if len(source.shape) == 1 else 1
+    block = KINDS[tensor.spec.dtype].block if len(source.shape) == 1 else 1
     step = max(1, _AT_ONCE // group) * group * block * DTYPE_BITS[source.dtype] // 8
     held, digest = bytearray(), hashlib.sha256()
     with use_one_thread():
@@ -144,7 +144,7 @@ def _convert(
     from gptailor.methods.rounding import rounded
     from gptailor.program.load import TORCH_DTYPES
 
-    source, kind = tensor.source, KINDS[tensor.kind]
+    source, kind = tensor.source, KINDS[tensor.spec.dtype]
     inner = source.shape[1:]
     values = torch.frombuffer(raw, dtype=TORCH_DTYPES[source.dtype]).reshape(-1, *inner)
     if tensor.heads:
@@ -158,7 +158,7 @@ def _convert(
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
         raise CheckpointError(
             "C307",
-            f"{quoted(source.name)} holds {value:.9g}, which {tensor.kind} can't hold",
+            f"{quoted(source.name)} holds {value:.9g}, which {kind.name} can't hold",
             target,
             help_,
         )
@@ -178,5 +178,5 @@ def _convert(
         first = int(wrong.argmax())
         refuse(first * kind.block + int(np.abs(numbers[first]).argmax()))
     if count := int(numbers[~scales.any(axis=1)].any(axis=1).sum()):
-        zeros[tensor.name] += count
+        zeros[tensor.spec.name] += count
     return blocks.tobytes()

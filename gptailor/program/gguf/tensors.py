@@ -4,14 +4,12 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.file_facts import FREQUENCIES
-from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.plan.faults import listed
 from gptailor.program.compile import Compiled
@@ -23,41 +21,28 @@ from gptailor.program.program import Program
 @final
 @dataclass(frozen=True)
 class GgufTensorPlan:
-    """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
+    """A tensor of a GGUF file, its dtype the type's name, and its source in the program.
 
     `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
     of its heads; `add_one` is for norms that multiply by 1 + w. A tensor with `content` has these
     bytes, and the program doesn't have its source.
     """
 
-    name: str
-    kind: str
-    shape: tuple[int, ...]
+    spec: TensorSpec
     source: TensorSpec
     heads: int = 0
     add_one: bool = False
     content: bytes = b""
 
     @property
-    def size(self) -> int:
-        """The number of its bytes."""
-        kind = KINDS[self.kind]
-        return prod(self.shape) // kind.block * kind.bytes
-
-    @property
-    def spec(self) -> TensorSpec:
-        """The tensor as a stretch of bytes of the file."""
-        return TensorSpec(self.name, "U8", (self.size,))
-
-    @property
     def in_layer(self) -> bool:
         """Return whether the tensor is a matrix of a layer, which an importance matrix has."""
-        return self.name.startswith("blk.") and len(self.shape) > 1
+        return self.spec.name.startswith("blk.") and len(self.spec.shape) > 1
 
     @property
     def is_copy(self) -> bool:
         """Return whether the tensor's bytes equal its source's."""
-        same = KINDS[self.kind].plain == self.source.dtype
+        same = self.spec.dtype == self.source.dtype
         return same and not (self.heads or self.add_one or self.content)
 
 
@@ -68,7 +53,7 @@ def weights_size(compiled: Compiled, file_type: str, target: Path) -> int:
     """
     architecture = WrittenArchitecture(compiled.config, target)
     planned, _ = planned_tensors(compiled.program, architecture, file_type)
-    return sum(tensor.size for tensor in planned)
+    return sum(tensor.spec.size for tensor in planned)
 
 
 def planned_tensors(
@@ -88,13 +73,12 @@ def planned_tensors(
     specs = [output.spec for output in program.outputs if output.place.part != "predictor"]
     # llama.cpp computes the constants of rotary embeddings.
     named = {spec: architecture.named(spec.name) for spec in specs if not is_constant(spec.name)}
-    kinds, notes = _matrix_kinds(
-        {spec: new for spec, (new, _, _) in named.items()},
-        architecture,
-        file_type,
-        weighted=weighted,
-    )
-    planned = []
+    rows = {new: spec.shape[-1] for spec, (new, _, _) in named.items() if len(spec.shape) > 1}
+    wanted: Mapping[str, str] = {}
+    if file_type is not None:
+        facts = architecture.facts
+        wanted = matrix_types(file_type, architecture.name, facts, rows, weighted=weighted)
+    planned, kept, shorter = [], [], Counter[tuple[str, str]]()
     for spec, (new, heads, add_one) in named.items():
         if spec.dtype not in FLOATS:
             raise CheckpointError(
@@ -103,47 +87,30 @@ def planned_tensors(
                 architecture.target,
             )
         # llama.cpp wants vectors in float32.
-        plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
-        kind = kinds.get(spec) or plain
-        planned.append(GgufTensorPlan(new, kind, spec.shape, spec, heads, add_one))
+        kind = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
+        if (most := wanted.get(new)) is not None:
+            fitting = type_of_rows(most, rows[new])
+            if fitting is None:
+                kept.append(spec.name)
+            elif fitting != most:
+                shorter[fitting, most] += 1
+            kind = fitting or kind
+        planned.append(GgufTensorPlan(TensorSpec(new, kind, spec.shape), spec, heads, add_one))
     if divisors := architecture.frequencies:
         raw = struct.pack(f"<{len(divisors)}f", *divisors)
         spec = TensorSpec(FREQUENCIES, "F32", (len(divisors),))
-        planned.append(GgufTensorPlan(FREQUENCIES, "F32", spec.shape, spec, content=raw))
-    return planned, notes
-
-
-def _matrix_kinds(
-    names: Mapping[TensorSpec, str],
-    architecture: WrittenArchitecture,
-    file_type: str | None,
-    *,
-    weighted: bool,
-) -> tuple[Mapping[TensorSpec, str | None], list[str]]:
-    """Return the types of matrices; notes report rows that are no whole blocks.
-
-    A matrix without a type keeps the plan's dtype.
-    """
-    if file_type is None:
-        return {}, []
-    matrices = {spec: name for spec, name in names.items() if len(spec.shape) > 1}
-    rows = {name: spec.shape[-1] for spec, name in matrices.items()}
-    facts = architecture.facts
-    wanted = matrix_types(file_type, architecture.name, facts, rows, weighted=weighted)
-    kinds = {spec: type_of_rows(wanted[name], rows[name]) for spec, name in matrices.items()}
-    changed = {s: wanted[name] for s, name in matrices.items() if kinds[s] != wanted[name]}
-    return kinds, list(_notes(kinds, changed, file_type))
+        planned.append(GgufTensorPlan(spec, spec, content=raw))
+    return planned, list(_notes(kept, shorter, file_type))
 
 
 def _notes(
-    kinds: Mapping[TensorSpec, str | None], changed: Mapping[TensorSpec, str], file_type: str
+    kept: Sequence[str], shorter: Mapping[tuple[str, str], int], file_type: str | None
 ) -> Iterator[str]:
-    kept: Sequence[str] = [spec.name for spec in changed if kinds[spec] is None]
     if kept:
         yield (
             f"{len(kept)} tensors keep the plan's dtype instead of {file_type}: their rows "
             f"are no whole blocks of 32 entries (the first is {quoted(kept[0])})"
         )
-    if counts := Counter((kinds[s], kind) for s, kind in changed.items() if kinds[s]):
-        shorter = [f"{n} {kind} instead of {other}" for (kind, other), n in counts.items()]
-        yield f"tensors with rows that are no whole blocks of 256 entries: {listed(shorter)}"
+    if shorter:
+        others = [f"{n} {kind} instead of {most}" for (kind, most), n in shorter.items()]
+        yield f"tensors with rows that are no whole blocks of 256 entries: {listed(others)}"

@@ -111,7 +111,7 @@ def test_a_matrix_without_any_input_is_quantised_as_without(here: Path) -> None:
         return b"".join(map(bytes, payload))
 
     some = torch.zeros(values.shape[1])
-    plain = quantised(values.numpy(), KINDS[tensor.kind]).tobytes()
+    plain = quantised(values.numpy(), KINDS[tensor.spec.dtype]).tobytes()
     assert blocks(some) == plain
     some[3] = 1.0
     assert blocks(some) != plain
