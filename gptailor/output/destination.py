@@ -200,7 +200,7 @@ class ModelFolder(Destination):
             name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
             for name, content in (files | files_without_code(files)).items()
         }
-        config = configuration_values(out.config(self.prepared), self.path / CONFIG)
+        config = configuration_values(self.prepared.compiled.config, self.path / CONFIG)
         facts: dict[FactKind, Facts] = {"config": config, "beside": on_files(beside, self.path)}
         return facts, [CONFIG, f"{len(beside)} files of the tokenizer"]
 

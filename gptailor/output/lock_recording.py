@@ -116,7 +116,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     """
     program, dtype = prepared.compiled.program, prepared.dtype
     is_in = f"the output is {dtype or 'of several dtypes'}, and by the lock"
-    digest = json_digest(out.config(prepared))
+    digest = json_digest(prepared.compiled.config)
     facts: dict[FactKind, Facts] = {
         "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),
         "dtype": alone("dtype", str(dtype), is_in),
@@ -280,7 +280,7 @@ class Recording:
             },
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             methods=self.prepared.packages,
-            config=json_digest(out.config(self.prepared)),
+            config=json_digest(self.prepared.compiled.config),
             width=next(iter(texts.get("width", ())), None),
             experts=next(iter(texts.get("experts", ())), None),
             bridges={at: texts[at][0] for at, fit in results.items() if fit.word == "bridge"},

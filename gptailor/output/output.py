@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gptailor
 from gptailor.checkpoint import folder as checkpoints
@@ -33,7 +33,6 @@ from gptailor.output.used_plan import (
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
 from gptailor.prepare import Prepared
-from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import card
 
@@ -124,7 +123,8 @@ def side_files(
     """Return the files beside the weights: configuration, tokenizer, plan, card."""
     beside = beside_weights(prepared)
     written = {
-        checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
+        checkpoints.CONFIG: json.dumps(prepared.compiled.config, indent=2, ensure_ascii=False)
+        + "\n",
         PLAN_FILE: used_plan_text(prepared, target),
         CARD: _card(prepared, target, fitted, beside),
     }
@@ -172,8 +172,3 @@ def families(prepared: Prepared) -> dict[str, FoundFamily]:
     """Return the models' family files by model type."""
     opened = (model.checkpoint for model in prepared.models.values())
     return {str(c.config["model_type"]): c.family for c in opened if c.family is not None}
-
-
-def config(prepared: Prepared) -> dict[str, Any]:
-    """Return the output's configuration, with the special tokens of the tokenizer's model."""
-    return with_tokenizer_ids(prepared.compiled.config, prepared.checked)

@@ -355,18 +355,8 @@ def _unties(checked: Checked) -> bool:
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
 
 
-def with_tokenizer_ids(config: Mapping[str, Any], checked: Checked) -> dict[str, Any]:
-    """Return the output's configuration with the special tokens of the output's tokenizer."""
-    owner = checked.tokenizer_model
-    retokened = (
-        dict(config) if owner.name == "base" else vision.with_tokens_of(config, owner.config)
-    )
-    cut = checked.token_cut
-    return retokened if cut is None else cut.renumbered(retokened)
-
-
 def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
-    """Return the configuration of a plan's output."""
+    """Return the configuration of a plan's output, with the special tokens of its tokenizer."""
     layout = checked.base.layout
     config: dict[str, Any] = dict(unrefused(moved_configuration(checked)))
     config.pop("_name_or_path", None)
@@ -385,4 +375,7 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     if rows is not None and ("vocab_size" in text or rows != next(before, rows)):
         text = {**text, "vocab_size": rows}
         config = vision.with_text(config, text) if layout.wrapped else text
-    return config
+    if (owner := checked.tokenizer_model).name != "base":
+        config = vision.with_tokens_of(config, owner.config)
+    tokens = checked.token_cut
+    return config if tokens is None else tokens.renumbered(config)

@@ -24,7 +24,6 @@ from gptailor.program.compile import (
     draft_program,
     fold_scales,
     output_configuration,
-    with_tokenizer_ids,
 )
 from gptailor.program.program import Combine, Copy, Output, Unfitted, leaves_of, stored_tensors
 from gptailor.program.sources import Checked
@@ -114,7 +113,7 @@ def _nested_checkpoint(checked: Checked, fitted: Mapping[str, TensorInfo]) -> Ch
     program = (
         compile_plan(checked).program if fits else fold_scales(draft_program(checked), checked)
     )
-    config = with_tokenizer_ids(output_configuration(checked, program), checked)
+    config = output_configuration(checked, program)
     owner, cut = checked.tokenizer_model, checked.token_cut
     tensors = {output.spec.name: _tensor_of(output, fits=fits) for output in program.outputs}
     tensors |= fitted

@@ -20,7 +20,7 @@ from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import ClosedCut, Resolved
-from gptailor.program.compile import compile_plan, with_tokenizer_ids
+from gptailor.program.compile import compile_plan
 from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import load_tensor
 from gptailor.program.nested_models import with_made_models
@@ -244,8 +244,7 @@ class ContentTable:
         checked = self.checked(resolved)
         layout = self.models["base"].layout
         compiled = compile_plan(checked, repaired=False)
-        config = with_tokenizer_ids(compiled.config, checked)
-        layers = compiled.program.layers
+        config, layers = compiled.config, compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kept = resolved.kept_experts or ()
         numbers = resolved.undone_numbers

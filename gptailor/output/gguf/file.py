@@ -117,7 +117,7 @@ class GgufFile(Destination):
         self.quantize = quantised_kind(quantize)
         self.text = text if is_weighted(self.quantize) else None
         gguf_package(path)
-        config = out.config(prepared)
+        config = prepared.compiled.config
         self._architecture = WrittenArchitecture(config, path)
         files = tokenizer(prepared)
         files |= files_without_code(files)
@@ -305,7 +305,7 @@ class GgufFile(Destination):
         if update is None:
             return None
         header, changes = read_gguf(self.path), update.changes
-        before = {name: tensor.kind.name for name, tensor in header.tensors.items()}
+        before = {name: tensor.spec.dtype for name, tensor in header.tensors.items()}
         if not changes and before != {n: t.spec.dtype for n, t in self.tensors.items()}:
             changes = (("~", "types of tensors"),)
         locked = LOCK_KEY in header.facts
@@ -442,10 +442,8 @@ class CompiledGguf(CompiledOutput):
             "metadata": metadata_values(self._facts, path),
             "metadata digest": alone("metadata", json_digest(held(self._facts)), path=path),
         }
-        self.tensors = {
-            TensorSpec(name, t.kind.name, t.shape): ByteRange(path, t.offset, t.size)
-            for name, t in header.tensors.items()
-        }
+        infos = header.tensors.values()
+        self.tensors = {t.spec: ByteRange(path, t.offset, t.spec.size) for t in infos}
 
     def _text(self, key: str) -> bytes | None:
         text = self._facts.get(key)

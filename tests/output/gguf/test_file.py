@@ -247,7 +247,7 @@ def test_rows_that_are_no_whole_blocks_keep_the_plans_dtype_and_that_is_said(
     (note,) = written.notes
     assert note.startswith("3 tensors keep the plan's dtype instead of Q8_0")
     assert "'model.layers.0.mlp.down_proj.weight'" in note
-    kinds = {n: t.kind.name for n, t in read_gguf(written.folder).tensors.items()}
+    kinds = {n: t.spec.dtype for n, t in read_gguf(written.folder).tensors.items()}
     assert kinds["blk.0.ffn_down.weight"] == "BF16"
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0"
 

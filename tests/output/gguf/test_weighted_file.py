@@ -74,8 +74,8 @@ def test_each_matrix_of_a_layer_is_weighted_by_its_columns(here: Path, quantize:
 
 def test_the_first_projections_of_q4_0_have_another_type(here: Path) -> None:
     tensors = read_gguf(compiled("out.gguf", quantize="q4_0").folder).tensors
-    assert tensors["blk.0.ffn_down.weight"].kind.name == "Q4_1"
-    assert tensors["blk.1.ffn_down.weight"].kind.name == "Q4_0"
+    assert tensors["blk.0.ffn_down.weight"].spec.dtype == "Q4_1"
+    assert tensors["blk.1.ffn_down.weight"].spec.dtype == "Q4_0"
 
 
 def test_metadata_names_the_matrix_with_llama_cpps_keys(here: Path) -> None:

@@ -144,7 +144,7 @@ def _read_llama3(facts: FileFacts, theta: float) -> dict[str, Any]:
     """Return Llama 3.1's scaling, after a comparison with the file's divisors."""
     header = facts.header
     entry, count = header.tensors[FREQUENCIES], facts.head // 2
-    if entry.kind.name != "F32" or entry.shape != (count,):
+    if (entry.spec.dtype, entry.spec.shape) != ("F32", (count,)):
         facts.refuse(f"{quoted(FREQUENCIES)} is not {count} numbers of float32")
     with open_regular(header.path) as file:
         file.seek(entry.offset)

@@ -5,12 +5,12 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, shown
-from gptailor.checkpoint.formats.gguf.kinds import KIND_NUMBERS, TensorKind
+from gptailor.checkpoint.formats.gguf.kinds import KIND_NUMBERS
+from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
 
 GgufValue = int | float | bool | str | tuple["GgufValue", ...]
 
@@ -26,28 +26,12 @@ MAX_GGUF_HEADER = 100_000_000
 
 @final
 @dataclass(frozen=True, slots=True)
-class GgufTensor:
-    """A tensor of the file: its type, its shape with rows first, and its first byte's offset."""
-
-    name: str
-    kind: TensorKind
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """The number of its bytes."""
-        return prod(self.shape) // self.kind.block * self.kind.bytes
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class Header:
-    """The metadata of a GGUF file, and its tensors by name."""
+    """The metadata of a GGUF file, and its tensors by name: their types, and shapes, rows first."""
 
     path: Path
     facts: Mapping[str, GgufValue]
-    tensors: Mapping[str, GgufTensor]
+    tensors: Mapping[str, TensorInfo]
 
 
 def read_gguf(path: Path) -> Header:
@@ -133,17 +117,18 @@ class _Reader:
             facts[name] = self.value(self.number("I"))
         return facts
 
-    def _table(self, count: int) -> list[GgufTensor]:
-        table: dict[str, GgufTensor] = {}
+    def _table(self, count: int) -> list[TensorInfo]:
+        table: dict[str, TensorInfo] = {}
         for _ in range(self._credible(count, 24, "tensors")):
             begin, entry = self.at, self._entry()
-            if entry.name in table:
+            if (name := entry.spec.name) in table:
                 self.at = begin
-                self.refuse(f"there are two tensors {quoted(entry.name)}")
-            table[entry.name] = entry
+                self.refuse(f"there are two tensors {quoted(name)}")
+            table[name] = entry
         return list(table.values())
 
-    def _entry(self) -> GgufTensor:
+    def _entry(self) -> TensorInfo:
+        """Return the next tensor, with its offset after the header."""
         name = self.string()
         dimensions = self.number("I")
         if dimensions > _MAX_DIMENSIONS:
@@ -155,11 +140,12 @@ class _Reader:
             self.refuse(f"{quoted(name)} is of type {number}, which can't be dequantised here")
         if extents and extents[0] % kind.block:
             self.refuse(f"a row of {quoted(name)} has {extents[0]} entries, no whole blocks")
-        return GgufTensor(name, kind, tuple(reversed(extents)), self.number("Q"))
+        spec = TensorSpec(name, kind.name, tuple(reversed(extents)))
+        return TensorInfo(spec, self.path, self.number("Q"))
 
     def _placed(
-        self, table: list[GgufTensor], facts: Mapping[str, GgufValue]
-    ) -> dict[str, GgufTensor]:
+        self, table: list[TensorInfo], facts: Mapping[str, GgufValue]
+    ) -> dict[str, TensorInfo]:
         """Return the tensors by name; refuse a tensor that leaves the file or overlaps another."""
         alignment = facts.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
@@ -167,11 +153,11 @@ class _Reader:
         start = -(-self.at // alignment) * alignment
         end, tensors = start, {}
         for entry in sorted(table, key=lambda entry: entry.offset):
-            self.at = start + entry.offset
+            name, self.at = entry.spec.name, start + entry.offset
             if self.at < end or entry.offset % alignment:
-                self.refuse(f"{quoted(entry.name)} overlaps another tensor, or isn't aligned")
-            end = self.at + entry.size
+                self.refuse(f"{quoted(name)} overlaps another tensor, or isn't aligned")
+            end = self.at + entry.spec.size
             if end > self.size:
-                self.refuse(f"{quoted(entry.name)} ends beyond the file", "download it again")
-            tensors[entry.name] = replace(entry, offset=self.at)
+                self.refuse(f"{quoted(name)} ends beyond the file", "download it again")
+            tensors[name] = replace(entry, offset=self.at)
         return tensors

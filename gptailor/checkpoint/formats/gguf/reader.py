@@ -4,7 +4,6 @@ llama.cpp has permuted the rows of Llama's query and key projections; that is un
 loaded. An unknown key or tensor of a file is refused by name, and never ignored.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -30,7 +29,8 @@ from gptailor.checkpoint.formats.gguf.file_facts import (
     FileFacts,
     read_rotary,
 )
-from gptailor.checkpoint.formats.gguf.header import GgufTensor, Header, read_gguf
+from gptailor.checkpoint.formats.gguf.header import Header, read_gguf
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.formats.gguf.splits import SPECIAL_TOKENS
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
@@ -122,12 +122,12 @@ class _File(FileFacts):
             if name not in self.tensors:
                 self.refuse(f"has no tensor {quoted(name)}, which its architecture needs")
             row = name.endswith("_inp_shexp.weight")  # of one row, which some write without it
-            if self.tensors[name].shape not in {shape, shape[1:] if row else shape}:
-                actual = list(self.tensors[name].shape)
+            if self.tensors[name].spec.shape not in {shape, shape[1:] if row else shape}:
+                actual = list(self.tensors[name].spec.shape)
                 self.refuse(f"{quoted(name)} has the shape {actual}, and should have {list(shape)}")
         if extra := sorted(self.tensors.keys() - shapes.keys() - {FREQUENCIES}):
             self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
-        entries = [entry for entry in self.tensors.values() if entry.name in shapes]
+        entries = [entry for entry in self.tensors.values() if entry.spec.name in shapes]
         infos = (info for entry in entries for info in self._tensors_of(entry))
         tensors = {info.spec.name: info for info in infos}
         return self._config(tensors), tensors
@@ -158,7 +158,7 @@ class _File(FileFacts):
         embedding = self.tensors.get("token_embd.weight")
         q, kv = self.heads * self.head, self.kv * self.head
         sizes = {
-            "rows": embedding.shape[0] if embedding is not None and embedding.shape else 0,
+            "rows": next(iter(embedding.spec.shape), 0) if embedding is not None else 0,
             "hidden": self.hidden, "head": self.head, "heads": self.heads, "kvs": self.kv,
             "q": q, "kv": kv, "qkv": q + 2 * kv, "wide": self.wide, "wide+wide": 2 * self.wide,
         }  # fmt: skip
@@ -169,9 +169,10 @@ class _File(FileFacts):
                 sizes[word] = self.count(f"{word}_feed_forward_length", self.wide)
         return sizes | {"experts": self.experts, "one": 1}
 
-    def _tensors_of(self, entry: GgufTensor) -> Iterator[TensorInfo]:
+    def _tensors_of(self, entry: TensorInfo) -> Iterator[TensorInfo]:
         """Yield a tensor in Hugging Face's form, or each matrix of a tensor of experts."""
-        stem, _, kind = entry.name.rpartition(".")
+        spec = entry.spec
+        stem, _, kind = spec.name.rpartition(".")
         if stem in self.architecture.rest:
             yield self._tensor(entry, f"{self.architecture.rest[stem]}.{kind}", stem)
             return
@@ -181,36 +182,36 @@ class _File(FileFacts):
         if name.endswith("_layernorm.weight") and key in HEAD_NORMS:
             name, each = name.replace("layernorm.", "layernorm.norms."), "norms."
         if not each:
-            shape = (1, *entry.shape) if key.endswith("_inp_shexp") else entry.shape
-            yield self._tensor(replace(entry, shape=shape[-2:]), name, key)
+            shape = (1, *spec.shape) if key.endswith("_inp_shexp") else spec.shape
+            yield self._tensor(replace(entry, spec=replace(spec, shape=shape[-2:])), name, key)
             return
-        size = entry.kind.bytes * (math.prod(entry.shape[1:]) // entry.kind.block)
-        for n in range(entry.shape[0]):
-            part = replace(entry, shape=entry.shape[1:], offset=entry.offset + n * size)
+        matrix = replace(spec, shape=spec.shape[1:])
+        for n in range(spec.shape[0]):
+            part = TensorInfo(matrix, entry.file, entry.offset + n * matrix.size)
             yield self._tensor(part, name.replace(each, f"{each}{n}."), key)
 
-    def _tensor(self, entry: GgufTensor, name: str, key: str) -> TensorInfo:
-        traits, shape = self.architecture.traits, entry.shape
+    def _tensor(self, entry: TensorInfo, name: str, key: str) -> TensorInfo:
+        traits, shape = self.architecture.traits, entry.spec.shape
         heads = {"attn_q": self.heads, "attn_k": self.kv} if "permuted" in traits else {}
         # A single group is in order.
         grouped = "grouped" in traits and key == "attn_qkv" and self.kv > 1
         form = Dequantised(
-            entry.kind.name,
+            entry.spec.dtype,
             heads.get(key, 0),
             -1.0 if "shifted" in traits and is_norm(key) else 0.0,
             (self.heads, self.kv) if grouped else None,
             transposed="transposed" in traits and key in self.stems and len(shape) > 1,
         )
-        plain = entry.kind.plain
+        plain = KINDS[entry.spec.dtype].plain
         spec = TensorSpec(name, plain or "F32", shape[::-1] if form.transposed else shape)
-        same = plain and form == Dequantised(entry.kind.name)
-        return TensorInfo(spec, self.header.path, entry.offset, None if same else form)
+        same = plain and form == Dequantised(entry.spec.dtype)
+        return TensorInfo(spec, entry.file, entry.offset, None if same else form)
 
     # ------------------------------------------------------------------------------ configuration
 
     def _config(self, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         own = self.architecture
-        vocabulary = self.tensors["token_embd.weight"].shape[0]
+        vocabulary = self.tensors["token_embd.weight"].spec.shape[0]
         specs = [tensor.spec for tensor in tensors.values()]
         matrices = {spec.dtype for spec in specs if len(spec.shape) > 1}
         config: dict[str, Any] = {
