@@ -27,6 +27,7 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, of_bytes, of_file
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.checkpoint.write.writer import (
     check_target,
     new_checkpoint,
@@ -165,19 +166,26 @@ class ModelFolder(Destination):
         self, contents: Contents, recording: Recording | None, progress: ByteProgress
     ) -> None:
         """Write the folder, all or nothing."""
-        prepared, update, payload_of = self.prepared, self.update, contents.payload_of
+        prepared, update = self.prepared, self.update
         files = out.side_files(prepared, self.path, contents.fitted)
+        reused = {} if update is None else update.reused
+
+        def payload_of(spec: TensorSpec) -> Payload:
+            if (old := reused.get(spec.name)) is None:
+                return contents.payload_of(spec)
+            return ByteRange(self.path / old.file, old.offset, old.size)
 
         def on_written(spec: TensorSpec, sha256: str) -> None:
             assert recording is not None
-            if update is not None:
-                update.refuse_damaged(self.path, spec, sha256)
+            old = reused.get(spec.name)
+            if old is not None and old.sha256 not in (None, sha256):  # the old lock has another
+                raise TargetExists(self.path, old.file)
             recording.add_tensor(spec, sha256)
 
         with new_checkpoint(
             self.path,
             prepared.shards,
-            payload_of if update is None else update.reusing(self.path, payload_of),
+            payload_of,
             force=self.force,
             progress=progress,
             protected=self.protected,

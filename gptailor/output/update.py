@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 import gptailor
 from gptailor.checkpoint.cache_folder import kept_home
 from gptailor.checkpoint.files import stamp, stamps
-from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_result, kept_json
-from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.lang.words import range_words
 from gptailor.output.lock import LOCK_FILE
@@ -101,24 +99,6 @@ class Update:
     files: Entries
     locked: bool
     whole: bool = False
-
-    def reusing(
-        self, folder: Path, payload_of: Callable[[TensorSpec], Payload]
-    ) -> Callable[[TensorSpec], Payload]:
-        """Return the function to each tensor's bytes, with those of equal tensors in the folder."""
-
-        def reused(spec: TensorSpec) -> Payload:
-            if (old := self.reused.get(spec.name)) is None:
-                return payload_of(spec)
-            return ByteRange(folder / old.file, old.offset, old.size)
-
-        return reused
-
-    def refuse_damaged(self, folder: Path, spec: TensorSpec, sha256: str) -> None:
-        """Raise TargetExists (C301) for a copied tensor without its digest in the old lock."""
-        old = self.reused.get(spec.name)
-        if old is not None and old.sha256 not in (None, sha256):
-            raise TargetExists(folder, old.file)
 
     def refuse_changed(self, output: Path) -> None:
         """Raise TargetExists (C301) if somebody changed the output that is to be replaced."""

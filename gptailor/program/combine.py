@@ -6,6 +6,7 @@ of models are, is read by `nested_reader`, which computes no more than the reque
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from math import isfinite
 from typing import NoReturn
 
@@ -65,15 +66,13 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
     single = replace(spec, dtype="F32")
     kernel, arguments = kernel_of(make.method), dict(make.arguments)
     inputs = _inputs(make, single, readers, step)
-    measured: list[Measured] = []
+    measured = cache(partial(_measured, make, inputs))
 
     def read(start: int, end: int) -> Float32[Array, " n"]:
-        if not measured:
-            measured.append(_measured(make, inputs))
         unit = kernel.unit(inputs, arguments)
         first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
         chunk = inputs.read(first, last)
-        return _result(chunk, measured[0], make, single)[start - first : end - first]
+        return _result(chunk, measured(), make, single)[start - first : end - first]
 
     return read
 

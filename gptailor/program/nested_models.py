@@ -13,7 +13,7 @@ from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.models import InnerPlan, Opened, used
-from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo, tensors_in
 from gptailor.checkpoint.write.kept import kept_files
 from gptailor.plan import plan as p
 from gptailor.plan import sites
@@ -31,6 +31,8 @@ from gptailor.program.unquantised import dequantised_models
 
 MOST_NESTED = 1_000
 """The most instructions and tensors behind one tensor."""
+_NESTED = Combine | Adapted | Aligned | Mean
+"""The forms of tensors that count with the tensors that they are made of."""
 
 
 def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
@@ -148,16 +150,6 @@ def _tensor_of(output: Output, *, fits: bool) -> TensorInfo:
 
 def _measured(tensor: TensorInfo) -> tuple[int, int]:
     """Return the number of tensors and instructions behind a tensor, and their depth."""
-    match tensor.form:
-        case Combine():
-            inside = [*tensor.form.tensors]
-        case Adapted(base, _):
-            inside = [base]
-        case Aligned(pieces):
-            inside = [*dict.fromkeys(piece.tensor for piece in pieces)]
-        case Mean(of):
-            inside = [*of]
-        case _:
-            return 1, 0
-    inner = [_measured(each) for each in inside]
-    return 1 + sum(size for size, _ in inner), 1 + max(depth for _, depth in inner)
+    made_of = tensors_in(tensor.form) if isinstance(tensor.form, _NESTED) else ()
+    inner = [_measured(each) for each in dict.fromkeys(made_of)]
+    return 1 + sum(size for size, _ in inner), 1 + max((depth for _, depth in inner), default=-1)

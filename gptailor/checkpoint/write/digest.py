@@ -129,7 +129,6 @@ class KnownDigests:
         others = {key: entry for key, entry in self._known.items() if key not in self._read}
         newest = list((others | self._read).items())[-_MOST_KEPT:]
         keep_result(self._path, dict(newest))
-        self._known, self._read = dict(newest), {}
 
 
 def _seen(path: Path) -> list[int]:

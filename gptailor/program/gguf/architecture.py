@@ -6,6 +6,7 @@ code much that a configuration may set; a setting that it would ignore is refuse
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -168,8 +169,9 @@ class WrittenArchitecture:
 
     # ------------------------------------------------------------------------------------- windows
 
-    def _types(self) -> list[str]:
-        """Return each layer's kind of attention, in transformers' words."""
+    @cached_property
+    def _slides(self) -> list[bool]:
+        """Whether each layer's attention has a window; one entry for all of a model's layers."""
         own = self._config
         types = getattr(own, "layer_types", None)
         if types is None:
@@ -177,7 +179,7 @@ class WrittenArchitecture:
             types = ["full_attention" if window is None else "sliding_attention"]
         if unknown := sorted(set(types) - {"full_attention", "sliding_attention"}):
             self.refuse(f"it has layers of {quoted(unknown[0])}, which llama.cpp doesn't compute")
-        return list(types)
+        return [kind == "sliding_attention" for kind in types]
 
     def _context(self) -> int:
         """Return the largest number of tokens, at most the window that llama.cpp lacks.
@@ -185,7 +187,7 @@ class WrittenArchitecture:
         Up to there attention within a window is attention to all.
         """
         most, windows = self._count("max_position_embeddings"), self.architecture.windows
-        window = self._count("sliding_window") if "sliding_attention" in self._types() else None
+        window = self._count("sliding_window") if any(self._slides) else None
         unbounded = windows is not None and (windows.apart or self._period() is not None)
         if window is None or unbounded or window >= most:
             return most
@@ -198,11 +200,10 @@ class WrittenArchitecture:
 
         The usual period comes first: an older llama.cpp knows no other.
         """
-        slides = [kind == "sliding_attention" for kind in self._types()]
         windows = self.architecture.windows
-        periods: list[int] = [windows.period if windows else 1, *range(1, len(slides) + 2)]
+        periods: list[int] = [windows.period if windows else 1, *range(1, len(self._slides) + 2)]
         for period in periods:
-            if slides == [i % period < period - 1 for i in range(len(slides))]:
+            if self._slides == [i % period < period - 1 for i in range(len(self._slides))]:
                 return period
         return None
 
@@ -211,11 +212,11 @@ class WrittenArchitecture:
         if windows is None:
             return {}
         period = self._period()
-        if "sliding_attention" not in self._types() and windows.apart:
+        if windows.apart and not any(self._slides):
             return {}
         if period is None and windows.apart:
             help = "drop or order layers so that every n-th layer alone has full attention"
-            slides = "".join("s" if t == "sliding_attention" else "F" for t in self._types())
+            slides = "".join("s" if slides else "F" for slides in self._slides)
             must = f"as llama.cpp's {quoted(self.name)} must"
             self.refuse(f"its layers slide by no period, {must}: {slides}", help)
         return {WINDOW_KEY: self._count("sliding_window"), PATTERN_KEY: period or windows.period}
@@ -229,7 +230,7 @@ class WrittenArchitecture:
         local, wide = rope["sliding_attention"], rope["full_attention"]
         if local.get("rope_type", "default") != "default":
             self.refuse("the rotary embeddings of its sliding layers are scaled")
-        if "sliding_attention" not in self._types():
+        if not any(self._slides):
             return self._scaled(wide, head)
         return self._scaled(wide, head) | {LOCAL_BASE_KEY: self._real(local, "rope_theta")}
 
