@@ -31,8 +31,6 @@ from gptailor.program.unquantised import dequantised_models
 
 MOST_NESTED = 1_000
 """The most instructions and tensors behind one tensor."""
-_NESTED = Combine | Adapted | Aligned | Mean
-"""The forms of tensors that count with the tensors that they are made of."""
 
 
 def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
@@ -150,6 +148,14 @@ def _tensor_of(output: Output, *, fits: bool) -> TensorInfo:
 
 def _measured(tensor: TensorInfo) -> tuple[int, int]:
     """Return the number of tensors and instructions behind a tensor, and their depth."""
-    made_of = tensors_in(tensor.form) if isinstance(tensor.form, _NESTED) else ()
-    inner = [_measured(each) for each in dict.fromkeys(made_of)]
-    return 1 + sum(size for size, _ in inner), 1 + max((depth for _, depth in inner), default=-1)
+    match tensor.form:
+        case Combine() | Mean():
+            inside = [*tensors_in(tensor.form)]
+        case Adapted(base, _):
+            inside = [base]
+        case Aligned():
+            inside = [*dict.fromkeys(tensors_in(tensor.form))]
+        case _:
+            return 1, 0
+    inner = [_measured(each) for each in inside]
+    return 1 + sum(size for size, _ in inner), 1 + max(depth for _, depth in inner)
