@@ -87,10 +87,8 @@ def draft_program(checked: Checked) -> p.Program:
 def _drafted(checked: Checked) -> Iterator[p.Output]:
     plan, base = checked.plan, checked.base
     tied = base.layout.tied and not _unties(checked)
-    if tied and plan.embed is None and plan.head is not None:
-        yield from _rest(checked, "embed", plan.head, "head")
-    else:
-        yield from _rest(checked, "embed", plan.embed, "embed")
+    read: _End = "head" if tied and plan.embed is None and plan.head is not None else "embed"
+    yield from _rest(checked, "embed", plan.rest(read), read)
     dtypes = {
         inner_name: tensor.spec.dtype
         for layer in reversed(range(checked.count))

@@ -47,14 +47,12 @@ def chunks(
     if device is not None and (device.type == "cpu" or spec.elements < _DEVICE_LEAST):
         device = None
     step = max(1, chunk_bytes // 4) if device is None else _DEVICE_CHUNK_BYTES // 4
-    for tensor in make.tensors:
-        _check_input(tensor, spec)
     with ExitStack() as stack:
         if device is not None or not all(map(stored_plainly, make.tensors)):
             from gptailor.program.devices import use_one_thread
 
             stack.enter_context(use_one_thread())
-        readers = [_file_reader(tensor, stack, device, step) for tensor in make.tensors]
+        readers = [_file_reader(tensor, spec, stack, device, step) for tensor in make.tensors]
         yield from map(_bytes_of, combined(make, spec, readers, step))
 
 
@@ -82,16 +80,21 @@ def _check_input(tensor: TensorInfo, target: TensorSpec) -> None:
 
 
 def _file_reader(
-    tensor: TensorInfo, files: ExitStack, device: "torch.device | None", step: int
+    tensor: TensorInfo,
+    target: TensorSpec,
+    files: ExitStack,
+    device: "torch.device | None",
+    step: int,
 ) -> Reader:
     """Return a reader of a tensor on disk that fills one buffer, or of a combined tensor.
 
-    A tensor whose values don't lie in a row is loaded whole while it is read.
+    A tensor whose values don't lie in a row is loaded whole while it is read. Raises TailorError
+    for a tensor that can't be merged into the target.
     """
+    _check_input(tensor, target)
     if isinstance(tensor.form, Combine):
-        for inner in tensor.form.tensors:
-            _check_input(inner, tensor.spec)
-        readers = [_file_reader(inner, files, device, step) for inner in tensor.form.tensors]
+        made_of = tensor.form.tensors
+        readers = [_file_reader(each, tensor.spec, files, device, step) for each in made_of]
         return nested_reader(tensor.form, tensor.spec, readers, step)
     if tensor.form is not None or device is not None:
         from gptailor.program import load  # imports torch
