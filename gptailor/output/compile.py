@@ -142,7 +142,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         if not dry_run:
             remove_stale(located(destination.path))
         destination.claim(force=force)
-    size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
+    shards = [shard for destination in destinations for shard in destination.shards]
+    size, free = sum(shard.size for shard in shards), free_space(destinations[0].path)
     message = f"the output takes {size:,} bytes, but {free:,} are free"
     if free < size and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
@@ -246,7 +247,7 @@ def _planned(destination: Destination) -> CompileResult:
         len(prepared.resolved.kept),
         prepared.compiled.program.parameters,
         destination.weights_size,
-        destination.files,
+        tuple(shard.name for shard in destination.shards),
         notes=tuple(destination.notes),
         update=destination.update,
     )

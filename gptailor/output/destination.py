@@ -28,6 +28,7 @@ from gptailor.checkpoint.write.digest import FileDigest, of_bytes, of_file
 from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import (
     check_target,
     new_checkpoint,
@@ -80,12 +81,11 @@ Sketches = Mapping[str, tuple[float, ...]]
 class Destination(ABC):
     """A place for the output of a prepared plan. Nothing is computed or written by making it.
 
-    `size` are the bytes that the output takes on the disk, without a lock. `weights_size` are the
-    bytes that people are shown: a folder's tensors, or the whole GGUF file. `files` are the names
-    of the files with weights. `notes` are remarks for people on differences that are no faults.
-    `update` is the difference to an output that gptailor wrote here before, once the place is
-    claimed. `decided` are the names of the tensors that texts decide, and `decided_words` words
-    for them.
+    `shards` are the files with weights, without a lock. `weights_size` are the bytes that people
+    are shown: a folder's tensors, or the whole GGUF file. `notes` are remarks for people on
+    differences that are no faults. `update` is the difference to an output that gptailor wrote here
+    before, once the place is claimed. `decided` are the names of the tensors that texts decide, and
+    `decided_words` words for them.
     """
 
     magic: ClassVar[bytes] = b""
@@ -93,9 +93,8 @@ class Destination(ABC):
     decided_words = "fitted or healed"
     update: Update | None = None
     force = False
-    size: int
+    shards: tuple[Shard, ...]
     weights_size: int
-    files: tuple[str, ...]
 
     def __init__(self, prepared: Prepared, path: Path) -> None:
         self.prepared = prepared
@@ -159,8 +158,7 @@ class ModelFolder(Destination):
 
     def __init__(self, prepared: Prepared, path: Path) -> None:
         super().__init__(prepared, path)
-        self.size, self.weights_size = prepared.size, prepared.compiled.program.size
-        self.files = tuple(shard.name for shard in prepared.shards)
+        self.shards, self.weights_size = prepared.shards, prepared.compiled.program.size
 
     def write(
         self, contents: Contents, recording: Recording | None, progress: ByteProgress
@@ -184,7 +182,7 @@ class ModelFolder(Destination):
 
         with new_checkpoint(
             self.path,
-            prepared.shards,
+            self.shards,
             payload_of,
             force=self.force,
             progress=progress,

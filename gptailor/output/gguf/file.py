@@ -150,9 +150,8 @@ class GgufFile(Destination):
             self.notes.append(f"quantised with {self._matrix_in_words(self.text)}")
         if self.weighted:
             self.decided_words = "fitted, healed or weighted"
-        self.shard = self._shard()
-        self.size = self.weights_size = self.shard.size
-        self.files = (path.name,)
+        shard = self._shard()
+        self.shards, self.weights_size = (shard,), shard.size
 
     def _shard(self, lock: Lock | None = None) -> Shard:
         """Return the file, with a lock in its header if there is one."""
@@ -310,7 +309,7 @@ class GgufFile(Destination):
             changes = (("~", "types of tensors"),)
         locked = LOCK_KEY in header.facts
         return replace(
-            update, changes=changes, computed=self.size, copied=0, locked=locked, whole=True
+            update, changes=changes, computed=self.weights_size, copied=0, locked=locked, whole=True
         )
 
     def write(
@@ -320,7 +319,7 @@ class GgufFile(Destination):
 
         The lock's length is known before its digests, so that the header can be filled in last.
         """
-        importance, shard = contents.importance, self.shard
+        importance, (shard,) = contents.importance, self.shards
         sha256: dict[str, str] = {}
         models = used_models(self.prepared, self.path.parent)
 
