@@ -403,7 +403,7 @@ def lock(
     outputs = prepared.compiled.program.outputs
     progress = crew.exclusive(counting_bytes(on_event))
     with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
-        specs = [output.spec for output in outputs]
         payload_of = payloads(outputs, fitted=fitted)
-        recording.sha256 = digests_of({s: payload_of(s) for s in specs}, crew, progress)
+        made = {output.spec: payload_of(output.spec) for output in outputs}
+        recording.sha256 = digests_of(made, crew, progress)
         return recording.lock(all_declared(prepared.declared, prepared.models))

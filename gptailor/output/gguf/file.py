@@ -334,7 +334,6 @@ class GgufFile(Destination):
             recording.gguf = self.locked({}, recording.sketches, importance)
             shard = self._shard(recording.draft(models))
         on_digest = None if recording is None else recording.add_tensor
-        on_tensor = None if recording is None else on_written
         payload_of = self.payloads(contents.payload_of, on_digest, importance)
         crew = Crew(contents.threads)
         count_bytes = crew.exclusive(_scaled(progress, shard.size, self.prepared.size))
@@ -342,14 +341,13 @@ class GgufFile(Destination):
             new_output(self.path, self.magic, force=self.force, protected=self.protected) as new,
             OutputFile(new, located(self.path), shard.size, count_bytes) as file,
         ):
-            fill_shard(file, shard, payload_of, crew, on_tensor)
+            fill_shard(file, shard, payload_of, crew, None if recording is None else on_written)
             refuse_changed(self.prepared.stamps)
             if recording is not None:
                 written = {tensor.source for tensor in self.tensors.values()}
-                outputs = self.prepared.compiled.program.outputs
-                left = [output.spec for output in outputs if output.spec not in written]
-                unwritten = {spec: contents.payload_of(spec) for spec in left}
-                recording.sha256 |= digests_of(unwritten, crew)  # a lock has all, as a folder's
+                specs = [output.spec for output in self.prepared.compiled.program.outputs]
+                left = {spec: contents.payload_of(spec) for spec in specs if spec not in written}
+                recording.sha256 |= digests_of(left, crew)  # a lock has all, as a folder's
                 recording.gguf = self.locked(sha256, recording.sketches, importance)
                 header = self._shard(recording.lock(models)).header
                 assert len(header) == len(shard.header), "the draft has other digests alone"
