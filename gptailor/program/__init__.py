@@ -1,6 +1,6 @@
 """A plan into a program, and a program into values.
 
-`devices`, `in_memory`, `load`, `dequantise` and `sketch` need torch;
+`devices`, `load`, `dequantise` and `sketch` need torch;
 `run` imports it for tensors that torch reads.
 """
 
@@ -11,7 +11,6 @@ __all__ = [
     "devices",
     "file_bytes",
     "gguf",
-    "in_memory",
     "layer_cuts",
     "load",
     "mixtures",

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors by torch: `load_tensor` whole, readers stretch by stretch."""
+"""Tensors by torch: loaded whole or stretch by stretch, and combined in memory."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +18,10 @@ from gptailor.methods.arrays import Array
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
-from gptailor.program.combine import Reader
+from gptailor.program.combine import Reader, combined
 from gptailor.program.dequantise import ReadRows, rows_of
 from gptailor.program.devices import CPU
 from gptailor.program.file_bytes import read_into
-from gptailor.program.in_memory import FLOAT_DTYPES, combine_tensors, memory_reader
 from gptailor.program.program import Combine
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -35,7 +34,11 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "F8_E8M0": torch.float8_e8m0fnu,
 }  # fmt: skip
 """Dtypes by their names in safetensors."""
+FLOAT_DTYPES = {name: TORCH_DTYPES[name] for name in forms.FLOATS}
+"""Dtypes that can be merged."""
 
+_MEMORY_STEP = 2**22
+"""Entries that are combined at once."""
 _DELTA_ENTRIES = 2**21
 """Entries that a low-rank delta is added to at once, in float64."""
 
@@ -94,6 +97,39 @@ def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, ".
     return result
 
 
+# --------------------------------------------------------------------------------------- in memory
+
+
+def combine_tensors(
+    make: Combine, spec: forms.TensorSpec, tensors: Sequence[Shaped[Tensor, "..."]]
+) -> Float[Tensor, "..."]:
+    """Return a merged tensor of tensors in memory, with exactly the bytes of `chunks`.
+
+    `tensors` are those of `make.tensors`, on one device. Raises OverflowFault and NotFiniteFault,
+    and TailorError for whole numbers.
+    """
+    for tensor, info in zip(tensors, make.tensors, strict=True):
+        if tensor.dtype not in FLOAT_DTYPES.values():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise TailorError(f"'{info.spec.name}' is {kind}, which can't be merged")
+        if tensor.shape != spec.shape:
+            raise ValueError(f"'{spec.name}': {[*tensor.shape]} and {[*spec.shape]} differ")
+    device = tensors[0].device
+    readers = [_memory_reader(tensor, device) for tensor in tensors]
+    out = torch.empty(spec.elements, dtype=FLOAT_DTYPES[spec.dtype], device=device)
+    offset = 0
+    for part in combined(make, spec, readers, _MEMORY_STEP):
+        out[offset : offset + len(part)] = part
+        offset += len(part)
+    return out.view(spec.shape)
+
+
+def _memory_reader(tensor: Shaped[Tensor, "..."], device: torch.device) -> Reader:
+    """Return a reader of a tensor in memory that brings it to the device stretch by stretch."""
+    flat = tensor.detach().reshape(-1)
+    return lambda start, end: flat[start:end].to(device)
+
+
 # ------------------------------------------------------------------------------ stretch by stretch
 
 
@@ -106,7 +142,7 @@ def loaded_reader(tensor: forms.TensorInfo, device: torch.device | None) -> Read
     if isinstance(tensor.form, forms.Quantised):
         reader = _rows_reader(rows_of(tensor, tensor.form, load_tensor), tensor.spec, place)
     else:
-        reader = memory_reader(load_tensor(tensor), place)
+        reader = _memory_reader(load_tensor(tensor), place)
     if device is not None:
         return reader
 
@@ -125,7 +161,7 @@ def bytes_for(device: torch.device, size: int) -> NDArray[np.uint8]:
 
 def on_device(raw: NDArray[np.uint8], dtype: str, device: torch.device) -> Float[Tensor, " n"]:
     """Return the numbers in these bytes of the host on a device."""
-    return torch.from_numpy(raw).view(FLOAT_DTYPES[dtype]).to(device)
+    return torch.from_numpy(raw).view(TORCH_DTYPES[dtype]).to(device)
 
 
 def _rows_reader(read_rows: ReadRows, spec: forms.TensorSpec, device: torch.device) -> Reader:

@@ -25,7 +25,7 @@ from gptailor.output.output import payloads
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.devices import use_one_thread
-from gptailor.program.in_memory import FLOAT_DTYPES
+from gptailor.program.load import FLOAT_DTYPES
 from gptailor.program.program import Arguments, Combine, Copy, Output
 from gptailor.program.run import chunks
 from tests.support.merging import merge_tensors

@@ -15,8 +15,7 @@ from torch import Tensor
 from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
 from gptailor.methods import native
 from gptailor.program.combine import Reader, combined
-from gptailor.program.in_memory import combine_tensors
-from gptailor.program.load import TORCH_DTYPES
+from gptailor.program.load import TORCH_DTYPES, combine_tensors
 from gptailor.program.program import Arguments, Combine
 
 

@@ -21,8 +21,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import ClosedCut, Resolved
 from gptailor.program.compile import compile_plan
-from gptailor.program.in_memory import combine_tensors
-from gptailor.program.load import load_tensor
+from gptailor.program.load import combine_tensors, load_tensor
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import (
     Combine,

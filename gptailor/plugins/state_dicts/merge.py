@@ -19,8 +19,7 @@ from gptailor.plan.plan import Layer, LayerOf, Merge, MethodCall, Model, Plan
 from gptailor.plan.registry import METHODS
 from gptailor.program.compile import making
 from gptailor.program.devices import dtype_of
-from gptailor.program.in_memory import FLOAT_DTYPES, combine_tensors
-from gptailor.program.load import TORCH_DTYPES
+from gptailor.program.load import FLOAT_DTYPES, TORCH_DTYPES, combine_tensors
 from gptailor.program.program import Combine
 
 _Given = TypeVar("_Given", Tensor, dict[str, Tensor])
