@@ -479,10 +479,9 @@ class Computed(LayerRule):
         return dict(self._call(1, config, values))
 
     def _call(self, number: int, *of: Any) -> Any:
-        from gptailor.checkpoint.families.functions import RULES, Stated  # only few families do
+        from gptailor.checkpoint.families.functions import RULES  # only few families do
 
-        stated = Stated(self.name, self.key, self.absent, self.others)
-        return RULES[self.function][number](stated, *of)
+        return RULES[self.function][number](self, *of)
 
 
 MovedRule = Annotated[
