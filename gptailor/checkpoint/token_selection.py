@@ -57,6 +57,10 @@ class TokenSelection(ABC):
         """Return whether unknown characters are split into tokens of bytes."""
         return bool(self.model.get("byte_fallback")) and self.ids.keys() >= _BYTES
 
+    def _or_bytes(self, letters: Iterator[str]) -> Iterable[str]:
+        """Return the tokens of bytes and the blank; the letters if bytes can't stand for them."""
+        return (*_BYTES, _BLANK) if self.has_all_bytes else letters
+
     def kept(self, counts: Mapping[int, int], size: int) -> tuple[int, ...]:
         """Return the numbers of `size` tokens in order, by their counts in a text.
 
@@ -92,10 +96,7 @@ class BpeSelection(TokenSelection):
         """Yield the bytes, or the characters if bytes can't stand for them."""
         if (unknown := self.model.get("unk_token")) is not None:
             yield unknown
-        if self.has_all_bytes:
-            yield from (*sorted(_BYTES), _BLANK)
-            return
-        yield from (token for token in self.pieces if self._letters(token) == [token])
+        yield from self._or_bytes(t for t in self.pieces if self._letters(t) == [t])
 
     def parts(self, token: str) -> Iterable[str]:
         """Return the tokens that merges make on the way to a token, and its characters."""
@@ -126,10 +127,6 @@ class BpeSelection(TokenSelection):
         return self.model.get("continuing_subword_prefix") or ""
 
     @cached_property
-    def _suffix(self) -> str:
-        return self.model.get("end_of_word_suffix") or ""
-
-    @cached_property
     def _parts(self) -> dict[str, frozenset[str]]:
         return {}
 
@@ -149,7 +146,8 @@ class BpeSelection(TokenSelection):
         """Return the characters of a token as the merges see them."""
         word = token.removeprefix(self._prefix) if self._prefix else token
         first = self._prefix if word != token else ""
-        end = self._suffix if self._suffix and word.endswith(self._suffix) else ""
+        suffix = self.model.get("end_of_word_suffix") or ""
+        end = suffix if word.endswith(suffix) else ""
         word = word.removesuffix(end)
         letters = [first * (n == 0) + self._prefix * (n > 0) + c for n, c in enumerate(word)]
         if letters:
@@ -186,11 +184,8 @@ class UnigramSelection(TokenSelection):
         """Yield the bytes; or the characters, and tokens with characters that stand in no other."""
         if (unknown := self.model.get("unk_id")) is not None:
             yield self.pieces[unknown]
-        if self.has_all_bytes:
-            yield from (*sorted(_BYTES), _BLANK)
-            return
         letters = {piece for piece in self.pieces if len(piece) == 1}
-        yield from (
+        yield from self._or_bytes(
             piece for piece in self.pieces if len(piece) == 1 or not letters.issuperset(piece)
         )
 
