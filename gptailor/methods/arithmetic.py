@@ -16,7 +16,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -165,13 +166,7 @@ def multiplied(vector: Vector, number: float) -> Vector:
 
 def total(terms: Iterable[Vector]) -> Vector:
     """Return Σ v_i in order; a single term itself."""
-    first, *others = terms
-    if not others:
-        return first
-    result = first + others[0]
-    for term in others[1:]:
-        result += term
-    return result
+    return reduce(add, terms)
 
 
 def base_moved(
@@ -224,8 +219,6 @@ def within(vector: Vector, least: int, most: int = _MAGNITUDE) -> Vector:
 
     Without `most` NaN stays.
     """
-    if least == 0 and most == _MAGNITUDE:
-        return vector
     if native.takes(vector):
         return native.with_zeros_beyond(vector, least, most)
     size = magnitude(vector)

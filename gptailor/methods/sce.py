@@ -36,7 +36,8 @@ class Sce(Kernel):
         def squares(chunk: Chunk) -> list[Float64[Array, " n"]]:
             return [each * each for each in map(double, _selected(chunk, least))]
 
-        means = [s / inputs.elements for s in sums.sums(inputs, squares, count=len(inputs.models))]
+        totals = sums.sums(inputs, squares, [[] for _ in inputs.models])
+        means = [total / inputs.elements for total in totals]
         total = math.fsum(means)
         if total < arguments["floor"] or total == 0.0:
             return (least, *(1.0 / len(means) for _ in means))

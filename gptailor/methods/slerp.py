@@ -125,7 +125,7 @@ class Nuslerp(Kernel):
 def _share(arguments: ByName) -> float:
     """Return the second source's share."""
     first, second = arguments["weight"]
-    return second / (first + second)
+    return float(second / (first + second))
 
 
 def _columns(inputs: Inputs) -> int:

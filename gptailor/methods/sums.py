@@ -1,7 +1,7 @@
 """Sums, norms and angles of whole tensors, rows and columns, the same for any chunks and device."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -40,25 +40,21 @@ def gram_of(inputs: Inputs, what: str) -> Gram:
     """
     count, from_base = len(inputs.models), what == "task_vectors"
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    sums: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
-    for chunk in inputs.chunks(SUM_ENTRIES):
-        rest = _add_whole_blocks(chunk, list(sums.values()), from_base=from_base)
-        if not len(rest.stored_sources[0]):
-            continue
+    blocks: list[list[float]] = [[] for _ in pairs]
+
+    def products(chunk: Chunk) -> Iterator[Float64[Array, " n"]]:
+        rest = _add_whole_blocks(chunk, blocks, from_base=from_base)
         vectors = [double(source) for source in rest.sources]
         if from_base:
             origin = double(rest.origin)
             vectors = [vector - origin for vector in vectors]
-        for blocks in zip(*map(_blocks, vectors), strict=True):
-            for i, j in pairs:
-                sums[i, j].extend(_block_sums(blocks[i] * blocks[j]))
-    totals = {pair: _total(numbers) for pair, numbers in sums.items()}
-    if not all(map(math.isfinite, totals.values())):
-        refuse_infinite(inputs)
+        return (vectors[i] * vectors[j] for i, j in pairs)
+
+    totals = dict(zip(pairs, sums(inputs, products, blocks), strict=True))
     return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
 
 
-def _add_whole_blocks(chunk: Chunk, sums: Sequence[list[float]], *, from_base: bool) -> Chunk:
+def _add_whole_blocks(chunk: Chunk, totals: Sequence[list[float]], *, from_base: bool) -> Chunk:
     """Add the dot products of the blocks that the library takes; return the other entries."""
     base = chunk.stored_base if from_base else None
     whole = len(chunk.stored_sources[0]) // SUM_ENTRIES * SUM_ENTRIES
@@ -67,29 +63,28 @@ def _add_whole_blocks(chunk: Chunk, sums: Sequence[list[float]], *, from_base: b
         return chunk
     blocks = [source[:whole] for source in chunk.stored_sources]
     products = native.gram(blocks, None if base is None else base[:whole], SUM_ENTRIES)
-    for each, row in zip(sums, products, strict=True):
+    for each, row in zip(totals, products, strict=True):
         each.extend(row.tolist())
     return chunk.after(whole)
 
 
 def sums(
     inputs: Inputs,
-    terms: Callable[[Chunk], Sequence[Float64[Array, " n"]]],
-    *,
-    count: int,
+    terms: Callable[[Chunk], Iterable[Float64[Array, " n"]]],
+    blocks: Sequence[list[float]],
     width: int = SUM_ENTRIES,
 ) -> list[float]:
-    """Return the sum of each of `count` vectors made from chunks, in blocks of `width`.
+    """Return the sum of each of the vectors made from chunks, in blocks of `width`.
 
-    Raises NotFiniteFault for infinity or NaN, and OverflowFault where a difference becomes that.
+    `blocks` has a list for each vector, which gets the sum of each of its blocks. Raises
+    NotFiniteFault for infinity or NaN, and OverflowFault where a difference becomes that.
     """
-    running: list[list[float]] = [[] for _ in range(count)]
     for chunk in inputs.chunks(width):
-        for total, vector in zip(running, terms(chunk), strict=True):
+        for total, vector in zip(blocks, terms(chunk), strict=True):
             even = width == SUM_ENTRIES
             for rows in _blocks(vector) if even else [_even(vector.reshape(-1, width))]:
                 total.extend(_block_sums(rows))
-    totals = list(map(_total, running))
+    totals = list(map(_total, blocks))
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
         for chunk in inputs.chunks():  # finite numbers whose difference float32 can't hold

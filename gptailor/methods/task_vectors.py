@@ -30,7 +30,7 @@ class TrimmedTaskVectors(Kernel):
 
 def weight_shares(arguments: ByName) -> tuple[float | int, ...]:
     """Return the weights, divided by their sum if `normalize` is yes."""
-    numbers = arguments["weight"]
+    numbers: tuple[float | int, ...] = arguments["weight"]
     if arguments["normalize"] == "no":
         return numbers
     total = math.fsum(numbers)
@@ -115,7 +115,7 @@ def divisors_of(
         complete, left = chunk.task_vectors(), kept(chunk)
         return [abs(double(vectors[i])) for vectors in (complete, left) for i in counted]
 
-    sizes = sums.sums(inputs, terms, count=2 * len(counted), width=width)
+    sizes = sums.sums(inputs, terms, [[] for _ in range(2 * len(counted))], width)
     ratios = dict(zip(counted, zip(sizes, sizes[len(counted) :], strict=False), strict=True))
     return tuple(
         after / before
