@@ -61,6 +61,22 @@ class TokenSelection(ABC):
         """Return the tokens of bytes and the blank; the letters if bytes can't stand for them."""
         return (*_BYTES, _BLANK) if self.has_all_bytes else letters
 
+    @cached_property
+    def _prefix(self) -> str:
+        return self.model.get("continuing_subword_prefix") or ""
+
+    def _letters(self, token: str) -> list[str]:
+        """Return the characters of a token, each as it would be a token there."""
+        word = token.removeprefix(self._prefix)
+        first = self._prefix if word != token else ""
+        suffix = self.model.get("end_of_word_suffix") or ""
+        end = suffix if word.endswith(suffix) else ""
+        word = word.removesuffix(end)
+        letters = [first * (n == 0) + self._prefix * (n > 0) + c for n, c in enumerate(word)]
+        if letters:
+            letters[-1] += end
+        return letters
+
     def kept(self, counts: Mapping[int, int], size: int) -> tuple[int, ...]:
         """Return the numbers of `size` tokens in order, by their counts in a text.
 
@@ -123,10 +139,6 @@ class BpeSelection(TokenSelection):
         return first + second.removeprefix(self._prefix)
 
     @cached_property
-    def _prefix(self) -> str:
-        return self.model.get("continuing_subword_prefix") or ""
-
-    @cached_property
     def _parts(self) -> dict[str, frozenset[str]]:
         return {}
 
@@ -141,18 +153,6 @@ class BpeSelection(TokenSelection):
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:
         return {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
-
-    def _letters(self, token: str) -> list[str]:
-        """Return the characters of a token as the merges see them."""
-        word = token.removeprefix(self._prefix) if self._prefix else token
-        first = self._prefix if word != token else ""
-        suffix = self.model.get("end_of_word_suffix") or ""
-        end = suffix if word.endswith(suffix) else ""
-        word = word.removesuffix(end)
-        letters = [first * (n == 0) + self._prefix * (n > 0) + c for n, c in enumerate(word)]
-        if letters:
-            letters[-1] += end
-        return letters
 
     def _merged(self, token: str) -> set[str]:
         """Return all tokens on the way from a token's characters to it, as if it stood alone."""
@@ -197,12 +197,9 @@ class WordPieceSelection(TokenSelection):
     def alphabet(self) -> Iterator[str]:
         """Yield the characters at a word's beginning and within it, and tokens that lack theirs."""
         yield self.model["unk_token"]
-        prefix = self.model["continuing_subword_prefix"]
         known = self.ids.keys()
         for piece in self.pieces:
-            inner = piece.removeprefix(prefix)
-            begun = inner == piece
-            letters = [(prefix * (n > 0 or not begun)) + c for n, c in enumerate(inner)]
+            letters = self._letters(piece)
             if len(letters) == 1 or not known >= set(letters):
                 yield piece
 
@@ -306,23 +303,16 @@ def renumbered(settings: Mapping[str, Any], numbers: Mapping[int, int]) -> dict[
 def _renumbered(key: str, value: Any, numbers: Mapping[int, int]) -> Any:
     if isinstance(value, Mapping):
         return renumbered(value, numbers)
+    if not isinstance(value, list):
+        return _renumbered_id(value, numbers) if key.endswith(_NAMED) else value
     if key.endswith(_NAMED):
-        if isinstance(value, list):
-            return [new for n in value if (new := _renumbered_id(n, numbers)) is not None]
-        return _renumbered_id(value, numbers)
-    if key == "forced_decoder_ids" and isinstance(value, list):
+        return [new for n in value if (new := _renumbered_id(n, numbers)) is not None]
+    if key == "forced_decoder_ids":
         return [[place, numbers.get(n, n) if n is not None else n] for place, n in value]
-    if key in _LISTS and isinstance(value, list):
-        return _still_there(value, numbers)
-    return _still_biased(value, numbers) if key == "sequence_bias" else value
-
-
-def _still_biased(pairs: Any, numbers: Mapping[int, int]) -> Any:
-    """Return the pairs of tokens and a bias, without those of tokens that are gone."""
-    if not isinstance(pairs, list):
-        return pairs
-    kept = ((_still_there([tokens], numbers), bias) for tokens, bias in pairs)
-    return [[tokens[0], bias] for tokens, bias in kept if tokens]
+    if key == "sequence_bias":
+        kept = ((_still_there([tokens], numbers), bias) for tokens, bias in value)
+        return [[tokens[0], bias] for tokens, bias in kept if tokens]
+    return _still_there(value, numbers) if key in _LISTS else value
 
 
 def _renumbered_id(number: Any, numbers: Mapping[int, int]) -> Any:

@@ -158,9 +158,7 @@ class TokenUnion:
             documents[_SETTINGS] = settings
         if _ADDED in files or (decoder is None and any(name in files for name in _PLAIN)):
             documents[_ADDED] = base.said(_ADDED) | {e["content"]: e["id"] for e in self.added}
-        for name, content in documents.items():
-            files[name] = json_content(content)
-        return files
+        return files | {name: json_content(content) for name, content in documents.items()}
 
 
 @final

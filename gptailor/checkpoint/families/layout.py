@@ -202,11 +202,11 @@ def predictor_count(config: Config) -> int:
 
 def predictor_numbers(layout: Layout, names: Collection[str]) -> frozenset[str]:
     """Return the numbers of predictors in names of tensors; 0 for a module without numbers."""
-    found = set()
-    for name in names:
-        at, match = place_in(layout.prefix, name), _NUMBERED.search(name)
-        found.add(str(at[0]) if at is not None else match[1] if match is not None else "0")
-    return frozenset(found)
+    places = ((place_in(layout.prefix, name), _NUMBERED.search(name)) for name in names)
+    return frozenset(
+        str(at[0]) if at is not None else match[1] if match is not None else "0"
+        for at, match in places
+    )
 
 
 def is_predicting(name: str) -> bool:
