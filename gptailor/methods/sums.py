@@ -146,8 +146,8 @@ def _block_sums(rows: _Blocks) -> list[float]:
     return sums
 
 
-def _row_totals(rows: Float64[Array, "rows width"]) -> Float64[Array, " rows"]:
-    """Return the sum of each row of a width that is a power of two, by adding half to half."""
+def _row_totals(rows: Float64[Array, "rows width ..."]) -> Float64[Array, "rows ..."]:
+    """Return the sums along an axis whose length is a power of two, by adding half to half."""
     while half := rows.shape[1] // 2:
         rows = rows[:, :half] + rows[:, half:]
     return rows[:, 0]
@@ -179,10 +179,7 @@ def column_sums(
         for n, vector in enumerate(terms(chunk)):
             rows = vector.reshape(-1, width)
             blocks = with_zeros(rows, -rows.shape[0] % COLUMN_ROWS)
-            blocks = blocks.reshape(-1, COLUMN_ROWS, width)
-            while (half := blocks.shape[1] // 2) >= 1:
-                blocks = blocks[:, :half] + blocks[:, half:]
-            for block in blocks[:, 0]:
+            for block in _row_totals(blocks.reshape(-1, COLUMN_ROWS, width)):
                 if n == len(columns):
                     columns.append(namespace(block).asarray(block, copy=True))
                 else:
