@@ -253,9 +253,8 @@ def _renumbered_step(step: Mapping[str, Any], numbers: Mapping[int, int]) -> dic
     step = dict(step)
     if "processors" in step:
         step["processors"] = [_renumbered_step(each, numbers) for each in step["processors"]]
-    for name in ("sep", "cls"):
-        if isinstance(step.get(name), list):
-            step[name] = [step[name][0], numbers[step[name][1]]]
+    ends = {name: step[name] for name in ("sep", "cls") if isinstance(step.get(name), list)}
+    step |= {name: [token, numbers[number]] for name, (token, number) in ends.items()}
     if isinstance(tokens := step.get("special_tokens"), Mapping):
         step["special_tokens"] = {
             name: {**token, "ids": [numbers[n] for n in token["ids"]]}

@@ -437,11 +437,11 @@ def cached_entries(
     kind = entry.get("layer_types")
     if isinstance(kind, str) and ("attention" not in kind or kind == LINEAR):
         return 0
-    rows = {}  # how many numbers each projection of the attention gives
-    for name, shape in shapes.items():
-        stem = name.removesuffix(".weight")
-        if stem != name and len(shape) == 2 and layout.family.part(name) == "attn":
-            rows[stem] = _sides(layout, shape)[0]
+    rows = {  # how many numbers each projection of the attention gives
+        name.removesuffix(".weight"): _sides(layout, shape)[0]
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and layout.family.part(name) == "attn"
+    }
     by_rows = None if layout.quantised is not None else _entries_by_rows(layout, rows, shapes)
     return _entries_by_config(layout, config) if by_rows is None else by_rows
 

@@ -406,14 +406,15 @@ def _plain(made: Callable[..., Any]) -> Callable[..., Any]:
     return lambda walk, at, **fields: made(**fields)
 
 
-def _values(walk: _Walk, value: Any, at: Place) -> Any:
-    """Read a value or a gradient, each number with its place."""
+def _several(read: _Read) -> _Read:
+    """Return the reader of a value, or a list of values, as a list."""
+    return lambda walk, value, at: (
+        _each(read)(walk, value, at) if isinstance(value, list) else [read(walk, value, at)]
+    )
 
-    def scalar(walk: _Walk, value: Any, at: Place) -> tuple[Any, Place]:
-        return _value(_scalar)(walk, value, at), at
 
-    is_list = isinstance(value, list)
-    return _each(scalar)(walk, value, at) if is_list else [scalar(walk, value, at)]
+_values = _several(lambda walk, value, at: (_value(_scalar)(walk, value, at), at))
+"""The reader of a value or a gradient, each number with its place."""
 
 
 def _settings(walk: _Walk, value: Any, at: Place) -> Any:
@@ -424,8 +425,7 @@ def _settings(walk: _Walk, value: Any, at: Place) -> Any:
     if True not in kinds:
         values = _values(walk, value, at)
         return values and [Setting("", values)]
-    is_list = isinstance(value, list)
-    return _each(_FILTERED)(walk, value, at) if is_list else [_FILTERED(walk, value, at)]
+    return _several(_FILTERED)(walk, value, at)
 
 
 def _slice(walk: _Walk, at: Place, sources: Any, **fields: Any) -> SliceBlock:
