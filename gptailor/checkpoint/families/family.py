@@ -127,8 +127,8 @@ class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot; in patterns `*` is one part between dots.
-    Functions are those of `functions.READERS` (`read`) and `functions.letters` (`count_of`). A file
-    from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
+    Functions are those of `functions.READERS` (`read`), and `lettered_layers` there (`count_of`).
+    A file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 
     version: Literal[1] = Field(default=1, description="Version of the form of this file.")
@@ -313,9 +313,10 @@ class Family(Closed):
         """Return the number of layers by `count_of`, or None. Raises RuleError."""
         if not self.count_of:
             return None
-        from gptailor.checkpoint.families.functions import letters  # only few families have one
+        # Only few families have one.
+        from gptailor.checkpoint.families.functions import lettered_layers
 
-        listed = letters(config)
+        listed = lettered_layers(config)
         return None if listed is None else len(listed)
 
     def part(self, suffix: str) -> Branch | None:
