@@ -6,7 +6,7 @@ pairs: one reads a setting of each layer, the other writes it. `lettered_layers`
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, final
 
 from gptailor.checkpoint.families.layer_config import (
     DENSE,
@@ -25,8 +25,15 @@ from gptailor.checkpoint.families.layer_config import (
 )
 from gptailor.checkpoint.files import shown
 
-if TYPE_CHECKING:
-    from gptailor.checkpoint.families.layer_rules import Computed
+
+@final
+class Stated(NamedTuple):
+    """A rule's name, key and values of a missing key, and the values of the rule that it is of."""
+
+    name: str
+    key: str
+    absent: tuple[Any, ...]
+    others: Callable[[Config, int], list[Any]]
 
 
 # ---------------------------------------------------------------------------- keys that must agree
@@ -149,14 +156,14 @@ READERS: Mapping[str, Callable[[Config, str, Any], Any]] = {
 # ------------------------------------------------------------------------- kinds that are derived
 
 
-def _even_below_bound(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _even_below_bound(rule: Stated, config: Config, count: int) -> list[Any]:
     """Derive qwen2_moe's kinds: every other layer below `max_window_layers` slides."""
     bound = int_of(config, "max_window_layers", 28)
     slides = bool(config.get("use_sliding_window", False))
     return [SLIDING if slides and i % 2 == 0 and i < bound else FULL for i in range(count)]
 
 
-def _after_dense(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _after_dense(rule: Stated, config: Config, count: int) -> list[Any]:
     """Derive cohere2_moe's kinds: the first dense layers have windows of a pattern of their own."""
     first = int_of(config, "first_k_dense_replace", 0)
     inner = int_of(config, "prefix_dense_sliding_window_pattern", 1, least=1)
@@ -165,31 +172,31 @@ def _after_dense(rule: "Computed", config: Config, count: int) -> list[Any]:
     return [SLIDING if step else FULL for step in steps]
 
 
-def _chunked(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _chunked(rule: Stated, config: Config, count: int) -> list[Any]:
     """Derive llama4_text's kinds: layers with rotary embeddings attend within chunks."""
     chunks = config.get("attention_chunk_size", 8192) is not None
     rotates = rule.others(config, count)
     return ["chunked_attention" if chunks and turns else FULL for turns in rotates]
 
 
-def _without_rotation(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _without_rotation(rule: Stated, config: Config, count: int) -> list[Any]:
     """Derive smollm3's kinds: layers without rotary embeddings slide, if any layer does."""
     slides = window(config, gated=True, default=None) is not None
     rotates = rule.others(config, count)
     return [SLIDING if slides and not each else FULL for each in rotates]
 
 
-def _some_attend(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _some_attend(rule: Stated, config: Config, count: int) -> list[Any]:
     """Derive olmo_hybrid's kinds: each fourth layer attends; if there is no fourth, the last."""
     return [FULL if i % 4 == 3 or i == count - 1 < 3 else LINEAR for i in range(count)]
 
 
-def _thetas(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _thetas(rule: Stated, config: Config, count: int) -> list[Any]:
     """Derive the bases of layers' rotary embeddings: granite_swa, granitemoe_swa."""
     return [Rotary().read(config, {})["rope_theta"]] * count
 
 
-def _never(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _never(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Write nothing: a list has the values."""
     return dict(config)
 
@@ -197,7 +204,7 @@ def _never(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
 # ---------------------------------------------------------------------- kinds in forms of their own
 
 
-def _read_kimi(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_kimi(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read kimi_linear's lists of numbers from 1 up; without them each fourth attends."""
     settings = _object_in(config, "linear_attn_config")
     if "full_attn_layers" not in settings or "kda_layers" not in settings:
@@ -210,7 +217,7 @@ def _read_kimi(rule: "Computed", config: Config, count: int) -> list[Any]:
     return [FULL if i + 1 in full else LINEAR for i in range(count)]
 
 
-def _write_kimi(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_kimi(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     settings = dict(_object_in(config, "linear_attn_config"))
     for key, kind in (("full_attn_layers", FULL), ("kda_layers", LINEAR)):
         if key in settings:
@@ -218,7 +225,7 @@ def _write_kimi(rule: "Computed", config: Config, values: Values) -> dict[str, A
     return {**config, "linear_attn_config": settings} if settings else dict(config)
 
 
-def _read_steps(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_steps(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read Qwen's sparse layers: qwen2_moe, qwen3_moe, qwen3_next, qwen3_vl_moe_text.
 
     Each `decoder_sparse_step`-th layer is sparse, except those of `mlp_only_layers`.
@@ -232,7 +239,7 @@ def _read_steps(rule: "Computed", config: Config, count: int) -> list[Any]:
     return [SPARSE if each else DENSE for each in sparse]
 
 
-def _write_steps(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_steps(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     kinds = complete("mlp_only_layers", values)
     dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
     return {**config, "mlp_only_layers": dense, "decoder_sparse_step": 1}
@@ -247,14 +254,14 @@ def _spaced(start: int, end: int, step: int, count: int) -> list[Any]:
     return [SPARSE if each else DENSE for each in sparse]
 
 
-def _read_ernie(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_ernie(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read ernie4_5_moe's sparse layers: a start, an end and an interval."""
     start = int_of(config, "moe_layer_start_index", 1)
     end = int_of(config, "moe_layer_end_index", -1, least=-1)
     return _spaced(start, count - 1 if end == -1 else end, _interval(config), count)
 
 
-def _write_ernie(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_ernie(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Write a start, an end and an interval, solved for the new order."""
     kinds, count = complete("moe_layer_start_index", values), len(values)
     sparse = [i for i, value in enumerate(kinds) if value == SPARSE]
@@ -270,7 +277,7 @@ def _write_ernie(rule: "Computed", config: Config, values: Values) -> dict[str, 
     )
 
 
-def _read_each(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_each(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read numbers, one for all layers or a list with one for each: hunyuan_v1_moe, laguna."""
     key = rule.key or rule.name
     value = config.get(key, *rule.absent)
@@ -282,13 +289,13 @@ def _read_each(rule: "Computed", config: Config, count: int) -> list[Any]:
     return list(values)
 
 
-def _write_each(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_each(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     numbers = complete(rule.name, values)
     alike = len(set(numbers)) == 1 and not isinstance(config.get(rule.name), list)
     return {**config, rule.name: numbers[0] if alike else numbers}
 
 
-def _read_indexers(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_indexers(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read None for each layer, if each of glm_moe_dsa's layers has an indexer of its own."""
     listed, pattern = config.get("indexer_types"), config.get("index_topk_pattern")
     kinds = pattern if listed is None else listed
@@ -303,16 +310,16 @@ def _read_indexers(rule: "Computed", config: Config, count: int) -> list[Any]:
     return [None] * count
 
 
-def _write_indexers(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_indexers(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     own = {"indexer_types": ["full"] * len(values), "index_topk_pattern": "F" * len(values)}
     return {**config, **{key: value for key, value in own.items() if config.get(key) is not None}}
 
 
-def _read_depth(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_depth(rule: Stated, config: Config, count: int) -> list[Any]:
     return [_residual_scale(config, count)] * count
 
 
-def _write_depth(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_depth(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Write minicpm3's `scale_depth`, solved for the number of layers."""
     if len(several := sorted(set(values))) > 1:
         raise RuleError(f"'scale_depth' makes one factor, and these layers have {several}")
@@ -321,7 +328,7 @@ def _write_depth(rule: "Computed", config: Config, values: Values) -> dict[str, 
     return {**config, "scale_depth": values[0] * math.sqrt(len(values))}
 
 
-def _full_layers(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _full_layers(rule: Stated, config: Config, count: int) -> list[Any]:
     """Return the settings that full layers have of their own where no object states them."""
     own = {"head_dim": config.get("global_head_dim", 512)}
     heads = config.get("num_global_key_value_heads")
@@ -330,7 +337,7 @@ def _full_layers(rule: "Computed", config: Config, count: int) -> list[Any]:
     return [own if kind == FULL else {} for kind in rule.others(config, count)]
 
 
-def _read_shapes(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_shapes(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read settings of single layers by their numbers: gemma4_text, gemma4_unified_text."""
     by_number = config.get("per_layer_config")
     if by_number is None:
@@ -344,7 +351,7 @@ def _read_shapes(rule: "Computed", config: Config, count: int) -> list[Any]:
     return [settings.get(i, {}) for i in range(count)]
 
 
-def _write_shapes(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_shapes(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     settings = complete("per_layer_config", values)
     by_number = config.get("per_layer_config")
     if by_number is None and _full_layers(rule, config, len(settings)) == settings:
@@ -353,7 +360,7 @@ def _write_shapes(rule: "Computed", config: Config, values: Values) -> dict[str,
     return {**config, "per_layer_config": own}
 
 
-def _read_times(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_times(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read gpt_neo's kinds: `[[["global", "local"], 12]]` is both in turn, twelve times."""
     pairs = config.get("attention_types") or [[["global", "local"], 12]]
     try:
@@ -368,7 +375,7 @@ def _read_times(rule: "Computed", config: Config, count: int) -> list[Any]:
     return kinds
 
 
-def _write_times(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_times(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     kinds = complete("attention_types", values)
     listed = {"attention_layers": kinds} if "attention_layers" in config else {}
     return {**config, **listed, "attention_types": [[kinds, 1]]}
@@ -392,7 +399,7 @@ def lettered_layers(config: Config) -> list[Any] | None:
     return [_SIGNS[sign] for sign in pattern]
 
 
-def _read_letters(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_letters(rule: Stated, config: Config, count: int) -> list[Any]:
     kinds = lettered_layers(config)
     if kinds is None:
         kinds = [LINEAR, "moe", FULL, "mlp"]
@@ -402,7 +409,7 @@ def _read_letters(rule: "Computed", config: Config, count: int) -> list[Any]:
     return kinds
 
 
-def _write_letters(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_letters(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Write the kinds in the form that the configuration has; in both where it has both."""
     kinds = complete("layers_block_type", values)
     signs = {kind: sign for sign, kind in _SIGNS.items()}
@@ -414,12 +421,12 @@ def _write_letters(rule: "Computed", config: Config, values: Values) -> dict[str
     return out
 
 
-def _read_same(rule: "Computed", config: Config, count: int) -> list[Any]:
+def _read_same(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read that no layer of qwen3_vl_text has a window."""
     return [*rule.absent] * count
 
 
-def _write_same(rule: "Computed", config: Config, values: Values) -> dict[str, Any]:
+def _write_same(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Refuse layers that have a window elsewhere."""
     for i, each in enumerate(values):
         if each != rule.absent[0]:
@@ -433,8 +440,8 @@ def _write_same(rule: "Computed", config: Config, values: Values) -> dict[str, A
 RULES: Mapping[
     str,
     tuple[
-        Callable[["Computed", Config, int], list[Any]],
-        Callable[["Computed", Config, Values], dict[str, Any]],
+        Callable[[Stated, Config, int], list[Any]],
+        Callable[[Stated, Config, Values], dict[str, Any]],
     ],
 ] = {
     "after_dense": (_after_dense, _never),

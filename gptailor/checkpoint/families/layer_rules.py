@@ -479,9 +479,10 @@ class Computed(LayerRule):
         return dict(self._call(1, config, values))
 
     def _call(self, number: int, *of: Any) -> Any:
-        from gptailor.checkpoint.families.functions import RULES  # only few families do
+        from gptailor.checkpoint.families.functions import RULES, Stated  # only few families do
 
-        return RULES[self.function][number](self, *of)
+        stated = Stated(self.name, self.key, self.absent, self.others)
+        return RULES[self.function][number](stated, *of)
 
 
 MovedRule = Annotated[
