@@ -129,12 +129,13 @@ class WholeTokenizer:
             raise CheckpointError("C603", message + "BPE, Unigram or WordPiece", self.main)
         try:
             numbers = frozenset(self.ids.values())
-            added = [int(token["id"]) for token in document.get("added_tokens") or ()]
-            for number in (*added, *step_ids(document.get("post_processor"))):
+            stated = [int(token["id"]) for token in document.get("added_tokens") or ()]
+            stated += step_ids(document.get("post_processor"))
+            for number in stated:
                 if number not in numbers:
                     message = f"invalid tokenizer: no token has the number {number}"
                     raise CheckpointError("C601", message, self.main)
-            special = frozenset(self._special(document)) & numbers
+            special = numbers.intersection((*stated, *self._named()))
             selection = SELECTIONS[kind](document, self.ids, special)
             _ = selection.fixed
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -159,11 +160,9 @@ class WholeTokenizer:
             return {}
         return parse_object(path.read_bytes(), path, "C601", duplicate=None)
 
-    def _special(self, document: Mapping[str, Any]) -> Iterator[int]:
-        """Yield the numbers of added tokens, and of tokens that settings and templates name."""
+    def _named(self) -> Iterator[int]:
+        """Yield the numbers of tokens that settings and other files of the tokenizer name."""
         yield from self.config
-        yield from (int(token["id"]) for token in document.get("added_tokens") or ())
-        yield from step_ids(document.get("post_processor"))
         settings = self.read(_SETTINGS)
         yield from map(int, settings.get("added_tokens_decoder") or ())
         yield from self.read("added_tokens.json").values()
@@ -236,7 +235,8 @@ class TokenCut:
     @cached_property
     def kept(self) -> tuple[int, ...]:
         """The old numbers of the tokens, in order."""
-        return self.whole.selection.kept(self._counts, self.size)
+        counts = _counted(self.whole, self.text, self.most, self._stamps)
+        return self.whole.selection.kept(counts, self.size)
 
     @cached_property
     def numbers(self) -> Mapping[int, int]:
@@ -267,18 +267,13 @@ class TokenCut:
     @cached_property
     def files(self) -> TokenizerFiles:
         """The files of the smaller tokenizer, and its generation settings."""
-        return dict(self._files())
+        paths = {path.relative_to(self.whole.folder).as_posix(): path for path in self.whole.files}
+        return {name: self._file(name, path) for name, path in paths.items() if name not in _BINARY}
 
     @cached_property
     def generation(self) -> dict[str, Any]:
         """The generation settings with the tokens' new numbers; empty if the model has none."""
         return self.renumbered(self.whole.read(GENERATION_CONFIG))
-
-    def _files(self) -> Iterator[tuple[str, bytes | Path]]:
-        for path in self.whole.files:
-            name = path.relative_to(self.whole.folder).as_posix()
-            if name not in _BINARY:
-                yield name, self._file(name, path)
 
     def _file(self, name: str, path: Path) -> bytes | Path:
         """Return a file of the smaller tokenizer: its bytes, or the file itself if it stays."""
@@ -330,10 +325,6 @@ class TokenCut:
     @property
     def _stamps(self) -> tuple[tuple[Path, Stamp], ...]:
         return tuple(stamps([self.whole.main, self.text]).items())
-
-    @property
-    def _counts(self) -> Mapping[int, int]:
-        return _counted(self.whole, self.text, self.most, self._stamps)
 
     @cached_property
     def report(self) -> TokenCutReport:
@@ -388,12 +379,11 @@ def _bytewise(selection: TokenSelection) -> Iterator[int]:
     if selection.has_all_bytes:
         yield from (ids[f"<0x{byte:02X}>"] for byte in range(128, 256))
     elif "ByteLevel" in str(selection.document.get("decoder")):
-        yield from (ids[letter] for letter in _high_bytes() if letter in ids)
+        yield from (ids[letter] for letter in _HIGH_BYTES if letter in ids)
 
 
-def _high_bytes() -> Iterator[str]:
-    """Yield the characters that stand for bytes from 128 on in byte-level tokens."""
-    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in plain]
-    for byte in range(128, 256):
-        yield chr(byte) if byte in plain else chr(256 + others.index(byte))
+_HIGH_BYTES = [*map(chr, (*range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x122, 0x144)))]
+"""The characters that stand for bytes from 128 on in byte-level tokens.
+
+A byte without a printable character has one from 0x100 on, in order; 34 of these are below 128.
+"""

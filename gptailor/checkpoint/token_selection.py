@@ -57,6 +57,26 @@ class TokenSelection(ABC):
         """Return whether unknown characters are split into tokens of bytes."""
         return bool(self.model.get("byte_fallback")) and self.ids.keys() >= _BYTES
 
+    def _or_bytes(self, letters: Iterator[str]) -> Iterable[str]:
+        """Return the tokens of bytes and the blank; the letters if bytes can't stand for them."""
+        return (*_BYTES, _BLANK) if self.has_all_bytes else letters
+
+    @cached_property
+    def _prefix(self) -> str:
+        return self.model.get("continuing_subword_prefix") or ""
+
+    def _letters(self, token: str) -> list[str]:
+        """Return the characters of a token, each as it would be a token there."""
+        word = token.removeprefix(self._prefix)
+        first = self._prefix if word != token else ""
+        suffix = self.model.get("end_of_word_suffix") or ""
+        end = suffix if word.endswith(suffix) else ""
+        word = word.removesuffix(end)
+        letters = [first * (n == 0) + self._prefix * (n > 0) + c for n, c in enumerate(word)]
+        if letters:
+            letters[-1] += end
+        return letters
+
     def kept(self, counts: Mapping[int, int], size: int) -> tuple[int, ...]:
         """Return the numbers of `size` tokens in order, by their counts in a text.
 
@@ -92,10 +112,7 @@ class BpeSelection(TokenSelection):
         """Yield the bytes, or the characters if bytes can't stand for them."""
         if (unknown := self.model.get("unk_token")) is not None:
             yield unknown
-        if self.has_all_bytes:
-            yield from (*sorted(_BYTES), _BLANK)
-            return
-        yield from (token for token in self.pieces if self._letters(token) == [token])
+        yield from self._or_bytes(t for t in self.pieces if self._letters(t) == [t])
 
     def parts(self, token: str) -> Iterable[str]:
         """Return the tokens that merges make on the way to a token, and its characters."""
@@ -122,14 +139,6 @@ class BpeSelection(TokenSelection):
         return first + second.removeprefix(self._prefix)
 
     @cached_property
-    def _prefix(self) -> str:
-        return self.model.get("continuing_subword_prefix") or ""
-
-    @cached_property
-    def _suffix(self) -> str:
-        return self.model.get("end_of_word_suffix") or ""
-
-    @cached_property
     def _parts(self) -> dict[str, frozenset[str]]:
         return {}
 
@@ -144,17 +153,6 @@ class BpeSelection(TokenSelection):
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:
         return {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
-
-    def _letters(self, token: str) -> list[str]:
-        """Return the characters of a token as the merges see them."""
-        word = token.removeprefix(self._prefix) if self._prefix else token
-        first = self._prefix if word != token else ""
-        end = self._suffix if self._suffix and word.endswith(self._suffix) else ""
-        word = word.removesuffix(end)
-        letters = [first * (n == 0) + self._prefix * (n > 0) + c for n, c in enumerate(word)]
-        if letters:
-            letters[-1] += end
-        return letters
 
     def _merged(self, token: str) -> set[str]:
         """Return all tokens on the way from a token's characters to it, as if it stood alone."""
@@ -186,11 +184,8 @@ class UnigramSelection(TokenSelection):
         """Yield the bytes; or the characters, and tokens with characters that stand in no other."""
         if (unknown := self.model.get("unk_id")) is not None:
             yield self.pieces[unknown]
-        if self.has_all_bytes:
-            yield from (*sorted(_BYTES), _BLANK)
-            return
         letters = {piece for piece in self.pieces if len(piece) == 1}
-        yield from (
+        yield from self._or_bytes(
             piece for piece in self.pieces if len(piece) == 1 or not letters.issuperset(piece)
         )
 
@@ -202,12 +197,9 @@ class WordPieceSelection(TokenSelection):
     def alphabet(self) -> Iterator[str]:
         """Yield the characters at a word's beginning and within it, and tokens that lack theirs."""
         yield self.model["unk_token"]
-        prefix = self.model["continuing_subword_prefix"]
         known = self.ids.keys()
         for piece in self.pieces:
-            inner = piece.removeprefix(prefix)
-            begun = inner == piece
-            letters = [(prefix * (n > 0 or not begun)) + c for n, c in enumerate(inner)]
+            letters = self._letters(piece)
             if len(letters) == 1 or not known >= set(letters):
                 yield piece
 
@@ -261,9 +253,8 @@ def _renumbered_step(step: Mapping[str, Any], numbers: Mapping[int, int]) -> dic
     step = dict(step)
     if "processors" in step:
         step["processors"] = [_renumbered_step(each, numbers) for each in step["processors"]]
-    for name in ("sep", "cls"):
-        if isinstance(step.get(name), list):
-            step[name] = [step[name][0], numbers[step[name][1]]]
+    ends = {name: step[name] for name in ("sep", "cls") if isinstance(step.get(name), list)}
+    step |= {name: [token, numbers[number]] for name, (token, number) in ends.items()}
     if isinstance(tokens := step.get("special_tokens"), Mapping):
         step["special_tokens"] = {
             name: {**token, "ids": [numbers[n] for n in token["ids"]]}
@@ -311,23 +302,16 @@ def renumbered(settings: Mapping[str, Any], numbers: Mapping[int, int]) -> dict[
 def _renumbered(key: str, value: Any, numbers: Mapping[int, int]) -> Any:
     if isinstance(value, Mapping):
         return renumbered(value, numbers)
+    if not isinstance(value, list):
+        return _renumbered_id(value, numbers) if key.endswith(_NAMED) else value
     if key.endswith(_NAMED):
-        if isinstance(value, list):
-            return [new for n in value if (new := _renumbered_id(n, numbers)) is not None]
-        return _renumbered_id(value, numbers)
-    if key == "forced_decoder_ids" and isinstance(value, list):
+        return [new for n in value if (new := _renumbered_id(n, numbers)) is not None]
+    if key == "forced_decoder_ids":
         return [[place, numbers.get(n, n) if n is not None else n] for place, n in value]
-    if key in _LISTS and isinstance(value, list):
-        return _still_there(value, numbers)
-    return _still_biased(value, numbers) if key == "sequence_bias" else value
-
-
-def _still_biased(pairs: Any, numbers: Mapping[int, int]) -> Any:
-    """Return the pairs of tokens and a bias, without those of tokens that are gone."""
-    if not isinstance(pairs, list):
-        return pairs
-    kept = ((_still_there([tokens], numbers), bias) for tokens, bias in pairs)
-    return [[tokens[0], bias] for tokens, bias in kept if tokens]
+    if key == "sequence_bias":
+        kept = ((_still_there([tokens], numbers), bias) for tokens, bias in value)
+        return [[tokens[0], bias] for tokens, bias in kept if tokens]
+    return _still_there(value, numbers) if key in _LISTS else value
 
 
 def _renumbered_id(number: Any, numbers: Mapping[int, int]) -> Any:

@@ -158,9 +158,7 @@ class TokenUnion:
             documents[_SETTINGS] = settings
         if _ADDED in files or (decoder is None and any(name in files for name in _PLAIN)):
             documents[_ADDED] = base.said(_ADDED) | {e["content"]: e["id"] for e in self.added}
-        for name, content in documents.items():
-            files[name] = json_content(content)
-        return files
+        return files | {name: json_content(content) for name, content in documents.items()}
 
 
 @final
@@ -183,9 +181,7 @@ class UnionRows:
         ranges: list[RowRange] = []
         for number in range(self.union.size):
             own = model.row(self._token(number))
-            source = self._without[number] if own is None else (self.tensors[name], own)
-            assert source is not None, "a union's tokens have rows"
-            tensor, row = source
+            tensor, row = self._without[number] if own is None else (self.tensors[name], own)
             last = ranges[-1] if ranges else None
             if last is not None and last.tensor is tensor and last.first + last.count == row:
                 ranges[-1] = replace(last, count=last.count + 1)
@@ -197,31 +193,28 @@ class UnionRows:
     @property
     def missing(self) -> list[int]:
         """Return the numbers of tokens that no model has a row for."""
-        return [number for number, source in enumerate(self._without) if source is None]
+        return [number for number in range(self.union.size) if number not in self._without]
 
     def _token(self, number: int) -> str | None:
         return self.union.vocabulary.tokens.get(number)
 
     @cached_property
-    def _without(self) -> list[tuple[TensorInfo, int] | None]:
+    def _without(self) -> dict[int, tuple[TensorInfo, int]]:
         """Return for each number the row for a model without the token: tensor and number."""
-        givers = [self._givers(number) for number in range(self.union.size)]
         by_givers: dict[tuple[str, ...], list[int]] = {}
-        for number, names in enumerate(givers):
-            if len(names) > 1:
-                by_givers.setdefault(names, []).append(number)
-        sources: list[tuple[TensorInfo, int] | None] = [None] * len(givers)
+        for number in range(self.union.size):
+            by_givers.setdefault(self._givers(number), []).append(number)
+        sources: dict[int, tuple[TensorInfo, int]] = {}
         for names, numbers in by_givers.items():
-            of = tuple(
-                tensor.with_rows([RowRange(tensor, self._row(name, n), 1) for n in numbers])
-                for name, tensor in ((name, self.tensors[name]) for name in names)
-            )
-            mean = replace(of[0], spec=replace(of[0].spec, dtype="F32"), form=Mean(of))
-            for i, number in enumerate(numbers):
-                sources[number] = mean, i
-        for number, names in enumerate(givers):
             if len(names) == 1:
-                sources[number] = self.tensors[names[0]], self._row(names[0], number)
+                sources |= {n: (self.tensors[names[0]], self._row(names[0], n)) for n in numbers}
+            elif names:
+                of = tuple(
+                    tensor.with_rows([RowRange(tensor, self._row(name, n), 1) for n in numbers])
+                    for name, tensor in ((name, self.tensors[name]) for name in names)
+                )
+                mean = replace(of[0], spec=replace(of[0].spec, dtype="F32"), form=Mean(of))
+                sources |= {number: (mean, i) for i, number in enumerate(numbers)}
         return sources
 
     def _givers(self, number: int) -> tuple[str, ...]:

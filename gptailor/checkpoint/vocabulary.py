@@ -41,12 +41,9 @@ def relation(base: Vocabulary, other: Vocabulary) -> Literal["same", "extension"
     """Return the relation of their vocabulary to ours: the same, more tokens, fewer, another."""
     if base.ids == other.ids:
         return "same"
-    shared = base.ids.keys() & other.ids.keys()
-    if any(base.ids[token] != other.ids[token] for token in shared):
-        return "other"
-    if len(shared) == len(base.ids):
+    if base.ids.items() <= other.ids.items():
         return "extension"
-    return "part" if len(shared) == len(other.ids) else "other"
+    return "part" if other.ids.items() <= base.ids.items() else "other"
 
 
 def differing_splits(base: Vocabulary, other: Vocabulary) -> list[str]:

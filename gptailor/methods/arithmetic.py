@@ -16,8 +16,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, final
+from functools import cached_property, reduce
+from operator import add
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -26,8 +27,8 @@ from gptailor.methods.arrays import Array, host, masked, namespace, widened
 from gptailor.methods.rounding import single
 from gptailor.methods.shapes import Bool, Float32, Int32, Int64, Shaped
 
-ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
-"""A method's arguments by name, complete."""
+ByName = Mapping[str, Any]
+"""A method's arguments by name, complete: one number, a word, or a number for each source."""
 Vector = Float32[Array, " n"]
 """One stretch of a tensor, flattened: an array of NumPy's or of torch's (`arrays.py`)."""
 Stored = Shaped[Array, " n"]
@@ -131,27 +132,6 @@ class Kernel(ABC):
 # --------------------------------------------------------------------------------- entry by entry
 
 
-def one_number(arguments: ByName, name: str) -> float | int:
-    """Return an argument that is one number."""
-    value = arguments[name]
-    if isinstance(value, tuple | str):
-        raise TypeError(f"'{name}' takes one number, not {value!r}")
-    return value
-
-
-def word(arguments: ByName, name: str) -> str:
-    """Return an argument that is a word."""
-    return str(arguments[name])
-
-
-def number_each(arguments: ByName, name: str) -> tuple[float | int, ...]:
-    """Return an argument that has one number for each source."""
-    value = arguments[name]
-    if not isinstance(value, tuple):
-        raise TypeError(f"'{name}' takes one number for each source, as a tuple")
-    return value
-
-
 def combination(
     vectors: Sequence[Stored], coefficients: Sequence[float | int], chunk: Chunk
 ) -> Vector:
@@ -186,13 +166,7 @@ def multiplied(vector: Vector, number: float) -> Vector:
 
 def total(terms: Iterable[Vector]) -> Vector:
     """Return Σ v_i in order; a single term itself."""
-    first, *others = terms
-    if not others:
-        return first
-    result = first + others[0]
-    for term in others[1:]:
-        result += term
-    return result
+    return reduce(add, terms)
 
 
 def base_moved(
@@ -226,10 +200,10 @@ def number_beside(vector: Vector, number: float) -> Float32[Array, " one"]:
 # -------------------------------------------------------------------------------------- thresholds
 
 _MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign; as integers these are ordered as the numbers
-_COUNTED = 2**18  # numbers that are counted at once: clearing the counts costs as much as these
 _HALF = 16
 _TOP_BUCKETS = 2**15  # the sign bit is gone
 _LOW_BUCKETS = 2**16
+_Counts = Int64[np.ndarray, " buckets"]
 
 
 def magnitude(vector: Vector) -> Int32[Array, " n"]:
@@ -245,8 +219,6 @@ def within(vector: Vector, least: int, most: int = _MAGNITUDE) -> Vector:
 
     Without `most` NaN stays.
     """
-    if least == 0 and most == _MAGNITUDE:
-        return vector
     if native.takes(vector):
         return native.with_zeros_beyond(vector, least, most)
     size = magnitude(vector)
@@ -285,68 +257,35 @@ def selected(
     for chunk in inputs.chunks(unit):
         for n, vector in enumerate(vectors(chunk)):
             if n == len(tops):
-                tops.append(_Counts(_TOP_BUCKETS))
-            if native.takes(vector):
-                native.count_magnitudes(vector, tops[n].counts)
-            else:
-                tops[n].add(magnitude(vector) >> _HALF)
-    buckets = [[_bucket(top.value(), rank) for rank in ranks(n)] for n, top in enumerate(tops)]
-    lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in buckets]
+                tops.append(np.zeros(_TOP_BUCKETS, dtype=np.int64))
+            _count(vector, tops[n])
+    buckets = [[_bucket(top, rank) for rank in ranks(n)] for n, top in enumerate(tops)]
+    lows = [
+        {bucket: np.zeros(_LOW_BUCKETS, dtype=np.int64) for bucket, _ in wanted}
+        for wanted in buckets
+    ]
     for chunk in inputs.chunks(unit) if any(lows) else ():
         for low, vector in zip(lows, vectors(chunk), strict=True):
-            _count_low(low, vector)
+            for bucket, counts in low.items():
+                _count(vector, counts, bucket)
     return [
-        tuple(
-            (bucket << _HALF) + _bucket(low[bucket].value(), within)[0] for bucket, within in wanted
-        )
+        tuple((bucket << _HALF) + _bucket(low[bucket], within)[0] for bucket, within in wanted)
         for low, wanted in zip(lows, buckets, strict=True)
     ]
 
 
-def _count_low(low: Mapping[int, "_Counts"], vector: Vector) -> None:
-    """Count the lower halves of the magnitudes in each bucket."""
+def _count(vector: Vector, counts: _Counts, bucket: int = -1) -> None:
+    """Count the upper 15 bits of magnitudes; with a bucket, the lower 16 bits in that bucket."""
     if native.takes(vector):
-        for bucket, counts in low.items():
-            native.count_magnitudes(vector, counts.counts, bucket)
+        native.count_magnitudes(vector, counts, bucket)
         return
     bits = magnitude(vector)
     high = bits >> _HALF
-    for bucket, counts in low.items():
-        counts.add(bits[high == bucket] & (_LOW_BUCKETS - 1))
+    numbers = high if bucket < 0 else bits[high == bucket] & (_LOW_BUCKETS - 1)
+    counts += host(namespace(numbers).bincount(numbers, minlength=len(counts)))
 
 
-@final
-class _Counts:
-    """Counts of numbers below `buckets`. Numbers wait until there are many."""
-
-    def __init__(self, buckets: int) -> None:
-        self.buckets = buckets
-        self.waiting: list[Int32[Array, " _"]] = []
-        self.entries = 0
-        self.counts: Int64[np.ndarray, " buckets"] = np.zeros(buckets, dtype=np.int64)
-
-    def add(self, numbers: Int32[Array, " n"]) -> None:
-        """Count these numbers."""
-        self.waiting.append(numbers)
-        self.entries += len(numbers)
-        if self.entries >= _COUNTED:
-            self._end()
-
-    def value(self) -> Int64[np.ndarray, " buckets"]:
-        """Return the counts so far."""
-        self._end()
-        return self.counts
-
-    def _end(self) -> None:
-        if self.waiting:
-            xp = namespace(*self.waiting)
-            numbers = xp.concat(self.waiting)
-            self.counts += host(xp.bincount(numbers, minlength=self.buckets))
-        self.waiting.clear()
-        self.entries = 0
-
-
-def _bucket(counts: Int64[np.ndarray, " buckets"], rank: int) -> tuple[int, int]:
+def _bucket(counts: _Counts, rank: int) -> tuple[int, int]:
     """Return the bucket that holds the rank-th largest, and its rank within that bucket."""
     largest_first = counts[::-1].cumsum()
     index = int(np.searchsorted(largest_first, rank))

@@ -13,7 +13,7 @@ class MiddleEntries(TrimmedTaskVectors):
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the largest and the smallest kept magnitude of each source, in pairs."""
         ranks: list[tuple[int, ...]] = []
-        both = (arithmetic.number_each(arguments, name) for name in ("density", "gamma"))
+        both = (arguments[name] for name in ("density", "gamma"))
         for density, gamma in zip(*both, strict=True):
             kept = max(1, round(density * inputs.elements))
             above = min(round(gamma * inputs.elements), inputs.elements - kept)

@@ -13,7 +13,7 @@ class DrawnEntries(TrimmedTaskVectors):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the key of each source's draws, and then each source's divisor."""
-        seed = int(arithmetic.one_number(arguments, "seed"))
+        seed = int(arguments["seed"])
         keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
         return (
             *keys,
@@ -25,7 +25,7 @@ class DrawnEntries(TrimmedTaskVectors):
     ) -> tuple[list[Vector], Measured]:
         """Return the task vectors, 0 where the draw drops the entry, and the divisors."""
         vectors, count = chunk.task_vectors(), len(chunk.stored_sources)
-        densities = arithmetic.number_each(arguments, "density")
+        densities = arguments["density"]
         for i, (density, key) in enumerate(zip(densities, measured[:count], strict=True)):
             keep = arithmetic.kept_entries(int(key), chunk.offset, vectors[i], density)
             vectors[i] = masked(vectors[i], keep)

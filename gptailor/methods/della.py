@@ -19,9 +19,9 @@ class RankedEntries(task_vectors.TrimmedTaskVectors):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the row's width, the key of each source's draws, and each source's divisor."""
-        seed, width = int(arithmetic.one_number(arguments, "seed")), inputs.width
+        seed, width = int(arguments["seed"]), inputs.width
         keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
-        if arithmetic.word(arguments, "rescale") == "density":  # which divides entry by entry
+        if arguments["rescale"] == "density":  # which divides entry by entry
             return (width, *keys, *(1.0,) * len(keys))
 
         def vectors(chunk: Chunk) -> list[Vector]:
@@ -34,8 +34,8 @@ class RankedEntries(task_vectors.TrimmedTaskVectors):
     ) -> tuple[list[Vector], Measured]:
         """Return the task vectors, 0 where the draw drops the entry, and the divisors."""
         width, count = int(measured[0]), len(chunk.sources)
-        own = arithmetic.word(arguments, "rescale") == "density"
-        both = (arithmetic.number_each(arguments, name) for name in ("density", "epsilon"))
+        own = arguments["rescale"] == "density"
+        both = (arguments[name] for name in ("density", "epsilon"))
         each = zip(chunk.task_vectors(), *both, measured[1 : 1 + count], strict=True)
         vectors = []
         for vector, density, epsilon, key in each:

@@ -29,11 +29,11 @@ class ModelStock(Kernel):
 
     def unit(self, inputs: Inputs, arguments: ByName) -> int:
         """Return the length of a row where each has its t, else 1."""
-        return inputs.width if arithmetic.word(arguments, "by") == "row" else 1
+        return inputs.width if arguments["by"] == "row" else 1
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return t; by row the row's width."""
-        if arithmetic.word(arguments, "by") == "row":
+        if arguments["by"] == "row":
             sums.refuse_infinite(inputs)
             return (inputs.width,)
         gram = sums.gram_of(inputs, "task_vectors")
@@ -49,7 +49,7 @@ class ModelStock(Kernel):
         mean = arithmetic.total(chunk.sources) / arithmetic.number_beside(
             chunk.origin, float(len(chunk.sources))
         )
-        if arithmetic.word(arguments, "by") == "tensor":
+        if arguments["by"] == "tensor":
             return arithmetic.combination((mean, chunk.origin), (number, 1.0 - number), chunk)
         shares = _shares(chunk, int(number))[:, None]
         rows, own = mean.reshape(-1, int(number)), chunk.origin.reshape(-1, int(number))

@@ -31,7 +31,7 @@ class Multislerp(Kernel):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the sources' coefficients."""
-        gram = sums.gram_of(inputs, arithmetic.word(arguments, "of"))
+        gram = sums.gram_of(inputs, arguments["of"])
         weights = task_vectors.weight_shares(arguments)
         norms = [math.sqrt(gram[i][i]) for i in range(len(gram))]
         along = [w / n if n > 0.0 else 0.0 for w, n in zip(weights, norms, strict=True)]
@@ -46,6 +46,6 @@ class Multislerp(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return Σ c_i θ_i, or θ_b + Σ c_i τ_i."""
-        if arithmetic.word(arguments, "of") == "task_vectors":
+        if arguments["of"] == "task_vectors":
             return arithmetic.base_moved_by_task_vectors(chunk, measured)
         return arithmetic.combined_sources(chunk, measured)

@@ -52,14 +52,10 @@ def takes(*arrays: Any) -> bool:
 
     It takes NumPy's, of float32 or of bfloat16's bits, whose entries lie side by side.
     """
-    if library() is None:
-        return False
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or array.dtype.char not in "fH":
-            return False
-        if not array.flags.c_contiguous:
-            return False
-    return True
+    return library() is not None and all(
+        isinstance(array, np.ndarray) and array.dtype.char in "fH" and array.flags.c_contiguous
+        for array in arrays
+    )
 
 
 def from_bfloat16(bits: Shaped[np.ndarray, "*axes"]) -> Float32[np.ndarray, "*axes"]:
@@ -161,8 +157,7 @@ def gram(
 
 def _call() -> ctypes.CDLL:
     found = library()
-    if found is None:
-        raise RuntimeError("no compiled library is loaded: call `takes` before")
+    assert found is not None, "no compiled library is loaded: call `takes` before"
     return found
 
 

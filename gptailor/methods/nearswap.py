@@ -26,7 +26,7 @@ class Nearswap(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return a, moved to b where b is near."""
-        (a, b), t = chunk.sources, arithmetic.one_number(arguments, "t")
+        (a, b), t = chunk.sources, arguments["t"]
         if t == 0:
             return a
         xp = namespace(a)

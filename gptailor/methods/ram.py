@@ -27,7 +27,7 @@ class Ram(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + the mean of the active entries."""
-        vectors, count = active_entries(chunk, arithmetic.one_number(arguments, "epsilon"))
+        vectors, count = active_entries(chunk, arguments["epsilon"])
         mean = arithmetic.total(vectors) / namespace(count).clip(count, 1.0, None)
         return arithmetic.base_moved(chunk, [mean], [1.0])
 
@@ -50,8 +50,8 @@ class RamPlus(Kernel):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the factor for the entries that each source changes alone."""
-        epsilon = arithmetic.one_number(arguments, "epsilon")
-        r, alpha = arithmetic.one_number(arguments, "r"), arithmetic.one_number(arguments, "alpha")
+        epsilon = arguments["epsilon"]
+        r, alpha = arguments["r"], arguments["alpha"]
         shared, alone = [0] * len(inputs.models), [0] * len(inputs.models)
         for chunk in inputs.chunks():
             vectors, count = active_entries(chunk, epsilon)
@@ -64,7 +64,7 @@ class RamPlus(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + the scaled entry of one source, or the mean of several."""
-        vectors, count = active_entries(chunk, arithmetic.one_number(arguments, "epsilon"))
+        vectors, count = active_entries(chunk, arguments["epsilon"])
         mean = arithmetic.total(vectors) / namespace(count).clip(count, 1.0, None)
         alone = arithmetic.combination(vectors, measured, chunk)
         return arithmetic.base_moved(chunk, [namespace(mean).where(count == 1, alone, mean)], [1.0])

@@ -42,7 +42,6 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
         by: str = "",
         help: str = LONGER_DTYPE,
     ) -> None:
-        self.tensor, self.index, self.value, self.dtype = tensor, index, value, dtype
         name, most = FLOAT_NAMES[dtype], LARGEST_OF[dtype]
         message = f"{entry(tensor, index)} is {value:.9g}, but {name} ends at {most:.9g}"
         message += f": {by}" if by else ""
@@ -59,7 +58,6 @@ class NotFiniteFault(PlanError):  # noqa: N818 (as above)
     def __init__(
         self, tensor: str, index: tuple[int, ...], value: float, owner: str, state: str = ""
     ) -> None:
-        self.tensor, self.index, self.value, self.owner = tensor, index, value, owner
         message = f"expected finite numbers, got {value:g} in {entry(tensor, index)} of '{owner}'"
         message += state
         help_ = "repair the model, or download it again; tensors that are only copied aren't read"

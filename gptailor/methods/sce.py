@@ -31,14 +31,15 @@ class Sce(Kernel):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the smallest selected variance, and the weights."""
-        least = _least_selected(inputs, arithmetic.one_number(arguments, "density"))
+        least = _least_selected(inputs, arguments["density"])
 
         def squares(chunk: Chunk) -> list[Float64[Array, " n"]]:
             return [each * each for each in map(double, _selected(chunk, least))]
 
-        means = [s / inputs.elements for s in sums.sums(inputs, squares, count=len(inputs.models))]
+        totals = sums.sums(inputs, squares, [[] for _ in inputs.models])
+        means = [total / inputs.elements for total in totals]
         total = math.fsum(means)
-        if total < arithmetic.one_number(arguments, "floor") or total == 0.0:
+        if total < arguments["floor"] or total == 0.0:
             return (least, *(1.0 / len(means) for _ in means))
         return (least, *(mean / total for mean in means))
 

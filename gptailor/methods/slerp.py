@@ -36,9 +36,7 @@ class Slerp(Kernel):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the coefficients of a and b."""
-        return slerp_coefficients(
-            sums.gram_of(inputs, "weights"), arithmetic.one_number(arguments, "t")
-        )
+        return slerp_coefficients(sums.gram_of(inputs, "weights"), arguments["t"])
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return the coefficients times a and b."""
@@ -81,14 +79,14 @@ class Nuslerp(Kernel):
 
     def unit(self, inputs: Inputs, arguments: ByName) -> int:
         """Return the length of a row, where angles are of rows or columns, else 1."""
-        by = arithmetic.word(arguments, "by")
+        by = arguments["by"]
         return {"tensor": 1, "row": inputs.width}.get(by) or _columns(inputs)
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return both coefficients; by row the row's width, by column all of a, then all of b."""
         by, of, t = (
-            arithmetic.word(arguments, "by"),
-            arithmetic.word(arguments, "of"),
+            arguments["by"],
+            arguments["of"],
             _share(arguments),
         )
         if by == "tensor":
@@ -106,7 +104,7 @@ class Nuslerp(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return the coefficients times a and b."""
-        by, of = arithmetic.word(arguments, "by"), arithmetic.word(arguments, "of")
+        by, of = arguments["by"], arguments["of"]
         if by == "tensor":
             if of == "weights":
                 return arithmetic.combined_sources(chunk, measured)
@@ -126,8 +124,8 @@ class Nuslerp(Kernel):
 
 def _share(arguments: ByName) -> float:
     """Return the second source's share."""
-    first, second = arithmetic.number_each(arguments, "weight")
-    return second / (first + second)
+    first, second = arguments["weight"]
+    return float(second / (first + second))
 
 
 def _columns(inputs: Inputs) -> int:

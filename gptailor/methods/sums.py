@@ -1,9 +1,8 @@
 """Sums, norms and angles of whole tensors, rows and columns, the same for any chunks and device."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import final
 
 import numpy as np
 
@@ -18,7 +17,6 @@ SUM_ENTRIES = 2**14
 """Entries of a block of a sum: a power of two, part of every result, never to be changed."""
 _ADDED = 2**10
 """Entries of a block that are added to the same number of entries after them; as above."""
-_WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
 
 _Blocks = Float64[Array, "blocks width"]
 Gram = list[list[float]]
@@ -42,26 +40,21 @@ def gram_of(inputs: Inputs, what: str) -> Gram:
     """
     count, from_base = len(inputs.models), what == "task_vectors"
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    sums = {pair: _Sum() for pair in pairs}
-    for chunk in inputs.chunks(SUM_ENTRIES):
-        rest = _add_whole_blocks(chunk, list(sums.values()), from_base=from_base)
-        if not len(rest.stored_sources[0]):
-            continue
+    blocks: list[list[float]] = [[] for _ in pairs]
+
+    def products(chunk: Chunk) -> Iterator[Float64[Array, " n"]]:
+        rest = _add_whole_blocks(chunk, blocks, from_base=from_base)
         vectors = [double(source) for source in rest.sources]
         if from_base:
             origin = double(rest.origin)
             vectors = [vector - origin for vector in vectors]
-        dots = _products if from_base else _dots
-        for blocks in zip(*map(_blocks, vectors), strict=True):
-            for i, j in pairs:
-                sums[i, j].add(dots(blocks[i], blocks[j]))
-    totals = {pair: each.value() for pair, each in sums.items()}
-    if not all(map(math.isfinite, totals.values())):
-        refuse_infinite(inputs)
+        return (vectors[i] * vectors[j] for i, j in pairs)
+
+    totals = dict(zip(pairs, sums(inputs, products, blocks), strict=True))
     return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
 
 
-def _add_whole_blocks(chunk: Chunk, sums: Sequence["_Sum"], *, from_base: bool) -> Chunk:
+def _add_whole_blocks(chunk: Chunk, totals: Sequence[list[float]], *, from_base: bool) -> Chunk:
     """Add the dot products of the blocks that the library takes; return the other entries."""
     base = chunk.stored_base if from_base else None
     whole = len(chunk.stored_sources[0]) // SUM_ENTRIES * SUM_ENTRIES
@@ -70,29 +63,28 @@ def _add_whole_blocks(chunk: Chunk, sums: Sequence["_Sum"], *, from_base: bool) 
         return chunk
     blocks = [source[:whole] for source in chunk.stored_sources]
     products = native.gram(blocks, None if base is None else base[:whole], SUM_ENTRIES)
-    for each, row in zip(sums, products, strict=True):
-        each.folded += row.tolist()
+    for each, row in zip(totals, products, strict=True):
+        each.extend(row.tolist())
     return chunk.after(whole)
 
 
 def sums(
     inputs: Inputs,
-    terms: Callable[[Chunk], Sequence[Float64[Array, " n"]]],
-    *,
-    count: int,
+    terms: Callable[[Chunk], Iterable[Float64[Array, " n"]]],
+    blocks: Sequence[list[float]],
     width: int = SUM_ENTRIES,
 ) -> list[float]:
-    """Return the sum of each of `count` vectors made from chunks, in blocks of `width`.
+    """Return the sum of each of the vectors made from chunks, in blocks of `width`.
 
-    Raises NotFiniteFault for infinity or NaN, and OverflowFault where a difference becomes that.
+    `blocks` has a list for each vector, which gets the sum of each of its blocks. Raises
+    NotFiniteFault for infinity or NaN, and OverflowFault where a difference becomes that.
     """
-    running = [_Sum() for _ in range(count)]
     for chunk in inputs.chunks(width):
-        for total, vector in zip(running, terms(chunk), strict=True):
+        for total, vector in zip(blocks, terms(chunk), strict=True):
             even = width == SUM_ENTRIES
             for rows in _blocks(vector) if even else [_even(vector.reshape(-1, width))]:
-                total.add(_added(rows))
-    totals = [total.value() for total in running]
+                total.extend(_block_sums(rows))
+    totals = list(map(_total, blocks))
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
         for chunk in inputs.chunks():  # finite numbers whose difference float32 can't hold
@@ -141,65 +133,29 @@ def _even(rows: Float64[Array, "rows width"]) -> Float64[Array, "rows even"]:
     return with_zeros(rows, (1 << (rows.shape[1] - 1).bit_length()) - rows.shape[1], axis=1)
 
 
-def _added(rows: _Blocks) -> Float64[Array, "blocks fewer"]:
-    """Return rows of at most `_ADDED` entries: the stretches of a row, added in order."""
+def _block_sums(rows: _Blocks) -> list[float]:
+    """Return the sum of each row: its stretches are added in order, then half is added to half."""
     xp, parts = namespace(rows), rows.reshape(rows.shape[0], -1, min(_ADDED, rows.shape[1]))
     if xp is np:
-        return np.einsum("nkw->nw", parts)
-    total = xp.asarray(parts[:, 0], copy=True)
-    for k in range(1, parts.shape[1]):
-        total += parts[:, k]
-    return total
+        added = np.einsum("nkw->nw", parts)
+    else:
+        added = xp.asarray(parts[:, 0], copy=True)
+        for k in range(1, parts.shape[1]):
+            added += parts[:, k]
+    sums: list[float] = _row_totals(added).tolist()
+    return sums
 
 
-def _products(a: _Blocks, b: _Blocks) -> Float64[Array, "blocks fewer"]:
-    """Return `_added(a * b)`, each product rounded before it is added."""
-    return _added(a * b)
+def _row_totals(rows: Float64[Array, "rows width ..."]) -> Float64[Array, "rows ..."]:
+    """Return the sums along an axis whose length is a power of two, by adding half to half."""
+    while half := rows.shape[1] // 2:
+        rows = rows[:, :half] + rows[:, half:]
+    return rows[:, 0]
 
 
-def _dots(a: _Blocks, b: _Blocks) -> Float64[Array, "blocks fewer"]:
-    """Return `_added(a * b)` of numbers that float32 holds.
-
-    Their products are exact, so it doesn't matter whether `einsum` rounds them before it adds.
-    """
-    if namespace(a, b) is not np:
-        return _added(a * b)
-    left, right = (each.reshape(len(each), -1, min(_ADDED, each.shape[1])) for each in (a, b))
-    return np.einsum("nkw,nkw->nw", left, right)
-
-
-@final
-class _Sum:
-    """The sum of many blocks. Rows wait half folded, so that short steps are done for many."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Float64[Array, "blocks width"]] = []
-        self.folded: list[float] = []
-
-    def add(self, terms: _Blocks) -> None:
-        """Add the sum of each row."""
-        self.waiting.append(_fold(terms, _WAITING))
-        if len(self.waiting) == _WAITING:
-            self._end()
-
-    def value(self) -> float:
-        """Return the sum so far; NaN or infinity where a row has that."""
-        self._end()
-        return math.fsum(self.folded) if all(map(math.isfinite, self.folded)) else math.nan
-
-    def _end(self) -> None:
-        for width in sorted({rows.shape[1] for rows in self.waiting}, reverse=True):
-            same = [rows for rows in self.waiting if rows.shape[1] == width]
-            rows = namespace(*same).concat(same)
-            self.folded += _fold(rows, 1)[:, 0].tolist()
-        self.waiting.clear()
-
-
-def _fold(terms: Float64[Array, "blocks width"], least: int) -> Float64[Array, "blocks least"]:
-    """Return rows of at most `least` entries, by adding the second half to the first."""
-    while (half := terms.shape[1] // 2) >= least:
-        terms = terms[:, :half] + terms[:, half:]
-    return terms
+def _total(numbers: Sequence[float]) -> float:
+    """Return the sum of numbers, rounded once; NaN where one isn't finite."""
+    return math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.nan
 
 
 # ------------------------------------------------------------------------------- rows and columns
@@ -207,7 +163,7 @@ def _fold(terms: Float64[Array, "blocks width"], least: int) -> Float64[Array, "
 
 def row_sums(rows: Float64[Array, "rows width"]) -> Float64[Array, " rows"]:
     """Return the sum of each row, the same for any number of rows."""
-    return _fold(_even(rows), 1)[:, 0]
+    return _row_totals(_even(rows))
 
 
 COLUMN_ROWS = 128
@@ -223,10 +179,7 @@ def column_sums(
         for n, vector in enumerate(terms(chunk)):
             rows = vector.reshape(-1, width)
             blocks = with_zeros(rows, -rows.shape[0] % COLUMN_ROWS)
-            blocks = blocks.reshape(-1, COLUMN_ROWS, width)
-            while (half := blocks.shape[1] // 2) >= 1:
-                blocks = blocks[:, :half] + blocks[:, half:]
-            for block in blocks[:, 0]:
+            for block in _row_totals(blocks.reshape(-1, COLUMN_ROWS, width)):
                 if n == len(columns):
                     columns.append(namespace(block).asarray(block, copy=True))
                 else:

@@ -28,15 +28,10 @@ class TrimmedTaskVectors(Kernel):
         return merged(chunk, vectors, arguments, divisors)
 
 
-def normalized(arguments: ByName) -> bool:
-    """Return whether a sum is divided by that of its weights."""
-    return arithmetic.word(arguments, "normalize") == "yes"
-
-
 def weight_shares(arguments: ByName) -> tuple[float | int, ...]:
     """Return the weights, divided by their sum if `normalize` is yes."""
-    numbers = arithmetic.number_each(arguments, "weight")
-    if not normalized(arguments):
+    numbers: tuple[float | int, ...] = arguments["weight"]
+    if arguments["normalize"] == "no":
         return numbers
     total = math.fsum(numbers)
     return tuple(number / total for number in numbers)
@@ -46,7 +41,7 @@ def summed(
     chunk: Chunk, vectors: Sequence[Vector], arguments: ByName, divisors: Sequence[float | int] = ()
 ) -> Vector:
     """Return θ_b + Σ scale · w_i / divisor_i · v_i; the weights may be divided by their sum."""
-    scale = arithmetic.one_number(arguments, "scale")
+    scale = arguments["scale"]
     each = zip(weight_shares(arguments), divisors or [1.0] * len(vectors), strict=True)
     return arithmetic.base_moved(chunk, vectors, [w * scale / d for w, d in each])
 
@@ -59,14 +54,12 @@ def elected(
     Where `normalize` is yes the sum is divided by that of the weights w_i of the vectors that
     agree.
     """
-    weights = arithmetic.number_each(arguments, "weight")
+    weights = arguments["weight"]
     each = list(zip(vectors, weights, divisors or [1.0] * len(vectors), strict=True))
     kept = [arithmetic.multiplied(vector, w / d) for vector, w, d in each if w != 0]
-    over = [w for w in weights if w != 0] if normalized(arguments) else None
+    over = [w for w in weights if w != 0] if arguments["normalize"] == "yes" else None
     merged = [agreement(kept, [1.0] * len(kept), over)] if kept else []
-    return arithmetic.base_moved(
-        chunk, merged, [arithmetic.one_number(arguments, "scale")] * len(kept[:1])
-    )
+    return arithmetic.base_moved(chunk, merged, [arguments["scale"]] * len(kept[:1]))
 
 
 def agreement(
@@ -109,11 +102,11 @@ def divisors_of(
     By `rescale`: its density; the share of Σ |τ| that is left; or 1. A source without a weight has
     1.
     """
-    densities = arithmetic.number_each(arguments, "density")
-    how = arithmetic.word(arguments, "rescale")
+    densities = arguments["density"]
+    how = arguments["rescale"]
     if how != "l1":
         return tuple(map(float, densities)) if how == "density" else (1.0,) * len(densities)
-    weights = arithmetic.number_each(arguments, "weight")
+    weights = arguments["weight"]
     counted = [i for i, weight in enumerate(weights) if weight != 0 and densities[i] < 1]
     if not counted:
         return (1.0,) * len(densities)
@@ -122,7 +115,7 @@ def divisors_of(
         complete, left = chunk.task_vectors(), kept(chunk)
         return [abs(double(vectors[i])) for vectors in (complete, left) for i in counted]
 
-    sizes = sums.sums(inputs, terms, count=2 * len(counted), width=width)
+    sizes = sums.sums(inputs, terms, [[] for _ in range(2 * len(counted))], width)
     ratios = dict(zip(counted, zip(sizes, sizes[len(counted) :], strict=False), strict=True))
     return tuple(
         after / before

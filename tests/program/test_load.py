@@ -372,9 +372,9 @@ def test_what_is_not_finite_in_an_adapter_is_named(name: str, wild: float, tmp_p
     values = {each: torch.ones(shape) for each, shape in shapes.items()}
     values[name].reshape(-1)[1] = wild
     w, a, b, m = (stored(tmp_path, each, tensor) for each, tensor in values.items())
-    with pytest.raises(NotFiniteFault, match=f"got {wild} in '{name}'") as caught:
+    said = f"got {wild} in '{name}'.* of '{tmp_path.name}/{name}"
+    with pytest.raises(NotFiniteFault, match=said):
         load_tensor(adapted(w, LowRank(a, b, 1.0, magnitude=m)))
-    assert caught.value.owner == f"{tmp_path.name}/{name}"
 
 
 def test_a_direction_of_zeros_is_refused(tmp_path: Path) -> None:

@@ -337,8 +337,6 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
             joined(made, chunk_bytes)
         fault = caught.value
         assert isinstance(fault, TailorError)
-        assert fault.tensor == PLACE
-        assert (fault.index, fault.value, fault.dtype) == ((5, 3, 2), -65520.0, "F16")
         said = f"'{PLACE}'[5, 3, 2] is -65520, but float16 ends at 65504"
         assert [f.message for f in fault.faults] == [said]
 

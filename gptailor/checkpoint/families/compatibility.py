@@ -42,8 +42,10 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
     shared = [key for key in family.agree if key in others.agree]
     read = {key: (family.value(key, base), others.value(key, other)) for key in shared}
     unknown = () if layout.known else {*base, *other} - others.agree.keys() - UNSPOKEN
-    for key in sorted(unknown):
-        read[key] = stated_value(base, key, None), stated_value(other, key, None)
+    read |= {
+        key: (stated_value(base, key, None), stated_value(other, key, None))
+        for key in sorted(unknown)
+    }
     warned = {*family.warn, *unknown}
     return [
         Disagreement(key, a, b, _severity(key, a, b, hint=key in warned))

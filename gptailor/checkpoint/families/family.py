@@ -75,10 +75,11 @@ class RefusedWhen(Closed):
         """Return the reason, or None for another configuration."""
         defaults = {**agree, **self.absent}
         values = {key: config.get(key, defaults.get(key)) for key in self.when}
-        for key, wanted in self.when.items():
-            if (bool(values[key]) if isinstance(wanted, bool) else values[key]) != wanted:
-                return None
-        return self.why.replace("{value}", shown(next(iter(values.values()))))
+        holds = all(
+            (bool(values[key]) if isinstance(wanted, bool) else values[key]) == wanted
+            for key, wanted in self.when.items()
+        )
+        return self.why.replace("{value}", shown(next(iter(values.values())))) if holds else None
 
 
 @final
@@ -126,8 +127,8 @@ class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot; in patterns `*` is one part between dots.
-    Functions are those of `functions.LAYER_LISTS` (`count_of`) and `functions.READERS` (`read`). A
-    file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
+    Functions are those of `functions.READERS` (`read`), and `lettered_layers` there (`count_of`).
+    A file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 
     version: Literal[1] = Field(default=1, description="Version of the form of this file.")
@@ -312,9 +313,10 @@ class Family(Closed):
         """Return the number of layers by `count_of`, or None. Raises RuleError."""
         if not self.count_of:
             return None
-        from gptailor.checkpoint.families.functions import LAYER_LISTS  # only few families have one
+        # Only few families have one.
+        from gptailor.checkpoint.families.functions import lettered_layers
 
-        listed = LAYER_LISTS[self.count_of](config)
+        listed = lettered_layers(config)
         return None if listed is None else len(listed)
 
     def part(self, suffix: str) -> Branch | None:

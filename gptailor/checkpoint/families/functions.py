@@ -1,7 +1,7 @@
 """Functions of the few families that a rule of their file can't describe, by name.
 
 `READERS` read a key that must agree, from a configuration, the key and its default. `RULES` are
-pairs: one reads a setting of each layer, the other writes it. `LAYER_LISTS` list all layers.
+pairs: one reads a setting of each layer, the other writes it. `lettered_layers` lists all layers.
 """
 
 import math
@@ -385,7 +385,7 @@ _SIGNS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
 """Kinds of nemotron_h's layers by the letters of a pattern."""
 
 
-def _letters(config: Config) -> list[Any] | None:
+def lettered_layers(config: Config) -> list[Any] | None:
     """Return the kinds of a list or of the older pattern; None without."""
     if (listed := config.get("layers_block_type", config.get("layer_types"))) is not None:
         if not isinstance(listed, list | tuple):
@@ -400,7 +400,7 @@ def _letters(config: Config) -> list[Any] | None:
 
 
 def _read_letters(rule: Stated, config: Config, count: int) -> list[Any]:
-    kinds = _letters(config)
+    kinds = lettered_layers(config)
     if kinds is None:
         kinds = [LINEAR, "moe", FULL, "mlp"]
     if len(kinds) != count:
@@ -462,5 +462,3 @@ RULES: Mapping[
     "times": (_read_times, _write_times),
     "without_rotation": (_without_rotation, _never),
 }
-
-LAYER_LISTS: Mapping[str, Callable[[Config], list[Any] | None]] = {"letters": _letters}

@@ -202,11 +202,11 @@ def predictor_count(config: Config) -> int:
 
 def predictor_numbers(layout: Layout, names: Collection[str]) -> frozenset[str]:
     """Return the numbers of predictors in names of tensors; 0 for a module without numbers."""
-    found = set()
-    for name in names:
-        at, match = place_in(layout.prefix, name), _NUMBERED.search(name)
-        found.add(str(at[0]) if at is not None else match[1] if match is not None else "0")
-    return frozenset(found)
+    places = ((place_in(layout.prefix, name), _NUMBERED.search(name)) for name in names)
+    return frozenset(
+        str(at[0]) if at is not None else match[1] if match is not None else "0"
+        for at, match in places
+    )
 
 
 def is_predicting(name: str) -> bool:
@@ -437,11 +437,11 @@ def cached_entries(
     kind = entry.get("layer_types")
     if isinstance(kind, str) and ("attention" not in kind or kind == LINEAR):
         return 0
-    rows = {}  # how many numbers each projection of the attention gives
-    for name, shape in shapes.items():
-        stem = name.removesuffix(".weight")
-        if stem != name and len(shape) == 2 and layout.family.part(name) == "attn":
-            rows[stem] = _sides(layout, shape)[0]
+    rows = {  # how many numbers each projection of the attention gives
+        name.removesuffix(".weight"): _sides(layout, shape)[0]
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and layout.family.part(name) == "attn"
+    }
     by_rows = None if layout.quantised is not None else _entries_by_rows(layout, rows, shapes)
     return _entries_by_config(layout, config) if by_rows is None else by_rows
 

@@ -120,7 +120,7 @@ class LoraSettings(BaseModel):
         targets, excluded = self.target_modules, self.exclude_modules
         if excluded and _aims(excluded, module):
             return "exclude_modules"
-        if any(pattern.match(module) for pattern in self._compiled("modules_to_save")):
+        if any(_pattern(*each).match(module) for each in self.patterns("modules_to_save")):
             return "modules_to_save"
         if isinstance(targets, str) and (
             targets.lower() == "all-linear" or may_hang(targets, len(module))
@@ -135,15 +135,16 @@ class LoraSettings(BaseModel):
         wanted = self.layers_to_transform
         if wanted is None or wanted == ():
             return True
-        patterns = list(self._compiled("layers_pattern")) or [re.compile(_ANY_LAYER)]
+        named = [_pattern(*each) for each in self.patterns("layers_pattern")]
+        patterns = named or [re.compile(_ANY_LAYER)]
         found = next(filter(None, (pattern.match(module) for pattern in patterns)), None)
         number = found and found["idx"]
         layers = wanted if isinstance(wanted, tuple) else (wanted,)
         return number is not None and int(number) in layers
 
-    def patterns(self) -> Iterator[tuple[str, str]]:
-        """Yield settings and each regular expression in them."""
-        for key in _FORMS:
+    def patterns(self, *keys: str) -> Iterator[tuple[str, str]]:
+        """Yield these settings, or all, and each regular expression in them."""
+        for key in keys or _FORMS:
             value = getattr(self, key)
             if isinstance(value, str) or key not in {"target_modules", "exclude_modules"}:
                 names = (value,) if isinstance(value, str) else value
@@ -156,14 +157,10 @@ class LoraSettings(BaseModel):
             if key != "target_modules" and may_hang(name + around, longest):
                 yield key, name
 
-    def _compiled(self, setting: str) -> Iterator[re.Pattern[str]]:
-        return (_pattern(key, name) for key, name in self.patterns() if key == setting)
-
     def idle_patterns(self, modules: Collection[str]) -> Iterator[tuple[str, str]]:
         """Yield settings and their patterns that match none of these modules."""
-        for key, name in self.patterns():
-            of_modules = key in {"rank_pattern", "alpha_pattern"}
-            if of_modules and not any(map(_pattern(key, name).match, modules)):
+        for key, name in self.patterns("rank_pattern", "alpha_pattern"):
+            if not any(map(_pattern(key, name).match, modules)):
                 yield key, name
 
     def tokens_of(self, module: str) -> tuple[int, ...] | None:

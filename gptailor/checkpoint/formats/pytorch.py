@@ -14,7 +14,8 @@ import pickletools
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -194,12 +195,9 @@ class _Archive:
 
 def _is_plain(tensor: _Strided) -> bool:
     """Return whether the entries lie in a row, in the order of their indices."""
-    step = 1
-    for extent, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
-        if extent not in {1, 0} and stride != step:
-            return 0 in tensor.shape
-        step *= extent
-    return True
+    steps = (prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
+    each = zip(tensor.shape, tensor.strides, steps, strict=True)
+    return 0 in tensor.shape or all(extent == 1 or stride == step for extent, stride, step in each)
 
 
 # ------------------------------------------------------------------------------------- the pickle
@@ -228,12 +226,12 @@ def _kind(value: object) -> str:
 
 
 @final
+@dataclass(frozen=True)
 class _Machine:
     """The stack machine, with the instructions that PyTorch writes."""
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, raw: bytes) -> object:
         """Read the pickle to its end, and return its value."""

@@ -29,7 +29,7 @@ class Document:
         """Return the line of a place, or of the nearest place around it."""
         node, line = self.root, None
         for key in place:
-            children = {at: (marked, value) for at, marked, value in _children(node)}
+            children = _children(node)
             if key not in children:
                 break
             marked, node = children[key]
@@ -86,14 +86,13 @@ def read_documents(text: str, name: str) -> list[Document]:
     return filled or [Document(name, None, None)]
 
 
-def _children(node: Any) -> Iterator[tuple[str | int | None, Any, Any]]:
-    """Yield each key (None if it isn't a scalar) or index, the node with its line, its value."""
+def _children(node: Any) -> dict[str | int, tuple[Any, Any]]:
+    """Return the node with the line, and the value, of each key that is a scalar, or index."""
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (key.value if isinstance(key, yaml.ScalarNode) else None), key, value
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield i, value, value
+        pairs = (pair for pair in node.value if isinstance(pair[0], yaml.ScalarNode))
+        return {key.value: (key, value) for key, value in pairs}
+    items = node.value if isinstance(node, yaml.SequenceNode) else ()
+    return {i: (value, value) for i, value in enumerate(items)}
 
 
 # ------------------------------------------------------------------------------------------ values
@@ -301,16 +300,16 @@ _MISSING = {
 
 
 @final
+@dataclass(frozen=True)
 class _Walk:
     """A walk through a document that keeps its errors, and notes on unknown keys.
 
     A reader returns None where it keeps an error.
     """
 
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.errors: list[ConversionError] = []
-        self.notes: list[Note] = []
+    document: Document
+    errors: list[ConversionError] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def fail(self, at: Place, message: str, help: str = "") -> Any:
         self.errors.append(self.document.error(at, message, help))
@@ -407,14 +406,15 @@ def _plain(made: Callable[..., Any]) -> Callable[..., Any]:
     return lambda walk, at, **fields: made(**fields)
 
 
-def _values(walk: _Walk, value: Any, at: Place) -> Any:
-    """Read a value or a gradient, each number with its place."""
+def _several(read: _Read) -> _Read:
+    """Return the reader of a value, or a list of values, as a list."""
+    return lambda walk, value, at: (
+        _each(read)(walk, value, at) if isinstance(value, list) else [read(walk, value, at)]
+    )
 
-    def scalar(walk: _Walk, value: Any, at: Place) -> tuple[Any, Place]:
-        return _value(_scalar)(walk, value, at), at
 
-    is_list = isinstance(value, list)
-    return _each(scalar)(walk, value, at) if is_list else [scalar(walk, value, at)]
+_values = _several(lambda walk, value, at: (_value(_scalar)(walk, value, at), at))
+"""The reader of a value or a gradient, each number with its place."""
 
 
 def _settings(walk: _Walk, value: Any, at: Place) -> Any:
@@ -425,8 +425,7 @@ def _settings(walk: _Walk, value: Any, at: Place) -> Any:
     if True not in kinds:
         values = _values(walk, value, at)
         return values and [Setting("", values)]
-    is_list = isinstance(value, list)
-    return _each(_FILTERED)(walk, value, at) if is_list else [_FILTERED(walk, value, at)]
+    return _several(_FILTERED)(walk, value, at)
 
 
 def _slice(walk: _Walk, at: Place, sources: Any, **fields: Any) -> SliceBlock:

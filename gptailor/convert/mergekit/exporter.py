@@ -81,8 +81,8 @@ def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> 
     paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
     models = [path for path in dict.fromkeys(paths) if path in plan.models]
     for name in needed(plan, [path for path in models if plan.models[path].made is not None]):
-        if plan.models[name].made is not None:
-            stages[name] = {"name": name, **_stage(plan, name, layers)}
+        if (recipe := plan.models[name].made) is not None:
+            stages[name] = {"name": name, **_stage(plan, name, recipe, layers)}
     if stages:
         _refuse_beside_stages(plan, [*stages], [*stages.values(), last])
     return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
@@ -295,10 +295,8 @@ def _path_from_here(plan: Plan, source: str) -> str:
 # ------------------------------------------------------------------------------- models of models
 
 
-def _stage(plan: Plan, name: str, layers: int | None) -> dict[str, Any]:
+def _stage(plan: Plan, name: str, recipe: Recipe, layers: int | None) -> dict[str, Any]:
     """Return the document of a model that one recipe makes of others."""
-    recipe = plan.models[name].made
-    assert recipe is not None
     whole = Whole(recipe=recipe)
     stage = Plan(models=plan.models, numbers=plan.numbers, dtype=_STAGE_DTYPE, whole=whole)
     try:
@@ -395,8 +393,7 @@ def _recipes_of_parts(slots: Sequence[outline.Slot]) -> list[_PartRecipes]:
 
     Raises ConversionError for a part that Llama's layers lack, or a pattern on other names.
     """
-    known = {None, *outline.PARTS, NORMS}
-    known |= {name for projections in _PROJECTIONS.values() for name in projections}
+    known = {None, NORMS, *_PROJECTIONS, *_PROJECTIONS["attn"], *_PROJECTIONS["mlp"]}
     for slot in slots:
         for part, entry in slot.recipes.items():
             if part in known:

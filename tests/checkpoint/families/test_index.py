@@ -9,7 +9,7 @@ import pytest
 from gptailor.checkpoint.families import FAMILY_OF, FOLDER
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.family_file import family_text, read_family_file
-from gptailor.checkpoint.families.functions import LAYER_LISTS, READERS, RULES
+from gptailor.checkpoint.families.functions import READERS, RULES
 
 
 @pytest.mark.parametrize("family", FAMILY_OF)
@@ -36,7 +36,7 @@ def test_each_function_has_a_family() -> None:
     assert {
         name for family in FAMILY_OF.values() for name in family.read.values()
     } == READERS.keys()
-    assert {family.count_of for family in FAMILY_OF.values()} - {""} == LAYER_LISTS.keys()
+    assert {family.count_of for family in FAMILY_OF.values()} == {"", "letters"}
 
 
 @pytest.mark.parametrize("name", ["../families/llama", "", "/etc/passwd", "llama.json"])

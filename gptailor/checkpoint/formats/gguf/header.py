@@ -41,14 +41,14 @@ def read_gguf(path: Path) -> Header:
 
 
 @final
+@dataclass
 class _Reader:
     """A cursor over a GGUF file's header that never passes the file's end."""
 
-    def __init__(self, path: Path, file: "io.BufferedReader[io.FileIO]", size: int) -> None:
-        self.path = path
-        self.file = file
-        self.size = size
-        self.at = 0
+    path: Path
+    file: "io.BufferedReader[io.FileIO]"
+    size: int
+    at: int = 0
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
         raise CheckpointError("C109", message, self.path, help, self.at)
