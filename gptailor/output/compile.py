@@ -25,7 +25,7 @@ from gptailor.lang.parse import plan_or_file
 from gptailor.output.destination import Contents, Destination, ModelFolder
 from gptailor.output.lock import Lock, read_lock
 from gptailor.output.lock_recording import Recording, at_locked_commits
-from gptailor.output.output import payloads
+from gptailor.output.output import fit_results, payloads
 from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import FitResult, OnEvent, counting_bytes, ignore_events
@@ -33,6 +33,7 @@ from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declared, prepare, ready
+from gptailor.program.fits import token_cut_report
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
@@ -65,7 +66,12 @@ class CompileResult:
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
     gguf: "tuple[CompileResult, ...]" = field(default=(), repr=False)
-    vocabulary: TokenCutReport | None = field(default=None, repr=False)
+
+    @property
+    def vocabulary(self) -> TokenCutReport | None:
+        """The effect of a smaller vocabulary on its text, if the plan has one."""
+        result = self.fits.get("vocabulary")
+        return None if result is None else token_cut_report(result)
 
 
 @final
@@ -273,12 +279,10 @@ def _written(
         made_lock = None
         if recording is not None:
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models))
-    cut = prepared.checked.token_cut
     return replace(
         _planned(destination),
         lock=made_lock,
-        fits={} if contents.fitted is None else contents.fitted.results,
-        vocabulary=None if cut is None else cut.report,
+        fits=fit_results(prepared, contents.fitted),
     )
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "dequantise",
     "devices",
     "file_bytes",
+    "fits",
     "gguf",
     "in_memory",
     "layer_cuts",

@@ -23,6 +23,7 @@ from gptailor.evaluation.fits.bridge.states import (
     plan_encoder,
 )
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
+from gptailor.evaluation.fits.repair_estimate import PlanSizes, RepairEstimate
 from gptailor.evaluation.live.content_keys import Content, ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.methods import rounding
@@ -274,8 +275,8 @@ class Fit(KeptFits, ABC):
 
     @staticmethod
     @abstractmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a closed plan has this fit."""
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of this fit for a closed plan that has it."""
 
     @abstractmethod
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:

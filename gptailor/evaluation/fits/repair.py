@@ -9,12 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from gptailor.checks.texts import text_errors_as_faults
-from gptailor.evaluation.fits.bridge.fit import Bridger
-from gptailor.evaluation.fits.expert_chooser import ExpertChooser
 from gptailor.evaluation.fits.fit import Fit, Fitted
-from gptailor.evaluation.fits.heal.heal import Healer
 from gptailor.evaluation.fits.inner_fits import with_fits_inside
-from gptailor.evaluation.fits.narrower import Narrower
+from gptailor.evaluation.fits.repair_estimate import makers
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.lang.parse import plan_or_file
@@ -26,10 +23,7 @@ from gptailor.prepare import Prepared, ready
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.quantities import byte_count
 
-__all__ = ["FITS", "Fitted", "Repairs", "fit", "stitch"]
-
-FITS: tuple[type[Fit], ...] = (ExpertChooser, Narrower, Bridger, Healer)
-"""All fits, in their order of effect."""
+__all__ = ["Fitted", "Repairs", "fit", "stitch"]
 
 
 @final
@@ -71,9 +65,8 @@ class Repairs:
     def fitted(self, resolved: Resolved) -> Fitted:
         """Return a closed plan with the results of all its fits. Raises as `run`."""
         fitted = Fitted(self.stitcher.table.checked(resolved))
-        for kind in FITS:
-            if kind.wanted(fitted.checked):
-                fitted = self.run(kind, fitted)
+        for kind in makers(fitted.checked):
+            fitted = self.run(kind, fitted)
         return fitted
 
     @torch.no_grad()
@@ -153,11 +146,10 @@ def fit(
     HealError for a plan that can't learn, TailorError if the environment fails.
     """
     fitted = Fitted(prepared.checked)
-    for kind in FITS:
-        if kind.wanted(fitted.checked):
-            fitted = Repairs(
-                Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory),
-                on_event,
-                anew=anew,
-            ).run(kind, fitted)
+    for kind in makers(fitted.checked):
+        fitted = Repairs(
+            Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory),
+            on_event,
+            anew=anew,
+        ).run(kind, fitted)
     return fitted

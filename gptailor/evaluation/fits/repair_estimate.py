@@ -1,32 +1,32 @@
 """The cost of bridging and healing a plan, estimated before anything is computed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import final
+from functools import cached_property
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch.utils.benchmark import Timer
+from transformers import PreTrainedConfig
 
-from gptailor.evaluation.dtype import healing_dtype
-from gptailor.evaluation.fits.bridge.fit import Statistics
-from gptailor.evaluation.fits.heal.process_group import processes
-from gptailor.evaluation.fits.heal.sources import open_predictions
-from gptailor.evaluation.fits.heal.text import sequence_length
-from gptailor.evaluation.fits.heal.train import HealingMemory
-from gptailor.evaluation.fits.narrower import working_size
 from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.live.template import configuration, position_count
+from gptailor.evaluation.live.template import configuration
 from gptailor.plan.plan import Plan, has_predictions
-from gptailor.plan.registry import BRIDGE_TOKENS, EXPERT_TOKENS, HEAL_TOKENS, WIDTH_TOKENS
+from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
+from gptailor.plan.resolved import Resolved
 from gptailor.prepare import Prepared, calibration_path
 from gptailor.program.devices import device_of
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import FITS
+from gptailor.program.sources import Checked
+
+if TYPE_CHECKING:
+    from gptailor.evaluation.fits.fit import Fit
 
 BRIDGE_PASSES = 2
 """How often the text of bridging is read: by the whole plan and by the cut plan."""
 _HEAL_PASSES = 5
-_CUTS = {"width": ("narrowing", WIDTH_TOKENS), "experts": ("choosing experts", EXPERT_TOKENS)}
-"""The work of each cut of layers, and its tokens by default."""
 _BYTES, _PREDICTION_BYTES = 3, 512
 """The fewest bytes of a token: in texts that people write, and of its prediction."""
 
@@ -66,6 +66,55 @@ def bridged_tokens(plan: Plan) -> int:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class PlanSizes:
+    """The sizes that the cost of a prepared plan's fits depends on; `memory` bounds the device."""
+
+    prepared: Prepared
+    device: torch.device
+    memory: int | None
+
+    @property
+    def plan(self) -> Resolved:
+        """The plan with everything derived from it."""
+        return self.prepared.resolved
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the base's language model."""
+        return configuration(language_config(self.prepared.models["base"].config))
+
+    @property
+    def width(self) -> int:
+        """The entries of a hidden state."""
+        return int(self.config.get_text_config().hidden_size)
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The parameters of each layer of the plan with nothing dropped."""
+        undone = Stitcher(self.prepared.models, device=self.device).contents(self.plan.undone)
+        return [sum(output.spec.elements for output in layer.outputs) for layer in undone.layers]
+
+    def states(self, tokens: int) -> int:
+        """Return the bytes of the base in float32, and of the hidden states of both passes."""
+        return 4 * self.prepared.base_size.parameters + 2 * 4 * tokens * self.width
+
+    def estimate(
+        self, what: str, tokens: int, work: float, size: int, dtype: torch.dtype = torch.float32
+    ) -> "RepairEstimate":
+        """Return the estimate of some work: the tokens read, operations in a dtype, and bytes."""
+        seconds = work / _speed(self.width, dtype, self.device)
+        return RepairEstimate(what, tokens, seconds, min(size, self.memory or size))
+
+
+def makers(checked: Checked) -> "Iterator[type[Fit]]":
+    """Yield the classes that make the fits of a closed plan, in their order of effect."""
+    for fit in FITS:
+        if fit.maker is not None and fit.find(checked):
+            yield resolve_name(fit.maker)
+
+
+@final
 @dataclass(frozen=True)
 class RepairEstimate:
     """The estimated cost of a plan's cuts, of its bridges or of its healing.
@@ -99,62 +148,20 @@ def repair_estimates(
     bytes on a device. Processes that were started together share the time of healing on GPUs; on a
     CPU they share its cores.
     """
-    plan, where = prepared.plan, device_of(device)
-    parameters = prepared.base_size.parameters
-    config = configuration(language_config(prepared.models["base"].config))
-    width = int(config.get_text_config().hidden_size)
+    sizes = PlanSizes(prepared, device_of(device), memory)
     found = [
         replace(cost, inner=name)
         for name, inner in prepared.inner_plans.items()
         for cost in repair_estimates(inner, device=device, memory=memory)
         if not cost.inner
     ]
-
-    def add(
-        what: str, tokens: int, operations: float, size: int, dtype: torch.dtype = torch.float32
-    ) -> None:
-        seconds = operations / _speed(width, dtype, where)
-        found.append(RepairEstimate(what, tokens, seconds, min(size, memory or size)))
-
-    def states(tokens: int) -> int:
-        return 4 * parameters + 2 * 4 * tokens * width
-
-    cuts = layer_cuts(prepared.checked)
-    layers = _layer_sizes(prepared, where) if cuts or prepared.resolved.gaps else []
-    for word, (own, cut) in cuts.items():
-        what, default = _CUTS[word]
-        tokens = read_tokens(plan, cut.on, cut.tokens or default)
-        solving, sums = (own * own, working_size(own, width)) if word == "width" else (0, 0)
-        operations = 2 * tokens * (sum(layers) + len(layers) * solving)
-        add(what, tokens, operations, states(tokens) + sums)
-    if prepared.resolved.gaps:
-        tokens = bridged_tokens(plan)
-        first, last = prepared.resolved.gaps[0], prepared.resolved.gaps[-1]
-        passed = sum(layers[: last.end]) + sum(layers[first.start : last.start])
-        size = states(tokens) + Statistics.size(4 * width, width)
-        add("bridging", tokens, 2 * passed * tokens, size)
-    if prepared.resolved.healing is not None:
-        tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
-        shared = 1 if where.type == "cpu" else processes()
-        work = 2 * parameters * tokens * heal_passes(plan) / shared
-        contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
-        predicted = [text.file for text in prepared.resolved.healing.texts if text.predicted]
-        lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
-        length = sequence_length(position_count(config), tokens, lengths)
-        planned = replace(prepared.resolved.healing, tokens=tokens)
-        size = HealingMemory(contents, planned, dtype, length, memory).bytes
-        add("healing", tokens, work, dtype.itemsize * parameters + size, dtype)
+    found += [kind.cost(sizes) for kind in makers(prepared.checked)]
     if importance_tokens:
         own = prepared.output_size.parameters
-        size = 4 * own + 4 * importance_tokens * width
-        add("importance matrix", importance_tokens, 2 * own * importance_tokens, size)
+        size = 4 * own + 4 * importance_tokens * sizes.width
+        work = 2 * own * importance_tokens
+        found.append(sizes.estimate("importance matrix", importance_tokens, work, size))
     return found
-
-
-def _layer_sizes(prepared: Prepared, where: torch.device) -> list[int]:
-    """Return the parameters of each layer of the plan with nothing dropped."""
-    undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)
-    return [sum(output.spec.elements for output in layer.outputs) for layer in undone.layers]
 
 
 _ROWS = 1024

@@ -50,9 +50,15 @@ from gptailor.evaluation.fits.heal.text import HealingTexts, healing_texts, sequ
 from gptailor.evaluation.fits.heal.train import HealingMemory, Student, Training
 from gptailor.evaluation.fits.heal.whole_vocabulary import DroppedWords, WholeVocabulary
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
+from gptailor.evaluation.fits.repair_estimate import (
+    PlanSizes,
+    RepairEstimate,
+    heal_passes,
+    healed_tokens,
+)
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
-from gptailor.evaluation.live.template import configuration, decoder_layers
+from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest
 from gptailor.methods.rounding import LONGER_DTYPE
 from gptailor.plan.events import FitResult, HealingStart, OnEvent, Progress, ignore_events
@@ -79,9 +85,23 @@ class Healer(Fit):
     _healed: tuple[Hashable, LayerChanges, FitResult] | None = None
 
     @staticmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a plan heals."""
-        return checked.resolved.healing is not None
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of reading the texts, and of learning."""
+        plan, healing = sizes.plan.declared, sizes.plan.healing
+        models, where = sizes.prepared.models, sizes.device
+        assert healing is not None, "a plan that heals"
+        tokens, dtype = healed_tokens(plan), healing_dtype(models, where)
+        shared_by = 1 if where.type == "cpu" else processes()
+        parameters = sizes.prepared.base_size.parameters
+        work = 2 * parameters * tokens * heal_passes(plan) / shared_by
+        predicted = [text.file for text in healing.texts if text.predicted]
+        lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
+        length = sequence_length(position_count(sizes.config), tokens, lengths)
+        contents = Stitcher(models, device=where, dtype=dtype).contents(sizes.plan)
+        planned = replace(healing, tokens=tokens)
+        memory = HealingMemory(contents, planned, dtype, length, sizes.memory).bytes
+        size = dtype.itemsize * parameters + memory
+        return sizes.estimate("healing", tokens, work, size, dtype)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with its healed layers, after its other fits.
