@@ -16,7 +16,7 @@ from gptailor.plan.layers import (
     slots_of,
     undone,
 )
-from gptailor.plan.plan import Heal, Plan, TeacherAnswers, has_predictions
+from gptailor.plan.plan import Heal, Named, Plan, SizeRange, TeacherAnswers, has_predictions
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
     BRIDGE_TOKENS,
@@ -198,7 +198,7 @@ class Resolved:
         """Return the cuts of a closed plan by their words: `vocabulary`, `width`, `experts`."""
         cuts = {}
         for name, cut in self.plan.cuts.items():
-            assert isinstance(cut.size, int), "an open plan"
+            assert not isinstance(cut.size, Named | SizeRange), "an open plan"
             ridge = WIDTH_RIDGE if cut.ridge is None else float(cut.ridge)
             cuts[name] = ClosedCut(cut.size, cut.on, cut.tokens, ridge, (name,))
         return cuts

@@ -382,9 +382,12 @@ class HealingJob:
     def student(self, texts: HealingTexts) -> tuple[Stitcher, ModelContents, ModelContents]:
         """Return the student's stitcher, and its contents without and with bridges."""
         student = self._stitcher(self.models, self.memory_of(texts).weights())
-        contents = student.contents(self.resolved)
-        begun = student.table.with_fitted(contents, self.changes.get("width", {}))
-        return student, begun, student.table.with_fitted(begun, self.changes.get("bridge", {}))
+        contents = begun = student.contents(self.resolved)
+        for word, changes in self.changes.items():
+            contents = student.table.with_fitted(contents, changes)
+            if word != "bridge":
+                begun = student.table.with_fitted(begun, changes)
+        return student, begun, contents
 
     def learn(
         self,
