@@ -20,8 +20,7 @@ from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
-from gptailor.program.fits import FITS
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import FITS, layer_cuts
 from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, base_layer, needs_base, unrefused

@@ -4,25 +4,28 @@ A row finds a plan's fits, and marks the tensors that they decide. The words abo
 `gptailor.reporting.fit_words`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
+from math import prod
 from typing import Any, TypeAlias, final
 
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import mixture
 from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.tensor import resized
+from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
+from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import of_file
+from gptailor.plan import layers as outline
 from gptailor.plan.events import FitResult, FitText
 from gptailor.plan.resolved import ClosedCut, Gap, Healing
 from gptailor.program import program as p
-from gptailor.program.layer_cuts import layer_cuts
-from gptailor.program.mixtures import keep_experts
 from gptailor.program.packages import fit_provider
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, Use, unrefused
+from gptailor.program.vocabulary_rows import kept_rows
 
 FitPlan: TypeAlias = ClosedCut | Gap | Healing
 """A fit of a closed plan with its settings."""
@@ -46,6 +49,42 @@ class FitStatement:
     resized: Callable[..., dict[str, Any] | Refusal] | None = None
 
 
+# ------------------------------------------------------------------------------------ a plan's fits
+
+
+def layer_width(use: Use) -> int | Refusal:
+    """Return the number of neurons of a layer's MLP as it is stored; or a refusal."""
+    shapes = {name: tensor.spec.shape for name, tensor in use.model.part(use.layer, "mlp").items()}
+    return widths.mlp_width(use.model.layout, shapes)
+
+
+def expert_count(use: Use) -> int | Refusal | None:
+    """Return the experts of a model's layer as it is stored; None for a dense layer."""
+    shapes = {
+        name: tensor.spec.shape
+        for part in outline.PARTS
+        for name, tensor in use.model.part(use.layer, part).items()
+    }
+    experts = experts_in(use.model.layout, shapes)
+    return experts.count if isinstance(experts, LayerExperts) else experts
+
+
+def layer_cuts(checked: Checked) -> dict[str, tuple[int, ClosedCut]]:
+    """Return the size of a plan's layers before each cut, and the cut: `width`, `experts`.
+
+    A cut to the size that the layers have is left out, and one of experts where no sparse layer is
+    kept.
+    """
+    found = {}
+    for word, size_of in (("width", layer_width), ("experts", expert_count)):
+        if (cut := checked.resolved.cuts.get(word)) is not None:
+            sizes = (size_of(checked.uses(slot, "mlp")[0]) for slot in checked.resolved.kept)
+            own = next((size for size in sizes if isinstance(size, int)), cut.size)
+            if own != cut.size:
+                found[word] = own, cut
+    return found
+
+
 def _vocabulary(checked: Checked) -> Mapping[str, FitPlan]:
     return {} if checked.token_cut is None else {"vocabulary": checked.resolved.cuts["vocabulary"]}
 
@@ -60,6 +99,9 @@ def _bridges(checked: Checked) -> Mapping[str, FitPlan]:
 
 def _healing(checked: Checked) -> Mapping[str, FitPlan]:
     return {} if checked.resolved.healing is None else {"heal": checked.resolved.healing}
+
+
+# ---------------------------------------------------------------------------------- marked tensors
 
 
 def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
@@ -78,6 +120,95 @@ def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
         return replace(output, spec=replace(spec, shape=shape), make=make)
 
     return p.Program(tuple(map(narrowed, program.outputs)))
+
+
+def keep_experts(program: p.Program, checked: Checked) -> p.Program:
+    """Leave out the tensors of experts that don't stay, and number the others anew.
+
+    Before a text has chosen the experts, their tensors are marked.
+    """
+    if "experts" not in (cuts := layer_cuts(checked)):
+        return program
+    (_, cut), resolved = cuts["experts"], checked.resolved
+    kept = resolved.kept_experts
+    numbers = [tuple(range(cut.size))] * len(resolved.kept)
+    if kept is not None:
+        numbers = [kept[number] for number in resolved.undone_numbers]
+    outputs: list[p.Output] = []
+    for number, group in groupby(program.outputs, lambda output: output.place.layer):
+        layer = list(group)
+        shapes = {output.place.name: output.spec.shape for output in layer}
+        experts = None if number is None else unrefused(experts_in(checked.base.layout, shapes))
+        if number is None or experts is None:
+            outputs += layer
+        else:
+            mark = None if kept is not None else cut
+            outputs += _ordered(_cut_layer(layer, experts, numbers[number], mark))
+    return p.Program(tuple(outputs))
+
+
+def _cut_layer(
+    layer: Sequence[p.Output],
+    experts: LayerExperts,
+    kept: Sequence[int],
+    cut: ClosedCut | None,
+) -> Iterator[p.Output]:
+    """Yield the tensors of a layer with the experts `kept`; with a `cut` as marked ones."""
+    places = {number: place for place, number in enumerate(kept)}
+    for output in layer:
+        name = output.place.name
+        if (stacked := experts.stacks.get(name)) is not None:
+            yield _marked(_cut_stack(output, stacked, kept), cut)
+        elif (number := experts.numbers.get(name)) is None:
+            yield output
+        elif number in places:
+            new = of_expert(name, places[number])
+            spec = replace(output.spec, name=output.spec.name.removesuffix(name) + new)
+            placed = replace(output, spec=spec, place=replace(output.place, name=new))
+            yield _marked(placed, cut)
+
+
+def _marked(output: p.Output, cut: ClosedCut | None) -> p.Output:
+    if cut is None:
+        return output
+    return replace(output, make=p.Marked("experts", p.unfitted(output.make), cut))
+
+
+def _ordered(outputs: Iterator[p.Output]) -> Iterator[p.Output]:
+    """Yield the tensors of a layer by parts, and within a part by their names."""
+    for _, part in groupby(outputs, lambda output: output.place.part):
+        yield from sorted(part, key=lambda output: output.place.name)
+
+
+def _cut_stack(output: p.Output, stacked: Stacked, kept: Sequence[int]) -> p.Output:
+    """Return a tensor of all experts with those that stay."""
+    make, spec, each = output.make, output.spec, stacked.entries
+    rows = [number * each + entry for number in kept for entry in range(each)]
+    shape = resized(spec.shape, stacked.axis, len(rows))
+    if isinstance(make, p.Copy):
+        make = replace(make, source=_kept_entries(make.source, stacked, rows, shape))
+    else:
+        assert isinstance(make, p.Combine), "experts are cut before fits"
+        whole = TensorInfo(spec, make.tensors[0].file, 0, make)
+        source = _kept_entries(whole, stacked, rows, shape)
+        make = p.Copy(source, make.models[0], make.place).combined
+    return replace(output, spec=replace(spec, shape=shape), make=make)
+
+
+def _kept_entries(
+    tensor: TensorInfo, stacked: Stacked, rows: Sequence[int], shape: tuple[int, ...]
+) -> TensorInfo:
+    """Return a tensor with some entries of an axis, before which all axes have one entry."""
+    sides = tensor.spec.shape
+    assert prod(sides[: stacked.axis]) == 1, "entries that follow one another"
+    flat = replace(tensor.spec, shape=sides[stacked.axis :])
+    if tensor.form is None:
+        tensor = replace(tensor, spec=flat)
+    elif stacked.axis:
+        whole = Aligned((RowRange(tensor, 0, sides[0]),))
+        tensor = TensorInfo(flat, tensor.file, tensor.offset, whole)
+    result = kept_rows(tensor, rows)
+    return replace(result, spec=replace(result.spec, shape=shape))
 
 
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
@@ -114,6 +245,8 @@ def marked(program: p.Program, word: str, decided: Mapping[str, FitPlan]) -> p.P
 
     return p.Program(tuple(map(mark, program.outputs)))
 
+
+# ---------------------------------------------------------------------------------------- the table
 
 _MAKERS = "gptailor.evaluation.fits"
 FITS = (

@@ -22,7 +22,7 @@ from gptailor.evaluation.fits.repair_estimate import PlanSizes, RepairEstimate, 
 from gptailor.evaluation.live.content_keys import Content
 from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import EXPERT_TOKENS
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import layer_cuts
 
 
 @final

@@ -32,7 +32,7 @@ from gptailor.evaluation.live import content_keys
 from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import WIDTH_TOKENS
 from gptailor.plan.resolved import ClosedCut
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import layer_cuts
 from gptailor.program.program import Output
 
 LEAST_RIDGE = 1e-6
