@@ -38,8 +38,8 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.fit import RepairEstimate
     from gptailor.evaluation.fits.repair import Fitted
-    from gptailor.evaluation.fits.repair_estimate import RepairEstimate
 
 
 @final
@@ -292,7 +292,7 @@ def _estimates(
     """Return the estimated cost of fits, healing and an importance matrix; () without torch."""
     if not (prepared.repaired or prepared.inner_plans or text) or not installed("torch"):
         return ()
-    from gptailor.evaluation.fits.repair_estimate import repair_estimates
+    from gptailor.evaluation.fits.repair import repair_estimates
 
     return tuple(
         repair_estimates(

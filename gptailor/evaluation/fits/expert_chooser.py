@@ -17,8 +17,16 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
 from gptailor.evaluation.fits.bridge.states import Pass
-from gptailor.evaluation.fits.fit import BridgeError, Fit, Fitted, LayerResult, fit_text
-from gptailor.evaluation.fits.repair_estimate import PlanSizes, RepairEstimate, read_tokens
+from gptailor.evaluation.fits.fit import (
+    BridgeError,
+    Fit,
+    Fitted,
+    LayerResult,
+    PlanSizes,
+    RepairEstimate,
+    fit_text,
+    read_tokens,
+)
 from gptailor.evaluation.live.content_keys import Content
 from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import EXPERT_TOKENS

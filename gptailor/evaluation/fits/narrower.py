@@ -26,8 +26,16 @@ from gptailor.evaluation.fits.bridge.fit import (
     solve,
 )
 from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, regressors
-from gptailor.evaluation.fits.fit import BridgeError, Fit, Fitted, LayerResult, fit_text
-from gptailor.evaluation.fits.repair_estimate import PlanSizes, RepairEstimate, read_tokens
+from gptailor.evaluation.fits.fit import (
+    BridgeError,
+    Fit,
+    Fitted,
+    LayerResult,
+    PlanSizes,
+    RepairEstimate,
+    fit_text,
+    read_tokens,
+)
 from gptailor.evaluation.live import content_keys
 from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import WIDTH_TOKENS

@@ -20,12 +20,14 @@ from gptailor.evaluation.fits.fit import (
     BridgeError,
     Fit,
     Fitted,
+    PlanSizes,
+    RepairEstimate,
+    bridged_tokens,
     fit_text,
     in_dtype,
     naming_errors,
 )
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
-from gptailor.evaluation.fits.repair_estimate import PlanSizes, RepairEstimate, bridged_tokens
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.template import configuration
 from gptailor.plan.events import FitResult, OnEvent, Progress

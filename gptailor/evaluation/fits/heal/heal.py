@@ -18,7 +18,16 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits.bridge.states import plan_encoder
-from gptailor.evaluation.fits.fit import Fit, Fitted, LayerChanges, in_dtype
+from gptailor.evaluation.fits.fit import (
+    Fit,
+    Fitted,
+    LayerChanges,
+    PlanSizes,
+    RepairEstimate,
+    heal_passes,
+    healed_tokens,
+    in_dtype,
+)
 from gptailor.evaluation.fits.heal.kept import working_folder
 from gptailor.evaluation.fits.heal.learning import (
     HealError,
@@ -50,12 +59,6 @@ from gptailor.evaluation.fits.heal.text import HealingTexts, healing_texts, sequ
 from gptailor.evaluation.fits.heal.train import HealingMemory, Student, Training
 from gptailor.evaluation.fits.heal.whole_vocabulary import DroppedWords, WholeVocabulary
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
-from gptailor.evaluation.fits.repair_estimate import (
-    PlanSizes,
-    RepairEstimate,
-    heal_passes,
-    healed_tokens,
-)
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
