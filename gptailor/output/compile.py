@@ -48,11 +48,10 @@ class CompileResult:
     """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
     The models in the lock are declared as in the plan's text. `fits` are the results of fits and
-    healing by their places: `experts`, `width`, the layer before a closed gap such as `L19`,
-    `heal`. `vocabulary` is the effect of a smaller vocabulary on its text. `notes` are harmless
-    differences in a GGUF file. `update` is the difference to the folder that was there, if gptailor
-    had written it. `estimates` are the cost of fits and healing, of a dry run alone. `gguf` has the
-    results of the GGUF files beside a folder.
+    healing by their places: `vocabulary`, `experts`, `width`, the layer before a closed gap such as
+    `L19`, `heal`. `notes` are harmless differences in a GGUF file. `update` is the difference to
+    the folder that was there, if gptailor had written it. `estimates` are the cost of fits and
+    healing, of a dry run alone. `gguf` has the results of the GGUF files beside a folder.
     """
 
     folder: Path

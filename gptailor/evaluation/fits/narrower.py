@@ -70,10 +70,9 @@ class Narrower(Fit):
         Raises CalibrationError for a text that doesn't serve, BridgeError for a layer without a
         fit.
         """
-        resolved = fitted.resolved
-        cut = resolved.cuts["width"]
+        resolved, (width, cut) = fitted.resolved, layer_cuts(fitted.checked)["width"]
         undone = self.table.contents(resolved.undone)
-        width, hidden = self._sides(undone.layers[0])
+        hidden = self._down(undone.layers[0]).spec.elements // width
         text = self.text(
             resolved.declared, cut.on, cut.tokens or WIDTH_TOKENS, width,
             named=cut.tokens is not None, statement="width",
@@ -133,11 +132,6 @@ class Narrower(Fit):
             if projection(self.layout, output.spec.name) == "mlp" and len(output.spec.shape) == 2
         ]
         return down
-
-    def _sides(self, content: content_keys.Content) -> tuple[int, int]:
-        """Return the neurons of a layer's MLP, and the entries of its output."""
-        first, second = self._down(content).spec.shape
-        return (first, second) if self.layout.transposed else (second, first)
 
 
 _KEPT, _HELD_OUT = "kept", "held_out"

@@ -90,20 +90,17 @@ class Healer(Fit):
     @staticmethod
     def cost(sizes: PlanSizes) -> RepairEstimate:
         """Estimate the cost of reading the texts, and of learning."""
-        plan, healing = sizes.plan.declared, sizes.plan.healing
         models, where = sizes.prepared.models, sizes.device
-        assert healing is not None, "a plan that heals"
-        tokens, dtype = healed_tokens(plan), healing_dtype(models, where)
+        dtype = healing_dtype(models, where)
+        job = HealingJob(sizes.plan, models, {}, where, sizes.memory, dtype, {})
+        plan, tokens = job.plan, healed_tokens(job.plan)
         shared_by = 1 if where.type == "cpu" else processes()
         parameters = sizes.prepared.base_size.parameters
         work = 2 * parameters * tokens * heal_passes(plan) / shared_by
-        predicted = [text.file for text in healing.texts if text.predicted]
+        predicted = [text.file for text in job.healing.texts if text.predicted]
         lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
         length = sequence_length(position_count(sizes.config), tokens, lengths)
-        contents = Stitcher(models, device=where, dtype=dtype).contents(sizes.plan)
-        planned = replace(healing, tokens=tokens)
-        memory = HealingMemory(contents, planned, dtype, length, sizes.memory).bytes
-        size = dtype.itemsize * parameters + memory
+        size = dtype.itemsize * parameters + job.memory(tokens, length).bytes
         return sizes.estimate("healing", tokens, work, size, dtype)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
