@@ -159,9 +159,7 @@ def _rest(
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
     sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
-    kept = None if checked.token_cut is None else checked.token_cut.kept
-    owner = checked.tokenizer_model
-    aligned = AlignedRest(checked.models, owner, checked.union, sources_read, kept)
+    aligned = AlignedRest(checked, sources_read)
     tensors = [aligned.of(name, where, read) for name in models]
     ours = aligned.of("base", where, where)
     names = list(enumerate(getattr(checked.base.layout, where)))
