@@ -40,22 +40,16 @@ class LockedModel(Closed):
     files: dict[str, FileDigest]
 
 
+@final
 class LockedText(Closed):
-    """The calibration text of a fit: its file, and the tokens used."""
+    """The calibration text of a fit: its file, and the tokens used.
+
+    The text of a smaller vocabulary has further `counts` of `TokenCutReport`.
+    """
 
     file: FileDigest
     tokens: int
-
-
-@final
-class LockedVocabulary(LockedText):
-    """The text of a smaller vocabulary, with the numbers of `TokenCutReport`."""
-
-    tokens: int = Field(alias="before")
-    kept: int
-    total: int
-    unchanged: int
-    after: int
+    counts: dict[str, int] = Field(default_factory=dict)
 
 
 _NAMED = ("bridges", "inner")
@@ -100,7 +94,7 @@ class Lock(Closed):
     families: dict[str, Sha256] = Field(default_factory=dict)
     methods: dict[str, str] = Field(default_factory=dict)
     config: Sha256
-    texts: dict[str, LockedVocabulary | LockedText] = Field(default_factory=dict)
+    texts: dict[str, LockedText] = Field(default_factory=dict)
     chat_template: Sha256 | None = None
     stripped: dict[str, FileDigest] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
@@ -142,7 +136,7 @@ class Lock(Closed):
 
         Equal locks have equal texts.
         """
-        fields = self.model_dump(exclude_defaults=True, by_alias=True)
+        fields = self.model_dump(exclude_defaults=True)
         fields |= {"dtype": self.dtype, "version": self.version}
         fields |= _by_entries(fields.pop("texts", {}))
         return _rendered(fields) + "\n"
@@ -200,13 +194,16 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
         )
         newer = "it was made by a newer gptailor; update this one"
         raise CheckpointError("C702", message, path, newer if version > _LOCK_VERSION else _ANEW)
+    if "texts" in document:  # the file has an entry for each fit
+        raise CheckpointError("C701", "invalid lock: unknown key 'texts'", path, _ANEW)
     texts = dict[str, Any]()
     for entry in (entry for entry in (*_NAMED, *_BY_WORD) if entry in document):
         texts |= _by_names(entry, document.pop(entry))
     try:
         lock = Lock.model_validate({**document, "texts": texts})
     except pydantic.ValidationError as error:
-        raise CheckpointError("C701", f"invalid lock: {fault_of(error)}", path, _ANEW) from None
+        fault = fault_of(error).replace("'texts.", "'")
+        raise CheckpointError("C701", f"invalid lock: {fault}", path, _ANEW) from None
     return lock.read_from(path)
 
 
@@ -214,6 +211,10 @@ def _by_names(entry: str, value: Any) -> dict[str, Any]:
     """Return the texts of an entry of the file by their names."""
     if isinstance(value, list):
         return dict(zip(text_names(entry, len(value)), value, strict=True))
+    if entry == "vocabulary" and isinstance(value, dict):
+        counts = dict(value)
+        file, tokens = counts.pop("file", None), counts.pop("before", None)
+        return {entry: {"file": file, "tokens": tokens, "counts": counts}}
     return value if entry in _NAMED and isinstance(value, dict) else {entry: value}
 
 
@@ -222,7 +223,9 @@ def _by_entries(texts: dict[str, Any]) -> dict[str, Any]:
     entries = dict[str, Any]()
     for name, text in texts.items():
         word = name.partition(" ")[0]
-        if name in _BY_WORD:
+        if name == "vocabulary":
+            entries[name] = {"file": text["file"], "before": text["tokens"], **text["counts"]}
+        elif name in _BY_WORD:
             entries[name] = text
         elif word in _BY_WORD:
             entries.setdefault(word, []).append(text)

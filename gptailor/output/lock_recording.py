@@ -43,7 +43,6 @@ from gptailor.output.lock import (
     LockedGguf,
     LockedModel,
     LockedText,
-    LockedVocabulary,
 )
 from gptailor.output.tokenizer import template_file
 from gptailor.plan.events import FitText
@@ -54,7 +53,7 @@ from gptailor.prepare import (
     calibration_path,
     pinned,
 )
-from gptailor.program.fits import texts_read, token_cut_report
+from gptailor.program.fits import texts_read
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.repair import Fitted
@@ -313,15 +312,9 @@ def _locked_texts(prepared: Prepared, fitted: "Fitted | None") -> dict[str, Lock
     texts |= texts_read(results)
     locked = {name: _locked_text(text) for name, text in texts.items()}
     if "vocabulary" in results:
-        report = token_cut_report(results["vocabulary"])
-        locked["vocabulary"] = LockedVocabulary(
-            file=locked["vocabulary"].file,
-            before=report.before,
-            kept=report.kept,
-            total=report.total,
-            unchanged=report.unchanged,
-            after=report.after,
-        )
+        numbers = results["vocabulary"].numbers
+        counts = {name: int(numbers[name]) for name in ("kept", "total", "unchanged", "after")}
+        locked["vocabulary"] = locked["vocabulary"].model_copy(update={"counts": counts})
     return locked
 
 
