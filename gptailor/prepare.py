@@ -39,14 +39,14 @@ from gptailor.plan.model_dependencies import entries_inside, needed, of_inner_pl
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.registry import DTYPES
-from gptailor.plan.resolved import Resolved, heal_text_names
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import sites
 from gptailor.program.compile import (
     Compiled,
     compile_plan,
     draft_program,
 )
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import fit_texts
 from gptailor.program.nested_models import nested_model
 from gptailor.program.packages import method_packages
 from gptailor.program.program import Output, files, stored_tensors
@@ -115,13 +115,9 @@ class Prepared:
         """Return the calibration texts: of cuts by their words, by the layer before a gap `L19`,
         healing's. Those of inner plans follow, such as `deep.L19`.
         """
-        named = {word: cut.on for word, (_, cut) in layer_cuts(self.checked).items()}
-        named |= {f"L{gap.after}": gap.on for gap in self.resolved.gaps}
-        if self.checked.token_cut is not None:
-            named["vocabulary"] = self.resolved.cuts["vocabulary"].on
-        texts = self.resolved.healing.texts if self.resolved.healing is not None else ()
-        named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
-        own = {name: calibration_path(self.plan, on) for name, on in named.items()}
+        own = {
+            name: calibration_path(self.plan, on) for name, on in fit_texts(self.checked).items()
+        }
         return own | {
             f"{name}.{of}": path
             for name, inner in self.inner_plans.items()

@@ -95,8 +95,6 @@ def inputs_of_bridges(checked: Checked) -> dict[int, int]:
     A fit needs at least as many tokens.
     """
     widest: dict[int, int] = {}
-    if not checked.plan.bridges:
-        return widest
     for slot, following in pairwise(checked.resolved.slots):
         over = outline.bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":

@@ -1,6 +1,6 @@
 """Rules of cuts against the models: sizes and families that they allow."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gptailor.checkpoint.families.layer_config import Refusal
@@ -16,7 +16,7 @@ from gptailor.plan.faults import Fault, listed
 from gptailor.plan.plan import SizeCut
 from gptailor.plan.registry import EXPERT_TOKENS, WIDTH_TOKENS
 from gptailor.plan.sites import sizes_of
-from gptailor.program.layer_cuts import expert_count, layer_width
+from gptailor.program.fits import expert_count, layer_width
 from gptailor.program.sources import Checked, Use
 
 _TILE, _BLOCK = 64, 256
@@ -69,39 +69,32 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M240", "M241", "M220", "M317")
-def mlps_can_be_narrowed(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for a width that the models' MLPs can't have, and a warning for an odd one."""
-    cut = checked.plan.width
-    if cut is None:
-        return
-    own = model_width(checked)
-    faults = [*_size_faults(checked, "width", cut, own, ("neurons", "the models' MLPs", "MLPs"))]
-    yield from faults
-    if isinstance(own, Refusal):
-        return
-    sizes = sizes_of(checked.resolved.declared, cut.size)
-    if not faults and (odd := [size for size in sizes if size != own and size % _TILE]):
+def layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a size that the models' layers can't have, and a warning for an odd one."""
+    for word, (own_size, further, names) in _LAYER_CUTS.items():
+        if (cut := checked.plan.cuts.get(word)) is None:
+            continue
+        own = own_size(checked)
+        faults = [*_size_faults(checked, word, cut, own, names)]
+        yield from faults
+        if not isinstance(own, Refusal):
+            sizes = [size for size in sizes_of(checked.resolved.declared, cut.size) if size != own]
+            yield from further(checked, cut, own, [] if faults else sizes)
+
+
+def _odd_widths(_: Checked, cut: SizeCut, own: int, sizes: Sequence[int]) -> Iterator[Fault]:
+    """Yield a warning for a width that kernels are slow at, a fault for too few tokens."""
+    if odd := [size for size in sizes if size % _TILE]:
         message = f"{odd[0]:,} isn't a multiple of {_TILE}: kernels are slower at such a width"
         help_ = f"K-quants of GGUF need a multiple of {_BLOCK}"
         yield Fault("M317", message, ("width", "size"), help_, severity="warning")
     yield from too_few_tokens(cut.tokens, WIDTH_TOKENS, own, ("width",))
 
 
-@rule("M240", "M241", "M220", "M317")
-def experts_can_be_left_out(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for a number of experts that the models' layers can't have."""
-    cut = checked.plan.experts
-    if cut is None:
-        return
-    own = model_experts(checked)
-    faults = [*_size_faults(checked, "experts", cut, own, ("experts", "a layer", "layers"))]
-    yield from faults
-    if isinstance(own, Refusal):
-        return
-    sizes = sizes_of(checked.resolved.declared, cut.size)
+def _unroutable(checked: Checked, cut: SizeCut, own: int, sizes: Sequence[int]) -> Iterator[Fault]:
+    """Yield a fault for a number of experts that a router can't have, and for too few tokens."""
     limits = routing(checked.base.layout, checked.base.config)
-    refused = [size for size in sizes if size != own and not limits.allows(size)]
-    if refused and not faults:
+    if refused := [size for size in sizes if not limits.allows(size)]:
         message = f"a router can't choose among {refused[0]:,} experts: {_words(limits)}"
         help_ = _allowed(limits, refused[0], own)
         yield Fault("M241", message, ("experts", "size"), help_)
@@ -206,3 +199,10 @@ def equal_in_layers(
         return None
     changed = with_count(checked.base.layout, checked.base.config, first[1], first[1])
     return changed if isinstance(changed, Refusal) else first[1]
+
+
+_LAYER_CUTS = {
+    "width": (model_width, _odd_widths, ("neurons", "the models' MLPs", "MLPs")),
+    "experts": (model_experts, _unroutable, ("experts", "a layer", "layers")),
+}
+"""For each cut of layers their own size, further rules, and the names of `_size_faults`."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import ascending, rule
+from gptailor.checks.rule import ascending, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import HealText, Plan
@@ -60,14 +60,11 @@ def _beyond(fault: Fault, *values: object, least: int = 1) -> Iterator[Fault]:
 @rule("P711")
 def no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each text that an earlier one equals, apart from its weight."""
-    seen: dict[str, Place] = {}
-    for i, text in enumerate(plan.heal.on if plan.heal is not None else ()):
-        at: Place = ("heal", "on", i)
-        key = repr(text.model_copy(update={"weight": 1}))
-        if (earlier := seen.setdefault(key, at)) != at:
-            message = f"'heal' learns from '{text.file}' twice"
-            also = Also("named first here", earlier)
-            yield Fault("P711", message, at, "name it once, with a 'weight'", (also,))
+    texts = plan.heal.on if plan.heal is not None else ()
+    for i, earlier in repeats(repr(text.model_copy(update={"weight": 1})) for text in texts):
+        message = f"'heal' learns from '{texts[i].file}' twice"
+        also = Also("named first here", ("heal", "on", earlier))
+        yield Fault("P711", message, ("heal", "on", i), "name it once, with a 'weight'", (also,))
 
 
 @rule("P712")

@@ -76,7 +76,7 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
     except CheckpointError as error:
         yield Fault(error.code, f"{error.message} ({error.path})", ("tokenizer",), error.help)
         return
-    lacking = AlignedRest(checked.models, checked.base, union, frozenset({"base"}))
+    lacking = AlignedRest(checked, frozenset({"base"}))
     read = [(where, i) for where in ("embed", "head") for i in checked.base.rest(where)]
     missing_rows = (
         lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i)

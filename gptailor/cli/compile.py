@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, fit_in_words, received_by
+from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
-from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_in_words
+from gptailor.reporting.fit_words import fit_in_words
+from gptailor.reporting.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult
@@ -142,8 +143,6 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locked=held_to, locking=lock, compute=compute,
             on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
-    if (cut := written.vocabulary) is not None:
-        options.say(vocabulary_in_words(cut))
     for fit in written.fits.values():
         options.say(fit_in_words(fit))
     _say_update(written)

@@ -1,8 +1,7 @@
 """Lines on standard error about the events of a run."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, final
@@ -13,13 +12,12 @@ from gptailor.plan.events import (
     HealingStart,
     Progress,
 )
+from gptailor.reporting.fit_words import FIT_WORDS, fit_in_words
 from gptailor.reporting.quantities import bytes_in_words, clock, duration, millions
 
 _Event = TypeVar("_Event")
 _PAUSE = 10.0
 """The minimum number of seconds between two lines about the progress of a repair."""
-_ENOUGH = 50_000
-"""Tokens that healing won on in all measured cases (docs/healing_results.md)."""
 _REUSES = "reuses the teacher's earlier predictions"
 _aside = partial(options.say, err=True)
 
@@ -34,15 +32,12 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
     return on_event
 
 
-_BEGINNINGS: Mapping[str, str] = {
-    "narrowing": "narrowing {0.total} MLPs to {0.numbers[size]:,} neurons",
-    "comparing experts": "comparing the experts of {0.total} layers, of which "
-    "{0.numbers[size]:,} stay",
+_OPENINGS = {
     "importance matrix": "importance matrix",
-    "bridging": "bridging {0.at}",
     "fitting": "fitting the plan inside, {0.at}",
+    **{what: line for words in FIT_WORDS.values() for what, line in words.openings.items()},
 }
-"""The lines before the first layer is measured."""
+"""The lines before the first layer is measured, by the work."""
 
 
 @final
@@ -99,9 +94,9 @@ class RepairLines:
             case Progress("reading", done, total) if self._due():
                 share = f"the teacher reads, {done / total:.0%} of the text"
                 self._say(self._opening + (_REUSES if event.reused else share))
-            case Progress(what, 0) if what in _BEGINNINGS and self._due(end=self._every_gap):
-                self._say(_BEGINNINGS[what].format(event))
-            case Progress(what, done, total, at) if done and what in _BEGINNINGS:
+            case Progress(what, 0) if what in _OPENINGS and self._due(end=self._every_gap):
+                self._say(_OPENINGS[what].format(event))
+            case Progress(what, done, total, at) if done and what in _OPENINGS:
                 if self._every_gap and self._due():
                     self._say(f"{what} {at}".rstrip() + f": layer {done} of {total}{left}")
 
@@ -110,49 +105,6 @@ class RepairLines:
             return False
         self._last = time.monotonic()
         return True
-
-
-_RESULTS: Mapping[str, tuple[str, str]] = {
-    "experts": (
-        "experts: {stay:,.0f} of a layer stay, chosen on {tokens:,} tokens",
-        "; they have {share:.1%} of the weighted outputs",
-    ),
-    "width": (
-        "width: fitted on {tokens:,} tokens",
-        "; the fits recover {recovered:.1%} of the error of leaving neurons out, on text left out",
-    ),
-    "bridge": (
-        "bridge after {at}: fitted on {tokens:,} tokens",
-        "; it recovers {held_out:.1%} of the missing state on text left out",
-    ),
-}
-"""The lines of results: what was done, and how good it is if that is known."""
-
-
-def fit_in_words(result: FitResult) -> str:
-    """Return the result of a fit in words; of healing also if no step helped."""
-    if result.word == "heal":
-        return _healed_in_words(result)
-    done, good = _RESULTS[result.word]
-    numbers = {"at": result.at, "tokens": result.tokens, **result.numbers}
-    known = result.numbers and all(map(math.isfinite, result.numbers.values()))
-    return (done + good if known else done).format(**numbers)
-
-
-def _healed_in_words(end: FitResult) -> str:
-    bare, start, healed = (end.numbers[name] for name in ("bare", "start", "healed"))
-    bridged = f", bridged {start:.3f}" if start != bare else ""
-    result = f", healed {healed:.3f}"
-    if end.in_vain:
-        result = "; no step came nearer, so the layers stay as they were: "
-        few = end.tokens < _ENOUGH
-        result += f"{_ENOUGH:,} tokens are a good start" if few else "more tokens may help"
-    if math.isnan(bare):  # the loss without bridges; healing begins with them
-        begun = f"{start:.3f} nats a token from the teacher bridged, no numbers unbridged"
-    else:
-        begun = f"{bare:.3f} nats a token from the teacher{bridged}"
-    held = f"(on {end.numbers['held']:,.0f} tokens held out)"
-    return f"healed on {end.tokens:,} tokens: {begun}{result} {held}"
 
 
 @final

@@ -25,7 +25,7 @@ from gptailor.lang.parse import plan_or_file
 from gptailor.output.destination import Contents, Destination, ModelFolder
 from gptailor.output.lock import Lock, read_lock
 from gptailor.output.lock_recording import Recording, at_locked_commits
-from gptailor.output.output import payloads
+from gptailor.output.output import fit_results, payloads
 from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import FitResult, OnEvent, counting_bytes, ignore_events
@@ -33,12 +33,13 @@ from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declared, prepare, ready
+from gptailor.program.fits import token_cut_report
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.fit import RepairEstimate
     from gptailor.evaluation.fits.repair import Fitted
-    from gptailor.evaluation.fits.repair_estimate import RepairEstimate
 
 
 @final
@@ -47,11 +48,10 @@ class CompileResult:
     """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
     The models in the lock are declared as in the plan's text. `fits` are the results of fits and
-    healing by their places: `experts`, `width`, the layer before a closed gap such as `L19`,
-    `heal`. `vocabulary` is the effect of a smaller vocabulary on its text. `notes` are harmless
-    differences in a GGUF file. `update` is the difference to the folder that was there, if gptailor
-    had written it. `estimates` are the cost of fits and healing, of a dry run alone. `gguf` has the
-    results of the GGUF files beside a folder.
+    healing by their places: `vocabulary`, `experts`, `width`, the layer before a closed gap such as
+    `L19`, `heal`. `notes` are harmless differences in a GGUF file. `update` is the difference to
+    the folder that was there, if gptailor had written it. `estimates` are the cost of fits and
+    healing, of a dry run alone. `gguf` has the results of the GGUF files beside a folder.
     """
 
     folder: Path
@@ -65,7 +65,12 @@ class CompileResult:
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
     gguf: "tuple[CompileResult, ...]" = field(default=(), repr=False)
-    vocabulary: TokenCutReport | None = field(default=None, repr=False)
+
+    @property
+    def vocabulary(self) -> TokenCutReport | None:
+        """The effect of a smaller vocabulary on its text, if the plan has one."""
+        result = self.fits.get("vocabulary")
+        return None if result is None else token_cut_report(result)
 
 
 @final
@@ -274,12 +279,10 @@ def _written(
         made_lock = None
         if recording is not None:
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models))
-    cut = prepared.checked.token_cut
     return replace(
         _planned(destination),
         lock=made_lock,
-        fits={} if contents.fitted is None else contents.fitted.results,
-        vocabulary=None if cut is None else cut.report,
+        fits=fit_results(prepared, contents.fitted),
     )
 
 
@@ -289,7 +292,7 @@ def _estimates(
     """Return the estimated cost of fits, healing and an importance matrix; () without torch."""
     if not (prepared.repaired or prepared.inner_plans or text) or not installed("torch"):
         return ()
-    from gptailor.evaluation.fits.repair_estimate import repair_estimates
+    from gptailor.evaluation.fits.repair import repair_estimates
 
     return tuple(
         repair_estimates(

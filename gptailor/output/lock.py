@@ -4,10 +4,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, final
+from typing import Any, Literal, final
 
 import pydantic
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import parse_object, read_object
@@ -15,8 +15,8 @@ from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.faults import PLAN_FILE
-from gptailor.plan.plan import Closed, Model, Several
-from gptailor.plan.resolved import heal_text_names
+from gptailor.plan.plan import Closed, Model
+from gptailor.program.fits import FITS, text_names
 
 _LOCK_VERSION = 1
 """The version of the lock's format."""
@@ -42,27 +42,20 @@ class LockedModel(Closed):
 
 @final
 class LockedText(Closed):
-    """The calibration text of a cut, a bridge or healing: its file, and the tokens used."""
+    """The calibration text of a fit: its file, and the tokens used.
+
+    The text of a smaller vocabulary has further `counts` of `TokenCutReport`.
+    """
 
     file: FileDigest
     tokens: int
+    counts: dict[str, int] = Field(default_factory=dict)
 
 
-@final
-class LockedVocabulary(Closed):
-    """A smaller vocabulary: its text, and the numbers of `TokenCutReport`."""
-
-    file: FileDigest
-    kept: int
-    total: int
-    before: int
-    unchanged: int
-    after: int
-
-
-def _listed(value: object) -> object:
-    """Return one text, which stands alone in a lock, as a list."""
-    return [value] if isinstance(value, dict) else value
+_NAMED = ("bridges", "inner")
+"""The entries of a lock's file that have texts by their names."""
+_BY_WORD = tuple(fit.word for fit in FITS if fit.word != "bridge")
+"""The entries that have one text, or a list of several."""
 
 
 @final
@@ -85,10 +78,9 @@ class Lock(Closed):
 
     `plan` is a digest of the plan without the settings of the machine. `dtype` is the dtype of all
     output tensors, if they share one. `config` is a digest of the output's configuration.
-    `bridges` are named by the layer before the gap: `L19`. `heal` are the texts of healing, in
-    the plan's order; one text stands alone in the file. `vocabulary` is a cut of it. `width` is
-    the text of narrower MLPs, and `experts` the text that chose experts. `inner` are the texts of
-    the fits of inner plans, by their names in `Prepared.texts`: `deep.L19`, `deep.heal`.
+    `texts` are the calibration texts of fits by their names in `Prepared.texts`: `width`, `heal`,
+    the layer before a gap such as `L19`, and `deep.L19` of an inner plan. The file has an entry for
+    each fit.
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
     `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
@@ -102,12 +94,7 @@ class Lock(Closed):
     families: dict[str, Sha256] = Field(default_factory=dict)
     methods: dict[str, str] = Field(default_factory=dict)
     config: Sha256
-    width: LockedText | None = None
-    experts: LockedText | None = None
-    bridges: dict[str, LockedText] = Field(default_factory=dict)
-    heal: Annotated[Several[LockedText], BeforeValidator(_listed)] = ()
-    inner: dict[str, LockedText] = Field(default_factory=dict)
-    vocabulary: LockedVocabulary | None = None
+    texts: dict[str, LockedText] = Field(default_factory=dict)
     chat_template: Sha256 | None = None
     stripped: dict[str, FileDigest] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
@@ -119,20 +106,6 @@ class Lock(Closed):
     def path(self) -> Path:
         """The file that the lock was read from, or its default name."""
         return self._path
-
-    @property
-    def texts(self) -> dict[str, LockedText]:
-        """The calibration texts by their names in `Prepared.texts`."""
-        names = heal_text_names(len(self.heal))
-        texts = {
-            "width": self.width,
-            "experts": self.experts,
-            **dict(zip(names, self.heal, strict=True)),
-        }
-        if (cut := self.vocabulary) is not None:
-            texts["vocabulary"] = LockedText(file=cut.file, tokens=cut.before)
-        own = {name: text for name, text in texts.items() if text is not None}
-        return self.bridges | self.inner | own
 
     def read_from(self, path: Path) -> "Lock":
         """Return the same lock with the path of its file."""
@@ -165,8 +138,7 @@ class Lock(Closed):
         """
         fields = self.model_dump(exclude_defaults=True)
         fields |= {"dtype": self.dtype, "version": self.version}
-        if len(self.heal) == 1:
-            (fields["heal"],) = fields["heal"]
+        fields |= _by_entries(fields.pop("texts", {}))
         return _rendered(fields) + "\n"
 
     def write(self, path: str | Path) -> None:
@@ -222,11 +194,44 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
         )
         newer = "it was made by a newer gptailor; update this one"
         raise CheckpointError("C702", message, path, newer if version > _LOCK_VERSION else _ANEW)
+    if "texts" in document:  # the file has an entry for each fit
+        raise CheckpointError("C701", "invalid lock: unknown key 'texts'", path, _ANEW)
+    texts = dict[str, Any]()
+    for entry in (entry for entry in (*_NAMED, *_BY_WORD) if entry in document):
+        texts |= _by_names(entry, document.pop(entry))
     try:
-        lock = Lock.model_validate(document)
+        lock = Lock.model_validate({**document, "texts": texts})
     except pydantic.ValidationError as error:
-        raise CheckpointError("C701", f"invalid lock: {fault_of(error)}", path, _ANEW) from None
+        fault = fault_of(error).replace("'texts.", "'")
+        raise CheckpointError("C701", f"invalid lock: {fault}", path, _ANEW) from None
     return lock.read_from(path)
+
+
+def _by_names(entry: str, value: Any) -> dict[str, Any]:
+    """Return the texts of an entry of the file by their names."""
+    if isinstance(value, list):
+        return dict(zip(text_names(entry, len(value)), value, strict=True))
+    if entry == "vocabulary" and isinstance(value, dict):
+        counts = dict(value)
+        file, tokens = counts.pop("file", None), counts.pop("before", None)
+        return {entry: {"file": file, "tokens": tokens, "counts": counts}}
+    return value if entry in _NAMED and isinstance(value, dict) else {entry: value}
+
+
+def _by_entries(texts: dict[str, Any]) -> dict[str, Any]:
+    """Return texts by the entries of the file."""
+    entries = dict[str, Any]()
+    for name, text in texts.items():
+        word = name.partition(" ")[0]
+        if name == "vocabulary":
+            entries[name] = {"file": text["file"], "before": text["tokens"], **text["counts"]}
+        elif name in _BY_WORD:
+            entries[name] = text
+        elif word in _BY_WORD:
+            entries.setdefault(word, []).append(text)
+        else:
+            entries.setdefault("inner" if "." in name else "bridges", {})[name] = text
+    return entries
 
 
 def _rendered(value: Any, indent: str = "") -> str:

@@ -43,7 +43,6 @@ from gptailor.output.lock import (
     LockedGguf,
     LockedModel,
     LockedText,
-    LockedVocabulary,
 )
 from gptailor.output.tokenizer import template_file
 from gptailor.plan.events import FitText
@@ -54,6 +53,7 @@ from gptailor.prepare import (
     calibration_path,
     pinned,
 )
+from gptailor.program.fits import texts_read
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.repair import Fitted
@@ -264,8 +264,6 @@ class Recording:
         for (model, name), digest in digests.items():
             files.setdefault(model, {})[name] = digest
         commits = self.prepared.commits
-        results = self.fitted.results if self.fitted is not None else {}
-        texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
         specs = [output.spec for output in self.prepared.compiled.program.outputs]
         template = template_file(self.prepared.plan)
         stripped = files_without_code(out.beside_weights(self.prepared))
@@ -281,16 +279,7 @@ class Recording:
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             methods=self.prepared.packages,
             config=json_digest(self.prepared.compiled.config),
-            width=next(iter(texts.get("width", ())), None),
-            experts=next(iter(texts.get("experts", ())), None),
-            bridges={at: texts[at][0] for at, fit in results.items() if fit.word == "bridge"},
-            heal=texts.get("heal", ()),
-            inner={
-                f"{name}.{of}": _locked_text(text)
-                for name, fits in self.prepared.inner_fits.items()
-                for of, text in fits.texts.items()
-            },
-            vocabulary=_locked_vocabulary(self.prepared),
+            texts=_locked_texts(self.prepared, self.fitted),
             stripped={name: of_bytes(content) for name, content in stripped.items()},
             chat_template=of_file(template).sha256 if template is not None else None,
             tensors=tensor_digests(specs, self.sha256, self.sketches),
@@ -307,15 +296,22 @@ class Recording:
         refuse(lock_differences(expected, Measurement(facts={"inputs": facts})), self.held_to)
 
 
+def _locked_texts(prepared: Prepared, fitted: "Fitted | None") -> dict[str, LockedText]:
+    """Return the texts that the fits read, by their names, those of inner plans too."""
+    texts = {
+        f"{name}.{of}": text
+        for name, fits in prepared.inner_fits.items()
+        for of, text in fits.texts.items()
+    }
+    results = out.fit_results(prepared, fitted)
+    texts |= texts_read(results)
+    locked = {name: _locked_text(text) for name, text in texts.items()}
+    if "vocabulary" in results:
+        numbers = results["vocabulary"].numbers
+        counts = {name: int(numbers[name]) for name in ("kept", "total", "unchanged", "after")}
+        locked["vocabulary"] = locked["vocabulary"].model_copy(update={"counts": counts})
+    return locked
+
+
 def _locked_text(text: FitText) -> LockedText:
-    digest = FileDigest(size=text.size, sha256=text.sha256)
-    return LockedText(file=digest, tokens=text.tokens)
-
-
-def _locked_vocabulary(prepared: Prepared) -> LockedVocabulary | None:
-    """Return the smaller vocabulary, if the plan has one."""
-    if (cut := prepared.checked.token_cut) is None:
-        return None
-    names = ("kept", "total", "before", "unchanged", "after")
-    numbers = {name: getattr(cut.report, name) for name in names}
-    return LockedVocabulary(file=of_file(cut.text), **numbers)
+    return LockedText(file=FileDigest(size=text.size, sha256=text.sha256), tokens=text.tokens)

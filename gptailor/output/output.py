@@ -30,9 +30,11 @@ from gptailor.output.used_plan import (
     used_plan_text,
     without_paths,
 )
+from gptailor.plan.events import FitResult
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
 from gptailor.prepare import Prepared
+from gptailor.program.fits import vocabulary_result
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import card
 
@@ -150,8 +152,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         (prepared.base_size, prepared.output_size),
         " and ".join([gptailor.__version__, *dict.fromkeys(prepared.packages.values())]),
         parents(prepared),
-        {} if fitted is None else fitted.results,
-        vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
+        fit_results(prepared, fitted),
         inner=[
             (name, fits.plan.name, of, prepared.texts[f"{name}.{of}"].name, text)
             for name, fits in prepared.inner_fits.items()
@@ -160,6 +161,11 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         chats=has_template(beside, processor=images),
         images=images,
     )
+
+
+def fit_results(prepared: Prepared, fitted: "Fitted | None") -> dict[str, FitResult]:
+    """Return the results of fits by their places, that of a smaller vocabulary first."""
+    return vocabulary_result(prepared.checked) | dict({} if fitted is None else fitted.results)
 
 
 def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:

@@ -87,10 +87,11 @@ class FitText(NamedTuple):
 @final
 @dataclass(frozen=True)
 class FitResult:
-    """The result of a fit: `experts`, `width`, `bridge` or `heal`, its `word`.
+    """The result of a fit: `vocabulary`, `experts`, `width`, `bridge` or `heal`, its `word`.
 
     `at` is the layer before a bridge's gap, `L19`, and the word of any other fit. `numbers` are:
 
+    - `vocabulary`: the fields of `TokenCutReport`. No event reports this result.
     - `experts`: the experts that `stay` in a layer, and their `share` of the weighted norms of all
       experts' outputs, the mean of all layers.
     - `width`: `recovered`, the share of the squared error of leaving neurons out that the fits

@@ -195,6 +195,5 @@ def undone(plan: Plan) -> Plan:
     A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
     healing has its whole vocabulary: `gptailor.evaluation.fits.heal.whole_vocabulary`.
     """
-    return plan.model_copy(
-        update={"drops": (), "width": None, "experts": None, "bridges": (), "heal": None}
-    )
+    cuts = {name: None for name in plan.cuts if name != "vocabulary"}
+    return plan.model_copy(update={"drops": (), **cuts, "bridges": (), "heal": None})

@@ -16,7 +16,7 @@ from gptailor.plan.layers import (
     slots_of,
     undone,
 )
-from gptailor.plan.plan import Heal, Plan, TeacherAnswers, has_predictions
+from gptailor.plan.plan import Heal, Named, Plan, SizeRange, TeacherAnswers, has_predictions
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
     BRIDGE_TOKENS,
@@ -25,6 +25,7 @@ from gptailor.plan.registry import (
     HEAL_SEED,
     HEAL_TEMPERATURE,
     HEAL_TOKENS,
+    WIDTH_RIDGE,
 )
 from gptailor.plan.sites import open_choices
 from gptailor.plan.written_out import searched, written_out
@@ -64,14 +65,14 @@ class Gap:
 class ClosedCut:
     """A closed plan's cut of its vocabulary, width or experts to `size`.
 
-    `on` is the text as the plan names it, `at` the cut's place in the plan. `tokens` and `ridge`
-    are None where the plan names none.
+    `on` is the text as the plan names it, `at` the cut's place in the plan. `tokens` is None where
+    the plan names none. Only a narrower MLP has a `ridge`.
     """
 
     size: int
     on: str
     tokens: int | None
-    ridge: float | None
+    ridge: float
     at: Place
 
 
@@ -126,11 +127,6 @@ class Healing:
     def teachers(self) -> tuple[str | None, ...]:
         """Return the teachers, each once, in the texts' order; not those of predictions."""
         return tuple(dict.fromkeys(text.teacher for text in self.texts if not text.predicted))
-
-
-def heal_text_names(count: int) -> tuple[str, ...]:
-    """Return names of a healing's texts: `heal`, or `heal 1`, `heal 2` where it has several."""
-    return ("heal",) if count == 1 else tuple(f"heal {i}" for i in range(1, count + 1))
 
 
 @final
@@ -202,8 +198,8 @@ class Resolved:
         """Return the cuts of a closed plan by their words: `vocabulary`, `width`, `experts`."""
         cuts = {}
         for name, cut in self.plan.cuts.items():
-            assert isinstance(cut.size, int), "an open plan"
-            ridge = None if cut.ridge is None else float(cut.ridge)
+            assert not isinstance(cut.size, Named | SizeRange), "an open plan"
+            ridge = WIDTH_RIDGE if cut.ridge is None else float(cut.ridge)
             cuts[name] = ClosedCut(cut.size, cut.on, cut.tokens, ridge, (name,))
         return cuts
 

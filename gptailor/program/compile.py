@@ -9,21 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.families import layout as layouts
-from gptailor.checkpoint.families import mixture, vision
-from gptailor.checkpoint.families import width as widths
+from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
-from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec, resized
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
-from gptailor.program.layer_cuts import layer_cuts
-from gptailor.program.mixtures import keep_experts
-from gptailor.program.packages import fit_provider, provider_of
+from gptailor.program.fits import FITS, layer_cuts
+from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, base_layer, needs_base, unrefused
 from gptailor.program.vocabulary_rows import AlignedRest
@@ -159,9 +157,7 @@ def _rest(
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
     sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
-    kept = None if checked.token_cut is None else checked.token_cut.kept
-    owner = checked.tokenizer_model
-    aligned = AlignedRest(checked.models, owner, checked.union, sources_read, kept)
+    aligned = AlignedRest(checked, sources_read)
     tensors = [aligned.of(name, where, read) for name in models]
     ours = aligned.of("base", where, where)
     names = list(enumerate(getattr(checked.base.layout, where)))
@@ -279,66 +275,13 @@ def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -
     return replace(output, make=replace(make, divisor=by, offset=offset))
 
 
-def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
-    """Give the tensors of MLPs the plan's width, and mark them."""
-    if "width" not in (cuts := layer_cuts(checked)):
-        return program
-    (_, cut), layout = cuts["width"], checked.base.layout
-
-    def narrowed(output: p.Output) -> p.Output:
-        name, spec = output.place.name, output.spec
-        neurons = widths.neurons_in(layout, name, spec.shape) if name else None
-        if neurons is None:
-            return output
-        shape = resized(spec.shape, neurons.axis, cut.size * neurons.copies)
-        make = p.Marked("width", p.unfitted(output.make), cut)
-        return replace(output, spec=replace(spec, shape=shape), make=make)
-
-    return p.Program(tuple(map(narrowed, program.outputs)))
-
-
-def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
-    """Mark the last projections of MLPs before a gap."""
-    gaps = {gap.index: gap for gap in checked.resolved.gaps}
-    layout = checked.base.layout
-
-    def bridged(output: p.Output) -> p.Output:
-        gap = gaps.get(-1 if output.place.layer is None else output.place.layer)
-        if gap is None or layouts.projection(layout, output.place.name) != "mlp":
-            return output
-        make = p.Marked("bridge", output.make, gap, fit_provider(gap.by))
-        return replace(output, make=make)
-
-    return p.Program(tuple(map(bridged, program.outputs)))
-
-
-def mark_healing(program: p.Program, checked: Checked) -> p.Program:
-    """Mark the tensors that learn after the output is made."""
-    healing = checked.resolved.healing
-    if healing is None:
-        return program
-    learning: dict[int, frozenset[str]] = {}
-    for index in healing.indices:
-        specs = {output.place.name: output.spec for output in program.layers[index]}
-        learning[index] = frozenset(p.learning_tensors(healing.rank, specs))
-
-    def healed(output: p.Output) -> p.Output:
-        place = output.place
-        if place.layer is None or place.name not in learning.get(place.layer, ()):
-            return output
-        return replace(output, make=p.Marked("heal", output.make, healing))
-
-    return p.Program(tuple(map(healed, program.outputs)))
-
-
 UNREPAIRED_PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
     cast,
     fold_scales,
-    narrow_mlps,
-    keep_experts,
+    *(fit.mark for fit in FITS if fit.mark and fit.resized),
 )
 """Passes over the draft, in this order."""
-PASSES = (*UNREPAIRED_PASSES, mark_bridges, mark_healing)
+PASSES = (*UNREPAIRED_PASSES, *(fit.mark for fit in FITS if fit.mark and not fit.resized))
 """All passes, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration
@@ -361,7 +304,7 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
-    resized = {"width": widths.with_width, "experts": mixture.with_expert_count}
+    resized = {fit.word: fit.resized for fit in FITS if fit.resized}
     for word, (own, cut) in layer_cuts(checked).items():
         config = unrefused(resized[word](layout, config, own, cut.size))
     if checked.plan.dtype is not None:

@@ -8,7 +8,7 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.plan.layer_parts import BRANCHES
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import layer_cuts
 from gptailor.program.sources import Checked
 
 

@@ -112,7 +112,7 @@ class Marked:
     for each. `provider` identifies the code of another package's bridge.
     """
 
-    word: Literal["width", "experts", "bridge", "heal"]
+    word: str
     make: "Instruction"
     fit: ClosedCut | Gap | Healing
     provider: str = ""

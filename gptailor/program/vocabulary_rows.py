@@ -1,6 +1,6 @@
 """Embeddings and heads with a row for each token of the output's tokenizer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import final
@@ -8,38 +8,35 @@ from typing import final
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import RowRange, TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnionRows
+from gptailor.program.sources import Checked
 
 
 @final
 @dataclass(frozen=True)
 class AlignedRest:
-    """Tensors of embedding, norm or head for one recipe, with the output's rows.
+    """Tensors of embedding, norm or head for one recipe, with the rows of a plan's output.
 
-    `tokenizer_model` supplies the output's tokenizer; a `union` joins all models'. `taken` are the
-    models that the recipe takes, and the base for a method against it. `kept` are the rows that a
-    smaller vocabulary keeps, in order; None: all.
+    `taken` are the models that the recipe takes, and the base for a method against it.
     """
 
-    models: Mapping[str, Opened]
-    tokenizer_model: Opened
-    union: TokenUnion | None
+    checked: Checked
     taken: frozenset[str]
-    kept: tuple[int, ...] | None = None
     _rows: dict[tuple[str, int], UnionRows] = field(default_factory=dict)
 
     def of(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
         """Return a model's tensors by number in the layout; a head may serve as the embedding."""
-        model, donors = self.models[name], self.tokenizer_model.rest(read)
+        checked, owner = self.checked, self.checked.tokenizer_model
+        model, donors, cut = checked.models[name], owner.rest(read), checked.token_cut
         tensors = {}
         for i, tensor in model.rest(read).items():
             if not has_rows(where, i):
                 tensors[i] = tensor
-            elif self.union is None:
-                tensors[i] = aligned_rows(tensor, model, donors[i], self.tokenizer_model)
+            elif checked.union is None:
+                tensors[i] = aligned_rows(tensor, model, donors[i], owner)
             else:
-                tensors[i] = self.rows(read, i, self.union).of(name)
-            if self.kept is not None and has_rows(where, i):
-                tensors[i] = kept_rows(tensors[i], self.kept)
+                tensors[i] = self.rows(read, i, checked.union).of(name)
+            if cut is not None and has_rows(where, i):
+                tensors[i] = kept_rows(tensors[i], cut.kept)
         return tensors
 
     def rows(self, read: str, number: int, union: TokenUnion) -> UnionRows:
@@ -48,7 +45,7 @@ class AlignedRest:
             tensors = {
                 model.name: tensor
                 for model in union.models
-                if (tensor := self.models[model.name].rest(read).get(number)) is not None
+                if (tensor := self.checked.models[model.name].rest(read).get(number)) is not None
             }
             self._rows[read, number] = UnionRows(union, tensors, self.taken)
         return self._rows[read, number]

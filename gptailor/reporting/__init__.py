@@ -1,6 +1,7 @@
 """Reports for people: maps, tables, cards, progress."""
 
 __all__ = [
+    "fit_words",
     "known_layers",
     "layer_cells",
     "layer_view",

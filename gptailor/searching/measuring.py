@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from gptailor.evaluation.fits.bridge.gaps import plan_gap_errors
-from gptailor.evaluation.fits.repair_estimate import (
+from gptailor.evaluation.fits.fit import (
     BRIDGE_PASSES,
     bridged_tokens,
     heal_passes,

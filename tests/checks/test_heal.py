@@ -14,6 +14,7 @@ from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.lang.format import format_plan
 from gptailor.output.lock_recording import plan_digest
 from gptailor.output.used_plan import used_plan
+from gptailor.plan.events import FitResult, FitText
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Heal, HealText, Plan
 from gptailor.plan.registry import (
@@ -157,20 +158,27 @@ def test_a_copy_of_the_plan_reads_the_same_text(family: Path, tmp_path: Path) ->
     assert plan_digest(seen) == plan_digest(plan)
 
 
+def result_of_healing(*tokens: int) -> FitResult:
+    texts = tuple(FitText(9, "0" * 64, count) for count in tokens)
+    return FitResult("heal", "heal", texts, {"held": 9, "bare": 0.9, "start": 0.9, "healed": 0.5})
+
+
 def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
     sizes = OutputSize(10, 40, None, 6), OutputSize(8, 32, None, 5)
     plan = plan_of(family, 'drop L1\nheal L2..L3 from heal on "t.txt" rank 8')
-    text = card("a title", "out", Resolved(plan, sizes[0].layers), "", sizes, "1")
+    fits = {"heal": result_of_healing(500)}
+    text = card("a title", "out", Resolved(plan, sizes[0].layers), "", sizes, "1", fits=fits)
     assert "without training" not in text
-    learning = f"`t.txt` | {HEAL_TOKENS:,} | L1..L2 of the output"
+    learning = "`t.txt` | 500 | L1..L2 of the output"
     assert f"| {learning} | of rank 8, folded into the weights | {HEAL_SEED} |" in text
     assert "`heal`" in text
     body = 'drop L1\nheal on "t.txt" from heal, answers("p.jsonl") weight 3 loss answers'
-    text = card("a title", "out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
+    plan, fits = plan_of(family, body), {"heal": result_of_healing(200, 300)}
+    text = card("a title", "out", Resolved(plan, sizes[0].layers), "", sizes, "1", fits=fits)
     assert "its teacher on each text. Only the tokens of answers counted.\n" in text
-    assert f"| `t.txt` | `heal` | {HEAL_TOKENS // 4:,} |" in text
+    assert "| `t.txt` | `heal` | 200 |" in text
     answers = "the teacher's answers to `p.jsonl` (at most 256 tokens each, temperature 0.7)"
-    assert f"| {answers} | the same plan with nothing dropped | {HEAL_TOKENS // 4 * 3:,} |" in text
+    assert f"| {answers} | the same plan with nothing dropped | 300 |" in text
     for body in ("drop L1", 'heal on "t.txt"'):
         text = card(
             "a title", "out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1"

@@ -177,7 +177,7 @@ def test_a_lock_has_each_steps_texts_and_compares_them(folder: Path) -> None:
     plan = gptailor.load(folder / "step3.tailor")
     gptailor.compile(plan, folder / "out", locking=True)
     lock = read_lock(folder / "out" / "plan.tailor.lock")
-    assert {name: text.tokens for name, text in lock.inner.items()} == {
+    assert {name: text.tokens for name, text in lock.texts.items()} == {
         "base.heal": 512,
         "base.base.heal": 512,
     }
@@ -186,7 +186,7 @@ def test_a_lock_has_each_steps_texts_and_compares_them(folder: Path) -> None:
     assert sketched == {n for n in lock.tensors if "_proj" in n}
     card = (folder / "out" / "README.md").read_text()
     rows = [line for line in card.splitlines() if line.startswith("| base") and "| heal |" in line]
-    digest = lock.inner["base.heal"].file.sha256
+    digest = lock.texts["base.heal"].file.sha256
     assert rows == [
         f"| {name} | `{step}.tailor` | heal | `text.txt` | 512 | `{digest}` |"
         for name, step in (("base.base", "step1"), ("base", "step2"))

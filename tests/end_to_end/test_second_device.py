@@ -21,8 +21,7 @@ from gptailor.evaluation.fits.bridge.fit import Statistics
 from gptailor.evaluation.fits.heal import train
 from gptailor.evaluation.fits.heal.learning import LowRankChanges
 from gptailor.evaluation.fits.importance import importance_matrix, importance_text
-from gptailor.evaluation.fits.repair import fit, stitch
-from gptailor.evaluation.fits.repair_estimate import repair_estimates
+from gptailor.evaluation.fits.repair import fit, repair_estimates, stitch
 from gptailor.evaluation.forward import evaluator
 from gptailor.evaluation.generate import generate as answer
 from gptailor.evaluation.live import template

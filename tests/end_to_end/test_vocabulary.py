@@ -204,7 +204,7 @@ def test_a_cut_vocabulary_is_bridged_and_healed(models: Path, tmp_path: Path) ->
         'heal on "TEXT" tokens 256 rank 2\n'
     )
     result = gptailor.compile(plan_of(models, text), tmp_path / "out")
-    assert list(result.fits) == ["L0", "heal"]
+    assert list(result.fits) == ["vocabulary", "L0", "heal"]
     assert math.isfinite(result.fits["heal"].numbers["healed"])
     taught = gptailor.compile(
         plan_of(models, text.replace("heal", f'model math = "{models / "math"}"\nheal from math')),

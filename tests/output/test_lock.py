@@ -133,6 +133,12 @@ HOSTILE = {
     ),
     "a part missing": (changed(lambda d: d.pop("tensors")), "C701", "'tensors': field required"),
     "a part too many": (changed(lambda d: d.update(more=1)), "C701", "'more'"),
+    "texts in one part": (changed(lambda d: d.update(texts={})), "C701", "unknown key 'texts'"),
+    "a text without tokens": (
+        changed(lambda d: d.update(width={"file": {"size": 1, "sha256": A}})),
+        "C701",
+        "invalid lock: 'width.tokens': field required",
+    ),
     "an uppercase digest": (changed(lambda d: d.update(plan="A" * 64)), "C701", "'plan'"),
     "a longer digest": (changed(lambda d: d.update(plan=A + "\n")), "C701", "'plan'"),
     "a size below 0": (

@@ -10,5 +10,4 @@ __all__ = [
     "kept_tensors",
     "narrower",
     "repair",
-    "repair_estimate",
 ]

@@ -17,12 +17,20 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
 from gptailor.evaluation.fits.bridge.states import Pass
-from gptailor.evaluation.fits.fit import BridgeError, Fit, Fitted, LayerResult, fit_text
+from gptailor.evaluation.fits.fit import (
+    BridgeError,
+    Fit,
+    Fitted,
+    LayerResult,
+    PlanSizes,
+    RepairEstimate,
+    fit_text,
+    read_tokens,
+)
 from gptailor.evaluation.live.content_keys import Content
 from gptailor.plan.events import FitResult, OnEvent
 from gptailor.plan.registry import EXPERT_TOKENS
-from gptailor.program.layer_cuts import layer_cuts
-from gptailor.program.sources import Checked
+from gptailor.program.fits import layer_cuts
 
 
 @final
@@ -57,9 +65,12 @@ class ExpertChooser(Fit):
     folder = "experts"
 
     @staticmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a plan has fewer experts."""
-        return "experts" in layer_cuts(checked)
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of a pass through all layers."""
+        cut = sizes.plan.cuts["experts"]
+        tokens = read_tokens(sizes.plan.declared, cut.on, cut.tokens or EXPERT_TOKENS)
+        work = 2 * tokens * sum(sizes.layers)
+        return sizes.estimate("choosing experts", tokens, work, sizes.states(tokens))
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with the experts that stay.

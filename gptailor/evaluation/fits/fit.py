@@ -1,4 +1,4 @@
-"""Fits of closed plans: what each is, and a plan with the results of some."""
+"""Fits of closed plans: what each is, what it costs, and a plan with the results of some."""
 
 import hashlib
 import time
@@ -11,6 +11,8 @@ from typing import ClassVar, NoReturn, final
 
 import torch
 from torch import Tensor
+from torch.utils.benchmark import Timer
+from transformers import PreTrainedConfig
 
 from gptailor.checkpoint.cache_folder import kept_home
 from gptailor.checkpoint.datasets import CalibrationError
@@ -24,14 +26,17 @@ from gptailor.evaluation.fits.bridge.states import (
 )
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
 from gptailor.evaluation.live.content_keys import Content, ModelContents, not_finite
+from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.template import configuration
 from gptailor.methods import rounding
 from gptailor.plan.events import FitResult, FitText, OnEvent, Progress
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import Plan, has_predictions
+from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
 from gptailor.plan.resolved import Resolved
-from gptailor.prepare import calibration_path
+from gptailor.prepare import Prepared, calibration_path
 from gptailor.program.compile import compile_plan
 from gptailor.program.output_tokenizer import output_tokenizer
 from gptailor.program.program import Output
@@ -263,6 +268,125 @@ def _parted(joined: KeptTensors, count: int) -> list[LayerResult]:
     return parts
 
 
+# ---------------------------------------------------------------------------------------- the cost
+
+BRIDGE_PASSES = 2
+"""How often the text of bridging is read: by the whole plan and by the cut plan."""
+_HEAL_PASSES = 5
+_BYTES, _PREDICTION_BYTES = 3, 512
+"""The fewest bytes of a token: in texts that people write, and of its prediction."""
+
+
+def heal_passes(plan: Plan) -> int:
+    """Return how often the texts of healing are read.
+
+    The teacher reads them, the student forward, and twice as much back. One more pass stands for
+    held-out sequences and all that isn't a product. With a smaller vocabulary the teacher reads
+    them twice. Its answers are made once for all plans, and don't count.
+    """
+    return _HEAL_PASSES + (plan.vocabulary is not None)
+
+
+def read_tokens(plan: Plan, text: str, tokens: object) -> int:
+    """Return how many tokens of a text are read, at most as many as its bytes can hold."""
+    path = calibration_path(plan, text)
+    each = _PREDICTION_BYTES if has_predictions(text) else _BYTES
+    most = path.stat().st_size // each if path.is_file() else 0
+    return min(tokens if isinstance(tokens, int) else 0, most)
+
+
+def healed_tokens(plan: Plan) -> int:
+    """Return about how many tokens a plan's healing learns from; 0 without healing."""
+    if plan.heal is None:
+        return 0
+    wanted = plan.heal.tokens or HEAL_TOKENS
+    if any(text.answers is not None for text in plan.heal.on):
+        return wanted
+    return min(wanted, sum(read_tokens(plan, text.file, wanted) for text in plan.heal.on))
+
+
+def bridged_tokens(plan: Plan) -> int:
+    """Return about how many tokens the longest text of a plan's bridges has."""
+    counts = (read_tokens(plan, b.on, b.tokens or BRIDGE_TOKENS) for b in plan.bridges)
+    return max(counts, default=0)
+
+
+@final
+@dataclass(frozen=True)
+class RepairEstimate:
+    """The estimated cost of a plan's cuts, of its bridges or of its healing.
+
+    `what` is `choosing experts`, `narrowing`, `bridging`, `healing` or `importance matrix`. `bytes`
+    are those on the device, weights included. `inner` is the name of an inner plan, if it is one's.
+    """
+
+    what: str
+    tokens: int
+    seconds: float
+    bytes: int
+    inner: str = ""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PlanSizes:
+    """The sizes that the cost of a prepared plan's fits depends on; `memory` bounds the device."""
+
+    prepared: Prepared
+    device: torch.device
+    memory: int | None
+
+    @property
+    def plan(self) -> Resolved:
+        """The plan with everything derived from it."""
+        return self.prepared.resolved
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the base's language model."""
+        return configuration(language_config(self.prepared.models["base"].config))
+
+    @property
+    def width(self) -> int:
+        """The entries of a hidden state."""
+        return int(self.config.get_text_config().hidden_size)
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The parameters of each layer of the plan with nothing dropped."""
+        undone = Stitcher(self.prepared.models, device=self.device).contents(self.plan.undone)
+        return [sum(output.spec.elements for output in layer.outputs) for layer in undone.layers]
+
+    def states(self, tokens: int) -> int:
+        """Return the bytes of the base in float32, and of the hidden states of both passes."""
+        return 4 * self.prepared.base_size.parameters + 2 * 4 * tokens * self.width
+
+    def estimate(
+        self, what: str, tokens: int, work: float, size: int, dtype: torch.dtype = torch.float32
+    ) -> RepairEstimate:
+        """Return the estimate of some work: the tokens read, operations in a dtype, and bytes."""
+        seconds = work / _speed(self.width, dtype, self.device)
+        return RepairEstimate(what, tokens, seconds, min(size, self.memory or size))
+
+
+_ROWS = 1024
+_CALIBRATION = 0.3
+"""Seconds of measuring the speed."""
+
+
+def _speed(width: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Return the operations a second of products of matrices on a device."""
+    left = torch.ones(_ROWS, width, dtype=dtype, device=device)
+    right = torch.ones(width, 4 * width, dtype=dtype, device=device)
+    factors, threads = {"left": left, "right": right}, torch.get_num_threads()
+    product = Timer("left @ right", globals=factors, num_threads=threads)
+    seconds = product.blocked_autorange(min_run_time=_CALIBRATION).mean
+    return 2 * _ROWS * width * 4 * width / seconds
+
+
+# ------------------------------------------------------------------------------------------- a fit
+
+
 class Fit(KeptFits, ABC):
     """A fit of closed plans over a stitcher's models, whose results change tensors.
 
@@ -274,8 +398,8 @@ class Fit(KeptFits, ABC):
 
     @staticmethod
     @abstractmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a closed plan has this fit."""
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of this fit for a closed plan that has it."""
 
     @abstractmethod
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:

@@ -11,9 +11,8 @@ from pathlib import Path
 from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.digest import of_file
 from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
-from gptailor.evaluation.fits.fit import Fitted, fit_text
+from gptailor.evaluation.fits.fit import Fitted
 from gptailor.evaluation.fits.kept_tensors import (
     KEPT_BYTES,
     KeptTensors,
@@ -21,13 +20,13 @@ from gptailor.evaluation.fits.kept_tensors import (
     read_tensors,
 )
 from gptailor.evaluation.live.content_keys import TensorMaker
-from gptailor.plan.events import FitText, OnEvent, Progress, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, of_inner_plans
 from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import heal_text_names
 from gptailor.prepare import Prepared, commits_of, pinned, ready, reopened
 from gptailor.program.devices import CPU
+from gptailor.program.fits import texts_read, vocabulary_result
 from gptailor.program.program import Copy
 
 
@@ -82,12 +81,7 @@ def _fitted_plan(plan: Path, made: Prepared, fits: Fitted) -> FittedPlan:
         if name not in tensors and not isinstance(output.make, Copy):
             tensors[name] = maker.make(fits.chosen.get(name, output))
     file = _kept_file(KeptTensors(tensors, {}), made.read_files)
-    texts: dict[str, FitText] = {}
-    for result in fits.results.values():
-        names = heal_text_names(len(result.texts)) if result.word == "heal" else [result.at]
-        texts |= zip(names, result.texts, strict=True)
-    if (cut := made.checked.token_cut) is not None:
-        texts["vocabulary"] = fit_text(of_file(cut.text), cut.report.before)
+    texts = texts_read({**fits.results, **vocabulary_result(made.checked)})
     return FittedPlan(plan, file, frozenset({*fits.tensors, *made.refitted}), texts)
 
 

@@ -26,14 +26,22 @@ from gptailor.evaluation.fits.bridge.fit import (
     solve,
 )
 from gptailor.evaluation.fits.bridge.states import CalibrationText, Pass, regressors
-from gptailor.evaluation.fits.fit import BridgeError, Fit, Fitted, LayerResult, fit_text
+from gptailor.evaluation.fits.fit import (
+    BridgeError,
+    Fit,
+    Fitted,
+    LayerResult,
+    PlanSizes,
+    RepairEstimate,
+    fit_text,
+    read_tokens,
+)
 from gptailor.evaluation.live import content_keys
 from gptailor.plan.events import FitResult, OnEvent
-from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
+from gptailor.plan.registry import WIDTH_TOKENS
 from gptailor.plan.resolved import ClosedCut
-from gptailor.program.layer_cuts import layer_cuts
+from gptailor.program.fits import layer_cuts
 from gptailor.program.program import Output
-from gptailor.program.sources import Checked
 
 LEAST_RIDGE = 1e-6
 """The least ridge of a choice, which has a solution for any text."""
@@ -48,9 +56,13 @@ class Narrower(Fit):
     folder = "narrowed"
 
     @staticmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a plan has narrower MLPs."""
-        return "width" in layer_cuts(checked)
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of a pass through all layers, and of a fit for each."""
+        own, cut = layer_cuts(sizes.prepared.checked)["width"]
+        tokens = read_tokens(sizes.plan.declared, cut.on, cut.tokens or WIDTH_TOKENS)
+        work = 2 * tokens * (sum(sizes.layers) + len(sizes.layers) * own * own)
+        size = sizes.states(tokens) + working_size(own, sizes.width)
+        return sizes.estimate("narrowing", tokens, work, size)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with narrow MLPs, of the layers that are dropped too.
@@ -58,10 +70,9 @@ class Narrower(Fit):
         Raises CalibrationError for a text that doesn't serve, BridgeError for a layer without a
         fit.
         """
-        resolved = fitted.resolved
-        cut = resolved.cuts["width"]
+        resolved, (width, cut) = fitted.resolved, layer_cuts(fitted.checked)["width"]
         undone = self.table.contents(resolved.undone)
-        width, hidden = self._sides(undone.layers[0])
+        hidden = self._down(undone.layers[0]).spec.elements // width
         text = self.text(
             resolved.declared, cut.on, cut.tokens or WIDTH_TOKENS, width,
             named=cut.tokens is not None, statement="width",
@@ -69,7 +80,7 @@ class Narrower(Fit):
         fits = self.by_layer(
             undone, resolved.undone.kept, text, ("MLP", "narrowing"),
             partial(self._fit, cut, text), on_event, size=cut.size,
-            settings=(cut.size, _ridge(cut)), workspace=working_size(width, hidden),
+            settings=(cut.size, cut.ridge), workspace=working_size(width, hidden),
             read=self._read,
         )  # fmt: skip
         recovered = math.fsum(float(fit[_HELD_OUT]) for fit in fits) / len(fits)
@@ -83,8 +94,7 @@ class Narrower(Fit):
         self, cut: ClosedCut, text: CalibrationText, walk: Pass, content: content_keys.Content
     ) -> LayerResult:
         """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
-        ridge = _ridge(cut)
-        output = self._down(content)
+        ridge, output = cut.ridge, self._down(content)
         name, down = output.spec.name, self.stitcher.tensors.of_layer(content, output)
         neurons = neurons_in(self.layout, name, down.shape)
         assert neurons is not None, "an output projection"
@@ -123,18 +133,9 @@ class Narrower(Fit):
         ]
         return down
 
-    def _sides(self, content: content_keys.Content) -> tuple[int, int]:
-        """Return the neurons of a layer's MLP, and the entries of its output."""
-        first, second = self._down(content).spec.shape
-        return (first, second) if self.layout.transposed else (second, first)
-
 
 _KEPT, _HELD_OUT = "kept", "held_out"
 """The names of the neurons that stay and of the share `held_out`, in a file of fits."""
-
-
-def _ridge(cut: ClosedCut) -> float:
-    return WIDTH_RIDGE if cut.ridge is None else cut.ridge
 
 
 def _without(tokens: FittedTokens, rows: Tensor, kept: Tensor) -> FittedTokens:

@@ -1,20 +1,18 @@
-"""Closed plans cut, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
+"""Closed plans cut, bridged and healed, live or as tensors to write, and their cost."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import final
 
 import torch
 from transformers import PreTrainedModel
 
 from gptailor.checks.texts import text_errors_as_faults
-from gptailor.evaluation.fits.bridge.fit import Bridger
-from gptailor.evaluation.fits.expert_chooser import ExpertChooser
-from gptailor.evaluation.fits.fit import Fit, Fitted
-from gptailor.evaluation.fits.heal.heal import Healer
+from gptailor.evaluation.fits.fit import Fit, Fitted, PlanSizes, RepairEstimate
 from gptailor.evaluation.fits.inner_fits import with_fits_inside
-from gptailor.evaluation.fits.narrower import Narrower
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.lang.parse import plan_or_file
@@ -23,13 +21,19 @@ from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import Prepared, ready
-from gptailor.program.devices import dtype_of
+from gptailor.program.devices import device_of, dtype_of
+from gptailor.program.fits import FITS
+from gptailor.program.sources import Checked
 from gptailor.reporting.quantities import byte_count
 
-__all__ = ["FITS", "Fitted", "Repairs", "fit", "stitch"]
+__all__ = ["Fitted", "Repairs", "fit", "repair_estimates", "stitch"]
 
-FITS: tuple[type[Fit], ...] = (ExpertChooser, Narrower, Bridger, Healer)
-"""All fits, in their order of effect."""
+
+def makers(checked: Checked) -> Iterator[type[Fit]]:
+    """Yield the classes that make the fits of a closed plan, in their order of effect."""
+    for fit in FITS:
+        if fit.maker is not None and fit.find(checked):
+            yield resolve_name(fit.maker)
 
 
 @final
@@ -71,9 +75,8 @@ class Repairs:
     def fitted(self, resolved: Resolved) -> Fitted:
         """Return a closed plan with the results of all its fits. Raises as `run`."""
         fitted = Fitted(self.stitcher.table.checked(resolved))
-        for kind in FITS:
-            if kind.wanted(fitted.checked):
-                fitted = self.run(kind, fitted)
+        for kind in makers(fitted.checked):
+            fitted = self.run(kind, fitted)
         return fitted
 
     @torch.no_grad()
@@ -153,11 +156,44 @@ def fit(
     HealError for a plan that can't learn, TailorError if the environment fails.
     """
     fitted = Fitted(prepared.checked)
-    for kind in FITS:
-        if kind.wanted(fitted.checked):
-            fitted = Repairs(
-                Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory),
-                on_event,
-                anew=anew,
-            ).run(kind, fitted)
+    for kind in makers(fitted.checked):
+        fitted = Repairs(
+            Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory),
+            on_event,
+            anew=anew,
+        ).run(kind, fitted)
     return fitted
+
+
+def repair_estimates(
+    prepared: Prepared,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    importance_tokens: int = 0,
+) -> list[RepairEstimate]:
+    """Estimate time and memory of a prepared plan's fits and healing, and of its inner plans'.
+
+    No weight is read.
+
+    With `importance_tokens` an importance matrix of so many tokens counts too.
+
+    A pass through a layer takes two operations for each parameter and token. The speed of the
+    device is measured by products of matrices that are as wide as the model. `memory` bounds the
+    bytes on a device. Processes that were started together share the time of healing on GPUs; on a
+    CPU they share its cores.
+    """
+    sizes = PlanSizes(prepared, device_of(device), memory)
+    found = [
+        replace(cost, inner=name)
+        for name, inner in prepared.inner_plans.items()
+        for cost in repair_estimates(inner, device=device, memory=memory)
+        if not cost.inner
+    ]
+    found += [kind.cost(sizes) for kind in makers(prepared.checked)]
+    if importance_tokens:
+        own = prepared.output_size.parameters
+        size = 4 * own + 4 * importance_tokens * sizes.width
+        work = 2 * own * importance_tokens
+        found.append(sizes.estimate("importance matrix", importance_tokens, work, size))
+    return found

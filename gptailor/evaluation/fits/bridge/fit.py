@@ -20,6 +20,9 @@ from gptailor.evaluation.fits.fit import (
     BridgeError,
     Fit,
     Fitted,
+    PlanSizes,
+    RepairEstimate,
+    bridged_tokens,
     fit_text,
     in_dtype,
     naming_errors,
@@ -32,7 +35,6 @@ from gptailor.plan.registry import GAP_FITS
 from gptailor.plan.resolved import Gap
 from gptailor.program.packages import fit_provider
 from gptailor.program.program import Output
-from gptailor.program.sources import Checked
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -243,9 +245,12 @@ class Bridger(Fit):
     folder = "bridged"
 
     @staticmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a plan closes gaps."""
-        return bool(checked.resolved.gaps)
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of passes of both plans up to the last gap, and of a fit's sums."""
+        tokens, layers, gaps = bridged_tokens(sizes.plan.declared), sizes.layers, sizes.plan.gaps
+        passed = sum(layers[: gaps[-1].end]) + sum(layers[gaps[0].start : gaps[-1].start])
+        size = sizes.states(tokens) + Statistics.size(4 * sizes.width, sizes.width)
+        return sizes.estimate("bridging", tokens, 2 * passed * tokens, size)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with the fits of its gaps.

@@ -18,7 +18,16 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits.bridge.states import plan_encoder
-from gptailor.evaluation.fits.fit import Fit, Fitted, LayerChanges, in_dtype
+from gptailor.evaluation.fits.fit import (
+    Fit,
+    Fitted,
+    LayerChanges,
+    PlanSizes,
+    RepairEstimate,
+    heal_passes,
+    healed_tokens,
+    in_dtype,
+)
 from gptailor.evaluation.fits.heal.kept import working_folder
 from gptailor.evaluation.fits.heal.learning import (
     HealError,
@@ -52,7 +61,7 @@ from gptailor.evaluation.fits.heal.whole_vocabulary import DroppedWords, WholeVo
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore, environment
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
-from gptailor.evaluation.live.template import configuration, decoder_layers
+from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest
 from gptailor.methods.rounding import LONGER_DTYPE
 from gptailor.plan.events import FitResult, HealingStart, OnEvent, Progress, ignore_events
@@ -79,9 +88,20 @@ class Healer(Fit):
     _healed: tuple[Hashable, LayerChanges, FitResult] | None = None
 
     @staticmethod
-    def wanted(checked: Checked) -> bool:
-        """Return whether a plan heals."""
-        return checked.resolved.healing is not None
+    def cost(sizes: PlanSizes) -> RepairEstimate:
+        """Estimate the cost of reading the texts, and of learning."""
+        models, where = sizes.prepared.models, sizes.device
+        dtype = healing_dtype(models, where)
+        job = HealingJob(sizes.plan, models, {}, where, sizes.memory, dtype, {})
+        plan, tokens = job.plan, healed_tokens(job.plan)
+        shared_by = 1 if where.type == "cpu" else processes()
+        parameters = sizes.prepared.base_size.parameters
+        work = 2 * parameters * tokens * heal_passes(plan) / shared_by
+        predicted = [text.file for text in job.healing.texts if text.predicted]
+        lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
+        length = sequence_length(position_count(sizes.config), tokens, lengths)
+        size = dtype.itemsize * parameters + job.memory(tokens, length).bytes
+        return sizes.estimate("healing", tokens, work, size, dtype)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
         """Return a plan with its healed layers, after its other fits.
@@ -362,9 +382,12 @@ class HealingJob:
     def student(self, texts: HealingTexts) -> tuple[Stitcher, ModelContents, ModelContents]:
         """Return the student's stitcher, and its contents without and with bridges."""
         student = self._stitcher(self.models, self.memory_of(texts).weights())
-        contents = student.contents(self.resolved)
-        begun = student.table.with_fitted(contents, self.changes.get("width", {}))
-        return student, begun, student.table.with_fitted(begun, self.changes.get("bridge", {}))
+        contents = begun = student.contents(self.resolved)
+        for word, changes in self.changes.items():
+            contents = student.table.with_fitted(contents, changes)
+            if word != "bridge":
+                begun = student.table.with_fitted(begun, changes)
+        return student, begun, contents
 
     def learn(
         self,

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.evaluation.fits import repair_estimate
-from gptailor.evaluation.fits.repair_estimate import RepairEstimate, repair_estimates
+from gptailor.evaluation.fits import fit
+from gptailor.evaluation.fits.fit import RepairEstimate
+from gptailor.evaluation.fits.repair import repair_estimates
 from gptailor.prepare import prepare
 from tests.support.tiny import tiny_model
 
@@ -22,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with a known speed."""
-    monkeypatch.setattr(repair_estimate, "_speed", lambda *_: 1e6)
+    monkeypatch.setattr(fit, "_speed", lambda *_: 1e6)
 
 
 def estimated(folder: Path, text: str, memory: int | None = None) -> dict[str, RepairEstimate]:

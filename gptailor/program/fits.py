@@ -1,0 +1,309 @@
+"""The statements that texts decide: `FITS` has a row for each.
+
+A row finds a plan's fits, and marks the tensors that they decide. The words about a result are in
+`gptailor.reporting.fit_words`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import groupby
+from math import prod
+from typing import Any, TypeAlias, final
+
+from gptailor.checkpoint.families import layout as layouts
+from gptailor.checkpoint.families import mixture
+from gptailor.checkpoint.families import width as widths
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
+from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
+from gptailor.checkpoint.token_cut import TokenCutReport
+from gptailor.checkpoint.write.digest import of_file
+from gptailor.plan import layers as outline
+from gptailor.plan.events import FitResult, FitText
+from gptailor.plan.resolved import ClosedCut, Gap, Healing
+from gptailor.program import program as p
+from gptailor.program.packages import fit_provider
+from gptailor.program.sources import Checked, Use, unrefused
+from gptailor.program.vocabulary_rows import kept_rows
+
+FitPlan: TypeAlias = ClosedCut | Gap | Healing
+"""A fit of a closed plan with its settings."""
+
+
+@final
+@dataclass(frozen=True)
+class FitStatement:
+    """A statement that texts decide, by its word.
+
+    `find` returns a closed plan's fits by their places: the word, or the layer before a gap.
+    `mark` marks the tensors that the fit decides. A cut of layers changes their shapes too, and
+    `resized` changes the number in the configuration. `maker` is the class that makes the fit. A
+    vocabulary has none, because headers and the text alone decide its rows.
+    """
+
+    word: str
+    find: Callable[[Checked], Mapping[str, FitPlan]]
+    mark: Callable[[p.Program, Checked], p.Program] | None = None
+    maker: str | None = None
+    resized: Callable[..., dict[str, Any] | Refusal] | None = None
+
+
+# ------------------------------------------------------------------------------------ a plan's fits
+
+
+def layer_width(use: Use) -> int | Refusal:
+    """Return the number of neurons of a layer's MLP as it is stored; or a refusal."""
+    shapes = {name: tensor.spec.shape for name, tensor in use.model.part(use.layer, "mlp").items()}
+    return widths.mlp_width(use.model.layout, shapes)
+
+
+def expert_count(use: Use) -> int | Refusal | None:
+    """Return the experts of a model's layer as it is stored; None for a dense layer."""
+    shapes = {
+        name: tensor.spec.shape
+        for part in outline.PARTS
+        for name, tensor in use.model.part(use.layer, part).items()
+    }
+    experts = experts_in(use.model.layout, shapes)
+    return experts.count if isinstance(experts, LayerExperts) else experts
+
+
+def layer_cuts(checked: Checked) -> dict[str, tuple[int, ClosedCut]]:
+    """Return the size of a plan's layers before each cut, and the cut: `width`, `experts`.
+
+    A cut to the size that the layers have is left out, and one of experts where no sparse layer is
+    kept.
+    """
+    found = {}
+    for word, size_of in (("width", layer_width), ("experts", expert_count)):
+        if (cut := checked.resolved.cuts.get(word)) is not None:
+            sizes = (size_of(checked.uses(slot, "mlp")[0]) for slot in checked.resolved.kept)
+            own = next((size for size in sizes if isinstance(size, int)), cut.size)
+            if own != cut.size:
+                found[word] = own, cut
+    return found
+
+
+def _vocabulary(checked: Checked) -> Mapping[str, FitPlan]:
+    return {} if checked.token_cut is None else {"vocabulary": checked.resolved.cuts["vocabulary"]}
+
+
+def _layer_cut(word: str, checked: Checked) -> Mapping[str, FitPlan]:
+    return {of: cut for of, (_, cut) in layer_cuts(checked).items() if of == word}
+
+
+def _bridges(checked: Checked) -> Mapping[str, FitPlan]:
+    return {f"L{gap.after}": gap for gap in checked.resolved.gaps}
+
+
+def _healing(checked: Checked) -> Mapping[str, FitPlan]:
+    return {} if checked.resolved.healing is None else {"heal": checked.resolved.healing}
+
+
+# ---------------------------------------------------------------------------------- marked tensors
+
+
+def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
+    """Give the tensors of MLPs the plan's width, and mark them."""
+    if (found := layer_cuts(checked).get("width")) is None:
+        return program
+    (_, cut), layout = found, checked.base.layout
+
+    def narrowed(output: p.Output) -> p.Output:
+        name, spec = output.place.name, output.spec
+        neurons = widths.neurons_in(layout, name, spec.shape) if name else None
+        if neurons is None:
+            return output
+        shape = resized(spec.shape, neurons.axis, cut.size * neurons.copies)
+        make = p.Marked("width", p.unfitted(output.make), cut)
+        return replace(output, spec=replace(spec, shape=shape), make=make)
+
+    return p.Program(tuple(map(narrowed, program.outputs)))
+
+
+def keep_experts(program: p.Program, checked: Checked) -> p.Program:
+    """Leave out the tensors of experts that don't stay, and number the others anew.
+
+    Before a text has chosen the experts, their tensors are marked.
+    """
+    if "experts" not in (cuts := layer_cuts(checked)):
+        return program
+    (_, cut), resolved = cuts["experts"], checked.resolved
+    kept = resolved.kept_experts
+    numbers = [tuple(range(cut.size))] * len(resolved.kept)
+    if kept is not None:
+        numbers = [kept[number] for number in resolved.undone_numbers]
+    outputs: list[p.Output] = []
+    for number, group in groupby(program.outputs, lambda output: output.place.layer):
+        layer = list(group)
+        shapes = {output.place.name: output.spec.shape for output in layer}
+        experts = None if number is None else unrefused(experts_in(checked.base.layout, shapes))
+        if number is None or experts is None:
+            outputs += layer
+        else:
+            mark = None if kept is not None else cut
+            outputs += _ordered(_cut_layer(layer, experts, numbers[number], mark))
+    return p.Program(tuple(outputs))
+
+
+def _cut_layer(
+    layer: Sequence[p.Output],
+    experts: LayerExperts,
+    kept: Sequence[int],
+    cut: ClosedCut | None,
+) -> Iterator[p.Output]:
+    """Yield the tensors of a layer with the experts `kept`; with a `cut` as marked ones."""
+    places = {number: place for place, number in enumerate(kept)}
+    for output in layer:
+        name = output.place.name
+        if (stacked := experts.stacks.get(name)) is not None:
+            yield _marked(_cut_stack(output, stacked, kept), cut)
+        elif (number := experts.numbers.get(name)) is None:
+            yield output
+        elif number in places:
+            new = of_expert(name, places[number])
+            spec = replace(output.spec, name=output.spec.name.removesuffix(name) + new)
+            placed = replace(output, spec=spec, place=replace(output.place, name=new))
+            yield _marked(placed, cut)
+
+
+def _marked(output: p.Output, cut: ClosedCut | None) -> p.Output:
+    if cut is None:
+        return output
+    return replace(output, make=p.Marked("experts", p.unfitted(output.make), cut))
+
+
+def _ordered(outputs: Iterator[p.Output]) -> Iterator[p.Output]:
+    """Yield the tensors of a layer by parts, and within a part by their names."""
+    for _, part in groupby(outputs, lambda output: output.place.part):
+        yield from sorted(part, key=lambda output: output.place.name)
+
+
+def _cut_stack(output: p.Output, stacked: Stacked, kept: Sequence[int]) -> p.Output:
+    """Return a tensor of all experts with those that stay."""
+    make, spec, each = output.make, output.spec, stacked.entries
+    rows = [number * each + entry for number in kept for entry in range(each)]
+    shape = resized(spec.shape, stacked.axis, len(rows))
+    if isinstance(make, p.Copy):
+        make = replace(make, source=_kept_entries(make.source, stacked, rows, shape))
+    else:
+        assert isinstance(make, p.Combine), "experts are cut before fits"
+        whole = TensorInfo(spec, make.tensors[0].file, 0, make)
+        source = _kept_entries(whole, stacked, rows, shape)
+        make = p.Copy(source, make.models[0], make.place).combined
+    return replace(output, spec=replace(spec, shape=shape), make=make)
+
+
+def _kept_entries(
+    tensor: TensorInfo, stacked: Stacked, rows: Sequence[int], shape: tuple[int, ...]
+) -> TensorInfo:
+    """Return a tensor with some entries of an axis, before which all axes have one entry."""
+    sides = tensor.spec.shape
+    assert prod(sides[: stacked.axis]) == 1, "entries that follow one another"
+    flat = replace(tensor.spec, shape=sides[stacked.axis :])
+    if tensor.form is None:
+        tensor = replace(tensor, spec=flat)
+    elif stacked.axis:
+        whole = Aligned((RowRange(tensor, 0, sides[0]),))
+        tensor = TensorInfo(flat, tensor.file, tensor.offset, whole)
+    result = kept_rows(tensor, rows)
+    return replace(result, spec=replace(result.spec, shape=shape))
+
+
+def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
+    """Mark the last projections of MLPs before a gap."""
+    layout = checked.base.layout
+    decided = {
+        output.spec.name: gap
+        for gap in checked.resolved.gaps
+        for output in program.layers[gap.index]
+        if layouts.projection(layout, output.place.name) == "mlp"
+    }
+    return marked(program, "bridge", decided)
+
+
+def mark_healing(program: p.Program, checked: Checked) -> p.Program:
+    """Mark the tensors that learn after the output is made."""
+    decided: dict[str, FitPlan] = {}
+    if (healing := checked.resolved.healing) is not None:
+        for layer in (program.layers[index] for index in healing.indices):
+            specs = {output.place.name: output.spec for output in layer}
+            names = p.learning_tensors(healing.rank, specs)
+            decided |= {o.spec.name: healing for o in layer if o.place.name in names}
+    return marked(program, "heal", decided)
+
+
+def marked(program: p.Program, word: str, decided: Mapping[str, FitPlan]) -> p.Program:
+    """Return a program in which fits of a word decide some tensors, by their names."""
+
+    def mark(output: p.Output) -> p.Output:
+        if (fit := decided.get(output.spec.name)) is None:
+            return output
+        provider = fit_provider(fit.by) if isinstance(fit, Gap) else ""
+        return replace(output, make=p.Marked(word, output.make, fit, provider))
+
+    return p.Program(tuple(map(mark, program.outputs)))
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+_MAKERS = "gptailor.evaluation.fits"
+FITS = (
+    FitStatement(
+        "width",
+        partial(_layer_cut, "width"),
+        narrow_mlps,
+        f"{_MAKERS}.narrower:Narrower",
+        widths.with_width,
+    ),
+    FitStatement(
+        "experts",
+        partial(_layer_cut, "experts"),
+        keep_experts,
+        f"{_MAKERS}.expert_chooser:ExpertChooser",
+        mixture.with_expert_count,
+    ),
+    FitStatement("bridge", _bridges, mark_bridges, f"{_MAKERS}.bridge.fit:Bridger"),
+    FitStatement("heal", _healing, mark_healing, f"{_MAKERS}.heal.heal:Healer"),
+    FitStatement("vocabulary", _vocabulary),
+)
+"""All fits, those with a maker in their order of effect."""
+
+
+def text_names(at: str, count: int) -> tuple[str, ...]:
+    """Return the names of a fit's texts: its place, or `heal 1`, `heal 2` for several texts."""
+    return (at,) if count == 1 else tuple(f"{at} {i}" for i in range(1, count + 1))
+
+
+def fit_texts(checked: Checked) -> dict[str, str]:
+    """Return the texts of a closed plan's fits by their names, as the plan names them."""
+    texts: dict[str, str] = {}
+    for fit in FITS:
+        for at, plan in fit.find(checked).items():
+            read = [text.file for text in plan.texts] if isinstance(plan, Healing) else [plan.on]
+            texts |= zip(text_names(at, len(read)), read, strict=True)
+    return texts
+
+
+def texts_read(results: Mapping[str, FitResult]) -> dict[str, FitText]:
+    """Return the texts of results by their names."""
+    texts: dict[str, FitText] = {}
+    for at, result in results.items():
+        texts |= zip(text_names(at, len(result.texts)), result.texts, strict=True)
+    return texts
+
+
+def vocabulary_result(checked: Checked) -> dict[str, FitResult]:
+    """Return the result of a smaller vocabulary by its place, if the plan has one."""
+    if (cut := checked.token_cut) is None:
+        return {}
+    file = of_file(cut.text)
+    text = FitText(file.size, file.sha256, cut.report.before)
+    numbers = asdict(cut.report)
+    return {"vocabulary": FitResult("vocabulary", "vocabulary", (text,), numbers)}
+
+
+def token_cut_report(result: FitResult) -> TokenCutReport:
+    """Return the effect of a smaller vocabulary by its result."""
+    return TokenCutReport(**{name: int(number) for name, number in result.numbers.items()})
