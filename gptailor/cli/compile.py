@@ -358,8 +358,8 @@ def verify_command(
 def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     """Print the output that a dry run planned: sizes, each position, all other parts, and costs."""
     from gptailor.reporting.layer_view import Row, layer_rows, short_rows
-    from gptailor.reporting.plan_map import other_rows, table
     from gptailor.reporting.quantities import bytes_in_words, duration
+    from gptailor.reporting.show import other_rows, table
 
     base, size = prepared.base_size, prepared.output_size
     options.say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")

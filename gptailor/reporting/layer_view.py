@@ -59,12 +59,11 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
     views = []
     for index, (slot, kind) in enumerate(zip(slots, kinds, strict=True)):
         shares = slot_shares(slot)
-        rows = layer_rows([slot])
         views.append(
             LayerView(
                 slot=slot,
                 kind=kind,
-                recipe=rows[0].what if rows else "",
+                recipe=layer_rows([slot])[0].what,
                 model=_main_model(slot, kind, shares),
                 shares=shares,
                 runs=runs[index],

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+import click
+
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
 from gptailor.plan.events import FitResult, FitText
@@ -14,7 +16,7 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
 from gptailor.plan.resolved import Resolved, TaughtText
-from gptailor.reporting.layer_cells import LayerGrid, plain
+from gptailor.reporting.layer_cells import LayerGrid
 from gptailor.reporting.layer_view import block_rows, layer_rows, layer_views, short_rows
 
 InnerFit = tuple[str, str, str, str, FitText]
@@ -151,7 +153,7 @@ def _size_row(noun: str, before: int, after: int) -> str:
 
 def _map(resolved: Resolved) -> list[str]:
     grid = LayerGrid.of(layer_views(resolved), list(resolved.plan.models))
-    lines, alone = map(plain, grid.lines()), len(grid.rows) == 1
+    lines, alone = map(click.unstyle, grid.lines()), len(grid.rows) == 1
     keys = "   ".join(" ".join(entry) for entry in grid.legend())
     return [*((line[2:] for line in lines) if alone else lines), "", keys]
 
