@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, fit_in_words, received_by
+from gptailor.cli.event_lines import bar_or_lines, fit_in_words
 from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
@@ -136,11 +136,11 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         _say_notes(planned)
         return
     keep_memory()
-    with options.bytes_bar(prepared.size * (1 + len(gguf))) as advance:
+    size = prepared.size * (1 + len(gguf))
+    with bar_or_lines("writing", size, every_gap=True, ends=False) as on_event:
         written = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
-            locked=held_to, locking=lock, compute=compute,
-            on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
+            locked=held_to, locking=lock, compute=compute, on_event=on_event,
         )  # fmt: skip
     if (cut := written.vocabulary) is not None:
         options.say(vocabulary_in_words(cut))
@@ -276,8 +276,8 @@ def lock_command(
         refuse_other_file(path)
     prepared = ready(options.read_plan(plan, families, lets), models=dict(models), dtype=dtype)
     options.say_faults(prepared.warnings)
-    with options.bytes_bar(work(prepared), "locking") as advance:
-        new_lock = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
+    with bar_or_lines("locking", work(prepared), every_gap=True) as on_event:
+        new_lock = lock(prepared, on_event=on_event)
     if str(path) == "-":
         options.say(new_lock.text(), newline=False)
         return
@@ -322,8 +322,8 @@ def verify_command(
     verification = Verification(
         folder, models=dict(models), families=families, tensors_only=tensors_only
     )
-    with options.bytes_bar(verification.work, "verifying") as advance:
-        result = verification.run(received_by(advance, RepairLines(every_gap=True)))
+    with bar_or_lines("verifying", verification.work, every_gap=True) as on_event:
+        result = verification.run(on_event)
     if form == "json":
         record = {
             "folder": str(result.folder),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, received_by
+from gptailor.cli.event_lines import RepairLines
 from gptailor.cli.memory import keep_memory
 from gptailor.cli.options import read_plan, say
 from gptailor.plan.doors import Door
@@ -130,7 +130,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.search import Doing, search
+    from gptailor.searching.search import Doing, SearchEvent, search
     from gptailor.searching.search_text import summary_lines
 
     if export is not None:
@@ -139,10 +139,15 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     screen = VIEWS.get("terminal") if not no_live and sys.stderr.isatty() else None
     with nullcontext(Lines()) if screen is None else screen() as view:
         repairs = RepairLines(lambda line: view(Doing(line)))
+
+        def on_event(event: SearchEvent) -> None:
+            repairs(event)
+            view(event)
+
         try:
             result = search(
                 declared, run, flags,
-                models=dict(models), where=where, on_event=received_by(repairs, view),
+                models=dict(models), where=where, on_event=on_event,
             )  # fmt: skip
         except KeyboardInterrupt:
             message = "interrupted; what was found is kept, and the same command goes on"
