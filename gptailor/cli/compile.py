@@ -13,7 +13,12 @@ from gptailor.cli.event_lines import bar_or_lines, fit_in_words
 from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
-from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_in_words
+from gptailor.reporting.quantities import (
+    bytes_in_words,
+    duration,
+    millions,
+    vocabulary_in_words,
+)
 
 if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult
@@ -358,7 +363,6 @@ def verify_command(
 def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     """Print the output that a dry run planned: sizes, each position, all other parts, and costs."""
     from gptailor.reporting.layer_view import Row, layer_rows, short_rows
-    from gptailor.reporting.quantities import bytes_in_words, duration
     from gptailor.reporting.show import other_rows, table
 
     base, size = prepared.base_size, prepared.output_size

@@ -19,6 +19,7 @@ from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, PlanError, errors, listed, to_text
 from gptailor.reporting.quantities import bytes_from_words
+from gptailor.reporting.terminal_encoding import in_encoding
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
@@ -284,11 +285,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 def say_drawn(text: str) -> None:
     """Print a drawing. Replace characters that the terminal's encoding lacks."""
-    if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
-        from gptailor.reporting.terminal_encoding import in_encoding
-
-        text = in_encoding(text, output_encoding())
-    say(text)
+    say(in_encoding(text, output_encoding()))
 
 
 def output_encoding() -> str:

@@ -190,10 +190,11 @@ def schema_command(family: bool) -> None:
     Editors use it to check and complete such files.
     """
     import gptailor
-    from gptailor.plan.plan import SCHEMA_ID, Plan, json_schema
+    from gptailor.plan.plan import SCHEMA_ID, Closed, Plan, json_schema
 
     what = "A plan of gptailor's as JSON, which `gptailor json` prints."
-    form, name = Plan, SCHEMA_ID
+    form: type[Closed] = Plan
+    name = SCHEMA_ID
     if family:
         from gptailor.checkpoint.families.family import Family
 

@@ -16,6 +16,7 @@ from gptailor.cli.event_lines import RepairLines
 from gptailor.cli.memory import keep_memory
 from gptailor.cli.options import read_plan, say
 from gptailor.plan.doors import Door
+from gptailor.plan.events import Progress
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,
@@ -130,7 +131,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.search import Doing, SearchEvent, search
+    from gptailor.searching.search import SearchEvent, search
     from gptailor.searching.search_text import summary_lines
 
     if export is not None:
@@ -138,7 +139,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     keep_memory()
     screen = VIEWS.get("terminal") if not no_live and sys.stderr.isatty() else None
     with nullcontext(Lines()) if screen is None else screen() as view:
-        repairs = RepairLines(lambda line: view(Doing(line)))
+        repairs = RepairLines(lambda line: view(Progress("searching", 0, 0, line)))
 
         def on_event(event: SearchEvent) -> None:
             repairs(event)

@@ -42,6 +42,7 @@ class Progress:
     - `healing`: steps of learning. `numbers` has the `held_out` loss, and after the first step
       `loss`, the mean of the last steps, both in nats a token.
     - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has none.
+    - `searching`: a slow step of a search that isn't a trial, `at`. Its `total` is 0 if unknown.
     - `extracting`: thousandths of the extraction of an adapter.
 
     `seconds_left` is the estimated time of the others. A `reused` result is that of an earlier run.

@@ -221,9 +221,9 @@ def _size_words(resolved: Resolved, *, known: bool) -> str:
     return f"{len(slots)} layers of '{base}'"
 
 
-def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
+def table(rows: Sequence[Row], width: int) -> Iterator[str]:
     """Yield a table of two columns; the second one is wrapped."""
-    wide = max([least, *(len(row.where) for row in rows)])
+    wide = max((len(row.where) for row in rows), default=0)
     for row in rows:
         first = f"{_MAP_INDENT}{row.where:<{wide}}  "
         yield from _wrapped(row.what, first, width)

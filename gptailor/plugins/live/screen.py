@@ -14,6 +14,7 @@ from rich.text import Text
 
 from gptailor.cli.options import say_faults
 from gptailor.cli.search_view import TimeLeft, plan_name, steps, trial_remarks
+from gptailor.plan.events import Progress
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.layer_cells import LayerGrid
 from gptailor.reporting.layer_view import layer_views, plan_summary
@@ -59,7 +60,7 @@ class Screen:
                 self._live.stop()  # clears the view
                 say_faults(faults)
                 self._live.start()
-            case events.Doing(what, done, total):
+            case Progress("searching", done, total, what):
                 self._say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun() | events.Estimated():
                 self._draw()

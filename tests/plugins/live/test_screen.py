@@ -10,6 +10,7 @@ from rich.console import Console
 import gptailor
 from gptailor.cli.search_view import VIEWS
 from gptailor.evaluation.scores import Failure
+from gptailor.plan.events import Progress
 from gptailor.plan.faults import Fault
 from gptailor.plugins.live.screen import Screen
 from gptailor.searching.run.origin import BestWindow, ModelAlone, StrategyPlan
@@ -19,7 +20,6 @@ from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRe
 from gptailor.searching.search import (
     Asked,
     Begun,
-    Doing,
     Estimated,
     Scored,
     SearchEvent,
@@ -149,7 +149,7 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        (Doing("measuring", 3, 24), "measuring: 3 of 24"),
+        (Progress("searching", 3, 24, "measuring"), "measuring: 3 of 24"),
         (Asked(), "working out what to try next"),
         (Started(1, 8), "evaluating 1 plan on 8 samples"),
         (Started(3, 8), "evaluating 3 plans on 8 samples"),

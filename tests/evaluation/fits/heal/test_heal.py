@@ -376,7 +376,7 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     assert f"take {beside:,}, and its largest layer and its ends {least:,}" in caught.value.message
     assert caught.value.help == f"rank 7 is the largest that fits, or give {beside + least:,} bytes"
     seven = said(folder, SHORT.replace("rank 4", "rank 7"))
-    assert started(seven, beside + least - 1).layers == 3
+    assert started(seven, beside + least - 1)["layers"] == 3
     with pytest.raises(HealError, match="no rank fits"):
         heal(plan, memory=1000)
     assert heal(plan, memory=beside + least).result.numbers["healed"]
