@@ -43,6 +43,8 @@ class Progress:
       `loss`, the mean of the last steps, both in nats a token.
     - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has none.
     - `searching`: a slow step of a search that isn't a trial, `at`. Its `total` is 0 if unknown.
+    - `asking`: the next plans of a search are being chosen.
+    - `scoring`: a worker begins to score `total` plans on so many `samples`, in `numbers`.
     - `extracting`: thousandths of the extraction of an adapter.
 
     `seconds_left` is the estimated time of the others. A `reused` result is that of an earlier run.

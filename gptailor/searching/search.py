@@ -81,26 +81,13 @@ class Begun(NamedTuple):
 
 
 @final
-class Asked(NamedTuple):
-    """The next requests are being computed."""
-
-
-@final
-class Started(NamedTuple):
-    """A worker has so many plans to evaluate."""
-
-    plans: int
-    samples: int
-
-
-@final
 class Scored(NamedTuple):
     """A trial was written down."""
 
     trial: Trial
 
 
-SearchEvent: TypeAlias = Warned | Estimated | Begun | Asked | Started | Scored | Event
+SearchEvent: TypeAlias = Warned | Estimated | Begun | Scored | Event
 """Events of a search, and of bridging and healing its plans."""
 OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
 
@@ -223,12 +210,12 @@ def search_steps(
     while True:
         while under_way.free:
             if not under_way.queue:
-                yield Asked()
+                yield Progress("asking", 0, 0)
                 if not _ask(schedule, under_way):
                     break
             if under_way.queue:
                 task = under_way.task()
-                yield Started(len(task.plans), task.samples)
+                yield Progress("scoring", 0, len(task.plans), numbers={"samples": task.samples})
                 workers.submit(task)
             yield from _recorded(budget, study, under_way, before)
         if not under_way.tasks:

@@ -64,9 +64,9 @@ class Screen:
                 self._say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun() | events.Estimated():
                 self._draw()
-            case events.Asked():  # what it takes is compiled when it is first asked
+            case Progress("asking"):  # what it takes is compiled when it is first asked
                 self._say("working out what to try next")
-            case events.Started(plans, samples):
+            case Progress("scoring", _, plans, numbers={"samples": samples}):
                 many = "1 plan" if plans == 1 else f"{plans} plans"
                 self._say(f"evaluating {many} on {samples} samples")
             case events.Scored(trial):
