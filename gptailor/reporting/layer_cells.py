@@ -41,9 +41,9 @@ def letters(models: Sequence[str]) -> dict[str, str]:
     return letter_of
 
 
-def colours(models: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each model."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
+def colours(models: Sequence[str], palette: Sequence[str] = COLOURS) -> dict[str, str]:
+    """Return a colour for each model; colours start again after the last."""
+    return {name: palette[i % len(palette)] for i, name in enumerate(models)}
 
 
 # --------------------------------------------------------------------------------- lines of a map

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 import click
 
@@ -37,9 +37,6 @@ from gptailor.reporting.layer_view import (
 )
 from gptailor.reporting.quantities import bytes_in_words
 
-if TYPE_CHECKING:
-    from rich.terminal_theme import TerminalTheme
-
 
 @final
 @dataclass(frozen=True, repr=False)
@@ -57,32 +54,28 @@ class LayerMap:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Return the map in colours that a light and a dark notebook show alike."""
+        """Return the map in colours that a light and a dark notebook show alike.
+
+        Each model has its colour of a report's page.
+        """
+        from rich.color import parse_rgb_hex
         from rich.console import Console
+        from rich.terminal_theme import TerminalTheme
         from rich.text import Text
 
+        rgb = (parse_rgb_hex(hue.removeprefix("#")) for hue in HUES)
+        hues: dict[str, tuple[int, int, int]] = dict(zip(COLOURS, rgb, strict=True))
+        grey: tuple[int, int, int] = parse_rgb_hex("767676")
+        plain = [hues.get(name, grey) for name in _ANSI]
+        bright = [hues.get(f"bright_{name}", hues.get(name, grey)) for name in _ANSI]
         console = Console(record=True, file=io.StringIO(), width=200, force_jupyter=False)
         console.print(Text.from_ansi("\n".join(self.lines)))
-        html = console.export_html(
-            theme=_notebook_theme(), inline_styles=True, code_format="<pre>{code}</pre>"
-        )
+        theme = TerminalTheme(grey, grey, plain, bright)
+        html = console.export_html(theme=theme, inline_styles=True, code_format="<pre>{code}</pre>")
         return html.replace("background-color: ", "color: #000000; background-color: ")
 
 
 _ANSI: Final = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
-
-
-def _notebook_theme() -> "TerminalTheme":
-    """Return the theme in which each model has its colour of a report's page."""
-    from rich.color import parse_rgb_hex
-    from rich.terminal_theme import TerminalTheme
-
-    rgb = map(parse_rgb_hex, (hue.removeprefix("#") for hue in HUES))
-    hues: dict[str, tuple[int, int, int]] = dict(zip(COLOURS, rgb, strict=True))
-    grey: tuple[int, int, int] = parse_rgb_hex("767676")
-    plain = [hues.get(name, grey) for name in _ANSI]
-    bright = [hues.get(f"bright_{name}", hues.get(name, grey)) for name in _ANSI]
-    return TerminalTheme(grey, grey, plain, bright)
 
 
 def show(
