@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parameter", "merge_method", "objective", "strategy"]
 
+_Class = TypeVar("_Class", bound="type[Strategy]")
 _Entry = TypeVar("_Entry", Method, ObjectiveSpec, StrategySpec)
 
 
@@ -70,7 +71,7 @@ def objective(
     return _registering(OBJECTIVES, name, ObjectiveSpec(name, direction, (file,), unit=unit))
 
 
-def strategy(name: str, words: str) -> "Callable[[type[Strategy]], StrategySpec]":
+def strategy(name: str, words: str) -> Callable[[_Class], StrategySpec]:
     """Register a subclass of `gptailor.Strategy` as a search strategy; `words` describe it.
 
     The class is called without arguments for each search. Raises ValueError for a taken name.

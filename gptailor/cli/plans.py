@@ -17,7 +17,6 @@ from gptailor.plan.faults import (
     Source,
     errors,
     listed,
-    locate,
     nearest,
     to_github,
     to_json,
@@ -363,18 +362,9 @@ def faults_of(
     if plan is None or alone:
         return plan, faults
     plan = plan.with_families(families) if families else plan
-    if not errors(faults):
-        from gptailor.prepare import check
+    from gptailor.prepare import check_read
 
-        return plan, check(plan, models)
-    from gptailor.checkpoint.models import rebind
-    from gptailor.checks.models import check_local_models
-    from gptailor.checks.texts import text_faults
-
-    declared = plan.models
-    plan, unknown = rebind(plan, models)
-    faults += unknown + check_local_models(plan, declared) + text_faults(plan, whole=False)
-    return plan, locate(faults, plan.origin)
+    return plan, check_read(plan, models, faults if errors(faults) else None)
 
 
 def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> None:
