@@ -42,9 +42,7 @@ class InWords(click.ParamType[_Value]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> _Value:
-        """Return the value of a text; one that is read already stays."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
+        """Return the value of a text."""
         try:
             return self.read(value)
         except ValueError as error:
