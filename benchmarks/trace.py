@@ -97,14 +97,15 @@ def traced_compile(folder: Path, plan: str = PLAN) -> Calls:
 def traced_trial(folder: Path) -> Calls:
     """Return the calls of the last trial of a search, from its request to its score."""
     from gptailor.lang.parse import loads
-    from gptailor.searching.search import Asked, Scored, SearchEvent, search
+    from gptailor.plan.events import Progress
+    from gptailor.searching.search import Scored, SearchEvent, search
     from gptailor.searching.settings import Flags
 
     trials: list[Calls] = []
     with tracing() as calls:
 
         def on_event(event: SearchEvent) -> None:
-            if isinstance(event, Asked):
+            if isinstance(event, Progress) and event.what == "asking":
                 calls.clear()
             if isinstance(event, Scored):
                 trials.append(calls.copy())

@@ -5,8 +5,10 @@ A notebook needs nothing else. A package also names the decorated object in an e
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from gptailor.plan.doors import Door
 from gptailor.plan.registry import (
     METHODS,
     OBJECTIVES,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Parameter", "merge_method", "objective", "strategy"]
 
 _Class = TypeVar("_Class", bound="type[Strategy]")
+_Entry = TypeVar("_Entry", Method, ObjectiveSpec, StrategySpec)
 
 
 def merge_method(  # noqa: PLR0913 (a method's declaration)
@@ -45,15 +48,8 @@ def merge_method(  # noqa: PLR0913 (a method's declaration)
     bound the number of sources. Raises ValueError for a name that is taken.
     """
 
-    def register(function: Callable[..., Any]) -> Method:
-        method = Method(
-            name, formula, tuple(parameters), least, most, needs_base,
-            function=function, by_entry=by_entry,
-        )  # fmt: skip
-        METHODS.add(name, method, function.__module__)
-        return method
-
-    return register
+    method = Method(name, formula, tuple(parameters), least, most, needs_base, by_entry=by_entry)
+    return _registering(METHODS, name, method)
 
 
 def objective(
@@ -71,13 +67,8 @@ def objective(
     tensor [n]. The score is the mean. A NaN is a failure. Raises ValueError for a taken name.
     """
 
-    def register(function: Callable[..., Any]) -> ObjectiveSpec:
-        file = Argument("file", "path", required=True, rows=reads)
-        spec = ObjectiveSpec(name, direction, (file,), unit=unit, function=function)
-        OBJECTIVES.add(name, spec, function.__module__)
-        return spec
-
-    return register
+    file = Argument("file", "path", required=True, rows=reads)
+    return _registering(OBJECTIVES, name, ObjectiveSpec(name, direction, (file,), unit=unit))
 
 
 def strategy(name: str, words: str) -> Callable[[_Class], StrategySpec]:
@@ -86,9 +77,17 @@ def strategy(name: str, words: str) -> Callable[[_Class], StrategySpec]:
     The class is called without arguments for each search. Raises ValueError for a taken name.
     """
 
-    def register(of: _Class) -> StrategySpec:
-        spec = StrategySpec(words, of)
-        STRATEGIES.add(name, spec, of.__module__)
-        return spec
+    return _registering(STRATEGIES, name, StrategySpec(words), "make")
+
+
+def _registering(
+    door: Door[_Entry], name: str, entry: _Entry, field: str = "function"
+) -> Callable[[Any], _Entry]:
+    """Return a decorator that registers an entry with the decorated object in a field of it."""
+
+    def register(decorated: Any) -> _Entry:
+        complete = replace(entry, **{field: decorated})
+        door.add(name, complete, decorated.__module__)
+        return complete
 
     return register

@@ -201,10 +201,20 @@ def check(plan: Plan | str | Path, models: ModelPaths | None = None) -> list[Fau
     without errors can be compiled, as far as headers can tell. A model that can't be opened is a
     fault too, and no error is raised for it. A file raises what `load` raises.
     """
-    opened = open_plan(plan_or_file(plan), models)
+    return check_read(plan_or_file(plan), models)
+
+
+def check_read(
+    plan: Plan, models: ModelPaths | None, read: list[Fault] | None = None
+) -> list[Fault]:
+    """Return all faults of a plan; those of a text that has errors are `read` already.
+
+    Of such a plan only local models are opened.
+    """
+    opened = open_plan(plan, models, read)
     sound = None if errors(opened.faults) else opened.checked
     compared = check_compared_models(opened.plan, opened.models)
-    faults = opened.faults + compared + text_faults(opened.plan, sound)
+    faults = opened.faults + compared + text_faults(opened.plan, sound, whole=read is None)
     return locate(faults, opened.plan.origin)
 
 
@@ -228,11 +238,14 @@ class OpenedPlan:
         return self.checked
 
 
-def open_plan(plan: Plan, models: ModelPaths | None) -> OpenedPlan:
-    """Open the models of a plan, with other folders for some names, and check the plan."""
+def open_plan(plan: Plan, models: ModelPaths | None, read: list[Fault] | None = None) -> OpenedPlan:
+    """Open the models of a plan, with other folders for some names, and check the plan.
+
+    Its faults by itself may be `read` already.
+    """
     declared = plan.models
     plan, unknown = rebind(plan, {name: expanded(path) for name, path in (models or {}).items()})
-    faults = unknown + check_alone(plan)
+    faults = unknown + (check_alone(plan) if read is None else read)
     if errors(faults):
         return OpenedPlan(
             plan, {}, locate(faults + check_local_models(plan, declared), plan.origin)

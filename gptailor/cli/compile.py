@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, received_by
+from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.fit_words import fit_in_words
-from gptailor.reporting.quantities import bytes_in_words, millions
+from gptailor.reporting.quantities import bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult
@@ -137,11 +137,11 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         _say_notes(planned)
         return
     keep_memory()
-    with options.bytes_bar(prepared.size * (1 + len(gguf))) as advance:
+    size = prepared.size * (1 + len(gguf))
+    with bar_or_lines("writing", size, every_gap=True, ends=False) as on_event:
         written = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
-            locked=held_to, locking=lock, compute=compute,
-            on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
+            locked=held_to, locking=lock, compute=compute, on_event=on_event,
         )  # fmt: skip
     for fit in written.fits.values():
         options.say(fit_in_words(fit))
@@ -275,8 +275,8 @@ def lock_command(
         refuse_other_file(path)
     prepared = ready(options.read_plan(plan, families, lets), models=dict(models), dtype=dtype)
     options.say_faults(prepared.warnings)
-    with options.bytes_bar(work(prepared), "locking") as advance:
-        new_lock = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
+    with bar_or_lines("locking", work(prepared), every_gap=True) as on_event:
+        new_lock = lock(prepared, on_event=on_event)
     if str(path) == "-":
         options.say(new_lock.text(), newline=False)
         return
@@ -321,8 +321,8 @@ def verify_command(
     verification = Verification(
         folder, models=dict(models), families=families, tensors_only=tensors_only
     )
-    with options.bytes_bar(verification.work, "verifying") as advance:
-        result = verification.run(received_by(advance, RepairLines(every_gap=True)))
+    with bar_or_lines("verifying", verification.work, every_gap=True) as on_event:
+        result = verification.run(on_event)
     if form == "json":
         record = {
             "folder": str(result.folder),
@@ -357,8 +357,7 @@ def verify_command(
 def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     """Print the output that a dry run planned: sizes, each position, all other parts, and costs."""
     from gptailor.reporting.layer_view import Row, layer_rows, short_rows
-    from gptailor.reporting.plan_map import other_rows, table
-    from gptailor.reporting.quantities import bytes_in_words, duration
+    from gptailor.reporting.show import other_rows, table
 
     base, size = prepared.base_size, prepared.output_size
     options.say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")

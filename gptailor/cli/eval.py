@@ -4,14 +4,13 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gptailor.checkpoint.files import expanded, open_regular
-from gptailor.cli.event_lines import RepairLines, StepLines, received_by
+from gptailor.cli.event_lines import RepairLines, bar_or_lines
 from gptailor.cli.options import (
     DEVICE,
     DTYPE,
@@ -123,13 +122,10 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         EvaluationRun,  # takes seconds; faults of texts come before
     )
     from gptailor.evaluation.meter import Placement, Samples
-    from gptailor.reporting.progress import steps_bar
 
     drawn = Samples(Path(), samples, seed)
     place = Placement.of(device, dtype, memory)
-    live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
-    with steps_bar("evaluating") if live else nullcontext(StepLines()) as steps:
-        on_event = received_by(RepairLines(), steps)
+    with bar_or_lines("evaluating") as on_event:
         evaluation = EvaluationRun(subjects, wishes, drawn, place, on_event, against)
         result = evaluation.run(speed=not no_speed)
     if form == "json":

@@ -1,35 +1,22 @@
-"""Lines on standard error about the events of a run."""
+"""Lines on standard error about the events of a run, and a bar of its progress."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, final
+from typing import final
 
 from gptailor.cli import options
-from gptailor.plan.events import (
-    FitResult,
-    HealingStart,
-    Progress,
-)
+from gptailor.plan.events import BytesDone, Event, FitResult, OnEvent, Progress
 from gptailor.reporting.fit_words import FIT_WORDS, fit_in_words
 from gptailor.reporting.quantities import bytes_in_words, clock, duration, millions
 
-_Event = TypeVar("_Event")
 _PAUSE = 10.0
 """The minimum number of seconds between two lines about the progress of a repair."""
 _REUSES = "reuses the teacher's earlier predictions"
 _aside = partial(options.say, err=True)
-
-
-def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None]:
-    """Return a function that hands each event to all receivers, in their order."""
-
-    def on_event(event: _Event) -> None:
-        for receiver in receivers:
-            receiver(event)
-
-    return on_event
 
 
 _OPENINGS = {
@@ -42,7 +29,7 @@ _OPENINGS = {
 
 @final
 class RepairLines:
-    """A receiver of events that prints the progress of fits and healing, at intervals.
+    """A receiver of events that prints the steps of an evaluation, and at intervals those of fits.
 
     With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of
     healing has no line, because the command prints it. A result that is used again has no second
@@ -61,21 +48,28 @@ class RepairLines:
         self._every_gap = every_gap
         self._ends = ends
         self._opening = opening
-        self._last = 0.0
+        self._last = self._begun = 0.0
         self._ended = list[FitResult]()
 
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
-            case HealingStart(layers, numbers, tokens, size):
-                many = f"{layers} layer{'s' * (layers != 1)}"
-                self._say(
-                    f"healing {many}: {millions(numbers)} numbers learn from "
-                    f"{tokens:,} tokens, {bytes_in_words(size)} beside the model"
-                )
             case FitResult("heal") if self._ends and event not in self._ended:
                 self._ended.append(event)
                 self._say(fit_in_words(event))
+            case Progress("evaluating", 0):
+                self._begun = time.monotonic()
+            case Progress("evaluating", done, total, at):
+                each = (time.monotonic() - self._begun) / done
+                left = f", {clock(each * (total - done))} left" if done < total else ""
+                self._say(f"{done}/{total} {at}{left}")
+            case Progress("learning", total=layers, numbers=sizes):
+                many = f"{layers} layer{'s' * (layers != 1)}"
+                self._say(
+                    f"healing {many}: {millions(int(sizes['numbers']))} numbers learn from "
+                    f"{sizes['tokens']:,.0f} tokens, {bytes_in_words(int(sizes['bytes']))} beside "
+                    "the model"
+                )
             case Progress():
                 self._progress(event)
 
@@ -107,21 +101,36 @@ class RepairLines:
         return True
 
 
-@final
-class StepLines:
-    """A receiver of an evaluation's `Progress` that prints a line for each, with the time left."""
+@contextmanager
+def bar_or_lines(
+    what: str, total: int | None = None, *, every_gap: bool = False, ends: bool = True
+) -> Iterator[OnEvent]:
+    """Yield a receiver of events that prints lines, and on a terminal draws a bar.
 
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
+    The bar is of `total` bytes (`BytesDone`), or if that is None of the steps of evaluating or
+    extracting (`Progress`), which then have no lines. The other arguments are of `RepairLines`.
+    """
+    lines = RepairLines(every_gap=every_gap, ends=ends)
+    if not sys.stderr.isatty():
+        yield lines
+        return
+    from rich import progress as bars
+    from rich.console import Console
 
-    def __call__(self, event: object) -> None:
-        """Print the event's line."""
-        if not isinstance(event, Progress) or event.what != "evaluating":
-            return
-        what, done, total = event.at, event.done, event.total
-        if not what:  # it begins
-            self._begun = time.monotonic()
-            return
-        each = (time.monotonic() - self._begun) / done
-        left = f", {clock(each * (total - done))} left" if done < total else ""
-        _aside(f"{done}/{total} {what}{left}")
+    sizes = (bars.DownloadColumn(), bars.TransferSpeedColumn())
+    amount = (bars.MofNCompleteColumn(),) if total is None else sizes
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *amount)
+    left, console = bars.TimeRemainingColumn(), Console(stderr=True)
+    with bars.Progress(*columns, left, console=console, transient=True) as drawn:
+        task = drawn.add_task(what, total=total)
+
+        def on_event(event: Event) -> None:
+            match event:
+                case BytesDone(size):
+                    drawn.advance(task, size)
+                case Progress("evaluating" | "extracting", done, steps):
+                    drawn.update(task, completed=done, total=steps)
+                case _:
+                    lines(event)
+
+        yield on_event

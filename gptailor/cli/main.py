@@ -49,10 +49,9 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            plugin: click.Command | None = COMMANDS.get(cmd_name)
             if problem := COMMANDS.problem(cmd_name):
                 raise click.ClickException(f"the command '{cmd_name}': {problem}")
-            return plugin
+            return COMMANDS.get(cmd_name)
         module = importlib.import_module(f"gptailor.cli.{_COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
@@ -151,8 +150,6 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line with these arguments, and return the exit code."""
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)
-    except click.exceptions.Exit as end:
-        return end.exit_code
     except click.ClickException as error:
         error.show()
         return 2

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import click
 
 from gptailor.checkpoint.files import expanded
+from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, PlanError, errors, listed, to_text
 from gptailor.reporting.quantities import bytes_from_words
+from gptailor.reporting.terminal_encoding import in_encoding
 
 if TYPE_CHECKING:
-    from gptailor.plan.events import OnEvent
     from gptailor.plan.plan import Plan
 
 
@@ -41,9 +42,7 @@ class InWords(click.ParamType[_Value]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> _Value:
-        """Return the value of a text; one that is read already stays."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
+        """Return the value of a text."""
         try:
             return self.read(value)
         except ValueError as error:
@@ -163,8 +162,6 @@ def shown_name(name: str) -> str:
 def bytes_of(name: str) -> bytes:
     """Return the bytes of a file or of standard input, at most one byte beyond a plan's limit."""
     if name == "-":
-        from gptailor.plan.bounds import MOST_BYTES
-
         return sys.stdin.buffer.read(MOST_BYTES + 1)
     from gptailor.lang.parse import file_bytes
 
@@ -173,8 +170,6 @@ def bytes_of(name: str) -> bytes:
 
 def plan_text(name: str) -> str:
     """Return a file's text. Raise PlanError if it is not UTF-8, or too large."""
-    from gptailor.plan.bounds import MOST_BYTES
-
     raw = bytes_of(name)
     with suppress(UnicodeDecodeError):
         if len(raw) <= MOST_BYTES:
@@ -288,11 +283,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 def say_drawn(text: str) -> None:
     """Print a drawing. Replace characters that the terminal's encoding lacks."""
-    if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
-        from gptailor.reporting.terminal_encoding import in_encoding
-
-        text = in_encoding(text, output_encoding())
-    say(text)
+    say(in_encoding(text, output_encoding()))
 
 
 def output_encoding() -> str:
@@ -303,14 +294,3 @@ def output_encoding() -> str:
 @final
 class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
     """A closed standard output. Click would turn a BrokenPipeError into exit code 1."""
-
-
-def bytes_bar(total: int, what: str = "writing") -> "AbstractContextManager[OnEvent]":
-    """Return a receiver of `BytesDone` that draws a bar on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        from gptailor.plan.events import ignore_events
-
-        return nullcontext(ignore_events)
-    from gptailor.reporting.progress import bar
-
-    return bar(total, what)

@@ -11,7 +11,16 @@ import click
 
 from gptailor.cli import options
 from gptailor.plan.doors import Door
-from gptailor.plan.faults import Fault, PlanError, errors, locate, to_github, to_json
+from gptailor.plan.faults import (
+    Fault,
+    PlanError,
+    Source,
+    errors,
+    listed,
+    nearest,
+    to_github,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from gptailor.convert.importers import Importer
@@ -105,7 +114,6 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     import difflib
 
     from gptailor.lang.format import format_text
-    from gptailor.plan.faults import Source
 
     changed = 0
     faults: list[Fault] = []
@@ -181,17 +189,17 @@ def schema_command(family: bool) -> None:
     Editors use it to check and complete such files.
     """
     import gptailor
-    from gptailor.plan.plan import SCHEMA_ID, Plan, json_schema
+    from gptailor.plan.plan import SCHEMA_ID, Closed, Plan, json_schema
 
-    release = gptailor.__version__
     what = "A plan of gptailor's as JSON, which `gptailor json` prints."
-    schema = json_schema(Plan, SCHEMA_ID, what, release)
+    form: type[Closed] = Plan
+    name = SCHEMA_ID
     if family:
         from gptailor.checkpoint.families.family import Family
 
         what = "A family of models, which `gptailor family` writes and `--family` reads."
-        schema = json_schema(Family, "urn:gptailor:family:1", what, release)
-    options.say(json.dumps(schema, indent=2))
+        form, name = Family, "urn:gptailor:family:1"
+    options.say(json.dumps(json_schema(form, name, what, gptailor.__version__), indent=2))
 
 
 @click.command("json", short_help="Print a plan as JSON.")
@@ -260,7 +268,6 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 def _importer(tool: str) -> "Importer":
     from gptailor.convert.importers import IMPORTERS
-    from gptailor.plan.faults import listed, nearest
 
     if (importer := IMPORTERS.get(tool)) is not None:
         return importer
@@ -307,15 +314,15 @@ def export_command(
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.checkpoint.models import rebind
     from gptailor.convert.mergekit.exporter import export_mergekit
-    from gptailor.reporting.known_layers import known_layer_count
+    from gptailor.reporting.known_layers import resolved_by_headers
 
     del tool  # there is one
     declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))
     if faults:
         raise PlanError(faults)
     if layers is None:
-        count, known = known_layer_count(declared, {})
-        layers = count if known else None
+        resolved, known = resolved_by_headers(declared, {})
+        layers = resolved.count if known else None
     options.say(export_mergekit(declared, layers), newline=False)
 
 
@@ -355,18 +362,9 @@ def faults_of(
     if plan is None or alone:
         return plan, faults
     plan = plan.with_families(families) if families else plan
-    if not errors(faults):
-        from gptailor.prepare import check
+    from gptailor.prepare import check_read
 
-        return plan, check(plan, models)
-    from gptailor.checkpoint.models import rebind
-    from gptailor.checks.models import check_local_models
-    from gptailor.checks.texts import text_faults
-
-    declared = plan.models
-    plan, unknown = rebind(plan, models)
-    faults += unknown + check_local_models(plan, declared) + text_faults(plan, whole=False)
-    return plan, locate(faults, plan.origin)
+    return plan, check_read(plan, models, faults if errors(faults) else None)
 
 
 def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> None:

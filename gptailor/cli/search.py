@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, received_by
+from gptailor.cli.event_lines import RepairLines
 from gptailor.cli.memory import keep_memory
 from gptailor.cli.options import read_plan, say
 from gptailor.plan.doors import Door
+from gptailor.plan.events import Progress
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,
@@ -130,7 +131,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.search import Doing, search
+    from gptailor.searching.search import SearchEvent, search
     from gptailor.searching.search_text import summary_lines
 
     if export is not None:
@@ -138,11 +139,16 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     keep_memory()
     screen = VIEWS.get("terminal") if not no_live and sys.stderr.isatty() else None
     with nullcontext(Lines()) if screen is None else screen() as view:
-        repairs = RepairLines(lambda line: view(Doing(line)))
+        repairs = RepairLines(lambda line: view(Progress("searching", 0, 0, line)))
+
+        def on_event(event: SearchEvent) -> None:
+            repairs(event)
+            view(event)
+
         try:
             result = search(
                 declared, run, flags,
-                models=dict(models), where=where, on_event=received_by(repairs, view),
+                models=dict(models), where=where, on_event=on_event,
             )  # fmt: skip
         except KeyboardInterrupt:
             message = "interrupted; what was found is kept, and the same command goes on"

@@ -9,6 +9,7 @@ from typing import final
 
 from gptailor.cli.options import say, say_faults, width
 from gptailor.plan.doors import Door
+from gptailor.plan.events import Progress
 from gptailor.reporting.quantities import clock, shown_number
 from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
@@ -125,7 +126,7 @@ class Lines:
         match event:
             case events.Warned(faults):
                 say_faults(faults)
-            case events.Doing(what, done, total):
+            case Progress("searching", done, total, what):
                 self._once(what, steps(what, done, total))
             case events.Estimated():
                 budget = self._rest.search.budget

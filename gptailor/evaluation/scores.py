@@ -11,7 +11,7 @@ from statistics import NormalDist
 from typing import Any, Literal, TypeAlias, final
 
 from gptailor.plan.output_size import OutputSize
-from gptailor.reporting.measure import AimDirection, Estimate, LossMeasure
+from gptailor.reporting.measure import AimDirection, Estimate
 
 
 @final
@@ -195,7 +195,9 @@ def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection
     value, base_value = score.value, base.value
     if base_value <= 0 or value < 0 or not (math.isfinite(value) and math.isfinite(base_value)):
         return None
-    share = LossMeasure(direction, base_value, base_value).retained(value)
+    if direction == "minimize":
+        value, base_value = base_value, value
+    share = value / base_value if base_value else math.inf
     return share if math.isfinite(share) else None
 
 

@@ -25,14 +25,6 @@ class BytesDone:
 
 @final
 @dataclass(frozen=True)
-class ExtractionDone:
-    """So much of the extraction of an adapter is done, from 0 to 1."""
-
-    share: float
-
-
-@final
-@dataclass(frozen=True)
 class Progress:
     """So much of some work is done: `done` of `total`.
 
@@ -45,9 +37,15 @@ class Progress:
     - `answering`: a teacher answers more prompts of a file, `at`; `done` tokens are there. Kept
       answers have no such event.
     - `reading`: the teacher has predicted from so many tokens.
+    - `learning`: healing begins to train `total` layers. `numbers` has the `numbers` that learn,
+      the `tokens` of the texts, and the `bytes` on the device beside the model's weights.
     - `healing`: steps of learning. `numbers` has the `held_out` loss, and after the first step
       `loss`, the mean of the last steps, both in nats a token.
     - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has none.
+    - `searching`: a slow step of a search that isn't a trial, `at`. Its `total` is 0 if unknown.
+    - `asking`: the next plans of a search are being chosen.
+    - `scoring`: a worker begins to score `total` plans on so many `samples`, in `numbers`.
+    - `extracting`: thousandths of the extraction of an adapter.
 
     `seconds_left` is the estimated time of the others. A `reused` result is that of an earlier run.
     """
@@ -59,20 +57,6 @@ class Progress:
     seconds_left: float | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     reused: bool = False
-
-
-@final
-@dataclass(frozen=True)
-class HealingStart:
-    """Healing begins: `numbers` of so many layers learn from so many tokens.
-
-    `bytes` are those on the device beside the model's weights.
-    """
-
-    layers: int
-    numbers: int
-    tokens: int
-    bytes: int
 
 
 @final
@@ -122,7 +106,7 @@ class FitResult:
         return self.word == "heal" and self.numbers["healed"] >= self.numbers["start"]
 
 
-Event: TypeAlias = BytesDone | ExtractionDone | Progress | HealingStart | FitResult
+Event: TypeAlias = BytesDone | Progress | FitResult
 OnEvent: TypeAlias = Callable[[Event], None]
 
 

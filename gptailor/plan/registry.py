@@ -7,7 +7,7 @@ the checks, the docs and the contract tests read this table. Installed packages 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 
 from gptailor.plan.doors import Door
 
@@ -349,7 +349,8 @@ OBJECTIVES: Door[ObjectiveSpec] = Door("objectives", "objective", ObjectiveSpec,
 
 
 @final
-class StrategySpec(NamedTuple):
+@dataclass(frozen=True)
+class StrategySpec:
     """A way to search, in a clause; `make` returns a strategy of another package."""
 
     words: str

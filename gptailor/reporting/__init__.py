@@ -7,8 +7,6 @@ __all__ = [
     "layer_view",
     "measure",
     "model_card",
-    "plan_map",
-    "progress",
     "quantities",
     "records",
     "show",

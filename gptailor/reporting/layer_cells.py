@@ -41,9 +41,9 @@ def letters(models: Sequence[str]) -> dict[str, str]:
     return letter_of
 
 
-def colours(models: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each model."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
+def colours(models: Sequence[str], palette: Sequence[str] = COLOURS) -> dict[str, str]:
+    """Return a colour for each model; colours start again after the last."""
+    return {name: palette[i % len(palette)] for i, name in enumerate(models)}
 
 
 # --------------------------------------------------------------------------------- lines of a map
@@ -61,22 +61,14 @@ _SHARE_KEY = (f"{SHARES[0]}…{SHARES[-1]}", "a model's share")
 
 
 @final
-class Glyph(NamedTuple):
-    """Some text of a map's line, with its look on a terminal with colours."""
-
-    text: str
-    colour: str | None = None
-    reverse: bool = False
-    bold: bool = False
-    dim: bool = False
-
-
-@final
 class MapRow(NamedTuple):
-    """A line of a map: its head, two columns for each layer, and a symbol with its meaning."""
+    """A line of a map: its head, two columns for each layer, and a symbol with its meaning.
 
-    head: Glyph
-    columns: Sequence[Sequence[Glyph]]
+    Head and columns have a terminal's colours.
+    """
+
+    head: str
+    columns: Sequence[str]
     key: tuple[str, str] | None = None
 
 
@@ -100,13 +92,15 @@ class LayerGrid:
         rows = [layer_row(views, models), *_share_rows(views, models)]
         return cls(models, views, rows, range(len(views)))
 
-    def lines(self, width: int = 84) -> Iterator[list[Glyph]]:
+    def lines(self, width: int = 84) -> Iterator[str]:
         """Yield the lines of the map: rows in groups of ten layers, below a ruler of numbers.
 
-        A line has at most `width` columns, and all lines have about as many layers.
+        A line has at most `width` columns, and all lines have about as many layers. They have a
+        terminal's colours; `click.unstyle` removes these.
         """
         drawn = len(self.ruler)
-        marked = any(row.columns and row.columns[-1][-1].text.strip() for row in self.rows)
+        last = [(row.key, click.unstyle(row.columns[-1])) for row in self.rows if row.columns]
+        marked = any(c[1] != " " or (key == _SHARE_KEY and c[0] != " ") for key, c in last)
         fitting = max(1, (width - len(_HEAD) + 2 - marked) // 21) * 10
         count = max(1, -(-drawn // fitting))
         per_line = -(-drawn // (10 * count)) * 10
@@ -115,20 +109,17 @@ class LayerGrid:
             numbers = (self.ruler[i] for i in groups)
             labels = ("" if number is None else f"L{number}" for number in numbers)
             ruler = "  ".join(f"{label:<19}" for label in labels).rstrip()
-            yield [Glyph(_HEAD), Glyph(ruler, dim=True)]
+            yield _HEAD + click.style(ruler, dim=True)
             for row in self.rows:
-                line = [row.head._replace(text=f"{row.head.text:<2}")]
-                for i in groups:
-                    ten = [piece for column in row.columns[i : i + 10] for piece in column]
-                    line += [*ten, Glyph(" ")] if i != groups[-1] else ten
-                if row.head.text or any(piece.text.strip() for piece in line):
-                    yield _stripped(line)
+                tens = " ".join("".join(row.columns[i : i + 10]) for i in groups)
+                if line := f"{row.head or ' '} {tens}".rstrip():
+                    yield line
 
     def legend(self) -> list[tuple[str, str]]:
         """Return the symbols in the map, each with its meaning."""
         kinds = {view.kind for view in self.views}
         owners = {view.model for view in self.views if view.kind is LayerKind.OF_ONE_MODEL}
-        shares = {row.head.text for row in self.rows if row.key == _SHARE_KEY}
+        shares = {click.unstyle(row.head) for row in self.rows if row.key == _SHARE_KEY}
         entries = [
             (letter, name)
             for name, letter in letters(self.models).items()
@@ -148,14 +139,15 @@ def layer_row(views: Sequence[LayerView | None], models: Sequence[str], head: st
     columns = []
     for view in views:
         if view is None:
-            columns.append([Glyph(" "), Glyph(" ")])
+            columns.append("  ")
             continue
         colour = by_colour.get(view.model or "")
         symbol = SYMBOLS.get(view.kind) or by_letter.get(view.model or "", "#")
-        merged = view.kind is LayerKind.MERGED
-        look = Glyph(symbol, colour, colour is not None, merged)
-        columns.append([look, Glyph(_run_mark(view.runs))])
-    return MapRow(Glyph(head), columns)
+        if colour is not None:
+            merged = view.kind is LayerKind.MERGED
+            symbol = click.style(symbol, colour, bold=merged or None, reverse=True)
+        columns.append(symbol + _run_mark(view.runs))
+    return MapRow(head, columns)
 
 
 def _run_mark(runs: int) -> str:
@@ -165,8 +157,8 @@ def _run_mark(runs: int) -> str:
 
 def mark_row(key: tuple[str, str], marked: Sequence[bool], head: str = "") -> MapRow:
     """Return a line with a mark below some layers; it is bold in a line without a head."""
-    marks = [[Glyph(key[0] if on else " ", bold=on and not head), Glyph(" ")] for on in marked]
-    return MapRow(Glyph(head), marks, key)
+    mark = key[0] if head else click.style(key[0], bold=True)
+    return MapRow(head, [f"{mark if on else ' '} " for on in marked], key)
 
 
 def _share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
@@ -178,50 +170,27 @@ def _share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRo
     for name in models if several else ():
         if any(name in of_layer for of_layer in shares):
             colour = by_colour[name]
-            glyphs = [[Glyph(f"{_share(s.get(name, 0.0))} ", colour)] for s in shares]
-            rows.append(MapRow(Glyph(by_letter[name], colour), glyphs, _SHARE_KEY))
+            columns = [_share(of_layer.get(name, 0.0), colour) for of_layer in shares]
+            rows.append(MapRow(click.style(by_letter[name], colour), columns, _SHARE_KEY))
     if any(view.learns for view in views):
         rows.append(mark_row(LEARNS, [view.learns for view in views], LEARNS[0]))
     return rows
 
 
-def _share(share: float) -> str:
+def _share(share: float, colour: str) -> str:
     if share <= 0.0:
-        return " "
-    return SHARES[-1] if share > 0.999 else SHARES[min(max(round(8 * share), 1), 7) - 1]
+        return "  "
+    symbol = SHARES[-1] if share > 0.999 else SHARES[min(max(round(8 * share), 1), 7) - 1]
+    return f"{click.style(symbol, colour)} "
 
 
 _HEAD = "  "
 
 
-def _stripped(line: list[Glyph]) -> list[Glyph]:
-    """Return the line without blanks at its end."""
-    while len(line) > 1 and not line[-1].text.strip():
-        line.pop()
-    return [*line[:-1], line[-1]._replace(text=line[-1].text.rstrip())]
-
-
-# -------------------------------------------------------------------------------------- as text
-
-
-def plain(line: Sequence[Glyph]) -> str:
-    """Return a map's line without colours."""
-    return "".join(glyph.text for glyph in line).rstrip()
-
-
-def painted(line: Sequence[Glyph]) -> str:
-    """Return a map's line with its colours."""
-    return "".join(
-        glyph.text
-        if glyph[1:] == (None, False, False, False)
-        else click.style(glyph.text, fg=glyph.colour, reverse=glyph.reverse or None,
-                         bold=glyph.bold or None, dim=glyph.dim or None)
-        for glyph in line
-    )  # fmt: skip
-
-
-def painted_legend(grid: LayerGrid, width: int) -> Iterator[str]:
-    """Yield the symbols with their colours, as many to a line as fit."""
+def painted(grid: LayerGrid, width: int) -> Iterator[str]:
+    """Yield a map's lines, and below them its symbols with their colours."""
+    yield from grid.lines(width)
+    yield ""
     colour_of = colours(grid.models)
     line, used = _HEAD, 0
     for symbol, name in grid.legend():

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -14,7 +14,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.layers import LayerRecipe, Slot, blocks
 from gptailor.plan.model_shares import slot_shares
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.sites import names_in, open_choices, recipe_sites
+from gptailor.plan.sites import names_in, recipe_sites
 from gptailor.plan.windows import stretch_of, window_words
 
 
@@ -59,12 +59,11 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
     views = []
     for index, (slot, kind) in enumerate(zip(slots, kinds, strict=True)):
         shares = slot_shares(slot)
-        rows = layer_rows([slot])
         views.append(
             LayerView(
                 slot=slot,
                 kind=kind,
-                recipe=rows[0].what if rows else "",
+                recipe=layer_rows([slot])[0].what,
                 model=_main_model(slot, kind, shares),
                 shares=shares,
                 runs=runs[index],
@@ -96,13 +95,11 @@ def _is_open(recipe: p.Recipe) -> bool:
 
 
 def _main_model(slot: Slot, kind: LayerKind, shares: Mapping[str, float] | None) -> str | None:
-    recipes = [top.recipe for top in slot.recipes.values()]
-    if kind is LayerKind.OF_ONE_MODEL:
-        return next(str(r.take.model) for r in recipes if isinstance(r, p.Take))
-    if kind is not LayerKind.MERGED:
+    if kind not in {LayerKind.OF_ONE_MODEL, LayerKind.MERGED}:
         return None
     if shares:
         return max(shares, key=lambda name: shares[name])
+    recipes = [top.recipe for top in slot.recipes.values()]
     first = (recipe.merge[0].model for recipe in recipes if isinstance(recipe, p.Merge))
     return next((model for model in first if isinstance(model, str)), None)
 
@@ -121,18 +118,12 @@ def _runs(resolved: Resolved, kinds: Sequence[LayerKind]) -> list[int]:
     return [1 if recipe is None else times[recipe] for recipe in recipes]
 
 
-def _learning_slots(resolved: Resolved) -> frozenset[int]:
-    """Return the indices of the slots that `heal` trains, or may train with open choices."""
-    heal = resolved.declared.heal
-    if heal is None or not resolved.declared.may_be_healed:
-        return frozenset()
-    if heal.layers:
-        return frozenset(heal.layers)
-    if open_choices(resolved.declared):
-        return frozenset(range(len(resolved.slots)))
-    kept, healing = resolved.kept, resolved.healing
-    indices = () if healing is None else healing.indices
-    return frozenset(i if kept[i].position is None else kept[i].position or 0 for i in indices)
+def _learning_slots(resolved: Resolved) -> Collection[int]:
+    """Return the indices of the slots that `heal` trains unless they are dropped."""
+    plan = resolved.declared
+    if plan.heal is None or not plan.may_be_healed:
+        return ()
+    return frozenset(plan.heal.layers) or range(len(resolved.slots))
 
 
 # --------------------------------------------------------------------------------------- as a table

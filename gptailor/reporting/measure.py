@@ -99,12 +99,6 @@ class LossMeasure:
         """Return the loss of a score; NaN stays NaN."""
         return self.difference(value, self.reference)
 
-    def retained(self, value: float) -> float:
-        """Return the retained share of the reference; an infinite loss retains nothing."""
-        if self.direction == "maximize":
-            return value / self.reference
-        return self.reference / value if value else math.inf
-
 
 def spread_of(scores: Iterable[float]) -> float:
     """Return the distance between the least and the largest finite score, or 1 if it is 0."""

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+import click
+
 from gptailor.lang.words import bounded_words, model_source
 from gptailor.plan.events import FitResult, FitText
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.fit_words import fit_sections
-from gptailor.reporting.layer_cells import LayerGrid, plain
+from gptailor.reporting.layer_cells import LayerGrid
 from gptailor.reporting.layer_view import block_rows, layer_rows, layer_views, short_rows
 
 InnerFit = tuple[str, str, str, str, FitText]
@@ -142,7 +144,7 @@ def _size_row(noun: str, before: int, after: int) -> str:
 
 def _map(resolved: Resolved) -> list[str]:
     grid = LayerGrid.of(layer_views(resolved), list(resolved.plan.models))
-    lines, alone = map(plain, grid.lines()), len(grid.rows) == 1
+    lines, alone = map(click.unstyle, grid.lines()), len(grid.rows) == 1
     keys = "   ".join(" ".join(entry) for entry in grid.legend())
     return [*((line[2:] for line in lines) if alone else lines), "", keys]
 

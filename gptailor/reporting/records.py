@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import import_module
 from typing import Any
 
 from gptailor.plan.optional_packages import packages_needed
@@ -11,7 +10,7 @@ from gptailor.plan.optional_packages import packages_needed
 def data_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Return rows as a `pandas.DataFrame`. Raises MissingPackageError without pandas."""
     with packages_needed("a table of pandas"):
-        pandas: Any = import_module("pandas")
+        import pandas
     return pandas.DataFrame(rows)
 
 

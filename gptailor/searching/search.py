@@ -13,7 +13,7 @@ from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.arguments import Positive
-from gptailor.plan.events import Event, ignore_events
+from gptailor.plan.events import Event, Progress, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
@@ -59,15 +59,6 @@ class Warned(NamedTuple):
 
 
 @final
-class Doing(NamedTuple):
-    """A slow step that isn't a trial; it has `total` parts, if that is known."""
-
-    what: str
-    done: int = 0
-    total: int = 0
-
-
-@final
 class Estimated(NamedTuple):
     """The uncut base is scored: the cost of the remaining trials, in evaluations and in seconds.
 
@@ -90,26 +81,13 @@ class Begun(NamedTuple):
 
 
 @final
-class Asked(NamedTuple):
-    """The next requests are being computed."""
-
-
-@final
-class Started(NamedTuple):
-    """A worker has so many plans to evaluate."""
-
-    plans: int
-    samples: int
-
-
-@final
 class Scored(NamedTuple):
     """A trial was written down."""
 
     trial: Trial
 
 
-SearchEvent: TypeAlias = Warned | Doing | Estimated | Begun | Asked | Started | Scored | Event
+SearchEvent: TypeAlias = Warned | Estimated | Begun | Scored | Event
 """Events of a search, and of bridging and healing its plans."""
 OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
 
@@ -161,12 +139,12 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         bounds = size_bounds(space.plan, chosen.requires)
         within = Within(space, sizes, bounds) if bounds else None
         space = space if within is None else within.space
-        tell(Doing("loading"))
+        tell(Progress("searching", 0, 0, "loading"))
         space_trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, space_trials.full)
         conditions = Conditions(space_trials, chosen)
         aims = aims_of(space_trials.objectives, chosen.objectives, by_byte=space_trials.by_byte)
-        tell(Doing("reading the models' digests"))
+        tell(Progress("searching", 0, 0, "reading the models' digests"))
         record = record_of(
             plan, space, opened_models, space_trials, chosen, where, aims, folder.place
         )
@@ -175,7 +153,10 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         folder.put_json(SETTINGS, record.model_dump(mode="json"))
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger, space)
-        say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
+
+        def say(what: str, done: int = 0, total: int = 0) -> None:
+            tell(Progress("searching", done, total, what))
+
         with workers_of(space_trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, space_trials, budget, study, chosen, say)
             asking = Asking(
@@ -229,12 +210,12 @@ def search_steps(
     while True:
         while under_way.free:
             if not under_way.queue:
-                yield Asked()
+                yield Progress("asking", 0, 0)
                 if not _ask(schedule, under_way):
                     break
             if under_way.queue:
                 task = under_way.task()
-                yield Started(len(task.plans), task.samples)
+                yield Progress("scoring", 0, len(task.plans), numbers={"samples": task.samples})
                 workers.submit(task)
             yield from _recorded(budget, study, under_way, before)
         if not under_way.tasks:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gptailor.cli.event_lines import StepLines
+from gptailor.cli.event_lines import RepairLines
 from gptailor.plan.events import Progress
 
 
@@ -13,7 +13,7 @@ def test_each_line_says_how_long_the_others_take(
 ) -> None:
     now = [10.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    lines = StepLines()
+    lines = RepairLines()
     now[0] = 100.0
     lines(Progress("evaluating", 0, 3))
     for number in (1, 2, 3):

@@ -12,11 +12,12 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.cli.search_view import VIEWS, Lines, estimate, stages_words
+from gptailor.plan.events import Progress
 from gptailor.searching.run.origin import BestWindow, StrategyPlan, UniformMerge
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
-from gptailor.searching.search import Begun, Doing, Estimated, OnSearchEvent, Scored
+from gptailor.searching.search import Begun, Estimated, OnSearchEvent, Scored
 from gptailor.searching.space.space import space_of
 from tests.searching.space.encode import encode
 
@@ -132,8 +133,8 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
 ) -> None:
     course = Course(monkeypatch, 3.0)
     for _ in range(2):
-        course.lines(Doing("healing 6 layers"))
-        course.lines(Doing("healing 6 layers"))
+        course.lines(Progress("searching", 0, 0, "healing 6 layers"))
+        course.lines(Progress("searching", 0, 0, "healing 6 layers"))
         course.score(100, FINAL)
     assert capsys.readouterr().err.count("healing 6 layers\n") == 2
 
@@ -158,6 +159,9 @@ def test_the_stages_are_named_before_the_first_trial(budget: Budget, words: str)
     assert stages_words(budget) == words
 
 
+MEASURING = Progress("searching", 1, 2, "measuring")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -171,7 +175,7 @@ def view_of_a_plugin() -> Iterator[OnSearchEvent]:
 @pytest.mark.parametrize(
     ("plugin", "stream", "options", "said"),
     [
-        (True, Terminal, [], f"viewed {Doing('measuring', 1, 2)}\n"),
+        (True, Terminal, [], f"viewed {MEASURING}\n"),
         (True, Terminal, ["--no-live"], "measuring: 1 of 2\n"),
         (True, io.StringIO, [], "measuring: 1 of 2\n"),
         (False, Terminal, [], "measuring: 1 of 2\n"),
@@ -182,7 +186,7 @@ def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def search(*_: object, on_event: OnSearchEvent, **__: object) -> None:
-        on_event(Doing("measuring", 1, 2))
+        on_event(MEASURING)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gptailor.searching.search.search", search)

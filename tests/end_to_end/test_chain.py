@@ -21,7 +21,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.fits.repair import stitch
 from gptailor.output.lock import read_lock
-from gptailor.plan.events import Event, FitResult, HealingStart, Progress
+from gptailor.plan.events import Event, FitResult, Progress
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
@@ -82,8 +82,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def fits(events: list[Event]) -> list[str]:
     """Return the fits that were made, not reused, in order."""
-    begun = (e for e in events if isinstance(e, HealingStart) or _bridging(e))
-    return ["heal" if isinstance(event, HealingStart) else "bridge" for event in begun]
+    begun = (e for e in events if _learning(e) or _bridging(e))
+    return ["heal" if _learning(event) else "bridge" for event in begun]
+
+
+def _learning(event: Event) -> bool:
+    return isinstance(event, Progress) and event.what == "learning"
 
 
 def _bridging(event: Event) -> bool:
@@ -315,7 +319,7 @@ def test_a_search_fits_the_plan_below_once(folder: Path) -> None:
     space = write(folder, "space", f'model base = "./step1.tailor"\ndrop any 1 of L0..L3\n{search}')
     events: list[object] = []
     gptailor.search(space, folder / "run", on_event=events.append)
-    assert sum(isinstance(event, HealingStart) for event in events) == 1
+    assert sum(map(_learning, events)) == 1
     best = gptailor.load(folder / "run" / "best.tailor")
     gptailor.compile(best, folder / "out")
     gptailor.compile(folder / "step1.tailor", folder / "stage")

@@ -13,7 +13,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.cli.main import run
 from gptailor.plan.resolved import Resolved
-from gptailor.reporting.plan_map import plan_map
+from gptailor.reporting.show import plan_map
 from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")

@@ -9,8 +9,9 @@ import pytest
 import gptailor
 from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score
+from gptailor.plan.events import Progress
 from gptailor.searching.final_scores import Conditions
-from gptailor.searching.search import Doing, SearchEvent
+from gptailor.searching.search import SearchEvent
 from gptailor.searching.search import search as find
 from tests.end_to_end.test_search_command import Search
 from tests.support.tiny import letters, tiny_model
@@ -175,7 +176,7 @@ def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     plan = gptailor.loads(SPACE.format(line), folder=world)
 
     def stop(event: SearchEvent) -> None:
-        if isinstance(event, Doing) and event.what.startswith("evaluating"):
+        if isinstance(event, Progress) and event.at.startswith("evaluating"):
             raise KeyboardInterrupt
 
     found = find(plan, world / "stopped", on_event=stop)

@@ -350,6 +350,7 @@ def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
         (-0.1, 0.5, "maximize", None),
         (0.1, -0.5, "maximize", None),
         (0.1, 0.0, "minimize", None),
+        (0.0, 2.0, "minimize", None),
         (math.inf, 2.0, "minimize", None),
     ],
 )

@@ -10,7 +10,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
 from gptailor.plugins.diff.difference import difference_map, differences
 from gptailor.prepare import Prepared
-from gptailor.reporting.known_layers import known_layer_count
+from gptailor.reporting.known_layers import resolved_by_headers
 from gptailor.reporting.show import prepared_from_headers
 
 
@@ -26,7 +26,7 @@ def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
 
 def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
     """Return two plans over one base depth, with folders seen alike, so that they compare."""
-    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
+    count = max(resolved_by_headers(plan, {})[0].count for plan in (a, b))
     made = [prepared_from_headers(plan, {})[0] for plan in (a, b)]
     tied = [frozenset[str]() if one is None else one.resolved.tied for one in made]
     a, b = _in_dtype_of(a, b, made[0]), _in_dtype_of(b, a, made[1])

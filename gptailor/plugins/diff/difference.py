@@ -16,7 +16,6 @@ from gptailor.reporting.layer_cells import (
     layer_row,
     mark_row,
     painted,
-    painted_legend,
 )
 from gptailor.reporting.layer_view import LayerView, layer_rows, layer_views
 
@@ -180,9 +179,7 @@ def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[st
     ruler = [None if layer is None else layer.number for _, layer in columns]
     drawn = [layer.view for layer in (*before, *after)]
     grid = LayerGrid(models, drawn, [*rows, mark_row(DIFFERS, marked)], ruler)
-    yield from map(painted, grid.lines(width))
-    yield ""
-    yield from painted_legend(grid, width)
+    yield from painted(grid, width)
 
 
 def _drawn(resolved: Resolved, *, stacked: bool) -> list[_DrawnLayer]:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, StepLines, received_by
+from gptailor.cli.event_lines import RepairLines, bar_or_lines
 from gptailor.plan.faults import PlanError, to_github, to_json
 
 if TYPE_CHECKING:
@@ -79,11 +78,9 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         # torch takes seconds to import; faults of plans are reported before
         from gptailor.evaluation.meter import Placement, Samples
         from gptailor.plugins.expect.expectations import Expectations
-        from gptailor.reporting.progress import steps_bar
 
         drawn, place = Samples(Path(), samples, seed), Placement.of(device, dtype, memory)
-        with steps_bar("testing") if sys.stderr.isatty() else nullcontext(StepLines()) as steps:
-            on_event = received_by(RepairLines(), steps)
+        with bar_or_lines("testing") as on_event:
             results = Expectations(targets, drawn, place, on_event).results()
     except PlanError as error:
         if form == "text":

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from gptailor.cli.options import say_faults
 from gptailor.cli.search_view import TimeLeft, plan_name, steps, trial_remarks
+from gptailor.plan.events import Progress
 from gptailor.plan.resolved import Resolved
-from gptailor.reporting.layer_cells import LayerGrid, painted
+from gptailor.reporting.layer_cells import LayerGrid
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.quantities import clock, shown_number
 from gptailor.reporting.terminal_encoding import in_encoding
@@ -59,13 +60,13 @@ class Screen:
                 self._live.stop()  # clears the view
                 say_faults(faults)
                 self._live.start()
-            case events.Doing(what, done, total):
+            case Progress("searching", done, total, what):
                 self._say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun() | events.Estimated():
                 self._draw()
-            case events.Asked():  # what it takes is compiled when it is first asked
+            case Progress("asking"):  # what it takes is compiled when it is first asked
                 self._say("working out what to try next")
-            case events.Started(plans, samples):
+            case Progress("scoring", _, plans, numbers={"samples": samples}):
                 many = "1 plan" if plans == 1 else f"{plans} plans"
                 self._say(f"evaluating {many} on {samples} samples")
             case events.Scored(trial):
@@ -128,10 +129,8 @@ class Screen:
         room = console.height - len(self._rest.search.ledger.aims) - _BESIDES
         if len(list(grid.lines(console.width))) > room:
             grid = replace(grid, rows=grid.rows[:1])
-        lines = []
-        for line in grid.lines(console.width):
-            encoded = [g._replace(text=in_encoding(g.text, console.encoding)) for g in line]
-            lines.append(Text.from_ansi(painted(encoded)))
+        drawn = (in_encoding(line, console.encoding) for line in grid.lines(console.width))
+        lines = [Text.from_ansi(line) for line in drawn]
         keys = "   ".join(f"{symbol} {name}" for symbol, name in grid.legend())
         for words in (keys, plan_summary(views)):
             text = in_encoding(f"  {words}", console.encoding)

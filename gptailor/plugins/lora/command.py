@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
+from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
-from gptailor.plan.events import BytesDone, ExtractionDone
 from gptailor.reporting.quantities import bytes_in_words
 
 if TYPE_CHECKING:
@@ -64,16 +64,7 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.plugins.lora.extract import extract_lora  # imports transformers
 
     keep_memory()
-    with options.bytes_bar(1000, "extracting") as advance:
-        reported = 0
-
-        def on_event(event: object) -> None:
-            nonlocal reported
-            if isinstance(event, ExtractionDone):
-                now = int(1000 * event.share)
-                advance(BytesDone(now - reported))
-                reported = now
-
+    with bar_or_lines("extracting") as on_event:
         adapter = extract_lora(
             base, tuned, output, rank=rank, save=save, dtype=dtype, randomised=randomised,
             device=device, force=force, on_event=on_event,

@@ -25,7 +25,7 @@ from gptailor.checkpoint.write.writer import (
 )
 from gptailor.methods.rounding import rounded
 from gptailor.plan.arguments import Positive
-from gptailor.plan.events import ExtractionDone, OnEvent, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
 from gptailor.plugins.lora.adapter_places import (
@@ -131,7 +131,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     those with the least error, or, `randomised`, nearly so in a fraction of the time. They are
     computed in float64 on `device` and written in `dtype`. `save` are kinds of other tensors
     (`biases`, `norms`, `embed`, `head`) that the adapter is to hold whole where they differ.
-    `on_event` receives `ExtractionDone`. Memory: a tensor of both
+    `on_event` receives `Progress`. Memory: a tensor of both
     models, its difference in float64, and a few matrices of its smaller side squared.
 
     Raises CheckpointError: C406 for models that differ in more than numbers, C407 where no
@@ -216,7 +216,7 @@ class _Extraction:
         places = {n: self.places.name_of(n, tensor.spec.shape) for n, tensor in base.items()}
         for done, name in enumerate(sorted(base, key=_in_order), 1):
             difference = _difference(base[name], tuned[name])
-            self.on_event(ExtractionDone(0.3 * done / len(base)))
+            self.on_event(Progress("extracting", 300 * done // len(base), 1000))
             if difference:
                 kind, shown = self.places.kind_of(places[name]), places[name] or name
                 self.changes.append(_Change(shown, kind, base[name], tuned[name], difference))
@@ -311,7 +311,8 @@ class _Extraction:
         self.modules[module] = extracted
         self.factors[f"{_ROOT}{module}.lora_A.weight"] = a.cpu()
         self.factors[f"{_ROOT}{module}.lora_B.weight"] = b.cpu()
-        self.on_event(ExtractionDone(0.3 + 0.7 * len(self.modules) / (len(self.by_key) // 2)))
+        done = 300 + 700 * len(self.modules) // (len(self.by_key) // 2)
+        self.on_event(Progress("extracting", done, 1000))
 
     def settings(self, base: Mapping[str, str]) -> dict[str, Any]:
         """Return the adapter's configuration, by PEFT's names."""

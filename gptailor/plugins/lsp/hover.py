@@ -23,7 +23,7 @@ from gptailor.plugins.lsp.names import NameKind, Occurrence
 from gptailor.plugins.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
-from gptailor.reporting.layer_view import layer_rows
+from gptailor.reporting.layer_view import layer_views
 from gptailor.reporting.quantities import bytes_in_words
 
 KEYWORDS = {
@@ -124,14 +124,9 @@ def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
     if text.sound is None:
         return f"**L{word.number}**: {where}"  # what it is made of isn't certain
     resolved = Resolved(plan, count)
-    slot = resolved.slots[word.number]
-    recipe = f"**L{word.number}**: {_recipe_words(slot)}"
-    return _DOTS.join([recipe, f"{where}; {_in_output(resolved, slot)}"])
-
-
-def _recipe_words(slot: Slot) -> str:
-    rows = layer_rows([slot])
-    return f"`{rows[0].what}`" if rows else ""
+    layer = layer_views(resolved)[word.number]
+    recipe = f"**L{word.number}**: `{layer.recipe}`"
+    return _DOTS.join([recipe, f"{where}; {_in_output(resolved, layer.slot)}"])
 
 
 def _in_output(resolved: Resolved, slot: Slot) -> str:

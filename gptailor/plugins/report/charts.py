@@ -26,11 +26,6 @@ HEIGHT = 320
 _PICTURE_WIDTH = 760
 
 
-def hues(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name; colours start again after the last."""
-    return {name: HUES[i % len(HUES)] for i, name in enumerate(names)}
-
-
 def mixed(parts: Mapping[str, float]) -> str:
     """Return the colours mixed by their shares, as light mixes: `#7f5f80`."""
     total = sum(parts.values())

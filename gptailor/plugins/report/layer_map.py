@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from gptailor.plan.plan import Subset
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import named_models
-from gptailor.plugins.report.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
+from gptailor.plugins.report.charts import GRID, INK, MUTED, PAPER, mixed, sized
 from gptailor.plugins.report.section import Section, ShownTable
+from gptailor.reporting.layer_cells import HUES, colours
 from gptailor.reporting.layer_view import (
     LayerKind,
     LayerView,
@@ -171,7 +172,7 @@ def _drawn(
     layers: Sequence[LayerView], models: Sequence[str], names: Sequence[str], columns: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the rectangles, strokes and texts, in columns and rows, each with its tooltip."""
-    colours = hues(models)
+    hues = colours(models, HUES)
     every = 5 if columns > 12 else 1
     for number, layer in enumerate(layers):
         line, x = divmod(number, columns)
@@ -184,14 +185,14 @@ def _drawn(
         }
         if number % every == 0 or x == 0:
             yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": tooltip["where"]}
-        yield from _result(layer, x, top + 1, colours, tooltip)
+        yield from _result(layer, x, top + 1, hues, tooltip)
         if _NOTES in names:
             yield from _runs(layers, number, x, columns, top + 2)
             if layer.learns:
                 yield {"kind": "note", "x": x + 0.5, "y": top + 2.75, "text": "+", **tooltip}
         for row, name in enumerate(names):
-            if name in colours and row >= len(names) - len(models):
-                yield from _share(layer, x, top + row, name, colours[name], tooltip)
+            if name in hues and row >= len(names) - len(models):
+                yield from _share(layer, x, top + row, name, hues[name], tooltip)
 
 
 def _runs(
@@ -208,14 +209,14 @@ def _runs(
 
 
 def _result(
-    layer: LayerView, x: int, y: int, colours: Mapping[str, str], tooltip: Mapping[str, str]
+    layer: LayerView, x: int, y: int, hues: Mapping[str, str], tooltip: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     place = {"x": x, "x2": x + 1, "y": y, "y2": y + 1}
     plain = _is_dropped(layer) or layer.kind is LayerKind.OPEN or layer.shares is None
     if plain:
         yield {"kind": "room", **place, **tooltip}
     else:
-        parts = {colours.get(name, MUTED): share for name, share in (layer.shares or {}).items()}
+        parts = {hues.get(name, MUTED): share for name, share in (layer.shares or {}).items()}
         yield {"kind": "cell", "colour": mixed(parts), **place, **tooltip}
         if layer.kind is LayerKind.MERGED:
             yield {"kind": "merged", "x": x + 0.5, "y": y + 0.5, **tooltip}

@@ -21,7 +21,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plugins.report import plan_sections as of
 from gptailor.prepare import ModelPaths
-from gptailor.reporting.known_layers import known_layer_count
+from gptailor.reporting.known_layers import resolved_by_headers
 
 if TYPE_CHECKING:
     from gptailor.plugins.report.section import Section
@@ -210,10 +210,11 @@ def _map(subject: of.Reported, layers: int | None) -> "Section":
 
     if subject.base is not None:
         return layer_map(Resolved(subject.plan, len(subject.base.resolved.kept)))
-    known = layers is not None
     if layers is None:
-        layers, known = known_layer_count(subject.plan, {})
-    section = layer_map(Resolved(subject.plan, layers))
+        resolved, known = resolved_by_headers(subject.plan, {})
+    else:
+        resolved, known = Resolved(subject.plan, layers), True
+    section = layer_map(resolved)
     if known or subject.plan.stack is not None:
         return section
     return replace(section, words=f"{section.words} {_ONLY_NAMED}")

@@ -14,7 +14,7 @@ from gptailor.evaluation.fits import kept_tensors
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.fits.repair import fit
 from gptailor.lang.parse import loads
-from gptailor.plan.events import Event, HealingStart, Progress
+from gptailor.plan.events import Event, Progress
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import Prepared, ready
 from tests.support.tiny import tiny_model
@@ -150,7 +150,7 @@ class Told:
         self.said: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, HealingStart):
+        if isinstance(event, Progress) and event.what == "learning":
             self.said.append("learned")
         elif isinstance(event, Progress) and event.what == "healing" and event.reused:
             self.said.append("known")

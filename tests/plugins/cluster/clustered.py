@@ -20,10 +20,11 @@ from typing import Any
 
 import ray
 
+from gptailor.plan.events import Progress
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.cluster.ray_workers import LOCAL, ClusterError, RayWorkers
 from gptailor.searching.run.schedule import Budget
-from gptailor.searching.search import Scored, SearchEvent, Started
+from gptailor.searching.search import Scored, SearchEvent
 from tests.searching.landscape import (
     Counting,
     Drifting,
@@ -50,7 +51,7 @@ class Disturbing:
     def __call__(self, event: SearchEvent) -> None:
         self.scored += isinstance(event, Scored)
         due = [at for at in self.deeds if at <= self.scored]
-        if isinstance(event, Started) and due:
+        if isinstance(event, Progress) and event.what == "scoring" and due:
             self.deeds.pop(min(due))()
             self.done += 1
 

@@ -10,6 +10,7 @@ from rich.console import Console
 import gptailor
 from gptailor.cli.search_view import VIEWS
 from gptailor.evaluation.scores import Failure
+from gptailor.plan.events import Progress
 from gptailor.plan.faults import Fault
 from gptailor.plugins.live.screen import Screen
 from gptailor.searching.run.origin import BestWindow, ModelAlone, StrategyPlan
@@ -17,13 +18,10 @@ from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.search import (
-    Asked,
     Begun,
-    Doing,
     Estimated,
     Scored,
     SearchEvent,
-    Started,
     Warned,
 )
 from gptailor.searching.space.space import space_of
@@ -55,6 +53,10 @@ def shown_after(*events: SearchEvent) -> str:
             screen(event)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     return re.sub(r" +$", "", text, flags=re.MULTILINE)
+
+
+def scoring(plans: int, samples: int) -> Progress:
+    return Progress("scoring", 0, plans, numbers={"samples": samples})
 
 
 def begun() -> Begun:
@@ -91,7 +93,7 @@ def drawn(width: int, height: int = 25, trials: int = 3) -> list[str]:
         )  # fmt: skip
         ledger.add(trial)
         screen(Scored(trial))
-    screen(Started(4, 64))
+    screen(scoring(4, 64))
     console.print(screen)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
@@ -149,10 +151,10 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        (Doing("measuring", 3, 24), "measuring: 3 of 24"),
-        (Asked(), "working out what to try next"),
-        (Started(1, 8), "evaluating 1 plan on 8 samples"),
-        (Started(3, 8), "evaluating 3 plans on 8 samples"),
+        (Progress("searching", 3, 24, "measuring"), "measuring: 3 of 24"),
+        (Progress("asking", 0, 0), "working out what to try next"),
+        (scoring(1, 8), "evaluating 1 plan on 8 samples"),
+        (scoring(3, 8), "evaluating 3 plans on 8 samples"),
         (Warned([Fault("C101", "an old file", severity="warning")]), "warning[C101]: an old file"),
     ],
 )

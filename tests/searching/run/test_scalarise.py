@@ -88,13 +88,6 @@ def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
     assert losses([0.5], nothing) == [0.5]
 
 
-def test_what_is_retained_is_a_share() -> None:
-    assert LossMeasure.of_base("maximize", 0.5).retained(0.4) == pytest.approx(0.8)
-    assert LossMeasure.of_base("minimize", 2.0).retained(4.0) == pytest.approx(0.5)
-    assert LossMeasure.of_base("minimize", 2.0).retained(float("inf")) == 0.0
-    assert LossMeasure.of_base("minimize", 2.0).retained(0.0) == float("inf")
-
-
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_one_more_in_a_score_loses_as_much_anywhere(direction: AimDirection) -> None:
     for measure in (

@@ -64,7 +64,7 @@ from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest
 from gptailor.methods.rounding import LONGER_DTYPE
-from gptailor.plan.events import FitResult, HealingStart, OnEvent, Progress, ignore_events
+from gptailor.plan.events import FitResult, OnEvent, Progress, ignore_events
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved, TaughtText
 from gptailor.prepare import calibration_path, open_plan
@@ -139,8 +139,8 @@ class Healer(Fit):
         with torch.inference_mode(mode=False):
             known = self.kept.get(key)
             if known is None:
-                count = len(healing.indices)
-                on_event(HealingStart(count, memory.numbers, texts.tokens, memory.bytes))
+                sizes = {"numbers": memory.numbers, "bytes": memory.bytes, "tokens": texts.tokens}
+                on_event(Progress("learning", 0, len(healing.indices), numbers=sizes))
                 with working_folder(key) as folder:
                     work = partial(_learn_with, replace(job, models={}), texts, key, folder)
                     with shared(work, device, len(texts.learned.tokens)) as group:

@@ -25,7 +25,7 @@ from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
-from gptailor.plan.events import Event, HealingStart, Progress
+from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.support.events import progress
@@ -321,30 +321,30 @@ def footprint(folder: Path) -> tuple[int, int]:
     return whole, layer
 
 
-def started(plan: Plan, memory: int | None) -> HealingStart:
-    """Return the event with which a healing starts."""
-    told: list[HealingStart] = []
+def started(plan: Plan, memory: int | None) -> dict[str, float]:
+    """Return the sizes in the event with which a healing starts."""
+    told: list[Progress] = []
 
     def on_event(event: Event) -> None:
-        if isinstance(event, HealingStart):
-            told.append(event)
         if isinstance(event, Progress):
+            told.append(event)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         heal(plan, memory=memory, on_event=on_event)
-    return told[0]
+    assert told[0].what == "learning"
+    return {"layers": told[0].total, **told[0].numbers}
 
 
 def test_before_anything_runs_it_says_what_it_takes(folder: Path) -> None:
     small, large = (started(said(folder, f"{SHORT[:-1]}{rank}"), None) for rank in (1, 8))
-    assert (small.layers, small.tokens) == (3, 1024)
+    assert (small["layers"], small["tokens"]) == (3, 1024)
     # q, o 16x16; k, v 8x16; gate, up, down 24x16
-    assert small.numbers == 3 * (2 * 32 + 2 * 24 + 3 * 40)
-    assert large.numbers == 8 * small.numbers
-    assert large.bytes - small.bytes == 7 * small.numbers * 24
+    assert small["numbers"] == 3 * (2 * 32 + 2 * 24 + 3 * 40)
+    assert large["numbers"] == 8 * small["numbers"]
+    assert large["bytes"] - small["bytes"] == 7 * small["numbers"] * 24
     whole = started(said(folder, SHORT.replace("rank 4", "rank full")), None)
-    assert whole.numbers == 3 * (2 * 256 + 2 * 128 + 3 * 384 + 2 * 16)
+    assert whole["numbers"] == 3 * (2 * 256 + 2 * 128 + 3 * 384 + 2 * 16)
 
 
 def test_with_less_memory_layers_are_streamed_to_the_same_loss(
@@ -352,7 +352,7 @@ def test_with_less_memory_layers_are_streamed_to_the_same_loss(
 ) -> None:
     plan = said(folder, SHORT)
     model, layer = footprint(folder)
-    beside = started(plan, 2**40).bytes
+    beside = int(started(plan, 2**40)["bytes"])
     roomy = heal(plan, memory=2**40)
     assert roomy.result.numbers["healed"] == pytest.approx(
         expected.result.numbers["healed"], rel=1e-4
@@ -367,7 +367,7 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     plan = said(folder, SHORT.replace("rank 4", "rank 8"))
     model, layer = footprint(folder)
     least = model - 2 * layer
-    beside = started(plan, 2**40).bytes
+    beside = int(started(plan, 2**40)["bytes"])
     with pytest.raises(HealError) as caught:
         heal(plan, memory=beside + least - 1)
     assert caught.value.code == "C811"
@@ -376,7 +376,7 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     assert f"take {beside:,}, and its largest layer and its ends {least:,}" in caught.value.message
     assert caught.value.help == f"rank 7 is the largest that fits, or give {beside + least:,} bytes"
     seven = said(folder, SHORT.replace("rank 4", "rank 7"))
-    assert started(seven, beside + least - 1).layers == 3
+    assert started(seven, beside + least - 1)["layers"] == 3
     with pytest.raises(HealError, match="no rank fits"):
         heal(plan, memory=1000)
     assert heal(plan, memory=beside + least).result.numbers["healed"]
@@ -385,7 +385,7 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
 def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> None:
     plan = said(folder, SHORT.replace("rank 4", "rank full"))
     model, _ = footprint(folder)
-    beside = started(plan, 2**40).bytes
+    beside = int(started(plan, 2**40)["bytes"])
     with pytest.raises(HealError, match=r"all its weights") as caught:
         heal(plan, memory=beside + model - 1)
     assert re.match(r"rank \d+ is the largest that fits", caught.value.help)

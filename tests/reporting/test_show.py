@@ -11,7 +11,7 @@ import gptailor
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.layer_cells import letters
 from gptailor.reporting.layer_view import Row, layer_rows, short_rows
-from gptailor.reporting.plan_map import plan_map
+from gptailor.reporting.show import plan_map
 
 HEAD = """\
 tailor 1
