@@ -20,7 +20,7 @@ from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.program.sources import Checked
-from gptailor.searching.curve import Sizes, measured_sizes
+from gptailor.searching.sizes import Sizes, measured_sizes
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key, folded, key_of, keys_of, uniform

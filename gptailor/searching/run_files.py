@@ -7,24 +7,20 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final, TypeVar, final
-
-from pydantic import BaseModel
+from typing import Final, final
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
-from gptailor.searching.run.journal import RESTORE
+from gptailor.searching.run.journal import JOURNAL, RESTORE
+from gptailor.searching.run.records import RunRecord
 from gptailor.searching.storage import local_or_url, storage_at
 
 LOCK: Final = ".lock"
 SETTINGS: Final = "run.json"
-SUMMARY: Final = "summary"
-"""The name of a search's summary, as JSON and as a page."""
+SUMMARY: Final = "summary.md"
 MOST_FILE_BYTES: Final = 2**31
 """The largest file of RUN that is read."""
-
-_R = TypeVar("_R", bound=BaseModel)
 
 
 def refuse_former(names: Collection[str], place: Path) -> None:
@@ -82,19 +78,19 @@ class RunFiles:
             return file_inside(self.path, name)
         return self.storage.get([name])[name] if name in self._names else None
 
-    def record(self, kind: type[_R], name: str) -> _R | None:
-        """Return the record in a file, or None without the file. Raises CheckpointError C903."""
-        raw = self.read(name)
+    def journal(self) -> bytes:
+        """Return the journal's lines; nothing without a journal. Raises CheckpointError C903."""
+        return (self.storage.journal().read() if self.storage else self.read(JOURNAL)) or b""
+
+    def record(self) -> RunRecord | None:
+        """Return what was asked of the search, or None without `run.json`. Raises C903."""
+        raw = self.read(SETTINGS)
 
         def refuse(fault: str) -> CheckpointError:
             found = re.search(rb'"version"\s*:\s*"([^"]*)"', raw or b"")
             version = gptailor.__version__ if found is None else found[1].decode(errors="replace")
             other = f"was written by gptailor {quoted(version)}, not by this version"
             by = "is damaged" if version == gptailor.__version__ else other
-            help_ = RESTORE if name == SETTINGS else WRITTEN_ANEW
-            return CheckpointError("C903", f"{by}: {fault}", self.path / name, help_)
+            return CheckpointError("C903", f"{by}: {fault}", self.path / SETTINGS, RESTORE)
 
-        return None if raw is None else parse_record(kind, raw, refuse)
-
-
-WRITTEN_ANEW: Final = "the same search command writes it anew, without another trial"
+        return None if raw is None else parse_record(RunRecord, raw, refuse)

@@ -1,52 +1,25 @@
-"""The end of a search, `SearchEnd`, and its summary for files, people and programs."""
+"""What a search's trials come to: the curve, the best starting plans, what they are compared with.
+
+All is computed from the ledger, so that RUN need not keep it.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import NormalDist, correlation, fmean, linear_regression, stdev
-from typing import final
+from typing import NamedTuple, final
 
-from gptailor.plan.plan import Objective, Plan
+from gptailor.plan.output_size import OutputSize
+from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
-from gptailor.reporting.measure import shared_unit
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.final_scores import EvaluatedRequirements
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.records import (
-    Aim,
-    AskedSettings,
-    Ended,
-    MeasuredCosts,
-    NumberAtBound,
-    RandomDraws,
-    RepairWorth,
-    RequiredRecord,
-    RunRecord,
-    SearchSummary,
-    SizeRow,
-    SummaryRow,
-    WithScores,
-    front_file,
-)
-from gptailor.searching.run.study import Study
-from gptailor.searching.run.trials import (
-    FINAL,
-    RANDOM,
-    RECIPES,
-    STARTS,
-    Ledger,
-    Trial,
-    json_numbers,
-)
-from gptailor.searching.search_text import short_recipe
-from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import plan_cut_words
+from gptailor.searching.run.records import Aim
+from gptailor.searching.run.trials import FINAL, RANDOM, RECIPES, STARTS, Ledger, Trial
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import MOST_STARTS, Verdict, held_key, held_loss, rivals
+from gptailor.searching.space.table import active
+from gptailor.searching.verdict import MOST_STARTS, rivals
 
 ENOUGH = 12
 """The fewest random plans from which the best of more can be estimated."""
@@ -62,175 +35,47 @@ def aims_of(
     names = [objective.name for objective in objectives]
     aims = []
     for (name, direction, scale), objective in zip(traits, objectives, strict=True):
+        text = str(objective.arguments.get("file") or "")
         label = objective.name
         if names.count(objective.name) > 1:
-            source = objective.arguments.get("file") or objective.arguments.get("task") or ""
-            label = f"{objective.name} {Path(str(source)).stem}".strip()
-        spec, words = OBJECTIVES[objective.name], (escaped_control(name), escaped_control(label))
+            source = text or str(objective.arguments.get("task") or "")
+            label = f"{objective.name} {Path(source).stem}".strip()
+        spec, lines = OBJECTIVES[objective.name], map(escaped_control, (name, label, text))
+        shown, label, text = lines
         unit = spec.byte_unit or spec.unit if by_byte else spec.unit
-        fields = (words[0], direction, scale, words[1], unit, spec.by != "samples")
+        fields = (shown, direction, scale, label, unit, spec.by != "samples", text)
         aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
     labels = [aim.label for aim in aims]
     return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
 
 
-@final
-@dataclass(frozen=True)
-class SearchEnd:
-    """All that is known when a search ends: its results are computed from this alone.
+def curve(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[tuple[Trial, OutputSize]]:
+    """Return the best plan of each size, smallest first, but none that a smaller one betters.
 
-    `base` is the plan of the uncut base, `held` the number of held-out samples of each objective.
-    `required` are the evaluated requirements, if there are any. `left_out` and `beyond` are
-    starting plans without room, and beyond the required sizes.
+    The plans may be handed over: they were evaluated on all samples, and bridged or healed where
+    the best plans are.
     """
-
-    record: RunRecord
-    chosen: Settings
-    ended: Ended
-    study: Study
-    ledger: Ledger
-    space: Space
-    sizes: Sizes
-    base: Plan
-    held: tuple[int, ...]
-    required: EvaluatedRequirements | None
-    left_out: tuple[str, ...]
-    beyond: tuple[str, ...]
-
-    def row(self, trial: Trial) -> SummaryRow:
-        """Return a trial in a summary."""
-        ledger, request, held = self.ledger, trial.request, self.study.typed.held_out
-        before, lost = ledger.before(trial), ledger.loss(trial)
-        held_lost = held_loss(ledger, held, trial)
-        return SummaryRow(
-            trial=trial.number,
-            origin=origin_words(request.origin),
-            cut=plan_cut_words(self.space, request.genome, request.stage),
-            recipe=short_recipe(request.origin),
-            samples=request.samples,
-            seconds=round(trial.seconds, 1),
-            stage=request.stage,
-            before=None if before is None else before.values,
-            values=trial.values,
-            failure=None if trial.failure is None else str(trial.failure),
-            stderrs=json_numbers(trial.stderrs),
-            lost=lost and lost.value,
-            lost_stderr=lost and lost.finite_error,
-            held=held.get(held_key(trial)),
-            held_lost=held_lost and held_lost.value,
-            held_lost_stderr=held_lost and held_lost.finite_error,
-        )
+    by_size: dict[OutputSize, list[Trial]] = {}
+    for trial in ledger.candidates():
+        by_size.setdefault(size(trial), []).append(trial)
+    points: list[tuple[Trial, OutputSize]] = []
+    least = math.inf
+    for each in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
+        best = ledger.best(by_size[each])
+        lost = None if best is None else ledger.loss(best)
+        if best is not None and lost is not None and lost.value < least:
+            least = lost.value
+            points.append((best, each))
+    return points
 
 
-def search_summary(
-    end: SearchEnd,
-    verdict: Verdict | None,
-    commands: Sequence[str],
-    at_bounds: Sequence[NumberAtBound],
-) -> SearchSummary:
-    """Return the summary of a search."""
-    ledger, notes = end.ledger, end.study.typed
-    drawn = drawn_plans(ledger)
-    top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
-    found, handed, recipe, luckiest = (
-        None if trial is None else end.row(trial)
-        for trial in (top, best, best_recipe(ledger), ledger.best(drawn))
-    )
-    asked = {trial.request.samples for trial in ledger.trials}
-    stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
-    return SearchSummary(
-        **{name: getattr(end.record, name) for name in AskedSettings.model_fields},
-        ended=end.ended,
-        objectives=ledger.aims,
-        deciding=ledger.deciding,
-        loss_unit=ledger.loss_unit,
-        trials=len(ledger.trials),
-        samples=ledger.full,
-        held=end.held,
-        late=notes.late,
-        cost=round(ledger.cost(), 3),
-        hits=ledger.hits,
-        stopped=len(stopped),
-        spared=round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
-        failed=sum(trial.values is None for trial in ledger.trials),
-        seconds=round(math.fsum(trial.seconds for trial in ledger.trials), 1),
-        measured=MeasuredCosts(
-            evaluations=notes.measured.evaluations,
-            seconds=notes.measured.seconds,
-            base=round(math.fsum(samples / ledger.full for samples in asked), 3),
-        ),
-        base=WithScores(
-            values=ledger.references.get(ledger.full), held=notes.held_out.get(held_key(None))
-        ),
-        verdict=None if verdict is None else verdict.record,
-        found=found,
-        best=handed,
-        front=tuple(map(end.row, ledger.front())),
-        sizes=tuple(_places(end, top, best)),
-        starts=tuple(map(end.row, best_starts(ledger))),
-        recipe=recipe,
-        recipes=len({trial.plan for trial in ledger.of(RECIPES)}),
-        final=tuple(map(end.row, ledger.of(FINAL))),
-        repair=repair_worth(ledger),
-        random=RandomDraws(
-            trials=len(drawn),
-            best=luckiest,
-            expected=expected(ledger, drawn),
-        ),
-        required=_required(ledger, end.required, best),
-        left_out=end.left_out,
-        beyond=end.beyond,
-        at_bounds=tuple(at_bounds),
-        commands=tuple(commands),
-    )
-
-
-def _places(end: SearchEnd, top: Trial | None, best: Trial | None) -> Iterator[SizeRow]:
-    """Yield the best plan of each size; the plan that is handed over stands for the plan found.
-
-    The mean loss is by all objectives that aren't sizes. Its `share` of the base's scores is None
-    where an objective has none, as `kl`, and its `nats` where the objectives have no common unit.
-    """
-    ledger = end.ledger
-    aims = [ledger.aims[number] for number in ledger.rated]
-    by_base, unit = all(aim.scale == "base" for aim in aims), shared_unit(aim.unit for aim in aims)
-    for trial, size in curve(ledger, end.sizes):
-        handed = best is not None and trial is top and end.sizes.of(best) == size
-        chosen = best if handed and best is not None else trial
-        lost = ledger.loss(chosen, ledger.rated) if unit else None
-        yield SizeRow(
-            **dict(end.row(chosen)),
-            **size._asdict(),
-            file=front_file(chosen.number),
-            share=ledger.mean_loss(chosen, ledger.rated) if by_base else None,
-            nats=lost and lost.value,
-        )
-
-
-def _required(
-    ledger: Ledger, result: EvaluatedRequirements | None, best: Trial | None
-) -> RequiredRecord | None:
-    """Return the requirements and the best plan's values, or else the nearest plan's."""
-    if result is None:
-        return None
-    nearest = None if result.nearest is None else ledger.trials[result.nearest]
-    shown = best or nearest
-    return RequiredRecord(
-        evaluated=result.plans,
-        whole=result.whole,
-        met=result.met,
-        nearest=None if nearest is None else front_file(nearest.number),
-        rows=() if shown is None else tuple(result.rows.get(held_key(shown), ())),
-    )
-
-
-def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
+def finalists(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[Trial]:
     """Return a summary's trials: the best, random, starting plans, the front, each size's.
 
     The rivals of the best trial are among them, though other trials may be better.
     """
     top = ledger.best()
-    alike = rivals(ledger, top, lambda trial: sizes.of(trial).parameters) if top else []
+    alike = rivals(ledger, top, lambda trial: size(trial).parameters) if top else []
     chosen = (
         top,
         ledger.best(drawn_plans(ledger)),
@@ -238,7 +83,7 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
         *best_starts(ledger),
         *alike,
         *ledger.front(),
-        *(trial for trial, _ in curve(ledger, sizes)),
+        *(trial for trial, _ in curve(ledger, size)),
         *(trial for trial in ledger.of(FINAL) if trial.values is not None),
     )
     return [trial for trial in chosen if trial is not None]
@@ -246,6 +91,19 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
 
 _FEWEST_COMPARED = 3
 """The fewest finalists that show what a loss before repair is worth after it."""
+
+
+@final
+class RepairWorth(NamedTuple):
+    """How the finalists' losses before they were repaired compare with those after it.
+
+    `slope` is the loss after repair for a loss of 1 before it, by least squares over so many
+    `plans`. `correlation` is their rank correlation (Spearman).
+    """
+
+    slope: float
+    correlation: float
+    plans: int
 
 
 def repair_worth(ledger: Ledger) -> RepairWorth | None:
@@ -299,3 +157,16 @@ def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
     count = max(ledger.cost(), 1.0)
     quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
     return fmean(scores) - quantile * stdev(scores)
+
+
+def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[tuple[str, float, str]]:
+    """Yield the numbers of a trial's plan that are at the `low` or `high` end of their interval.
+
+    A low end of 0 is left out: a model then has no share, and a wider interval would hardly help.
+    """
+    says = active(space.table, trial.request.genome).reals
+    for real, share, counts in zip(space.reals, trial.request.genome.reals, says, strict=True):
+        value = real.value(float(share))
+        ends = (real.low, real.high) if real.low else (real.high,)
+        if counts and real.low < real.high and value in ends:
+            yield escaped_control(real.name), value, "low" if value == real.low else "high"

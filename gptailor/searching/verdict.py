@@ -9,25 +9,19 @@ recipe's.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias, final
+from typing import NamedTuple, final
 
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.reporting.measure import Estimate
-from gptailor.searching.run.comparison import Comparison, Scores
+from gptailor.searching.run.comparison import Comparison
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.records import BaseRecord, RivalRecord, VerdictRecord
-from gptailor.searching.run.study import HeldNote, HeldScoresNote
+from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import BASE
 
 MOST_STARTS = 8
 """The most starting plans that the found plan is compared with: the best ones."""
-
-
-HeldOut: TypeAlias = Mapping[str, HeldNote]
-"""Held-out scores by `held_key`."""
 
 
 def held_key(trial: Trial | None) -> str:
@@ -43,11 +37,22 @@ def held_key(trial: Trial | None) -> str:
 
 @final
 class Verdict(NamedTuple):
-    """The verdict on a search's result: `found` has the best score, `best` is handed over."""
+    """The verdict on a search's result: `found` has the best score, `best` is handed over.
+
+    `rival` is the starting plan with the smallest `gain` of the found plan over it, of `starts`
+    starting plans. It may be the found plan itself. `base` is the gain over the uncut base, which
+    may be `no_larger`. Gains are by the `deciding` objectives, on `held`-out samples where all
+    plans have them.
+    """
 
     found: Trial
     best: Trial
-    record: VerdictRecord
+    rival: Trial | None
+    gain: Estimate | None
+    starts: int
+    held: bool
+    base: Estimate | None
+    no_larger: bool
 
 
 def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[Trial]:
@@ -92,29 +97,8 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
         rival, gain = itself if top in scored else min(gains.items(), key=_strength)
         if not gain.sure:
             best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
-    record = VerdictRecord(
-        better=gain is not None and gain.sure,
-        worse=gain is not None and gain.reversed.sure,
-        against=None
-        if rival is None or gain is None
-        else RivalRecord(
-            origin=origin_words(rival.request.origin),
-            trial=rival.number,
-            gain=gain.value,
-            stderr=gain.finite_error,
-        ),
-        starts=len(scored),
-        held=held,
-        base=None
-        if base is None
-        else BaseRecord(
-            gain=base.value,
-            stderr=base.finite_error,
-            better=base.sure,
-            no_larger=base_size <= size(top),
-        ),
-    )
-    return Verdict(top, best, record)
+    no_larger = base_size <= size(top)
+    return Verdict(top, best, rival, gain, len(scored), held, base, no_larger)
 
 
 def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:
@@ -169,24 +153,3 @@ def _recipe_lost(measure: Comparison, found: Scores | None, other: Scores | None
 def simplicity(plan: Plan) -> tuple[int, int]:
     """Return a sort key: a simpler plan names fewer models, then has fewer lines."""
     return len(plan.models), len(format_plan(plan).splitlines())
-
-
-def scores_in(note: HeldNote | None) -> Scores | None:
-    """Return the scores that a study notes of held-out samples; or None."""
-    if not isinstance(note, HeldScoresNote):
-        return None
-    stderrs = [math.inf if error is None else error for error in note.stderrs]
-    return Scores(note.values, stderrs, note.per_sample)
-
-
-def held_loss(ledger: Ledger, held: HeldOut, trial: Trial) -> Estimate | None:
-    """Return a trial's loss beside the base on held-out samples, where both have scores."""
-    own, base = (scores_in(held.get(held_key(of))) for of in (trial, None))
-    return None if own is None or base is None else ledger.loss_beside(own, base.values)
-
-
-def scores_of(trial: Trial) -> Scores | None:
-    """Return a trial's own scores."""
-    if trial.values is None or trial.stderrs is None:
-        return None
-    return Scores(trial.values, trial.stderrs, trial.per_sample)

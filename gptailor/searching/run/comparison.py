@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 from gptailor.evaluation.scores import PerSample, paired_difference
 from gptailor.reporting.measure import (
@@ -14,16 +14,7 @@ from gptailor.reporting.measure import (
     shared_unit,
 )
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.scores import PerObjective
-
-
-@final
-class Scores(NamedTuple):
-    """A plan's scores by each objective: values, standard errors, and each sample's part."""
-
-    values: Sequence[float]
-    stderrs: Sequence[float]
-    each: PerObjective = ()
+from gptailor.searching.run.scores import Scores
 
 
 @final
@@ -80,7 +71,7 @@ def loss_unit(aims: Sequence[Aim]) -> str:
 
 
 def _each(of: Scores, number: int) -> PerSample | None:
-    return of.each[number] if number < len(of.each) else None
+    return of.per_sample[number] if of.per_sample else None
 
 
 def _moves(a: PerSample, b: PerSample) -> list[float]:

@@ -1,16 +1,25 @@
-"""Scores: the samples' parts as studies keep them, the Pareto front, and the best."""
+"""A plan's scores with the samples' parts, `Scores`; the Pareto front, and the best."""
 
 import base64
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, final
 
 import numpy as np
 from jaxtyping import Bool, Float
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
-from gptailor.evaluation.scores import Outcome, PerSample, Score
+from gptailor.evaluation.scores import Failure, Outcome, PerSample, Score
+from gptailor.plan.plan import Several
 
 PerObjective = tuple[PerSample | None, ...]
 """The samples of each objective; None where its score is no mean of samples."""
@@ -60,6 +69,57 @@ NotedSamples = Annotated[
     PerObjective, PlainValidator(per_sample_from_json), PlainSerializer(per_sample_to_json)
 ]
 """Samples that JSON has as packed text."""
+
+
+def _infinite(stderr: Any) -> Any:
+    return math.inf if stderr is None else stderr
+
+
+StandardError = Annotated[float, Field(ge=0, allow_inf_nan=True), BeforeValidator(_infinite)]
+"""A standard error; JSON has null for infinity."""
+RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""The rules of a line's data, which may be a stranger's."""
+
+
+def refuse_unlike(
+    values: Sequence[float], stderrs: Sequence[float], per_sample: PerObjective
+) -> None:
+    """Raise ValueError for values without an error, or samples, of each."""
+    if len(values) != len(stderrs):
+        raise ValueError("expected an error of each score")
+    if len(per_sample) not in (0, len(values)):
+        raise ValueError("expected samples of each score")
+
+
+@final
+@dataclass(frozen=True, config=RECORD)
+class Scores:
+    """A plan's scores by each objective: values, standard errors, and each sample's part."""
+
+    values: Several[float]
+    stderrs: Several[StandardError]
+    per_sample: NotedSamples = ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Scores":
+        refuse_unlike(self.values, self.stderrs, self.per_sample)
+        return self
+
+
+def read_outcomes(outcomes: Sequence[Outcome]) -> Scores | Failure:
+    """Return the scores, or the failure of the first objective without a score.
+
+    An infinite value is a failure: nothing could be compared with it.
+    """
+    values, stderrs = [], []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            return outcome
+        if not math.isfinite(outcome.value):
+            return Failure("search", f"the score is {outcome.value}")
+        values.append(float(outcome.value))
+        stderrs.append(float(outcome.stderr))
+    return Scores(tuple(values), tuple(stderrs), per_objective(outcomes))
 
 
 def _from_json(note: object) -> PerSample:

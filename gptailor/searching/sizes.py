@@ -1,6 +1,5 @@
-"""Quality over size: how large a search's plans are, and the best plan of each size."""
+"""The sizes of a search's plans, from headers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -11,7 +10,7 @@ from gptailor.plan.plan import Objective, Plan
 from gptailor.program.compile import compile_plan
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
-from gptailor.searching.run.trials import Ledger, Trial
+from gptailor.searching.run.trials import Trial
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.space import Space
 
@@ -43,23 +42,3 @@ def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[floa
     """
     compiled = compile_plan(checked)
     return [size_score(each, compiled, checked.base).value for each in measures]
-
-
-def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
-    """Return the best plan of each size, smallest first, but none that a smaller one betters.
-
-    The plans may be handed over: they were evaluated on all samples, and bridged or healed where
-    the best plans are.
-    """
-    by_size: dict[OutputSize, list[Trial]] = {}
-    for trial in ledger.candidates():
-        by_size.setdefault(sizes.of(trial), []).append(trial)
-    points: list[tuple[Trial, OutputSize]] = []
-    least = math.inf
-    for size in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
-        best = ledger.best(by_size[size])
-        lost = None if best is None else ledger.loss(best)
-        if best is not None and lost is not None and lost.value < least:
-            least = lost.value
-            points.append((best, size))
-    return points
