@@ -11,7 +11,6 @@ __all__ = [
     "search_text",
     "settings",
     "space",
-    "storage",
     "strategies",
     "trial_evaluator",
     "verdict",

@@ -18,13 +18,13 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.reporting.measure import excess, finite_or_none
 from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.limits import Sizes
 from gptailor.searching.run.records import RequiredNote, RequirementNote
 from gptailor.searching.run.scores import read_outcomes
 from gptailor.searching.run.study import HeldOutFailure, Study
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import BASE
 from gptailor.searching.settings import Settings, WishError
-from gptailor.searching.sizes import Sizes
 from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space
 from gptailor.searching.summary import curve

@@ -17,10 +17,11 @@ from gptailor.searching.run_files import (
     LOCK,
     SETTINGS,
     SUMMARY,
+    local_or_url,
     path_inside,
     refuse_former,
+    storage_at,
 )
-from gptailor.searching.storage import local_or_url, storage_at
 
 START = "start.tailor"
 FRONT = "front"

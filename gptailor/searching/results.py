@@ -37,7 +37,7 @@ from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import headline, loss_words, markdown, stage_words
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import expecting, plan_at_stage
-from gptailor.searching.summary import best_starts, curve
+from gptailor.searching.summary import curve
 
 
 @final
@@ -139,9 +139,9 @@ def put_results(
         trial = None if judged is None else judged.best
         below = None if place is None else place / FRONT
         best = _put_best(folder, None if trial is None else _text(run, trial, place))
-        for start in best_starts(ledger)[:1]:
+        for start in run.starts[:1]:
             folder.put(START, _text(run, start, place))
-        plans = {*ledger.front(), *(trial for trial, _ in curve(ledger, run.size))}
+        plans = {*run.front, *(ledger.trials[point.trial] for point in handed.curve)}
         plans |= set() if judged is None else {judged.found, judged.best}
         if end.required is not None and end.required.nearest is not None:
             plans.add(ledger.trials[end.required.nearest])

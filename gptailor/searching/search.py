@@ -21,7 +21,7 @@ from gptailor.reporting.quantities import byte_count
 from gptailor.searching.final_scores import Conditions, held_out
 from gptailor.searching.folder import folder_at
 from gptailor.searching.identity import record_of, refuse_other
-from gptailor.searching.limits import Within, size_bounds
+from gptailor.searching.limits import Sizes, Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking
@@ -34,7 +34,6 @@ from gptailor.searching.run.workers import UnderWay, Workers, interruptible
 from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.settings import Flags, Resources, settings
-from gptailor.searching.sizes import Sizes
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.strategies import strategy_of

@@ -24,7 +24,6 @@ from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import plan_cut_words
 from gptailor.searching.summary import (
     best_recipe,
-    best_starts,
     drawn_plans,
     expected,
     numbers_at_bounds,
@@ -233,7 +232,7 @@ def _rows(run: RunReading) -> Iterator[tuple[str, Trial | None, Estimate | None]
     ledger, verdict = run.ledger, run.verdict
     found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     stage = None if found is None else found.request.stage
-    alike = [trial for trial in best_starts(ledger) if stage in (None, trial.request.stage)]
+    alike = [trial for trial in run.starts if stage in (None, trial.request.stage)]
     given = [("found", found), ("simpler", best), *(("start", trial) for trial in alike)]
     given += [("finalist", trial) for trial in ledger.of(FINAL)]
     named: set[Trial] = set()

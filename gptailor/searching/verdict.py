@@ -14,9 +14,8 @@ from typing import NamedTuple, final
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.reporting.measure import Estimate
-from gptailor.searching.run.comparison import Comparison
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.scores import Comparison, Scores
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import BASE
 

@@ -11,10 +11,9 @@ import pytest
 import gptailor
 from gptailor.evaluation.scores import PerSample, mean
 from gptailor.plan.plan import Plan
-from gptailor.searching.run.comparison import Comparison
 from gptailor.searching.run.origin import StrategyPlan
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.scores import Comparison, Scores
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.verdict import verdict

@@ -11,7 +11,6 @@ from gptailor.reporting.quantities import shown_number
 from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.trials import Trial
 from gptailor.searching.run_reading import RunReading
-from gptailor.searching.summary import best_starts
 
 if TYPE_CHECKING:
     import altair as alt
@@ -61,7 +60,7 @@ def _section(
 
 def _plans(run: RunReading) -> Iterator[tuple[str, Trial | None]]:
     yield "base", None
-    for trial in best_starts(run.ledger)[:1]:
+    for trial in run.starts[:1]:
         yield "best start", trial
     if run.verdict is not None:
         yield "found", run.verdict.best

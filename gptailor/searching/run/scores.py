@@ -1,10 +1,10 @@
-"""A plan's scores with the samples' parts, `Scores`; the Pareto front, and the best."""
+"""A plan's scores with the samples' parts, `Scores`, and how they are compared."""
 
 import base64
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, final
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,8 +18,10 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from gptailor.evaluation.scores import Failure, Outcome, PerSample, Score
+from gptailor.evaluation.scores import Failure, Outcome, PerSample, Score, paired_difference
 from gptailor.plan.plan import Several
+from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, shared_unit
+from gptailor.searching.run.records import Aim
 
 PerObjective = tuple[PerSample | None, ...]
 """The samples of each objective; None where its score is no mean of samples."""
@@ -81,7 +83,7 @@ RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """The rules of a line's data, which may be a stranger's."""
 
 
-def refuse_unlike(
+def refuse_unpaired(
     values: Sequence[float], stderrs: Sequence[float], per_sample: PerObjective
 ) -> None:
     """Raise ValueError for values without an error, or samples, of each."""
@@ -102,7 +104,7 @@ class Scores:
 
     @model_validator(mode="after")
     def _agrees(self) -> "Scores":
-        refuse_unlike(self.values, self.stderrs, self.per_sample)
+        refuse_unpaired(self.values, self.stderrs, self.per_sample)
         return self
 
 
@@ -182,3 +184,77 @@ def best(merits: Sequence[float]) -> int | None:
     """Return the number of the highest merit, the first of equal ones; None without a number."""
     numbers = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
     return max(numbers, key=lambda n: (merits[n], -n), default=None)
+
+
+# ------------------------------------------------------------------------------------ comparisons
+
+
+@final
+class Comparison(NamedTuple):
+    """The mean of losses by those of several objectives that have these `numbers`.
+
+    `widths` hold the unit of each objective's scores: 1 where all are in one `unit`, a hundredth of
+    the base's score where losses are shares of it, else the spread of the starting plans'.
+    `samples` are equal for objectives that are measured on the same samples, whose errors go
+    together; without them each objective has its own.
+    """
+
+    aims: tuple[Aim, ...]
+    numbers: tuple[int, ...]
+    widths: tuple[float, ...]
+    samples: tuple[Hashable, ...] = ()
+    unit: str = ""
+
+    def gain(self, first: Scores, second: Scores) -> Estimate:
+        """Return how much better the first scores are."""
+        return self.loss(first, second).reversed
+
+    def loss(self, first: Scores, second: Scores) -> Estimate:
+        """Return how much worse the first scores are, sample by sample where both have samples."""
+        total, variance = 0.0, 0.0
+        groups = self.samples or range(len(self.aims))
+        for group in dict.fromkeys(groups[i] for i in self.numbers):
+            moves: list[list[float]] = []
+            for i in (i for i in self.numbers if groups[i] == group):
+                measure = LossMeasure(self.aims[i].direction, self.widths[i])
+                a, b = _each(first, i), _each(second, i)
+                if a is None or b is None or not (a.sums and b.sums):
+                    total += measure.difference(first.values[i], second.values[i])
+                    errors = (first.stderrs[i], second.stderrs[i])
+                    variance += sum((error / measure.width) ** 2 for error in errors)
+                    continue
+                paired = paired_difference(a, b)
+                total += measure.difference(paired.value, 0.0)
+                if math.isinf(paired.stderr):
+                    variance = math.inf
+                else:
+                    moves.append([measure.difference(move, 0.0) for move in _moves(a, b)])
+            variance += _variance(moves)
+        count = len(self.numbers)
+        return Estimate(total / count, math.sqrt(variance) / count)
+
+
+def loss_unit(aims: Sequence[Aim]) -> str:
+    """Return the unit of the mean loss by several objectives."""
+    if unit := shared_unit(aim.unit for aim in aims):
+        return unit
+    return SHARES if all(aim.scale == "base" for aim in aims) else SPREADS
+
+
+def _each(of: Scores, number: int) -> PerSample | None:
+    return of.per_sample[number] if of.per_sample else None
+
+
+def _moves(a: PerSample, b: PerSample) -> list[float]:
+    """Return how much each sample moves the difference."""
+    n = min(len(a.sums), len(b.sums))
+    common = (PerSample(each.sums[:n], each.counts[:n], each.exponential) for each in (a, b))
+    return [u - v for u, v in zip(*(each.influences() for each in common), strict=True)]
+
+
+def _variance(moves: Sequence[Sequence[float]]) -> float:
+    """Return the variance of the sum of differences on equal samples, else of each by itself."""
+    if len({len(row) for row in moves}) > 1:
+        return sum(_variance([row]) for row in moves)
+    sums = [math.fsum(column) for column in zip(*moves, strict=True)]
+    return len(sums) / (len(sums) - 1) * math.fsum(s * s for s in sums) if len(sums) > 1 else 0.0

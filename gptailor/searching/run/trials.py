@@ -13,16 +13,17 @@ from gptailor.evaluation.scores import Failure
 from gptailor.plan.plan import Several
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, spread_of
-from gptailor.searching.run.comparison import Comparison, loss_unit
 from gptailor.searching.run.origin import TrialOrigin
 from gptailor.searching.run.records import Aim, Line, Seconds, TrialNumber
 from gptailor.searching.run.scores import (
     RECORD,
+    Comparison,
     NotedSamples,
     Scores,
     StandardError,
     front,
-    refuse_unlike,
+    loss_unit,
+    refuse_unpaired,
 )
 from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
 
@@ -90,7 +91,7 @@ class Trial:
         if (self.values is None) != (self.stderrs is None):
             raise ValueError("expected scores with errors, or neither")
         if self.values is not None and self.stderrs is not None:
-            refuse_unlike(self.values, self.stderrs, self.per_sample)
+            refuse_unpaired(self.values, self.stderrs, self.per_sample)
         if self.stopped is not None and self.stopped > self.request.samples:
             raise ValueError("expected to be given up after fewer samples")
         followed = 0 if self.same_as is None else self.same_as + 1

@@ -78,9 +78,7 @@ def test_what_is_put_is_there_on_another_machine(
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
     other_machine(monkeypatch, tmp_path)
     with folder_at(url) as run:
-        assert RunFiles(run.path).record(RunRecord, SETTINGS) == RunRecord.model_validate_json(
-            json.dumps(RECORD)
-        )
+        assert RunFiles(run.path).record() == RunRecord.model_validate_json(json.dumps(RECORD))
         (run.path / "front/trial-0001.tailor").unlink()
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", SETTINGS]
