@@ -173,7 +173,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         )
         refuse_other(earlier, record, Path(folder.shown))
         study = open_study(folder.journal, begun=earlier is not None)
-        folder.put_json(SETTINGS, record.model_dump(mode="json"))
+        folder.put(SETTINGS, record.model_dump_json(indent=2) + "\n")
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger, space)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731

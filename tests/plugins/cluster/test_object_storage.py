@@ -72,7 +72,7 @@ def test_what_is_put_is_there_on_another_machine(
 ) -> None:
     with folder_at(url) as run:
         run.put("front/trial-0001.tailor", "tailor 1\n")
-        run.put_json(SETTINGS, RECORD)
+        run.put(SETTINGS, json.dumps(RECORD))
         (run.path / "best.tailor.lock").write_text("{}")
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
@@ -86,7 +86,7 @@ def test_what_is_put_is_there_on_another_machine(
 
 def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
     with folder_at(url) as run:
-        run.put_json(SETTINGS, {})
+        run.put(SETTINGS, "{}")
         run.put("start.tailor", "tailor 1\n")
     ObjectStorage(url).remove("start.tailor")
     with folder_at(url) as run:
