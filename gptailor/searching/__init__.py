@@ -12,6 +12,6 @@ __all__ = [
     "settings",
     "space",
     "strategies",
+    "summary",
     "trial_evaluator",
-    "verdict",
 ]

@@ -27,8 +27,7 @@ from gptailor.searching.run.workers import BASE
 from gptailor.searching.settings import Settings, WishError
 from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space
-from gptailor.searching.summary import curve
-from gptailor.searching.verdict import held_key
+from gptailor.searching.summary import curve, held_key
 
 _MOST = 10
 """The best plans that are evaluated, beside the front and the best of each size."""

@@ -99,7 +99,7 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     files = RunFiles(run)
     handed = _handed(files)
     if handed is None or not handed.curve:
-        help_ = "gptailor search notes them when it ends, or is interrupted"
+        help_ = "the same gptailor search command notes them when it ends, or is interrupted"
         raise files.error("holds no plans that a search found", help_)
     if handed.best is None:
         message = "no plan of this search meets the requirements"

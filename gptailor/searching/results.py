@@ -124,7 +124,7 @@ def put_results(
     """Write a search's results into its folder; return the best plan's file and the commands.
 
     There is no best plan where no plan has a score. It is the plan that was found, or a simpler one
-    that is no worse (`searching/verdict.py`). Beside it is the best starting plan, which needs no
+    that is no worse (`searching/summary.py`). Beside it is the best starting plan, which needs no
     search. The front has the plans that no other one betters, the best plan of each size, and the
     plan that is nearest to the requirements. The commands score and compile the best plan.
 

@@ -29,8 +29,7 @@ from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.recipes import has_recipe
-from gptailor.searching.summary import best_starts
-from gptailor.searching.verdict import Verdict, held_key, verdict
+from gptailor.searching.summary import Verdict, best_starts, held_key, verdict
 
 
 @final

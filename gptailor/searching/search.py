@@ -37,7 +37,7 @@ from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.strategies import strategy_of
-from gptailor.searching.summary import aims_of, curve, finalists
+from gptailor.searching.summary import curve, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 _GIVE_UP_AFTER = 8
@@ -166,15 +166,12 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         space_trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, space_trials.full)
         conditions = Conditions(space_trials, chosen)
-        aims = aims_of(space_trials.objectives, chosen.objectives, by_byte=space_trials.by_byte)
         tell(Doing("reading the models' digests"))
-        record = record_of(
-            plan, space, opened_models, space_trials, chosen, where, aims, folder.place
-        )
+        record = record_of(plan, space, opened_models, space_trials, chosen, where, folder.place)
         refuse_other(earlier, record, Path(folder.shown))
         study = open_study(folder.journal, begun=earlier is not None)
         folder.put(SETTINGS, record.model_dump_json(indent=2) + "\n")
-        ledger = Ledger(aims, budget.full, chosen.prefer)
+        ledger = Ledger(record.aims, budget.full, chosen.prefer)
         study.recall(ledger, space)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
         with workers_of(space_trials, chosen, where, say) as workers:

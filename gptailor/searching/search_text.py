@@ -23,13 +23,14 @@ from gptailor.searching.run.trials import FINAL, RECIPES, Ledger, Trial
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import plan_cut_words
 from gptailor.searching.summary import (
+    Verdict,
     best_recipe,
     drawn_plans,
     expected,
+    held_key,
     numbers_at_bounds,
     repair_worth,
 )
-from gptailor.searching.verdict import Verdict, held_key
 
 _Table: TypeAlias = tuple[Sequence[str], Sequence[str], Sequence[Sequence[str]]]
 """A table of the summary: the lines above it, its head, and its rows."""

@@ -21,8 +21,7 @@ from gptailor.searching import results
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import FINAL
 from gptailor.searching.run_reading import RunReading, read_run
-from gptailor.searching.summary import best_starts, drawn_plans, numbers_at_bounds
-from gptailor.searching.verdict import Verdict
+from gptailor.searching.summary import Verdict, best_starts, drawn_plans, numbers_at_bounds
 from tests.searching import landscape  # noqa: F401 (compiles once for all tests)
 from tests.support.preloaded import Child, Preloaded
 from tests.support.said import Run, Said, in_process

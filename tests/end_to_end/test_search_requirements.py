@@ -13,7 +13,7 @@ from gptailor.searching.run.records import front_file
 from gptailor.searching.run_reading import RunReading, read_run
 from gptailor.searching.search import Doing, SearchEvent
 from gptailor.searching.search import search as find
-from gptailor.searching.verdict import held_key
+from gptailor.searching.summary import held_key
 from tests.end_to_end.test_search_command import Search
 from tests.support.tiny import letters, tiny_model
 

@@ -50,7 +50,7 @@ from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import headline, markdown, short_recipe, summary_lines
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, space_of
-from gptailor.searching.verdict import held_key
+from gptailor.searching.summary import held_key
 from tests.searching.written_run import record_of
 
 SPACE = space_of(gptailor.loads('tailor 1\nmodel base = "./base"\ndrop any 1..9 of L0..L25\n'), 26)

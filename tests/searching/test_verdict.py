@@ -16,7 +16,7 @@ from gptailor.searching.run.records import Aim
 from gptailor.searching.run.scores import Comparison, Scores
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
-from gptailor.searching.verdict import verdict
+from gptailor.searching.summary import verdict
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 NLL = Aim("nll", "minimize", "base", unit="nats")
