@@ -45,7 +45,8 @@ from gptailor.searching.summary import curve
 class SearchResult:
     """Why a search ended, all that RUN has, its best plan's file if there is one, and its folder.
 
-    `commands` score and compile the best plan.
+    `summary` has the `verdict` with the `found` and the `best` trial, the `front`, the `curve` of
+    quality over size, and all trials in its `ledger`. `commands` score and compile the best plan.
     """
 
     ended: Ended
@@ -120,8 +121,8 @@ _LOCKING = "locking the best plan"
 
 def put_results(
     folder: Folder, run: RunReading, chosen: Settings, on_progress: Callable[[str], None]
-) -> tuple[Path | None, tuple[str, ...]]:
-    """Write a search's results into its folder; return the best plan's file and the commands.
+) -> SearchResult:
+    """Write a search's results into its folder, and return them.
 
     There is no best plan where no plan has a score. It is the plan that was found, or a simpler one
     that is no worse (`searching/summary.py`). Beside it is the best starting plan, which needs no
@@ -159,7 +160,7 @@ def put_results(
             raise
         run.study.note("result", end.model_copy(update={"ended": "interrupted"}))
         return put_results(folder, run, chosen, on_progress)
-    return best, commands
+    return SearchResult(end.ended, run, best, folder.shown, commands)
 
 
 def _handed_over(run: RunReading) -> HandedNote:

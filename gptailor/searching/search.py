@@ -200,8 +200,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         study.note("sizes", RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known)))
         study.note("result", result)
         reading = RunReading(folder.shown, record, study, space, ledger)
-        best, commands = put_results(folder, reading, chosen, say)
-        return SearchResult(reading.end.ended, reading, best, folder.shown, commands)
+        return put_results(folder, reading, chosen, say)
 
 
 # ---------------------------------------------------------------------------------------- the loop

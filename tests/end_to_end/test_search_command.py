@@ -707,6 +707,18 @@ def test_the_best_plan_is_picked_with_its_lock(
     assert (tmp_path / "best.tailor.lock").read_text() == lock, "it is the search's, moved"
 
 
+def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
+    script = (
+        "import sys; from gptailor.cli.main import run; code = run(sys.argv[1:])\n"
+        "print(code, *{n.partition('.')[0] for n in sys.modules}, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, "pick", "sized", "--layers", "9"]
+    done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=True)
+    code, *names = done.stderr.splitlines()[-1].split()
+    assert code == "0"
+    assert {*names}.isdisjoint({"torch", "jax", "numpy"})
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
