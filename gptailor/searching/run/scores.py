@@ -180,12 +180,6 @@ def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
     return kept
 
 
-def best(merits: Sequence[float]) -> int | None:
-    """Return the number of the highest merit, the first of equal ones; None without a number."""
-    numbers = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
-    return max(numbers, key=lambda n: (merits[n], -n), default=None)
-
-
 # ------------------------------------------------------------------------------------ comparisons
 
 
