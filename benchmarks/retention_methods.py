@@ -213,7 +213,9 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
     best = gptailor.load(done.best)
     declared = {model: lab.alone(model).models[model] for model in best.models}
     plan = gptailor.format(best.model_copy(update={"models": declared, "bridges": ()}))
-    return Found(plan, done.summary.cost, shown_layers([drop.position for drop in best.drops]))
+    return Found(
+        plan, done.summary.ledger.cost(), shown_layers([drop.position for drop in best.drops])
+    )
 
 
 # --------------------------------------------------------------------------------------- the table

@@ -28,7 +28,8 @@ from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa:
 from gptailor.evaluation.scores import Score  # noqa: E402
 from gptailor.searching.run.origin import origin_words  # noqa: E402
 from gptailor.searching.run.trials import FINAL  # noqa: E402
-from gptailor.searching.run_reading import RunReading  # noqa: E402
+from gptailor.searching.run_reading import read_run  # noqa: E402
+from gptailor.searching.summary import best_recipe  # noqa: E402
 
 BASE, RECIPE = "base, uncut", "best recipe, uncut"
 HANDED, FOUND = "handed over", "found"
@@ -80,15 +81,13 @@ def held_out(text: str, folder: Path, family: Family) -> float:
 
 def judged(run: Path, family: Family, known: dict[str, float]) -> Iterator[Judged]:
     """Yield the repaired plans of a search, judged on held-out texts; `known` scores are kept."""
-    reading = RunReading(run)
-    assert reading.summary is not None, "the search has ended"
-    summary = reading.summary
-    best, found = summary.best, summary.found
-    assert best is not None, "a plan has a score"
-    assert found is not None, "a plan has a score"
+    reading = read_run(run)
+    assert reading.verdict is not None, "a plan has a score"
+    best, found = reading.verdict.best, reading.verdict.found
+    of_cuts = best_recipe(reading.ledger)
     for trial in reading.ledger.trials:
-        final = trial.request.phase == FINAL or trial.number in (best.trial, found.trial)
-        recipe = summary.recipe is not None and trial.number == summary.recipe.trial
+        final = trial.request.phase == FINAL or trial in (best, found)
+        recipe = trial is of_cuts
         if not (final or recipe) or trial.values is None:
             continue
         text = reading.text(trial)
@@ -96,9 +95,9 @@ def judged(run: Path, family: Family, known: dict[str, float]) -> Iterator[Judge
             known[text] = held_out(text, run, family)
         row = (text, trial.values[0], known[text])
         yield Judged(RECIPE if recipe else origin_words(trial.request.origin), *row)
-        if trial.number == best.trial:
+        if trial is best:
             yield Judged(HANDED, *row)
-        if trial.number == found.trial:
+        if trial is found:
             yield Judged(FOUND, *row)
 
 

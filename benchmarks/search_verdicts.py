@@ -16,7 +16,7 @@ from benchmarks.search_table import Measured
 from gptailor.evaluation.scores import PerSample, Race, paired_difference, race_counts
 from gptailor.reporting.measure import Estimate
 from gptailor.searching.space.genome import Genome
-from gptailor.searching.verdict import MOST_STARTS
+from gptailor.searching.summary import MOST_STARTS
 
 # ----------------------------------------------------------------------------------------- verdicts
 

@@ -28,6 +28,11 @@ from demo import FAMILY, SPECIALISTS, command, gptailor, join, say, shown  # noq
 from demo import texts as texts_of  # noqa: E402
 from seen import NEW_TOKENS, PROMPT, Seen, continued, look, report  # noqa: E402
 
+from gptailor.searching.run.origin import origin_words  # noqa: E402
+from gptailor.searching.run.trials import FINAL  # noqa: E402
+from gptailor.searching.run_reading import read_run  # noqa: E402
+from gptailor.searching.summary import best_starts  # noqa: E402
+
 HELD_OUT = 6
 """Texts of each domain that evaluate the models."""
 SEARCHED = 4
@@ -228,18 +233,21 @@ def show_found(folder: Path, base: Path) -> None:
     best, bare = run_ / "best.tailor", run_ / "bare.tailor"
     kept = (s for s in best.read_text("utf-8").splitlines(True) if not s.startswith(REPAIRS))
     bare.write_text("".join(kept), "utf-8")
-    summary = json.loads((run_ / "summary.json").read_text("utf-8"))
+    found_run = read_run(run_)
+    trials, start = found_run.ledger.trials, best_starts(found_run.ledger)[0]
     shown_as = {"base": base, "usual": run_ / "start.tailor", "found": bare, "healed": found}
     judged = held_out(folder, "judged-full", skip=SEARCHED)
     wishes = [*nll(judged), f'multiple_choice("{shown(questions(judged))}", metric="acc_norm")']
     judge(list(shown_as.values()), wishes, ())
     continued(shown_as, base)
-    usual, healed = summary["starts"][0]["origin"], summary["final"][0]["seconds"]
+    usual = origin_words(start.request.origin)
+    healed = next(trial.seconds for trial in trials if trial.request.phase == FINAL)
+    searched = sum(trial.seconds for trial in trials) - healed
     same = statements(run_ / "start.tailor") == statements(best)
     equal = " The search found no better plan: both are the same plan." if same else ""
     paragraph(
         f"*usual* is the best starting plan ({usual}), bridged and healed as the found plan is."
-        f"{equal} The search took {summary['seconds'] - healed:.0f} s, and the last bridge and "
+        f"{equal} The search took {searched:.0f} s, and the last bridge and "
         f"healing {healed:.0f} s. The search read other texts than those of the table. All random "
         "numbers depend on the seed, so the same command finds the same plan. The lock beside the "
         "found plan has the digests of the compiled model."

@@ -26,7 +26,7 @@ from gptailor.reporting.quantities import (
 )
 
 if TYPE_CHECKING:
-    from gptailor.searching.run.records import SizeRow
+    from gptailor.searching.run.records import CurvePoint
 
 _SEARCH_EXAMPLE = """
 \b
@@ -156,12 +156,13 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             sys.exit(130)
     if export is not None:
         exported(run)
-    for line in summary_lines(result.summary, options.width(), options.output_encoding()):
+    encoding = options.output_encoding()
+    for line in summary_lines(result.summary, options.width(), encoding, result.commands):
         options.say_drawn(line)
     if result.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)
-    required = result.summary.required
+    required = result.summary.end.required
     if required is not None and not required.met:
         say("no plan meets what is required, so that there is no best one", err=True)
         sys.exit(1)
@@ -235,7 +236,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     lost = {} if loss is None else dict([loss])
     bounds = Bounds(parameters, memory, context, layers, **lost)
     picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
-    words = _picked_words(picked.row)
+    words = _picked_words(picked.point)
     if not picked.kept:
         say(f"error: no plan in '{run}' keeps to that; the nearest is {words}", err=True)
         sys.exit(1)
@@ -247,11 +248,10 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     say(f"{output}: {words}")
 
 
-def _picked_words(row: "SizeRow") -> str:
+def _picked_words(point: "CurvePoint") -> str:
     """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
-    from gptailor.searching.run.records import front_file
-
-    count, weights = millions(row.parameters), bytes_in_words(row.bytes)
-    lost, form = (row.share, ".1%") if row.nats is None else (row.nats, ".3g")
+    size = point.size
+    count, weights = millions(size.parameters), bytes_in_words(size.bytes)
+    lost, form = (point.share, ".1%") if point.nats is None else (point.nats, ".3g")
     loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
-    return f"{front_file(row.trial)}: {row.layers} layers, {count} parameters, {weights}{loss}"
+    return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}"

@@ -182,7 +182,7 @@ def scores_words(trial: Trial, ledger: Ledger) -> str:
     if len(ledger.rated) > 1:
         lost = ledger.loss(trial)
         unit = short_unit(ledger.loss_unit)
-        return "" if lost is None else loss_words(lost.value, lost.stderr, unit)
+        return "" if lost is None else loss_words(lost, unit)
     [number] = ledger.rated
     before = ledger.before(trial)
     was = (
@@ -196,10 +196,9 @@ def scores_words(trial: Trial, ledger: Ledger) -> str:
 
 def trial_remarks(trial: Trial, ledger: Ledger) -> str:
     """Return a trial's number of samples if not all, and its repair."""
-    request, before = trial.request, ledger.before(trial)
     words = "" if trial.full else f", {trial.samples} samples"
     words += "" if trial.stopped is None else ", given up"
-    repair = stage_words(request.stage, None if before is None else before.values, trial.values)
+    repair = stage_words(trial, ledger)
     return words + (f", {repair}" if repair else "")
 
 

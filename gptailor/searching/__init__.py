@@ -11,8 +11,7 @@ __all__ = [
     "search_text",
     "settings",
     "space",
-    "storage",
     "strategies",
+    "summary",
     "trial_evaluator",
-    "verdict",
 ]

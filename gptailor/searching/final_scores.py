@@ -5,11 +5,11 @@ The best plans are evaluated for them, and each value is noted in the study.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, final
+from typing import TypeAlias, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluation.scores import Failure, Outcome, Outcomes
+from gptailor.evaluation.scores import Failure, Outcome
 from gptailor.evaluation.space_trials import Trials
 from gptailor.evaluation.targets import base_of, unchanged
 from gptailor.lang.words import objective_words, statement_words
@@ -18,16 +18,16 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.reporting.measure import excess, finite_or_none
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.run.records import HeldOutFailure, RequiredRow
-from gptailor.searching.run.scores import per_objective
-from gptailor.searching.run.study import HeldNote, HeldScoresNote, Study
-from gptailor.searching.run.trials import Ledger, Trial, json_numbers, read_outcomes
+from gptailor.searching.limits import Sizes
+from gptailor.searching.run.records import RequiredNote, RequirementNote
+from gptailor.searching.run.scores import read_outcomes
+from gptailor.searching.run.study import HeldOutFailure, Study
+from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import BASE
 from gptailor.searching.settings import Settings, WishError
 from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import HeldOut, held_key
+from gptailor.searching.summary import curve, held_key
 
 _MOST = 10
 """The best plans that are evaluated, beside the front and the best of each size."""
@@ -35,21 +35,6 @@ _MOST = 10
 
 _Pair: TypeAlias = tuple[float | None, float | None]
 """A value, and the value on held-out samples; None is a failure."""
-
-
-@final
-class EvaluatedRequirements(NamedTuple):
-    """The number of evaluated plans, and of those that meet all requirements.
-
-    `whole` means that no plan is left to evaluate. `nearest` is the trial with the smallest excess
-    if no plan meets all. `rows` are by the key of each evaluated plan.
-    """
-
-    plans: int
-    whole: bool
-    met: int
-    nearest: int | None
-    rows: Mapping[str, tuple[RequiredRow, ...]]
 
 
 @final
@@ -104,7 +89,7 @@ class Conditions:
         if not self.required:
             return
         noted = dict(study.typed.conditions)
-        places = [trial for trial, _ in curve(ledger, sizes)]
+        places = [trial for trial, _ in curve(ledger, sizes.of)]
         best = ledger.ranked(ledger.candidates(), _MOST)
         chosen = {held_key(trial): trial for trial in (*best, *ledger.front(), *places)}
         bounds = {r.bound.of for r in self.required if r.bound.of is not None}
@@ -124,7 +109,7 @@ class Conditions:
         self._whole = True
         self.about(study, ledger)
 
-    def about(self, study: Study, ledger: Ledger) -> EvaluatedRequirements | None:
+    def about(self, study: Study, ledger: Ledger) -> RequiredNote | None:
         """Return the result; mark plans that meet all requirements in the ledger, if any does.
 
         An interrupted evaluation isn't `whole`: then plans need not meet anything, unless a plan is
@@ -138,15 +123,26 @@ class Conditions:
         bounds = [self._bound(i, measured) for i in range(len(self.required))]
         trials = {held_key(t): t for t in ledger.candidates() if held_key(t) in measured}
         beyond = {key: self._excess(measured[key], bounds) for key in trials}
-        met = {(t.plan, t.request.stage) for key, t in trials.items() if beyond[key] <= 0}
-        ledger.met = met or None
+        met = [trial.number for key, trial in trials.items() if beyond[key] <= 0]
+        ledger.met = {*met} or None
         nearest = min(trials, key=beyond.__getitem__, default=None) if not met else None
-        return EvaluatedRequirements(
-            plans=len(trials),
+        rows = (
+            RequirementNote(
+                require=escaped_control(statement_words([required])),
+                measure=key,
+                bound=bound,
+                held_bound=held_bound,
+            )
+            for required, key, (bound, held_bound) in zip(
+                self.required, self._keys, bounds, strict=True
+            )
+        )
+        return RequiredNote(
+            evaluated=len(trials),
             whole=self._whole,
-            met=len(met),
+            met=tuple(met),
             nearest=None if nearest is None else trials[nearest].number,
-            rows={key: self._rows(measured[key], bounds) for key in trials},
+            rows=tuple(rows),
         )
 
     def _bound(self, i: int, measured: Mapping[str, Sequence[_Pair]]) -> _Pair:
@@ -162,19 +158,6 @@ class Conditions:
         """Return how far a plan is beyond its farthest bound, as a share of it."""
         pairs = zip(self.required, measured, bounds, strict=True)
         return max(excess(each.sign, value, bound) for each, (value, _), (bound, _) in pairs)
-
-    def _rows(self, measured: Sequence[_Pair], bounds: Sequence[_Pair]) -> tuple[RequiredRow, ...]:
-        rows = zip(self.required, measured, bounds, strict=True)
-        return tuple(
-            RequiredRow(
-                require=escaped_control(statement_words([required])),
-                bound=bound,
-                value=value,
-                held=held,
-                held_bound=None if held is None else held_bound,
-            )
-            for required, (value, held), (bound, held_bound) in rows
-        )
 
     # ------------------------------------------------------------------------------- one plan
 
@@ -208,10 +191,10 @@ def held_out(
     base: Plan,
     chosen: Sequence[Trial],
     on_progress: Callable[[str], None],
-) -> HeldOut:
-    """Return held-out scores of the base and of trials' plans; make the missing ones."""
+) -> None:
+    """Note the held-out scores of the base and of trials' plans that aren't noted yet."""
     if not any(trials.helds):
-        return {}
+        return
     notes = dict(study.typed.held_out)
     plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
     plans |= {
@@ -225,14 +208,9 @@ def held_out(
         for index, outcomes in trials.run([fresh[key][0] for key in keys], None, stage=stage):
             done += 1
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
-            notes[keys[index]] = _held_note(outcomes)
+            scores = read_outcomes(outcomes)
+            if isinstance(scores, Failure):
+                notes[keys[index]] = HeldOutFailure(failure=str(scores))
+            else:
+                notes[keys[index]] = scores
             study.note("held_out", notes)
-    return study.typed.held_out
-
-
-def _held_note(outcomes: Outcomes) -> HeldNote:
-    values, stderrs, failure = read_outcomes(outcomes)
-    if values is None:
-        return HeldOutFailure(failure=str(failure))
-    errors, each = json_numbers(stderrs) or (), per_objective(outcomes)
-    return HeldScoresNote(values=values, stderrs=errors, per_sample=each)

@@ -1,13 +1,10 @@
 """The folder of a search, RUN, which one search holds at a time."""
 
 import fcntl
-import json
 import os
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.write.output_file import write_whole, writing
@@ -17,10 +14,11 @@ from gptailor.searching.run_files import (
     LOCK,
     SETTINGS,
     SUMMARY,
+    local_or_url,
     path_inside,
     refuse_former,
+    storage_at,
 )
-from gptailor.searching.storage import local_or_url, storage_at
 
 START = "start.tailor"
 FRONT = "front"
@@ -112,10 +110,6 @@ class Folder:
             place.parent.mkdir(exist_ok=True)
         write_whole(place, raw, place)
         return place
-
-    def put_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write JSON into a file, as `put` does."""
-        self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def folder_at(run: str | Path) -> Folder:

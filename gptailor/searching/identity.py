@@ -17,7 +17,7 @@ from gptailor.evaluation.space_trials import Trials
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, statement_words
 from gptailor.output.used_plan import plan_seen_from
-from gptailor.plan.plan import Plan, Requirement
+from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import commits_of
 from gptailor.reporting.terminal_encoding import escaped_control
@@ -55,6 +55,25 @@ _ASKED = (
 """The settings that a record has as they are."""
 
 
+def _aims(trials: Trials, objectives: Sequence[Objective]) -> tuple[Aim, ...]:
+    """Return a search's objectives with their units, and short labels that tell them apart."""
+    names = [objective.name for objective in objectives]
+    aims = []
+    for (name, direction, scale), objective in zip(trials.objectives, objectives, strict=True):
+        text = str(objective.arguments.get("file") or "")
+        label = objective.name
+        if names.count(objective.name) > 1:
+            source = text or str(objective.arguments.get("task") or "")
+            label = f"{objective.name} {Path(source).stem}".strip()
+        spec = OBJECTIVES[objective.name]
+        shown, label, text = map(escaped_control, (name, label, text))
+        unit = spec.byte_unit or spec.unit if trials.by_byte else spec.unit
+        fields = (shown, direction, scale, label, unit, spec.by != "samples", text)
+        aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
+    labels = [aim.label for aim in aims]
+    return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
+
+
 def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
     plan: Plan,
     space: Space,
@@ -62,7 +81,6 @@ def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
     trials: Trials,
     chosen: Settings,
     where: Resources,
-    aims: Sequence[Aim],
     place: Path | None,
 ) -> RunRecord:
     """Return the record of a search: its settings, its open plan, and digests of what it reads.
@@ -86,7 +104,7 @@ def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
         low=budget.low,
         full=budget.full,
         limits=_requirements(r for r in chosen.requires if OBJECTIVES[r.name].by == "headers"),
-        aims=tuple(aims),
+        aims=_aims(trials, chosen.objectives),
         space=format_plan(moved.model_copy(update={"search": None})),
         digests=_digests(space, {**models, **trials.reference_models}, trials.files),
         starts=_STARTING_PLANS,

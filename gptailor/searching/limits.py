@@ -1,11 +1,11 @@
-"""Requirements of sizes, which are hard: the part of a space within them, and the genomes there.
+"""Sizes of plans, and their requirements, which are hard: the part of a space within them.
 
 The size of a genome's plan is fitted as a sum over its features, so that strategies check
 thousands of genomes at once. The sum is exact where each layer is dropped or repeated for itself.
 The sizes of requested genomes are counted from headers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, NoReturn, final
@@ -14,13 +14,18 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.objectives.size_and_speed import size_score
 from gptailor.evaluation.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, locate
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
+from gptailor.program.compile import compile_plan
+from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
-from gptailor.searching.curve import Sizes, measured_sizes
+from gptailor.searching.run.trials import Trial
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import Key, folded, key_of, keys_of, uniform
@@ -44,6 +49,35 @@ _TRIED = 64
 """Genomes that are drawn to find a genome within bounds."""
 _LEANINGS = (0.0, 0.3, 0.6, 0.9)
 """The share of the smallest genome in the drawn genomes, try by try."""
+
+
+@final
+class Sizes:
+    """The sizes of a search's plans, from headers; each is computed once."""
+
+    def __init__(self, space: Space, models: Mapping[str, Opened]) -> None:
+        self.space = space
+        self.models = models
+        self.known: dict[str, OutputSize] = {}  # by the plans' digests
+
+    def of(self, trial: Trial) -> OutputSize:
+        """Return the size of a trial's plan."""
+        if trial.plan not in self.known:
+            self.known[trial.plan] = self.of_plan(decode(self.space, trial.request.genome))
+        return self.known[trial.plan]
+
+    def of_plan(self, plan: Plan) -> OutputSize:
+        """Return the size of a closed plan."""
+        return plan_size(Checked.of(plan, self.models))
+
+
+def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[float]:
+    """Return a closed plan's sizes by some measures.
+
+    Raises ObjectiveError or CheckpointError for an unknown size.
+    """
+    compiled = compile_plan(checked)
+    return [size_score(each, compiled, checked.base).value for each in measures]
 
 
 @final

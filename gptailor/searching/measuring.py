@@ -24,8 +24,8 @@ from gptailor.plan.stage import at_stage
 from gptailor.reporting.measure import LossMeasure
 from gptailor.searching.run.origin import UniformMerge, composition_words
 from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.scores import Scores, read_outcomes
 from gptailor.searching.run.study import FoundNote, Study
-from gptailor.searching.run.trials import read_outcomes
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space
@@ -207,9 +207,9 @@ class _Measuring:
         for index, outcomes in self.trials.run(removed, self.budget.low, stage="bare"):
             self.done += 1
             self.on_progress(what, self.done, self.total)
-            values, _, _ = read_outcomes(outcomes)
-            if values is not None:
-                losses[index] = np.multiply(signs, values)
+            scores = read_outcomes(outcomes)
+            if isinstance(scores, Scores):
+                losses[index] = np.multiply(signs, scores.values)
         self.spent += self.budget.low * len(removed)
         scales = np.abs(np.nan_to_num(losses)).sum(axis=0)
         return [*(losses / np.where(scales > 0, scales, 1.0)).mean(axis=1)]

@@ -1,11 +1,14 @@
-"""One plan of a search, by its size or its loss: `pick`. Neither torch nor JAX is imported."""
+"""One plan of a search, by its size or its loss: `pick`. No torch, JAX or NumPy is imported."""
 
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, final
 
+from pydantic import BaseModel, ValidationError
+
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
@@ -15,12 +18,21 @@ from gptailor.plan.plan import CUTS, Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.measure import excess
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.run.records import SearchSummary, SizeRow, front_file
-from gptailor.searching.run_files import SUMMARY, WRITTEN_ANEW, RunFiles, path_inside
+from gptailor.searching.run.journal import JOURNAL, complete_lines, damaged
+from gptailor.searching.run.records import CurvePoint, HandedNote
+from gptailor.searching.run_files import RunFiles, path_inside
 from gptailor.searching.settings import WishError
 
 BEST = "best.tailor"
 """The best plan's file in a search's folder."""
+_WRITTEN_ANEW = "the same search command writes it anew, without another trial"
+
+
+@final
+class _HandedLine(BaseModel):
+    """A line of the journal, of which only one note is read."""
+
+    handed: HandedNote | None = None
 
 
 @final
@@ -38,42 +50,41 @@ class Bounds(NamedTuple):
     share: float | None = None
     nats: float | None = None
 
-    def excess(self, row: SizeRow) -> float:
-        """Return how far a row is beyond these bounds, in shares of a bound; else 0."""
+    def excess(self, point: CurvePoint) -> float:
+        """Return how far a plan is beyond these bounds, in shares of a bound; else 0."""
+        size = point.size
         pairs = (
-            (self.parameters, row.parameters),
-            (self.memory, row.bytes + self.context * (row.kv_cache or 0)),
-            (self.layers, row.layers),
-            (self.share, row.share),
-            (self.nats, row.nats),
+            (self.parameters, size.parameters),
+            (self.memory, size.bytes + self.context * (size.kv_cache or 0)),
+            (self.layers, size.layers),
+            (self.share, point.share),
+            (self.nats, point.nats),
         )
         return max([0.0, *(excess("<=", has, most) for most, has in pairs if most is not None)])
 
 
-def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | None:
-    """Return the best place on the curve that keeps to the bounds, or the nearest and False.
+def picked(curve: Sequence[CurvePoint], bounds: Bounds) -> tuple[CurvePoint, bool]:
+    """Return the best plan of the curve that keeps to the bounds, or the nearest and False.
 
-    Where only the loss is bounded it is the smallest that keeps to it. Return None without places.
+    Where only the loss is bounded it is the smallest that keeps to it.
     """
-    if not rows:
-        return None
-    kept = [row for row in rows if bounds.excess(row) <= 0]
+    kept = [point for point in curve if bounds.excess(point) <= 0]
     if not kept:
-        return min(rows, key=bounds.excess), False
+        return min(curve, key=bounds.excess), False
     if bounds.parameters is None and bounds.memory is None and bounds.layers is None:
-        return min(kept, key=lambda row: row.parameters), True
-    return min(kept, key=lambda row: (row.lost, row.parameters)), True
+        return min(kept, key=lambda point: point.size.parameters), True
+    return min(kept, key=lambda point: (point.lost, point.size.parameters)), True
 
 
 @final
 class PickedPlan(NamedTuple):
-    """A place on a search's curve of quality over size, and its plan's text.
+    """A plan of a search's curve of quality over size, and its text.
 
     With `kept` it keeps to the bounds, else it only comes nearest. `lock` is the file of the
     search's lock of this plan, if there is one.
     """
 
-    row: SizeRow
+    point: CurvePoint
     kept: bool
     text: str
     lock: Path | None
@@ -86,25 +97,23 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     for a folder without a search's results, PlanError for a damaged plan.
     """
     files = RunFiles(run)
-    summary = files.record(SearchSummary, f"{SUMMARY}.json")
-    rows = () if summary is None else summary.sizes
-    chosen = picked(rows, bounds)
-    if summary is None or chosen is None:
-        help_ = "gptailor search writes it when it ends, or is interrupted"
+    handed = _handed(files)
+    if handed is None or not handed.curve:
+        help_ = "the same gptailor search command notes them when it ends, or is interrupted"
         raise files.error("holds no plans that a search found", help_)
-    if summary.best is None and summary.required is not None:
+    if handed.best is None:
         message = "no plan of this search meets the requirements"
         raise WishError(f"{message}; summary.md says which comes nearest")
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
-        if most is not None and all(getattr(row, name) is None for row in rows):
+        if most is not None and all(getattr(point, name) is None for point in handed.curve):
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"
             message = f"the objectives of this search have no such loss: say --loss {other}"
             raise WishError(message)
-    row, kept = chosen
-    name = front_file(row.trial)
+    point, kept = picked(handed.curve, bounds)
+    name = point.file
     raw = files.read(name)
     if raw is None:
-        raise files.error(f"holds no '{name}', which its summary names", WRITTEN_ANEW)
+        raise files.error(f"holds no '{name}', which its journal names", _WRITTEN_ANEW)
     text = raw.decode(errors="surrogateescape")  # `loads` refuses such a text
     file = files.path / name
     plan = loads(text, folder="." if files.storage else file.parent, name=str(file))
@@ -112,10 +121,22 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     moved = "".join(comment) + format_plan(seen_from(plan, place))
     if any(escaped_control(line) != line for line in moved.split("\n")):
         message = "expected text, got a control character, which steers a terminal"
-        raise CheckpointError("C903", message, file, WRITTEN_ANEW)
-    best = summary.best is not None and summary.best.trial == row.trial
+        raise CheckpointError("C903", message, file, _WRITTEN_ANEW)
+    best = handed.best == point.trial
     lock = path_inside(files.path, BEST + SUFFIX) if best and files.storage is None else None
-    return PickedPlan(row, kept, moved, lock if lock is not None and lock.exists() else None)
+    return PickedPlan(point, kept, moved, lock if lock is not None and lock.exists() else None)
+
+
+def _handed(files: RunFiles) -> HandedNote | None:
+    """Return the last note of the plans that the search handed over, without reading its trials."""
+    lines = complete_lines(files.journal()).split(b"\n")[:-1]
+    for number, line in reversed([*enumerate(lines, start=1)]):
+        try:
+            if (handed := _HandedLine.model_validate_json(line).handed) is not None:
+                return handed
+        except ValidationError as error:
+            raise damaged(number, fault_of(error), files.path / JOURNAL) from None
+    return None
 
 
 def put_picked(plan: PickedPlan, file: Path, *, force: bool = False) -> None:

@@ -1,30 +1,68 @@
-"""The files of a search's RUN, which may be a stranger's: `RunFiles` reads only them.
+"""The files of a search's RUN, a folder or a URL, which may be a stranger's: `RunFiles`.
 
 Names outside RUN are refused, a file is read completely, and JSON is typed.
 """
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final, TypeVar, final
-
-from pydantic import BaseModel
+from typing import Any, Final, Protocol, final, runtime_checkable
+from urllib.parse import unquote, urlsplit
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
-from gptailor.searching.run.journal import RESTORE
-from gptailor.searching.storage import local_or_url, storage_at
+from gptailor.plan.doors import Door
+from gptailor.searching.run.journal import JOURNAL, RESTORE, Journal
+from gptailor.searching.run.records import RunRecord
 
 LOCK: Final = ".lock"
 SETTINGS: Final = "run.json"
-SUMMARY: Final = "summary"
-"""The name of a search's summary, as JSON and as a page."""
+SUMMARY: Final = "summary.md"
 MOST_FILE_BYTES: Final = 2**31
 """The largest file of RUN that is read."""
 
-_R = TypeVar("_R", bound=BaseModel)
+
+@runtime_checkable
+class Storage(Protocol):
+    """The objects below a URL, each complete or missing.
+
+    Its class is called with the URL. It raises TailorError for a URL that can't be read here.
+    Other errors are CheckpointErrors about the URL: C303 for writing, C903 for reading.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of all objects, as paths below the URL."""
+
+    def get(self, names: list[str]) -> dict[str, bytes]:
+        """Return the contents of objects."""
+
+    def journal(self) -> Journal:
+        """Return the journal, with its lines in objects."""
+
+    def folder(self) -> Any:
+        """Return the `Folder` on this machine that has a copy of the objects."""
+
+
+STORAGES: Door[Callable[[str], Storage]] = Door("storages", "storage", type, {})
+"""Storages of RUN, by the kind of its address: `url`."""
+
+
+def storage_at(url: str) -> Storage:
+    """Return the storage at a URL. Raises TailorError without a plugin for it."""
+    return STORAGES.required("url", f"'{url}'", "cluster")(url)
+
+
+def local_or_url(run: str | Path) -> Path | str:
+    """Return a folder, or a URL that fsspec reads: `s3://bucket/run`. `file://` is a folder."""
+    text = str(run)
+    if isinstance(run, Path) or "://" not in text:
+        return Path(run)
+    parts = urlsplit(text)
+    if parts.scheme in ("file", "local"):
+        return Path(unquote(parts.netloc + parts.path))
+    return text.rstrip("/")
 
 
 def refuse_former(names: Collection[str], place: Path) -> None:
@@ -82,19 +120,19 @@ class RunFiles:
             return file_inside(self.path, name)
         return self.storage.get([name])[name] if name in self._names else None
 
-    def record(self, kind: type[_R], name: str) -> _R | None:
-        """Return the record in a file, or None without the file. Raises CheckpointError C903."""
-        raw = self.read(name)
+    def journal(self) -> bytes:
+        """Return the journal's lines; nothing without a journal. Raises CheckpointError C903."""
+        return (self.storage.journal().read() if self.storage else self.read(JOURNAL)) or b""
+
+    def record(self) -> RunRecord | None:
+        """Return what was asked of the search, or None without `run.json`. Raises C903."""
+        raw = self.read(SETTINGS)
 
         def refuse(fault: str) -> CheckpointError:
             found = re.search(rb'"version"\s*:\s*"([^"]*)"', raw or b"")
             version = gptailor.__version__ if found is None else found[1].decode(errors="replace")
             other = f"was written by gptailor {quoted(version)}, not by this version"
             by = "is damaged" if version == gptailor.__version__ else other
-            help_ = RESTORE if name == SETTINGS else WRITTEN_ANEW
-            return CheckpointError("C903", f"{by}: {fault}", self.path / name, help_)
+            return CheckpointError("C903", f"{by}: {fault}", self.path / SETTINGS, RESTORE)
 
-        return None if raw is None else parse_record(kind, raw, refuse)
-
-
-WRITTEN_ANEW: Final = "the same search command writes it anew, without another trial"
+        return None if raw is None else parse_record(RunRecord, raw, refuse)

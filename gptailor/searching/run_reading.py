@@ -1,9 +1,11 @@
-"""A search's RUN read: nothing is evaluated, written or locked, nor are models needed.
+"""A search's RUN as one view, `RunReading`: of `run.json` and the journal, and of nothing else.
 
-A search that goes on meanwhile isn't disturbed.
+Nothing is evaluated, written or locked, nor are models needed. A search that goes on meanwhile
+isn't disturbed.
 """
 
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -19,60 +21,43 @@ from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import Estimate
 from gptailor.searching.run.journal import JOURNAL
 from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.records import RunRecord, SearchSummary
-from gptailor.searching.run.study import Study
-from gptailor.searching.run.trials import Ledger, Trial
-from gptailor.searching.run_files import SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
-from gptailor.searching.space.decode import decode_for
+from gptailor.searching.run.records import CurvePoint, ResultNote, RunRecord
+from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.study import Study, StudyNotes
+from gptailor.searching.run.trials import RECIPES, Ledger, Trial
+from gptailor.searching.run_files import SETTINGS, RunFiles
+from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space, space_of
-from gptailor.searching.verdict import held_loss
+from gptailor.searching.starts.recipes import has_recipe
+from gptailor.searching.summary import Verdict, best_starts, held_key, verdict
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class RunReading:
-    """A RUN, which may be a stranger's: its record, summary and study, its trials and their space.
+    """A search's record, study, space and trials, and all that follows from them.
 
-    Raises CheckpointError C903 for a folder without a readable search.
+    `shown` is its folder or URL.
     """
 
-    def __init__(self, run: str | Path) -> None:
-        self.files = files = RunFiles(run)
-        record = files.record(RunRecord, SETTINGS)
-        if record is None:
-            raise files.error("holds no search", "name the RUN of a gptailor search")
-        self.record = record
-        self.summary = files.record(SearchSummary, f"{SUMMARY}.json")
-        lines = files.read(JOURNAL) if files.storage is None else files.storage.journal().read()
-        if not lines:
-            help_ = "a search writes it with its first trial"
-            raise files.error(f"has no {JOURNAL} with a line", help_)
-        self.study = Study(lines, files.path / JOURNAL)
-        self.space = self._space()
-        self.ledger = self._ledger()
+    shown: Path | str
+    record: RunRecord
+    study: Study
+    space: Space
+    ledger: Ledger
 
-    def _space(self) -> Space:
-        try:
-            plan = loads(self.record.space, folder=self.files.path, name="space")
-            return space_of(plan, self.record.layers, self.record.tied)
-        except TailorError as error:
-            message = f"has an open plan that can't be used: {error}"
-            raise CheckpointError("C903", message, self.files.path / SETTINGS) from None
+    @property
+    def notes(self) -> StudyNotes:
+        """The decisions of the search beside its trials."""
+        return self.study.typed
 
-    def _ledger(self) -> Ledger:
-        objectives, prefer = self.record.objectives, self.record.prefer
-        number = objectives.index(prefer) if prefer in objectives else None
-        ledger = Ledger(self.record.aims, self.record.full, number)
-        self.study.recall(ledger, self.space)
-        summary = self.summary
-        if summary is not None and (
-            summary.objectives != ledger.aims or summary.trials > len(ledger.trials)
-        ):
-            message = f"is of another search than {JOURNAL}"
-            place = self.files.path / f"{SUMMARY}.json"
-            raise CheckpointError("C903", message, place, WRITTEN_ANEW)
-        return ledger
+    @property
+    def end(self) -> ResultNote:
+        """The facts of the end of a search that has come to its end, or was interrupted."""
+        assert self.notes.result is not None, "a search that is under way"
+        return self.notes.result
 
-    # ------------------------------------------------------------------------------------ its rows
+    # ------------------------------------------------------------------------------------ its plans
 
     @cached_property
     def plans(self) -> Mapping[str, Resolved]:
@@ -88,7 +73,7 @@ class RunReading:
     @cached_property
     def sizes(self) -> Mapping[str, OutputSize]:
         """The plans' sizes by digest: as written, or as all plans that are cut alike have it."""
-        written = self.study.typed.sizes
+        written = self.notes.sizes
         sizes = {} if written is None else dict(written.plans)
         alike: dict[Hashable, set[OutputSize]] = {}
         for digest, plan in self.plans.items():
@@ -100,28 +85,85 @@ class RunReading:
                 sizes[digest] = same[0]
         return sizes
 
+    def size(self, trial: Trial | None) -> OutputSize:
+        """Return the written size of a plan that may be handed over, or of the uncut base."""
+        written = self.notes.sizes
+        if written is None or not (trial is None or trial.plan in written.plans):
+            raise self.study.error("has no size of a plan that may be handed over")
+        return written.base if trial is None else written.plans[trial.plan]
+
     def layers(self, trial: Trial) -> int:
         """Return the number of layers of a trial's plan."""
         size = self.sizes.get(trial.plan)
         return size.layers if size else len(self.plans[trial.plan].kept)
 
-    @cached_property
-    def front(self) -> list[int]:
-        """The numbers of the trials on the front, the best by the first objective first."""
-        rows = None if self.summary is None else [row.trial for row in self.summary.front]
-        return [trial.number for trial in self.ledger.front()] if rows is None else rows
-
     def text(self, trial: Trial) -> str:
         """Return the text of a trial's plan as it was evaluated."""
         return format_plan(at_stage(self.plans[trial.plan].declared, trial.request.stage))
 
-    def held_loss(self, trial: Trial) -> Estimate | None:
-        """Return a trial's loss beside the base on held-out samples, where both have scores."""
-        return held_loss(self.ledger, self.study.typed.held_out, trial)
-
     def made(self, trial: Trial) -> str:
         """Return a line on a trial's plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
         return made_words(self.plans[trial.plan])
+
+    # ----------------------------------------------------------------------------------- its result
+
+    @cached_property
+    def front(self) -> list[Trial]:
+        """The trials on the front, the best by the first objective first."""
+        return self.ledger.front()
+
+    @property
+    def starts(self) -> list[Trial]:
+        """The best starting plans, repaired ones first."""
+        return best_starts(self.ledger)
+
+    @property
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """The best plan of each size that was handed over, smallest first."""
+        return () if self.notes.handed is None else self.notes.handed.curve
+
+    def held_scores(self, trial: Trial | None) -> Scores | None:
+        """Return the scores of a trial, or of the base, on held-out samples; None without any."""
+        held = self.notes.held_out.get(held_key(trial))
+        return held if isinstance(held, Scores) else None
+
+    def held_loss(self, trial: Trial) -> Estimate | None:
+        """Return a trial's loss beside the base on held-out samples, where both have scores."""
+        own, base = self.held_scores(trial), self.held_scores(None)
+        return None if own is None or base is None else self.ledger.loss_beside(own, base.values)
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """The verdict on the best trial, by held-out samples where all plans have them.
+
+        There is no verdict where all plans were evaluated, and none meets the requirements.
+        """
+        ledger, required = self.ledger, self.end.required
+        if required is not None and required.whole and not required.met:
+            return None
+        best, unseen = ledger.best(), self.held_scores(None)
+        held = unseen is not None and best is not None and self.held_scores(best) is not None
+        uncut = unseen.values if held and unseen else ledger.references.get(ledger.full)
+        texts = [aim.text or number for number, aim in enumerate(ledger.aims)]
+        return verdict(
+            ledger,
+            ledger.comparison(uncut, samples=texts),
+            self.held_scores if held else lambda trial: None if trial is None else trial.scores,
+            lambda trial: decode(self.space, trial.request.genome),
+            lambda trial: self.size(trial).parameters,
+            self.size(None).parameters,
+            held=held,
+            uncut=self._uncut_scores,
+        )
+
+    def _uncut_scores(self, trial: Trial) -> Scores | None:
+        """Return the scores of a trial's recipe with nothing dropped, on all samples, if known."""
+        recipes = (other for other in self.ledger.of(RECIPES) if other.full)
+        genome, space = trial.request.genome, self.space
+        best = self.ledger.best([r for r in recipes if has_recipe(space, genome, r.request.genome)])
+        return None if best is None else best.scores
+
+    # ------------------------------------------------------------------------------------ its rows
 
     def row(self, trial: Trial) -> dict[str, Any]:
         """Return the row of a trial, by column."""
@@ -142,6 +184,37 @@ class RunReading:
             row[aim.name] = trial.values and trial.values[number]
             row[f"{aim.name} stderr"] = trial.stderrs and trial.stderrs[number]
         return row
+
+
+def read_run(run: str | Path) -> RunReading:
+    """Read a RUN, which may be a stranger's.
+
+    Raises CheckpointError C903 for a folder without a readable search.
+    """
+    files = RunFiles(run)
+    record = files.record()
+    if record is None:
+        raise files.error("holds no search", "name the RUN of a gptailor search")
+    lines = files.journal()
+    if not lines:
+        raise files.error(
+            f"has no {JOURNAL} with a line", "a search writes it with its first trial"
+        )
+    study = Study(lines, files.path / JOURNAL)
+    try:
+        plan = loads(record.space, folder=files.path, name="space")
+        space = space_of(plan, record.layers, record.tied)
+    except TailorError as error:
+        message = f"has an open plan that can't be used: {error}"
+        raise CheckpointError("C903", message, files.path / SETTINGS) from None
+    objectives, prefer = record.objectives, record.prefer
+    number = objectives.index(prefer) if prefer in objectives else None
+    ledger = Ledger(record.aims, record.full, number)
+    study.recall(ledger, space)
+    result = study.typed.result
+    if result is not None and result.required is not None:
+        ledger.met = {*result.required.met} or None
+    return RunReading(files.shown, record, study, space, ledger)
 
 
 def _cut_alike(plan: Resolved) -> Hashable:

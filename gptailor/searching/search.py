@@ -18,25 +18,26 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count
-from gptailor.searching.curve import Sizes
 from gptailor.searching.final_scores import Conditions, held_out
 from gptailor.searching.folder import folder_at
 from gptailor.searching.identity import record_of, refuse_other
-from gptailor.searching.limits import Within, size_bounds
+from gptailor.searching.limits import Sizes, Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking
-from gptailor.searching.run.records import Ended, RunRecord
+from gptailor.searching.run.records import Ended, ResultNote, RunSizes
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
+from gptailor.searching.run.scores import Scores, read_outcomes
 from gptailor.searching.run.study import Study, open_study
-from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
+from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import UnderWay, Workers, interruptible
 from gptailor.searching.run_files import SETTINGS, RunFiles
+from gptailor.searching.run_reading import RunReading
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.strategies import strategy_of
-from gptailor.searching.summary import SearchEnd, aims_of, finalists
+from gptailor.searching.summary import curve, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 _GIVE_UP_AFTER = 8
@@ -127,7 +128,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         jax.default_device(jax.devices("cpu")[0]),
         interruptible(on_event) as tell,
     ):
-        earlier = RunFiles(folder.path).record(RunRecord, SETTINGS)
+        earlier = RunFiles(folder.path).record()
         plan, opened_models, faults = opened(
             plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
         )
@@ -143,15 +144,12 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         space_trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, space_trials.full)
         conditions = Conditions(space_trials, chosen)
-        aims = aims_of(space_trials.objectives, chosen.objectives, by_byte=space_trials.by_byte)
         tell(Progress("searching", 0, 0, "reading the models' digests"))
-        record = record_of(
-            plan, space, opened_models, space_trials, chosen, where, aims, folder.place
-        )
+        record = record_of(plan, space, opened_models, space_trials, chosen, where, folder.place)
         refuse_other(earlier, record, Path(folder.shown))
         study = open_study(folder.journal, begun=earlier is not None)
-        folder.put_json(SETTINGS, record.model_dump(mode="json"))
-        ledger = Ledger(aims, budget.full, chosen.prefer)
+        folder.put(SETTINGS, record.model_dump_json(indent=2) + "\n")
+        ledger = Ledger(record.aims, budget.full, chosen.prefer)
         study.recall(ledger, space)
 
         def say(what: str, done: int = 0, total: int = 0) -> None:
@@ -171,16 +169,19 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
                 assert study.typed.ended is not None, "a search that is over is noted"
                 ended: Ended = study.typed.ended.reason
                 conditions.evaluate(study, space, ledger, sizes, say)
-                held_out(study, space, space_trials, base, finalists(ledger, sizes), say)
+                held_out(study, space, space_trials, base, finalists(ledger, sizes.of), say)
             except KeyboardInterrupt:
                 ended = "interrupted"
         tried = {t.request.origin for t in ledger.of(RECIPES, STARTS)}
-        end = SearchEnd(
-            record, chosen, ended, study, ledger, space, sizes, base, tuple(space_trials.helds),
-            conditions.about(study, ledger), **starts.untried(tried, within and within.holds),
+        result = ResultNote(
+            ended=ended, held=space_trials.helds, required=conditions.about(study, ledger),
+            **starts.untried(tried, within and within.holds),
         )  # fmt: skip
-        best, summary = put_results(folder, end, say)
-        return SearchResult(summary.ended, summary, best, folder.shown)
+        curve(ledger, sizes.of)  # counts all plans that may be handed over
+        study.note("sizes", RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known)))
+        study.note("result", result)
+        reading = RunReading(folder.shown, record, study, space, ledger)
+        return put_results(folder, reading, chosen, say)
 
 
 # ---------------------------------------------------------------------------------------- the loop
@@ -282,21 +283,20 @@ def _recorded(
 
 def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger) -> None:
     """Add the uncut base's scores on so many samples, which others are shares of."""
-    values, stderrs, failure = read_outcomes(outcomes)
-    if values is None or stderrs is None:
-        raise SearchError(f"the base itself has no score: {failure}")
-    for aim, value in zip(ledger.aims, values, strict=True):
+    measured = read_outcomes(outcomes)
+    if not isinstance(measured, Scores):
+        raise SearchError(f"the base itself has no score: {measured}")
+    for aim, value in zip(ledger.aims, measured.values, strict=True):
         if aim.scale == "base" and value <= 0:
             message = f"the base's score by {aim.name} is {value:g}, expected a number above 0"
             raise SearchError(message)
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]
+    noted = dict(study.typed.bases)
     for count in race_counts(samples) if len(each) == len(outcomes) else ():
-        if (
-            count and count not in ledger.references
-        ):  # the base on fewer samples, for trials that are given up there
+        if count and count not in noted:  # for trials that are given up there
             firsts = [per_sample.score(count) for per_sample in each]
-            study.note_base(count, [s.value for s in firsts], [s.stderr for s in firsts])
-            ledger.references[count] = tuple(s.value for s in firsts)
-    study.note_base(samples, values, stderrs)  # last, since noted scores aren't measured again
-    ledger.references[samples] = values
+            noted[count] = Scores(tuple(s.value for s in firsts), tuple(s.stderr for s in firsts))
+    noted[samples] = Scores(measured.values, measured.stderrs)
+    study.note("bases", noted)
+    ledger.references |= {count: base.values for count, base in noted.items()}

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
-from gptailor.plan.stage import Stage
+from gptailor.reporting.measure import Estimate, finite_or_none
 from gptailor.reporting.quantities import (
     bytes_in_words,
     clock,
@@ -15,25 +15,31 @@ from gptailor.reporting.quantities import (
 )
 from gptailor.reporting.table import table_lines
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.run.origin import ModelAlone, TrialOrigin, UniformMerge
-from gptailor.searching.run.records import (
-    GainRecord,
-    HeldOutFailure,
-    SearchSummary,
-    SizeRow,
-    SummaryRow,
-    VerdictRecord,
-    WithScores,
+from gptailor.searching.run.origin import ModelAlone, TrialOrigin, UniformMerge, origin_words
+from gptailor.searching.run.records import CurvePoint, front_file
+from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.study import HeldOutFailure
+from gptailor.searching.run.trials import FINAL, RECIPES, Ledger, Trial
+from gptailor.searching.run_reading import RunReading
+from gptailor.searching.space.decode import plan_cut_words
+from gptailor.searching.summary import (
+    Verdict,
+    best_recipe,
+    drawn_plans,
+    expected,
+    held_key,
+    numbers_at_bounds,
+    repair_worth,
 )
 
 _Table: TypeAlias = tuple[Sequence[str], Sequence[str], Sequence[Sequence[str]]]
 """A table of the summary: the lines above it, its head, and its rows."""
 
 
-def markdown(summary: SearchSummary) -> str:
-    """Return the summary as a page."""
-    lines = [f"# {summary.plan}", "", headline(summary), ""]
-    for above, head, rows in _tables(summary):
+def markdown(run: RunReading, commands: Sequence[str] = ()) -> str:
+    """Return the summary of a search that has ended as a page."""
+    lines = [f"# {run.record.plan}", "", headline(run), ""]
+    for above, head, rows in _tables(run):
         first, *body = (f"| {' | '.join(row)} |" for row in (head, *rows))
         lines += [
             *(f"- {line}" for line in above),
@@ -43,20 +49,22 @@ def markdown(summary: SearchSummary) -> str:
             *body,
             "",
         ]
-    for part in _notes(summary):
+    for part in _notes(run, commands):
         lines += [*part, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary_lines(summary: SearchSummary, width: int, encoding: str | None = None) -> Iterator[str]:
+def summary_lines(
+    run: RunReading, width: int, encoding: str | None = None, commands: Sequence[str] = ()
+) -> Iterator[str]:
     """Yield the summary's lines for a terminal with `width` columns; commands stay whole."""
-    yield from textwrap.wrap(headline(summary), width)
-    for above, head, rows in _tables(summary):
+    yield from textwrap.wrap(headline(run), width)
+    for above, head, rows in _tables(run):
         yield ""
         for line in above:
             yield from textwrap.wrap(line, width)
         yield from table_lines(head, rows, width, encoding, in_a_line=True)
-    for part in _notes(summary):
+    for part in _notes(run, commands):
         yield ""
         for line in part:
             yield from [line] if line.startswith(" ") else textwrap.wrap(line, width)
@@ -65,29 +73,30 @@ def summary_lines(summary: SearchSummary, width: int, encoding: str | None = Non
 # --------------------------------------------------------------------------------- the first lines
 
 
-def headline(summary: SearchSummary) -> str:
+def headline(run: RunReading) -> str:
     """Return how long the search took, what it tried and found, and how sure that is."""
     ends = {
         "budget": "",
         "exhausted": "; the strategy found nothing new any more",
         "interrupted": "; interrupted, and the same command goes on",
     }
-    failed = f", {summary.failed} failed" if summary.failed else ""
-    took = clock(summary.seconds + summary.measured.seconds)
-    plans = _count(summary.trials - summary.hits, "plan")
-    tried = f"{plans} tried in {took}{failed}{ends[summary.ended]}."
-    verdict, found, best = summary.verdict, summary.found, summary.best
-    if verdict is None or found is None or best is None:
-        unmet = summary.required is not None and not summary.required.met
+    trials, verdict, required = run.ledger.trials, run.verdict, run.end.required
+    failures = sum(trial.values is None for trial in trials)
+    failed = f", {failures} failed" if failures else ""
+    seconds = math.fsum(trial.seconds for trial in trials)
+    took = clock(round(seconds, 1) + run.notes.measured.seconds)
+    plans = _count(len(trials) - run.ledger.hits, "plan")
+    tried = f"{plans} tried in {took}{failed}{ends[run.end.ended]}."
+    if verdict is None:
+        unmet = required is not None and not required.met
         return f"{tried} {'There is no best plan.' if unmet else 'No plan has a score.'}"
     simpler = (
-        f" best.tailor is a simpler plan within one standard error, {_named(best)}."
-        if best.trial != found.trial
+        f" best.tailor is a simpler plan within one standard error, {_named(run, verdict.best)}."
+        if verdict.best is not verdict.found
         else ""
     )
-    start = _beside_start(summary, verdict, found)
-    base = _beside_smaller_base(verdict, summary.loss_unit)
-    return f"{tried} {_found(summary, verdict, found)} {start}{simpler}{base}"
+    start, base = _beside_start(run, verdict), _beside_smaller_base(verdict, run.ledger.loss_unit)
+    return f"{tried} {_found(run, verdict)} {start}{simpler}{base}"
 
 
 def _count(count: float, noun: str) -> str:
@@ -95,237 +104,262 @@ def _count(count: float, noun: str) -> str:
     return f"{count:g} {noun}{'s' * (count != 1)}"
 
 
-def _named(row: SummaryRow) -> str:
+def _named(run: RunReading, trial: Trial) -> str:
     """Return `plan 7 (L12..L18 dropped, math 0.6, healed)`."""
-    stage = stage_words(row.stage, row.before, row.values)
-    words = ", ".join(filter(None, (row.cut, row.recipe, stage)))
-    return f"plan {row.trial} ({words or row.origin})"
+    origin, stage = trial.request.origin, stage_words(trial, run.ledger)
+    words = ", ".join(filter(None, (_cut(run, trial), short_recipe(origin), stage)))
+    return f"plan {trial.number} ({words or origin_words(origin)})"
 
 
-def _found(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) -> str:
+def _cut(run: RunReading, trial: Trial) -> str:
+    return plan_cut_words(run.space, trial.request.genome, trial.request.stage)
+
+
+def _found(run: RunReading, verdict: Verdict) -> str:
     """Return the found plan and its loss, on held-out samples if the verdict is on them."""
-    lost, error = found.lost, found.lost_stderr
-    if verdict.held:
-        lost, error = found.held_lost, found.held_lost_stderr
-    several, numbers = sum(not aim.size for aim in summary.objectives), summary.deciding
+    ledger, found = run.ledger, verdict.found
+    lost = run.held_loss(found) if verdict.held else ledger.loss(found)
+    numbers = ledger.deciding
     mean = f" on the mean of {len(numbers)} objectives" if len(numbers) > 1 else ""
-    if len(numbers) < several:
-        mean = f" by {summary.objectives[numbers[0]].name} alone"
-    words = "" if lost is None else f": {loss_words(lost, error, summary.loss_unit)}{mean}"
-    held = _count(_samples(summary, verdict, found), "held-out sample")
-    own = _count(found.samples, "sample") + ", none held out" * (not any(summary.held))
-    return f"Found {_named(found)}{words}, on {held if verdict.held else own}."
+    if len(numbers) < len(ledger.rated):
+        mean = f" by {ledger.aims[numbers[0]].name} alone"
+    words = "" if lost is None else f": {loss_words(lost, ledger.loss_unit)}{mean}"
+    held = _count(_samples(run, verdict), "held-out sample")
+    own = _count(found.request.samples, "sample") + ", none held out" * (not any(run.end.held))
+    return f"Found {_named(run, found)}{words}, on {held if verdict.held else own}."
 
 
-def _samples(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) -> int:
+def _samples(run: RunReading, verdict: Verdict) -> int:
     """Return the fewest samples of an objective that the verdict is on."""
-    held = [summary.held[number] for number in summary.deciding]
-    return min(held) if verdict.held else found.samples
+    held = [run.end.held[number] for number in run.ledger.deciding]
+    return min(held) if verdict.held else verdict.found.request.samples
 
 
 _FEWEST_SAMPLES = 8
 """The fewest samples whose differences have a standard error that says much."""
 
 
-def _beside_start(summary: SearchSummary, verdict: VerdictRecord, found: SummaryRow) -> str:
+def _beside_start(run: RunReading, verdict: Verdict) -> str:
     """Compare the found plan with the best plan that needs no search."""
-    against = verdict.against
-    if against is None:
-        sizes = any(aim.size for aim in summary.objectives)
+    rival, gain = verdict.rival, verdict.gain
+    if rival is None or gain is None:
+        sizes = any(aim.size for aim in run.ledger.aims)
         other = "repaired alike and no larger" if sizes else "repaired alike"
         return f"No starting plan {other} meets all requirements, so it is compared with none."
-    plan = f"plan {against.trial} ({against.origin})"
-    gain = amount_words(against.gain, against.stderr, summary.loss_unit)
-    if against.trial == found.trial:
+    plan = f"plan {rival.number} ({origin_words(rival.request.origin)})"
+    by = amount_words(gain, run.ledger.loss_unit)
+    if rival is verdict.found:
         return f"The search found nothing better than a starting plan, {plan}."
-    least = _samples(summary, verdict, found)
+    least = _samples(run, verdict)
     few = least < _FEWEST_SAMPLES
-    if verdict.better:
+    if gain.sure:
         many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
-        words = f"{'Ahead of' if few else 'Better than'} {many}{plan}, by {gain}."
-    elif verdict.worse:
-        words = f"Worse than {plan}, by {gain}."
+        words = f"{'Ahead of' if few else 'Better than'} {many}{plan}, by {by}."
+    elif gain.reversed.sure:
+        words = f"Worse than {plan}, by {by}."
     else:
-        words = f"A tie with {plan}: {_way(against)} by {gain}."
+        words = f"A tie with {plan}: {_way(gain)} by {by}."
     too_few = f" {_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
     return words + too_few * few
 
 
-def _beside_smaller_base(verdict: VerdictRecord, unit: str) -> str:
+def _beside_smaller_base(verdict: Verdict, unit: str) -> str:
     """Return the comparison of the found plan with a base that is no larger."""
-    base = verdict.base
-    if base is None or not base.no_larger:
+    gain = verdict.base
+    if gain is None or not verdict.no_larger:
         return ""
-    better = "Better" if base.better else "No better"
-    gain = f"{_way(base)} by {amount_words(base.gain, base.stderr, unit)}"
-    return f" {better} than the base, uncut, which is no larger: {gain}."
+    by = f"{_way(gain)} by {amount_words(gain, unit)}"
+    better = "Better" if gain.sure else "No better"
+    return f" {better} than the base, uncut, which is no larger: {by}."
 
 
-def _way(of: GainRecord) -> str:
-    return "worse" if of.gain < 0 else "better"
+def _way(gain: Estimate) -> str:
+    return "worse" if gain.value < 0 else "better"
 
 
 # -------------------------------------------------------------------------------------- the tables
 
 
-def _tables(summary: SearchSummary) -> Iterator[_Table]:
+def _tables(run: RunReading) -> Iterator[_Table]:
     """Yield the table of scores, and the table of sizes if there are several.
 
     Several objectives have only the scores on held-out samples, if there are any.
     """
+    ledger = run.ledger
     tabled = [  # sizes from headers are in the table of sizes
         i
-        for i, aim in enumerate(summary.objectives)
+        for i, aim in enumerate(ledger.aims)
         if aim.unit not in ("parameters", "bytes", "bytes a token")
     ]
-    above = [_legend(summary, i) for i in tabled]
-    marks, held = ["score"], any(summary.held)
+    above = [_legend(run, i) for i in tabled]
+    marks, held = ["score"], any(run.end.held)
     shown = [False, True] if held else [False]
     if len(tabled) > 1:
         marks, shown = [f"({n})" for n in range(1, len(tabled) + 1)], [held]
         above = [f"{mark} {line}" for mark, line in zip(marks, above, strict=True)]
-    if (recipe := summary.recipe) is not None and recipe.lost is not None:
-        uncut = loss_words(recipe.lost, recipe.lost_stderr, summary.loss_unit)
-        above.append(f"recipe of cuts: {recipe.origin} (plan {recipe.trial}), uncut {uncut}")
-    lost = f"{short_unit(summary.loss_unit)} lost"
+    recipe = best_recipe(ledger)
+    if recipe is not None and (uncut := ledger.loss(recipe)) is not None:
+        name = f"{origin_words(recipe.request.origin)} (plan {recipe.number})"
+        above.append(f"recipe of cuts: {name}, uncut {loss_words(uncut, ledger.loss_unit)}")
+    lost = f"{short_unit(ledger.loss_unit)} lost"
     columns = [(i, unseen) for unseen in shown for i in tabled]
     heads = [f"{mark} held out".removeprefix("score ") if unseen else mark
              for unseen in shown for mark in marks]  # fmt: skip
     rows = [
-        [name, *(_score_cell(row, *column) for column in columns), _loss_cell(loss)]
-        for name, row, loss in _rows(summary)
+        [name, *(_score_cell(run, trial, *column) for column in columns), _loss_cell(loss)]
+        for name, trial, loss in _rows(run)
     ]
     yield above, ["", *heads, lost], rows
-    if len(summary.sizes) > 1:
+    if len(run.curve) > 1:
         head = ["", "layers", "parameters", "weights", "KV/token", lost]
         title = "quality over size: gptailor pick writes one of these"
-        size_rows = [_size_cells(summary, row) for row in summary.sizes]
+        size_rows = [_size_cells(run, point) for point in run.curve]
         yield [title], [*head, "held out"] if held else head, size_rows
 
 
-def _legend(summary: SearchSummary, i: int) -> str:
+def _legend(run: RunReading, i: int) -> str:
     """Return `nll("text.txt"): less is better; 64 samples, 30 held out`."""
-    aim = summary.objectives[i]
+    aim, held = run.ledger.aims[i], run.end.held[i]
     better = "less is better" if aim.direction == "minimize" else "more is better"
-    samples = _count(summary.samples, "sample")
-    return f"{aim.name}: {better}; {samples}, {summary.held[i] or 'none'} held out"
+    return f"{aim.name}: {better}; {_count(run.ledger.full, 'sample')}, {held or 'none'} held out"
 
 
-def _rows(summary: SearchSummary) -> Iterator[tuple[str, WithScores, float | None]]:
-    """Yield names, rows and losses: the base, the plan found, starting plans, finalists, random.
+def _rows(run: RunReading) -> Iterator[tuple[str, Trial | None, Estimate | None]]:
+    """Yield names, trials and losses: base, plan found, starting plans, finalists, random plan.
 
     Starting plans that were repaired less than the found plan aren't compared with it.
     """
-    yield "base", summary.base, None
-    found = summary.found
-    stage = None if found is None else found.stage
-    alike = [row for row in summary.starts if stage in (None, row.stage)]
-    given = [("found", found), ("simpler", summary.best), *(("start", row) for row in alike)]
-    given += [("finalist", row) for row in summary.final]
-    named: set[int] = set()
-    for role, row in [*given, ("random", summary.random.best)]:
-        if row is not None and row.trial not in named:
-            named.add(row.trial)
-            lost = row.held_lost if any(summary.held) else row.lost
-            yield _row_name(summary, role, row), row, lost
+    yield "base", None, None
+    ledger, verdict = run.ledger, run.verdict
+    found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
+    stage = None if found is None else found.request.stage
+    alike = [trial for trial in run.starts if stage in (None, trial.request.stage)]
+    given = [("found", found), ("simpler", best), *(("start", trial) for trial in alike)]
+    given += [("finalist", trial) for trial in ledger.of(FINAL)]
+    named: set[Trial] = set()
+    for role, trial in [*given, ("random", ledger.best(drawn_plans(ledger)))]:
+        if trial is not None and trial not in named:
+            named.add(trial)
+            lost = run.held_loss(trial) if any(run.end.held) else ledger.loss(trial)
+            yield _row_name(run, role, trial), trial, lost
 
 
-def _score_cell(row: WithScores, i: int, unseen: bool) -> str:
+def _score_cell(run: RunReading, trial: Trial | None, i: int, unseen: bool) -> str:
     """Return a score on the search's own or on held-out samples, with the score before repair."""
     if unseen:
-        held = row.held_scores
-        failed = "failed" if isinstance(row.held, HeldOutFailure) else ""
-        return failed if held is None else shown_number(held.values[i], held.stderrs[i])
-    error = None if row.stderrs is None else row.stderrs[i]
-    score = "failed" if row.values is None else shown_number(row.values[i], error)
-    before = row.before if isinstance(row, SummaryRow) else None
-    return score if before is None else f"{shown_number(before[i])} → {score}"
+        held = run.notes.held_out.get(held_key(trial))
+        failed = "failed" if isinstance(held, HeldOutFailure) else ""
+        return _shown(held, i) if isinstance(held, Scores) else failed
+    if trial is None:
+        base = run.ledger.references.get(run.ledger.full)
+        return "failed" if base is None else shown_number(base[i])
+    scores, before = trial.scores, run.ledger.before(trial)
+    score = "failed" if scores is None else _shown(scores, i)
+    if before is None or before.values is None:
+        return score
+    return f"{shown_number(before.values[i])} → {score}"
 
 
-def _row_name(summary: SearchSummary, role: str, row: SummaryRow) -> str:
+def _shown(scores: Scores, i: int) -> str:
+    return shown_number(scores.values[i], finite_or_none(scores.stderrs[i]))
+
+
+def _row_name(run: RunReading, role: str, trial: Trial) -> str:
     """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe stands above the table."""
-    best = None if summary.recipe is None else summary.recipe.recipe
-    recipe = "" if row.recipe == best else row.recipe
-    stage = stage_words(row.stage, row.before, row.values)
-    usual = summary.found is not None and stage == summary.found.stage
-    words = [row.cut, recipe, "" if usual else stage]
-    plan = ", ".join(filter(None, words)) or row.origin
-    return f"{role} {row.trial}: {plan}"
+    origin, best = trial.request.origin, best_recipe(run.ledger)
+    recipe, stage = short_recipe(origin), stage_words(trial, run.ledger)
+    above = best is not None and recipe == short_recipe(best.request.origin)
+    usual = run.verdict is not None and stage == run.verdict.found.request.stage
+    words = [_cut(run, trial), "" if above else recipe, "" if usual else stage]
+    plan = ", ".join(filter(None, words)) or origin_words(origin)
+    return f"{role} {trial.number}: {plan}"
 
 
-def _size_cells(summary: SearchSummary, row: SizeRow) -> list[str]:
+def _size_cells(run: RunReading, point: CurvePoint) -> list[str]:
     """Return the best plan of a size, and its losses."""
-    losses = [row.lost, row.held_lost] if any(summary.held) else [row.lost]
+    trial, size = run.ledger.trials[point.trial], point.size
+    losses = [run.ledger.loss(trial), *([run.held_loss(trial)] if any(run.end.held) else [])]
     return [
-        f"{row.trial}: {row.cut or row.origin}",
-        str(row.layers),
-        short_count(row.parameters),
-        bytes_in_words(row.bytes),
-        bytes_in_words(row.kv_cache),
+        f"{trial.number}: {_cut(run, trial) or origin_words(trial.request.origin)}",
+        str(size.layers),
+        short_count(size.parameters),
+        bytes_in_words(size.bytes),
+        bytes_in_words(size.kv_cache),
         *map(_loss_cell, losses),
     ]
 
 
-def _loss_cell(loss: float | None) -> str:
-    return "" if loss is None else f"{loss:.3g}" if abs(loss) < 1 else f"{loss:.4g}"
+def _loss_cell(loss: Estimate | None) -> str:
+    if loss is None:
+        return ""
+    return f"{loss.value:.3g}" if abs(loss.value) < 1 else f"{loss.value:.4g}"
 
 
 # --------------------------------------------------------------------------------------- the notes
 
 
-def _notes(summary: SearchSummary) -> Iterator[list[str]]:
+def _notes(run: RunReading, commands: Sequence[str]) -> Iterator[list[str]]:
     """Yield paragraphs; the last one has numbers for specialists."""
-    parts = (_required, _failed, _stages, _left_out, _at_bounds, _random, _commands, _cost)
-    yield from filter(None, ([*part(summary)] for part in parts))
+    parts = (_required, _failed, _stages, _left_out, _at_bounds, _random)
+    yield from filter(None, ([*part(run)] for part in parts))
+    if commands:
+        yield [f"    {command}" for command in commands]
+    yield [_cost(run)]
 
 
-def _required(summary: SearchSummary) -> Iterator[str]:
+def _required(run: RunReading) -> Iterator[str]:
     """Yield the requirements, and the values of the best or the nearest plan."""
-    required = summary.required
+    required, trials = run.end.required, run.ledger.trials
     if required is None:
         return
     if not required.whole:
         yield "- the requirements are not evaluated on all plans yet"
+    nearest = None if required.nearest is None else trials[required.nearest]
     if required.evaluated or required.whole:
-        near = "" if required.nearest is None else f"; the nearest is {required.nearest}"
-        plans = f"{required.met} of {required.evaluated} evaluated plans meet the requirements"
-        yield f"- {plans}{near}"
-    for row in required.rows:
-        held = "" if row.held is None else f", held out {shown_number(row.held)}"
+        near = "" if nearest is None else f"; the nearest is {front_file(nearest.number)}"
+        met, evaluated = len(required.met), required.evaluated
+        yield f"- {met} of {evaluated} evaluated plans meet the requirements{near}"
+    best = nearest if run.verdict is None else run.verdict.best
+    values = {} if best is None else run.notes.conditions.get(held_key(best), {})
+    known = values.keys() >= {row.measure for row in required.rows}
+    for row in required.rows if known else ():
+        value, unseen = values[row.measure]
+        held = "" if unseen is None else f", held out {shown_number(unseen)}"
         if held and row.held_bound not in (None, row.bound):
             held += f" ({shown_number(row.held_bound)})"
-        yield f"- {row.require} ({shown_number(row.bound)}): it has {shown_number(row.value)}{held}"
+        yield f"- {row.require} ({shown_number(row.bound)}): it has {shown_number(value)}{held}"
 
 
-def _failed(summary: SearchSummary) -> Iterator[str]:
+def _failed(run: RunReading) -> Iterator[str]:
     """Yield the reasons why plans were not repaired in the end."""
-    for row in summary.final:
-        if row.values is None:
-            why, _, _ = (row.failure or "").partition("\n")
-            yield f"- {_named(row)}: failed: {escaped_control(why)}"
+    for trial in run.ledger.of(FINAL):
+        if trial.values is None:
+            why, _, _ = str(trial.failure or "").partition("\n")
+            yield f"- {_named(run, trial)}: failed: {escaped_control(why)}"
 
 
-def _stages(summary: SearchSummary) -> Iterator[str]:
+def _stages(run: RunReading) -> Iterator[str]:
     """Describe what was compared before plans were repaired, and what repair changed."""
-    repaired = "healed" if summary.heals else "bridged"
-    if summary.heals or summary.bridge is not None:
+    ledger, record = run.ledger, run.record
+    repaired = "healed" if record.heals else "bridged"
+    if record.heals or record.bridge is not None:
         compared = "cuts"
-        if summary.recipe is not None:
-            recipes = _count(summary.recipes, "recipe")
+        if best_recipe(ledger) is not None:
+            recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "recipe")
             compared = f"{recipes} with nothing dropped, then cuts of the best recipe"
         yield f"The search compared {compared}. The best plans were {repaired} at the end."
-    if (worth := summary.repair) is not None:
+    if (worth := repair_worth(ledger)) is not None:
         yield (
             f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
             f" ({worth.plans} plans, rank correlation {worth.correlation:.2f})."
         )
 
 
-def _left_out(summary: SearchSummary) -> Iterator[str]:
-    if names := summary.left_out:
+def _left_out(run: RunReading) -> Iterator[str]:
+    if names := run.end.left_out:
         plans = ", ".join(names)
         yield f"Starting plans beyond the budget: {plans}. A larger `--trials` tries more."
-    if beyond := summary.beyond:
+    if beyond := run.end.beyond:
         yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
 
 
@@ -333,13 +367,14 @@ _MOST_AT_BOUNDS = 8
 """The most numbers at their bounds that the summary lists."""
 
 
-def _at_bounds(summary: SearchSummary) -> Iterator[str]:
+def _at_bounds(run: RunReading) -> Iterator[str]:
     """Name the best plan's numbers that are at a bound of their interval."""
-    numbers = summary.at_bounds
+    verdict = run.verdict
+    numbers = [] if verdict is None else [*numbers_at_bounds(run.space, verdict.best)]
     if not numbers:
         return
     shown = numbers[:_MOST_AT_BOUNDS]
-    texts = [f"{number.name} = {number.value:g}, the {number.bound} end" for number in shown]
+    texts = [f"{name} = {value:g}, the {bound} end" for name, value, bound in shown]
     more = len(numbers) - len(texts)
     texts += [f"and {more} more"] if more else []
     yield (
@@ -348,37 +383,38 @@ def _at_bounds(summary: SearchSummary) -> Iterator[str]:
     )
 
 
-def _random(summary: SearchSummary) -> Iterator[str]:
-    drawn, found = summary.random, summary.found
-    if drawn.expected is not None and found is not None:
-        expected = shown_number(drawn.expected)
+def _random(run: RunReading) -> Iterator[str]:
+    ledger, drawn = run.ledger, drawn_plans(run.ledger)
+    least, found = expected(ledger, drawn), None if run.verdict is None else run.verdict.found
+    if least is not None and found is not None:
+        lost = ledger.loss(found)
         yield (
-            f"Random search at the same cost would be expected to lose {expected}"
-            f" {summary.loss_unit} (found: {shown_number(found.lost)}): "
-            f"an estimate from {_count(drawn.trials, 'random plan')}."
+            f"Random search at the same cost would be expected to lose {shown_number(least)}"
+            f" {ledger.loss_unit} (found: {shown_number(lost and lost.value)}): "
+            f"an estimate from {_count(len(drawn), 'random plan')}."
         )
 
 
-def _commands(summary: SearchSummary) -> Iterator[str]:
-    if summary.best is not None:
-        yield from (f"    {command}" for command in summary.commands)
-
-
-def _cost(summary: SearchSummary) -> Iterator[str]:
-    """Yield the cost in evaluations on all samples, and what else concerns trials."""
-    spent, late = summary.measured, summary.late
+def _cost(run: RunReading) -> str:
+    """Return the cost in evaluations on all samples, and what else concerns trials."""
+    ledger, notes, trials = run.ledger, run.notes, len(run.ledger.trials)
+    spent, late = notes.measured.evaluations, notes.late
+    samples = {trial.request.samples for trial in ledger.trials}
+    of_base = round(math.fsum(count / ledger.full for count in samples), 3)
+    stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
+    spared = math.fsum(t.request.samples / ledger.full - t.share for t in stopped)
     times = "once" if late == 1 else f"{late} times"
     parts = {
-        f"{summary.cost:.3g} for {_count(summary.trials, 'trial')}": summary.trials,
-        f"{spent.evaluations:.3g} for measuring layers": spent.evaluations,
-        f"{spent.base:.3g} for the base": spent.base,
-        f"{_count(summary.hits, 'repeated plan')}": summary.hits,
-        f"{summary.stopped} given up early (spared: {summary.spared:g})": summary.stopped,
+        f"{round(ledger.cost(), 3):.3g} for {_count(trials, 'trial')}": trials,
+        f"{spent:.3g} for measuring layers": spent,
+        f"{of_base:.3g} for the base": of_base,
+        f"{_count(ledger.hits, 'repeated plan')}": ledger.hits,
+        f"{len(stopped)} given up early (spared: {round(spared, 3):g})": len(stopped),
         f"a slow worker was not waited for {times}: the same seed may give other trials": late,
-        f"with {', '.join(summary.packages)}": len(summary.packages),
+        f"with {', '.join(run.record.packages)}": len(run.record.packages),
     }
     words = "; ".join(part for part, count in parts.items() if count)
-    yield f"Cost in evaluations on all samples: {words}."
+    return f"Cost in evaluations on all samples: {words}."
 
 
 # ------------------------------------------------------------------------------- words of one plan
@@ -395,14 +431,14 @@ def short_recipe(origin: TrialOrigin) -> str:
     return models if of.coefficient is None else f"{models} {of.coefficient:g}"
 
 
-def loss_words(lost: float, error: float | None, unit: str) -> str:
-    """Return `0.041 ± 0.006 nats lost`; an error of None is unknown."""
-    return f"{amount_words(lost, error, unit)} {'won' if lost < 0 else 'lost'}"
+def loss_words(lost: Estimate, unit: str) -> str:
+    """Return `0.041 ± 0.006 nats lost`; an infinite error is unknown."""
+    return f"{amount_words(lost, unit)} {'won' if lost.value < 0 else 'lost'}"
 
 
-def amount_words(number: float, error: float | None, unit: str) -> str:
-    """Return `0.041 ± 0.006 nats` without a sign; an error of None is unknown."""
-    return f"{with_error(abs(number), math.inf if error is None else error)} {unit}"
+def amount_words(number: Estimate, unit: str) -> str:
+    """Return `0.041 ± 0.006 nats` without a sign; an infinite error is unknown."""
+    return f"{with_error(abs(number.value), number.stderr)} {unit}"
 
 
 def short_unit(unit: str) -> str:
@@ -414,14 +450,12 @@ HEALED_IN_VAIN: Final = "healing changed nothing"
 """The words for a plan whose layers healing left as they were."""
 
 
-def stage_words(
-    stage: Stage, before: Sequence[float | None] | None, scores: Sequence[float | None] | None
-) -> str:
+def stage_words(trial: Trial, ledger: Ledger) -> str:
     """Return `bridged`, `healed`, or `healing changed nothing`; nothing for a bare plan.
 
-    `before` are the plan's scores before it was healed. Healing that leaves every layer as it was
-    leaves the scores too.
+    Healing that leaves every layer as it was leaves the scores too.
     """
-    if stage == "healed" and before is not None and scores is not None:
-        return HEALED_IN_VAIN if list(before) == list(scores) else stage
+    stage, before = trial.request.stage, ledger.before(trial)
+    if stage == "healed" and before is not None and trial.values is not None:
+        return HEALED_IN_VAIN if before.values == trial.values else stage
     return "" if stage == "bare" else stage

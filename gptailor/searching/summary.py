@@ -1,236 +1,199 @@
-"""The end of a search, `SearchEnd`, and its summary for files, people and programs."""
+"""What a search's trials come to: the verdict on the plan that was found, the curve, the starts.
+
+All is computed from the ledger and the notes, so that RUN need not keep it. Plans are compared
+sample by sample, on text that the search never saw where there is some. A plan is better than the
+starting plans if it is by more than two standard errors. If it isn't, the simplest plan within one
+standard error of the best one is handed over. A simpler plan whose recipe lost with nothing dropped
+isn't preferred: repair removes most of a cut's loss, and none of the recipe's.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist, correlation, fmean, linear_regression, stdev
-from typing import final
+from typing import NamedTuple, final
 
-from gptailor.plan.plan import Objective, Plan
-from gptailor.plan.registry import OBJECTIVES
+from gptailor.lang.format import format_plan
+from gptailor.plan.output_size import OutputSize
+from gptailor.plan.plan import Plan
 from gptailor.plan.stage import STAGES
-from gptailor.reporting.measure import shared_unit
+from gptailor.reporting.measure import Estimate
 from gptailor.reporting.terminal_encoding import escaped_control
-from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.final_scores import EvaluatedRequirements
 from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.records import (
-    Aim,
-    AskedSettings,
-    Ended,
-    MeasuredCosts,
-    NumberAtBound,
-    RandomDraws,
-    RepairWorth,
-    RequiredRecord,
-    RunRecord,
-    SearchSummary,
-    SizeRow,
-    SummaryRow,
-    WithScores,
-    front_file,
-)
-from gptailor.searching.run.study import Study
-from gptailor.searching.run.trials import (
-    FINAL,
-    RANDOM,
-    RECIPES,
-    STARTS,
-    Ledger,
-    Trial,
-    json_numbers,
-)
-from gptailor.searching.search_text import short_recipe
-from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import plan_cut_words
+from gptailor.searching.run.scores import Comparison, Scores
+from gptailor.searching.run.trials import FINAL, RANDOM, RECIPES, STARTS, Ledger, Trial
+from gptailor.searching.run.workers import BASE
 from gptailor.searching.space.space import Space
-from gptailor.searching.verdict import MOST_STARTS, Verdict, held_key, held_loss, rivals
+from gptailor.searching.space.table import active
 
 ENOUGH = 12
 """The fewest random plans from which the best of more can be estimated."""
 
 
-def aims_of(
-    traits: Sequence[tuple[str, str, str]],
-    objectives: Sequence[Objective],
-    *,
-    by_byte: bool = False,
-) -> tuple[Aim, ...]:
-    """Return a search's objectives with their units, and short labels that tell them apart."""
-    names = [objective.name for objective in objectives]
-    aims = []
-    for (name, direction, scale), objective in zip(traits, objectives, strict=True):
-        label = objective.name
-        if names.count(objective.name) > 1:
-            source = objective.arguments.get("file") or objective.arguments.get("task") or ""
-            label = f"{objective.name} {Path(str(source)).stem}".strip()
-        spec, words = OBJECTIVES[objective.name], (escaped_control(name), escaped_control(label))
-        unit = spec.byte_unit or spec.unit if by_byte else spec.unit
-        fields = (words[0], direction, scale, words[1], unit, spec.by != "samples")
-        aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
-    labels = [aim.label for aim in aims]
-    return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
+MOST_STARTS = 8
+"""The most starting plans that the found plan is compared with: the best ones."""
+
+
+def held_key(trial: Trial | None) -> str:
+    """Return the key of a trial's plan as it was evaluated, or of the base."""
+    if trial is None:
+        return BASE
+    stage = trial.request.stage
+    return trial.plan if stage == "bare" else f"{trial.plan} {stage}"
+
+
+# -------------------------------------------------------------------------------- the best plan
 
 
 @final
-@dataclass(frozen=True)
-class SearchEnd:
-    """All that is known when a search ends: its results are computed from this alone.
+class Verdict(NamedTuple):
+    """The verdict on a search's result: `found` has the best score, `best` is handed over.
 
-    `base` is the plan of the uncut base, `held` the number of held-out samples of each objective.
-    `required` are the evaluated requirements, if there are any. `left_out` and `beyond` are
-    starting plans without room, and beyond the required sizes.
+    `rival` is the starting plan with the smallest `gain` of the found plan over it, of `starts`
+    starting plans. It may be the found plan itself. `base` is the gain over the uncut base, which
+    may be `no_larger`. Gains are by the `deciding` objectives, on `held`-out samples where all
+    plans have them.
     """
 
-    record: RunRecord
-    chosen: Settings
-    ended: Ended
-    study: Study
-    ledger: Ledger
-    space: Space
-    sizes: Sizes
-    base: Plan
-    held: tuple[int, ...]
-    required: EvaluatedRequirements | None
-    left_out: tuple[str, ...]
-    beyond: tuple[str, ...]
-
-    def row(self, trial: Trial) -> SummaryRow:
-        """Return a trial in a summary."""
-        ledger, request, held = self.ledger, trial.request, self.study.typed.held_out
-        before, lost = ledger.before(trial), ledger.loss(trial)
-        held_lost = held_loss(ledger, held, trial)
-        return SummaryRow(
-            trial=trial.number,
-            origin=origin_words(request.origin),
-            cut=plan_cut_words(self.space, request.genome, request.stage),
-            recipe=short_recipe(request.origin),
-            samples=request.samples,
-            seconds=round(trial.seconds, 1),
-            stage=request.stage,
-            before=None if before is None else before.values,
-            values=trial.values,
-            failure=None if trial.failure is None else str(trial.failure),
-            stderrs=json_numbers(trial.stderrs),
-            lost=lost and lost.value,
-            lost_stderr=lost and lost.finite_error,
-            held=held.get(held_key(trial)),
-            held_lost=held_lost and held_lost.value,
-            held_lost_stderr=held_lost and held_lost.finite_error,
-        )
+    found: Trial
+    best: Trial
+    rival: Trial | None
+    gain: Estimate | None
+    starts: int
+    held: bool
+    base: Estimate | None
+    no_larger: bool
 
 
-def search_summary(
-    end: SearchEnd,
-    verdict: Verdict | None,
-    commands: Sequence[str],
-    at_bounds: Sequence[NumberAtBound],
-) -> SearchSummary:
-    """Return the summary of a search."""
-    ledger, notes = end.ledger, end.study.typed
-    drawn = drawn_plans(ledger)
-    top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
-    found, handed, recipe, luckiest = (
-        None if trial is None else end.row(trial)
-        for trial in (top, best, best_recipe(ledger), ledger.best(drawn))
-    )
-    asked = {trial.request.samples for trial in ledger.trials}
-    stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
-    return SearchSummary(
-        **{name: getattr(end.record, name) for name in AskedSettings.model_fields},
-        ended=end.ended,
-        objectives=ledger.aims,
-        deciding=ledger.deciding,
-        loss_unit=ledger.loss_unit,
-        trials=len(ledger.trials),
-        samples=ledger.full,
-        held=end.held,
-        late=notes.late,
-        cost=round(ledger.cost(), 3),
-        hits=ledger.hits,
-        stopped=len(stopped),
-        spared=round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
-        failed=sum(trial.values is None for trial in ledger.trials),
-        seconds=round(math.fsum(trial.seconds for trial in ledger.trials), 1),
-        measured=MeasuredCosts(
-            evaluations=notes.measured.evaluations,
-            seconds=notes.measured.seconds,
-            base=round(math.fsum(samples / ledger.full for samples in asked), 3),
-        ),
-        base=WithScores(
-            values=ledger.references.get(ledger.full), held=notes.held_out.get(held_key(None))
-        ),
-        verdict=None if verdict is None else verdict.record,
-        found=found,
-        best=handed,
-        front=tuple(map(end.row, ledger.front())),
-        sizes=tuple(_places(end, top, best)),
-        starts=tuple(map(end.row, best_starts(ledger))),
-        recipe=recipe,
-        recipes=len({trial.plan for trial in ledger.of(RECIPES)}),
-        final=tuple(map(end.row, ledger.of(FINAL))),
-        repair=repair_worth(ledger),
-        random=RandomDraws(
-            trials=len(drawn),
-            best=luckiest,
-            expected=expected(ledger, drawn),
-        ),
-        required=_required(ledger, end.required, best),
-        left_out=end.left_out,
-        beyond=end.beyond,
-        at_bounds=tuple(at_bounds),
-        commands=tuple(commands),
-    )
+def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[Trial]:
+    """Return the best starting plans, evaluated like the plan that was found, best first.
 
-
-def _places(end: SearchEnd, top: Trial | None, best: Trial | None) -> Iterator[SizeRow]:
-    """Yield the best plan of each size; the plan that is handed over stands for the plan found.
-
-    The mean loss is by all objectives that aren't sizes. Its `share` of the base's scores is None
-    where an objective has none, as `kl`, and its `nats` where the objectives have no common unit.
+    Where size is an objective, they are no larger than the plan that was found.
     """
-    ledger = end.ledger
-    aims = [ledger.aims[number] for number in ledger.rated]
-    by_base, unit = all(aim.scale == "base" for aim in aims), shared_unit(aim.unit for aim in aims)
-    for trial, size in curve(ledger, end.sizes):
-        handed = best is not None and trial is top and end.sizes.of(best) == size
-        chosen = best if handed and best is not None else trial
-        lost = ledger.loss(chosen, ledger.rated) if unit else None
-        yield SizeRow(
-            **dict(end.row(chosen)),
-            **size._asdict(),
-            file=front_file(chosen.number),
-            share=ledger.mean_loss(chosen, ledger.rated) if by_base else None,
-            nats=lost and lost.value,
-        )
+    plans = usual_plans(ledger)
+    sized = any(aim.size for aim in ledger.aims)
+    most = size(top) if sized else math.inf
+    alike = [t for t in ledger.candidates() if t.plan in plans and size(t) <= most]
+    return ledger.ranked(alike, MOST_STARTS)
 
 
-def _required(
-    ledger: Ledger, result: EvaluatedRequirements | None, best: Trial | None
-) -> RequiredRecord | None:
-    """Return the requirements and the best plan's values, or else the nearest plan's."""
-    if result is None:
+def verdict(  # noqa: PLR0913 (all that it depends on)
+    ledger: Ledger,
+    measure: Comparison,
+    scores: Callable[[Trial | None], Scores | None],
+    plan_of: Callable[[Trial], Plan],
+    size: Callable[[Trial], float],
+    base_size: float,
+    *,
+    held: bool,
+    uncut: Callable[[Trial], Scores | None],
+) -> Verdict | None:
+    """Return the verdict on the best trial; None if no plan has a score.
+
+    `scores` returns the deciding scores of a trial or of the base (None). `size` returns the size
+    of a trial's plan; `base_size` is the base's. `uncut` returns the scores of a trial's recipe
+    with nothing dropped, or None if they aren't known.
+    """
+    if (top := ledger.best()) is None:
         return None
-    nearest = None if result.nearest is None else ledger.trials[result.nearest]
-    shown = best or nearest
-    return RequiredRecord(
-        evaluated=result.plans,
-        whole=result.whole,
-        met=result.met,
-        nearest=None if nearest is None else front_file(nearest.number),
-        rows=() if shown is None else tuple(result.rows.get(held_key(shown), ())),
+    of_top = scores(top)
+    scored = {trial: s for trial in rivals(ledger, top, size) if (s := scores(trial)) is not None}
+    of_base = scores(None)
+    base = None if of_top is None or of_base is None else measure.gain(of_top, of_base)
+    best, rival, gain = top, None, None
+    if of_top is not None and scored:
+        gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}
+        itself = (top, Estimate(0.0, 0.0))
+        rival, gain = itself if top in scored else min(gains.items(), key=_strength)
+        if not gain.sure:
+            best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
+    no_larger = base_size <= size(top)
+    return Verdict(top, best, rival, gain, len(scored), held, base, no_larger)
+
+
+def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:
+    """Return a key of a rival by the gain over it: first what surely beats the found plan."""
+    gain = rival[1]
+    return gain.sure, not gain.reversed.sure, gain.value
+
+
+def _simplest(
+    measure: Comparison,
+    among: Mapping[Trial, Scores],
+    plan_of: Callable[[Trial], Plan],
+    size: Callable[[Trial], float],
+    uncut: Callable[[Trial], Scores | None],
+) -> Trial:
+    """Return the simplest plan within one standard error of the best one.
+
+    This is the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984),
+    with paired errors. A plan that another of these surely beats is left out, and so is one whose
+    recipe lost to the best one's.
+    """
+    some = next(iter(among.values()))
+    leader = max(among, key=lambda trial: measure.gain(among[trial], some).value)
+    behind = {trial: measure.gain(among[leader], s) for trial, s in among.items()}
+    alike = [trial for trial, gain in behind.items() if gain.value <= gain.stderr]
+    best_recipe = uncut(leader)
+    kept = [
+        trial
+        for trial in alike
+        if not any(measure.gain(among[other], among[trial]).sure for other in alike)
+        and not _recipe_lost(measure, best_recipe, uncut(trial))
+    ]
+    return min(
+        kept,
+        key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t].value, t.number),
     )
 
 
-def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
+def _recipe_lost(measure: Comparison, found: Scores | None, other: Scores | None) -> bool:
+    """Return whether another recipe is behind the best plan's by more than a standard error.
+
+    A recipe that was never scored lost too.
+    """
+    if found is None:
+        return False
+    if other is None:
+        return True
+    behind = measure.gain(found, other)
+    return behind.value > behind.stderr
+
+
+def simplicity(plan: Plan) -> tuple[int, int]:
+    """Return a sort key: a simpler plan names fewer models, then has fewer lines."""
+    return len(plan.models), len(format_plan(plan).splitlines())
+
+
+# ------------------------------------------------------------------------- what trials come to
+
+
+def curve(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[tuple[Trial, OutputSize]]:
+    """Return the best plan of each size, smallest first, but none that a smaller one betters.
+
+    The plans may be handed over: they were evaluated on all samples, and bridged or healed where
+    the best plans are.
+    """
+    by_size: dict[OutputSize, list[Trial]] = {}
+    for trial in ledger.candidates():
+        by_size.setdefault(size(trial), []).append(trial)
+    points: list[tuple[Trial, OutputSize]] = []
+    least = math.inf
+    for each in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
+        best = ledger.best(by_size[each])
+        lost = None if best is None else ledger.loss(best)
+        if best is not None and lost is not None and lost.value < least:
+            least = lost.value
+            points.append((best, each))
+    return points
+
+
+def finalists(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[Trial]:
     """Return a summary's trials: the best, random, starting plans, the front, each size's.
 
     The rivals of the best trial are among them, though other trials may be better.
     """
     top = ledger.best()
-    alike = rivals(ledger, top, lambda trial: sizes.of(trial).parameters) if top else []
+    alike = rivals(ledger, top, lambda trial: size(trial).parameters) if top else []
     chosen = (
         top,
         ledger.best(drawn_plans(ledger)),
@@ -238,7 +201,7 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
         *best_starts(ledger),
         *alike,
         *ledger.front(),
-        *(trial for trial, _ in curve(ledger, sizes)),
+        *(trial for trial, _ in curve(ledger, size)),
         *(trial for trial in ledger.of(FINAL) if trial.values is not None),
     )
     return [trial for trial in chosen if trial is not None]
@@ -246,6 +209,19 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
 
 _FEWEST_COMPARED = 3
 """The fewest finalists that show what a loss before repair is worth after it."""
+
+
+@final
+class RepairWorth(NamedTuple):
+    """How the finalists' losses before they were repaired compare with those after it.
+
+    `slope` is the loss after repair for a loss of 1 before it, by least squares over so many
+    `plans`. `correlation` is their rank correlation (Spearman).
+    """
+
+    slope: float
+    correlation: float
+    plans: int
 
 
 def repair_worth(ledger: Ledger) -> RepairWorth | None:
@@ -299,3 +275,16 @@ def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
     count = max(ledger.cost(), 1.0)
     quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
     return fmean(scores) - quantile * stdev(scores)
+
+
+def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[tuple[str, float, str]]:
+    """Yield the numbers of a trial's plan that are at the `low` or `high` end of their interval.
+
+    A low end of 0 is left out: a model then has no share, and a wider interval would hardly help.
+    """
+    says = active(space.table, trial.request.genome).reals
+    for real, share, counts in zip(space.reals, trial.request.genome.reals, says, strict=True):
+        value = real.value(float(share))
+        ends = (real.low, real.high) if real.low else (real.high,)
+        if counts and real.low < real.high and value in ends:
+            yield escaped_control(real.name), value, "low" if value == real.low else "high"

@@ -5,8 +5,7 @@ import pytest
 from pydantic_core import SchemaError
 
 from gptailor.cli import main
-from gptailor.searching.run import origin
-from gptailor.searching.run import records as summary
+from gptailor.searching.run import origin, records
 
 
 def test_an_interrupt_while_pydantic_builds_is_an_interrupt(
@@ -21,7 +20,7 @@ def test_an_interrupt_while_pydantic_builds_is_an_interrupt(
     assert capsys.readouterr().err.strip() == "interrupted"
 
 
-@pytest.mark.parametrize("model", [origin.BestWindow, summary.SearchSummary])
+@pytest.mark.parametrize("model", [origin.BestWindow, records.ResultNote])
 def test_data_that_a_search_makes_is_built_on_import(model: type) -> None:
     assert model.__pydantic_complete__  # type: ignore[attr-defined]
     assert "Mock" not in type(model.__pydantic_validator__).__name__  # type: ignore[attr-defined]

@@ -133,7 +133,7 @@ def test_a_search_has_its_best_plan(searched: gptailor.SearchResult, world: Path
 
 def test_each_trial_is_a_row(searched: gptailor.SearchResult) -> None:
     rows = searched.records()
-    assert len(rows) == searched.summary.trials
+    assert len(rows) == len(searched.summary.ledger.trials)
     assert [row["number"] for row in rows] == sorted(row["number"] for row in rows)
     score = 'nll("a.jsonl")'
     scored = [row for row in rows if row[score] is not None]
@@ -173,7 +173,7 @@ def test_the_script_of_the_guide_runs(
         warnings.simplefilter("ignore", ConversionWarning)
         exec(compile(script, "docs/python.md", "exec"), names)
     assert len(names["rows"]) == 3
-    assert len(names["trials"]) == names["found"].summary.trials
+    assert len(names["trials"]) == len(names["found"].summary.ledger.trials)
     assert names["smaller"].drops
     assert names["changes"]
     assert (world / "guide" / "report.html").read_text().startswith("<!doctype html>")

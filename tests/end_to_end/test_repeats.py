@@ -17,6 +17,9 @@ from gptailor.cli.main import run
 from gptailor.convert.mergekit.exporter import export_mergekit
 from gptailor.evaluation.fits.repair import stitch
 from gptailor.plan.plan import Plan
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run_reading import read_run
+from gptailor.searching.summary import best_starts
 from tests.support.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
@@ -195,10 +198,10 @@ def test_a_search_begins_with_the_base_and_chooses_a_block_as_it_chooses_anythin
     world: Path, tmp_path: Path
 ) -> None:
     assert run(["search", str(world / "space.tailor"), "--run", str(tmp_path / "run")]) == 0
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    [plain] = summary["starts"]
-    assert plain["origin"] == "the plan's layers", "repeat nothing is the starting plan"
-    assert plain["values"] == summary["base"]["values"], "and it is the base"
+    ledger = read_run(tmp_path / "run").ledger
+    [plain] = best_starts(ledger)
+    assert origin_words(plain.request.origin) == "the plan's layers", "repeat nothing is the start"
+    assert plain.values == ledger.references[ledger.full], "and it is the base"
     study = (tmp_path / "run" / "journal.jsonl").read_text()
     assert '"kind":"strategy"' in study
     assert not list((tmp_path / "run").glob("blocks.*"))

@@ -10,7 +10,6 @@ import time
 from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,10 @@ from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
 from gptailor.reporting.quantities import shown_number
 from gptailor.searching import results
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.trials import FINAL
+from gptailor.searching.run_reading import RunReading, read_run
+from gptailor.searching.summary import Verdict, best_starts, drawn_plans, numbers_at_bounds
 from tests.searching import landscape  # noqa: F401 (compiles once for all tests)
 from tests.support.preloaded import Child, Preloaded
 from tests.support.said import Run, Said, in_process
@@ -122,8 +125,16 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wor
     return in_process(capsys)
 
 
-def summary(world: Path) -> dict[str, Any]:
-    return json.loads((world / "run" / "summary.json").read_text())
+def verdict_of(run: RunReading) -> Verdict:
+    """Return the verdict on a plan that was found."""
+    assert run.verdict is not None
+    return run.verdict
+
+
+def commands(run: Path) -> list[str]:
+    """Return the commands that the summary's page names."""
+    lines = (run / "summary.md").read_text().splitlines()
+    return [line.strip() for line in lines if line.startswith("    gptailor")]
 
 
 # ----------------------------------------------------------------------------- what is handed over
@@ -133,11 +144,11 @@ def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> Non
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
         ".lock", "best.tailor", "best.tailor.lock",
-        "start.tailor", "front", "run.json", "journal.jsonl", "summary.json", "summary.md",
+        "start.tailor", "front", "run.json", "journal.jsonl", "summary.md",
     }  # fmt: skip
-    said = summary(world)
-    assert said["cost"] <= 8
-    assert said["ended"] == "budget"
+    said = read_run(world / "run")
+    assert said.ledger.cost() <= 8
+    assert said.end.ended == "budget"
     settings = json.loads((world / "run" / "run.json").read_text())
     assert settings["strategy"] == "random"
     assert settings["trials"] == 8
@@ -155,14 +166,12 @@ def test_progress_is_lines_and_results_a_table(found: Said) -> None:
 
 def test_the_best_plan_scores_what_was_recorded(found: Said, run: Run, world: Path) -> None:
     """By the very command that the summary names."""
-    said = summary(world)
-    command = said["commands"][0]
-    words = re.findall(r"'[^']*'|\S+", command)
+    best = verdict_of(read_run(world / "run")).best
+    words = re.findall(r"'[^']*'|\S+", commands(world / "run")[0])
     again = run(*(word.strip("'") for word in words[1:]), "--format", "json", "--no-speed")
     assert again.code == 0, again.err
     [result] = json.loads(again.out)["results"]
-    assert result["score"] == said["best"]["values"][0]
-    assert result["stderr"] == said["best"]["stderrs"][0]
+    assert ((result["score"],), (result["stderr"],)) == (best.values, best.stderrs)
 
 
 def test_the_best_plan_compiles_to_its_lock_from_anywhere(
@@ -181,14 +190,15 @@ def test_plans_are_canonical_and_say_where_they_come_from(
     [front] = (world / "run" / "front").iterdir()
     best = world / "run" / "best.tailor"
     assert run("fmt", "--check", best, front).code == 0
-    said = summary(world)
+    said = read_run(world / "run")
+    number = verdict_of(said).best.number
     text = best.read_text()
-    assert f"trial {said['best']['trial']} of {said['trials']}" in text
+    assert f"trial {number} of {len(said.ledger.trials)}" in text
     assert "seed 0" in text
     assert 'nll("rows.jsonl"): ' in text
     assert "2 dropped" in text
     assert 'model base = "../base"' in text
-    assert front.name == f"trial-{said['best']['trial']:04}.tailor"
+    assert front.name == f"trial-{number:04}.tailor"
     assert 'model base = "../../base"' in front.read_text()
     ones = [gptailor.load(path) for path in (best, front)]
     assert ones[0].layers == ones[1].layers
@@ -197,19 +207,20 @@ def test_plans_are_canonical_and_say_where_they_come_from(
 
 
 def test_the_summary_has_what_it_is_compared_with(found: Said, world: Path) -> None:
-    said = summary(world)
-    assert said["base"]["values"]
-    assert said["base"]["held"]["values"]
-    assert said["best"]["held"]["values"]
-    assert len(said["starts"]) >= 2
-    assert all(row["held"]["values"] for row in said["starts"])
-    assert said["random"]["trials"] == 1
-    best = min(row["values"][0] for row in said["starts"])
-    assert said["best"]["values"][0] <= best
+    said = read_run(world / "run")
+    verdict, starts = verdict_of(said), best_starts(said.ledger)
+    assert said.ledger.references[12]
+    assert said.held_scores(None)
+    assert said.held_scores(verdict.best)
+    assert len(starts) >= 2
+    assert all(map(said.held_scores, starts))
+    [drawn] = drawn_plans(said.ledger)
+    best = min(trial.values[0] for trial in starts if trial.values)
+    assert verdict.best.values is not None
+    assert verdict.best.values[0] <= best
     page = (world / "run" / "summary.md").read_text()
     assert page.startswith("# space.tailor\n")
-    assert page.count("\n| ") == len({row["trial"] for row in (*said["starts"], said["found"],
-                                      said["best"], said["random"]["best"])}) + 2  # fmt: skip
+    assert page.count("\n| ") == len({*starts, verdict.found, verdict.best, drawn}) + 2
 
 
 def test_the_same_command_is_over_at_once_and_changes_nothing(
@@ -384,12 +395,13 @@ def test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named(
     (world / "named.tailor").write_text(text)
     wishes = ["-O", 'nll("rows.jsonl")', "--strategy", "random", "--trials", "16"]
     found = search("named.tailor", "-o", "named", *wishes)
-    said = json.loads((world / "named" / "summary.json").read_text())
-    origins = {row["origin"] for row in said["starts"]}
+    said = read_run(world / "named")
+    origins = {origin_words(trial.request.origin) for trial in best_starts(said.ledger)}
     assert {"base", "math", "code", "uniform merge", "uniform merge by 1"} <= origins
     plan = gptailor.loads((world / "named" / "best.tailor").read_text())
     ends = {f"let {name}": value for name, value in plan.numbers.items() if value in (0, 1)}
-    assert {one["name"]: one["value"] for one in said.get("at_bounds", [])} == ends
+    numbers = numbers_at_bounds(said.space, verdict_of(said).best)
+    assert {name: value for name, value, _ in numbers} == ends
     assert ("at a bound of their interval" in " ".join(found.out.split())) == bool(ends)
 
 
@@ -398,14 +410,17 @@ def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     wishes = ["-O", 'nll("rows.jsonl")', "-O", 'multiple_choice("questions.jsonl")']
     wishes += ["-O", 'kl("rows.jsonl")', "--prefer", "nll", "--strategy", "random"]
     found = search("bare.tailor", "-o", "several", *wishes, "--trials", "10")
-    said = json.loads((world / "several" / "summary.json").read_text())
-    assert [one["name"] for one in said["objectives"]] == [wishes[i] for i in (1, 3, 5)]
-    assert [one["scale"] for one in said["objectives"]] == ["base", "base", "spread"]
+    said = read_run(world / "several")
+    assert [aim.name for aim in said.ledger.aims] == [wishes[i] for i in (1, 3, 5)]
+    assert [aim.scale for aim in said.ledger.aims] == ["base", "base", "spread"]
+    verdict = verdict_of(said)
     front = sorted(path.name for path in (world / "several" / "front").iterdir())
-    handed = (*said["front"], *said["sizes"], said["found"], said["best"])
-    assert front == sorted({f"trial-{row['trial']:04}.tailor" for row in handed})
-    found_value = said["found"]["values"][0]
-    assert found_value == min(row["values"][0] for row in said["front"])
+    handed = {*said.front, *(said.ledger.trials[point.trial] for point in said.curve)}
+    handed |= {verdict.found, verdict.best}
+    assert front == sorted(f"trial-{trial.number:04}.tailor" for trial in handed)
+    values = [trial.values[0] for trial in said.front if trial.values]
+    assert verdict.found.values is not None
+    assert verdict.found.values[0] == min(values)
     assert "kl(" in found.out
 
 
@@ -414,11 +429,11 @@ def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
 ) -> None:
     flags = ["--strategy", "random", "--trials", "4", "--dtype", "bfloat16"]
     search("space.tailor", "-o", "short", *flags)
-    said = json.loads((world / "short" / "summary.json").read_text())
-    assert said["commands"][0].endswith(" --dtype bfloat16")
-    judged = run(*shlex.split(said["commands"][0])[1:], "--no-speed", "--format", "json")
+    [score, _] = commands(world / "short")
+    assert score.endswith(" --dtype bfloat16")
+    judged = run(*shlex.split(score)[1:], "--no-speed", "--format", "json")
     [result] = json.loads(judged.out)["results"]
-    assert result["score"] == said["best"]["values"][0]
+    assert (result["score"],) == verdict_of(read_run(world / "short")).best.values
 
 
 def test_control_c_keeps_everything_and_the_same_command_goes_on(
@@ -433,14 +448,15 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     assert process.returncode == 130, err
     assert "the same command goes on" in err
     assert "interrupted" in out
-    begun = json.loads((world / "stopped" / "summary.json").read_text())
-    assert begun["ended"] == "interrupted"
-    assert begun["cost"] < 30
+    begun = read_run(world / "stopped")
+    assert begun.end.ended == "interrupted"
+    assert begun.ledger.cost() < 30
     assert gptailor.check(gptailor.load(world / "stopped" / "best.tailor")) == []
-    assert f"    {begun['commands'][1]}" in out.splitlines()
-    assert run(*shlex.split(begun["commands"][1].replace("DIR", "of-stopped"))[1:]).code == 0
+    [_, makes] = commands(world / "stopped")
+    assert f"    {makes}" in out.splitlines()
+    assert run(*shlex.split(makes.replace("DIR", "of-stopped"))[1:]).code == 0
     again = search(*command, "stopped")
-    assert f"going on after {begun['trials']} trials" in again.err
+    assert f"going on after {len(begun.ledger.trials)} trials" in again.err
     calm = search(*command, "resting")
     outs = [re.sub(r"tried in [\d:]+", "", " ".join(one.out.split())) for one in (again, calm)]
     assert outs[0].replace("stopped/", "resting/") == outs[1]
@@ -467,9 +483,8 @@ def test_control_c_while_the_best_plan_is_locked_keeps_everything(
             assert said.code == 130, said.err
             assert "all trials are kept, and the same command goes on" in said.err
             assert re.match(r"\d plans tried in 0:\d\d; interrupted, ", said.out)
-            summary = json.loads((world / name / "summary.json").read_text())
-            assert summary["ended"] == "interrupted"
-            assert summary["commands"][1] == f"gptailor compile {name}/best.tailor -o DIR"
+            assert read_run(world / name).end.ended == "interrupted"
+            assert commands(world / name)[1] == f"gptailor compile {name}/best.tailor -o DIR"
             assert "--locked" not in (world / name / "summary.md").read_text()
             assert not (world / name / "best.tailor.lock").exists()
     assert run(*command).code == 0
@@ -492,15 +507,17 @@ def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world:
     bridged = SPACE + 'bridge on "text.txt" tokens 2048\n' + WISHES
     (world / "bridged.tailor").write_text(bridged)
     search("bridged.tailor", "-o", "fitted", "--strategy", "random")
-    said = json.loads((world / "fitted" / "summary.json").read_text())
-    assert said["best"]["stage"] == "bridged"
-    assert said["bridge"] == "finalists"
+    said = read_run(world / "fitted")
+    found = verdict_of(said).best
+    assert found.request.stage == "bridged"
+    assert said.record.bridge == "finalists"
     best = world / "fitted" / "best.tailor"
     assert [bridge.on for bridge in gptailor.load(best).bridges] == ["../text.txt"]
-    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
+    score = commands(world / "fitted")[0]
+    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", score)]
     again = run(*words[1:], "--format", "json", "--no-speed")
     [result] = json.loads(again.out)["results"]
-    assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
+    assert (result["score"],) == pytest.approx(found.values, rel=1e-6)
     assert run("compile", best, "-o", world / "bridged", "--locked").code == 0
 
 
@@ -526,14 +543,18 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     then = r"; then bridging and healing 5 plans at most: about \d+:\d\d; bridging each cut comes"
     assert re.search(then, " ".join(began.err.split()))
     assert re.search(r"^\S+/16  \d+: L.*; \d+:\d\d left$", began.err, re.MULTILINE)
-    said = json.loads((world / "repaired" / "summary.json").read_text())
-    assert (said["heals"], said["finalists"], said["best"]["stage"]) == (True, 2, "healed")
-    assert {row["trial"] for row in said["final"]} >= {said["best"]["trial"]}
-    for row in said["final"]:
-        name = rf"^  \w+ {row['trial']}: L.* {shown_number(row['before'][0])} → "
+    said = read_run(world / "repaired")
+    found, final = verdict_of(said).best, said.ledger.of(FINAL)
+    assert (said.record.heals, said.record.finalists) == (True, 2)
+    assert found.request.stage == "healed"
+    assert found in final
+    for trial in final:
+        before = said.ledger.before(trial)
+        assert before is not None
+        assert before.values is not None
+        name = rf"^  \w+ {trial.number}: L.* {shown_number(before.values[0])} → "
         assert re.search(name, began.out, re.MULTILINE)
-        assert row["before"] is not None
-        assert row["before"] != row["values"]
+        assert before.values != trial.values
     again = search(*command, before=kept)
     assert "healing" not in again.err
     assert again.out == began.out
@@ -545,12 +566,13 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
         "../text.txt",
     ]
     assert "healed." in best.read_text().splitlines()[0]
-    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
+    score = commands(world / "repaired")[0]
+    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", score)]
     judged = run(*words[1:], "--format", "json", "--no-speed")
     assert judged.code == 0, judged.out
     assert "healing: reuses an earlier result" in judged.err
     [result] = json.loads(judged.out)["results"]
-    assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
+    assert (result["score"],) == pytest.approx(found.values, rel=1e-6)
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "elsewhere"))
     made = run("compile", best, "-o", world / "mended", "--locked")
     assert made.code == 0, "what was learned before is what is learned anew"
@@ -562,8 +584,7 @@ def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, worl
     (world / "short.tailor").write_text(short)
     done = search("short.tailor", "-o", "too-short", "--strategy", "random")
     assert "healed): failed: error: error[C80" in " ".join(done.out.split())
-    said = json.loads((world / "too-short" / "summary.json").read_text())
-    assert said["best"]["stage"] == "bare"
+    assert verdict_of(read_run(world / "too-short")).best.request.stage == "bare"
     assert gptailor.load(world / "too-short" / "best.tailor").heal is None
 
 
@@ -625,50 +646,52 @@ def sized(search: Search, world: Path) -> Said:
 def test_one_search_gives_the_curve_of_quality_over_size(
     sized: Said, run: Run, world: Path
 ) -> None:
-    said = json.loads((world / "sized" / "summary.json").read_text())
-    assert [one["name"] for one in said["objectives"]] == ['nll("rows.jsonl")', "parameters()"]
-    curve = said["sizes"]
-    assert [row["layers"] for row in curve] == sorted(row["layers"] for row in curve)
-    losses = [row["lost"] for row in curve]
+    said = read_run(world / "sized")
+    assert [aim.name for aim in said.ledger.aims] == ['nll("rows.jsonl")', "parameters()"]
+    curve = said.curve
+    assert [point.size.layers for point in curve] == sorted(point.size.layers for point in curve)
+    losses = [point.lost for point in curve]
     assert losses == sorted(losses, reverse=True)
-    for row in curve:
-        plan = gptailor.load(world / "sized" / row["file"])
-        assert 6 - len(plan.drops) == row["layers"]
-        shown = run("show", world / "sized" / row["file"]).out
-        assert f"{row['parameters']:,}" in shown
-        assert row["held"]["values"][1] == row["parameters"]
+    for point in curve:
+        plan = gptailor.load(world / "sized" / point.file)
+        assert 6 - len(plan.drops) == point.size.layers
+        shown = run("show", world / "sized" / point.file).out
+        assert f"{point.size.parameters:,}" in shown
+        held = said.held_scores(said.ledger.trials[point.trial])
+        assert held is not None
+        assert held.values[1] == point.size.parameters
     if len(curve) > 1:
         assert "quality over size" in sized.out
         assert "- quality over size: " in (world / "sized" / "summary.md").read_text()
 
 
 def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Path) -> None:
-    curve = json.loads((world / "sized" / "summary.json").read_text())["sizes"]
+    curve = read_run(world / "sized").curve
     (folder := world / "elsewhere").mkdir(exist_ok=True)
-    for row in curve:
-        for bound in (["--layers", row["layers"]], ["--parameters", row["parameters"]]):
+    for point in curve:
+        for bound in (["--layers", point.size.layers], ["--parameters", point.size.parameters]):
             picked = run("pick", "sized", *bound)
             assert picked.code == 0, picked.err
-            assert f"{row['file']}: {row['layers']} layers" in picked.err
+            assert f"{point.file}: {point.size.layers} layers" in picked.err
             assert (
                 gptailor.loads(picked.out).drops
-                == gptailor.load(world / "sized" / row["file"]).drops
+                == gptailor.load(world / "sized" / point.file).drops
             )
-        file = folder / f"{row['layers']}.tailor"
+        file = folder / f"{point.size.layers}.tailor"
         file.unlink(missing_ok=True)
-        written = run("pick", "sized", "--layers", row["layers"], "-o", file)
+        written = run("pick", "sized", "--layers", point.size.layers, "-o", file)
         assert written.code == 0, written.err
         assert file.read_text().startswith("# Found by gptailor search: trial ")
         assert 'model base = "../base"' in file.read_text()
         assert run("check", file).code == 0
         assert run("fmt", "--check", file).code == 0
-    again = run("pick", "sized", "--layers", curve[-1]["layers"], "-o", file)
+    again = run("pick", "sized", "--layers", curve[-1].size.layers, "-o", file)
     assert (again.code, again.out) == (3, "")
     assert "error[C301]: exists already" in again.err
     assert "--force replaces it" in again.err
     content = file.read_text()
     file.write_text("old")
-    assert run("pick", "sized", "--layers", row["layers"], "-o", file, "--force").code == 0
+    assert run("pick", "sized", "--layers", point.size.layers, "-o", file, "--force").code == 0
     assert file.read_text() == content
 
 
@@ -682,6 +705,18 @@ def test_the_best_plan_is_picked_with_its_lock(
     lock = (tmp_path / "best.tailor.lock").read_text()
     assert run("lock", tmp_path / "best.tailor").code == 0
     assert (tmp_path / "best.tailor.lock").read_text() == lock, "it is the search's, moved"
+
+
+def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
+    script = (
+        "import sys; from gptailor.cli.main import run; code = run(sys.argv[1:])\n"
+        "print(code, *{n.partition('.')[0] for n in sys.modules}, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, "pick", "sized", "--layers", "9"]
+    done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=True)
+    code, *names = done.stderr.splitlines()[-1].split()
+    assert code == "0"
+    assert {*names}.isdisjoint({"torch", "jax", "numpy"})
 
 
 @pytest.mark.parametrize(
@@ -720,24 +755,26 @@ def test_a_loss_has_its_own_unit_where_it_has_no_share(search: Search, run: Run)
 def test_a_draft_is_searched_by_its_acceptance(search: Search, world: Path) -> None:
     arguments = ["-O", 'acceptance("rows.jsonl")', "--strategy", "random", "--trials", "3"]
     search("bare.tailor", "-o", "draft", *arguments)
-    said = json.loads((world / "draft" / "summary.json").read_text())
-    [objective] = said["objectives"]
-    assert (objective["direction"], objective["scale"]) == ("maximize", "base")
-    assert said["found"]["values"] == [max(row["values"][0] for row in said["front"])]
-    assert 0 < said["found"]["values"][0] < 1
-    assert said["base"]["values"] == [1.0]
+    said = read_run(world / "draft")
+    [aim] = said.ledger.aims
+    assert (aim.direction, aim.scale) == ("maximize", "base")
+    found = verdict_of(said).found.values
+    assert found == max(trial.values for trial in said.front if trial.values)
+    assert 0 < found[0] < 1
+    assert said.ledger.references[said.ledger.full] == (1.0,)
 
 
 def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Path) -> None:
-    said = summary(world)
+    said = read_run(world / "run")
+    verdict = verdict_of(said)
     first = " ".join(found.out.partition("\n\n")[0].split())
     assert first in (world / "run" / "summary.md").read_text().splitlines()
-    assert f"Found plan {said['found']['trial']} (L" in first
+    assert f"Found plan {verdict.found.number} (L" in first
     assert re.search(r" nats (lost|won), on 8 held-out samples\. ", first)
-    verdict = said["verdict"]
-    assert verdict["held"]
-    assert said["loss_unit"] == "nats"
-    assert verdict["better"] is ("Better than" in first)
-    if verdict["better"]:
-        assert said["best"] == said["found"]
+    assert verdict.held
+    assert said.ledger.loss_unit == "nats"
+    better = verdict.gain is not None and verdict.gain.sure
+    assert better is ("Better than" in first)
+    if better:
+        assert verdict.best is verdict.found
     assert "%" not in found.out

@@ -1,6 +1,5 @@
 """Requirements of a search on the command line: sizes bound every trial, scores the result."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,11 @@ from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score
 from gptailor.plan.events import Progress
 from gptailor.searching.final_scores import Conditions
+from gptailor.searching.run.records import front_file
+from gptailor.searching.run_reading import RunReading, read_run
 from gptailor.searching.search import SearchEvent
 from gptailor.searching.search import search as find
+from gptailor.searching.summary import held_key
 from tests.end_to_end.test_search_command import Search
 from tests.support.tiny import letters, tiny_model
 
@@ -49,11 +51,20 @@ def search(request: pytest.FixtureRequest, world: Path) -> Search:
     return Search(request, world)
 
 
-def searched(search: Search, name: str, *lines: str, code: int = 0) -> tuple[str, dict[str, Any]]:
+def searched(search: Search, name: str, *lines: str, code: int = 0) -> tuple[str, RunReading]:
     (search.folder / f"{name}.tailor").write_text(SPACE.format("\n  ".join(lines)))
     said = search(f"{name}.tailor", "-o", name, code=code)
-    summary = json.loads((search.folder / name / "summary.json").read_text())
-    return said.out + said.err, summary
+    return said.out + said.err, read_run(search.folder / name)
+
+
+def values(run: RunReading) -> list[tuple[float | None, float | None]]:
+    """Return the best or the nearest plan's value of each requirement, also on held-out samples."""
+    required = run.end.required
+    assert required is not None
+    nearest = None if required.nearest is None else run.ledger.trials[required.nearest]
+    shown = nearest if run.verdict is None else run.verdict.best
+    assert shown is not None
+    return [run.notes.conditions[held_key(shown)][row.measure] for row in required.rows]
 
 
 def parameters(folder: Path, plan: str) -> float:
@@ -64,15 +75,15 @@ def parameters(folder: Path, plan: str) -> float:
 
 def test_no_plan_beyond_a_size_is_tried(search: Search, world: Path) -> None:
     wanted = "require parameters() <= 0.75 * base", f"require kv_cache() <= {4 * 64}"
-    _, summary = searched(search, "small", *wanted, "minimize parameters()")
-    assert [one["parameters"] for one in summary["sizes"]]
-    tried = [row for row in summary["starts"] + summary["front"] if row["values"] is not None]
-    assert {row["values"][1] for row in tried} <= {ENDS + 3 * LAYER, ENDS + 4 * LAYER}
+    _, run = searched(search, "small", *wanted, "minimize parameters()")
+    assert run.curve
+    tried = {trial.values[1] for trial in run.ledger.trials if trial.values is not None}
+    assert tried <= {ENDS + 3 * LAYER, ENDS + 4 * LAYER}
     assert parameters(world, "small/best.tailor") <= ENDS + 4 * LAYER
-    assert summary["required"] is None, "all of it was hard"
-    assert summary["requires"] == [
+    assert run.end.required is None, "all of it was hard"
+    assert run.record.requires == (
         "require parameters() <= 0.75 * base", "require kv_cache() <= 256"
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def test_a_bound_below_the_smallest_plan_ends_it_before_it_begins(search: Search) -> None:
@@ -86,15 +97,19 @@ def test_a_bound_below_the_smallest_plan_ends_it_before_it_begins(search: Search
 
 def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: Path) -> None:
     line = 'require nll("code.txt") <= 1.05 * base'
-    out, summary = searched(search, "kept", line, "require latency() <= 60.0")
-    required = summary["required"]
-    assert required["met"] >= 1
-    assert required["nearest"] is None
-    [score, latency] = required["rows"]
-    assert score["require"] == line
-    assert score["value"] <= score["bound"]
-    assert score["held"] is not None
-    assert 0 < latency["value"] < 60
+    out, run = searched(search, "kept", line, "require latency() <= 60.0")
+    required = run.end.required
+    assert required is not None
+    assert required.met
+    assert required.nearest is None
+    [(score, held), (latency, _)] = values(run)
+    assert required.rows[0].require == line
+    assert score is not None
+    assert required.rows[0].bound is not None
+    assert score <= required.rows[0].bound
+    assert held is not None
+    assert latency is not None
+    assert 0 < latency < 60
     assert f"- {line} (" in out
     assert "evaluated plans meet the requirements" in out
     assert (world / "kept" / "best.tailor").exists()
@@ -107,27 +122,32 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
 
 
 def test_where_nothing_meets_it_the_nearest_is_said(search: Search, world: Path) -> None:
-    out, summary = searched(search, "none", 'require nll("code.txt") <= 0.5 * math', code=1)
+    out, run = searched(search, "none", 'require nll("code.txt") <= 0.5 * math', code=1)
     assert not (world / "none" / "best.tailor").exists()
     assert not (world / "none" / "best.tailor.lock").exists()
-    required = summary["required"]
-    assert required["met"] == 0
-    assert (world / "none" / required["nearest"]).exists()
+    required = run.end.required
+    assert required is not None
+    assert not required.met
+    assert required.nearest is not None
+    nearest = front_file(required.nearest)
+    assert (world / "none" / nearest).exists()
     assert "no plan meets what is required, so that there is no best one" in out
-    assert f"the nearest is {required['nearest']}" in " ".join(out.split())
-    [row] = required["rows"]
-    assert row["value"] > row["bound"]
-    nearest = gptailor.load(world / "none" / required["nearest"])
-    assert len(nearest.drops) in {1, 2, 3}
-    assert summary["best"] is None
-    assert summary["trials"] > 0
+    assert f"the nearest is {nearest}" in " ".join(out.split())
+    [(value, _)], [row] = values(run), required.rows
+    assert value is not None
+    assert row.bound is not None
+    assert value > row.bound
+    assert len(gptailor.load(world / "none" / nearest).drops) in {1, 2, 3}
+    assert run.verdict is None
+    assert run.ledger.trials
 
 
 def test_latency_is_an_objective_that_the_study_remembers(search: Search, world: Path) -> None:
-    _, summary = searched(search, "quick", "minimize latency()")
+    _, run = searched(search, "quick", "minimize latency()")
     by_layers: dict[int, set[float]] = {}
-    for row in summary["sizes"]:
-        by_layers.setdefault(row["layers"], set()).add(row["values"][1])
+    for trial in run.ledger.trials:
+        if trial.values is not None:
+            by_layers.setdefault(run.layers(trial), set()).add(trial.values[1])
     assert all(len(times) == 1 for times in by_layers.values())
     assert "latencies" in (world / "quick" / "journal.jsonl").read_text()
 
@@ -152,8 +172,10 @@ def test_an_evaluation_counts_for_its_text_alone(search: Search, world: Path) ->
     one, two = 'require nll("code.txt") <= 2.0 * base', 'require nll("other.txt") <= 2.0 * base'
 
     def rows(*lines: str) -> tuple[str, list[Any]]:
-        out, summary = searched(search, "edited", *lines)
-        return out, [list(row.values())[1:] for row in summary["required"]["rows"]]
+        out, run = searched(search, "edited", *lines)
+        assert run.end.required is not None
+        bounds = [(row.bound, row.held_bound) for row in run.end.required.rows]
+        return out, list(zip(bounds, values(run), strict=True))
 
     _, [code] = rows(one)
     _, [other] = rows(two)
@@ -183,7 +205,8 @@ def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     assert found.ended == "interrupted"
     assert found.best == world / "stopped" / "best.tailor"
     assert found.best.exists()
-    assert found.summary.required.evaluated == 0
+    assert found.summary.end.required is not None
+    assert found.summary.end.required.evaluated == 0
     said = (world / "stopped" / "summary.md").read_text()
     assert "are not evaluated on all plans yet" in said
     assert "meets what is required" not in said
@@ -195,10 +218,12 @@ def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     found = find(plan, world / "stopped")
     assert found.best is None
     assert not (world / "stopped" / "best.tailor").exists()
-    nearest = found.summary.required.nearest
-    front = {f"front/trial-{row.trial:04}.tailor" for row in found.summary.front}
-    assert nearest not in front | {row.file for row in found.summary.sizes}
-    assert (world / "stopped" / nearest).exists()
+    assert found.summary.end.required is not None
+    nearest = found.summary.end.required.nearest
+    assert nearest is not None
+    handed = {trial.number for trial in found.summary.front}
+    assert nearest not in handed | {point.trial for point in found.summary.curve}
+    assert (world / "stopped" / front_file(nearest)).exists()
 
 
 def test_texts_are_split_as_a_search_of_each_splits_them(search: Search, world: Path) -> None:
@@ -206,12 +231,15 @@ def test_texts_are_split_as_a_search_of_each_splits_them(search: Search, world: 
     (world / "short.txt").write_text(letters(4_000, 4))
     code = 'require nll("code.txt") <= 2.0 * base'
     lines = 'require nll("text.txt") <= 2.0 * base', 'require nll("short.txt") <= 2.0 * base'
-    _, summary = searched(search, "split", code, *lines)
-    beside, text, _ = summary["required"]["rows"]
-    assert text["value"] == pytest.approx(summary["best"]["values"][0], rel=1e-6)
-    assert text["held"] == pytest.approx(summary["best"]["held"]["values"][0], rel=1e-6)
-    _, summary = searched(search, "alone", code)
-    assert summary["required"]["rows"] == [beside]
+    _, run = searched(search, "split", code, *lines)
+    beside, (seen, held), _ = values(run)
+    assert run.verdict is not None
+    unseen = run.held_scores(run.verdict.best)
+    assert unseen is not None
+    assert (seen,) == pytest.approx(run.verdict.best.values, rel=1e-6)
+    assert (held,) == pytest.approx(unseen.values, rel=1e-6)
+    _, run = searched(search, "alone", code)
+    assert values(run) == [beside]
 
 
 def test_a_found_plan_keeps_the_expectations(search: Search, world: Path) -> None:

@@ -255,7 +255,8 @@ def test_a_search_chooses_the_size(models: Path, tmp_path: Path) -> None:
     )
     found = gptailor.search(gptailor.load(path), tmp_path / "run")
     assert found.best is not None
-    assert found.summary.objectives[0].unit == found.summary.loss_unit == "bits a byte"
+    ledger = found.summary.ledger
+    assert ledger.aims[0].unit == ledger.loss_unit == "bits a byte"
     best = gptailor.load(found.best)
     assert best.vocabulary is not None
     assert best.vocabulary.size in range(270, 361, 30)

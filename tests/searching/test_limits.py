@@ -11,8 +11,7 @@ from gptailor.evaluation.space_trials import opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.program.sources import Checked
-from gptailor.searching.curve import Sizes, measured_sizes
-from gptailor.searching.limits import Within, size_bounds
+from gptailor.searching.limits import Sizes, Within, measured_sizes, size_bounds
 from gptailor.searching.run import schedule
 from gptailor.searching.run.origin import RandomPlan
 from gptailor.searching.run.schedule import Budget, Start

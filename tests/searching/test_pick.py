@@ -4,22 +4,19 @@ from typing import Any
 
 import pytest
 
+from gptailor.plan.output_size import OutputSize
 from gptailor.searching.pick import Bounds, picked
-from gptailor.searching.run.records import SizeRow, front_file
+from gptailor.searching.run.records import CurvePoint
 
 
-def row(layers: int, loss: float, **changes: Any) -> SizeRow:
-    found = {"layers": layers, "parameters": layers * 100, "bytes": layers * 200,
-             "kv_cache": layers, "share": loss, "nats": 3 * loss,
-             "trial": layers, "file": front_file(layers), "origin": "surrogate", "samples": 4,
-             "seconds": 1.0, "stage": "bare", "before": None, "values": (1.0,), "failure": None,
-             "stderrs": (0.1,), "lost": loss,
-             "held": None, "cut": "", "recipe": "", "lost_stderr": None, "held_lost": None,
-             "held_lost_stderr": None}  # fmt: skip
-    return SizeRow(**found | changes)
+def point(layers: int, loss: float, cache: int | None = -1, **changes: Any) -> CurvePoint:
+    kept = layers if cache == -1 else cache
+    found = {"trial": layers, "size": OutputSize(layers * 100, layers * 200, kept, layers),
+             "lost": loss, "share": loss, "nats": 3 * loss}  # fmt: skip
+    return CurvePoint(**found | changes)
 
 
-CURVE = [row(20, 0.5), row(24, 0.1), row(28, 0.02)]
+CURVE = [point(20, 0.5), point(24, 0.1), point(28, 0.02)]
 
 
 @pytest.mark.parametrize(
@@ -40,22 +37,15 @@ CURVE = [row(20, 0.5), row(24, 0.1), row(28, 0.02)]
 )
 def test_the_best_that_keeps_to_it_or_the_nearest(bounds: Bounds, layers: int, kept: bool) -> None:
     found = picked(CURVE, bounds)
-    assert found is not None
-    assert (found[0].layers, found[1]) == (layers, kept)
+    assert (found[0].size.layers, found[1]) == (layers, kept)
 
 
 def test_what_is_not_known_keeps_to_no_bound() -> None:
-    unknown = [row(20, 0.5, share=None), row(24, 0.1, share=None)]
+    unknown = [point(20, 0.5, share=None), point(24, 0.1, share=None)]
     found = picked(unknown, Bounds(share=0.9))
-    assert found is not None
     assert not found[1]
 
 
 def test_a_cache_that_is_not_known_takes_nothing() -> None:
-    found = picked([row(20, 0.5, kv_cache=None)], Bounds(memory=4000, context=4096))
-    assert found is not None
+    found = picked([point(20, 0.5, None)], Bounds(memory=4000, context=4096))
     assert found[1]
-
-
-def test_of_no_places_none_is_picked() -> None:
-    assert picked([], Bounds(layers=3)) is None

@@ -2,15 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.plan.output_size import OutputSize
 from gptailor.searching.folder import folder_at
+from gptailor.searching.run.records import HandedNote, RequiredNote, ResultNote, RunSizes
+from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.trials import Ledger
-from gptailor.searching.run_reading import RunReading
+from gptailor.searching.run_reading import read_run
 from gptailor.searching.space.decode import decode
 from tests.searching import landscape, written_run
 from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
@@ -24,7 +29,7 @@ def test_a_search_that_goes_on_is_left_alone(run: tuple[Path, Ledger]) -> None:
     torn = before + b'{"trial":{"num'
     journal.write_bytes(torn)
     try:
-        assert len(RunReading(run[0]).ledger.trials) == len(run[1].trials)
+        assert len(read_run(run[0]).ledger.trials) == len(run[1].trials)
         assert journal.read_bytes() == torn
         assert {path.name for path in run[0].iterdir()} == {"run.json", "journal.jsonl"}
     finally:
@@ -39,7 +44,7 @@ def test_a_run_of_another_version_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"gptailor '0.1.9'.*'aims': field required"
     ) as caught:
-        RunReading(tmp_path)
+        read_run(tmp_path)
     assert caught.value.code == "C903"
 
 
@@ -55,14 +60,14 @@ def test_a_space_that_trials_are_not_of_is_refused(tmp_path: Path, space: str, s
     record = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**record, "space": space}))
     with pytest.raises(CheckpointError, match="C903") as caught:
-        RunReading(tmp_path)
+        read_run(tmp_path)
     assert said in caught.value.message
 
 
 def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"version": "0.1.0"}')
     (tmp_path / "study.journal").write_text('{"op_code":0}\n')
-    for read in (RunReading, lambda run: folder_at(run).__enter__()):
+    for read in (read_run, lambda run: folder_at(run).__enter__()):
         with pytest.raises(
             CheckpointError, match=r"of an earlier release.*'study\.journal'"
         ) as caught:
@@ -90,19 +95,67 @@ def test_what_holds_no_search_is_one_message(
     else:
         (tmp_path / name).write_bytes(raw)
     with pytest.raises(CheckpointError, match=message):
-        RunReading(tmp_path)
+        read_run(tmp_path)
 
 
-def test_a_summary_of_another_version_is_one_message(tmp_path: Path) -> None:
+SIZE = OutputSize(6_000_000, 12_000_000, 64, 6)
+RESULT = ResultNote(ended="budget", held=(8,), required=None, left_out=(), beyond=())
+
+
+def test_a_search_that_goes_on_after_its_end_has_no_result(tmp_path: Path) -> None:
+    ledger, study = run_of(tmp_path, trials=2), landscape.study_of(tmp_path)
+    study.note("sizes", RunSizes(base=SIZE, plans={t.plan: SIZE for t in ledger.trials}))
+    study.note("result", RESULT)
+    reading = read_run(tmp_path)
+    assert reading.notes.result == RESULT
+    assert reading.verdict is not None
+    assert reading.verdict.found is reading.ledger.best()
+    last = ledger.trials[-1]
+    key = replace(last.request, ask=99)
+    study.add(replace(last, number=len(ledger.trials), request=key))
+    assert read_run(tmp_path).notes.result is None
+
+
+def test_requirements_count_for_the_front_and_the_best_plan(tmp_path: Path) -> None:
+    ledger, study = run_of(tmp_path, trials=12), landscape.study_of(tmp_path)
+    whole = [t for t in ledger.candidates() if t is not ledger.best()]
+    required = RequiredNote(evaluated=2, whole=True, met=(whole[0].number,), nearest=None, rows=())
+    study.note("sizes", RunSizes(base=SIZE, plans={t.plan: SIZE for t in ledger.trials}))
+    study.note("result", RESULT.model_copy(update={"required": required}))
+    reading = read_run(tmp_path)
+    assert [trial.number for trial in reading.front] == [whole[0].number]
+    assert reading.verdict is not None
+    assert reading.verdict.best.number == whole[0].number
+    unmet = required.model_copy(update={"met": (), "nearest": whole[0].number})
+    study.note("result", RESULT.model_copy(update={"required": unmet}))
+    assert read_run(tmp_path).verdict is None
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "message"),
+    [
+        ("result", RESULT.model_copy(update={"held": (8, 8)}), "2 scores of held-out samples"),
+        ("handed", HandedNote(best=99, curve=()), "names trial 99, and has only"),
+    ],
+)
+def test_a_result_of_other_trials_is_refused(
+    tmp_path: Path, name: str, note: Any, message: str
+) -> None:
     run_of(tmp_path, trials=2)
-    (tmp_path / "summary.json").write_text('{"objectives": []}')
-    with pytest.raises(CheckpointError, match=r"summary\.json") as caught:
-        RunReading(tmp_path)
-    assert "is damaged: 'version': field required" in caught.value.message
+    landscape.study_of(tmp_path).note(name, note)
+    with pytest.raises(CheckpointError, match=message):
+        read_run(tmp_path)
+
+
+def test_a_result_without_sizes_is_refused(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=2)
+    landscape.study_of(tmp_path).note("result", RESULT)
+    with pytest.raises(CheckpointError, match="has no size of a plan that may be handed over"):
+        _ = read_run(tmp_path).verdict
 
 
 def test_each_trial_is_as_the_study_has_it(run: tuple[Path, Ledger]) -> None:
-    reading, space = RunReading(run[0]), landscape.space()
+    reading, space = read_run(run[0]), landscape.space()
     assert len(reading.ledger.trials) == len(run[1].trials) > 40
     [base] = run[1].references[64]
     for shown, told in zip(reading.ledger.trials, run[1].trials, strict=True):
@@ -121,16 +174,15 @@ def test_each_trial_is_as_the_study_has_it(run: tuple[Path, Ledger]) -> None:
 
 def test_a_held_out_loss_is_beside_the_base(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, trials=2)
-    scores = {"values": [2.5], "stderrs": [0.1]}
-    notes = {"base": {**scores, "values": [2.0]}, ledger.trials[0].plan: scores}
+    notes = {"base": Scores((2.0,), (0.1,)), ledger.trials[0].plan: Scores((2.5,), (0.1,))}
     landscape.study_of(tmp_path).note("held_out", notes)
-    lost = RunReading(tmp_path).held_loss(ledger.trials[0])
+    lost = read_run(tmp_path).held_loss(ledger.trials[0])
     assert lost == (0.5, pytest.approx(0.1))
 
 
 def test_a_loss_over_several_objectives_is_a_mean_of_shares(tmp_path: Path) -> None:
     run_of(tmp_path, (NLL, ACCURACY), trials=12)
-    ledger = RunReading(tmp_path).ledger
+    ledger = read_run(tmp_path).ledger
     assert ledger.loss_unit == "% of the base's score"
     base = ledger.references[64]
     full = next(t for t in ledger.trials if t.full)
@@ -146,7 +198,7 @@ def test_sizes_are_those_that_were_written_down(tmp_path: Path) -> None:
     size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
     said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
     landscape.study_of(tmp_path).note("sizes", said)
-    reading = RunReading(tmp_path)
+    reading = read_run(tmp_path)
     sizes = [reading.sizes.get(trial.plan) for trial in reading.ledger.trials]
     assert {size.parameters for size in sizes if size} == {6_000_000}  # as large as others
 
@@ -158,4 +210,4 @@ def test_a_link_out_of_run_is_refused(run: tuple[Path, Ledger], tmp_path: Path, 
     shutil.move(folder / name, tmp_path / "outside")
     (folder / name).symlink_to(tmp_path / "outside")
     with pytest.raises(CheckpointError, match=f"holds '{name}', which leads out of it"):
-        RunReading(folder)
+        read_run(folder)

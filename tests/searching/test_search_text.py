@@ -1,40 +1,141 @@
-"""A search's summary as a table and as a page."""
+"""A search's summary as a table and as a page, from the journal's trials and notes."""
 
 import json
+import math
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import gptailor
+from gptailor.evaluation.scores import Failure
+from gptailor.plan.output_size import OutputSize
 from gptailor.reporting.quantities import percent, shown_number
 from gptailor.searching.run.origin import (
     BestWindow,
+    GreedyRemoval,
     ModelAlone,
+    RandomPlan,
     SearchedRecipe,
     StrategyPlan,
     TrialOrigin,
     UniformMerge,
 )
-from gptailor.searching.run.records import SearchSummary
+from gptailor.searching.run.records import (
+    Aim,
+    CurvePoint,
+    HandedNote,
+    RequiredNote,
+    RequirementNote,
+    ResultNote,
+    RunRecord,
+    RunSizes,
+)
+from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.study import HeldOutFailure, MeasuredNote, Study
+from gptailor.searching.run.trials import (
+    FINAL,
+    RANDOM,
+    RECIPES,
+    SEARCH,
+    STARTS,
+    Ledger,
+    Trial,
+    TrialRequest,
+)
+from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import headline, markdown, short_recipe, summary_lines
-from tests.searching.summary_file import AIM, WORSE, document, judged, row
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.summary import held_key
+from tests.searching.written_run import record_of
 
-ITSELF = WORSE | {"trial": 4, "gain": 0.0}
+SPACE = space_of(gptailor.loads('tailor 1\nmodel base = "./base"\ndrop any 1..9 of L0..L25\n'), 26)
+NLL = Aim('nll("a.txt")', "minimize", "base", unit="nats", text="a.txt")
+COUNTED = Aim("acc", "maximize", "base", unit="accuracy")
+MATH = BestWindow(of=ModelAlone(model="math"))
+STRATEGY = StrategyPlan(strategy="surrogate")
+SIZE = OutputSize(110_000_000, 220_000_000, 18_432, 24)
+COMMANDS = ("gptailor eval run/best.tailor", "gptailor compile run/best.tailor -o DIR")
 
 
-def said(**changes: Any) -> SearchSummary:
-    """Return a summary that went through its file."""
-    return SearchSummary.model_validate_json(json.dumps(document(**changes)))
+def told(
+    number: int,
+    value: float | tuple[float, ...] | None,
+    phase: str = SEARCH,
+    origin: TrialOrigin = STRATEGY,
+    dropped: tuple[int, ...] = (3,),
+    **changes: Any,
+) -> Trial:
+    """Return a trial on 64 samples, with an error of 0.02."""
+    bits = np.array([at in dropped for at in range(26)])
+    genome = Genome(bits, np.zeros(0, np.int32), np.zeros(0, np.float32))
+    stage = changes.pop("stage", "bare")
+    request = TrialRequest(phase, 0, number, origin, genome, 64, stage, 0)
+    values = (value,) if isinstance(value, float) else value
+    errors = None if values is None else (0.02,) * len(values)
+    said = {"plan": str(dropped), "share": 1.0, "values": values, "stderrs": errors, "seconds": 0.5}
+    return Trial(number, request, **(said | changes))
 
 
-def words(summary: SearchSummary) -> str:
+FOUND = told(0, 2.5, dropped=(4,))
+START = told(1, 2.75, STARTS, GreedyRemoval())
+WORSE = told(2, 3.0, STARTS, MATH, dropped=(3, 4, 5))
+DRAWN = told(3, 3.5, RANDOM, RandomPlan(), dropped=(9,))
+
+
+def ended(
+    *trials: Trial,
+    aims: tuple[Aim, ...] = (NLL,),
+    held: int = 30,
+    unseen: dict[int, Any] | None = None,
+    prefer: int | None = None,
+    base: float = 2.0,
+    space: Space = SPACE,
+    **changes: Any,
+) -> RunReading:
+    """Return a search that has ended; on held-out samples each score is half a nat higher."""
+    study = Study(b"", Path("journal.jsonl"), lambda line: None)
+    study.note("version", "0.2.0")
+    ledger = Ledger(aims, 64, prefer)
+    ledger.references[64] = (base,) * len(aims)
+    for trial in trials or (FOUND, START, WORSE, DRAWN):
+        study.add(trial)
+        ledger.add(trial)
+    notes: dict[str, Any] = {held_key(None): Scores((2.25,) * len(aims), (0.0,) * len(aims))}
+    for trial in ledger.trials:
+        scores = (unseen or {}).get(trial.number)
+        if scores is None and trial.values is not None:
+            moved = tuple(value + 0.5 for value in trial.values)
+            scores = Scores(moved, (0.01,) * len(moved))
+        notes |= {} if scores is None else {held_key(trial): scores}
+    study.note("held_out", notes if held else {})
+    larger = SIZE._replace(parameters=changes.pop("base_size", 130_000_000))
+    study.note("sizes", RunSizes(base=larger, plans={t.plan: SIZE for t in ledger.trials}))
+    record = record_of(aims, 20, space)
+    record |= {name: changes.pop(name) for name in [*changes] if name in record}
+    for name in [*changes]:
+        if name in ("late", "measured", "conditions", "handed"):
+            study.note(name, changes.pop(name))
+    end = {"ended": "budget", "held": (held,) * len(aims), "required": None, "left_out": (),
+           "beyond": ()}  # fmt: skip
+    study.note("result", ResultNote(**(end | changes)))
+    return RunReading(
+        "run", RunRecord.model_validate_json(json.dumps(record)), study, space, ledger
+    )
+
+
+def words(run: RunReading) -> str:
     """Return the summary's words on a terminal, in one line."""
-    return " ".join("\n".join(summary_lines(summary, 80)).split())
+    return " ".join("\n".join(summary_lines(run, 80)).split())
 
 
-def rows(summary: SearchSummary, width: int = 80) -> list[list[str]]:
+def rows(run: RunReading, width: int = 80) -> list[list[str]]:
     """Return the cells of the rows of scores."""
-    lines = list(summary_lines(summary, width))
+    lines = list(summary_lines(run, width))
     table = lines[lines.index("") + 1 :]
     return [re.split(r" {2,}", line.strip()) for line in table[: table.index("")]]
 
@@ -43,122 +144,98 @@ def rows(summary: SearchSummary, width: int = 80) -> list[list[str]]:
 
 
 def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
-    assert headline(said(found=row(2.5, cut="L4 dropped"))) == (
-        "19 plans tried in 0:44, 2 failed. Found plan 4 (L4 dropped): 0.750 ± 0.010 nats lost, on"
-        " 30 held-out samples. Better than the best of 2 starting plans, plan 2 (greedy removal),"
-        " by 0.250 ± 0.020 nats."
+    failed = told(4, None, failure=Failure("nan", "no"), dropped=(8,), seconds=2.0)
+    again = told(5, 2.5, dropped=(4,), same_as=0, seconds=0.0)
+    measured = MeasuredNote(seconds=40.0)
+    run = ended(FOUND, START, WORSE, DRAWN, failed, again, measured=measured)
+    assert headline(run) == (
+        "5 plans tried in 0:44, 1 failed. Found plan 0 (L4 dropped): 0.750 ± 0.010 nats lost, on"
+        " 30 held-out samples. Better than the best of 2 starting plans, plan 1 (greedy removal),"
+        " by 0.250 ± 0.014 nats."
     )
-    unseen = said(held=[0], verdict=judged(held=False, starts=1), failed=0)
-    assert headline(unseen) == (
-        "19 plans tried in 0:44. Found plan 4 (surrogate): 0.500 ± 0.020 nats lost, on 64 samples,"
-        " none held out. Better than plan 2 (greedy removal), by 0.250 ± 0.020 nats."
+    assert headline(ended(FOUND, START, held=0)) == (
+        "2 plans tried in 0:01. Found plan 0 (L4 dropped): 0.500 ± 0.020 nats lost, on 64 samples,"
+        " none held out. Better than plan 1 (greedy removal), by 0.250 ± 0.028 nats."
     )
-    lines = list(summary_lines(said(), 80))
-    assert " ".join(lines[: lines.index("")]) == headline(said())
-    assert headline(said()) in markdown(said()).splitlines()
+    lines = list(summary_lines(run, 80))
+    assert " ".join(lines[: lines.index("")]) == headline(run)
+    assert headline(run) in markdown(run).splitlines()
 
 
 @pytest.mark.parametrize(
-    ("ended", "end"),
+    ("reason", "end"),
     [
         ("exhausted", "; the strategy found nothing new any more."),
         ("interrupted", "; interrupted, and the same command goes on."),
     ],
 )
-def test_a_search_that_ended_before_its_budget_is_called_so(ended: str, end: str) -> None:
-    assert headline(said(ended=ended)).startswith(f"19 plans tried in 0:44, 2 failed{end}")
+def test_a_search_that_ended_before_its_budget_is_called_so(reason: str, end: str) -> None:
+    assert headline(ended(ended=reason)).startswith(f"4 plans tried in 0:02{end}")
 
 
-SIMPLER = "best.tailor is a simpler plan within one standard error, plan 2 (L3 dropped)."
+SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 dropped)."
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("unseen", "wanted"),
     [
-        (
-            {"better": False},
-            f"A tie with plan 2 (greedy removal): better by 0.250 ± 0.020 nats. {SIMPLER}",
-        ),
-        (
-            {"better": False, "worse": True, "held": False, "against": WORSE},
-            f"Worse than plan 2 (greedy removal), by 0.250 ± 0.020 nats. {SIMPLER}",
-        ),
-        (
-            {"better": False, "against": ITSELF},
-            "The search found nothing better than a starting plan, plan 4 (greedy removal). "
-            + SIMPLER,
-        ),
-        (
-            {"against": None},
-            "No starting plan repaired alike meets all requirements, so it is compared with none.",
-        ),
+        (3.005, f"A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats. {SIMPLER}"),
+        (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
 )
-def test_a_tie_is_called_a_tie(changes: dict[str, Any], wanted: str) -> None:
-    best = row(2.75, "greedy removal", trial=2, cut="L3 dropped")
-    assert wanted in headline(said(verdict=judged(**changes), best=best))
+def test_a_tie_is_called_a_tie(unseen: float, wanted: str) -> None:
+    scores = {0: Scores((unseen,), (0.01,)), 1: Scores((3.0,), (0.01,))}
+    assert wanted in headline(ended(FOUND, START, unseen=scores))
+
+
+def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> None:
+    best = told(0, 2.25, STARTS, GreedyRemoval())
+    wanted = "The search found nothing better than a starting plan, plan 0 (greedy removal)."
+    assert headline(ended(best, told(1, 2.5, dropped=(4,)))).endswith(wanted)
+    alone = "No starting plan repaired alike meets all requirements, so it is compared with none."
+    assert headline(ended(FOUND)).endswith(alone)
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
 def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
     for better in (True, False):
-        first = headline(said(held=[held], verdict=judged(better=better)))
+        scores = Scores((3.0 if better else 3.25,), (0.01,))
+        first = headline(ended(FOUND, START, held=held, unseen={0: scores}))
         assert ("too few to tell; use 8 or more." in first) == few
         assert ("Ahead of" in first) == (few and better)
-    assert "on 1 held-out sample. " in headline(said(held=[1]))
+    assert "on 1 held-out sample. " in headline(ended(held=1))
 
 
 def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
-    base = {"gain": -0.02, "stderr": 0.01, "better": False, "no_larger": True}
-    wanted = " No better than the base, uncut, which is no larger: worse by 0.020 ± 0.010 nats."
-    assert headline(said(verdict=judged(base=base))).endswith(wanted)
+    wanted = " No better than the base, uncut, which is no larger: worse by 0.750 ± 0.010 nats."
+    assert headline(ended(base_size=SIZE.parameters)).endswith(wanted)
 
 
 def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
-    counted = AIM | {"name": "acc", "direction": "maximize", "unit": "accuracy"}
-    found = row(2.5) | {
-        "values": [2.5, 0.3], "stderrs": [0.1, 0.1], "lost": 30.0,
-        "lost_stderr": 5.0, "held": None, "held_lost": None,
-    }  # fmt: skip
-    shown = said(
-        objectives=[AIM, counted],
-        held=[0, 0],
-        base={"values": [2.0, 0.5], "held": None},
-        starts=[],
-        deciding=[0, 1],
-        loss_unit="% of the base's score",
-        found=found,
-        best=found,
-        random={"trials": 5, "best": None, "expected": 50.0},
-        verdict=judged(held=False),
-    )
+    trials = [told(0, (2.5, 1.5), dropped=(4,)), told(1, (4.0, 1.0), STARTS, MATH)]
+    trials += [told(n, (3.0, 1.0), RANDOM, RandomPlan(), (n,)) for n in range(5, 17)]
+    trials = [replace(trial, number=number) for number, trial in enumerate(trials)]
+    shown = ended(*trials, aims=(NLL, COUNTED), held=0)
     first = headline(shown)
-    assert "30.0 ± 5.0 % of the base's score lost on the mean of 2 objectives, on 64" in first
-    assert "by 0.250 ± 0.020 % of the base's score." in first
-    assert "expected to lose 50 % of the base's score (found: 30)" in words(shown)
-    head, *_, last = rows(shown)[2:]
+    assert "25.00 ± 0.71 % of the base's score lost on the mean of 2 objectives, on 64" in first
+    assert "by 50.0 ± 1.0 % of the base's score." in first
+    assert "expected to lose 50 % of the base's score (found: 25)" in words(shown)
+    head, _, found, *_ = rows(shown)[2:]
     assert head == ["(1)", "(2)", "% lost"]
-    assert last == ["found 4: surrogate", "2.5 ± 0.1", "0.3 ± 0.1", "30"]
-    verdict = judged(held=False)
-    preferring = said(**document(objectives=[AIM, counted], held=[0, 0], verdict=verdict,
-                                 base={"values": [2.0, 0.5], "held": None}, starts=[], found=found,
-                                 random={"trials": 0, "best": None, "expected": None},
-                                 best=found))  # fmt: skip
+    assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "1.5 ± 0.02", "25"]
+    preferring = ended(*trials, aims=(NLL, COUNTED), held=0, prefer=0)
     assert 'nats lost by nll("a.txt") alone, on' in headline(preferring)
 
 
+UNMET = RequiredNote(evaluated=3, whole=True, met=(), nearest=None, rows=())
+
+
 @pytest.mark.parametrize(
-    ("required", "end"),
-    [
-        (None, "No plan has a score."),
-        ({"evaluated": 3, "whole": True, "met": 0, "nearest": None, "rows": []},
-         "There is no best plan."),
-    ],
-)  # fmt: skip
-def test_without_a_plan_the_first_lines_say_so(required: dict[str, Any] | None, end: str) -> None:
-    without: dict[str, Any] = {"best": None, "found": None, "verdict": None, "starts": []}
-    shown = said(**without, held=[0], random={"trials": 0, "best": None, "expected": None},
-                 required=required)  # fmt: skip
+    ("required", "end"), [(None, "No plan has a score."), (UNMET, "There is no best plan.")]
+)
+def test_without_a_plan_the_first_lines_say_so(required: RequiredNote | None, end: str) -> None:
+    failed = told(0, None, failure=Failure("nan", "no"))
+    shown = ended(failed, held=0, required=required)
     assert headline(shown).endswith(f" {end}")
     text = words(shown)
     assert "none held out" in text
@@ -171,44 +248,44 @@ def test_without_a_plan_the_first_lines_say_so(required: dict[str, Any] | None, 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_each_row_is_a_line_and_stands_in_columns(width: int) -> None:
-    cut = ", ".join(f"L{number}" for number in range(3, 25, 2)) + " dropped"
-    names = [row(3.0 + n / 10, trial=n, cut=cut, recipe="math+code 0.6") for n in range(5, 9)]
-    shown = said(starts=names)
+    mixed = BestWindow(of=UniformMerge(models=("math", "code"), coefficient=0.6))
+    cuts = {n: (*range(3, 24, 2), 2 * n) for n in range(1, 5)}
+    starts = [told(n, 3.0 + n / 10, STARTS, mixed, cut) for n, cut in cuts.items()]
+    shown = ended(FOUND, *starts, told(5, 3.5, RANDOM, RandomPlan(), (9,)))
     lines = list(summary_lines(shown, width))
     table = lines[lines.index("") + 1 :]
     table = table[: table.index("")]
     assert len(table) == 2 + 2 + 4 + 1, "legend and head; base and found; starts; random"
     assert max(map(len, table)) <= width
     assert len({len(line) for line in table[3:]}) == 1
-    starts = [line.split()[:3] for line in table if line.startswith("  start")]
-    assert starts == [["start", f"{number}:", "L3,"] for number in range(5, 9)]
+    named = [line.split()[:2] for line in table if line.startswith("  start")]
+    assert named == [["start", f"{number}:"] for number in range(1, 5)]
 
 
 def test_rows_name_plans_by_number_and_cut() -> None:
-    starts = [row(3.0, "best window on math", trial=7, cut="L3..L5 dropped", recipe="math")]
-    found = row(2.5, cut="L4, L6 dropped, width 1280")
-    assert rows(said(starts=starts, found=found), 100) == [
+    found = told(0, 2.5, dropped=(4, 6))
+    assert rows(ended(found, told(1, 3.0, STARTS, MATH, (3, 4, 5)), told(
+        2, 3.5, RANDOM, RandomPlan(), (9,))), 100) == [
         ['nll("a.txt"): less is better; 64 samples, 30 held out'],
         ["score", "held out", "nats lost"],
         ["base", "2", "2.25 ± 0"],
-        ["found 4: L4, L6 dropped, width 1280", "2.5 ± 0.02", "3 ± 0.01", "0.75"],
-        ["start 7: L3..L5 dropped, math", "3 ± 0.02", "3.5 ± 0.01", "1.25"],
-        ["random 3: random", "3.5 ± 0.02", "4 ± 0.01", "1.75"],
-    ]
+        ["found 0: L4, L6 dropped", "2.5 ± 0.02", "3 ± 0.01", "0.75"],
+        ["start 1: L3..L5 dropped, math", "3 ± 0.02", "3.5 ± 0.01", "1.25"],
+        ["random 2: L9 dropped", "3.5 ± 0.02", "4 ± 0.01", "1.75"],
+    ]  # fmt: skip
 
 
 def test_the_recipe_of_cuts_stands_once_above_them() -> None:
-    recipe = row(1.9, "uniform merge by 0.6", trial=1, stage="uncut", recipe="merge 0.6",
-                 lost=-0.1)  # fmt: skip
-    starts = [row(3.0, trial=7, cut="L3 dropped", recipe="merge 0.6"),
-              row(3.5, trial=8, cut="L3 dropped", recipe="math")]  # fmt: skip
-    shown = rows(said(recipe=recipe, recipes=11, starts=starts, heals=True), 100)
-    line = "recipe of cuts: uniform merge by 0.6 (plan 1), uncut 0.100 ± 0.020 nats won"
-    assert shown[1] == [line]
-    assert [name for name, *_ in shown[5:7]] == ["start 7: L3 dropped", "start 8: L3 dropped, math"]
-    compared = "The search compared 11 recipes with nothing dropped, then cuts of the best recipe."
-    text = words(said(recipe=recipe, recipes=11, heals=True))
-    assert f"{compared} The best plans were healed at the end." in text
+    merge = UniformMerge(models=("math", "code"), coefficient=0.6, every=True)
+    recipe = told(0, 1.9, RECIPES, BestWindow(of=merge), (), stage="uncut")
+    starts = [told(1, 3.0, STARTS, BestWindow(of=merge)), told(2, 3.5, STARTS, MATH, (5,))]
+    run = ended(recipe, *starts, told(3, 2.5, dropped=(4,)), heals=True)
+    shown = rows(run, 100)
+    line = "recipe of cuts: best window on uniform merge by 0.6 (plan 0), uncut"
+    assert shown[1] == [f"{line} 0.100 ± 0.020 nats won"]
+    assert [name for name, *_ in shown[5:7]] == ["start 1: L3 dropped", "start 2: L5 dropped, math"]
+    compared = "The search compared 1 recipe with nothing dropped, then cuts of the best recipe."
+    assert f"{compared} The best plans were healed at the end." in words(run)
 
 
 @pytest.mark.parametrize(
@@ -227,126 +304,131 @@ def test_a_recipe_has_short_words(origin: TrialOrigin, short: str) -> None:
 
 
 def test_repaired_plans_have_their_scores_before_it() -> None:
-    healed = {"stage": "healed", "before": [2.75]}
-    found = row(2.5, cut="L3 dropped", **healed)
-    starts = [row(3.0, trial=7, cut="L4 dropped", **healed | {"before": [3.0]}),
-              row(3.5, trial=8, cut="L5 dropped", stage="bridged")]  # fmt: skip
-    final = [found, row(2.25, trial=9, cut="L6 dropped", **healed)]
-    shown = said(found=found, best=found, starts=starts, final=final, heals=True)
-    names = [cells[:2] for cells in rows(shown, 100)[3:6]]
+    bare = [told(0, 2.75), told(1, 3.0, STARTS, dropped=(4,)), told(2, 3.5, STARTS, dropped=(5,)),
+            told(3, 2.875, dropped=(6,))]  # fmt: skip
+    final = [
+        told(4, 2.25, FINAL, stage="healed"),
+        told(5, 3.0, FINAL, dropped=(4,), stage="healed"),
+        told(6, 2.5, FINAL, dropped=(6,), stage="healed"),
+    ]
+    run = ended(*bare, *final, heals=True, held=0)
+    names = [cells[:2] for cells in rows(run, 100)[3:]]
     assert names == [
-        ["found 4: L3 dropped", "2.75 → 2.5 ± 0.02"],
-        ["start 7: L4 dropped, healing changed nothing", "3 → 3 ± 0.02"],
-        ["finalist 9: L6 dropped", "2.75 → 2.25 ± 0.02"],
+        ["found 4: L3 dropped", "2.75 → 2.25 ± 0.02"],
+        ["start 5: L4 dropped, healing changed nothing", "3 → 3 ± 0.02"],
+        ["finalist 6: L6 dropped", "2.875 → 2.5 ± 0.02"],
     ], "a plan that was repaired less is not compared"
-    assert "Found plan 4 (L3 dropped, healed): " in headline(shown)
+    assert "Found plan 4 (L3 dropped, healed): " in headline(run)
+    line = "A loss of 1 between plans before they were healed was 3 after it (3 plans, rank"
+    assert line in words(run)
+    assert "rank correlation" not in markdown(ended(heals=True))
 
 
 def test_a_finalist_that_failed_has_its_reason() -> None:
-    failure = "error: error[C806]: too short\n  = help: more text"
-    failed = row(2.0, trial=10, cut="L3 dropped", stage="healed", before=[2.75], values=None,
-                 failure=failure)  # fmt: skip
-    shown = said(final=[failed], heals=True)
-    assert "2.75 → failed" in words(shown)
-    line = "- plan 10 (L3 dropped, healed): failed: error: error[C806]: too short"
-    assert line in list(summary_lines(shown, 80))
-    assert line in markdown(shown).splitlines()
+    failure = Failure("error", "error[C806]: too short\n  = help: more text")
+    failed = told(1, None, FINAL, failure=failure, stage="healed")
+    run = ended(told(0, 2.75), failed, heals=True)
+    assert "2.75 → failed" in words(run)
+    line = "- plan 1 (L3 dropped, healed): failed: error: error[C806]: too short"
+    assert line in list(summary_lines(run, 80))
+    assert line in markdown(run).splitlines()
 
 
 def test_a_failure_on_what_was_held_out_is_said() -> None:
-    unseen = {"held": {"failure": "nan"}, "held_lost": None}
-    [found] = [cells for cells in rows(said(found=row(2.5, **unseen))) if "found" in cells[0]]
-    assert found == ["found 4: surrogate", "2.5 ± 0.02", "failed"]
+    run = ended(unseen={0: HeldOutFailure(failure="nan")})
+    [found] = [cells for cells in rows(run) if "found" in cells[0]]
+    assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
 
 
 def test_a_simpler_plan_has_a_row_of_its_own() -> None:
-    best = row(2.75, "greedy removal", trial=2, cut="L3 dropped")
-    names = [cells[0] for cells in rows(said(best=best))]
-    assert names[3:5] == ["simpler 2: L3 dropped", "found 4: surrogate"][::-1]
-    assert not [cells for cells in rows(said()) if "simpler" in cells[0]]
+    alike = {0: Scores((3.0,), (0.5,)), 1: Scores((2.99,), (0.5,))}
+    found = told(0, 2.5, dropped=(4,))
+    names = [cells[0] for cells in rows(ended(found, START, unseen=alike))]
+    assert names[3:5] == ["found 0: L4 dropped", "simpler 1: L3 dropped"]
+    assert not [cells for cells in rows(ended()) if "simpler" in cells[0]]
 
 
 def test_the_page_is_a_table_that_renders() -> None:
-    page = markdown(said(starts=[row(3.0, trial=7)]))
+    page = markdown(ended())
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert table[1] == "|---|--:|--:|--:|"
-    assert len(table) == 2 + 4
+    assert len(table) == 2 + 5
 
 
 def test_a_size_has_a_row() -> None:
-    size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
-            "kv_cache": 18_432, "layers": 24, "share": 0.25, "nats": 0.5,
-            "cut": "L3..L8 dropped"}  # fmt: skip
-    found = said(sizes=[row(2.5) | size, row(2.25) | size | {"kv_cache": None, "layers": 26}])
-    text = list(summary_lines(found, 80))
+    larger = SIZE._replace(kv_cache=None, layers=26)
+    points = [CurvePoint(trial=n, size=size, lost=0.5, share=0.25, nats=0.5)
+              for n, size in ((0, SIZE), (1, larger))]  # fmt: skip
+    run = ended(handed=HandedNote(best=0, curve=tuple(points)))
+    text = list(summary_lines(run, 80))
     at = text.index("quality over size: gptailor pick writes one of these")
     cells = [re.split(r" {2,}", line.strip()) for line in text[at + 1 : at + 4]]
     assert cells == [
         ["layers", "parameters", "weights", "KV/token", "nats lost", "held out"],
-        ["4: L3..L8 dropped", "24", "110.0 M", "220.0 MB", "18.4 kB", "0.5", "0.75"],
-        ["4: L3..L8 dropped", "26", "110.0 M", "220.0 MB", "?", "0.25", "0.5"],
+        ["0: L4 dropped", "24", "110.0 M", "220.0 MB", "18.4 kB", "0.5", "0.75"],
+        ["1: L3 dropped", "26", "110.0 M", "220.0 MB", "?", "0.75", "1"],
     ]
-    assert "- quality over size: gptailor pick writes one of these" in markdown(found)
+    assert "- quality over size: gptailor pick writes one of these" in markdown(run)
 
 
 # --------------------------------------------------------------------------------------- the notes
 
 
 def test_the_last_line_has_the_cost() -> None:
-    shown = said(stopped=7, spared=4.5, late=2, packages=["tpe of mine 1.0"])
+    stopped = told(2, 3.0, share=0.25, stopped=16, dropped=(8,))
+    again = told(3, 2.5, dropped=(4,), same_as=0)
+    run = ended(FOUND, START, stopped, again, late=2, packages=["tpe of mine 1.0"],
+                measured=MeasuredNote(evaluations=3.25))  # fmt: skip
     line = (
-        "Cost in evaluations on all samples: 12.5 for 20 trials; 3.25 for measuring layers; 1.25"
-        " for the base; 1 repeated plan; 7 given up early (spared: 4.5); a slow worker was not"
+        "Cost in evaluations on all samples: 2.25 for 4 trials; 3.25 for measuring layers; 1"
+        " for the base; 1 repeated plan; 1 given up early (spared: 0.75); a slow worker was not"
         " waited for 2 times: the same seed may give other trials; with tpe of mine 1.0."
     )
-    assert words(shown).endswith(line)
-    assert markdown(shown).splitlines()[-1] == line
-    spent = {"evaluations": 0.0, "seconds": 0.0, "base": 0.0}
-    short = said(measured=spent, hits=0, trials=1, cost=1, found=None, best=None, verdict=None,
-                 starts=[], random={"trials": 0, "best": None, "expected": None})  # fmt: skip
-    assert words(short).endswith("samples: 1 for 1 trial.")
+    assert words(run).endswith(line)
+    assert markdown(run).splitlines()[-1] == line
+    assert words(ended(FOUND)).endswith("samples: 1 for 1 trial; 1 for the base.")
 
 
 def test_what_had_no_room_is_said() -> None:
-    found = said(left_out=["9 of 15 windows", "greedy removal"], beyond=["math"])
+    run = ended(left_out=("9 of 15 windows", "greedy removal"), beyond=("math",))
     for line in (
         "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
         " tries more.",
         "Starting plans beyond what is required of sizes: math.",
     ):
-        assert line in words(found)
-        assert line in markdown(found)
-    assert "beyond" not in markdown(said())
+        assert line in words(run)
+        assert line in markdown(run)
+    assert "beyond" not in markdown(ended())
 
 
-def test_random_search_is_estimated_and_commands_stay_whole() -> None:
-    found = said()
-    wanted = "would be expected to lose 3.333 nats (found: 0.5): an estimate from 5 random plans."
-    assert wanted in words(found)
-    assert "    gptailor compile run/best.tailor -o DIR" in list(summary_lines(found, 30))
-    assert "    gptailor compile run/best.tailor -o DIR" in markdown(found).splitlines()
-
-
-def test_the_worth_of_a_loss_before_repair_is_said() -> None:
-    worth = {"slope": 0.4234, "correlation": 0.9, "plans": 6}
-    line = (
-        "A loss of 1 between plans before they were healed was 0.42 after it"
-        " (6 plans, rank correlation 0.90)."
-    )
-    assert line in words(said(repair=worth, heals=True))
-    assert "rank correlation" not in markdown(said(heals=True))
+def test_commands_stay_whole() -> None:
+    run, line = ended(), "    gptailor compile run/best.tailor -o DIR"
+    assert line in list(summary_lines(run, 30, commands=COMMANDS))
+    assert line in markdown(run, COMMANDS).splitlines()
+    assert "gptailor" not in markdown(run)
 
 
 def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
-    line = {"require": "nll <= base", "bound": 3.0, "value": 2.5, "held": 2.75, "held_bound": 3.25}
-    required = {"evaluated": 3, "whole": True, "met": 2, "nearest": None, "rows": [line]}
-    text = list(summary_lines(said(required=required), 80))
+    row = RequirementNote(require="nll <= base", measure="nll", bound=3.0, held_bound=3.25)
+    required = RequiredNote(evaluated=3, whole=True, met=(0, 1), nearest=None, rows=(row,))
+    values = {FOUND.plan: {"nll": (2.5, 2.75)}}
+    text = list(summary_lines(ended(required=required, conditions=values), 80))
     assert "- 2 of 3 evaluated plans meet the requirements" in text
     assert "- nll <= base (3): it has 2.5, held out 2.75 (3.25)" in text
-    line["held_bound"] = 3.0
-    text = list(summary_lines(said(required=required), 80))
+    alike = required.model_copy(update={"rows": (row.model_copy(update={"held_bound": 3.0}),)})
+    text = list(summary_lines(ended(required=alike, conditions=values), 80))
     assert "- nll <= base (3): it has 2.5, held out 2.75" in text
+
+
+def test_where_nothing_meets_the_requirements_the_nearest_plan_has_its_values() -> None:
+    row = RequirementNote(require="nll <= 1", measure="nll", bound=1.0, held_bound=1.0)
+    required = RequiredNote(evaluated=1, whole=True, met=(), nearest=1, rows=(row,))
+    text = words(ended(required=required, conditions={START.plan: {"nll": (2.75, None)}}))
+    nearest = "the nearest is front/trial-0001.tailor"
+    assert f"- 0 of 1 evaluated plans meet the requirements; {nearest}" in text
+    assert "- nll <= 1 (1): it has 2.75" in text
+    assert "There is no best plan." in text
 
 
 def test_numbers_are_short() -> None:
@@ -358,11 +440,25 @@ def test_numbers_are_short() -> None:
     assert percent(None) == "?"
 
 
+def test_an_error_that_is_not_known_is_not_shown() -> None:
+    found = told(0, 2.5, dropped=(4,), stderrs=(math.inf,))
+    [shown] = [cells for cells in rows(ended(found, START, held=0)) if "found" in cells[0]]
+    assert shown == ["found 0: L4 dropped", "2.5", "0.5"]
+
+
 def test_numbers_at_their_bounds_are_named_on_the_page_and_the_terminal() -> None:
-    numbers = [{"name": f"let n{i}", "value": i / 2, "bound": "high"} for i in range(10)]
-    shown = said(at_bounds=numbers)
-    for text in (markdown(shown), words(shown)):
-        assert "at a bound of their interval: let n0 = 0, the high end; let n1 = 0.5, the" in text
-        assert "and 2 more" in text
-        assert "let n8" not in text
-    assert "at a bound" not in markdown(said())
+    lets = "".join(f"let n{i} = 0.0..1.0\n" for i in range(10))
+    numbers = ", ".join(f"n{i}" for i in range(10))
+    models = "".join(f'model m{i} = "./m{i}"\n' for i in range(10))
+    names = ", ".join(f"m{i}" for i in range(10))
+    text = f'tailor 1\nmodel base = "./base"\n{models}{lets}'
+    text += f"L0 from {names} by task_arithmetic(weight=({numbers}))\n"
+    space = space_of(gptailor.loads(text), 4)
+    genome = Genome(np.zeros(0, bool), np.zeros(0, np.int32), np.ones(10, np.float32))
+    request = TrialRequest(SEARCH, 0, 0, STRATEGY, genome, 64, "bare", 0)
+    run = ended(Trial(0, request, "plan", 1.0, (2.5,), (0.02,)), space=space)
+    for shown in (markdown(run), words(run)):
+        assert "at a bound of their interval: let n0 = 1, the high end; let n1 = 1, the" in shown
+        assert "and 2 more" in shown
+        assert "let n8" not in shown
+    assert "at a bound" not in markdown(ended())

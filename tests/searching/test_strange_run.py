@@ -16,15 +16,21 @@ import pytest
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
+from gptailor.plan.output_size import OutputSize
 from gptailor.searching.folder import folder_at
 from gptailor.searching.pick import Bounds, pick
-from gptailor.searching.run.records import RunRecord, SearchSummary
+from gptailor.searching.run.records import (
+    CurvePoint,
+    HandedNote,
+    RequiredNote,
+    ResultNote,
+    RunSizes,
+)
 from gptailor.searching.run.trials import Ledger
-from gptailor.searching.run_files import SETTINGS, RunFiles
-from gptailor.searching.run_reading import RunReading
+from gptailor.searching.run_files import RunFiles
+from gptailor.searching.run_reading import read_run
 from gptailor.searching.search_text import summary_lines
 from tests.searching import landscape
-from tests.searching.summary_file import document, judged, row
 from tests.searching.written_run import NLL, run_of
 
 CASES = 16
@@ -40,19 +46,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("strange") / "run"
     run.mkdir()
     ledger = run_of(run, trials=8)
-    size = {"parameters": 60, "bytes": 120, "kv_cache": 64, "layers": 6}
-    of_trial = {"values": [2.25], "stderrs": [0.125], "held": None}
-    place = {**size, "file": "front/trial-0003.tailor", "share": 0.1, "nats": 0.25}
-    found = row(2.25, **of_trial, trial=3)
-    summary = document(
-        objectives=[NLL._asdict()], trials=len(ledger.trials), held=[0], base={"values": [2.0],
-        "held": None}, best=found, found=found, front=[found], sizes=[{**found, **place}],
-        starts=[found], verdict=judged(against=None),
-        random={"trials": 1, "best": found, "expected": 2.5},
-    )  # fmt: skip
-    plans = {trial.plan: size for trial in ledger.trials}
-    landscape.study_of(run).note("sizes", {"base": size, "plans": plans})
-    (run / "summary.json").write_text(json.dumps(summary))
+    size = OutputSize(60, 120, 64, 6)
+    point = CurvePoint(trial=3, size=size, lost=0.25, share=0.1, nats=0.25)
+    study = landscape.study_of(run)
+    study.note("sizes", RunSizes(base=size, plans={trial.plan: size for trial in ledger.trials}))
+    required = RequiredNote(evaluated=1, whole=False, met=(), nearest=3, rows=())
+    end = {"left_out": ("greedy removal",), "beyond": (), "required": required}
+    study.note("result", ResultNote(ended="budget", held=(0,), **end))
+    study.note("handed", HandedNote(best=3, curve=(point,)))
     (run / "front").mkdir()
     (run / "front" / "trial-0003.tailor").write_text("# Found.\ntailor 1\n")
     (run.parent / "secret.txt").write_text("TOP SECRET\n")
@@ -85,16 +86,16 @@ def edited(document: Any, draw: random.Random) -> Any:
 def resumed(run: Path) -> None:
     """Read all that a search which goes on reads of RUN."""
     with folder_at(run) as folder:
-        RunFiles(folder.path).record(RunRecord, SETTINGS)
+        RunFiles(folder.path).record()
         landscape.study_of(folder.path).recall(Ledger((NLL,), 64), landscape.space())
 
 
 def reported(run: Path) -> None:
     """Read the rows of trials, and make the summary's words."""
-    reading = RunReading(run)
+    reading = read_run(run)
     assert all(map(reading.row, reading.ledger.trials))
-    if reading.summary is not None:
-        words = "\n".join(summary_lines(reading.summary, 80))
+    if reading.notes.result is not None:
+        words = "\n".join(summary_lines(reading, 80))
         assert "\x1b" not in words
         assert "\u202e" not in words
 
@@ -113,7 +114,7 @@ def test_each_edit_of_its_files_ends_in_success_or_one_message(whole: Path, tmp_
     for _ in range(CASES):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
-        name = draw.choice(["run", "summary", "journal", "journal"])
+        name = draw.choice(["run", "journal", "journal"])
         file = run / ("journal.jsonl" if name == "journal" else f"{name}.json")
         lines = file.read_text().splitlines() if name == "journal" else [file.read_text()]
         number = draw.randrange(len(lines))
@@ -135,49 +136,35 @@ def test_each_edit_of_its_files_ends_in_success_or_one_message(whole: Path, tmp_
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda s: s["sizes"][0].update(file="\x1b[31mred"),
-        lambda s: s["sizes"][0].update(trial=-3),
-        lambda s: s["sizes"][0].update(layers="6"),
-        lambda s: s["sizes"][0].update(nats=None, parameters=None),
-        lambda s: s.update(sizes=None),
-        lambda s: s.pop("sizes"),
-        lambda s: s.update(measured=None),
-        lambda s: s.update(commands="rm"),
-        lambda s: s["best"].update(values=[1.0, 2.0]),
-        lambda s: s.update(plan="\x1b[31mred"),
+        lambda s: s["curve"][0].update(trial=-3),
+        lambda s: s["curve"][0].update(trial="../secret.txt"),
+        lambda s: s["curve"][0]["size"].update(layers="6"),
+        lambda s: s["curve"][0].update(nats=None, lost=None),
+        lambda s: s.update(curve=None),
+        lambda s: s.pop("curve"),
+        lambda s: s.update(best="\x1b[31mred"),
     ],
 )
-def test_pick_and_report_refuse_a_doctored_summary(
+def test_pick_and_report_refuse_doctored_notes(
     whole: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], Any]
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     (tmp_path / "secret.txt").write_text("TOP SECRET\n")
-    summary = json.loads((run / "summary.json").read_text())
-    damage(summary)
-    (run / "summary.json").write_text(json.dumps(summary))
+    *lines, last = (run / "journal.jsonl").read_text().splitlines()
+    note = json.loads(last)
+    damage(note["handed"])
+    (run / "journal.jsonl").write_text("\n".join([*lines, json.dumps(note)]) + "\n")
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(out):
         assert command(["pick", str(run), "--layers", "9"]) == 3
     said = out.getvalue()
-    assert said.startswith("error[C903]: is damaged: ")
-    assert "the same search command writes it anew" in said
+    assert said.startswith(f"error[C903]: line {len(lines) + 1} of the journal is damaged: ")
+    assert "the same search command goes on from there" in said
     assert not {"Traceback", "SECRET", "\x1b"} & {word for word in ("Traceback", "SECRET", "\x1b")
                                                    if word in said}  # fmt: skip
     with pytest.raises(CheckpointError, match="C903"):
-        RunReading(run)
-
-
-def test_the_file_that_a_summary_names_is_not_opened(whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    summary = json.loads((run / "summary.json").read_text())
-    summary["sizes"][0]["file"] = "../secret.txt"
-    (run / "summary.json").write_text(json.dumps(summary))
-    (run.parent / "secret.txt").write_text("TOP SECRET\n")
-    with pytest.raises(TailorError, match=r"trial-0003\.tailor") as caught:
-        pick(run, Bounds(layers=9), tmp_path)
-    assert "SECRET" not in str(caught.value)
+        read_run(run)
 
 
 def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path) -> None:
@@ -242,11 +229,3 @@ def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
     assert not run.exists()
     with folder_at(run), pytest.raises(CheckpointError, match="C901"), folder_at(run):
         pass
-
-
-def test_a_summary_comes_back_as_it_was_written(whole: Path) -> None:
-    summary = RunFiles(whole).record(SearchSummary, "summary.json")
-    assert summary is not None
-    assert SearchSummary.model_validate_json(summary.model_dump_json()) == summary
-    written = json.loads((whole / "summary.json").read_text())
-    assert summary.model_dump(mode="json") == written

@@ -11,12 +11,12 @@ import pytest
 import gptailor
 from gptailor.evaluation.scores import PerSample, mean
 from gptailor.plan.plan import Plan
-from gptailor.searching.run.comparison import Comparison, Scores
 from gptailor.searching.run.origin import StrategyPlan
 from gptailor.searching.run.records import Aim
+from gptailor.searching.run.scores import Comparison, Scores
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
-from gptailor.searching.verdict import scores_of, verdict
+from gptailor.searching.summary import verdict
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 NLL = Aim("nll", "minimize", "base", unit="nats")
@@ -72,7 +72,7 @@ def trial(number: int, phase: str, each: Sequence[float], **changes: Any) -> Tri
     )
     found = scores(each)
     said = {"values": tuple(found.values), "stderrs": tuple(found.stderrs),
-            "per_sample": found.each}  # fmt: skip
+            "per_sample": found.per_sample}  # fmt: skip
     return Trial(number, request, str(number), 1.0, **(said | changes))
 
 
@@ -101,7 +101,7 @@ def judged(
         return (sizes or {}).get(one.number, 10.0)
 
     def own(one: Trial | None) -> Scores | None:
-        return scores([2.0] * 100) if one is None else scores_of(one)
+        return scores([2.0] * 100) if one is None else one.scores
 
     measure = of.comparison((2.0,), samples=("a.txt",))
     uncut = {} if recipes is None else recipes
@@ -113,12 +113,11 @@ def judged(
 def test_what_is_better_than_every_start_is_best() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, STARTS, TEXT + 1), trial(2, SEARCH, TEXT - 0.1))
     found = judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY})
-    assert found.record.better
-    assert (found.best.number, found.found.number, found.record.starts) == (2, 2, 2)
-    assert found.record.against.trial == 0
-    said = found.record
-    assert said.against.gain == pytest.approx(0.1)
-    assert said.base.no_larger is False
+    assert found.gain.sure
+    assert (found.best.number, found.found.number, found.starts) == (2, 2, 2)
+    assert found.rival.number == 0
+    assert found.gain.value == pytest.approx(0.1)
+    assert found.no_larger is False
 
 
 def test_of_two_better_rivals_the_surely_better_one_counts() -> None:
@@ -127,9 +126,9 @@ def test_of_two_better_rivals_the_surely_better_one_counts() -> None:
     by_luck = trial(0, STARTS, TEXT - 0.05 + 0.4 * noise, values=(3.0,))
     surely = trial(1, STARTS, TEXT - 0.04 + 0.1 * noise, values=(3.0,))
     of = ledger(by_luck, surely, trial(2, SEARCH, TEXT, values=(2.0,)))
-    found = judged(of, dict.fromkeys(range(3), SIMPLE)).record
-    assert found.worse
-    assert found.against.gain == pytest.approx(-0.04)
+    found = judged(of, dict.fromkeys(range(3), SIMPLE))
+    assert found.gain.reversed.sure
+    assert found.gain.value == pytest.approx(-0.04)
 
 
 def test_a_tie_is_the_simpler_plans() -> None:
@@ -137,9 +136,9 @@ def test_a_tie_is_the_simpler_plans() -> None:
     noise -= noise.mean() + 0.05  # a little better, by luck
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
     found = judged(of, {0: SIMPLE, 1: WORDY})
-    assert not found.record.better
+    assert not found.gain.sure
     assert (found.found.number, found.best.number) == (1, 0)
-    assert found.record.worse is False
+    assert not found.gain.reversed.sure
     assert judged(of, {0: WORDY, 1: SIMPLE}).best.number == 1
 
 
@@ -149,7 +148,7 @@ def test_a_simpler_plan_is_handed_over_within_one_standard_error(errors: float, 
     noise -= noise.mean() + errors * noise.std(ddof=1) / 10
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
     found = judged(of, {0: SIMPLE, 1: WORDY})
-    assert not found.record.better
+    assert not found.gain.sure
     assert found.best.number == best
 
 
@@ -190,7 +189,7 @@ def test_of_plans_as_simple_as_each_other_the_better_score_counts() -> None:
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
     found = judged(of, {0: SIMPLE, 1: SIMPLE})
-    assert not found.record.better
+    assert not found.gain.sure
     assert found.best.number == 1
 
 
@@ -203,22 +202,22 @@ def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
         trial(2, SEARCH, TEXT + noise - 0.05),
     )
     found = judged(of, {0: SIMPLE, 1: WORDY, 2: WORDY + "L1.mlp from math\n"})
-    assert not found.record.better
+    assert not found.gain.sure
     assert found.best.number == 1
 
 
 def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + 1))
     found = judged(of, {0: SIMPLE, 1: SIMPLE})
-    assert found.record.against.trial == found.found.number
+    assert found.rival is found.found
     assert found.best.number == 0
-    assert not found.record.better
+    assert not found.gain.sure
 
 
 def test_without_a_score_there_is_no_verdict() -> None:
     assert judged(ledger(), {}) is None
     alone = judged(ledger(trial(0, SEARCH, TEXT)), {0: SIMPLE})
-    assert alone.record.against is None
+    assert alone.rival is None
 
 
 def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:

@@ -7,14 +7,22 @@ from typing import Any
 
 import pytest
 
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
-from gptailor.searching.run.records import Aim
+from gptailor.searching.run.records import Aim, ResultNote, RunSizes
 from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.space.space import Space
 from tests.searching import landscape
-from tests.searching.summary_file import BEGUN
 
+BEGUN: dict[str, Any] = {
+    "version": "0.2.0", "plan": "space.tailor", "fidelity": None, "seed": 0,
+    "strategy": "surrogate", "bridge": None, "prefer": None, "heals": False,
+    "finalists": None, "race": True, "requires": [], "device": "cpu",
+    "dtype": None, "packages": [], "layers": 26, "tied": [],
+}  # fmt: skip
+"""Settings at the beginning of a search."""
 NLL, ACCURACY = landscape.NLL._replace(unit="nats"), landscape.ACCURACY
 LAYERS = 8
 
@@ -32,6 +40,22 @@ def run_of(
     found.run()
     (folder / "run.json").write_text(json.dumps(record_of(aims, trials, chosen.space)))
     return found.ledger
+
+
+SIZE = OutputSize(6_000_000, 12_000_000, 64, 6)
+
+
+def ended(folder: Path, ledger: Ledger, held: float = 0.1) -> None:
+    """Note the end of a search; on held-out samples each score is so much higher."""
+    study, base = landscape.study_of(folder), ledger.references[ledger.full]
+    plans = {t.plan: t.values for t in ledger.trials if t.values} | {"base": base}
+    moved = {plan: tuple(value + held for value in values) for plan, values in plans.items()}
+    errors = (0.05,) * len(base)
+    study.note("held_out", {plan: Scores(values, errors) for plan, values in moved.items()})
+    study.note("sizes", RunSizes(base=SIZE, plans=dict.fromkeys(plans, SIZE)))
+    numbers = (8,) * len(base)
+    study.note("result", ResultNote(ended="budget", held=numbers, required=None, left_out=(),
+                                    beyond=()))  # fmt: skip
 
 
 def record_of(aims: tuple[Aim, ...], trials: int, space: Space) -> dict[str, Any]:

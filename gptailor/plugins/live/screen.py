@@ -151,7 +151,7 @@ class Screen:
         best = plans["best"]
         lost = None if best is None else ledger.loss(best)
         if lost is not None:
-            words = loss_words(lost.value, lost.stderr, short_unit(ledger.loss_unit))
+            words = loss_words(lost, short_unit(ledger.loss_unit))
             details["best"] += f"; {words}"
         front = len(ledger.front())
         counts = {

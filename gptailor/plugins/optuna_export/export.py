@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.write.output_file import write_whole
+from gptailor.reporting.measure import finite_or_none
 from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.trials import Trial, json_numbers
-from gptailor.searching.run_reading import RunReading
+from gptailor.searching.run.trials import Trial
+from gptailor.searching.run_reading import read_run
 from gptailor.searching.space.genome import Gene, Pick, Real, genome_to_json
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
@@ -42,7 +43,7 @@ def exporter(file: Path) -> Callable[[str | Path], None]:
 
 def _export(file: Path, run: str | Path) -> None:
     """Write the study. Raises CheckpointError: C903 for a RUN without a search, C303 for a disk."""
-    reading = RunReading(run)
+    reading = read_run(run)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         place = Path(folder) / "study.journal"
@@ -109,7 +110,7 @@ def _attributes(trial: Trial) -> dict[str, Any]:
         "genome": genome_to_json(request.genome),
         "seconds": trial.seconds,
         "values": trial.values,
-        "stderrs": json_numbers(trial.stderrs),
+        "stderrs": trial.stderrs and [finite_or_none(error) for error in trial.stderrs],
         "failure": None if trial.failure is None else str(trial.failure),
         "same_as": trial.same_as,
         "stopped": trial.stopped,

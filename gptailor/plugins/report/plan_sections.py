@@ -98,7 +98,7 @@ def sizes_section(subject: Reported, run: "RunReading | None" = None) -> Section
         counts: _Counts = {} if run is None else _written(run)
         if run is None or not counts:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
-        written = run.study.typed.sizes
+        written = run.notes.sizes
         base: _Counts = {"layers": run.record.layers, **_counts(written and written.base)}
         return _size_section(counts, base, f"As the search wrote it down; here {subject.why}.")
     base = _counts(None if subject.base is None else subject.base.output_size)
@@ -118,11 +118,8 @@ def _counts(size: OutputSize | None) -> _Counts:
 
 
 def _written(run: "RunReading") -> _Counts:
-    best = None if run.summary is None else run.summary.best
-    if best is None:
-        return {}
-    trial = run.ledger.trials[best.trial]
-    return _counts(run.sizes.get(trial.plan)) or {"layers": run.layers(trial)}
+    verdict = None if run.notes.result is None else run.verdict
+    return {} if verdict is None else _counts(run.size(verdict.best))
 
 
 def _size_section(counts: _Counts, base: _Counts, words: str) -> Section:

@@ -12,7 +12,7 @@ from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.measure import Estimate
 from gptailor.reporting.quantities import bytes_in_words, shown_number
 from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.records import SizeRow
+from gptailor.searching.run.records import CurvePoint
 from gptailor.searching.run.trials import Trial
 from gptailor.searching.run_reading import RunReading
 
@@ -174,24 +174,23 @@ def _progress_chart(
 
 def curve_section(run: RunReading) -> Section | None:
     """Return the best plan of each size, which `pick` writes; None below two sizes."""
-    places = () if run.summary is None else run.summary.sizes
-    if len(places) < 2:
+    if len(run.curve) < 2:
         return None
     rows, cells, texts, unit = [], [], {}, run.ledger.loss_unit
-    for place in places:
-        trial = run.ledger.trials[place.trial]
+    for point in run.curve:
+        trial, size = run.ledger.trials[point.trial], point.size
         losses = {_SEEN: run.ledger.loss(trial), _HELD: run.held_loss(trial)}
         about = {
-            "plan": trial_title(trial), "layers": place.layers, "parameters": place.parameters,
-            "made": run.made(trial), "file": place.file,
-            "pick": f"gptailor pick {shlex.quote(str(run.files.shown))}"
-                    f" --parameters {place.parameters}",
+            "plan": trial_title(trial), "layers": size.layers, "parameters": size.parameters,
+            "made": run.made(trial), "file": point.file,
+            "pick": f"gptailor pick {shlex.quote(str(run.shown))}"
+                    f" --parameters {size.parameters}",
         }  # fmt: skip
         for samples, lost in losses.items():
             if lost is not None:
                 said = {"samples": samples, "loss": lost.value, "said": f"{_words(lost)} {unit}"}
                 rows.append({**about, **said, **_ends(lost)})
-        cells.append(_curve_row(trial, place, losses.values()))
+        cells.append(_curve_row(trial, point, losses.values()))
         texts[trial_title(trial)] = run.text(trial)
     head = ("plan", "layers", "parameters", "weights", "KV cache of a token", "loss", "held out")
     words = (
@@ -209,13 +208,15 @@ def curve_section(run: RunReading) -> Section | None:
 _SEEN, _HELD = "the search's own samples", "held out"
 
 
-def _curve_row(trial: Trial, place: SizeRow, losses: Iterable[Estimate | None]) -> tuple[str, ...]:
-    cache = place.kv_cache
+def _curve_row(
+    trial: Trial, point: CurvePoint, losses: Iterable[Estimate | None]
+) -> tuple[str, ...]:
+    size, cache = point.size, point.size.kv_cache
     return (
-        f"{trial_title(trial)} ({place.file})",
-        str(place.layers),
-        f"{place.parameters:,}",
-        bytes_in_words(place.bytes),
+        f"{trial_title(trial)} ({point.file})",
+        str(size.layers),
+        f"{size.parameters:,}",
+        bytes_in_words(size.bytes),
         "unknown" if cache is None else bytes_in_words(cache),
         *map(_words, losses),
     )

@@ -26,7 +26,6 @@ from gptailor.reporting.known_layers import resolved_by_headers
 if TYPE_CHECKING:
     from gptailor.plugins.report.section import Section
     from gptailor.searching.results import SearchResult
-    from gptailor.searching.run.records import SearchSummary
     from gptailor.searching.run_reading import RunReading
 
 
@@ -230,7 +229,7 @@ _IN_VAIN = "Healing changed nothing: the layers that learn stayed as they were."
 
 # ---------------------------------------------------------------------------------- a search's RUN
 
-_RUN_FILES = ("run.json", "summary.json", "journal.jsonl")
+_RUN_FILES = ("run.json", "journal.jsonl")
 
 
 def is_run(target: str) -> bool:
@@ -244,12 +243,10 @@ def is_run(target: str) -> bool:
 def _of_run(target: str, given: _Given) -> _Page:
     from gptailor.lang.parse import read_bytes
     from gptailor.plugins.report.scores_section import scores_sections
-    from gptailor.searching.run.records import SearchSummary
     from gptailor.searching.run_files import RunFiles
-    from gptailor.searching.search_text import HEALED_IN_VAIN, stage_words
+    from gptailor.searching.search_text import HEALED_IN_VAIN, headline, stage_words
 
     files = RunFiles(target)
-    summary = files.record(SearchSummary, "summary.json")
     best = files.read("best.tailor")
     subject = None
     if best is not None:
@@ -259,8 +256,9 @@ def _of_run(target: str, given: _Given) -> _Page:
             raise PlanError(faults)
         plan = plan.with_families(given.families) if given.families else plan
         subject = of.subject("best.tailor", plan, best.decode(), given.models)
-    sections = [] if summary is None else scores_sections(summary)
     run, tried = _tried(target)
+    ended = run is not None and run.notes.result is not None
+    sections = scores_sections(run) if run is not None and ended else []
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = files.read(name)
@@ -270,15 +268,17 @@ def _of_run(target: str, given: _Given) -> _Page:
         ]
         again = again if files.storage is None else []
         of_plan = _plan_sections(subject, given.speech, held, again, run)
-        found = None if summary is None else summary.best
-        if found and stage_words(found.stage, found.before, found.values) == HEALED_IN_VAIN:
+        verdict = run.verdict if run is not None and ended else None
+        if run and verdict and stage_words(verdict.best, run.ledger) == HEALED_IN_VAIN:
             of_plan[0] = replace(of_plan[0], words=f"{of_plan[0].words} {_IN_VAIN}")
         at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried
-    record = run.record if summary is None and run is not None else summary
-    title = f"Search of {target if record is None else record.plan}"
-    return _Page(title, _lead_of_run(summary), sections)
+    title = f"Search of {target if run is None else run.record.plan}"
+    lead = "The search has no summary: it was ended before it wrote one."
+    if run is not None and ended:
+        lead = f"<strong>{escape(headline(run))}</strong>"
+    return _Page(title, lead, sections)
 
 
 def _tried(target: str) -> "tuple[RunReading | None, list[Section]]":
@@ -288,9 +288,9 @@ def _tried(target: str) -> "tuple[RunReading | None, list[Section]]":
 
     try:
         from gptailor.plugins.report.layer_effects import run_effects  # imports JAX
-        from gptailor.searching.run_reading import RunReading
+        from gptailor.searching.run_reading import read_run
 
-        run = RunReading(target)
+        run = read_run(target)
         return run, run_sections(run, run_effects(run))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
@@ -298,11 +298,3 @@ def _tried(target: str) -> "tuple[RunReading | None, list[Section]]":
     except CheckpointError as error:
         why = "; ".join(filter(None, (f"{error.path} {error.message}", error.help)))
     return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
-
-
-def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.searching.search_text import headline
-
-    if summary is None:
-        return "The search has no summary: it was ended before it wrote one."
-    return f"<strong>{escape(headline(summary))}</strong>"

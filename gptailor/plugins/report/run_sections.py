@@ -25,6 +25,6 @@ def run_sections(run: RunReading, effects: Effects) -> list[Section]:
         window_section(effects, run.ledger.loss_unit),
     ]
     sections = [section for section in candidates if section is not None]
-    if missing := [_UNENDED] * (run.summary is None) + [*effects.missing]:
+    if missing := [_UNENDED] * (run.notes.result is None) + [*effects.missing]:
         sections.append(Section("missing", "Missing parts", " ".join(missing)))
     return sections

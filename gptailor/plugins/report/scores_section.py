@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 from gptailor.plugins.report.charts import INK, sized
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
+from gptailor.reporting.measure import finite_or_none
 from gptailor.reporting.quantities import shown_number
-from gptailor.searching.run.records import SearchSummary, WithScores
+from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.trials import Trial
+from gptailor.searching.run_reading import RunReading
 
 if TYPE_CHECKING:
     import altair as alt
@@ -18,15 +21,15 @@ _ChartRow = Mapping[str, Any]
 _CALIBRATION, _HELD = "the search's own samples", "held out"
 
 
-def scores_sections(summary: SearchSummary) -> list[Section]:
-    """Return a section for the objectives of each unit, of a search's summary."""
+def scores_sections(run: RunReading) -> list[Section]:
+    """Return a section for the objectives of each unit, of a search that has ended."""
     kinds: dict[tuple[str, str], list[int]] = {}
-    for i, aim in enumerate(summary.objectives):
+    for i, aim in enumerate(run.ledger.aims):
         if not aim.size:
             kinds.setdefault((aim.unit, aim.direction), []).append(i)
     sections = []
     for number, ((unit, direction), which) in enumerate(kinds.items()):
-        rows = [row for i in which for row in _rows(summary, i)]
+        rows = [row for i in which for row in _rows(run, i)]
         if rows:
             many = f": {unit or 'score'}" if len(kinds) > 1 else ""
             anchor = "scores" if not number else f"scores-{number + 1}"
@@ -55,29 +58,29 @@ def _section(
     )
 
 
-def _plans(summary: SearchSummary) -> Iterator[tuple[str, WithScores]]:
-    yield "base", summary.base
-    for row in summary.starts[:1]:
-        yield "best start", row
-    if (best := summary.best or summary.found) is not None:
-        yield "found", best
+def _plans(run: RunReading) -> Iterator[tuple[str, Trial | None]]:
+    yield "base", None
+    for trial in run.starts[:1]:
+        yield "best start", trial
+    if run.verdict is not None:
+        yield "found", run.verdict.best
 
 
-def _rows(summary: SearchSummary, i: int) -> Iterator[dict[str, Any]]:
+def _rows(run: RunReading, i: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each plan that has a score by an objective, of each kind of samples."""
-    for name, row in _plans(summary):
-        held = row.held_scores
-        unseen = (None, None) if held is None else (held.values, held.stderrs)
-        for samples, (values, errors) in (
-            (_CALIBRATION, (row.values, row.stderrs)), (_HELD, unseen)
-        ):  # fmt: skip
-            if values is None:
+    base = run.ledger.references.get(run.ledger.full)
+    exact = None if base is None else Scores(base, (0.0,) * len(base))
+    for name, trial in _plans(run):
+        own = exact if trial is None else trial.scores
+        for samples, scores in ((_CALIBRATION, own), (_HELD, run.held_scores(trial))):
+            if scores is None:
                 continue
-            error = None if errors is None else errors[i]
-            ends = {} if not error else {"low": values[i] - error, "high": values[i] + error}
-            yield {"objective": summary.objectives[i].short, "plan": name, "samples": samples,
-                   "value": values[i], "error": error, **ends,
-                   "said": shown_number(values[i], error)}  # fmt: skip
+            value, error = scores.values[i], finite_or_none(scores.stderrs[i])
+            error = None if trial is None and samples == _CALIBRATION else error
+            ends = {} if not error else {"low": value - error, "high": value + error}
+            yield {"objective": run.ledger.aims[i].short, "plan": name, "samples": samples,
+                   "value": value, "error": error, **ends,
+                   "said": shown_number(value, error)}  # fmt: skip
 
 
 def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetChart":

@@ -111,7 +111,7 @@ def _datum(run: RunReading, trial: Trial) -> dict[str, Any]:
         "samples": _samples(run, trial),
         "loss": "unknown" if lost is None else f"{lost.value:.4g} {run.ledger.loss_unit}",
         "whole": is_whole(trial),
-        "front": trial.number in run.front,
+        "front": trial in run.front,
     }
 
 
@@ -159,7 +159,7 @@ def _power(most: int) -> tuple[int, str]:
 def _base_mark(run: RunReading, size: ShownAxis) -> dict[str, Any] | None:
     if size.field == "layers":
         return {"x": float(run.record.layers), "y": 0.0}
-    written = run.study.typed.sizes
+    written = run.notes.sizes
     if written is None:
         return None
     name = size.title.removeprefix("parameters")
@@ -266,7 +266,7 @@ def _trial_row(run: RunReading, trial: Trial, mark: str) -> tuple[str, ...]:
         scores = zip(trial.values, trial.stderrs, strict=True)
         cells = [shown_number(value, error or None) for value, error in scores]
     lost = run.ledger.loss(trial)
-    number = f"{trial.number}{mark * (trial.number in run.front)}"
+    number = f"{trial.number}{mark * (trial in run.front)}"
     loss = "" if lost is None else f"{lost.value:.4g}"
     origin = origin_words(trial.request.origin)
     return (number, origin, plan, _samples(run, trial), *cells, loss)
@@ -323,7 +323,7 @@ def objectives_section(run: RunReading) -> Section | None:
         f"Trials on all samples. Better is {best}. On the front is a plan that no other one betters"
         " in all objectives. Axes are chosen below the chart.",
         chart,
-        _trials_table(run, [run.ledger.trials[number] for number in run.front], ""),
+        _trials_table(run, run.front, ""),
         plans={trial_title(t): run.text(t) for t in drawn},
         note="Ring: on the front.",
     )

@@ -1,6 +1,5 @@
 """The rival of a strategy's trials in races: the best known plan, sample by sample."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from gptailor.evaluation.scores import Race, race_counts
-from gptailor.searching.run.scores import best
 from gptailor.searching.run.trials import SEARCH, Ledger, Trial, TrialRequest
 
 
@@ -36,11 +34,12 @@ def _rival(ledger: Ledger, request: TrialRequest) -> Trial | None:
         for trial in ledger.trials[: request.asked_after]
         if trial.full and trial.same_as is None and trial.request.stage == request.stage
     ]
-    losses = [ledger.loss(trial, ledger.rated) for trial in alike]
-    number = best([math.nan if lost is None else -lost.value for lost in losses])
-    if number is None or sum(e is not None for e in alike[number].per_sample) < len(ledger.aims):
+    losses = {trial: ledger.loss(trial, ledger.rated) for trial in alike}
+    known = {trial: lost.value for trial, lost in losses.items() if lost is not None}
+    rival = min(known, key=known.__getitem__, default=None)
+    if rival is None or sum(e is not None for e in rival.per_sample) < len(ledger.aims):
         return None
-    return alike[number]
+    return rival
 
 
 def expected_losses(ledger: Ledger, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:

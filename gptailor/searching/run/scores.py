@@ -1,16 +1,27 @@
-"""Scores: the samples' parts as studies keep them, the Pareto front, and the best."""
+"""A plan's scores with the samples' parts, `Scores`, and how they are compared."""
 
 import base64
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, Float
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
-from gptailor.evaluation.scores import Outcome, PerSample, Score
+from gptailor.evaluation.scores import Failure, Outcome, PerSample, Score, paired_difference
+from gptailor.plan.plan import Several
+from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, shared_unit
+from gptailor.searching.run.records import Aim
 
 PerObjective = tuple[PerSample | None, ...]
 """The samples of each objective; None where its score is no mean of samples."""
@@ -60,6 +71,57 @@ NotedSamples = Annotated[
     PerObjective, PlainValidator(per_sample_from_json), PlainSerializer(per_sample_to_json)
 ]
 """Samples that JSON has as packed text."""
+
+
+def _infinite(stderr: Any) -> Any:
+    return math.inf if stderr is None else stderr
+
+
+StandardError = Annotated[float, Field(ge=0, allow_inf_nan=True), BeforeValidator(_infinite)]
+"""A standard error; JSON has null for infinity."""
+RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""The rules of a line's data, which may be a stranger's."""
+
+
+def refuse_unpaired(
+    values: Sequence[float], stderrs: Sequence[float], per_sample: PerObjective
+) -> None:
+    """Raise ValueError for values without an error, or samples, of each."""
+    if len(values) != len(stderrs):
+        raise ValueError("expected an error of each score")
+    if len(per_sample) not in (0, len(values)):
+        raise ValueError("expected samples of each score")
+
+
+@final
+@dataclass(frozen=True, config=RECORD)
+class Scores:
+    """A plan's scores by each objective: values, standard errors, and each sample's part."""
+
+    values: Several[float]
+    stderrs: Several[StandardError]
+    per_sample: NotedSamples = ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Scores":
+        refuse_unpaired(self.values, self.stderrs, self.per_sample)
+        return self
+
+
+def read_outcomes(outcomes: Sequence[Outcome]) -> Scores | Failure:
+    """Return the scores, or the failure of the first objective without a score.
+
+    An infinite value is a failure: nothing could be compared with it.
+    """
+    values, stderrs = [], []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            return outcome
+        if not math.isfinite(outcome.value):
+            return Failure("search", f"the score is {outcome.value}")
+        values.append(float(outcome.value))
+        stderrs.append(float(outcome.stderr))
+    return Scores(tuple(values), tuple(stderrs), per_objective(outcomes))
 
 
 def _from_json(note: object) -> PerSample:
@@ -118,7 +180,75 @@ def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
     return kept
 
 
-def best(merits: Sequence[float]) -> int | None:
-    """Return the number of the highest merit, the first of equal ones; None without a number."""
-    numbers = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
-    return max(numbers, key=lambda n: (merits[n], -n), default=None)
+# ------------------------------------------------------------------------------------ comparisons
+
+
+@final
+class Comparison(NamedTuple):
+    """The mean of losses by those of several objectives that have these `numbers`.
+
+    `widths` hold the unit of each objective's scores: 1 where all are in one `unit`, a hundredth of
+    the base's score where losses are shares of it, else the spread of the starting plans'.
+    `samples` are equal for objectives that are measured on the same samples, whose errors go
+    together; without them each objective has its own.
+    """
+
+    aims: tuple[Aim, ...]
+    numbers: tuple[int, ...]
+    widths: tuple[float, ...]
+    samples: tuple[Hashable, ...] = ()
+    unit: str = ""
+
+    def gain(self, first: Scores, second: Scores) -> Estimate:
+        """Return how much better the first scores are."""
+        return self.loss(first, second).reversed
+
+    def loss(self, first: Scores, second: Scores) -> Estimate:
+        """Return how much worse the first scores are, sample by sample where both have samples."""
+        total, variance = 0.0, 0.0
+        groups = self.samples or range(len(self.aims))
+        for group in dict.fromkeys(groups[i] for i in self.numbers):
+            moves: list[list[float]] = []
+            for i in (i for i in self.numbers if groups[i] == group):
+                measure = LossMeasure(self.aims[i].direction, self.widths[i])
+                a, b = _each(first, i), _each(second, i)
+                if a is None or b is None or not (a.sums and b.sums):
+                    total += measure.difference(first.values[i], second.values[i])
+                    errors = (first.stderrs[i], second.stderrs[i])
+                    variance += sum((error / measure.width) ** 2 for error in errors)
+                    continue
+                paired = paired_difference(a, b)
+                total += measure.difference(paired.value, 0.0)
+                if math.isinf(paired.stderr):
+                    variance = math.inf
+                else:
+                    moves.append([measure.difference(move, 0.0) for move in _moves(a, b)])
+            variance += _variance(moves)
+        count = len(self.numbers)
+        return Estimate(total / count, math.sqrt(variance) / count)
+
+
+def loss_unit(aims: Sequence[Aim]) -> str:
+    """Return the unit of the mean loss by several objectives."""
+    if unit := shared_unit(aim.unit for aim in aims):
+        return unit
+    return SHARES if all(aim.scale == "base" for aim in aims) else SPREADS
+
+
+def _each(of: Scores, number: int) -> PerSample | None:
+    return of.per_sample[number] if of.per_sample else None
+
+
+def _moves(a: PerSample, b: PerSample) -> list[float]:
+    """Return how much each sample moves the difference."""
+    n = min(len(a.sums), len(b.sums))
+    common = (PerSample(each.sums[:n], each.counts[:n], each.exponential) for each in (a, b))
+    return [u - v for u, v in zip(*(each.influences() for each in common), strict=True)]
+
+
+def _variance(moves: Sequence[Sequence[float]]) -> float:
+    """Return the variance of the sum of differences on equal samples, else of each by itself."""
+    if len({len(row) for row in moves}) > 1:
+        return sum(_variance([row]) for row in moves)
+    sums = [math.fsum(column) for column in zip(*moves, strict=True)]
+    return len(sums) / (len(sums) - 1) * math.fsum(s * s for s in sums) if len(sums) > 1 else 0.0

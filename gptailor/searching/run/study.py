@@ -5,7 +5,7 @@ A journal may be a stranger's: each of its lines is strict data, a `JournalLine`
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import Field, ValidationError
 
@@ -17,26 +17,23 @@ from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.searching.run.journal import RESTORE, Journal, complete_lines, damaged
 from gptailor.searching.run.records import (
     Cost,
-    HeldOutFailure,
+    HandedNote,
     Line,
-    NotedScores,
+    ResultNote,
     RunSizes,
     Seconds,
 )
-from gptailor.searching.run.scores import NotedSamples
-from gptailor.searching.run.trials import Ledger, Trial, json_numbers
+from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
 
 
 @final
-class HeldScoresNote(NotedScores):
-    """Scores on samples that the search never saw, and each sample's part."""
+class HeldOutFailure(BuiltClosed):
+    """The reason why a plan has no score on samples that the search never saw."""
 
-    per_sample: NotedSamples = ()
-
-
-HeldNote: TypeAlias = HeldScoresNote | HeldOutFailure
+    failure: str
 
 
 @final
@@ -80,18 +77,21 @@ class StudyNotes(BuiltClosed):
     measures, also on held-out samples; None is a failure. `ended` tells how a budget was spent.
     `late` is how often the order of asking was given up, for a worker that was stuck. `latencies`
     are by shape, each measured once for all trials. `bases` are the uncut base's scores by the
-    number of samples. `sizes` are of the base and of plans that could be handed over.
+    number of samples. `sizes` are of the base and of plans that could be handed over. `result` and
+    `handed` are written when the search ends, or is interrupted. A trial after `result` undoes it.
     """
 
     version: Line = ""
-    held_out: dict[str, HeldNote] = Field(default_factory=dict)
+    held_out: dict[str, Scores | HeldOutFailure] = Field(default_factory=dict)
     conditions: dict[str, dict[str, Pair[float | None]]] = Field(default_factory=dict)
     ended: EndedNote | None = None
     late: Tally = 0
     measured: MeasuredNote = MeasuredNote()
     latencies: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    bases: dict[int, NotedScores] = Field(default_factory=dict)
+    bases: dict[int, Scores] = Field(default_factory=dict)
     sizes: RunSizes | None = None
+    result: ResultNote | None = None
+    handed: HandedNote | None = None
 
 
 @final
@@ -132,6 +132,7 @@ class Study:
         self.typed = self.typed.model_copy(update={name: getattr(line, name) for name in told})
         if (trial := line.trial) is None:
             return
+        self.typed = self.typed.model_copy(update={"result": None})  # it goes on
         if trial.number != len(self.trials):
             raise ValueError(f"expected trial {len(self.trials)}, got trial {trial.number}")
         if trial.request.key in self._keys:
@@ -158,11 +159,6 @@ class Study:
         if getattr(line, name) != getattr(self.typed, name):
             self._write(line)
 
-    def note_base(self, samples: int, values: Sequence[float], stderrs: Sequence[float]) -> None:
-        """Write down the uncut base's scores on so many samples. Raises C303."""
-        scores = {"values": values, "stderrs": json_numbers(stderrs)}
-        self.note("bases", {**self.typed.bases, samples: scores})
-
     def recall(self, ledger: Ledger, space: Space) -> None:
         """Put all told trials into a ledger, and the scores that values are measured by.
 
@@ -170,18 +166,12 @@ class Study:
         genome of another space.
         """
         count = len(ledger.aims)
-        for samples, note in self.typed.bases.items():
-            self._refuse_unlike(f"the base on {samples} samples", note.values, count)
-            for aim, value in zip(ledger.aims, note.values, strict=True):
-                if aim.scale == "base" and value <= 0:
-                    raise self.error(
-                        f"has {value:g} as the base's score by {aim.name}: "
-                        "expected a number above 0, by which others are measured"
-                    )
-            ledger.references[samples] = note.values
+        self._recall_bases(ledger)
         for key, held in self.typed.held_out.items():
-            if isinstance(held, HeldScoresNote):
+            if isinstance(held, Scores):
                 self._refuse_unlike(f"held-out scores of {quoted(key)}", held.values, count)
+        if (result := self.typed.result) is not None:
+            self._refuse_unlike("held-out samples", result.held, count)
         for trial in self.trials:
             name = f"trial {trial.number}"
             self._refuse_unlike(name, trial.values, count)
@@ -192,10 +182,32 @@ class Study:
             if not _fits(space, trial.request.genome):
                 raise self.error(f"has {name} of another space")
             ledger.add(trial)
+        for number in _named(self.typed):
+            if number >= len(self.trials):
+                raise self.error(f"names trial {number}, and has only {len(self.trials)} trials")
+
+    def _recall_bases(self, ledger: Ledger) -> None:
+        for samples, note in self.typed.bases.items():
+            self._refuse_unlike(f"the base on {samples} samples", note.values, len(ledger.aims))
+            for aim, value in zip(ledger.aims, note.values, strict=True):
+                if aim.scale == "base" and value <= 0:
+                    raise self.error(
+                        f"has {value:g} as the base's score by {aim.name}: "
+                        "expected a number above 0, by which others are measured"
+                    )
+            ledger.references[samples] = note.values
 
     def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:
         if values is not None and len(values) != count:
             raise self.error(f"has {len(values)} scores of {name}, expected {count}")
+
+
+def _named(notes: StudyNotes) -> list[int]:
+    """Return the trials that the notes of a search's end name."""
+    handed, required = notes.handed, None if notes.result is None else notes.result.required
+    numbers = [] if handed is None else [handed.best, *(point.trial for point in handed.curve)]
+    numbers += [] if required is None else [required.nearest, *required.met]
+    return [number for number in numbers if number is not None]
 
 
 def _fits(space: Space, genome: Genome) -> bool:

@@ -2,28 +2,29 @@
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
+from typing import Annotated, Literal, NamedTuple, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass
 
-from gptailor.evaluation.scores import Failure, Outcome
+from gptailor.evaluation.scores import Failure
 from gptailor.plan.plan import Several
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, spread_of
-from gptailor.searching.run.comparison import Comparison, Scores, loss_unit
 from gptailor.searching.run.origin import TrialOrigin
 from gptailor.searching.run.records import Aim, Line, Seconds, TrialNumber
-from gptailor.searching.run.scores import NotedSamples, front
+from gptailor.searching.run.scores import (
+    RECORD,
+    Comparison,
+    NotedSamples,
+    Scores,
+    StandardError,
+    front,
+    loss_unit,
+    refuse_unpaired,
+)
 from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
 
 Phase: TypeAlias = Literal["recipe", "start", "random", "search", "final"]
@@ -33,19 +34,12 @@ RECIPES, STARTS, RANDOM, SEARCH, FINAL = ORDER
 plans; a strategy's asks; the best plans once more, bridged or healed."""
 
 
-def _infinite(stderr: Any) -> Any:
-    return math.inf if stderr is None else stderr
-
-
-StandardError = Annotated[float, Field(ge=0, allow_inf_nan=True), BeforeValidator(_infinite)]
-"""A standard error; JSON has null for infinity."""
 _Small = Annotated[int, Field(ge=0, le=10**6)]
 _Samples = Annotated[int, Field(ge=1, le=10**9)]
-_RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @final
-@dataclass(frozen=True, eq=False, config=_RECORD)
+@dataclass(frozen=True, eq=False, config=RECORD)
 class TrialRequest:
     """An evaluation to be made, and its origin.
 
@@ -69,7 +63,7 @@ class TrialRequest:
 
 
 @final
-@dataclass(frozen=True, eq=False, config=_RECORD)
+@dataclass(frozen=True, eq=False, config=RECORD)
 class Trial:
     """A told evaluation, as a line of the journal has it. `number` counts from 0.
 
@@ -97,16 +91,20 @@ class Trial:
         if (self.values is None) != (self.stderrs is None):
             raise ValueError("expected scores with errors, or neither")
         if self.values is not None and self.stderrs is not None:
-            if len(self.values) != len(self.stderrs):
-                raise ValueError("expected an error of each score")
-            if len(self.per_sample) not in (0, len(self.values)):
-                raise ValueError("expected samples of each score")
+            refuse_unpaired(self.values, self.stderrs, self.per_sample)
         if self.stopped is not None and self.stopped > self.request.samples:
             raise ValueError("expected to be given up after fewer samples")
         followed = 0 if self.same_as is None else self.same_as + 1
         if max(self.request.asked_after, followed) > self.number:
             raise ValueError("expected a trial after those that it follows")
         return self
+
+    @property
+    def scores(self) -> Scores | None:
+        """Its own scores; None after a failure."""
+        if self.values is None or self.stderrs is None:
+            return None
+        return Scores(self.values, self.stderrs, self.per_sample)
 
     @property
     def samples(self) -> int:
@@ -124,12 +122,6 @@ class Trial:
         return self.share == 1.0
 
 
-def json_numbers(numbers: Sequence[float] | None) -> tuple[float | None, ...] | None:
-    """Return numbers as JSON, with None for NaN and infinity."""
-    finite = (n if math.isfinite(n) else None for n in numbers or ())
-    return None if numbers is None else tuple(finite)
-
-
 def as_numpy(genome: Genome) -> Genome:
     """Return the genome in the memory of numpy, in the dtypes of records."""
     return Genome(
@@ -137,24 +129,6 @@ def as_numpy(genome: Genome) -> Genome:
         np.asarray(genome.picks, np.int32),
         np.asarray(genome.reals, np.float32),
     )
-
-
-def read_outcomes(
-    outcomes: Sequence[Outcome],
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Failure | None]:
-    """Return values and errors, or the failure of the first objective without a score.
-
-    An infinite value is a failure: nothing could be compared with it.
-    """
-    values, stderrs = [], []
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            return None, None, outcome
-        if not math.isfinite(outcome.value):
-            return None, None, Failure("search", f"the score is {outcome.value}")
-        values.append(float(outcome.value))
-        stderrs.append(float(outcome.stderr))
-    return tuple(values), tuple(stderrs), None
 
 
 @final
@@ -170,7 +144,7 @@ class EvaluationKey(NamedTuple):
 class Ledger:
     """Told trials in their order. `references` are the uncut base's values by number of samples.
 
-    `met` are the plans, as they were evaluated, that meet all requirements; None requires nothing.
+    `met` are the numbers of the trials that meet all requirements; None requires nothing.
     """
 
     def __init__(self, aims: Sequence[Aim], full: int, prefer: int | None = None) -> None:
@@ -181,7 +155,7 @@ class Ledger:
         self.keys: set[tuple[str, int, int]] = set()
         self.found: dict[EvaluationKey, Trial] = {}
         self.references: dict[int, tuple[float, ...]] = {}
-        self.met: set[tuple[str, Stage]] | None = None
+        self.met: set[int] | None = None
         self._spreads: tuple[tuple[float, ...], ...] | None = None
 
     def add(self, trial: Trial) -> None:
@@ -271,16 +245,15 @@ class Ledger:
         The error is of the trial's own scores. None where either score is unknown.
         """
         base = self.references.get(trial.samples)
-        if trial.values is None or trial.stderrs is None or base is None:
-            return None
-        return self.loss_beside(Scores(trial.values, trial.stderrs), base, numbers)
+        scores = trial.scores
+        return None if scores is None or base is None else self.loss_beside(scores, base, numbers)
 
     def loss_beside(
         self, scores: Scores, base: Sequence[float], numbers: Sequence[int] | None = None
     ) -> Estimate:
         """Return the loss of scores beside the base's on the same samples, taken as exact."""
-        exact = Scores(base, [0.0] * len(base))
-        unpaired = scores._replace(each=())
+        exact = Scores(tuple(base), (0.0,) * len(base))
+        unpaired = Scores(scores.values, scores.stderrs)
         return self.comparison(base, numbers).loss(unpaired, exact)
 
     @property
@@ -310,7 +283,7 @@ class Ledger:
         full = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
         full = [t for t in full if t.request.phase != RECIPES]
         if self.met is not None:
-            full = [t for t in full if (t.plan, t.request.stage) in self.met]
+            full = [t for t in full if t.number in self.met]
         final = {trial.request.stage for trial in full if trial.request.phase == FINAL}
         if not final:
             return full

@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from statistics import median
@@ -25,7 +25,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run import trials
 from gptailor.searching.run.incumbent import race_of
-from gptailor.searching.run.scores import per_objective
+from gptailor.searching.run.scores import read_outcomes
 
 _Event = TypeVar("_Event")
 _LOSSES = 3
@@ -303,19 +303,26 @@ class UnderWay:
     def _trial(self, of: _PendingRequest) -> trials.Trial | None:
         """Return the trial of a request; None if it isn't known yet."""
         number, key = len(self.ledger.trials), of.key
-        make = partial(trials.Trial, number, of.request, key.plan)
         if (earlier := self.ledger.found.get(key)) is not None:
-            scores = earlier.values, earlier.stderrs, earlier.failure
-            return make(earlier.share, *scores, same_as=earlier.number, stopped=earlier.stopped)
+            again = replace(earlier, number=number, request=of.request, same_as=earlier.number)
+            return replace(again, seconds=0.0, per_sample=())
         if key not in self._outcomes:
             return None
         outcomes, seconds = self._outcomes.pop(key)
-        read = trials.read_outcomes(outcomes)
-        samples = () if read[0] is None else per_objective(outcomes)
         stopped = self._stopped(of, outcomes)
         share = self._share(key) if stopped is None else stopped / self.ledger.full
         as_noted = round(seconds, 3)  # so that a search that goes on has the same trials
-        return make(share, *read, as_noted, per_sample=samples, stopped=stopped)
+        make = partial(trials.Trial, number, of.request, key.plan, share)
+        scores = read_outcomes(outcomes)
+        if isinstance(scores, Failure):
+            return make(failure=scores, seconds=as_noted, stopped=stopped)
+        return make(
+            scores.values,
+            scores.stderrs,
+            seconds=as_noted,
+            per_sample=scores.per_sample,
+            stopped=stopped,
+        )
 
     def _stopped(self, of: _PendingRequest, outcomes: tuple[Outcome, ...]) -> int | None:
         """Return after how many samples a trial was given up, if it was."""

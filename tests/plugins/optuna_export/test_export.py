@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.search import EXPORTERS
 from gptailor.plugins.optuna_export.export import _frozen
+from gptailor.searching.run_reading import read_run
 from tests.searching.landscape import ACCURACY, NLL, names_of, setting
 from tests.searching.written_run import run_of
 from tests.support.said import in_process
@@ -109,8 +110,8 @@ def test_the_command_writes_the_study_of_its_search(
     assert (refused.code, (tmp_path / "run").exists()) == (3, False)
     assert "C301" in refused.err
     assert run(*command, "four.journal").code == 0
-    said = json.loads((tmp_path / "run" / "summary.json").read_text())
+    said = read_run(tmp_path / "run")
     storage = optuna.storages.JournalStorage(JournalFileBackend("four.journal"))
     study = optuna.load_study(storage=storage, study_name="gptailor")
-    assert len(study.trials) == said["trials"]
-    assert len(study.best_trials) >= len(said["front"])
+    assert len(study.trials) == len(said.ledger.trials)
+    assert len(study.best_trials) >= len(said.front)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gptailor.searching.run.trials import Ledger
-from gptailor.searching.run_reading import RunReading
+from gptailor.searching.run_reading import RunReading, read_run
 from tests.searching import written_run
 
 run = written_run.run
@@ -14,7 +14,7 @@ run = written_run.run
 @pytest.fixture(scope="module")
 def reading(run: tuple[Path, Ledger]) -> RunReading:
     """Return the contents of the run."""
-    return RunReading(run[0])
+    return read_run(run[0])
 
 
 def losses(ledger: Ledger) -> dict[int, float]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import altair as alt
@@ -16,10 +15,9 @@ from gptailor.plugins.report.page import page_html, text_html
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.scores_section import scores_sections
 from gptailor.plugins.report.section import Section, ShownTable
-from gptailor.searching.run.records import Aim, SearchSummary
-from gptailor.searching.run_reading import RunReading
+from gptailor.searching.run_reading import read_run
 from tests.searching import landscape
-from tests.searching.written_run import run_of
+from tests.searching.written_run import ended, run_of
 
 PLAN = """\
 tailor 1
@@ -37,26 +35,6 @@ heal L36..L39 on "t.txt"
 """
 
 
-def row(*values: float, held: float = 0.1, sure: bool = True) -> SimpleNamespace:
-    """Return the scores of a row of a search's summary."""
-    errors = (0.05,) * len(values)
-    unseen = SimpleNamespace(values=tuple(v + held for v in values), stderrs=errors)
-    return SimpleNamespace(values=values, stderrs=errors if sure else None, held_scores=unseen)
-
-
-AIMS = (
-    Aim(name="nll", label="nll general", unit="nats", direction="minimize", scale="base"),
-    Aim(name="mc", label="questions", unit="accuracy", direction="maximize", scale="base"),
-)
-SUMMARY = SearchSummary.model_construct(
-    objectives=AIMS,
-    base=row(2.5, 0.6, sure=False),
-    starts=(row(3.1, 0.4),),
-    found=row(2.8, 0.5),
-    best=row(2.7, 0.5),
-)
-
-
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with all that a page has."""
@@ -68,10 +46,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     plans = {point["plan"]: f"tailor 1\n# {point['plan']} </script>" for point in points}
     run = tmp_path_factory.mktemp("run")
-    run_of(run, (landscape.NLL, landscape.ACCURACY), trials=24)
-    reading = RunReading(run)
+    aims = (
+        landscape.NLL._replace(label="nll general", unit="nats"),
+        landscape.ACCURACY._replace(label="questions", unit="accuracy"),
+    )
+    ended(run, run_of(run, aims, trials=24))
+    reading = read_run(run)
     sections = [
-        *scores_sections(SUMMARY),
+        *scores_sections(reading),
         *run_sections(reading, run_effects(reading)),
         layer_map(Resolved(gptailor.loads(PLAN), 80)),
         Section("front", "Trials", "All of them.", chart, plans=plans),

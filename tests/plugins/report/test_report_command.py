@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ import gptailor
 from gptailor.plan import optional_packages
 from gptailor.plugins.report import charts
 from gptailor.reporting.layer_cells import HUES
+from gptailor.reporting.quantities import shown_number
 from gptailor.searching.results import SearchResult
-from gptailor.searching.run.records import SearchSummary
-from tests.searching.summary_file import document, judged, row
-from tests.searching.written_run import NLL, run_of
+from gptailor.searching.run_reading import read_run
+from tests.searching.landscape import study_of
+from tests.searching.written_run import ended, run_of
 from tests.support.colours import contrast
 from tests.support.said import Run, in_process
 
@@ -68,7 +70,8 @@ def test_the_command_has_a_help(run: Run) -> None:
 def test_a_report_of_a_search_and_of_a_plan(world: Path) -> None:
     (world / "run").mkdir()
     run_of(world / "run")
-    found = SearchResult("interrupted", SearchSummary.model_construct(), None, world / "run")
+    reading = read_run(world / "run")
+    found = SearchResult("interrupted", reading, None, world / "run")
     page = gptailor.report(found, "run.html", prompt=None)
     assert page.size == len((world / "run.html").read_bytes())
     assert "Every trial" in (world / "run.html").read_text()
@@ -166,16 +169,6 @@ def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
     assert "may have more layers than those that the plan names" in found["map"]
 
 
-HELD = {"values": [2.375], "stderrs": [0.25]}
-ROW = {"trial": 3, "origin": "surrogate", "values": [2.25], "stderrs": [0.125], "held": HELD}
-SUMMARY = document(
-    trials=8, held=[8], best=row(2.25, **ROW), found=row(2.25, **ROW), starts=[],
-    base={"values": [2.0], "held": None}, commands=["gptailor eval evil; rm -rf ~"],
-    random={"trials": 0, "best": None, "expected": None},
-    objectives=[NLL._asdict()], verdict=judged(against=None),
-)  # fmt: skip
-
-
 def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path) -> None:
     (world / "pics").mkdir()
     (world / "pics" / "map.png").write_text("mine")
@@ -202,7 +195,7 @@ def test_a_best_plan_with_faults_is_said_to_have_them(run: Run, world: Path) -> 
 
 def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: Path) -> None:
     (world / "run").mkdir()
-    run_of(world / "run", trials=8)
+    ledger = run_of(world / "run", trials=8)
     killed = run("report", "run", "-o", "killed.html")
     assert killed.code == 0
     page = (world / "killed.html").read_text()
@@ -211,24 +204,31 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     assert "scores" not in sections(page)
 
     (world / "run" / "best.tailor").write_text(PLAN.replace("./", "../"))
-    (world / "run" / "summary.json").write_text(json.dumps(SUMMARY))
+    ended(world / "run", ledger, held=0.125)
+    reading = read_run(world / "run")
+    assert reading.verdict is not None
+    trial = reading.verdict.best
+    best = trial.scores
+    assert best is not None
     assert run("report", "run", "-o", "run.html", "--no-continuations").code == 0
     found = sections((world / "run.html").read_text())
     assert [*found][:3] == ["scores", "map", "size"]
     assert [*found][-3:] == ["plan", "lock", "again"]
-    assert "<td>2.25 ± 0.12</td>" in found["scores"]
+    [value], [error] = best.values, best.stderrs
+    assert f"<td>{shown_number(value, error)}</td>" in found["scores"]
     assert "gptailor compile run/best.tailor -o DIR" in found["again"]
-    assert "evil" not in (world / "run.html").read_text()
     values = [row for rows in drawn((world / "run.html").read_text())["scores"]["datasets"].values()
               for row in rows if row["plan"] == "found"]  # fmt: skip
     assert [(row["value"], row["low"], row["high"]) for row in values] == [
-        (2.25, 2.125, 2.375), (2.375, 2.125, 2.625)
-    ]  # fmt: skip
-
+        (value, value - error, value + error),
+        (value + 0.125, value + 0.125 - 0.05, value + 0.125 + 0.05),
+    ]
     in_vain = "Healing changed nothing"
     assert in_vain not in found["map"]
-    best = SUMMARY["best"] | {"stage": "healed", "before": SUMMARY["best"]["values"]}
-    (world / "run" / "summary.json").write_text(json.dumps(SUMMARY | {"best": best}))
+    number = len(reading.ledger.trials)
+    healed = replace(trial.request, phase="final", stage="healed", asked_after=number)
+    study_of(world / "run").add(replace(trial, number=number, request=healed))
+    ended(world / "run", read_run(world / "run").ledger)
     assert run("report", "run", "-o", "vain.html", "--no-continuations").code == 0
     assert in_vain in sections((world / "vain.html").read_text())["map"]
 
@@ -248,7 +248,6 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
         (("cut.tailor", "-o", "nowhere/new.html"), 3, "there is no such folder"),
         (("cut.tailor", "-o", "new.html", "--model", "code=./math"), 1, "'code'"),
         (("broken.tailor", "-o", "new.html"), 1, "S1"),
-        (("run", "-o", "new.html"), 3, "is damaged: 'version': field required"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(
@@ -256,8 +255,6 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
 ) -> None:
     (world / "old.html").write_text("old")
     (world / "broken.tailor").write_text("tailor 1\nmodel base\n")
-    (world / "run").mkdir()
-    (world / "run" / "summary.json").write_text('{"plan": "a.tailor", "objectives": []}')
     there = sorted(world.iterdir())
     found = run("report", *arguments)
     assert (found.code, sorted(world.iterdir())) == (code, there)

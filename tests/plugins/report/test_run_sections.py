@@ -25,7 +25,7 @@ from gptailor.plugins.report.progress_charts import best_so_far
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.section import Section
 from gptailor.searching.run.trials import ORDER, RECIPES, Ledger, Trial
-from gptailor.searching.run_reading import RunReading
+from gptailor.searching.run_reading import RunReading, read_run
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
@@ -42,7 +42,7 @@ run, reading = reported_run.run, reported_run.reading
 @pytest.fixture(scope="module")
 def effects(run: tuple[Path, Ledger]) -> Effects:
     """Return the effects of layers in the run."""
-    return run_effects(RunReading(run[0]))
+    return run_effects(read_run(run[0]))
 
 
 def section(reading: RunReading, anchor: str) -> Section:
@@ -127,13 +127,13 @@ def test_every_trial_with_a_score_has_a_mark_and_its_plan(reading: RunReading) -
         assert marks[name]["whole"] is trial.full
         assert made.plans[name] == gptailor.format(decode(reading.space, trial.request.genome))
     ringed = {row["plan"] for row in marks.values() if row["front"]}
-    assert ringed == {f"trial {number}" for number in reading.front} != set()
+    assert ringed == {f"trial {trial.number}" for trial in reading.front} != set()
     assert made.table is not None
     assert len(made.table.rows) == len(trials)
 
 
 def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
-    reading = RunReading(run[0])
+    reading = read_run(run[0])
     last = next(t for t in reversed(reading.ledger.trials) if t.full and t.same_as is None)
     ruined = (1e6 + reading.ledger.references[64][0],)
     reading.ledger.trials[last.number] = replace(last, values=ruined)
@@ -146,7 +146,7 @@ def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
 
 def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, (NLL, ACCURACY), trials=12)
-    made = section(RunReading(tmp_path), "objectives")
+    made = section(read_run(tmp_path), "objectives")
     said = made.chart.to_dict() if made.chart is not None else {}
     assert [one["name"] for one in said["params"]] == ["across", "up"]
     marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
@@ -158,7 +158,7 @@ def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
 
 def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:
     run_of(tmp_path, trials=20, fails=lambda plan: plan.drops[0].position == 0)
-    reading = RunReading(tmp_path)
+    reading = read_run(tmp_path)
     trials = reading.ledger.trials
     failed = [trial for trial in trials if trial.failure is not None]
     assert failed
@@ -178,7 +178,7 @@ def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     run_of(tmp_path / "other", trials=1)
     shutil.copyfile(tmp_path / "other" / "run.json", tmp_path / "run.json")
-    reading = RunReading(tmp_path)
+    reading = read_run(tmp_path)
     assert reading.front == []
     assert section(reading, "trials").words == "No trial has a score."
     assert section(reading, "progress").chart is None
@@ -221,7 +221,7 @@ def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger])
 
 
 def test_five_hundred_trials_fit_a_page(run: tuple[Path, Ledger], effects: Effects) -> None:
-    many = RunReading(run[0])
+    many = read_run(run[0])
     whole = [t for t in many.ledger.trials if search_charts.is_whole(t)]
     many.ledger.trials[:] = [
         replace(trial, number=n, request=replace(trial.request, asked_after=0))
@@ -243,6 +243,6 @@ def test_trials_stand_at_their_sizes(tmp_path: Path) -> None:
     size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
     said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
     landscape.study_of(tmp_path).note("sizes", said)
-    rows = rows_of(section(RunReading(tmp_path), "trials"))
+    rows = rows_of(section(read_run(tmp_path), "trials"))
     assert {row["x"] for row in rows if "plan" in row} == {6.0}
     assert {row["x"] for row in rows if row.get("name") == "the base, uncut"} == {8.0}

@@ -29,6 +29,7 @@ from gptailor.searching.run.origin import (
     origin_words,
 )
 from gptailor.searching.run.records import RunRecord
+from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import SEARCH, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome, genome_from_json, genome_to_json
@@ -89,11 +90,11 @@ def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSettin
 
 def test_a_decision_comes_back_and_is_written_once(tmp_path: Path) -> None:
     study = study_of(tmp_path)
-    study.note_base(64, [2.0], [math.inf])
-    study.note("held_out", {"base": {"values": [2.0], "stderrs": [0.5]}})
+    study.note("bases", {64: Scores((2.0,), (math.inf,))})
+    study.note("held_out", {"base": Scores((2.0,), (0.5,))})
     before = (tmp_path / JOURNAL).read_bytes()
     for of in (study, study_of(tmp_path)):
-        of.note("held_out", {"base": {"values": [2.0], "stderrs": [0.5]}})
+        of.note("held_out", {"base": Scores((2.0,), (0.5,))})
     assert (tmp_path / JOURNAL).read_bytes() == before
     again = study_of(tmp_path)
     assert again.typed == study.typed
@@ -247,7 +248,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
 
 def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: SearchSetting) -> None:
     study = study_of(tmp_path)
-    study.note_base(16, [2.0], [0.1])
+    study.note("bases", {16: Scores((2.0,), (0.1,))})
     study.add(trial(chosen))
     with pytest.raises(CheckpointError, match="has trial 0 on 64 samples, and no score of the"):
         study_of(tmp_path).recall(Ledger(chosen.aims, 64), chosen.space)
@@ -302,7 +303,7 @@ def test_a_journal_without_one_line_is_refused(
     tmp_path: Path, chosen: SearchSetting, lost: int
 ) -> None:
     study = study_of(tmp_path)
-    study.note_base(64, [2.0], [0.1])
+    study.note("bases", {64: Scores((2.0,), (0.1,))})
     for number in range(2):
         study.add(trial(chosen, number))
     path = tmp_path / JOURNAL

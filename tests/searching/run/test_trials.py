@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gptailor.searching.run.origin import StrategyPlan
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.scores import best, front
+from gptailor.searching.run.scores import front
 from gptailor.searching.run.trials import Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
 
@@ -48,14 +48,6 @@ def test_every_row_off_the_front_has_one_on_it_that_is_as_good(drawn: list[tuple
             as_good = (values[kept] <= row).all(axis=1)
             assert as_good.any()
             assert not on or as_good.sum() == 1
-
-
-@pytest.mark.parametrize(
-    ("merits", "wins"),
-    [([0.5, 0.9, 0.7], 1), ([0.5, 0.5], 0), ([NAN, -1.0], 1), ([NAN], None), ([], None)],
-)
-def test_the_highest_merit_wins(merits: list[float], wins: int | None) -> None:
-    assert best(merits) == wins
 
 
 def told_trial(number: int, values: tuple[float, ...]) -> Trial:

@@ -9,9 +9,8 @@ from gptailor.checkpoint.models import FETCHERS
 from gptailor.plan import doors
 from gptailor.plan.faults import TailorError
 from gptailor.searching.run.workers import CLUSTERS
-from gptailor.searching.run_files import RunFiles
+from gptailor.searching.run_files import STORAGES, RunFiles, local_or_url
 from gptailor.searching.settings import Flags, Resources, settings
-from gptailor.searching.storage import STORAGES, local_or_url
 from gptailor.searching.trial_evaluator import workers_of
 
 
