@@ -200,7 +200,7 @@ def item_words(entries: Sequence[p.Item]) -> str:
 
 
 def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
-    """Return `embed from chat` or `tokenizer union`."""
+    """Return `embed from chat` or `tokenizer union`; merges that only JSON has become `linear`."""
     origin = rest_recipe_words(where, recipe)
     return f"{where} {origin}" if isinstance(recipe, str) else f"{where} from {origin}"
 
@@ -211,7 +211,18 @@ def rest_recipe_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
         return recipe.model
     if isinstance(recipe, str):
         return recipe if where == "tokenizer" else f'"{recipe}"'
-    return recipe_words(recipe)
+    return recipe_words(_by_method(recipe))
+
+
+def _by_method(recipe: p.Recipe) -> p.Recipe:
+    """Return a merge with a method: `linear` where it has none."""
+    if isinstance(recipe, p.Merge) and recipe.by is None:
+        weights: tuple[p.Value, ...] = ()
+        if isinstance(recipe.share, int | float):
+            weights = (1.0 - recipe.share, recipe.share)
+        call = p.MethodCall(name="linear", arguments={"weight": weights} if weights else {})
+        recipe = p.Merge(merge=recipe.merge, by=call)
+    return recipe
 
 
 def mark_words(entry: p.Closed) -> str:
@@ -224,7 +235,7 @@ def mark_words(entry: p.Closed) -> str:
 def model_source(m: p.Model) -> str:
     """Return a model's declaration after its name: `"…" @ "…"`, `math, code by linear()`."""
     if m.made is not None:
-        return recipe_words(m.made)
+        return recipe_words(_by_method(m.made))
     on = f"{m.on} + " if m.on is not None else ""
     revision = f' @ "{m.revision}"' if m.revision is not None else ""
     return f'{on}"{m.source}"{revision}'

@@ -69,10 +69,11 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
     measured = cache(partial(_measured, make, inputs))
 
     def read(start: int, end: int) -> Float32[Array, " n"]:
+        known = measured()  # before the chunk, whose buffer it reads into
         unit = kernel.unit(inputs, arguments)
         first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
         chunk = inputs.read(first, last)
-        return _result(chunk, measured(), make, single)[start - first : end - first]
+        return _result(chunk, known, make, single)[start - first : end - first]
 
     return read
 

@@ -154,7 +154,8 @@ def test_several_texts_and_teachers_are_locked_each(folder: Path) -> None:
     plan = write(folder, f'model other = "./other"; drop L2; {on}')
     lock = gptailor.compile(plan, folder / "out", locking=True).lock
     assert lock is not None
-    assert [text.tokens for text in lock.heal] == [512, 1024]
+    texts = {name: text.tokens for name, text in lock.texts.items()}
+    assert texts == {"heal 1": 512, "heal 2": 1024}
     assert "model.safetensors" in lock.models["other"].files
     lock.write(folder / "plan.tailor.lock")
     assert read_lock(folder / "plan.tailor.lock") == lock
