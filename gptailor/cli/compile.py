@@ -13,7 +13,6 @@ from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
-from gptailor.reporting.fit_words import fit_in_words
 from gptailor.reporting.quantities import bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
@@ -121,6 +120,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         return
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
     from gptailor.output.compile import ComputeOptions, compile, prepared_as_locked
+    from gptailor.reporting.fit_words import fit_in_words
 
     declared, compute = options.read_plan(plan, families, lets), ComputeOptions(**means)
     prepared = prepared_as_locked(

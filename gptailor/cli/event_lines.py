@@ -2,15 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import final
 
 from gptailor.cli import options
 from gptailor.plan.events import BytesDone, Event, FitResult, OnEvent, Progress
-from gptailor.reporting.fit_words import FIT_WORDS, fit_in_words
 from gptailor.reporting.quantities import bytes_in_words, clock, duration, millions
 
 _PAUSE = 10.0
@@ -19,12 +18,18 @@ _REUSES = "reuses the teacher's earlier predictions"
 _aside = partial(options.say, err=True)
 
 
-_OPENINGS = {
-    "importance matrix": "importance matrix",
-    "fitting": "fitting the plan inside, {0.at}",
-    **{what: line for words in FIT_WORDS.values() for what, line in words.openings.items()},
-}
-"""The lines before the first layer is measured, by the work."""
+@cache
+def _openings() -> Mapping[str, str]:
+    """Return the lines before the first layer is measured, by the work."""
+    from gptailor.reporting.fit_words import FIT_WORDS  # slow to import
+
+    others = {
+        "importance matrix": "importance matrix",
+        "fitting": "fitting the plan inside, {0.at}",
+    }
+    return others | {
+        what: line for words in FIT_WORDS.values() for what, line in words.openings.items()
+    }
 
 
 @final
@@ -55,6 +60,8 @@ class RepairLines:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
             case FitResult("heal") if self._ends and event not in self._ended:
+                from gptailor.reporting.fit_words import fit_in_words  # slow to import
+
                 self._ended.append(event)
                 self._say(fit_in_words(event))
             case Progress("evaluating", 0):
@@ -88,9 +95,9 @@ class RepairLines:
             case Progress("reading", done, total) if self._due():
                 share = f"the teacher reads, {done / total:.0%} of the text"
                 self._say(self._opening + (_REUSES if event.reused else share))
-            case Progress(what, 0) if what in _OPENINGS and self._due(end=self._every_gap):
-                self._say(_OPENINGS[what].format(event))
-            case Progress(what, done, total, at) if done and what in _OPENINGS:
+            case Progress(what, 0) if what in _openings() and self._due(end=self._every_gap):
+                self._say(_openings()[what].format(event))
+            case Progress(what, done, total, at) if done and what in _openings():
                 if self._every_gap and self._due():
                     self._say(f"{what} {at}".rstrip() + f": layer {done} of {total}{left}")
 

@@ -83,9 +83,13 @@ def _render(request: str, seconds: int) -> dict[str, Any]:
     command = [sys.executable, "-P", str(_RENDERER)]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.run(
-        command, input=request, capture_output=True, encoding="utf-8", env=environment, check=False
-    )
+    try:
+        process = subprocess.run(
+            command, input=request, capture_output=True, encoding="utf-8",
+            env=environment, timeout=30 + 10 * seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"error": f"needs more than {seconds} s"}
     if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return {"error": f"needs more than {seconds} s or {_MEMORY >> 20} MiB of memory"}
     if process.returncode:

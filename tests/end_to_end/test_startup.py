@@ -90,8 +90,9 @@ def test_a_plan_alone_is_checked_without_validators_of_pydantic(tmp_path: Path) 
     assert "email" not in names  # pydantic looks for its plugins, by email, when it builds one
 
 
-def test_the_help_does_not_even_read_the_grammar(tmp_path: Path) -> None:
-    names = imported("--help", cwd=tmp_path)
+@pytest.mark.parametrize("command", [[], ["compile"], ["eval"], ["search"], ["pick"]], ids=" ".join)
+def test_the_help_does_not_even_read_the_grammar(tmp_path: Path, command: list[str]) -> None:
+    names = imported(*command, "--help", cwd=tmp_path)
     assert names.isdisjoint({"lark", "pydantic"})
 
 
