@@ -2,8 +2,9 @@
 
 Other packages use `models`, `folder`, `tensor`, `vocabulary` and `token_cut` (tokens), `datasets`
 (rows of text files),
-`chat_template`, `foreign_code`, `files` (safe reading, errors), `json_files`, `cache_folder`,
-`records` (typed JSON), and the packages named here. `hub` is for fetching.
+`chat_template`, `foreign_code`, `files` (safe reading, errors), `json_files` (also as typed
+records), `cache_folder` (results that can be computed again too), and the packages named here.
+`hub` is for fetching.
 """
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "hub",
     "json_files",
     "models",
-    "records",
     "tensor",
     "token_cut",
     "union",

@@ -1,6 +1,6 @@
 """Files that may be hostile, read without harm: opened, quoted in messages, watched for changes.
 
-Any fault of a file is a `CheckpointError`.
+Any fault of a file is a `CheckpointError`. A pattern from a file may take for ever: `may_hang`.
 """
 
 import io
@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptailor.plan.faults import CodedError
@@ -141,3 +141,39 @@ def expanded(path: str | Path) -> Path:
     `Path.expanduser` raises an error there.
     """
     return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
+    """Read exactly the view's bytes."""
+    while view:
+        with reading(path, offset=offset):
+            count = os.preadv(file, [view], offset)
+        if not count:
+            message = f"the file ends {len(view)} bytes before the end of a part of a tensor"
+            raise CheckpointError("C304", message, path, offset=offset)
+        offset += count
+        view = view[count:]
+
+
+def foresee(file: int, offset: int, size: int) -> None:
+    """Tell the system that these bytes will be read, so that it reads ahead."""
+    with suppress(OSError, AttributeError):  # a wish: where it can't be said the bytes come later
+        os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+LONGEST_NAME = 300
+"""Characters of a name of a module or a tensor that patterns are matched against."""
+
+_MOST_STEPS = 10_000_000
+_MOST_GROUPS = 4
+
+
+def may_hang(pattern: str, length: int = LONGEST_NAME) -> bool:
+    """Return whether matching may take too long: a repetition within another, or too many.
+
+    `length` is that of the text that the pattern is matched against.
+    """
+    bare = re.sub(r"\\.", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
+    repeats = len(re.findall(r"[*+?{]", bare))
+    nested = ")*" in bare or ")+" in bare or "){" in bare
+    return nested or bare.count("(") > _MOST_GROUPS or length**repeats > _MOST_STEPS

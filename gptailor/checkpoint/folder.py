@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
+from gptailor.checkpoint.families.family_file import FoundFamily
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of
-from gptailor.checkpoint.families.lookup import FoundFamily
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, reading, reason
 from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled

@@ -137,7 +137,7 @@ def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
     It is kept, since a commit never changes, so that a plan that was compiled once compiles
     offline, without files that it does not need.
     """
-    from gptailor.checkpoint.write.kept import keep_result, kept_json  # most files are here
+    from gptailor.checkpoint.cache_folder import keep_result, kept_json  # most files are here
 
     name = file.relative_to(folder).as_posix()
     kept = _kept(remote, name)

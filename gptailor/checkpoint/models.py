@@ -11,10 +11,9 @@ from types import FunctionType
 from typing import Any, final
 
 from gptailor.checkpoint.cache_folder import copies_folder
-from gptailor.checkpoint.families.family_file import read_family_file
+from gptailor.checkpoint.families.family_file import family_for, read_family_file
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
-from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import OTHER_BASE, apply_adapter

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from gptailor.checkpoint.cache_folder import json_digest
 from gptailor.checkpoint.files import (
     CheckpointError,
     is_gguf,
@@ -25,7 +26,6 @@ from gptailor.checkpoint.folder import (
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, of_bytes, of_file
-from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.checkpoint.write.tensors import Shard

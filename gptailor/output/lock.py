@@ -10,8 +10,7 @@ import pydantic
 from pydantic import Field, PrivateAttr
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.json_files import parse_object, read_object
-from gptailor.checkpoint.records import fault_of
+from gptailor.checkpoint.json_files import fault_of, parse_object, read_object
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.faults import PLAN_FILE

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, final
 
+from gptailor.checkpoint.cache_folder import json_digest
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.models import is_inner, is_local, only_compared
@@ -21,7 +22,6 @@ from gptailor.checkpoint.write.digest import (
     of_file,
     tensor_digests,
 )
-from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Dismissed, available
 from gptailor.lang.format import format_plan

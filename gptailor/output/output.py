@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import gptailor
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import TokenizerFiles, has_template
-from gptailor.checkpoint.families.family_file import family_text
-from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
+from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX, FoundFamily, family_text
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of

@@ -22,9 +22,8 @@ from typing import Literal, final
 from pydantic import TypeAdapter, ValidationError
 
 import gptailor
-from gptailor.checkpoint.cache_folder import kept_home
+from gptailor.checkpoint.cache_folder import keep_result, kept_home, kept_json
 from gptailor.checkpoint.files import stamp, stamps
-from gptailor.checkpoint.write.kept import keep_result, kept_json
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.lang.words import range_words
 from gptailor.output.lock import LOCK_FILE

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, final
 
 from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
+from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file, tensor_digests

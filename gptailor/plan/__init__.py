@@ -14,7 +14,6 @@ __all__ = [
     "model_shares",
     "optional_packages",
     "output_size",
-    "packages",
     "plan",
     "registry",
     "resolved",

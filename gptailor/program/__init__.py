@@ -9,7 +9,6 @@ __all__ = [
     "compile",
     "dequantise",
     "devices",
-    "file_bytes",
     "fits",
     "gguf",
     "load",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gptailor.checkpoint import tensor as forms
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_into
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.methods.arrays import Array
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
@@ -21,7 +21,6 @@ from gptailor.plan.optional_packages import how_to_install
 from gptailor.program.combine import Reader, combined
 from gptailor.program.dequantise import ReadRows, rows_of
 from gptailor.program.devices import CPU
-from gptailor.program.file_bytes import read_into
 from gptailor.program.program import Combine
 
 TORCH_DTYPES: dict[str, torch.dtype] = {

@@ -8,13 +8,13 @@ fitted once, and then it is what its compiled folder would be.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from gptailor.checkpoint.cache_folder import kept_files
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.models import InnerPlan, Opened, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo, tensors_in
-from gptailor.checkpoint.write.kept import kept_files
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.bounds import DEEPEST

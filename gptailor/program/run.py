@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptailor.checkpoint.files import open_regular
+from gptailor.checkpoint.files import foresee, open_regular, read_into
 from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
 from gptailor.methods.arrays import Array, host
 from gptailor.methods.shapes import Shaped
 from gptailor.plan.faults import TailorError
 from gptailor.program.combine import Reader, combined, nested_reader
-from gptailor.program.file_bytes import foresee, read_into
 from gptailor.program.program import Combine, Output, stored_plainly
 
 if TYPE_CHECKING:

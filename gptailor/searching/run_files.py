@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
-from gptailor.checkpoint.records import parse_record
+from gptailor.checkpoint.json_files import parse_record
 from gptailor.plan.doors import Door
 from gptailor.searching.run.journal import JOURNAL, RESTORE, Journal
 from gptailor.searching.run.records import RunRecord

@@ -9,11 +9,11 @@ from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words
 from gptailor.plan.arguments import NotNegative, Positive, check_fields
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
-from gptailor.plan.packages import search_packages
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.search_block import with_plain_path
 from gptailor.plan.sites import drops_by_choice, open_choices
+from gptailor.program.packages import search_packages
 from gptailor.searching.run.records import BridgedTrials
 
 TRIALS = 200

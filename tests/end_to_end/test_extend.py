@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.checkpoint.families.lookup import FAMILY_FILES
+from gptailor.checkpoint.families.family_file import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
 from gptailor.plan.doors import Door, _entry_point_files, _points
-from gptailor.plan.packages import search_packages
 from gptailor.plan.registry import GAP_FITS, METHODS, OBJECTIVES, STRATEGIES
+from gptailor.program.packages import search_packages
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
+from gptailor.checkpoint.cache_folder import keep_json, kept_json
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.cli import main as cli
 from gptailor.output.inputs import work
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock

@@ -245,7 +245,7 @@ def test_a_made_models_tensors_are_read_in_chunks(
 
 def seen(sizes: list[int]):  # type: ignore[no-untyped-def]
     """Reads as before, and notes how much."""
-    from gptailor.program.file_bytes import read_into
+    from gptailor.checkpoint.files import read_into
 
     def noting(view: memoryview, *rest: object) -> None:
         sizes.append(len(view))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import gptailor
+from gptailor.checkpoint.cache_folder import keep_json, kept_json
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.tensor import ByteRange
-from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists
 from gptailor.output.lock import LOCK_FILE, read_lock
 from gptailor.output.update import Update

@@ -2,7 +2,7 @@
 
 The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
 `tests/checkpoint/families/test_families.py` compares each file with it. Other packages use
-`compatibility`, `family`, `family_file`, `layer_config`, `layout`, `lookup`, `quantised` and
+`compatibility`, `family`, `family_file`, `layer_config`, `layout`, `quantised` and
 `vision`.
 """
 
@@ -46,7 +46,6 @@ __all__ = [
     "layer_config",
     "layer_rules",
     "layout",
-    "lookup",
     "mixture",
     "quantised",
     "vision",

@@ -8,10 +8,9 @@ from typing import NoReturn, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, aliases, split_name, untied
-from gptailor.checkpoint.files import CheckpointError, quoted, shown
+from gptailor.checkpoint.files import LONGEST_NAME, CheckpointError, quoted, shown
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
-from gptailor.checkpoint.formats.patterns import LONGEST_NAME
 from gptailor.checkpoint.formats.pytorch import ADAPTER_BIN, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo

@@ -1,7 +1,6 @@
 """Writing a checkpoint folder: whole or not at all, at the speed of the disk.
 
-Others use `writer`, `tensors` (shards, threads), `digest`, `output_file` (single files) and `kept`
-(results that can be computed again).
+Others use `writer`, `tensors` (shards, threads), `digest` and `output_file` (single files).
 """
 
-__all__ = ["digest", "kept", "output_file", "side_folder", "tensors", "writer"]
+__all__ = ["digest", "output_file", "side_folder", "tensors", "writer"]

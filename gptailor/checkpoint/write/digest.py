@@ -11,10 +11,9 @@ from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
 
-from gptailor.checkpoint.cache_folder import is_ours, kept_home
+from gptailor.checkpoint.cache_folder import is_ours, keep_result, kept_home, kept_json
 from gptailor.checkpoint.files import CheckpointError, open_regular, stamp
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.kept import keep_result, kept_json
 from gptailor.checkpoint.write.output_file import ByteProgress, read_blocks
 from gptailor.plan.plan import Closed, Several
 

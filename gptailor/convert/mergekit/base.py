@@ -19,9 +19,9 @@ from typing import Any, final
 from gptailor.checkpoint import hub
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import family_for
 from gptailor.checkpoint.families.layer_config import Refusal, RuleError
 from gptailor.checkpoint.families.layout import is_tied, layer_count, place_in
-from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG, TOKENIZER_FILES, Checkpoint, open_checkpoint

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import gptailor
+from gptailor.checkpoint.cache_folder import json_digest
 from gptailor.checkpoint.files import CheckpointError, quoted, refuse_changed, shown
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
@@ -22,7 +23,6 @@ from gptailor.checkpoint.formats.gguf.kinds import (
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import tensor_digests
-from gptailor.checkpoint.write.kept import json_digest
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard, digests_of, fill_shard
 from gptailor.checkpoint.write.writer import located, new_output

@@ -16,10 +16,9 @@ from transformers.utils import logging
 
 from gptailor import __version__
 from gptailor.checkpoint.families.family import Case, Family, NotProven, Proof
-from gptailor.checkpoint.families.family_file import content_digest
+from gptailor.checkpoint.families.family_file import NO_PROOF, content_digest, layout_by
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import split_name
-from gptailor.checkpoint.families.lookup import NO_PROOF, layout_by
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub

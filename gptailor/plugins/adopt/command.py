@@ -32,8 +32,7 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     contains the reason, and is never used.
     """
     from gptailor.checkpoint.families import FAMILY_OF
-    from gptailor.checkpoint.families.family_file import family_text
-    from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
+    from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX, family_text
     from gptailor.checkpoint.files import CheckpointError
     from gptailor.checkpoint.write.output_file import refuse_output, write_whole
     from gptailor.plugins.adopt.adopt import adopt

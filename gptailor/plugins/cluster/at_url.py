@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.cache_folder import foreign_folder, is_ours
+from gptailor.checkpoint.cache_folder import foreign_folder, is_ours, keep_json, kept_json
 from gptailor.checkpoint.files import CheckpointError, quoted, reason, stamp
 from gptailor.checkpoint.models import kept_folder
-from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import writing
 
 _FETCHED = ".fetched.json"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gptailor.checkpoint.families.compatibility import incompatible
+from gptailor.checkpoint.families.family_file import family_for
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.hub import Remote, open_hub

@@ -12,7 +12,7 @@ from typing import Any, final
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import gptailor
-from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
+from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX
 from gptailor.checkpoint.files import (
     CheckpointError,
     Stamp,

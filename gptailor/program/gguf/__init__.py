@@ -3,4 +3,4 @@
 `architecture` needs transformers, which loads late.
 """
 
-__all__ = ["architecture", "tensor_types", "tensors"]
+__all__ = ["architecture", "tensors"]

@@ -12,11 +12,15 @@ from pydantic import ValidationError
 
 import gptailor
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
+from gptailor.checkpoint.families.family_file import (
+    check_proof,
+    content_digest,
+    layout_by,
+    read_family_file,
+)
 from gptailor.checkpoint.families.layer_config import Refusal, RuleError
 from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
 from gptailor.checkpoint.families.layout import Layout
-from gptailor.checkpoint.families.lookup import layout_by
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 

@@ -12,8 +12,8 @@ from gptailor.evaluation.result import score_lines
 from gptailor.evaluation.scores import Result, Score
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words
-from gptailor.plan.packages import search_packages
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.program.packages import search_packages
 from tests.support.said import in_process
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\n'

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from gptailor.checkpoint.files import quoted, shown
-from gptailor.checkpoint.formats.patterns import may_hang
+from gptailor.checkpoint.files import may_hang, quoted, shown
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
 from gptailor.checkpoint.formats.quantised.small_floats import block_scaled
 from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo

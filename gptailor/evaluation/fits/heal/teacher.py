@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
+from gptailor.checkpoint.cache_folder import keep_json, kept_json
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.evaluation.fits.heal.learning import HealError, NotFiniteError, teacher_error
 from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.fits.heal.sources import PredictionsFile

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.cache_folder import keep_json, kept_json
 
 VALUE = {"a": [1, 2.5, None, "ü"], "b": {"c": True}}
 

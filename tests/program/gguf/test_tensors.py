@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
-from gptailor.program.gguf.tensor_types import matrix_types, type_of_rows
+from gptailor.program.gguf.tensors import matrix_types, type_of_rows
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "gguf_types.json"
 """The types that llama.cpp's `llama_model_quantize` chose in a dry run, for models of these sizes.
