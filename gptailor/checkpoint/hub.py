@@ -162,8 +162,9 @@ def _asked(remote: Remote, name: str) -> dict[str, Any]:
     place = Path(remote.repo) / name
     with talking(remote.repo, remote.commit):
         try:
-            parse = HfApi().parse_safetensors_file_metadata
-            metadata = parse(remote.repo, name, revision=remote.commit)
+            metadata = HfApi().parse_safetensors_file_metadata(
+                remote.repo, name, revision=remote.commit
+            )
         except errors.EntryNotFoundError as error:
             raise CheckpointError("C503", "is not in the repository", place) from error
         except (errors.SafetensorsParsingError, AttributeError, TypeError, ValueError) as error:

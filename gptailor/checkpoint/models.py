@@ -388,8 +388,9 @@ class Opener:
 def _dequantised(checkpoint: Checkpoint) -> Checkpoint:
     from gptailor.checkpoint.formats.quantised import dequantise
 
-    folder = checkpoint.folder
-    plain = dequantise.dequantised_checkpoint(checkpoint.config, checkpoint.tensors, folder)
+    plain = dequantise.dequantised_checkpoint(
+        checkpoint.config, checkpoint.tensors, checkpoint.folder
+    )
     return replace(checkpoint, config=plain[0], tensors=plain[1])
 
 

@@ -5,8 +5,9 @@ whole, by `gptailor.program.load`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Literal, final
@@ -164,6 +165,15 @@ class RowRange:
     tensor: "TensorInfo"
     first: int
     count: int
+
+
+def row_ranges(rows: Iterable[tuple[TensorInfo, int]]) -> list[RowRange]:
+    """Return rows, each a tensor and a number in it; those that follow one another are a range."""
+    ranges = []
+    for _, run in groupby(enumerate(rows), lambda row: (id(row[1][0]), row[1][1] - row[0])):
+        (_, (source, first)), *more = run
+        ranges.append(RowRange(source, first, 1 + len(more)))
+    return ranges
 
 
 @final

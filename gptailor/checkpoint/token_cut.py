@@ -289,8 +289,11 @@ class TokenCut:
             case "generation_config.json":
                 document = self.generation
             case "added_tokens.json" | "vocab.json":
-                numbered = self.whole.read(name).items()
-                kept = {token: self.numbers[n] for token, n in numbered if n in self.numbers}
+                kept = {
+                    token: self.numbers[n]
+                    for token, n in self.whole.read(name).items()
+                    if n in self.numbers
+                }
                 document = dict(sorted(kept.items(), key=lambda item: item[1]))
             case _:
                 return path

@@ -43,8 +43,9 @@ class TokenSelection(ABC):
     @cached_property
     def pieces(self) -> tuple[str, ...]:
         """The tokens of the vocabulary proper."""
-        vocabulary = self.model["vocab"]
-        return tuple(entry[0] if isinstance(entry, list) else entry for entry in vocabulary)
+        return tuple(
+            entry[0] if isinstance(entry, list) else entry for entry in self.model["vocab"]
+        )
 
     @cached_property
     def fixed(self) -> frozenset[int]:
@@ -96,8 +97,7 @@ class TokenSelection(ABC):
         return tuple(sorted(kept))
 
     def _with_parts(self, number: int) -> set[int]:
-        token = self._tokens[number]
-        return {number, *(self.ids[part] for part in self.parts(token))}
+        return {number, *(self.ids[part] for part in self.parts(self._tokens[number]))}
 
     @cached_property
     def _tokens(self) -> dict[int, str]:
@@ -219,8 +219,9 @@ def cut_document(selection: TokenSelection, numbers: Mapping[int, int]) -> dict[
     """Return a `tokenizer.json` with the tokens that have a new number in `numbers`."""
     document = dict(selection.document)
     document["model"] = _cut_model(selection, numbers)
-    added = document.get("added_tokens") or []
-    document["added_tokens"] = [{**token, "id": numbers[token["id"]]} for token in added]
+    document["added_tokens"] = [
+        {**token, "id": numbers[token["id"]]} for token in document.get("added_tokens") or []
+    ]
     if document.get("post_processor") is not None:
         document["post_processor"] = _renumbered_step(document["post_processor"], numbers)
     if (padding := document.get("padding")) is not None:

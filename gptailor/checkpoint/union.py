@@ -15,7 +15,7 @@ from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
 from gptailor.checkpoint.json_files import json_content, parse_object
-from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo
+from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo, row_ranges
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 
 _MAIN, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
@@ -54,8 +54,9 @@ class UnitedModel:
     def files(self) -> dict[str, Path]:
         """Return the files of its tokenizer, by their path within the folder."""
         folder = self.checkpoint.folder
-        paths = tokenizer_files(self.checkpoint)
-        return {path.relative_to(folder).as_posix(): path for path in paths}
+        return {
+            path.relative_to(folder).as_posix(): path for path in tokenizer_files(self.checkpoint)
+        }
 
     @cached_property
     def added(self) -> dict[str, AddedToken]:
@@ -178,15 +179,11 @@ class UnionRows:
     def of(self, name: str) -> TensorInfo:
         """Return a model's tensor with a row for each token of the union."""
         model = next(model for model in self.union.models if model.name == name)
-        ranges: list[RowRange] = []
+        rows = []
         for number in range(self.union.size):
             own = model.row(self._token(number))
-            tensor, row = self._without[number] if own is None else (self.tensors[name], own)
-            last = ranges[-1] if ranges else None
-            if last is not None and last.tensor is tensor and last.first + last.count == row:
-                ranges[-1] = replace(last, count=last.count + 1)
-            else:
-                ranges.append(RowRange(tensor, row, 1))
+            rows.append(self._without[number] if own is None else (self.tensors[name], own))
+        ranges = row_ranges(rows)
         complete = RowRange(self.tensors[name], 0, self.tensors[name].spec.shape[0])
         return complete.tensor if ranges == [complete] else complete.tensor.with_rows(ranges)
 

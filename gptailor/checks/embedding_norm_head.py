@@ -96,8 +96,7 @@ def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
 
 def _layer_models(checked: Checked) -> list[str]:
     """Return the models that layers of the output are taken from, each once."""
-    slots = checked.resolved.slots
-    kept = [slot for slot in slots if slot.dropped != "yes"]
+    kept = [slot for slot in checked.resolved.slots if slot.dropped != "yes"]
     contents = [content for slot in kept for content in slot.recipes.values()]
     recipes = [below.recipe for content in contents for below in content.chain]
     optional = any(content.maybe for content in contents)

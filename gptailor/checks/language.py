@@ -52,8 +52,9 @@ def _unwritable_merge(where: str, recipe: Merge) -> str:
 def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]]:
     """Yield arguments of objectives and bounds of measures, with their places."""
     for at, objective in measured(plan):
-        arguments = objective.arguments.items()
-        yield from (((*at, "arguments", name), value) for name, value in arguments)
+        yield from (
+            ((*at, "arguments", name), value) for name, value in objective.arguments.items()
+        )
     for at, entry in bounded_measures(plan):
         if entry.bound.number is not None:
             yield (*at, "bound", "number"), entry.bound.number

@@ -8,6 +8,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from gptailor.plan.search_block import UNITS
 from gptailor.plan.sites import has_curve, placed, revalued, sources
+from gptailor.plan.windows import runs
 
 _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 
@@ -16,14 +17,8 @@ _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 
 def range_words(numbers: Sequence[int], part: str | None = None) -> str:
     """Return `L0..L4, L7`, in the order given."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
     tail = f".{part}" if part else ""
-    return ", ".join(f"L{a}{tail}" if a == b else f"L{a}..L{b}{tail}" for a, b in runs)
+    return ", ".join(f"L{a}{tail}" if a == b else f"L{a}..L{b}{tail}" for a, b in runs(numbers))
 
 
 def value_words(v: p.Value) -> str:
@@ -408,16 +403,16 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
     step, or all drops.
     """
     grouped: list[list[_E]] = []
-    runs: dict[object, list[_E]] = {}  # the latest one of each key
+    latest: dict[object, list[_E]] = {}  # run of each key
     seen: dict[object, set[tuple[int, int | None]]] = {}  # and the layers in its lists
     for entry in entries:
         key, layers = _run_key(entry), set(enumerate(_lists(entry)))
-        run = runs.get(key)
+        run = latest.get(key)
         beside = run is not None and run is grouped[-1]
         again = run is not None and not seen[key].isdisjoint(layers)
         if run is None or not _continues(entry, run[-1], beside=beside, again=again):
             grouped.append(run := [])
-            runs[key], seen[key] = run, set()
+            latest[key], seen[key] = run, set()
         run.append(entry)
         seen[key] |= layers
     return grouped

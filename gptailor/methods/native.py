@@ -122,8 +122,7 @@ def count_magnitudes(
     vector: Float32[np.ndarray, " n"], counts: Int64[np.ndarray, " buckets"], bucket: int = -1
 ) -> None:
     """Count the upper 15 bits of magnitudes; with a bucket, the lower 16 bits in that bucket."""
-    size = ctypes.c_size_t(vector.size)
-    _call().count(size, _at(vector), ctypes.c_int32(bucket), _at(counts))
+    _call().count(ctypes.c_size_t(vector.size), _at(vector), ctypes.c_int32(bucket), _at(counts))
 
 
 def agreeing_sum(

@@ -79,8 +79,7 @@ class Nuslerp(Kernel):
 
     def unit(self, inputs: Inputs, arguments: ByName) -> int:
         """Return the length of a row, where angles are of rows or columns, else 1."""
-        by = arguments["by"]
-        return {"tensor": 1, "row": inputs.width}.get(by) or _columns(inputs)
+        return {"tensor": 1, "row": inputs.width}.get(arguments["by"]) or _columns(inputs)
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return both coefficients; by row the row's width, by column all of a, then all of b."""

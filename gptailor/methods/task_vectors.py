@@ -106,8 +106,9 @@ def divisors_of(
     how = arguments["rescale"]
     if how != "l1":
         return tuple(map(float, densities)) if how == "density" else (1.0,) * len(densities)
-    weights = arguments["weight"]
-    counted = [i for i, weight in enumerate(weights) if weight != 0 and densities[i] < 1]
+    counted = [
+        i for i, weight in enumerate(arguments["weight"]) if weight != 0 and densities[i] < 1
+    ]
     if not counted:
         return (1.0,) * len(densities)
 

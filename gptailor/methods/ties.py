@@ -28,8 +28,7 @@ class Ties(TrimmedTaskVectors):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the least kept magnitude of each task vector; 0 where all entries are kept."""
-        densities = arguments["density"]
-        counts = [max(1, round(density * inputs.elements)) for density in densities]
+        counts = [max(1, round(density * inputs.elements)) for density in arguments["density"]]
         ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
         return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))
 

@@ -119,8 +119,10 @@ def slots_of(plan: Plan, count: int) -> list[Slot]:
     `plan` is written out for a base of `count` layers (`gptailor.plan.written_out`).
     """
     if plan.stack is not None:
-        items = enumerate(plan.stack.items)
-        recipes = [LayerRecipe(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
+        recipes = [
+            LayerRecipe(item.recipe, ("stack", "items", i), item.maybe)
+            for i, item in enumerate(plan.stack.items)
+        ]
         return [Slot(None, (recipe,), "maybe" if recipe.maybe else "no") for recipe in recipes]
     by_position: dict[int, list[LayerRecipe]] = {}
     for i, layer in enumerate(plan.layers):

@@ -11,7 +11,7 @@ Window = tuple[int, int]
 
 
 def runs(among: Sequence[int]) -> list[Window]:
-    """Return the stretches of neighbours of a sorted list."""
+    """Return the stretches of a list in which each number is one above the number before it."""
     breaks = [n for n, (a, b) in enumerate(pairwise(among), 1) if b != a + 1]
     borders = zip([0, *breaks], [*breaks, len(among)], strict=True)
     return [(among[first], among[last - 1]) for first, last in borders if first < last]

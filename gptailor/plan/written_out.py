@@ -122,8 +122,7 @@ def spread(
     result = plan.model_copy(update=update)
     if plan.origin is None:
         return result
-    places = _declared_places(located, recipes)
-    return result.read_from(replace(plan.origin, places=places))
+    return result.read_from(replace(plan.origin, places=_declared_places(located, recipes)))
 
 
 _Located = tuple[p.Layer, Place]
@@ -135,8 +134,7 @@ def _located(
 ) -> list[_Located]:
     """Return the layers of `_layers` in their normal order; those dropped too if `gone`."""
     dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
-    layers = _layers(plan, count, dropped, plain)
-    return sorted(layers, key=lambda pair: p.normal_order(pair[0]))
+    return sorted(_layers(plan, count, dropped, plain), key=lambda pair: p.normal_order(pair[0]))
 
 
 def _layers(plan: p.Plan, count: int, dropped: Collection[int], plain: bool) -> Iterator[_Located]:

@@ -222,8 +222,7 @@ def learning_tensors(rank: int | None, tensors: Mapping[str, TensorSpec]) -> lis
     if rank is None:
         floats = [name for name, spec in tensors.items() if spec.dtype in FLOATS]
         return [n for n in floats if not is_constant(n) and not _BUFFERS.search(n)]
-    sides = projections(tensors)
-    return [n for n in sides if len(tensors[n].shape) == 2 and not _EXPERT.search(n)]
+    return [n for n in projections(tensors) if len(tensors[n].shape) == 2 and not _EXPERT.search(n)]
 
 
 def files(program: Program) -> list[Path]:

@@ -1,12 +1,11 @@
 """Embeddings and heads with a row for each token of the output's tokenizer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import final
 
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import RowRange, TensorInfo
+from gptailor.checkpoint.tensor import TensorInfo, row_ranges
 from gptailor.checkpoint.union import TokenUnion, UnionRows
 from gptailor.program.sources import Checked
 
@@ -79,18 +78,9 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
             return donor, row
         return tensor, number
 
-    return _with_rows(tensor, map(place, range(donor.spec.shape[0])))
+    return tensor.with_rows(row_ranges(map(place, range(donor.spec.shape[0]))))
 
 
 def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
     """Return a tensor with some of its rows, in ascending order."""
-    return _with_rows(tensor, ((tensor, row) for row in rows))
-
-
-def _with_rows(tensor: TensorInfo, rows: Iterable[tuple[TensorInfo, int]]) -> TensorInfo:
-    """Return a tensor with these rows of tensors; rows that follow one another are one range."""
-    ranges = []
-    for _, run in groupby(enumerate(rows), lambda row: (id(row[1][0]), row[1][1] - row[0])):
-        (_, (source, first)), *more = run
-        ranges.append(RowRange(source, first, 1 + len(more)))
-    return tensor.with_rows(ranges)
+    return tensor.with_rows(row_ranges((tensor, row) for row in rows))

@@ -94,8 +94,11 @@ class LoraSettings(BaseModel):
     @classmethod
     def _without_null(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Drop settings that are null, except where that may be a mistake."""
-        kept = ("r", "lora_alpha", "bias")
-        return {key: value for key, value in settings.items() if value is not None or key in kept}
+        return {
+            key: value
+            for key, value in settings.items()
+            if value is not None or key in ("r", "lora_alpha", "bias")
+        }
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module's delta."""

@@ -153,8 +153,11 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
     begin = 0
     for spec in specs:
         end = begin + spec.size
-        shape = list(spec.shape)
-        entries[spec.name] = {"dtype": spec.dtype, "shape": shape, "data_offsets": [begin, end]}
+        entries[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [begin, end],
+        }
         begin = end
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % _HEADER_ALIGNMENT)

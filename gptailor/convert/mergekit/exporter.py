@@ -180,8 +180,9 @@ def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> Merg
             f"mergekit has one merge_method in a file, and these are {two}",
             place=dotted(places[others[0]]),
         )
-    methods = MERGEKIT_METHODS.values()
-    method = next((m for m in methods if m.here == name and m.write is not None), None)
+    method = next(
+        (m for m in MERGEKIT_METHODS.values() if m.here == name and m.write is not None), None
+    )
     if method is None:
         raise ConversionError(
             f"mergekit has no '{name}' that gives the same tensors", place=dotted(places[name])
@@ -297,8 +298,9 @@ def _path_from_here(plan: Plan, source: str) -> str:
 
 def _stage(plan: Plan, name: str, recipe: Recipe, layers: int | None) -> dict[str, Any]:
     """Return the document of a model that one recipe makes of others."""
-    whole = Whole(recipe=recipe)
-    stage = Plan(models=plan.models, numbers=plan.numbers, dtype=_STAGE_DTYPE, whole=whole)
+    stage = Plan(
+        models=plan.models, numbers=plan.numbers, dtype=_STAGE_DTYPE, whole=Whole(recipe=recipe)
+    )
     try:
         document = _document(stage, layers or 1)
     except ConversionError as error:
@@ -490,8 +492,10 @@ def _exported_layers(
                 models = list(dict.fromkeys([*models, *_slice_models(method, rows[-1], plan)]))
             yield _exported_layer(plan, method, row, models)
         except InexpressibleError as reason:
-            entries = slots[n].recipes.values()
-            place = next((dotted(entry.at) for entry in entries if entry.at), f"layers[{n}]")
+            place = next(
+                (dotted(entry.at) for entry in slots[n].recipes.values() if entry.at),
+                f"layers[{n}]",
+            )
             raise ConversionError(str(reason), place=place) from None
 
 

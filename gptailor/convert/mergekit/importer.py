@@ -328,8 +328,9 @@ def _dtype(context: ImportContext) -> str | None:
 
 def _widest_dtype(context: ImportContext) -> str | None:
     """Return the dtype that mergekit writes if the file names none; None where it is the base's."""
-    folders = context.base.folders
-    dtypes = {folders.dtype(reference, name) for reference, name in context.names.items()}
+    dtypes = {
+        context.base.folders.dtype(reference, name) for reference, name in context.names.items()
+    }
     if None in dtypes or not dtypes <= DTYPES.keys() or (len(dtypes) > 1 and not context.merges):
         context.notes.append(
             context.config.note(

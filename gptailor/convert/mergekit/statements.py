@@ -61,8 +61,7 @@ class OutputLayer:
 
     def layer_of_each_model(self, context: ImportContext) -> dict[str, int]:
         """Return each source's layer number by its model's name."""
-        sources = self.piece.sources
-        return {context.names[s.model]: s.layer_range[self.offset] for s in sources}
+        return {context.names[s.model]: s.layer_range[self.offset] for s in self.piece.sources}
 
 
 def statements(context: ImportContext) -> dict[str, Any]:
