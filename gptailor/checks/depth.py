@@ -4,14 +4,16 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from gptailor.checks.rule import ascending, rule
-from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import (
     LARGEST_LAYER,
     Count,
     CountRange,
     DropWindow,
+    Open,
     Plan,
+    Repeat,
+    RepeatWindow,
     count_ends,
     count_text,
 )
@@ -84,7 +86,7 @@ def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
 
 
 def _overlaps(
-    entries: Iterable[tuple[Place, p.Open]], named: dict[int, Place]
+    entries: Iterable[tuple[Place, Open]], named: dict[int, Place]
 ) -> Iterator[tuple[Place, Place, int]]:
     """Yield each entry with a position that is named before: both places, and the position."""
     for at, entry in entries:
@@ -97,32 +99,32 @@ def _overlaps(
 # ------------------------------------------------------------------------------- blocks that repeat
 
 
-def repeated_blocks(plan: p.Plan) -> Iterator[tuple[Place, p.Repeat | p.RepeatWindow]]:
+def repeated_blocks(plan: Plan) -> Iterator[tuple[Place, Repeat | RepeatWindow]]:
     """Yield each block that repeats, and its place."""
     return enumerated(plan, "repeats")
 
 
 @rule("P201", "P202")
-def every_block_ascends(plan: p.Plan) -> Iterator[Fault]:
+def every_block_ascends(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block whose range descends or whose list has a position twice."""
     for at, entry in repeated_blocks(plan):
-        if isinstance(entry, p.Repeat) and entry.first > entry.last:
+        if isinstance(entry, Repeat) and entry.first > entry.last:
             message = f"the range L{entry.first}..L{entry.last} descends"
             yield Fault("P201", message, at, f"write L{entry.last}..L{entry.first}")
-        elif isinstance(entry, p.RepeatWindow):
+        elif isinstance(entry, RepeatWindow):
             twice = [a for a, b in zip(entry.among, entry.among[1:], strict=False) if a == b]
             if twice:
                 yield Fault("P202", f"duplicate L{twice[0]} in this list", (*at, "among"))
 
 
 @rule("P503", "P504", "P505")
-def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
+def every_count_of_a_block_can_be_met(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block of too few or too many layers, or with one place."""
     for at, entry in repeated_blocks(plan):
         yield from _count(entry.times, (*at, "times"), "expected at least 1 repeat of a block")
         positions = sorted(entry.positions)
         longest = max((last - first + 1 for first, last in runs(positions)), default=0)
-        if isinstance(entry, p.RepeatWindow):
+        if isinstance(entry, RepeatWindow):
             yield from _count(entry.count, (*at, "count"), "expected at least 1 layer in a block")
             most = count_ends(entry.count)[1]
             places = list(islice(windows_of(entry.count, positions), 2))
@@ -143,7 +145,7 @@ def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P503", message, (*at, "times"), f"at most {LARGEST_LAYER} are allowed")
 
 
-def _count(count: p.Count, at: Place, least: str) -> Iterator[Fault]:
+def _count(count: Count, at: Place, least: str) -> Iterator[Fault]:
     """Yield a fault if a count is below 1 or doesn't ascend."""
     if min(count_ends(count)) < 1:
         yield Fault("P503", least, at)
@@ -151,23 +153,23 @@ def _count(count: p.Count, at: Place, least: str) -> Iterator[Fault]:
 
 
 @rule("P222")
-def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
+def no_blocks_overlap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a position that another block may repeat."""
     for at, earlier, position in _overlaps(repeated_blocks(plan), {}):
         both = [plan.repeats[int(place[1])] for place in (at, earlier)]
-        may = any(isinstance(block, p.RepeatWindow) for block in both)
+        may = any(isinstance(block, RepeatWindow) for block in both)
         message = f"L{position} {'may be' if may else 'is'} in two repeated blocks"
         help_ = "write lists of positions without a common position"
         yield Fault("P222", message, at, help_, (Also("and here", earlier),))
 
 
 @rule("P208")
-def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
+def every_block_ends_with_layers(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a fixed drop at an end, or in its list of choices."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
     for at, entry in repeated_blocks(plan):
         ends: tuple[tuple[str, int], ...]
-        if isinstance(entry, p.RepeatWindow):
+        if isinstance(entry, RepeatWindow):
             ends, what = tuple(("among", position) for position in entry.among), "may come again"
         else:
             ends, what = (("first", entry.first), ("last", entry.last)), "ends a block"
@@ -182,7 +184,7 @@ def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P223")
-def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
+def no_repeat_window_may_be_dropped(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each choice of a block with a layer that may be dropped.
 
     Two genomes would decode to one plan.
@@ -194,7 +196,7 @@ def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
         dropped |= dict.fromkeys(choice.among, place)
     for at, entry in repeated_blocks(plan):
         both = next((position for position in entry.positions if position in dropped), None)
-        if isinstance(entry, p.RepeatWindow) and both is not None:
+        if isinstance(entry, RepeatWindow) and both is not None:
             message = f"L{both} may be dropped, but a choice of 'repeat' contains it"
             help_ = "leave it out of one list, or repeat a block that is no choice"
             also = (Also("it may be dropped here", dropped[both]),)
@@ -202,7 +204,7 @@ def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P709", "P710")
-def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
+def no_bridge_is_in_a_block(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each bridge over a gap inside a block, whose layers run more than once."""
     inside: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):

@@ -2,8 +2,15 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Measured, Vector
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Inputs,
+    Measured,
+    Vector,
+    thresholds,
+    within,
+)
 from gptailor.methods.task_vectors import TrimmedTaskVectors
 
 
@@ -18,7 +25,7 @@ class MiddleEntries(TrimmedTaskVectors):
             kept = max(1, round(density * inputs.elements))
             above = min(round(gamma * inputs.elements), inputs.elements - kept)
             ranks.append((above + 1, above + kept) if kept < inputs.elements else ())
-        limits = arithmetic.thresholds(inputs, ranks)
+        limits = thresholds(inputs, ranks)
         return tuple(number for pair in limits for number in pair or (2**31 - 1, 0))
 
     def kept(
@@ -26,7 +33,7 @@ class MiddleEntries(TrimmedTaskVectors):
     ) -> tuple[list[Vector], Measured]:
         """Return the task vectors, 0 where their magnitude is beyond either limit."""
         limits = zip(chunk.task_vectors(), measured[1::2], measured[::2], strict=True)
-        return [arithmetic.within(vector, int(low), int(high)) for vector, low, high in limits], ()
+        return [within(vector, int(low), int(high)) for vector, low, high in limits], ()
 
 
 @final

@@ -2,8 +2,15 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Measured, Vector
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Inputs,
+    Measured,
+    Vector,
+    draw_key,
+    kept_entries,
+)
 from gptailor.methods.arrays import masked
 from gptailor.methods.task_vectors import TrimmedTaskVectors, divisors_of
 
@@ -14,7 +21,7 @@ class DrawnEntries(TrimmedTaskVectors):
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the key of each source's draws, and then each source's divisor."""
         seed = int(arguments["seed"])
-        keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
+        keys = tuple(draw_key(seed, inputs.place, model) for model in inputs.models)
         return (
             *keys,
             *divisors_of(inputs, arguments, lambda chunk: self.kept(chunk, arguments, keys)[0]),
@@ -27,7 +34,7 @@ class DrawnEntries(TrimmedTaskVectors):
         vectors, count = chunk.task_vectors(), len(chunk.stored_sources)
         densities = arguments["density"]
         for i, (density, key) in enumerate(zip(densities, measured[:count], strict=True)):
-            keep = arithmetic.kept_entries(int(key), chunk.offset, vectors[i], density)
+            keep = kept_entries(int(key), chunk.offset, vectors[i], density)
             vectors[i] = masked(vectors[i], keep)
         return vectors, measured[count:]
 

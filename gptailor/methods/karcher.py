@@ -4,9 +4,21 @@ import math
 from collections.abc import Sequence
 from typing import final
 
-from gptailor.methods import arithmetic, sums
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
-from gptailor.methods.sums import Gram
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Inputs,
+    Kernel,
+    Measured,
+    Vector,
+    combined_sources,
+)
+from gptailor.methods.sums import (
+    Gram,
+    clamped,
+    cosine,
+    gram_of,
+)
 
 _CANCELLED = 1e-6
 """A sum of unit vectors is no direction where its length is below this: the Gram matrix, exact to
@@ -39,13 +51,13 @@ class Karcher(Kernel):
         Every iterate is a linear combination of the unit sources, so the iteration knows
         coefficients and the unit sources' Gram matrix only.
         """
-        gram = sums.gram_of(inputs, "weights")
+        gram = gram_of(inputs, "weights")
         count = len(gram)
         norms = [math.sqrt(gram[i][i]) for i in range(count)]
         some = [i for i in range(count) if norms[i] > 0.0]
         if not some:
             return (0.0,) * count
-        units = [[1.0 if i == j else sums.cosine(gram, i, j) for j in some] for i in some]
+        units = [[1.0 if i == j else cosine(gram, i, j) for j in some] for i in some]
         direction = _riemannian_mean(units)
         if direction is None:
             return (1.0 / count,) * count
@@ -54,7 +66,7 @@ class Karcher(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return Σ c_i θ_i."""
-        return arithmetic.combined_sources(chunk, measured)
+        return combined_sources(chunk, measured)
 
 
 def _riemannian_mean(units: Gram) -> list[float] | None:
@@ -78,7 +90,7 @@ def _riemannian_mean(units: Gram) -> list[float] | None:
 
 def _step(mean: Sequence[float], units: Gram) -> list[float]:
     """Return the mean of the sources' logarithms at `mean`, each θ/sinθ · (u - cosθ · mean)."""
-    cosines = [sums.clamped(_dot(row, mean)) for row in units]
+    cosines = [clamped(_dot(row, mean)) for row in units]
     pulls = [_pull(each) / len(units) for each in cosines]
     back = _dot(pulls, cosines)
     return [pull - back * m for pull, m in zip(pulls, mean, strict=True)]

@@ -2,8 +2,14 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Kernel,
+    Measured,
+    Vector,
+    number_beside,
+)
 from gptailor.methods.arrays import namespace
 
 _NEAREST = 1e-6
@@ -31,7 +37,7 @@ class Nearswap(Kernel):
             return a
         xp = namespace(a)
         differences = xp.clip(abs(a - b), _NEAREST, None)
-        near = xp.clip(arithmetic.number_beside(a, float(t)) / differences, None, 1.0)
+        near = xp.clip(number_beside(a, float(t)) / differences, None, 1.0)
         moved = b * near + a * (1.0 - near)
         moved = xp.where(near >= 1.0, b, moved)
         return xp.where(a == b, a, moved)

@@ -5,8 +5,17 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Inputs,
+    Kernel,
+    Measured,
+    Vector,
+    base_moved,
+    combination,
+    total,
+)
 from gptailor.methods.arrays import masked, namespace
 
 
@@ -28,8 +37,8 @@ class Ram(Kernel):
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + the mean of the active entries."""
         vectors, count = active_entries(chunk, arguments["epsilon"])
-        mean = arithmetic.total(vectors) / namespace(count).clip(count, 1.0, None)
-        return arithmetic.base_moved(chunk, [mean], [1.0])
+        mean = total(vectors) / namespace(count).clip(count, 1.0, None)
+        return base_moved(chunk, [mean], [1.0])
 
 
 @final
@@ -65,9 +74,9 @@ class RamPlus(Kernel):
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + the scaled entry of one source, or the mean of several."""
         vectors, count = active_entries(chunk, arguments["epsilon"])
-        mean = arithmetic.total(vectors) / namespace(count).clip(count, 1.0, None)
-        alone = arithmetic.combination(vectors, measured, chunk)
-        return arithmetic.base_moved(chunk, [namespace(mean).where(count == 1, alone, mean)], [1.0])
+        mean = total(vectors) / namespace(count).clip(count, 1.0, None)
+        alone = combination(vectors, measured, chunk)
+        return base_moved(chunk, [namespace(mean).where(count == 1, alone, mean)], [1.0])
 
 
 def active_entries(chunk: Chunk, epsilon: float | int) -> tuple[list[Vector], Vector]:

@@ -4,11 +4,28 @@ import math
 from collections.abc import Sequence
 from typing import final
 
-from gptailor.methods import arithmetic, sums
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Inputs,
+    Kernel,
+    Measured,
+    Vector,
+    base_moved,
+    base_moved_by_task_vectors,
+    combined_sources,
+    total,
+)
 from gptailor.methods.arrays import Array, double, float32s, namespace
 from gptailor.methods.shapes import Float64
-from gptailor.methods.sums import Gram
+from gptailor.methods.sums import (
+    Gram,
+    clamped,
+    column_sums,
+    gram_of,
+    refuse_infinite,
+    row_sums,
+)
 
 PARALLEL = 1e-4
 """The sine of an angle below which two tensors are merged linearly.
@@ -36,11 +53,11 @@ class Slerp(Kernel):
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the coefficients of a and b."""
-        return slerp_coefficients(sums.gram_of(inputs, "weights"), arguments["t"])
+        return slerp_coefficients(gram_of(inputs, "weights"), arguments["t"])
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return the coefficients times a and b."""
-        return arithmetic.combined_sources(chunk, measured)
+        return combined_sources(chunk, measured)
 
 
 def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
@@ -52,7 +69,7 @@ def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
     norms = math.sqrt(gram[0][0]) * math.sqrt(gram[1][1])
     if norms == 0.0:
         return 1.0 - t, t
-    angle = math.acos(sums.clamped(gram[0][1] / norms))
+    angle = math.acos(clamped(gram[0][1] / norms))
     sine = math.sin(angle)
     if sine < PARALLEL:
         return 1.0 - t, t
@@ -89,8 +106,8 @@ class Nuslerp(Kernel):
             _share(arguments),
         )
         if by == "tensor":
-            return slerp_coefficients(sums.gram_of(inputs, of), t)
-        sums.refuse_infinite(inputs)
+            return slerp_coefficients(gram_of(inputs, of), t)
+        refuse_infinite(inputs)
         if by == "row":
             return (inputs.width,)
 
@@ -98,7 +115,7 @@ class Nuslerp(Kernel):
             a, b = _doubles(chunk, of)
             return [a * a, a * b, b * b]
 
-        a, b = _coefficients(sums.column_sums(inputs, terms, _columns(inputs)), t)
+        a, b = _coefficients(column_sums(inputs, terms, _columns(inputs)), t)
         return (*a, *b)
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
@@ -106,19 +123,19 @@ class Nuslerp(Kernel):
         by, of = arguments["by"], arguments["of"]
         if by == "tensor":
             if of == "weights":
-                return arithmetic.combined_sources(chunk, measured)
-            return arithmetic.base_moved_by_task_vectors(chunk, measured)
+                return combined_sources(chunk, measured)
+            return base_moved_by_task_vectors(chunk, measured)
         if by == "row":
             width = int(measured[0])
             a, b = (vector.reshape(-1, width) for vector in _doubles(chunk, of))
-            dots = [sums.row_sums(each) for each in (a * a, a * b, b * b)]
+            dots = [row_sums(each) for each in (a * a, a * b, b * b)]
             both, shape = _coefficients(dots, _share(arguments)), (-1, 1)
         else:
             width = len(measured) // 2
             both, shape = (measured[:width], measured[width:]), (1, -1)
         vectors = list(chunk.sources) if of == "weights" else chunk.task_vectors()
         merged = _along(vectors, both, width, shape)
-        return merged if of == "weights" else arithmetic.base_moved(chunk, [merged], [1.0])
+        return merged if of == "weights" else base_moved(chunk, [merged], [1.0])
 
 
 def _share(arguments: ByName) -> float:
@@ -160,4 +177,4 @@ def _along(
         factors = float32s(numbers, vector).reshape(shape)
         rows = vector.reshape(-1, width)
         terms.append(namespace(rows).where(factors == 0, 0.0, rows * factors).reshape(-1))
-    return arithmetic.total(terms)
+    return total(terms)

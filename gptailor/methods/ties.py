@@ -2,8 +2,15 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Measured, Vector
+from gptailor.methods.arithmetic import (
+    ByName,
+    Chunk,
+    Inputs,
+    Measured,
+    Vector,
+    thresholds,
+    within,
+)
 from gptailor.methods.task_vectors import TrimmedTaskVectors
 
 
@@ -30,11 +37,11 @@ class Ties(TrimmedTaskVectors):
         """Return the least kept magnitude of each task vector; 0 where all entries are kept."""
         counts = [max(1, round(density * inputs.elements)) for density in arguments["density"]]
         ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
-        return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))
+        return tuple(least[0] if least else 0 for least in thresholds(inputs, ranks))
 
     def kept(
         self, chunk: Chunk, arguments: ByName, measured: Measured
     ) -> tuple[list[Vector], Measured]:
         """Return the task vectors, 0 where their magnitude is less than the least kept one."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
-        return [arithmetic.within(vector, int(least)) for vector, least in trimming], ()
+        return [within(vector, int(least)) for vector, least in trimming], ()
