@@ -117,7 +117,7 @@ def _others(names: Iterable[str]) -> str:
 
 def only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
     """Return the folder's one GGUF file, if it has no weights of another kind."""
-    weights = [n for n in names if n.lower().endswith((".safetensors", *_OTHER_WEIGHTS))]
+    weights = [name for name in names if is_weights(name)]
     if len(weights) == 1 and is_gguf(folder / weights[0]):
         return folder / weights[0]
     if weights and all(is_gguf(folder / name) for name in weights):

@@ -145,10 +145,7 @@ class MissingPlanError(CodedError, FileNotFoundError):
         )
         super().__init__("C201", f"expected a plan's file, '{path}' is missing", help_)
         self.errno, self.strerror, self.filename = ENOENT, self.message, str(path)
-
-    def __reduce__(self) -> tuple[type["MissingPlanError"], tuple[Path]]:
-        """Pickle the error by its path."""
-        return MissingPlanError, (Path(self.filename),)
+        self.args = (path,)  # as pickle hands it over
 
 
 SEARCH_SETTINGS, SEARCH_BEST, PLAN_FILE = "run.json", "best.tailor", "plan.tailor"
@@ -173,10 +170,7 @@ class PlanFolderError(CodedError, IsADirectoryError):
             help_ = "name a file such as cut.tailor"
         super().__init__("C201", message, help_)
         self.errno, self.strerror, self.filename = EISDIR, self.message, str(path)
-
-    def __reduce__(self) -> tuple[type["PlanFolderError"], tuple[Path]]:
-        """Pickle the error by its path."""
-        return PlanFolderError, (Path(self.filename),)
+        self.args = (path,)  # as pickle hands it over
 
 
 class PlanError(TailorError):
