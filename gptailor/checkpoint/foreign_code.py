@@ -12,7 +12,6 @@ from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.folder import GENERATION_CONFIG, PROCESSOR_FILES
 from gptailor.checkpoint.json_files import json_content, parse_object, read_object
 
-_KEY = "auto_map"
 _SETTINGS = (
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.json", GENERATION_CONFIG,
     *PROCESSOR_FILES,
@@ -28,7 +27,7 @@ def names_code(value: object) -> bool:
 def without_code(value: Any) -> Any:
     """Return the settings without entries that name code, at any depth."""
     if isinstance(value, Mapping):
-        return {key: without_code(each) for key, each in value.items() if key != _KEY}
+        return {key: without_code(each) for key, each in value.items() if key != "auto_map"}
     return [without_code(each) for each in value] if isinstance(value, list) else value
 
 

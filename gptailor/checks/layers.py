@@ -243,9 +243,6 @@ def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
 # ------------------------------------------------------------------------------------- small floats
 
 
-_SMALL_FLOATS = ("F8_", "F6_", "F4")
-
-
 @rule("M215", stage=2)
 def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a cast or scaled small float that no configuration calls quantised."""
@@ -256,7 +253,7 @@ def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
     for model in checked.models.values():
         for tensor in model.checkpoint.tensors.values():
             dtype = tensor.spec.dtype
-            if model.layout.quantised is None and dtype.startswith(_SMALL_FLOATS):
+            if model.layout.quantised is None and dtype.startswith(("F8_", "F6_", "F4")):
                 assert dtype not in FLOATS
                 message = f"'{tensor.spec.name}' of '{model.name}' is {dtype}, and can't be {what}"
                 yield Fault("M215", message, at)

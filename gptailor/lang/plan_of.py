@@ -10,7 +10,6 @@ from gptailor.plan.faults import PLAN_FILE, SEARCH_SETTINGS, PlanError, PlanFold
 from gptailor.plan.plan import Model, Plan
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PLAN_ENDINGS = frozenset([".tailor", ".json"])
 
 ReadTarget = tuple[str, Plan, Plan | None]
 """A name, its plan, and the plan that compiled it."""
@@ -33,7 +32,7 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
             return name, plan, load(path / PLAN_FILE)
         except (OSError, PlanError):  # not compiled, or its plan can't be read
             return name, plan, plan
-    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in _PLAN_ENDINGS:
+    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in (".tailor", ".json"):
         plan = model_plan(name)
         return name, plan, plan
     return name, load(path), None

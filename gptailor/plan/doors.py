@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
 
 @final
 class Package(NamedTuple):
@@ -100,7 +98,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         Raises ValueError for an invalid name, a name of gptailor's own, and a name of another
         module.
         """
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             words = f"expected a name in lower case, such as 'my_{self.kind}', got {name!r}"
         elif self.is_own(name):
             words = f"the {self.kind} {name!r} is gptailor's own"

@@ -32,7 +32,6 @@ from gptailor.plan.plan import Closed
 
 _FILE_VERSION = 1
 _AGAIN = "'gptailor family MODEL' makes it anew, with its proof"
-_WIDTH = 100
 _NESTED: Mapping[str, type[Closed]] = {"refused": NotProven, "rotary": Rotary, "proof": Proof}
 """The forms of values in a file, by their keys."""
 
@@ -58,7 +57,7 @@ def _json(value: Any, indent: str = "") -> str:
     """Return JSON with a key a line; what fits, and a list of simple values, is on one line."""
     line = json.dumps(value, ensure_ascii=False)
     items = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(items, list) or (indent and len(indent) + len(line) < _WIDTH - 20):
+    if not isinstance(items, list) or (indent and len(indent) + len(line) < 80):
         return line
     if items == value and not any(isinstance(item, dict | list) for item in items):
         return line
