@@ -1,6 +1,7 @@
 """Each method against its formula over whole tensors in float64, and on its degenerate cases."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -543,11 +544,9 @@ def test_no_method_gives_what_is_not_finite(method: str, wild: float) -> None:
     base, a, b = tensors(2)
     b[3, 4] = wild
     density = {"density": 1.0} if METHODS[method].parameter("density") else {}
-    with pytest.raises(NotFiniteFault) as caught:
+    named = re.escape(f"got {wild:g} in '{PLACE}'[3, 4] of 'code'")
+    with pytest.raises(NotFiniteFault, match=named):
         merge(method, base, [a, b], **density)
-    fault = caught.value
-    assert (fault.tensor, fault.index, fault.owner) == (PLACE, (3, 4), "code")
-    assert str(fault.value) == str(wild)
 
 
 @pytest.mark.parametrize("method", ["dare", "breadcrumbs", "della_linear"])
