@@ -11,7 +11,6 @@ from gptailor.checkpoint.tensor import FLOATS
 from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.registry import BRIDGE_TOKENS
 from gptailor.plan.sites import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use
@@ -72,23 +71,6 @@ def _unfoldable(checked: Checked) -> Iterator[tuple[int, str]]:
                     yield over, f"{where} '{spec.name}' as {spec.dtype}"
 
 
-@rule("M220")
-def bridges_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for each bridge with fewer tokens than inputs of its fit."""
-    needed = inputs_of_bridges(checked)
-    for i, bridge in enumerate(checked.plan.bridges):
-        yield from too_few_tokens(bridge.tokens, BRIDGE_TOKENS, needed.get(i, 0), ("bridges", i))
-
-
-def too_few_tokens(named: object, default: int, inputs: int, at: Place) -> Iterator[Fault]:
-    """Yield a fault (M220) for a fit with fewer tokens than inputs; `named` are the plan's."""
-    tokens = default if named is None else named
-    if isinstance(tokens, int) and tokens < inputs:
-        message = f"{tokens:,} tokens can't determine a fit on {inputs:,} inputs"
-        help_ = f"give at least {inputs:,}; ten times as many are a good start"
-        yield Fault("M220", message, at if named is None else (*at, "tokens"), help_)
-
-
 def inputs_of_bridges(checked: Checked) -> dict[int, int]:
     """Return the most inputs of the fits of each bridge, by its number in the plan.
 
@@ -120,7 +102,9 @@ def _width(checked: Checked, use: Use) -> int:
 def the_undropped_plan_has_a_configuration(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the plan without its drops has none, and is the aim of fits or teaches."""
     plan, heal = checked.plan, checked.plan.heal
-    fitted: list[tuple[str, Place]] = [(f"'{n}'", (n,)) for n in plan.cuts if n != "vocabulary"]
+    fitted: list[tuple[str, Place]] = [
+        (f"'{n}'", (n,)) for n in plan.text_fits if n != "vocabulary"
+    ]
     fitted = [("a bridge", ("bridges", 0))] * bool(plan.bridges) + fitted
     aims: list[tuple[str, Place, str]] = [(f"{n} is fitted to", at, "") for n, at in fitted[:1]]
     if heal is not None and heal.needs_default_teacher:

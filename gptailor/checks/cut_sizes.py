@@ -1,23 +1,17 @@
 """Rules of cuts against the models: sizes and families that they allow."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout
-from gptailor.checkpoint.families.mixture import Routing, routing, with_expert_count
-from gptailor.checkpoint.families.width import no_width, with_width
+from gptailor.checkpoint.families.mixture import Routing, routing
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
-from gptailor.checks.bridges import too_few_tokens
 from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, listed
-from gptailor.plan.plan import SizeCut
-from gptailor.plan.registry import EXPERT_TOKENS, WIDTH_TOKENS
 from gptailor.plan.sites import sizes_of
-from gptailor.program.fits import expert_count, layer_width
-from gptailor.program.sources import Checked, Use
+from gptailor.program.fits import LAYER_CUTS
+from gptailor.program.sources import Checked
 
 _TILE, _BLOCK = 64, 256
 """Neurons of a tile of matrix kernels, and of a block of GGUF's K-quants."""
@@ -68,62 +62,54 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
         yield Fault("M241", message, ("vocabulary", "size"), "the tokenizer has no more")
 
 
-@rule("M240", "M241", "M220", "M317")
+@rule("M240", "M241", "M317")
 def layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a size that the models' layers can't have, and a warning for an odd one."""
-    for word, (own_size, further, names) in _LAYER_CUTS.items():
-        if (cut := checked.plan.cuts.get(word)) is None:
+    for word, cut in checked.plan.cuts.items():
+        if word not in LAYER_CUTS:
             continue
-        own = own_size(checked)
-        faults = [*_size_faults(checked, word, cut, own, names)]
-        yield from faults
-        if not isinstance(own, Refusal):
-            sizes = [size for size in sizes_of(checked.resolved.declared, cut.size) if size != own]
-            yield from further(checked, cut, own, [] if faults else sizes)
+        own = layers_size(checked, word)
+        if isinstance(own, Refusal):
+            message = f"'{word}' isn't supported: {own.reason}"
+            yield Fault("M240", message, (word,), "leave it out")
+            continue
+        noun, (holder, parts, further) = LAYER_CUTS[word].noun, _NAMES[word]
+        sizes = sizes_of(checked.resolved.declared, cut.size)
+        if sizes and sizes[-1] > own:
+            message = f"expected at most {own:,} {noun}, those of {holder}, got {sizes[-1]:,}"
+            yield Fault("M241", message, (word, "size"))
+        elif [*sizes] == [own]:
+            message = f"the models' {parts} have {own:,} {noun}, so '{word} {own}' changes nothing"
+            yield Fault("M317", message, (word, "size"), severity="warning")
+        else:
+            yield from further(checked, [size for size in sizes if size != own], own)
 
 
-def _odd_widths(_: Checked, cut: SizeCut, own: int, sizes: Sequence[int]) -> Iterator[Fault]:
-    """Yield a warning for a width that kernels are slow at, a fault for too few tokens."""
+def _odd_widths(_: Checked, sizes: Sequence[int], _own: int) -> Iterator[Fault]:
+    """Yield a warning for a width that kernels are slow at."""
     if odd := [size for size in sizes if size % _TILE]:
         message = f"{odd[0]:,} isn't a multiple of {_TILE}: kernels are slower at such a width"
         help_ = f"K-quants of GGUF need a multiple of {_BLOCK}"
         yield Fault("M317", message, ("width", "size"), help_, severity="warning")
-    yield from too_few_tokens(cut.tokens, WIDTH_TOKENS, own, ("width",))
 
 
-def _unroutable(checked: Checked, cut: SizeCut, own: int, sizes: Sequence[int]) -> Iterator[Fault]:
-    """Yield a fault for a number of experts that a router can't have, and for too few tokens."""
+def _unroutable(checked: Checked, sizes: Sequence[int], own: int) -> Iterator[Fault]:
+    """Yield a fault for a number of experts that a router can't have."""
     limits = routing(checked.base.layout, checked.base.config)
     if refused := [size for size in sizes if not limits.allows(size)]:
         message = f"a router can't choose among {refused[0]:,} experts: {_words(limits)}"
         help_ = _allowed(limits, refused[0], own)
         yield Fault("M241", message, ("experts", "size"), help_)
-    tokens = EXPERT_TOKENS if cut.tokens is None else cut.tokens
-    if tokens < own:
-        message = f"{tokens:,} tokens can't compare {own:,} experts"
-        yield Fault("M220", message, ("experts", "tokens"), f"give at least {own:,}")
 
 
-def _size_faults(
-    checked: Checked, word: str, cut: SizeCut, own: int | Refusal, names: tuple[str, str, str]
-) -> Iterator[Fault]:
-    """Yield a fault for a cut that isn't supported or too large, a warning for one of no effect.
+_NAMES = {
+    "width": ("the models' MLPs", "MLPs", _odd_widths),
+    "experts": ("a layer", "layers", _unroutable),
+}
+"""For each cut of layers what has so many, the parts of models that have them, and a further rule.
 
-    `own` is the size of the models' layers. `names` are its unit, what has so many, and the parts
-    of the models that have them.
-    """
-    if isinstance(own, Refusal):
-        message = f"'{word}' isn't supported: {own.reason}"
-        yield Fault("M240", message, (word,), "leave it out")
-        return
-    unit, holder, parts = names
-    sizes = sizes_of(checked.resolved.declared, cut.size)
-    if sizes and sizes[-1] > own:
-        message = f"expected at most {own:,} {unit}, those of {holder}, got {sizes[-1]:,}"
-        yield Fault("M241", message, (word, "size"))
-    elif [*sizes] == [own]:
-        message = f"the models' {parts} have {own:,} {unit}, so '{word} {own}' changes nothing"
-        yield Fault("M317", message, (word, "size"), severity="warning")
+The rule receives the sizes that change something, and the models' own size.
+"""
 
 
 def _words(limits: Routing) -> str:
@@ -147,62 +133,27 @@ def _allowed(limits: Routing, size: int, own: int) -> str:
     )
 
 
-def model_experts(checked: Checked) -> int | Refusal:
-    """Return the experts of each layer that has any, in all layers that a plan may take.
+def layers_size(checked: Checked, word: str) -> int | Refusal:
+    """Return the size of all layers that a plan may take, dropped ones too, before a cut.
 
-    A refusal says why they can't be left out.
+    A refusal says why they can't be cut. It names the layer without a size, or two layers with
+    different ones.
     """
-    base = checked.base
-    if not base.layout.known:
-        return Refusal(f"model type '{base.layout.model_type}' is not known")
-    count = equal_in_layers(checked, expert_count, with_expert_count, "experts")
-    return Refusal("the models have no experts") if count is None else count
-
-
-def model_width(checked: Checked) -> int | Refusal:
-    """Return the number of neurons of all MLPs that a plan may take, dropped layers' too.
-
-    A refusal says why they can't be narrowed together.
-    """
-    base = checked.base
-    if (reason := no_width(base.layout)) is not None:
+    cut, base = LAYER_CUTS[word], checked.base
+    if (reason := cut.refused(base.layout)) is not None:
         return Refusal(reason)
-    width = equal_in_layers(checked, layer_width, with_width, "neurons")
-    assert width is not None, "a model has layers"
-    return width
-
-
-def equal_in_layers(
-    checked: Checked,
-    count_of: Callable[[Use], int | Refusal | None],
-    with_count: Callable[[Layout, Mapping[str, Any], int, int], dict[str, Any] | Refusal],
-    noun: str,
-) -> int | Refusal | None:
-    """Return the count that the MLPs of all layers have that a plan may take, dropped ones too.
-
-    `count_of` returns None for a layer to leave out. A refusal names the layer without a count, or
-    two layers with different ones, as counts of `noun`; or it is that of `with_count`, which gives
-    the configuration another count. None if no layer has one.
-    """
     first: tuple[str, int] | None = None
     for slot in checked.resolved.slots:
         for use in checked.uses(slot, "mlp"):
-            name, count = f"L{use.layer} of '{use.model.name}'", count_of(use)
+            name, count = f"L{use.layer} of '{use.model.name}'", cut.count(use)
             if isinstance(count, Refusal):
                 return Refusal(f"{name} {count.reason}")
             if count is None:
                 continue
             first = first or (name, count)
             if count != first[1]:
-                return Refusal(f"{first[0]} has {first[1]:,} {noun}, and {name} has {count:,}")
+                return Refusal(f"{first[0]} has {first[1]:,} {cut.noun}, and {name} has {count:,}")
     if first is None:
-        return None
-    changed = with_count(checked.base.layout, checked.base.config, first[1], first[1])
+        return Refusal(f"the models have no {cut.noun}")
+    changed = cut.resized(base.layout, base.config, first[1], first[1])
     return changed if isinstance(changed, Refusal) else first[1]
-
-
-_LAYER_CUTS = {
-    "width": (model_width, _odd_widths, ("neurons", "the models' MLPs", "MLPs")),
-    "experts": (model_experts, _unroutable, ("experts", "a layer", "layers")),
-}
-"""For each cut of layers their own size, further rules, and the names of `_size_faults`."""

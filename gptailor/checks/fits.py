@@ -180,22 +180,28 @@ def every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
 
 @rule("P721")
 def cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each size below 1, text without a name, and setting out of range."""
+    """Yield a fault for each size below 1, and each ridge that is negative or has no fit."""
     for name, cut in plan.cuts.items():
         at: Place = (name, "size")
         ends = cut.size.between if isinstance(cut.size, p.SizeRange) else (cut.size,)
         message = f"the size of '{name}' must be a whole number from 1 to {LARGEST}"
         yield from _beyond(Fault("P721", message, at), *ends)
-        if not cut.on:
-            yield Fault("P721", f"the text of '{name}' has no name", (name, "on"))
-        message = f"'tokens' of '{name}' must be a whole number from 1 to {LARGEST}"
-        yield from _beyond(Fault("P721", message, (name, "tokens")), cut.tokens)
         if cut.ridge is not None and name != "width":
             message = f"'{name}' has no 'ridge': nothing is fitted"
             yield Fault("P721", message, (name, "ridge"), "leave it out")
         elif cut.ridge is not None and cut.ridge < 0:
             message = "'ridge' must be a number of at least 0"
             yield Fault("P721", message, (name, "ridge"))
+
+
+@rule("P721")
+def text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each text of a fit without a name, and number of tokens out of range."""
+    for name, fit in plan.text_fits.items():
+        if not fit.on:
+            yield Fault("P721", f"the text of '{name}' has no name", (name, "on"))
+        message = f"'tokens' of '{name}' must be a whole number from 1 to {LARGEST}"
+        yield from _beyond(Fault("P721", message, (name, "tokens")), fit.tokens)
 
 
 @rule("P310")

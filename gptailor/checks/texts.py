@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 from gptailor.checkpoint.datasets import CalibrationError, check_first_row
-from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_cut import token_counter
-from gptailor.checks.bridges import inputs_of_bridges
-from gptailor.checks.cut_sizes import model_experts, model_width
+from gptailor.checks.fit_tokens import least_tokens
 from gptailor.plan.faults import Fault, Place, PlanError, locate, nearest_path
 from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
 from gptailor.plan.registry import OBJECTIVES, RowForm
@@ -109,20 +107,18 @@ def short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
 
 def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
     """Yield the tokens that a plan needs of its texts; a fit's inputs if the models are known."""
-    inputs = inputs_of_bridges(checked) if checked is not None else {}
-    for i, bridge in enumerate(plan.bridges):
-        at, width = ("bridges", i, "on"), inputs.get(i, 0)
-        asked = bridge.tokens if isinstance(bridge.tokens, int) else 0
-        if width > asked:
-            yield _Need(at, width, "a bridge", _fit_help(width))
+    least = {} if checked is None else {fit.at: fit for fit in least_tokens(checked)}
+    fits: list[tuple[Place, str, object]] = [
+        *(((("bridges", i), "bridge", bridge.tokens)) for i, bridge in enumerate(plan.bridges)),
+        *(((name,), name, fit.tokens) for name, fit in plan.text_fits.items()),
+    ]
+    for at, word, named in fits:
+        asked = named if isinstance(named, int) else 0
+        fit = least.get(at)
+        if fit is not None and fit.least > asked:
+            yield _Need((*at, "on"), fit.least, fit.user, fit.reason)
         elif asked:
-            yield _Need(at, asked, "'bridge'")
-    for name, cut in plan.cuts.items():
-        least, help_ = (0, "") if checked is None else _least_of_cut(name, checked)
-        asked = cut.tokens or 0
-        if tokens := max(asked, least):
-            help_ = help_ if least > asked else FEWER_TOKENS
-            yield _Need((name, "on"), tokens, f"'{name}'", help_)
+            yield _Need((*at, "on"), asked, f"'{word}'")
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):
@@ -139,22 +135,6 @@ def few_samples(plan: Plan, most: int, objective: str, size: int) -> Fault:
     stated = plan.search is not None and (plan.search.fidelity or (0, 0))[1] == most
     fault = Fault("C815", message, ("search", "fidelity") if stated else (), help_)
     return locate([fault], plan.origin)[0]
-
-
-def _least_of_cut(name: str, checked: Checked) -> tuple[int, str]:
-    """Return the least number of tokens that a cut needs, and the reason."""
-    if name == "width":
-        own = model_width(checked)
-        return (0, "") if isinstance(own, Refusal) else (own, _fit_help(own))
-    if name == "experts":
-        own = model_experts(checked)
-        help_ = f"{own} experts are compared; a hundred times as many tokens are a good start"
-        return (0, "") if isinstance(own, Refusal) else (own, help_)
-    return 0, ""
-
-
-def _fit_help(inputs: int) -> str:
-    return f"a fit on {inputs:,} inputs needs them; ten times as many are a good start"
 
 
 def _tokens_of(path: Path, checked: Checked) -> int | None:

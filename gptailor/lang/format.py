@@ -13,13 +13,13 @@ from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse, plan_or_file
 from gptailor.lang.words import (
     FORMS,
-    cut_words,
     groups,
     heal_lines,
     model_source,
     objective_words,
     rest_words,
     statement_words,
+    text_fit_words,
     value_words,
 )
 from gptailor.plan import plan as p
@@ -194,8 +194,9 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         if (recipe := getattr(plan, where)) is not None:
             yield _Line("output", (i, where), rest_words(where, recipe))
     yield from _entry_lines(plan, joined)
-    for name, cut in plan.cuts.items():
-        yield _Line("changes", (5, p.CUTS.index(name)), f"{name} {cut_words(cut)}")
+    fields = [*p.Plan.model_fields]
+    for name, fit in plan.text_fits.items():
+        yield _Line("changes", (5, fields.index(name)), f"{name} {text_fit_words(fit)}")
     if plan.heal is not None:
         yield _Line("changes", (7, ()), heal_lines(plan.heal, _WIDTH))
     yield from _block_lines(plan)

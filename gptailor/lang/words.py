@@ -251,14 +251,15 @@ def _repeat_words(entry: p.Repeat | p.RepeatWindow) -> str:
     return f"L{entry.first}{end}{times}"
 
 
-def cut_words(cut: p.SizeCut) -> str:
+def text_fit_words(fit: p.TextFit) -> str:
     """Return `1024..1536 step 128 on "text" tokens 65536`."""
-    return f'{size_words(cut.size)} on "{cut.on}"{_setting_words(cut, "tokens", "ridge")}'
+    size = f"{size_words(fit.size)} " if isinstance(fit, p.SizeCut) else ""
+    return f'{size}on "{fit.on}"{_setting_words(fit, "tokens", "ridge")}'
 
 
 def _setting_words(entry: p.Closed, *names: str) -> str:
     """Return ` tokens 65536 ridge 0.1`, those of the settings that an entry has."""
-    given = ((name, getattr(entry, name)) for name in names)
+    given = ((name, getattr(entry, name, None)) for name in names)
     return "".join(f" {name} {argument_words(v)}" for name, v in given if v is not None)
 
 

@@ -211,7 +211,7 @@ def fit_tensors(
     if not prepared.repaired:
         return None
     refuse_unusable_texts(prepared.checked)
-    fewer = "experts" in prepared.resolved.cuts
+    fewer = "experts" in prepared.plan.cuts
     require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
     from gptailor.evaluation.fits.repair import fit
 

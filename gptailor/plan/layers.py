@@ -197,5 +197,5 @@ def undone(plan: Plan) -> Plan:
     A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
     healing has its whole vocabulary: `gptailor.evaluation.fits.heal.whole_vocabulary`.
     """
-    cuts = {name: None for name in plan.cuts if name != "vocabulary"}
-    return plan.model_copy(update={"drops": (), **cuts, "bridges": (), "heal": None})
+    fits = {name: None for name in plan.text_fits if name != "vocabulary"}
+    return plan.model_copy(update={"drops": (), **fits, "bridges": (), "heal": None})

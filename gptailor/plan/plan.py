@@ -59,6 +59,7 @@ from gptailor.plan.recipe import (
     Subset,
     Take,
 )
+from gptailor.plan.registry import WIDTH_RIDGE
 from gptailor.plan.search_block import Bound, Expectation, Objective, Requirement, Search
 
 __all__ = [
@@ -220,17 +221,39 @@ CUTS: Final[tuple[Literal["vocabulary", "width", "experts"], ...]] = (
 """The statements that make something smaller than layers; each is a field of a plan."""
 
 
+class _Sized(Closed):
+    size: Size
+
+
+class TextFit(Closed):
+    """A change of the output that one text decides, and the number of tokens that are read of it.
+
+    A plan has at most one of each kind, in a field that its statement's word names.
+    """
+
+    on: str
+    tokens: int | None = None
+
+
 @final
-class SizeCut(Closed):
+class SizeCut(TextFit, _Sized):
     """A smaller size, and the text whose use decides what stays.
 
     `size` is the number of a vocabulary's tokens, of each MLP's neurons, or of a layer's experts.
     """
 
-    size: Size
-    on: str
-    tokens: int | None = None
     ridge: Number | None = None
+
+    @property
+    def closed_size(self) -> int:
+        """Return the size in a closed plan."""
+        assert isinstance(self.size, int), "an open plan"
+        return self.size
+
+    @property
+    def closed_ridge(self) -> float:
+        """Return the ridge of a narrower MLP, or its default."""
+        return WIDTH_RIDGE if self.ridge is None else float(self.ridge)
 
 
 @final
@@ -556,25 +579,29 @@ class Plan(Closed):
         if self.heal is None:
             return False
         drops = self.drops or self.drop_any or self.windows
-        return bool(drops or self.cuts or self.stack or self.heal.has_other_teacher)
+        return bool(drops or self.text_fits or self.stack or self.heal.has_other_teacher)
+
+    @property
+    def text_fits(self) -> dict[str, TextFit]:
+        """Return the plan's changes that one text decides, by their statements' words."""
+        return {name: value for name, value in self if isinstance(value, TextFit)}
 
     @property
     def cuts(self) -> dict[str, SizeCut]:
         """Return the plan's cuts by their statements' words, in the order of `CUTS`."""
-        cuts = {name: getattr(self, name) for name in CUTS}
-        return {name: cut for name, cut in cuts.items() if cut is not None}
+        return {name: fit for name, fit in self.text_fits.items() if isinstance(fit, SizeCut)}
 
     @property
     def is_fitted(self) -> bool:
         """Return whether texts decide the output: the plan cuts, bridges or heals."""
-        return bool(self.cuts or self.bridges or self.heal)
+        return bool(self.text_fits or self.bridges or self.heal)
 
     @property
     def calibration_texts(self) -> tuple[tuple[Place, str], ...]:
         """Return the texts that cuts, bridges and healing read, and their places."""
         healed = self.heal.on if self.heal is not None else ()
         return (
-            *(((name, "on"), cut.on) for name, cut in self.cuts.items()),
+            *(((name, "on"), fit.on) for name, fit in self.text_fits.items()),
             *((("bridges", i, "on"), bridge.on) for i, bridge in enumerate(self.bridges)),
             *((("heal", "on", i, "file"), text.file) for i, text in enumerate(healed)),
         )
@@ -585,7 +612,7 @@ class Plan(Closed):
         def renamed(entry: Any) -> Any:
             return entry.model_copy(update={"on": file_of(entry.on)})
 
-        update: dict[str, Any] = {name: renamed(cut) for name, cut in self.cuts.items()}
+        update: dict[str, Any] = {name: renamed(fit) for name, fit in self.text_fits.items()}
         update["bridges"] = tuple(map(renamed, self.bridges))
         update["heal"] = None if self.heal is None else self.heal.with_files(file_of)
         return self.model_copy(update=update)

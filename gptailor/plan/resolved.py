@@ -6,7 +6,6 @@ from fractions import Fraction
 from functools import cached_property
 from typing import final
 
-from gptailor.plan.faults import Place
 from gptailor.plan.layers import (
     Slot,
     block_of,
@@ -16,16 +15,14 @@ from gptailor.plan.layers import (
     slots_of,
     undone,
 )
-from gptailor.plan.plan import Heal, Named, Plan, SizeRange, TeacherAnswers, has_predictions
+from gptailor.plan.plan import Heal, Plan, TeacherAnswers, has_predictions
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
-    BRIDGE_TOKENS,
     HEAL_ANSWER_TOKENS,
     HEAL_RANK,
     HEAL_SEED,
     HEAL_TEMPERATURE,
     HEAL_TOKENS,
-    WIDTH_RIDGE,
 )
 from gptailor.plan.sites import open_choices
 from gptailor.plan.written_out import searched, written_out
@@ -39,8 +36,8 @@ class Gap:
     `after` is the last kept position before them, `until` the next kept one (the base's number of
     layers: the final norm), `index` the output's layer that `after` became. `start` and `end` are
     the numbers of both layers in the plan with nothing dropped: their positions, unless layers
-    repeat. `on` is the text as the plan names it, `at` the bridge's place in the plan,
-    and `by` a fit of another package.
+    repeat. `on` is the text as the plan names it, `tokens` their number if the plan names one, and
+    `by` a fit of another package.
     """
 
     after: int
@@ -49,31 +46,14 @@ class Gap:
     start: int
     end: int
     on: str
-    tokens: int
+    tokens: int | None
     ridge: float
-    at: Place
     by: str | None = None
 
     @property
     def name(self) -> str:
         """Return the gap's name in messages."""
         return f"the gap after L{self.after}"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class ClosedCut:
-    """A closed plan's cut of its vocabulary, width or experts to `size`.
-
-    `on` is the text as the plan names it, `at` the cut's place in the plan. `tokens` is None where
-    the plan names none. Only a narrower MLP has a `ridge`.
-    """
-
-    size: int
-    on: str
-    tokens: int | None
-    ridge: float
-    at: Place
 
 
 @final
@@ -121,7 +101,6 @@ class Healing:
     seed: int
     indices: tuple[int, ...]
     only_answers: bool = False
-    at: Place = ("heal",)
 
     @property
     def teachers(self) -> tuple[str | None, ...]:
@@ -194,16 +173,6 @@ class Resolved:
         return tuple(numbers[slot.position, slot.run] for slot in self.kept)
 
     @cached_property
-    def cuts(self) -> dict[str, ClosedCut]:
-        """Return the cuts of a closed plan by their words: `vocabulary`, `width`, `experts`."""
-        cuts = {}
-        for name, cut in self.plan.cuts.items():
-            assert not isinstance(cut.size, Named | SizeRange), "an open plan"
-            ridge = WIDTH_RIDGE if cut.ridge is None else float(cut.ridge)
-            cuts[name] = ClosedCut(cut.size, cut.on, cut.tokens, ridge, (name,))
-        return cuts
-
-    @cached_property
     def gaps(self) -> tuple[Gap, ...]:
         """Return the gaps of a closed plan that a bridge closes, in order.
 
@@ -224,14 +193,12 @@ class Resolved:
             if until == after + 1 or i is None or inside:
                 continue
             bridge = plan.bridges[i]
-            tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
             ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
-            assert isinstance(tokens, int), "an open plan"
+            assert isinstance(bridge.tokens, int | None), "an open plan"
             assert isinstance(ridge, int | float), "an open plan"
             start, end = numbers[index : index + 2]
-            at: Place = ("bridges", i)
             ends = after, until, index, start, end
-            gaps.append(Gap(*ends, bridge.on, tokens, float(ridge), at, bridge.by))
+            gaps.append(Gap(*ends, bridge.on, bridge.tokens, float(ridge), bridge.by))
         return tuple(gaps)
 
     @cached_property
@@ -245,7 +212,7 @@ class Resolved:
             return None
         named = heal.layers
         trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
-        cut = self.plan.stack or self.plan.drops or self.plan.cuts
+        cut = self.plan.stack or self.plan.drops or self.plan.text_fits
         if not trained or not (cut or heal.has_other_teacher):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank

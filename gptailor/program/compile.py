@@ -20,7 +20,7 @@ from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
-from gptailor.program.fits import FITS, layer_cuts
+from gptailor.program.fits import FITS, LAYER_CUTS, layer_cuts
 from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, base_layer, needs_base, unrefused
@@ -278,10 +278,13 @@ def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -
 UNREPAIRED_PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
     cast,
     fold_scales,
-    *(fit.mark for fit in FITS if fit.mark and fit.resized),
+    *(fit.mark for fit in FITS if fit.mark and fit.word in LAYER_CUTS),
 )
 """Passes over the draft, in this order."""
-PASSES = (*UNREPAIRED_PASSES, *(fit.mark for fit in FITS if fit.mark and not fit.resized))
+PASSES = (
+    *UNREPAIRED_PASSES,
+    *(fit.mark for fit in FITS if fit.mark and fit.word not in LAYER_CUTS),
+)
 """All passes, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration
@@ -304,9 +307,8 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
-    resized = {fit.word: fit.resized for fit in FITS if fit.resized}
     for word, (own, cut) in layer_cuts(checked).items():
-        config = unrefused(resized[word](layout, config, own, cut.size))
+        config = unrefused(LAYER_CUTS[word].resized(layout, config, own, cut.closed_size))
     if checked.plan.dtype is not None:
         config = vision.with_dtype(config, checked.plan.dtype)
     text = vision.text_of(config) if layout.wrapped else config

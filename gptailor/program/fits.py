@@ -15,19 +15,22 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import mixture
 from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.plan import layers as outline
 from gptailor.plan.events import FitResult, FitText
-from gptailor.plan.resolved import ClosedCut, Gap, Healing
+from gptailor.plan.plan import SizeCut, TextFit
+from gptailor.plan.registry import EXPERT_TOKENS, WIDTH_TOKENS
+from gptailor.plan.resolved import Gap, Healing
 from gptailor.program import program as p
 from gptailor.program.packages import fit_provider
 from gptailor.program.sources import Checked, Use, unrefused
 from gptailor.program.vocabulary_rows import kept_rows
 
-FitPlan: TypeAlias = ClosedCut | Gap | Healing
+FitPlan: TypeAlias = TextFit | Gap | Healing
 """A fit of a closed plan with its settings."""
 
 
@@ -37,28 +40,44 @@ class FitStatement:
     """A statement that texts decide, by its word.
 
     `find` returns a closed plan's fits by their places: the word, or the layer before a gap.
-    `mark` marks the tensors that the fit decides. A cut of layers changes their shapes too, and
-    `resized` changes the number in the configuration. `maker` is the class that makes the fit. A
-    vocabulary has none, because headers and the text alone decide its rows.
+    `mark` marks the tensors that the fit decides; a cut of layers changes their shapes too. `maker`
+    is the class that makes the fit. A vocabulary has none, because headers and the text alone
+    decide its rows.
     """
 
     word: str
     find: Callable[[Checked], Mapping[str, FitPlan]]
     mark: Callable[[p.Program, Checked], p.Program] | None = None
     maker: str | None = None
-    resized: Callable[..., dict[str, Any] | Refusal] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class LayerCut:
+    """A cut of all layers: what they have fewer of, its `noun`, and its default `tokens`.
+
+    `refused` returns why a family's layers can't be cut. `count` returns the size of a layer as it
+    is stored, a refusal, or None for a layer to leave out. `resized` returns the configuration for
+    layers with another size.
+    """
+
+    noun: str
+    tokens: int
+    refused: Callable[[Layout], str | None]
+    count: Callable[[Use], int | Refusal | None]
+    resized: Callable[[Layout, Mapping[str, Any], int, int], dict[str, Any] | Refusal]
 
 
 # ------------------------------------------------------------------------------------ a plan's fits
 
 
-def layer_width(use: Use) -> int | Refusal:
+def _layer_width(use: Use) -> int | Refusal:
     """Return the number of neurons of a layer's MLP as it is stored; or a refusal."""
     shapes = {name: tensor.spec.shape for name, tensor in use.model.part(use.layer, "mlp").items()}
     return widths.mlp_width(use.model.layout, shapes)
 
 
-def expert_count(use: Use) -> int | Refusal | None:
+def _expert_count(use: Use) -> int | Refusal | None:
     """Return the experts of a model's layer as it is stored; None for a dense layer."""
     shapes = {
         name: tensor.spec.shape
@@ -69,24 +88,38 @@ def expert_count(use: Use) -> int | Refusal | None:
     return experts.count if isinstance(experts, LayerExperts) else experts
 
 
-def layer_cuts(checked: Checked) -> dict[str, tuple[int, ClosedCut]]:
+def _unknown(layout: Layout) -> str | None:
+    return None if layout.known else f"model type '{layout.model_type}' is not known"
+
+
+LAYER_CUTS: Mapping[str, LayerCut] = {
+    "width": LayerCut("neurons", WIDTH_TOKENS, widths.no_width, _layer_width, widths.with_width),
+    "experts": LayerCut(
+        "experts", EXPERT_TOKENS, _unknown, _expert_count, mixture.with_expert_count
+    ),
+}
+"""The cuts of all layers by their words."""
+
+
+def layer_cuts(checked: Checked) -> dict[str, tuple[int, SizeCut]]:
     """Return the size of a plan's layers before each cut, and the cut: `width`, `experts`.
 
     A cut to the size that the layers have is left out, and one of experts where no sparse layer is
     kept.
     """
     found = {}
-    for word, size_of in (("width", layer_width), ("experts", expert_count)):
-        if (cut := checked.resolved.cuts.get(word)) is not None:
-            sizes = (size_of(checked.uses(slot, "mlp")[0]) for slot in checked.resolved.kept)
-            own = next((size for size in sizes if isinstance(size, int)), cut.size)
+    for word, layers in LAYER_CUTS.items():
+        if (cut := checked.resolved.plan.cuts.get(word)) is not None:
+            sizes = (layers.count(checked.uses(slot, "mlp")[0]) for slot in checked.resolved.kept)
+            own = next((size for size in sizes if isinstance(size, int)), cut.closed_size)
             if own != cut.size:
                 found[word] = own, cut
     return found
 
 
 def _vocabulary(checked: Checked) -> Mapping[str, FitPlan]:
-    return {} if checked.token_cut is None else {"vocabulary": checked.resolved.cuts["vocabulary"]}
+    fits = checked.resolved.plan.text_fits
+    return {} if checked.token_cut is None else {"vocabulary": fits["vocabulary"]}
 
 
 def _layer_cut(word: str, checked: Checked) -> Mapping[str, FitPlan]:
@@ -115,7 +148,7 @@ def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
         neurons = widths.neurons_in(layout, name, spec.shape) if name else None
         if neurons is None:
             return output
-        shape = resized(spec.shape, neurons.axis, cut.size * neurons.copies)
+        shape = resized(spec.shape, neurons.axis, cut.closed_size * neurons.copies)
         make = p.Marked("width", p.unfitted(output.make), cut)
         return replace(output, spec=replace(spec, shape=shape), make=make)
 
@@ -131,7 +164,7 @@ def keep_experts(program: p.Program, checked: Checked) -> p.Program:
         return program
     (_, cut), resolved = cuts["experts"], checked.resolved
     kept = resolved.kept_experts
-    numbers = [tuple(range(cut.size))] * len(resolved.kept)
+    numbers = [tuple(range(cut.closed_size))] * len(resolved.kept)
     if kept is not None:
         numbers = [kept[number] for number in resolved.undone_numbers]
     outputs: list[p.Output] = []
@@ -151,7 +184,7 @@ def _cut_layer(
     layer: Sequence[p.Output],
     experts: LayerExperts,
     kept: Sequence[int],
-    cut: ClosedCut | None,
+    cut: SizeCut | None,
 ) -> Iterator[p.Output]:
     """Yield the tensors of a layer with the experts `kept`; with a `cut` as marked ones."""
     places = {number: place for place, number in enumerate(kept)}
@@ -168,7 +201,7 @@ def _cut_layer(
             yield _marked(placed, cut)
 
 
-def _marked(output: p.Output, cut: ClosedCut | None) -> p.Output:
+def _marked(output: p.Output, cut: SizeCut | None) -> p.Output:
     if cut is None:
         return output
     return replace(output, make=p.Marked("experts", p.unfitted(output.make), cut))
@@ -251,18 +284,13 @@ def marked(program: p.Program, word: str, decided: Mapping[str, FitPlan]) -> p.P
 _MAKERS = "gptailor.evaluation.fits"
 FITS = (
     FitStatement(
-        "width",
-        partial(_layer_cut, "width"),
-        narrow_mlps,
-        f"{_MAKERS}.narrower:Narrower",
-        widths.with_width,
+        "width", partial(_layer_cut, "width"), narrow_mlps, f"{_MAKERS}.narrower:Narrower"
     ),
     FitStatement(
         "experts",
         partial(_layer_cut, "experts"),
         keep_experts,
         f"{_MAKERS}.expert_chooser:ExpertChooser",
-        mixture.with_expert_count,
     ),
     FitStatement("bridge", _bridges, mark_bridges, f"{_MAKERS}.bridge.fit:Bridger"),
     FitStatement("heal", _healing, mark_healing, f"{_MAKERS}.heal.heal:Healer"),

@@ -20,7 +20,8 @@ from gptailor.checkpoint.tensor import (
     tensors_in,
 )
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.resolved import ClosedCut, Gap, Healing
+from gptailor.plan.plan import SizeCut, TextFit
+from gptailor.plan.resolved import Gap, Healing
 
 Arguments = tuple[tuple[str, int | float | str | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
@@ -114,7 +115,7 @@ class Marked:
 
     word: str
     make: "Instruction"
-    fit: ClosedCut | Gap | Healing
+    fit: TextFit | Gap | Healing
     provider: str = ""
 
 
@@ -277,9 +278,10 @@ def _instruction(make: Instruction) -> str:
             return f"heal({inner}, rank {'full' if rank is None else rank}, {files})"
         case Gap(after=after, until=until, on=on):
             return f"bridge({inner}, L{after} to L{until}, {on!r})"
-        case ClosedCut(size=size, on=on):
+        case TextFit(on=on) as fit:
             inner = of_expert(inner, "*") if make.word == "experts" else inner
-            return f"{make.word}({inner}, {size}, {on!r})"
+            size = f"{fit.size}, " if isinstance(fit, SizeCut) else ""
+            return f"{make.word}({inner}, {size}{on!r})"
 
 
 def _combination(make: Combine) -> str:

@@ -60,14 +60,14 @@ def _section(
     words: str, columns: Mapping[str, str], resolved: Resolved, results: Sequence[FitResult]
 ) -> list[str]:
     """Return sentences, and a table with a row for each result; `columns` are cells by headers."""
-    plans = {**resolved.cuts, **{f"L{gap.after}": gap for gap in resolved.gaps}}
+    plans = {**resolved.plan.text_fits, **{f"L{gap.after}": gap for gap in resolved.gaps}}
     by = (f"`{g.by}`" if isinstance(g, Gap) and g.by else "least squares" for g in plans.values())
     rows = []
     for result in results:
-        shares = {name: _share_words(number) for name, number in result.numbers.items()}
-        shares.setdefault("held_out", "unknown")  # another package's fit has no numbers
+        numbers = {name: _Number(number) for name, number in result.numbers.items()}
+        numbers.setdefault("held_out", _Number("nan"))  # another package's fit has no numbers
         cells = " | ".join(columns.values())
-        facts = {"plan": plans[result.at], "at": result.at, "tokens": result.tokens, **shares}
+        facts = {"plan": plans[result.at], "at": result.at, "tokens": result.tokens, **numbers}
         rows.append(f"| {cells.format_map(facts)} |")
     return [
         words.format(plan=plans[results[0].at], by=listed(dict.fromkeys(by))),
@@ -79,8 +79,12 @@ def _section(
     ]
 
 
-def _share_words(share: float) -> str:
-    return "unknown" if math.isnan(share) else f"{share:.1%}"
+@final
+class _Number(float):
+    """A number of a result, which is unknown if it is NaN."""
+
+    def __format__(self, form: str) -> str:
+        return "unknown" if math.isnan(self) else super().__format__(form)
 
 
 # --------------------------------------------------------------------------------------- vocabulary
@@ -91,7 +95,7 @@ def _vocabulary_line(result: FitResult) -> str:
 
 
 def _vocabulary(resolved: Resolved, results: Sequence[FitResult]) -> list[str]:
-    report, text = token_cut_report(results[0]), resolved.cuts["vocabulary"].on
+    report, text = token_cut_report(results[0]), resolved.plan.cuts["vocabulary"].on
     before, after = (report.size / max(1, count) for count in (report.before, report.after))
     return [
         f"The vocabulary has the special tokens, all letters or bytes, and the most used tokens of "
@@ -212,7 +216,7 @@ FIT_WORDS: Mapping[str, FitWords] = {
                 "experts": "{plan.size:,}",
                 "text": "`{plan.on}`",
                 "tokens": "{tokens:,}",
-                "share": "{share}",
+                "share": "{share:.1%}",
             },
         ),
         {
@@ -236,8 +240,8 @@ FIT_WORDS: Mapping[str, FitWords] = {
                 "neurons": "{plan.size:,}",
                 "text": "`{plan.on}`",
                 "tokens": "{tokens:,}",
-                "ridge": "{plan.ridge!r}",
-                "recovered": "{recovered}",
+                "ridge": "{plan.closed_ridge!r}",
+                "recovered": "{recovered:.1%}",
             },
         ),
         {"narrowing": "narrowing {0.total} MLPs to {0.numbers[size]:,} neurons"},
@@ -258,7 +262,7 @@ FIT_WORDS: Mapping[str, FitWords] = {
                 "text": "`{plan.on}`",
                 "tokens": "{tokens:,}",
                 "ridge": "{plan.ridge!r}",
-                "recovered": "{held_out}",
+                "recovered": "{held_out:.1%}",
             },
         ),
         {"bridging": "bridging {0.at}"},

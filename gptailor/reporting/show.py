@@ -237,7 +237,7 @@ def other_rows(resolved: Resolved) -> list[Row]:
             if recipe is not None
         ),
         *([Row("dtype", plan.dtype)] if plan.dtype is not None else []),
-        *(Row(name, tailor.cut_words(cut)) for name, cut in plan.cuts.items()),
+        *(Row(name, tailor.text_fit_words(fit)) for name, fit in plan.text_fits.items()),
         *(Row(*tailor.keyword_and_words(e)) for e in (*plan.bridges, *healed, *plan.expects)),
     ]
 

@@ -14,7 +14,7 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.output.lock import SUFFIX, read_lock
 from gptailor.output.used_plan import used_plan
-from gptailor.plan.plan import CUTS, Plan
+from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.measure import excess
 from gptailor.reporting.terminal_encoding import escaped_control
@@ -156,7 +156,7 @@ def put_picked(plan: PickedPlan, file: Path, *, force: bool = False) -> None:
 def seen_from(plan: Plan, place: Path | None) -> Plan:
     """Return the plan with its paths as seen from a folder, or absolute."""
     used = used_plan(prepare(plan), place)
-    moved = ("models", *CUTS, "bridges", "heal", "chat_template", "expects")
+    moved = ("models", *plan.text_fits, "bridges", "heal", "chat_template", "expects")
     paths = {name: getattr(used, name) for name in moved}
     return plan.model_copy(update=paths)
 

@@ -219,4 +219,4 @@ def read_run(run: str | Path) -> RunReading:
 
 def _cut_alike(plan: Resolved) -> Hashable:
     """Return the number of a plan's layers with the sizes that its cuts leave."""
-    return len(plan.kept), tuple((word, cut.size) for word, cut in sorted(plan.cuts.items()))
+    return len(plan.kept), tuple((word, cut.size) for word, cut in sorted(plan.plan.cuts.items()))

@@ -156,7 +156,9 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
         raise ConversionError("the plan has open choices, which mergekit doesn't support")
     fits = {"scale": plan.scales, "bridge": plan.bridges}
     places = {name: f"{name}s[0]" for name, entries in fits.items() if entries}
-    places |= {name: name for name in (*plan.cuts, *(["heal"] if plan.heal is not None else []))}
+    places |= {
+        name: name for name in (*plan.text_fits, *(["heal"] if plan.heal is not None else []))
+    }
     for name, place in places.items():
         raise ConversionError(f"mergekit has nothing like '{name}'", place=place)
     if plan.stack is None and layers is None:

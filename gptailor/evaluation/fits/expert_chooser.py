@@ -67,7 +67,7 @@ class ExpertChooser(Fit):
     @staticmethod
     def cost(sizes: PlanSizes) -> RepairEstimate:
         """Estimate the cost of a pass through all layers."""
-        cut = sizes.plan.cuts["experts"]
+        cut = sizes.plan.plan.cuts["experts"]
         tokens = read_tokens(sizes.plan.declared, cut.on, cut.tokens or EXPERT_TOKENS)
         work = 2 * tokens * sum(sizes.layers)
         return sizes.estimate("choosing experts", tokens, work, sizes.states(tokens))
@@ -80,18 +80,14 @@ class ExpertChooser(Fit):
         """
         resolved, (own, cut) = fitted.resolved, layer_cuts(fitted.checked)["experts"]
         undone = self.table.contents(resolved.undone)
-        text = self.text(
-            resolved.declared, cut.on, cut.tokens or EXPERT_TOKENS, own,
-            named=cut.tokens is not None, statement="experts",
-        )  # fmt: skip
-
+        text = self.text(resolved.declared, "experts", cut, EXPERT_TOKENS, own)
         layers = self.by_layer(
             undone, resolved.undone.kept, text, ("experts", "comparing experts"),
-            partial(_values_of, own), on_event, size=cut.size,
+            partial(_values_of, own), on_event, size=cut.closed_size,
         )  # fmt: skip
         values = [ExpertValues(**layer) if layer else None for layer in layers]
         groups = routing(self.layout, self.table.models["base"].config).groups
-        kept = tuple(() if v is None else v.kept(cut.size, groups) for v in values)
+        kept = tuple(() if v is None else v.kept(cut.closed_size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]
         numbers = {"stay": max(map(len, kept)), "share": sum(shares) / max(1, len(shares))}
         result = FitResult("experts", "experts", (fit_text(text.digest, text.tokens),), numbers)

@@ -33,9 +33,9 @@ from gptailor.methods import rounding
 from gptailor.plan.events import FitResult, FitText, OnEvent, Progress
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot
-from gptailor.plan.plan import Plan, has_predictions
+from gptailor.plan.plan import Plan, TextFit, has_predictions
 from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import Prepared, calibration_path
 from gptailor.program.compile import compile_plan
 from gptailor.program.output_tokenizer import output_tokenizer
@@ -156,23 +156,23 @@ class KeptFits:
     def text(
         self,
         plan: Plan,
-        on: str,
-        tokens: int,
-        inputs: int,
-        *,
-        named: bool,
         statement: str,
+        fit: TextFit | Gap,
+        default: int,
+        inputs: int,
     ) -> CalibrationText:
-        """Return `tokens` of the text that a statement of a plan names, which is read once.
+        """Return the text that a fit reads, once: as many tokens as the plan names, or `default`.
 
-        Raises CalibrationError (C806) for a text with fewer tokens than the fit has `inputs`, and,
-        if the plan has `named` their number, with fewer than that.
+        Raises CalibrationError (C806) for a text with fewer tokens than the fit has `inputs`, or
+        than the plan names.
         """
-        owner, path = output_tokenizer(plan, self.table.models), calibration_path(plan, on)
-        key = (path, tokens, named, owner.name, owner.token_cut)
+        owner, path = output_tokenizer(plan, self.table.models), calibration_path(plan, fit.on)
+        key = (path, fit.tokens, default, owner.name, owner.token_cut)
         if key not in self._texts:
-            encoder, exactly = plan_encoder(plan, self.table.models), statement if named else None
-            self._texts[key] = calibration_text(path, tokens, encoder, exactly=exactly)
+            exactly = None if fit.tokens is None else statement
+            self._texts[key] = calibration_text(
+                path, fit.tokens or default, plan_encoder(plan, self.table.models), exactly=exactly
+            )
         text = self._texts[key]
         if text.tokens < inputs:
             message = f"the text has {text.tokens:,} tokens, and '{statement}' needs at least"

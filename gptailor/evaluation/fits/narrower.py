@@ -38,8 +38,8 @@ from gptailor.evaluation.fits.fit import (
 )
 from gptailor.evaluation.live import content_keys
 from gptailor.plan.events import FitResult, OnEvent
+from gptailor.plan.plan import SizeCut
 from gptailor.plan.registry import WIDTH_TOKENS
-from gptailor.plan.resolved import ClosedCut
 from gptailor.program.fits import layer_cuts
 from gptailor.program.program import Output
 
@@ -73,14 +73,11 @@ class Narrower(Fit):
         resolved, (width, cut) = fitted.resolved, layer_cuts(fitted.checked)["width"]
         undone = self.table.contents(resolved.undone)
         hidden = self._down(undone.layers[0]).spec.elements // width
-        text = self.text(
-            resolved.declared, cut.on, cut.tokens or WIDTH_TOKENS, width,
-            named=cut.tokens is not None, statement="width",
-        )  # fmt: skip
+        text = self.text(resolved.declared, "width", cut, WIDTH_TOKENS, width)
         fits = self.by_layer(
             undone, resolved.undone.kept, text, ("MLP", "narrowing"),
-            partial(self._fit, cut, text), on_event, size=cut.size,
-            settings=(cut.size, cut.ridge), workspace=working_size(width, hidden),
+            partial(self._fit, cut, text), on_event, size=cut.closed_size,
+            settings=(cut.size, cut.closed_ridge), workspace=working_size(width, hidden),
             read=self._read,
         )  # fmt: skip
         recovered = math.fsum(float(fit[_HELD_OUT]) for fit in fits) / len(fits)
@@ -91,10 +88,10 @@ class Narrower(Fit):
         return fitted.having(changes, result)
 
     def _fit(
-        self, cut: ClosedCut, text: CalibrationText, walk: Pass, content: content_keys.Content
+        self, cut: SizeCut, text: CalibrationText, walk: Pass, content: content_keys.Content
     ) -> LayerResult:
         """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
-        ridge, output = cut.ridge, self._down(content)
+        ridge, output = cut.closed_ridge, self._down(content)
         name, down = output.spec.name, self.stitcher.tensors.of_layer(content, output)
         neurons = neurons_in(self.layout, name, down.shape)
         assert neurons is not None, "an output projection"
@@ -103,7 +100,7 @@ class Narrower(Fit):
         seen = walk.watched(lambda layer: regressors(layer, self.layout))
         pairs = ((last()[real], after[real]) for last, after, real in seen)
         sampled = add_tokens(sums, text, ((x, x[:, :0], after) for x, after in pairs))
-        kept = kept_neurons(sums, rows, cut.size, ridge)
+        kept = kept_neurons(sums, rows, cut.closed_size, ridge)
         solution = solve(sums_of_kept(sums, rows, kept), ridge)
         held_out = solution.held_out([_without(tokens, rows, kept) for tokens in sampled])
         narrow = {name: _sliced(down, neurons, kept.to(down.device))}

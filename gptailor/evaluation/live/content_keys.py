@@ -18,8 +18,8 @@ from gptailor.checkpoint.files import Stamp, quoted, stamp, stamps
 from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
-from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import ClosedCut, Resolved
+from gptailor.plan.plan import Plan, SizeCut
+from gptailor.plan.resolved import Resolved
 from gptailor.program.compile import compile_plan
 from gptailor.program.load import combine_tensors, load_tensor
 from gptailor.program.nested_models import with_made_models
@@ -295,7 +295,11 @@ class ContentTable:
 def _width(outputs: Iterable[Output]) -> dict[str, int]:
     """Return the width of a layer's narrower MLP as a part of its kind; {} without one."""
     marks = [o.make for o in outputs if isinstance(o.make, Marked)]
-    return {m.word: m.fit.size for m in marks if isinstance(m.fit, ClosedCut) and m.word == "width"}
+    return {
+        mark.word: mark.fit.closed_size
+        for mark in marks
+        if isinstance(mark.fit, SizeCut) and mark.word == "width"
+    }
 
 
 def instructions(outputs: Iterable[Output]) -> str:

@@ -139,7 +139,7 @@ def _statements(plan: p.Plan, *, repeats: bool) -> tuple[set[str], ...]:
     return (
         {tailor.statement_words([choice]) for _, choice in drops_by_choice(plan)},
         {tailor.statement_words([e]) for e in plan.repeats if repeats},
-        {f"{name} {tailor.cut_words(cut)}" for name, cut in plan.cuts.items()},
+        {f"{name} {tailor.text_fit_words(fit)}" for name, fit in plan.text_fits.items()},
         {tailor.statement_words([e]) for e in plan.bridges},
         {tailor.statement_words([plan.heal])} if plan.heal else set(),
         {tailor.statement_words([r]) for r in required},

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import gptailor
-from gptailor.checks.cut_sizes import model_width
+from gptailor.checks.cut_sizes import layers_size
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.plan import Plan
@@ -108,7 +108,7 @@ def test_neurons_that_give_zero_leave_without_a_trace(family: str, tmp_path: Pat
 
 
 def checked_width(plan: Plan) -> int:
-    own = model_width(prepare(plan).checked)
+    own = layers_size(prepare(plan).checked, "width")
     assert isinstance(own, int), own
     return own
 

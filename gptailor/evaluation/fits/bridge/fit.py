@@ -31,7 +31,7 @@ from gptailor.evaluation.fits.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.template import configuration
 from gptailor.plan.events import FitResult, OnEvent, Progress
-from gptailor.plan.registry import GAP_FITS
+from gptailor.plan.registry import BRIDGE_TOKENS, GAP_FITS
 from gptailor.plan.resolved import Gap
 from gptailor.program.packages import fit_provider
 from gptailor.program.program import Output
@@ -264,12 +264,9 @@ class Bridger(Fit):
         own = fitted.contents(self.stitcher)
         sizes = [self._widths(own.layers[gap.index]) for gap in gaps]
         texts = [
-            self.text(
-                resolved.declared, gap.on, gap.tokens, width, statement="bridge",
-                named=resolved.plan.bridges[int(gap.at[1])].tokens is not None,
-            )
+            self.text(resolved.declared, "bridge", gap, BRIDGE_TOKENS, width)
             for gap, (width, _) in zip(gaps, sizes, strict=True)
-        ]  # fmt: skip
+        ]
         self.stitcher.reserve(max(Statistics.size(*size) for size in sizes))
 
         @lru_cache(maxsize=1)

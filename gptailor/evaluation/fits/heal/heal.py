@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import final
 
@@ -380,14 +380,14 @@ class HealingJob:
         return self.memory(texts.tokens, texts.learned.tokens.shape[1])
 
     def student(self, texts: HealingTexts) -> tuple[Stitcher, ModelContents, ModelContents]:
-        """Return the student's stitcher, and its contents without and with bridges."""
+        """Return the student's stitcher, and its contents without and with bridges.
+
+        Fits after the bridges build on them, and are left out with them.
+        """
         student = self._stitcher(self.models, self.memory_of(texts).weights())
-        contents = begun = student.contents(self.resolved)
-        for word, changes in self.changes.items():
-            contents = student.table.with_fitted(contents, changes)
-            if word != "bridge":
-                begun = student.table.with_fitted(begun, changes)
-        return student, begun, contents
+        with_fitted, begun = student.table.with_fitted, student.contents(self.resolved)
+        stages = [*accumulate(self.changes.values(), with_fitted, initial=begun)]
+        return student, stages[[*self.changes, "bridge"].index("bridge")], stages[-1]
 
     def learn(
         self,
