@@ -83,7 +83,7 @@ class ExpertChooser(Fit):
         text = self.text(resolved.declared, "experts", cut, EXPERT_TOKENS, own)
         layers = self.by_layer(
             undone, resolved.undone.kept, text, ("experts", "comparing experts"),
-            partial(_values_of, own), on_event, size=cut.closed_size,
+            partial(_values_of, own), on_event, opening={"size": cut.closed_size},
         )  # fmt: skip
         values = [ExpertValues(**layer) if layer else None for layer in layers]
         groups = routing(self.layout, self.table.models["base"].config).groups

@@ -211,7 +211,7 @@ class KeptFits:
         measure: Callable[[Pass, Content], LayerResult],
         on_event: OnEvent,
         *,
-        size: int | None = None,
+        opening: Mapping[str, float] | None = None,
         settings: Sequence[object] = (),
         workspace: int = 0,
         read: Callable[[Content, LayerResult], LayerResult] = lambda _, kept: kept,
@@ -220,9 +220,9 @@ class KeptFits:
 
         `slots` are the layers. `measure` runs the next layer of the pass, whose content it
         receives; it takes `workspace` bytes on the device. `words` name the part of a layer in
-        errors, and the work in the events of `Progress`, of which the first one has the `size` that
-        stays. `settings` are further ones that decide the results. Memory keeps what `read` makes
-        of them.
+        errors, and the work in the events of `Progress`. The numbers of an `opening` stand in an
+        event before the first layer. `settings` are further ones that decide the results. Memory
+        keeps what `read` makes of them.
         """
         layers = contents.layers
 
@@ -238,8 +238,8 @@ class KeptFits:
                 on_event(Progress(words[1], number + 1, len(layers), seconds_left=left))
 
         def make() -> KeptTensors:
-            if size is not None:
-                on_event(Progress(words[1], 0, len(layers), numbers={"size": size}))
+            if opening is not None:
+                on_event(Progress(words[1], 0, len(layers), numbers=opening))
             self.stitcher.reserve(workspace)
             try:
                 return _joined(measured())

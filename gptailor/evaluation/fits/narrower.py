@@ -76,7 +76,7 @@ class Narrower(Fit):
         text = self.text(resolved.declared, "width", cut, WIDTH_TOKENS, width)
         fits = self.by_layer(
             undone, resolved.undone.kept, text, ("MLP", "narrowing"),
-            partial(self._fit, cut, text), on_event, size=cut.closed_size,
+            partial(self._fit, cut, text), on_event, opening={"size": cut.closed_size},
             settings=(cut.size, cut.closed_ridge), workspace=working_size(width, hidden),
             read=self._read,
         )  # fmt: skip
