@@ -15,7 +15,7 @@ from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.plan import Closed, Model
-from gptailor.program.fits import FITS, text_names
+from gptailor.program.fits import FITS, by_names
 
 _LOCK_VERSION = 1
 """The version of the lock's format."""
@@ -209,7 +209,7 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
 def _by_names(entry: str, value: Any) -> dict[str, Any]:
     """Return the texts of an entry of the file by their names."""
     if isinstance(value, list):
-        return dict(zip(text_names(entry, len(value)), value, strict=True))
+        return by_names({entry: value})
     if entry == "vocabulary" and isinstance(value, dict):
         counts = dict(value)
         file, tokens = counts.pop("file", None), counts.pop("before", None)

@@ -10,6 +10,7 @@
 A function that receives events ignores those that it doesn't know.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, final
@@ -104,6 +105,11 @@ class FitResult:
     def in_vain(self) -> bool:
         """Return whether no step of healing came nearer to the teacher, so that nothing changed."""
         return self.word == "heal" and self.numbers["healed"] >= self.numbers["start"]
+
+
+def seconds_left(begun: float, done: int, total: int) -> float:
+    """Return the time of the remaining work, since `begun` on the monotonic clock."""
+    return (time.monotonic() - begun) / done * (total - done)
 
 
 Event: TypeAlias = BytesDone | Progress | FitResult

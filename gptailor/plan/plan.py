@@ -59,7 +59,7 @@ from gptailor.plan.recipe import (
     Subset,
     Take,
 )
-from gptailor.plan.registry import WIDTH_RIDGE
+from gptailor.plan.registry import HEAL_ANSWER_TOKENS, HEAL_TEMPERATURE, WIDTH_RIDGE
 from gptailor.plan.search_block import Bound, Expectation, Objective, Requirement, Search
 
 __all__ = [
@@ -281,6 +281,16 @@ class TeacherAnswers(Closed):
 
     tokens: int | None = None
     temperature: Number | None = None
+
+    @property
+    def closed_tokens(self) -> int:
+        """Return the most tokens of an answer, by default `HEAL_ANSWER_TOKENS`."""
+        return HEAL_ANSWER_TOKENS if self.tokens is None else self.tokens
+
+    @property
+    def closed_temperature(self) -> float:
+        """Return the temperature at which answers are drawn, by default `HEAL_TEMPERATURE`."""
+        return HEAL_TEMPERATURE if self.temperature is None else float(self.temperature)
 
 
 PREDICTIONS_SUFFIX = ".parquet"

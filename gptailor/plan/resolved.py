@@ -1,6 +1,5 @@
 """A plan resolved for its base's number of layers: everything derived from it, computed once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -15,13 +14,11 @@ from gptailor.plan.layers import (
     slots_of,
     undone,
 )
-from gptailor.plan.plan import Heal, Plan, TeacherAnswers, has_predictions
+from gptailor.plan.plan import HealText, Plan
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
-    HEAL_ANSWER_TOKENS,
     HEAL_RANK,
     HEAL_SEED,
-    HEAL_TEMPERATURE,
     HEAL_TOKENS,
 )
 from gptailor.plan.sites import open_choices
@@ -58,49 +55,26 @@ class Gap:
 
 @final
 @dataclass(frozen=True, slots=True)
-class AnswerSettings:
-    """The most tokens of an answer, and the temperature at which they are drawn."""
-
-    tokens: int
-    temperature: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TaughtText:
-    """A text of a healing: its file as the plan names it, its teacher, its share of the tokens.
-
-    `teacher` is a model or None: the plan with nothing dropped. With `answers` the file has
-    prompts. A file of predictions has a teacher of its own. The shares of all texts sum to 1.
-    """
-
-    file: str
-    teacher: str | None
-    share: Fraction = Fraction(1)
-    answers: AnswerSettings | None = None
-
-    @property
-    def predicted(self) -> bool:
-        """Return whether the file has predictions."""
-        return has_predictions(self.file)
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class Healing:
     """The training of a closed plan's output, with its defaults filled in.
 
-    `tokens` are those of all texts together, `rank` is None where whole weights are trained,
-    `indices` are the output's layers that are trained. With `only_answers` only the tokens of
-    answers count.
+    `texts` have their teachers, None for the plan with nothing dropped. `tokens` are those of all
+    texts together, `rank` is None where whole weights are trained, `indices` are the output's
+    layers that are trained. With `only_answers` only the tokens of answers count.
     """
 
-    texts: tuple[TaughtText, ...]
+    texts: tuple[HealText, ...]
     tokens: int
     rank: int | None
     seed: int
     indices: tuple[int, ...]
     only_answers: bool = False
+
+    @property
+    def shares(self) -> tuple[Fraction, ...]:
+        """Return each text's share of the tokens."""
+        weights = [Fraction(text.weight) for text in self.texts]
+        return tuple(weight / sum(weights) for weight in weights)
 
     @property
     def teachers(self) -> tuple[str | None, ...]:
@@ -216,28 +190,14 @@ class Resolved:
         if not trained or not (cut or heal.has_other_teacher):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank
+        default = None if self.plan.stack is None else "base"
+        teachers = (teacher or default for teacher, _ in heal.taught)
+        pairs = zip(heal.on, teachers, strict=True)
         return Healing(
-            texts=tuple(self._taught_texts(heal)),
+            texts=tuple(text.model_copy(update={"teacher": teacher}) for text, teacher in pairs),
             tokens=HEAL_TOKENS if heal.tokens is None else heal.tokens,
             rank=rank if isinstance(rank, int) else None,
             seed=HEAL_SEED if heal.seed is None else heal.seed,
             indices=tuple(trained),
             only_answers=heal.loss == "answers",
         )
-
-    def _taught_texts(self, heal: Heal) -> Iterator[TaughtText]:
-        default = None if self.plan.stack is None else "base"
-        weights = [Fraction(text.weight) for text in heal.on]
-        for text, weight, (teacher, _) in zip(heal.on, weights, heal.taught, strict=True):
-            share = weight / sum(weights)
-            yield TaughtText(text.file, teacher or default, share, _answer_settings(text.answers))
-
-
-def _answer_settings(answers: TeacherAnswers | None) -> AnswerSettings | None:
-    if answers is None:
-        return None
-    tokens, temperature = answers.tokens, answers.temperature
-    return AnswerSettings(
-        HEAL_ANSWER_TOKENS if tokens is None else tokens,
-        HEAL_TEMPERATURE if temperature is None else float(temperature),
-    )

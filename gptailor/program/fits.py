@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from math import prod
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypeVar, final
 
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import mixture
@@ -30,6 +30,7 @@ from gptailor.program.packages import fit_provider
 from gptailor.program.sources import Checked, Use, unrefused
 from gptailor.program.vocabulary_rows import kept_rows
 
+_T = TypeVar("_T")
 FitPlan: TypeAlias = TextFit | Gap | Healing
 """A fit of a closed plan with its settings."""
 
@@ -299,27 +300,32 @@ FITS = (
 """All fits, those with a maker in their order of effect."""
 
 
-def text_names(at: str, count: int) -> tuple[str, ...]:
-    """Return the names of a fit's texts: its place, or `heal 1`, `heal 2` for several texts."""
-    return (at,) if count == 1 else tuple(f"{at} {i}" for i in range(1, count + 1))
+def by_names(texts: Mapping[str, Sequence[_T]]) -> dict[str, _T]:
+    """Return the texts of fits by their names: the fit's place, or `heal 1`, `heal 2` of several.
+
+    They are given by the places of their fits.
+    """
+    return {
+        at if len(several) == 1 else f"{at} {number}": text
+        for at, several in texts.items()
+        for number, text in enumerate(several, 1)
+    }
 
 
 def fit_texts(checked: Checked) -> dict[str, str]:
     """Return the texts of a closed plan's fits by their names, as the plan names them."""
-    texts: dict[str, str] = {}
-    for fit in FITS:
-        for at, plan in fit.find(checked).items():
-            read = [text.file for text in plan.texts] if isinstance(plan, Healing) else [plan.on]
-            texts |= zip(text_names(at, len(read)), read, strict=True)
-    return texts
+    fits = {at: plan for fit in FITS for at, plan in fit.find(checked).items()}
+    return by_names(
+        {
+            at: [text.file for text in plan.texts] if isinstance(plan, Healing) else [plan.on]
+            for at, plan in fits.items()
+        }
+    )
 
 
 def texts_read(results: Mapping[str, FitResult]) -> dict[str, FitText]:
     """Return the texts of results by their names."""
-    texts: dict[str, FitText] = {}
-    for at, result in results.items():
-        texts |= zip(text_names(at, len(result.texts)), result.texts, strict=True)
-    return texts
+    return by_names({at: result.texts for at, result in results.items()})
 
 
 def vocabulary_result(checked: Checked) -> dict[str, FitResult]:

@@ -9,7 +9,8 @@ from typing import final
 from gptailor.lang.words import range_words
 from gptailor.plan.events import FitResult
 from gptailor.plan.faults import listed
-from gptailor.plan.resolved import Gap, Resolved, TaughtText
+from gptailor.plan.plan import HealText
+from gptailor.plan.resolved import Gap, Resolved
 from gptailor.program.fits import token_cut_report
 from gptailor.reporting.quantities import vocabulary_in_words
 
@@ -183,18 +184,19 @@ def _distances(end: FitResult) -> str:
     return f"{where}: {', '.join(before)}, {healed:.3f} healed."
 
 
-def _teacher_words(text: TaughtText) -> str:
+def _teacher_words(text: HealText) -> str:
     """Return the teacher of a text of healing."""
     if text.predicted:
         return "the model that made the predictions"
     return "the same plan with nothing dropped" if text.teacher is None else f"`{text.teacher}`"
 
 
-def _text_words(text: TaughtText) -> str:
+def _text_words(text: HealText) -> str:
     """Return a text of healing: its file, or the answers to its prompts and how they were made."""
     if (answers := text.answers) is None:
         return f"`{text.file}`"
-    drawn = f"at most {answers.tokens:,} tokens each, temperature {answers.temperature:g}"
+    drawn = f"at most {answers.closed_tokens:,} tokens each"
+    drawn += f", temperature {answers.closed_temperature:g}"
     return f"the teacher's answers to `{text.file}` ({drawn})"
 
 

@@ -24,7 +24,7 @@ from gptailor.plan.registry import (
     HEAL_TEMPERATURE,
     HEAL_TOKENS,
 )
-from gptailor.plan.resolved import AnswerSettings, Healing, Resolved, TaughtText
+from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import prepare
 from gptailor.program.program import projections
 from gptailor.reporting.model_card import card
@@ -40,17 +40,19 @@ def healed(body: str, count: int = 8) -> Healing | None:
 
 def test_what_is_not_said_has_its_default() -> None:
     assert healed('drop L1\nheal on "t"', 4) == Healing(
-        (TaughtText("t", None),), HEAL_TOKENS, HEAL_RANK, HEAL_SEED, indices=(0, 1, 2)
+        (HealText(file="t"),), HEAL_TOKENS, HEAL_RANK, HEAL_SEED, indices=(0, 1, 2)
     )
 
 
 def test_what_is_said_holds_in_any_order() -> None:
-    wanted = Healing((TaughtText("t", "heal"),), 5, None, 3, (1, 3, 4), only_answers=True)
+    wanted = Healing(
+        (HealText(file="t", teacher="heal"),), 5, None, 3, (1, 3, 4), only_answers=True
+    )
     body = 'drop L2..L3\nheal L5..L6, L1 from heal on "t"'
     assert healed(f"{body} tokens 5 rank full seed 3 loss answers") == wanted
     assert healed(f"{body} loss answers seed 3 rank full tokens 5") == wanted
     assert healed('heal from full on "t" rank 7 loss all', 2) == Healing(
-        (TaughtText("t", "full"),), HEAL_TOKENS, 7, HEAL_SEED, indices=(0, 1)
+        (HealText(file="t", teacher="full"),), HEAL_TOKENS, 7, HEAL_SEED, indices=(0, 1)
     )
 
 
@@ -58,20 +60,23 @@ def test_texts_have_their_teachers_and_shares() -> None:
     body = 'drop L1\nheal on "t" from heal, answers("p") weight 2, "u" from full weight 0.5'
     healing = healed(body, 4)
     assert healing is not None
-    answers = AnswerSettings(HEAL_ANSWER_TOKENS, HEAL_TEMPERATURE)
-    assert healing.texts == (
-        TaughtText("t", "heal", Fraction(2, 7)),
-        TaughtText("p", None, Fraction(4, 7), answers),
-        TaughtText("u", "full", Fraction(1, 7)),
-    )
+    assert [text.teacher for text in healing.texts] == ["heal", None, "full"]
+    assert healing.shares == (Fraction(2, 7), Fraction(4, 7), Fraction(1, 7))
+    first, answered, last = (text.answers for text in healing.texts)
+    assert first is last is None
+    assert answered is not None
+    assert answered.closed_tokens == HEAL_ANSWER_TOKENS
+    assert answered.closed_temperature == HEAL_TEMPERATURE
     assert healing.teachers == ("heal", None, "full")
     stack = "stack { L0..L2 base; L1 heal }\n"
     healing = healed(f'{stack}heal on answers("t", tokens=9, temperature=0), "u" from heal')
     assert healing is not None
-    assert healing.texts == (
-        TaughtText("t", "base", Fraction(1, 2), AnswerSettings(9, 0.0)),
-        TaughtText("u", "heal", Fraction(1, 2)),
-    )
+    first_text, last_text = healing.texts
+    assert (first_text.teacher, last_text.teacher) == ("base", "heal")
+    assert healing.shares == (Fraction(1, 2), Fraction(1, 2))
+    assert first_text.answers is not None
+    assert first_text.answers.closed_tokens == 9
+    assert first_text.answers.closed_temperature == 0
 
 
 SAME_TEACHERS = [

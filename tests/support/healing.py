@@ -115,8 +115,8 @@ def text_of(plan: Plan, *, only_answers: bool = False) -> HealingTexts:
     assert plan.origin is not None
     folder = plan.origin.folder
     sources = [
-        file_source(folder / t.file, t.share, encoder, how.seed, only_answers=only_answers)
-        for t in how.texts
+        file_source(folder / text.file, share, encoder, how.seed, only_answers=only_answers)
+        for text, share in zip(how.texts, how.shares, strict=True)
     ]
     return healing_texts(
         sources, how.tokens, encoder, how.seed, exactly=True, only_answers=only_answers

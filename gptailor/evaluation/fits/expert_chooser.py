@@ -24,7 +24,6 @@ from gptailor.evaluation.fits.fit import (
     LayerResult,
     PlanSizes,
     RepairEstimate,
-    fit_text,
     read_tokens,
 )
 from gptailor.evaluation.live.content_keys import Content
@@ -90,7 +89,7 @@ class ExpertChooser(Fit):
         kept = tuple(() if v is None else v.kept(cut.closed_size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]
         numbers = {"stay": max(map(len, kept)), "share": sum(shares) / max(1, len(shares))}
-        result = FitResult("experts", "experts", (fit_text(text.digest, text.tokens),), numbers)
+        result = FitResult("experts", "experts", (text.read,), numbers)
         checked = replace(fitted.checked, resolved=replace(resolved, kept_experts=kept))
         return replace(fitted.having({}, result), checked=checked)
 

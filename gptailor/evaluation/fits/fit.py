@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig
 from gptailor.checkpoint.cache_folder import kept_home
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.families.layout import name_of
-from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.fits.bridge.states import (
     CalibrationText,
     Pass,
@@ -30,7 +29,7 @@ from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
 from gptailor.methods import rounding
-from gptailor.plan.events import FitResult, FitText, OnEvent, Progress
+from gptailor.plan.events import FitResult, OnEvent, Progress, seconds_left
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Plan, TextFit, has_predictions
@@ -98,11 +97,6 @@ class Fitted:
             results={**self.results, **{result.at: result for result in results}},
             changes={**self.changes, results[0].word: changes},
         )
-
-
-def fit_text(digest: FileDigest, tokens: int) -> FitText:
-    """Return a text of a fit's result: its file's digest, and the tokens used."""
-    return FitText(digest.size, digest.sha256, tokens)
 
 
 def in_dtype(tensor: Tensor, dtype: str, error: CodedError) -> Tensor:
@@ -233,8 +227,7 @@ class KeptFits:
                 layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
                 with naming_errors(f"the {words[0]} of {layer}", contents):
                     yield measure(walk, layers[number])
-                each = (time.monotonic() - begun) / (number + 1)
-                left = each * (len(layers) - number - 1)
+                left = seconds_left(begun, number + 1, len(layers))
                 on_event(Progress(words[1], number + 1, len(layers), seconds_left=left))
 
         def make() -> KeptTensors:

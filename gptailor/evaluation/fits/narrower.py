@@ -33,7 +33,6 @@ from gptailor.evaluation.fits.fit import (
     LayerResult,
     PlanSizes,
     RepairEstimate,
-    fit_text,
     read_tokens,
 )
 from gptailor.evaluation.live import content_keys
@@ -81,8 +80,7 @@ class Narrower(Fit):
             read=self._read,
         )  # fmt: skip
         recovered = math.fsum(float(fit[_HELD_OUT]) for fit in fits) / len(fits)
-        texts = (fit_text(text.digest, text.tokens),)
-        result = FitResult("width", "width", texts, {"recovered": recovered})
+        result = FitResult("width", "width", (text.read,), {"recovered": recovered})
         own = [{name: tensor for name, tensor in fit.items() if name != _HELD_OUT} for fit in fits]
         changes = {i: own[number] for i, number in enumerate(resolved.undone_numbers)}
         return fitted.having(changes, result)

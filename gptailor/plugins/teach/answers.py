@@ -21,15 +21,15 @@ from gptailor.checkpoint.datasets import (
     read_rows,
 )
 from gptailor.checkpoint.write.digest import FileDigest, of_file
-from gptailor.evaluation.fits.heal.learning import teacher_error
+from gptailor.evaluation.fits.heal.learning import of_teacher
 from gptailor.evaluation.fits.heal.sources import AnsweringTeacher, EncodedRow, HealingSource
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.generate import Continuation, continued
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
-from gptailor.evaluation.scores import Failure, NotANumberError
+from gptailor.evaluation.scores import NotANumberError
 from gptailor.plan.events import OnEvent, Progress
-from gptailor.plan.resolved import AnswerSettings
+from gptailor.plan.plan import TeacherAnswers
 
 _AT_ONCE = 32
 """Prompts that are answered together. A killed run continues after the last of them."""
@@ -91,7 +91,7 @@ class PromptAnswers:
     """
 
     path: Path
-    settings: AnswerSettings
+    settings: TeacherAnswers
     teacher: AnsweringTeacher
     encoder: TokenEncoder
     seed: int
@@ -128,7 +128,7 @@ class PromptAnswers:
 
     def _prompts(self, rows: Sequence[Passage | Chat]) -> list[Prompt]:
         """Return prompts in the chat form, or as they are where the teacher has no template."""
-        positions, most = self.encoder.positions, self.settings.tokens
+        positions, most = self.encoder.positions, self.settings.closed_tokens
         chats = self.teacher.chats
         messages = [
             row.messages if isinstance(row, Chat) else ({"role": "user", "content": row.text},)
@@ -156,12 +156,9 @@ class PromptAnswers:
         """
         model, tokenizer = self.teacher.live().model, self.encoder.tokenizer
         seeds = [_row_seed(self.seed, number) for number in numbers]
-        temperature = self.settings.temperature
+        temperature = self.settings.closed_temperature
         drawing = partial(drawn, temperature=temperature, seeds=seeds)
-        answers = attempt(partial(drawing, model, tokenizer, prompts, _BATCH_TOKENS))
-        if isinstance(answers, Failure):
-            raise teacher_error(answers)
-        return answers
+        return of_teacher(attempt(partial(drawing, model, tokenizer, prompts, _BATCH_TOKENS)))
 
     def _refuse_useless(self, answers: Sequence[Continuation], most: int) -> None:
         """Raise CalibrationError (C813) if all answers so far are empty, or all are cut.
@@ -173,7 +170,7 @@ class PromptAnswers:
             raise CalibrationError("C813", f"{count} are empty", self.path, help=_FILLED)
         if all(answer.end is None for answer in answers):
             message = f"{count} are cut at {most} tokens"
-            help_ = _LONGER if most == self.settings.tokens else _SHORTER
+            help_ = _LONGER if most == self.settings.closed_tokens else _SHORTER
             raise CalibrationError("C813", message, self.path, help=help_)
 
     @cached_property

@@ -23,7 +23,6 @@ from gptailor.evaluation.fits.fit import (
     PlanSizes,
     RepairEstimate,
     bridged_tokens,
-    fit_text,
     in_dtype,
     naming_errors,
 )
@@ -279,8 +278,7 @@ class Bridger(Fit):
                 fit = self.kept(self._gap_key(undone, own, gap, text), make)
                 changes[gap.index] = fit.tensors
                 own = self.table.with_fitted(own, {gap.index: fit.tensors})
-                texts_read = (fit_text(text.digest, text.tokens),)
-                results.append(FitResult("bridge", f"L{gap.after}", texts_read, fit.numbers))
+                results.append(FitResult("bridge", f"L{gap.after}", (text.read,), fit.numbers))
         finally:
             self.stitcher.reserve(0)
         return fitted.having(changes, *results)

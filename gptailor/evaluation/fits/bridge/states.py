@@ -36,7 +36,7 @@ from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens, tokenizer_of
-from gptailor.plan.events import OnEvent, Progress
+from gptailor.plan.events import FitText, OnEvent, Progress, seconds_left
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap
@@ -66,6 +66,11 @@ class CalibrationText:
     batches: tuple[Sequences, ...]
     digest: FileDigest
     tokens: int
+
+    @property
+    def read(self) -> FitText:
+        """The text in a fit's result."""
+        return FitText(self.digest.size, self.digest.sha256, self.tokens)
 
 
 def calibration_text(
@@ -204,8 +209,7 @@ class Walk:
                 self.own = Pass(self.live(own), whole.batches, whole.place)
                 self.own.states, self.own.at = list(whole.states), whole.at
             whole.run()
-            passed = (time.monotonic() - begun) / (whole.at - first)
-            left = passed * (gap.end - whole.at)
+            left = seconds_left(begun, whole.at - first, gap.end - first)
             on_event(Progress("bridging", whole.at, gap.end, gap.name, left))
         assert self.own is not None, "a gap has layers"
         self.own.live = self.live(own)

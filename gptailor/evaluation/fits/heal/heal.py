@@ -65,8 +65,8 @@ from gptailor.evaluation.live.template import configuration, decoder_layers, pos
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest
 from gptailor.methods.rounding import LONGER_DTYPE
 from gptailor.plan.events import FitResult, OnEvent, Progress, ignore_events
-from gptailor.plan.plan import Model, Plan
-from gptailor.plan.resolved import Healing, Resolved, TaughtText
+from gptailor.plan.plan import HealText, Model, Plan
+from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path, open_plan
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.output_tokenizer import output_tokenizer, with_token_cut
@@ -243,18 +243,17 @@ class HealingJob:
                 exactly=self.exactly, only_answers=healing.only_answers,
             )  # fmt: skip
 
-    def _source(self, number: int, text: TaughtText, on_event: OnEvent) -> HealingSource:
+    def _source(self, number: int, text: HealText, on_event: OnEvent) -> HealingSource:
         """Return the source of the rows of a text."""
         path, seed, name = calibration_path(self.plan, text.file), self.healing.seed, text.teacher
+        share = self.healing.shares[number]
         if text.predicted:
-            return self.predicted[number].source(text.share, seed)
+            return self.predicted[number].source(share, seed)
         checked = self.answering.plans[name]
         chats = TeacherChats(checked, name or checked.tokenizer_model.name)
         if text.answers is None:
             only_answers = self.healing.only_answers
-            return file_source(
-                path, text.share, self.encoder, seed, chats, only_answers=only_answers
-            )
+            return file_source(path, share, self.encoder, seed, chats, only_answers=only_answers)
         contents = self.answering.contents(name)
         settings = generation_config(checked.base.checkpoint)
         parts = (
@@ -264,7 +263,7 @@ class HealingJob:
         teacher = AnsweringTeacher(partial(self.answering.live, name), chats, repr(parts))
         store = TensorStore(kept_home() / "answers")
         answers = answers_to(path)(path, text.answers, teacher, self.encoder, seed, store, on_event)
-        return answers.source(text.share)
+        return answers.source(share)
 
     # -------------------------------------------------------------------------------- teachers
 
@@ -430,7 +429,7 @@ class HealingJob:
     def key(self, contents: ModelContents, texts: HealingTexts) -> str:
         """Return a hash of everything that decides the result."""
         taught = [self.teachers.contents(name).instructions for name in self.teachers.plans]
-        unnamed = tuple(replace(text, file="") for text in self.healing.texts)
+        unnamed = tuple(text.model_copy(update={"file": ""}) for text in self.healing.texts)
         parts = (
             contents.instructions, taught, texts.read, replace(self.healing, texts=unnamed),
             (*self._computing, processes()),

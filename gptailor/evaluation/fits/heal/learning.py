@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Float, Shaped
@@ -13,6 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.faults import CodedError, TailorError
+
+_T = TypeVar("_T")
 
 
 @final
@@ -25,11 +27,16 @@ class NotFiniteError(ArithmeticError):
     """A model computes NaN or infinity before any learning; the caller finds the cause."""
 
 
-def teacher_error(failed: Failure) -> NotFiniteError | TailorError:
-    """Return the error for a teacher that failed."""
-    if failed.reason == "nan":
-        return NotFiniteError("its teacher's predictions are NaN")
-    return TailorError(f"the teacher fails: {failed.message}")
+def of_teacher(result: _T | Failure) -> _T:
+    """Return the result of a teacher.
+
+    Raises NotFiniteError for predictions that are NaN, TailorError for another failure.
+    """
+    if not isinstance(result, Failure):
+        return result
+    if result.reason == "nan":
+        raise NotFiniteError("its teacher's predictions are NaN")
+    raise TailorError(f"the teacher fails: {result.message}")
 
 
 ModuleNames = Mapping[str, str]

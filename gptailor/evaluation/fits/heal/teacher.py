@@ -17,7 +17,7 @@ from torch import Tensor
 from gptailor.checkpoint.cache_folder import keep_json, kept_json
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.fits.heal.learning import HealError, NotFiniteError, teacher_error
+from gptailor.evaluation.fits.heal.learning import HealError, NotFiniteError, of_teacher
 from gptailor.evaluation.fits.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.fits.heal.sources import PredictionsFile
 from gptailor.evaluation.fits.heal.text import PackedSequences, chunk_starts
@@ -27,7 +27,6 @@ from gptailor.evaluation.forward.requests import Request, Work
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.objectives.kl import grouped
-from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.program.sources import Checked
@@ -201,9 +200,8 @@ class Predictions:
         read = [] if whole is None else [whole.read(sequence) for sequence in sequences]
         texts = [each.tokens for each in read] or [tuple(row) for row in sequences]
         requests = [Request(text, 1) for text in texts]
-        results = evaluator.run(live, [Work(requests, partial(self._keep, whole))])
-        if isinstance(results, Failure):
-            raise teacher_error(results)
+        work = Work(requests, partial(self._keep, whole))
+        results = of_teacher(evaluator.run(live, [work]))
         if whole is None:
             return torch.cat(results[0])
         pairs = zip(read, results[0], strict=True)

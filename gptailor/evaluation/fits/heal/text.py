@@ -16,7 +16,6 @@ from torch import Tensor
 from gptailor.checkpoint.datasets import order, too_short
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checks.texts import FEWER_TOKENS
-from gptailor.evaluation.fits.fit import fit_text
 from gptailor.evaluation.fits.heal.sources import EncodedRow, HealingSource
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.plan.events import FitText
@@ -141,7 +140,8 @@ def healing_texts(
     )
     paths = tuple(source.path for source in sources)
     counts = [int((~mask).sum()) * length for mask in held]
-    read = tuple(fit_text(of_file(path), n) for path, n in zip(paths, counts, strict=True))
+    files = zip(map(of_file, paths), counts, strict=True)
+    read = tuple(FitText(file.size, file.sha256, tokens) for file, tokens in files)
     return HealingTexts(read, paths, learn, held_out)
 
 

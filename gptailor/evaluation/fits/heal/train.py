@@ -27,7 +27,7 @@ from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import configuration
 from gptailor.evaluation.objectives.kl import divergence, grouped
-from gptailor.plan.events import OnEvent, Progress, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events, seconds_left
 from gptailor.plan.resolved import Healing
 from gptailor.program.program import learning_tensors, projections
 
@@ -421,9 +421,8 @@ class Training:
             if self.group.first and time.monotonic() - saved > _SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
-            passed = (time.monotonic() - begun) / (self.done - first)
             numbers = {"loss": sum(losses[-10:]) / len(losses[-10:]), "held_out": now}
-            left = passed * (self.steps - self.done)
+            left = seconds_left(begun, self.done - first, self.steps - first)
             on_event(Progress("healing", self.done, self.steps, seconds_left=left, numbers=numbers))
         self.learning.take(self._best)
 

@@ -22,13 +22,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.token_cut import TokenCut, loaded_tokenizer
-from gptailor.evaluation.fits.heal.learning import teacher_error
+from gptailor.evaluation.fits.heal.learning import of_teacher
 from gptailor.evaluation.fits.heal.text import PackedSequences, chunk_starts
 from gptailor.evaluation.fits.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluation.forward.evaluator import Evaluator
 from gptailor.evaluation.forward.requests import Request, Work
 from gptailor.evaluation.live.stitch import Stitched
-from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, Progress, ignore_events
 
 if TYPE_CHECKING:
@@ -209,9 +208,7 @@ class DroppedWords:
             on_event(Progress("reading", start * length, rows * length))
             read = [self.whole.read(row) for row in tokens[start : start + starts.step].tolist()]
             requests = [Request(each.tokens, 1) for each in read]
-            results = evaluator.run(teacher, [Work(requests, self._likely)])
-            if isinstance(results, Failure):
-                raise teacher_error(results)
+            results = of_teacher(evaluator.run(teacher, [Work(requests, self._likely)]))
             for number, (each, likely) in enumerate(zip(read, results[0], strict=True), start):
                 old = tokens[number].tolist(), counted[number].tolist()
                 new = self._replaced(*old, each, likely.double(), generator)
