@@ -45,7 +45,6 @@ from gptailor.output.lock import (
     LockedText,
 )
 from gptailor.output.tokenizer import template_file
-from gptailor.plan.events import FitText
 from gptailor.plan.model_dependencies import of_inner_plans
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import (
@@ -305,13 +304,12 @@ def _locked_texts(prepared: Prepared, fitted: "Fitted | None") -> dict[str, Lock
     }
     results = out.fit_results(prepared, fitted)
     texts |= texts_read(results)
-    locked = {name: _locked_text(text) for name, text in texts.items()}
+    locked = {
+        name: LockedText(file=FileDigest(size=size, sha256=sha256), tokens=tokens)
+        for name, (size, sha256, tokens) in texts.items()
+    }
     if "vocabulary" in results:
         numbers = results["vocabulary"].numbers
         counts = {name: int(numbers[name]) for name in ("kept", "total", "unchanged", "after")}
         locked["vocabulary"] = locked["vocabulary"].model_copy(update={"counts": counts})
     return locked
-
-
-def _locked_text(text: FitText) -> LockedText:
-    return LockedText(file=FileDigest(size=text.size, sha256=text.sha256), tokens=text.tokens)

@@ -1,12 +1,11 @@
 """The statements that texts decide: `FITS` has a row for each.
 
-A row finds a plan's fits, and marks the tensors that they decide. The words about a result are in
+A row marks the tensors that the fits decide. The words about a result are in
 `gptailor.reporting.fit_words`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from math import prod
 from typing import Any, TypeAlias, TypeVar, final
@@ -40,14 +39,12 @@ FitPlan: TypeAlias = TextFit | Gap | Healing
 class FitStatement:
     """A statement that texts decide, by its word.
 
-    `find` returns a closed plan's fits by their places: the word, or the layer before a gap.
     `mark` marks the tensors that the fit decides; a cut of layers changes their shapes too. `maker`
     is the class that makes the fit. A vocabulary has none, because headers and the text alone
     decide its rows.
     """
 
     word: str
-    find: Callable[[Checked], Mapping[str, FitPlan]]
     mark: Callable[[p.Program, Checked], p.Program] | None = None
     maker: str | None = None
 
@@ -118,21 +115,21 @@ def layer_cuts(checked: Checked) -> dict[str, tuple[int, SizeCut]]:
     return found
 
 
-def _vocabulary(checked: Checked) -> Mapping[str, FitPlan]:
-    fits = checked.resolved.plan.text_fits
-    return {} if checked.token_cut is None else {"vocabulary": fits["vocabulary"]}
+def fits_of(checked: Checked) -> dict[str, Mapping[str, FitPlan]]:
+    """Return a closed plan's fits by their words, each by its place: the word, or `L19` of a gap.
 
-
-def _layer_cut(word: str, checked: Checked) -> Mapping[str, FitPlan]:
-    return {of: cut for of, (_, cut) in layer_cuts(checked).items() if of == word}
-
-
-def _bridges(checked: Checked) -> Mapping[str, FitPlan]:
-    return {f"L{gap.after}": gap for gap in checked.resolved.gaps}
-
-
-def _healing(checked: Checked) -> Mapping[str, FitPlan]:
-    return {} if checked.resolved.healing is None else {"heal": checked.resolved.healing}
+    A cut to the size that the models have is left out.
+    """
+    resolved, cuts = checked.resolved, [*layer_cuts(checked)]
+    cuts += ["vocabulary"] * (checked.token_cut is not None)
+    found: dict[str, Mapping[str, FitPlan]] = {
+        word: {word: fit}
+        for word, fit in resolved.plan.text_fits.items()
+        if word in cuts or not isinstance(fit, SizeCut)
+    }
+    found["bridge"] = {f"L{gap.after}": gap for gap in resolved.gaps}
+    found["heal"] = {} if resolved.healing is None else {"heal": resolved.healing}
+    return found
 
 
 # ---------------------------------------------------------------------------------- marked tensors
@@ -284,18 +281,11 @@ def marked(program: p.Program, word: str, decided: Mapping[str, FitPlan]) -> p.P
 
 _MAKERS = "gptailor.evaluation.fits"
 FITS = (
-    FitStatement(
-        "width", partial(_layer_cut, "width"), narrow_mlps, f"{_MAKERS}.narrower:Narrower"
-    ),
-    FitStatement(
-        "experts",
-        partial(_layer_cut, "experts"),
-        keep_experts,
-        f"{_MAKERS}.expert_chooser:ExpertChooser",
-    ),
-    FitStatement("bridge", _bridges, mark_bridges, f"{_MAKERS}.bridge.fit:Bridger"),
-    FitStatement("heal", _healing, mark_healing, f"{_MAKERS}.heal.heal:Healer"),
-    FitStatement("vocabulary", _vocabulary),
+    FitStatement("width", narrow_mlps, f"{_MAKERS}.narrower:Narrower"),
+    FitStatement("experts", keep_experts, f"{_MAKERS}.expert_chooser:ExpertChooser"),
+    FitStatement("bridge", mark_bridges, f"{_MAKERS}.bridge.fit:Bridger"),
+    FitStatement("heal", mark_healing, f"{_MAKERS}.heal.heal:Healer"),
+    FitStatement("vocabulary"),
 )
 """All fits, those with a maker in their order of effect."""
 
@@ -314,7 +304,8 @@ def by_names(texts: Mapping[str, Sequence[_T]]) -> dict[str, _T]:
 
 def fit_texts(checked: Checked) -> dict[str, str]:
     """Return the texts of a closed plan's fits by their names, as the plan names them."""
-    fits = {at: plan for fit in FITS for at, plan in fit.find(checked).items()}
+    found = fits_of(checked)
+    fits = {at: plan for fit in FITS for at, plan in found.get(fit.word, {}).items()}
     return by_names(
         {
             at: [text.file for text in plan.texts] if isinstance(plan, Healing) else [plan.on]

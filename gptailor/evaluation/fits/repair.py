@@ -21,7 +21,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import Prepared, ready
 from gptailor.program.devices import device_of, dtype_of
-from gptailor.program.fits import FITS
+from gptailor.program.fits import FITS, fits_of
 from gptailor.program.sources import Checked
 from gptailor.reporting.quantities import byte_count
 
@@ -30,8 +30,9 @@ __all__ = ["Fitted", "Repairs", "fit", "repair_estimates", "stitch"]
 
 def makers(checked: Checked) -> Iterator[type[Fit]]:
     """Yield the classes that make the fits of a closed plan, in their order of effect."""
+    found = fits_of(checked)
     for fit in FITS:
-        if fit.maker is not None and fit.find(checked):
+        if fit.maker is not None and found.get(fit.word):
             yield resolve_name(fit.maker)
 
 
