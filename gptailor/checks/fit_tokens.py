@@ -52,10 +52,11 @@ def fits_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
         tokens = fit.default if fit.named is None else fit.named
         if not isinstance(tokens, int) or tokens >= fit.least:
             continue
-        message = f"{tokens:,} tokens can't determine a fit on {fit.least:,} inputs"
+        at = fit.at if fit.named is None else (*fit.at, "tokens")
         help_ = f"give at least {fit.least:,}"
         if fit.at == ("experts",):
             message = f"{tokens:,} tokens can't compare {fit.least:,} experts"
+            yield Fault("M220", message, at, help_)
         else:
-            help_ += "; ten times as many are a good start"
-        yield Fault("M220", message, fit.at if fit.named is None else (*fit.at, "tokens"), help_)
+            message = f"{tokens:,} tokens can't determine a fit on {fit.least:,} inputs"
+            yield Fault("M220", message, at, f"{help_}; ten times as many are a good start")

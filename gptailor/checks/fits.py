@@ -19,9 +19,9 @@ def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     if not heal.on:
         yield Fault("P706", "'heal' has no text", ("heal", "on"), 'name one: heal on "text.jsonl"')
     for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
-        yield from _beyond(
-            "P706", ("heal", name), getattr(heal, name), f"'{name}' of 'heal'", least
-        )
+        message = f"'{name}' of 'heal' must be a whole number from {least} to {LARGEST}"
+        fault = Fault("P706", message, ("heal", name))
+        yield from _beyond(fault, getattr(heal, name), least)
     for i, text in enumerate(heal.on):
         yield from _text_settings(text, ("heal", "on", i))
 
@@ -42,17 +42,18 @@ def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
     if text.answers is None:
         return
     tokens, temperature = text.answers.tokens, text.answers.temperature
-    yield from _beyond("P706", (*at, "answers", "tokens"), tokens, "'tokens' of 'answers'")
+    message = f"'tokens' of 'answers' must be a whole number from 1 to {LARGEST}"
+    yield from _beyond(Fault("P706", message, (*at, "answers", "tokens")), tokens)
     if temperature is not None and not 0 <= temperature <= _LARGEST_TEMPERATURE:
         message = f"'temperature' of 'answers' must be a number from 0 to {_LARGEST_TEMPERATURE}"
         help_ = "0 takes the likeliest token at each step"
         yield Fault("P706", message, (*at, "answers", "temperature"), help_)
 
 
-def _beyond(code: str, at: Place, value: object, name: str, least: int = 1) -> Iterator[Fault]:
-    """Yield a fault if a whole number is out of range."""
+def _beyond(fault: Fault, value: object, least: int = 1) -> Iterator[Fault]:
+    """Yield the fault if a whole number is out of range."""
     if isinstance(value, int) and not least <= value <= LARGEST:
-        yield Fault(code, f"{name} must be a whole number from {least} to {LARGEST}", at)
+        yield fault
 
 
 @rule("P711")
@@ -180,8 +181,9 @@ def every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
 def cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each size below 1, and each ridge that is negative or has no fit."""
     for name, cut in plan.cuts.items():
+        message = f"the size of '{name}' must be a whole number from 1 to {LARGEST}"
         for end in cut.size.between if isinstance(cut.size, p.SizeRange) else (cut.size,):
-            yield from _beyond("P721", (name, "size"), end, f"the size of '{name}'")
+            yield from _beyond(Fault("P721", message, (name, "size")), end)
         if cut.ridge is not None and name != "width":
             message = f"'{name}' has no 'ridge': nothing is fitted"
             yield Fault("P721", message, (name, "ridge"), "leave it out")
@@ -196,7 +198,8 @@ def text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
     for name, fit in plan.text_fits.items():
         if not fit.on:
             yield Fault("P721", f"the text of '{name}' has no name", (name, "on"))
-        yield from _beyond("P721", (name, "tokens"), fit.tokens, f"'tokens' of '{name}'")
+        message = f"'tokens' of '{name}' must be a whole number from 1 to {LARGEST}"
+        yield from _beyond(Fault("P721", message, (name, "tokens")), fit.tokens)
 
 
 @rule("P310")
