@@ -199,7 +199,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     assert (state() / "state.safetensors").is_file()
     told: list[Progress] = []
     asked: list[Progress] = []
-    by_work = {"healing": told, "reading": asked}
+    by_work = {"healing": told, "reading": asked, "learning": list[Progress]()}
 
     def on_event(event: Event) -> None:
         if isinstance(event, Progress):
