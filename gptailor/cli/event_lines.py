@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from gptailor.cli import options
-from gptailor.plan.events import BytesDone, Event, FitResult, OnEvent, Progress
+from gptailor.plan.events import BytesDone, Event, FitResult, OnEvent, Progress, seconds_left
 from gptailor.reporting.quantities import bytes_in_words, clock, duration, millions
 
 _PAUSE = 10.0
@@ -67,8 +67,8 @@ class RepairLines:
             case Progress("evaluating", 0):
                 self._begun = time.monotonic()
             case Progress("evaluating", done, total, at):
-                each = (time.monotonic() - self._begun) / done
-                left = f", {clock(each * (total - done))} left" if done < total else ""
+                rest = clock(seconds_left(self._begun, done, total))
+                left = f", {rest} left" if done < total else ""
                 self._say(f"{done}/{total} {at}{left}")
             case Progress("learning", total=layers, numbers=sizes):
                 many = f"{layers} layer{'s' * (layers != 1)}"

@@ -106,12 +106,6 @@ class Lock(Closed):
         """The file that the lock was read from, or its default name."""
         return self._path
 
-    def read_from(self, path: Path) -> "Lock":
-        """Return the same lock with the path of its file."""
-        lock = self.model_copy()
-        lock._path = path
-        return lock
-
     def with_sources(self, models: Mapping[str, Model]) -> "Lock":
         """Return the lock of a plan that has other places of the same models."""
         moved = {
@@ -203,7 +197,8 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     except pydantic.ValidationError as error:
         fault = fault_of(error).replace("'texts.", "'")
         raise CheckpointError("C701", f"invalid lock: {fault}", path, _ANEW) from None
-    return lock.read_from(path)
+    lock._path = path
+    return lock
 
 
 def _by_names(entry: str, value: Any) -> dict[str, Any]:
