@@ -24,7 +24,7 @@ from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, of_inner_plans
 from gptailor.plan.plan import Plan
-from gptailor.prepare import Prepared, commits_of, pinned, ready
+from gptailor.prepare import Prepared, commits_of, pinned, ready, reopened
 from gptailor.program.devices import CPU
 from gptailor.program.fits import texts_read, vocabulary_result
 from gptailor.program.program import Copy
@@ -59,6 +59,18 @@ def fitted_inside(
     if not fitted:
         return plan
     return of_inner_plans(pinned(plan, commits, models), "fitted", fitted)
+
+
+def with_fits_inside(
+    prepared: Prepared,
+    fit: Callable[[Prepared], Fitted],
+    on_event: OnEvent = ignore_events,
+    *,
+    anew: bool = False,
+) -> Prepared:
+    """Return a prepared plan with the fits of its inner plans, as `fitted_inside` makes them."""
+    plan = fitted_inside(prepared.plan, prepared.models, fit, on_event, anew=anew)
+    return prepared if plan is prepared.plan else reopened(prepared, plan)
 
 
 def _fitted_plan(plan: Path, made: Prepared, fits: Fitted) -> FittedPlan:

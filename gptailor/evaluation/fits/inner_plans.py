@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.optional_packages import require
-from gptailor.prepare import Prepared, reopened
+from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,8 @@ def with_inner_fits(
     if not prepared.inner_plans:
         return prepared
     require("torch", "a narrowed, bridged or healed plan")
-    from gptailor.evaluation.fits.inner_fits import fitted_inside
+    from gptailor.evaluation.fits.inner_fits import with_fits_inside
     from gptailor.evaluation.fits.repair import fit
 
     make = partial(fit, device=device, memory=memory, on_event=on_event, anew=anew)
-    plan = fitted_inside(prepared.plan, prepared.models, make, on_event, anew=anew)
-    return prepared if plan is prepared.plan else reopened(prepared, plan)
+    return with_fits_inside(prepared, make, on_event, anew=anew)

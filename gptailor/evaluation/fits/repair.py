@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import final
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.fits.fit import Fit, Fitted, PlanSizes, RepairEstimate
-from gptailor.evaluation.fits.inner_plans import with_inner_fits
+from gptailor.evaluation.fits.inner_fits import with_fits_inside
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.lang.parse import plan_or_file
@@ -129,7 +130,7 @@ def stitch(
     """
     room = byte_count(memory)
     prepared = ready(plan_or_file(plan), models=models)
-    prepared = with_inner_fits(prepared, device=device, memory=room)
+    prepared = with_fits_inside(prepared, partial(fit, device=device, memory=room))
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
     with text_errors_as_faults(prepared.plan):
         return Repairs(stitcher).stitch(prepared.plan).model
