@@ -4,17 +4,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import pydantic
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.json_files import fault_of, parse_object, read_object
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.faults import PLAN_FILE
-from gptailor.plan.plan import Closed, Model
+from gptailor.plan.plan import Closed, Model, Several
 from gptailor.program.fits import FITS, by_names
 
 _LOCK_VERSION = 1
@@ -49,12 +49,6 @@ class LockedText(Closed):
     file: FileDigest
     tokens: int
     counts: dict[str, int] = Field(default_factory=dict)
-
-
-_NAMED = ("bridges", "inner")
-"""The entries of a lock's file that have texts by their names."""
-_BY_WORD = tuple(fit.word for fit in FITS if fit.word != "bridge")
-"""The entries that have one text, or a list of several."""
 
 
 @final
@@ -189,27 +183,60 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
         raise CheckpointError("C702", message, path, newer if version > _LOCK_VERSION else _ANEW)
     if "texts" in document:  # the file has an entry for each fit
         raise CheckpointError("C701", "invalid lock: unknown key 'texts'", path, _ANEW)
-    texts = dict[str, Any]()
-    for entry in (entry for entry in (*_NAMED, *_BY_WORD) if entry in document):
-        texts |= _by_names(entry, document.pop(entry))
+    entries = {name: document.pop(name) for name in _Entries.model_fields if name in document}
     try:
+        texts = _by_names(_Entries.model_validate(entries).model_dump(exclude_defaults=True))
         lock = Lock.model_validate({**document, "texts": texts})
     except pydantic.ValidationError as error:
-        fault = fault_of(error).replace("'texts.", "'")
-        raise CheckpointError("C701", f"invalid lock: {fault}", path, _ANEW) from None
+        raise CheckpointError("C701", f"invalid lock: {fault_of(error)}", path, _ANEW) from None
     lock._path = path
     return lock
 
 
-def _by_names(entry: str, value: Any) -> dict[str, Any]:
-    """Return the texts of an entry of the file by their names."""
-    if isinstance(value, list):
-        return by_names({entry: value})
-    if entry == "vocabulary" and isinstance(value, dict):
-        counts = dict(value)
-        file, tokens = counts.pop("file", None), counts.pop("before", None)
-        return {entry: {"file": file, "tokens": tokens, "counts": counts}}
-    return value if entry in _NAMED and isinstance(value, dict) else {entry: value}
+# --------------------------------------------------------------------- the entries of texts in it
+
+
+@final
+class _TextEntry(Closed):
+    file: FileDigest
+    tokens: int
+
+
+@final
+class _VocabularyEntry(Closed):
+    file: FileDigest
+    kept: int
+    total: int
+    before: int
+    unchanged: int
+    after: int
+
+
+def _listed(value: object) -> object:
+    """Return one text, which stands alone in a lock, as a list."""
+    return [value] if isinstance(value, dict) else value
+
+
+_BY_WORD = tuple(fit.word for fit in FITS if fit.word != "bridge")
+"""The entries that have the texts of one fit."""
+_ENTRIES: dict[str, Any] = {
+    "bridges": (dict[Annotated[str, Field(pattern=r"^L\d+$")], _TextEntry], {}),
+    "inner": (dict[Annotated[str, Field(pattern=r"\.")], _TextEntry], {}),
+    **dict.fromkeys(_BY_WORD, (_TextEntry | None, None)),
+    "heal": (Annotated[Several[_TextEntry], BeforeValidator(_listed)], ()),
+    "vocabulary": (_VocabularyEntry | None, None),
+}
+_Entries = pydantic.create_model("_Entries", __base__=Closed, **_ENTRIES)
+"""The texts of fits as a lock's file has them: an entry for each fit, and for inner plans."""
+
+
+def _by_names(entries: dict[str, Any]) -> dict[str, Any]:
+    """Return texts of the file's entries by their names in `Prepared.texts`."""
+    texts: dict[str, Any] = entries.pop("bridges", {}) | entries.pop("inner", {})
+    if (counts := entries.pop("vocabulary", None)) is not None:
+        file, tokens = counts.pop("file"), counts.pop("before")
+        texts["vocabulary"] = {"file": file, "tokens": tokens, "counts": counts}
+    return texts | by_names({"heal": entries.pop("heal", ())}) | entries
 
 
 def _by_entries(texts: dict[str, Any]) -> dict[str, Any]:

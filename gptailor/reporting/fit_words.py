@@ -10,7 +10,7 @@ from gptailor.lang.words import range_words
 from gptailor.plan.events import FitResult
 from gptailor.plan.faults import listed
 from gptailor.plan.plan import HealText
-from gptailor.plan.resolved import Gap, Resolved
+from gptailor.plan.resolved import Resolved
 from gptailor.program.fits import token_cut_report
 from gptailor.reporting.quantities import vocabulary_in_words
 
@@ -62,7 +62,7 @@ def _section(
 ) -> list[str]:
     """Return sentences, and a table with a row for each result; `columns` are cells by headers."""
     plans = {**resolved.plan.text_fits, **{f"L{gap.after}": gap for gap in resolved.gaps}}
-    by = (f"`{g.by}`" if isinstance(g, Gap) and g.by else "least squares" for g in plans.values())
+    by = (f"`{gap.by}`" if gap.by else "least squares" for gap in resolved.gaps)
     rows = []
     for result in results:
         numbers = {name: _Number(number) for name, number in result.numbers.items()}

@@ -112,6 +112,8 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
     return json.dumps(document)
 
 
+FILE = {"size": 1, "sha256": A}
+
 HOSTILE = {
     "nothing": ("", "C701", "is not JSON"),
     "no JSON": ("tailor 1\n", "C701", "is not JSON"),
@@ -138,6 +140,37 @@ HOSTILE = {
         changed(lambda d: d.update(width={"file": {"size": 1, "sha256": A}})),
         "C701",
         "invalid lock: 'width.tokens': field required",
+    ),
+    "a text of a bridge without tokens": (
+        changed(lambda d: d.update(bridges={"L19": {"file": FILE}})),
+        "C701",
+        "invalid lock: 'bridges.L19.tokens': field required",
+    ),
+    "bridges in a text": (changed(lambda d: d.update(bridges="x")), "C701", "'bridges'"),
+    "a bridge with a fit's name": (
+        changed(lambda d: d.update(bridges={"heal": {"file": FILE, "tokens": 1}})),
+        "C701",
+        "'bridges.heal",
+    ),
+    "an inner text with an outer name": (
+        changed(lambda d: d.update(inner={"L19": {"file": FILE, "tokens": 1}})),
+        "C701",
+        "'inner.L19",
+    ),
+    "two texts of a width": (
+        changed(lambda d: d.update(width=[{"file": FILE, "tokens": 1}])),
+        "C701",
+        "'width'",
+    ),
+    "counts of a width": (
+        changed(lambda d: d.update(width={"file": FILE, "tokens": 1, "counts": {}})),
+        "C701",
+        "'width.counts'",
+    ),
+    "a vocabulary without numbers": (
+        changed(lambda d: d.update(vocabulary={"file": FILE, "before": 3})),
+        "C701",
+        "'vocabulary.kept': field required",
     ),
     "an uppercase digest": (changed(lambda d: d.update(plan="A" * 64)), "C701", "'plan'"),
     "a longer digest": (changed(lambda d: d.update(plan=A + "\n")), "C701", "'plan'"),
