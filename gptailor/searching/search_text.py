@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
-from gptailor.reporting.measure import Estimate, finite_or_none
+from gptailor.reporting.measure import SURE, Estimate, finite_or_none
 from gptailor.reporting.quantities import (
     bytes_in_words,
     clock,
@@ -95,7 +95,7 @@ def headline(run: RunReading) -> str:
         if verdict.best is not verdict.found
         else ""
     )
-    start, base = _beside_start(run, verdict), _beside_smaller_base(verdict, run.ledger.loss_unit)
+    start, base = _beside_start(run, verdict), _beside_smaller_base(run, verdict)
     return f"{tried} {_found(run, verdict)} {start}{simpler}{base}"
 
 
@@ -143,34 +143,60 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
     """Compare the found plan with the best plan that needs no search."""
     rival, gain = verdict.rival, verdict.gain
     if rival is None or gain is None:
-        sizes = any(aim.size for aim in run.ledger.aims)
-        other = "repaired alike and no larger" if sizes else "repaired alike"
-        return f"No starting plan {other} meets all requirements, so it is compared with none."
+        meets = " and meets all requirements" * (run.end.required is not None)
+        return f"No starting plan was repaired alike{meets}, so it is compared with none."
     plan = f"plan {rival.number} ({origin_words(rival.request.origin)})"
-    by = amount_words(gain, run.ledger.loss_unit)
     if rival is verdict.found:
         return f"The search found nothing better than a starting plan, {plan}."
+    plan += ", which is larger" * verdict.larger
     least = _samples(run, verdict)
     few = least < _FEWEST_SAMPLES
+    by = f"by {amount_words(gain, run.ledger.loss_unit)}"
     if gain.sure:
         many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
-        words = f"{'Ahead of' if few else 'Better than'} {many}{plan}, by {by}."
+        words = f"{'Ahead of' if few else 'Better than'} {many}{plan}, {by}."
     elif gain.reversed.sure:
-        words = f"Worse than {plan}, by {by}."
+        words = f"Worse than {plan}, {by}."
     else:
-        words = f"A tie with {plan}: {_way(gain)} by {by}."
+        return f"A tie with {plan}: {_open(run, verdict, gain)}."
     too_few = f" {_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
     return words + too_few * few
 
 
-def _beside_smaller_base(verdict: Verdict, unit: str) -> str:
+def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
     """Return the comparison of the found plan with a base that is no larger."""
     gain = verdict.base
     if gain is None or not verdict.no_larger:
         return ""
-    by = f"{_way(gain)} by {amount_words(gain, unit)}"
-    better = "Better" if gain.sure else "No better"
-    return f" {better} than the base, uncut, which is no larger: {by}."
+    base = "the base, uncut, which is no larger"
+    if gain.sure or gain.reversed.sure:
+        by = amount_words(gain, run.ledger.loss_unit)
+        return f" {_way(gain).capitalize()} than {base}, by {by}."
+    return f" A tie with {base}: {_open(run, verdict, gain)}."
+
+
+_MOST_SAMPLES = 100_000
+"""The most samples that anybody would take to decide between two plans."""
+
+
+def _open(run: RunReading, verdict: Verdict, gain: Estimate) -> str:
+    """Return a gain that isn't sure, its samples, and about how many samples would decide it.
+
+    The standard error falls with the root of their number, and the gain is taken to stay.
+    """
+    least = _samples(run, verdict)
+    of = _count(least, "held-out sample" if verdict.held else "sample")
+    words = f"{_way(gain)} by {amount_words(gain, run.ledger.loss_unit)} on {of}"
+    if least >= _FEWEST_SAMPLES and math.isinf(gain.stderr):  # a score that is no mean of samples
+        return words
+    needed = math.inf if gain.value == 0 else least * (SURE * gain.stderr / gain.value) ** 2
+    if needed > _MOST_SAMPLES and least >= _FEWEST_SAMPLES:
+        return f"{words}, and more samples would hardly decide it"
+    known = needed if needed <= _MOST_SAMPLES else 0
+    count = math.ceil(round(max(known, least + 1, _FEWEST_SAMPLES), 6))
+    unit = 10 ** max(0, len(str(count)) - 2)
+    each = " of each text" * (len(run.ledger.deciding) > 1)
+    return f"{words}; about {-(-count // unit) * unit:,}{each} would decide it"
 
 
 def _way(gain: Estimate) -> str:
@@ -303,7 +329,9 @@ def _notes(run: RunReading, commands: Sequence[str]) -> Iterator[list[str]]:
     parts = (_required, _failed, _stages, _left_out, _at_bounds, _random)
     yield from filter(None, ([*part(run)] for part in parts))
     if commands:
-        yield [f"    {command}" for command in commands]
+        samples = _count(run.ledger.full, "sample")
+        unseen = f"The first command scores it on the search's {samples}, not on held-out ones."
+        yield [unseen] * any(run.end.held) + [f"    {command}" for command in commands]
     yield [_cost(run)]
 
 

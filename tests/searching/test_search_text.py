@@ -179,7 +179,11 @@ SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 d
 @pytest.mark.parametrize(
     ("unseen", "wanted"),
     [
-        (3.005, f"A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats. {SIMPLER}"),
+        (
+            3.005,
+            "A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
+            f" samples; about 960 would decide it. {SIMPLER}",
+        ),
         (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
 )
@@ -192,23 +196,78 @@ def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> N
     best = told(0, 2.25, STARTS, GreedyRemoval())
     wanted = "The search found nothing better than a starting plan, plan 0 (greedy removal)."
     assert headline(ended(best, told(1, 2.5, dropped=(4,)))).endswith(wanted)
-    alone = "No starting plan repaired alike meets all requirements, so it is compared with none."
+    alone = "No starting plan was repaired alike, so it is compared with none."
     assert headline(ended(FOUND)).endswith(alone)
+    met = RequiredNote(evaluated=1, whole=True, met=(0,), nearest=None, rows=())
+    alone = "No starting plan was repaired alike and meets all requirements, so"
+    assert alone in headline(ended(FOUND, required=met))
+
+
+@pytest.mark.parametrize(("unseen", "verdict"), [
+    (2.75, "Better than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+    (3.01, "A tie with plan 1 (greedy removal), which is larger: worse by 0.010 ± 0.014 nats on"),
+    (3.25, "Worse than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+])  # fmt: skip
+def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, verdict: str) -> None:
+    size = Aim("parameters()", "minimize", "base", unit="parameters", size=True)
+    trials = [told(0, (2.5, 90.0), dropped=(4, 5)), told(1, (2.75, 95.0), STARTS, GreedyRemoval())]
+    scores = {0: Scores((unseen, 90.0), (0.01, 0.0)), 1: Scores((3.0, 95.0), (0.01, 0.0))}
+    run = ended(*trials, aims=(NLL, size), unseen=scores)
+    smaller = {trials[0].plan: SIZE._replace(parameters=90), trials[1].plan: SIZE}
+    run.study.note("sizes", RunSizes(base=SIZE, plans=smaller))
+    assert verdict in headline(run)
+    assert "simpler" not in headline(run), "a larger plan is never handed over"
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
 def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
     for better in (True, False):
-        scores = Scores((3.0 if better else 3.25,), (0.01,))
+        scores = Scores((2.75 if better else 3.5,), (0.01,))
         first = headline(ended(FOUND, START, held=held, unseen={0: scores}))
         assert ("too few to tell; use 8 or more." in first) == few
         assert ("Ahead of" in first) == (few and better)
     assert "on 1 held-out sample. " in headline(ended(held=1))
 
 
-def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
-    wanted = " No better than the base, uncut, which is no larger: worse by 0.750 ± 0.010 nats."
-    assert headline(ended(base_size=SIZE.parameters)).endswith(wanted)
+@pytest.mark.parametrize(
+    ("gain", "error", "held", "end"),
+    [
+        (0.23, 0.12, 4, "better by 0.23 ± 0.12 nats on 4 held-out samples; about 8 would decide"),
+        (0.2, 0.5, 30, "better by 0.20 ± 0.50 nats on 30 held-out samples; about 750 would decide"),
+        (-0.2, 0.5, 30, "worse by 0.20 ± 0.50 nats on 30 held-out samples; about 750 would decide"),
+        (
+            0.2,
+            0.101,
+            30,
+            "better by 0.20 ± 0.10 nats on 30 held-out samples; about 31 would decide",
+        ),
+        (0.01, 0.1, 30, "nats on 30 held-out samples; about 12,000 would decide it."),
+        (0.0, 0.1, 4, "nats on 4 held-out samples; about 8 would decide it."),
+        (0.0, 0.1, 30, "nats on 30 held-out samples, and more samples would hardly decide it."),
+        (0.2, math.inf, 30, "nats on 30 held-out samples."),
+        (0.2, math.inf, 1, "nats on 1 held-out sample; about 8 would decide it."),
+    ],
+)
+def test_a_tie_has_the_number_of_samples_that_would_decide_it(
+    gain: float, error: float, held: int, end: str
+) -> None:
+    scores = {0: Scores((3.0,), (0.0,)), 1: Scores((3.0 + gain,), (error,))}
+    assert end in headline(ended(FOUND, START, unseen=scores, held=held))
+
+
+@pytest.mark.parametrize(
+    ("unseen", "verdict"),
+    [
+        (2.75, "Worse than the base, uncut, which is no larger, by 0.500 ± 0.010 nats."),
+        (2.0, "Better than the base, uncut, which is no larger, by 0.250 ± 0.010 nats."),
+        (2.24, "A tie with the base, uncut, which is no larger: better by 0.010 ± 0.010 nats on 30"
+               " held-out samples; about 120 would decide it."),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_no_larger_is_compared_too(unseen: float, verdict: str) -> None:
+    scores = {0: Scores((unseen,), (0.01,))}
+    run = ended(FOUND, START, base_size=SIZE.parameters, unseen=scores)
+    assert headline(run).endswith(f" {verdict}")
 
 
 def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
@@ -407,6 +466,9 @@ def test_commands_stay_whole() -> None:
     assert line in list(summary_lines(run, 30, commands=COMMANDS))
     assert line in markdown(run, COMMANDS).splitlines()
     assert "gptailor" not in markdown(run)
+    unseen = "The first command scores it on the search's 64 samples, not on held-out ones."
+    assert unseen in markdown(run, COMMANDS)
+    assert "first command" not in markdown(ended(held=0), COMMANDS)
 
 
 def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
