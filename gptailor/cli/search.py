@@ -254,4 +254,5 @@ def _picked_words(point: "CurvePoint") -> str:
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
     lost, form = (point.share, ".1%") if point.nats is None else (point.nats, ".3g")
     loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
-    return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}"
+    before = " before it is repaired" * point.unrepaired
+    return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}{before}"

@@ -375,12 +375,22 @@ def _stages(run: RunReading) -> Iterator[str]:
         if best_recipe(ledger) is not None:
             recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "recipe")
             compared = f"{recipes} with nothing dropped, then cuts of the best recipe"
-        yield f"The search compared {compared}. The best plans were {repaired} at the end."
+        yield f"The search compared {compared}. {_repaired(run, repaired)}"
     if (worth := repair_worth(ledger)) is not None:
         yield (
             f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
             f" ({worth.plans} plans, rank correlation {worth.correlation:.2f})."
         )
+
+
+def _repaired(run: RunReading, repaired: str) -> str:
+    """Return whether the best plans were repaired."""
+    if run.verdict is None or not run.unrepaired(run.verdict.best):
+        return f"The best plans were {repaired} at the end."
+    return (
+        f"It was interrupted before the best plans were {repaired}: the scores are without that."
+        " best.tailor has the repairs of the space, and 'gptailor compile' makes them."
+    )
 
 
 def _left_out(run: RunReading) -> Iterator[str]:

@@ -21,6 +21,9 @@ from gptailor.searching import results
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import FINAL
 from gptailor.searching.run_reading import RunReading, read_run
+from gptailor.searching.search import Scored, SearchEvent
+from gptailor.searching.search import search as find
+from gptailor.searching.settings import Flags
 from gptailor.searching.summary import Verdict, best_starts, drawn_plans, numbers_at_bounds
 from tests.searching import landscape  # noqa: F401 (compiles once for all tests)
 from tests.support.preloaded import Child, Preloaded
@@ -36,6 +39,7 @@ model math = "./math"
 drop any 2 of L1..L4
 L0..L5 from one of base, math
 """
+CUTS = "".join(SPACE.splitlines(keepends=True)[:-1]).replace('model math = "./math"\n', "")
 HEALED = 'bridge on "text.txt" tokens 2048\nheal on "text.txt" tokens 2048\n'
 WISHES = """
 search {
@@ -462,6 +466,31 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     assert outs[0].replace("stopped/", "resting/") == outs[1]
     plans = [(world / name / "best.tailor").read_text() for name in ("stopped", "resting")]
     assert plans[0] == plans[1]
+
+
+def test_plans_of_an_interrupted_search_have_their_repairs_and_are_called_unrepaired(
+    world: Path, run: Run
+) -> None:
+    def stop(event: SearchEvent) -> None:
+        if isinstance(event, Scored) and event.trial.full:
+            raise KeyboardInterrupt
+
+    space = gptailor.loads(CUTS + HEALED + WISHES, folder=world)
+    flags = Flags(strategy="random", bridge="finalists", trials=8)
+    begun = find(space, "unhealed", flags, on_event=stop)
+    assert begun.best is not None
+    plan = gptailor.load(begun.best)
+    assert plan.heal is not None
+    assert plan.bridges
+    without = "interrupted before it repaired plans: the scores are without repair"
+    assert without in begun.best.read_text()
+    summary = (world / "unhealed" / "summary.md").read_text()
+    assert "It was interrupted before the best plans were healed" in summary
+    assert "were healed at the end" not in summary
+    picked = run("pick", "unhealed", "--layers", "4", "-o", "picked.tailor")
+    assert picked.out.rstrip().endswith(" before it is repaired")
+    assert without in (world / "picked.tailor").read_text()
+    assert gptailor.load(world / "picked.tailor").heal is not None
 
 
 @pytest.mark.parametrize("swallowed", [False, True])
