@@ -286,10 +286,6 @@ def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Le
     measured = read_outcomes(outcomes)
     if not isinstance(measured, Scores):
         raise SearchError(f"the base itself has no score: {measured}")
-    for aim, value in zip(ledger.aims, measured.values, strict=True):
-        if aim.scale == "base" and value <= 0:
-            message = f"the base's score by {aim.name} is {value:g}, expected a number above 0"
-            raise SearchError(message)
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]
     noted = dict(study.typed.bases)

@@ -187,11 +187,9 @@ def _open(run: RunReading, verdict: Verdict, gain: Estimate) -> str:
     least = _samples(run, verdict)
     of = _count(least, "held-out sample" if verdict.held else "sample")
     words = f"{_way(gain)} by {amount_words(gain, run.ledger.loss_unit)} on {of}"
-    if least >= _FEWEST_SAMPLES and math.isinf(gain.stderr):  # a score that is no mean of samples
-        return words
-    needed = math.inf if gain.value == 0 else least * (SURE * gain.stderr / gain.value) ** 2
+    needed = least * (SURE * gain.stderr / gain.value) ** 2 if gain.value else math.inf
     if needed > _MOST_SAMPLES and least >= _FEWEST_SAMPLES:
-        return f"{words}, and more samples would hardly decide it"
+        return words
     known = needed if needed <= _MOST_SAMPLES else 0
     count = math.ceil(round(max(known, least + 1, _FEWEST_SAMPLES), 6))
     unit = 10 ** max(0, len(str(count)) - 2)

@@ -652,15 +652,6 @@ def test_a_package_that_is_missing_is_named(world: Path) -> None:
     assert not (world / "new").exists()
 
 
-def test_a_base_that_measures_nothing_is_said(search: Search, world: Path) -> None:
-    rows = [{"context": f"{n}, then ", "answer": "never said by anybody"} for n in range(8)]
-    (world / "never.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    wish = 'generate("never.jsonl")'
-    arguments = ["-O", wish, "--strategy", "random", "--trials", "4"]
-    said = search("bare.tailor", "-o", "flat", *arguments, code=3)
-    assert f"the base's score by {wish} is 0, expected a number above 0" in said.err
-
-
 # ------------------------------------------------------------------------------ picking, and draws
 
 
