@@ -102,22 +102,21 @@ class RunReading:
         """Return a trial's plan as it was evaluated."""
         return at_stage(self.plans[trial.plan].declared, trial.request.stage)
 
+    def text(self, trial: Trial) -> str:
+        """Return the text of a trial's plan as it was evaluated."""
+        return format_plan(self.scored(trial))
+
     def handed(self, trial: Trial) -> Plan:
         """Return a trial's plan as RUN has it: as it was evaluated.
 
         A search that was interrupted before it repaired plans hands them over with their repairs.
         """
-        if self.end.ended == "interrupted" and not self.ledger.of(FINAL):
-            return self.plans[trial.plan].declared
-        return self.scored(trial)
+        early = self.end.ended == "interrupted" and not self.ledger.of(FINAL)
+        return self.plans[trial.plan].declared if early else self.scored(trial)
 
     def unrepaired(self, trial: Trial) -> bool:
         """Return whether a trial's plan is handed over with repairs that its scores lack."""
         return self.handed(trial) != self.scored(trial)
-
-    def text(self, trial: Trial) -> str:
-        """Return the text of a trial's plan as it was evaluated."""
-        return format_plan(self.scored(trial))
 
     def made(self, trial: Trial) -> str:
         """Return a line on a trial's plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""

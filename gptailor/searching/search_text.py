@@ -148,31 +148,30 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
     plan = f"plan {rival.number} ({origin_words(rival.request.origin)})"
     if rival is verdict.found:
         return f"The search found nothing better than a starting plan, {plan}."
-    plan += ", which is larger" * verdict.larger
+    many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
+    other = f"{many * gain.sure}{plan}{', which is larger' * verdict.larger}"
     least = _samples(run, verdict)
     few = least < _FEWEST_SAMPLES
-    by = f"by {amount_words(gain, run.ledger.loss_unit)}"
-    if gain.sure:
-        many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
-        words = f"{'Ahead of' if few else 'Better than'} {many}{plan}, {by}."
-    elif gain.reversed.sure:
-        words = f"Worse than {plan}, {by}."
-    else:
-        return f"A tie with {plan}: {_open(run, verdict, gain)}."
+    words = _compared(run, verdict, gain, other, "Ahead of" if few else "Better than")
     too_few = f" {_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
-    return words + too_few * few
+    return words + too_few * (few and (gain.sure or gain.reversed.sure))
 
 
 def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
     """Return the comparison of the found plan with a base that is no larger."""
-    gain = verdict.base
-    if gain is None or not verdict.no_larger:
+    if verdict.base is None or not verdict.no_larger:
         return ""
-    base = "the base, uncut, which is no larger"
-    if gain.sure or gain.reversed.sure:
-        by = amount_words(gain, run.ledger.loss_unit)
-        return f" {_way(gain).capitalize()} than {base}, by {by}."
-    return f" A tie with {base}: {_open(run, verdict, gain)}."
+    return " " + _compared(run, verdict, verdict.base, "the base, uncut, which is no larger")
+
+
+def _compared(
+    run: RunReading, verdict: Verdict, gain: Estimate, other: str, better: str = "Better than"
+) -> str:
+    """Return the comparison of the found plan with another plan."""
+    if not (gain.sure or gain.reversed.sure):
+        return f"A tie with {other}: {_open(run, verdict, gain)}."
+    by = amount_words(gain, run.ledger.loss_unit)
+    return f"{better if gain.sure else 'Worse than'} {other}, by {by}."
 
 
 _MOST_SAMPLES = 100_000

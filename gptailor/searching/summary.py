@@ -73,15 +73,10 @@ def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[T
     larger: to be better than a larger plan is the stronger result.
     """
     plans = usual_plans(ledger)
-    most = _most(ledger, top, size)
+    most = size(top) if any(aim.size for aim in ledger.aims) else math.inf
     alike = [t for t in ledger.candidates() if t.plan in plans]
     no_larger = [t for t in alike if size(t) <= most]
     return ledger.ranked(no_larger or alike, MOST_STARTS)
-
-
-def _most(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> float:
-    """Return the size that makes another plan larger than the found one, where size counts."""
-    return size(top) if any(aim.size for aim in ledger.aims) else math.inf
 
 
 def verdict(  # noqa: PLR0913 (all that it depends on)
@@ -107,7 +102,8 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     scored = {trial: s for trial in rivals(ledger, top, size) if (s := scores(trial)) is not None}
     of_base = scores(None)
     base = None if of_top is None or of_base is None else measure.gain(of_top, of_base)
-    larger = any(size(trial) > _most(ledger, top, size) for trial in scored)
+    sized = any(aim.size for aim in ledger.aims)
+    larger = sized and any(size(trial) > size(top) for trial in scored)
     best, rival, gain = top, None, None
     if of_top is not None and scored:
         gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}

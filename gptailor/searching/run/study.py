@@ -166,7 +166,9 @@ class Study:
         genome of another space.
         """
         count = len(ledger.aims)
-        self._recall_bases(ledger)
+        for samples, note in self.typed.bases.items():
+            self._refuse_unlike(f"the base on {samples} samples", note.values, count)
+            ledger.references[samples] = note.values
         for key, held in self.typed.held_out.items():
             if isinstance(held, Scores):
                 self._refuse_unlike(f"held-out scores of {quoted(key)}", held.values, count)
@@ -185,11 +187,6 @@ class Study:
         for number in _named(self.typed):
             if number >= len(self.trials):
                 raise self.error(f"names trial {number}, and has only {len(self.trials)} trials")
-
-    def _recall_bases(self, ledger: Ledger) -> None:
-        for samples, note in self.typed.bases.items():
-            self._refuse_unlike(f"the base on {samples} samples", note.values, len(ledger.aims))
-            ledger.references[samples] = note.values
 
     def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:
         if values is not None and len(values) != count:
