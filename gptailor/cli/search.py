@@ -94,13 +94,17 @@ def _sample_range(text: str) -> tuple[int, int]:
 @click.option("--export", type=click.Path(path_type=Path), metavar="FILE",
               help="Also write the trials as an Optuna study, a journal that optuna-dashboard "
                    "reads.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Print what the search would ask for, its evaluations, time and memory, and "
+                   "write nothing. The base is scored for the time.")  # fmt: skip
 @click.option("--no-live", is_flag=True, help="Print plain lines on a terminal too.")
-def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     plan: str,
     run: str,
     models: tuple[tuple[str, Path], ...],
     lets: options.Lets,
     families: tuple[Path, ...],
+    dry_run: bool,
     no_live: bool,
     export: Path | None,
     **values: Any,
@@ -131,9 +135,12 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.search import SearchEvent, search
+    from gptailor.searching.search import SearchEvent, forecast, search
     from gptailor.searching.search_text import summary_lines
 
+    if dry_run:
+        forecast(declared, flags, dict(models), where, Lines())
+        return
     if export is not None:
         exported = EXPORTERS.required("optuna", "--export", "optuna_export")(export)
     keep_memory()

@@ -468,6 +468,23 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     assert plans[0] == plans[1]
 
 
+def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
+    said = search("healed.tailor", "-o", "dry", "--dry-run", "--trials", "40")
+    assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
+    words = " ".join(said.err.split())
+    for part in (
+        "layers of starting plans: base, math up to ",
+        "evaluations for starting plans and measurements, 9 for finalists, and the rest of 40 for",
+        "memory for weights: ",
+        "recipes are scored first, with nothing dropped; cuts are scored bridged",
+        "40 evaluations of 12 samples at ",
+        "then bridging and healing 9 plans at most: about ",
+    ):
+        assert part in words
+    assert said.out == ""
+
+
 def test_plans_of_an_interrupted_search_have_their_repairs_and_are_called_unrepaired(
     world: Path, run: Run
 ) -> None:

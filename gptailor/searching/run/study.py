@@ -166,9 +166,7 @@ class Study:
         genome of another space.
         """
         count = len(ledger.aims)
-        for samples, note in self.typed.bases.items():
-            self._refuse_unlike(f"the base on {samples} samples", note.values, count)
-            ledger.references[samples] = note.values
+        self._recall_bases(ledger)
         for key, held in self.typed.held_out.items():
             if isinstance(held, Scores):
                 self._refuse_unlike(f"held-out scores of {quoted(key)}", held.values, count)
@@ -187,6 +185,11 @@ class Study:
         for number in _named(self.typed):
             if number >= len(self.trials):
                 raise self.error(f"names trial {number}, and has only {len(self.trials)} trials")
+
+    def _recall_bases(self, ledger: Ledger) -> None:
+        for samples, note in self.typed.bases.items():
+            self._refuse_unlike(f"the base on {samples} samples", note.values, len(ledger.aims))
+            ledger.references[samples] = note.values
 
     def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:
         if values is not None and len(values) != count:
