@@ -157,7 +157,7 @@ class Lines:
 
 def stages_words(budget: Budget) -> str:
     """Return the order of a search's stages, and how each stage is scored."""
-    parts = ["recipes are scored first, with nothing dropped"] * budget.separate
+    parts = ["plans are scored first with nothing dropped"] * budget.separate
     parts.append(f"cuts are scored {budget.stage(budget.full)}")
     if budget.final is not None:
         plans = f"{budget.finalists} plan{'s' * (budget.finalists != 1)}"

@@ -222,8 +222,8 @@ def _tables(run: RunReading) -> Iterator[_Table]:
         above = [f"{mark} {line}" for mark, line in zip(marks, above, strict=True)]
     recipe = best_recipe(ledger)
     if recipe is not None and (uncut := ledger.loss(recipe)) is not None:
-        name = f"{origin_words(recipe.request.origin)} (plan {recipe.number})"
-        above.append(f"recipe of cuts: {name}, uncut {loss_words(uncut, ledger.loss_unit)}")
+        name = f"plan {recipe.number} ({origin_words(recipe.request.origin)})"
+        above.append(f"all cuts are of {name}: uncut {loss_words(uncut, ledger.loss_unit)}")
     lost = f"{short_unit(ledger.loss_unit)} lost"
     columns = [(i, unseen) for unseen in shown for i in tabled]
     heads = [f"{mark} held out".removeprefix("score ") if unseen else mark
@@ -370,8 +370,8 @@ def _stages(run: RunReading) -> Iterator[str]:
     if record.heals or record.bridge is not None:
         compared = "cuts"
         if best_recipe(ledger) is not None:
-            recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "recipe")
-            compared = f"{recipes} with nothing dropped, then cuts of the best recipe"
+            recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "plan")
+            compared = f"{recipes} with nothing dropped, then cuts of the best one"
         yield f"The search compared {compared}. {_repaired(run, repaired)}"
     if (worth := repair_worth(ledger)) is not None:
         yield (
@@ -395,7 +395,7 @@ def _left_out(run: RunReading) -> Iterator[str]:
         plans = ", ".join(names)
         yield f"Starting plans beyond the budget: {plans}. A larger `--trials` tries more."
     if beyond := run.end.beyond:
-        yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
+        yield f"Starting plans that a `require` line for a size excludes: {', '.join(beyond)}."
 
 
 _MOST_AT_BOUNDS = 8

@@ -161,7 +161,7 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
         ),
         (
             Budget(16, 8, 8, "each", heals=True, separate=True),
-            "recipes are scored first, with nothing dropped; cuts are scored bridged;"
+            "plans are scored first with nothing dropped; cuts are scored bridged;"
             " then the best 1 plan and starting plans, healed",
         ),
     ],

@@ -477,7 +477,7 @@ def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> 
         "layers of starting plans: base, math up to ",
         "evaluations for starting plans and measurements, 9 for finalists, and the rest of 40 for",
         "memory for weights: ",
-        "recipes are scored first, with nothing dropped; cuts are scored bridged",
+        "plans are scored first with nothing dropped; cuts are scored bridged",
         "40 evaluations of 12 samples at ",
         "then bridging and healing 9 plans at most: about ",
     ):

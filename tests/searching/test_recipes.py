@@ -211,7 +211,7 @@ def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: 
         ("uniform merge by 0.6", 0.25),
         ("uniform merge", 1.0),
     ]
-    missed = "3 of 7 recipes (base, uniform merge by 1, uniform merge by 0.3)"
+    missed = "3 of 7 uncut plans (base, uniform merge by 1, uniform merge by 0.3)"
     left_out = chosen.starts.untried([trial.request.origin for trial in ledger.trials])["left_out"]
     assert left_out[0] == missed
 

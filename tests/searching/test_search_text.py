@@ -347,10 +347,10 @@ def test_the_recipe_of_cuts_stands_once_above_them() -> None:
     starts = [told(1, 3.0, STARTS, BestWindow(of=merge)), told(2, 3.5, STARTS, MATH, (5,))]
     run = ended(recipe, *starts, told(3, 2.5, dropped=(4,)), heals=True)
     shown = rows(run, 100)
-    line = "recipe of cuts: best window on uniform merge by 0.6 (plan 0), uncut"
+    line = "all cuts are of plan 0 (best window on uniform merge by 0.6): uncut"
     assert shown[1] == [f"{line} 0.100 ± 0.020 nats won"]
     assert [name for name, *_ in shown[5:7]] == ["start 1: L3 dropped", "start 2: L5 dropped, math"]
-    compared = "The search compared 1 recipe with nothing dropped, then cuts of the best recipe."
+    compared = "The search compared 1 plan with nothing dropped, then cuts of the best one."
     assert f"{compared} The best plans were healed at the end." in words(run)
 
 
@@ -461,7 +461,7 @@ def test_what_had_no_room_is_said() -> None:
     for line in (
         "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
         " tries more.",
-        "Starting plans beyond what is required of sizes: math.",
+        "Starting plans that a `require` line for a size excludes: math.",
     ):
         assert line in words(run)
         assert line in markdown(run)

@@ -376,7 +376,7 @@ class Starts:
         else:
             compared = {origin.of for origin in tried if isinstance(origin, PlanLayers)}
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
-            words = f"{len(missed)} of {len(self._all)} recipes ({', '.join(missed)})"
+            words = f"{len(missed)} of {len(self._all)} uncut plans ({', '.join(missed)})"
             left_out = [words] * bool(missed)
         if cuts:
             done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
