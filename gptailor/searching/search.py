@@ -205,20 +205,19 @@ def forecast(
         plan, models, device=where.device, memory=memory, on_event=on_event
     )
     on_event(Warned(faults))
-    tied = {name for name, model in opened_models.items() if model.layout.tied}
-    space = space_of(plan, opened_models["base"].layout.count, tied)
+    space = space_of(plan, opened_models["base"].layout.count)
     trials = trials_of(plan, opened_models, chosen, computing(where, opened_models, None), on_event)
     budget = replace(Budget.of(chosen, trials.full), separate=separates(plan))
-    files = {file for model in opened_models.values() for file in model.checkpoint.files}
-    weights = sum(file.stat().st_size for file in files)
-    names = ", ".join(map(composition_words, compositions(space, strengths=budget.separate)))
-    healing = "; 'gptailor compile --dry-run' of a plan has that of healing"
+    weights = sum(
+        file.stat().st_size for model in opened_models.values() for file in model.checkpoint.files
+    )
+    starts = compositions(space, strengths=budget.separate)
     for line in (
-        f"layers of starting plans: {names}",
+        f"layers of starting plans: {', '.join(map(composition_words, starts))}",
         f"up to {budget.starts:.3g} evaluations for starting plans and measurements,"
         f" {budget.kept} for finalists, and the rest of {budget.trials:,} for the strategy",
         f"memory for weights: {bytes_in_words(min(weights, memory or weights))} at most"
-        + healing * budget.heals,
+        + "; 'gptailor compile --dry-run' of a plan has that of healing" * budget.heals,
     ):
         on_event(Progress("searching", 0, 0, line))
     on_event(Begun(Ledger((), budget.full), budget, space, repair_cost(trials, budget)))

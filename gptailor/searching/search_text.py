@@ -151,10 +151,10 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
     many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
     other = f"{many * gain.sure}{plan}{', which is larger' * verdict.larger}"
     least = _samples(run, verdict)
-    few = least < _FEWEST_SAMPLES
-    words = _compared(run, verdict, gain, other, "Ahead of" if few else "Better than")
-    too_few = f" {_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
-    return words + too_few * (few and (gain.sure or gain.reversed.sure))
+    if least >= _FEWEST_SAMPLES or not (gain.sure or gain.reversed.sure):
+        return _compared(run, verdict, gain, other)
+    too_few = f"{_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
+    return f"{_compared(run, verdict, gain, other, 'Ahead of')} {too_few}"
 
 
 def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
@@ -184,16 +184,16 @@ def _open(run: RunReading, verdict: Verdict, gain: Estimate) -> str:
     The standard error falls with the root of their number, and the gain is taken to stay.
     """
     least = _samples(run, verdict)
-    of = _count(least, "held-out sample" if verdict.held else "sample")
-    words = f"{_way(gain)} by {amount_words(gain, run.ledger.loss_unit)} on {of}"
+    words = (
+        f"{_way(gain)} by {amount_words(gain, run.ledger.loss_unit)}"
+        f" on {_count(least, 'held-out sample' if verdict.held else 'sample')}"
+    )
     needed = least * (SURE * gain.stderr / gain.value) ** 2 if gain.value else math.inf
     if needed > _MOST_SAMPLES and least >= _FEWEST_SAMPLES:
         return words
     known = needed if needed <= _MOST_SAMPLES else 0
     count = math.ceil(round(max(known, least + 1, _FEWEST_SAMPLES), 6))
-    unit = 10 ** max(0, len(str(count)) - 2)
-    each = " of each text" * (len(run.ledger.deciding) > 1)
-    return f"{words}; about {-(-count // unit) * unit:,}{each} would decide it"
+    return f"{words}; about {float(f'{count:.3g}'):,.0f} a text would decide it"
 
 
 def _way(gain: Estimate) -> str:
@@ -372,22 +372,18 @@ def _stages(run: RunReading) -> Iterator[str]:
         if best_recipe(ledger) is not None:
             recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "plan")
             compared = f"{recipes} with nothing dropped, then cuts of the best one"
-        yield f"The search compared {compared}. {_repaired(run, repaired)}"
+        end = f"The best plans were {repaired} at the end."
+        if run.verdict is not None and run.unrepaired(run.verdict.best):
+            end = (
+                f"It was interrupted before the best plans were {repaired}: the scores are without"
+                " that. best.tailor has the repairs of the space; 'gptailor compile' makes them."
+            )
+        yield f"The search compared {compared}. {end}"
     if (worth := repair_worth(ledger)) is not None:
         yield (
             f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
             f" ({worth.plans} plans, rank correlation {worth.correlation:.2f})."
         )
-
-
-def _repaired(run: RunReading, repaired: str) -> str:
-    """Return whether the best plans were repaired."""
-    if run.verdict is None or not run.unrepaired(run.verdict.best):
-        return f"The best plans were {repaired} at the end."
-    return (
-        f"It was interrupted before the best plans were {repaired}: the scores are without that."
-        " best.tailor has the repairs of the space, and 'gptailor compile' makes them."
-    )
 
 
 def _left_out(run: RunReading) -> Iterator[str]:

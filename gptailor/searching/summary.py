@@ -102,8 +102,7 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     scored = {trial: s for trial in rivals(ledger, top, size) if (s := scores(trial)) is not None}
     of_base = scores(None)
     base = None if of_top is None or of_base is None else measure.gain(of_top, of_base)
-    sized = any(aim.size for aim in ledger.aims)
-    larger = sized and any(size(trial) > size(top) for trial in scored)
+    larger = any(aim.size for aim in ledger.aims) and any(size(t) > size(top) for t in scored)
     best, rival, gain = top, None, None
     if of_top is not None and scored:
         gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}

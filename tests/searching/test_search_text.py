@@ -182,7 +182,7 @@ SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 d
         (
             3.005,
             "A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
-            f" samples; about 960 would decide it. {SIMPLER}",
+            f" samples; about 960 a text would decide it. {SIMPLER}",
         ),
         (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
@@ -232,20 +232,35 @@ def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
 @pytest.mark.parametrize(
     ("gain", "error", "held", "end"),
     [
-        (0.23, 0.12, 4, "better by 0.23 ± 0.12 nats on 4 held-out samples; about 8 would decide"),
-        (0.2, 0.5, 30, "better by 0.20 ± 0.50 nats on 30 held-out samples; about 750 would decide"),
-        (-0.2, 0.5, 30, "worse by 0.20 ± 0.50 nats on 30 held-out samples; about 750 would decide"),
+        (
+            0.23,
+            0.12,
+            4,
+            "better by 0.23 ± 0.12 nats on 4 held-out samples; about 8 a text would decide",
+        ),
+        (
+            0.2,
+            0.5,
+            30,
+            "better by 0.20 ± 0.50 nats on 30 held-out samples; about 750 a text would decide",
+        ),
+        (
+            -0.2,
+            0.5,
+            30,
+            "worse by 0.20 ± 0.50 nats on 30 held-out samples; about 750 a text would decide",
+        ),
         (
             0.2,
             0.101,
             30,
-            "better by 0.20 ± 0.10 nats on 30 held-out samples; about 31 would decide",
+            "better by 0.20 ± 0.10 nats on 30 held-out samples; about 31 a text would decide",
         ),
-        (0.01, 0.1, 30, "nats on 30 held-out samples; about 12,000 would decide it."),
-        (0.0, 0.1, 4, "nats on 4 held-out samples; about 8 would decide it."),
+        (0.01, 0.1, 30, "nats on 30 held-out samples; about 12,000 a text would decide it."),
+        (0.0, 0.1, 4, "nats on 4 held-out samples; about 8 a text would decide it."),
         (0.0, 0.1, 30, "nats on 30 held-out samples."),
         (0.2, math.inf, 30, "nats on 30 held-out samples."),
-        (0.2, math.inf, 1, "nats on 1 held-out sample; about 8 would decide it."),
+        (0.2, math.inf, 1, "nats on 1 held-out sample; about 8 a text would decide it."),
     ],
 )
 def test_a_tie_has_the_number_of_samples_that_would_decide_it(
@@ -261,7 +276,7 @@ def test_a_tie_has_the_number_of_samples_that_would_decide_it(
         (2.75, "Worse than the base, uncut, which is no larger, by 0.500 ± 0.010 nats."),
         (2.0, "Better than the base, uncut, which is no larger, by 0.250 ± 0.010 nats."),
         (2.24, "A tie with the base, uncut, which is no larger: better by 0.010 ± 0.010 nats on 30"
-               " held-out samples; about 120 would decide it."),
+               " held-out samples; about 120 a text would decide it."),
     ],
 )  # fmt: skip
 def test_a_base_that_is_no_larger_is_compared_too(unseen: float, verdict: str) -> None:

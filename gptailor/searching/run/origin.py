@@ -56,7 +56,7 @@ def composition_models(of: ModelAlone | UniformMerge) -> tuple[str, ...]:
 
 
 def composition_words(of: ModelAlone | UniformMerge | SearchedRecipe) -> str:
-    """Return `math`, `uniform merge`, `uniform merge of math and code by 0.6`, `best uncut plan`."""
+    """Return `math`, `uniform merge of math and code by 0.6`, `best uncut plan`."""
     if isinstance(of, SearchedRecipe):
         return "best uncut plan"
     if isinstance(of, ModelAlone):

@@ -176,11 +176,10 @@ class Starts:
         These are all if they cost little. Else, if the room allows not even the first ones in full,
         they are compared as far as it also allows one of them in full, the most promising first.
         """
-        if self._low > 1 / 2:
-            return []
-        if self._low * len(self._all) <= self.room / 4:
+        if self._low <= 1 / 2 and self._low * len(self._all) <= self.room / 4:
             return self._all
-        if self.recipes is None and len(self._models) < self._for_compositions:
+        in_full = self.recipes is None and len(self._models) < self._for_compositions
+        if self._low > 1 / 2 or in_full:
             return []
         return self._promising()[: max(0, int((self._for_compositions - 1) / self._low))]
 
