@@ -26,7 +26,6 @@ from gptailor.searching.limits import Sizes, Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking
-from gptailor.searching.run.origin import composition_words
 from gptailor.searching.run.records import Ended, ResultNote, RunSizes
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.scores import Scores, read_outcomes
@@ -39,7 +38,7 @@ from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space, space_of
-from gptailor.searching.starts.compositions import compositions
+from gptailor.searching.starts.stages import Starts
 from gptailor.searching.strategies import strategy_of
 from gptailor.searching.summary import curve, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
@@ -211,9 +210,9 @@ def forecast(
     weights = sum(
         file.stat().st_size for model in opened_models.values() for file in model.checkpoint.files
     )
-    starts = compositions(space, strengths=budget.separate)
+    starts = Starts(space).untried(())["left_out"]
     for line in (
-        f"layers of starting plans: {', '.join(map(composition_words, starts))}",
+        f"starting plans, as far as there is room: {', '.join(starts)}",
         f"up to {budget.starts:.3g} evaluations for starting plans and measurements,"
         f" {budget.kept} for finalists, and the rest of {budget.trials:,} for the strategy",
         f"memory for weights: {bytes_in_words(min(weights, memory or weights))} at most"

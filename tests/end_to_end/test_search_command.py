@@ -474,7 +474,8 @@ def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
     words = " ".join(said.err.split())
     for part in (
-        "layers of starting plans: base, math up to ",
+        "starting plans, as far as there is room: block influence on base, block influence on math,"
+        " 3 of 3 windows, greedy removal up to ",
         "evaluations for starting plans and measurements, 9 for finalists, and the rest of 40 for",
         "memory for weights: ",
         "plans are scored first with nothing dropped; cuts are scored bridged",
