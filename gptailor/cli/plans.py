@@ -60,8 +60,8 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
     """Check plans, by themselves and against the headers of their models.
 
     The command reports all faults, each once. For an open plan it also prints the number of choices
-    that a search has, and the number of trials in the search block. The exit code is 1 if there are
-    any faults. A warning is not a fault.
+    that a search has, and the number of trials in the search block. 'gptailor search --dry-run'
+    estimates the time. The exit code is 1 if there are any faults. A warning is not a fault.
     """
     for name in plans if fix else ():
         FIXES.required("text", "--fix", "lsp")(name)

@@ -94,13 +94,17 @@ def _sample_range(text: str) -> tuple[int, int]:
 @click.option("--export", type=click.Path(path_type=Path), metavar="FILE",
               help="Also write the trials as an Optuna study, a journal that optuna-dashboard "
                    "reads.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Print what the search would ask for, its evaluations, time and memory, and "
+                   "write nothing. The base is scored for the time.")  # fmt: skip
 @click.option("--no-live", is_flag=True, help="Print plain lines on a terminal too.")
-def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     plan: str,
     run: str,
     models: tuple[tuple[str, Path], ...],
     lets: options.Lets,
     families: tuple[Path, ...],
+    dry_run: bool,
     no_live: bool,
     export: Path | None,
     **values: Any,
@@ -131,9 +135,12 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.search import SearchEvent, search
+    from gptailor.searching.search import SearchEvent, forecast, search
     from gptailor.searching.search_text import summary_lines
 
+    if dry_run:
+        forecast(declared, flags, dict(models), where, Lines())
+        return
     if export is not None:
         exported = EXPORTERS.required("optuna", "--export", "optuna_export")(export)
     keep_memory()
@@ -254,4 +261,5 @@ def _picked_words(point: "CurvePoint") -> str:
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
     lost, form = (point.share, ".1%") if point.nats is None else (point.nats, ".3g")
     loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
-    return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}"
+    before = " before it is repaired" * point.unrepaired
+    return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}{before}"

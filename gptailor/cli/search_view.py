@@ -66,7 +66,7 @@ class TimeLeft:
     def spent(self) -> str:
         """The evaluations spent, of the budget: `5.333/12`."""
         budget = self.search.budget
-        return f"{self.search.ledger.cost() + budget.measured:.4g}/{budget.trials}"
+        return f"{self.search.ledger.cost() + budget.measured:.4g}/{budget.evaluations:g}"
 
     @property
     def seconds(self) -> float | None:
@@ -75,7 +75,7 @@ class TimeLeft:
             return None
         budget = self.search.budget
         repaired = self._count if self._repaired else 0  # the time of repairs includes their scores
-        evaluations = budget.trials - budget.measured - self.search.ledger.cost() - repaired
+        evaluations = budget.evaluations - budget.measured - self.search.ledger.cost() - repaired
         return max(evaluations, 0.0) * each + (self._repairs or 0.0)
 
     @property
@@ -127,11 +127,9 @@ class Lines:
             case events.Warned(faults):
                 say_faults(faults)
             case Progress("searching", done, total, what):
-                self._once(what, steps(what, done, total))
+                self._once(what, textwrap.fill(steps(what, done, total), width()))
             case events.Estimated():
-                budget = self._rest.search.budget
-                bridged = budget.stage(budget.full) == "bridged"
-                words = estimate(event, self._rest.then, bridged=bridged)
+                words = estimate(event, self._rest.then, self._rest.search.budget)
                 self._once(_ESTIMATE, textwrap.fill(words, width()))
             case events.Begun(ledger):
                 if cuts(event.space.plan):
@@ -159,7 +157,7 @@ class Lines:
 
 def stages_words(budget: Budget) -> str:
     """Return the order of a search's stages, and how each stage is scored."""
-    parts = ["recipes are scored first, with nothing dropped"] * budget.separate
+    parts = ["plans are scored first with nothing dropped"] * budget.separate
     parts.append(f"cuts are scored {budget.stage(budget.full)}")
     if budget.final is not None:
         plans = f"{budget.finalists} plan{'s' * (budget.finalists != 1)}"
@@ -210,7 +208,7 @@ def steps(what: str, done: int, total: int) -> str:
 _ESTIMATE = "estimate"
 
 
-def estimate(of: events.Estimated, then: str, *, bridged: bool = False) -> str:
+def estimate(of: events.Estimated, then: str, budget: Budget) -> str:
     """Return the time of the trials left, at the base's pace, and the work after them (`then`).
 
     The time of bridging a trial isn't known before the first trial.
@@ -218,8 +216,10 @@ def estimate(of: events.Estimated, then: str, *, bridged: bool = False) -> str:
     parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
         f" base took: about {clock(of.evaluations * of.seconds)}",
-        f"then {then}" if then else "",
-        "bridging each cut comes on top" if bridged else "",
+        f"measurements, one starting plan and finalists take more than --trials {budget.trials}"
+        * (budget.evaluations > budget.trials),
+        f"then {then}" * bool(then),
+        "bridging each cut comes on top" * (budget.stage(budget.full) == "bridged"),
         "evaluating finalists and held-out scores come on top",
     )
     return "; ".join(filter(None, parts))

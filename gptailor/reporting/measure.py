@@ -13,6 +13,8 @@ SURE = 2.0
 
 SHARES, SPREADS = "% of the base's score", "spreads of the starting plans' scores"
 """The units of losses by objectives that have no unit in common."""
+POINTS = "points"
+"""The unit of shares where the base scores 0: a hundredth of a score of 1."""
 
 UNSIZED: Final = frozenset({"", "accuracy"})
 """Units of scores that are shown as shares of the base's score, not as differences."""
@@ -62,7 +64,8 @@ class LossMeasure:
     """The measure of the losses by one objective.
 
     A loss is the distance of a score from `reference` in the worse direction, in `width`s. By the
-    `base`, the reference and the width are the base's score, so a loss is a share of it. By the
+    `base`, the reference and the width are the base's score, so a loss is a share of it, or of 1
+    where the base scores 0. By the
     `spread`, the reference is the best score of the starting plans, and the width is the distance
     between their best and worst scores.
     """
@@ -70,13 +73,6 @@ class LossMeasure:
     direction: AimDirection
     width: float = 1.0
     reference: float = 0.0
-
-    @classmethod
-    def of_base(cls, direction: AimDirection, base: float) -> "LossMeasure":
-        """Measure by the base's score. Raises ValueError if it is not finite and above 0."""
-        if not 0 < base < math.inf:
-            raise ValueError(f"a base's score of {base!r} is no measure for others")
-        return cls(direction, base, base)
 
     @classmethod
     def of_spread(cls, direction: AimDirection, starts: Sequence[float]) -> "LossMeasure":

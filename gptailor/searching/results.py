@@ -36,7 +36,7 @@ from gptailor.searching.run_files import SUMMARY, file_inside
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import headline, loss_words, markdown, stage_words
 from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import expecting, plan_at_stage
+from gptailor.searching.space.decode import expecting
 from gptailor.searching.summary import curve
 
 
@@ -187,6 +187,7 @@ def _handed_over(run: RunReading) -> HandedNote:
                 lost=lost.value,
                 share=share,
                 nats=mean and mean.value,
+                unrepaired=run.unrepaired(trial),
             )
         )
     best = None if verdict is None else verdict.best.number
@@ -212,8 +213,8 @@ def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
 
 
 def _text(run: RunReading, trial: Trial, place: Path | None) -> str:
-    """Return a trial's plan as evaluated, with a comment; paths from a folder, or absolute."""
-    plan = plan_at_stage(run.space, trial.request.genome, trial.request.stage)
+    """Return a trial's plan as it is handed over; paths are seen from a folder, or absolute."""
+    plan = run.handed(trial)
     comment = "".join(f"# {line}\n" for line in _comment(run, trial, plan))
     return comment + format_plan(seen_from(expecting(plan, run.space.plan), place))
 
@@ -235,6 +236,8 @@ def _comment(run: RunReading, trial: Trial, plan: Plan) -> Iterable[str]:
         yield f"{aim.name}: {score}{was}, {trial.request.samples} samples."
     if (lost := ledger.loss(trial)) is not None:
         yield f"{loss_words(lost, ledger.loss_unit)} beside the base."
+    if run.unrepaired(trial):
+        yield "The search was interrupted before it repaired plans: the scores are without repair."
     made = made_words(Resolved(plan, run.space.layers))
     yield f"{made[:1].upper()}{made[1:]}."
 

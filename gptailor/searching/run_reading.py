@@ -15,6 +15,7 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import TailorError
 from gptailor.plan.output_size import OutputSize
+from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.reporting.layer_view import made_words
@@ -24,7 +25,7 @@ from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import CurvePoint, ResultNote, RunRecord
 from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.study import Study, StudyNotes
-from gptailor.searching.run.trials import RECIPES, Ledger, Trial
+from gptailor.searching.run.trials import FINAL, RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.space.decode import decode, decode_for
 from gptailor.searching.space.space import Space, space_of
@@ -97,9 +98,25 @@ class RunReading:
         size = self.sizes.get(trial.plan)
         return size.layers if size else len(self.plans[trial.plan].kept)
 
+    def scored(self, trial: Trial) -> Plan:
+        """Return a trial's plan as it was evaluated."""
+        return at_stage(self.plans[trial.plan].declared, trial.request.stage)
+
     def text(self, trial: Trial) -> str:
         """Return the text of a trial's plan as it was evaluated."""
-        return format_plan(at_stage(self.plans[trial.plan].declared, trial.request.stage))
+        return format_plan(self.scored(trial))
+
+    def handed(self, trial: Trial) -> Plan:
+        """Return a trial's plan as RUN has it: as it was evaluated.
+
+        A search that was interrupted before it repaired plans hands them over with their repairs.
+        """
+        early = self.end.ended == "interrupted" and not self.ledger.of(FINAL)
+        return self.plans[trial.plan].declared if early else self.scored(trial)
+
+    def unrepaired(self, trial: Trial) -> bool:
+        """Return whether a trial's plan is handed over with repairs that its scores lack."""
+        return self.handed(trial) != self.scored(trial)
 
     def made(self, trial: Trial) -> str:
         """Return a line on a trial's plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""

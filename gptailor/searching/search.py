@@ -1,5 +1,6 @@
 """The course of a search: `search` closes an open plan's choices, `search_steps` is its loop."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from gptailor.plan.events import Event, Progress, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.reporting.quantities import byte_count
+from gptailor.reporting.quantities import byte_count, bytes_in_words
 from gptailor.searching.final_scores import Conditions, held_out
 from gptailor.searching.folder import folder_at
 from gptailor.searching.identity import record_of, refuse_other
@@ -35,7 +36,9 @@ from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.space.decode import decode_for
+from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.starts.stages import Starts
 from gptailor.searching.strategies import strategy_of
 from gptailor.searching.summary import curve, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
@@ -184,6 +187,46 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         return put_results(folder, reading, chosen, say)
 
 
+def forecast(
+    plan: Plan,
+    flags: Flags,
+    models: ModelPaths,
+    where: Resources,
+    on_event: OnSearchEvent,
+) -> None:
+    """Tell `on_event` what a search would ask for, how long it would take, and its memory.
+
+    The base is scored on the samples of the cheapest trial, for the time. Nothing is written.
+    Raises what `search` raises for the plan, its texts and objectives.
+    """
+    chosen, memory = settings(plan, flags), byte_count(where.memory)
+    plan, opened_models, faults = opened(
+        plan, models, device=where.device, memory=memory, on_event=on_event
+    )
+    on_event(Warned(faults))
+    space = space_of(plan, opened_models["base"].layout.count)
+    trials = trials_of(plan, opened_models, chosen, computing(where, opened_models, None), on_event)
+    budget = replace(Budget.of(chosen, trials.full), separate=separates(plan))
+    weights = sum(
+        file.stat().st_size for model in opened_models.values() for file in model.checkpoint.files
+    )
+    starts = Starts(space).untried(())["left_out"]
+    for line in (
+        f"starting plans, as far as there is room: {', '.join(starts)}",
+        f"up to {budget.starts:.3g} evaluations for starting plans and measurements,"
+        f" {budget.kept} for finalists, and the rest of {budget.trials:,} for the strategy",
+        f"memory for weights: {bytes_in_words(min(weights, memory or weights))} at most"
+        + "; 'gptailor compile --dry-run' of a plan has that of healing" * budget.heals,
+    ):
+        on_event(Progress("searching", 0, 0, line))
+    on_event(Begun(Ledger((), budget.full), budget, space, repair_cost(trials, budget)))
+    for samples in (1, budget.low):  # weights are loaded first
+        begun = time.perf_counter()
+        list(trials.run([base_of(plan)], samples, stage="bare"))
+    seconds = (time.perf_counter() - begun) * budget.full / budget.low
+    on_event(Estimated(budget.evaluations, seconds, budget.full))
+
+
 # ---------------------------------------------------------------------------------------- the loop
 
 
@@ -265,7 +308,7 @@ def _recorded(
     ledger = under_way.ledger
     for samples, outcomes, seconds in under_way.measures():
         _measure(outcomes, samples, study, ledger)
-        remaining = budget.trials - budget.measured - ledger.cost()
+        remaining = budget.evaluations - budget.measured - ledger.cost()
         yield Estimated(remaining, seconds * ledger.full / samples, ledger.full)
     for trial in under_way.told():
         study.add(trial)
@@ -286,10 +329,6 @@ def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Le
     measured = read_outcomes(outcomes)
     if not isinstance(measured, Scores):
         raise SearchError(f"the base itself has no score: {measured}")
-    for aim, value in zip(ledger.aims, measured.values, strict=True):
-        if aim.scale == "base" and value <= 0:
-            message = f"the base's score by {aim.name} is {value:g}, expected a number above 0"
-            raise SearchError(message)
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]
     noted = dict(study.typed.bases)

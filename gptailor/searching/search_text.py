@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
-from gptailor.reporting.measure import Estimate, finite_or_none
+from gptailor.reporting.measure import SURE, Estimate, finite_or_none
 from gptailor.reporting.quantities import (
     bytes_in_words,
     clock,
@@ -95,7 +95,7 @@ def headline(run: RunReading) -> str:
         if verdict.best is not verdict.found
         else ""
     )
-    start, base = _beside_start(run, verdict), _beside_smaller_base(verdict, run.ledger.loss_unit)
+    start, base = _beside_start(run, verdict), _beside_smaller_base(run, verdict)
     return f"{tried} {_found(run, verdict)} {start}{simpler}{base}"
 
 
@@ -143,34 +143,57 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
     """Compare the found plan with the best plan that needs no search."""
     rival, gain = verdict.rival, verdict.gain
     if rival is None or gain is None:
-        sizes = any(aim.size for aim in run.ledger.aims)
-        other = "repaired alike and no larger" if sizes else "repaired alike"
-        return f"No starting plan {other} meets all requirements, so it is compared with none."
+        meets = " and meets all requirements" * (run.end.required is not None)
+        return f"No starting plan was repaired alike{meets}, so it is compared with none."
     plan = f"plan {rival.number} ({origin_words(rival.request.origin)})"
-    by = amount_words(gain, run.ledger.loss_unit)
     if rival is verdict.found:
         return f"The search found nothing better than a starting plan, {plan}."
+    many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
+    other = f"{many * gain.sure}{plan}{', which is larger' * verdict.larger}"
     least = _samples(run, verdict)
-    few = least < _FEWEST_SAMPLES
-    if gain.sure:
-        many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
-        words = f"{'Ahead of' if few else 'Better than'} {many}{plan}, by {by}."
-    elif gain.reversed.sure:
-        words = f"Worse than {plan}, by {by}."
-    else:
-        words = f"A tie with {plan}: {_way(gain)} by {by}."
-    too_few = f" {_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
-    return words + too_few * few
+    if least >= _FEWEST_SAMPLES or not (gain.sure or gain.reversed.sure):
+        return _compared(run, verdict, gain, other)
+    too_few = f"{_count(least, 'sample')} are too few to tell; use {_FEWEST_SAMPLES} or more."
+    return f"{_compared(run, verdict, gain, other, 'Ahead of')} {too_few}"
 
 
-def _beside_smaller_base(verdict: Verdict, unit: str) -> str:
+def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
     """Return the comparison of the found plan with a base that is no larger."""
-    gain = verdict.base
-    if gain is None or not verdict.no_larger:
+    if verdict.base is None or not verdict.no_larger:
         return ""
-    by = f"{_way(gain)} by {amount_words(gain, unit)}"
-    better = "Better" if gain.sure else "No better"
-    return f" {better} than the base, uncut, which is no larger: {by}."
+    return " " + _compared(run, verdict, verdict.base, "the base, uncut, which is no larger")
+
+
+def _compared(
+    run: RunReading, verdict: Verdict, gain: Estimate, other: str, better: str = "Better than"
+) -> str:
+    """Return the comparison of the found plan with another plan."""
+    if not (gain.sure or gain.reversed.sure):
+        return f"A tie with {other}: {_open(run, verdict, gain)}."
+    by = amount_words(gain, run.ledger.loss_unit)
+    return f"{better if gain.sure else 'Worse than'} {other}, by {by}."
+
+
+_MOST_SAMPLES = 100_000
+"""The most samples that anybody would take to decide between two plans."""
+
+
+def _open(run: RunReading, verdict: Verdict, gain: Estimate) -> str:
+    """Return a gain that isn't sure, its samples, and about how many samples would decide it.
+
+    The standard error falls with the root of their number, and the gain is taken to stay.
+    """
+    least = _samples(run, verdict)
+    words = (
+        f"{_way(gain)} by {amount_words(gain, run.ledger.loss_unit)}"
+        f" on {_count(least, 'held-out sample' if verdict.held else 'sample')}"
+    )
+    needed = least * (SURE * gain.stderr / gain.value) ** 2 if gain.value else math.inf
+    if needed > _MOST_SAMPLES and least >= _FEWEST_SAMPLES:
+        return words
+    known = needed if needed <= _MOST_SAMPLES else 0
+    count = math.ceil(round(max(known, least + 1, _FEWEST_SAMPLES), 6))
+    return f"{words}; about {float(f'{count:.3g}'):,.0f} a text would decide it"
 
 
 def _way(gain: Estimate) -> str:
@@ -199,8 +222,8 @@ def _tables(run: RunReading) -> Iterator[_Table]:
         above = [f"{mark} {line}" for mark, line in zip(marks, above, strict=True)]
     recipe = best_recipe(ledger)
     if recipe is not None and (uncut := ledger.loss(recipe)) is not None:
-        name = f"{origin_words(recipe.request.origin)} (plan {recipe.number})"
-        above.append(f"recipe of cuts: {name}, uncut {loss_words(uncut, ledger.loss_unit)}")
+        name = f"plan {recipe.number} ({origin_words(recipe.request.origin)})"
+        above.append(f"all cuts are of {name}: uncut {loss_words(uncut, ledger.loss_unit)}")
     lost = f"{short_unit(ledger.loss_unit)} lost"
     columns = [(i, unseen) for unseen in shown for i in tabled]
     heads = [f"{mark} held out".removeprefix("score ") if unseen else mark
@@ -303,7 +326,9 @@ def _notes(run: RunReading, commands: Sequence[str]) -> Iterator[list[str]]:
     parts = (_required, _failed, _stages, _left_out, _at_bounds, _random)
     yield from filter(None, ([*part(run)] for part in parts))
     if commands:
-        yield [f"    {command}" for command in commands]
+        samples = _count(run.ledger.full, "sample")
+        unseen = f"The first command scores it on the search's {samples}, not on held-out ones."
+        yield [unseen] * any(run.end.held) + [f"    {command}" for command in commands]
     yield [_cost(run)]
 
 
@@ -345,9 +370,15 @@ def _stages(run: RunReading) -> Iterator[str]:
     if record.heals or record.bridge is not None:
         compared = "cuts"
         if best_recipe(ledger) is not None:
-            recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "recipe")
-            compared = f"{recipes} with nothing dropped, then cuts of the best recipe"
-        yield f"The search compared {compared}. The best plans were {repaired} at the end."
+            recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "plan")
+            compared = f"{recipes} with nothing dropped, then cuts of the best one"
+        end = f"The best plans were {repaired} at the end."
+        if run.verdict is not None and run.unrepaired(run.verdict.best):
+            end = (
+                f"It was interrupted before the best plans were {repaired}: the scores are without"
+                " that. best.tailor has the repairs of the space; 'gptailor compile' makes them."
+            )
+        yield f"The search compared {compared}. {end}"
     if (worth := repair_worth(ledger)) is not None:
         yield (
             f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
@@ -360,7 +391,7 @@ def _left_out(run: RunReading) -> Iterator[str]:
         plans = ", ".join(names)
         yield f"Starting plans beyond the budget: {plans}. A larger `--trials` tries more."
     if beyond := run.end.beyond:
-        yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
+        yield f"Starting plans that a `require` line for a size excludes: {', '.join(beyond)}."
 
 
 _MOST_AT_BOUNDS = 8

@@ -49,9 +49,10 @@ class Verdict(NamedTuple):
     """The verdict on a search's result: `found` has the best score, `best` is handed over.
 
     `rival` is the starting plan with the smallest `gain` of the found plan over it, of `starts`
-    starting plans. It may be the found plan itself. `base` is the gain over the uncut base, which
-    may be `no_larger`. Gains are by the `deciding` objectives, on `held`-out samples where all
-    plans have them.
+    starting plans. It may be the found plan itself. With `larger` the size of plans counts, and
+    each of these starting plans is larger than the found plan. `base` is the gain over the uncut
+    base, which may be `no_larger`. Gains are by the `deciding` objectives, on `held`-out samples
+    where all plans have them.
     """
 
     found: Trial
@@ -59,6 +60,7 @@ class Verdict(NamedTuple):
     rival: Trial | None
     gain: Estimate | None
     starts: int
+    larger: bool
     held: bool
     base: Estimate | None
     no_larger: bool
@@ -67,13 +69,14 @@ class Verdict(NamedTuple):
 def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[Trial]:
     """Return the best starting plans, evaluated like the plan that was found, best first.
 
-    Where size is an objective, they are no larger than the plan that was found.
+    Where size is an objective, they are no larger than the plan that was found, unless all are
+    larger: to be better than a larger plan is the stronger result.
     """
     plans = usual_plans(ledger)
-    sized = any(aim.size for aim in ledger.aims)
-    most = size(top) if sized else math.inf
-    alike = [t for t in ledger.candidates() if t.plan in plans and size(t) <= most]
-    return ledger.ranked(alike, MOST_STARTS)
+    most = size(top) if any(aim.size for aim in ledger.aims) else math.inf
+    alike = [t for t in ledger.candidates() if t.plan in plans]
+    no_larger = [t for t in alike if size(t) <= most]
+    return ledger.ranked(no_larger or alike, MOST_STARTS)
 
 
 def verdict(  # noqa: PLR0913 (all that it depends on)
@@ -99,15 +102,16 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     scored = {trial: s for trial in rivals(ledger, top, size) if (s := scores(trial)) is not None}
     of_base = scores(None)
     base = None if of_top is None or of_base is None else measure.gain(of_top, of_base)
+    larger = any(aim.size for aim in ledger.aims) and any(size(t) > size(top) for t in scored)
     best, rival, gain = top, None, None
     if of_top is not None and scored:
         gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}
         itself = (top, Estimate(0.0, 0.0))
         rival, gain = itself if top in scored else min(gains.items(), key=_strength)
-        if not gain.sure:
+        if not (gain.sure or larger):
             best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
     no_larger = base_size <= size(top)
-    return Verdict(top, best, rival, gain, len(scored), held, base, no_larger)
+    return Verdict(top, best, rival, gain, len(scored), larger, held, base, no_larger)
 
 
 def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:

@@ -76,8 +76,19 @@ def test_the_estimate_has_bridging_and_healing(
     )
     Course(monkeypatch, None)
     assert "then bridging and healing 2 plans at most; evaluating" in all_said(capsys)
-    words = estimate(Estimated(16.0, 10.0, 8), "healing 2 plans", bridged=True)
+    words = estimate(Estimated(16.0, 10.0, 8), "healing 2 plans", Budget(16, 8, 8, "each"))
     assert "; then healing 2 plans; bridging each cut comes on top; evaluating" in words
+
+
+def test_a_budget_below_what_has_to_be_done_is_called_so() -> None:
+    few = Budget(1, 8, 8, "finalists", heals=True, wanted=1, measured=2.5)
+    assert few.evaluations == 2.5 + 1 + 1 + 2, "one starting plan, a random one, two healed ones"
+    assert Budget(200, 8, 8, measured=2.5).evaluations == 200
+    words = estimate(Estimated(4.0, 10.0, 8), "", few)
+    more = "measurements, one starting plan and finalists take more than --trials 1"
+    assert words.startswith("4 evaluations of 8 samples at 10 s, as the base took: about 0:40; ")
+    assert more in words
+    assert more not in estimate(Estimated(4.0, 10.0, 8), "", Budget(200, 8, 8))
 
 
 def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
@@ -150,7 +161,7 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
         ),
         (
             Budget(16, 8, 8, "each", heals=True, separate=True),
-            "recipes are scored first, with nothing dropped; cuts are scored bridged;"
+            "plans are scored first with nothing dropped; cuts are scored bridged;"
             " then the best 1 plan and starting plans, healed",
         ),
     ],

@@ -253,7 +253,7 @@ def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(others + search)
     assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open, 16 trials\n"
     (here / "p.tailor").write_text(f'{others}drop L3\nbridge on "p.tailor"\n{search}')
-    stages = "recipes uncut, cuts bare, finalists bridged"
+    stages = "plans uncut, cuts bare, finalists bridged"
     assert run("check", "p.tailor").out.endswith(f"choices open, 16 trials: {stages}\n")
 
 

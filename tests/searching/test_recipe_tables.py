@@ -120,7 +120,7 @@ def test_cuts_keep_one_recipe(name: str) -> None:
         ('drop any 2 of L0..L5\nheal on "t"', "cuts bare, finalists healed"),
         (
             'others from one of base, math\ndrop any 2 of L0..L5\nbridge on "t"\nheal on "t"',
-            "recipes uncut, cuts bridged, finalists healed",
+            "plans uncut, cuts bridged, finalists healed",
         ),
     ],
 )

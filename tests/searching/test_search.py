@@ -3,6 +3,7 @@
 import dataclasses
 import heapq
 import itertools
+import math
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -256,24 +257,53 @@ def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSe
         search(tmp_path, chosen, Bad()).run()
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (0.0, "the base's score by nll is 0"),
-        (-1.0, "is -1"),
-        (float("inf"), "no score: the score is inf"),
-    ],
-)
-def test_a_base_that_measures_nothing_is_said(
-    tmp_path: Path, chosen: SearchSetting, value: float, said: str
-) -> None:
-    class Flat(Counting):
-        def score(self, plan: Plan, *arguments: Any) -> Any:
-            return Score(value, 0.0, 64) if not plan.drops else super().score(plan, *arguments)
+class BasedOn(Counting):
+    """An evaluator whose base has a score of our own."""
 
-    with pytest.raises(SearchError, match=said):
-        search(tmp_path, chosen, Flat()).run()
+    def __init__(self, value: float, aims: tuple[Aim, ...] = (NLL,)) -> None:
+        super().__init__(aims)
+        self.value = value
+
+    def score(self, plan: Plan, *arguments: Any) -> Any:
+        return Score(self.value, 0.0, 64) if not plan.drops else super().score(plan, *arguments)
+
+
+def test_a_base_without_a_finite_score_is_refused(tmp_path: Path, chosen: SearchSetting) -> None:
+    with pytest.raises(SearchError, match="no score: the score is inf"):
+        search(tmp_path, chosen, BasedOn(math.inf)).run()
     assert search(tmp_path, chosen).study.trials == []
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "width"),
+    [(0.0, "points", 1.0), (-2.0, "% of the base's score", 2.0)],
+)
+def test_a_base_may_score_zero_or_less(
+    tmp_path: Path, value: float, unit: str, width: float
+) -> None:
+    accuracy = ACCURACY._replace(unit="accuracy")
+    found = ran(tmp_path, setting(aims=(accuracy,)), BasedOn(value, (accuracy,)))
+    ledger = found.ledger
+    best = ledger.best()
+    assert best is not None
+    assert best.values is not None
+    gained = (best.values[0] - value) / width
+    assert ledger.loss_unit == unit
+    assert ledger.mean_loss(best) == pytest.approx(-gained)
+    lost = ledger.loss(best)
+    assert lost is not None
+    assert lost.value == pytest.approx(-100 * gained)
+    again = search(tmp_path, setting(aims=(accuracy,)), BasedOn(value, (accuracy,)))
+    again.run()
+    assert len(again.ledger.trials) == len(ledger.trials), "the journal is read again"
+
+
+def test_points_stay_points_on_held_out_samples() -> None:
+    ledger = Ledger((ACCURACY._replace(unit="accuracy"),), 64)
+    ledger.references[64] = (0.0,)
+    assert ledger.comparison((0.25,)).widths == (0.01,)
+    ledger.references[64] = (0.5,)
+    assert ledger.comparison((0.25,)).widths == (0.0025,)
 
 
 def test_the_base_may_be_zero_where_nothing_is_a_share_of_it(tmp_path: Path) -> None:

@@ -179,7 +179,11 @@ SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 d
 @pytest.mark.parametrize(
     ("unseen", "wanted"),
     [
-        (3.005, f"A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats. {SIMPLER}"),
+        (
+            3.005,
+            "A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
+            f" samples; about 960 a text would decide it. {SIMPLER}",
+        ),
         (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
 )
@@ -192,23 +196,100 @@ def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> N
     best = told(0, 2.25, STARTS, GreedyRemoval())
     wanted = "The search found nothing better than a starting plan, plan 0 (greedy removal)."
     assert headline(ended(best, told(1, 2.5, dropped=(4,)))).endswith(wanted)
-    alone = "No starting plan repaired alike meets all requirements, so it is compared with none."
+    alone = "No starting plan was repaired alike, so it is compared with none."
     assert headline(ended(FOUND)).endswith(alone)
+    met = RequiredNote(evaluated=1, whole=True, met=(0,), nearest=None, rows=())
+    alone = "No starting plan was repaired alike and meets all requirements, so"
+    assert alone in headline(ended(FOUND, required=met))
+
+
+@pytest.mark.parametrize(("unseen", "verdict"), [
+    (2.75, "Better than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+    (3.01, "A tie with plan 1 (greedy removal), which is larger: worse by 0.010 ± 0.014 nats on"),
+    (3.25, "Worse than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+])  # fmt: skip
+def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, verdict: str) -> None:
+    size = Aim("parameters()", "minimize", "base", unit="parameters", size=True)
+    trials = [told(0, (2.5, 90.0), dropped=(4, 5)), told(1, (2.75, 95.0), STARTS, GreedyRemoval())]
+    scores = {0: Scores((unseen, 90.0), (0.01, 0.0)), 1: Scores((3.0, 95.0), (0.01, 0.0))}
+    run = ended(*trials, aims=(NLL, size), unseen=scores)
+    smaller = {trials[0].plan: SIZE._replace(parameters=90), trials[1].plan: SIZE}
+    run.study.note("sizes", RunSizes(base=SIZE, plans=smaller))
+    assert verdict in headline(run)
+    assert "simpler" not in headline(run), "a larger plan is never handed over"
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
 def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
     for better in (True, False):
-        scores = Scores((3.0 if better else 3.25,), (0.01,))
+        scores = Scores((2.75 if better else 3.5,), (0.01,))
         first = headline(ended(FOUND, START, held=held, unseen={0: scores}))
         assert ("too few to tell; use 8 or more." in first) == few
         assert ("Ahead of" in first) == (few and better)
     assert "on 1 held-out sample. " in headline(ended(held=1))
 
 
-def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
-    wanted = " No better than the base, uncut, which is no larger: worse by 0.750 ± 0.010 nats."
-    assert headline(ended(base_size=SIZE.parameters)).endswith(wanted)
+@pytest.mark.parametrize(
+    ("gain", "error", "held", "end"),
+    [
+        (
+            0.23,
+            0.12,
+            4,
+            "better by 0.23 ± 0.12 nats on 4 held-out samples; about 8 a text would decide",
+        ),
+        (
+            0.2,
+            0.5,
+            30,
+            "better by 0.20 ± 0.50 nats on 30 held-out samples; about 750 a text would decide",
+        ),
+        (
+            -0.2,
+            0.5,
+            30,
+            "worse by 0.20 ± 0.50 nats on 30 held-out samples; about 750 a text would decide",
+        ),
+        (
+            0.2,
+            0.101,
+            30,
+            "better by 0.20 ± 0.10 nats on 30 held-out samples; about 31 a text would decide",
+        ),
+        (0.01, 0.1, 30, "nats on 30 held-out samples; about 12,000 a text would decide it."),
+        (0.0, 0.1, 4, "nats on 4 held-out samples; about 8 a text would decide it."),
+        (0.0, 0.1, 30, "nats on 30 held-out samples."),
+        (0.2, math.inf, 30, "nats on 30 held-out samples."),
+        (0.2, math.inf, 1, "nats on 1 held-out sample; about 8 a text would decide it."),
+    ],
+)
+def test_a_tie_has_the_number_of_samples_that_would_decide_it(
+    gain: float, error: float, held: int, end: str
+) -> None:
+    scores = {0: Scores((3.0,), (0.0,)), 1: Scores((3.0 + gain,), (error,))}
+    assert end in headline(ended(FOUND, START, unseen=scores, held=held))
+
+
+@pytest.mark.parametrize(
+    ("unseen", "verdict"),
+    [
+        (2.75, "Worse than the base, uncut, which is no larger, by 0.500 ± 0.010 nats."),
+        (2.0, "Better than the base, uncut, which is no larger, by 0.250 ± 0.010 nats."),
+        (2.24, "A tie with the base, uncut, which is no larger: better by 0.010 ± 0.010 nats on 30"
+               " held-out samples; about 120 a text would decide it."),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_no_larger_is_compared_too(unseen: float, verdict: str) -> None:
+    scores = {0: Scores((unseen,), (0.01,))}
+    run = ended(FOUND, START, base_size=SIZE.parameters, unseen=scores)
+    assert headline(run).endswith(f" {verdict}")
+
+
+def test_a_base_that_scores_zero_has_its_losses_in_points() -> None:
+    trials = [told(0, 0.25), told(1, 0.125, STARTS, GreedyRemoval(), dropped=(4,))]
+    run = ended(*trials, aims=(COUNTED,), base=0.0, held=0)
+    assert "Found plan 0 (L3 dropped): 25.0 ± 2.0 points won, on 64 samples" in headline(run)
+    assert rows(run)[1] == ["score", "points lost"]
 
 
 def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
@@ -281,10 +362,10 @@ def test_the_recipe_of_cuts_stands_once_above_them() -> None:
     starts = [told(1, 3.0, STARTS, BestWindow(of=merge)), told(2, 3.5, STARTS, MATH, (5,))]
     run = ended(recipe, *starts, told(3, 2.5, dropped=(4,)), heals=True)
     shown = rows(run, 100)
-    line = "recipe of cuts: best window on uniform merge by 0.6 (plan 0), uncut"
+    line = "all cuts are of plan 0 (best window on uniform merge by 0.6): uncut"
     assert shown[1] == [f"{line} 0.100 ± 0.020 nats won"]
     assert [name for name, *_ in shown[5:7]] == ["start 1: L3 dropped", "start 2: L5 dropped, math"]
-    compared = "The search compared 1 recipe with nothing dropped, then cuts of the best recipe."
+    compared = "The search compared 1 plan with nothing dropped, then cuts of the best one."
     assert f"{compared} The best plans were healed at the end." in words(run)
 
 
@@ -395,7 +476,7 @@ def test_what_had_no_room_is_said() -> None:
     for line in (
         "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
         " tries more.",
-        "Starting plans beyond what is required of sizes: math.",
+        "Starting plans that a `require` line for a size excludes: math.",
     ):
         assert line in words(run)
         assert line in markdown(run)
@@ -407,6 +488,9 @@ def test_commands_stay_whole() -> None:
     assert line in list(summary_lines(run, 30, commands=COMMANDS))
     assert line in markdown(run, COMMANDS).splitlines()
     assert "gptailor" not in markdown(run)
+    unseen = "The first command scores it on the search's 64 samples, not on held-out ones."
+    assert unseen in markdown(run, COMMANDS)
+    assert "first command" not in markdown(ended(held=0), COMMANDS)
 
 
 def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:

@@ -149,7 +149,7 @@ MERGES = {"uniform merge by 0.6": (0.6, 0.6), "uniform merge by 0.3": (0.3, 0.3)
         ),
         (
             "L0..L3 from math, code by task_arithmetic(weight=(0.0..1.0, 0.2..1.0))",
-            {"math": (1, 0.2), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)} | MERGES,
+            {"code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)} | MERGES,
         ),
         (
             TWO + "L0..L3.norms from math, code by linear(weight=(m, c))",
@@ -163,6 +163,15 @@ MERGES = {"uniform merge by 0.6": (0.6, 0.6), "uniform merge by 0.3": (0.3, 0.3)
             TWO + "others from math, code by task_arithmetic(weight=(curve(m, m), curve(c, c)))",
             {"base": (0, 0), "math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)}
             | MERGES,
+        ),
+        (
+            TWO.replace("0.0", "0.6") + "others from math, code by task_arithmetic(weight=(m, c))",
+            {FULL: (1, 1), "uniform merge by 0.6": (0.6, 0.6)},
+        ),
+        (
+            TWO + "L0 from math, code by task_arithmetic(weight=(m, c))\n"
+            "L1 from code, math by task_arithmetic(weight=(m, c))",
+            {"base": (0, 0), MEAN: (0.5, 0.5), FULL: (1, 1)} | MERGES,
         ),
         (
             "let m = 0.4..0.9\nothers from math, code by task_arithmetic(m)",
@@ -185,6 +194,31 @@ def test_fixed_merges_begin_with_each_model_alone_and_uniform_merges(
         values = [given.reals[i].value(float(shares[i])) for i in order]
         found[composition_words(of)] = tuple(values[: len(wanted[composition_words(of)])])
     assert found == {name: pytest.approx(values) for name, values in wanted.items()}
+
+
+def test_a_merge_of_some_models_has_the_coefficients_that_it_can_have() -> None:
+    text = "let m = 0.6..0.9\nothers from any of math, code by task_arithmetic(m)"
+    given = space_of(loads(HEAD + text), 4)
+    plans = {composition_words(of): decode(given, composed(given, of)) for of in
+             compositions(given)}  # fmt: skip
+    assert {name: plan.numbers for name, plan in plans.items()} == {
+        "base": {}, "math": {}, "code": {}, "uniform merge by 0.6": {"m": 0.6}
+    }  # fmt: skip
+    assert names_of(plans["math"]) == {"math"}
+    assert list(wholes(space_of(loads(HEAD + text + "\nmaybe drop L1..L2"), 4))) == [
+        "base", "math", "code", "uniform merge"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cheapest", "room"), [(1.0, 3.0), (1.0, 4.0), (0.25, 2.0), (0.5, 3.0)])
+def test_a_short_room_has_each_model_alone_and_their_mean(cheapest: float, room: float) -> None:
+    merge = "others from math, code by task_arithmetic(weight=(m, c))\ndrop any 3 of L1..L8"
+    given = space_of(loads(HEAD + TWO + merge), 10)
+    stages = drive(Starts(given, cheapest=cheapest, room=room), apart)
+    names = {called(one).removeprefix("block influence on ") for stage in stages for one in stage}
+    assert {"math", "code", MEAN} <= names
+    first = [stage for stage in stages if called(stage[0]).startswith("block influence")]
+    assert sum(one.share for stage in first for one in stage) <= room
 
 
 def test_coefficients_of_a_choice_are_its_options() -> None:

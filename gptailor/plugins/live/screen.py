@@ -110,7 +110,9 @@ class Screen:
         width = self._live.console.width // 6
         row = Table.grid(*(Column(no_wrap=True) for _ in range(5)), padding=(0, 2))
         row.add_row(
-            ProgressBar(total=budget.trials, completed=min(spent, budget.trials), width=width),
+            ProgressBar(
+                total=budget.evaluations, completed=min(spent, budget.evaluations), width=width
+            ),
             self._rest.spent,
             f"{len(ledger.trials)} trial{'s' * (len(ledger.trials) != 1)}",
             f"{60 / each if each else 0:.3g}/min",

@@ -23,7 +23,7 @@ _KINDS = {
     "random": "random plan",
     "search": "the search's own",
     "final": "repaired in the end",
-    "recipe": "a recipe, uncut",
+    "recipe": "an uncut plan",
 }
 """The purposes of trials in words, by their phases."""
 

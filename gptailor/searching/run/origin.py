@@ -56,9 +56,9 @@ def composition_models(of: ModelAlone | UniformMerge) -> tuple[str, ...]:
 
 
 def composition_words(of: ModelAlone | UniformMerge | SearchedRecipe) -> str:
-    """Return `math`, `uniform merge`, `uniform merge of math and code by 0.6`, `best recipe`."""
+    """Return `math`, `uniform merge of math and code by 0.6`, `best uncut plan`."""
     if isinstance(of, SearchedRecipe):
-        return "best recipe"
+        return "best uncut plan"
     if isinstance(of, ModelAlone):
         return of.model
     models = "" if of.every else f" of {' and '.join(of.models)}"

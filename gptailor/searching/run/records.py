@@ -179,7 +179,8 @@ class CurvePoint(BuiltClosed):
     """The best plan of one size: a point on the curve of quality over size.
 
     `share` and `nats` are the mean loss over the objectives, as a share of the base's scores and in
-    their unit; None if there is no such mean.
+    their unit; None if there is no such mean. An `unrepaired` plan was scored without the bridge
+    and the healing that it contains.
     """
 
     trial: TrialNumber
@@ -187,6 +188,7 @@ class CurvePoint(BuiltClosed):
     lost: float
     share: float | None
     nats: float | None
+    unrepaired: bool = False
 
     @property
     def file(self) -> str:

@@ -75,6 +75,14 @@ class Budget:
         return cls(chosen.trials, low, full, chosen.bridge, chosen.heals, chosen.finalists)
 
     @property
+    def evaluations(self) -> float:
+        """The evaluations that a search takes: `trials`, or at least what has to be done.
+
+        These are the measurements, one starting plan, random plans, and the plans of the end.
+        """
+        return max(self.trials, self.measured + 1 + self.random + self.kept)
+
+    @property
     def capacity(self) -> int:
         """The most trials that a strategy is told, with starting plans on few samples."""
         return _STARTING + self.trials * (1 if self.low == self.full else 2)

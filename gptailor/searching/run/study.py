@@ -189,12 +189,6 @@ class Study:
     def _recall_bases(self, ledger: Ledger) -> None:
         for samples, note in self.typed.bases.items():
             self._refuse_unlike(f"the base on {samples} samples", note.values, len(ledger.aims))
-            for aim, value in zip(ledger.aims, note.values, strict=True):
-                if aim.scale == "base" and value <= 0:
-                    raise self.error(
-                        f"has {value:g} as the base's score by {aim.name}: "
-                        "expected a number above 0, by which others are measured"
-                    )
             ledger.references[samples] = note.values
 
     def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:

@@ -12,7 +12,14 @@ from pydantic.dataclasses import dataclass
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.plan import Several
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, spread_of
+from gptailor.reporting.measure import (
+    POINTS,
+    SHARES,
+    SPREADS,
+    Estimate,
+    LossMeasure,
+    spread_of,
+)
 from gptailor.searching.run.origin import TrialOrigin
 from gptailor.searching.run.records import Aim, Line, Seconds, TrialNumber
 from gptailor.searching.run.scores import (
@@ -200,7 +207,8 @@ class Ledger:
         """
         aim, starts = self.aims[number], self.spreads[number]
         if aim.scale == "base" and not aim.size:
-            return LossMeasure.of_base(aim.direction, self.references[samples][number])
+            base = self.references[samples][number]
+            return LossMeasure(aim.direction, abs(base) or 1.0, base)
         if aim.size:
             starts = starts or (self.references[samples][number],)
             least = min(starts)
@@ -232,7 +240,7 @@ class Ledger:
         widths = [1.0] * len(self.aims)
         if unit in (SHARES, SPREADS):
             widths = [
-                (abs(base[number]) or 1.0) / 100
+                (abs(base[number]) * (number not in self._zeros) or 1.0) / 100
                 if unit == SHARES and aim.scale == "base" and base is not None
                 else spread_of(self.spreads[number])
                 for number, aim in enumerate(self.aims)
@@ -259,7 +267,14 @@ class Ledger:
     @property
     def loss_unit(self) -> str:
         """The unit of the mean loss by the objectives that compare plans."""
-        return loss_unit([self.aims[number] for number in self.deciding])
+        unit = loss_unit([self.aims[number] for number in self.deciding])
+        return POINTS if unit == SHARES and self._zeros.intersection(self.deciding) else unit
+
+    @property
+    def _zeros(self) -> set[int]:
+        """The objectives by which the base scores 0, so that no loss is a share of its score."""
+        base = self.references.get(self.full, ())
+        return {number for number, value in enumerate(base) if value == 0}
 
     @property
     def rated(self) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def search_stages(plan: Plan) -> str:
     """Return how a search scores plans of an open plan: `cuts bridged, finalists healed`."""
     if not cuts(plan):
         return ""
-    recipes = "recipes uncut, " if separates(plan) else ""
+    recipes = "plans uncut, " if separates(plan) else ""
     if plan.heal is not None:
         return f"{recipes}cuts {'bridged' if plan.bridges else 'bare'}, finalists healed"
     return f"{recipes}cuts bare" + (", finalists bridged" if plan.bridges else "")

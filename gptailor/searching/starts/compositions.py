@@ -53,8 +53,9 @@ def compositions(space: Space, *, strengths: bool = False) -> list[Composition]:
     """Return the compositions that the space can choose between, the base first.
 
     These are the models of its subsets and picks, and the models with their own coefficients in a
-    merge of fixed sources. The base is left out if no coefficients give it. With `strengths` merges
-    of subsets come by several coefficients too, as merges of fixed sources do.
+    merge of fixed sources. Compositions that no coefficients of the space give are left out. With
+    `strengths`, or if the mean is left out, merges of subsets come by several coefficients too, as
+    merges of fixed sources do.
     """
     fixed = [use for of_gene in _uses(space).values() for use in of_gene if use.fixed]
     weighted = dict.fromkeys(chain.from_iterable(use.models for use in fixed if use.own))
@@ -63,16 +64,18 @@ def compositions(space: Space, *, strengths: bool = False) -> list[Composition]:
     picks = (pick.labels for pick in space.picks if pick.subject.role in _SOURCES)
     items = (_of_item(space, bit) for bit in space.bits if bit.subject.role == "item")
     names = dict.fromkeys([*members, *chain(*picks, *items)])
-    result: list[Composition] = [BASE_ALONE] if _gives_base(space) else []
+    result: list[Composition] = [BASE_ALONE]
     result += [ModelAlone(model=name) for name in names if name != "base"]
     shared = chain.from_iterable(use.models for use in fixed if not use.own)
     merged = tuple(dict.fromkeys([*members, *(n for n in weighted if n == "base"), *shared]))
     if len(merged) > 1:
-        each = [None, *_strengths(space, subsets=strengths)]
-        result += [UniformMerge(models=merged, every=True, coefficient=of) for of in each]
+        mean = UniformMerge(models=merged, every=True)
+        subsets = strengths or not _gives(space, mean)
+        each = _strengths(space, subsets=subsets)
+        result += [mean, *(mean.model_copy(update={"coefficient": of}) for of in each)]
     pairs = list(combinations(members, 2)) if len(members) > 2 else []
     result += [UniformMerge(models=pair) for pair in pairs[:_PAIRS]]
-    return _unlike(space, result)
+    return _unlike(space, [of for of in result if _gives(space, of)])
 
 
 def wholes(space: Space) -> dict[str, Plan]:
@@ -83,14 +86,19 @@ def wholes(space: Space) -> dict[str, Plan]:
     """
     if not drops_some(space) and not any(bit.subject.role == "drop" for bit in space.bits):
         return {}
-    first, *further = compositions(space)
-    by_name = {"base": first} | {
-        composition_words(of): of
-        for of in further
-        if isinstance(of, ModelAlone) or of.coefficient is None
-    }
+    first, *further = compositions(space) or [BASE_ALONE]
+    by_name = {"base": first}
+    for of in further:
+        by_name.setdefault(whole_name(of), of)
     plans = {name: decode(space, composed(space, of)) for name, of in by_name.items()}
     return {n: undone(plan).model_copy(update={"repeats": ()}) for n, plan in plans.items()}
+
+
+def whole_name(of: Composition) -> str:
+    """Return the name of a composition in `wholes`: that of a merge has no coefficient."""
+    return composition_words(
+        UniformMerge(models=of.models, every=of.every) if isinstance(of, UniformMerge) else of
+    )
 
 
 def composed(
@@ -144,6 +152,11 @@ class _Use:
     second: bool = False
     fixed: bool = False
     additive: bool = False
+
+    def is_read(self, models: Sequence[str]) -> bool:
+        """Return whether the number has an effect in a plan of these models alone."""
+        merged = sum(name in models for name in self.models) > 1
+        return self.fixed or (merged and (not self.own or self.own in models))
 
     def value(self, of: Composition) -> float:
         """Return the number that takes the recipe nearest to a composition."""
@@ -233,16 +246,20 @@ def _strengths(space: Space, *, subsets: bool) -> Sequence[float]:
     return sorted(within, reverse=True)[:_MOST_STRENGTHS]
 
 
-def _gives_base(space: Space) -> bool:
-    """Return whether the numbers of merges with fixed sources can make them the base."""
+def _gives(space: Space, of: Composition) -> bool:
+    """Return whether the coefficients of the space can make a composition."""
+    models = composition_models(of)
     genes: tuple[Pick | Real, ...] = (*space.picks, *space.reals)
     for gene in genes:
-        fixed = [use for use in _uses(space).get(gene.name, ()) if use.fixed]
-        if not fixed:
+        uses = _uses(space).get(gene.name, ())
+        read = [use for use in uses if use.is_read(models)]
+        if not read:
             continue
-        number = max(use.value(BASE_ALONE) for use in fixed)
+        number = max(use.value(of) for use in uses)
         can = number in gene.options if isinstance(gene, Pick) else gene.low <= number <= gene.high
-        if not can or not all(use.additive or "base" in use.models for use in fixed):
+        alike = len(models) > 1 or all(use.value(of) == number for use in read)
+        of_base = of != BASE_ALONE or all(use.additive or "base" in use.models for use in read)
+        if not (can and alike and of_base):
             return False
     return True
 

@@ -44,7 +44,12 @@ from gptailor.searching.run.schedule import Stages, Start
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import Table, canonical
-from gptailor.searching.starts.compositions import BASE_ALONE, composed, compositions
+from gptailor.searching.starts.compositions import (
+    BASE_ALONE,
+    composed,
+    compositions,
+    whole_name,
+)
 from gptailor.searching.starts.cuts import (
     LEAST,
     Cut,
@@ -168,47 +173,60 @@ class Starts:
     def _glanced(self) -> list[Composition]:
         """Return the compositions that are compared on few samples first.
 
-        These are all if they cost little. Recipes that cost more are compared as far as the room
-        also allows one of them in full, the most promising ones first.
+        These are all if they cost little. Else, if the room allows not even the first ones in full,
+        they are compared as far as it also allows one of them in full, the most promising first.
         """
-        if self._low > 1 / 2:
-            return []
-        if self._low * len(self._all) <= self.room / 4:
+        if self._low <= 1 / 2 and self._low * len(self._all) <= self.room / 4:
             return self._all
-        if self.recipes is None:
+        in_full = self.recipes is None and len(self._models) < self._for_compositions
+        if self._low > 1 / 2 or in_full:
             return []
-        room = _COMPOSITIONS * self.recipes.room - 1
-        return self._promising()[: max(0, int(room / self._low))]
+        return self._promising()[: max(0, int((self._for_compositions - 1) / self._low))]
+
+    @cached_property
+    def _models(self) -> list[ModelAlone]:
+        """The models alone, without the base."""
+        return [of for of in self._all if isinstance(of, ModelAlone) and of != BASE_ALONE]
+
+    @cached_property
+    def _for_compositions(self) -> float:
+        """The room for compositions. Cuts have the rest, or the recipes that a strategy asks for.
+
+        If the rest is too small for one ask, compositions have all of the room for recipes. Without
+        recipes they have half, or as much as the usual ones cost.
+        """
+        if self.recipes is not None:
+            room = self.recipes.room
+            asks = (1 - _COMPOSITIONS) * room + 1 >= self.recipes.strategy.population
+            return _COMPOSITIONS * room if asks else room
+        later = drops_some(self.space) or any(bit.subject.role == "drop" for bit in self.space.bits)
+        usual = min(len(self._models), _MOST_ALONE) + (len(self._models) > 1)
+        return max(self.room / 2, min(usual, self.room)) if later else self.room
 
     def _promising(self) -> list[Composition]:
         """Return the compositions by what a person would try first.
 
-        First come the merges of all models, in the middle of their strengths, then each model
-        alone, then the base, and merges of two models.
+        First come the mean of all models and each model alone, then the usual coefficient, then the
+        base, other coefficients, and merges of two models.
         """
         merges = [of for of in self._all if isinstance(of, UniformMerge)]
         whole = sorted((of for of in merges if of.every), key=_strength)
-        alone = [of for of in self._all if isinstance(of, ModelAlone)]
-        alone.sort(key=BASE_ALONE.__eq__)
+        base = [of for of in self._all if of == BASE_ALONE]
         pairs = [of for of in merges if not of.every]
-        return [*whole[:2], *alone, *whole[2:], *pairs]
+        return [*whole[:1], *self._models, *whole[1:2], *base, *whole[2:], *pairs]
 
     def _compositions(
         self, glanced: Sequence[Composition], glances: Sequence[Start]
     ) -> list[Start]:
         """Return the compositions that are evaluated in full, by their glances."""
         order = [glanced[i] for i in ranked(glances)]
-        promising = self._all if self.recipes is None else self._promising()
-        ordered = list(dict.fromkeys([*order, *promising]))
+        ordered = list(dict.fromkeys([*order, *self._promising()]))
         alone = [of for of in ordered if isinstance(of, ModelAlone)]
         means = [of for of in ordered if isinstance(of, UniformMerge) and of.coefficient is None]
         left_out = {*alone[_MOST_ALONE - 1 :], *means[_MERGES:]} - {self._all[0]}
-        later = drops_some(self.space) or any(bit.subject.role == "drop" for bit in self.space.bits)
-        room = self.room / 2 if later else self.room
-        if self.recipes is not None:
-            room = _COMPOSITIONS * self.recipes.room
-            if len(glanced) < len(self._all):  # all glances together cost little
-                room -= self._low * len(glanced)
+        room = self._for_compositions
+        if self._low * len(self._all) > self.room / 4:  # else all glances together cost little
+            room -= self._low * len(glanced)
         chosen = [of for of in self._all if of not in left_out]
         most = max(1, int(min(room, len(chosen))))
         if most < len(chosen):
@@ -357,7 +375,7 @@ class Starts:
         else:
             compared = {origin.of for origin in tried if isinstance(origin, PlanLayers)}
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
-            words = f"{len(missed)} of {len(self._all)} recipes ({', '.join(missed)})"
+            words = f"{len(missed)} of {len(self._all)} uncut plans ({', '.join(missed)})"
             left_out = [words] * bool(missed)
         if cuts:
             done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
@@ -418,10 +436,9 @@ class Starts:
         return cuts[len(cuts) // 2]
 
     def _scores(self, of: StartRecipe) -> CutScores:
-        if isinstance(of, UniformMerge):
-            of = of.model_copy(update={"coefficient": None})
+        name = "" if isinstance(of, SearchedRecipe) else whole_name(of)
         base = self.influence.get("base", np.zeros(self.space.layers))  # where nothing is dropped
-        return -np.array(self.influence.get(composition_words(of), base), np.float64)
+        return -np.array(self.influence.get(name, base), np.float64)
 
 
 def _always_again(space: Space) -> tuple[Window, ...]:

@@ -63,15 +63,9 @@ def losses(values: list[float], measure: LossMeasure) -> list[float]:
 
 
 def test_by_the_base_a_value_is_what_is_lost_of_it() -> None:
-    assert losses([2.0, 3.0], LossMeasure.of_base("minimize", 2.0)) == [0.0, 0.5]
-    assert losses([0.5, 0.25], LossMeasure.of_base("maximize", 0.5)) == [0.0, 0.5]
-    assert np.isnan(LossMeasure.of_base("minimize", 2.0).loss(NAN))
-
-
-@pytest.mark.parametrize("base", [0.0, -1.0, NAN, float("inf")])
-def test_a_base_that_measures_nothing_is_refused(base: float) -> None:
-    with pytest.raises(ValueError, match="no measure"):
-        LossMeasure.of_base("minimize", base)
+    assert losses([2.0, 3.0], LossMeasure("minimize", 2.0, 2.0)) == [0.0, 0.5]
+    assert losses([0.5, 0.25], LossMeasure("maximize", 0.5, 0.5)) == [0.0, 0.5]
+    assert np.isnan(LossMeasure("minimize", 2.0, 2.0).loss(NAN))
 
 
 def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
@@ -91,7 +85,7 @@ def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_one_more_in_a_score_loses_as_much_anywhere(direction: AimDirection) -> None:
     for measure in (
-        LossMeasure.of_base(direction, 2.0),
+        LossMeasure(direction, 2.0, 2.0),
         LossMeasure.of_spread(direction, [1.0, 5.0]),
     ):
         assert measure.loss(4.0) - measure.loss(3.0) == measure.per_score
