@@ -315,7 +315,10 @@ def nearest_path(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _closest(name: str, compared: tuple[str, ...]) -> str:
-    return next(iter(difflib.get_close_matches(name, compared, n=1, cutoff=0.6)), "")
+    """Return the name that is most like this one; with the same first letter, a bit less like."""
+    alike = [known for known in compared if known[:1] == name[:1]]
+    near = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
+    return next(iter(near or difflib.get_close_matches(name, alike, n=1, cutoff=0.57)), "")
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
