@@ -24,11 +24,15 @@ from gptailor.searching.run_files import SETTINGS
 from tests.support.said import Run, Said, in_process, reading
 from tests.support.tiny import tiny_model
 
-COMMANDS = [
-    *("check", "compile", "eval", "explain", "export"),
-    *("fmt", "generate", "import", "json", "lock", "pick"),
-    *("schema", "search", "show", "verify"),
-]
+GROUPS = {
+    "Write": ("compile", "fmt", "import"),
+    "Look": ("check", "show", "json", "explain"),
+    "Measure": ("eval", "generate"),
+    "Search": ("search", "pick"),
+    "Share": ("lock", "verify", "export"),
+    "Set up": ("schema",),
+}
+COMMANDS = [command for commands in GROUPS.values() for command in commands]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 
@@ -86,10 +90,25 @@ def names(folder: Path) -> list[str]:
 def test_the_help_names_all_commands(run: Run) -> None:
     said = run("--help")
     assert said.code == 0
-    listed = said.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in listed] == COMMANDS
-    assert not any(line.endswith("...") for line in listed)
+    for group, commands in GROUPS.items():
+        listed = said.out.partition(f"{group}:\n")[2].partition("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in listed][: len(commands)] == list(commands)
+        assert not any(line.endswith("...") for line in listed)
+    headings = [line for line in said.out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == ["Options:", *(f"{group}:" for group in GROUPS)]
     assert run("-h").out == said.out
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [("quantize", "--quantize q4_k_m"), ("prune", "drop any 4"), ("compress", "drop L9..L12"),
+     ("shrink", "docs/search.md"), ("merge", "L0..L9 from math"), ("compil", "Did you mean")],
+)  # fmt: skip
+def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, instead: str) -> None:
+    said = run(word, "p.tailor")
+    assert said.code == 2
+    assert f"No such command '{word}'." in said.err
+    assert instead in said.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
