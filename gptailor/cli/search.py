@@ -17,6 +17,7 @@ from gptailor.cli.memory import keep_memory
 from gptailor.cli.options import read_plan, say
 from gptailor.plan.doors import Door
 from gptailor.plan.events import Progress
+from gptailor.plan.faults import SEARCH_SETTINGS, CodedError
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,
@@ -51,10 +52,18 @@ def _sample_range(text: str) -> tuple[int, int]:
     return low, high
 
 
+def _no_run(_: click.Context, __: click.Parameter, plan: str) -> str:
+    """Refuse the folder of a search as the plan."""
+    if (Path(plan) / SEARCH_SETTINGS).is_file():
+        message = f"expected a plan with open choices, got '{plan}', the folder of a search"
+        raise CodedError("C201", message, f"'gptailor search SPACE -o {plan}' continues it")
+    return plan
+
+
 @click.command(
     "search", short_help="Search a plan's open choices for the best plan.", epilog=_SEARCH_EXAMPLE
 )
-@options.PLAN_ARGUMENT
+@click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True), callback=_no_run)
 @click.option("-o", "--output", "--run", "run", required=True, type=click.Path(), metavar="RUN",
               help="The search's folder, or a URL such as s3://bucket/run. An existing search "
                    "there continues.")  # fmt: skip
@@ -230,15 +239,17 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     the command names the nearest plan.
     """
     if (parameters, memory, layers, loss) == (None,) * 4:
-        raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")
+        raise click.UsageError("give a limit: --parameters, --memory, --layers or --loss")
     from gptailor.searching.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
+    if "nats" in lost:
+        say(f"--loss: at most {lost['nats']:g} nats; 2% is a share of the base's scores", err=True)
     bounds = Bounds(parameters, memory, context, layers, **lost)
     picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
     words = _picked_words(picked.point)
     if not picked.kept:
-        say(f"error: no plan in '{run}' keeps to that; the nearest is {words}", err=True)
+        say(f"error: no plan in '{run}' meets these limits; the nearest is {words}", err=True)
         sys.exit(1)
     if output is None:
         say(picked.text, newline=False)
@@ -249,9 +260,12 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 
 def _picked_words(point: "CurvePoint") -> str:
-    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
+    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.04 nats lost`."""
     size = point.size
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
-    lost, form = (point.share, ".1%") if point.nats is None else (point.nats, ".3g")
-    loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
+    lost = point.share if point.nats is None else point.nats
+    loss = ""
+    if lost is not None:
+        number = f"{abs(lost):.1%}" if point.nats is None else f"{abs(lost):.3g} nats"
+        loss = f", {number} {'lost' if lost >= 0 else 'won'}"
     return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}"

@@ -34,6 +34,7 @@ from gptailor.plan.faults import (
     PlanFolderError,
     Source,
     Span,
+    data_faults,
     errors,
     listed,
     locate,
@@ -242,14 +243,14 @@ def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]
 
 def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
     """Return the plan of a JSON document, and all faults that it has by itself."""
+    plan_name = source.name.removesuffix(".lock")
+    if plan_name != source.name:
+        message, help_ = "expected a plan, got the lock of a plan", f"name the plan: {plan_name}"
+        return None, [Fault("S107", message, source=source, help=help_)]
     try:
         plan = Plan.model_validate_json(source.text)
     except pydantic.ValidationError as error:
-        faults = [
-            Fault("S107", f"{e['msg'][:1].lower()}{e['msg'][1:]}", tuple(e["loc"]), source=source)
-            for e in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        return None, locate(faults, None)
+        return None, locate(data_faults(error, source), None)
     plan = plan.read_from(Origin(source, folder))
     return plan, locate(check_alone(plan), plan.origin)
 

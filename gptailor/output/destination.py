@@ -280,12 +280,16 @@ class CompiledOutput(ABC):
 
 @final
 class CompiledFolder(CompiledOutput):
-    """The reader of a compiled folder. Raises CheckpointError (C101) for a missing folder."""
+    """The reader of a compiled folder. Raises CheckpointError (C101) if there is none."""
 
     no_plan = f"there is no {PLAN_FILE}"
     no_lock = f"there is no {LOCK_FILE} to compare them with"
 
     def __init__(self, folder: Path) -> None:
+        if folder.is_file():
+            message = "expected a compiled folder or a .gguf file, got another file"
+            help_ = "name the folder that 'gptailor compile' wrote; 'gptailor check' checks a plan"
+            raise CheckpointError("C101", message, folder, help_)
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
         self.path, self.plan_path = folder, folder / PLAN_FILE

@@ -9,16 +9,20 @@ from errno import EISDIR, ENOENT
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from gptailor.plan.bounds import MOST_COMPARED, MOST_FAULTS
 from gptailor.plan.fitted_plan import FittedPlan
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Place = tuple[str | int, ...]
 """Field names and indices that lead to a place in a `Plan`, as pydantic writes them."""
 
 _LONGEST_COMPARED = 200
 """Characters of a misspelt name for which a known one is suggested."""
+_FIELDS = "'gptailor schema' prints all fields of a plan"
 _SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
@@ -168,6 +172,13 @@ class PlanFolderError(CodedError, IsADirectoryError):
         else:
             message = f"expected a plan's file, got the folder '{path}'"
             help_ = "name a file such as cut.tailor"
+            if (path / "config.json").is_file():
+                source = path if path.is_absolute() or path.parts[:1] == ("..",) else f"./{path}"
+                help_ = (
+                    "it is a model. A plan of these two lines keeps all of it:\n\n"
+                    f'    tailor 1\n    model base = "{source}"\n\n'
+                    "  Save them as plan.tailor, then: gptailor compile plan.tailor -o out"
+                )
         super().__init__("C201", message, help_)
         self.errno, self.strerror, self.filename = EISDIR, self.message, str(path)
         self.args = (path,)  # as pickle hands it over
@@ -327,6 +338,18 @@ def listed(names: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def data_faults(error: "ValidationError", source: Source | None = None) -> list[Fault]:
+    """Return the faults of data that is no plan, from pydantic's error: at the places of fields."""
+    faults = []
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        message = f"{each['msg'][:1].lower()}{each['msg'][1:]}"
+        if each["type"] == "extra_forbidden":
+            message = f"unknown field '{each['loc'][-1]}'"
+        help_ = _FIELDS if each["type"] in {"extra_forbidden", "model_type"} else ""
+        faults.append(Fault("S107", message, tuple(each["loc"]), help_, source=source))
+    return faults
 
 
 # --------------------------------------------------------------------------- faults over positions

@@ -10,13 +10,14 @@ from dataclasses import replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, final
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     PrivateAttr,
+    ValidationError,
     field_serializer,
     field_validator,
     model_serializer,
@@ -24,7 +25,7 @@ from pydantic import (
 )
 
 from gptailor.plan.bounds import LARGEST_LAYER
-from gptailor.plan.faults import Origin, Place, Source
+from gptailor.plan.faults import Origin, Place, PlanError, Source, data_faults
 from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
@@ -552,6 +553,21 @@ class Plan(Closed):
 
     _origin: Origin | None = PrivateAttr(default=None)
     _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    if not TYPE_CHECKING:  # types come from the fields
+
+        def __init__(self, *given: object, **fields: Any) -> None:
+            """Build a plan of fields by name. Raises PlanError for fields that are no plan's."""
+            if given:
+                message = "Plan() expects fields by name, got a value alone"
+                help_ = "gptailor.load reads a plan's file, and gptailor.loads its text"
+                raise TypeError(f"{message}; {help_}")
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise PlanError(data_faults(error)) from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic validates data without it
 
     @field_validator(*OVERLAY, mode="after")
     @classmethod

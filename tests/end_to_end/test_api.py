@@ -268,6 +268,17 @@ def test_json_of_the_wrong_shape_is_a_fault() -> None:
     assert codes(error) == ["S107"]
 
 
+def test_fields_that_are_no_plans_are_faults() -> None:
+    with pytest.raises(gptailor.PlanError, match="unknown field 'layer'") as error:
+        gptailor.Plan(layer=[], models={"base": "./base"})
+    assert [(fault.code, fault.at) for fault in error.value.faults] == [
+        ("S107", ("models", "base")),
+        ("S107", ("layer",)),
+    ]
+    with pytest.raises(TypeError, match=r"expects fields by name.*gptailor\.load reads"):
+        gptailor.Plan("cut.tailor")
+
+
 def test_a_plan_is_frozen() -> None:
     with pytest.raises(ValidationError):
         IN_PYTHON.dtype = "float16"

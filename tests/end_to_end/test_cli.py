@@ -140,6 +140,9 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
         (["diff", "p.tailor"], "B"),
+        (["generate", "base"], "Missing argument 'PROMPT'."),
+        (["generate", "hello"], "Missing argument 'TARGET...'."),
+        (["generate", "Once upon", "base"], 'targets: gptailor generate base "Once upon"'),
     ],
 )
 def test_misuse_is_2_and_names_what_it_is(
@@ -173,8 +176,40 @@ def test_a_plan_that_can_not_be_read_is_3(
     said = run(*arguments, plan)
     assert said.code == 3
     assert said.err.startswith(f"error{reason}")
-    assert said.err.count("\n") <= 2
+    assert said.err.count("\n") <= (2 if plan != "base" else 8)
     assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "out"]])
+def test_a_model_in_place_of_a_plan_has_its_plan_of_two_lines(
+    run: Run, here: Path, output: list[str]
+) -> None:
+    said = run("compile", "base", *output)
+    assert said.code == 3
+    lines = said.err.splitlines()
+    assert lines[-1].endswith("then: gptailor compile plan.tailor -o out")
+    (here / "plan.tailor").write_text("\n".join(lines[3:5]).replace("    ", "") + "\n")
+    assert run("compile", "plan.tailor", "-o", "out", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", "p.tailor"], "expected a compiled folder or a .gguf file, got another file"),
+        (["check", "p.tailor.lock"], "got the lock of a plan\n --> p.tailor.lock\n  = help: name "
+         "the plan: p.tailor\n"),
+        (["import", "p.tailor"], "got a plan\n  = help: it needs no import"),
+        (["eval", "base", "-O", "data/t.jsonl"], 'as in nll("text.txt")'),
+    ],
+)  # fmt: skip
+def test_a_file_in_place_of_another_is_named(
+    run: Run, here: Path, arguments: list[str], said: str
+) -> None:
+    (here / "p.tailor.lock").write_text('{"lock": 1, "models": {}, "tensors": {}}')
+    done = run(*arguments)
+    assert done.code in {1, 3}
+    assert said in done.err
+    assert done.err.count("error") == 1
 
 
 def test_a_misspelt_command_names_the_nearest(run: Run) -> None:
