@@ -312,15 +312,12 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 
 def _refuse_misplaced(targets: Sequence[str], prompt: str) -> None:
-    """Raise a usage error without a target or a prompt, and for a prompt before the targets."""
+    """Raise a usage error for a target or a prompt alone, and for a prompt before the targets."""
     from gptailor.lang.plan_of import HUB_ID
 
-    def is_target(name: str) -> bool:
-        return Path(name).exists() or HUB_ID.fullmatch(name) is not None
-
-    if not targets:
-        missing = "PROMPT" if is_target(prompt) else "TARGET..."
-        raise click.UsageError(f"Missing argument '{missing}'.")
-    if is_target(prompt) and not any(map(is_target, targets)):
-        example = f'gptailor generate {prompt} "{targets[-1]}"'
-        raise click.UsageError(f"expected the prompt after the targets: {example}")
+    named = [Path(n).exists() or HUB_ID.fullmatch(n) is not None for n in (*targets, prompt)]
+    if not targets or (named[-1] and not any(named[:-1])):
+        raise click.UsageError(
+            f"expected targets, then a prompt, got '{prompt}' {'last' if targets else 'alone'}; "
+            'an example is: gptailor generate out "Once upon a time"'
+        )

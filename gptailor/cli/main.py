@@ -36,21 +36,19 @@ _COMMANDS = {
 }
 """Each command's module, which defines `NAME_command`, its group in the help, and its line."""
 
-_DROP = "write 'drop L9..L12' in a plan, or 'drop any 4 of L2..L27' and search it (docs/search.md)"
-_QUANTIZE = (
-    "'gptailor compile PLAN -o out.gguf --quantize q4_k_m' writes it (docs/howto/compile.md)"
-)
-_MERGE = "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md)"
 _INSTEAD = {
-    "quantize": _QUANTIZE,
-    "quantise": _QUANTIZE,
-    "gguf": _QUANTIZE,
-    "prune": _DROP,
-    "compress": _DROP,
-    "shrink": _DROP,
-    "drop": _DROP,
-    "merge": _MERGE,
-    "stitch": _MERGE,
+    **dict.fromkeys(
+        ("quantize", "quantise", "gguf"),
+        "'gptailor compile PLAN -o out.gguf --quantize q4_k_m' writes it (docs/howto/compile.md)",
+    ),
+    **dict.fromkeys(
+        ("prune", "compress", "shrink", "drop"),
+        "write 'drop L9..L12' in a plan, or 'drop any 4 of L2..L27' and search it (docs/search.md)",
+    ),
+    **dict.fromkeys(
+        ("merge", "stitch"),
+        "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md)",
+    ),
 }
 """What does the work of a command that other tools have."""
 

@@ -17,7 +17,6 @@ from gptailor.cli.memory import keep_memory
 from gptailor.cli.options import read_plan, say
 from gptailor.plan.doors import Door
 from gptailor.plan.events import Progress
-from gptailor.plan.faults import SEARCH_SETTINGS, CodedError
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,
@@ -52,18 +51,10 @@ def _sample_range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def _no_run(_: click.Context, __: click.Parameter, plan: str) -> str:
-    """Refuse the folder of a search as the plan."""
-    if (Path(plan) / SEARCH_SETTINGS).is_file():
-        message = f"expected a plan with open choices, got '{plan}', the folder of a search"
-        raise CodedError("C201", message, f"'gptailor search SPACE -o {plan}' continues it")
-    return plan
-
-
 @click.command(
     "search", short_help="Search a plan's open choices for the best plan.", epilog=_SEARCH_EXAMPLE
 )
-@click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True), callback=_no_run)
+@options.PLAN_ARGUMENT
 @click.option("-o", "--output", "--run", "run", required=True, type=click.Path(), metavar="RUN",
               help="The search's folder, or a URL such as s3://bucket/run. An existing search "
                    "there continues.")  # fmt: skip
@@ -264,8 +255,6 @@ def _picked_words(point: "CurvePoint") -> str:
     size = point.size
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
     lost = point.share if point.nats is None else point.nats
-    loss = ""
-    if lost is not None:
-        number = f"{abs(lost):.1%}" if point.nats is None else f"{abs(lost):.3g} nats"
-        loss = f", {number} {'lost' if lost >= 0 else 'won'}"
+    number = f"{abs(lost or 0):.1%}" if point.nats is None else f"{abs(point.nats):.3g} nats"
+    loss = "" if lost is None else f", {number} {'lost' if lost >= 0 else 'won'}"
     return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}"

@@ -34,12 +34,11 @@ from gptailor.plan.faults import (
     PlanFolderError,
     Source,
     Span,
-    data_faults,
     errors,
     listed,
     locate,
 )
-from gptailor.plan.plan import Model, Objective, Plan
+from gptailor.plan.plan import Model, Objective, Plan, data_faults
 from gptailor.plan.registry import OBJECTIVES
 
 # --------------------------------------------------------------------------------------- the parser
@@ -243,10 +242,11 @@ def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]
 
 def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
     """Return the plan of a JSON document, and all faults that it has by itself."""
-    plan_name = source.name.removesuffix(".lock")
-    if plan_name != source.name:
-        message, help_ = "expected a plan, got the lock of a plan", f"name the plan: {plan_name}"
-        return None, [Fault("S107", message, source=source, help=help_)]
+    if source.name.endswith(".lock"):
+        help_ = f"name the plan: {source.name.removesuffix('.lock')}"
+        return None, [
+            Fault("S107", "expected a plan, got a plan's lock", help=help_, source=source)
+        ]
     try:
         plan = Plan.model_validate_json(source.text)
     except pydantic.ValidationError as error:

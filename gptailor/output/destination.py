@@ -287,9 +287,12 @@ class CompiledFolder(CompiledOutput):
 
     def __init__(self, folder: Path) -> None:
         if folder.is_file():
-            message = "expected a compiled folder or a .gguf file, got another file"
-            help_ = "name the folder that 'gptailor compile' wrote; 'gptailor check' checks a plan"
-            raise CheckpointError("C101", message, folder, help_)
+            raise CheckpointError(
+                "C101",
+                "expected a compiled folder or a .gguf file, got another file",
+                folder,
+                "name the folder that 'gptailor compile' wrote; 'gptailor check' checks a plan",
+            )
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
         self.path, self.plan_path = folder, folder / PLAN_FILE

@@ -9,20 +9,16 @@ from errno import EISDIR, ENOENT
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import Any, Literal, final
 
 from gptailor.plan.bounds import MOST_COMPARED, MOST_FAULTS
 from gptailor.plan.fitted_plan import FittedPlan
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 Place = tuple[str | int, ...]
 """Field names and indices that lead to a place in a `Plan`, as pydantic writes them."""
 
 _LONGEST_COMPARED = 200
 """Characters of a misspelt name for which a known one is suggested."""
-_FIELDS = "'gptailor schema' prints all fields of a plan"
 _SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
@@ -163,9 +159,10 @@ class PlanFolderError(CodedError, IsADirectoryError):
     def __init__(self, path: Path) -> None:
         if (path / SEARCH_SETTINGS).is_file():
             message = f"'{path}' is the folder of a search, expected a plan or a model"
-            help_ = f"name {path / SEARCH_BEST}"
+            continues = f"'gptailor search SPACE -o {path}'"
+            help_ = f"name {path / SEARCH_BEST}; {continues} continues the search"
             if not (path / SEARCH_BEST).exists():
-                help_ += f", which 'gptailor search SPACE -o {path}' writes when it ends"
+                help_ = f"name {path / SEARCH_BEST}, which {continues} writes when it ends"
         elif (path / PLAN_FILE).is_file():
             message = f"expected a plan's file, got the compiled folder '{path}'"
             help_ = f"name {path / PLAN_FILE}"
@@ -338,18 +335,6 @@ def listed(names: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
-
-
-def data_faults(error: "ValidationError", source: Source | None = None) -> list[Fault]:
-    """Return the faults of data that is no plan, from pydantic's error: at the places of fields."""
-    faults = []
-    for each in error.errors(include_url=False, include_context=False, include_input=False):
-        message = f"{each['msg'][:1].lower()}{each['msg'][1:]}"
-        if each["type"] == "extra_forbidden":
-            message = f"unknown field '{each['loc'][-1]}'"
-        help_ = _FIELDS if each["type"] in {"extra_forbidden", "model_type"} else ""
-        faults.append(Fault("S107", message, tuple(each["loc"]), help_, source=source))
-    return faults
 
 
 # --------------------------------------------------------------------------- faults over positions

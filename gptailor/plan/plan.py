@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from gptailor.plan.bounds import LARGEST_LAYER
-from gptailor.plan.faults import Origin, Place, PlanError, Source, data_faults
+from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source
 from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
@@ -559,9 +559,7 @@ class Plan(Closed):
         def __init__(self, *given: object, **fields: Any) -> None:
             """Build a plan of fields by name. Raises PlanError for fields that are no plan's."""
             if given:
-                message = "Plan() expects fields by name, got a value alone"
-                help_ = "gptailor.load reads a plan's file, and gptailor.loads its text"
-                raise TypeError(f"{message}; {help_}")
+                raise TypeError("Plan() expects fields by name; gptailor.load reads a plan's file")
             try:
                 super().__init__(**fields)
             except ValidationError as error:
@@ -663,6 +661,22 @@ class Plan(Closed):
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+
+def data_faults(error: ValidationError, source: Source | None = None) -> list[Fault]:
+    """Return the faults of data that is no plan, at the places of its fields."""
+    return [
+        Fault(
+            "S107",
+            "unknown field"
+            if each["type"] == "extra_forbidden"
+            else f"{each['msg'][:1].lower()}{each['msg'][1:]}",
+            tuple(each["loc"]),
+            "'gptailor schema' prints all fields of a plan",
+            source=source,
+        )
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
 
 
 def derived(derive: Callable[[Plan], _Derived]) -> Callable[[Plan], _Derived]:

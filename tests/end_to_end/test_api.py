@@ -269,7 +269,7 @@ def test_json_of_the_wrong_shape_is_a_fault() -> None:
 
 
 def test_fields_that_are_no_plans_are_faults() -> None:
-    with pytest.raises(gptailor.PlanError, match="unknown field 'layer'") as error:
+    with pytest.raises(gptailor.PlanError, match=r"unknown field\n --> layer") as error:
         gptailor.Plan(layer=[], models={"base": "./base"})
     assert [(fault.code, fault.at) for fault in error.value.faults] == [
         ("S107", ("models", "base")),

@@ -140,9 +140,9 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
         (["diff", "p.tailor"], "B"),
-        (["generate", "base"], "Missing argument 'PROMPT'."),
-        (["generate", "hello"], "Missing argument 'TARGET...'."),
-        (["generate", "Once upon", "base"], 'targets: gptailor generate base "Once upon"'),
+        (["generate", "base"], "then a prompt, got 'base' alone"),
+        (["generate", "hello"], "got 'hello' alone"),
+        (["generate", "Once upon", "base"], "then a prompt, got 'base' last"),
     ],
 )
 def test_misuse_is_2_and_names_what_it_is(
@@ -196,7 +196,7 @@ def test_a_model_in_place_of_a_plan_has_its_plan_of_two_lines(
     ("arguments", "said"),
     [
         (["verify", "p.tailor"], "expected a compiled folder or a .gguf file, got another file"),
-        (["check", "p.tailor.lock"], "got the lock of a plan\n --> p.tailor.lock\n  = help: name "
+        (["check", "p.tailor.lock"], "got a plan's lock\n --> p.tailor.lock\n  = help: name "
          "the plan: p.tailor\n"),
         (["import", "p.tailor"], "got a plan\n  = help: it needs no import"),
         (["eval", "base", "-O", "data/t.jsonl"], 'as in nll("text.txt")'),

@@ -286,8 +286,8 @@ def test_another_text_or_space_is_refused(
 def test_a_search_in_place_of_its_space_is_named(found: Said, run: Run) -> None:
     refused = run("search", "run", "-o", "space.tailor")
     assert refused.code == 3
-    assert "error[C201]: expected a plan with open choices, got 'run'" in refused.err
-    assert "'gptailor search SPACE -o run' continues it" in refused.err
+    assert "error[C201]: 'run' is the folder of a search" in refused.err
+    assert "'gptailor search SPACE -o run' continues the search" in refused.err
 
 
 def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Path) -> None:

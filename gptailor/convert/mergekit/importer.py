@@ -1,7 +1,6 @@
 """A mergekit configuration as a plan, with notes on each difference: `from_mergekit`."""
 
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,8 +31,6 @@ from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Origin, Source, errors, listed, nearest
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
-_A_PLAN = re.compile(r"\ufeff?(?:[ \t\r]*(?:#[^\n]*)?\n)*[ \t]*tailor[ \t]+\d")
-"""The beginning of a plan: comments, then the language version."""
 _WINDOWS = "a path of Windows, which is not here: --model NAME=PATH says where it is"
 _SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
 _ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
@@ -101,10 +98,12 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     plan's own, from which it names paths. With `strict` keys and filters that mergekit passes over
     are errors. Raises ConversionError, with all keys and lines, for what a plan can't express.
     """
-    if _A_PLAN.match(text):
-        help_ = "it needs no import: gptailor compile PLAN -o DIR"
-        message = "expected a mergekit configuration, got a plan"
-        raise ConversionError(message, name=name, help=help_)
+    if name.endswith(p.PLAN_SUFFIX):
+        raise ConversionError(
+            "expected a mergekit configuration, got a plan",
+            name=name,
+            help="it needs no import: gptailor compile PLAN -o DIR",
+        )
     documents = read_documents(text, name)
     for document in documents:
         _refuse_other_tools(document)

@@ -1,6 +1,5 @@
 """The types of a GGUF file's tensors with their blocks, and the types of files that are written."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -87,17 +86,12 @@ def quantised_kind(name: str | None) -> str | None:
     if name is None or kind is None or kind in FILE_TYPES:
         return kind
     help_ = ""
-    spelt = {_letters(known): known.lower() for known in FILE_TYPES}
-    if _letters(kind) in spelt:
-        help_ = f"; did you mean '{spelt[_letters(kind)]}'?"
+    spelt = {known.replace("_", ""): known.lower() for known in FILE_TYPES}
+    if near := spelt.get(kind.replace("_", "").replace("-", "")):
+        help_ = f"; did you mean '{near}'?"
     elif "_K" in kind or kind.startswith("IQ"):
         help_ = "; llama-quantize makes this type of an f16 file"
     elif kind.startswith("TQ") or kind.endswith("FP4"):
         help_ = ", which is for models that were trained for it"
     kinds = listed([each.lower() for each in FILE_TYPES], "or")
     raise ValueError(f"expected the GGUF type {kinds}, got {quoted(name)}{help_}")
-
-
-def _letters(kind: str) -> str:
-    """Return the letters and digits of a type's name: `Q4KM`."""
-    return re.sub(r"[\W_]", "", kind)
