@@ -65,7 +65,7 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
               help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace any model at the output, after the new model is complete, and compute "
-              "all tensors.")  # fmt: skip
+              "all tensors. A folder with other files too is refused.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
 @click.option(
     "--lock", is_flag=True, help="Write the plan's lock beside the plan and into the folder."

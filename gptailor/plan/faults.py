@@ -19,6 +19,8 @@ Place = tuple[str | int, ...]
 
 _LONGEST_COMPARED = 200
 """Characters of a misspelt name for which a known one is suggested."""
+_MOST_NAMED = 3
+"""Files that a message names."""
 _SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
@@ -314,10 +316,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def nearest_path(path: Path) -> str:
     """Return a help text that names the nearest file or folder beside a missing one, or nothing."""
     try:
-        names = sorted(entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED))
+        names = {entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED)}
     except OSError:
         return ""
-    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, tuple(names))
+    others = tuple(sorted(names - {path.name}))  # a broken link has the name of the missing file
+    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, others)
     return f"did you mean '{path.with_name(near)}'?" if near else ""
 
 
@@ -335,6 +338,12 @@ def listed(names: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names in words, with the number of the others; empty for no names."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return listed(names[:_MOST_NAMED]) + more if names else ""
 
 
 # --------------------------------------------------------------------------- faults over positions

@@ -125,7 +125,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     usual: BridgedTrials = "each" if heals else "finalists"
     bridge = (flags.bridge or usual) if plan.bridges else None
     if flags.finalists is not None:
-        _refuse_finalists(flags.finalists, trials, bridge, heals=heals)
+        _refuse_finalists(flags.finalists, trials, final=heals or bridge == "finalists")
     strategy = _strategy(flags.strategy or next(iter(STRATEGIES)))
     return Settings(
         objectives=objectives,
@@ -149,15 +149,11 @@ SIZE = Objective(direction="minimize", name="parameters")
 """The additional objective of a plan that drops between two numbers of layers."""
 
 
-def _refuse_finalists(
-    finalists: int, trials: int, bridge: BridgedTrials | None, *, heals: bool
-) -> None:
+def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
     """Raise WishError without finalists, or for more than half of the budget."""
-    if not heals and bridge is None:
-        raise WishError("--finalists needs a plan with 'bridge' or 'heal'")
-    if not heals and bridge != "finalists":
-        message = f"--bridge {bridge} bridges trials, and --finalists bridges the best at the end"
-        raise WishError(f"{message}; give one of them")
+    if not final:
+        message = "--finalists needs a plan with 'heal', or with 'bridge' and --bridge finalists"
+        raise WishError(message)
     if not 1 <= finalists <= (most := max(trials // 2, 1)):
         message = f"expected 1 to {most} finalists for {trials} trials, got {finalists}"
         raise WishError(f"{message}: each is evaluated twice")

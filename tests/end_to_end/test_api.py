@@ -231,8 +231,11 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
     ):
         gptailor.compile(plan, tmp_path / "out", force=True)
     (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(gptailor.TailorError, match="got a folder that also contains mine"):
+        gptailor.compile(plan, tmp_path / "out", force=True)
+    (tmp_path / "out" / "mine").rename(tmp_path / "mine")
     gptailor.compile(plan, tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "mine").exists()
+    assert (tmp_path / "out" / "plan.tailor").exists()
 
 
 def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
