@@ -47,12 +47,13 @@ def plan_seen_from(
     plan: Plan, opened: Mapping[str, Opened], commits: Mapping[str, str], target: Path | None
 ) -> Plan:
     """Return a plan, open or closed, with the opened models, its paths as seen from the target."""
-
-    def seen(file: str) -> str:
-        return path_from(target, _place(plan, file))
-
     models = {name: _seen_from(plan, opened, commits, name, target) for name in plan.models}
-    return _renamed(plan, models, seen, lambda file: _source(target, _place(plan, file)))
+    return _renamed(
+        plan,
+        models,
+        lambda file: path_from(target, _place(plan, file)),
+        lambda file: _source(target, _place(plan, file)),
+    )
 
 
 def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:

@@ -68,8 +68,8 @@ def _hints(annotated: Any) -> dict[str, Any]:
 
 
 _REGISTERED = {
-    "objectives": "@gptailor.objective registers a function; give its name: 'name()'",
-    "strategy": "@gptailor.strategy registers a class; give its name",
+    "objectives": "; @gptailor.objective registers a function; give its name: 'name()'",
+    "strategy": "; @gptailor.strategy registers a class; give its name",
 }
 """The remedies for functions and classes in the place of their names."""
 
@@ -81,8 +81,8 @@ def _fitting(name: str, value: Any, hint: Any) -> Any:
         return plain
     error = ValueError if _fits(plain, hint, bounded=False) else TypeError
     got = " ".join(reprlib.repr(value).split())
-    values = value if isinstance(value, list | tuple) else [value]
-    help_ = f"; {_REGISTERED[name]}" if name in _REGISTERED and any(map(callable, values)) else ""
+    is_code = any(map(callable, value if isinstance(value, list | tuple) else [value]))
+    help_ = _REGISTERED.get(name, "") if is_code else ""
     raise error(f"'{name}': expected {_words(hint)}, got {got}{help_}")
 
 

@@ -161,10 +161,8 @@ class PlanFolderError(CodedError, IsADirectoryError):
     def __init__(self, path: Path) -> None:
         if (path / SEARCH_SETTINGS).is_file():
             message = f"'{path}' is the folder of a search, expected a plan or a model"
-            continues = f"'gptailor search SPACE -o {path}'"
-            help_ = f"name {path / SEARCH_BEST}; {continues} continues the search"
-            if not (path / SEARCH_BEST).exists():
-                help_ = f"name {path / SEARCH_BEST}, which {continues} writes when it ends"
+            help_ = f"its best plan is {path / SEARCH_BEST}; 'gptailor search SPACE -o {path}' "
+            help_ += "continues the search" if (path / SEARCH_BEST).exists() else "writes it"
         elif (path / PLAN_FILE).is_file():
             message = f"expected a plan's file, got the compiled folder '{path}'"
             help_ = f"name {path / PLAN_FILE}"
@@ -319,8 +317,8 @@ def nearest_path(path: Path) -> str:
         names = {entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED)}
     except OSError:
         return ""
-    others = tuple(sorted(names - {path.name}))  # a broken link has the name of the missing file
-    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, others)
+    others = names - {path.name}  # a broken link has the name of the missing file
+    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, tuple(sorted(others)))
     return f"did you mean '{path.with_name(near)}'?" if near else ""
 
 

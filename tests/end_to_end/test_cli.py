@@ -283,7 +283,7 @@ def test_a_folder_of_a_search_names_its_best_plan(
         "  = help: name run/best.tailor\n"
     )
     (here / "run" / BEST).unlink()
-    assert "which 'gptailor search SPACE -o run' writes" in run("check", "run").err
+    assert "'gptailor search SPACE -o run' writes it" in run("check", "run").err
 
 
 # ------------------------------------------------------------------------------------------- check

@@ -325,7 +325,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             "space.tailor",
             ["--finalists", "2"],
             1,
-            "--finalists needs a plan with 'bridge' or 'heal'",
+            "--finalists needs a plan with 'heal', or 'bridge' with",
         ),
         ("healed.tailor", ["--finalists", "5"], 1, "expected 1 to 4 finalists for 8 trials, got 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),

@@ -139,13 +139,11 @@ def _check_file(target: Path, magic: bytes, *, force: bool) -> None:
         raise CheckpointError("C302", "is a folder; the output is a file", target)
     if not target.is_file():
         raise CheckpointError("C302", "is not a regular file, so it is not replaced", target)
-    kept = None
     with open_regular(target) as file:
-        begin = file.read(len(magic))
-    if begin not in {magic, b""}:  # nothing is lost with an empty file
-        message = f"expected a file that begins with {magic.decode()!r} to replace, got another"
-        kept = CheckpointError("C302", message, target, "remove it, or name another file")
-    _refuse(target, kept, force=force)
+        may_go = file.read(len(magic)) in {magic, b""}  # nothing is lost with an empty file
+    message = f"expected a file that begins with {magic.decode()!r} to replace, got another"
+    error = CheckpointError("C302", message, target, "remove it, or name another file")
+    _refuse(target, None if may_go else error, force=force)
 
 
 def _refuse(target: Path, kept: CheckpointError | None, *, force: bool) -> None:
@@ -189,13 +187,12 @@ def kept_because(folder: Path) -> CheckpointError | None:
     The current folder, a home, a repository, a folder without a model and one with other files must
     stay.
     """
-    places = ((Path.cwd(), "the current folder"), (expanded("~"), "your home"))
-    held = [what for place, what in places if place.is_relative_to(folder)]
-    help_ = "name another folder"
+    places = {"the current folder": Path.cwd(), "your home": expanded("~")}
+    held = [name for name, place in places.items() if place.is_relative_to(folder)]
     if held:
-        got = f"a folder that contains {held[0]}"
+        got, help_ = f"a folder that contains {held[0]}", "name another folder"
     elif (folder / ".git").exists():
-        got = "a git repository"
+        got, help_ = "a git repository", "name another folder"
     elif not any((folder / name).exists() for name in _OF_A_MODEL):
         got, help_ = "a folder without one", "remove it, or name another folder"
     elif others := first_names([*map(escaped, foreign_names(folder))]):
