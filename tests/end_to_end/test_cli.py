@@ -280,7 +280,8 @@ def test_a_folder_of_a_search_names_its_best_plan(
     assert said.code == 3
     assert said.err == (
         "error[C201]: 'run' is the folder of a search, expected a plan or a model\n"
-        "  = help: name run/best.tailor\n"
+        "  = help: its best plan is run/best.tailor; 'gptailor search SPACE -o run' continues the "
+        "search\n"
     )
     (here / "run" / BEST).unlink()
     assert "'gptailor search SPACE -o run' writes it" in run("check", "run").err
