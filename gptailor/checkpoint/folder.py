@@ -4,10 +4,11 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
-from gptailor.checkpoint.families.family_file import FoundFamily
+from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, reading, reason
@@ -16,7 +17,7 @@ from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pick
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.tensor import TensorInfo
-from gptailor.plan.faults import listed, nearest_path
+from gptailor.plan.faults import PLAN_FILE, listed, nearest_path
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -37,6 +38,13 @@ PROCESSOR_FILES = (
 """Files that define how images and sounds become a tower's inputs."""
 
 _TEMPLATES = "additional_chat_templates"
+_OF_A_MODEL = (
+    CONFIG, GENERATION_CONFIG, "adapter_config.json", *TOKENIZER_FILES, _TEMPLATES,
+    *PROCESSOR_FILES, "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", BIN_INDEX,
+    "adapter_model.bin", f"*{FAMILY_SUFFIX}", PLAN_FILE, f"{PLAN_FILE}.lock",
+    "README.md", "LICENSE*", ".gitattributes", ".cache", ".DS_Store",
+)  # fmt: skip
+"""Patterns of the files and folders in a model's or an adapter's folder."""
 _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
 
 
@@ -124,6 +132,11 @@ def only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
         message = f"holds {len(weights)} GGUF files: {listed(map(quoted, weights[:8]))}"
         raise CheckpointError("C104", message, folder, "name one of them as the model's source")
     return None
+
+
+def foreign_names(folder: Path) -> list[str]:
+    """Return the names in a folder that are no file's of a model or an adapter, in order."""
+    return [n for n in _listing(folder) if not any(fnmatchcase(n, each) for each in _OF_A_MODEL)]
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
-from gptailor.plan.faults import listed
+from gptailor.plan.faults import PlanFolderError, listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import bytes_in_words, duration, millions
 
@@ -31,8 +31,15 @@ def _quantised_type(text: str) -> str | None:
 _TYPE = options.InWords("TYPE", _quantised_type)
 
 
+def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
+    """Refuse a folder as the plan, before a missing option."""
+    if Path(plan).is_dir() and not context.resilient_parsing:
+        raise PlanFolderError(Path(plan))
+    return plan
+
+
 @click.command("compile", short_help="Write the model that a plan declares.")
-@options.PLAN_ARGUMENT
+@click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True), callback=_no_folder)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write, or a file for llama.cpp if the name ends in .gguf. An "
               "output that gptailor wrote from this plan is updated; any other must not "
@@ -58,7 +65,7 @@ _TYPE = options.InWords("TYPE", _quantised_type)
               help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace any model at the output, after the new model is complete, and compute "
-              "all tensors.")  # fmt: skip
+              "all tensors. A folder with other files too is refused.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
 @click.option(
     "--lock", is_flag=True, help="Write the plan's lock beside the plan and into the folder."

@@ -246,8 +246,7 @@ Example, with the base and a plan:
 @click.command(
     "generate", short_help="Continue a prompt with plans and models.", epilog=_GENERATE_EXAMPLE
 )
-@click.argument("targets", metavar="TARGET...", nargs=-1, required=True,
-                type=click.Path(allow_dash=True))  # fmt: skip
+@click.argument("targets", metavar="TARGET...", nargs=-1, type=click.Path(allow_dash=True))
 @click.argument("prompt", metavar="PROMPT")
 @click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, metavar="N",
               help="The maximum number of tokens of each target.")  # fmt: skip
@@ -284,6 +283,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor.evaluation import targets as targeting
 
+    _refuse_misplaced(targets, prompt)
     plans = swept(targets, lets)
     subjects = targeting.find_targets(
         plans, dict(models), families, device=device, memory=memory, on_event=RepairLines()
@@ -309,3 +309,15 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     if form == "json":
         say(json.dumps(records, ensure_ascii=False, indent=2))
     sys.exit(3 if failed else 0)
+
+
+def _refuse_misplaced(targets: Sequence[str], prompt: str) -> None:
+    """Raise a usage error for a target or a prompt alone, and for a prompt before the targets."""
+    from gptailor.lang.plan_of import HUB_ID
+
+    named = [Path(n).exists() or HUB_ID.fullmatch(n) is not None for n in (*targets, prompt)]
+    if not targets or (named[-1] and not any(named[:-1])):
+        raise click.UsageError(
+            f"expected targets, then a prompt, got '{prompt}' {'last' if targets else 'alone'}; "
+            'an example is: gptailor generate out "Once upon a time"'
+        )

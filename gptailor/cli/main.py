@@ -18,23 +18,39 @@ import click
 from gptailor.plan.doors import Door
 
 _COMMANDS = {
-    "check": ("plans", "Check plans by themselves and against their models."),
-    "compile": ("compile", "Write the model that a plan declares."),
-    "eval": ("eval", "Evaluate plans and models."),
-    "explain": ("plans", "Explain a code of a message, such as P601."),
-    "export": ("plans", "Convert a plan to another tool's format."),
-    "fmt": ("plans", "Write plans in their canonical form."),
-    "generate": ("eval", "Continue a prompt with plans and models."),
-    "import": ("plans", "Convert another tool's file to a plan."),
-    "json": ("plans", "Print a plan as JSON."),
-    "lock": ("compile", "Record the digests of a plan's inputs and outputs."),
-    "pick": ("search", "Select a plan of a search by its size or its loss."),
-    "schema": ("plans", "Print the JSON schema of a plan, or of a family's file."),
-    "search": ("search", "Search a plan's open choices for the best plan."),
-    "show": ("plans", "Show a plan's layers as a map."),
-    "verify": ("compile", "Compare a compiled folder with its plan and its lock."),
+    "compile": ("compile", "Write", "Write the model that a plan declares."),
+    "fmt": ("plans", "Write", "Write plans in their canonical form."),
+    "import": ("plans", "Write", "Convert another tool's file to a plan."),
+    "check": ("plans", "Look", "Check plans by themselves and against their models."),
+    "show": ("plans", "Look", "Show a plan's layers as a map."),
+    "json": ("plans", "Look", "Print a plan as JSON."),
+    "explain": ("plans", "Look", "Explain a code of a message, such as P601."),
+    "eval": ("eval", "Measure", "Evaluate plans and models."),
+    "generate": ("eval", "Measure", "Continue a prompt with plans and models."),
+    "search": ("search", "Search", "Search a plan's open choices for the best plan."),
+    "pick": ("search", "Search", "Select a plan of a search by its size or its loss."),
+    "lock": ("compile", "Share", "Record the digests of a plan's inputs and outputs."),
+    "verify": ("compile", "Share", "Compare a compiled folder with its plan and its lock."),
+    "export": ("plans", "Share", "Convert a plan to another tool's format."),
+    "schema": ("plans", "Set up", "Print the JSON schema of a plan, or of a family's file."),
 }
-"""Each command's module, which defines `NAME_command`, and its line in the help."""
+"""Each command's module, which defines `NAME_command`, its group in the help, and its line."""
+
+_INSTEAD = {
+    **dict.fromkeys(
+        ("quantize", "quantise", "gguf"),
+        "'gptailor compile PLAN -o out.gguf --quantize q4_k_m' writes it (docs/howto/compile.md)",
+    ),
+    **dict.fromkeys(
+        ("prune", "compress", "shrink", "drop"),
+        "write 'drop L9..L12' in a plan, or 'drop any 4 of L2..L27' and search it (docs/search.md)",
+    ),
+    **dict.fromkeys(
+        ("merge", "stitch"),
+        "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md)",
+    ),
+}
+"""What does the work of a command that other tools have."""
 
 COMMANDS: Door[click.Command] = Door("commands", "command", click.Command, {})
 """The commands of plugins."""
@@ -64,26 +80,33 @@ class _Commands(click.Group):
         except click.UsageError as error:
             from gptailor.plan.faults import nearest
 
-            if near := nearest(args[0], self.list_commands(ctx)):
-                raise click.UsageError(f"{error.message} {near.capitalize()}", ctx) from None
-            raise
+            help_ = _INSTEAD.get(args[0]) or nearest(args[0], self.list_commands(ctx))
+            help_ = f" {help_[:1].upper()}{help_[1:]}" if help_ else ""
+            raise click.UsageError(f"{error.message}{help_}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
-        if plugins := COMMANDS.installed():
-            with formatter.section("Plugins"):
-                formatter.write_dl([(name, _line(name, plugins[name])) for name in plugins])
+        about = {name: (group, line) for name, (_, group, line) in _COMMANDS.items()}
+        about |= {name: _about(name, module) for name, module in COMMANDS.installed().items()}
+        width = max(map(len, about))
+        for heading in dict.fromkeys(group for group, _ in about.values()):
+            lines = {name: line for name, (group, line) in about.items() if group == heading}
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(f"{n:{width}}" if line else n, line) for n, line in lines.items()]
+                )
 
 
-def _line(name: str, module: str) -> str:
-    """Return the help's line of a command of gptailor's own plugins; empty for any other."""
-    line = ""
+def _about(name: str, module: str) -> tuple[str, str]:
+    """Return the group and the help's line of a plugin's command: `Plugins` and no line by default.
+
+    gptailor's own plugins have both in `__commands__`.
+    """
+    about = "Plugins", ""
     if module.startswith("gptailor.plugins."):
         with suppress(ModuleNotFoundError):  # a plugin whose folder was removed
             plugin = importlib.import_module(module.rpartition(".")[0])
-            line = getattr(plugin, "__commands__", {}).get(name, "")
-    return line
+            about = getattr(plugin, "__commands__", {}).get(name, about)
+    return about
 
 
 def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -237,15 +237,17 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     the command names the nearest plan.
     """
     if (parameters, memory, layers, loss) == (None,) * 4:
-        raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")
+        raise click.UsageError("give a limit: --parameters, --memory, --layers or --loss")
     from gptailor.searching.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
+    if "nats" in lost:
+        say(f"--loss: at most {lost['nats']:g} nats; 2% is a share of the base's scores", err=True)
     bounds = Bounds(parameters, memory, context, layers, **lost)
     picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
     words = _picked_words(picked.point)
     if not picked.kept:
-        say(f"error: no plan in '{run}' keeps to that; the nearest is {words}", err=True)
+        say(f"error: no plan in '{run}' meets these limits; the nearest is {words}", err=True)
         sys.exit(1)
     if output is None:
         say(picked.text, newline=False)
@@ -256,10 +258,11 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 
 def _picked_words(point: "CurvePoint") -> str:
-    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
+    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.04 nats lost`."""
     size = point.size
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
-    lost, form = (point.share, ".1%") if point.nats is None else (point.nats, ".3g")
-    loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
+    lost = point.share if point.nats is None else point.nats
+    number = f"{abs(lost or 0):.1%}" if point.nats is None else f"{abs(point.nats):.3g} nats"
+    loss = "" if lost is None else f", {number} {'lost' if lost >= 0 else 'won'}"
     before = " before it is repaired" * point.unrepaired
     return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}{before}"

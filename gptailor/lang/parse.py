@@ -38,7 +38,7 @@ from gptailor.plan.faults import (
     listed,
     locate,
 )
-from gptailor.plan.plan import Model, Objective, Plan
+from gptailor.plan.plan import Model, Objective, Plan, data_faults
 from gptailor.plan.registry import OBJECTIVES
 
 # --------------------------------------------------------------------------------------- the parser
@@ -242,14 +242,15 @@ def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]
 
 def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
     """Return the plan of a JSON document, and all faults that it has by itself."""
+    if source.name.endswith(".lock"):
+        help_ = f"name the plan: {source.name.removesuffix('.lock')}"
+        return None, [
+            Fault("S107", "expected a plan, got a plan's lock", help=help_, source=source)
+        ]
     try:
         plan = Plan.model_validate_json(source.text)
     except pydantic.ValidationError as error:
-        faults = [
-            Fault("S107", f"{e['msg'][:1].lower()}{e['msg'][1:]}", tuple(e["loc"]), source=source)
-            for e in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        return None, locate(faults, None)
+        return None, locate(data_faults(error, source), None)
     plan = plan.read_from(Origin(source, folder))
     return plan, locate(check_alone(plan), plan.origin)
 

@@ -31,6 +31,8 @@ class Lesson:
 
 
 _QUOTES = "write the text in double quotes"
+_OBJECTIVE = 'an objective is written with its text in parentheses, as in nll("text.txt")'
+_PERCENT = "a bound has no percent sign: 97 % of the base's score are 0.97 * base"
 _POINT = "a number has a digit on both sides of its point, as in "
 
 LESSONS = (
@@ -39,6 +41,13 @@ LESSONS = (
     Lesson(
         _QUOTES, "both", ("nll(«/»t)", "nll(«.»/t)", "nll(t«.»txt)", "nll(t«/»txt)"), "objective"
     ),
+    Lesson(
+        _OBJECTIVE,
+        "both",
+        ("data«/»t", "t«.»txt", "«/»data/t", "«.»/t", "«~»/t", '«"»t"', 'nll «"»t"'),
+        "objective",
+    ),
+    Lesson(_OBJECTIVE, "both", ("minimize «/»t", "minimize «.»/t", 'minimize «"»t"'), "wish"),
     Lesson(_QUOTES, "characters", ("model a = «'»./a'", "bridge on «'»t'", "«'»a'")),
     Lesson(
         'a text stands in straight double quotes: "…"',
@@ -74,6 +83,26 @@ LESSONS = (
         "a block's length is of a window: repeat window 3 of L1..L9",
         "both",
         ("repeat «3» of L1..L9", "repeat «any» 3 of L1..L9"),
+    ),
+    Lesson(
+        "layers are written L9 or L9..L12; 'drop any 6 of L0..L29' lets a search choose 6 of them",
+        "both",
+        ("drop «9»..12", "drop «layers» 9-12", "drop «layer» 9"),
+    ),
+    Lesson(
+        "layers are written L9 or L9..L12",
+        "both",
+        (
+            "drop any 6 of «9»..12",
+            "drop window 2 of «9»..12",
+            "scale «9»..12 by 2",
+            "heal «9»..12",
+        ),
+    ),
+    Lesson(
+        "the type is given to compile: gptailor compile PLAN -o out.gguf --quantize q4_k_m",
+        "both",
+        ("«quantize» q4_k_m",),
     ),
     Lesson("in a stack write the layers again", "both", ("«repeat» L1..L2",), "item"),
     Lesson(
@@ -196,6 +225,7 @@ LESSONS = (
         ("require nll() <= base «*» 1", "require nll() <= base «+» 1", "require nll() <= «-»base"),
         "wish",
     ),
+    Lesson(_PERCENT, "both", ("require nll() <= 97«%»",), "wish"),
     Lesson(
         "what is expected is a measure, then '<=', '>=', '<' or '>', then a bound",
         "both",
@@ -213,6 +243,7 @@ LESSONS = (
         "both",
         ("expect nll() <= base «*» 1", "expect nll() < base «+» 1", "expect nll() > «-»base"),
     ),
+    Lesson(_PERCENT, "both", ("expect nll() <= 97«%»", "expect nll() < 97«%»")),
     Lesson(
         "'expect' stands beside the search block; in it write 'require'",
         "both",
@@ -311,7 +342,7 @@ def _wanted(error: lark.UnexpectedInput, actual: str, parser: lark.Lark) -> tupl
         names = set(error.accepts or error.expected)
     else:
         names = set(getattr(error, "allowed", None) or ())
-    names -= {"_NL", "COMMENT", "__IGNORE_0", "SEMICOLON"}
+    names -= {"_NL", "COMMENT", "__IGNORE_0", "SEMICOLON", "RBRACE"}
     words = [
         _WORDS[name] if name in _WORDS else f"'{parser.get_terminal(name).pattern.value}'"
         for name in names

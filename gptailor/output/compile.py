@@ -129,8 +129,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     quantisation. Each output is complete or missing. A `dry_run` makes all checks that come before
     the first byte, and writes, fetches and computes nothing.
 
-    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails or differs from the lock.
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError for a
+    wrong file, disk or device, and for a difference from the lock.
     """
     compute = compute or ComputeOptions()
     lock = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
@@ -392,8 +392,8 @@ def lock(
     `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
     `models`, `dtype` and `threads` are those of `compile`.
 
-    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails.
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError for a
+    wrong file, disk or device.
     """
     prepared = (
         plan

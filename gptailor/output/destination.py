@@ -280,12 +280,19 @@ class CompiledOutput(ABC):
 
 @final
 class CompiledFolder(CompiledOutput):
-    """The reader of a compiled folder. Raises CheckpointError (C101) for a missing folder."""
+    """The reader of a compiled folder. Raises CheckpointError (C101) if there is none."""
 
     no_plan = f"there is no {PLAN_FILE}"
     no_lock = f"there is no {LOCK_FILE} to compare them with"
 
     def __init__(self, folder: Path) -> None:
+        if folder.is_file():
+            raise CheckpointError(
+                "C101",
+                "expected a compiled folder or a .gguf file, got another file",
+                folder,
+                "name the folder that 'gptailor compile' wrote; 'gptailor check' checks a plan",
+            )
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
         self.path, self.plan_path = folder, folder / PLAN_FILE

@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +25,12 @@ import gptailor
 from gptailor.checkpoint.cache_folder import keep_result, kept_home, kept_json
 from gptailor.checkpoint.files import stamp, stamps
 from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.checkpoint.write.writer import kept_because
 from gptailor.lang.words import range_words
 from gptailor.output.lock import LOCK_FILE
-from gptailor.plan.faults import listed
+from gptailor.plan.faults import first_names
 from gptailor.prepare import Prepared
 from gptailor.program.program import Combine, Copy, Output, stored_tensors
-
-_MOST_NAMED = 3
-"""Changed files that a message names."""
 
 Change = Literal["~", "+", "−"]
 Entries = Mapping[str, tuple[int, int, int]]
@@ -102,7 +100,8 @@ class Update:
     def refuse_changed(self, output: Path) -> None:
         """Raise TargetExists (C301) if somebody changed the output that is to be replaced."""
         if changed := changed_entries(self.files, output):
-            raise TargetExists(output, changed)
+            kept = kept_because(output) if output.is_dir() else None
+            raise TargetExists(output, changed, kept)
 
 
 def planned_update(prepared: Prepared, folder: Path) -> Update | None:
@@ -145,12 +144,6 @@ def _plan_file(prepared: Prepared) -> str | None:
 def changed_entries(before: Entries, output: Path) -> str:
     """Return the names of the output's entries that aren't as before, in words."""
     return first_names(sorted({name for name, _ in before.items() ^ entries_of(output).items()}))
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first names in words, with the number of the others; empty for no names."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return listed(names[:_MOST_NAMED]) + more if names else ""
 
 
 def record_written(prepared: Prepared, folder: Path, new: Path, digests: Mapping[str, str]) -> None:

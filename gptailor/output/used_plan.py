@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.checkpoint.families import vision
+from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
 from gptailor.lang.format import format_file, format_plan
 from gptailor.output.tokenizer import template_file
 from gptailor.plan.faults import Origin
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.search_block import with_file
-from gptailor.prepare import Prepared, all_declared, calibration_path, declaring
+from gptailor.prepare import Prepared, all_declared, declaring
 
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:
@@ -46,12 +47,13 @@ def plan_seen_from(
     plan: Plan, opened: Mapping[str, Opened], commits: Mapping[str, str], target: Path | None
 ) -> Plan:
     """Return a plan, open or closed, with the opened models, its paths as seen from the target."""
-
-    def seen(file: str) -> str:
-        return path_from(target, calibration_path(plan, file))
-
     models = {name: _seen_from(plan, opened, commits, name, target) for name in plan.models}
-    return _renamed(plan, models, seen, lambda file: _source(target, folder_of(plan, file)))
+    return _renamed(
+        plan,
+        models,
+        lambda file: path_from(target, _place(plan, file)),
+        lambda file: _source(target, _place(plan, file)),
+    )
 
 
 def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:
@@ -63,12 +65,12 @@ def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:
     names: dict[str, str] = {}
 
     def name_of(path: str) -> str:
-        real = os.path.realpath(folder_of(plan, path))
-        if real not in names:
-            last, taken = Path(real).name, set(names.values())
+        written = path_from(None, _place(plan, path))
+        if written not in names:
+            last, taken = Path(written).name, set(names.values())
             possible = chain([last], (f"{number}-{last}" for number in count(2)))
-            names[real] = next(name for name in possible if name not in taken)
-        return names[real]
+            names[written] = next(name for name in possible if name not in taken)
+        return names[written]
 
     models = {
         name: model
@@ -121,7 +123,7 @@ def _seen_from(
     if not is_local(model.source):
         commit = commits.get(name, model.revision)
         return model.model_copy(update={"revision": commit})
-    return model.model_copy(update={"source": _source(target, folder_of(plan, model.source))})
+    return model.model_copy(update={"source": _source(target, _place(plan, model.source))})
 
 
 def _source(target: Path | None, path: Path) -> str:
@@ -131,6 +133,15 @@ def _source(target: Path | None, path: Path) -> str:
 
 
 def path_from(target: Path | None, path: Path) -> str:
-    """Return a path as seen from the target; the absolute path without a target."""
-    real = os.path.realpath(path)
-    return real if target is None else os.path.relpath(real, target.resolve())
+    """Return a path as seen from the target; the absolute path without a target. Links stay."""
+    written = Path(os.sep)
+    for part in path.absolute().parts[1:]:
+        # `..` after a link is the parent of the folder that the link leads to
+        before = written.resolve() if part == ".." and written.is_symlink() else written
+        written = before.parent if part == ".." else before / part
+    return str(written) if target is None else os.path.relpath(written, target.resolve())
+
+
+def _place(plan: Plan, file: str) -> Path:
+    """Return the path that a plan names, from the plan's folder without links."""
+    return folder_of(plan, ".").resolve() / expanded(file)

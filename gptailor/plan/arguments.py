@@ -67,6 +67,13 @@ def _hints(annotated: Any) -> dict[str, Any]:
     return get_type_hints(annotated, localns=late, include_extras=True)
 
 
+_REGISTERED = {
+    "objectives": "; @gptailor.objective registers a function; give its name: 'name()'",
+    "strategy": "; @gptailor.strategy registers a class; give its name",
+}
+"""The remedies for functions and classes in the place of their names."""
+
+
 def _fitting(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the function receives it. Raises TypeError and ValueError."""
     plain = _plain(value)
@@ -74,7 +81,9 @@ def _fitting(name: str, value: Any, hint: Any) -> Any:
         return plain
     error = ValueError if _fits(plain, hint, bounded=False) else TypeError
     got = " ".join(reprlib.repr(value).split())
-    raise error(f"'{name}': expected {_words(hint)}, got {got}")
+    is_code = any(map(callable, value if isinstance(value, list | tuple) else [value]))
+    help_ = _REGISTERED.get(name, "") if is_code else ""
+    raise error(f"'{name}': expected {_words(hint)}, got {got}{help_}")
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,8 @@ Place = tuple[str | int, ...]
 
 _LONGEST_COMPARED = 200
 """Characters of a misspelt name for which a known one is suggested."""
+_MOST_NAMED = 3
+"""Files that a message names."""
 _SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
@@ -159,15 +161,21 @@ class PlanFolderError(CodedError, IsADirectoryError):
     def __init__(self, path: Path) -> None:
         if (path / SEARCH_SETTINGS).is_file():
             message = f"'{path}' is the folder of a search, expected a plan or a model"
-            help_ = f"name {path / SEARCH_BEST}"
-            if not (path / SEARCH_BEST).exists():
-                help_ += f", which 'gptailor search SPACE -o {path}' writes when it ends"
+            help_ = f"its best plan is {path / SEARCH_BEST}; 'gptailor search SPACE -o {path}' "
+            help_ += "continues the search" if (path / SEARCH_BEST).exists() else "writes it"
         elif (path / PLAN_FILE).is_file():
             message = f"expected a plan's file, got the compiled folder '{path}'"
             help_ = f"name {path / PLAN_FILE}"
         else:
             message = f"expected a plan's file, got the folder '{path}'"
             help_ = "name a file such as cut.tailor"
+            if (path / "config.json").is_file():
+                source = path if path.is_absolute() or path.parts[:1] == ("..",) else f"./{path}"
+                help_ = (
+                    "it is a model. A plan of these two lines keeps all of it:\n\n"
+                    f'    tailor 1\n    model base = "{source}"\n\n'
+                    "  Save them as plan.tailor, then: gptailor compile plan.tailor -o out"
+                )
         super().__init__("C201", message, help_)
         self.errno, self.strerror, self.filename = EISDIR, self.message, str(path)
         self.args = (path,)  # as pickle hands it over
@@ -306,16 +314,20 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def nearest_path(path: Path) -> str:
     """Return a help text that names the nearest file or folder beside a missing one, or nothing."""
     try:
-        names = sorted(entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED))
+        names = {entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED)}
     except OSError:
         return ""
-    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, tuple(names))
+    others = names - {path.name}  # a broken link has the name of the missing file
+    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, tuple(sorted(others)))
     return f"did you mean '{path.with_name(near)}'?" if near else ""
 
 
 @lru_cache(maxsize=256)
 def _closest(name: str, compared: tuple[str, ...]) -> str:
-    return next(iter(difflib.get_close_matches(name, compared, n=1, cutoff=0.6)), "")
+    """Return the name that is most like this one; with the same first letter, a bit less like."""
+    alike = [known for known in compared if known[:1] == name[:1]]
+    near = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
+    return next(iter(near or difflib.get_close_matches(name, alike, n=1, cutoff=0.57)), "")
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
@@ -324,6 +336,12 @@ def listed(names: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names in words, with the number of the others; empty for no names."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return listed(names[:_MOST_NAMED]) + more if names else ""
 
 
 # --------------------------------------------------------------------------- faults over positions

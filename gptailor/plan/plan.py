@@ -10,13 +10,14 @@ from dataclasses import replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, final
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     PrivateAttr,
+    ValidationError,
     field_serializer,
     field_validator,
     model_serializer,
@@ -24,7 +25,7 @@ from pydantic import (
 )
 
 from gptailor.plan.bounds import LARGEST_LAYER
-from gptailor.plan.faults import Origin, Place, Source
+from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source
 from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
@@ -553,6 +554,19 @@ class Plan(Closed):
     _origin: Origin | None = PrivateAttr(default=None)
     _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
+    if not TYPE_CHECKING:  # types come from the fields
+
+        def __init__(self, *given: object, **fields: Any) -> None:
+            """Build a plan of fields by name. Raises PlanError for fields that are no plan's."""
+            if given:
+                raise TypeError("Plan() expects fields by name; gptailor.load reads a plan's file")
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise PlanError(data_faults(error)) from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic validates data without it
+
     @field_validator(*OVERLAY, mode="after")
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -647,6 +661,22 @@ class Plan(Closed):
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+
+def data_faults(error: ValidationError, source: Source | None = None) -> list[Fault]:
+    """Return the faults of data that is no plan, at the places of its fields."""
+    return [
+        Fault(
+            "S107",
+            "unknown field"
+            if each["type"] == "extra_forbidden"
+            else f"{each['msg'][:1].lower()}{each['msg'][1:]}",
+            tuple(each["loc"]),
+            "'gptailor schema' prints all fields of a plan",
+            source=source,
+        )
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
 
 
 def derived(derive: Callable[[Plan], _Derived]) -> Callable[[Plan], _Derived]:

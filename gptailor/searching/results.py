@@ -104,7 +104,7 @@ class SearchResult:
         `parameters` may be a text such as `110M`. `memory` bounds the bytes of the weights and of
         the KV cache of one text of `context` tokens, also as a text such as `2GB`. `loss` bounds
         the loss beside the base: `"2%"` of its scores, or 0.05 nats. Raises TailorError if no plan
-        keeps to the bounds, ValueError for a text that is no number.
+        meets the bounds, ValueError for a text that is no number.
         """
         most = count_from_words(parameters) if isinstance(parameters, str) else parameters
         lost = {} if loss is None else dict([loss_from_words(str(loss))])
@@ -112,7 +112,7 @@ class SearchResult:
         if not found.kept:
             size = found.point.size
             nearest = f"{size.parameters:,} parameters, {size.layers} layers"
-            raise TailorError(f"no plan keeps to these bounds; the nearest has {nearest}")
+            raise TailorError(f"no plan meets these limits; the nearest has {nearest}")
         return loads(found.text)
 
 

@@ -152,7 +152,7 @@ SIZE = Objective(direction="minimize", name="parameters")
 def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
     """Raise WishError without finalists, or for more than half of the budget."""
     if not final:
-        raise WishError("--finalists needs a plan with 'bridge' or 'heal'")
+        raise WishError("--finalists needs a plan with 'heal', or 'bridge' with --bridge finalists")
     if not 1 <= finalists <= (most := max(trials // 2, 1)):
         message = f"expected 1 to {most} finalists for {trials} trials, got {finalists}"
         raise WishError(f"{message}: each is evaluated twice")

@@ -231,8 +231,11 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
     ):
         gptailor.compile(plan, tmp_path / "out", force=True)
     (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(gptailor.TailorError, match="got a folder that also contains mine"):
+        gptailor.compile(plan, tmp_path / "out", force=True)
+    (tmp_path / "out" / "mine").rename(tmp_path / "mine")
     gptailor.compile(plan, tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "mine").exists()
+    assert (tmp_path / "out" / "plan.tailor").exists()
 
 
 def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
@@ -266,6 +269,17 @@ def test_json_of_the_wrong_shape_is_a_fault() -> None:
     with pytest.raises(gptailor.PlanError) as error:
         gptailor.loads("{")
     assert codes(error) == ["S107"]
+
+
+def test_fields_that_are_no_plans_are_faults() -> None:
+    with pytest.raises(gptailor.PlanError, match=r"unknown field\n --> layer") as error:
+        gptailor.Plan(layer=[], models={"base": "./base"})
+    assert [(fault.code, fault.at) for fault in error.value.faults] == [
+        ("S107", ("models", "base")),
+        ("S107", ("layer",)),
+    ]
+    with pytest.raises(TypeError, match=r"expects fields by name.*gptailor\.load reads"):
+        gptailor.Plan("cut.tailor")
 
 
 def test_a_plan_is_frozen() -> None:

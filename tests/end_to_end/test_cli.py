@@ -24,11 +24,15 @@ from gptailor.searching.run_files import SETTINGS
 from tests.support.said import Run, Said, in_process, reading
 from tests.support.tiny import tiny_model
 
-COMMANDS = [
-    *("check", "compile", "eval", "explain", "export"),
-    *("fmt", "generate", "import", "json", "lock", "pick"),
-    *("schema", "search", "show", "verify"),
-]
+GROUPS = {
+    "Write": ("compile", "fmt", "import"),
+    "Look": ("check", "show", "json", "explain"),
+    "Measure": ("eval", "generate"),
+    "Search": ("search", "pick"),
+    "Share": ("lock", "verify", "export"),
+    "Set up": ("schema",),
+}
+COMMANDS = [command for commands in GROUPS.values() for command in commands]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 
@@ -86,10 +90,25 @@ def names(folder: Path) -> list[str]:
 def test_the_help_names_all_commands(run: Run) -> None:
     said = run("--help")
     assert said.code == 0
-    listed = said.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in listed] == COMMANDS
-    assert not any(line.endswith("...") for line in listed)
+    for group, commands in GROUPS.items():
+        listed = said.out.partition(f"{group}:\n")[2].partition("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in listed][: len(commands)] == list(commands)
+        assert not any(line.endswith("...") for line in listed)
+    headings = [line for line in said.out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == ["Options:", *(f"{group}:" for group in GROUPS)]
     assert run("-h").out == said.out
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [("quantize", "--quantize q4_k_m"), ("prune", "drop any 4"), ("compress", "drop L9..L12"),
+     ("shrink", "docs/search.md"), ("merge", "L0..L9 from math"), ("compil", "Did you mean")],
+)  # fmt: skip
+def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, instead: str) -> None:
+    said = run(word, "p.tailor")
+    assert said.code == 2
+    assert f"No such command '{word}'." in said.err
+    assert instead in said.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -121,6 +140,9 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
         (["diff", "p.tailor"], "B"),
+        (["generate", "base"], "then a prompt, got 'base' alone"),
+        (["generate", "hello"], "got 'hello' alone"),
+        (["generate", "Once upon", "base"], "then a prompt, got 'base' last"),
     ],
 )
 def test_misuse_is_2_and_names_what_it_is(
@@ -154,8 +176,40 @@ def test_a_plan_that_can_not_be_read_is_3(
     said = run(*arguments, plan)
     assert said.code == 3
     assert said.err.startswith(f"error{reason}")
-    assert said.err.count("\n") <= 2
+    assert said.err.count("\n") <= (2 if plan != "base" else 8)
     assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "out"]])
+def test_a_model_in_place_of_a_plan_has_its_plan_of_two_lines(
+    run: Run, here: Path, output: list[str]
+) -> None:
+    said = run("compile", "base", *output)
+    assert said.code == 3
+    lines = said.err.splitlines()
+    assert lines[-1].endswith("then: gptailor compile plan.tailor -o out")
+    (here / "plan.tailor").write_text("\n".join(lines[3:5]).replace("    ", "") + "\n")
+    assert run("compile", "plan.tailor", "-o", "out", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", "p.tailor"], "expected a compiled folder or a .gguf file, got another file"),
+        (["check", "p.tailor.lock"], "got a plan's lock\n --> p.tailor.lock\n  = help: name "
+         "the plan: p.tailor\n"),
+        (["import", "p.tailor"], "got a plan\n  = help: it needs no import"),
+        (["eval", "base", "-O", "data/t.jsonl"], 'as in nll("text.txt")'),
+    ],
+)  # fmt: skip
+def test_a_file_in_place_of_another_is_named(
+    run: Run, here: Path, arguments: list[str], said: str
+) -> None:
+    (here / "p.tailor.lock").write_text('{"lock": 1, "models": {}, "tensors": {}}')
+    done = run(*arguments)
+    assert done.code in {1, 3}
+    assert said in done.err
+    assert done.err.count("error") == 1
 
 
 def test_a_misspelt_command_names_the_nearest(run: Run) -> None:
@@ -226,10 +280,11 @@ def test_a_folder_of_a_search_names_its_best_plan(
     assert said.code == 3
     assert said.err == (
         "error[C201]: 'run' is the folder of a search, expected a plan or a model\n"
-        "  = help: name run/best.tailor\n"
+        "  = help: its best plan is run/best.tailor; 'gptailor search SPACE -o run' continues the "
+        "search\n"
     )
     (here / "run" / BEST).unlink()
-    assert "which 'gptailor search SPACE -o run' writes" in run("check", "run").err
+    assert "'gptailor search SPACE -o run' writes it" in run("check", "run").err
 
 
 # ------------------------------------------------------------------------------------------- check
@@ -597,11 +652,15 @@ def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> Non
     said = run("compile", "p.tailor", "-o", "out")
     assert said.code == 3
     assert "exists already" in said.err
-    assert "--force" in said.err
+    assert "--force" not in said.err
     assert names(here / "out") == ["mine"]
     (here / "out" / "config.json").write_text("{}")
+    said = run("compile", "p.tailor", "-o", "out", "--force")
+    assert said.code == 3
+    assert "move mine to another folder; then `--force` replaces the model" in said.err
+    assert names(here / "out") == ["config.json", "mine"]
+    (here / "out" / "mine").unlink()
     assert run("compile", "p.tailor", "-o", "out", "--force").code == 0
-    assert "mine" not in names(here / "out")
 
 
 def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> None:

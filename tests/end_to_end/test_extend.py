@@ -459,7 +459,7 @@ def test_a_broken_package_stops_no_command(
         case _:
             points.write_text("[gptailor.methods]\nmiddle = x:y\n")
     assert command("check", "p.tailor")[0] == 0
-    assert "Plugins:" in command("--help")[1]
+    assert "Set up:" in command("--help")[1]
 
 
 def test_an_unknown_name_is_one_fault_at_its_place(here: Path, command: Command) -> None:

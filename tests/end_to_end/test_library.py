@@ -146,7 +146,7 @@ def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
     sizes = sorted(row["parameters"] for row in searched.records() if row["parameters"])
     plan = searched.pick(parameters=sizes[0])
     assert len(plan.drops) == 2
-    with pytest.raises(gptailor.TailorError, match="no plan keeps to these bounds; the nearest"):
+    with pytest.raises(gptailor.TailorError, match="no plan meets these limits; the nearest"):
         searched.pick(parameters=1)
 
 

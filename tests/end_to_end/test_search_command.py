@@ -287,6 +287,13 @@ def test_another_text_or_space_is_refused(
     assert "another text in 'rows.jsonl'" in refused.err
 
 
+def test_a_search_in_place_of_its_space_is_named(found: Said, run: Run) -> None:
+    refused = run("search", "run", "-o", "space.tailor")
+    assert refused.code == 3
+    assert "error[C201]: 'run' is the folder of a search" in refused.err
+    assert "'gptailor search SPACE -o run' continues the search" in refused.err
+
+
 def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Path) -> None:
     import fcntl
 
@@ -322,7 +329,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             "space.tailor",
             ["--finalists", "2"],
             1,
-            "--finalists needs a plan with 'bridge' or 'heal'",
+            "--finalists needs a plan with 'heal', or 'bridge' with",
         ),
         ("healed.tailor", ["--finalists", "5"], 1, "expected 1 to 4 finalists for 8 trials, got 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
@@ -760,9 +767,14 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["sized", "--layers", "1"], 1, "no plan in 'sized' keeps to that; the nearest is front/"),
+        (
+            ["sized", "--layers", "1"],
+            1,
+            "no plan in 'sized' meets these limits; the nearest is front/",
+        ),
         (["sized", "--memory", "1k"], 1, "the nearest is front/"),
-        (["sized"], 2, "say what to keep to"),
+        (["sized"], 2, "give a limit: --parameters"),
+        (["sized", "--layers", "1", "--loss", "2"], 1, "--loss: at most 2 nats; 2% is a share"),
         (["sized", "--loss", "much"], 2, "expected a loss such as 2% or 0.05, got 'much'"),
         (["sized", "--parameters", "0"], 2, "got '0'"),
         (["sized", "--parameters", "1,00"], 2, "got '1,00'"),

@@ -10,6 +10,7 @@ import pytest
 
 import gptailor
 from gptailor.checkpoint.cache_folder import keep_json, kept_json
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.tensor import ByteRange
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists
@@ -61,13 +62,21 @@ def reused(here: Path, statements: str) -> list[ByteRange]:
 
 
 def refused(here: Path, statements: str, changed: str) -> None:
-    """Compile into the changed folder: it is refused, and stays; `force` replaces it."""
+    """Compile into the changed folder: it is refused, and stays; `force` replaces a model alone."""
     before = content(here / "out")
     with pytest.raises(TargetExists) as caught:
         compiled(here, statements)
     assert f"error[C301]: was changed since gptailor wrote it: {changed}\n" in str(caught.value)
-    assert "`--force` replaces it" in str(caught.value)
+    mine = here / "out" / "mine.txt"
+    is_theirs = os.path.lexists(mine)
+    help_ = f"move {mine.name} to another folder; then " if is_theirs else ""
+    assert f"help: {help_}`--force` replaces" in str(caught.value)
     assert content(here / "out") == before
+    if is_theirs:
+        with pytest.raises(CheckpointError, match=r"got a folder that also contains mine\.txt"):
+            compiled(here, statements, force=True)
+        assert content(here / "out") == before
+        mine.rename(here / "mine.txt")
     compiled(here, statements, force=True)
 
 

@@ -141,3 +141,15 @@ def test_a_verb_keeps_its_signature_and_can_be_sent_to_another_process(tmp_path:
 def test_a_search_result_is_known_without_importing_searches() -> None:
     with pytest.raises(TypeError, match=r"'target': expected str \| Path \| Plan \| SearchResult"):
         called(lambda: gptailor.report(None, "out.html"))  # type: ignore[arg-type]
+
+
+@pytest.mark.wrong_types
+def test_a_function_in_place_of_a_name_has_the_decorator_that_names_it() -> None:
+    def brevity(text: str) -> float:
+        return len(text)
+
+    with pytest.raises(TypeError, match=r"'strategy': .*; @gptailor\.strategy registers a class"):
+        gptailor.Flags(strategy=brevity)  # type: ignore[arg-type]
+    for objectives in (brevity, [brevity]):
+        with pytest.raises(TypeError, match=r"; @gptailor\.objective registers a function"):
+            gptailor.evaluate("cut.tailor", objectives)  # type: ignore[arg-type]

@@ -134,13 +134,16 @@ _REMEDY = (
 class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
     """An existing file or folder where the output is to go.
 
-    `changed` names files in it that changed since gptailor wrote it.
+    `changed` names files in it that changed since gptailor wrote it. `kept` is the error that
+    `force` would raise; its remedy is then the remedy.
     """
 
-    def __init__(self, target: Path, changed: str = "") -> None:
-        since = f"was changed since gptailor wrote it: {changed}"
-        super().__init__("C301", since if changed else "exists already", target, _REMEDY)
-        self.args = target, changed  # as pickle hands them over
+    def __init__(
+        self, target: Path, changed: str = "", kept: CheckpointError | None = None
+    ) -> None:
+        message = f"was changed since gptailor wrote it: {changed}" if changed else "exists already"
+        super().__init__("C301", message, target, _REMEDY if kept is None else kept.help)
+        self.args = target, changed, kept  # as pickle hands them over
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:

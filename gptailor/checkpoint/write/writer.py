@@ -10,12 +10,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from gptailor.checkpoint.files import CheckpointError, expanded, open_regular, quoted
-from gptailor.checkpoint.folder import INDEX
+from gptailor.checkpoint.files import CheckpointError, escaped, expanded, open_regular, quoted
+from gptailor.checkpoint.folder import INDEX, foreign_names
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
 from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
+from gptailor.plan.faults import first_names
 
 
 @contextmanager
@@ -130,9 +131,7 @@ def _check_folder(target: Path, *, force: bool) -> None:
     with writing(target):
         if not any(target.iterdir()):
             return
-    if not force:
-        raise TargetExists(target)
-    _check_replaceable(target)
+    _refuse(target, kept_because(target), force=force)
 
 
 def _check_file(target: Path, magic: bytes, *, force: bool) -> None:
@@ -140,13 +139,19 @@ def _check_file(target: Path, magic: bytes, *, force: bool) -> None:
         raise CheckpointError("C302", "is a folder; the output is a file", target)
     if not target.is_file():
         raise CheckpointError("C302", "is not a regular file, so it is not replaced", target)
-    if not force:
-        raise TargetExists(target)
     with open_regular(target) as file:
-        begin = file.read(len(magic))
-    if begin not in {magic, b""}:  # nothing is lost with an empty file
-        message = f"expected a file that begins with {magic.decode()!r} to replace, got another"
-        raise CheckpointError("C302", message, target, "remove it, or name another file")
+        may_go = file.read(len(magic)) in {magic, b""}  # nothing is lost with an empty file
+    message = f"expected a file that begins with {magic.decode()!r} to replace, got another"
+    error = CheckpointError("C302", message, target, "remove it, or name another file")
+    _refuse(target, None if may_go else error, force=force)
+
+
+def _refuse(target: Path, kept: CheckpointError | None, *, force: bool) -> None:
+    """Refuse an existing target without `force`, and with it one that must stay."""
+    if not force:
+        raise TargetExists(target, kept=kept)
+    if kept is not None:
+        raise kept
 
 
 def free_space(target: Path) -> int:
@@ -176,18 +181,26 @@ _OF_A_MODEL = ("config.json", "adapter_config.json")
 """Files of which the folder of a model, or of an adapter, has one."""
 
 
-def _check_replaceable(target: Path) -> None:
-    """Refuse to replace the current folder, a home, a repository or a folder without a model."""
-    home = expanded("~")
-    wanted = "expected a model to replace, got"
-    for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
-        if place.is_relative_to(target):
-            raise CheckpointError("C302", f"{wanted} a folder that contains {what}", target)
-    if (target / ".git").exists():
-        raise CheckpointError("C302", f"{wanted} a git repository", target)
-    if not any((target / name).exists() for name in _OF_A_MODEL):
-        message, help_ = f"{wanted} a folder without one", "remove it, or name another folder"
-        raise CheckpointError("C302", message, target, help_)
+def kept_because(folder: Path) -> CheckpointError | None:
+    """Return the error about a folder that must not be replaced; None if it may be.
+
+    The current folder, a home, a repository, a folder without a model and one with other files must
+    stay.
+    """
+    places = {"the current folder": Path.cwd(), "your home": expanded("~")}
+    held = [name for name, place in places.items() if place.is_relative_to(folder)]
+    if held:
+        got, help_ = f"a folder that contains {held[0]}", "name another folder"
+    elif (folder / ".git").exists():
+        got, help_ = "a git repository", "name another folder"
+    elif not any((folder / name).exists() for name in _OF_A_MODEL):
+        got, help_ = "a folder without one", "remove it, or name another folder"
+    elif others := first_names([*map(escaped, foreign_names(folder))]):
+        got = f"a folder that also contains {others}"
+        help_ = f"move {others} to another folder; then `--force` replaces the model"
+    else:
+        return None
+    return CheckpointError("C302", f"expected a model to replace, got {got}", folder, help_)
 
 
 @contextmanager

@@ -98,6 +98,12 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     plan's own, from which it names paths. With `strict` keys and filters that mergekit passes over
     are errors. Raises ConversionError, with all keys and lines, for what a plan can't express.
     """
+    if name.endswith(p.PLAN_SUFFIX):
+        raise ConversionError(
+            "expected a mergekit configuration, got a plan",
+            name=name,
+            help="it needs no import: gptailor compile PLAN -o DIR",
+        )
     documents = read_documents(text, name)
     for document in documents:
         _refuse_other_tools(document)

@@ -1,4 +1,4 @@
 """A language server for editors: it never imports torch or JAX."""
 
 __all__ = ["command"]
-__commands__ = {"lsp": "Serve faults, completion and names to an editor."}
+__commands__ = {"lsp": ("Set up", "Serve faults, completion and names to an editor.")}

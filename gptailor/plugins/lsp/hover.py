@@ -60,7 +60,7 @@ KEYWORDS = {
     "over": "the layers that a curve goes over: curve(0, 1) over L0..L31",
     "rank": "the rank of what is learned: rank 64",
     "repeat": "these layers come again: repeat L14..L17 times 2",
-    "require": "what the found plan keeps to: require parameters() <= 0.75 * base",
+    "require": "what the found plan must meet: require parameters() <= 0.75 * base",
     "ridge": "how much a bridge's fit is held back: ridge 0.1",
     "scale": "the hidden state after a layer is multiplied: scale L12 by 0.9",
     "search": "a block: what a search closes the choices by",

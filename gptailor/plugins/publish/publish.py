@@ -30,10 +30,10 @@ from gptailor.lang.plan_of import HUB_ID
 from gptailor.output.lock import LOCK_FILE, read_lock
 from gptailor.output.parents import CARD
 from gptailor.output.tokenizer import is_beside
-from gptailor.output.update import changed_entries, first_names, written_record
+from gptailor.output.update import changed_entries, written_record
 from gptailor.output.used_plan import commented_text, without_paths
 from gptailor.plan.arguments import check_fields
-from gptailor.plan.faults import PLAN_FILE, PlanError, listed
+from gptailor.plan.faults import PLAN_FILE, PlanError, first_names, listed
 from gptailor.plan.plan import Model, Plan
 from gptailor.plugins.publish.published_scores import (
     RESULTS_FILE,

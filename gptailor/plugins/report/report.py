@@ -69,12 +69,12 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     place = Path(output)
     subject = target if isinstance(target, str | Path | Plan) else target.run
     name = None if isinstance(subject, Plan) else str(subject)
-    refuse_output(place, force=force)
     read = str(subject)
     if isinstance(subject, Plan):
         read = "" if subject.origin is None else subject.origin.source.name
     if place.exists() and Path(read).is_file() and place.samefile(read):
-        raise CheckpointError("C302", "is the input of this report", place)
+        raise CheckpointError("C302", "is the input of this report", place, "name another file")
+    refuse_output(place, force=force)
     speech = None if prompt is None else of.Speech(prompt, tokens, on_event)
     paths = {name: Path(path) for name, path in (models or {}).items()}
     given = _Given(paths, families, speech)

@@ -601,12 +601,42 @@ def test_a_target_that_is_there(target: Path) -> None:
 
 
 def test_force_replaces_all_of_it(target: Path) -> None:
-    write(target, zeros, files={"config.json": b"old", "sub/old": b"old"})
+    old = {"config.json": b"old", "README.md": b"old", "additional_chat_templates/a.jinja": b"old"}
+    write(target, zeros, files=old)
     write(target, force=True)
     assert tree(target).keys() == {"config.json", "model.safetensors"}
     assert (target / "config.json").read_bytes() == b"{}\n"
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     write(target.with_name("new"), force=True)
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", ".env", "data/", "modeling.py"])
+def test_force_replaces_no_folder_with_files_that_are_no_models(target: Path, name: str) -> None:
+    write(target, zeros)
+    mine = target / name
+    mine.mkdir() if name.endswith("/") else mine.write_text("dear")
+    before = tree(target)
+    error = refused("C302", target, force=True)
+    assert (
+        error.message == f"expected a model to replace, got a folder that also contains {mine.name}"
+    )
+    assert error.help == f"move {mine.name} to another folder; then `--force` replaces the model"
+    assert refused("C301", target).help == error.help
+    assert tree(target) == before
+    mine.rename(target.parent / "mine")
+    write(target, force=True)
+
+
+def test_what_force_refuses_does_not_name_force_before(target: Path) -> None:
+    target.mkdir()
+    (target / "mine").touch()
+    assert refused("C301", target).help == "remove it, or name another folder"
+    (file := target / "out.parquet").write_bytes(b"text")
+    for force, code in ((False, "C301"), (True, "C302")):
+        with pytest.raises(
+            CheckpointError, match=rf"{code}[\s\S]*help: remove it, or name another f"
+        ):
+            check_target(file, force=force, magic=b"PAR1")
 
 
 def test_the_old_one_is_put_back_if_the_swap_fails(

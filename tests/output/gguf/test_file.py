@@ -981,7 +981,8 @@ def test_a_setting_without_room_in_the_file_is_refused(
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
     for name, said in (("q2_k", "'q2_k'; llama-quantize makes"), ("iq2_xxs", "; llama-quantize"),
-                       ("tq1_0", "trained for it"), ("q9", "'q9'$")):  # fmt: skip
+                       ("tq1_0", "trained for it"), ("q9", "'q9'$"),
+                       ("Q4_KM", "did you mean 'q4_k_m'"), ("q80", "'q8_0'")):  # fmt: skip
         with pytest.raises(
             ValueError, match=f"expected the GGUF type f32, .* or q3_k_s, got .*{said}"
         ):

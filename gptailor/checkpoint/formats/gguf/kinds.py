@@ -86,7 +86,10 @@ def quantised_kind(name: str | None) -> str | None:
     if name is None or kind is None or kind in FILE_TYPES:
         return kind
     help_ = ""
-    if "_K" in kind or kind.startswith("IQ"):
+    spelt = {known.replace("_", ""): known.lower() for known in FILE_TYPES}
+    if near := spelt.get(kind.replace("_", "").replace("-", "")):
+        help_ = f"; did you mean '{near}'?"
+    elif "_K" in kind or kind.startswith("IQ"):
         help_ = "; llama-quantize makes this type of an f16 file"
     elif kind.startswith("TQ") or kind.endswith("FP4"):
         help_ = ", which is for models that were trained for it"
