@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import FunctionType
@@ -185,11 +185,19 @@ def _set_up_jax() -> None:
 # ------------------------------------------------------------------------------------------ picking
 
 
+def _gguf_bound(text: str) -> tuple[str, int]:
+    """Return the type and the most bytes of GGUF files: `q4_k_m=100M`. Raises ValueError."""
+    from gptailor.searching.pick import file_bound
+
+    return file_bound(*options.assignment("TYPE=SIZE", text))
+
+
 _PICK_EXAMPLE = """
 \b
 Examples. Without -o the plan is printed:
   gptailor pick run --parameters 110M -o small.tailor
   gptailor pick run --loss 2% | gptailor show -
+  gptailor pick run --gguf q4_k_m=100M -o small.tailor
 """
 
 
@@ -206,6 +214,9 @@ Examples. Without -o the plan is printed:
 @click.option(
     "--layers", type=click.IntRange(min=1), metavar="N", help="The maximum number of layers."
 )
+@click.option("--gguf", type=options.InWords("TYPE=SIZE", _gguf_bound), multiple=True,
+              metavar="TYPE=SIZE", help="The maximum size of the plan's GGUF file of a type, such "
+              "as q4_k_m=100M. May be given several times.")  # fmt: skip
 @click.option("--loss", type=options.InWords("LOSS", loss_from_words), metavar="LOSS",
               help="The maximum loss against the base, on the mean of the objectives: 2% of the "
                    "base's scores, or 0.05 (nats).")  # fmt: skip
@@ -218,6 +229,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     memory: int | None,
     context: int,
     layers: int | None,
+    gguf: tuple[tuple[str, int], ...],
     loss: tuple[str, float] | None,
     output: Path | None,
     force: bool,
@@ -229,14 +241,16 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     --loss alone it selects the smallest plan. If no plan meets the limits, the exit code is 1, and
     the command names the nearest plan.
     """
-    if (parameters, memory, layers, loss) == (None,) * 4:
-        raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")
+    if (parameters, memory, layers, loss, gguf) == (*[None] * 4, ()):
+        bounds_words = "--parameters, --memory, --layers, --gguf or --loss"
+        raise click.UsageError(f"say what to keep to: {bounds_words}")
     from gptailor.searching.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
-    bounds = Bounds(parameters, memory, context, layers, **lost)
+    bounds = Bounds(parameters, memory, context, layers, **lost, gguf=gguf)
     picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
-    words = _picked_words(picked.point)
+    kinds = (kind.lower() for kind, _ in gguf)
+    words = _picked_words(picked.point, dict(zip(kinds, picked.files, strict=True)))
     if not picked.kept:
         say(f"error: no plan in '{run}' keeps to that; the nearest is {words}", err=True)
         sys.exit(1)
@@ -248,10 +262,14 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     say(f"{output}: {words}")
 
 
-def _picked_words(point: "CurvePoint") -> str:
-    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
+def _picked_words(point: "CurvePoint", files: Mapping[str, int]) -> str:
+    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`.
+
+    `files` are the bytes of GGUF files by their types: `88.1 MB in q4_k_m`.
+    """
     size = point.size
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
+    weights += "".join(f", {bytes_in_words(size)} in {kind}" for kind, size in files.items())
     lost, form = (point.share, ".1%") if point.nats is None else (point.nats, ".3g")
     loss = "" if lost is None else f", {abs(lost):{form}} {'lost' if lost >= 0 else 'won'}"
     return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}"
