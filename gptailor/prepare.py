@@ -173,7 +173,7 @@ class Prepared:
     @cached_property
     def output_size(self) -> OutputSize:
         """The size of the output."""
-        return compiled_size(self.compiled, self.models["base"].layout)
+        return compiled_size(self.checked, self.compiled)
 
     @cached_property
     def base_size(self) -> OutputSize:

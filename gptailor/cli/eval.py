@@ -97,7 +97,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     the base's score, measured sample by sample. It prints sizes and speeds beside the base's sizes
     and speeds, measured in the same run.
 
-    The base of a compiled folder is the base that its plan names, unless the folder is itself the
+    The base of a compiled model is the base that its plan names, unless the folder is itself the
     base of another target. The base of a model is the base that --model base=DIR names, or else the
     base of the other targets. A model under several names is one target, with the first name.
 

@@ -158,7 +158,8 @@ def show_command(
 ) -> None:
     """Show the layers of PLAN as a map, with a cell for each layer and a colour for each model.
 
-    PLAN may also be any model's folder. For a compiled folder, the map shows its plan.
+    PLAN may also be any model's folder or GGUF file. For a compiled one, the map shows its plan.
+    The size below the map is that of a GGUF file, with the types of its tensors.
 
     Positions are the base's layer numbers. In a stack they are the output's layer numbers. The size
     of the output is below the map, if the plan has no open choices and its models are available.

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import FunctionType
@@ -192,11 +192,19 @@ def _set_up_jax() -> None:
 # ------------------------------------------------------------------------------------------ picking
 
 
+def _gguf_bound(text: str) -> tuple[str, int]:
+    """Return the type and the most bytes of GGUF files: `q4_k_m=100M`. Raises ValueError."""
+    from gptailor.searching.pick import file_bound
+
+    return file_bound(*options.assignment("TYPE=SIZE", text))
+
+
 _PICK_EXAMPLE = """
 \b
 Examples. Without -o the plan is printed:
   gptailor pick run --parameters 110M -o small.tailor
   gptailor pick run --loss 2% | gptailor show -
+  gptailor pick run --gguf q4_k_m=100M -o small.tailor
 """
 
 
@@ -213,6 +221,9 @@ Examples. Without -o the plan is printed:
 @click.option(
     "--layers", type=click.IntRange(min=1), metavar="N", help="The maximum number of layers."
 )
+@click.option("--gguf", type=options.InWords("TYPE=SIZE", _gguf_bound), multiple=True,
+              metavar="TYPE=SIZE", help="The maximum size of the plan's GGUF file of a type, such "
+              "as q4_k_m=100M. May be given several times.")  # fmt: skip
 @click.option("--loss", type=options.InWords("LOSS", loss_from_words), metavar="LOSS",
               help="The maximum loss against the base, on the mean of the objectives: 2% of the "
                    "base's scores, or 0.05 (nats).")  # fmt: skip
@@ -225,6 +236,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     memory: int | None,
     context: int,
     layers: int | None,
+    gguf: tuple[tuple[str, int], ...],
     loss: tuple[str, float] | None,
     output: Path | None,
     force: bool,
@@ -236,16 +248,18 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     --loss alone it selects the smallest plan. If no plan meets the limits, the exit code is 1, and
     the command names the nearest plan.
     """
-    if (parameters, memory, layers, loss) == (None,) * 4:
-        raise click.UsageError("give a limit: --parameters, --memory, --layers or --loss")
+    if (parameters, memory, layers, loss, gguf) == (*[None] * 4, ()):
+        limits = "--parameters, --memory, --layers, --gguf or --loss"
+        raise click.UsageError(f"give a limit: {limits}")
     from gptailor.searching.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
     if "nats" in lost:
         say(f"--loss: at most {lost['nats']:g} nats; 2% is a share of the base's scores", err=True)
-    bounds = Bounds(parameters, memory, context, layers, **lost)
+    bounds = Bounds(parameters, memory, context, layers, **lost, gguf=gguf)
     picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
-    words = _picked_words(picked.point)
+    kinds = (kind.lower() for kind, _ in gguf)
+    words = _picked_words(picked.point, dict(zip(kinds, picked.files, strict=True)))
     if not picked.kept:
         say(f"error: no plan in '{run}' meets these limits; the nearest is {words}", err=True)
         sys.exit(1)
@@ -257,10 +271,14 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     say(f"{output}: {words}")
 
 
-def _picked_words(point: "CurvePoint") -> str:
-    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.04 nats lost`."""
+def _picked_words(point: "CurvePoint", files: Mapping[str, int]) -> str:
+    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.04 nats lost`.
+
+    `files` are the bytes of GGUF files by their types: `88.1 MB in q4_k_m`.
+    """
     size = point.size
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
+    weights += "".join(f", {bytes_in_words(size)} in {kind}" for kind, size in files.items())
     lost = point.share if point.nats is None else point.nats
     number = f"{abs(lost or 0):.1%}" if point.nats is None else f"{abs(point.nats):.3g} nats"
     loss = "" if lost is None else f", {number} {'lost' if lost >= 0 else 'won'}"

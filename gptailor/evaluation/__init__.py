@@ -6,6 +6,7 @@ __all__ = [
     "fits",
     "forward",
     "generate",
+    "gguf_contents",
     "gguf_tokenizer",
     "live",
     "meter",
@@ -15,5 +16,6 @@ __all__ = [
     "space_trials",
     "speed",
     "targets",
+    "tokenizer_files",
     "trial",
 ]

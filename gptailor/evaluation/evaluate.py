@@ -187,10 +187,12 @@ class EvaluationRun:
     def _count(self, entry: _Entry, model: PreTrainedModel) -> None:
         """Note the parameters of a live model, and the bytes of its KV cache."""
         counts = entry.size.size._replace(parameters=model.num_parameters())
+        is_gguf = entry.target.prepared.checked.gguf_file is not None  # llama.cpp has its own cache
         with suppress(Exception):  # a size that can't be measured is omitted
             dtype = self.meter.repairs(entry.target.prepared.models).stitcher.dtype
             widened = dtype != self.meter.place.dtype  # a cache is then twice its size
-            counts = counts._replace(kv_cache=cache_bytes(model) // (2 if widened else 1))
+            if not is_gguf:
+                counts = counts._replace(kv_cache=cache_bytes(model) // (2 if widened else 1))
         entry.size = replace(entry.size, size=counts)
 
     def _latency(self, entry: _Entry) -> Score:

@@ -1,8 +1,8 @@
 """Targets of an evaluation: plans, compiled folders and plain models, each with its base.
 
 A folder, a GGUF file or a Hub id is a plan with that base and nothing else. The base of a compiled
-folder is the base that its `plan.tailor` names, if that is available. The base of a plain model is
-the base that the caller gives, or else the model itself.
+folder or GGUF file is the base that its plan names, if that is available. The base of a plain model
+is the base that the caller gives, or else the model itself.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -40,7 +40,7 @@ FitInner = Callable[[Prepared], Prepared]
 class Target:
     """A plan that is ready to be stitched, with the name that the caller gave.
 
-    `origin` is the plan that names the other models: the target's own, or a compiled folder's.
+    `origin` is the plan that names the other models: the target's own, or a compiled model's.
     `base` is the plan of the base alone; None for an unknown or missing base. A `bare` target is a
     model without a known plan, so that no plan names its base. `fit_inner` made the fits of plans
     that are its models.
@@ -190,7 +190,7 @@ def _target(
     except TailorError:
         if origin is None or paths:
             raise
-        base = None  # a compiled folder's base may be away
+        base = None  # a compiled model's base may be away
     if origin is None and base is not None:
         bare = prepared.plan.model_copy(update={"expects": ()})
         base = prepared if base.plan == bare else base

@@ -186,4 +186,4 @@ def _of_plan(ask: Ask, objective: OfPlan) -> Score:
         assert ask.latency is not None, "it can be measured"
         return ask.latency()
     checked = Checked.of(ask.plan, ask.models)
-    return size_score(objective.stated, compile_plan(checked), checked.base)
+    return size_score(objective.stated, checked, compile_plan(checked))

@@ -1,11 +1,12 @@
-"""The plan that an argument names: its text, a compiled folder, a model's folder, or a Hub id."""
+"""The plan that an argument names: a text, a compiled folder or GGUF file, a model, or a Hub id."""
 
 import re
 from pathlib import Path
 
-from gptailor.checkpoint.files import expanded, is_gguf
+from gptailor.checkpoint.files import CheckpointError, expanded, is_gguf
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.lang.parse import load
+from gptailor.checkpoint.formats.gguf.header import PLAN_KEY, read_gguf
+from gptailor.lang.parse import load, loads
 from gptailor.plan.faults import PLAN_FILE, SEARCH_SETTINGS, PlanError, PlanFolderError
 from gptailor.plan.plan import Model, Plan
 
@@ -16,7 +17,7 @@ ReadTarget = tuple[str, Plan, Plan | None]
 
 
 def read_target(target: str | Path | Plan) -> ReadTarget:
-    """Return a target's name, its plan, and the plan that compiled it if it is a folder.
+    """Return a target's name, its plan, and the plan that compiled it if it is a model.
 
     A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
     a search, and what `load` raises.
@@ -29,8 +30,8 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
     if path.is_dir() or (path.is_file() and is_gguf(path)):
         plan = model_plan(str(path.absolute()))
         try:
-            return name, plan, load(path / PLAN_FILE)
-        except (OSError, PlanError):  # not compiled, or its plan can't be read
+            return name, plan, load(path / PLAN_FILE) if path.is_dir() else _plan_in(path)
+        except (OSError, CheckpointError, PlanError):  # not compiled, or its plan can't be read
             return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in (".tailor", ".json"):
         plan = model_plan(name)
@@ -38,8 +39,13 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
     return name, load(path), None
 
 
+def _plan_in(file: Path) -> Plan:
+    """Return the plan in the metadata of a GGUF file. Raises what `read_gguf` and `loads` raise."""
+    return loads(str(read_gguf(file).facts.get(PLAN_KEY, "")), str(file), file.parent)
+
+
 def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
-    """Return a target's name and its plan; a compiled folder's is the one that it was made from.
+    """Return a target's name and its plan; a compiled model's is the one that it was made from.
 
     Raises what `load` raises.
     """

@@ -8,7 +8,6 @@ __all__ = [
     "lock_recording",
     "output",
     "parents",
-    "tokenizer",
     "update",
     "used_plan",
     "verify",

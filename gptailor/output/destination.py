@@ -34,11 +34,11 @@ from gptailor.checkpoint.write.writer import (
     new_checkpoint,
     write_files,
 )
+from gptailor.evaluation.tokenizer_files import is_beside, tokenizer_model_name
 from gptailor.output import output as out
 from gptailor.output.differences import Difference, Fact, FactKind, Facts, Measurement, alone
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import Recording, refuse_early
-from gptailor.output.tokenizer import is_beside, tokenizer_model_name
 from gptailor.output.update import Update, planned_update, record_written
 from gptailor.output.used_plan import used_models
 from gptailor.plan.bounds import MOST_BYTES

@@ -8,8 +8,8 @@ from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, chain
+from gptailor.evaluation.tokenizer_files import tokenizer_inputs
 from gptailor.output.parents import lowest_base
-from gptailor.output.tokenizer import tokenizer_inputs
 from gptailor.prepare import Prepared, declaring
 
 InputFiles = dict[tuple[str, str], Path]
@@ -76,7 +76,7 @@ def _beside(prepared: Prepared, name: str, weights: tuple[Path, ...]) -> Iterato
         by_index = weights[0].suffix == suffix and weights[0].name != single
         if by_index and (path := checkpoint.folder / index).exists():
             yield path
-    yield from tokenizer_inputs(prepared, name)
+    yield from tokenizer_inputs(prepared.checked, name)
     if name == lowest_base(prepared):
         yield from processor(prepared.models[name])
 

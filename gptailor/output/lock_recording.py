@@ -24,6 +24,7 @@ from gptailor.checkpoint.write.digest import (
 )
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Dismissed, available
+from gptailor.evaluation.tokenizer_files import template_file
 from gptailor.lang.format import format_plan
 from gptailor.output import output as out
 from gptailor.output.differences import (
@@ -44,7 +45,6 @@ from gptailor.output.lock import (
     LockedModel,
     LockedText,
 )
-from gptailor.output.tokenizer import template_file
 from gptailor.plan.model_dependencies import of_inner_plans
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import (

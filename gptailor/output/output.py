@@ -13,6 +13,7 @@ from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX, FoundFamily,
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
+from gptailor.evaluation.tokenizer_files import tokenizer
 from gptailor.output.inputs import processor
 from gptailor.output.parents import (
     CARD,
@@ -21,7 +22,6 @@ from gptailor.output.parents import (
     parents,
     title,
 )
-from gptailor.output.tokenizer import tokenizer
 from gptailor.output.used_plan import (
     commented_text,
     used_models,
@@ -170,7 +170,7 @@ def fit_results(prepared: Prepared, fitted: "Fitted | None") -> dict[str, FitRes
 def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
     """Return the models' own files that go with the weights: tokenizer, processor, generation."""
     files = processor(prepared.models[lowest_base(prepared)])
-    return tokenizer(prepared) | {path.name: path for path in files}
+    return tokenizer(prepared.checked) | {path.name: path for path in files}
 
 
 def families(prepared: Prepared) -> dict[str, FoundFamily]:

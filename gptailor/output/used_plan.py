@@ -9,8 +9,8 @@ from typing import Any
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
+from gptailor.evaluation.tokenizer_files import template_file
 from gptailor.lang.format import format_file, format_plan
-from gptailor.output.tokenizer import template_file
 from gptailor.plan.faults import Origin
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.search_block import with_file

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, cached_entries, layer_entries
+from gptailor.checkpoint.families.layout import cached_entries, layer_entries
 from gptailor.checkpoint.tensor import DTYPE_BITS
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.registry import DTYPES
@@ -17,19 +17,24 @@ from gptailor.program.sources import Checked
 
 def plan_size(checked: Checked) -> OutputSize:
     """Return the size of the output of a closed plan without faults."""
-    return compiled_size(compile_plan(checked), checked.base.layout)
+    return compiled_size(checked, compile_plan(checked))
 
 
-def compiled_size(compiled: Compiled, layout: Layout) -> OutputSize:
-    """Return the size of the output of a compiled plan; `layout` is the base's."""
-    program, cached = compiled.program, token_cache(compiled, layout)
+def compiled_size(checked: Checked, compiled: Compiled) -> OutputSize:
+    """Return the size of the output of a compiled plan, or of the GGUF file that it is."""
+    program, cached = compiled.program, token_cache(checked, compiled)
     kv_cache = None if isinstance(cached, Refusal) else cached
-    return OutputSize(program.parameters, program.size, kv_cache, len(program.layers))
+    size = program.size if checked.gguf_file is None else checked.gguf_file.stat().st_size
+    return OutputSize(program.parameters, size, kv_cache, len(program.layers))
 
 
-def token_cache(compiled: Compiled, layout: Layout) -> int | Refusal:
-    """Return the KV cache's bytes of a token in the output's dtype, or why they are unknown."""
+def token_cache(checked: Checked, compiled: Compiled) -> int | Refusal:
+    """Return the KV cache's bytes of a token, or why they are unknown.
+
+    They are those of the output's dtype. llama.cpp, which runs a GGUF file, has 16 bits an entry.
+    """
     program, config, total = compiled.program, compiled.config, 0
+    layout = checked.base.layout
     entries = layer_entries(replace(layout, count=len(program.layers)), config)
     for entry, outputs in zip(entries, program.layers, strict=True):
         shapes = {output.place.name: output.spec.shape for output in outputs}
@@ -37,7 +42,8 @@ def token_cache(compiled: Compiled, layout: Layout) -> int | Refusal:
         if isinstance(cached, Refusal):
             return cached
         total += cached
-    return total * DTYPE_BITS[_dtype(program, config)] // 8
+    dtype = _dtype(program, config) if checked.gguf_file is None else "F16"
+    return total * DTYPE_BITS[dtype] // 8
 
 
 def _dtype(program: Program, config: Mapping[str, Any]) -> str:

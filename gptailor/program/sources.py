@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.token_cut import TokenCut
@@ -71,6 +73,13 @@ class Checked:
     def token_cut(self) -> TokenCut | None:
         """Return the smaller vocabulary of a closed plan, or None; see `token_cut_of`."""
         return token_cut_of(self.plan, self.models)
+
+    @property
+    def gguf_file(self) -> Path | None:
+        """Return the GGUF file that is the whole model, given by its name and no plan's text."""
+        plan, file = self.resolved.declared, self.base.checkpoint.files[0]
+        alone = plan.origin is None and plan == Plan(models=plan.models)
+        return file if alone and is_gguf(file) else None
 
     @property
     def union(self) -> TokenUnion | None:

@@ -11,13 +11,14 @@ from typing import Final, final
 import click
 
 from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, expanded, is_gguf
+from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.models import source_from_here
 from gptailor.lang import words as tailor
-from gptailor.lang.plan_of import plan_of
+from gptailor.lang.plan_of import model_plan, plan_of
 from gptailor.plan import plan as p
 from gptailor.plan.arguments import Positive
-from gptailor.plan.faults import PlanError, errors
+from gptailor.plan.faults import PlanError, errors, listed
 from gptailor.plan.layers import Slot
 from gptailor.plan.optional_packages import MissingPackageError
 from gptailor.plan.output_size import OutputSize
@@ -87,10 +88,10 @@ def show(
 ) -> LayerMap:
     """Return the map of a plan's layers, in `width` columns: a cell for each layer.
 
-    `plan` is a plan or its file, a compiled folder (the plan that it was compiled from), or a
-    model's folder. `models` gives other folders for the plan's names. With `every_layer` layers
-    along a curve have rows of their own. The output's size stands below the map if the plan is
-    closed and its models are there.
+    `plan` is a plan or its file, a compiled folder or GGUF file (the plan that it was compiled
+    from), or a model's folder. `models` gives other folders for the plan's names. With
+    `every_layer` layers along a curve have rows of their own. The output's size stands below the
+    map if the plan is closed and its models are there.
 
     Raises PlanError for faults of the plan by itself, and OSError for a missing file.
     """
@@ -116,9 +117,13 @@ def shown_lines(
     else:
         resolved, known = replace(prepared.resolved, declared=plan), True
     yield from plan_map(name, resolved, known=known, width=width, every_layer=every_layer)
+    if is_gguf(file := expanded(name)) and file.is_file():  # its size is known without its plan's
+        prepared, stopped = prepared_from_headers(model_plan(str(file.absolute())), {})
     if prepared is not None:
         yield ""
         yield _size_line(prepared.output_size)
+        if prepared.checked.gguf_file is not None:
+            yield from _wrapped(_gguf_words(file), _MAP_INDENT, width)
         repairs = ["bridging"] * bool(prepared.resolved.gaps) + ["healing"] * bool(
             prepared.resolved.healing
         )
@@ -150,6 +155,13 @@ def _size_line(size: OutputSize) -> str:
     kept = size.kv_cache
     cache = f"{bytes_in_words(kept)} a token" if kept is not None else "unknown"
     return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
+
+
+def _gguf_words(file: Path) -> str:
+    """Return a GGUF file's size and types: `GGUF: 95,890,240 bytes; tensors: 53 F32`."""
+    kinds = Counter(tensor.spec.dtype for tensor in read_gguf(file).tensors.values())
+    tensors = listed([f"{count} {kind}" for kind, count in kinds.most_common()])
+    return f"GGUF: {file.stat().st_size:,} bytes; tensors: {tensors}"
 
 
 # ----------------------------------------------------------------------------------------- the map

@@ -77,7 +77,7 @@ def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[floa
     Raises ObjectiveError or CheckpointError for an unknown size.
     """
     compiled = compile_plan(checked)
-    return [size_score(each, compiled, checked.base).value for each in measures]
+    return [size_score(each, checked, compiled).value for each in measures]
 
 
 @final
@@ -91,7 +91,7 @@ class SizeBound(NamedTuple):
     def words(self, size: float) -> str:
         """Return a size and its unit."""
         kind = self.measure.arguments.get("gguf")
-        unit = _UNITS[self.measure.name] if kind is None else f"bytes of weights in {kind}"
+        unit = _UNITS[self.measure.name] if kind is None else f"bytes as a GGUF file in {kind}"
         return f"{size:,.0f} {unit}"
 
 

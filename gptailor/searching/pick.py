@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 from pydantic import BaseModel, ValidationError
 
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 from gptailor.checkpoint.json_files import fault_of
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.format import format_plan
@@ -17,6 +18,7 @@ from gptailor.output.used_plan import used_plan
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.measure import excess
+from gptailor.reporting.quantities import bytes_from_words
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.journal import JOURNAL, complete_lines, damaged
 from gptailor.searching.run.records import CurvePoint, HandedNote
@@ -41,6 +43,7 @@ class Bounds(NamedTuple):
 
     `memory` are bytes for the weights, and for the KV cache of one text of `context` tokens if it
     is known. `share` and `nats` bound the loss beside the base, on the mean of the objectives.
+    `gguf` are types of GGUF files, each with the most bytes of the plan's file.
     """
 
     parameters: int | None = None
@@ -49,9 +52,13 @@ class Bounds(NamedTuple):
     layers: int | None = None
     share: float | None = None
     nats: float | None = None
+    gguf: tuple[tuple[str, int], ...] = ()
 
-    def excess(self, point: CurvePoint) -> float:
-        """Return how far a plan is beyond these bounds, in shares of a bound; else 0."""
+    def excess(self, point: CurvePoint, files: Sequence[int] = ()) -> float:
+        """Return how far a plan is beyond these bounds, in shares of a bound; else 0.
+
+        `files` are the bytes of its GGUF files, in the order of `gguf`.
+        """
         size = point.size
         pairs = (
             (self.parameters, size.parameters),
@@ -59,19 +66,29 @@ class Bounds(NamedTuple):
             (self.layers, size.layers),
             (self.share, point.share),
             (self.nats, point.nats),
+            *zip((most for _, most in self.gguf), files, strict=True),
         )
         return max([0.0, *(excess("<=", has, most) for most, has in pairs if most is not None)])
 
 
-def picked(curve: Sequence[CurvePoint], bounds: Bounds) -> tuple[CurvePoint, bool]:
+def file_bound(kind: str, most: int | str) -> tuple[str, int]:
+    """Return a type of GGUF files and their most bytes, as `Bounds` has them. Raises ValueError."""
+    return quantised_kind(kind) or "", bytes_from_words(str(most))
+
+
+def picked(
+    curve: Sequence[CurvePoint], bounds: Bounds, files: Sequence[Sequence[int]] = ()
+) -> tuple[CurvePoint, bool]:
     """Return the best plan of the curve that keeps to the bounds, or the nearest and False.
 
-    Where only the loss is bounded it is the smallest that keeps to it.
+    Where only the loss is bounded it is the smallest that keeps to it. `files` are the bytes of
+    each plan's GGUF files, in the order of the bounds' `gguf`.
     """
-    kept = [point for point in curve if bounds.excess(point) <= 0]
+    beyond = [*map(bounds.excess, curve, files or [()] * len(curve))]
+    kept = [point for point, excess in zip(curve, beyond, strict=True) if excess <= 0]
     if not kept:
-        return min(curve, key=bounds.excess), False
-    if bounds.parameters is None and bounds.memory is None and bounds.layers is None:
+        return curve[beyond.index(min(beyond))], False
+    if (bounds.parameters, bounds.memory, bounds.layers, bounds.gguf) == (None, None, None, ()):
         return min(kept, key=lambda point: point.size.parameters), True
     return min(kept, key=lambda point: (point.lost, point.size.parameters)), True
 
@@ -81,20 +98,23 @@ class PickedPlan(NamedTuple):
     """A plan of a search's curve of quality over size, and its text.
 
     With `kept` it keeps to the bounds, else it only comes nearest. `lock` is the file of the
-    search's lock of this plan, if there is one.
+    search's lock of this plan, if there is one. `files` are the bytes of its GGUF files of the
+    bounds' types.
     """
 
     point: CurvePoint
     kept: bool
     text: str
     lock: Path | None
+    files: Sequence[int] = ()
 
 
 def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     """Return the best plan of a search's folder that keeps to bounds, or the nearest one.
 
     Paths in its text are as seen from the folder `place`, or absolute. Raises CheckpointError C903
-    for a folder without a search's results, PlanError for a damaged plan.
+    for a folder without a search's results, PlanError for a damaged plan. With `bounds.gguf` it
+    also raises CheckpointError (C306) for a plan that isn't written as GGUF.
     """
     files = RunFiles(run)
     handed = _handed(files)
@@ -109,22 +129,39 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"
             message = f"the objectives of this search have no such loss: say --loss {other}"
             raise WishError(message)
-    point, kept = picked(handed.curve, bounds)
+    kinds = [kind for kind, _ in bounds.gguf]
+    measured = handed.curve if kinds else ()  # only then all plans are read
+    sizes = {each.trial: _gguf_sizes(_plan_at(files, each)[1], kinds) for each in measured}
+    point, kept = picked(handed.curve, bounds, [*sizes.values()])
+    text, plan = _plan_at(files, point)
+    comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
+    moved = "".join(comment) + format_plan(seen_from(plan, place))
+    if any(escaped_control(line) != line for line in moved.split("\n")):
+        message = "expected text, got a control character, which steers a terminal"
+        raise CheckpointError("C903", message, files.path / point.file, _WRITTEN_ANEW)
+    best = handed.best == point.trial
+    lock = path_inside(files.path, BEST + SUFFIX) if best and files.storage is None else None
+    known = lock if lock is not None and lock.exists() else None
+    return PickedPlan(point, kept, moved, known, sizes.get(point.trial, ()))
+
+
+def _plan_at(files: RunFiles, point: CurvePoint) -> tuple[str, Plan]:
+    """Return the text of a plan of the curve, and the plan."""
     name = point.file
     raw = files.read(name)
     if raw is None:
         raise files.error(f"holds no '{name}', which its journal names", _WRITTEN_ANEW)
     text = raw.decode(errors="surrogateescape")  # `loads` refuses such a text
     file = files.path / name
-    plan = loads(text, folder="." if files.storage else file.parent, name=str(file))
-    comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
-    moved = "".join(comment) + format_plan(seen_from(plan, place))
-    if any(escaped_control(line) != line for line in moved.split("\n")):
-        message = "expected text, got a control character, which steers a terminal"
-        raise CheckpointError("C903", message, file, _WRITTEN_ANEW)
-    best = handed.best == point.trial
-    lock = path_inside(files.path, BEST + SUFFIX) if best and files.storage is None else None
-    return PickedPlan(point, kept, moved, lock if lock is not None and lock.exists() else None)
+    return text, loads(text, folder="." if files.storage else file.parent, name=str(file))
+
+
+def _gguf_sizes(plan: Plan, kinds: Sequence[str]) -> list[int]:
+    """Return the bytes of a plan's GGUF files of some types, from headers."""
+    from gptailor.evaluation.gguf_contents import gguf_size  # imports transformers
+
+    prepared = prepare(plan)
+    return [gguf_size(prepared.checked, prepared.compiled, kind) for kind in kinds]
 
 
 def _handed(files: RunFiles) -> HandedNote | None:

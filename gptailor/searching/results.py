@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
+from itertools import starmap
 from pathlib import Path
 from typing import Any, final
 
@@ -28,7 +29,7 @@ from gptailor.reporting.quantities import (
 )
 from gptailor.reporting.records import data_frame, html_table
 from gptailor.searching.folder import FRONT, START, Folder
-from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
+from gptailor.searching.pick import BEST, Bounds, file_bound, lock_beside, pick, seen_from
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.records import CurvePoint, Ended, HandedNote, front_file
 from gptailor.searching.run.trials import Trial
@@ -98,17 +99,21 @@ class SearchResult:
         context: NotNegative = 0,
         layers: Positive | None = None,
         loss: str | float | None = None,
+        gguf: Mapping[str, Positive | str] | None = None,
     ) -> Plan:
         """Return the best plan within bounds, as `gptailor pick` does; paths are absolute.
 
         `parameters` may be a text such as `110M`. `memory` bounds the bytes of the weights and of
         the KV cache of one text of `context` tokens, also as a text such as `2GB`. `loss` bounds
-        the loss beside the base: `"2%"` of its scores, or 0.05 nats. Raises TailorError if no plan
-        meets the bounds, ValueError for a text that is no number.
+        the loss beside the base: `"2%"` of its scores, or 0.05 nats. `gguf` bounds the bytes of
+        GGUF files by their types: `{"q4_k_m": "100M"}`. Raises TailorError if no plan meets the
+        bounds, ValueError for a text that is no number and for an unknown type.
         """
         most = count_from_words(parameters) if isinstance(parameters, str) else parameters
         lost = {} if loss is None else dict([loss_from_words(str(loss))])
-        found = pick(self.run, Bounds(most, byte_count(memory), context, layers, **lost), None)
+        files = tuple(starmap(file_bound, (gguf or {}).items()))
+        bounds = Bounds(most, byte_count(memory), context, layers, **lost, gguf=files)
+        found = pick(self.run, bounds, None)
         if not found.kept:
             size = found.point.size
             nearest = f"{size.parameters:,} parameters, {size.layers} layers"

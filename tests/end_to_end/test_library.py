@@ -11,6 +11,8 @@ import pytest
 
 import gptailor
 from gptailor.convert.note import ConversionWarning
+from gptailor.program.compile import Compiled
+from gptailor.program.sources import Checked
 from tests.support.colours import contrast
 from tests.support.tiny import tiny_models
 
@@ -148,6 +150,22 @@ def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
     assert len(plan.drops) == 2
     with pytest.raises(gptailor.TailorError, match="no plan meets these limits; the nearest"):
         searched.pick(parameters=1)
+
+
+def test_a_plan_is_picked_by_the_size_of_its_gguf_file(
+    searched: gptailor.SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size(checked: Checked, compiled: Compiled, kind: str) -> int:
+        return 1000 * len(compiled.program.layers)
+
+    monkeypatch.setattr("gptailor.evaluation.gguf_contents.gguf_size", size)
+    least = min(point.size.layers for point in searched.summary.curve)
+    found = searched.pick(gguf={"q4_0": f"{least}kB"})
+    assert found.drops == searched.pick(layers=least).drops
+    with pytest.raises(gptailor.TailorError, match="no plan keeps to these bounds"):
+        searched.pick(gguf={"q4_0": 1000 * least - 1})
+    with pytest.raises(ValueError, match="expected the GGUF type"):
+        searched.pick(gguf={"q9": "2k"})
 
 
 @pytest.mark.pages

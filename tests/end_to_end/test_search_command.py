@@ -16,6 +16,8 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
+from gptailor.program.compile import Compiled
+from gptailor.program.sources import Checked
 from gptailor.reporting.quantities import shown_number
 from gptailor.searching import results
 from gptailor.searching.run.origin import origin_words
@@ -740,6 +742,29 @@ def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Pat
     assert file.read_text() == content
 
 
+def test_pick_keeps_to_the_size_of_a_gguf_file(
+    sized: Said, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = run("pick", "sized", "--gguf", "q4_0=1G")
+    assert refused.code == 3
+    assert "llama.cpp's are made of BPE alone" in refused.err, "the models' tokenizer is of words"
+
+    def size(checked: Checked, compiled: Compiled, kind: str) -> int:
+        return compiled.program.size // {"Q4_0": 4, "Q8_0": 2}[kind]
+
+    monkeypatch.setattr("gptailor.evaluation.gguf_contents.gguf_size", size)
+    for point in read_run(world / "sized").curve:
+        most = point.size.bytes // 4
+        picked = run("pick", "sized", "--gguf", f"q4_0={most}B", "--gguf", "q8_0=1G")
+        assert picked.code == 0, picked.err
+        assert f"{point.file}: {point.size.layers} layers" in picked.err
+        assert " in q4_0, " in picked.err
+        assert " in q8_0, " in picked.err
+    nearest = run("pick", "sized", "--gguf", "q4_0=1k")
+    assert nearest.code == 1
+    assert "the nearest is front/" in nearest.err
+
+
 def test_the_best_plan_is_picked_with_its_lock(
     found: Said, run: Run, world: Path, tmp_path: Path
 ) -> None:
@@ -777,6 +802,9 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
         (["sized", "--layers", "1", "--loss", "2"], 1, "--loss: at most 2 nats; 2% is a share"),
         (["sized", "--loss", "much"], 2, "expected a loss such as 2% or 0.05, got 'much'"),
         (["sized", "--parameters", "0"], 2, "got '0'"),
+        (["sized", "--gguf", "q4_0"], 2, "'q4_0' is not TYPE=SIZE"),
+        (["sized", "--gguf", "q9=1M"], 2, "expected the GGUF type f32, "),
+        (["sized", "--gguf", "q4_0=much"], 2, "expected a size such as 5GB or 500MiB, got 'much'"),
         (["sized", "--parameters", "1,00"], 2, "got '1,00'"),
         (["sized", "--parameters", "1,000"], 1, "the nearest is front/"),
         (["sized", "--parameters", "0.000001G"], 1, "the nearest is front/"),

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
 from gptailor.evaluation.objectives.base import ObjectiveError
+from gptailor.evaluation.scores import Score
 from gptailor.plan.faults import PlanError
 from gptailor.prepare import ready
 from tests.support.tiny import tiny_model
@@ -217,7 +218,10 @@ def test_a_cut_vocabulary_is_bridged_and_healed(models: Path, tmp_path: Path) ->
 def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
     gguf: Any = pytest.importorskip("gguf")
     plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"')
-    gptailor.compile(plan, tmp_path / "out.gguf")
+    [score] = gptailor.evaluate(plan, "bytes(gguf=f32)").results
+    file = gptailor.compile(plan, tmp_path / "out.gguf", quantize="f32").folder
+    assert isinstance(score.outcome, Score)
+    assert score.outcome.value == file.stat().st_size
     gptailor.compile(plan, tmp_path / "out")
     reader = gguf.GGUFReader(tmp_path / "out.gguf")
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()

@@ -31,6 +31,7 @@ from tests.evaluation.lent import loaded
 from tests.support.events import progress
 from tests.support.tiny import letters, tiny_model
 from tests.support.tiny_adapter import Q, adapter, pair
+from tests.support.tiny_bytes import model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,6 +52,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"text": "a cat " * n} for n in range(1, 6)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def test_a_gguf_file_has_the_kv_cache_of_llama_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    model(tmp_path / "base", layers=4)
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1\n', folder=tmp_path)
+    folder = gptailor.compile(plan, tmp_path / "out", dtype="bfloat16", gguf=["q4_0"]).folder
+    file = tmp_path / "out-Q4_0.gguf"
+    (tmp_path / "rows.jsonl").write_text('{"text": "a cat sat"}\n' * 4)
+    asked = ['nll("rows.jsonl")', "kv_cache()", "bytes(gguf=q4_0)", "bytes(gguf=q8_0)", "bytes()"]
+    found = evaluate([folder, file], asked, folder=tmp_path)
+    caches = [subject.size.kv_cache for subject in found.subjects]
+    assert caches[0] == caches[1] == score_of(found, 1).value == score_of(found, 6).value
+    size = file.stat().st_size
+    assert score_of(found, 2).value == score_of(found, 7).value == score_of(found, 9).value == size
+    assert score_of(found, 3).value == score_of(found, 8).value > size, "of another type"
+    assert {result.target for result in found.bases} == {str(tmp_path / "base")}
 
 
 def score_of(judgement: EvaluationResult, at: int = 0) -> Score:

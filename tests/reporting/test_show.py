@@ -1,6 +1,7 @@
 """The map of a plan's layers, on wide and narrow terminals, and the rows below it."""
 
 import re
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +13,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.reporting.layer_cells import letters
 from gptailor.reporting.layer_view import Row, layer_rows, short_rows
 from gptailor.reporting.show import plan_map
+from tests.support.tiny_bytes import model
 
 HEAD = """\
 tailor 1
@@ -24,6 +26,27 @@ model maths = "./maths"
 def shown(body: str, count: int = 40, width: int = 80, *, known: bool = True) -> list[str]:
     plan = gptailor.loads(HEAD + body)
     return list(plan_map("p", Resolved(plan, count), known=known, width=width))
+
+
+def test_a_gguf_file_has_the_map_of_its_plan_and_its_own_size(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    model(tmp_path / "base", layers=4)
+    text = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
+    plan = gptailor.loads(text, folder=tmp_path)
+    folder = gptailor.compile(plan, tmp_path / "out", dtype="bfloat16", gguf=["q4_0"]).folder
+    file = tmp_path / "out-Q4_0.gguf"
+    size = f"GGUF: {file.stat().st_size:,} bytes; tensors: 22 Q4_0, 19 F32 and 1 Q8_0"
+    lines = gptailor.show(file).lines
+    assert lines[-1] == f"  {size}"
+    assert "3 of base, 1 dropped" in str(gptailor.show(file))
+    assert lines[-2].partition("KV")[2] == gptailor.show(folder).lines[-1].partition("KV")[2]
+    (tmp_path / "base").rename(tmp_path / "away")
+    assert gptailor.show(file).lines[-2:] == lines[-2:], "the file alone tells its size"
+    changed = file.read_bytes().replace(b"tailor 1", b"failor 1")
+    file.write_bytes(changed)
+    assert "3 of base\n" in str(gptailor.show(file)), "without a plan it is a model"
+    file.write_bytes(changed[:5000])
+    assert "size unknown" in str(gptailor.show(file))
 
 
 @pytest.mark.parametrize(

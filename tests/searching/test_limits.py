@@ -24,6 +24,7 @@ from gptailor.searching.space.table import allowed, sample
 from gptailor.searching.strategies import strategy_of
 from tests.searching.landscape import BASE, Drifting, search, setting
 from tests.support.tiny import tiny_model
+from tests.support.tiny_bytes import model
 
 MANY = 256
 LAYER = 16 * (16 + 8 + 8 + 16) + 3 * 16 * 24 + 2 * 16
@@ -180,7 +181,8 @@ def test_models_with_larger_layers_are_told_apart(tmp_path: Path) -> None:
 def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_path: Path) -> None:
     """`q4_k_m` has more bits in some layers, by their positions among those that stay."""
     for name in ("base", "math"):
-        tiny_model("llama", tmp_path / name, hidden_size=256, intermediate_size=512, head_dim=64)
+        long_rows = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+        model(tmp_path / name, layers=6, **long_rows)
     text = "drop any 1..3 of L0..L5"
     space, sizes, _ = made(tmp_path, text)
     drawn = rows(sample(space.table, key_of(7), 48))
@@ -188,6 +190,8 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     measure, _ = read_objective("bytes(gguf=q4_k_m)")
     every = [measured_sizes(Checked.of(plan, sizes.models), [measure])[0] for plan in plans]
     counts = [sizes.of_plan(plan).layers for plan in plans]
+    file = gptailor.compile(plans[0], tmp_path / "out.gguf", quantize="q4_k_m").folder
+    assert file.stat().st_size == every[0]
     three, bound, five = (every[counts.index(count)] for count in (3, 4, 5))
     assert bound - three != five - bound
     found = within(tmp_path, text, f"bytes(gguf=q4_k_m) <= {bound}")
@@ -196,7 +200,7 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     with pytest.raises(PlanError) as caught:
         within(tmp_path, text, "bytes(gguf=q4_k_m) <= 1k")
     [fault] = caught.value.faults
-    assert "at most 1,000 bytes of weights in q4_k_m" in fault.message
+    assert "at most 1,000 bytes as a GGUF file in q4_k_m" in fault.message
     assert f"the smallest has {min(every):,.0f}, in 3 layers" in fault.help
 
 

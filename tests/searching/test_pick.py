@@ -40,6 +40,24 @@ def test_the_best_that_keeps_to_it_or_the_nearest(bounds: Bounds, layers: int, k
     assert (found[0].size.layers, found[1]) == (layers, kept)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "layers", "kept"),
+    [
+        ([("Q4_0", 25), ("Q8_0", 50)], 24, True),
+        ([("Q4_0", 99), ("Q8_0", 41)], 20, True),
+        ([("Q4_0", 24)], 24, True),
+        ([("Q4_0", 19)], 20, False),
+    ],
+)
+def test_a_gguf_file_has_bounds_by_its_type(
+    bounds: list[tuple[str, int]], layers: int, kept: bool
+) -> None:
+    sizes = {"Q4_0": 1, "Q8_0": 2}
+    files = [[each.size.layers * sizes[kind] for kind, _ in bounds] for each in CURVE]
+    found = picked(CURVE, Bounds(share=0.9, gguf=tuple(bounds)), files)
+    assert (found[0].size.layers, found[1]) == (layers, kept)
+
+
 def test_what_is_not_known_keeps_to_no_bound() -> None:
     unknown = [point(20, 0.5, share=None), point(24, 0.1, share=None)]
     found = picked(unknown, Bounds(share=0.9))

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.evaluation.forward.requests import Request
+from gptailor.evaluation.gguf_contents import gguf_size
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
 from gptailor.program.compile import Compiled
-from gptailor.program.gguf.tensors import weights_size
-from gptailor.program.size import token_cache
+from gptailor.program.size import compiled_size, token_cache
+from gptailor.program.sources import Checked
 
 
 @final
@@ -33,21 +35,27 @@ def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfP
     return OfPlan(*base.traits_of(objective), (), objective)
 
 
-def size_score(objective: Objective, compiled: Compiled, model: Opened) -> Score:
-    """Return a size of a plan's output, which has no error; `model` is the plan's base.
+def size_score(objective: Objective, checked: Checked, compiled: Compiled) -> Score:
+    """Return a size of a plan's output, which has no error.
 
     Raises ObjectiveError for an unknown KV cache, and CheckpointError (C306) for the size of a GGUF
     file that llama.cpp couldn't run.
     """
-    gguf = objective.arguments.get("gguf")
+    kind, file = objective.arguments.get("gguf"), checked.gguf_file
+    gguf = None if kind is None else str(kind).upper()
     if objective.name == "parameters":
         size: int | Refusal = compiled.program.parameters
-    elif gguf is not None:
-        size = weights_size(compiled, str(gguf).upper(), Path(model.checkpoint.folder))
-    elif objective.name == "bytes":
-        size = compiled.program.size
+    elif objective.name == "kv_cache":
+        size = token_cache(checked, compiled)
+    elif gguf is None or (file is not None and _has_type(file, gguf)):
+        size = compiled_size(checked, compiled).bytes
     else:
-        size = token_cache(compiled, model.layout)
+        size = gguf_size(checked, compiled, gguf)
     if isinstance(size, Refusal):
         raise base.ObjectiveError(size.reason)
     return Score(float(size), 0.0, 0)
+
+
+def _has_type(file: Path, file_type: str) -> bool:
+    """Return whether a GGUF file has a type by its metadata."""
+    return read_gguf(file).facts.get("general.file_type") == FILE_TYPES[file_type].number

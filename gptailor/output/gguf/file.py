@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import gptailor
 from gptailor.checkpoint.cache_folder import json_digest
 from gptailor.checkpoint.files import CheckpointError, quoted, refuse_changed, shown
-from gptailor.checkpoint.foreign_code import files_without_code
-from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.formats.gguf.header import PLAN_KEY, read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import (
     FILE_TYPES,
     KINDS,
@@ -26,6 +25,8 @@ from gptailor.checkpoint.write.digest import tensor_digests
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard, digests_of, fill_shard
 from gptailor.checkpoint.write.writer import located, new_output
+from gptailor.evaluation.gguf_contents import GGUF_ALIGNMENT, PADDING_KEY, gguf_contents, padded
+from gptailor.lang.format import format_plan
 from gptailor.output import output as out
 from gptailor.output.destination import (
     CompiledOutput,
@@ -43,19 +44,17 @@ from gptailor.output.differences import (
     gguf_differences,
     refuse,
 )
-from gptailor.output.gguf.values import GGUF_ALIGNMENT, converted, gguf_package, header_bytes
-from gptailor.output.gguf.vocabulary import vocabulary_facts
+from gptailor.output.gguf.values import converted, gguf_package, header_bytes
 from gptailor.output.lock import Lock, LockedGguf, LockedText, parse_lock
 from gptailor.output.lock_recording import Recording, plan_digest
 from gptailor.output.parents import licence_of, lowest_base
-from gptailor.output.tokenizer import tokenizer
 from gptailor.output.update import Update, record_written
 from gptailor.output.used_plan import path_from, used_models, used_plan_text
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared
-from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
-from gptailor.program.gguf.tensors import GgufTensorPlan, planned_tensors
+from gptailor.program.gguf.architecture import GgufFacts
+from gptailor.program.gguf.tensors import GgufTensorPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,13 +63,20 @@ if TYPE_CHECKING:
     from gptailor.evaluation.fits.importance import ImportanceMatrix
     from gptailor.evaluation.fits.repair import Fitted
 
-PLAN_KEY = "gptailor.plan"
 LOCK_KEY = "gptailor.lock"
 QUANTIZE_KEY = "gptailor.quantize"
 TEXT_KEY = "quantize.imatrix.dataset"
 
 _UNLOCKED = frozenset(
-    {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY, TEXT_KEY}
+    {
+        "general.name",
+        "general.description",
+        "general.license",
+        PLAN_KEY,
+        LOCK_KEY,
+        TEXT_KEY,
+        PADDING_KEY,
+    }
 )
 """Keys that a lock ignores: the file's name, gptailor's version, the license, paths, and the lock.
 """
@@ -117,37 +123,28 @@ class GgufFile(Destination):
         self.quantize = quantised_kind(quantize)
         self.text = text if is_weighted(self.quantize) else None
         gguf_package(path)
-        config = prepared.compiled.config
-        self._architecture = WrittenArchitecture(config, path)
-        files = tokenizer(prepared)
-        files |= files_without_code(files)
-        vocabulary, notes = vocabulary_facts(files, config, path)
-        self.notes = [*self._architecture.notes, *notes]
-        program = prepared.compiled.program
         weighted = self.text is not None
-        planned, of_types = planned_tensors(
-            program, self._architecture, self.quantize, weighted=weighted
+        contents = gguf_contents(
+            prepared.checked, prepared.compiled, self.quantize, path, weighted=weighted
         )
-        self.notes += of_types
+        self._architecture, planned = contents.architecture, contents.tensors
+        self.notes = [*contents.notes]
         _require_library({tensor.spec.dtype for tensor in planned}, path, weighted=weighted)
         self.tensors = {tensor.spec.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
-        self.facts: GgufFacts = {
-            **self._general(),
-            **self._architecture.facts,
-            **vocabulary,
-            PLAN_KEY: used_plan_text(prepared, path.parent),
-        }
+        about = {**self._general(), PLAN_KEY: used_plan_text(prepared, path.parent)}
         if self.quantize is not None:
-            self.facts[QUANTIZE_KEY] = self.quantize
+            about[QUANTIZE_KEY] = self.quantize
         if self.text is not None:
-            self.facts |= {
+            about |= {
                 "quantize.imatrix.file": "gptailor computed the matrix",
                 TEXT_KEY: path_from(self.path.parent, self.text.path),
                 "quantize.imatrix.entries_count": sum(t.in_layer for t in planned),
                 "quantize.imatrix.chunks_count": sum(len(b.tokens) for b in self.text.batches),
             }
             self.notes.append(f"quantised with {self._matrix_in_words(self.text)}")
+        about = padded(about, format_plan(prepared.plan))
+        self.facts: GgufFacts = {**about, **self._architecture.facts, **contents.vocabulary}
         if self.weighted:
             self.decided_words = "fitted, healed or weighted"
         shard = self._shard()
@@ -333,6 +330,7 @@ class GgufFile(Destination):
         if recording is not None:
             recording.gguf = self.locked({}, recording.sketches, importance)
             shard = self._shard(recording.draft(models))
+            self.weights_size = shard.size
         on_digest = None if recording is None else recording.add_tensor
         payload_of = self.payloads(contents.payload_of, on_digest, importance)
         crew = Crew(contents.threads)

@@ -16,6 +16,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
+from gptailor.evaluation.gguf_contents import GGUF_ALIGNMENT
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
 from gptailor.program.gguf.tensors import GgufTensorPlan
@@ -23,9 +24,6 @@ from gptailor.program.gguf.tensors import GgufTensorPlan
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-GGUF_ALIGNMENT = 32
-"""Each tensor begins at a multiple of this many bytes."""
 
 _KINDS_OF_FACTS = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
 _ENDS: Mapping[type, tuple[float, float]] = {

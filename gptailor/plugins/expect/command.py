@@ -53,7 +53,7 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     junit: Path | None,
     form: str,
 ) -> None:
-    """Evaluate the expectations of each PLAN: a plan, or a compiled folder.
+    """Evaluate the expectations of each PLAN: a plan, a compiled folder or a GGUF file.
 
     An expectation is a line of a plan, such as: expect nll("code.jsonl") <= 1.1 * base
 

@@ -54,9 +54,10 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
 ) -> tuple[ExpectationResult, ...]:
     """Evaluate the expectations of plans, and return a result for each of them, in order.
 
-    A target is a plan or its file, or a compiled folder. `models` gives other folders for the
-    plans' names. `samples`, 2 or more, bounds the samples that `seed` draws. `dtype` and `memory`
-    are those of `evaluate`. Each plan, and each model of a bound, is evaluated once on each text.
+    A target is a plan or its file, a compiled folder or a compiled GGUF file. `models`
+    gives other folders for the plans' names. `samples`, 2 or more, bounds the samples that `seed`
+    draws. `dtype` and `memory` are those of `evaluate`. Each plan, and each model of a
+    bound, is evaluated once on each text.
 
     An error of one model gives results without a value. Raises PlanError for faults of plans and
     for unusable texts, TailorError or OSError for a missing device, model or file.
@@ -187,7 +188,7 @@ class Expectations:
         if by == "headers":
             made = (target.prepared for target in row.targets)
             size = partial(size_score, row.entry.objective)
-            return [attempt(partial(size, each.compiled, each.models["base"])) for each in made]
+            return [attempt(partial(size, each.checked, each.compiled)) for each in made]
         asked = (self._ask(row, target) for target in row.targets)
         return [of_target.outcomes[words] for of_target, words in asked]
 

@@ -1,6 +1,6 @@
-"""A program in GGUF's terms: its configuration, and its tensors with their types. No value is read.
+"""A program in GGUF's terms: configuration, tokenizer, tensors with their types. No value is read.
 
-`architecture` needs transformers, which loads late.
+`architecture` and `vocabulary` need transformers, which loads late.
 """
 
-__all__ = ["architecture", "tensors"]
+__all__ = ["architecture", "tensors", "vocabulary"]

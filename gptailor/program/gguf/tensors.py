@@ -9,7 +9,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.families.layout import is_constant
@@ -18,7 +17,6 @@ from gptailor.checkpoint.formats.gguf.file_facts import FREQUENCIES
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.plan.faults import listed
-from gptailor.program.compile import Compiled
 from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
 from gptailor.program.program import Program
 
@@ -157,16 +155,6 @@ class GgufTensorPlan:
         """Return whether the tensor's bytes equal its source's."""
         same = self.spec.dtype == self.source.dtype
         return same and not (self.heads or self.add_one or self.content)
-
-
-def weights_size(compiled: Compiled, file_type: str, target: Path) -> int:
-    """Return the bytes of all tensors in a GGUF file of a type, such as `Q4_K_M`.
-
-    Raises CheckpointError (C306) about `target` for a model that llama.cpp can't compute.
-    """
-    architecture = WrittenArchitecture(compiled.config, target)
-    planned, _ = planned_tensors(compiled.program, architecture, file_type)
-    return sum(tensor.spec.size for tensor in planned)
 
 
 def planned_tensors(

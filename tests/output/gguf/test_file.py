@@ -21,16 +21,16 @@ import gptailor
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.formats.gguf.header import PLAN_KEY, read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
 from gptailor.cli import main as cli
+from gptailor.evaluation.gguf_contents import facts_size, gguf_size, padded
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.output import compile as compile_module
 from gptailor.output.gguf import values as gguf_values
-from gptailor.output.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile, held
+from gptailor.output.gguf.file import LOCK_KEY, GgufFile, held
 from gptailor.plan.events import BytesDone, ignore_events
 from gptailor.prepare import prepare
-from gptailor.program.gguf.tensors import weights_size
 from gptailor.program.load import load_tensor
 from tests.support.preloaded import Preloaded
 from tests.support.tiny import tiny_model, write_tokenizer
@@ -196,8 +196,57 @@ def test_quantised_matrices_are_those_of_llama_cpps_package(
         found_bytes = tensor.data.reshape(-1).view(np.uint8)
         np.testing.assert_array_equal(found_bytes, raw.reshape(-1), err_msg=name)
     assert read_gguf(file).facts["general.file_type"] == FILE_TYPES[quantize].number
-    found = sum(tensor.n_bytes for tensor in read(file, "llama").values())
-    assert weights_size(prepare(cut).compiled, quantize, tmp_path) == found
+    assert size_of(cut, quantize) == file.stat().st_size
+
+
+def size_of(plan: gptailor.Plan, quantize: str) -> int:
+    """The size of a plan's file, known before it is written."""
+    prepared = prepare(plan)
+    return gguf_size(prepared.checked, prepared.compiled, quantize.upper())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_has_one_known_size_under_any_name(tmp_path: Path, family: str) -> None:
+    model(tmp_path / "base", family, layers=4)
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    text = 'tailor 1\n# ours\nmodel base = "./base"\nlet part = 0.5\nscale L1 by part\n'
+    plan = gptailor.loads(text, folder=tmp_path)
+    size = size_of(plan, "q5_0")
+    (tmp_path / "a" / "much" / "deeper").mkdir(parents=True)
+    for name in ("o.gguf", "a/much/deeper/and a much longer name, as people give them.gguf"):
+        written = gptailor.compile(plan, tmp_path / name, quantize="q5_0")
+        assert (written.folder.stat().st_size, written.size) == (size, size)
+
+
+def test_the_tokenizer_of_a_file_counts_in_its_size(tmp_path: Path) -> None:
+    sizes = {}
+    for name in ("bytes", "pieces", "template"):
+        base = model(tmp_path / name, vocab_size=700)
+        if name == "pieces":
+            write_pieces(base)
+        template = 'chat_template "chatml"\n' if name == "template" else ""
+        text = f'tailor 1\nmodel base = "./{name}"\n{template}'
+        plan = gptailor.loads(text, folder=tmp_path)
+        sizes[name] = size_of(plan, "q8_0")
+        file = gptailor.compile(plan, tmp_path / f"{name}.gguf", quantize="q8_0").folder
+        assert file.stat().st_size == sizes[name], name
+        again = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n')
+        copy = gptailor.compile(again, tmp_path / "copy.gguf", quantize="q8_0", force=True).folder
+        assert copy.stat().st_size == size_of(again, "q8_0"), name
+    assert len({*sizes.values()}) == 3
+    write_pieces(tmp_path / "bytes")  # the same name, and another tokenizer
+    plan = gptailor.loads('tailor 1\nmodel base = "./bytes"\n', folder=tmp_path)
+    assert size_of(plan, "q8_0") == sizes["pieces"]
+
+
+@pytest.mark.parametrize("length", [3, 8_000, 9_000, 32_600, 32_768, 60_000])
+def test_facts_about_a_file_take_the_room_of_their_plan(length: int) -> None:
+    plan = "x" * min(length, 9_000)  # a longer text has comments, which its normal form hasn't
+    facts = padded({"general.name": "o", PLAN_KEY: "x" * length}, plan)
+    taken = facts_size(facts)
+    assert taken % 2**14 == 0
+    assert (taken == facts_size(padded({}, plan))) == (length < 32_700)
+    assert length < taken < length + 2**15
 
 
 def test_long_rows_have_long_blocks(tmp_path: Path) -> None:
@@ -360,6 +409,7 @@ def test_a_locked_file_is_verified_and_holds_its_lock(here: Path) -> None:
                                locking=True, quantize="q8_0")  # fmt: skip
     assert written.lock is not None
     assert written.lock.gguf is not None
+    assert written.size == written.folder.stat().st_size
     within = json.loads(str(read_gguf(written.folder).facts[LOCK_KEY]))
     assert within["gguf"]["quantize"] == "Q8_0"
     assert within["tensors"] == json.loads(written.lock.text())["tensors"]
@@ -506,7 +556,8 @@ def test_a_file_of_the_same_plan_is_updated(here: Path) -> None:
     second = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf", quantize="q8_0")
     assert second.update is not None
     assert second.update.changes == (("+", "L1"), ("−", "L2"))
-    assert (second.update.computed, second.update.copied) == (second.size, 0)
+    assert second.update.computed < second.size, "the lock is no part of it"
+    assert second.update.copied == 0
     assert second.update.reused == {}
     assert second.lock is not None  # the old file had one
     fresh = gptailor.compile(

@@ -18,6 +18,7 @@ from gptailor.evaluation.trial import AskedTogether
 from gptailor.plan.faults import PlanError
 from tests.support.said import Run, in_process, reading
 from tests.support.tiny import tiny_model, tiny_models, write_rows
+from tests.support.tiny_bytes import model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,6 +127,34 @@ def test_sizes_are_exact_and_times_are_compared_as_they_are(run: Run, world: Pat
     assert [row["stderr"] for row in found] == [0, 0, 0, 0, 0, None, None]
     assert found[1]["difference"] == 0
     assert not said.err.count("/"), "sizes and times are no steps of an evaluation"
+
+
+def test_a_folder_and_a_gguf_file_are_tested_by_name(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    model(tmp_path / "base", layers=4)
+    write_rows(tmp_path / "rows.jsonl", [{"text": f"{n} cats " * 9} for n in range(6)])
+    text = 'tailor 1\nmodel base = "./base"\ndrop L3\n'
+    lines = ('nll("rows.jsonl") <= 9 * base', "bytes(gguf=q8_0) <= 1M", "bytes() <= 1M")
+    name = plan(tmp_path, "cut.tailor", *lines, text=text)
+    (tmp_path / "deeper").mkdir()
+    out = tmp_path / "deeper" / "out"
+    gptailor.compile(tmp_path / name, out, gguf=["q8_0"])
+    file = out.with_name("out-Q8_0.gguf")
+    said = run(out, file, tmp_path / name, "--format", "json")
+    assert said.code == 0, said.err
+    rows = json.loads(said.out)
+    targets = (str(target) for target in (out, file, tmp_path / name))
+    assert [row["target"] for row in rows] == [target for target in targets for _ in lines]
+    losses, files, sizes = ([row["value"] for row in rows[at::3]] for at in range(3))
+    assert files == [file.stat().st_size] * 3
+    assert sizes == [sizes[0], file.stat().st_size, sizes[0]]
+    assert losses[0] == losses[2]
+    assert losses[1] != losses[0], "the file's own weights, quantised"
+    plan(tmp_path, name, "bytes(gguf=q8_0) <= 1k", text=text)
+    gptailor.compile(tmp_path / name, file, quantize="q8_0", force=True)
+    failed = run(file)
+    assert failed.code == 1
+    assert "bytes(gguf=q8_0) <= 1k: FAIL: " in failed.out
 
 
 def test_each_model_is_evaluated_once(

@@ -20,6 +20,9 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
 
+PLAN_KEY = "gptailor.plan"
+"""The key of the plan that a file was compiled from."""
+
 MAX_GGUF_HEADER = 100_000_000
 """The largest header, in bytes: as much as a safetensors file's; vocabularies take a tenth."""
 

@@ -20,7 +20,7 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised
-from gptailor.output.gguf.vocabulary import vocabulary_facts
+from gptailor.program.gguf.vocabulary import vocabulary_facts
 from gptailor.program.load import load_tensor
 from tests.support import llama_cpp
 from tests.support.tiny import tiny_model
