@@ -188,7 +188,14 @@ def _search(text: str, resolved: Resolved) -> list[str]:
     made = f"{made_words(resolved)}."
     if not text.startswith(f"# {FOUND}") or comment[-1].lower() != made.lower():
         return []
-    return ["## Search", "", *(f"- {line}" for line in comment), ""]
+    return [
+        "## Search",
+        "",
+        "The search wrote this above the plan:",
+        "",
+        *(f"- {line}" for line in comment),
+        "",
+    ]
 
 
 def _expected(plan: Plan) -> list[str]:

@@ -61,7 +61,9 @@ def test_a_card_has_the_scores_of_the_search_that_found_the_plan(prepared: Prepa
         return card("T", "out", prepared.resolved, text, sizes, "1")
 
     text = "".join(f"# {line}\n" for line in comment) + PLAN
-    assert "## Search\n\n" + "".join(f"- {line}\n" for line in comment) in card_of(text)
+    assert "## Search\n\nThe search wrote this above the plan:\n\n" + "".join(
+        f"- {line}\n" for line in comment
+    ) in card_of(text)
     changed = text.replace("cut: L1", "cut: L2")
     assert changed != text
     assert "## Search" not in card_of(changed)
