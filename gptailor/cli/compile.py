@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,12 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
-from gptailor.plan.faults import PlanFolderError, listed
+from gptailor.plan.faults import PlanFolderError, TailorError, listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
-    from gptailor.output.compile import CompileResult
+    from gptailor.output.compile import CompileResult, ComputeOptions
     from gptailor.output.lock import Lock
     from gptailor.prepare import Prepared
 
@@ -103,7 +104,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
 
     The folder appears complete or not at all. It contains the weights, config.json, the tokenizer,
-    a model card and the plan. PLAN may be - for standard input.
+    a model card and the plan. PLAN may be - for standard input. After bridging or healing, the base
+    and the output answer one short prompt, and an answer that ends at once or loops is marked.
 
     Compiled again into its folder, a changed plan copies the tensors that are made as before, and
     prints the changed parts. A folder of another plan, or with files that somebody else changed, is
@@ -164,6 +166,18 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+    if prepared.repaired:
+        _say_answers(written.folder, compute)
+
+
+def _say_answers(output: Path, compute: "ComputeOptions") -> None:
+    """Print short answers of an output and its base, if both can be loaded."""
+    from gptailor.evaluation.generate import short_answers_of
+    from gptailor.evaluation.meter import Meter, Placement
+
+    with suppress(TailorError):
+        place = Placement.of(compute.device, None, compute.memory)
+        options.say_answers(short_answers_of(output, Meter(place)))
 
 
 def _started_together() -> bool:

@@ -22,6 +22,7 @@ from gptailor.cli.options import (
     Lets,
     output_encoding,
     say,
+    say_answers,
     say_drawn,
     say_faults,
     swept,
@@ -95,7 +96,8 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     The command prints each objective's score with its standard error. It prints the difference from
     the base's score, measured sample by sample. It prints sizes and speeds beside the base's sizes
-    and speeds, measured in the same run.
+    and speeds, measured in the same run. In the end all models answer one short prompt, and an
+    answer that ends at once or loops is marked.
 
     The base of a compiled model is the base that its plan names, unless the folder is itself the
     base of another target. The base of a model is the base that --model base=DIR names, or else the
@@ -121,6 +123,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluation.evaluate import (
         EvaluationRun,  # takes seconds; faults of texts come before
     )
+    from gptailor.evaluation.generate import short_answers
     from gptailor.evaluation.meter import Placement, Samples
 
     drawn = Samples(Path(), samples, seed)
@@ -136,6 +139,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         for line in result.lines(width(), output_encoding()):
             say_drawn(line)
         _print_sweep(result, plans, dict(lets))
+        say_answers(short_answers([entry.target for entry in evaluation.all], evaluation.meter))
     sys.exit(3 if result.failed else 0)
 
 
@@ -290,12 +294,12 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     )
     say_faults(targeting.warnings(subjects))
     from gptailor.evaluation.generate import answers  # takes seconds; faults of texts come before
-    from gptailor.evaluation.meter import Placement
+    from gptailor.evaluation.meter import Meter, Placement
 
-    place = Placement.of(device, dtype, memory)
+    meter = Meter(Placement.of(device, dtype, memory), RepairLines())
     records: list[dict[str, str]] = []
     failed = False
-    for answer in answers(subjects, prompt, tokens, place, chat=chat, on_event=RepairLines()):
+    for answer in answers(subjects, prompt, tokens, meter, chat=chat):
         failed |= answer.failure is not None
         what = {"text": answer.text} if answer.failure is None else {"failure": answer.failure}
         records.append({"target": answer.target, **what})

@@ -4,7 +4,8 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import product
@@ -19,9 +20,10 @@ from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, PlanError, errors, listed, to_text
 from gptailor.reporting.quantities import bytes_from_words
-from gptailor.reporting.terminal_encoding import in_encoding
+from gptailor.reporting.terminal_encoding import escaped_control, in_encoding
 
 if TYPE_CHECKING:
+    from gptailor.evaluation.generate import GeneratedText
     from gptailor.plan.plan import Plan
 
 
@@ -284,6 +286,26 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 def say_drawn(text: str) -> None:
     """Print a drawing. Replace characters that the terminal's encoding lacks."""
     say(in_encoding(text, output_encoding()))
+
+
+def say_answers(answers: "Sequence[GeneratedText]") -> None:
+    """Print short answers to one prompt, and the signs of ruined models."""
+    from gptailor.evaluation.generate import SHORT_PROMPT
+
+    if answers:
+        say(f'answers to "{SHORT_PROMPT}":')
+    for answer in answers:
+        sign = f"({answer.sign})" if answer.sign else ""
+        words = escaped_control(" ".join(f"{answer.target}: {answer.text} {sign}".split()))
+        say_drawn(
+            textwrap.fill(
+                words,
+                max(20, width()),
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+            )
+        )
 
 
 def output_encoding() -> str:

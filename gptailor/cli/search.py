@@ -113,7 +113,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
 
     The folder RUN contains the best plan, the front of several objectives, a lock, a summary and
     the journal of all trials. The first trials are starting plans that people make without a
-    search.
+    search. In the end the base and the best plan answer one short prompt.
 
     An option has precedence over the plan's search block. Relative paths in --objective start at
     the current folder.
@@ -130,12 +130,10 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     where = Resources(**{n: values[n] for n in Resources.__dataclass_fields__ if n in values})
     declared = read_plan(plan, families, lets)
     chosen = settings(declared, flags)  # what is wrong is said before seconds of imports
-    if chosen.objectives[-1] is SIZE:
-        say("plans are of several sizes, so that parameters() is an objective too", err=True)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines
-    from gptailor.searching.search import SearchEvent, forecast, search
+    from gptailor.searching.search import Begun, SearchEvent, forecast, search
     from gptailor.searching.search_text import summary_lines
 
     if dry_run:
@@ -149,13 +147,16 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
         repairs = RepairLines(lambda line: view(Progress("searching", 0, 0, line)))
 
         def on_event(event: SearchEvent) -> None:
+            if isinstance(event, Begun) and chosen.objectives[-1] is SIZE:
+                say("plans are of several sizes, so that parameters() is an objective too",
+                    err=True)  # fmt: skip
             repairs(event)
             view(event)
 
         try:
             result = search(
                 declared, run, flags,
-                models=dict(models), where=where, on_event=on_event,
+                models=dict(models), where=where, answers=True, on_event=on_event,
             )  # fmt: skip
         except KeyboardInterrupt:
             message = "interrupted; what was found is kept, and the same command goes on"
@@ -166,6 +167,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     encoding = options.output_encoding()
     for line in summary_lines(result.summary, options.width(), encoding, result.commands):
         options.say_drawn(line)
+    options.say_answers(result.answers)
     if result.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)

@@ -1,7 +1,11 @@
-"""Answers of plans and models to a prompt, side by side; nothing is compiled."""
+"""Answers of plans and models to a prompt, side by side; nothing is compiled.
 
+`short_answers` are those to one prompt that `compile`, `search` and `eval` show in the end.
+"""
+
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -37,6 +41,27 @@ class GeneratedText:
     text: str
     failure: str | None = None
 
+    @property
+    def sign(self) -> str:
+        """The sign of a ruined model in words, or an empty text.
+
+        Four-grams are those of words, signs and numbers. All numbers count as one, so that a text
+        that only counts loops too.
+        """
+        words = _WORDS.findall(re.sub(r"\d+", "0", self.text.lower()))
+        grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+        repeated = (len(grams) - len(set(grams))) / max(1, len(grams))
+        loops = f"loops: {repeated:.0%} of its four-grams occur earlier in it"
+        return "ends at once" if not words else loops if repeated >= _LOOPING else ""
+
+
+SHORT_PROMPT = "The sky is blue because"
+"""The prompt of short answers."""
+_WORDS = re.compile(r"[a-z\u00df-\u024f]+|\S")
+"""A word in Latin letters, or a single character."""
+_LOOPING = 1 / 3
+"""The share of repeated four-grams from which a text loops."""
+
 
 def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     targets: Sequence[str | Path | Plan] | str | Path | Plan,
@@ -63,20 +88,43 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     found = find_targets(
         as_list(targets), models or {}, device=device, memory=place.memory, on_event=on_event
     )
-    return list(answers(found, prompt, tokens, place, chat=chat, on_event=on_event))
+    return list(answers(found, prompt, tokens, Meter(place, on_event), chat=chat))
+
+
+def short_answers(targets: Sequence[Target], meter: Meter) -> tuple[GeneratedText, ...]:
+    """Return the answers of targets to `SHORT_PROMPT`, of at most 40 tokens.
+
+    A tokenizer with a chat template gets it as a user's message. Targets that fail are left out:
+    those without a tokenizer, and those whose weights take more than the meter's memory, because
+    each token would read them again.
+    """
+    found = answers(targets, SHORT_PROMPT, 40, meter, chat=None)
+    return tuple(answer for answer in found if answer.failure is None)
+
+
+def short_answers_of(source: Path, meter: Meter) -> tuple[GeneratedText, ...]:
+    """Return the short answers of the base of a plan or compiled folder, and of itself.
+
+    Raises as `find_targets`.
+    """
+    [target] = find_targets([source], {}, device=meter.place.device, memory=meter.place.memory)
+    bases = [] if target.base is None else [replace(target, name="base", prepared=target.base)]
+    return short_answers([*bases, target], meter)
 
 
 def answers(
     targets: Sequence[Target],
     prompt: str,
     most: int,
-    place: Placement,
+    meter: Meter,
     *,
-    chat: bool = False,
-    on_event: OnEvent = ignore_events,
+    chat: bool | None = False,
 ) -> Iterator[GeneratedText]:
-    """Yield each target's answer of at most `most` tokens, as `generate` returns them."""
-    meter = Meter(place, on_event)
+    """Yield each target's answer of at most `most` tokens, as `generate` returns them.
+
+    If `chat` is None, the prompt is a user's message where the tokenizer has a chat template, and
+    a target whose weights don't fit into the memory fails.
+    """
     for target in targets:
         meter.family(target.prepared.models)
     for target in targets:
@@ -87,12 +135,12 @@ def answers(
             yield GeneratedText(target.name, text)
 
 
-def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool) -> str:
+def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | None) -> str:
     prepared = target.prepared
     tokenizer = tokenizer_of(tokenizer_model(prepared))
     encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
-    if chat:
-        if prepared.plan.chat_template is not None:
+    if chat or (chat is None and tokenizer.chat_template):
+        if chat and prepared.plan.chat_template is not None:
             message = "the plan names a chat template, which stands in its compiled folder"
             raise TailorError(f"{message}: compile it, and name that")
         chat_of_prompt = [{"role": "user", "content": prompt}], True
@@ -107,5 +155,8 @@ def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool) ->
         most = min(most, encoder.positions - 1)
         tokens = tokens[most - encoder.positions :]
     live = meter.stitch(prepared.models, prepared.plan).model
+    memory = meter.repairs(prepared.models).stitcher.memory
+    if chat is None and memory is not None and live.num_parameters() * live.dtype.itemsize > memory:
+        raise TailorError("the weights don't fit into the memory")
     [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
     return answer

@@ -16,6 +16,8 @@ from gptailor.reporting.quantities import vocabulary_in_words
 
 _ENOUGH = 50_000
 """Tokens that healing won on in all measured cases (docs/healing_results.md)."""
+_FEW_HELD = 1_000
+"""The least number of held-out tokens that measures a healing well."""
 
 
 @final
@@ -126,8 +128,14 @@ def _healed_line(end: FitResult) -> str:
         begun = f"{start:.3f} nats a token from the teacher bridged, no numbers unbridged"
     else:
         begun = f"{bare:.3f} nats a token from the teacher{bridged}"
-    held = f"(on {end.numbers['held']:,.0f} tokens held out)"
+    held = f"(on {_held_words(end)})"
     return f"healed on {end.tokens:,} tokens: {begun}{result} {held}"
+
+
+def _held_words(end: FitResult) -> str:
+    """Return `2,048 tokens held out`, and a warning if these are few."""
+    few = ", so few that the numbers are rough" * (end.numbers["held"] < _FEW_HELD)
+    return f"{end.numbers['held']:,.0f} tokens held out{few}"
 
 
 def _healed(resolved: Resolved, results: Sequence[FitResult]) -> list[str]:
@@ -175,8 +183,10 @@ def _healed(resolved: Resolved, results: Sequence[FitResult]) -> list[str]:
 def _distances(end: FitResult) -> str:
     """Return the result of healing: the distances from the teacher."""
     bare, start, healed = (end.numbers[name] for name in ("bare", "start", "healed"))
-    where = f"The distance from the teacher is measured on {end.numbers['held']:,.0f} tokens held"
-    where += " out (KL divergence in nats a token)"
+    where = (
+        f"The distance from the teacher is measured on {_held_words(end)} "
+        "(KL divergence in nats a token)"
+    )
     if end.in_vain:
         return f"{where}: {start:.3f}. No step reduced it, so the layers stay as they were."
     before = [] if math.isnan(bare) else [f"{bare:.3f} bare"]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from types import MappingProxyType
 
 import click
@@ -14,7 +15,14 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.fit_words import fit_sections
 from gptailor.reporting.layer_cells import LayerGrid
-from gptailor.reporting.layer_view import block_rows, layer_rows, layer_views, short_rows
+from gptailor.reporting.layer_view import (
+    LayerKind,
+    block_rows,
+    layer_rows,
+    layer_views,
+    made_words,
+    short_rows,
+)
 
 InnerFit = tuple[str, str, str, str, FitText]
 """A text of a fit of an inner plan: the model, the plan's file, the fit, the text's file."""
@@ -49,14 +57,15 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
         drawn = replace(resolved, declared=plan.model_copy(update={"heal": None}))
     healed = drawn.healing is not None or any(of.startswith("heal") for _, _, of, _, _ in inner)
     trained = "and trained for a short while" if healed else "without training"
+    merged = any(view.kind is LayerKind.MERGED for view in layer_views(drawn))
     rows = [*short_rows(layer_rows(drawn.slots)), *block_rows(drawn.plan)]
     return "\n".join(
         [
             *_front_matter(plan, *parents, _TASKS[images]),
             f"# {title}",
             "",
-            f"A language model stitched from the layers of others, {trained}, by "
-            f"gptailor {version}.",
+            f"A language model {'merged' if merged else 'stitched'} from the layers of others, "
+            f"{trained}, by gptailor {version}.",
             "",
             "| | base | this model |",
             "|---|---|---|",
@@ -88,6 +97,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *(_inner_fits(inner) if inner else ()),
             *fit_sections(resolved, fits),
             *(_expected(plan) if plan.expects else []),
+            *_search(text, resolved),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -161,6 +171,29 @@ def _inner_fits(inner: Sequence[InnerFit]) -> list[str]:
         "| model | plan | fit | text | tokens | sha256 of the text |",
         "|---|---|---|---|---|---|",
         *rows,
+        "",
+    ]
+
+
+FOUND = "Found by gptailor search:"
+"""The first words of the comment above a plan that a search found."""
+
+
+def _search(text: str, resolved: Resolved) -> list[str]:
+    """Return the scores in the comment above a plan that a search found; [] for another plan.
+
+    The comment ends with the layers in words. If the plan has others, it was changed since.
+    """
+    comment = [line[2:] for line in takewhile(lambda line: line[:2] == "# ", text.splitlines())]
+    made = f"{made_words(resolved)}."
+    if not text.startswith(f"# {FOUND}") or comment[-1].lower() != made.lower():
+        return []
+    return [
+        "## Search",
+        "",
+        "The search wrote this above the plan:",
+        "",
+        *(f"- {line}" for line in comment),
         "",
     ]
 

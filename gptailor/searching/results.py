@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.files import expanded
+from gptailor.evaluation.generate import GeneratedText
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.lang.words import measure_words
@@ -21,6 +22,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
 from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import finite_or_none, shared_unit
+from gptailor.reporting.model_card import FOUND
 from gptailor.reporting.quantities import (
     byte_count,
     count_from_words,
@@ -48,6 +50,7 @@ class SearchResult:
 
     `summary` has the `verdict` with the `found` and the `best` trial, the `front`, the `curve` of
     quality over size, and all trials in its `ledger`. `commands` score and compile the best plan.
+    `answers` are those of the base and of the best plan to one prompt, if they were asked for.
     """
 
     ended: Ended
@@ -55,6 +58,7 @@ class SearchResult:
     best: Path | None
     run: str | Path
     commands: tuple[str, ...] = ()
+    answers: tuple[GeneratedText, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         """Return the summary's first sentences, and the best plan's file."""
@@ -230,7 +234,7 @@ def _comment(run: RunReading, trial: Trial, plan: Plan) -> Iterable[str]:
     earlier = None if before is None else before.values
     origin, repair = origin_words(trial.request.origin), f", {stage}" if stage else ""
     yield (
-        f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
+        f"{FOUND} trial {trial.number} of {len(ledger.trials)} "
         f"({origin}), seed {record.seed}{repair}."
     )
     yield f"Space: {record.plan}, sha256 {run.space.digest[:16]}."

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias, final
 
 import jax
 
+from gptailor.evaluation.generate import short_answers_of
 from gptailor.evaluation.scores import Outcome, Score, race_counts
 from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
@@ -107,6 +108,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     trials: Positive | None = None,
     models: ModelPaths | None = None,
     where: Resources | None = None,
+    answers: bool = False,
     on_event: OnSearchEvent = ignore_events,
 ) -> SearchResult:
     """Close the choices of an open plan or its file by trials; write results into the folder `run`.
@@ -184,7 +186,10 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         study.note("sizes", RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known)))
         study.note("result", result)
         reading = RunReading(folder.shown, record, study, space, ledger)
-        return put_results(folder, reading, chosen, say)
+        found = put_results(folder, reading, chosen, say)
+        if answers and found.best and where.ray is None and found.ended != "interrupted":
+            found = replace(found, answers=short_answers_of(found.best, space_trials.meter))
+        return found
 
 
 def forecast(

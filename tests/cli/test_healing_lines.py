@@ -33,10 +33,16 @@ def healed(held: int, *losses: float) -> FitResult:
 )
 def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:
     said: list[str] = []
-    end = healed(512, *losses)
+    end = healed(1_000, *losses)
     RepairLines(said.append)(end)
     RepairLines(said.append, ends=False)(end)
-    assert said == [f"healed on 4,096 tokens: {expected} (on 512 tokens held out)"]
+    assert said == [f"healed on 4,096 tokens: {expected} (on 1,000 tokens held out)"]
+
+
+def test_few_held_out_tokens_are_said_to_be_few() -> None:
+    said: list[str] = []
+    RepairLines(said.append)(healed(999, 0.9, 0.4, 0.2))
+    assert said[0].endswith("(on 999 tokens held out, so few that the numbers are rough)")
 
 
 def test_a_result_that_is_used_again_has_no_second_line() -> None:

@@ -86,19 +86,23 @@ def test_what_the_program_marks_and_nothing_else_is_changed(
 
 
 def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, f'drop L2; bridge on "text.txt" tokens 800 ridge 0.01; {HEAL}')
+    monkeypatch.setenv("COLUMNS", "400")
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
     said = capsys.readouterr()
     line = (
         r"healed on 1,024 tokens: ([\d.]+) nats a token from the teacher, bridged ([\d.]+), "
-        r"healed ([\d.]+) \(on 128 tokens held out\)"
+        r"healed ([\d.]+) \(on 128 tokens held out, so few that the numbers are rough\)"
     )
     found = re.search(line, said.out)
     assert found is not None
     bare, bridged, healed = (float(one) for one in found.groups())
     assert healed <= bridged < bare
+    answers = said.out[said.out.index('answers to "The sky is blue because":') :]
+    names = re.findall(r"^  (\S+):", answers, re.MULTILINE)
+    assert [Path(name).name for name in names] == ["base", "out"]
     assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens, .* beside", said.err)
     assert re.search(
         r"healing: step \d+ of \d+, loss [\d.]+, held out [\d.]+, \d+ s left", said.err

@@ -695,6 +695,10 @@ def test_one_search_gives_the_curve_of_quality_over_size(
 ) -> None:
     said = read_run(world / "sized")
     assert [aim.name for aim in said.ledger.aims] == ['nll("rows.jsonl")', "parameters()"]
+    assert sized.err.count("plans are of several sizes") == 1
+    answers = sized.out[sized.out.index('answers to "The sky is blue because":') :].splitlines()
+    names = [line.partition(":")[0] for line in answers[1:] if line[2] != " "]
+    assert names == ["  base", "  best.tailor"]
     curve = said.curve
     assert [point.size.layers for point in curve] == sorted(point.size.layers for point in curve)
     losses = [point.lost for point in curve]
@@ -710,6 +714,12 @@ def test_one_search_gives_the_curve_of_quality_over_size(
     if len(curve) > 1:
         assert "quality over size" in sized.out
         assert "- quality over size: " in (world / "sized" / "summary.md").read_text()
+
+
+def test_sizes_are_no_news_before_an_error(sized: Said, search: Search, world: Path) -> None:
+    said = search("sized.tailor", "-o", "sized", "--seed", "9", "--strategy", "random", code=3)
+    assert "another search" in said.err
+    assert "several sizes" not in said.err
 
 
 def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import gptailor
 from gptailor.plan.events import FitResult, FitText
 from gptailor.prepare import Prepared, prepare
+from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.model_card import card
 from tests.support.tiny import tiny_model
 
@@ -43,9 +44,41 @@ def test_a_card_has_the_tokens_that_were_used_and_the_results(prepared: Prepared
     assert "| `t.txt` | the same plan with nothing dropped | 256 |" in text
     assert "| `u.txt` | the same plan with nothing dropped | 512 |" in text
     assert "| 768 | all layers |" in text
-    assert "128 tokens held out" in text
+    assert "128 tokens held out, so few that the numbers are rough (KL" in text
     assert "0.900 bare, 0.400 bridged, 0.250 healed." in text
     assert "+ learns by 'heal'" in text
+
+
+def test_a_card_has_the_scores_of_the_search_that_found_the_plan(prepared: Prepared) -> None:
+    comment = [
+        "Found by gptailor search: trial 3 of 9 (block influence), seed 0, healed.",
+        'nll("t.txt"): 4.58 ± 0.02, 12 samples.',
+        f"{made_words(prepared.resolved)}.",
+    ]
+    sizes = prepared.base_size, prepared.output_size
+
+    def card_of(text: str) -> str:
+        return card("T", "out", prepared.resolved, text, sizes, "1")
+
+    text = "".join(f"# {line}\n" for line in comment) + PLAN
+    assert "## Search\n\nThe search wrote this above the plan:\n\n" + "".join(
+        f"- {line}\n" for line in comment
+    ) in card_of(text)
+    changed = text.replace("cut: L1", "cut: L2")
+    assert changed != text
+    assert "## Search" not in card_of(changed)
+    assert "## Search" not in card_of("# My own words.\n" + PLAN)
+
+
+def test_a_merge_is_called_merged(prepared: Prepared) -> None:
+    plan = PLAN.replace(
+        "drop L1", 'model math = "./base"\nL0 = merge(L0 base, L0 math, 0.5)\ndrop L1'
+    )
+    merged = prepare(gptailor.loads(plan, folder=prepared.models["base"].checkpoint.folder.parent))
+    sizes = merged.base_size, merged.output_size
+    found = card("T", "out", merged.resolved, plan, sizes, "1")
+    assert "A language model merged from the layers of others" in found
+    assert "A language model stitched from the layers of others" in made(prepared, 0.5, 0.2)
 
 
 def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:

@@ -13,14 +13,13 @@ LayerState = Literal["dropped", "kept", "changed"]
 class LayerEffect:
     """The mean loss of plans with a layer in a state, minus the mean loss of other plans.
 
-    `error` is None if either side has too few plans. `count` plans have the layer in the state;
-    `others` don't.
+    `count` plans have the layer in the state; `others` don't.
     """
 
     layer: int
     state: LayerState
     mean: float
-    error: float | None
+    error: float
     count: int
     others: int
 

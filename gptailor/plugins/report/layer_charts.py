@@ -1,6 +1,5 @@
 """The effects of layers with their errors, and a heat map of dropped windows."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +43,9 @@ def effect_sections(effects: Effects, loss_unit: str) -> list[Section]:
         words = (
             "The mean loss of the plans with a layer in this state, minus the mean loss of the"
             f" other plans, in {loss_unit}, of {many} trials on all samples. Above 0 the"
-            " state costs quality. Bars are one standard error. A missing bar means too few trials."
-            " A search doesn't try plans evenly, so other differences between the plans count too."
+            " state costs quality. Bars are one standard error. A state is shown if two trials have"
+            " it and two don't. A search doesn't try plans evenly, so other differences between the"
+            " plans count too."
         )
         unit = f"difference of mean loss, {loss_unit}"
         sections.append(
@@ -91,7 +91,7 @@ def _effect_section(
 
 
 def _mean_words(effect: LayerEffect) -> str:
-    return with_error(effect.mean, math.inf if effect.error is None else effect.error)
+    return with_error(effect.mean, effect.error)
 
 
 def _effect_chart(
@@ -105,8 +105,7 @@ def _effect_chart(
             "said": _mean_words(effect),
             "name": f"L{effect.layer} {effect.state}: {_WORDS[effect.state]}",
             "plans": f"{effect.count} with it, {effect.others} without",
-            **({} if effect.error is None
-               else {"low": effect.mean - effect.error, "high": effect.mean + effect.error}),
+            "low": effect.mean - effect.error, "high": effect.mean + effect.error,
         }
         for effect in effects
     ]  # fmt: skip

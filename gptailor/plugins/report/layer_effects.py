@@ -97,11 +97,15 @@ def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:
 def seen_effects(
     states: Sequence[Sequence[LayerState]], losses: Sequence[float]
 ) -> list[LayerEffect]:
-    """Return the effects of layers' states on losses: differences of means, with errors."""
+    """Return the effects of layers' states on losses: differences of means, with errors.
+
+    An effect needs two plans with the state and two without it.
+    """
     values = np.array(losses, float)[:, None]
     return [
         LayerEffect(layer, state, float(mean[0]), _welch(values[:, 0], with_it), *counts)
         for layer, state, with_it, mean, counts in _contrasts(states, values)
+        if min(counts) > 1
     ]
 
 
@@ -124,11 +128,9 @@ def _contrasts(
                 yield layer, state, with_it, mean, (count, len(with_it) - count)
 
 
-def _welch(values: Float[np.ndarray, " n"], with_it: Bool[np.ndarray, " n"]) -> float | None:
+def _welch(values: Float[np.ndarray, " n"], with_it: Bool[np.ndarray, " n"]) -> float:
     """Return the standard error of the difference of two means with different spreads."""
     sides = values[with_it], values[~with_it]
-    if min(map(len, sides)) < 2:
-        return None
     return math.sqrt(sum(float(side.var(ddof=1)) / len(side) for side in sides))
 
 

@@ -177,7 +177,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Return names and texts, or the reason why they are missing."""
     from gptailor.evaluation.generate import answers  # imports torch
-    from gptailor.evaluation.meter import Placement
+    from gptailor.evaluation.meter import Meter, Placement
     from gptailor.evaluation.targets import find_targets
 
     prepared, base = subject.prepared, subject.base
@@ -186,8 +186,7 @@ def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], s
     plans["this model"] = prepared.plan
     try:
         targets = find_targets(list(plans.values()), {})
-        found = answers(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
-                         on_event=speech.on_event)  # fmt: skip
+        found = answers(targets, speech.prompt, speech.tokens, Meter(Placement(), speech.on_event))
         rows = [
             (name, answer.text if answer.failure is None else f" (failed: {answer.failure})")
             for name, answer in zip(plans, found, strict=True)

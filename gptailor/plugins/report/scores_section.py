@@ -90,7 +90,8 @@ def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetC
     kinds = [kind for kind in (_CALIBRATION, _HELD) if kind in {r["samples"] for r in rows}]
     drawn = [{**row, "line": f"{row['objective']} · {row['plan']}"} for row in rows]
     order = list(dict.fromkeys(row["line"] for row in drawn))
-    y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True))
+    labels = alt.Axis(labelLimit=170, grid=True, labelExpr="split(datum.label, ' · ')")
+    y = alt.Y("line:N", sort=order, title=None, axis=labels)
     offset = alt.YOffset("samples:N", sort=kinds)
     axis = alt.Axis(title=unit or "score", tickCount=alt.ExprRef("ceil(width / 80)"))
     scale = alt.Scale(zero=False, nice=True)
@@ -104,7 +105,7 @@ def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetC
     shape = alt.Shape(
         "samples:N",
         title=None,
-        legend=alt.Legend(direction="vertical"),
+        legend=alt.Legend(direction="vertical", columns=1),
         scale=alt.Scale(domain=kinds, range=[marks[kind] for kind in kinds]),
     )
     tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in
@@ -118,4 +119,4 @@ def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetC
         base.mark_point(size=70, filled=True, opacity=1).encode(
             y=y, yOffset=offset, x=alt.X("value:Q", scale=scale, axis=axis),
             color=colour, shape=shape, tooltip=tooltip),
-    ], max(90, 20 * len(rows)))  # fmt: skip
+    ], max(90, 40 * len(order)))  # fmt: skip

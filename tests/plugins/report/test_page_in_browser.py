@@ -47,7 +47,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plans = {point["plan"]: f"tailor 1\n# {point['plan']} </script>" for point in points}
     run = tmp_path_factory.mktemp("run")
     aims = (
-        landscape.NLL._replace(label="nll general", unit="nats"),
+        landscape.NLL._replace(label="nll general instructions", unit="nats"),
         landscape.ACCURACY._replace(label="questions", unit="accuracy"),
     )
     ended(run, run_of(run, aims, trials=24))
@@ -201,12 +201,20 @@ def test_the_button_turns_page_and_charts_dark_and_light(page: Any) -> None:
     assert page.evaluate(INK) == before
 
 
+CUT = """() => [...document.querySelectorAll("[data-chart] text")].filter((text) => {
+  const box = text.getBoundingClientRect();
+  return box.right > innerWidth || box.left < 0 || text.textContent.endsWith("…");
+}).map((text) => text.textContent)"""
+"""The texts of charts that the edge of the page cuts, or that are shortened."""
+
+
 def test_it_fits_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     page.wait_for_function("document.querySelector('[data-chart] svg').clientWidth <= 390")
     drawn = page.evaluate(DRAWN)
     assert all(200 < width <= 390 for _, _, width, _ in drawn)
+    assert page.evaluate(CUT) == []
 
 
 def test_a_click_and_a_choice_show_a_plan(page: Any) -> None:

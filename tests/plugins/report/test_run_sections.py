@@ -13,11 +13,12 @@ import pytest
 import gptailor
 from gptailor.plan.resolved import Resolved
 from gptailor.plugins.report import search_charts
-from gptailor.plugins.report.effects import Effects, WindowLoss
+from gptailor.plugins.report.effects import Effects, LayerState, WindowLoss
 from gptailor.plugins.report.layer_effects import (
     layer_states,
     learned_effects,
     run_effects,
+    seen_effects,
     window_losses,
 )
 from gptailor.plugins.report.page import page_html
@@ -77,6 +78,14 @@ def test_effects_are_differences_of_means(effects: Effects, run: tuple[Path, Led
         assert shown[layer].error == pytest.approx(wanted)
     middle = shown[3].mean  # the landscape's cheapest layer to leave out
     assert middle < min(shown[0].mean, shown[7].mean)
+
+
+def test_one_trial_shows_no_effect() -> None:
+    states: list[list[LayerState]] = [["dropped", "kept"], ["kept", "dropped"], ["kept", "dropped"]]
+    assert seen_effects(states, [1.0, 2.0, 4.0]) == []
+    states.append(["dropped", "kept"])
+    first, *_ = seen_effects([*states], [1.0, 2.0, 4.0, 3.0])
+    assert (first.mean, first.count, first.others) == (-1.0, 2, 2)
 
 
 def test_what_is_missing_is_said(reading: RunReading, effects: Effects) -> None:

@@ -1,0 +1,79 @@
+"""Short answers to one prompt, and the signs of ruined models in them."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.fits.repair import stitch
+from gptailor.evaluation.generate import SHORT_PROMPT, GeneratedText, generate, short_answers_of
+from gptailor.evaluation.meter import Meter, Placement
+from gptailor.evaluation.objectives.tokens import tokenizer_of
+from tests.support.healing import two_models
+
+CUT = 'tailor 1\nmodel base = "./base"\ndrop L2\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        (" \n", "ends at once"),
+        (" ".join(f"{n}." for n in range(4, 17)), "loops: 91% of its four-grams occur earlier"),
+        ("the sea, the sea, the sea, the sea", "loops: 62% of its four-grams occur earlier"),
+        ("天空是藍的天空是藍的天空是藍的", "loops: 58% of its four-grams occur earlier"),
+        ("The sky is blue because light is scattered by molecules of the air.", ""),
+        ("1. Wash them.\n2. Cut them.\n3. Eat them.", ""),
+        ("It is.", ""),
+    ],
+)
+def test_the_signs_of_a_ruined_model(text: str, sign: str) -> None:
+    found = GeneratedText("out", text).sign
+    assert found.startswith(sign)
+    assert bool(found) == bool(sign)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = two_models(tmp_path_factory.mktemp("asked"))
+    (made / "cut.tailor").write_text(CUT)
+    return made
+
+
+def test_short_answers_are_those_of_the_base_and_of_the_plan(folder: Path) -> None:
+    found = short_answers_of(folder / "cut.tailor", Meter(Placement()))
+    wanted = generate([folder / "base", folder / "cut.tailor"], SHORT_PROMPT, tokens=40)
+    assert [answer.target for answer in found] == ["base", str(folder / "cut.tailor")]
+    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+
+
+def test_a_chat_template_of_the_tokenizer_has_the_prompt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def rendered(_: object, chats: list[object], *__: object) -> list[str]:
+        asked.extend(chats)
+        return ["the cat"]
+
+    def with_template(model: Opened) -> PreTrainedTokenizerBase:
+        tokenizer = tokenizer_of(model)
+        tokenizer.chat_template = "{{ messages }}"
+        return tokenizer
+
+    monkeypatch.setattr("gptailor.evaluation.generate.tokenizer_of", with_template)
+    monkeypatch.setattr("gptailor.evaluation.generate.chat_texts", rendered)
+    short_answers_of(folder / "cut.tailor", Meter(Placement()))
+    assert asked == [([{"role": "user", "content": SHORT_PROMPT}], True)] * 2
+
+
+def test_no_short_answer_beyond_the_memory_or_without_a_tokenizer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = folder / "cut.tailor"
+    (whole := folder / "whole.tailor").write_text(CUT.replace("drop L2\n", ""))
+    most, least = (4 * stitch(each).num_parameters() for each in (whole, plan))
+    for memory, count in ((most, 2), (most - 1, 1), (least - 1, 0)):
+        assert len(short_answers_of(plan, Meter(Placement(memory=memory)))) == count
+    monkeypatch.setattr("gptailor.evaluation.objectives.tokens.tokenizer_files", lambda _: {})
+    assert short_answers_of(plan, Meter(Placement())) == ()
