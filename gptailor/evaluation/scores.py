@@ -5,7 +5,7 @@ smaller error than either score. In a race a trial is so compared with known pla
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any, Literal, TypeAlias, final
@@ -48,7 +48,7 @@ class PerSample:
         if self.exponential:
             try:
                 value = math.exp(value)
-                stderr *= value
+                stderr = stderr * value if math.isfinite(stderr) else math.inf
             except OverflowError:
                 value = stderr = math.inf
         return Score(value, stderr, n, used)
@@ -104,8 +104,17 @@ def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> Estimat
     if n == 1 or not math.isfinite(value):
         return Estimate(value, math.inf)
     pairs = zip(a.influences(), b.influences(), strict=True)
-    spread = math.fsum((u - times * v) ** 2 for u, v in pairs)
+    spread = sum_of_squares(u - times * v for u, v in pairs)
     return Estimate(value, math.sqrt(n / (n - 1) * spread))
+
+
+def sum_of_squares(numbers: Iterable[float]) -> float:
+    """Return the sum of squares: infinite where it is no finite number, and never an error."""
+    try:
+        total = math.fsum(number * number for number in numbers)
+    except OverflowError:  # of a partial sum
+        return math.inf
+    return total if math.isfinite(total) else math.inf
 
 
 @final
@@ -243,12 +252,12 @@ def below_together(
     """
     weighted = list(zip(differences, samples, weights, strict=True))
     value = math.fsum(w * d.value for d, _, w in weighted)
-    parts = [((w * d.stderr) ** 2, n - 1) for d, n, w in weighted]
+    parts = [(sum_of_squares((w * d.stderr,)), n - 1) for d, n, w in weighted]
     variance = math.fsum(part for part, _ in parts)
     if not math.isfinite(variance):
         return 0.5
     spread = math.fsum(part * part / freedom for part, freedom in parts)
-    return chance_below(value, variance, variance**2 / spread if spread else 1.0)
+    return chance_below(value, variance, variance * variance / spread if spread else 1.0)
 
 
 Rival: TypeAlias = tuple[PerSample, ...]

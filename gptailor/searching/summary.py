@@ -145,7 +145,7 @@ def _simplest(
         and not _recipe_lost(measure, best_recipe, uncut(trial))
     ]
     return min(
-        kept,
+        kept or [leader],  # plans on unlike samples may beat each other in a circle
         key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t].value, t.number),
     )
 

@@ -15,6 +15,7 @@ import pytest
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
+from gptailor.evaluation.scores import PerSample
 from gptailor.plan.faults import TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.searching.folder import folder_at
@@ -26,12 +27,13 @@ from gptailor.searching.run.records import (
     ResultNote,
     RunSizes,
 )
+from gptailor.searching.run.scores import per_sample_to_json
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_files import RunFiles
 from gptailor.searching.run_reading import read_run
-from gptailor.searching.search_text import summary_lines
+from gptailor.searching.search_text import headline, summary_lines
 from tests.searching import landscape
-from tests.searching.written_run import NLL, run_of
+from tests.searching.written_run import NLL, ended, run_of
 
 CASES = 16
 VALUES: list[Any] = [
@@ -165,6 +167,29 @@ def test_pick_and_report_refuse_doctored_notes(
                                                    if word in said}  # fmt: skip
     with pytest.raises(CheckpointError, match="C903"):
         read_run(run)
+
+
+def with_samples(run: Path, *sums: float) -> None:
+    """Write a RUN that has ended, with samples of e to these sums, less by 1 from plan to plan."""
+    ended(run, run_of(run, trials=8))
+    notes = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    held = [scores for note in notes for scores in note.get("held_out", {}).values()]
+    for less, scores in enumerate([*held, *(note["trial"] for note in notes if "trial" in note)]):
+        each = PerSample(tuple(n - less for n in sums), (1,) * len(sums), exponential=True)
+        scores["per_sample"] = per_sample_to_json((each,))
+    (run / "journal.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
+
+
+def test_a_verdict_by_huge_samples_is_no_traceback(tmp_path: Path) -> None:
+    with_samples(tmp_path, 700.0, 700.5, 699.0)
+    assert "nats lost" in headline(read_run(tmp_path))
+
+
+def test_samples_without_a_finite_score_are_refused(tmp_path: Path) -> None:
+    with_samples(tmp_path, 800.0, 700.5, 799.0)
+    with pytest.raises(CheckpointError, match="without a finite score") as caught:
+        read_run(tmp_path)
+    assert caught.value.code == "C903"
 
 
 def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from gptailor.evaluation.scores import Failure, Outcome, PerSample, Score, paired_difference
+from gptailor.evaluation.scores import (
+    Failure,
+    Outcome,
+    PerSample,
+    Score,
+    paired_difference,
+    sum_of_squares,
+)
 from gptailor.plan.plan import Several
 from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, shared_unit
 from gptailor.searching.run.records import Aim
@@ -215,7 +222,7 @@ class Comparison(NamedTuple):
                 if a is None or b is None or not (a.sums and b.sums):
                     total += measure.difference(first.values[i], second.values[i])
                     errors = (first.stderrs[i], second.stderrs[i])
-                    variance += sum((error / measure.width) ** 2 for error in errors)
+                    variance += sum_of_squares(error / measure.width for error in errors)
                     continue
                 paired = paired_difference(a, b)
                 total += measure.difference(paired.value, 0.0)
@@ -251,4 +258,4 @@ def _variance(moves: Sequence[Sequence[float]]) -> float:
     if len({len(row) for row in moves}) > 1:
         return sum(_variance([row]) for row in moves)
     sums = [math.fsum(column) for column in zip(*moves, strict=True)]
-    return len(sums) / (len(sums) - 1) * math.fsum(s * s for s in sums) if len(sums) > 1 else 0.0
+    return len(sums) / (len(sums) - 1) * sum_of_squares(sums) if len(sums) > 1 else 0.0

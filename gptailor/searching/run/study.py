@@ -3,6 +3,7 @@
 A journal may be a stranger's: each of its lines is strict data, a `JournalLine`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
@@ -23,7 +24,7 @@ from gptailor.searching.run.records import (
     RunSizes,
     Seconds,
 )
-from gptailor.searching.run.scores import Scores
+from gptailor.searching.run.scores import PerObjective, Scores
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
@@ -169,12 +170,15 @@ class Study:
         self._recall_bases(ledger)
         for key, held in self.typed.held_out.items():
             if isinstance(held, Scores):
-                self._refuse_unlike(f"held-out scores of {quoted(key)}", held.values, count)
+                name = f"held-out scores of {quoted(key)}"
+                self._refuse_unlike(name, held.values, count)
+                self._refuse_infinite(name, held.per_sample)
         if (result := self.typed.result) is not None:
             self._refuse_unlike("held-out samples", result.held, count)
         for trial in self.trials:
             name = f"trial {trial.number}"
             self._refuse_unlike(name, trial.values, count)
+            self._refuse_infinite(name, trial.per_sample)
             if trial.values is not None and trial.samples not in ledger.references:
                 raise self.error(f"has {name} on {trial.samples} samples, and no score of the base")
             if trial.request.samples > ledger.full:
@@ -194,6 +198,12 @@ class Study:
     def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:
         if values is not None and len(values) != count:
             raise self.error(f"has {len(values)} scores of {name}, expected {count}")
+
+    def _refuse_infinite(self, name: str, samples: PerObjective) -> None:
+        """Refuse samples whose score is infinite: it can't be compared with another."""
+        for each in samples:
+            if each is not None and not math.isfinite(each.score().value):
+                raise self.error(f"has samples of {name} without a finite score")
 
 
 def _named(notes: StudyNotes) -> list[int]:

@@ -66,6 +66,10 @@ def test_what_cannot_be_told_has_an_infinite_error() -> None:
     assert paired_difference(one, one).stderr == math.inf
     many = PerSample((1e4, 1e4), (1, 1), exponential=True)
     assert paired_difference(many, PerSample((1.0, 1.0), (1, 1))).stderr == math.inf
+    large = [PerSample((n, n + 0.5, n - 0.5), (1,) * 3, exponential=True) for n in (650.0, 700.0)]
+    assert paired_difference(*large).stderr == math.inf, "squares beyond the largest float"
+    tiny = PerSample((-1000.0,), (1,), exponential=True)
+    assert paired_difference(tiny, tiny) == (0.0, math.inf)
     with pytest.raises(ValueError, match="without samples"):
         paired_difference(PerSample((), ()), one)
 
