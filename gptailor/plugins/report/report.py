@@ -242,9 +242,8 @@ def is_run(target: str) -> bool:
 
 def _of_run(target: str, given: _Given) -> _Page:
     from gptailor.lang.parse import read_bytes
-    from gptailor.plugins.report.scores_section import scores_sections
     from gptailor.searching.run_files import RunFiles
-    from gptailor.searching.search_text import HEALED_IN_VAIN, headline, stage_words
+    from gptailor.searching.search_text import HEALED_IN_VAIN, stage_words
 
     files = RunFiles(target)
     best = files.read("best.tailor")
@@ -256,9 +255,7 @@ def _of_run(target: str, given: _Given) -> _Page:
             raise PlanError(faults)
         plan = plan.with_families(given.families) if given.families else plan
         subject = of.subject("best.tailor", plan, best.decode(), given.models)
-    run, tried = _tried(target)
-    ended = run is not None and run.notes.result is not None
-    sections = scores_sections(run) if run is not None and ended else []
+    run, lead, sections, tried = _tried(target)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = files.read(name)
@@ -268,33 +265,47 @@ def _of_run(target: str, given: _Given) -> _Page:
         ]
         again = again if files.storage is None else []
         of_plan = _plan_sections(subject, given.speech, held, again, run)
-        verdict = run.verdict if run is not None and ended else None
+        verdict = None if run is None or run.notes.result is None else run.verdict
         if run and verdict and stage_words(verdict.best, run.ledger) == HEALED_IN_VAIN:
             of_plan[0] = replace(of_plan[0], words=f"{of_plan[0].words} {_IN_VAIN}")
         at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried
     title = f"Search of {target if run is None else run.record.plan}"
-    lead = "The search has no summary: it was ended before it wrote one."
-    if run is not None and ended:
-        lead = f"<strong>{escape(headline(run))}</strong>"
     return _Page(title, lead, sections)
 
 
-def _tried(target: str) -> "tuple[RunReading | None, list[Section]]":
-    """Return what RUN holds, and charts of all trials or the reason why they are missing."""
+def _tried(target: str) -> "tuple[RunReading | None, str, list[Section], list[Section]]":
+    """Return what RUN holds, the page's lead, and the sections on scores and on all trials.
+
+    Without a readable RUN, the last section has the reason.
+    """
     from gptailor.plugins.report.run_sections import run_sections
     from gptailor.plugins.report.section import Section
 
     try:
         from gptailor.plugins.report.layer_effects import run_effects  # imports JAX
+        from gptailor.plugins.report.scores_section import scores_sections
         from gptailor.searching.run_reading import read_run
 
         run = read_run(target)
-        return run, run_sections(run, run_effects(run))
+        scores = [] if run.notes.result is None else scores_sections(run)
+        return run, _lead_of_run(run), scores, run_sections(run, run_effects(run))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         why = str(missing or error)
     except CheckpointError as error:
         why = "; ".join(filter(None, (f"{error.path} {error.message}", error.help)))
-    return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
+    reason = Section("trials", "Every trial", f"The trials aren't shown: {why}.")
+    return None, "The search's trials can't be read.", [], [reason]
+
+
+def _lead_of_run(run: "RunReading") -> str:
+    from gptailor.searching.search_text import headline
+
+    if run.notes.result is not None:
+        return f"<strong>{escape(headline(run))}</strong>"
+    if run.notes.handed is not None:
+        files = "<code>summary.md</code> and the plans beside it"
+        return f"The search went on after its last end: {files} are of that end."
+    return "The search has no summary: it was ended before it wrote one."

@@ -8,8 +8,8 @@ from gptailor.plugins.report.section import Section
 from gptailor.searching.run_reading import RunReading
 
 _UNENDED = (
-    "The search hasn't come to its end: there is no summary, no held-out score and no verdict. The"
-    " same search command goes on."
+    "The search hasn't come to its end, so there is no verdict yet."
+    " The same search command goes on."
 )
 
 

@@ -16,6 +16,7 @@ from gptailor.plugins.report import charts
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import shown_number
 from gptailor.searching.results import SearchResult
+from gptailor.searching.run.records import HandedNote
 from gptailor.searching.run_reading import read_run
 from tests.searching.landscape import study_of
 from tests.searching.written_run import ended, run_of
@@ -238,6 +239,34 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     gone = sections((world / "gone.html").read_text())
     assert "As the search wrote it down" in gone["size"]
     assert len(gone["map"].split('<th scope="row">')) == 9  # 8 layers, as run.json says
+
+
+def test_a_search_that_went_on_after_its_end_has_files_of_that_end(
+    run: Run, tmp_path: Path
+) -> None:
+    ledger, page = run_of(tmp_path, trials=4), tmp_path / "page.html"
+    ended(tmp_path, ledger)
+    study, last = study_of(tmp_path), ledger.trials[-1]
+    study.note("handed", HandedNote(best=last.number, curve=()))
+    again = replace(last.request, ask=99)
+    study.add(replace(last, number=len(ledger.trials), request=again))
+    assert run("report", str(tmp_path), "-o", str(page)).code == 0
+    words = page.read_text()
+    assert "summary.md</code> and the plans beside it are of that end" in words
+    assert "no summary" not in words
+
+
+def test_a_journal_without_sizes_costs_the_report_its_trials_alone(run: Run, world: Path) -> None:
+    (world / "run").mkdir()
+    ended(world / "run", run_of(world / "run", trials=4))
+    journal = world / "run" / "journal.jsonl"
+    kept = [line for line in journal.read_text().splitlines() if '"sizes"' not in line]
+    journal.write_text("\n".join(kept) + "\n")
+    (world / "run" / "best.tailor").write_text(PLAN.replace("./", "../"))
+    assert run("report", "run", "-o", "run.html", "--no-continuations").code == 0
+    found = sections((world / "run.html").read_text())
+    assert "has no size of a plan that may be handed over" in found["trials"]
+    assert {"map", "size", "plan"} <= found.keys()
 
 
 @pytest.mark.parametrize(
