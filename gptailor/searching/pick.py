@@ -166,13 +166,18 @@ def _gguf_sizes(plan: Plan, kinds: Sequence[str]) -> list[int]:
 
 def _handed(files: RunFiles) -> HandedNote | None:
     """Return the last note of the plans that the search handed over, without reading its trials."""
-    lines = complete_lines(files.journal()).split(b"\n")[:-1]
-    for number, line in reversed([*enumerate(lines, start=1)]):
+    lines = complete_lines(files.journal())
+    end = len(lines)
+    while end:
+        start = lines.rfind(b"\n", 0, end - 1) + 1
         try:
-            if (handed := _HandedLine.model_validate_json(line).handed) is not None:
-                return handed
+            line = _HandedLine.model_validate_json(lines[start : end - 1])
         except ValidationError as error:
+            number = lines.count(b"\n", 0, start) + 1
             raise damaged(number, fault_of(error), files.path / JOURNAL) from None
+        if line.handed is not None:
+            return line.handed
+        end = start
     return None
 
 

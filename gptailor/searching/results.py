@@ -145,7 +145,6 @@ def put_results(
     ledger, place, end = run.ledger, folder.place, run.end
     try:
         judged, handed = run.verdict, _handed_over(run)
-        run.study.note("handed", handed)
         trial = None if judged is None else judged.best
         below = None if place is None else place / FRONT
         best = _put_best(folder, None if trial is None else _text(run, trial, place))
@@ -157,8 +156,9 @@ def put_results(
             plans.add(ledger.trials[end.required.nearest])
         _put_front(folder, {front_file(t.number): _text(run, t, below) for t in plans})
         commands = () if best is None else _commands(best, run, chosen)
-        folder.put(SUMMARY, markdown(run, commands))
+        folder.put(SUMMARY, markdown(run, commands, handed.curve))
         (folder.path / "summary.json").unlink(missing_ok=True)  # of an earlier release
+        run.study.note("handed", handed)
         if best is not None and end.ended != "interrupted":
             on_progress(_LOCKING)
             lock_beside(best)

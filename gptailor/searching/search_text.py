@@ -36,10 +36,12 @@ _Table: TypeAlias = tuple[Sequence[str], Sequence[str], Sequence[Sequence[str]]]
 """A table of the summary: the lines above it, its head, and its rows."""
 
 
-def markdown(run: RunReading, commands: Sequence[str] = ()) -> str:
-    """Return the summary of a search that has ended as a page."""
+def markdown(
+    run: RunReading, commands: Sequence[str] = (), curve: Sequence[CurvePoint] | None = None
+) -> str:
+    """Return the summary of a search that has ended as a page; the `curve` may not be noted yet."""
     lines = [f"# {run.record.plan}", "", headline(run), ""]
-    for above, head, rows in _tables(run):
+    for above, head, rows in _tables(run, run.curve if curve is None else curve):
         first, *body = (f"| {' | '.join(row)} |" for row in (head, *rows))
         lines += [
             *(f"- {line}" for line in above),
@@ -59,7 +61,7 @@ def summary_lines(
 ) -> Iterator[str]:
     """Yield the summary's lines for a terminal with `width` columns; commands stay whole."""
     yield from textwrap.wrap(headline(run), width)
-    for above, head, rows in _tables(run):
+    for above, head, rows in _tables(run, run.curve):
         yield ""
         for line in above:
             yield from textwrap.wrap(line, width)
@@ -203,7 +205,7 @@ def _way(gain: Estimate) -> str:
 # -------------------------------------------------------------------------------------- the tables
 
 
-def _tables(run: RunReading) -> Iterator[_Table]:
+def _tables(run: RunReading, curve: Sequence[CurvePoint]) -> Iterator[_Table]:
     """Yield the table of scores, and the table of sizes if there are several.
 
     Several objectives have only the scores on held-out samples, if there are any.
@@ -233,10 +235,10 @@ def _tables(run: RunReading) -> Iterator[_Table]:
         for name, trial, loss in _rows(run)
     ]
     yield above, ["", *heads, lost], rows
-    if len(run.curve) > 1:
+    if len(curve) > 1:
         head = ["", "layers", "parameters", "weights", "KV/token", lost]
         title = "quality over size: gptailor pick writes one of these"
-        size_rows = [_size_cells(run, point) for point in run.curve]
+        size_rows = [_size_cells(run, point) for point in curve]
         yield [title], [*head, "held out"] if held else head, size_rows
 
 

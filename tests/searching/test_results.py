@@ -1,15 +1,21 @@
 """A summary: random search at the same cost, and the finalists."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gptailor
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.output_size import OutputSize
+from gptailor.searching import results
+from gptailor.searching.folder import Folder, folder_at
 from gptailor.searching.run.origin import RandomPlan
 from gptailor.searching.run.records import Aim
 from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
+from gptailor.searching.run_reading import read_run
+from gptailor.searching.settings import Flags, settings
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import space_of
 from gptailor.searching.summary import (
@@ -19,6 +25,8 @@ from gptailor.searching.summary import (
     finalists,
     numbers_at_bounds,
 )
+from tests.searching.landscape import TEXT, study_of
+from tests.searching.written_run import ended, run_of
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
@@ -84,3 +92,24 @@ def test_numbers_at_an_end_of_their_interval_are_named() -> None:
     assert not list(numbers_at_bounds(space, Trial(0, replace(request, genome=none), "p", 1.0)))
     inside = genome._replace(reals=np.array([0.5, 0.999, 0.0], np.float32))
     assert not list(numbers_at_bounds(space, Trial(0, replace(request, genome=inside), "p", 1.0)))
+
+
+def test_plans_are_noted_as_handed_over_after_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(tmp_path, run_of(tmp_path, trials=4))
+    run, put = replace(read_run(tmp_path), study=study_of(tmp_path)), Folder.put
+    chosen = settings(gptailor.loads(f'{TEXT}search {{ minimize nll("t.txt") }}\n'), Flags())
+
+    def fail(self: Folder, name: str, content: str | bytes) -> Path:
+        if name == "summary.md":
+            raise CheckpointError("C303", "no space left", self.path)
+        return put(self, name, content)
+
+    with folder_at(tmp_path) as folder:
+        monkeypatch.setattr(Folder, "put", fail)
+        monkeypatch.setattr(results, "seen_from", lambda plan, place: plan)  # needs no models
+        with pytest.raises(CheckpointError, match="no space left"):
+            results.put_results(folder, run, chosen, print)
+    assert study_of(tmp_path).typed.handed is None
+    assert list((tmp_path / "front").iterdir())
