@@ -1,7 +1,12 @@
 """The words of a text: their kinds, and all uses of a name."""
 
+from inspect import signature
 from pathlib import Path
 
+import pytest
+
+from gptailor.lang import lower, tree
+from gptailor.plugins.lsp import names
 from gptailor.plugins.lsp.plan_text import PlanText
 
 SAID = """tailor 1
@@ -36,3 +41,14 @@ def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are(
     assert found["layer", "L5"].models == ("base",)
     assert found["layer", "L6"].models == ("m", "base")
     assert found["layer", "L4"].models == ()
+
+
+@pytest.mark.parametrize(("node", "part"), [*names._WORDS, *((n, "") for n in names._STRINGS)])
+def test_kinds_are_of_rules_and_parts_that_the_language_has(
+    node: type[tree.TreeNode] | str, part: str
+) -> None:
+    if isinstance(node, str):
+        parts = {*list(signature(lower._LOWER[node]).parameters)[2:]}
+    else:
+        parts = {*node._fields}
+    assert part in parts | {""}
