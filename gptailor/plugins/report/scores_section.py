@@ -8,7 +8,6 @@ from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.measure import finite_or_none
 from gptailor.reporting.quantities import shown_number
-from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.trials import Trial
 from gptailor.searching.run_reading import RunReading
 
@@ -68,19 +67,30 @@ def _plans(run: RunReading) -> Iterator[tuple[str, Trial | None]]:
 
 def _rows(run: RunReading, i: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each plan that has a score by an objective, of each kind of samples."""
-    base = run.ledger.references.get(run.ledger.full)
-    exact = None if base is None else Scores(base, (0.0,) * len(base))
     for name, trial in _plans(run):
-        own = exact if trial is None else trial.scores
-        for samples, scores in ((_CALIBRATION, own), (_HELD, run.held_scores(trial))):
-            if scores is None:
-                continue
-            value, error = scores.values[i], finite_or_none(scores.stderrs[i])
-            error = None if trial is None and samples == _CALIBRATION else error
+        for samples, value, error in _known_scores(run, trial, i):
             ends = {} if not error else {"low": value - error, "high": value + error}
             yield {"objective": run.ledger.aims[i].short, "plan": name, "samples": samples,
                    "value": value, "error": error, **ends,
                    "said": shown_number(value, error)}  # fmt: skip
+
+
+def _known_scores(
+    run: RunReading, trial: Trial | None, i: int
+) -> Iterator[tuple[str, float, float | None]]:
+    """Yield a plan's scores by an objective, with their samples and errors.
+
+    The base's score on the search's own samples has no error: others are compared with it.
+    """
+    base = run.ledger.references.get(run.ledger.full)
+    if trial is None and base is not None:
+        yield _CALIBRATION, base[i], None
+    for samples, scores in (
+        (_CALIBRATION, trial and trial.scores),
+        (_HELD, run.held_scores(trial)),
+    ):
+        if scores is not None:
+            yield samples, scores.values[i], finite_or_none(scores.stderrs[i])
 
 
 def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetChart":

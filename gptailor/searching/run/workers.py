@@ -304,8 +304,14 @@ class UnderWay:
         """Return the trial of a request; None if it isn't known yet."""
         number, key = len(self.ledger.trials), of.key
         if (earlier := self.ledger.found.get(key)) is not None:
-            again = replace(earlier, number=number, request=of.request, same_as=earlier.number)
-            return replace(again, seconds=0.0, per_sample=())
+            return replace(
+                earlier,
+                number=number,
+                request=of.request,
+                same_as=earlier.number,
+                seconds=0.0,
+                per_sample=(),
+            )
         if key not in self._outcomes:
             return None
         outcomes, seconds = self._outcomes.pop(key)
