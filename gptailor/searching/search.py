@@ -184,7 +184,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         study.note("sizes", RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known)))
         study.note("result", result)
         reading = RunReading(folder.shown, record, study, space, ledger)
-        return put_results(folder, reading, chosen, say)
+        return put_results(folder, reading, opened_models, chosen, say)
 
 
 def forecast(
