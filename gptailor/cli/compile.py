@@ -153,19 +153,19 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locked=held_to, locking=lock, compute=compute, on_event=on_event,
         )  # fmt: skip
     for fit in written.fits.values():
-        options.say(fit_in_words(fit))
+        options.say_sentences(fit_in_words(fit))
     _say_update(written)
     _say_notes(written)
     before = prepared.base_size.layers
-    options.say(
+    options.say_sentences(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
         f"{millions(written.parameters)} parameters, {bytes_in_words(written.size)}"
     )
     for file in written.gguf:
-        options.say(f"{file.folder}: {bytes_in_words(file.size)}")
+        options.say_sentences(f"{file.folder}: {bytes_in_words(file.size)}")
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
-        options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+        options.say_sentences(f"{new_lock}: {locked_in_words(written.lock)}")
     if prepared.repaired:
         _say_answers(written.folder, compute)
 
@@ -209,11 +209,11 @@ def _say_update(result: "CompileResult", *, before: bool = False) -> None:
     computed, copied = bytes_in_words(update.computed), bytes_in_words(update.copied)
     if update.whole:
         would = "would be written" if before else "written"
-        options.say(f"{result.folder.name}: {would} anew{nothing}")
+        options.say_sentences(f"{result.folder.name}: {would} anew{nothing}")
     elif before:
-        options.say(f"would compute {computed} and copy {copied}{nothing}")
+        options.say_sentences(f"would compute {computed} and copy {copied}{nothing}")
     else:
-        options.say(f"computed: {computed}; copied: {copied}{nothing}")
+        options.say_sentences(f"computed: {computed}; copied: {copied}{nothing}")
 
 
 def _say_notes(result: "CompileResult") -> None:
@@ -302,7 +302,7 @@ def lock_command(
         options.say(new_lock.text(), newline=False)
         return
     new_lock.write(path)
-    options.say(f"{path}: {locked_in_words(new_lock)}")
+    options.say_sentences(f"{path}: {locked_in_words(new_lock)}")
 
 
 def locked_in_words(lock: "Lock") -> str:
@@ -359,11 +359,11 @@ def verify_command(
         options.say(json.dumps(record, ensure_ascii=False, indent=2))
     else:
         for difference in result.differences[: options.MOST_SHOWN]:
-            options.say(f"differs: {difference.message}")
+            options.say_sentences(f"differs: {difference.message}")
         if len(result.differences) > options.MOST_SHOWN:
             options.say(f"… and {len(result.differences) - options.MOST_SHOWN} more differences")
         for reason in result.unverified:
-            options.say(f"could not be verified: {reason}")
+            options.say_sentences(f"could not be verified: {reason}")
         count = len(result.differences)
         ends = {
             "verified": "verified",
@@ -371,7 +371,7 @@ def verify_command(
             "unverified": "no difference found, but not all could be verified",
         }
         compared = f"; compared: {', '.join(result.compared)}" if result.compared else ""
-        options.say(f"{result.folder}: {ends[result.result]}{compared}")
+        options.say_sentences(f"{result.folder}: {ends[result.result]}{compared}")
     sys.exit({"verified": 0, "differs": 1, "unverified": 3}[result.result])
 
 
@@ -381,7 +381,9 @@ def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     from gptailor.reporting.show import other_rows, table
 
     base, size = prepared.base_size, prepared.output_size
-    options.say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
+    options.say_sentences(
+        f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})"
+    )
     files = "1 file" if len(planned.shards) == 1 else f"{len(planned.shards)} files"
     rows = [
         Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, final
 
 import click
 
@@ -259,7 +259,7 @@ def say_faults(faults: Iterable[Fault]) -> None:
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
         first, _, details = to_text(fault).partition("\n")
-        label, _, message = first.partition(": ")
+        label, _, message = _folded(first, sys.stderr).partition(": ")
         colour = "red" if fault.severity == "error" else "yellow"
         head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
         say(head + (f"\n{details}" if details else "") + "\n", err=True)
@@ -275,12 +275,38 @@ def width() -> int:
 
 
 def say(text: str, *, newline: bool = True, err: bool = False) -> None:
-    """Print a text. Use colours only on terminals, and not with NO_COLOR."""
+    """Print a text. Use colours only on terminals, and not with NO_COLOR.
+
+    Sentences on standard error (`err`) break between words on a terminal.
+    """
+    text = _folded(text, sys.stderr) if err else text
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     try:
         click.echo(text, nl=newline, err=err, color=False if plain else None)
     except BrokenPipeError:
         raise ReaderLeft from None
+
+
+def say_sentences(text: str) -> None:
+    """Print sentences. On a terminal their lines break between words."""
+    say(_folded(text, sys.stdout))
+
+
+_DRAWN = re.compile(r"\s*(\d+ +\||$)|\s+(?!\s|= help)|.*\x1b")
+"""A line that is no sentence, such as the excerpt of a plan, or that has colours."""
+
+
+def _folded(text: str, stream: TextIO) -> str:
+    """Return a text whose sentences have lines as wide as a terminal; drawn lines stay."""
+    if not stream.isatty():
+        return text
+    from gptailor.reporting.table import wrapped
+
+    lines: list[str] = []
+    for line in text.split("\n"):
+        later = " " * (line.index("= help") + len("= help: ") if "= help: " in line else 2)
+        lines += [line] if _DRAWN.match(line) else wrapped(line, width(), later=later)
+    return "\n".join(lines)
 
 
 def say_drawn(text: str) -> None:

@@ -130,10 +130,10 @@ class Lines:
                 self._once(what, textwrap.fill(steps(what, done, total), width()))
             case events.Estimated():
                 words = estimate(event, self._rest.then, self._rest.search.budget)
-                self._once(_ESTIMATE, textwrap.fill(words, width()))
+                self._once(_ESTIMATE, words)
             case events.Begun(ledger):
                 if cuts(event.space.plan):
-                    say(textwrap.fill(stages_words(event.budget), width()), err=True)
+                    say(stages_words(event.budget), err=True)
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):

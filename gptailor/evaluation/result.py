@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import math
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import click
 
@@ -35,9 +34,19 @@ from gptailor.reporting.quantities import (
     with_error,
 )
 from gptailor.reporting.records import data_frame
-from gptailor.reporting.table import shortened, table_lines
+from gptailor.reporting.table import (
+    has_room,
+    legend_lines,
+    row_numbers,
+    shortened,
+    table_lines,
+    wrapped,
+)
 
 _INDENT = "  "
+
+_Table: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""A table: the line above it, its head, and its rows, which begin with a target's name."""
 
 
 @final
@@ -85,13 +94,32 @@ class EvaluationResult:
     __repr__ = __str__
 
     def lines(self, width: int, encoding: str | None = None) -> Iterator[str]:
-        """Yield the lines of all scores and sizes for a terminal of `width` columns."""
+        """Yield the lines of all scores and sizes for a terminal of `width` columns.
+
+        Characters that the terminal's encoding lacks are replaced; None is UTF-8. Targets have
+        numbers if their names have no room in a table.
+        """
         results, subjects = (*self.bases, *self.results), (*self.base_subjects, *self.subjects)
-        yield from score_lines(results, width, encoding)
-        yield ""
-        yield from size_lines(subjects, width, encoding)
         if self.by_byte:
-            yield "The vocabularies differ: nll is in bits a byte, perplexity and kl are by byte."
+            yield from wrapped(_BY_BYTE, width)
+        columns: dict[str, list[Result]] = {}
+        for result in results:
+            columns.setdefault(result.objective, []).append(result)
+        heads = _heads(columns)
+        yield from _objective_lines(heads, columns, width)
+        rows = list(zip(*columns.values(), strict=True))
+        names = [subject.target for subject in subjects]
+        tables = [*_score_tables(heads, columns, names), _size_table(subjects, names)]
+        if not all(has_room(head, body, width) for _, head, body in tables):
+            numbers = row_numbers(names)
+            yield from legend_lines(numbers, names, width, encoding)
+            tables = [*_score_tables(heads, columns, numbers), _size_table(subjects, numbers)]
+        for title, head, body in tables[:-1]:
+            yield from wrapped(title, width)
+            yield from table_lines(head, body, width, encoding)
+        yield from _remarks(heads, rows, width)
+        yield ""
+        yield from table_lines(*tables[-1][1:], width, encoding)
 
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each target and objective, those of the bases first, by column.
@@ -194,52 +222,61 @@ def _result(result: Result, each: bool) -> Mapping[str, Any]:
 # -------------------------------------------------------------------------------------- the table
 
 
-def score_lines(
-    results: Sequence[Result], width: int, encoding: str | None = None
-) -> Iterator[str]:
-    """Yield the table of all scores, targets down and objectives across, in `width` columns.
+_BY_BYTE = "The vocabularies differ: nll is in bits a byte, perplexity and kl are by byte."
 
-    Characters that the terminal's encoding lacks are replaced; None is UTF-8.
-    """
-    columns: dict[str, list[Result]] = {}
-    for result in results:
-        columns.setdefault(result.objective, []).append(result)
-    rows = list(zip(*columns.values(), strict=True))
-    alone = len(columns) == 1
-    heads = [""] if alone else [f"({n})" for n in range(1, len(columns) + 1)]
+
+def _heads(columns: Mapping[str, Sequence[Result]]) -> list[str]:
+    """Return the heads of objectives in tables; the one objective needs none."""
+    return [""] if len(columns) == 1 else [f"({n})" for n in range(1, len(columns) + 1)]
+
+
+def _objective_lines(
+    heads: Sequence[str], columns: Mapping[str, Sequence[Result]], width: int
+) -> Iterator[str]:
+    """Yield the objectives by their heads, with their samples."""
     for head, (name, column) in zip(heads, columns.items(), strict=True):
-        title, said = name if alone else f"{head} {name}", _column_words(column)
+        title, said = f"{head} {name}".lstrip(), _column_words(column)
         line = f"{title}: {said}"
         yield from [line] if len(line) <= width else [f"{title}:", f"{_INDENT}{said}"]
-    means = [] if alone else _means(list(columns))
-    besides = {result.against for result in results} - {""}
+
+
+def _score_tables(
+    heads: Sequence[str], columns: Mapping[str, Sequence[Result]], names: Sequence[str]
+) -> Iterator[_Table]:
+    """Yield the tables of scores, differences and shares, targets down and objectives across."""
+    rows = list(zip(*columns.values(), strict=True))
+    means = [] if len(columns) == 1 else _means(list(columns))
+    besides = {result.against for row in rows for result in row} - {""}
     beside = besides.pop() if len(besides) == 1 else "its base"
     all_heads = [*heads, *(head for head, _ in means)]
-    scores = [
-        [row[0].target, *_cells([_estimate(r.outcome) for r in row], means, with_error, "failed")]
-        for row in rows
-    ]
-    yield from table_lines(["", *all_heads], scores, width, encoding)
+    scores = [_cells([_estimate(r.outcome) for r in row], means, with_error, "failed")
+              for row in rows]  # fmt: skip
     shares = [[_share_words(result) for result in row] + [""] * len(means) for row in rows]
     differences = [_cells([r.difference for r in row], means, _difference_words) for row in rows]
     for title, cells in (
+        ("", scores),
         (f"difference from {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
     ):
         filled = [n for n, row in enumerate(cells) if any(row)]
+        used = [j for j in range(len(all_heads)) if any(cells[n][j] for n in filled)]
         if filled:
-            yield title
-            used = [j for j in range(len(all_heads)) if any(cells[n][j] for n in filled)]
-            body = [[rows[n][0].target, *(cells[n][j] for j in used)] for n in filled]
-            yield from table_lines(["", *(all_heads[j] for j in used)], body, width, encoding)
+            body = [[names[n], *(cells[n][j] for j in used)] for n in filled]
+            yield title, ["", *(all_heads[j] for j in used)], body
+
+
+def _remarks(heads: Sequence[str], rows: Sequence[Sequence[Result]], width: int) -> Iterator[str]:
+    """Yield the reasons of missing differences and scores."""
     for row in rows:
         for reason in dict.fromkeys(result.unpaired for result in row if result.unpaired):
-            yield from _wrapped(f"{row[0].target} has no difference: {reason}", width)
+            yield from wrapped(
+                f"{row[0].target} has no difference: {reason}", width, "", _INDENT, 4
+            )
     for row in rows:
         for head, result in zip(heads, row, strict=True):
             if isinstance(result.outcome, Failure):
-                which = f"{head} {result.target}" if head else result.target
-                yield from _wrapped(f"{which} failed: {result.outcome.message}", width)
+                failed = f"{head} {result.target} failed: {result.outcome.message}".lstrip()
+                yield from wrapped(failed, width, "", _INDENT, 4)
 
 
 def _column_words(results: Sequence[Result]) -> str:
@@ -248,12 +285,6 @@ def _column_words(results: Sequence[Result]) -> str:
     counts = {result.outcome.samples for result in results if isinstance(result.outcome, Score)}
     samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts - {0})[:1])
     return f"{samples}{better} is better"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text, max(20, width), subsequent_indent=_INDENT, max_lines=4, placeholder=" …"
-    )
 
 
 def _means(names: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -317,19 +348,17 @@ def _mean(scores: Sequence[Estimate | None]) -> Estimate | None:
     return Estimate(value, math.hypot(*(score.stderr for score in present)) / len(present))
 
 
-def size_lines(
-    subjects: Sequence[TargetSize], width: int, encoding: str | None = None
-) -> Iterator[str]:
-    """Yield the table of targets' sizes, and of their speeds if one is known."""
+def _size_table(subjects: Sequence[TargetSize], names: Sequence[str]) -> _Table:
+    """Return the table of targets' sizes, and of their speeds if one is known."""
     fast = any(subject.speed is not None for subject in subjects)
     head = ["", "layers", "parameters", "KV/token", *(["prefill/s", "decoding/s"] * fast)]
     body = []
-    for subject in subjects:
+    for name, subject in zip(names, subjects, strict=True):
         size, speed, base = subject.size, subject.speed, subject.base_speed
         layers, cache = str(size.layers), bytes_in_words(size.kv_cache, "B")
-        row = [subject.target, layers, short_count(size.parameters), cache]
+        row = [name, layers, short_count(size.parameters), cache]
         if speed is not None:
             row.append(speed_in_words(speed.prefill, None if base is None else base.prefill))
             row.append(speed_in_words(speed.decoding, None if base is None else base.decoding))
         body.append([*row, *["?"] * (len(head) - len(row))])
-    yield from table_lines(head, body, width, encoding)
+    return "", head, body

@@ -1,8 +1,9 @@
 """Shares of models in a layer, by its recipe alone: nothing is measured, no model is read."""
 
 import math
+from collections.abc import Sequence
 
-from gptailor.plan.layer_parts import BRANCHES
+from gptailor.plan.layer_parts import BRANCHES, Branch
 from gptailor.plan.layers import Slot
 from gptailor.plan.recipe import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
@@ -38,12 +39,12 @@ def recipe_shares(recipe: Recipe) -> dict[str, float] | None:
     return {name: share / total for name, share in shares.items() if share} if total else None
 
 
-def slot_shares(slot: Slot) -> dict[str, float] | None:
-    """Return each model's share of a layer, whose branches count alike, were it not dropped.
+def slot_shares(slot: Slot, branches: Sequence[Branch] = BRANCHES) -> dict[str, float] | None:
+    """Return each model's share of a layer's branches, which count alike, were it not dropped.
 
     None for a layer with a branch without shares.
     """
-    recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, BRANCHES))
+    recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, branches))
     shares: dict[str, float] = {}
     for recipe in recipes:
         own = None if recipe.maybe else recipe_shares(recipe.recipe)

@@ -1,11 +1,13 @@
 """A plan's layers as a map: a column a layer, a colour and a letter a model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import click
 
+from gptailor.plan.layer_parts import BRANCHES, Branch
+from gptailor.plan.model_shares import slot_shares
 from gptailor.reporting.layer_view import LayerKind, LayerView
 
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
@@ -101,7 +103,8 @@ class LayerGrid:
         drawn = len(self.ruler)
         last = [(row.key, click.unstyle(row.columns[-1])) for row in self.rows if row.columns]
         marked = any(c[1] != " " or (key == _SHARE_KEY and c[0] != " ") for key, c in last)
-        fitting = max(1, (width - len(_HEAD) + 2 - marked) // 21) * 10
+        beside = 1 + max([1, *(len(click.unstyle(row.head)) for row in self.rows)])
+        fitting = max(1, (width - beside + 2 - marked) // 21) * 10
         count = max(1, -(-drawn // fitting))
         per_line = -(-drawn // (10 * count)) * 10
         for start in range(0, drawn, per_line or 10):
@@ -109,17 +112,18 @@ class LayerGrid:
             numbers = (self.ruler[i] for i in groups)
             labels = ("" if number is None else f"L{number}" for number in numbers)
             ruler = "  ".join(f"{label:<19}" for label in labels).rstrip()
-            yield _HEAD + click.style(ruler, dim=True)
+            yield " " * beside + click.style(ruler, dim=True)
             for row in self.rows:
                 tens = " ".join("".join(row.columns[i : i + 10]) for i in groups)
-                if line := f"{row.head or ' '} {tens}".rstrip():
+                blanks = " " * (beside - len(click.unstyle(row.head)))
+                if line := f"{row.head}{blanks}{tens}".rstrip():
                     yield line
 
     def legend(self) -> list[tuple[str, str]]:
         """Return the symbols in the map, each with its meaning."""
         kinds = {view.kind for view in self.views}
         owners = {view.model for view in self.views if view.kind is LayerKind.OF_ONE_MODEL}
-        shares = {click.unstyle(row.head) for row in self.rows if row.key == _SHARE_KEY}
+        shares = {click.unstyle(row.head)[0] for row in self.rows if row.key == _SHARE_KEY}
         entries = [
             (letter, name)
             for name, letter in letters(self.models).items()
@@ -162,19 +166,36 @@ def mark_row(key: tuple[str, str], marked: Sequence[bool], head: str = "") -> Ma
 
 
 def _share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
-    """Return a line of shares for each model if a layer has several, and a line for healing."""
-    shares = [(view.shares if view.slot.dropped == "no" else None) or {} for view in views]
+    """Return a line of shares for each model if a layer has several, and a line for healing.
+
+    Merges with other shares in each branch have a line for each model and branch.
+    """
     by_letter, by_colour = letters(models), colours(models)
-    several = any(len(of_layer) > 1 for of_layer in shares)
     rows = []
-    for name in models if several else ():
-        if any(name in of_layer for of_layer in shares):
-            colour = by_colour[name]
-            columns = [_share(of_layer.get(name, 0.0), colour) for of_layer in shares]
-            rows.append(MapRow(click.style(by_letter[name], colour), columns, _SHARE_KEY))
+    for branch, shares in _drawn_shares(views).items():
+        for name in models:
+            if any(name in of_layer for of_layer in shares):
+                colour = by_colour[name]
+                columns = [_share(of_layer.get(name, 0.0), colour) for of_layer in shares]
+                head = click.style(f"{by_letter[name]} {branch}".rstrip(), colour)
+                rows.append(MapRow(head, columns, _SHARE_KEY))
     if any(view.learns for view in views):
         rows.append(mark_row(LEARNS, [view.learns for view in views], LEARNS[0]))
     return rows
+
+
+def _drawn_shares(views: Sequence[LayerView]) -> dict[str, list[Mapping[str, float]]]:
+    """Return the models' shares of each layer by branch, or of whole layers by the name ""."""
+
+    def shares(*branches: Branch) -> list[Mapping[str, float]]:
+        kept = (view.slot if view.slot.dropped == "no" else None for view in views)
+        return [(slot and slot_shares(slot, branches)) or {} for slot in kept]
+
+    whole, by_branch = shares(*BRANCHES), [shares(branch) for branch in BRANCHES]
+    merged = (view.kind is LayerKind.MERGED for view in views)
+    if any(m and a != b for m, a, b in zip(merged, *by_branch, strict=True)):
+        return dict(zip(BRANCHES, by_branch, strict=True))
+    return {"": whole} if any(len(of_layer) > 1 for of_layer in whole) else {}
 
 
 def _share(share: float, colour: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from itertools import starmap
 from math import isclose
 from typing import final
 
@@ -157,8 +158,8 @@ def layer_rows(slots: Sequence[Slot]) -> list[Row]:
     return _joined(rows + _run_rows(run, tail))
 
 
-_DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?:e-?\d+)?(?![\w.])")
-"""A number with a point, in a recipe's words."""
+_NUMBER = re.compile(r"(?<![\w.])(?:L\d+|\d+\.\d+(?:e-?\d+)?)(?![\w.])")
+"""A layer, or a number with a point, in a recipe's words."""
 _SERIES = 3
 """Layers that a series has at least."""
 
@@ -166,8 +167,8 @@ _SERIES = 3
 def short_rows(rows: Sequence[Row]) -> list[Row]:
     """Join at least three single layers along which numbers change in even steps, as a curve's do.
 
-    `slerp(0.1)`, `slerp(0.2)`, `slerp(0.3)` become `slerp(0.1 … 0.3)`. Long numbers have four
-    digits.
+    `slerp(0.1)`, `slerp(0.2)`, `slerp(0.3)` become `slerp(0.1 … 0.3)`, and layers that count up
+    become `L0..L2`. Long numbers have four digits.
     """
     short: list[Row] = []
     start = 0
@@ -176,10 +177,9 @@ def short_rows(rows: Sequence[Row]) -> list[Row]:
         if end - start < _SERIES:
             end = start + 1
         first, last = rows[start], rows[end - 1]
-        ends = zip(_DECIMAL.findall(first.what), _DECIMAL.findall(last.what), strict=True)
-        numbers = [_digits(a) if a == b else f"{_digits(a)} … {_digits(b)}" for a, b in ends]
+        ends = zip(_NUMBER.findall(first.what), _NUMBER.findall(last.what), strict=True)
         where = first.where if first is last else f"{first.where}..{last.where}"
-        words = zip(_DECIMAL.split(first.what), [*numbers, ""], strict=True)
+        words = zip(_NUMBER.split(first.what), [*starmap(_from_to, ends), ""], strict=True)
         short.append(Row(where, "".join(word + number for word, number in words)))
         start = end
     return short
@@ -191,14 +191,23 @@ def _series_end(rows: Sequence[Row], start: int) -> int:
     end = start + 1
     while end < len(rows) and ".." not in rows[start].where + rows[end].where:
         before, row = rows[end - 1].what, rows[end].what
-        if _DECIMAL.split(before) != _DECIMAL.split(row):
+        if _NUMBER.split(before) != _NUMBER.split(row):
             break
-        pairs = zip(_DECIMAL.findall(before), _DECIMAL.findall(row), strict=True)
-        steps = [float(b) - float(a) for a, b in pairs]
+        pairs = [*zip(_NUMBER.findall(before), _NUMBER.findall(row), strict=True)]
+        steps = [float(b.removeprefix("L")) - float(a.removeprefix("L")) for a, b in pairs]
         if step is not None and not all(map(partial(isclose, abs_tol=1e-9), steps, step)):
+            break
+        if any(a[0] == "L" and by not in {0, 1} for (a, _), by in zip(pairs, steps, strict=True)):
             break
         step, end = steps, end + 1
     return end
+
+
+def _from_to(first: str, last: str) -> str:
+    """Return the layers `L0..L2`, the numbers `0.1 … 0.3`, or one of them if both are equal."""
+    if first[0] == "L":
+        return first if first == last else f"{first}..{last}"
+    return _digits(first) if first == last else f"{_digits(first)} … {_digits(last)}"
 
 
 def _digits(number: str) -> str:

@@ -12,15 +12,18 @@ _COUNTED = 1000
 _LARGE = 10**6
 """The least number that is rounded to a whole one, as the share of a count is."""
 
+_ROUNDED = 5e-9
+"""The least error that is more than 0 in eight decimals."""
+
 
 def with_error(value: float, error: float) -> str:
     """Return `3.012 ± 0.041`: two digits of the error, and as many decimals of the value."""
     if not math.isfinite(value) or not math.isfinite(error):
         return f"{value:.4g} ± ?"
-    if error <= 0:
+    if error < _ROUNDED:
         # A size, in which each digit counts, or a share of one.
         counted = value >= _LARGE or (value >= 1 and value == int(value))
-        return f"{value:,.0f}" if counted else f"{value:.4g} ± 0"
+        return f"{value:,.0f}" if counted else f"{round(value, 8) + 0.0:.4g} ± 0"
     places = min(8, max(0, 1 - math.floor(math.log10(error))))
     return f"{value:.{places}f} ± {error:.{places}f}"
 
@@ -32,7 +35,9 @@ def shown_number(value: float | None, error: float | None = None) -> str:
     counted = abs(value) >= _COUNTED and float(value).is_integer()  # parameters, bytes
     if not error and math.isfinite(value) and (counted or abs(value) >= _LARGE):
         return f"{value:,.0f}"
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+    if error is None:
+        return f"{value:.4g}"
+    return f"{round(value, 8) + 0.0:.4g} ± {round(error, 8):.2g}"
 
 
 def percent(share: float | None) -> str:

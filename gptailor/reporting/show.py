@@ -1,7 +1,6 @@
 """The layers of a plan as a map for a terminal: `show`, and the rows below the map."""
 
 import io
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from gptailor.reporting.layer_view import (
     short_rows,
 )
 from gptailor.reporting.quantities import bytes_in_words
+from gptailor.reporting.table import wrapped
 
 
 @final
@@ -123,7 +123,7 @@ def shown_lines(
         yield ""
         yield _size_line(prepared.output_size)
         if prepared.checked.gguf_file is not None:
-            yield from _wrapped(_gguf_words(file), _MAP_INDENT, width)
+            yield from wrapped(_gguf_words(file), width, _MAP_INDENT, 2 * _MAP_INDENT)
         repairs = ["bridging"] * bool(prepared.resolved.gaps) + ["healing"] * bool(
             prepared.resolved.healing
         )
@@ -132,7 +132,8 @@ def shown_lines(
         if (cut := prepared.checked.token_cut) is not None:
             yield f"  vocabulary: {cut.size:,} of {cut.whole.total:,} tokens"
     elif stopped:
-        yield f"\n  size unknown: {stopped}"
+        yield ""
+        yield from wrapped(f"size unknown: {stopped}", width, _MAP_INDENT, 2 * _MAP_INDENT)
 
 
 def prepared_from_headers(plan: p.Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, str]:
@@ -178,11 +179,11 @@ def plan_map(
     """
     plan = resolved.declared
     views = layer_views(resolved)
-    yield from _wrapped(f"{name}: {_size_words(resolved, known=known)}", "", width)
+    yield from wrapped(f"{name}: {_size_words(resolved, known=known)}", width)
     choices = resolved.choices if known else open_choices(plan)
     facts = [plan_summary(views) + repeats_in_words(resolved)] if views else []
     facts += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
-    yield from _wrapped("; ".join(facts), _MAP_INDENT, width)
+    yield from wrapped("; ".join(facts), width, _MAP_INDENT, _MAP_INDENT)
     yield ""
     if views:
         grid = LayerGrid.of(views, list(plan.models))
@@ -231,7 +232,7 @@ def table(rows: Sequence[Row], width: int) -> Iterator[str]:
     wide = max((len(row.where) for row in rows), default=0)
     for row in rows:
         first = f"{_MAP_INDENT}{row.where:<{wide}}  "
-        yield from _wrapped(row.what, first, width)
+        yield from wrapped(row.what, max(width, len(first) + 20), first, " " * len(first))
 
 
 def other_rows(resolved: Resolved) -> list[Row]:
@@ -270,13 +271,3 @@ def _twice(plan: p.Plan, slots: Sequence[Slot]) -> Iterator[Row]:
             n or 0 for (name, n), times in runs.items() if (name, times) == (model, count)
         )
         yield Row("again", f"{model} {tailor.range_words(layers)}: {count} runs")
-
-
-def _wrapped(text: str, first: str, width: int) -> list[str]:
-    """Return the text after `first`, later lines indented below it."""
-    indent = " " * len(first)
-    room = max(width, len(first) + 20)
-    return textwrap.wrap(
-        text, room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
-        break_long_words=False,
-    )  # fmt: skip

@@ -9,10 +9,46 @@ from gptailor.reporting.terminal_encoding import in_encoding
 
 _INDENT = "  "
 _GAP = 2
-_NAME = 8
-"""The least width of the names."""
-_LEAST = 12
-"""The least width of a shortened name, or a fifth of the table if that is more."""
+
+
+def wrapped(
+    text: str, width: int, first: str = "", later: str = "", most: int | None = None
+) -> list[str]:
+    """Return the lines of a text in `width` columns; a line ends between two words.
+
+    The line that begins with `first` is followed by lines that begin with `later`. Of more lines
+    than `most` the last one ends in dots. A longer word has a line of its own.
+    """
+    return textwrap.wrap(
+        text, max(20, width), initial_indent=first, subsequent_indent=later, max_lines=most,
+        placeholder=" …", break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+
+
+def row_numbers(names: Sequence[str]) -> list[str]:
+    """Return the numbers that stand for names in a table, as texts: from 1 on."""
+    return [str(number) for number in range(1, len(names) + 1)]
+
+
+def has_room(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Return whether all columns of a table stand beside its names in `width` columns."""
+    sizes = _sizes([head, *rows])
+    return len(_INDENT) + sum(sizes) + _GAP * (len(sizes) - 1) <= width
+
+
+def legend_lines(
+    labels: Sequence[str], names: Sequence[str], width: int, encoding: str | None = None
+) -> Iterator[str]:
+    """Yield a line with the name of each label of a table's rows, then an empty line.
+
+    A name that is its label has no line. A name that begins with its label has a line for the rest.
+    """
+    longest = max(map(cell_len, labels), default=0)
+    for label, name in zip(labels, names, strict=True):
+        first = f"{_INDENT}{set_cell_size(label, longest)}{' ' * _GAP}"
+        rest = "" if name == label else name.removeprefix(f"{label}: ")
+        yield from wrapped(in_encoding(_printable(rest), encoding), width, first, " " * len(first))
+    yield ""
 
 
 def table_lines(
@@ -20,51 +56,30 @@ def table_lines(
     rows: Sequence[Sequence[str]],
     width: int,
     encoding: str | None = None,
-    *,
-    in_a_line: bool = False,
+    labels: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield the lines of a table in `width` columns; a row begins with its name.
 
-    Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. Long names take
-    several lines, or are shortened to one if each row is `in_a_line`. Columns of numbers that still
-    have no room follow in further blocks, with the names again. A block without any head has no
-    line for it.
+    Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. If the names have
+    no room beside all columns, a legend gives them above the table, and rows begin with `labels`,
+    by default with numbers. Columns that still have no room follow in further blocks. A block
+    without any head has no line for it.
     """
-    lines = [[in_encoding(cell, encoding) for cell in row] for row in (head, *rows)]
-    cut = in_encoding("…", encoding)
-    sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    longest, numbers = max(_NAME, sizes[0]), sizes[1:]
-    room = width - len(_INDENT)
-    name_room = room - sum(numbers) - _GAP * len(numbers)
-    enough = name_room >= min(longest, max(_LEAST, width // 5))
-    name = min(longest, name_room if enough else max(_LEAST, width // 3))
-    for block in _blocks(numbers, room - name):
-        body = [
-            [name_line, *((row[i] if last else "") for i in block)]
-            for first, *row in lines
-            for last, name_line in (
-                [(True, textwrap.shorten(first, name, placeholder=f" {cut}"))]
-                if in_a_line
-                else _name_lines(first, name, cut)
-            )
-        ]
+    names, labels = [row[0] for row in rows], labels or row_numbers([row[0] for row in rows])
+    longer = max(map(cell_len, names), default=0) > max(map(cell_len, labels), default=0)
+    if longer and not has_room(head, rows, width):
+        yield from legend_lines(labels, names, width, encoding)
+        rows = [[label, *row[1:]] for label, row in zip(labels, rows, strict=True)]
+    lines = [[in_encoding(_printable(cell), encoding) for cell in row] for row in (head, *rows)]
+    name, *numbers = _sizes(lines)
+    for block in _blocks(numbers, width - len(_INDENT) - name):
+        body = [[first, *(row[i] for i in block)] for first, *row in lines]
         yield from _drawn(body if any(body[0]) else body[1:], name)
 
 
-def _name_lines(text: str, width: int, cut: str) -> Iterator[tuple[bool, str]]:
-    """Yield the lines of a name in `width` columns, and whether each is the last one.
-
-    Lines break between words. A word that is longer than a line is shortened.
-    """
-    lines = [""]
-    for word in (shortened(word, width, cut) for word in text.split(" ")):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_len(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    for number, line in enumerate(lines, 1):
-        yield number == len(lines), line
+def _sizes(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column."""
+    return [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
 
 
 def _blocks(sizes: Sequence[int], room: int) -> Iterator[Sequence[int]]:
@@ -81,7 +96,7 @@ def _blocks(sizes: Sequence[int], room: int) -> Iterator[Sequence[int]]:
 
 
 def _drawn(body: Sequence[Sequence[str]], name: int) -> Iterator[str]:
-    sizes = [max(map(cell_len, column)) for column in [*zip(*body, strict=True)][1:]]
+    _, *sizes = _sizes(body)
     for first, *row in body:
         cells = [
             " " * (size - cell_len(cell)) + cell for size, cell in zip(sizes, row, strict=True)
@@ -91,9 +106,13 @@ def _drawn(body: Sequence[Sequence[str]], name: int) -> Iterator[str]:
 
 def shortened(text: str, width: int, cut: str = "…") -> str:
     """Return the text in `width` columns, without its middle: names begin and end alike."""
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = _printable(text)
     if cell_len(text) <= width:
         return text
     room = width - len(cut)
     tail = room * 3 // 5  # the end of a path tells more than its beginning
     return f"{set_cell_size(text, room - tail)}{cut}{set_cell_size(text[::-1], tail)[::-1]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.files import expanded
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.generate import GeneratedText
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
@@ -20,6 +21,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
+from gptailor.program.output_tokenizer import token_cut_of
 from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import finite_or_none, shared_unit
 from gptailor.reporting.model_card import FOUND
@@ -39,7 +41,7 @@ from gptailor.searching.run_files import SUMMARY, file_inside
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import headline, loss_words, markdown, stage_words
 from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import expecting
+from gptailor.searching.space.decode import expecting, without_unused
 from gptailor.searching.summary import curve
 
 
@@ -129,7 +131,11 @@ _LOCKING = "locking the best plan"
 
 
 def put_results(
-    folder: Folder, run: RunReading, chosen: Settings, on_progress: Callable[[str], None]
+    folder: Folder,
+    run: RunReading,
+    models: Mapping[str, Opened],
+    chosen: Settings,
+    on_progress: Callable[[str], None],
 ) -> SearchResult:
     """Write a search's results into its folder, and return them.
 
@@ -147,14 +153,14 @@ def put_results(
         judged, handed = run.verdict, _handed_over(run)
         trial = None if judged is None else judged.best
         below = None if place is None else place / FRONT
-        best = _put_best(folder, None if trial is None else _text(run, trial, place))
+        best = _put_best(folder, None if trial is None else _text(run, models, trial, place))
         for start in run.starts[:1]:
-            folder.put(START, _text(run, start, place))
+            folder.put(START, _text(run, models, start, place))
         plans = {*run.front, *(ledger.trials[point.trial] for point in handed.curve)}
         plans |= set() if judged is None else {judged.found, judged.best}
         if end.required is not None and end.required.nearest is not None:
             plans.add(ledger.trials[end.required.nearest])
-        _put_front(folder, {front_file(t.number): _text(run, t, below) for t in plans})
+        _put_front(folder, {front_file(t.number): _text(run, models, t, below) for t in plans})
         commands = () if best is None else _commands(best, run, chosen)
         folder.put(SUMMARY, markdown(run, commands, handed.curve))
         (folder.path / "summary.json").unlink(missing_ok=True)  # of an earlier release
@@ -168,7 +174,7 @@ def put_results(
         if end.ended == "interrupted":
             raise
         run.study.note("result", end.model_copy(update={"ended": "interrupted"}))
-        return put_results(folder, run, chosen, on_progress)
+        return put_results(folder, run, models, chosen, on_progress)
     return SearchResult(end.ended, run, best, folder.shown, commands)
 
 
@@ -221,11 +227,18 @@ def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
         folder.put(name, text)
 
 
-def _text(run: RunReading, trial: Trial, place: Path | None) -> str:
+def _text(run: RunReading, models: Mapping[str, Opened], trial: Trial, place: Path | None) -> str:
     """Return a trial's plan as it is handed over; paths are seen from a folder, or absolute."""
-    plan = run.handed(trial)
+    plan = without_vain_cut(run.handed(trial), models)
     comment = "".join(f"# {line}\n" for line in _comment(run, trial, plan))
     return comment + format_plan(seen_from(expecting(plan, run.space.plan), place))
+
+
+def without_vain_cut(plan: Plan, models: Mapping[str, Opened]) -> Plan:
+    """Return a closed plan without a `vocabulary` statement that changes nothing."""
+    if plan.vocabulary is None or token_cut_of(plan, models) is not None:
+        return plan
+    return without_unused(plan.model_copy(update={"vocabulary": None}))
 
 
 def _comment(run: RunReading, trial: Trial, plan: Plan) -> Iterable[str]:

@@ -186,7 +186,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         study.note("sizes", RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known)))
         study.note("result", result)
         reading = RunReading(folder.shown, record, study, space, ledger)
-        found = put_results(folder, reading, chosen, say)
+        found = put_results(folder, reading, opened_models, chosen, say)
         if answers and found.best and where.ray is None and found.ended != "interrupted":
             found = replace(found, answers=short_answers_of(found.best, space_trials.meter))
         return found

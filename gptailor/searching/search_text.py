@@ -1,7 +1,6 @@
 """A search's result in words: its summary as a page and for a terminal."""
 
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
@@ -13,7 +12,7 @@ from gptailor.reporting.quantities import (
     shown_number,
     with_error,
 )
-from gptailor.reporting.table import table_lines
+from gptailor.reporting.table import table_lines, wrapped
 from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.run.origin import ModelAlone, TrialOrigin, UniformMerge, origin_words
 from gptailor.searching.run.records import CurvePoint, front_file
@@ -60,16 +59,17 @@ def summary_lines(
     run: RunReading, width: int, encoding: str | None = None, commands: Sequence[str] = ()
 ) -> Iterator[str]:
     """Yield the summary's lines for a terminal with `width` columns; commands stay whole."""
-    yield from textwrap.wrap(headline(run), width)
+    yield from wrapped(headline(run), width)
     for above, head, rows in _tables(run, run.curve):
         yield ""
         for line in above:
-            yield from textwrap.wrap(line, width)
-        yield from table_lines(head, rows, width, encoding, in_a_line=True)
+            yield from wrapped(line, width, later="    ")
+        labels = [row[0].partition(": ")[0] for row in rows]
+        yield from table_lines(head, rows, width, encoding, labels)
     for part in _notes(run, commands):
         yield ""
         for line in part:
-            yield from [line] if line.startswith(" ") else textwrap.wrap(line, width)
+            yield from [line] if line.startswith(" ") else wrapped(line, width)
 
 
 # --------------------------------------------------------------------------------- the first lines
@@ -243,10 +243,15 @@ def _tables(run: RunReading, curve: Sequence[CurvePoint]) -> Iterator[_Table]:
 
 
 def _legend(run: RunReading, i: int) -> str:
-    """Return `nll("text.txt"): less is better; 64 samples, 30 held out`."""
+    """Return `nll("text.txt"): less is better; 64 samples, 30 held out`.
+
+    A unit that is used because vocabularies differ is named first.
+    """
     aim, held = run.ledger.aims[i], run.end.held[i]
     better = "less is better" if aim.direction == "minimize" else "more is better"
-    return f"{aim.name}: {better}; {_count(run.ledger.full, 'sample')}, {held or 'none'} held out"
+    why = f"in {aim.unit}, because the vocabularies differ; " * aim.unit.endswith(" a byte")
+    samples = f"{_count(run.ledger.full, 'sample')}, {held or 'none'} held out"
+    return f"{aim.name}: {why}{better}; {samples}"
 
 
 def _rows(run: RunReading) -> Iterator[tuple[str, Trial | None, Estimate | None]]:

@@ -195,12 +195,16 @@ def test_the_help_says_of_commands_what_they_say() -> None:
         assert re.search(rf"^  {name}  +{line}$", text, re.MULTILINE), name
 
 
-def test_the_page_of_the_api_has_every_name() -> None:
-    text = (ROOT / "docs/api.md").read_text("utf-8")
-    named = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+def test_the_page_of_the_api_is_current_and_has_every_name() -> None:
+    page = ROOT / "docs/api.md"
+    text = page.read_text("utf-8")
+    script = runpy.run_path(str(page.with_suffix(".py")))
+    assert text == script["pasted"](text), "python docs/api.py writes it"
+    named = re.findall(r"^<!-- (gptailor\S+) -->\n\n### ", text, re.MULTILINE)
     verbs = {f"gptailor.{name}" for name in gptailor.__all__ if name != "__version__"}
     assert verbs <= set(named)
     assert len(named) == len(set(named))
+    assert max(map(len, re.findall(r"^    on_event: .*$", text, re.MULTILINE))) < 60
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if ">>> " in (ROOT / p).read_text("utf-8")])

@@ -162,7 +162,7 @@ def test_a_plan_is_picked_by_the_size_of_its_gguf_file(
     least = min(point.size.layers for point in searched.summary.curve)
     found = searched.pick(gguf={"q4_0": f"{least}kB"})
     assert found.drops == searched.pick(layers=least).drops
-    with pytest.raises(gptailor.TailorError, match="no plan keeps to these bounds"):
+    with pytest.raises(gptailor.TailorError, match="no plan meets these limits"):
         searched.pick(gguf={"q4_0": 1000 * least - 1})
     with pytest.raises(ValueError, match="expected the GGUF type"):
         searched.pick(gguf={"q9": "2k"})

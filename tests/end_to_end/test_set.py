@@ -123,7 +123,9 @@ def test_eval_sweeps_a_value_and_draws_a_chart(run: Run, world: Path) -> None:
     one = json.loads(run(*swept, "--set", "mix=0.5", "--format", "json").out)["results"]
     assert [r["score"] for r in one if " with " in r["target"]] == [rows[1]["score"]]
     said = run(*swept, "--set", "mix=0.0,0.5,1.0").out
-    head, *chart = said.partition("over 'mix'")[2].splitlines()
+    head, *chart = (
+        said.partition("over 'mix'")[2].partition("answers to")[0].strip("\n").splitlines()
+    )
     assert head == f" (bars begin at {min(row['score'] for row in rows):.4g})"
     assert [line.split()[0] for line in chart] == ["0.0", "0.5", "1.0"]
     best = min(range(3), key=lambda n: rows[n]["score"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gptailor.evaluation.result import score_lines, size_lines
+from gptailor.evaluation.result import EvaluationResult
 from gptailor.evaluation.scores import (
     Failure,
     Outcome,
@@ -29,14 +29,21 @@ def marked(score: float | Outcome, more: float | None = None, error: float = 0.0
 
 
 def lines_of(
-    objectives: Sequence[str], rows: Sequence[tuple[str, Sequence[Result]]], width: int
+    objectives: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Result]]],
+    width: int,
+    *,
+    by_byte: bool = False,
 ) -> list[str]:
+    """The lines above the table of sizes."""
     results = [
         replace(mark, target=target, objective=objective, against="base" if mark.difference else "")
         for target, marks in rows
         for objective, mark in zip(objectives, marks, strict=True)
     ]
-    return list(score_lines(results, width))
+    sizes = tuple(TargetSize(target, OutputSize(10, 40, 8, 2)) for target, _ in rows)
+    lines = [*EvaluationResult(tuple(results), sizes, by_byte=by_byte).lines(width)]
+    return lines[: -2 - len(rows)]
 
 
 def test_one_objective_has_no_numbers_and_no_mean() -> None:
@@ -59,12 +66,12 @@ def test_several_of_a_kind_have_a_mean_with_equal_weights() -> None:
     assert lines_of(columns, rows, 80) == [
         f'(1) nll("a"): {LESS}',
         f'(2) nll("b"): {LESS}',
-        "                    (1)          (2)           mean",
-        "  base      2.00 ± 0.10  1.00 ± 0.10  1.500 ± 0.071",
-        "  cut       2.50 ± 0.10  0.96 ± 0.10  1.730 ± 0.071",
+        "                (1)          (2)           mean",
+        "  base  2.00 ± 0.10  1.00 ± 0.10  1.500 ± 0.071",
+        "  cut   2.50 ± 0.10  0.96 ± 0.10  1.730 ± 0.071",
         "difference from base, paired (* beyond two errors)",
-        "                         (1)               (2)              mean",
-        "  cut       +0.500 ± 0.020 *  -0.040 ± 0.030    +0.230 ± 0.018 *",
+        "                    (1)               (2)              mean",
+        "  cut  +0.500 ± 0.020 *  -0.040 ± 0.030    +0.230 ± 0.018 *",
     ]
 
 
@@ -114,7 +121,7 @@ def test_columns_that_do_not_fit_come_below(width: int) -> None:
         (long, [marked(1.5, 0.5)] * 6 + [marked(9, 0.5, math.inf)]),
     ]
     lines = lines_of(columns, rows, width)
-    assert max(map(len, lines)) <= width
+    assert [line for line in lines if len(line) > width] == [f"  2  {long}"]
     assert sum(line.count("1.00 ± 0.10") for line in lines) == 7
     assert sum(line.count("*") for line in lines) == 6 + 1, "and what the star means"
 
@@ -137,17 +144,46 @@ def test_the_sizes_fit(width: int) -> None:
         TargetSize(long, OutputSize(120_354_624, 0, 19968, 26), speed, base),
         TargetSize("none", OutputSize(12, 0, None, 2)),
     ]
-    lines = list(size_lines(rows, width))
-    assert max(map(len, lines)) <= width
-    whole = len(lines) == 4
-    assert whole == (width > 70)
-    assert len({len(line) for line in lines[:4]}) == 1
-    assert "120.4 M" in lines[2]
-    assert "930 (×1.15)" in lines[2 if whole else 6]
-    assert "?" in lines[3]
+    lines = sizes_of(rows, width)
+    assert lines[:5] == ["  1  base", f"  2  {long}", "  3  none", "", ""]
+    head, base, fast, slow = lines[5:]
+    assert len({len(line) for line in (head, base, fast, slow)}) == 1
+    assert len(head) <= width
+    assert fast.split() == ["2", "26", "120.4", "M", "20.0", "kB", "930", "(×1.15)",
+                            "36.2", "(×1.15)"]  # fmt: skip
+    assert slow.split() == ["3", "2", "12", "?", "?", "?"]
+
+
+def sizes_of(rows: Sequence[TargetSize], width: int) -> list[str]:
+    """The lines from the targets' numbers on, if they have any, of targets with one score."""
+    results = tuple(replace(marked(1.0), target=row.target, objective="nll") for row in rows)
+    lines = [*EvaluationResult(results, tuple(rows)).lines(width)]
+    scores = [line for line in lines if "±" in line]
+    assert len(scores) == len(rows)
+    return [line for line in lines[1:] if line not in scores]
+
+
+def test_long_names_are_numbers_in_every_table() -> None:
+    columns = [f'nll("{name}")' for name in "abc"]
+    names = [f"a-search-with-a-long-name/front/trial-{n:04}.tailor" for n in range(2)]
+    rows = [("base", [marked(2.0)] * 3), *((name, [marked(2.0, 0.5)] * 3) for name in names)]
+    lines = lines_of(columns, rows, 80)
+    assert lines[3:7] == ["  1  base", f"  2  {names[0]}", f"  3  {names[1]}", ""]
+    assert [line.split()[0] for line in lines[7:]] == [
+        "(1)", "1", "2", "3", "difference", "(1)", "2", "3",
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= 80
+    wide = lines_of(columns, rows, 140)
+    assert [line.split()[0] for line in wide[4:7]] == ["base", *names]
+
+
+def test_another_unit_is_named_above_the_table() -> None:
+    first, second, *_ = lines_of(["nll"], [("base", [marked(1.09)])], 80, by_byte=True)
+    assert first.startswith("The vocabularies differ: nll is in bits a byte")
+    assert second == f"nll: {LESS}"
 
 
 def test_without_speeds_there_are_no_columns_of_them() -> None:
-    head, row = size_lines([TargetSize("base", OutputSize(10, 40, 8, 2))], 80)
+    _, head, row = sizes_of([TargetSize("base", OutputSize(10, 40, 8, 2))], 80)
     assert head.split() == ["layers", "parameters", "KV/token"]
     assert row.split() == ["base", "2", "10", "8", "B"]

@@ -13,13 +13,13 @@ from gptailor.reporting.quantities import (
     speed_in_words,
     with_error,
 )
-from gptailor.reporting.table import shortened, table_lines
+from gptailor.reporting.table import shortened, table_lines, wrapped
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
-    given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0)]
+    given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0), (-2e-15, 1e-15)]
     said = [with_error(*one) for one in given]
-    assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0"]
+    assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0", "0 ± 0"]
 
 
 def test_names_lose_what_paths_share() -> None:
@@ -29,9 +29,9 @@ def test_names_lose_what_paths_share() -> None:
 
 
 def test_names_of_wide_characters_are_as_wide_as_others() -> None:
-    names = ["模型" * 20, "model" * 9, "a"]
+    names = ["模型" * 6, "model" * 5, "a"]
     lines = list(table_lines(["", "score"], [[name, "1.5"] for name in names], 40))
-    assert {cell_len(line) for line in lines} == {40}
+    assert {cell_len(line) for line in lines if line} == {2 + 25 + 2 + 5}
 
 
 def test_numbers_in_words() -> None:
@@ -48,11 +48,37 @@ def test_numbers_in_words() -> None:
 
 def test_columns_stand_below_each_other_in_ascii_too() -> None:
     rows = [["runs/a-search-with-a-long-name/front/trial-12.tailor", "3.2 ± 0.1"], ["b", "failed"]]
-    head, first, second = table_lines(["", "score"], rows, 40, "ascii")
-    assert len(head) == len(first) == len(second) == 40
-    assert first.isascii()
-    assert first.startswith("  runs/a-")
-    assert first.endswith("-12.tailor  3.2 +- 0.1")
+    lines = [*table_lines(["", "score"], rows, 40, "ascii")]
+    assert lines == [
+        f"  1  {rows[0][0]}",
+        "  2  b",
+        "",
+        "          score",
+        "  1  3.2 +- 0.1",
+        "  2      failed",
+    ]
+
+
+def test_names_without_room_have_one_row_each_below_a_legend() -> None:
+    names = ["found 7: L12..L18 dropped, math 0.6", "base"]
+    rows = [[name, "1.0 ± 0.1", "2.0 ± 0.1"] for name in names]
+    whole = [*table_lines(["", "score", "held out"], rows, 80, labels=["found 7", "base"])]
+    assert whole[1] == f"  {names[0]}  1.0 ± 0.1  2.0 ± 0.1"
+    short = [*table_lines(["", "score", "held out"], rows, 50, labels=["found 7", "base"])]
+    assert short == [
+        "  found 7  L12..L18 dropped, math 0.6",
+        "",
+        "               score   held out",
+        "  found 7  1.0 ± 0.1  2.0 ± 0.1",
+        "  base     1.0 ± 0.1  2.0 ± 0.1",
+    ]
+
+
+def test_sentences_break_between_words() -> None:
+    path = "a-long-name/of-a-folder/with-hyphens/in-it"
+    text = f"the folder {path} is missing"
+    assert wrapped(text, 30, later="  ") == ["the folder", f"  {path}", "  is missing"]
+    assert wrapped("so many words " * 9, 30, most=2)[1].endswith(" …")
 
 
 def test_a_number_of_bytes_may_be_a_text() -> None:

@@ -65,6 +65,13 @@ def test_layers_along_a_line_share_a_row(numbers: tuple[float, ...], wanted: lis
     assert [f"{row.where} {row.what}" for row in found] == wanted
 
 
+def test_layers_that_count_up_share_a_row() -> None:
+    rows = [Row(f"L{n}", f"merge(L{n} base, L{n + 1} math, 0.{n})") for n in range(4)]
+    assert short_rows(rows) == [Row("L0..L3", "merge(L0..L3 base, L1..L4 math, 0.0 … 0.3)")]
+    apart = [Row(f"L{n}", f"merge(L{2 * n} base, L0 math, 0.{n})") for n in range(4)]
+    assert short_rows(apart) == apart
+
+
 def test_ranges_and_other_words_stay_apart() -> None:
     rows = [Row("L0..L4", "slerp(0.5)"), Row("L5", "slerp(0.6)"), Row("L6", "slerp(0.7)"),
             Row("L7", "lerp(0.8)")]  # fmt: skip
@@ -257,6 +264,17 @@ def test_shares_of_merges_are_drawn_below_the_layers() -> None:
     assert lines[start + 1 : start + 5] == ["  m ◆ ◧ · b", "b   ▆ ▄   █", "m █ ▂", "a     ▄"]
     assert "▁…█ a model's share" in lines[start + 7]
     assert "a maths" in lines[start + 6]
+
+
+def test_a_gradient_of_each_branch_has_lines_of_its_own() -> None:
+    body = "L0..L2.attn from base, math by slerp(curve(0, 1))\n"
+    body += "L0..L2.mlp from base, math by slerp(curve(1, 0))"
+    lines = plain(shown(body, 3))
+    start = lines.index("       L0")
+    assert lines[start + 1 : start + 6] == [
+        "       ◆ ◆ ◆", "b attn █ ▄", "m attn   ▄ █", "b mlp    ▄ █", "m mlp  █ ▄",
+    ]  # fmt: skip
+    assert lines[start + 7] == "  b base   m math   ◆ merged   ▁…█ a model's share"
 
 
 def test_no_shares_are_drawn_where_each_layer_is_one_models() -> None:

@@ -334,13 +334,18 @@ def test_each_row_is_a_line_and_stands_in_columns(width: int) -> None:
     starts = [told(n, 3.0 + n / 10, STARTS, mixed, cut) for n, cut in cuts.items()]
     shown = ended(FOUND, *starts, told(5, 3.5, RANDOM, RandomPlan(), (9,)))
     lines = list(summary_lines(shown, width))
-    table = lines[lines.index("") + 1 :]
-    table = table[: table.index("")]
-    assert len(table) == 2 + 2 + 4 + 1, "legend and head; base and found; starts; random"
-    assert max(map(len, table)) <= width
-    assert len({len(line) for line in table[3:]}) == 1
+    assert max(map(len, lines)) <= width
+    at = next(n for n, line in enumerate(lines) if line.endswith("nats lost"))
+    table = lines[at + 1 : lines.index("", at)]
+    assert len(table) == 2 + 4 + 1, "base and found; starts; random"
+    assert len({len(line) for line in table[1:]}) == 1
     named = [line.split()[:2] for line in table if line.startswith("  start")]
-    assert named == [["start", f"{number}:"] for number in range(1, 5)]
+    colon = ":" * (width == 200)
+    assert named == [["start", f"{number}{colon}"] for number in range(1, 5)]
+    legend = [line.split()[:3] for line in lines[:at] if line.startswith("  start")]
+    cuts_of = ["L2..L3,", "L3..L5,", "L3,", "L3,"]
+    numbered = [["start", str(n), cut] for n, cut in enumerate(cuts_of, 1)]
+    assert legend == (numbered if width < 200 else [])
 
 
 def test_rows_name_plans_by_number_and_cut() -> None:
@@ -354,6 +359,14 @@ def test_rows_name_plans_by_number_and_cut() -> None:
         ["start 1: L3..L5 dropped, math", "3 ± 0.02", "3.5 ± 0.01", "1.25"],
         ["random 2: L9 dropped", "3.5 ± 0.02", "4 ± 0.01", "1.75"],
     ]  # fmt: skip
+
+
+def test_losses_by_byte_are_named_above_their_table() -> None:
+    by_byte = NLL._replace(unit="bits a byte")
+    said = rows(ended(aims=(by_byte,)), 120)
+    unit = "in bits a byte, because the vocabularies differ"
+    assert said[0] == [f'nll("a.txt"): {unit}; less is better; 64 samples, 30 held out']
+    assert said[1][-1] == "bits a byte lost"
 
 
 def test_the_recipe_of_cuts_stands_once_above_them() -> None:

@@ -12,6 +12,7 @@ from gptailor.plugins.diff.difference import difference_map, differences
 from gptailor.prepare import Prepared
 from gptailor.reporting.known_layers import resolved_by_headers
 from gptailor.reporting.show import prepared_from_headers
+from gptailor.reporting.table import wrapped
 
 
 def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
@@ -44,7 +45,9 @@ def diff_lines(
     lines = []
     if drawn := list(difference_map(*sides, width)):
         lines = [f"1: {first[0]}", f"2: {second[0]}", "", *drawn, ""]
-    return [*lines, *(words or ["the plans say the same"])], bool(words)
+    for line in words or ["the plans say the same"]:
+        lines += wrapped(line, width, "", "  ")
+    return lines, bool(words)
 
 
 def _in_dtype_of(plan: Plan, other: Plan, prepared: Prepared | None) -> Plan:

@@ -17,9 +17,11 @@ from gptailor.reporting.layer_cells import (
     mark_row,
     painted,
 )
-from gptailor.reporting.layer_view import LayerView, layer_rows, layer_views
+from gptailor.reporting.layer_view import LayerView, Row, layer_rows, layer_views, short_rows
 
 _Value = TypeVar("_Value")
+_TO = " → "
+"""Between the recipes of a layer in both plans."""
 
 
 def differences(first: Resolved, second: Resolved) -> list[str]:
@@ -66,9 +68,21 @@ def _layers(first: Resolved, second: Resolved) -> Iterator[str]:
         return
     before, after = ([view.recipe for view in layer_views(side)] for side in (first, second))
     pairs = list(zip(before, after, strict=True))
-    for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__):
-        if pair[0] != pair[1]:
-            yield f"{tailor.range_words(list(run))}: {pair[0]} → {pair[1]}"
+    rows = [
+        Row(tailor.range_words(list(run)), _TO.join(pair))
+        for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__)
+        if pair[0] != pair[1]
+    ]
+    yield from (f"{row.where}: {row.what}" for row in _shortened(rows))
+
+
+def _shortened(rows: list[Row]) -> list[Row]:
+    """Return the rows with short numbers, and a row for a curve.
+
+    If short numbers would hide a difference, return the rows as they are.
+    """
+    short = short_rows(rows)
+    return rows if any(len(set(row.what.split(_TO))) == 1 for row in short) else short
 
 
 def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
@@ -79,7 +93,10 @@ def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag == "equal":
             continue
-        removed, added = (_runs(layers) for layers in (before[i:j], after[k:m]))
+        sides = before[i:j], after[k:m]
+        removed, added = (_runs(layers, short_rows) for layers in sides)
+        if removed == added:
+            removed, added = (_runs(layers, list) for layers in sides)
         if tag == "insert":
             yield f"output L{k}: {added} inserted"
         elif tag == "delete":
@@ -108,17 +125,19 @@ def _text(item: p.Item | Slot) -> str:
     return tailor.statement_words([item])
 
 
-def _runs(items: Sequence[p.Item | Slot]) -> str:
+def _runs(items: Sequence[p.Item | Slot], rows_of: Callable[[list[Row]], list[Row]]) -> str:
     """Return the layers in words; neighbours with matching recipes share their words."""
     texts: list[str] = []
     for kind, run in itertools.groupby(items, type):
         together = list(run)
         if kind is Slot:
-            rows = layer_rows([item for item in together if isinstance(item, Slot)])
+            rows = rows_of(layer_rows([item for item in together if isinstance(item, Slot)]))
             texts += [f"{row.where} {row.what}" for row in rows]
         else:
             grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
-            texts += map(tailor.statement_words, grouped)
+            texts += [
+                row.what for row in rows_of([Row("", tailor.statement_words(g)) for g in grouped])
+            ]
     return "; ".join(texts)
 
 

@@ -1,7 +1,6 @@
 """The results of `gptailor test`: each expectation's value, bound and verdict; tables and JUnit."""
 
 import json
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -11,7 +10,7 @@ from xml.etree import ElementTree
 from gptailor.plan.faults import Fault, fault_record
 from gptailor.reporting.measure import Estimate, finite_or_none
 from gptailor.reporting.quantities import with_error
-from gptailor.reporting.table import table_lines
+from gptailor.reporting.table import table_lines, wrapped
 from gptailor.reporting.terminal_encoding import escaped_control
 
 _WORDS = {"pass": "pass", "tie": "pass (a tie)", "fail": "FAIL", "unknown": "FAIL (no score)"}
@@ -95,9 +94,7 @@ def expectation_lines(
         for row in rows:
             if row.verdict != "pass":
                 line = escaped_control(f"{row.expectation}: {_verdict_words(row)}")
-                yield from textwrap.wrap(
-                    line, max(20, width), initial_indent=_INDENT, subsequent_indent=2 * _INDENT
-                )
+                yield from wrapped(line, width, _INDENT, 2 * _INDENT)
     yield _count_words(results)
 
 

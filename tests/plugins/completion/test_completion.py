@@ -53,8 +53,8 @@ def test_a_shell_without_a_script_is_misuse(run: Run) -> None:
 
 
 def test_the_help_has_a_line_of_the_command(run: Run) -> None:
-    plugins = run("--help").out.partition("Plugins:\n")[2]
-    lines = dict(line.split(maxsplit=1) for line in plugins.splitlines())
+    own = run("--help").out.partition("Set up:\n")[2].partition("\n\n")[0]
+    lines = dict(line.split(maxsplit=1) for line in own.splitlines())
     assert lines["completion"] == "Print or install a shell's completion script."
     assert run("completion", "--help").out.startswith("Usage: gptailor completion")
 
@@ -62,7 +62,7 @@ def test_the_help_has_a_line_of_the_command(run: Run) -> None:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("c", ["check", "compile", "completion"]),
+        ("c", ["compile", "check", "completion"]),
         ("completion ", ["bash", "zsh", "fish"]),
         ("completion --i", ["--install"]),
         ("ls", ["lsp"]),  # a plugin's command

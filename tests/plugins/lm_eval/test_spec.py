@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.evaluation.result import score_lines
-from gptailor.evaluation.scores import Result, Score
+from gptailor.evaluation.result import EvaluationResult
+from gptailor.evaluation.scores import Result, Score, TargetSize
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.program.packages import search_packages
 from tests.support.said import in_process
@@ -58,7 +59,9 @@ def test_a_larger_score_is_a_share_of_the_bases() -> None:
     for direction, share in (("maximize", True), ("minimize", False)):
         outcome = Score(0.5, 0.1, 8)
         result = Result("p", 'lm_eval("arc", metric="acc")', direction, outcome, retained=0.5)
-        assert ("of the base's score" in score_lines([result], 80)) is share
+        size = TargetSize("p", OutputSize(10, 40, 8, 2))
+        lines = EvaluationResult((result,), (size,)).lines(80)
+        assert ("of the base's score" in lines) is share
 
 
 def checked(folder: Path, before: str, after: str) -> subprocess.CompletedProcess[str]:
