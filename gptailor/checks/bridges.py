@@ -40,7 +40,7 @@ def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last
 
 
 @rule("M219")
-def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
+def _bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a bridge without weights to go into.
 
     It goes into the projection whose output the MLP branch adds, unchanged, to the sum.

@@ -32,7 +32,7 @@ def only_embedding_and_head_have_tokens(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M241")
-def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
+def _the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a tokenizer that can't be cut, and for a size that it can't have."""
     if (cut := checked.plan.vocabulary) is None or checked.union is not None:
         return
@@ -63,7 +63,7 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M240", "M241", "M317")
-def layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
+def _layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a size that the models' layers can't have, and a warning for an odd one."""
     for word, cut in checked.plan.cuts.items():
         if word not in LAYER_CUTS:

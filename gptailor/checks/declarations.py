@@ -12,14 +12,14 @@ from gptailor.plan.sites import compared_models, named_models, recipes
 
 
 @rule("P102")
-def the_version_is_known(plan: Plan) -> Iterator[Fault]:
+def _the_version_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a version of the language that doesn't exist."""
     if plan.version != 1:
         yield Fault("P102", f"there is no version {plan.version} of the language", ("version",))
 
 
 @rule("P103", missing_in=("model",))
-def base_is_declared(plan: Plan) -> Iterator[Fault]:
+def _base_is_declared(plan: Plan) -> Iterator[Fault]:
     """Yield a fault if no model is named `base`, which gives all that the plan leaves out."""
     if "base" not in plan.models:
         close = nearest("base", plan.models)
@@ -28,7 +28,7 @@ def base_is_declared(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P105")
-def every_name_is_valid(plan: Plan) -> Iterator[Fault]:
+def _every_name_is_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each name that isn't an identifier, or that the language has as a word."""
     names = [("model", ("models", name, "name"), name) for name in plan.models]
     names += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
@@ -43,7 +43,7 @@ def every_name_is_valid(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P106", missing_in=("model",))
-def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
+def _every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each undeclared model in recipes, adapters, objectives and healing."""
     references = [
         (at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)
@@ -63,7 +63,7 @@ def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P109", "P110")
-def every_source_is_valid(plan: Plan) -> Iterator[Fault]:
+def _every_source_is_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each source that is no folder, URL or Hub id, and misplaced revision."""
     for name, model in plan.models.items():
         at = ("models", name, "source")
@@ -105,7 +105,7 @@ def _misplaced_plan_file(model: Model, at: Place, local: bool) -> Iterator[Fault
 
 
 @rule("P107")
-def no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
+def _no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each circle of models that are made of, or adapt, each other."""
     done: set[str] = set()
     for name in plan.models:
@@ -138,7 +138,7 @@ def _circle(plan: Plan, names: list[str]) -> Fault:
 
 
 @rule("P111")
-def the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
+def _the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a base made of models: task vectors are taken against the base."""
     base = plan.models.get("base")
     if base is not None and (base.made is not None or base.on is not None):
@@ -150,7 +150,7 @@ def the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P112")
-def every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
+def _every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each adapter on a model with choices, which opening it doesn't close."""
     chosen = undecided_models(plan)
     for name, model in plan.models.items():
@@ -161,7 +161,7 @@ def every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P402")
-def a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
+def _a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a model that no folder holds beside a union: such a model has no tokens."""
     for name, model in plan.models.items() if plan.tokenizer == "union" else ():
         plan_of = model.made is None and model.source.endswith(PLAN_SUFFIX)

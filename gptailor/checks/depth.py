@@ -23,21 +23,21 @@ from gptailor.plan.windows import runs, window_words, windows_of
 # ---------------------------------------------------------------------------------- drops by choice
 
 
-def a_count_ascends(count: Count, at: Place) -> Iterator[Fault]:
+def _a_count_ascends(count: Count, at: Place) -> Iterator[Fault]:
     """Yield a fault for a range of counts that descends or has one count."""
     if isinstance(count, CountRange):
         yield from ascending("range of counts", count.between, at, "is one count")
 
 
 @rule("P504")
-def every_count_ascends(plan: Plan) -> Iterator[Fault]:
+def _every_count_ascends(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice whose range of counts doesn't ascend."""
     for at, choice in drops_by_choice(plan):
-        yield from a_count_ascends(choice.count, (*at, "count"))
+        yield from _a_count_ascends(choice.count, (*at, "count"))
 
 
 @rule("P503")
-def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
+def _every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each count below 1, or of more layers or neighbours than the list has."""
     for at, choice in drops_by_choice(plan):
         low, high = sorted(count_ends(choice.count))
@@ -60,7 +60,7 @@ def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P505")
-def every_window_has_places(plan: Plan) -> Iterator[Fault]:
+def _every_window_has_places(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each window that has one place."""
     for i, window in enumerate(plan.windows):
         count = count_ends(window.count)[0]
@@ -76,7 +76,7 @@ def every_window_has_places(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P210")
-def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
+def _no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice with a position that another drop has."""
     drops: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for at, earlier, position in _overlaps(drops_by_choice(plan), drops):
@@ -105,7 +105,7 @@ def repeated_blocks(plan: Plan) -> Iterator[tuple[Place, Repeat | RepeatWindow]]
 
 
 @rule("P201", "P202")
-def every_block_ascends(plan: Plan) -> Iterator[Fault]:
+def _every_block_ascends(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block whose range descends or whose list has a position twice."""
     for at, entry in repeated_blocks(plan):
         if isinstance(entry, Repeat) and entry.first > entry.last:
@@ -118,7 +118,7 @@ def every_block_ascends(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P503", "P504", "P505")
-def every_count_of_a_block_can_be_met(plan: Plan) -> Iterator[Fault]:
+def _every_count_of_a_block_can_be_met(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block of too few or too many layers, or with one place."""
     for at, entry in repeated_blocks(plan):
         yield from _count(entry.times, (*at, "times"), "expected at least 1 repeat of a block")
@@ -149,11 +149,11 @@ def _count(count: Count, at: Place, least: str) -> Iterator[Fault]:
     """Yield a fault if a count is below 1 or doesn't ascend."""
     if min(count_ends(count)) < 1:
         yield Fault("P503", least, at)
-    yield from a_count_ascends(count, at)
+    yield from _a_count_ascends(count, at)
 
 
 @rule("P222")
-def no_blocks_overlap(plan: Plan) -> Iterator[Fault]:
+def _no_blocks_overlap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a position that another block may repeat."""
     for at, earlier, position in _overlaps(repeated_blocks(plan), {}):
         both = [plan.repeats[int(place[1])] for place in (at, earlier)]
@@ -164,7 +164,7 @@ def no_blocks_overlap(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P208")
-def every_block_ends_with_layers(plan: Plan) -> Iterator[Fault]:
+def _every_block_ends_with_layers(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a fixed drop at an end, or in its list of choices."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
     for at, entry in repeated_blocks(plan):
@@ -184,7 +184,7 @@ def every_block_ends_with_layers(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P223")
-def no_repeat_window_may_be_dropped(plan: Plan) -> Iterator[Fault]:
+def _no_repeat_window_may_be_dropped(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each choice of a block with a layer that may be dropped.
 
     Two genomes would decode to one plan.
@@ -204,7 +204,7 @@ def no_repeat_window_may_be_dropped(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P709", "P710")
-def no_bridge_is_in_a_block(plan: Plan) -> Iterator[Fault]:
+def _no_bridge_is_in_a_block(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each bridge over a gap inside a block, whose layers run more than once."""
     inside: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):

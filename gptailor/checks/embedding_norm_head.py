@@ -37,7 +37,7 @@ def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iter
 
 
 @rule("M304")
-def a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fault]:
+def _a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fault]:
     """Yield a warning if a tied model gets one of embedding and head, which then is both."""
     if not checked.base.layout.tied:
         return
@@ -65,7 +65,7 @@ _SPOTS, _SPOT = 64, 4096
 
 
 @rule("M315")
-def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
+def _embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
     """Yield a warning if all layers come from other models, but not embedding, norm or head.
 
     A few bytes of each are compared if the files are present; other models are not reported.

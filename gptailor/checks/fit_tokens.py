@@ -46,7 +46,7 @@ def least_tokens(checked: Checked) -> Iterator[FitTokens]:
 
 
 @rule("M220")
-def fits_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
+def _fits_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each fit with fewer tokens than it needs."""
     for fit in least_tokens(checked):
         tokens = fit.default if fit.named is None else fit.named

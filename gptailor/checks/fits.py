@@ -11,7 +11,7 @@ from gptailor.plan.sites import drops_by_choice, numbers
 
 
 @rule("P706")
-def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+def _healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for healing without a text, and for each number out of range."""
     heal = plan.heal
     if heal is None:
@@ -57,7 +57,7 @@ def _beyond(fault: Fault, value: object, least: int = 1) -> Iterator[Fault]:
 
 
 @rule("P711")
-def no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
+def _no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each text that an earlier one equals, apart from its weight."""
     texts = plan.heal.on if plan.heal is not None else ()
     for i, earlier in repeats(repr(text.model_copy(update={"weight": 1})) for text in texts):
@@ -67,7 +67,7 @@ def no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P712")
-def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
+def _predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each setting that a file of predictions can't have."""
     heal = plan.heal
     if heal is None:
@@ -88,7 +88,7 @@ def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole", *p.CUTS))
-def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
+def _healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
     if plan.heal is not None and not plan.may_be_healed:
         message = "nothing is dropped or cut, so there is nothing to heal"
@@ -97,7 +97,7 @@ def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P708")
-def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
+def _no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for healing that names layers of a stack, which has no positions."""
     if plan.stack is not None and plan.heal is not None and plan.heal.layers:
         message = "'heal' can't name layers beside a stack"
@@ -106,7 +106,7 @@ def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P701")
-def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
+def _every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each gap that two bridges close; one without a position closes all gaps."""
     first: dict[int | None, int] = {}
     for i, bridge in enumerate(plan.bridges):
@@ -119,7 +119,7 @@ def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P702", "P703", "P704", missing_in=("drop", "maybe", "tied"))
-def every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
+def _every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault or a warning for each bridge over a gap that no drop can leave."""
     dropped = {drop.position for drop in plan.drops}
     dropped |= {at for _, choice in drops_by_choice(plan) for at in choice.among}
@@ -143,7 +143,7 @@ def _warning(code: str, message: str, i: int) -> Fault:
 
 
 @rule("P705")
-def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+def _bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each bridge without a text, or with invalid tokens or a negative ridge."""
     for i, bridge in enumerate(plan.bridges):
         tokens, ridge = bridge.tokens, bridge.ridge
@@ -160,7 +160,7 @@ def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P504", "P721")
-def every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
+def _every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a range of sizes that descends, is one size, or doesn't end on a step."""
     for name, cut in plan.cuts.items():
         if not isinstance(size := cut.size, p.SizeRange):
@@ -178,7 +178,7 @@ def every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P721")
-def cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+def _cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each size below 1, and each ridge that is negative or has no fit."""
     for name, cut in plan.cuts.items():
         message = f"the size of '{name}' must be a whole number from 1 to {LARGEST}"
@@ -193,7 +193,7 @@ def cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P721")
-def text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
+def _text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each text of a fit without a name, and number of tokens out of range."""
     for name, fit in plan.text_fits.items():
         if not fit.on:
@@ -203,7 +203,7 @@ def text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P310")
-def every_named_size_is_whole(plan: Plan) -> Iterator[Fault]:
+def _every_named_size_is_whole(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each size by the name of a number that isn't whole, or is below 1."""
     for name, cut in plan.cuts.items():
         if not isinstance(cut.size, p.Named) or cut.size.named not in plan.numbers:
@@ -221,7 +221,7 @@ def every_named_size_is_whole(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P722")
-def no_union_is_cut(plan: Plan) -> Iterator[Fault]:
+def _no_union_is_cut(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a smaller vocabulary of a union of tokenizers."""
     if plan.vocabulary is not None and plan.tokenizer == "union":
         message = "'vocabulary' can't be combined with 'tokenizer union'"

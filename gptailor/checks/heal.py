@@ -48,7 +48,7 @@ _ONE_EXPERT = re.compile(r"(^|\.)experts\.\d+\.|(^|\.)experts\.fc[12]\.")
 
 
 @rule("M222")
-def learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
+def _learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for an unknown architecture, or a tensor that transformers can't train."""
     if checked.plan.may_be_healed:
         yield from islice(_untrainable(checked), 1)
@@ -85,7 +85,7 @@ def _untrainable(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M223")
-def the_rank_fits(checked: Checked) -> Iterator[Fault]:
+def _the_rank_fits(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a rank above that of the smallest projection that learns."""
     heal = checked.plan.heal
     rank = heal.rank if heal is not None else None
@@ -103,7 +103,7 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M224")
-def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
+def _the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a teacher with other tokens, or other numbers of them, than the output."""
     heal = checked.plan.heal
     if heal is None or not checked.plan.may_be_healed:

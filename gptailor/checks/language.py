@@ -22,7 +22,7 @@ LARGEST = 2**63 - 1
 
 
 @rule("P219")
-def every_recipe_can_be_written(plan: Plan) -> Iterator[Fault]:
+def _every_recipe_can_be_written(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each recipe that the language has no words for where it stands."""
     for at, recipe in recipes(plan):
         message = ""
@@ -61,7 +61,7 @@ def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]
 
 
 @rule("P219")
-def every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
+def _every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each text with quotes or line ends, which can't stand in quotes."""
     on = [*plan.calibration_texts]
     if isinstance(plan.chat_template, str):
@@ -72,7 +72,7 @@ def every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P306")
-def every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
+def _every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each number of an objective that a float can't hold."""
     for place, number in _objective_arguments(plan):
         try:
@@ -82,7 +82,7 @@ def every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P310")
-def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
+def _every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a stack's limit that isn't a number of layers."""
     limit = plan.stack.limit if plan.stack else None
     if limit is not None and not 1 <= limit <= LARGEST:
@@ -91,7 +91,7 @@ def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P202")
-def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
+def _a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice that lists a position twice."""
     for at, choice in drops_by_choice(plan):
         for i, _ in islice(repeats(choice.among), 1):
@@ -102,7 +102,7 @@ def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P508")
-def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
+def _a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each tied entry with other choices than the first of its group."""
     first: dict[tuple[Place, int | None], object] = {}
     for at, entry in tied_entries(plan):
@@ -117,7 +117,7 @@ def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P508")
-def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
+def _a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each tied group that no statement has.
 
     Its layers go in step as lists do, and its items are neighbours in the stack.
@@ -150,7 +150,7 @@ _INDIVISIBLE = (
 
 
 @rule("P506")
-def no_mark_stands_in_vain(plan: Plan) -> Iterator[Fault]:
+def _no_mark_stands_in_vain(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each tied entry that is one choice, and for `maybe` before `whole`."""
     for name, word, help_ in _INDIVISIBLE:
         for at, entry in enumerated(plan, name):

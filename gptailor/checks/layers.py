@@ -22,7 +22,7 @@ _LEAST_SCALE = 2.0**-126
 
 
 @rule("M216")
-def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
+def _parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a branch taken from a base whose branches share a norm."""
     reason = checked.base.layout.no_parts
     if reason is None:
@@ -35,7 +35,7 @@ def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M214")
-def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
+def _scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for scales in an architecture that has no exact form for folding them."""
     reason = checked.base.layout.no_scale
     if checked.plan.scales and reason is not None:
@@ -43,7 +43,7 @@ def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M214")
-def scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
+def _scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the product of scales, or its reciprocal, is no normal float32."""
     for slot in checked.resolved.remaining if checked.plan.scales else ():
         if not _LEAST_SCALE <= slot.divisor <= 1 / _LEAST_SCALE:
@@ -68,7 +68,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M208", "M209")
-def layers_fit(checked: Checked) -> Iterator[Fault]:
+def _layers_fit(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each model whose tensors have other names or shapes than the base's."""
     reported: set[tuple[str, str]] = set()
     for slot, use in _all_uses(checked):
@@ -122,7 +122,7 @@ def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
 
 
 @rule("M218")
-def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
+def _merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for merged layers that compute in other ways; their places may differ.
 
     A part finer than a branch is held to the layer that it goes into.
@@ -150,7 +150,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M215")
-def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
+def _tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a merged tensor that isn't floating-point."""
     for _, use in _all_uses(checked):
         merged = merges(use.layer_recipe.recipe)
@@ -161,7 +161,7 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M217")
-def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
+def _the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the configuration can't describe the output's layers by position."""
     if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
@@ -177,7 +177,7 @@ _SCALAR = "layer_scalar"
 
 
 @rule("M316")
-def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
+def _no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each block with a factor on a layer's output.
 
     The factor was learned for one run of the layer.
@@ -199,7 +199,7 @@ def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M310")
-def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
+def _features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     """Yield a warning if features of an image are added after other layers than the base's."""
     count = checked.base.layout.stacked
     if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
@@ -222,7 +222,7 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M221")
-def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
+def _images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the output's tokenizer has other tokens for images than the base."""
     base, owner = checked.base, checked.tokenizer_model
     base_vocabulary, written = base.vocabulary, owner.vocabulary

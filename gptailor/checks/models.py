@@ -107,7 +107,7 @@ def _is_folder(model: Model) -> bool:
 
 
 @rule("M314", stage=0)
-def others_have_positions(checked: Checked) -> Iterator[Fault]:
+def _others_have_positions(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each `others` that no position is left to."""
     for at in idle_others(checked.resolved.declared, checked.count):
         message = "'others' has no effect: other statements decide or drop all layers"
@@ -115,7 +115,7 @@ def others_have_positions(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M201", stage=1)
-def every_position_exists(checked: Checked) -> Iterator[Fault]:
+def _every_position_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each position beyond the base's layers."""
     yield from _positions_beyond(checked.plan, checked.count)
 
@@ -152,7 +152,7 @@ _LAST: dict[type[Open], Place] = {
 
 
 @rule("M202", stage=1)
-def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
+def _every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each source's layer beyond the layers of its model."""
     yield from _source_layers_beyond(checked.plan, checked.models)
 
@@ -180,7 +180,7 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
 
 
 @rule("M203", stage=1)
-def something_remains(checked: Checked) -> Iterator[Fault]:
+def _something_remains(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if drops may leave no layer."""
     plan = checked.plan
     fixed = {drop.position for drop in plan.drops if not drop.maybe}
@@ -197,7 +197,7 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M205", "M206", "M301", "M302", stage=1)
-def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
+def _every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     """Yield a fault or a warning for each model that computes otherwise than the base."""
     base = checked.models["base"]
     source_models = taken(checked.plan)
@@ -255,7 +255,7 @@ def _value_in_words(value: object) -> str:
 
 
 @rule("M318")
-def predictors_stay(checked: Checked) -> Iterator[Fault]:
+def _predictors_stay(checked: Checked) -> Iterator[Fault]:
     """Yield a warning if the output loses the base's layers that predict further tokens."""
     base = checked.base
     if not base.predicting or any(slot.dropped == "maybe" for slot in checked.resolved.slots):
@@ -269,7 +269,7 @@ def predictors_stay(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M303", stage=1)
-def every_model_is_used(checked: Checked) -> Iterator[Fault]:
+def _every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""
     plan = checked.plan
     used_names = used(plan) | {model.on for model in plan.models.values()}

@@ -14,7 +14,7 @@ from gptailor.plan.written_out import covers, untied_choices
 
 
 @rule("P113", "P114", missing_in=("let",))
-def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
+def _every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name at a number's place that no `let` declares."""
     named = [
         (at, name, "24576" if at[0] in p.CUTS else "0.5")
@@ -42,7 +42,7 @@ def _named_counts(plan: p.Plan) -> Iterator[tuple[Place, str, p.Count]]:
 
 
 @rule("P310", missing_in=("let",))
-def every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
+def _every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each count by a name that has another number, or none that is whole."""
     for at, name, count in _named_counts(plan):
         value = plan.numbers.get(name)
@@ -59,7 +59,7 @@ def every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P113")
-def no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
+def _no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name that a model and a number have."""
     for name in plan.numbers:
         if name in plan.models:
@@ -69,7 +69,7 @@ def no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P115", missing_in=ANYWHERE)
-def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
+def _every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
     """Yield a warning for each named number that nothing uses."""
     used = {name for _, value in sites.values(plan) for name in sites.names_in(value)}
     used |= {name for _, name, _ in _named_counts(plan)}
@@ -90,7 +90,7 @@ def _curves(plan: p.Plan) -> Iterator[tuple[Place, p.Curve]]:
 
 
 @rule("P510")
-def every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
+def _every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each curve with fewer than two knots, or not over its own positions."""
     for at, curve in _curves(plan):
         message = help_ = ""
@@ -122,7 +122,7 @@ def _outside(plan: p.Plan, at: Place, curve: p.Curve) -> str:
 
 
 @rule("P510")
-def curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
+def _curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each item with a curve that isn't one of its statement's items.
 
     The others stand beside it, and none is `maybe`.
@@ -153,7 +153,7 @@ def _alike(item: p.Item, other: p.Item) -> bool:
 
 
 @rule("P207", "P401")
-def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
+def _others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each second `others` of a part, and each second pattern."""
     patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
     for i in patterns[1:]:
@@ -169,7 +169,7 @@ def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P511")
-def no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
+def _no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each `maybe` above a statement that leaves each position a choice.
 
     If the `maybe` isn't taken, the lower statement decides: two genomes may decode to one plan.
@@ -187,7 +187,7 @@ def no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P512")
-def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
+def _no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for a layer that wins over a finer part that `others` leave open.
 
     Choices of each position become statements of positions, where the finer part wins.

@@ -38,7 +38,7 @@ def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
 
 
 @rule("M230")
-def every_part_exists(checked: Checked) -> Iterator[Fault]:
+def _every_part_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each part that its layer has no tensors of.
 
     `others` pass over layers that lack the part, unless all do.
@@ -85,7 +85,7 @@ _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
 
 
 @rule("M231")
-def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
+def _quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a pattern that takes some tensors of a quantised weight, and not all."""
     patterns = [(i, layer) for i, layer in enumerate(checked.plan.layers) if is_pattern(layer.part)]
     if not patterns or all(model.layout.quantised is None for model in checked.models.values()):

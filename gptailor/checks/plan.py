@@ -112,7 +112,7 @@ def _fields(plan: Plan) -> Iterator[_Size]:
 
 
 @rule("P214", stage=0)
-def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
+def _output_layers_are_few(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a stack, and for repeated blocks, of more than `MOST_LAYERS` layers."""
     if plan.stack is not None and len(plan.stack.items) > MOST_LAYERS:
         message = f"expected at most {MOST_LAYERS:,} layers of an output, the stack has more"
@@ -129,7 +129,7 @@ def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
 
 
 @rule(TOO_LARGE, stage=0)
-def lists_are_short(plan: Plan) -> Iterator[Fault]:
+def _lists_are_short(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for choices among too many windows, and for lists and ranges that are long."""
     yield from islice(_too_large(_windows(plan)), 1)
     yield from _too_large(_lists(plan))
@@ -168,7 +168,7 @@ def _lists(plan: Plan) -> Iterator[_Size]:
 
 
 @rule(TOO_LARGE, stage=0)
-def models_are_shallow(plan: Plan) -> Iterator[Fault]:
+def _models_are_shallow(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for models that are more than `DEEPEST` deep in one another."""
     depth_of = depths(plan)
     name = max(depth_of, key=depth_of.__getitem__, default="")
@@ -182,7 +182,7 @@ def models_are_shallow(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P207")
-def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
+def _every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each part of a position that two layers decide; patterns may overlap."""
     layers = plan.layers
     parts = ["a pattern" if is_pattern(layer.part) else layer.part for layer in layers]
@@ -202,7 +202,7 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
 
 
 @rule("P209", "P210")
-def nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
+def _nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position with two scales, or that two drops name."""
     multiply = "multiply the factors into one 'scale'"
     kinds: tuple[tuple[str, Sequence[Drop | Scale], Fault, str], ...] = (
@@ -219,7 +219,7 @@ def nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P208")
-def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
+def _nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
     healed = plan.heal.layers if plan.heal is not None else ()
@@ -236,7 +236,7 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P212")
-def no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
+def _no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for an overlay statement in a plan with a stack."""
     if plan.stack is None:
         return
@@ -251,14 +251,14 @@ def no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P213", missing_in=("stack",))
-def a_stack_has_items(plan: Plan) -> Iterator[Fault]:
+def _a_stack_has_items(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for an empty stack."""
     if plan.stack is not None and not plan.stack.items:
         yield Fault("P213", "the stack is empty", ("stack",), "name its layers: L0..L9 base")
 
 
 @rule("P220")
-def a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
+def _a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a limit below the items that are not `maybe`, the only ones it removes."""
     if plan.stack is None or (limit := plan.stack.limit) is None or limit < 1:
         return
@@ -274,7 +274,7 @@ def a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P403")
-def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
+def _the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a dtype that checkpoints can't have."""
     if plan.dtype is not None and plan.dtype not in DTYPES:
         help_ = nearest(plan.dtype, DTYPES) or f"the dtypes are {listed(DTYPES)}"
@@ -282,7 +282,7 @@ def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P402")
-def the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
+def _the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a merged tokenizer, or one of a model made of models, which has none."""
     if isinstance(plan.tokenizer, Merge | Subset):
         help_ = "'tokenizer union' has the tokens of all models"
@@ -299,7 +299,7 @@ def the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P404")
-def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
+def _the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a chat template that is no file, no model's and not in the registry."""
     template = plan.chat_template
     if not isinstance(template, str) or template in CHAT_TEMPLATES:
@@ -310,7 +310,7 @@ def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P306")
-def every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
+def _every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each number beyond float32, in which merges are computed."""
     most = f"{LARGEST_SINGLE:.9g}"
     for at, value in values(plan):
@@ -321,7 +321,7 @@ def every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P405")
-def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
+def _every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each scale of a hidden state that is not above 0."""
     for i, scale in enumerate(plan.scales):
         if any(number <= 0 for number in numbers(scale.factor, plan.numbers)):
@@ -329,7 +329,7 @@ def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P507")
-def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
+def _every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
     """Yield a warning for each `tied` before statements without a choice, where it does nothing."""
     groups: dict[tuple[Place, int | None], tuple[Place, bool]] = {}
     for at, entry in tied_entries(plan):

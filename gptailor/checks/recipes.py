@@ -42,7 +42,7 @@ def _given(plan: p.Plan) -> Iterator[tuple[Place, Method, Parameter, Any]]:
 
 
 @rule("P301")
-def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
+def _every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each method, and each fit of a bridge, that is not in its registry."""
     named: list[tuple[Door[Any], str, Place]] = [
         (METHODS, call.name, (*at, "name")) for at, _, call in _calls(plan)
@@ -72,7 +72,7 @@ def _locked_package(plan: p.Plan, method: str) -> str:
 
 
 @rule("P302")
-def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
+def _every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each argument that its method has no parameter for."""
     for at, _, call, method in _known_calls(plan):
         names = [parameter.name for parameter in method.parameters]
@@ -84,7 +84,7 @@ def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P303")
-def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
+def _every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each number, also an interval's ends, outside its parameter's bounds."""
     for at, _, call, method in _known_calls(plan):
         for inner, name, value in sites.call_values(call):
@@ -170,7 +170,7 @@ def _paired(a: tuple[p.Value, ...], b: tuple[p.Value, ...]) -> Iterator[tuple[p.
 
 
 @rule("P310", "P510")
-def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
+def _whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name or curve in a parameter that takes whole numbers."""
     for at, _, call, method in _known_calls(plan):
         for inner, name, value in sites.call_values(call):
@@ -186,7 +186,7 @@ def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P304")
-def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
+def _every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each merge of too few or too many sources for its method."""
     for at, recipe, _, method in _known_calls(plan):
         if not isinstance(recipe, p.Merge):
@@ -198,7 +198,7 @@ def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P311")
-def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
+def _every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each list of numbers that isn't one for each source, or one for all."""
     for at, recipe, call, method in _known_calls(plan):
         source_count = len(list(sites.sources(recipe)))
@@ -220,7 +220,7 @@ def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P311")
-def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]:
+def _only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each list of numbers in a parameter that takes one."""
     for at, method, parameter, argument in _given(plan):
         one = not (parameter.words or parameter.variadic or parameter.each)
@@ -231,7 +231,7 @@ def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]
 
 
 @rule("P306", "P312")
-def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
+def _every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each word that its parameter doesn't have, and each word for a number."""
     for at, method, parameter, argument in _given(plan):
         if parameter.words and argument not in parameter.words:
@@ -245,7 +245,7 @@ def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P313")
-def no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
+def _no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each call that may divide by a sum of weights that is 0."""
     for at, recipe, call, method in _known_calls(plan):
         argument = method.argument(call.arguments, "weight")
@@ -304,7 +304,7 @@ def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:
 
 
 @rule("P304", "P308")
-def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
+def _a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each merge without sources, or with a share beside other ways to merge."""
     for at, recipe in sites.recipes(plan):
         if not isinstance(recipe, p.Merge):
@@ -317,7 +317,7 @@ def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P218")
-def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
+def _every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each source of a layer without a layer, or of the rest with a layer."""
     for at, recipe in sites.recipes(plan):
         is_layer = at[0] in ("layers", "stack")
@@ -334,7 +334,7 @@ def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P217")
-def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
+def _a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each merge of a stack whose base layer is not determined.
 
     A method that uses the base takes the base's layer of the number that all sources name.
@@ -355,7 +355,7 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P501", "P502")
-def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
+def _any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each `any of` without a method that takes any number of sources."""
     for at, recipe in sites.recipes(plan):
         if not isinstance(recipe, p.Subset):
@@ -372,7 +372,7 @@ def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P504")
-def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
+def _every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each interval that is empty or descends."""
     for at, value in sites.values(plan):
         if isinstance(value, p.Interval):
@@ -380,7 +380,7 @@ def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
 
 
 @rule("P505")
-def every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
+def _every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each choice with fewer than two options, or the same option twice."""
     for at, options in _options(plan):
         repeated = [options[i] for i, _ in repeats(map(_key, options))]

@@ -16,7 +16,7 @@ _VALUES = {"number": "a number", "model": "a model's name", "file type": "a type
 
 
 @rule("P601", "P602", "P603", "P604")
-def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
+def _every_objective_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each objective that is unregistered, in the wrong direction or misused."""
     for at, objective in measured(plan):
         spec = OBJECTIVES.get(objective.name)
@@ -62,7 +62,7 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
 
 
 @rule("P603")
-def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
+def _every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each model with choices that scores are compared with."""
     compared = [*compared_models(plan)]
     chosen = undecided_models(plan) if compared else set()
@@ -73,7 +73,7 @@ def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P607")
-def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
+def _no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each repeated objective, requirement and expectation."""
     search = plan.search
     listed_: tuple[tuple[str, Place, Sequence[Objective | Expectation]], ...] = (
@@ -94,7 +94,7 @@ def _key(wish: Objective | Expectation) -> object:
 
 
 @rule("P608", missing_in=("search",))
-def some_objective_measures_quality(plan: Plan) -> Iterator[Fault]:
+def _some_objective_measures_quality(plan: Plan) -> Iterator[Fault]:
     """Yield a fault if all objectives are sizes or times, which are best for a tiny model."""
     objectives = plan.search.objectives if plan.search else ()
     specs = [OBJECTIVES.get(objective.name) for objective in objectives]
@@ -105,7 +105,7 @@ def some_objective_measures_quality(plan: Plan) -> Iterator[Fault]:
 
 
 @rule("P606")
-def the_budget_is_valid(plan: Plan) -> Iterator[Fault]:
+def _the_budget_is_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a fidelity that doesn't ascend, and for trials or a seed out of range."""
     if plan.search is None:
         return

@@ -23,7 +23,7 @@ FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
 def refuse_unusable_texts(checked: Checked) -> None:
     """Raise PlanError (C801 to C804, C806) for unusable texts of fits and healing, with all."""
     plan = checked.plan
-    faults = [*_unusable(plan, _learned(plan)), *short_texts(plan, checked)]
+    faults = [*_unusable(plan, _learned(plan)), *_short_texts(plan, checked)]
     if faults:
         raise PlanError(faults)
 
@@ -36,7 +36,7 @@ def text_faults(plan: Plan, checked: Checked | None = None, *, whole: bool = Tru
     texts are counted.
     """
     unusable = _unusable(plan, [*_learned(plan, whole=whole), *_judged(plan)])
-    return [*unusable, *short_texts(plan, checked)]
+    return [*unusable, *_short_texts(plan, checked)]
 
 
 @contextmanager
@@ -75,7 +75,7 @@ class _Need(NamedTuple):
     help: str = FEWER_TOKENS
 
 
-def short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
+def _short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
     """Return a fault (C806) for each text with fewer tokens than a bridge or healing needs.
 
     A token has at least a byte, beside the special tokens that open sequences. The tokens are

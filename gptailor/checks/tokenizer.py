@@ -26,7 +26,7 @@ from gptailor.program.vocabulary_rows import AlignedRest, has_rows
 
 
 @rule(stage=2)
-def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
+def _every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each unreadable tokenizer that the output's tokens depend on."""
     owner = checked.tokenizer_model
     names = {"base", owner.name} | _in_layers(checked)
@@ -106,7 +106,7 @@ def _misfits(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M312")
-def vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
+def _vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each vocabulary whose tokens a text would be split by first."""
     union = checked.union
     if union is None or any(model.vocabulary is None for model in checked.models.values()):
@@ -142,7 +142,7 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M311")
-def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
+def _a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for marks of a named template that are no tokens of the output's."""
     template, union = checked.plan.chat_template, checked.union
     marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
@@ -162,7 +162,7 @@ def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M211")
-def the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
+def _the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a model that gives its tokenizer and has none."""
     if checked.plan.tokenizer is not None and not _has_tokenizer(checked.tokenizer_model):
         message = f"'{checked.tokenizer_model.name}' has no readable tokenizer"
@@ -170,7 +170,7 @@ def the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M210")
-def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
+def _every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each embedding or head with other rows than the output's tokenizer.
 
     Known vocabularies are aligned and may differ.
@@ -199,7 +199,7 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M308")
-def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
+def _every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for tokens beyond the embedding's rows."""
     owner = checked.tokenizer_model
     embed = owner.rest("embed").get(0)
@@ -217,7 +217,7 @@ def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
 
 
 @rule("M306", "M307")
-def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
+def _tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each model whose layers were trained on other tokens."""
     owner = checked.tokenizer_model
     for name in sorted(_in_layers(checked)):
@@ -268,7 +268,7 @@ def _in_layers(checked: Checked) -> set[str]:
 
 
 @rule("M313")
-def the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
+def _the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each file beside the weights that names code."""
     owner, base = checked.tokenizer_model, checked.base
     source = ("models", "base", "source")

@@ -88,7 +88,7 @@ def opened(
     return loaded.plan, loaded.models, loaded.faults
 
 
-def tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Opened]:
+def _tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Opened]:
     """Yield the models with the tokenizers of an open plan's outputs.
 
     The whole vocabulary is among those of a plan that cuts it: the base is scored by it.
@@ -145,7 +145,7 @@ class Trials:
         self.folder = folder
         self._digests: dict[Hashable, str] = {}
         distinct: dict[str, Opened] = {}
-        for model in tokenizers_of(plan, models):
+        for model in _tokenizers_of(plan, models):
             digest = self._digests[_key(model)] = tokenizer_digest(model)
             distinct.setdefault(digest, model)
         self.by_byte = len(distinct) > 1

@@ -259,7 +259,7 @@ Numbers = Mapping[str, object]
 """Values for a plan's `let`s by their names: numbers, or texts such as `0.0..1.0`."""
 
 
-def with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]:
+def _with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]:
     """Return the text with other values in its `let` statements, and faults."""
     file, _ = parse(source)
     lets = [s.parts for s in file.statements if s.rule == "let"]
@@ -317,7 +317,7 @@ def read_bytes(
             return None, [Fault("P114", message, source=source, help="change its 'numbers'")]
         return read_json(source, folder)
     if numbers:
-        source, faults = with_numbers(source, numbers)
+        source, faults = _with_numbers(source, numbers)
         if faults:
             return None, faults
     return read_text(source, folder)

@@ -33,7 +33,7 @@ def model_of(pick: tree.Word | tree.OneOf) -> Placed:
     return placed_data(p.OneOfModels, pick.span, one_of=options)
 
 
-def method_of(draft: Draft, how: tree.CallNode | tree.OneCall | None) -> Placed | None:
+def _method_of(draft: Draft, how: tree.CallNode | tree.OneCall | None) -> Placed | None:
     """Return a method, or a choice of methods; None without one, and if a fault was found."""
     if not isinstance(how, tree.OneCall):
         return None if how is None else _call(draft, how)
@@ -191,7 +191,7 @@ class Pattern:
 def models_pattern(draft: Draft, origin: tree.From, at: Positions | None) -> Pattern | None:
     """Return the pattern of `from math`, `from math, code by …`, `from any of math, code`."""
     before = len(draft.faults)
-    how = method_of(draft, origin.by)
+    how = _method_of(draft, origin.by)
     named = origin.models
     picks: Sequence[tree.Word | tree.OneOf]
     picks = [named] if isinstance(named, tree.OneOf) else named.names
@@ -227,7 +227,7 @@ def made_pattern(
     before = len(draft.faults)
     lists = [positions_of(draft, source.layers, taker=taker) for source in node.sources]
     models = [model_of(source.model) for source in node.sources]
-    made = _merge(models, node.span, by=method_of(draft, node.by), share=_share(draft, node))
+    made = _merge(models, node.span, by=_method_of(draft, node.by), share=_share(draft, node))
     positions = tuple(at for at in lists if at is not None)
     if len(draft.faults) == before:
         for other in positions[1:]:

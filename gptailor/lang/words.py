@@ -35,7 +35,7 @@ def value_words(v: p.Value) -> str:
     return repr(v)
 
 
-def model_words(name: str | p.OneOfModels, *, bare: bool = False) -> str:
+def _model_words(name: str | p.OneOfModels, *, bare: bool = False) -> str:
     """Return a model, or a choice of one;
 
     `bare` where the choice runs to `by` or the statement's end.
@@ -58,7 +58,7 @@ def _call_words(call: p.MethodCall) -> str:
     arguments = []
     for name in _in_order(call.arguments, order):
         value, parameter = call.arguments[name], spec.parameter(name) if spec else None
-        words = argument_words(value)
+        words = _argument_words(value)
         if parameter is not None and parameter.variadic:
             arguments.append(words[1:-1] if isinstance(value, tuple) else words)
         else:
@@ -67,7 +67,7 @@ def _call_words(call: p.MethodCall) -> str:
     return f"{call.name}({', '.join(arguments)})"
 
 
-def argument_words(value: p.Value | tuple[p.Value, ...] | str) -> str:
+def _argument_words(value: p.Value | tuple[p.Value, ...] | str) -> str:
     """Return `0.5`, `(0.5, 0.3..0.7)`, or a word."""
     if isinstance(value, str):
         return value
@@ -90,13 +90,13 @@ def _from_words(recipe: p.Recipe) -> str | None:
     if isinstance(recipe, p.Subset):
         return f"any of {', '.join(recipe.any_of)}{_by_words(recipe.by)}"
     if isinstance(recipe, p.Take):
-        return model_words(recipe.take.model, bare=True)
+        return _model_words(recipe.take.model, bare=True)
     if recipe.by is None or recipe.share is not None or not recipe.merge:
         return None
     names = [source.model for source in recipe.merge]
     if len(names) > 1 and not all(isinstance(name, str) for name in names):
         return None
-    return ", ".join(model_words(name, bare=True) for name in names) + _by_words(recipe.by)
+    return ", ".join(_model_words(name, bare=True) for name in names) + _by_words(recipe.by)
 
 
 def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
@@ -104,16 +104,17 @@ def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
     first = recipes[0]
     if isinstance(first, p.Take):
         layers = range_words([r.take.layer or 0 for r in recipes], part)
-        return f"{layers} {model_words(first.take.model, bare=True)}"
+        return f"{layers} {_model_words(first.take.model, bare=True)}"
     items = [
-        f"{range_words([r.merge[k].layer or 0 for r in recipes], part)} {model_words(source.model)}"
+        f"{range_words([recipe.merge[k].layer or 0 for recipe in recipes], part)} "
+        f"{_model_words(source.model)}"
         for k, source in enumerate(first.merge)
     ]
     items += [] if first.share is None else [value_words(first.share)]
     return f"merge({', '.join(items)}){_by_words(first.by)}"
 
 
-def layer_words(entries: Sequence[p.Layer]) -> str:
+def _layer_words(entries: Sequence[p.Layer]) -> str:
     """Return one statement for layers whose recipes go in step."""
     target = range_words([entry.position for entry in entries], entries[0].part)
     joint, recipe = _layer_recipe_words(entries)
@@ -128,7 +129,7 @@ def layer_recipe_words(entries: Sequence[p.Layer]) -> str:
     takes = [entry.recipe.take for entry in entries if isinstance(entry.recipe, p.Take)]
     layers = [take.layer or 0 for take in takes]
     own = layers == [entry.position for entry in entries]
-    return model_words(first.take.model, bare=True) + ("" if own else f" {range_words(layers)}")
+    return _model_words(first.take.model, bare=True) + ("" if own else f" {range_words(layers)}")
 
 
 def _layer_recipe_words(entries: Sequence[p.Layer]) -> tuple[Literal["", "from", "="], str]:
@@ -188,7 +189,7 @@ def _scale_words(entries: Sequence[p.Scale]) -> str:
     return f"scale {positions} by {value_words(factor)}"
 
 
-def item_words(entries: Sequence[p.Item]) -> str:
+def _item_words(entries: Sequence[p.Item]) -> str:
     """Return one item of a stack for layers whose recipes go in step."""
     recipes = [entry.recipe for entry in entries]
     return _made_words(_without_extent(recipes, (0, len(recipes) - 1)))
@@ -260,7 +261,7 @@ def text_fit_words(fit: p.TextFit) -> str:
 def _setting_words(entry: p.Closed, *names: str) -> str:
     """Return ` tokens 65536 ridge 0.1`, those of the settings that an entry has."""
     given = ((name, getattr(entry, name, None)) for name in names)
-    return "".join(f" {name} {argument_words(v)}" for name, v in given if v is not None)
+    return "".join(f" {name} {_argument_words(v)}" for name, v in given if v is not None)
 
 
 def size_words(size: p.Size) -> str:
@@ -311,10 +312,10 @@ def _heal_text_words(text: p.HealText) -> str:
 
 def bounded_words(entry: p.Expectation) -> str:
     """Return `parameters() <= 0.75 * base`."""
-    return f"{measure_words(entry.objective)} {entry.sign} {bound_words(entry)}"
+    return f"{measure_words(entry.objective)} {entry.sign} {_bound_words(entry)}"
 
 
-def bound_words(entry: p.Expectation) -> str:
+def _bound_words(entry: p.Expectation) -> str:
     """Return `0.75 * base`, or `110M` for a size."""
     number, of = entry.bound.number, entry.bound.of
     spec = OBJECTIVES.get(entry.name)
@@ -366,7 +367,7 @@ class StatementForm(NamedTuple):
 
 
 FORMS: Mapping[type[p.Closed], StatementForm] = {
-    p.Layer: StatementForm("layers", 0, layer_words, joined=True),
+    p.Layer: StatementForm("layers", 0, _layer_words, joined=True),
     p.Others: StatementForm("layers", 1, _all_words),
     p.Whole: StatementForm("layers", 2, _all_words),
     p.Drop: StatementForm("changes", 0, _drop_words, joined=True),
@@ -377,7 +378,7 @@ FORMS: Mapping[type[p.Closed], StatementForm] = {
     p.Scale: StatementForm("changes", 4, _scale_words, joined=True),
     p.Bridge: StatementForm("changes", 6, _bridge_words, "bridge"),
     p.Heal: StatementForm("changes", 7, _heal_words, "heal"),
-    p.Item: StatementForm("stack", 0, item_words, joined=True),
+    p.Item: StatementForm("stack", 0, _item_words, joined=True),
     p.Requirement: StatementForm("search", 1, bounded_words, "require"),
     p.Expectation: StatementForm("expects", 0, bounded_words, "expect"),
 }

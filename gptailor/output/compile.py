@@ -337,7 +337,7 @@ def _destinations(
 
     Raises CheckpointError (C306), also for a type that is given twice.
     """
-    yield destination_of(prepared, path, quantize, text)
+    yield _destination_of(prepared, path, quantize, text)
     if not gguf:
         return
     kinds = [quantised_kind(kind) or "" for kind in gguf]
@@ -355,10 +355,10 @@ def _destinations(
     beside = path if path.name == folder.name else folder
     for kind in kinds:
         file = beside.with_name(f"{folder.name}-{kind}.gguf")
-        yield destination_of(prepared, file, kind, text)
+        yield _destination_of(prepared, file, kind, text)
 
 
-def destination_of(
+def _destination_of(
     prepared: Prepared, path: Path, quantize: str | None, text: "CalibrationText | None" = None
 ) -> Destination:
     """Return the destination that a path names: a GGUF file by its suffix, else a folder.

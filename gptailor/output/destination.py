@@ -206,8 +206,8 @@ class ModelFolder(Destination):
             name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
             for name, content in (files | files_without_code(files)).items()
         }
-        config = configuration_values(self.prepared.compiled.config, self.path / CONFIG)
-        facts: dict[FactKind, Facts] = {"config": config, "beside": on_files(beside, self.path)}
+        config = _configuration_values(self.prepared.compiled.config, self.path / CONFIG)
+        facts: dict[FactKind, Facts] = {"config": config, "beside": _on_files(beside, self.path)}
         return facts, [CONFIG, f"{len(beside)} files of the tokenizer"]
 
     @property
@@ -227,7 +227,7 @@ class ModelFolder(Destination):
         return {spec: payload_of(spec) for spec in specs}, sketches
 
 
-def configuration_values(config: Mapping[str, Any], path: Path) -> Facts:
+def _configuration_values(config: Mapping[str, Any], path: Path) -> Facts:
     """Return the settings of a configuration, long ones cut where they are shown."""
     texts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()}
     most = _LONGEST_VALUE
@@ -237,7 +237,7 @@ def configuration_values(config: Mapping[str, Any], path: Path) -> Facts:
     }
 
 
-def on_files(files: Mapping[str, FileDigest], folder: Path) -> Facts:
+def _on_files(files: Mapping[str, FileDigest], folder: Path) -> Facts:
     """Return the files beside the weights in a folder."""
     return {
         ("", name): Fact((digest.sha256,), path=folder / name) for name, digest in files.items()
@@ -308,7 +308,7 @@ class CompiledFolder(CompiledOutput):
             config = self.checkpoint.config
             path = folder / CONFIG
             digest = alone(CONFIG, json_digest(config), CONFIG, path)
-            self.settings = {"config": configuration_values(config, path), "config digest": digest}
+            self.settings = {"config": _configuration_values(config, path), "config digest": digest}
         except CheckpointError as error:
             byte = "" if error.offset is None else f", byte {error.offset}"
             message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
@@ -317,7 +317,7 @@ class CompiledFolder(CompiledOutput):
             files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
             by_name = {path.relative_to(folder).as_posix(): path for path in files if path}
             digests = {name: of_file(path) for name, path in by_name.items()}
-            self.settings = {**self.settings, "beside": on_files(digests, folder)}
+            self.settings = {**self.settings, "beside": _on_files(digests, folder)}
         infos = [] if output is None else output.tensors.values()
         self.tensors = {t.spec: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
 
@@ -344,7 +344,7 @@ class CompiledFolder(CompiledOutput):
         if not tokenizer:
             return facts, [CONFIG]
         beside = tokenizer | files_of("base", PROCESSOR_FILES.__contains__) | lock.stripped
-        facts["beside"] = on_files(beside, self.path)
+        facts["beside"] = _on_files(beside, self.path)
         return facts, [CONFIG, f"{len(beside)} files of the tokenizer"]
 
     def destination(self, prepared: Prepared) -> Destination:

@@ -143,7 +143,7 @@ def _plan_file(prepared: Prepared) -> str | None:
 
 def changed_entries(before: Entries, output: Path) -> str:
     """Return the names of the output's entries that aren't as before, in words."""
-    return first_names(sorted({name for name, _ in before.items() ^ entries_of(output).items()}))
+    return first_names(sorted({name for name, _ in before.items() ^ _entries_of(output).items()}))
 
 
 def record_written(prepared: Prepared, folder: Path, new: Path, digests: Mapping[str, str]) -> None:
@@ -155,7 +155,7 @@ def record_written(prepared: Prepared, folder: Path, new: Path, digests: Mapping
     old = written_record(folder)
     before = None if old is None else replace(old, before=None)
     tensors = tuple(_planned(prepared, digests))
-    record = WrittenFolder(_plan_file(prepared), tensors, entries_of(new), before)
+    record = WrittenFolder(_plan_file(prepared), tensors, _entries_of(new), before)
     keep_result(_record_path(folder), _RECORD.dump_python(record, mode="json"))
 
 
@@ -173,11 +173,11 @@ def written_record(folder: Path) -> WrittenFolder | None:
     with suppress(ValidationError):
         record = _RECORD.validate_python(kept_json(_record_path(folder)))
     if record is not None and record.before is not None:
-        return record.before if record.before.files == entries_of(folder) else record
+        return record.before if record.before.files == _entries_of(folder) else record
     return record
 
 
-def entries_of(folder: Path) -> Entries:
+def _entries_of(folder: Path) -> Entries:
     """Return the entry of each file in a folder by its path in it, and of links and folders.
 
     A file that is no folder has one entry, by its name.

@@ -12,7 +12,7 @@ _MEASURED = frozenset(["nearswap", "arcee_fusion"])
 """Methods whose share of the second source depends on the tensors."""
 
 
-def recipe_shares(recipe: Recipe) -> dict[str, float] | None:
+def _recipe_shares(recipe: Recipe) -> dict[str, float] | None:
     """Return each model's share of a recipe's result; they sum to 1.
 
     A merge's weights count by their size; the rest of task vectors is the base's. A recipe with
@@ -47,7 +47,7 @@ def slot_shares(slot: Slot, branches: Sequence[Branch] = BRANCHES) -> dict[str, 
     recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, branches))
     shares: dict[str, float] = {}
     for recipe in recipes:
-        own = None if recipe.maybe else recipe_shares(recipe.recipe)
+        own = None if recipe.maybe else _recipe_shares(recipe.recipe)
         if own is None:
             return None
         for name, share in own.items():

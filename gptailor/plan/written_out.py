@@ -233,7 +233,7 @@ def _knot(value: p.Value, number: int) -> p.Value:
 
 def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     """Return an open plan with a layer for each choice that `others` and `whole` leave open."""
-    return spread_alike(plan, count, tied, plan)
+    return _spread_alike(plan, count, tied, plan)
 
 
 def untied_choices(plan: p.Plan) -> tuple[bool, bool]:
@@ -267,7 +267,7 @@ def _declared_places(located: Sequence[_Located], rest: Iterable[str]) -> dict[P
     return layers | {(where,): ("whole", "recipe") for where in rest}
 
 
-def spread_alike(declared: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
+def _spread_alike(declared: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
     """Return a closed plan with layers for the choices that the open one leaves to positions.
 
     Where `whole` leaves one, `others` are layers too, since they win over it.

@@ -124,7 +124,7 @@ def _digests(space: Space, models: Mapping[str, Opened], texts: Iterable[Path]) 
     files = {name: list(_files(opened)) for name, opened in models.items()}
     texts = list(dict.fromkeys(texts))
     read = dict.fromkeys([*chain.from_iterable(files.values()), *texts])
-    digests = file_digests(read)
+    digests = _file_digests(read)
     of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
     of_texts: dict[str, str] = {}
     for text in texts:
@@ -195,7 +195,7 @@ def _difference(
     return words.format(f"without {new}" if new else "in another order")
 
 
-def file_digests(files: Collection[Path]) -> dict[Path, str]:
+def _file_digests(files: Collection[Path]) -> dict[Path, str]:
     """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
     Files that didn't change since an earlier command aren't read again.

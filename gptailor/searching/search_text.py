@@ -172,7 +172,7 @@ def _compared(
     """Return the comparison of the found plan with another plan."""
     if not (gain.sure or gain.reversed.sure):
         return f"A tie with {other}: {_open(run, verdict, gain)}."
-    by = amount_words(gain, run.ledger.loss_unit)
+    by = _amount_words(gain, run.ledger.loss_unit)
     return f"{better if gain.sure else 'Worse than'} {other}, by {by}."
 
 
@@ -187,7 +187,7 @@ def _open(run: RunReading, verdict: Verdict, gain: Estimate) -> str:
     """
     least = _samples(run, verdict)
     words = (
-        f"{_way(gain)} by {amount_words(gain, run.ledger.loss_unit)}"
+        f"{_way(gain)} by {_amount_words(gain, run.ledger.loss_unit)}"
         f" on {_count(least, 'held-out sample' if verdict.held else 'sample')}"
     )
     needed = least * (SURE * gain.stderr / gain.value) ** 2 if gain.value else math.inf
@@ -471,10 +471,10 @@ def short_recipe(origin: TrialOrigin) -> str:
 
 def loss_words(lost: Estimate, unit: str) -> str:
     """Return `0.041 ± 0.006 nats lost`; an infinite error is unknown."""
-    return f"{amount_words(lost, unit)} {'won' if lost.value < 0 else 'lost'}"
+    return f"{_amount_words(lost, unit)} {'won' if lost.value < 0 else 'lost'}"
 
 
-def amount_words(number: Estimate, unit: str) -> str:
+def _amount_words(number: Estimate, unit: str) -> str:
     """Return `0.041 ± 0.006 nats` without a sign; an infinite error is unknown."""
     return f"{with_error(abs(number.value), number.stderr)} {unit}"
 

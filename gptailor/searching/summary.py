@@ -146,7 +146,7 @@ def _simplest(
     ]
     return min(
         kept or [leader],  # plans on unlike samples may beat each other in a circle
-        key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t].value, t.number),
+        key=lambda t: (size(t), *_simplicity(plan_of(t)), behind[t].value, t.number),
     )
 
 
@@ -163,7 +163,7 @@ def _recipe_lost(measure: Comparison, found: Scores | None, other: Scores | None
     return behind.value > behind.stderr
 
 
-def simplicity(plan: Plan) -> tuple[int, int]:
+def _simplicity(plan: Plan) -> tuple[int, int]:
     """Return a sort key: a simpler plan names fewer models, then has fewer lines."""
     return len(plan.models), len(format_plan(plan).splitlines())
 

@@ -192,7 +192,7 @@ def _unlike_file(layout: Layout, names: Collection[str], family: Family) -> str 
     return None
 
 
-def user_families() -> Path:
+def _user_families() -> Path:
     """Return the folder of the user's own families."""
     config_home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     home = config_home if config_home.is_absolute() else expanded("~/.config")
@@ -210,7 +210,7 @@ def family_for(model_type: object, files: Sequence[Path], folder: Path) -> Found
         return match
     if not isinstance(model_type, str) or model_type in FAMILY_OF:
         return None
-    for searched in (folder, user_families()):
+    for searched in (folder, _user_families()):
         if (match := _of_type(model_type, _files(searched))) is not None:
             return match
     packaged = FAMILY_FILES.get(model_type)

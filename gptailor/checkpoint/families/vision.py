@@ -78,7 +78,7 @@ def text_of(config: Config) -> Config:
     section = config.get(TEXT)
     if section is None and wrapper.flat:
         outer = {*TOWERS, TEXT, "architectures", "model_type"}
-        section = {k: v for k, v in config.items() if k not in outer and not is_visual_token(k)}
+        section = {k: v for k, v in config.items() if k not in outer and not _is_visual_token(k)}
     if not isinstance(section, Mapping):
         state = "is no object" if TEXT in config else "is not there"
         raise RuleError(f"'{TEXT}' {state}, where the language model's configuration should be")
@@ -135,7 +135,7 @@ def with_dtype(config: Config, dtype: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ tokens
 
 
-def is_visual_token(key: str) -> bool:
+def _is_visual_token(key: str) -> bool:
     """Return whether a key names the token that stands for an image, a sound or an end."""
     match = _NAMED.fullmatch(key)
     return match is not None and match["name"] not in _OF_LANGUAGE
@@ -145,11 +145,11 @@ def visual_tokens(config: Config) -> dict[str, int]:
     """Return the numbers of tokens that stand for images, sounds and their ends, by key."""
     if wrapper_of(config) is None:
         return {}
-    return {k: v for k, v in config.items() if is_visual_token(k) and type(v) is int}
+    return {k: v for k, v in config.items() if _is_visual_token(k) and type(v) is int}
 
 
 def _language_tokens(config: Config) -> dict[str, Any]:
-    keys = (key for key in config if key.endswith("_token_id") and not is_visual_token(key))
+    keys = (key for key in config if key.endswith("_token_id") and not _is_visual_token(key))
     return {key: config[key] for key in keys}
 
 

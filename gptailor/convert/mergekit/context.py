@@ -148,12 +148,12 @@ class ImportContext:
         ends = (source.layer_range.stop for _, source in sources)
         deepest = max(sum(piece.length for piece in self.slices), *ends)
         for block in self.blocks(self.slices):
-            self.notes += unread_parameters(block, self.method)
+            self.notes += _unread_parameters(block, self.method)
             if self.tensor_names is not None:
-                self.notes += idle_filters(block, self.tensor_names, deepest)
+                self.notes += _idle_filters(block, self.tensor_names, deepest)
         for piece, source in sources:
             is_base = source.model == self.base_model_of(piece)
-            self.notes += idle_parameters(source, self.method, is_base=is_base)
+            self.notes += _idle_parameters(source, self.method, is_base=is_base)
 
     def _check_range(self, source: SourceBlock) -> None:
         """Keep an error of a range beyond its model's layers, or a note if it may be beyond them.
@@ -256,7 +256,7 @@ def _checked(
     return number
 
 
-def unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
+def _unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
     """Yield a note for each parameter of a block that its method ignores."""
     known = {name for each in MERGEKIT_METHODS.values() for name in each.parameters}
     for name in block.parameters:
@@ -272,7 +272,7 @@ def unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator
         yield block.note("it saves mergekit memory, and changes nothing", "parameters", "int8_mask")
 
 
-def idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
+def _idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
     """Yield a note for each filter of a block that decides no tensor of a model's `layers`.
 
     The first filter that matches a tensor decides.
@@ -293,7 +293,7 @@ def idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iter
             undecided = [tensor for tensor in undecided if word not in tensor]
 
 
-def idle_parameters(
+def _idle_parameters(
     source: ParameterBlock, method: MergekitMethod, *, is_base: bool
 ) -> Iterator[Note]:
     """Yield a note for each parameter of a source that has no effect there."""

@@ -99,7 +99,7 @@ def _values_of(count: int, walk: Pass, _content: Content) -> LayerResult:
     sums = torch.zeros(count, dtype=torch.float64)
     tokens = torch.zeros(count, dtype=torch.int64)
     sparse = False
-    for used, _, real in walk.watched(uses_of_experts):
+    for used, _, real in walk.watched(_uses_of_experts):
         for norms, numbers, routed in used:
             sparse = True
             counted = routed & real.reshape(-1, 1)
@@ -117,7 +117,7 @@ Uses = tuple[Tensor, Int64[Tensor, "tokens taken"], Bool[Tensor, "tokens taken"]
 
 
 @contextmanager
-def uses_of_experts(layer: nn.Module) -> Iterator[list[Uses]]:
+def _uses_of_experts(layer: nn.Module) -> Iterator[list[Uses]]:
     """Observe a live layer's experts; yield the list to which each run adds its uses.
 
     transformers' modules `experts` receive hidden states, numbers of experts and their weights.

@@ -94,7 +94,7 @@ def _columns_of(walk: Pass, content: Content) -> LayerResult:
     names = [output.spec.name for output in content.outputs]
     sums: dict[str, Tensor] = {}
     count = 0
-    for inputs, _, real in walk.watched(partial(inputs_of_matrices, names=names)):
+    for inputs, _, real in walk.watched(partial(_inputs_of_matrices, names=names)):
         count += int(real.sum())
         squares: dict[int, Tensor] = {}  # queries, keys and values have the same inputs
         for name, x in inputs.items():
@@ -108,7 +108,7 @@ def _columns_of(walk: Pass, content: Content) -> LayerResult:
 
 
 @contextmanager
-def inputs_of_matrices(
+def _inputs_of_matrices(
     layer: nn.Module, names: list[str]
 ) -> Iterator[Mapping[str, Float[Tensor, "batch length columns"]]]:
     """Observe the linear modules of a live layer that have weights of these names.

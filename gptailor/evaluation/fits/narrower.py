@@ -60,7 +60,7 @@ class Narrower(Fit):
         own, cut = layer_cuts(sizes.prepared.checked)["width"]
         tokens = read_tokens(sizes.plan.declared, cut.on, cut.tokens or WIDTH_TOKENS)
         work = 2 * tokens * (sum(sizes.layers) + len(sizes.layers) * own * own)
-        size = sizes.states(tokens) + working_size(own, sizes.width)
+        size = sizes.states(tokens) + _working_size(own, sizes.width)
         return sizes.estimate("narrowing", tokens, work, size)
 
     def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
@@ -76,7 +76,7 @@ class Narrower(Fit):
         fits = self.by_layer(
             undone, resolved.undone.kept, text, ("MLP", "narrowing"),
             partial(self._fit, cut, text), on_event, opening={"size": cut.closed_size},
-            settings=(cut.size, cut.closed_ridge), workspace=working_size(width, hidden),
+            settings=(cut.size, cut.closed_ridge), workspace=_working_size(width, hidden),
             read=self._read,
         )  # fmt: skip
         recovered = math.fsum(float(fit[_HELD_OUT]) for fit in fits) / len(fits)
@@ -214,7 +214,7 @@ def sums_of_kept(
     return result
 
 
-def working_size(width_in: int, width_out: int) -> int:
+def _working_size(width_in: int, width_out: int) -> int:
     """Return the bytes of the sums, of a choice, and of the fit after it."""
     return Statistics.size(width_in, 2 * width_out) + 4 * 8 * width_in**2
 

@@ -88,7 +88,7 @@ _NUMBERS = ("layer_idx", "layer_id", "layer_number")
 """Attributes of a layer's modules with the layer's number."""
 
 
-def copied_module(
+def _copied_module(
     module: nn.Module, replaced: Mapping[int, object], index: int | None = None
 ) -> nn.Module:
     """Return a copy of a module, with copies of the modules in it and with hooks of its own.
@@ -191,7 +191,7 @@ class ModelTemplate:
             id(p): _parameter(p.detach()) for p in self.model.parameters()
         }
         tensors |= {id(buffer): buffer.detach() for buffer in self.model.buffers()}
-        model = copied_module(self.model, own | tensors)
+        model = _copied_module(self.model, own | tensors)
         assert isinstance(model, PreTrainedModel)
         if contents.generation:
             model.generation_config = GenerationConfig.from_dict(dict(contents.generation))
@@ -204,7 +204,7 @@ class ModelTemplate:
                 for name, old in self.hollow[content.kind].items()
                 if name in layer
             }
-            modules.append(copied_module(self._layers[content.kind], own | filled, index))
+            modules.append(_copied_module(self._layers[content.kind], own | filled, index))
         replace_layers(model, modules)
         if hasattr(inner := decoder(model), "first_kv_shared_layer_idx"):  # Gemma 4's
             inner.first_kv_shared_layer_idx = len(layers) - config.num_kv_shared_layers

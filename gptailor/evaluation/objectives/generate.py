@@ -268,7 +268,7 @@ def prepare_rated(
     path, encoder = context.file(objective), context.encoder
 
     def encode(row: Exchange) -> tuple[Prompt, Callable[[str], float]]:
-        return prompt_of(encoder, row), rating(row)
+        return _prompt_of(encoder, row), rating(row)
 
     samples = encoded(path, context.drawn(read_rows(path, "answer")), encode)
     return RatedTexts(*traits_of(objective), samples, encoder)
@@ -280,7 +280,7 @@ def exact_match(row: Exchange) -> Callable[[str], float]:
     return lambda text: float(normalised_answer(text) in answers)
 
 
-def prompt_of(encoder: TokenEncoder, row: Exchange) -> Prompt:
+def _prompt_of(encoder: TokenEncoder, row: Exchange) -> Prompt:
     """Return a row's context, with room for its longest answer. Raises EncodingError."""
     answers = (row.continuation, *row.aliases)
     lengths = [len(encoder.plain(joined_text(row.context, answer))) for answer in answers]

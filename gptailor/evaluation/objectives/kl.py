@@ -109,7 +109,7 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
     return torch.where(gap > 1, far, near).sum(dim=1)
 
 
-def prepare_beside(
+def _prepare_beside(
     compare: Compare,
     normalise: ScaleBy,
     objective: Objective,
@@ -128,8 +128,8 @@ def prepare_beside(
     return PerToken(*base.traits_of(objective, normalise), texts(objective, context), beside)
 
 
-prepare_kl = partial(prepare_beside, divergence, "spread")
-"""Prepares `kl(file, from)`, as `prepare_beside` does."""
+prepare_kl = partial(_prepare_beside, divergence, "spread")
+"""Prepares `kl(file, from)`, as `_prepare_beside` does."""
 
 
 # ------------------------------------------------------------------------------------- acceptance
@@ -163,4 +163,4 @@ def prepare_acceptance(
             "'acceptance' is a share of tokens, and the models have different vocabularies: "
             "evaluate plans and models with the same tokenizer together, without 'vocabulary'"
         )
-    return prepare_beside(overlap, "base", objective, context)
+    return _prepare_beside(overlap, "base", objective, context)

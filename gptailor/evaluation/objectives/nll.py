@@ -70,7 +70,7 @@ def surprise(
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none")[:, None]
 
 
-def surprise_of(requests: Sequence[Request]) -> Measure:
+def _surprise_of(requests: Sequence[Request]) -> Measure:
     """Return the surprise of each token, whatever the requests are."""
     return surprise
 
@@ -96,7 +96,7 @@ def prepare_nll(
     """
     in_bits = context.piece_bytes is not None and not perplexity
     scale, read = 1 / math.log(2) if in_bits else 1.0, texts(objective, context)
-    return PerToken(*base.traits_of(objective), read, surprise_of, scale, perplexity)
+    return PerToken(*base.traits_of(objective), read, _surprise_of, scale, perplexity)
 
 
 def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request, ...]:

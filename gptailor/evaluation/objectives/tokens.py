@@ -134,18 +134,18 @@ def tokenizer_model(prepared: Prepared) -> Opened:
 
 def tokenizer_digest(model: Opened) -> str:
     """Return a digest of how the tokenizer reads texts, equal for those that read them alike."""
-    return hashlib.blake2b(repr(sorted(tokenizer_parts(model).items())).encode()).hexdigest()
+    return hashlib.blake2b(repr(sorted(_tokenizer_parts(model).items())).encode()).hexdigest()
 
 
 def differing_parts(a: Opened, b: Opened) -> list[str]:
     """Return the names of the parts in which the tokenizers of two models differ."""
-    parts, other_parts = tokenizer_parts(a), tokenizer_parts(b)
+    parts, other_parts = _tokenizer_parts(a), _tokenizer_parts(b)
     return sorted(
         part for part in parts.keys() | other_parts if parts.get(part) != other_parts.get(part)
     )
 
 
-def tokenizer_parts(model: Opened) -> Mapping[str, str]:
+def _tokenizer_parts(model: Opened) -> Mapping[str, str]:
     """Return a digest of each part of the tokenizer that transformers loads of the model.
 
     A folder that a trainer saved has other files than its base and reads texts alike. So

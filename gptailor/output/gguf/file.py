@@ -360,7 +360,7 @@ class GgufFile(Destination):
 
     def expected(self) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the metadata that the plan makes."""
-        return {"metadata": metadata_values(self.facts, self.path)}, ["the metadata"]
+        return {"metadata": _metadata_values(self.facts, self.path)}, ["the metadata"]
 
     @property
     def decided(self) -> frozenset[str]:
@@ -434,7 +434,7 @@ class CompiledGguf(CompiledOutput):
         gguf = None if self.lock is None else self.lock.gguf
         self.locked = None if gguf is None else Measurement.of_gguf(gguf)
         self.settings = {
-            "metadata": metadata_values(self._facts, path),
+            "metadata": _metadata_values(self._facts, path),
             "metadata digest": alone("metadata", json_digest(held(self._facts)), path=path),
         }
         infos = header.tensors.values()
@@ -475,6 +475,6 @@ class CompiledGguf(CompiledOutput):
         return found
 
 
-def metadata_values(facts: Mapping[str, Any], path: Path) -> Facts:
+def _metadata_values(facts: Mapping[str, Any], path: Path) -> Facts:
     """Return the metadata that a lock holds a file to."""
     return {("", key): Fact((text,), shown(facts[key]), path) for key, text in held(facts).items()}

@@ -58,10 +58,10 @@ class FileFacts:
             self.refuse(f"'{self.name}.{key}' is {shown(value)}, and should be a number")
         if not math.isfinite(value) or value <= 0:
             self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
-        return short_single(float(value))
+        return _short_single(float(value))
 
 
-def short_single(value: float) -> float:
+def _short_single(value: float) -> float:
     """Return the number of the fewest digits that equals this number in float32.
 
     For 9.99999974e-06 it is 1e-05.
@@ -151,7 +151,7 @@ def _read_llama3(facts: FileFacts, theta: float) -> dict[str, Any]:
         divisors = struct.unpack(f"<{count}f", read_exactly(file, 4 * count, header.path, "C109"))
     if not all(0 < divisor < math.inf for divisor in divisors):
         facts.refuse(f"{quoted(FREQUENCIES)} are not all positive numbers")
-    factor = short_single(max(divisors))
+    factor = _short_single(max(divisors))
     low, high, length = 1.0, 4.0, 8192
     expected = llama3_divisors(theta, facts.head, factor, low=low, high=high, length=length)
     pairs = zip(divisors, expected, strict=True)

@@ -163,7 +163,7 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
     return Solution(change, gain / squares if squares else 0.0, lower, scale)
 
 
-def foreign_change(
+def _foreign_change(
     name: str,
     widths: tuple[int, int],
     device: torch.device,
@@ -298,7 +298,7 @@ class Bridger(Fit):
         with naming_errors(gap.name, walk.undone):
             pairs = walk.pairs(gap, own, self.layout, on_event)
             if gap.by is not None:
-                change = foreign_change(gap.by, widths, device, pairs, gap.ridge)
+                change = _foreign_change(gap.by, widths, device, pairs, gap.ridge)
             else:
                 sums = Statistics(*widths, device)
                 sampled = add_tokens(sums, text, pairs)

@@ -154,7 +154,7 @@ def file_source(
                 begun = _row_texts(path, drawn, chats, asked=True)
             for text, beginning in zip(texts, begun, strict=True):
                 tokens, before = encoder.plain(text), encoder.plain(beginning) if beginning else ()
-                yield EncodedRow(tokens, common_length(before, tokens))
+                yield EncodedRow(tokens, _common_length(before, tokens))
 
     if not rows.whole:
         return HealingSource(path, share, encoded)
@@ -180,7 +180,7 @@ def _row_texts(
     return texts
 
 
-def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
+def _common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
     """Return with how many equal tokens both begin."""
     pairs = zip(before, tokens, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
