@@ -300,7 +300,7 @@ def _folded(text: str, stream: TextIO) -> str:
     """Return a text whose sentences have lines as wide as a terminal; drawn lines stay."""
     if not stream.isatty():
         return text
-    from gptailor.reporting.table import wrapped
+    from gptailor.reporting.terminal_encoding import wrapped
 
     lines: list[str] = []
     for line in text.split("\n"):

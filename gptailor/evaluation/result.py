@@ -40,8 +40,8 @@ from gptailor.reporting.table import (
     row_numbers,
     shortened,
     table_lines,
-    wrapped,
 )
+from gptailor.reporting.terminal_encoding import wrapped
 
 _INDENT = "  "
 

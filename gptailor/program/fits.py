@@ -135,7 +135,7 @@ def fits_of(checked: Checked) -> dict[str, Mapping[str, FitPlan]]:
 # ---------------------------------------------------------------------------------- marked tensors
 
 
-def _narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
+def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
     """Give the tensors of MLPs the plan's width, and mark them."""
     if (found := layer_cuts(checked).get("width")) is None:
         return program
@@ -153,7 +153,7 @@ def _narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
     return p.Program(tuple(map(narrowed, program.outputs)))
 
 
-def _keep_experts(program: p.Program, checked: Checked) -> p.Program:
+def keep_experts(program: p.Program, checked: Checked) -> p.Program:
     """Leave out the tensors of experts that don't stay, and number the others anew.
 
     Before a text has chosen the experts, their tensors are marked.
@@ -242,7 +242,7 @@ def _kept_entries(
     return replace(result, spec=replace(result.spec, shape=shape))
 
 
-def _mark_bridges(program: p.Program, checked: Checked) -> p.Program:
+def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     """Mark the last projections of MLPs before a gap."""
     layout = checked.base.layout
     decided = {
@@ -254,7 +254,7 @@ def _mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     return marked(program, "bridge", decided)
 
 
-def _mark_healing(program: p.Program, checked: Checked) -> p.Program:
+def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     """Mark the tensors that learn after the output is made."""
     decided: dict[str, FitPlan] = {}
     if (healing := checked.resolved.healing) is not None:
@@ -281,10 +281,10 @@ def marked(program: p.Program, word: str, decided: Mapping[str, FitPlan]) -> p.P
 
 _MAKERS = "gptailor.evaluation.fits"
 FITS = (
-    FitStatement("width", _narrow_mlps, f"{_MAKERS}.narrower:Narrower"),
-    FitStatement("experts", _keep_experts, f"{_MAKERS}.expert_chooser:ExpertChooser"),
-    FitStatement("bridge", _mark_bridges, f"{_MAKERS}.bridge.fit:Bridger"),
-    FitStatement("heal", _mark_healing, f"{_MAKERS}.heal.heal:Healer"),
+    FitStatement("width", narrow_mlps, f"{_MAKERS}.narrower:Narrower"),
+    FitStatement("experts", keep_experts, f"{_MAKERS}.expert_chooser:ExpertChooser"),
+    FitStatement("bridge", mark_bridges, f"{_MAKERS}.bridge.fit:Bridger"),
+    FitStatement("heal", mark_healing, f"{_MAKERS}.heal.heal:Healer"),
     FitStatement("vocabulary"),
 )
 """All fits, those with a maker in their order of effect."""

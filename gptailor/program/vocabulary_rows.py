@@ -31,7 +31,7 @@ class AlignedRest:
             if not has_rows(where, i):
                 tensors[i] = tensor
             elif checked.union is None:
-                tensors[i] = _aligned_rows(tensor, model, donors[i], owner)
+                tensors[i] = aligned_rows(tensor, model, donors[i], owner)
             else:
                 tensors[i] = self.rows(read, i, checked.union).of(name)
             if cut is not None and has_rows(where, i):
@@ -58,9 +58,7 @@ def has_rows(where: str, number: int) -> bool:
     return number < {"embed": 1, "head": 2}.get(where, 0)
 
 
-def _aligned_rows(
-    tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened
-) -> TensorInfo:
+def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:
     """Return a model's embedding or head with a row for each token of another model's tokenizer.
 
     `donor` is the same tensor of `owner`, the model that supplies the tokenizer: it decides the

@@ -36,7 +36,7 @@ from gptailor.reporting.layer_view import (
     short_rows,
 )
 from gptailor.reporting.quantities import bytes_in_words
-from gptailor.reporting.table import wrapped
+from gptailor.reporting.terminal_encoding import wrapped
 
 
 @final

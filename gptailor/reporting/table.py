@@ -1,28 +1,13 @@
 """Tables for a terminal: names on the left, columns of numbers on the right."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from gptailor.reporting.terminal_encoding import in_encoding
+from gptailor.reporting.terminal_encoding import in_encoding, wrapped
 
 _INDENT = "  "
 _GAP = 2
-
-
-def wrapped(
-    text: str, width: int, first: str = "", later: str = "", most: int | None = None
-) -> list[str]:
-    """Return the lines of a text in `width` columns; a line ends between two words.
-
-    The line that begins with `first` is followed by lines that begin with `later`. Of more lines
-    than `most` the last one ends in dots. A longer word has a line of its own.
-    """
-    return textwrap.wrap(
-        text, max(20, width), initial_indent=first, subsequent_indent=later, max_lines=most,
-        placeholder=" …", break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
 
 
 def row_numbers(names: Sequence[str]) -> list[str]:

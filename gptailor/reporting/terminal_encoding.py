@@ -1,6 +1,7 @@
-"""Output for terminals that lack some characters, such as terminals with ISO 8859-1 or ASCII."""
+"""Prose in lines of a terminal, which may lack some characters, as with ISO 8859-1 or ASCII."""
 
 import re
+import textwrap
 from typing import Final
 
 INSTEAD: Final = {
@@ -45,3 +46,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def escaped_control(text: str) -> str:
     """Return the text with `\\x1b` and the like in the place of control characters."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def wrapped(
+    text: str, width: int, first: str = "", later: str = "", most: int | None = None
+) -> list[str]:
+    """Return the lines of a text in `width` columns; a line ends between two words.
+
+    The line that begins with `first` is followed by lines that begin with `later`. Of more lines
+    than `most` the last one ends in dots. A longer word has a line of its own.
+    """
+    return textwrap.wrap(
+        text, max(20, width), initial_indent=first, subsequent_indent=later, max_lines=most,
+        placeholder=" …", break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip

@@ -12,8 +12,8 @@ from gptailor.reporting.quantities import (
     shown_number,
     with_error,
 )
-from gptailor.reporting.table import table_lines, wrapped
-from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.reporting.table import table_lines
+from gptailor.reporting.terminal_encoding import escaped_control, wrapped
 from gptailor.searching.run.origin import ModelAlone, TrialOrigin, UniformMerge, origin_words
 from gptailor.searching.run.records import CurvePoint, front_file
 from gptailor.searching.run.scores import Scores

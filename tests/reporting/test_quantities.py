@@ -13,7 +13,8 @@ from gptailor.reporting.quantities import (
     speed_in_words,
     with_error,
 )
-from gptailor.reporting.table import shortened, table_lines, wrapped
+from gptailor.reporting.table import shortened, table_lines
+from gptailor.reporting.terminal_encoding import wrapped
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:

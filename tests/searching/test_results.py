@@ -110,6 +110,6 @@ def test_plans_are_noted_as_handed_over_after_they_are_written(
         monkeypatch.setattr(Folder, "put", fail)
         monkeypatch.setattr(results, "seen_from", lambda plan, place: plan)  # needs no models
         with pytest.raises(CheckpointError, match="no space left"):
-            results.put_results(folder, run, chosen, print)
+            results.put_results(folder, run, {}, chosen, print)
     assert study_of(tmp_path).typed.handed is None
     assert list((tmp_path / "front").iterdir())

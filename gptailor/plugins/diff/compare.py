@@ -12,7 +12,7 @@ from gptailor.plugins.diff.difference import difference_map, differences
 from gptailor.prepare import Prepared
 from gptailor.reporting.known_layers import resolved_by_headers
 from gptailor.reporting.show import prepared_from_headers
-from gptailor.reporting.table import wrapped
+from gptailor.reporting.terminal_encoding import wrapped
 
 
 def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:

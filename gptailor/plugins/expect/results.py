@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from gptailor.plan.faults import Fault, fault_record
 from gptailor.reporting.measure import Estimate, finite_or_none
 from gptailor.reporting.quantities import with_error
-from gptailor.reporting.table import table_lines, wrapped
-from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.reporting.table import table_lines
+from gptailor.reporting.terminal_encoding import escaped_control, wrapped
 
 _WORDS = {"pass": "pass", "tie": "pass (a tie)", "fail": "FAIL", "unknown": "FAIL (no score)"}
 _INDENT = "  "
