@@ -8,25 +8,17 @@ import ast
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from docs.generated import write_or_check
+
 PAGE = Path(__file__).with_suffix(".md")
 BLOCK = re.compile(r"(<!-- (gptailor[.\w]*) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
 LONGEST = 88
 """Columns of a line of a signature."""
-
-
-def main() -> None:
-    """Write the page, or check it."""
-    text = PAGE.read_text(encoding="utf-8")
-    current = pasted(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(int(text != current))
-    PAGE.write_text(current, encoding="utf-8")
 
 
 def pasted(page: str) -> str:
@@ -151,4 +143,4 @@ def parameter(argument: ast.arg, default: ast.expr | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, pasted)

@@ -8,19 +8,11 @@ import re
 import sys
 from pathlib import Path
 
+from docs.generated import write_or_check
 from gptailor.cli.main import COMMANDS, cli
 
 PAGE = Path(__file__).with_suffix(".md")
 BLOCK = re.compile(r"(<!-- gptailor([ \w-]*) --help -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
-
-
-def main() -> None:
-    """Paste the help, or check the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    current = pasted(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(int(text != current))
-    PAGE.write_text(current, encoding="utf-8")
 
 
 def pasted(page: str) -> str:
@@ -48,4 +40,4 @@ def said(command: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, pasted)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from docs.generated import write_or_check
 from gptailor.plan.fault_pages import fault_pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,15 +41,6 @@ class Said(NamedTuple):
 
     text: str
     code: str
-
-
-def main() -> None:
-    """Paste the messages, or check the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    current = pasted(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(int(text != current))
-    PAGE.write_text(current, encoding="utf-8")
 
 
 def pasted(page: str) -> str:
@@ -186,4 +178,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, pasted)

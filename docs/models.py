@@ -13,16 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from docs.generated import write_or_check  # noqa: E402 (after the path)
+
 PAGE = Path(__file__).with_suffix(".md")
-
-
-def main() -> None:
-    """Paste the table, or check the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    current = pasted(text, "types", types())
-    if "--check" in sys.argv[1:]:
-        sys.exit(int(text != current))
-    PAGE.write_text(current, encoding="utf-8")
 
 
 def pasted(text: str, name: str, table: str) -> str:
@@ -69,4 +62,4 @@ def types() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, lambda text: pasted(text, "types", types()))
