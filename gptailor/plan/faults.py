@@ -302,12 +302,15 @@ def errors(faults: Iterable[Fault]) -> list[Fault]:
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return a help text that names the nearest known name, or nothing.
 
-    A name is compared with the first `MOST_COMPARED` known ones of about its length.
+    A name is compared with the first `MOST_COMPARED` known ones of about its length. With the same
+    first letter it may be a bit less like.
     """
     if len(name) > _LONGEST_COMPARED:
         return ""
     similar = (k for k in names if 3 * len(name) <= 7 * len(k) and 3 * len(k) <= 7 * len(name))
-    closest = _closest(name, tuple(islice(similar, MOST_COMPARED)))
+    compared = tuple(islice(similar, MOST_COMPARED))
+    alike = tuple(known for known in compared if known[:1] == name[:1])
+    closest = _closest(name, compared) or _closest(name, alike, cutoff=0.57)
     return f"did you mean '{closest}'?" if closest else ""
 
 
@@ -323,11 +326,9 @@ def nearest_path(path: Path) -> str:
 
 
 @lru_cache(maxsize=256)
-def _closest(name: str, compared: tuple[str, ...]) -> str:
-    """Return the name that is most like this one; with the same first letter, a bit less like."""
-    alike = [known for known in compared if known[:1] == name[:1]]
-    near = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
-    return next(iter(near or difflib.get_close_matches(name, alike, n=1, cutoff=0.57)), "")
+def _closest(name: str, compared: tuple[str, ...], cutoff: float = 0.6) -> str:
+    """Return the name that is most like this one, or nothing."""
+    return next(iter(difflib.get_close_matches(name, compared, n=1, cutoff=cutoff)), "")
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
