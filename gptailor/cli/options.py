@@ -4,7 +4,6 @@ import gc
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -20,7 +19,7 @@ from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, PlanError, errors, listed, to_text
 from gptailor.reporting.quantities import bytes_from_words
-from gptailor.reporting.terminal_encoding import escaped_control, in_encoding
+from gptailor.reporting.terminal_encoding import escaped_control, in_encoding, wrapped
 
 if TYPE_CHECKING:
     from gptailor.evaluation.generate import GeneratedText
@@ -300,8 +299,6 @@ def _folded(text: str, stream: TextIO) -> str:
     """Return a text whose sentences have lines as wide as a terminal; drawn lines stay."""
     if not stream.isatty():
         return text
-    from gptailor.reporting.terminal_encoding import wrapped
-
     lines: list[str] = []
     for line in text.split("\n"):
         later = " " * (line.index("= help") + len("= help: ") if "= help: " in line else 2)
@@ -323,15 +320,7 @@ def say_answers(answers: "Sequence[GeneratedText]") -> None:
     for answer in answers:
         sign = f"({answer.sign})" if answer.sign else ""
         words = escaped_control(" ".join(f"{answer.target}: {answer.text} {sign}".split()))
-        say_drawn(
-            textwrap.fill(
-                words,
-                max(20, width()),
-                initial_indent="  ",
-                subsequent_indent="    ",
-                break_on_hyphens=False,
-            )
-        )
+        say_drawn("\n".join(wrapped(words, width(), "  ", "    ")))
 
 
 def output_encoding() -> str:

@@ -250,9 +250,8 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     --loss alone it selects the smallest plan. If no plan meets the limits, the exit code is 1, and
     the command names the nearest plan.
     """
-    if (parameters, memory, layers, loss, gguf) == (*[None] * 4, ()):
-        limits = "--parameters, --memory, --layers, --gguf or --loss"
-        raise click.UsageError(f"give a limit: {limits}")
+    if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
+        raise click.UsageError("give a limit: --parameters, --memory, --layers, --gguf or --loss")
     from gptailor.searching.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
@@ -281,8 +280,7 @@ def _picked_words(point: "CurvePoint", files: Mapping[str, int]) -> str:
     size = point.size
     count, weights = millions(size.parameters), bytes_in_words(size.bytes)
     weights += "".join(f", {bytes_in_words(size)} in {kind}" for kind, size in files.items())
-    lost = point.share if point.nats is None else point.nats
-    number = f"{abs(lost or 0):.1%}" if point.nats is None else f"{abs(point.nats):.3g} nats"
-    loss = "" if lost is None else f", {number} {'lost' if lost >= 0 else 'won'}"
+    lost, form = (point.share, "{:.1%}") if point.nats is None else (point.nats, "{:.3g} nats")
+    loss = "" if lost is None else f", {form.format(abs(lost))} {'lost' if lost >= 0 else 'won'}"
     before = " before it is repaired" * point.unrepaired
     return f"{point.file}: {size.layers} layers, {count} parameters, {weights}{loss}{before}"

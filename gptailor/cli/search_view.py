@@ -127,7 +127,7 @@ class Lines:
             case events.Warned(faults):
                 say_faults(faults)
             case Progress("searching", done, total, what):
-                self._once(what, textwrap.fill(steps(what, done, total), width()))
+                self._once(what, steps(what, done, total))
             case events.Estimated():
                 words = estimate(event, self._rest.then, self._rest.search.budget)
                 self._once(_ESTIMATE, words)
