@@ -31,6 +31,7 @@ from gptailor.checkpoint.token_selection import (
     step_ids,
 )
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
+from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import packages_needed
 
@@ -242,6 +243,11 @@ class TokenCut:
     def numbers(self) -> Mapping[int, int]:
         """The new number of each kept token."""
         return {old: new for new, old in enumerate(self.kept)}
+
+    @cached_property
+    def digest(self) -> FileDigest:
+        """The digest of the text."""
+        return of_file(self.text)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

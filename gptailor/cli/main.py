@@ -50,7 +50,7 @@ _INSTEAD = {
         "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md)",
     ),
 }
-"""What does the work of a command that other tools have."""
+"""The remedy for a command that other tools have and gptailor lacks, by its name."""
 
 COMMANDS: Door[click.Command] = Door("commands", "command", click.Command, {})
 """The commands of plugins."""

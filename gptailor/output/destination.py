@@ -280,7 +280,7 @@ class CompiledOutput(ABC):
 
 @final
 class CompiledFolder(CompiledOutput):
-    """The reader of a compiled folder. Raises CheckpointError (C101) if there is none."""
+    """The reader of a compiled folder. Raises CheckpointError (C101) for any other path."""
 
     no_plan = f"there is no {PLAN_FILE}"
     no_lock = f"there is no {LOCK_FILE} to compare them with"

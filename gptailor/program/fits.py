@@ -18,7 +18,6 @@ from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
 from gptailor.checkpoint.token_cut import TokenCutReport
-from gptailor.checkpoint.write.digest import of_file
 from gptailor.plan import layers as outline
 from gptailor.plan.events import FitResult, FitText
 from gptailor.plan.plan import SizeCut, TextFit
@@ -287,7 +286,7 @@ FITS = (
     FitStatement("heal", mark_healing, f"{_MAKERS}.heal.heal:Healer"),
     FitStatement("vocabulary"),
 )
-"""All fits, those with a maker in their order of effect."""
+"""All fits; those with a maker in their order of effect. No plan has `width` and `experts` both."""
 
 
 def by_names(texts: Mapping[str, Sequence[_T]]) -> dict[str, _T]:
@@ -323,8 +322,7 @@ def vocabulary_result(checked: Checked) -> dict[str, FitResult]:
     """Return the result of a smaller vocabulary by its place, if the plan has one."""
     if (cut := checked.token_cut) is None:
         return {}
-    file = of_file(cut.text)
-    text = FitText(file.size, file.sha256, cut.report.before)
+    text = FitText(cut.digest.size, cut.digest.sha256, cut.report.before)
     numbers = asdict(cut.report)
     return {"vocabulary": FitResult("vocabulary", "vocabulary", (text,), numbers)}
 

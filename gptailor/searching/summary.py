@@ -1,4 +1,4 @@
-"""What a search's trials come to: the verdict on the plan that was found, the curve, the starts.
+"""The result of a search's trials: the verdict on the found plan, the curve, the starts.
 
 All is computed from the ledger and the notes, so that RUN need not keep it. Plans are compared
 sample by sample, on text that the search never saw where there is some. A plan is better than the
@@ -168,7 +168,7 @@ def _simplicity(plan: Plan) -> tuple[int, int]:
     return len(plan.models), len(format_plan(plan).splitlines())
 
 
-# ------------------------------------------------------------------------- what trials come to
+# ------------------------------------------------------------------------ the results of trials
 
 
 def curve(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[tuple[Trial, OutputSize]]:

@@ -119,8 +119,8 @@ def stitch(
 ) -> PreTrainedModel:
     """Return the live model of a closed plan or its file, in eval mode; nothing is written.
 
-    On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
-    is the language model, without towers, as transformers has causal ones. `models` gives other
+    On the CPU it equals the compiled and reloaded folder bit for bit. For a vision-language model
+    it is the language model, without towers, as transformers has causal ones. `models` gives other
     folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default that of
     its configuration. `memory` bounds the bytes of weights on the device, through which layers are
     then streamed; it may be a text such as `2GB`.

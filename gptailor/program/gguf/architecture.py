@@ -171,7 +171,7 @@ class WrittenArchitecture:
 
     @cached_property
     def _slides(self) -> list[bool]:
-        """Whether each layer's attention has a window; one entry for all of a model's layers."""
+        """True for each layer with a window of attention; one entry if all layers are alike."""
         own = self._config
         types = getattr(own, "layer_types", None)
         if types is None:

@@ -1,4 +1,4 @@
-"""What was asked of a search, `RunRecord`, and what it handed over, as RUN has them.
+"""The records in RUN: the request, `RunRecord`, and the plans that were handed over.
 
 The module imports no NumPy, so that `pick` starts quickly.
 """
