@@ -125,7 +125,7 @@ class Lock(Closed):
         """
         fields = self.model_dump(exclude_defaults=True)
         fields |= {"dtype": self.dtype, "version": self.version}
-        fields |= _by_entries(fields.pop("texts", {}))
+        fields |= _entries_of(fields.pop("texts", {}))
         return _rendered(fields) + "\n"
 
     def write(self, path: str | Path) -> None:
@@ -185,7 +185,7 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
         raise CheckpointError("C701", "invalid lock: unknown key 'texts'", path, _ANEW)
     entries = {name: document.pop(name) for name in _Entries.model_fields if name in document}
     try:
-        texts = _by_names(_Entries.model_validate(entries).model_dump(exclude_defaults=True))
+        texts = _texts_of(_Entries.model_validate(entries).model_dump(exclude_defaults=True))
         lock = Lock.model_validate({**document, "texts": texts})
     except pydantic.ValidationError as error:
         raise CheckpointError("C701", f"invalid lock: {fault_of(error)}", path, _ANEW) from None
@@ -230,7 +230,7 @@ _Entries = pydantic.create_model("_Entries", __base__=Closed, **_ENTRIES)
 """The texts of fits as a lock's file has them: an entry for each fit, and for inner plans."""
 
 
-def _by_names(entries: dict[str, Any]) -> dict[str, Any]:
+def _texts_of(entries: dict[str, Any]) -> dict[str, Any]:
     """Return texts of the file's entries by their names in `Prepared.texts`."""
     texts: dict[str, Any] = entries.pop("bridges", {}) | entries.pop("inner", {})
     if (counts := entries.pop("vocabulary", None)) is not None:
@@ -239,7 +239,7 @@ def _by_names(entries: dict[str, Any]) -> dict[str, Any]:
     return texts | by_names({"heal": entries.pop("heal", ())}) | entries
 
 
-def _by_entries(texts: dict[str, Any]) -> dict[str, Any]:
+def _entries_of(texts: dict[str, Any]) -> dict[str, Any]:
     """Return texts by the entries of the file."""
     entries = dict[str, Any]()
     for name, text in texts.items():

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, final
 
 import jax
 
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.generate import short_answers_of
 from gptailor.evaluation.scores import Outcome, Score, race_counts
 from gptailor.evaluation.space_trials import opened
@@ -27,7 +28,7 @@ from gptailor.searching.limits import Sizes, Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking
-from gptailor.searching.run.records import Ended, ResultNote, RunSizes
+from gptailor.searching.run.records import Ended, ResultNote, RunRecord, RunSizes
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.scores import Scores, read_outcomes
 from gptailor.searching.run.study import Study, open_study
@@ -134,13 +135,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         interruptible(on_event) as tell,
     ):
         earlier = RunFiles(folder.path).record()
-        plan, opened_models, faults = opened(
-            plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
-        )
-        tell(Warned(faults))
-        where = computing(where, opened_models, earlier)
-        tied = {name for name, model in opened_models.items() if model.layout.tied}
-        space = space_of(plan, opened_models["base"].layout.count, tied)
+        plan, opened_models, where, space = _opened_space(plan, models, where, earlier, tell)
         sizes = Sizes(space, opened_models)
         bounds = size_bounds(space.plan, chosen.requires)
         within = Within(space, sizes, bounds) if bounds else None
@@ -192,6 +187,23 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         return found
 
 
+def _opened_space(
+    plan: Plan,
+    models: ModelPaths | None,
+    where: Resources,
+    earlier: RunRecord | None,
+    on_event: OnSearchEvent,
+) -> tuple[Plan, Mapping[str, Opened], Resources, Space]:
+    """Return an open plan, its models, where they are computed, and its space."""
+    plan, opened_models, faults = opened(
+        plan, models, device=where.device, memory=byte_count(where.memory), on_event=on_event
+    )
+    on_event(Warned(faults))
+    where = computing(where, opened_models, earlier)
+    tied = {name for name, model in opened_models.items() if model.layout.tied}
+    return plan, opened_models, where, space_of(plan, opened_models["base"].layout.count, tied)
+
+
 def forecast(
     plan: Plan,
     flags: Flags,
@@ -205,12 +217,8 @@ def forecast(
     Raises what `search` raises for the plan, its texts and objectives.
     """
     chosen, memory = settings(plan, flags), byte_count(where.memory)
-    plan, opened_models, faults = opened(
-        plan, models, device=where.device, memory=memory, on_event=on_event
-    )
-    on_event(Warned(faults))
-    space = space_of(plan, opened_models["base"].layout.count)
-    trials = trials_of(plan, opened_models, chosen, computing(where, opened_models, None), on_event)
+    plan, opened_models, where, space = _opened_space(plan, models, where, None, on_event)
+    trials = trials_of(plan, opened_models, chosen, where, on_event)
     budget = replace(Budget.of(chosen, trials.full), separate=separates(plan))
     weights = sum(
         file.stat().st_size for model in opened_models.values() for file in model.checkpoint.files
