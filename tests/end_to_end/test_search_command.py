@@ -645,9 +645,10 @@ def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, worl
 
 
 def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:
-    assert next(iter(STRATEGIES)) == "surrogate"
+    own = [name for name in STRATEGIES if name in STRATEGIES.own]
+    assert own[0] == "surrogate"
     said = " ".join(run("search", "--help").out.split())
-    assert f"{', '.join(STRATEGIES)}, or a package's. Default: surrogate." in said
+    assert f"{', '.join(own)}, or a package's. Default: surrogate." in said
 
 
 def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:
