@@ -105,6 +105,8 @@ def without_unused(plan: p.Plan) -> p.Plan:
     needed_models = set(needed(plan, used(plan)))
     models = {name: model for name, model in plan.models.items() if name in needed_models}
     trimmed = plan.model_copy(update={"models": models})
+    if not plan.numbers:
+        return trimmed
     used_numbers = {name for _, value in values(trimmed) for name in names_in(value)}
     numbers = {name: value for name, value in plan.numbers.items() if name in used_numbers}
     return trimmed.model_copy(update={"numbers": numbers})
@@ -127,6 +129,8 @@ class _Closing:
 
         `base` is the base's own layer or tensor at its place.
         """
+        if at not in self.space.changing:
+            return node
         if isinstance(node, p.Layer):
             base = own(node.position)
         if isinstance(node, BaseModel):

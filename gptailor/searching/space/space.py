@@ -8,11 +8,13 @@ closed = decode(space, Genome(*(genes[0] for genes in population)))
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
+from gptailor.plan.sites import entries
 from gptailor.plan.written_out import searched
 from gptailor.searching.space import genome as g
 from gptailor.searching.space.collect import Collecting
@@ -40,6 +42,12 @@ class Space:
     reals: tuple[g.Real, ...]
     index: Mapping[Place, tuple[int, ...]]
     table: Table
+
+    @cached_property
+    def changing(self) -> frozenset[Place]:
+        """The places of choices and entries, and all places around them: the others stay."""
+        places = (*self.index, *(at for at, _ in entries(self.plan)))
+        return frozenset(place[:length] for place in places for length in range(len(place) + 1))
 
     @property
     def digest(self) -> str:
