@@ -226,7 +226,7 @@ def greedy_neurons(x: torch.Tensor, rows: torch.Tensor, count: int, ridge: float
     def error(choice: list[int]) -> float:
         inputs = torch.cat([x[:, choice], damping.sqrt() * torch.eye(len(choice)).double()])
         target = torch.cat([aim, torch.zeros(len(choice), aim.shape[1]).double()])
-        fit = torch.linalg.lstsq(inputs, target, driver="gelsd").solution
+        fit = torch.linalg.lstsq(inputs, target, driver="gels").solution  # damped: full rank
         return float((inputs @ fit - target).square().sum())
 
     while len(kept) > count:
