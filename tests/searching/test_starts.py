@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import chain, pairwise
 
 import numpy as np
@@ -38,6 +39,7 @@ SHARES = (1.0, 0.25, 1 / 16, 0.01)
 Evaluate = Callable[[Plan], tuple[float, ...]]
 
 
+@cache
 def paper(layers: int = 30, k: int | str = 7, models: str = "math, code, chat") -> Space:
     text = PAPER.format(k=k, last=layers - 1, models=models)
     return space_of(loads(HEAD + text), layers)
