@@ -267,6 +267,7 @@ def test_a_text_in_the_home_is_found(
 # ------------------------------------------------------------------------------ diff and export
 
 
+@pytest.mark.usefixtures("renders_here")
 def test_a_plan_says_the_same_as_its_folder(run: Run, world: Path, tmp_path: Path) -> None:
     (world / "t.jinja").write_text("{{ messages }}")
     (world / "long.txt").write_text("a cat sat on the mat. " * 60)
