@@ -23,13 +23,12 @@ from gptailor.plan.registry import GAP_FITS
 from gptailor.prepare import prepare
 from gptailor.program.fits import FITS
 from gptailor.reporting.fit_words import FIT_WORDS
+from tests.support.thorough import THOROUGH
 from tests.support.tiny import letters, tiny_model
 from tests.support.tiny_vision import tiny_vision
 from tests.support.vocabularies import TEXT, write_byte_level
 
-pytestmark = pytest.mark.usefixtures(
-    "no_progress_bars", "one_thread", "own_cache", "renders_here"
-)
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "renders_here")
 
 SHARE = r"(-?\d+\.\d%)"
 
@@ -266,11 +265,18 @@ BESIDE = (
 
 
 CUTS = ("vocabulary", "experts", "width")
+CUTS_BESIDE = [
+    (name, beside)
+    for number, name in enumerate(CUTS)
+    for place, beside in enumerate(BESIDE)
+    if THOROUGH or place % len(CUTS) == number
+]
+"""Each statement beside one cut, and beside all of them in `make thorough`."""
 
 
 @pytest.mark.parametrize(
     ("case", "beside"),
-    [*((name, "") for name in CASES), *((name, beside) for name in CUTS for beside in BESIDE)],
+    [*((name, "") for name in CASES), *CUTS_BESIDE],
     indirect=["case"],
 )
 def test_a_live_model_equals_the_compiled_folder(beside: str, case: Case, here: Path) -> None:

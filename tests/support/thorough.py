@@ -49,6 +49,13 @@ LEFT_OUT = {
     "end_to_end/test_benchmarks.py": [
         "test_a_written_model_has_the_tensors_of_its_shape",
     ],
+    "end_to_end/test_chain.py": [
+        "test_a_plan_on_a_fitted_plan_is_the_plan_on_its_folder[biases]",
+        "test_a_plan_on_a_fitted_plan_is_the_plan_on_its_folder[heal]",
+        "test_a_plan_on_a_fitted_plan_is_the_plan_on_its_folder[vocabulary and heal]",
+        "test_a_process_that_is_killed_in_the_second_step_goes_on_there",
+        "test_bounded_memory_gives_the_folders_output",
+    ],
     "end_to_end/test_cli.py": [
         "test_an_interrupt_leaves_nothing",
     ],
@@ -114,6 +121,9 @@ LEFT_OUT = {
     "evaluation/fits/bridge/test_bridge.py": [
         "test_two_processes_give_the_same_bytes",
     ],
+    "evaluation/fits/test_fits.py": [
+        "test_the_weights_of_a_fit_are_gone_when_the_next_one_begins[300000000]",
+    ],
     "evaluation/fits/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
@@ -165,6 +175,7 @@ ONE_IN = {
         "test_it_keeps_the_contract": 2,
     },
     "output/gguf/test_file.py": {
+        "test_blocks_of_weights_too_small_for_their_type_are_noted": 3,
         "test_quantised_matrices_are_those_of_llama_cpps_package": 3,
     },
     "plugins/adopt/test_family_files.py": {
@@ -177,7 +188,7 @@ ONE_IN = {
         "test_each_matrix_of_a_layer_is_weighted_by_its_columns": 3,
     },
     "evaluation/fits/test_importance.py": {
-        "test_columns_have_the_mean_squares_of_the_compiled_model": 3,
+        "test_columns_have_the_mean_squares_of_the_compiled_model": 6,
     },
     "checkpoint/families/test_families.py": {
         "test_a_configuration_agrees_with_its_older_form": 6,
@@ -274,7 +285,7 @@ ONE_IN = {
         "test_what_is_said_of_a_family_is_true_of_the_model": 2,
     },
     "evaluation/fits/heal/test_learning.py": {
-        "test_every_family_learns_by_its_gradient_and_is_folded_as_it_ran": 3,
+        "test_every_family_learns_by_its_gradient_and_is_folded_as_it_ran": 6,
         "test_in_bfloat16_the_gradient_is_nearly_the_same": 4,
         "test_the_weights_themselves_learn_by_their_gradient_and_are_folded": 2,
     },
