@@ -256,6 +256,16 @@ def renders_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "_render", render)
 
 
+@pytest.fixture(scope="module")
+def brief_answers() -> Iterator[None]:
+    """The answers that commands show in the end are two tokens long: each is a forward pass."""
+    from gptailor.evaluation import generate  # imports torch
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(generate, "SHORT_TOKENS", 2)
+        yield
+
+
 @pytest.fixture(scope="session", name="preloaded")
 def _preloaded() -> Iterator[Preloaded]:
     """A process that has imported what a search needs, and runs scripts in its forks."""

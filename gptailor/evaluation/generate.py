@@ -57,6 +57,8 @@ class GeneratedText:
 
 SHORT_PROMPT = "The sky is blue because"
 """The prompt of short answers."""
+SHORT_TOKENS = 40
+"""The most tokens of a short answer."""
 _WORDS = re.compile(r"[a-z\u00df-\u024f]+|\S")
 """A word in Latin letters, or a single character."""
 _LOOPING = 1 / 3
@@ -92,13 +94,13 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
 
 def short_answers(targets: Sequence[Target], meter: Meter) -> tuple[GeneratedText, ...]:
-    """Return the answers of targets to `SHORT_PROMPT`, of at most 40 tokens.
+    """Return the answers of targets to `SHORT_PROMPT`, of at most `SHORT_TOKENS`.
 
     A tokenizer with a chat template gets it as a user's message. Targets that fail are left out:
     those without a tokenizer, and those whose weights take more than the meter's memory, because
     each token would read them again.
     """
-    found = answers(targets, SHORT_PROMPT, 40, meter, chat=None)
+    found = answers(targets, SHORT_PROMPT, SHORT_TOKENS, meter, chat=None)
     return tuple(answer for answer in found if answer.failure is None)
 
 

@@ -25,7 +25,7 @@ TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 600 ridge 0.01'
 BRIDGED = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ STEPS = {
     "step3": 'model base = "./step2.tailor"\nL0 = merge(L0 base, L1 base, 0.25)',
 }
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "brief_answers")
 
 
 @pytest.fixture(scope="module")

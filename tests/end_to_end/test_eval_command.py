@@ -13,7 +13,7 @@ from gptailor.evaluation import generate as answers
 from tests.support.said import Run, in_process, reading
 from tests.support.tiny import tiny_model, write_rows
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 PLAN = """\
 tailor 1

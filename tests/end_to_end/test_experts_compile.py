@@ -10,7 +10,7 @@ from gptailor.evaluation.fits.repair import stitch
 from tests.support.cut_plans import write, write_texts
 from tests.support.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 
 @pytest.fixture(scope="module")

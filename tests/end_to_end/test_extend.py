@@ -21,6 +21,8 @@ from gptailor.program.packages import search_packages
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"
+pytestmark = pytest.mark.usefixtures("brief_answers")
+
 Install = Callable[..., Path]
 Command = Callable[..., tuple[int, str, str]]
 

@@ -28,7 +28,9 @@ from tests.support.tiny import letters, tiny_model
 from tests.support.tiny_vision import tiny_vision
 from tests.support.vocabularies import TEXT, write_byte_level
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "renders_here")
+pytestmark = pytest.mark.usefixtures(
+    "no_progress_bars", "one_thread", "own_cache", "renders_here", "brief_answers"
+)
 
 SHARE = r"(-?\d+\.\d%)"
 

@@ -33,7 +33,7 @@ HEAL = 'heal on "text.txt" tokens 1024 rank 4'
 CUT = f"drop L2; {HEAL}"
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "brief_answers")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from gptailor.program.run import chunks
 from tests.support.tiny import tiny_model
 from tests.support.tiny_adapter import adapter
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "brief_answers")
 
 COUNT = 3
 HEAD = 'tailor 1; model base = "./base"; model code = "./code"; model chat = "./chat"\n'

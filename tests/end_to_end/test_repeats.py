@@ -28,7 +28,7 @@ maybe repeat window 1..2 of L1..L4 times 1..2
 search { minimize nll("rows.jsonl"); fidelity 2..8; trials 8 }
 """
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from tests.support.preloaded import Child, Preloaded
 from tests.support.said import Run, Said, in_process
 from tests.support.tiny import tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread", "brief_answers")]
 
 SPACE = """\
 tailor 1

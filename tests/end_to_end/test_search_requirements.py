@@ -18,7 +18,7 @@ from gptailor.searching.summary import held_key
 from tests.end_to_end.test_search_command import Search
 from tests.support.tiny import letters, tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread", "brief_answers")]
 
 SPACE = """\
 tailor 1

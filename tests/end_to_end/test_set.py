@@ -9,7 +9,7 @@ import gptailor
 from gptailor.plan.faults import PlanError
 from tests.support.said import Run, in_process, reading
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 PLAN = """\
 tailor 1

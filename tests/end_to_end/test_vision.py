@@ -26,7 +26,7 @@ IDS = torch.arange(3, 43).reshape(2, 20)
 TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "brief_answers")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from gptailor.prepare import ready
 from tests.support.tiny import tiny_model
 from tests.support.vocabularies import TEXT, write_byte_level
 
+pytestmark = pytest.mark.usefixtures("brief_answers")
+
 SIZE = 290
 
 

@@ -18,7 +18,7 @@ NARROW = {
     for role in ("gate", "up", "down")
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.support.said import Run, in_process, reading
 from tests.support.tiny import tiny_model, tiny_models, write_rows
 from tests.support.tiny_bytes import model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
 PLAN = """\
 tailor 1

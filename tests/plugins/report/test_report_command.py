@@ -114,7 +114,7 @@ def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) 
     assert (world / "pics" / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "brief_answers")
 def test_base_and_result_go_on_with_the_prompt(run: Run, world: Path) -> None:
     asked = ("--prompt", "a cat <b>", "--tokens", "5")
     assert run("report", "cut.tailor", "-o", "cut.html", *asked).code == 0
