@@ -67,7 +67,7 @@ class Landscape(Protocol):
         """Return the lowest true value of a plan, or None if it is unknown."""
 
 
-def space(layers: int, models: int, drops: int) -> Space:
+def space(layers: int, models: int, drops: int | str) -> Space:
     """Return the paper's pruning space of a size."""
     names = MODELS[:models]
     lines = [f'model {name} = "./{name}"' for name in ("base", *names)]

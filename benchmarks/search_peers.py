@@ -399,7 +399,13 @@ def ablations() -> dict[str, Factory]:
         none = space.table._replace(pairs=np.zeros((0, 2), np.int32))
         return Ours(Surrogate(), replace(space, table=none), seed)
 
+    def unmeasured_gaps(space: Space, seed: int) -> Searcher:
+        none = space.table._replace(gap_errors=None)
+        return Ours(Surrogate(), replace(space, table=none), seed)
+
     return {
+        "without measured gaps": unmeasured_gaps,
+        "without a plan near the best": lambda space, seed: Ours(Surrogate(close=0), space, seed),
         "without the region of swaps": lambda space, seed: Ours(Surrogate(region=0), space, seed),
         "of twelve parents": lambda space, seed: Ours(Surrogate(elite=12), space, seed),
         "without block influence": lambda space, seed: Unmeasured(Surrogate(), space, seed),

@@ -44,7 +44,7 @@ _WORDS = {
 """The message for each entry of an identity that differs."""
 
 
-_STARTING_PLANS = 5
+_STARTING_PLANS = 6
 """The version of the rules that choose starting plans; their trials are paired with them by place.
 """
 

@@ -18,8 +18,7 @@ from gptailor.evaluation.objectives.base import Forward
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.faults import TailorError
-from gptailor.plan.plan import DropAny, Plan
-from gptailor.plan.sites import drops_by_choice
+from gptailor.plan.plan import Plan
 from gptailor.plan.stage import at_stage
 from gptailor.reporting.measure import LossMeasure
 from gptailor.searching.run.origin import UniformMerge, composition_words
@@ -28,14 +27,12 @@ from gptailor.searching.run.scores import Scores, read_outcomes
 from gptailor.searching.run.study import FoundNote, Study
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.roles import separates
-from gptailor.searching.space.space import Space
+from gptailor.searching.space.space import Space, with_gap_errors
 from gptailor.searching.starts.compositions import wholes
 from gptailor.searching.starts.cuts import (
-    Cut,
     candidates,
     greedy_removal,
     nested_cuts,
-    shortest_paths,
 )
 from gptailor.searching.starts.recipes import Recipes
 from gptailor.searching.starts.stages import Starts
@@ -87,20 +84,26 @@ def starts_of(
     measuring = _Measuring(space, trials, budget, study, on_progress)
     try:
         influence = measuring.influence()
-        cuts = measuring.bridged_cuts() if "base" in influence else ()
+        errors = measuring.gap_errors()
         removed = measuring.removal(influence["base"]) if "base" in influence else ()
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
     measured, separate = study.typed.measured.evaluations, separates(space.plan)
     budget = replace(budget, measured=measured, separate=separate)
     recipes = (
-        Recipes(space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed)
+        Recipes(
+            space,
+            strategy_of(chosen.strategy),
+            room=budget.recipes,
+            asks=budget.asked_recipes,
+            rivals=budget.rivals,
+            seed=chosen.seed,
+        )
         if budget.separate
         else None
     )
-    starts = Starts(
-        space, influence, removed, budget.low / budget.full, budget.starts, cuts, recipes
-    )
+    space = space if errors is None else with_gap_errors(space, errors)
+    starts = Starts(space, influence, removed, budget.low / budget.full, budget.starts, recipes)
     return starts, budget
 
 
@@ -121,9 +124,10 @@ class _Measuring:
             names = ("base", composition_words(UniformMerge(models=("base",), every=True)))
             self.plans = {name: self.plans[name] for name in names if name in self.plans}
         low, most = budget.low / budget.full, _REMOVAL_SHARE * budget.trials
-        self.width = candidates(space, low, most) if "base" in self.plans else 0
         fixed = any(not drop.maybe for drop in space.plan.drops)
         self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
+        bare = "base" in self.plans and not self.bridges
+        self.width = candidates(space, low, most) if bare else 0
         self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
         self.done = 0
         self.spent = 0
@@ -139,7 +143,7 @@ class _Measuring:
             any(len(of_each) != layers for of_each in (notes.influence or {}).values())
             or len(places.intersection(removed)) < len(removed)
             or len(removed) > int(sum(self.space.table.high))
-            or any(place >= layers for cut in notes.gaps or () for place in cut)
+            or len(notes.gaps or range(layers)) != layers
         ):
             raise self.study.error("has a damaged note: 'measured' is of other layers")
 
@@ -165,24 +169,20 @@ class _Measuring:
             self.done += 1
         return self._noted.influence or {}
 
-    def bridged_cuts(self) -> Sequence[Cut]:
-        """Return the cuts with gaps that the plan's bridge closes best, of the middle size.
-
-        Return () for a space that drops anything but some of one list of positions.
-        """
-        choices = [choice for _, choice in drops_by_choice(self.space.plan)]
-        if not self.bridges or len(choices) != 1 or not isinstance(choices[0], DropAny):
-            return ()
-        sizes = nested_cuts(self.space, np.zeros(self.space.layers))
-        size = len(sizes[len(sizes) // 2])
-        self.on_progress("measuring what a bridge leaves of each gap", self.done, self.total)
+    def gap_errors(self) -> Sequence[Sequence[float]] | None:
+        """Return the errors of the plan's bridge over each gap; None without a bridge."""
+        if not self.bridges:
+            return None
+        widest = len(nested_cuts(self.space, np.zeros(self.space.layers))[-1])
+        words = "measuring what a bridge leaves of each gap"
+        self.on_progress(words, self.done, self.total)
         if self._noted.gaps is None:
-            errors = gap_errors_of(self.trials, self.plans["base"], size)
-            cuts = shortest_paths(errors, choices[0].among, size)
+            errors = gap_errors_of(self.trials, self.plans["base"], widest)
             self.spent += self.budget.full
-            self._note("gaps", [list(cut) for cut in cuts])
+            self._note("gaps", errors)
         self.done += 1
-        return self._noted.gaps or ()
+        self.on_progress(words, self.done, self.total)
+        return self._noted.gaps
 
     def removal(self, influence: Sequence[float]) -> Sequence[int]:
         """Return the positions that greedy removal takes from the base, in order."""

@@ -158,7 +158,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
         with workers_of(space_trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, space_trials, budget, study, chosen, say)
             asking = Asking(
-                strategy_of(chosen.strategy), space, ledger, seed=chosen.seed,
+                strategy_of(chosen.strategy), starts.space, ledger, seed=chosen.seed,
                 capacity=budget.capacity, prior=starts.influence.get("base"), within=within,
             )  # fmt: skip
             under_way = UnderWay(ledger, base, workers.count, races=chosen.race)

@@ -104,31 +104,39 @@ def measured(
     return found, said, study
 
 
-def test_progress_goes_up_to_what_there_is_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"), [(TEXT, {"measuring", "removing"}), (BRIDGED, {"measuring"})]
+)
+def test_progress_goes_up_to_what_there_is_to_do(
+    tmp_path: Path, text: str, words: set[str]
+) -> None:
     trials = Measured()
-    _, said, _ = measured(tmp_path, trials)
+    _, said, _ = measured(tmp_path, trials, text)
     done = [number for _, number, _ in said]
     assert done == sorted(done)
     assert {total for _, _, total in said} == {len(trials.asked)}
     assert done[-1] == len(trials.asked)
-    assert {what.partition(" ")[0] for what, _, _ in said} == {"measuring", "removing"}
+    assert {what.partition(" ")[0] for what, _, _ in said} == words
 
 
 def test_what_it_cost_is_noted(tmp_path: Path) -> None:
     trials = Measured()
     _, _, study = measured(tmp_path, trials)
     of_samples = [one for one in trials.asked if not one.startswith("gaps")]
+    assert len(of_samples) < len(trials.asked)
     assert study.typed.measured.evaluations == pytest.approx(len(of_samples) / 8 + 1)
     assert {one.split()[1] for one in of_samples} == {"8"}
 
 
-@pytest.mark.parametrize("at", [0, 2, 4, 5, 9])
-def test_what_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
-    whole, _, undisturbed = measured(tmp_path / "whole", every := Measured())
+@pytest.mark.parametrize(
+    ("text", "at"), [(BRIDGED, 0), (BRIDGED, 2), (TEXT, 0), (TEXT, 3), (TEXT, 4), (TEXT, 8)]
+)
+def test_what_was_interrupted_goes_on(tmp_path: Path, text: str, at: int) -> None:
+    whole, _, undisturbed = measured(tmp_path / "whole", every := Measured(), text)
     assert len(every.asked) > at
     with pytest.raises(Interrupted):
-        measured(tmp_path / "cut", first := Measured(at))
-    found, _, study = measured(tmp_path / "cut", second := Measured())
+        measured(tmp_path / "cut", first := Measured(at), text)
+    found, _, study = measured(tmp_path / "cut", second := Measured(), text)
     assert len(second.asked) < len(every.asked) or at == 0
     lost = len(first.asked) + len(second.asked) - len(every.asked)
     assert 0 <= lost < 8, "no more than one round of removal"
@@ -162,6 +170,7 @@ def test_cuts_that_a_bridge_closes_best_are_starting_plans(tmp_path: Path) -> No
     found, _, _ = measured(tmp_path, Measured())
     assert found.bridged[0] == (5, 6), "the one gap that leaves least"
     assert len(found.bridged) == 3
+    assert not found.removal, "greedy removal measures bare plans"
     without, _, _ = measured(tmp_path / "bare", trials := Measured(), TEXT)
     assert without.bridged == ()
     assert not any(one.startswith("gaps") for one in trials.asked)

@@ -78,7 +78,7 @@ def repaired(**changes: Any) -> SearchSetting:
     space = space_of(gptailor.loads(TEXT), LAYERS)
     strategy = strategy_of("surrogate")
     budget = changes.pop("budget", BUDGET)
-    recipes = Recipes(space, strategy, budget.recipes, budget.rivals, seed=5)
+    recipes = Recipes(space, strategy, budget.recipes, budget.asked_recipes, budget.rivals, seed=5)
     influence = {"base": [1.0 + abs(at - 6) for at in range(LAYERS)]}
     starts = Starts(space, influence, (), 0.25, budget.starts, recipes=recipes)
     return setting(space=space, strategy=strategy, starts=starts, budget=budget, **changes)
@@ -208,10 +208,10 @@ def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: 
         ("uniform merge", 0.25),
         ("math", 0.25),
         ("code", 0.25),
-        ("uniform merge by 0.6", 0.25),
         ("uniform merge", 1.0),
     ]
-    missed = "3 of 7 uncut plans (base, uniform merge by 1, uniform merge by 0.3)"
+    named = "base, uniform merge by 1, uniform merge by 0.6, uniform merge by 0.3"
+    missed = f"4 of 7 uncut plans ({named})"
     left_out = chosen.starts.untried([trial.request.origin for trial in ledger.trials])["left_out"]
     assert left_out[0] == missed
 

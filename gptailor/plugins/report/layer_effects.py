@@ -18,8 +18,8 @@ from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of, keys_of
-from gptailor.searching.space.space import Space
-from gptailor.searching.space.table import features, sample
+from gptailor.searching.space.space import Space, with_gap_errors
+from gptailor.searching.space.table import sample
 
 _STATES: tuple[LayerState, ...] = get_args(LayerState)
 _DRAWS = 64
@@ -70,9 +70,12 @@ def _learned(reading: RunReading) -> tuple[list[LayerEffect], list[str]]:
             f"The search's strategy was {strategy}, which has no model of what layers do:"
             " effects are those of the trials alone."
         ]
-    prior = (reading.study.typed.measured.found.influence or {}).get("base")
+    measured = reading.study.typed.measured.found
+    prior = (measured.influence or {}).get("base")
     if prior is not None and len(prior) != space.layers:
         prior = None
+    if measured.gaps is not None and len(measured.gaps) == space.layers:
+        space = with_gap_errors(space, measured.gaps)
     try:
         return learned_effects(space, reading.ledger, prior), []
     except ImportError as error:
@@ -144,7 +147,7 @@ def learned_effects(
     """
     from gptailor.searching.strategies.posterior import draw, sharing  # imports JAX
     from gptailor.searching.strategies.strategy import Archive, scalarise
-    from gptailor.searching.strategies.surrogate import drawn_scores, observations
+    from gptailor.searching.strategies.surrogate import described, drawn_scores, observations
 
     trials = [trial for trial in ledger.trials if trial.request.phase in TOLD]
     if not trials:  # recipes alone were evaluated so far
@@ -160,9 +163,9 @@ def learned_effects(
     influence = None if prior is None else np.array(prior, float)
     archive = Archive(population, losses[:, deciding], shares, len(shares))
     fitness = scalarise(losses[:, deciding], weights)
-    observed = observations(space.table, archive, features(space.table, population), fitness)
+    observed = observations(space.table, archive, described(space.table, population), fitness)
     by = draw(observed, sharing(space.table, influence), np.ones(_DRAWS), drawing)
-    values = drawn_scores(space.table, features(space.table, drawn), by)
+    values = drawn_scores(space.table, described(space.table, drawn), by)
     rows = (Genome(*genes) for genes in zip(*drawn, strict=True))
     states = [layer_states(Resolved(decode(space, row), space.layers).slots) for row in rows]
     complete = [row for row in states if row is not None]

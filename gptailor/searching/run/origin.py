@@ -132,10 +132,14 @@ class BestWindow(_OfComposition):
 
 @final
 class BridgedCut(_OfComposition):
-    """The cut with the gaps that a bridge closes best, or second or third best."""
+    """The cut with the gaps that a bridge closes best, or second or third best.
+
+    `layers` is the number of dropped layers if cuts have several sizes.
+    """
 
     kind: Literal["bridged cut"] = "bridged cut"
     rank: Literal[1, 2, 3]
+    layers: LayerCount | None = None
 
 
 @final
@@ -213,8 +217,8 @@ def origin_words(  # noqa: C901, PLR0911 (a case for each origin)
             return _on(f"window {_cut_words(dropped)}", of)
         case BestWindow(of=of, layers=layers):
             return _on("best window" if layers is None else f"best window of {layers}", of)
-        case BridgedCut(of=of, rank=rank):
-            return _on(f"{_RANKS[rank]} bridged cut", of)
+        case BridgedCut(of=of, rank=rank, layers=layers):
+            return _on(f"{_RANKS[rank]} bridged cut", of) + _layers(layers)
         case SmallestSize(of=of, cut=cut, size=size):
             return _on(f"{cut} {size}", of)
         case RivalPlan(of=of, cut=cut):

@@ -37,11 +37,11 @@ EPSILON = 1e-9
 
 _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
-_SEPARATE_STARTS = 0.7
-"""The share of the budget for recipes, starting plans and their measurements."""
-_RECIPES = 0.3
-"""The share of the budget for recipes."""
-_TRIALS_A_RIVAL = 7
+_STRATEGY = 1 / 2
+"""The least share of the budget for plans that the strategy asks for, recipes among them."""
+_ASKED_RECIPES = 0.2
+"""The share of the budget for recipes that the strategy asks for."""
+_TRIALS_A_RIVAL = 14
 MOST_RIVALS = 4
 """The best merge and the best model alone, each with two usual cuts."""
 
@@ -99,15 +99,24 @@ class Budget:
 
     @property
     def starts(self) -> float:
-        """The most that starting plans cost, with their measurements and recipes included."""
-        share = _SEPARATE_STARTS if self.separate else 1 / 2
-        rivals = self.rivals * self.low / self.full
-        return max(share * self.trials - self.measured - rivals, 1.0)
+        """The most that starting plans cost, with all recipes, without their measurements."""
+        return self._plain_starts + self.asked_recipes
+
+    @property
+    def _plain_starts(self) -> float:
+        """The most that plans cost that nobody asks a strategy for, without measurements."""
+        others = self.measured + self.kept + self.random + self.rivals * self.low / self.full
+        return max((1 - _STRATEGY) * self.trials - others, 1.0)
+
+    @property
+    def asked_recipes(self) -> float:
+        """The most that recipes cost which a strategy asks for."""
+        return _ASKED_RECIPES * self.trials if self.separate else 0.0
 
     @property
     def recipes(self) -> float:
         """The most that recipes cost which are compared with nothing dropped."""
-        return _RECIPES * self.trials if self.separate else 0.0
+        return self._plain_starts / 2 + self.asked_recipes if self.separate else 0.0
 
     @property
     def rivals(self) -> int:
@@ -151,7 +160,8 @@ class Start(NamedTuple):
     """A starting plan, and the share of all samples that it is to be evaluated on.
 
     A plan that is `uncut` is evaluated with nothing dropped: its recipe alone. As a result it has
-    its `losses` by each objective, NaN after a failure, and the share that was used.
+    its `losses` by each objective, NaN after a failure, and the share that was used. `ahead` tells
+    whether it is better than all uncut plans of earlier stages by more than one standard error.
     """
 
     origin: TrialOrigin
@@ -159,6 +169,7 @@ class Start(NamedTuple):
     share: float
     uncut: bool = False
     losses: tuple[float, ...] = ()
+    ahead: bool = False
 
 
 Stages: TypeAlias = Generator[list[Start], list[Start], None]
@@ -241,7 +252,7 @@ class Schedule:
         evaluated. Plans beyond bounds count as failures that cost nothing.
         """
         stages, results, bounds = self.starts.stages(), None, self.asking.within
-        shares, asked_after = list[float](), 0
+        shares, asked_after, recipes = list[float](), 0, list[Trial]()
         unused: dict[Hashable, deque[Trial]] = defaultdict(deque)
         for trial in self.ledger.of(RECIPES, STARTS):
             unused[_evaluated(trial.request)].append(trial)
@@ -265,7 +276,13 @@ class Schedule:
             if not starts or (len(requests) < len(within) and not self.budget.separate):
                 return []
             asked_after += len(by_slot)
-            results = [self._result(start, by_slot.get(slot)) for slot, start in enumerate(starts)]
+            best = self.ledger.best(recipes)
+            results = [
+                self._result(start, by_slot.get(slot), best) for slot, start in enumerate(starts)
+            ]
+            recipes += [
+                trial for slot, trial in by_slot.items() if starts[slot].uncut and trial.full
+            ]
             shares += [result.share for result in results]
         raise AssertionError("stages end")
 
@@ -291,11 +308,12 @@ class Schedule:
                 break
         return requests
 
-    def _result(self, start: Start, trial: Trial | None) -> Start:
+    def _result(self, start: Start, trial: Trial | None, best: Trial | None = None) -> Start:
         if trial is None:
             return start._replace(share=0.0, losses=(math.nan,) * len(self.ledger.aims))
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
-        return start._replace(share=trial.share, losses=losses)
+        ahead = best is not None and self.ledger.is_ahead(trial, best)
+        return start._replace(share=trial.share, losses=losses, ahead=ahead)
 
     def _take_focus(self) -> None:
         """Let the strategy search what the starting plans leave open, before its first ask."""

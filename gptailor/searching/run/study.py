@@ -42,11 +42,12 @@ class FoundNote(BuiltClosed):
     """The measurements before the first trial, as far as they were made.
 
     `influence` is the block influence of each layer, by the name of a plan without drops. `gaps`
-    are the cuts that a bridge closes best, `removal` the positions that greedy removal takes.
+    are the errors of a bridge over gaps of 1, 2, … layers after each layer, `removal` the positions
+    that greedy removal takes.
     """
 
     influence: dict[str, Several[float]] | None = None
-    gaps: Several[Several[Position]] | None = None
+    gaps: Several[Several[float]] | None = None
     removal: Several[Position] | None = None
 
 

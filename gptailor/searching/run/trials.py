@@ -264,6 +264,14 @@ class Ledger:
         unpaired = Scores(scores.values, scores.stderrs)
         return self.comparison(base, numbers).loss(unpaired, exact)
 
+    def is_ahead(self, trial: Trial, other: Trial) -> bool:
+        """Return whether a trial's loss is lower than another's by more than the error of pairs."""
+        scores, than = trial.scores, other.scores
+        if scores is None or than is None or trial.samples != other.samples:
+            return False
+        difference = self.comparison(self.references.get(trial.samples)).loss(scores, than)
+        return difference.value < -difference.stderr
+
     @property
     def loss_unit(self) -> str:
         """The unit of the mean loss by the objectives that compare plans."""

@@ -6,10 +6,12 @@ closed = decode(space, Genome(*(genes[0] for genes in population)))
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
+
+import numpy as np
 
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
@@ -74,3 +76,18 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
         {site.place: collecting.numbers(site.place) for site in collecting.sites},
         table_of(collecting),
     )
+
+
+def with_gap_errors(space: Space, errors: Sequence[Sequence[float]]) -> Space:
+    """Return a space with the errors of a bridge over each gap in its table.
+
+    `errors` has, for each layer, the errors of a gap of 1, 2, … layers after it. A gap that begins
+    with the first layer can't be bridged, and has the greatest error.
+    """
+    most = max(map(max, filter(None, errors)), default=1.0)
+    found = np.full((space.layers, max(map(len, errors), default=1) or 1), most)
+    for after, row in enumerate(errors[:-1]):
+        if row:
+            found[after + 1] = row[-1]
+            found[after + 1, : len(row)] = row
+    return replace(space, table=space.table._replace(gap_errors=np.maximum(found, 1e-6)))

@@ -49,7 +49,8 @@ class Table(NamedTuple):
     `joints` are truths made of truths before them, in groups that are computed at once: the kind of
     the joints, their numbers, and the numbers of the truths of each joint.
     `truths` has the truth of each gene and then of each mark, -1 for never. `closing` has the truth
-    that a closed plan has an entry, for each entry, and then that a position leaves.
+    that a closed plan has an entry, for each entry, and then that a position leaves. `gap_errors`
+    are the measured errors of a bridge over gaps of 1, 2, … layers that begin at each position.
     """
 
     group: Int[ndarray, " b"]
@@ -78,6 +79,7 @@ class Table(NamedTuple):
     truths: Int[ndarray, " rows"]
     closing: Int[ndarray, " e"]
     limits: Limits | None = None
+    gap_errors: Float[ndarray, "layers widest"] | None = None
 
 
 def active(table: Table, genome: g.Genome) -> g.Active:
@@ -100,6 +102,29 @@ def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
     *_, gates, marks = np.split(_rows(table, genome, table.truths), _ends(table), axis=-1)
     reals = np.where(gates, 2 * np.asarray(genome.reals) - 1, 0.0)
     return np.concatenate([marks, reals], axis=-1, dtype=np.float32)
+
+
+def gap_features(table: Table, effects: Float[ndarray, "n f"]) -> Float[ndarray, "n k"]:
+    """Return features of the gaps that a bridge closes, by the features of genomes.
+
+    These are the number of gaps, the sum of their errors, and the sum of the logarithms of their
+    errors, each relative to its mean over all measured gaps. There are none without `gap_errors`. A
+    gap wider than all measured ones has the error of the widest one at its place.
+    """
+    errors = table.gap_errors
+    if errors is None:
+        return np.zeros((len(effects), 0), np.float32)
+    layers, widest = errors.shape
+    dropped = np.zeros((len(effects), layers), np.bool_)
+    dropped[:, table.at_features[table.drops]] = effects[:, table.drops] > 0
+    width = np.zeros((len(effects), layers + 1), np.int32)
+    for at in reversed(range(layers)):
+        width[:, at] = np.where(dropped[:, at], width[:, at + 1] + 1, 0)
+    begins = dropped & ~np.pad(dropped, ((0, 0), (1, 0)))[:, :-1]
+    error = errors[np.arange(layers), np.clip(width[:, :-1], 1, widest) - 1]
+    each = np.ones_like(error), error / errors.mean(), np.log(error) - np.log(errors).mean()
+    sums = [np.where(begins, one, 0).sum(axis=1) for one in each]
+    return np.asarray(np.stack(sums, axis=1) / widest, np.float32)
 
 
 def closing(table: Table, genome: g.Genome) -> Bool[ndarray, "*n e"]:

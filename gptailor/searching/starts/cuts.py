@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from gptailor.plan.plan import Drop, DropAny, DropWindow, Plan, count_ends
 from gptailor.plan.sites import drops_by_choice
-from gptailor.plan.windows import Window, windows_of
+from gptailor.plan.windows import Window, runs, windows_of
 from gptailor.searching.space.decode import without_unused
 from gptailor.searching.space.space import Space
 
@@ -95,11 +95,17 @@ def _growing(
 
 
 def contiguous(space: Space, scores: CutScores) -> list[Cut]:
-    """Return cuts of one stretch, where the lists allow it, the highest scores of each size first.
+    """Return cuts of one stretch, where the lists allow it, the best of each size first.
 
-    Each window of a statement is among them, with the fewest drops of all other choices. Cuts near
-    each place are among them, too.
+    The best have the least error of a bridge over their gaps. Without measured gaps they have the
+    highest scores. Each window of a statement is among them, with the fewest drops of all other
+    choices. Cuts near each place are among them, too.
     """
+
+    def price(cut: Cut) -> float:
+        measured = space.table.gap_errors is not None
+        return gap_error(space, cut) if measured else -float(scores[list(cut)].sum())
+
     positions = np.arange(space.layers)
     around = (
         cut
@@ -109,7 +115,7 @@ def contiguous(space: Space, scores: CutScores) -> list[Cut]:
     )
     tried = dict.fromkeys([*around, *_windows_of_each(space, scores)])
     by_size: dict[int, list[Cut]] = {}
-    for cut in sorted(tried, key=lambda cut: -float(scores[list(cut)].sum())):
+    for cut in sorted(tried, key=price):
         by_size.setdefault(len(cut), []).append(cut)
     ranked = sorted(
         (rank, -size, cut) for size, cuts in by_size.items() for rank, cut in enumerate(cuts)
@@ -133,28 +139,34 @@ _BEST_PATHS = 3
 """The number of best cuts that are tried."""
 
 
+def gap_error(space: Space, cut: Cut) -> float:
+    """Return the sum of the errors of a bridge over the gaps of a cut."""
+    errors = space.table.gap_errors
+    assert errors is not None, "measured gaps"
+    widest = errors.shape[1]
+    return sum(float(errors[first, min(last - first, widest - 1)]) for first, last in runs(cut))
+
+
 def shortest_paths(
-    errors: Sequence[Sequence[float]], droppable: Collection[int], count: int
+    errors: Float[np.ndarray, "layers widest"], droppable: Collection[int], count: int
 ) -> list[Cut]:
     """Return the cuts of exactly `count` droppable positions with the least error, the best first.
 
-    `errors` has, for each layer, the remaining errors of a gap of 1, 2, … layers after it. The
+    `errors` has the remaining errors of a gap of 1, 2, … layers that begins at each position. The
     first position stays, as a bridge needs a layer before it. The algorithm is dynamic programming
     over the position that stays and the number of dropped positions before it. It keeps the best
     few cuts of each state.
     """
-    layers = len(errors)
+    layers, widest = errors.shape
     best: dict[tuple[int, int], list[tuple[float, Cut]]] = {(0, 0): [(0.0, ())]}
     for after in range(layers):
         for done in range(count + 1):
             paths = best.get((after, done), [])
-            for width in range(min(count - done, layers - after - 1) + 1):
+            for width in range(min(count - done, layers - after - 1, widest) + 1):
                 skipped = range(after + 1, after + 1 + width)
-                if width and not (
-                    width <= len(errors[after]) and all(at in droppable for at in skipped)
-                ):
+                if not all(at in droppable for at in skipped):
                     break
-                more = errors[after][width - 1] if width else 0.0
+                more = float(errors[after + 1, width - 1]) if width else 0.0
                 key = after + 1 + width, done + width
                 longer = ((error + more, (*dropped, *skipped)) for error, dropped in paths)
                 best[key] = heapq.nsmallest(_BEST_PATHS, [*best.get(key, []), *longer])

@@ -40,13 +40,15 @@ _RECIPES = 1_000
 class Recipes:
     """Recipes of a space as genomes with nothing dropped, and what a strategy asks of them.
 
-    `room` is the number of evaluations at full fidelity that all recipes may cost together.
+    `room` is the number of evaluations at full fidelity that all recipes may cost together, and
+    `asks` the part of it for recipes that the strategy asks for.
     `rivals` is the number of plans that are repaired for comparison.
     """
 
     space: Space
     strategy: "Strategy"
     room: float
+    asks: float
     rivals: int
     seed: int = 0
 

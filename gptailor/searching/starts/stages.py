@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 
-from gptailor.plan.plan import CUTS, RepeatWindow
+from gptailor.plan.plan import CUTS, DropAny, RepeatWindow
+from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.windows import Window, windows_of
 from gptailor.searching.run.origin import (
     BestWindow,
@@ -57,6 +58,7 @@ from gptailor.searching.starts.cuts import (
     contiguous,
     drops_some,
     nested_cuts,
+    shortest_paths,
 )
 from gptailor.searching.starts.recipes import Recipes, cut_table
 
@@ -64,8 +66,6 @@ _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
 _MERGES = 2
 """Uniform merges by the mean that are evaluated in full."""
-_COMPOSITIONS = 0.6
-"""The share of the room for recipes that compositions may cost, if a strategy is asked after."""
 _WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
 _ENDS_FROM = 4
@@ -92,7 +92,8 @@ class Starts:
 
     `influence` is the block influence of each layer, by the name of a composition in `wholes`.
     A space that drops no layers has none. `removal` are the positions that `greedy_removal` removes
-    from the base. `bridged` are the cuts with the gaps that a bridge closes best. With `recipes`
+    from the base. A space with measured gaps has the cuts with the gaps that a bridge closes best.
+    With `recipes`
     the best recipe is found first, with nothing dropped, and all cuts are of it. `cheapest` is the
     least share of all samples that a trial may use. `room` is the number of evaluations at full
     fidelity that all plans may cost together. If the room is too small for all plans, the plans
@@ -104,7 +105,6 @@ class Starts:
     removal: Sequence[int] = ()
     cheapest: float = 1.0
     room: float = math.inf
-    bridged: Sequence[Cut] = ()
     recipes: Recipes | None = None
     _recipe: list[Genome] = field(default_factory=list, init=False, repr=False)
 
@@ -123,7 +123,10 @@ class Starts:
             origin = StrategyPlan(strategy=strategy.name)
             for number in range(int((self.recipes.room - spent + 1) / strategy.population)):
                 asked = self.recipes.ask(number, full)
-                full += yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+                results = yield [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+                full += results
+                if not any(result.ahead for result in results):
+                    break
         best = self._best(full)
         told = [*glances, *full]
         if self.recipes is not None:
@@ -132,9 +135,12 @@ class Starts:
         window = None
         if drops_some(self.space):
             told += yield self._bridged(best)
-            told += yield self._of_each_size(best)
+            if not self.bridged:
+                told += yield self._of_each_size(best)
             spent = math.fsum(result.share for result in told)
-            cuts = self._windows(best, self.room - spent)
+            asked_for = math.fsum(r.share for r in told if isinstance(r.origin, StrategyPlan))
+            kept = self.recipes.asks - asked_for if self.recipes is not None else 0.0
+            cuts = self._windows(best, self.room - kept - spent)
             windows = yield [
                 self._start(WindowCut(of=self._of(best), dropped=cut), best, cut, self._low)
                 for cut in cuts
@@ -196,9 +202,8 @@ class Starts:
         recipes they have half, or as much as the usual ones cost.
         """
         if self.recipes is not None:
-            room = self.recipes.room
-            asks = (1 - _COMPOSITIONS) * room + 1 >= self.recipes.strategy.population
-            return _COMPOSITIONS * room if asks else room
+            room, asks = self.recipes.room, self.recipes.asks
+            return room - asks if asks + 1 >= self.recipes.strategy.population else room
         later = drops_some(self.space) or any(bit.subject.role == "drop" for bit in self.space.bits)
         usual = min(len(self._models), _MOST_ALONE) + (len(self._models) > 1)
         return max(self.room / 2, min(usual, self.room)) if later else self.room
@@ -249,6 +254,20 @@ class Starts:
                 starts.append(Start(origin, smaller, 1.0))
         return starts[: int(min(self.room / 6, len(starts)))]
 
+    @cached_property
+    def bridged(self) -> Sequence[Cut]:
+        """Return the cuts with gaps that a bridge closes best: the best three, or one of each size.
+
+        Return () without measured gaps, and for a space with several lists of drops.
+        """
+        errors = self.space.table.gap_errors
+        choices = [choice for _, choice in drops_by_choice(self.space.plan)]
+        if errors is None or len(choices) != 1 or not isinstance(choices[0], DropAny):
+            return ()
+        sizes = [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
+        paths = [shortest_paths(errors, choices[0].among, size) for size in _spread(sizes)]
+        return paths[0] if len(sizes) == 1 else [cuts[0] for cuts in paths if cuts and cuts[0]]
+
     def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
 
@@ -256,12 +275,16 @@ class Starts:
         in the end.
         """
         of = self._of(best) if self.recipes is not None else None
-        origins = (BridgedCut(of=of, rank=1), BridgedCut(of=of, rank=2), BridgedCut(of=of, rank=3))
+        several = len({len(cut) for cut in self.bridged}) > 1
+        ranks: Sequence[Literal[1, 2, 3]] = [1] * len(self.bridged) if several else (1, 2, 3)
         plans = [
-            self._start(origin, best, cut, 1.0)
-            for origin, cut in zip(origins, self.bridged, strict=False)
+            self._start(
+                BridgedCut(of=of, rank=rank, layers=len(cut) if several else None), best, cut, 1.0
+            )
+            for rank, cut in zip(ranks, self.bridged, strict=False)
         ]
-        return plans if len(plans) <= self.room / 6 else plans[:1]
+        only = len(plans) // 2 if several else 0
+        return plans if len(plans) <= self.room / 3 else plans[only : only + 1]
 
     def _windows(self, of: StartRecipe, room: float) -> list[Cut]:
         """Return windows, the least influence first. Leave some out if all cost too much.
@@ -382,7 +405,7 @@ class Starts:
             missing = sum(cut not in done for cut in cuts if cut not in beyond)
             left_out += [f"{missing} of {len(cuts)} windows"] * bool(missing)
             removed = any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried)
-            left_out += ["greedy removal"] * (not removed)
+            left_out += ["greedy removal"] * (not removed and not self.space.plan.bridges)
         names = [origin_words(self._origin(of)) for of in outside]
         names += [f"{len(beyond)} of {len(cuts)} windows"] * bool(beyond)
         return {"left_out": tuple(left_out), "beyond": tuple(names)}

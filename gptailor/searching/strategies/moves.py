@@ -182,6 +182,15 @@ def _resizable(table: Table, bits: _Mask, active: _Mask) -> tuple[_Mask, _Mask]:
     return more, fewer
 
 
+def of_other_sizes(table: Table, parents: Genome) -> Genome:
+    """Return all genomes with one more or one less bit in a set of open size."""
+    more, fewer = _resizable(table, parents.bits, active(table, parents).bits)
+    row, bit = np.nonzero(more | fewer)
+    mutants = some_rows(parents, row)
+    mutants.bits[np.arange(len(row)), bit] ^= True
+    return mutants
+
+
 def flip(site: MoveSites, genome: Genome) -> Genome:
     """Toggle a bit outside of sets. Its neighbours may get the same value."""
     number = choose((site.table.group < 0) & site.active.bits, site.chance[:, 0])

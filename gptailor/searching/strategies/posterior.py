@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from gptailor.searching.space.hash_random import Key, normal
-from gptailor.searching.space.table import Table
+from gptailor.searching.space.table import Table, gap_features
 
 _SAMPLE = 128
 """The most trials that variances are estimated from. The best trials are used."""
@@ -94,7 +94,8 @@ def sharing(table: Table, prior: Float[ndarray, " layers"] | None = None) -> Sha
     `prior` are measurements of the layers. They add a coefficient that all drops share, weighted by
     the measurements.
     """
-    size = len(table.at_features)
+    plain = len(table.at_features)
+    size = plain + gap_features(table, np.zeros((0, plain))).shape[1]
     first, second = table.pairs.T
     linked = np.eye(size)
     linked[first, second] = linked[second, first] = 1.0
@@ -111,10 +112,17 @@ def sharing(table: Table, prior: Float[ndarray, " layers"] | None = None) -> Sha
         near / np.linalg.norm(near, axis=1, keepdims=True),
         np.eye(count)[line],
         np.concatenate(blocks),
-        np.repeat(np.arange(4), count),
+        _parts(line, count, plain),
         np.concatenate(counts),
     )
     return shared if prior is None else _with_prior(shared, table, prior)
+
+
+def _parts(line: Int[ndarray, " f"], count: int, plain: int) -> Int[ndarray, " b"]:
+    """Return the part of each block; coefficients of measured gaps are of the prior's part."""
+    parts = np.repeat(np.arange(4), count)
+    parts[2 * count + line[plain:]] = 4
+    return parts
 
 
 def _with_prior(shared: Sharing, table: Table, prior: Float[ndarray, " layers"]) -> Sharing:

@@ -5,16 +5,16 @@ thousands of mutants of the best trials. So an uncertain genome is tried as ofte
 best genome. The model is in `posterior`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
 from numpy import ndarray
 
 from gptailor.searching.space.genome import Genome
-from gptailor.searching.space.hash_random import Key, keys_of
+from gptailor.searching.space.hash_random import Key, keys_of, uniform
 from gptailor.searching.space.table import (
     Table,
     active,
@@ -22,6 +22,7 @@ from gptailor.searching.space.table import (
     canonical,
     coarse,
     features,
+    gap_features,
     sample,
 )
 from gptailor.searching.strategies import moves as m
@@ -42,6 +43,10 @@ _SWAPS = 4096
 _TURNS = 32
 """The number of parents. The first parents of the elite come more than once."""
 
+_FAR = 1e3
+"""The loss that is added to genomes which are far from the best trial."""
+_EXCHANGED = 2
+"""The number of positions that one exchange of a dropped layer changes."""
 _WORST = 4.0
 """The greatest absolute target. It limits the effect of cuts that ruin a model."""
 
@@ -80,6 +85,33 @@ def swapped(table: Table, parents: Genome, most: int) -> Genome:
 
 
 @final
+class _Scored(NamedTuple):
+    """Genomes with their features, and their score in each draw of the model."""
+
+    genomes: Genome
+    effects: Float[ndarray, "n f"]
+    scores: Float[ndarray, "n d"]
+
+
+def open_size(table: Table, genomes: Genome) -> Int[ndarray, " n"]:
+    """Return the number of chosen members of the sets with an open size."""
+    inside = np.isin(table.group, table.ranged)
+    return np.asarray(np.asarray(genomes.bits)[:, inside].sum(axis=1))
+
+
+def _wanted_sizes(table: Table, key: Key, count: int) -> Int[ndarray, " d"] | None:
+    """Return a size for each genome of an ask, spread over all sizes; None without open sizes.
+
+    So each size has its own competition, as in MAP-Elites (arXiv 1504.04909).
+    """
+    if not len(table.ranged):
+        return None
+    low, high = table.low[table.ranged].sum(), table.high[table.ranged].sum()
+    places = (uniform(key, (1,)) + np.arange(count) / count) % 1
+    return np.asarray(low + np.floor(places * (high - low + 1)), np.int64)
+
+
+@final
 @dataclass(frozen=True)
 class Surrogate(strategy.Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
@@ -87,7 +119,9 @@ class Surrogate(strategy.Strategy):
     Each ask screens `mutants` mutants of the `elite` best trials. It also screens all genomes at a
     distance of one swap from the `region` best trials, and from the `further` best swaps by a draw.
     Genome i of an ask is the best genome by a draw with its deviation from the mean times
-    `heats[i]`. All are tried on all samples.
+    `heats[i]`. The first `close` genomes differ from the best trial by one exchange of a dropped
+    layer at most. With open sizes each genome has a size of its own instead. All are tried on all
+    samples.
     """
 
     name: str = "surrogate"
@@ -97,6 +131,7 @@ class Surrogate(strategy.Strategy):
     region: int = 3
     further: int = 2
     heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
+    close: int = 1
 
     def _init(
         self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None
@@ -107,22 +142,37 @@ class Surrogate(strategy.Strategy):
         self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
     ) -> strategy.Proposal:
         """Return one genome for each draw: the best new genome of its pool."""
-        drawing, random, _, *breeding = keys_of(key, 6)
+        drawing, random, sizing, *breeding = keys_of(key, 6)
         archive, (around, shared) = state
         fitness = strategy.scalarise(archive.values, weights)
-        effects = features(table, archive.genomes)
+        effects = described(table, archive.genomes)
         observed = observations(table, archive, effects, fitness)
         heats = np.resize(self.heats, self.population)
         by = draw(observed, shared, np.concatenate([[0.0], heats]), drawing)
         expected = drawn_scores(table, effects, by)[:, 0]
+        best = strategy.best_in_full(archive, fitness)
+        sizes = _wanted_sizes(table, sizing, self.population)
+
+        def scored(genomes: Genome) -> _Scored:
+            effect = described(table, genomes)
+            scores = drawn_scores(table, effect, by)[:, 1:]
+            if sizes is not None:
+                scores += _FAR * (open_size(table, genomes)[:, None] != sizes)
+            elif len(best):
+                far = _is_far(table, effect, effects[best[0]])
+                scores[:, : self.close] += _FAR * far[:, None]
+            return _Scored(genomes, effect, scores)
+
+        parents = best[: self.region]
+        if sizes is not None and len(best):
+            away = np.abs(open_size(table, archive.genomes)[best] - sizes[:, None])
+            parents = best[np.unique(np.argmin(away, axis=1))]
         elite = self._elite(table, archive, fitness, expected, random)
-        pool = self._bred(table, around, elite, breeding)
-        taking = features(table, pool)
-        scores = drawn_scores(table, taking, by)[:, 1:]
-        for near, effect, score in self._region(table, archive, fitness, around, by):
-            pool = m.joined_populations(pool, near)
-            taking = np.concatenate([taking, effect])
-            scores = np.concatenate([scores, score])
+        parts = [scored(self._bred(table, around, elite, breeding))]
+        parts += self._region(table, m.some_rows(archive.genomes, parents), around, scored)
+        pool = m.joined_populations(*(part.genomes for part in parts))
+        taking = np.concatenate([part.effects for part in parts])
+        scores = np.concatenate([part.scores for part in parts])
         archived = strategy.fingerprints(effects)
         stale = np.isin(strategy.fingerprints(taking), archived) | ~allowed(table, pool)
         marks = strategy.fingerprints(coarse(taking))
@@ -133,21 +183,24 @@ class Surrogate(strategy.Strategy):
     def _region(
         self,
         table: Table,
-        archive: strategy.Archive,
-        fitness: Float[ndarray, " n"],
+        near: Genome,
         around: m.Neighbourhood,
-        by: Coefficients,
-    ) -> Iterator[tuple[Genome, Float[ndarray, "n f"], Float[ndarray, "n d"]]]:
-        """Yield all genomes one swap from the best trials, and from the best swaps by a draw."""
-        best = strategy.best_in_full(archive, fitness)[: self.region]
-        near = m.some_rows(archive.genomes, best)
+        scored: Callable[[Genome], "_Scored"],
+    ) -> Iterator["_Scored"]:
+        """Yield genomes around the best trials: other sizes, one swap, swaps of the best swaps."""
+        if len(table.ranged) and len(near.bits):
+            resized = scored(m.of_other_sizes(table, near))
+            yield resized
+            near = m.joined_populations(near, self._best(resized))
         for _ in range(2):
-            near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
-            effect = features(table, near)
-            scores = drawn_scores(table, effect, by)[:, 1:]
-            yield near, effect, scores
-            ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
-            near = m.some_rows(near, np.unique(ranks))
+            swaps = scored(swapped(table, m.filled(around, near, active(table, near)), _SWAPS))
+            yield swaps
+            near = self._best(swaps)
+
+    def _best(self, part: "_Scored") -> Genome:
+        """Return the genomes that are among the best ones by any draw."""
+        ranks = np.argsort(part.scores, axis=0, kind="stable")[: self.further]
+        return m.some_rows(part.genomes, np.unique(ranks))
 
     def _elite(
         self,
@@ -178,6 +231,20 @@ class Surrogate(strategy.Strategy):
         parents = m.some_rows(elite, np.floor(self.elite * turns**2).astype(np.int32))
         mutants = m.bred(table, around, parents, self.mutants, (move, cross))
         return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
+
+
+def _is_far(
+    table: Table, effects: Float[ndarray, "n f"], best: Float[ndarray, " f"]
+) -> Bool[ndarray, " n"]:
+    """Return which genomes drop other layers than the best one, by more than one exchange."""
+    changed = np.abs(effects[:, table.drops] - best[table.drops]) > 0
+    return np.asarray(changed.sum(axis=1) > _EXCHANGED)
+
+
+def described(table: Table, genomes: Genome) -> Float[ndarray, "n f"]:
+    """Return the features of genomes that the model uses, those of gaps last."""
+    effects = features(table, genomes)
+    return np.concatenate([effects, gap_features(table, effects)], axis=1)
 
 
 def observations(

@@ -1,16 +1,18 @@
 """One contract for every strategy, on spaces of every kind."""
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from gptailor import loads
 from gptailor.plan.registry import STRATEGIES
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
-from gptailor.searching.space.space import Space
+from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.space.table import sample
 from gptailor.searching.strategies import posterior, strategy_of
 from gptailor.searching.strategies.strategy import State, genes
@@ -104,6 +106,44 @@ def test_a_full_archive_keeps_the_best(name: str) -> None:
     assert state.archive.size == CAPACITY
     assert float(np.nanmin(state.archive.values)) <= best
     assert int(np.isnan(state.archive.values).sum()) <= 1
+
+
+def open_sizes() -> Space:
+    return space_of(loads('tailor 1\nmodel base = "./base"\ndrop any 2..9 of L0..L15\n'), 16)
+
+
+def test_an_ask_has_plans_of_sizes_spread_over_all_open_sizes() -> None:
+    one, of = strategy("surrogate"), open_sizes()
+    state = started(one, of)
+    sizes = set()
+    for turn in range(6):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        dropped = sorted(population.bits.sum(axis=1).tolist())
+        assert all(1 <= b - a <= 3 for a, b in pairwise(dropped)), "quarters of eight sizes"
+        sizes |= set(dropped)
+        state = one.tell(of.table, state, population, losses_of(population), fidelity)
+    assert sizes == set(range(2, 10))
+
+
+def test_the_whole_curve_of_sizes_improves() -> None:
+    one, of = strategy("surrogate"), open_sizes()
+    state = started(one, of, tells=4)
+
+    def best() -> dict[int, float]:
+        found: dict[int, float] = {}
+        for bits, value in zip(state.archive.genomes.bits, state.archive.values, strict=True):
+            found[int(bits.sum())] = min(float(value[0]), found.get(int(bits.sum()), np.inf))
+        return found
+
+    before = best()
+    for turn in range(6):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        state = one.tell(of.table, state, population, losses_of(population), fidelity)
+    after = best()
+    assert after.keys() == set(range(2, 10))
+    assert all(after[size] <= value for size, value in before.items())
+    least = {size: size * (size + 1) / 2 for size in after}  # the first bits cost least
+    assert sum(after[size] > 2 * least[size] for size in after) <= 2
 
 
 @names
