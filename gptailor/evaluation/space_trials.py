@@ -54,7 +54,7 @@ from gptailor.prepare import (
     open_plan,
     pinned,
 )
-from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import output_tokenizer
 
 _MOST_SEEN = 1024
 """The most samples of an objective that a search sees by default."""

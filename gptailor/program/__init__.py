@@ -13,7 +13,6 @@ __all__ = [
     "gguf",
     "load",
     "nested_models",
-    "output_tokenizer",
     "packages",
     "predictors",
     "program",

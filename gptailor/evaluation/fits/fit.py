@@ -37,9 +37,8 @@ from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import Prepared, calibration_path
 from gptailor.program.compile import compile_plan
-from gptailor.program.output_tokenizer import output_tokenizer
 from gptailor.program.program import Output
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, output_tokenizer
 
 LayerResult = dict[str, Tensor]
 """Tensors that a layer was measured or fitted to, by names."""

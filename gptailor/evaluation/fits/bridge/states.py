@@ -40,7 +40,7 @@ from gptailor.plan.events import FitText, OnEvent, Progress, seconds_left
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap
-from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import output_tokenizer
 
 _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""
