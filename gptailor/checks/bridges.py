@@ -9,8 +9,8 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.tensor import FLOATS
 from gptailor.checks.rule import rule
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
+from gptailor.plan.resolved import bridge_over
 from gptailor.plan.sites import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use
@@ -57,7 +57,7 @@ def _unfoldable(checked: Checked) -> Iterator[tuple[int, str]]:
     if layout.no_bridge is not None:
         yield 0, layout.no_bridge
     for slot in checked.resolved.slots:
-        over = outline.bridge_over(checked.plan, slot.position)
+        over = bridge_over(checked.plan, slot.position)
         if slot.dropped == "yes" or over is None:
             continue
         for use in checked.uses(slot, "mlp"):
@@ -78,7 +78,7 @@ def inputs_of_bridges(checked: Checked) -> dict[int, int]:
     """
     widest: dict[int, int] = {}
     for slot, following in pairwise(checked.resolved.slots):
-        over = outline.bridge_over(checked.plan, slot.position)
+        over = bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":
             for use in checked.uses(slot, "mlp"):
                 widest[over] = max(widest.get(over, 0), _width(checked, use))

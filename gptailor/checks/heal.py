@@ -10,8 +10,8 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.vocabulary import relation
 from gptailor.checks.rule import rule
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.registry import HEAL_RANK
 from gptailor.program.program import learning_tensors, projections
 from gptailor.program.sources import Checked, Use
@@ -22,7 +22,7 @@ def _learning(checked: Checked) -> Iterator[Use]:
     heal = checked.plan.heal
     for slot in checked.resolved.slots:
         if slot.dropped != "yes" and heal is not None and (slot.learns or not heal.layers):
-            for part in outline.PARTS:
+            for part in BRANCHES:
                 yield from checked.uses(slot, part)
 
 

@@ -14,10 +14,10 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
-from gptailor.plan import layers as outline
-from gptailor.plan.layer_parts import Branch
+from gptailor.plan.layer_parts import BRANCHES, Branch
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
+from gptailor.plan.resolved import Slot, own_recipe
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
 from gptailor.program.fits import FITS, LAYER_CUTS, layer_cuts
@@ -31,7 +31,7 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """Return the configuration of a plan's output, for its layers."""
     entries, layers = [], []
     for slot in checked.resolved.kept:
-        first = [checked.uses(slot, part)[0] for part in outline.PARTS]
+        first = [checked.uses(slot, part)[0] for part in BRANCHES]
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
         layers.append((first[0].layer, first[1].layer))
@@ -90,11 +90,11 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
     dtypes = {
         inner_name: tensor.spec.dtype
         for layer in reversed(range(checked.count))
-        for part in outline.PARTS
+        for part in BRANCHES
         for inner_name, tensor in base.part(layer, part).items()
     }
     for n, slot in enumerate(checked.resolved.kept):
-        for part in outline.PARTS:
+        for part in BRANCHES:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
     yield from _rest(
@@ -107,7 +107,7 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
 
 
 def _part(
-    checked: Checked, where: tuple[int, outline.Slot], part: Branch, dtypes: Mapping[str, str]
+    checked: Checked, where: tuple[int, Slot], part: Branch, dtypes: Mapping[str, str]
 ) -> Iterator[p.Output]:
     """Yield a branch of an output layer;
 
@@ -154,7 +154,7 @@ def _rest(
 
     `read` names the tensors read of the models, which may differ: a head serves as the embedding.
     """
-    recipe = recipe or outline.own(0)
+    recipe = recipe or own_recipe(0)
     models = tuple(name for _, name, _ in named_models(recipe))
     sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
     aligned = AlignedRest(checked, sources_read)

@@ -13,12 +13,11 @@ from gptailor.checkpoint.models import Opened, folder_of
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer
 from gptailor.checkpoint.union import TokenUnion
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, Named, Plan, Recipe, SizeCut, Subset, Take
 from gptailor.plan.registry import METHODS
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import LayerRecipe, Resolved, Slot
 from gptailor.plan.sites import calls, named_models
 
 
@@ -41,7 +40,7 @@ class Checked:
         """Return the plan written out for the base."""
         return self.resolved.plan
 
-    def uses(self, slot: outline.Slot, part: Branch) -> tuple["Use", ...]:
+    def uses(self, slot: Slot, part: Branch) -> tuple["Use", ...]:
         """Return all layers that a branch of one of the plan's slots may be made of.
 
         The layers of the branch's own recipe come first and decide which tensors it has; those of
@@ -98,7 +97,7 @@ class Use:
     model: Opened
     layer: int
     part: Branch
-    layer_recipe: outline.LayerRecipe
+    layer_recipe: LayerRecipe
     at: Place
     names: frozenset[str] | None = None
 
@@ -111,14 +110,14 @@ class Use:
         return {name: tensor for name, tensor in tensors.items() if name in self.names}
 
 
-def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
+def _uses_of(checked: Checked, slot: Slot, part: Branch) -> Iterator[Use]:
     main = slot.part(part)
     uses = [use for link in main.chain for use in _uses(checked, slot, part, link, None)]
     if not uses or not slot.parted:
         yield from uses
         return
     role = checked.base.layout.family.role
-    names: dict[tuple[Place, ...], tuple[outline.LayerRecipe, list[str]]] = {}
+    names: dict[tuple[Place, ...], tuple[LayerRecipe, list[str]]] = {}
     names[tuple(link.at for link in main.chain)] = main, []
     for name in uses[0].tensors:
         first = slot.tensor(part, role(name), name)
@@ -131,9 +130,9 @@ def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use
 
 def _uses(
     checked: Checked,
-    slot: outline.Slot,
+    slot: Slot,
     part: Branch,
-    layer_recipe: outline.LayerRecipe,
+    layer_recipe: LayerRecipe,
     names: frozenset[str] | None,
 ) -> Iterator[Use]:
     for inner, name, layer in named_models(layer_recipe.recipe):
@@ -161,7 +160,7 @@ def needs_base(recipe: Recipe) -> bool:
     return any(method is not None and method.takes_base(call.arguments) for method, call in pairs)
 
 
-def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
+def base_layer(slot: Slot, recipe: Recipe) -> int | None:
     """Return the base's layer that θ_b is taken at; None for a recipe without."""
     if isinstance(recipe, Subset):
         return recipe.layer
