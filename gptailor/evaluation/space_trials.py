@@ -18,8 +18,7 @@ from torch import Tensor
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import few_samples, text_errors_as_faults
-from gptailor.evaluation.fits.inner_fits import fitted_inside
-from gptailor.evaluation.fits.repair import fit
+from gptailor.evaluation.fits.repair import fit, fitted_inside
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.meter import (
     Meter,

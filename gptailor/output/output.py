@@ -40,7 +40,7 @@ from gptailor.reporting.model_card import card
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluation.fits.repair import Fitted
+    from gptailor.evaluation.fits.fit import Fitted
 
 _BLOCK = 2**24
 """Number of bytes of a fitted tensor in a block."""

@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.fit import Fitted
     from gptailor.evaluation.fits.importance import ImportanceMatrix
-    from gptailor.evaluation.fits.repair import Fitted
 
 LOCK_KEY = "gptailor.lock"
 QUANTIZE_KEY = "gptailor.quantize"
