@@ -9,8 +9,7 @@ from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.resolved import own_recipe
 from gptailor.plan.sites import named_models
-from gptailor.program.sources import Checked
-from gptailor.program.vocabulary_rows import has_rows
+from gptailor.program.sources import Checked, has_rows
 
 
 @rule("M208", "M209")

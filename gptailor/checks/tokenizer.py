@@ -21,8 +21,7 @@ from gptailor.plan.plan import TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
 from gptailor.plan.resolved import own_recipe
 from gptailor.plan.sites import layer_recipes, named_models
-from gptailor.program.sources import Checked, needs_base
-from gptailor.program.vocabulary_rows import AlignedRest, has_rows
+from gptailor.program.sources import AlignedRest, Checked, has_rows, needs_base
 
 
 @rule(stage=2)

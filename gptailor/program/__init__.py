@@ -21,5 +21,4 @@ __all__ = [
     "sketch",
     "sources",
     "unquantised",
-    "vocabulary_rows",
 ]

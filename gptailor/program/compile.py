@@ -23,8 +23,7 @@ from gptailor.program import program as p
 from gptailor.program.fits import FITS, LAYER_CUTS, layer_cuts
 from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
-from gptailor.program.sources import Checked, base_layer, needs_base, unrefused
-from gptailor.program.vocabulary_rows import AlignedRest
+from gptailor.program.sources import AlignedRest, Checked, base_layer, needs_base, unrefused
 
 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:

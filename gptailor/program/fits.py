@@ -25,8 +25,7 @@ from gptailor.plan.registry import EXPERT_TOKENS, WIDTH_TOKENS
 from gptailor.plan.resolved import Gap, Healing
 from gptailor.program import program as p
 from gptailor.program.packages import fit_provider
-from gptailor.program.sources import Checked, Use, unrefused
-from gptailor.program.vocabulary_rows import kept_rows
+from gptailor.program.sources import Checked, Use, kept_rows, unrefused
 
 _T = TypeVar("_T")
 FitPlan: TypeAlias = TextFit | Gap | Healing
