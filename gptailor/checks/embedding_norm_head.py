@@ -7,7 +7,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Adapted, TensorInfo
 from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, Place, listed
-from gptailor.plan.resolved import own_recipe
+from gptailor.plan.resolved import own
 from gptailor.plan.sites import named_models
 from gptailor.program.sources import Checked, has_rows
 
@@ -44,7 +44,7 @@ def _a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fa
     places = [where for where in ("embed", "head") if plan.rest(where) is not None]
     if len(places) != 1:
         return
-    for _, name, _ in named_models(plan.rest(places[0]) or own_recipe(0)):
+    for _, name, _ in named_models(plan.rest(places[0]) or own(0)):
         model = checked.models.get(name)
         if model is not None and not model.layout.tied:
             message = (

@@ -8,7 +8,7 @@ from gptailor.checkpoint.families.mixture import Routing, routing
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
-from gptailor.checks.bridges import inputs_of_bridges
+from gptailor.checks.repairs import inputs_of_bridges
 from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.registry import BRIDGE_TOKENS

@@ -9,11 +9,11 @@ from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
-from gptailor.checks.depth import repeated_blocks
 from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.resolved import Slot
+from gptailor.plan.sites import repeated_blocks
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use, merges
 

@@ -103,7 +103,7 @@ class Slot:
         below: LayerRecipe | None = None
         for recipe in reversed(recipes[: certain + 1]):
             below = recipe if below is None else replace(recipe, below=below)
-        return below or LayerRecipe(own_recipe(self.position or 0))
+        return below or LayerRecipe(own(self.position or 0))
 
     def called(self, part: str | None) -> str:
         """Return a part's name; "other norms" where a recipe above it takes some of the norms."""
@@ -113,7 +113,7 @@ class Slot:
         return f"other {part}" if some and rank(part) > 1 else part or ""
 
 
-def own_recipe(position: int | None) -> Take:
+def own(position: int | None) -> Take:
     """Return the recipe of the base's own layer; without a position, of the base's own tensor."""
     return Take(take=LayerOf(model="base", layer=position))
 

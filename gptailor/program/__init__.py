@@ -17,7 +17,6 @@ __all__ = [
     "predictors",
     "program",
     "run",
-    "size",
     "sketch",
     "sources",
     "unquantised",

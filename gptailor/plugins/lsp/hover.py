@@ -20,7 +20,7 @@ from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, P
 from gptailor.plan.resolved import Resolved, Slot
 from gptailor.plugins.lsp.names import NameKind, Occurrence
 from gptailor.plugins.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
-from gptailor.program.size import plan_size
+from gptailor.program.compile import plan_size
 from gptailor.program.sources import Checked
 from gptailor.reporting.layer_view import layer_views
 from gptailor.reporting.quantities import bytes_in_words

@@ -28,7 +28,7 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.files import refuse_changed, stamps
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest, of_file
-from gptailor.checks.bridges import last_projection
+from gptailor.checks.repairs import last_projection
 from gptailor.checks.texts import FEWER_TOKENS
 from gptailor.evaluation.forward.recording import record_calls
 from gptailor.evaluation.live.content_keys import ModelContents

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import gptailor
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checks.bridges import last_projection
+from gptailor.checks.repairs import last_projection
 from gptailor.evaluation.fits.bridge import fit as bridge_fit
 from gptailor.evaluation.fits.bridge.fit import (
     Statistics,
