@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gptailor.lang.parse import read_text
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Source
-from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Slot
 from gptailor.reporting.layer_view import layer_rows
 
 HERE = Path(__file__).parent

@@ -23,7 +23,7 @@ from gptailor.checks.plan import check_alone
 from gptailor.convert.note import ConversionError, Note, short_name
 from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
-from gptailor.plan.layers import own
+from gptailor.plan.resolved import own
 
 _BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
 """The paper's bases, by their number of layers."""

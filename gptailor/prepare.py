@@ -44,13 +44,13 @@ from gptailor.plan.sites import sites
 from gptailor.program.compile import (
     Compiled,
     compile_plan,
+    compiled_size,
     draft_program,
 )
 from gptailor.program.fits import fit_texts
 from gptailor.program.nested_models import nested_model
 from gptailor.program.packages import method_packages
 from gptailor.program.program import Output, files, stored_tensors
-from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 

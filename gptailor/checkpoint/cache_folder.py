@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.files import CheckpointError, expanded
-from gptailor.checkpoint.json_files import read_object
+from gptailor.checkpoint.files import CheckpointError, expanded, read_object
 from gptailor.checkpoint.write.output_file import write_whole, writing
 
 

@@ -9,10 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted, reading
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    is_gguf,
+    json_content,
+    open_regular,
+    parse_object,
+    quoted,
+    reading,
+)
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
 from gptailor.checkpoint.formats.gguf.header import read_gguf
-from gptailor.checkpoint.json_files import json_content, parse_object
 
 NAMED_TEMPLATES: Mapping[str, str] = {
     "chatml": (

@@ -11,11 +11,10 @@ from typing import Any, final
 from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of
-from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, reading, reason
+from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, read_object, reading, reason
 from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
-from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.plan.faults import PLAN_FILE, listed, nearest_path
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
+from gptailor.checkpoint.files import json_content, parse_object, read_object
 from gptailor.checkpoint.folder import GENERATION_CONFIG, PROCESSOR_FILES
-from gptailor.checkpoint.json_files import json_content, parse_object, read_object
 
 _SETTINGS = (
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.json", GENERATION_CONFIG,

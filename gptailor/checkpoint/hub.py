@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint import folder as on_disk
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.formats.safetensors import read_header
-from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 
 _SMALL_FILES = (

@@ -13,14 +13,20 @@ from typing import TYPE_CHECKING, Any, final
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.datasets import Chat, each_row, whole_text
-from gptailor.checkpoint.files import CheckpointError, Stamp, stamps
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    Stamp,
+    json_content,
+    parse_object,
+    read_object,
+    stamps,
+)
 from gptailor.checkpoint.folder import (
     GENERATION_CONFIG,
     Checkpoint,
     generation_config,
     tokenizer_files,
 )
-from gptailor.checkpoint.json_files import json_content, parse_object, read_object
 from gptailor.checkpoint.token_selection import (
     SELECTIONS,
     TokenSelection,

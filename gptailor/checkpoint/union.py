@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, json_content, parse_object
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
-from gptailor.checkpoint.json_files import json_content, parse_object
 from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo, row_ranges
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 

@@ -1,3 +1,3 @@
 """Rules that a plan must keep: one function a rule, in stages."""
 
-__all__ = ["bridges", "models", "plan", "texts"]
+__all__ = ["models", "plan", "repairs", "texts"]

@@ -17,7 +17,7 @@ from gptailor.plan.plan import (
     count_ends,
     count_text,
 )
-from gptailor.plan.sites import drops_by_choice, enumerated
+from gptailor.plan.sites import drops_by_choice, repeated_blocks
 from gptailor.plan.windows import runs, window_words, windows_of
 
 # ---------------------------------------------------------------------------------- drops by choice
@@ -97,11 +97,6 @@ def _overlaps(
 
 
 # ------------------------------------------------------------------------------- blocks that repeat
-
-
-def repeated_blocks(plan: Plan) -> Iterator[tuple[Place, Repeat | RepeatWindow]]:
-    """Yield each block that repeats, and its place."""
-    return enumerated(plan, "repeats")
 
 
 @rule("P201", "P202")

@@ -6,11 +6,10 @@ from gptailor.checkpoint.files import open_regular, read_exactly
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Adapted, TensorInfo
 from gptailor.checks.rule import rule
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
+from gptailor.plan.resolved import own
 from gptailor.plan.sites import named_models
-from gptailor.program.sources import Checked
-from gptailor.program.vocabulary_rows import has_rows
+from gptailor.program.sources import Checked, has_rows
 
 
 @rule("M208", "M209")
@@ -45,7 +44,7 @@ def _a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fa
     places = [where for where in ("embed", "head") if plan.rest(where) is not None]
     if len(places) != 1:
         return
-    for _, name, _ in named_models(plan.rest(places[0]) or outline.own(0)):
+    for _, name, _ in named_models(plan.rest(places[0]) or own(0)):
         model = checked.models.get(name)
         if model is not None and not model.layout.tied:
             message = (

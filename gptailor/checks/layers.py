@@ -9,11 +9,11 @@ from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
-from gptailor.checks.depth import repeated_blocks
 from gptailor.checks.rule import rule
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.layer_parts import BRANCHES
+from gptailor.plan.resolved import Slot
+from gptailor.plan.sites import repeated_blocks
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use, merges
 
@@ -60,7 +60,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
     base = checked.base
     if not checked.plan.scales or base.layout.no_scale is not None:
         return
-    for part in outline.PARTS:
+    for part in BRANCHES:
         tensors = base.part(0, part)
         if tensors and not any(fold_scale(base.layout, suffix) for suffix in tensors):
             message = f"a layer's '{part}' has no tensor that a scale could be folded into"
@@ -78,13 +78,13 @@ def _layers_fit(checked: Checked) -> Iterator[Fault]:
             yield fault
 
 
-def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
+def _all_uses(checked: Checked) -> Iterator[tuple[Slot, Use]]:
     """Yield each use of a source, with the slot that it is in."""
-    for slot, part in product(checked.resolved.slots, outline.PARTS):
+    for slot, part in product(checked.resolved.slots, BRANCHES):
         yield from ((slot, use) for use in checked.uses(slot, part))
 
 
-def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
+def _misfit(checked: Checked, slot: Slot, use: Use) -> Fault | None:
     """Return how the tensors of a source differ from those of the base's layer of its kind."""
     reference = _reference(checked, slot, use)
     if reference is None:
@@ -113,7 +113,7 @@ def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     return {suffix: tensor for suffix, tensor in tensors.items() if not is_constant(suffix)}
 
 
-def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
+def _reference(checked: Checked, slot: Slot, use: Use) -> int | None:
     """Return a layer of the base with the same tensors: its own, or one of the same kind."""
     entry = use.model.entries[use.layer]
     own = use.layer if slot.position is None else slot.position
@@ -128,7 +128,7 @@ def _merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     A part finer than a branch is held to the layer that it goes into.
     """
     rules = checked.base.layout.rules
-    for slot, part in product(checked.resolved.slots, outline.PARTS):
+    for slot, part in product(checked.resolved.slots, BRANCHES):
         main = {layer.at for layer in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in checked.uses(slot, part):
@@ -184,7 +184,7 @@ def _no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
     """
     for at, entry in repeated_blocks(checked.plan):
         for position in entry.positions:
-            part = checked.base.part(position, outline.PARTS[-1])
+            part = checked.base.part(position, BRANCHES[-1])
             name = next((suffix for suffix in part if suffix.rpartition(".")[2] == _SCALAR), None)
             if name is not None:
                 message = (

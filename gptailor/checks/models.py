@@ -335,7 +335,7 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
 
 
 MODEL_RULES = rules_of(
-    "layers", "models", "parts", "bridges", "heal", "cut_sizes", "fit_tokens", "tokenizer",
+    "layers", "models", "parts", "repairs", "fit_sizes", "tokenizer",
     "embedding_norm_head",
 )  # fmt: skip
 """Rules against the models; a stage runs if those before it yield no errors.

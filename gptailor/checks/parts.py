@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from gptailor.checkpoint.files import quoted
 from gptailor.checks.rule import rule
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.layer_parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
 from gptailor.plan.plan import LayerBelow
+from gptailor.plan.resolved import Slot
 from gptailor.program.sources import Checked
 
 _FUSED = {
@@ -26,7 +26,7 @@ _Tensor = tuple[Branch, str | None, str]
 """A tensor of a layer: its branch, its role, its name within the layer."""
 
 
-def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
+def _tensors(checked: Checked, slot: Slot) -> list[_Tensor]:
     """Return the tensors of a slot's layer."""
     family = checked.base.layout.family
     tensors: list[_Tensor] = []

@@ -8,8 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.json_files import read_object
+from gptailor.checkpoint.files import CheckpointError, read_object
 from gptailor.checks.rule import ascending, repeats, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites

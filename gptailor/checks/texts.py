@@ -9,7 +9,7 @@ from gptailor.checkpoint.datasets import CalibrationError, check_first_row
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_cut import token_counter
-from gptailor.checks.fit_tokens import least_tokens
+from gptailor.checks.fit_sizes import least_tokens
 from gptailor.plan.faults import Fault, Place, PlanError, locate, nearest_path
 from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
 from gptailor.plan.registry import OBJECTIVES, RowForm

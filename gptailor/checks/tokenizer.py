@@ -16,13 +16,12 @@ from gptailor.checkpoint.vocabulary import (
     shown_tokens,
 )
 from gptailor.checks.rule import rule
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.plan import TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
+from gptailor.plan.resolved import own
 from gptailor.plan.sites import layer_recipes, named_models
-from gptailor.program.sources import Checked, needs_base
-from gptailor.program.vocabulary_rows import AlignedRest, has_rows
+from gptailor.program.sources import AlignedRest, Checked, has_rows, needs_base
 
 
 @rule(stage=2)
@@ -32,7 +31,7 @@ def _every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     names = {"base", owner.name} | _in_layers(checked)
     names |= checked.plan.heal.named_teachers.keys() if checked.plan.heal is not None else set()
     for where in ("embed", "head"):
-        names |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
+        names |= {name for _, name, _ in named_models(checked.plan.rest(where) or own(0))}
     names |= set() if checked.union is None else checked.models.keys()
     models = sorted((names & checked.models.keys()) - {owner.name})
     for name in (owner.name, *models):
@@ -177,7 +176,7 @@ def _every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     """
     owner = checked.tokenizer_model
     for where in ("embed", "head") if checked.union is None else ():
-        recipe = checked.plan.rest(where) or outline.own(0)
+        recipe = checked.plan.rest(where) or own(0)
         references = [(at, name) for at, name, _ in named_models(recipe)]
         if needs_base(recipe):
             references.append(((), "base"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.header import GgufValue, read_gguf
-from gptailor.checkpoint.formats.gguf.splits import (
+from gptailor.checkpoint.formats.gguf.reader import (
     CONTROL,
     DEFINED,
     DIGITS_SPLIT,

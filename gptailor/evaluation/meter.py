@@ -48,7 +48,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ready
 from gptailor.program.devices import device_of, dtype_of
-from gptailor.program.output_tokenizer import with_token_cut
+from gptailor.program.sources import with_token_cut
 from gptailor.reporting.quantities import byte_count
 
 StatedObjective: TypeAlias = tuple[Objective, bool]

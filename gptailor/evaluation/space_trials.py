@@ -18,8 +18,7 @@ from torch import Tensor
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import few_samples, text_errors_as_faults
-from gptailor.evaluation.fits.inner_fits import fitted_inside
-from gptailor.evaluation.fits.repair import fit
+from gptailor.evaluation.fits.repair import fit, fitted_inside
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.meter import (
     Meter,
@@ -54,7 +53,7 @@ from gptailor.prepare import (
     open_plan,
     pinned,
 )
-from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import output_tokenizer
 
 _MOST_SEEN = 1024
 """The most samples of an objective that a search sees by default."""

@@ -22,9 +22,9 @@ from gptailor.plan.faults import (
     TailorError,
     listed,
 )
-from gptailor.plan.layers import undone
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import LayerOf, Plan, Take
+from gptailor.plan.resolved import undone
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
 

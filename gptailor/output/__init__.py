@@ -7,7 +7,6 @@ __all__ = [
     "lock",
     "lock_recording",
     "output",
-    "parents",
     "update",
     "used_plan",
     "verify",

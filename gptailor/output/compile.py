@@ -38,8 +38,7 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
-    from gptailor.evaluation.fits.fit import RepairEstimate
-    from gptailor.evaluation.fits.repair import Fitted
+    from gptailor.evaluation.fits.fit import Fitted, RepairEstimate
 
 
 @final

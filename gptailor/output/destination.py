@@ -47,8 +47,8 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
+    from gptailor.evaluation.fits.fit import Fitted
     from gptailor.evaluation.fits.importance import ImportanceMatrix
-    from gptailor.evaluation.fits.repair import Fitted
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, final
 import pydantic
 from pydantic import BeforeValidator, Field, PrivateAttr
 
-from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.json_files import fault_of, parse_object, read_object
+from gptailor.checkpoint.files import CheckpointError, fault_of, parse_object, read_object
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.faults import PLAN_FILE

@@ -55,7 +55,7 @@ from gptailor.prepare import (
 from gptailor.program.fits import texts_read
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.fits.repair import Fitted
+    from gptailor.evaluation.fits.fit import Fitted
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""

@@ -14,12 +14,12 @@ from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
 from gptailor.evaluation.tokenizer_files import tokenizer
-from gptailor.output.inputs import processor
-from gptailor.output.parents import (
+from gptailor.output.inputs import (
     CARD,
     known_ids,
     lowest_base,
     parents,
+    processor,
     title,
 )
 from gptailor.output.used_plan import (
@@ -40,7 +40,7 @@ from gptailor.reporting.model_card import card
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluation.fits.repair import Fitted
+    from gptailor.evaluation.fits.fit import Fitted
 
 _BLOCK = 2**24
 """Number of bytes of a fitted tensor in a block."""

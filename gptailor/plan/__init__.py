@@ -9,7 +9,6 @@ __all__ = [
     "faults",
     "fitted_plan",
     "layer_parts",
-    "layers",
     "model_dependencies",
     "model_shares",
     "optional_packages",

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 from gptailor.plan.layer_parts import BRANCHES, Branch
-from gptailor.plan.layers import Slot
 from gptailor.plan.recipe import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
+from gptailor.plan.resolved import Slot
 
 _MEASURED = frozenset(["nearswap", "arcee_fusion"])
 """Methods whose share of the second source depends on the tensors."""

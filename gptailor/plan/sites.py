@@ -149,6 +149,11 @@ def drops_by_choice(plan: p.Plan) -> Iterator[tuple[Place, p.DropAny | p.DropWin
     return enumerated(plan, "drop_any", "windows")
 
 
+def repeated_blocks(plan: p.Plan) -> Iterator[tuple[Place, p.Repeat | p.RepeatWindow]]:
+    """Yield each block that repeats, and its place."""
+    return enumerated(plan, "repeats")
+
+
 def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
     """Return the entries of tied groups and their places, layers before drops, items last."""
     order = ("layers", "others", "whole", "drops", "scales", "stack")

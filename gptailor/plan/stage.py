@@ -2,8 +2,8 @@
 
 from typing import Final, Literal, TypeAlias
 
-from gptailor.plan.layers import undone
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import undone
 
 Stage: TypeAlias = Literal["uncut", "bare", "bridged", "healed"]
 """With nothing dropped; cut, without bridges and healing; with bridges alone; with all repairs."""

@@ -1,37 +1,41 @@
 """A closed plan and its models into a `Program`, from headers alone: a draft, and `PASSES`.
 
 The draft has an instruction for each tensor of the output. Each pass is a function Program →
-Program that also receives the plan beside its models.
+Program that also receives the plan beside its models. The size of an output follows from its
+program.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import cached_entries, layer_entries
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
-from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
-from gptailor.plan import layers as outline
-from gptailor.plan.layer_parts import Branch
+from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
+from gptailor.plan.layer_parts import BRANCHES, Branch
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
+from gptailor.plan.resolved import Slot, own
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
 from gptailor.program.fits import FITS, LAYER_CUTS, layer_cuts
 from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
-from gptailor.program.sources import Checked, base_layer, needs_base, unrefused
-from gptailor.program.vocabulary_rows import AlignedRest
+from gptailor.program.program import Program
+from gptailor.program.sources import AlignedRest, Checked, base_layer, needs_base, unrefused
 
 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """Return the configuration of a plan's output, for its layers."""
     entries, layers = [], []
     for slot in checked.resolved.kept:
-        first = [checked.uses(slot, part)[0] for part in outline.PARTS]
+        first = [checked.uses(slot, part)[0] for part in BRANCHES]
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
         layers.append((first[0].layer, first[1].layer))
@@ -90,11 +94,11 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
     dtypes = {
         inner_name: tensor.spec.dtype
         for layer in reversed(range(checked.count))
-        for part in outline.PARTS
+        for part in BRANCHES
         for inner_name, tensor in base.part(layer, part).items()
     }
     for n, slot in enumerate(checked.resolved.kept):
-        for part in outline.PARTS:
+        for part in BRANCHES:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
     yield from _rest(
@@ -107,7 +111,7 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
 
 
 def _part(
-    checked: Checked, where: tuple[int, outline.Slot], part: Branch, dtypes: Mapping[str, str]
+    checked: Checked, where: tuple[int, Slot], part: Branch, dtypes: Mapping[str, str]
 ) -> Iterator[p.Output]:
     """Yield a branch of an output layer;
 
@@ -154,7 +158,7 @@ def _rest(
 
     `read` names the tensors read of the models, which may differ: a head serves as the embedding.
     """
-    recipe = recipe or outline.own(0)
+    recipe = recipe or own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
     sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
     aligned = AlignedRest(checked, sources_read)
@@ -307,8 +311,8 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
-    for word, (own, cut) in layer_cuts(checked).items():
-        config = unrefused(LAYER_CUTS[word].resized(layout, config, own, cut.closed_size))
+    for word, (whole, cut) in layer_cuts(checked).items():
+        config = unrefused(LAYER_CUTS[word].resized(layout, config, whole, cut.closed_size))
     if checked.plan.dtype is not None:
         config = vision.with_dtype(config, checked.plan.dtype)
     text = vision.text_of(config) if layout.wrapped else config
@@ -322,3 +326,46 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
         config = vision.with_tokens_of(config, owner.config)
     tokens = checked.token_cut
     return config if tokens is None else tokens.renumbered(config)
+
+
+# ----------------------------------------------------------------------------------------- the size
+
+
+def plan_size(checked: Checked) -> OutputSize:
+    """Return the size of the output of a closed plan without faults."""
+    return compiled_size(checked, compile_plan(checked))
+
+
+def compiled_size(checked: Checked, compiled: Compiled) -> OutputSize:
+    """Return the size of the output of a compiled plan, or of the GGUF file that it is."""
+    program, cached = compiled.program, token_cache(checked, compiled)
+    kv_cache = None if isinstance(cached, Refusal) else cached
+    size = program.size if checked.gguf_file is None else checked.gguf_file.stat().st_size
+    return OutputSize(program.parameters, size, kv_cache, len(program.layers))
+
+
+def token_cache(checked: Checked, compiled: Compiled) -> int | Refusal:
+    """Return the KV cache's bytes of a token, or why they are unknown.
+
+    They are those of the output's dtype. llama.cpp, which runs a GGUF file, has 16 bits an entry.
+    """
+    program, config, total = compiled.program, compiled.config, 0
+    layout = checked.base.layout
+    entries = layer_entries(replace(layout, count=len(program.layers)), config)
+    for entry, outputs in zip(entries, program.layers, strict=True):
+        shapes = {output.place.name: output.spec.shape for output in outputs}
+        cached = cached_entries(layout, config, entry, shapes)
+        if isinstance(cached, Refusal):
+            return cached
+        total += cached
+    dtype = _dtype(program, config) if checked.gguf_file is None else "F16"
+    return total * DTYPE_BITS[dtype] // 8
+
+
+def _dtype(program: Program, config: Mapping[str, Any]) -> str:
+    """Return the file name of the dtype of the output's layers, else of its configuration."""
+    for output in chain.from_iterable(program.layers):
+        if output.spec.dtype in DTYPES.values():
+            return output.spec.dtype
+    declared = config.get("dtype", config.get("torch_dtype"))
+    return DTYPES.get(str(declared), "BF16")

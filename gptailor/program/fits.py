@@ -18,15 +18,14 @@ from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
 from gptailor.checkpoint.token_cut import TokenCutReport
-from gptailor.plan import layers as outline
 from gptailor.plan.events import FitResult, FitText
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.plan import SizeCut, TextFit
 from gptailor.plan.registry import EXPERT_TOKENS, WIDTH_TOKENS
 from gptailor.plan.resolved import Gap, Healing
 from gptailor.program import program as p
 from gptailor.program.packages import fit_provider
-from gptailor.program.sources import Checked, Use, unrefused
-from gptailor.program.vocabulary_rows import kept_rows
+from gptailor.program.sources import Checked, Use, kept_rows, unrefused
 
 _T = TypeVar("_T")
 FitPlan: TypeAlias = TextFit | Gap | Healing
@@ -78,7 +77,7 @@ def _expert_count(use: Use) -> int | Refusal | None:
     """Return the experts of a model's layer as it is stored; None for a dense layer."""
     shapes = {
         name: tensor.spec.shape
-        for part in outline.PARTS
+        for part in BRANCHES
         for name, tensor in use.model.part(use.layer, part).items()
     }
     experts = experts_in(use.model.layout, shapes)

@@ -1,25 +1,27 @@
-"""Sources of each layer of an output: a plan beside its models, and the layers that slots read."""
+"""Sources of an output: a plan beside its models, the layers that slots read, the tokenizer.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+Embeddings and heads have a row for each token of that tokenizer.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeVar, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.files import is_gguf
-from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import TensorInfo
-from gptailor.checkpoint.token_cut import TokenCut
-from gptailor.checkpoint.union import TokenUnion
-from gptailor.plan import layers as outline
+from gptailor.checkpoint.files import Stamp, is_gguf, stamps
+from gptailor.checkpoint.models import Opened, folder_of
+from gptailor.checkpoint.tensor import TensorInfo, row_ranges
+from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer
+from gptailor.checkpoint.union import TokenUnion, UnionRows
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.plan import Merge, Plan, Recipe, Subset, Take
+from gptailor.plan.plan import Merge, Named, Plan, Recipe, SizeCut, Subset, Take
 from gptailor.plan.registry import METHODS
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import LayerRecipe, Resolved, Slot
 from gptailor.plan.sites import calls, named_models
-from gptailor.program.output_tokenizer import token_cut_of, tokenizer_owner
 
 
 @final
@@ -41,7 +43,7 @@ class Checked:
         """Return the plan written out for the base."""
         return self.resolved.plan
 
-    def uses(self, slot: outline.Slot, part: Branch) -> tuple["Use", ...]:
+    def uses(self, slot: Slot, part: Branch) -> tuple["Use", ...]:
         """Return all layers that a branch of one of the plan's slots may be made of.
 
         The layers of the branch's own recipe come first and decide which tensors it has; those of
@@ -98,7 +100,7 @@ class Use:
     model: Opened
     layer: int
     part: Branch
-    layer_recipe: outline.LayerRecipe
+    layer_recipe: LayerRecipe
     at: Place
     names: frozenset[str] | None = None
 
@@ -111,14 +113,14 @@ class Use:
         return {name: tensor for name, tensor in tensors.items() if name in self.names}
 
 
-def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
+def _uses_of(checked: Checked, slot: Slot, part: Branch) -> Iterator[Use]:
     main = slot.part(part)
     uses = [use for link in main.chain for use in _uses(checked, slot, part, link, None)]
     if not uses or not slot.parted:
         yield from uses
         return
     role = checked.base.layout.family.role
-    names: dict[tuple[Place, ...], tuple[outline.LayerRecipe, list[str]]] = {}
+    names: dict[tuple[Place, ...], tuple[LayerRecipe, list[str]]] = {}
     names[tuple(link.at for link in main.chain)] = main, []
     for name in uses[0].tensors:
         first = slot.tensor(part, role(name), name)
@@ -131,9 +133,9 @@ def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use
 
 def _uses(
     checked: Checked,
-    slot: outline.Slot,
+    slot: Slot,
     part: Branch,
-    layer_recipe: outline.LayerRecipe,
+    layer_recipe: LayerRecipe,
     names: frozenset[str] | None,
 ) -> Iterator[Use]:
     for inner, name, layer in named_models(layer_recipe.recipe):
@@ -161,7 +163,7 @@ def needs_base(recipe: Recipe) -> bool:
     return any(method is not None and method.takes_base(call.arguments) for method, call in pairs)
 
 
-def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
+def base_layer(slot: Slot, recipe: Recipe) -> int | None:
     """Return the base's layer that θ_b is taken at; None for a recipe without."""
     if isinstance(recipe, Subset):
         return recipe.layer
@@ -173,3 +175,150 @@ def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
 def merges(recipe: Recipe) -> bool:
     """Return whether a recipe may do arithmetic on tensors."""
     return isinstance(recipe, Merge | Subset)
+
+
+# ------------------------------------------------------------------------------------ the tokenizer
+
+
+def tokenizer_owner(plan: Plan, models: Mapping[str, Opened]) -> Opened:
+    """Return the model that supplies a plan's tokenizer: the one it names, or the base."""
+    recipe = plan.rest("tokenizer")
+    base = models["base"]
+    if recipe is None:
+        return base if plan.tokenizer == "union" and base.union is not None else base.alone
+    names = [name for _, name, _ in named_models(recipe)]
+    return models.get(names[0], base)
+
+
+def output_tokenizer(plan: Plan, models: Mapping[str, Opened]) -> Opened:
+    """Return the model with the output's tokenizer: `tokenizer_owner`, its vocabulary cut.
+
+    Raises CheckpointError as `token_cut_of`.
+    """
+    owner = tokenizer_owner(plan, models)
+    cut = token_cut_of(plan, models)
+    return owner if cut is None else replace(owner, token_cut=cut)
+
+
+def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
+    """Return the smaller vocabulary of a plan; None if its size is open.
+
+    None too for the tokenizer's own size, if the embedding has no padding rows that could leave.
+
+    Raises CheckpointError (C601, C603) for a tokenizer that can't be cut.
+    """
+    if (cut := plan.vocabulary) is None:
+        return None
+    size = plan.numbers.get(cut.size.named) if isinstance(cut.size, Named) else cut.size
+    if not isinstance(size, int):
+        return None
+    owner = tokenizer_owner(plan, models)
+    whole = WholeTokenizer.of(owner.name, owner.checkpoint)
+    whole = _known_tokenizer(whole, tuple(stamps(whole.files).items()))
+    embed = owner.rest("embed").get(0)
+    padded = embed is not None and embed.spec.shape[0] > whole.total
+    if size >= whole.total + padded:
+        return None
+    made = TokenCut(whole, size, folder_of(plan, cut.on), cut.tokens)
+    return _known_cut(made, tuple(stamps([*whole.files, made.text]).items()))
+
+
+def with_token_cut(plan: Plan, cut: TokenCut | None) -> Plan:
+    """Return a plan with a smaller vocabulary, found anywhere; the plan itself without one."""
+    if cut is None:
+        return plan
+    on = os.path.abspath(cut.text)  # noqa: PTH100 (links stay)
+    vocabulary = SizeCut(size=cut.size, on=on, tokens=cut.most)
+    changed = plan.model_copy(update={"vocabulary": vocabulary})
+    return changed.read_from(plan.origin) if plan.origin else changed
+
+
+@lru_cache(maxsize=8)
+def _known_tokenizer(whole: WholeTokenizer, _: tuple[tuple[Path, Stamp], ...]) -> WholeTokenizer:
+    """Return one object for equal tokenizers of unchanged files, which reads them once."""
+    return whole
+
+
+@lru_cache(maxsize=64)
+def _known_cut(cut: TokenCut, _: tuple[tuple[Path, Stamp], ...]) -> TokenCut:
+    """Return one object for equal cuts of unchanged files, which reads them once."""
+    return cut
+
+
+# ------------------------------------------------------------------- embeddings and heads by token
+
+
+@final
+@dataclass(frozen=True)
+class AlignedRest:
+    """Tensors of embedding, norm or head for one recipe, with the rows of a plan's output.
+
+    `taken` are the models that the recipe takes, and the base for a method against it.
+    """
+
+    checked: Checked
+    taken: frozenset[str]
+    _rows: dict[tuple[str, int], UnionRows] = field(default_factory=dict)
+
+    def of(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
+        """Return a model's tensors by number in the layout; a head may serve as the embedding."""
+        checked, owner = self.checked, self.checked.tokenizer_model
+        model, donors, cut = checked.models[name], owner.rest(read), checked.token_cut
+        tensors = {}
+        for i, tensor in model.rest(read).items():
+            if not has_rows(where, i):
+                tensors[i] = tensor
+            elif checked.union is None:
+                tensors[i] = aligned_rows(tensor, model, donors[i], owner)
+            else:
+                tensors[i] = self.rows(read, i, checked.union).of(name)
+            if cut is not None and has_rows(where, i):
+                tensors[i] = kept_rows(tensors[i], cut.kept)
+        return tensors
+
+    def rows(self, read: str, number: int, union: TokenUnion) -> UnionRows:
+        """Return the places of the rows of a union's tokens in a tensor of that number."""
+        if (read, number) not in self._rows:
+            tensors = {
+                model.name: tensor
+                for model in union.models
+                if (tensor := self.checked.models[model.name].rest(read).get(number)) is not None
+            }
+            self._rows[read, number] = UnionRows(union, tensors, self.taken)
+        return self._rows[read, number]
+
+
+def has_rows(where: str, number: int) -> bool:
+    """Return whether a tensor of the layout's `where` has a row for each token.
+
+    GPT-2's positions have none. A head's first two tensors are its weight and its bias.
+    """
+    return number < {"embed": 1, "head": 2}.get(where, 0)
+
+
+def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:
+    """Return a model's embedding or head with a row for each token of another model's tokenizer.
+
+    `donor` is the same tensor of `owner`, the model that supplies the tokenizer: it decides the
+    number of rows, and supplies the rows of tokens that the model lacks.
+    """
+    vocabulary, owner_vocabulary = model.vocabulary, owner.vocabulary
+    if model.name == owner.name or vocabulary is None or owner_vocabulary is None:
+        return tensor
+    if tensor.spec.shape[:1] == donor.spec.shape[:1] and vocabulary == owner_vocabulary:
+        return tensor
+
+    def place(row: int) -> tuple[TensorInfo, int]:
+        """Return the tensor that has the row of a token, and the row's number in it."""
+        token = owner_vocabulary.tokens.get(row)
+        number = vocabulary.ids.get(token) if token is not None else None
+        if number is None or number >= tensor.spec.shape[0]:
+            return donor, row
+        return tensor, number
+
+    return tensor.with_rows(row_ranges(map(place, range(donor.spec.shape[0]))))
+
+
+def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
+    """Return a tensor with some of its rows, in ascending order."""
+    return tensor.with_rows(row_ranges((tensor, row) for row in rows))

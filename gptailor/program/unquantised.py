@@ -11,8 +11,8 @@ from gptailor.checkpoint.families.layer_config import quantisation
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import FLOATS
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.sites import named_models, output_recipes
 from gptailor.program.sources import Checked, merges
 
@@ -99,11 +99,11 @@ def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
     base_dtypes = {
         name: tensor.spec.dtype
         for layer in range(checked.count)
-        for part in outline.PARTS
+        for part in BRANCHES
         for name, tensor in checked.base.part(layer, part).items()
     }
     for slot in checked.resolved.slots:
-        for part in outline.PARTS:
+        for part in BRANCHES:
             for use in checked.uses(slot, part):
                 tensors = use.tensors
                 if any(

@@ -12,9 +12,8 @@ from typing import final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import LayerRecipe, Slot, blocks
 from gptailor.plan.model_shares import slot_shares
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import LayerRecipe, Resolved, Slot, blocks
 from gptailor.plan.sites import names_in, recipe_sites
 from gptailor.plan.windows import stretch_of, window_words
 

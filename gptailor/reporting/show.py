@@ -18,10 +18,9 @@ from gptailor.lang.plan_of import model_plan, plan_of
 from gptailor.plan import plan as p
 from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import PlanError, errors, listed
-from gptailor.plan.layers import Slot
 from gptailor.plan.optional_packages import MissingPackageError
 from gptailor.plan.output_size import OutputSize
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, Slot
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
 from gptailor.reporting.known_layers import resolved_by_headers

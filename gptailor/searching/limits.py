@@ -22,8 +22,7 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
-from gptailor.program.compile import compile_plan
-from gptailor.program.size import plan_size
+from gptailor.program.compile import compile_plan, plan_size
 from gptailor.program.sources import Checked
 from gptailor.searching.run.trials import Trial
 from gptailor.searching.space.decode import decode

@@ -7,9 +7,8 @@ from typing import NamedTuple, final
 
 from pydantic import BaseModel, ValidationError
 
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, fault_of
 from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
-from gptailor.checkpoint.json_files import fault_of
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads

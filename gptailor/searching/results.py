@@ -21,7 +21,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
-from gptailor.program.output_tokenizer import token_cut_of
+from gptailor.program.sources import token_cut_of
 from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import finite_or_none, shared_unit
 from gptailor.reporting.model_card import FOUND

@@ -11,8 +11,13 @@ from typing import Any, Final, Protocol, final, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 import gptailor
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
-from gptailor.checkpoint.json_files import parse_record
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    open_regular,
+    parse_record,
+    quoted,
+    read_exactly,
+)
 from gptailor.plan.doors import Door
 from gptailor.searching.run.journal import JOURNAL, RESTORE, Journal
 from gptailor.searching.run.records import RunRecord

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.checkpoint import json_files
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import MAX_JSON, CheckpointError, read_object
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats import safetensors as header
 from gptailor.checkpoint.formats.gguf import header as gguf_header
@@ -128,7 +127,7 @@ def test_little_memory_is_taken(tmp_path: Path, name: str, hostile: Hostile) -> 
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import MAX_JSON, CheckpointError, read_object
 from gptailor.checkpoint.formats.{module} import {reader}
 limit = 1_500_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -178,10 +177,8 @@ def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
     path.write_bytes((header.MAX_HEADER + 1).to_bytes(8, "little"))
     os.truncate(path, 2**40)
     assert refused(read_header, path).code == "C203"
-    os.truncate(path, json_files.MAX_JSON + 1)
-    assert (
-        refused(partial(json_files.read_object, code="C103", duplicate=None), path).code == "C103"
-    )
+    os.truncate(path, MAX_JSON + 1)
+    assert refused(partial(read_object, code="C103", duplicate=None), path).code == "C103"
 
 
 # ----------------------------------------------------------------------------------------- folders

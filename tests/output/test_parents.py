@@ -9,7 +9,7 @@ import yaml
 
 import gptailor
 from gptailor.checkpoint.hub import Remote
-from gptailor.output.parents import parents, title
+from gptailor.output.inputs import parents, title
 from gptailor.prepare import prepare
 from tests.support.tiny import tiny_model
 from tests.support.tiny_adapter import adapter

@@ -8,9 +8,8 @@ import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.plan.faults import PlanError
 from gptailor.plan.layer_parts import NAMED_PARTS, Branch, holds, may_overlap, rank
-from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Take
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, Slot
 from gptailor.reporting.layer_view import layer_rows
 
 HEAD = """tailor 1

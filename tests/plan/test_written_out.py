@@ -3,9 +3,8 @@
 import pytest
 
 from gptailor import loads
-from gptailor.plan.layers import undone
 from gptailor.plan.plan import Curve, Layer, Merge, MethodCall, Plan, Take
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, undone
 from gptailor.plan.written_out import curve_at, written_out
 
 HEAD = """tailor 1

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.plan.output_size import OutputSize
 from gptailor.prepare import prepare
-from gptailor.program.size import plan_size
+from gptailor.program.compile import plan_size
 from tests.support.hollow import LLAMA_3_70B, llama, write_hollow
 from tests.support.quantised import write_quantised
 from tests.support.tiny import tiny_model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptailor import loads
-from gptailor.plan.layers import undone
+from gptailor.plan.resolved import undone
 from gptailor.searching.space.decode import decode, plan_at_stage
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from gptailor.checkpoint.formats.gguf.splits import LLAMA3_SPLIT, QWEN_SPLIT, TEKKEN_SPLIT
+from gptailor.checkpoint.formats.gguf.reader import LLAMA3_SPLIT, QWEN_SPLIT, TEKKEN_SPLIT
 
 SPLITS = {
     "gpt-2": (None, False),

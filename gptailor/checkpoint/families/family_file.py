@@ -23,8 +23,15 @@ from gptailor.checkpoint.families.family import Family, NotProven, Proof, matche
 from gptailor.checkpoint.families.layer_config import Config, Refusal, Rotary
 from gptailor.checkpoint.families.layer_rules import RULE_FORMS
 from gptailor.checkpoint.families.layout import Layout, is_constant, layout_of, split_name
-from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
-from gptailor.checkpoint.json_files import fault_of, first_fault, read_object
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    expanded,
+    fault_of,
+    first_fault,
+    quoted,
+    read_object,
+    reading,
+)
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import CodedError, nearest
 from gptailor.plan.layer_parts import Branch

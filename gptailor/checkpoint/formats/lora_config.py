@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gptailor.checkpoint.files import LONGEST_QUOTED, CheckpointError, may_hang, quoted
-from gptailor.checkpoint.json_files import read_object
+from gptailor.checkpoint.files import LONGEST_QUOTED, CheckpointError, may_hang, quoted, read_object
 from gptailor.plan.faults import nearest
 from gptailor.plan.plan import Several
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint import files
-from gptailor.checkpoint.json_files import parse_object, place_of
+from gptailor.checkpoint.files import parse_object, place_of
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed, nearest
 

@@ -23,9 +23,8 @@ from gptailor.checkpoint.families.family_file import family_for
 from gptailor.checkpoint.families.layer_config import Refusal, RuleError
 from gptailor.checkpoint.families.layout import is_tied, layer_count, place_in
 from gptailor.checkpoint.families.vision import WRAPPERS
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, read_object
 from gptailor.checkpoint.folder import CONFIG, TOKENIZER_FILES, Checkpoint, open_checkpoint
-from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.vocabulary import read_vocabulary
 from gptailor.convert.mergekit.config import ModelReference
 from gptailor.plan import faults

@@ -30,10 +30,9 @@ from gptailor.convert.mergekit.methods import (
 )
 from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.lang.parse import plan_or_file
-from gptailor.plan import layers as outline
 from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Place, dotted
-from gptailor.plan.layer_parts import NORMS, Branch, is_pattern
+from gptailor.plan.layer_parts import BRANCHES, NORMS, Branch, is_pattern
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
     Curve,
@@ -47,7 +46,7 @@ from gptailor.plan.plan import (
     is_at_url,
 )
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, Slot
 from gptailor.plan.sites import named_models, open_choices, values
 from gptailor.plan.written_out import curve_at
 
@@ -165,7 +164,7 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 
 
-def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> MergekitMethod:
+def _method(slots: Sequence[Slot], rows: Sequence[_PartRecipes]) -> MergekitMethod:
     """Return the one method of the document."""
     places: dict[str, Place] = {}
     recipes = [(entry.recipe, entry.at) for slot in slots for entry in slot.recipes.values()]
@@ -392,7 +391,7 @@ _FILTERS = {
 """Filters of each part; the first that matches a tensor decides, and the MLP has the rest."""
 
 
-def _recipes_of_parts(slots: Sequence[outline.Slot]) -> list[_PartRecipes]:
+def _recipes_of_parts(slots: Sequence[Slot]) -> list[_PartRecipes]:
     """Return the parts of each layer: the same in all layers, and as few as distinguish recipes.
 
     Raises ConversionError for a part that Llama's layers lack, or a pattern on other names.
@@ -406,18 +405,18 @@ def _recipes_of_parts(slots: Sequence[outline.Slot]) -> list[_PartRecipes]:
             if is_pattern(part):
                 message = f"the pattern {part} may fit other tensors in mergekit than here"
             raise ConversionError(message, place=dotted(entry.at))
-    levels = {branch: max(_level(slot, branch) for slot in slots) for branch in outline.PARTS}
+    levels = {branch: max(_level(slot, branch) for slot in slots) for branch in BRANCHES}
     return [
         {
             part: recipe
-            for branch in outline.PARTS
+            for branch in BRANCHES
             for part, recipe in _branch_parts(slot, branch, levels[branch])
         }
         for slot in slots
     ]
 
 
-def _level(slot: outline.Slot, branch: Branch) -> int:
+def _level(slot: Slot, branch: Branch) -> int:
     """Return how finely a branch is split: whole (0), its norm apart (1), each projection (2)."""
     *projections, norm = [recipe for _, recipe in _branch_parts(slot, branch, 2)]
     if any(recipe != projections[0] for recipe in projections):
@@ -425,7 +424,7 @@ def _level(slot: outline.Slot, branch: Branch) -> int:
     return int(norm != projections[0])
 
 
-def _branch_parts(slot: outline.Slot, branch: Branch, level: int) -> list[tuple[str, Recipe]]:
+def _branch_parts(slot: Slot, branch: Branch, level: int) -> list[tuple[str, Recipe]]:
     """Return a branch's parts; a filter on a projection comes before that on the branch's rest."""
     coarse = norm = slot.part(branch).recipe
     projections: list[tuple[str, Recipe]] = [(name, coarse) for name in _PROJECTIONS[branch]]
@@ -483,7 +482,7 @@ class _ExportedLayer:
 def _exported_layers(
     plan: Plan,
     method: MergekitMethod,
-    slots: Sequence[outline.Slot],
+    slots: Sequence[Slot],
     rows: Sequence[_PartRecipes],
 ) -> Iterator[_ExportedLayer]:
     """Yield each output layer; the first has the last one's models too, where they have weights."""

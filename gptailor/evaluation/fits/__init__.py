@@ -5,7 +5,6 @@ __all__ = [
     "fit",
     "heal",
     "importance",
-    "inner_fits",
     "inner_plans",
     "kept_tensors",
     "narrower",

@@ -31,15 +31,13 @@ from gptailor.evaluation.live.template import configuration
 from gptailor.methods import rounding
 from gptailor.plan.events import FitResult, OnEvent, Progress, seconds_left
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Plan, TextFit, has_predictions
 from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
-from gptailor.plan.resolved import Gap, Resolved
+from gptailor.plan.resolved import Gap, Resolved, Slot
 from gptailor.prepare import Prepared, calibration_path
 from gptailor.program.compile import compile_plan
-from gptailor.program.output_tokenizer import output_tokenizer
 from gptailor.program.program import Output
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, output_tokenizer
 
 LayerResult = dict[str, Tensor]
 """Tensors that a layer was measured or fitted to, by names."""

@@ -26,8 +26,7 @@ def with_inner_fits(
     if not prepared.inner_plans:
         return prepared
     require("torch", "a narrowed, bridged or healed plan")
-    from gptailor.evaluation.fits.inner_fits import with_fits_inside
-    from gptailor.evaluation.fits.repair import fit
+    from gptailor.evaluation.fits.repair import fit, with_fits_inside
 
     make = partial(fit, device=device, memory=memory, on_event=on_event, anew=anew)
     return with_fits_inside(prepared, make, on_event, anew=anew)

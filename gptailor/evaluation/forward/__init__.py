@@ -1,3 +1,3 @@
 """Requests through live models, common beginnings once."""
 
-__all__ = ["evaluator", "prefix_cache", "recording", "requests"]
+__all__ = ["evaluator", "recording", "requests"]

@@ -13,8 +13,7 @@ from gptailor.evaluation.gguf_contents import gguf_size
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
-from gptailor.program.compile import Compiled
-from gptailor.program.size import compiled_size, token_cache
+from gptailor.program.compile import Compiled, compiled_size, token_cache
 from gptailor.program.sources import Checked
 
 

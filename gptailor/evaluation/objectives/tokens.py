@@ -27,7 +27,7 @@ from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.faults import TailorError
 from gptailor.prepare import Prepared
-from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import output_tokenizer
 
 Tokens = tuple[int, ...]
 

@@ -45,9 +45,9 @@ from gptailor.output.differences import (
     refuse,
 )
 from gptailor.output.gguf.values import converted, gguf_package, header_bytes
+from gptailor.output.inputs import licence_of, lowest_base
 from gptailor.output.lock import Lock, LockedGguf, LockedText, parse_lock
 from gptailor.output.lock_recording import Recording, plan_digest
-from gptailor.output.parents import licence_of, lowest_base
 from gptailor.output.update import Update, record_written
 from gptailor.output.used_plan import path_from, used_models, used_plan_text
 from gptailor.plan.faults import listed
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gptailor.evaluation.fits.bridge.states import CalibrationText
+    from gptailor.evaluation.fits.fit import Fitted
     from gptailor.evaluation.fits.importance import ImportanceMatrix
-    from gptailor.evaluation.fits.repair import Fitted
 
 LOCK_KEY = "gptailor.lock"
 QUANTIZE_KEY = "gptailor.quantize"

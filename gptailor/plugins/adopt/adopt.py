@@ -19,10 +19,9 @@ from gptailor.checkpoint.families.family import Case, Family, NotProven, Proof
 from gptailor.checkpoint.families.family_file import NO_PROOF, content_digest, layout_by
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import split_name
-from gptailor.checkpoint.files import CheckpointError, expanded, quoted
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted, read_object
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub
-from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.models import is_local
 from gptailor.plugins.adopt.contract import ONE_KIND, Contract, read_by
 from gptailor.plugins.adopt.draft import (

@@ -7,8 +7,7 @@ from typing import NamedTuple, TypeVar, final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, Slot
 from gptailor.plan.sites import drops_by_choice
 from gptailor.reporting.layer_cells import (
     DIFFERS,

@@ -15,13 +15,12 @@ from gptailor.plan import plan as p
 from gptailor.plan.fault_pages import FAULTS_FILE, fault_pages
 from gptailor.plan.faults import Fault, Span
 from gptailor.plan.layer_parts import is_pattern
-from gptailor.plan.layers import Slot
 from gptailor.plan.plan import is_at_url
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, Slot
 from gptailor.plugins.lsp.names import NameKind, Occurrence
 from gptailor.plugins.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
-from gptailor.program.size import plan_size
+from gptailor.program.compile import plan_size
 from gptailor.program.sources import Checked
 from gptailor.reporting.layer_view import layer_views
 from gptailor.reporting.quantities import bytes_in_words

@@ -28,8 +28,8 @@ from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.evaluation.tokenizer_files import is_beside
 from gptailor.lang.parse import load, loads
 from gptailor.lang.plan_of import HUB_ID
+from gptailor.output.inputs import CARD
 from gptailor.output.lock import LOCK_FILE, read_lock
-from gptailor.output.parents import CARD
 from gptailor.output.update import changed_entries, written_record
 from gptailor.output.used_plan import commented_text, without_paths
 from gptailor.plan.arguments import check_fields

@@ -7,9 +7,8 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gptailor.plan.layers import Slot, own
 from gptailor.plan.optional_packages import missing_package
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, Slot, own
 from gptailor.plugins.report.effects import Effects, LayerEffect, LayerState, WindowLoss
 from gptailor.searching.run.asking import TOLD, by_spread
 from gptailor.searching.run.incumbent import expected_losses

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.chat_template import content_of
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf.splits import (
+from gptailor.checkpoint.formats.gguf.reader import (
     BYTE,
     CONTROL,
     DEFINED,

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, final
 from pydantic import Field, ValidationError
 
 import gptailor
-from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.json_files import fault_of
+from gptailor.checkpoint.files import CheckpointError, fault_of, quoted
 from gptailor.plan.output_size import Tally
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.searching.run.journal import RESTORE, Journal, complete_lines, damaged

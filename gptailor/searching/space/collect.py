@@ -7,7 +7,7 @@ from typing import Any, final
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import may_overlap, rank
-from gptailor.plan.layers import own
+from gptailor.plan.resolved import own
 from gptailor.plan.sites import (
     SEVERAL,
     Site,

@@ -11,8 +11,8 @@ from gptailor.checkpoint.models import used
 from gptailor.lang.words import range_words
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
-from gptailor.plan.layers import own
 from gptailor.plan.model_dependencies import needed
+from gptailor.plan.resolved import own
 from gptailor.plan.sites import compared_models, entries, names_in, values
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.searching.space.genome import Genome

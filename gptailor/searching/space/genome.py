@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from pydantic import Field, ValidationError
 
-from gptailor.checkpoint.json_files import fault_of
+from gptailor.checkpoint.files import fault_of
 from gptailor.plan import plan as p
 from gptailor.plan.plan import BuiltClosed, Several
 from gptailor.plan.sites import Role, Site, Subject

@@ -10,7 +10,6 @@ from typing import final
 import numpy as np
 
 from gptailor.plan.faults import Place
-from gptailor.plan.layers import undone
 from gptailor.plan.plan import (
     Curve,
     Interval,
@@ -23,6 +22,7 @@ from gptailor.plan.plan import (
     Value,
 )
 from gptailor.plan.registry import METHODS
+from gptailor.plan.resolved import undone
 from gptailor.plan.sites import Subject, call_values, calls, recipes, sites, sources
 from gptailor.searching.run.origin import (
     Composition,

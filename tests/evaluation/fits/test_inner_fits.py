@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gptailor.checkpoint.files import CheckpointError, stamp
-from gptailor.evaluation.fits import inner_fits
-from gptailor.evaluation.fits.inner_fits import _kept_file
+from gptailor.evaluation.fits import repair
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
+from gptailor.evaluation.fits.repair import _kept_file
 from gptailor.lang.parse import loads
 from gptailor.prepare import prepare
 
@@ -38,7 +38,7 @@ def test_equal_tensors_are_one_file_that_stays_as_it_is(own_cache: Path) -> None
 def test_old_files_make_room_unless_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     needed, old = (aged(_kept_file(kept(value), []), 3) for value in (1.0, 2.0))
     young = aged(_kept_file(kept(3.0), []), 0.5)
-    monkeypatch.setattr(inner_fits, "KEPT_BYTES", 300)
+    monkeypatch.setattr(repair, "KEPT_BYTES", 300)
     new = _kept_file(kept(4.0), [needed])
     assert [file.exists() for file in (needed, old, young, new)] == [True, False, True, True]
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import gptailor
-from gptailor.checks.cut_sizes import layers_size
+from gptailor.checks.fit_sizes import layers_size
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.plan import Plan

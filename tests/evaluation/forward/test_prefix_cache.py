@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from gptailor.evaluation.forward import prefix_cache as branches
-from gptailor.evaluation.forward.evaluator import Evaluator
-from gptailor.evaluation.forward.prefix_cache import LayerPath, PrefixCache, in_order
+from gptailor.evaluation.forward import evaluator as branches
+from gptailor.evaluation.forward.evaluator import Evaluator, LayerPath, PrefixCache, in_order
 from gptailor.evaluation.forward.requests import Work, pack
 from gptailor.evaluation.scores import Failure
 from tests.evaluation.lent import Lent, broken, lent, likelihood, loaded, requests

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import may_overlap
-from gptailor.plan.layers import own
+from gptailor.plan.resolved import own
 from gptailor.plan.sites import entries, sites, sources
 from gptailor.plan.windows import stretch_of, windows_of
 from gptailor.searching.space.decode import decode, without_unused

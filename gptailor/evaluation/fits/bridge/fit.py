@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.families.layout import Layout, projection
-from gptailor.checks.bridges import last_projection
+from gptailor.checks.repairs import last_projection
 from gptailor.evaluation.fits.bridge.states import CalibrationText, Walk
 from gptailor.evaluation.fits.fit import (
     BridgeError,

@@ -28,7 +28,7 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.files import refuse_changed, stamps
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest, of_file
-from gptailor.checks.bridges import last_projection
+from gptailor.checks.repairs import last_projection
 from gptailor.checks.texts import FEWER_TOKENS
 from gptailor.evaluation.forward.recording import record_calls
 from gptailor.evaluation.live.content_keys import ModelContents
@@ -40,7 +40,7 @@ from gptailor.plan.events import FitText, OnEvent, Progress, seconds_left
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap
-from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import output_tokenizer
 
 _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""

@@ -69,9 +69,8 @@ from gptailor.plan.plan import HealText, Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path, open_plan
 from gptailor.program.nested_models import with_made_models
-from gptailor.program.output_tokenizer import output_tokenizer, with_token_cut
 from gptailor.program.program import learning_tensors
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
 
 
 @final

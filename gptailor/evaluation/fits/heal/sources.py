@@ -33,8 +33,7 @@ from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import TemplateOf
-from gptailor.program.output_tokenizer import output_tokenizer
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, output_tokenizer
 
 _DATE = "2024-07-26"
 """The date that templates show as today's, so that a healing is the same on each day.

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import gptailor
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checks.bridges import last_projection
+from gptailor.checks.repairs import last_projection
 from gptailor.evaluation.fits.bridge import fit as bridge_fit
 from gptailor.evaluation.fits.bridge.fit import (
     Statistics,
@@ -28,8 +28,8 @@ from gptailor.evaluation.fits.bridge.fit import (
     weights,
 )
 from gptailor.evaluation.fits.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
-from gptailor.evaluation.fits.fit import BridgeError
-from gptailor.evaluation.fits.repair import Fitted, Repairs, fit, stitch
+from gptailor.evaluation.fits.fit import BridgeError, Fitted
+from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder
