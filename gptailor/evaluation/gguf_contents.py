@@ -48,12 +48,16 @@ def gguf_contents(
     target: Path,
     *,
     weighted: bool = False,
+    any_layers: bool = False,
 ) -> GgufContents:
     """Return the contents of a file, `weighted` by an importance matrix or not.
 
     Raises CheckpointError (C306) about `target` for a model or a tokenizer that llama.cpp lacks.
+    With `any_layers` llama.cpp need not take the order of the layers.
     """
     architecture = WrittenArchitecture(compiled.config, target)
+    if architecture.unfit is not None and not any_layers:
+        raise architecture.unfit
     files = tokenizer(checked)
     files |= files_without_code(files)
     read = tuple((name, content_of(file)) for name, file in files.items())
@@ -70,14 +74,16 @@ def gguf_contents(
     return GgufContents(architecture, vocabulary, size, tensors, all_notes)
 
 
-def gguf_size(checked: Checked, compiled: Compiled, file_type: str) -> int:
+def gguf_size(
+    checked: Checked, compiled: Compiled, file_type: str, *, any_layers: bool = False
+) -> int:
     """Return the bytes of a plan's GGUF file of a type, such as `Q4_K_M`, without a lock.
 
     An importance matrix changes the size only if it changes the type of a matrix. Raises
     CheckpointError as `gguf_contents`.
     """
     target = Path(checked.base.checkpoint.folder)
-    contents = gguf_contents(checked, compiled, file_type, target)
+    contents = gguf_contents(checked, compiled, file_type, target, any_layers=any_layers)
     specs = [tensor.spec for tensor in contents.tensors]
     infos = sum(24 + len(spec.name) + 8 * len(spec.shape) for spec in specs)
     about = padded({}, format_plan(checked.resolved.declared))  # it has this size with any facts

@@ -8,12 +8,14 @@ The sizes of requested genomes are counted from headers.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple, NoReturn, final
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.objectives.size_and_speed import size_score
 from gptailor.evaluation.targets import base_of
@@ -46,6 +48,8 @@ _EXACT = 1e-6
 """The rounding error of a size, as a share of the bound."""
 _TRIED = 64
 """Genomes that are drawn to find a genome within bounds."""
+_LOOKED_AT = 1024
+"""Genomes that are drawn to find a small genome within bounds."""
 _LEANINGS = (0.0, 0.3, 0.6, 0.9)
 """The share of the smallest genome in the drawn genomes, try by try."""
 
@@ -70,13 +74,17 @@ class Sizes:
         return plan_size(Checked.of(plan, self.models))
 
 
-def measured_sizes(checked: Checked, measures: Sequence[Objective]) -> list[float]:
+def measured_sizes(
+    checked: Checked, measures: Sequence[Objective], *, any_layers: bool = False
+) -> list[float]:
     """Return a closed plan's sizes by some measures.
 
-    Raises ObjectiveError or CheckpointError for an unknown size.
+    Raises ObjectiveError or CheckpointError for an unknown size. With `any_layers` a GGUF file has
+    a size even if llama.cpp couldn't run these layers.
     """
     compiled = compile_plan(checked)
-    return [size_score(each, checked, compiled).value for each in measures]
+    scores = (size_score(each, checked, compiled, any_layers=any_layers) for each in measures)
+    return [score.value for score in scores]
 
 
 @final
@@ -110,25 +118,32 @@ def size_bounds(plan: Plan, requires: Sequence[Requirement]) -> list[SizeBound]:
 
 @final
 class Within:
-    """The part of a space that is within bounds. Raises PlanError (P609) where it is empty."""
+    """The part of a space that is within bounds. Raises PlanError (P609) where it is empty.
+
+    With a bound of a GGUF file, a plan that llama.cpp can't run isn't within.
+    """
 
     def __init__(self, space: Space, sizes: Sizes, bounds: Sequence[SizeBound]) -> None:
         self.sizes = sizes
         self.bounds = tuple(bounds)
         self._open = space
         self._known: dict[bytes, bool] = {}
+        self._unfit: CheckpointError | None = None  # the error of the last plan without a file
         self._limits = self._fit()
         self.space = replace(space, table=space.table._replace(limits=self._limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
-        if len(self.bounds) > 1 and not self.holds(self.smallest):
+        if not self.holds(self.smallest):
             self._refuse_all()
 
     def holds(self, genome: Genome) -> bool:
         """Return whether a genome's plan is within all bounds."""
         key = b"".join(np.asarray(genes).tobytes() for genes in genome)
         if key not in self._known:
-            sizes = self._counted(genome)
+            try:
+                sizes = self._counted(genome, any_layers=False)
+            except CheckpointError as error:
+                self._unfit, sizes = error, [np.inf] * len(self.bounds)
             within = (size <= bound.most for size, bound in zip(sizes, self.bounds, strict=True))
             self._known[key] = all(within)
         return self._known[key]
@@ -151,35 +166,44 @@ class Within:
         genomes = [self._least([n]) for n in numbers]
         if len(numbers) > 1:
             genomes.append(self._least(numbers))
-        return next((genome for genome in genomes if self.holds(genome)), genomes[-1])
+        drawn = sample(self.space.table, key_of(1), _LOOKED_AT)
+        inside = np.flatnonzero(allowed(self.space.table, drawn))
+        order = inside[np.argsort(self._beyond(drawn, numbers)[inside], kind="stable")]
+        tried = chain(genomes, (_row(drawn, int(n)) for n in order))
+        return next((genome for genome in tried if self.holds(genome)), genomes[-1])
+
+    def _beyond(self, genomes: Genome, numbers: Sequence[int]) -> Float[ndarray, "*n"]:
+        """Return how far genomes are beyond some bounds by sums, in shares of a bound."""
+        some, sums = list(numbers), features(self.space.table, genomes)
+        beyond = sums @ self._limits.weights[some].T - self._limits.room[some]
+        return np.asarray(beyond.max(axis=-1))
 
     def _least(self, numbers: Sequence[int]) -> Genome:
         """Return the genome furthest within some bounds by sums, found change by change."""
-        table, some = self.space.table, list(numbers)
-
-        def beyond(genome: Genome) -> Float[ndarray, "*n"]:
-            sums = features(table, genome) @ self._limits.weights[some].T - self._limits.room[some]
-            return np.asarray(sums.max(axis=-1))
-
+        table = self.space.table
         drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
-        genome = _row(drawn, int(np.argmin(beyond(drawn))))
-        size = float(beyond(genome))
+        genome = _row(drawn, int(np.argmin(self._beyond(drawn, numbers))))
+        size = float(self._beyond(genome, numbers))
         while True:
             changes = _changes(table, genome)
             if not changes:
                 return genome
             changed = canonical(table, Genome(*map(np.stack, zip(*changes, strict=True))))
-            sizes = beyond(changed)
+            sizes = self._beyond(changed, numbers)
             best = int(np.argmin(sizes))
             if float(sizes[best]) >= size - _EXACT:
                 return genome
             genome, size = _row(changed, best), float(sizes[best])
 
-    def _counted(self, genome: Genome) -> list[float]:
-        """Return the sizes of a genome's plan by all bounds."""
+    def _counted(self, genome: Genome, *, any_layers: bool = True) -> list[float]:
+        """Return the sizes of a genome's plan by all bounds.
+
+        Without `any_layers`, raise CheckpointError (C306) for a plan that llama.cpp can't run.
+        """
         plan = decode(self._open, genome)
         checked = Checked.of(plan, self.sizes.models)
-        return measured_sizes(checked, [bound.measure for bound in self.bounds])
+        measures = [bound.measure for bound in self.bounds]
+        return measured_sizes(checked, measures, any_layers=any_layers)
 
     def _drawn(self, key: Key, leaning: float) -> Genome:
         """Draw genomes that have about such a part of the smallest one."""
@@ -234,9 +258,13 @@ class Within:
         found = [*zip(self.bounds, self._counted(self.smallest), strict=True)]
         limits = [f"at most {bound.words(bound.most)}" for bound in self.bounds]
         sizes = " and ".join(bound.words(size) for bound, size in found)
-        beyond = next((bound for bound, size in found if size > bound.most), self.bounds[0])
+        beyond = next((bound for bound, size in found if size > bound.most), None)
+        message = f"no plan of the space has {' and '.join(limits)}"
         help_ = f"the nearest that was found has {sizes}: raise a bound, or leave more open to drop"
-        self._refuse(beyond, f"no plan of the space has {' and '.join(limits)}", help_)
+        if beyond is None and self._unfit is not None:
+            message += " and layers that llama.cpp can run"
+            help_ = f"one of this size can't be a file: {self._unfit.message}; {self._unfit.help}"
+        self._refuse(beyond or self.bounds[0], message, help_)
 
     def _refuse(self, bound: SizeBound, message: str, help_: str) -> NoReturn:
         fault = Fault("P609", message, ("search", "requires", bound.number), help_)

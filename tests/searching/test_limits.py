@@ -204,10 +204,50 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     assert f"the smallest has {min(every):,.0f}, in 3 layers" in fault.help
 
 
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def test_plans_that_llama_cpp_cannot_run_are_beyond_a_bound_of_a_gguf_file(
+    tmp_path: Path,
+) -> None:
+    """Layers of Gemma 3 that slide by no period are no file: they end no search."""
+    kinds = [SLIDING, SLIDING, FULL] * 3
+    for name in ("base", "math"):
+        model(tmp_path / name, "gemma3_text", layers=9, layer_types=kinds)
+    text = "drop any 1..3 of L3..L8"
+    found = within(tmp_path, text, "bytes(gguf=q8_0) <= 1M", count=9)
+    drawn = rows(sample(found.space.table, key_of(7), 24))
+    run = []
+    for one in drawn:
+        kept = [kind for at, kind in enumerate(kinds) if at < 3 or not one.bits[at - 3]]
+        by_period = [
+            [FULL if i % p == p - 1 else SLIDING for i in range(len(kept))] for p in range(1, 10)
+        ]
+        run.append(kept in by_period)
+    assert {*run} == {True, False}
+    assert [found.holds(one) for one in drawn] == run
+    assert allowed(found.space.table, sample(found.space.table, key_of(7), 24)).all()
+    others = [found.or_other(one, key_of(n)) for n, one in enumerate(drawn)]
+    assert all(found.holds(other) for other in others)
+    least = found.sizes.of_plan(decode(found.space, found.smallest)).layers
+    assert (least, found.holds(found.smallest)) == (6, True)
+
+
+def test_where_llama_cpp_runs_no_plan_the_reason_is_named(tmp_path: Path) -> None:
+    for name in ("base", "math"):
+        model(tmp_path / name, "gemma3_text", layers=6, layer_types=[SLIDING, SLIDING, FULL] * 2)
+    with pytest.raises(PlanError) as caught:
+        within(tmp_path, "drop any 1 of L0..L1", "bytes(gguf=q8_0) <= 1M")
+    [fault] = caught.value.faults
+    assert fault.code == "P609"
+    assert "GGUF file in q8_0 and layers that llama.cpp can run" in fault.message
+    assert "its layers slide by no period, as llama.cpp's 'gemma3' must: sFssF" in fault.help
+
+
 def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each alone there is a smallest plan that is beyond the other."""
 
-    def counted(self: Within, genome: Genome) -> list[float]:
+    def counted(self: Within, genome: Genome, **_: bool) -> list[float]:
         ups = np.arange(1, 7)
         return [float(ups @ genome.bits), float(ups[::-1] @ genome.bits)]
 

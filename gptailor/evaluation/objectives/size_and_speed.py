@@ -34,11 +34,13 @@ def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfP
     return OfPlan(*base.traits_of(objective), (), objective)
 
 
-def size_score(objective: Objective, checked: Checked, compiled: Compiled) -> Score:
+def size_score(
+    objective: Objective, checked: Checked, compiled: Compiled, *, any_layers: bool = False
+) -> Score:
     """Return a size of a plan's output, which has no error.
 
     Raises ObjectiveError for an unknown KV cache, and CheckpointError (C306) for the size of a GGUF
-    file that llama.cpp couldn't run.
+    file that llama.cpp couldn't run. With `any_layers` the order of the layers doesn't matter.
     """
     kind, file = objective.arguments.get("gguf"), checked.gguf_file
     gguf = None if kind is None else str(kind).upper()
@@ -49,7 +51,7 @@ def size_score(objective: Objective, checked: Checked, compiled: Compiled) -> Sc
     elif gguf is None or (file is not None and _has_type(file, gguf)):
         size = compiled_size(checked, compiled).bytes
     else:
-        size = gguf_size(checked, compiled, gguf)
+        size = gguf_size(checked, compiled, gguf, any_layers=any_layers)
     if isinstance(size, Refusal):
         raise base.ObjectiveError(size.reason)
     return Score(float(size), 0.0, 0)

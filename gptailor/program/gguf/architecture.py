@@ -42,7 +42,8 @@ class WrittenArchitecture:
 
     `frequencies` are the divisors of the rotary frequencies, for a tensor of their own; empty for
     plain frequencies. Raises CheckpointError (C306) about `target` for a model that llama.cpp can't
-    compute.
+    compute. `unfit` is such an error about the number and the order of the layers, which changes
+    no size.
     """
 
     def __init__(self, config: Mapping[str, Any], target: Path) -> None:
@@ -60,6 +61,7 @@ class WrittenArchitecture:
         self.name = WRITTEN[kind]
         self.architecture = ARCHITECTURES[self.name]
         self.notes: list[str] = []
+        self.unfit: CheckpointError | None = None
         self.frequencies: tuple[float, ...] = ()
         settings = {key: value for key, value in config.items() if key != "model_type"}
         try:  # with the defaults of missing keys
@@ -151,7 +153,8 @@ class WrittenArchitecture:
             scale = own.hidden_size // own.num_attention_heads if is_27b else head
             if scalar != scale:
                 why = f"with {layers} layers llama.cpp divides attention by the root of {scale}"
-                self.refuse(f"'query_pre_attn_scalar' is {scalar}, and {why}")
+                message = f"'query_pre_attn_scalar' is {scalar}, and {why}"
+                self.unfit = CheckpointError("C306", message, self.target)
 
     def _numbers(self) -> GgufFacts:
         """Return the numbers of the architecture's row: limits of attention and logits."""
@@ -218,7 +221,8 @@ class WrittenArchitecture:
             help = "drop or order layers so that every n-th layer alone has full attention"
             slides = "".join("s" if slides else "F" for slides in self._slides)
             must = f"as llama.cpp's {quoted(self.name)} must"
-            self.refuse(f"its layers slide by no period, {must}: {slides}", help)
+            message = f"its layers slide by no period, {must}: {slides}"
+            self.unfit = CheckpointError("C306", message, self.target, help)
         return {WINDOW_KEY: self._count("sliding_window"), PATTERN_KEY: period or windows.period}
 
     # -------------------------------------------------------------------------------------- rotary
