@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
+from gptailor.lang.words import bounded_words
 from gptailor.plan.faults import PlanFolderError, TailorError, listed
 from gptailor.plan.optional_packages import require
+from gptailor.reporting.measure import excess
 from gptailor.reporting.quantities import bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
@@ -69,7 +72,10 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
               "all tensors. A folder with other files too is refused.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
 @click.option(
-    "--lock", is_flag=True, help="Write the plan's lock beside the plan and into the folder."
+    "--lock",
+    is_flag=True,
+    help="Write the plan's lock beside the plan and into the folder or the GGUF file, which "
+    "then has more bytes.",
 )
 @click.option("--locked", is_flag=True,
               help="Refuse any difference from the plan's lock.")  # fmt: skip
@@ -116,7 +122,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     models that can be written as GGUF. --gguf writes such files beside the folder. Bridges are
     fitted and layers healed once for all outputs.
 
-    --lock records the digests of all inputs and outputs. --locked takes the same inputs and makes
+    --lock records the digests of all inputs and outputs. A GGUF file contains its lock, and
+    --dry-run --lock prints its size with it. --locked takes the same inputs and makes
     the same bytes, or refuses to compile. See 'gptailor lock'.
     """
     if quantize is not None and output.suffix.lower() != ".gguf":
@@ -127,7 +134,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         raise click.UsageError("--imatrix is for quantised GGUF files; add --gguf or --quantize")
     if _started_together() and not _is_first():
         return
-    new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
+    new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file)
     from gptailor.output.compile import ComputeOptions, compile, prepared_as_locked
     from gptailor.reporting.fit_words import fit_in_words
 
@@ -139,11 +146,12 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if dry_run:
         planned = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
-            locked=held_to, dry_run=True, compute=compute,
+            locked=held_to, locking=lock, dry_run=True, compute=compute,
         )  # fmt: skip
         print_dry_run(prepared, planned)
         _say_update(planned, before=True)
         _say_notes(planned)
+        _say_unmet(prepared, planned, (quantize, *gguf), lock=lock)
         return
     keep_memory()
     size = prepared.size * (1 + len(gguf))
@@ -156,13 +164,15 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         options.say_sentences(fit_in_words(fit))
     _say_update(written)
     _say_notes(written)
-    before = prepared.base_size.layers
+    before, is_file = prepared.base_size.layers, written.folder.suffix.lower() == ".gguf"
+    size_words = f"{written.size:,} bytes" if is_file else bytes_in_words(written.size)
     options.say_sentences(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
-        f"{millions(written.parameters)} parameters, {bytes_in_words(written.size)}"
+        f"{millions(written.parameters)} parameters, {size_words}"
     )
     for file in written.gguf:
-        options.say_sentences(f"{file.folder}: {bytes_in_words(file.size)}")
+        options.say_sentences(f"{file.folder}: {file.size:,} bytes")
+    _say_unmet(prepared, written, (quantize, *gguf), lock=written.lock is not None)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say_sentences(f"{new_lock}: {locked_in_words(written.lock)}")
@@ -227,6 +237,34 @@ def _say_notes(result: "CompileResult") -> None:
         options.say(f"note: {named}{note}", err=True)
 
 
+def _say_unmet(
+    prepared: "Prepared", result: "CompileResult", types: Sequence[str | None], *, lock: bool
+) -> None:
+    """Print the expectations that a size of an output misses, if their bound is a number.
+
+    `types` are those of the output and of the GGUF files beside it. A `lock` is in these files.
+    """
+    size = prepared.output_size
+    sizes = {("parameters", ""): ("it", size.parameters), ("bytes", ""): ("it", size.bytes)}
+    for kind, file in zip(types, (result, *result.gguf), strict=True):
+        sizes["bytes", kind or "no type"] = (file.folder.name, file.size)
+    for entry in prepared.plan.expects:
+        kind = str(entry.arguments.get("gguf", "")).upper()
+        if entry.bound.of is not None or (entry.name, kind) not in sizes:
+            continue
+        what, has = sizes[entry.name, kind]
+        if excess(entry.sign, has, float(entry.bound.number or 0)) > 0:
+            help_ = (
+                "a file is smaller without --lock; 'gptailor lock' writes a lock beside the plan"
+            )
+            options.say(
+                f"warning: 'expect {bounded_words(entry)}' isn't met: {what} has {has:,} "
+                + (entry.name if not kind else "bytes")
+                + f"\n  = help: {help_}" * bool(lock and kind),
+                err=True,
+            )
+
+
 def lock_file(plan: str, path: Path | None) -> Path:
     """Return the path of a plan's lock: the given path, or the file beside the plan."""
     if path is not None:
@@ -239,7 +277,7 @@ def lock_file(plan: str, path: Path | None) -> Path:
 
 
 def lock_flags(
-    plan: str, *, lock: bool, locked: bool, file: Path | None, dry_run: bool
+    plan: str, *, lock: bool, locked: bool, file: Path | None
 ) -> "tuple[Path | None, Lock | None]":
     """Return the path for a new lock, and the lock to comply with, from the flags of `compile`.
 
@@ -251,8 +289,6 @@ def lock_flags(
         raise click.UsageError("--lock-file names a file for --lock or --locked; give one of them")
     if not (lock or locked):
         return None, None
-    if lock and dry_run:
-        raise click.UsageError("--dry-run makes no lock; 'gptailor lock' makes one of a plan alone")
     from gptailor.output.lock import read_lock, refuse_other_file
 
     path = lock_file(plan, file)

@@ -156,7 +156,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for destination in destinations:
             destination.refuse_differing(lock)
     if dry_run:
-        first, *rest = map(_planned, destinations)
+        first, *rest = (_planned(each, locking=locking) for each in destinations)
         notes = (*first.notes, message) if free < size else first.notes
         estimates = _estimates(prepared, compute, text)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
@@ -243,9 +243,11 @@ def _refuse_missing(device: str) -> None:
         devices_of(device_of(device), processes())
 
 
-def _planned(destination: Destination) -> CompileResult:
-    """Return the result of an output before it is written."""
+def _planned(destination: Destination, *, locking: bool = False) -> CompileResult:
+    """Return the result of an output before it is written, `locking` with its lock's size."""
     prepared = destination.prepared
+    if locking:
+        destination.plan_lock()
     return CompileResult(
         destination.path,
         len(prepared.resolved.kept),

@@ -124,6 +124,9 @@ class Destination(ABC):
         """Return the difference to an output that gptailor wrote here before; None for none."""
         return planned_update(self.prepared, self.path)
 
+    def plan_lock(self) -> None:  # noqa: B027 (a folder's lock is no part of its weights)
+        """Count a new lock in `weights_size`, if the weights' file contains it."""
+
     def refuse_differing(self, lock: Lock) -> None:
         """Raise CheckpointError (C703 to C705) for early known differences from a lock."""
         refuse_early(self.prepared, lock)

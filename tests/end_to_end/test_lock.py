@@ -673,7 +673,6 @@ def test_a_lock_replaces_no_other_file(
     "arguments",
     [
         ["compile", "p.tailor", "-o", "c", "--lock", "--locked"],
-        ["compile", "p.tailor", "-o", "c", "--lock", "--dry-run"],
         ["compile", "p.tailor", "-o", "c", "--lock-file", "x"],
         ["compile", "-", "-o", "c", "--lock"],
         ["lock", "-"],

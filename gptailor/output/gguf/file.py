@@ -309,6 +309,23 @@ class GgufFile(Destination):
             update, changes=changes, computed=self.weights_size, copied=0, locked=locked, whole=True
         )
 
+    def plan_lock(self) -> None:
+        """Count the lock in the planned size; a lock of fitted tensors isn't known before."""
+        if self.decided or self.prepared.inner_plans:
+            self.notes.append("its size has no lock, which takes more bytes")
+        else:
+            self._count_lock(Recording(self.prepared))
+
+    def _count_lock(
+        self, recording: Recording, importance: "ImportanceMatrix | None" = None
+    ) -> Shard:
+        """Return the file with a lock without digests, and count it in `weights_size`."""
+        recording.gguf = self.locked({}, recording.sketches, importance)
+        shard = self._shard(recording.draft(used_models(self.prepared, self.path.parent)))
+        self.notes.append(f"its size contains the lock, {shard.size - self.weights_size:,} bytes")
+        self.weights_size = shard.size
+        return shard
+
     def write(
         self, contents: Contents, recording: Recording | None, progress: ByteProgress
     ) -> None:
@@ -328,9 +345,7 @@ class GgufFile(Destination):
                 recording.add_tensor(tensor.source, digest)
 
         if recording is not None:
-            recording.gguf = self.locked({}, recording.sketches, importance)
-            shard = self._shard(recording.draft(models))
-            self.weights_size = shard.size
+            shard = self._count_lock(recording, importance)
         on_digest = None if recording is None else recording.add_tensor
         payload_of = self.payloads(contents.payload_of, on_digest, importance)
         crew = Crew(contents.threads)

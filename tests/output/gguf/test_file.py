@@ -1176,3 +1176,33 @@ def test_names_are_short_enough_for_llama_cpp(here: Path) -> None:
 
     file = GgufFile(prepare(gptailor.load("p.tailor")), here / "out.gguf")
     assert max(map(len, file.tensors)) + len("99999") < 64
+
+
+def test_a_dry_run_knows_the_size_with_the_lock(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = here / "p.tailor"
+    bare = gptailor.compile(plan, here / "bare", gguf=["q8_0"], dry_run=True).gguf[0].size
+    plan.write_text(plan.read_text() + f"expect bytes(gguf=q8_0) <= {bare}\n")
+    run = ["compile", "p.tailor", "-o", "out", "--gguf", "q8_0"]
+    missed = f"'expect bytes(gguf=q8_0) <= {bare}' isn't met: out-Q8_0.gguf has "
+    assert cli.run([*run, "--dry-run"]) == 0
+    assert missed not in capsys.readouterr().err
+    for arguments in ([*run, "--lock", "--dry-run"], [*run, "--lock"]):
+        assert cli.run(arguments) == 0
+        said, notes = capsys.readouterr()
+        size = int(notes.partition(missed)[2].partition(" bytes\n")[0].replace(",", ""))
+        assert f"{size:,} bytes" in said
+        assert f"note: its size contains the lock, {size - bare:,} bytes" in notes
+        assert "a file is smaller without --lock" in notes
+    assert (here / "out-Q8_0.gguf").stat().st_size == size
+
+
+def test_an_expectation_that_a_size_misses_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = here / "p.tailor"
+    plan.write_text(plan.read_text() + "expect parameters() <= 10\nexpect bytes() >= 10\n")
+    assert cli.run(["compile", "p.tailor", "-o", "out", "--dry-run"]) == 0
+    warning = "warning: 'expect parameters() <= 10' isn't met: it has "
+    assert capsys.readouterr().err.startswith(warning)
