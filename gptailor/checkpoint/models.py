@@ -334,11 +334,13 @@ class Opener:
         return self.plan.origin.families if self.plan.origin else ()
 
     def _folder(self, name: str) -> str:
-        """Return help for a folder that was named as if it were on the Hub, or an empty text."""
+        """Return help for a local name that was written as if on the Hub, or an empty text."""
         model = self.plan.models[name]
-        if not is_remote(model) or not folder_of(self.plan, model.source).is_dir():
+        path = folder_of(self.plan, model.source)
+        if not is_remote(model) or not path.exists():
             return ""
-        return f'there is a folder of that name; a folder\'s name starts so: "./{model.source}"'
+        kind = "folder" if path.is_dir() else "file"
+        return f'there is a {kind} of that name; a {kind}\'s name starts so: "./{model.source}"'
 
     def _read(self, name: str) -> FoundModel | None:
         model = self.plan.models[name]

@@ -143,6 +143,12 @@ def test_a_folder_that_was_named_like_an_id_is_said(desk: Desk) -> None:
     assert 'there is a folder of that name; a folder\'s name starts so: "./models/base"' in said
 
 
+def test_a_file_that_was_named_like_an_id_is_said(desk: Desk) -> None:
+    (desk.folder / "gemma.gguf").write_bytes(b"GGUF")
+    said = desk.check('tailor 1\nmodel base = "gemma.gguf"\ndrop L1\n').fault("C501")
+    assert 'there is a file of that name; a file\'s name starts so: "./gemma.gguf"' in said
+
+
 def test_an_id_that_is_none_is_said(desk: Desk) -> None:
     assert "a--b" in desk.check('tailor 1\nmodel base = "a--b"\ndrop L1\n').fault("C501")
 

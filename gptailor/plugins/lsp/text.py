@@ -205,7 +205,7 @@ def _excused(fault: Fault) -> Fault:
     if fault.code != NOT_CACHED or match is None:
         return fault
     why = "isn't in the cache of the Hub: the plan isn't checked against its models"
-    help_ = fault.help if "folder of that name" in fault.help else "'gptailor check' asks the Hub"
+    help_ = fault.help if "of that name" in fault.help else "'gptailor check' asks the Hub"
     return replace(fault, message=f"'{match[1]}' {why}", help=help_, severity="warning")
 
 
