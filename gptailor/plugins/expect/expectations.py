@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple, final
 
 import torch
 
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.meter import (
@@ -33,7 +34,7 @@ from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plugins.expect.results import ExpectationResult, difference_words
-from gptailor.prepare import ModelPaths, ready
+from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.devices import device_of
 from gptailor.reporting.measure import SURE, Estimate
 
@@ -186,9 +187,8 @@ class Expectations:
             found = attempt(partial(self.meter.speeds, row.targets))
             return [found] if isinstance(found, Failure) else [*map(latency_score, found)]
         if by == "headers":
-            made = (target.prepared for target in row.targets)
-            size = partial(size_score, row.entry.objective)
-            return [attempt(partial(size, each.checked, each.compiled)) for each in made]
+            size = partial(_size, row.entry.objective)
+            return [attempt(partial(size, target.prepared)) for target in row.targets]
         asked = (self._ask(row, target) for target in row.targets)
         return [of_target.outcomes[words] for of_target, words in asked]
 
@@ -221,6 +221,18 @@ def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective
         help_ = "one sample has no standard error: give a longer text"
         fault = Fault("M502", message, ("expects", number), help_)
         raise PlanError(locate([fault], target.origin.origin))
+
+
+def _size(objective: Objective, prepared: Prepared) -> Outcome:
+    """Return a size of a plan's output, or why a file of it has none, with the plan's drops."""
+    try:
+        return size_score(objective, prepared.checked, prepared.compiled)
+    except CheckpointError as error:
+        slots = prepared.resolved.slots
+        dropped = listed([f"L{slot.position}" for slot in slots if slot.dropped == "yes"])
+        without = f"without {dropped} " * bool(dropped)
+        help_ = f"; {error.help}" * bool(error.help)
+        return Failure("error", f"[{error.code}] {without}{error.message}{help_}")
 
 
 def _rows(target: Target) -> list[_Row]:

@@ -93,7 +93,8 @@ def expectation_lines(
         yield from table_lines(["", "measured", "bound", "verdict"], body, width, encoding)
         for row in rows:
             if row.verdict != "pass":
-                line = escaped_control(f"{row.expectation}: {_verdict_words(row)}")
+                words = " ".join(_verdict_words(row).split())  # an error has several lines
+                line = escaped_control(f"{row.expectation}: {words}")
                 yield from wrapped(line, width, _INDENT, 2 * _INDENT)
     yield _count_words(results)
 

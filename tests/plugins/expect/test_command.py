@@ -364,3 +364,16 @@ def test_a_model_that_only_an_expectation_names_is_no_part_of_the_lock(world: Pa
     used = PLAN + 'model rival = "./math"\nL2 from rival\n'
     other = gptailor.load(world / plan(world, "used.tailor", "parameters() < rival", text=used))
     assert gptailor.lock(other).plan != lock.plan
+
+
+def test_a_plan_that_is_no_gguf_file_is_named_by_its_drops(run: Run, tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    model(tmp_path / "base", "gemma3_text", layers=6, layer_types=kinds)
+    text = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
+    plan(tmp_path, "p", "bytes(gguf=q8_0) <= 1M", text=text)
+    code, said, _ = run(str(tmp_path / "p"))
+    assert code == 3
+    words = " ".join(said.split())
+    assert "FAIL: [C306] without L1 its layers slide by no period, as llama.cpp's" in words
+    assert "'gemma3' must: sFssF; drop or order layers so" in words
+    assert "\\n" not in said
