@@ -16,6 +16,7 @@ from gptailor.checkpoint.datasets import Chat, each_row, whole_text
 from gptailor.checkpoint.files import (
     CheckpointError,
     Stamp,
+    is_gguf,
     json_content,
     parse_object,
     read_object,
@@ -106,6 +107,8 @@ class WholeTokenizer:
         if not any(path.name == _MAIN for path in files):
             message = f"the tokenizer of '{name}' has no {_MAIN}, which a smaller vocabulary needs"
             help_ = "transformers writes one: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            if is_gguf(checkpoint.folder):
+                help_ = "compile a plan of this file alone into a folder, and name the folder here"
             raise CheckpointError("C603", message, checkpoint.folder, help_)
         named = [*named_ids(checkpoint.config)]
         if (generation := generation_config(checkpoint)) is not None:

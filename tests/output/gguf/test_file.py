@@ -30,6 +30,7 @@ from gptailor.output import compile as compile_module
 from gptailor.output.gguf import values as gguf_values
 from gptailor.output.gguf.file import LOCK_KEY, GgufFile, held
 from gptailor.plan.events import BytesDone, ignore_events
+from gptailor.plan.faults import PlanError
 from gptailor.prepare import prepare
 from gptailor.program.load import load_tensor
 from tests.support.preloaded import Preloaded
@@ -1206,3 +1207,20 @@ def test_an_expectation_that_a_size_misses_is_named(
     assert cli.run(["compile", "p.tailor", "-o", "out", "--dry-run"]) == 0
     warning = "warning: 'expect parameters() <= 10' isn't met: it has "
     assert capsys.readouterr().err.startswith(warning)
+
+
+def test_a_smaller_vocabulary_of_a_file_names_the_way(tmp_path: Path) -> None:
+    model(tmp_path / "base", layers=2)
+    whole = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    gptailor.compile(whole, tmp_path / "whole.gguf")
+    (tmp_path / "a.txt").write_text("a text\n")
+    text = 'tailor 1\nmodel base = "./{}"\nvocabulary 300 on "a.txt"\n'
+    with pytest.raises(PlanError) as caught:
+        prepare(gptailor.loads(text.format("whole.gguf"), folder=tmp_path))
+    [fault] = caught.value.faults
+    help_ = "compile a plan of this file alone into a folder, and name the folder here"
+    assert (fault.code, fault.help) == ("C603", help_)
+    again = gptailor.loads('tailor 1\nmodel base = "./whole.gguf"\n', folder=tmp_path)
+    gptailor.compile(again, tmp_path / "folder")
+    cut = prepare(gptailor.loads(text.format("folder"), folder=tmp_path))
+    assert cut.compiled.config["vocab_size"] == 300
