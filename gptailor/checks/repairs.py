@@ -55,7 +55,8 @@ def _bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
     reasons = islice(_unfoldable(checked) if checked.plan.bridges else (), 1)
     for i, reason in reasons:
         message = f"'bridge' can't be folded into the weights: {reason}"
-        yield Fault("M219", message, ("bridges", i))
+        help_ = "remove 'bridge'; 'heal' alone repairs the plan"
+        yield Fault("M219", message, ("bridges", i), help_)
 
 
 def _unfoldable(checked: Checked) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, unwritten_type
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import repeats, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
@@ -51,7 +51,8 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
         elif argument.kind == "file type" and str(value).upper() not in FILE_TYPES:
             types = [kind.lower() for kind in FILE_TYPES]
             message = f"there is no type of GGUF files '{value}'"
-            help_ = nearest(str(value), types) or f"the types are {listed(types)}"
+            near = nearest(str(value), types) or f"the types are {listed(types)}"
+            help_ = unwritten_type(str(value)) or near
         else:
             continue
         yield Fault("P603", message, (*at, "arguments", name), help_)

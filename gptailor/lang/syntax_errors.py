@@ -34,6 +34,15 @@ _QUOTES = "write the text in double quotes"
 _OBJECTIVE = 'an objective is written with its text in parentheses, as in nll("text.txt")'
 _PERCENT = "a bound has no percent sign: 97 % of the base's score are 0.97 * base"
 _POINT = "a number has a digit on both sides of its point, as in "
+_UNIT = "a size is a number with k, M, G or T directly after it, without B: 160M, or 160000000"
+_BYTES = (
+    *(
+        f"1 «{unit}»"
+        for unit in ("MB", "M", "GB", "G", "KB", "kB", "K", "k", "MiB", "GiB", "bytes")
+    ),
+    *(f"«{count}{unit}»B" for count in ("1", "11", "111", "1111") for unit in "MGKk"),
+)
+"""Sizes with a unit that the language doesn't have."""
 
 LESSONS = (
     Lesson(_QUOTES, "both", ("model a = «/»models/a", "model a = «.»/models/a", "model a = «~»/a")),
@@ -189,6 +198,7 @@ LESSONS = (
         "place",
         ('bridge on "t" tokens «5k»', 'heal on "t" tokens «5k»', 'heal on "t" rank «8k»'),
     ),
+    Lesson("a number of tokens is written out, as in 65000", "place", ("vocabulary «65k»",)),
     Lesson("a number is written out, as in 200", "place", ("trials «2k»",), "wish"),
     Lesson("'let' names a number, an interval or 'one of (…)'", "both", ("let a = «b»",)),
     Lesson(
@@ -220,6 +230,12 @@ LESSONS = (
         "wish",
     ),
     Lesson(
+        _UNIT,
+        "both",
+        tuple(f"require bytes() <= {size}" for size in _BYTES),
+        "wish",
+    ),
+    Lesson(
         "a bound is a number, a model, or a number times a model, as in 1.1 * base",
         "both",
         ("require nll() <= base «*» 1", "require nll() <= base «+» 1", "require nll() <= «-»base"),
@@ -239,6 +255,11 @@ LESSONS = (
         ),
     ),
     Lesson(
+        _UNIT,
+        "both",
+        tuple(f"expect bytes() <= {size}" for size in _BYTES),
+    ),
+    Lesson(
         "a bound is a number, a model, or a number times a model, as in 1.1 * base",
         "both",
         ("expect nll() <= base «*» 1", "expect nll() < base «+» 1", "expect nll() > «-»base"),
@@ -249,6 +270,11 @@ LESSONS = (
         "both",
         ("«expect» nll() < 1",),
         "wish",
+    ),
+    Lesson(
+        "'require' stands in the search block; beside it write 'expect'",
+        "both",
+        ("«require» nll() <= 1",),
     ),
     Lesson("'expect' stands beside the stack, not in it", "both", ("«expect» nll() < 1",), "item"),
     Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),

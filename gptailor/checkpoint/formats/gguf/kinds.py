@@ -85,13 +85,18 @@ def quantised_kind(name: str | None) -> str | None:
     kind = name.upper() if name is not None else None
     if name is None or kind is None or kind in FILE_TYPES:
         return kind
-    help_ = ""
+    kinds, help_ = listed([each.lower() for each in FILE_TYPES], "or"), unwritten_type(name)
+    got = "; ".join([quoted(name), help_] if help_ else [quoted(name)])
+    raise ValueError(f"expected the GGUF type {kinds}, got {got}")
+
+
+def unwritten_type(name: str) -> str:
+    """Return help on a type that is not written, or an empty text."""
+    kind = name.upper()
     spelt = {known.replace("_", ""): known.lower() for known in FILE_TYPES}
     if near := spelt.get(kind.replace("_", "").replace("-", "")):
-        help_ = f"; did you mean '{near}'?"
-    elif "_K" in kind or kind.startswith("IQ"):
-        help_ = "; llama-quantize makes this type of an f16 file"
-    elif kind.startswith("TQ") or kind.endswith("FP4"):
-        help_ = ", which is for models that were trained for it"
-    kinds = listed([each.lower() for each in FILE_TYPES], "or")
-    raise ValueError(f"expected the GGUF type {kinds}, got {quoted(name)}{help_}")
+        return f"did you mean '{near}'?"
+    if "_K" in kind or kind.startswith("IQ"):
+        return "llama-quantize makes this type of an f16 file"
+    is_trained = kind.startswith("TQ") or kind.endswith("FP4")
+    return "this type is for models that were trained for it" if is_trained else ""
