@@ -113,8 +113,11 @@ class SearchResult:
         the KV cache of one text of `context` tokens, also as a text such as `2GB`. `loss` bounds
         the loss beside the base: `"2%"` of its scores, or 0.05 nats. `gguf` bounds the bytes of
         GGUF files by their types: `{"q4_k_m": "100M"}`. Raises TailorError if no plan meets the
-        bounds, ValueError for a text that is no number and for an unknown type.
+        bounds, ValueError without a bound, for a text that is no number and for an unknown type.
         """
+        if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
+            limits = "parameters, memory, layers, gguf or loss"
+            raise ValueError(f"expected a limit, got none: give {limits}")
         most = count_from_words(parameters) if isinstance(parameters, str) else parameters
         lost = {} if loss is None else dict([loss_from_words(str(loss))])
         files = tuple(starmap(file_bound, (gguf or {}).items()))

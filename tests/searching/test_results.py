@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,3 +114,11 @@ def test_plans_are_noted_as_handed_over_after_they_are_written(
             results.put_results(folder, run, {}, chosen, print)
     assert study_of(tmp_path).typed.handed is None
     assert list((tmp_path / "front").iterdir())
+
+
+@pytest.mark.parametrize("bounds", [{}, {"context": 4096}, {"gguf": {}}])
+def test_a_plan_is_picked_by_a_limit_alone(tmp_path: Path, bounds: dict[str, Any]) -> None:
+    ended(tmp_path, run_of(tmp_path, trials=4))
+    found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
+    with pytest.raises(ValueError, match="expected a limit, got none: give parameters, memory"):
+        found.pick(**bounds)
