@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -82,8 +84,18 @@ def bytes_from_words(text: str) -> int:
     return size
 
 
+@contextmanager
+def argument_named(name: str) -> Iterator[None]:
+    """Let a ValueError about the text of an argument begin with the argument's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"'{name}': {error}") from None
+
+
+@argument_named("memory")
 def byte_count(size: int | str | None) -> int | None:
-    """Return a number of bytes, which may also be a text such as `2GB`; None stays None.
+    """Return the bytes of the argument `memory`, maybe a text such as `2GB`; None stays None.
 
     Raises ValueError for another text, and for a number below 1.
     """

@@ -26,6 +26,7 @@ from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import finite_or_none, shared_unit
 from gptailor.reporting.model_card import FOUND
 from gptailor.reporting.quantities import (
+    argument_named,
     byte_count,
     count_from_words,
     loss_from_words,
@@ -118,9 +119,12 @@ class SearchResult:
         if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
             limits = "parameters, memory, layers, gguf or loss"
             raise ValueError(f"expected a limit, got none: give {limits}")
-        most = count_from_words(parameters) if isinstance(parameters, str) else parameters
-        lost = {} if loss is None else dict([loss_from_words(str(loss))])
-        files = tuple(starmap(file_bound, (gguf or {}).items()))
+        with argument_named("parameters"):
+            most = count_from_words(parameters) if isinstance(parameters, str) else parameters
+        with argument_named("loss"):
+            lost = {} if loss is None else dict([loss_from_words(str(loss))])
+        with argument_named("gguf"):
+            files = tuple(starmap(file_bound, (gguf or {}).items()))
         bounds = Bounds(most, byte_count(memory), context, layers, **lost, gguf=files)
         found = pick(self.run, bounds, None)
         if not found.kept:

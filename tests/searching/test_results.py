@@ -1,5 +1,6 @@
 """A summary: random search at the same cost, and the finalists."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,4 +122,22 @@ def test_a_plan_is_picked_by_a_limit_alone(tmp_path: Path, bounds: dict[str, Any
     ended(tmp_path, run_of(tmp_path, trials=4))
     found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
     with pytest.raises(ValueError, match="expected a limit, got none: give parameters, memory"):
+        found.pick(**bounds)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"parameters": "abc"}, "'parameters': expected a number of parameters such as 110M"),
+        ({"memory": "2 gigs"}, "'memory': expected a size such as 5GB or 500MiB, got '2 gigs'"),
+        ({"loss": "little"}, "'loss': expected a loss such as 2% or 0.05, got 'little'"),
+        ({"gguf": {"q4_k_m": "big"}}, "'gguf': expected a size such as 5GB or 500MiB, got 'big'"),
+    ],
+)
+def test_a_limit_that_is_no_number_is_named(
+    tmp_path: Path, bounds: dict[str, Any], message: str
+) -> None:
+    ended(tmp_path, run_of(tmp_path, trials=4))
+    found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         found.pick(**bounds)
