@@ -124,7 +124,8 @@ class EvaluationResult:
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each target and objective, those of the bases first, by column.
 
-        The columns are those of `to_csv`; a missing value is None.
+        The columns are those of `to_csv`; a missing value is None. `unit` is that of `score`, such
+        as `nats a token`, or `bits a byte` where the vocabularies differ.
         """
         results, subjects = (*self.bases, *self.results), (*self.base_subjects, *self.subjects)
         each = len(results) // len(subjects) if subjects else 1
@@ -137,6 +138,7 @@ class EvaluationResult:
             record["failure"] = (record.get("failure") or {}).get("message")
             rows.append({column: record.get(column) for column in _COLUMNS})
         return rows
+            record["unit"] = _unit(result.objective, by_byte=self.by_byte)
 
     def to_pandas(self) -> Any:
         """Return the rows of `records` as a table of pandas.
@@ -207,9 +209,18 @@ def _result(result: Result, each: bool) -> Mapping[str, Any]:
         "score": None, "stderr": None, "samples": None,
         "direction": result.direction, "retained": result.retained,
     }  # fmt: skip
+    "unit",
     if isinstance(score, Failure):
         return record | {"failure": asdict(score)}
     value, stderr = finite_or_none(score.value), finite_or_none(score.stderr)
+def _unit(objective: str, *, by_byte: bool) -> str | None:
+    """Return the unit of an objective's scores; None for scores without a unit."""
+    spec = OBJECTIVES.get(objective.partition("(")[0])
+    if spec is not None and spec.byte_unit:
+        return spec.byte_unit if by_byte else f"{spec.unit} a token"
+    return spec and (spec.unit or None)
+
+
     record |= {"score": value, "stderr": stderr, "samples": score.samples}
     if (difference := result.difference) is not None:
         value, stderr = finite_or_none(difference.value), difference.finite_error

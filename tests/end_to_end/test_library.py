@@ -76,6 +76,7 @@ def test_records_are_the_rows_of_the_csv(judged: gptailor.EvaluationResult) -> N
     assert [row["target"] for row in written] == [row["target"] for row in rows]
     assert [list(row) for row in rows] == [list(row) for row in written]
     assert [float(row["score"]) for row in written] == [row["score"] for row in rows]
+    assert {row["unit"] for row in rows} == {"nats a token"}
 
 
 def test_a_difference_is_paired_and_turns_round(

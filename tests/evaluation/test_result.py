@@ -187,3 +187,20 @@ def test_without_speeds_there_are_no_columns_of_them() -> None:
     _, head, row = sizes_of([TargetSize("base", OutputSize(10, 40, 8, 2))], 80)
     assert head.split() == ["layers", "parameters", "KV/token"]
     assert row.split() == ["base", "2", "10", "8", "B"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "by_byte", "unit"),
+    [
+        ('nll("a")', False, "nats a token"),
+        ('nll("a")', True, "bits a byte"),
+        ('kl("a")', True, "nats a byte"),
+        ("bytes()", True, "bytes"),
+        ('perplexity("a")', False, None),
+    ],
+)
+def test_a_row_has_the_unit_of_its_score(objective: str, by_byte: bool, unit: str | None) -> None:
+    sizes = (TargetSize("cut", OutputSize(10, 40, 8, 2)),)
+    results = (replace(marked(1.0), target="cut", objective=objective),)
+    (row,) = EvaluationResult(results, sizes, by_byte=by_byte).records()
+    assert row["unit"] == unit
