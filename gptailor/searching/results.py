@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import starmap
@@ -131,7 +131,31 @@ class SearchResult:
             size = found.point.size
             nearest = f"{size.parameters:,} parameters, {size.layers} layers"
             raise TailorError(f"no plan meets these limits; the nearest has {nearest}")
-        return loads(found.text)
+        return loads(found.text, self._name(found.point.trial))
+
+    @checked
+    def plan_of(self, trial: NotNegative) -> Plan:
+        """Return the plan of a trial by its `number` in `records`; paths are absolute.
+
+        Raises ValueError for a number without a trial.
+        """
+        trials = self.summary.ledger.trials
+        if trial >= len(trials):
+            raise ValueError(f"'trial': expected a number below {len(trials)}, got {trial}")
+        plan = expecting(self.summary.handed(trials[trial]), self.summary.space.plan)
+        return loads(format_plan(seen_from(plan, None)), self._name(trial))
+
+    @property
+    def influence(self) -> Mapping[str, Sequence[float]]:
+        """The block influence of each layer, by the name of the measured plan, such as `base`.
+
+        It is 1 minus the mean cosine of the hidden states before and after a layer. It is empty
+        where the search measured no layers.
+        """
+        return self.summary.notes.measured.found.influence or {}
+
+    def _name(self, trial: int) -> str:
+        return f"<trial {trial} of {self.run}>"
 
 
 _LOCKING = "locking the best plan"

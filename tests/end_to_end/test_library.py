@@ -147,6 +147,23 @@ def test_each_trial_is_a_row(searched: gptailor.SearchResult) -> None:
 
 def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
     sizes = sorted(row["parameters"] for row in searched.records() if row["parameters"])
+def test_each_trial_is_a_plan(searched: gptailor.SearchResult) -> None:
+    rows = searched.records()
+    plans = [searched.plan_of(row["number"]) for row in rows]
+    assert [5 - len(plan.drops) for plan in plans] == [row["layers"] for row in rows]
+    assert searched.plan in plans
+    assert not gptailor.check(plans[0])
+    assert plans[1].origin is not None
+    assert plans[1].origin.source.name == f"<trial 1 of {searched.run}>"
+    with pytest.raises(ValueError, match=f"'trial': expected a number below {len(rows)}, got 99"):
+        searched.plan_of(99)
+
+
+def test_the_measured_influence_of_layers_is_there(searched: gptailor.SearchResult) -> None:
+    assert len(searched.influence["base"]) == 5
+    assert all(0 < each < 2 for each in searched.influence["base"])
+
+
     plan = searched.pick(parameters=sizes[0])
     assert len(plan.drops) == 2
     with pytest.raises(gptailor.TailorError, match="no plan meets these limits; the nearest"):
