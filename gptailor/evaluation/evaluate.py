@@ -95,6 +95,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     found = find_targets(
         sources, models or {}, device=device, memory=place.memory, on_event=on_event
     )
+    pairs = zip(sources, found, strict=True)
+    plans = tuple((plan, target.name) for plan, target in pairs if isinstance(plan, Plan))
     found = with_uncut(found, models or {}) if uncut else found
     model_names = names(found)
     stated = [
@@ -105,7 +107,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ]
     chosen = Samples(Path(folder), samples, seed)
     name = None if against is None else str(against)
-    return EvaluationRun(found, stated, chosen, place, on_event, name).run(speed=speed)
+    result = EvaluationRun(found, stated, chosen, place, on_event, name).run(speed=speed)
+    return replace(result, plans=plans)
 
 
 @final

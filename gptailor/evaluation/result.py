@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -60,6 +60,7 @@ class EvaluationResult:
     bytes of the KV cache a token, and tokens a second if they were measured. `bases` and
     `base_subjects` are the same for the models that the targets are compared with. With `by_byte`
     the vocabularies differ, so `nll` is in bits a byte, `perplexity` and `kl` are by byte too.
+    `plans` are the targets that were given as a `Plan`, with their names.
     """
 
     results: tuple[Result, ...]
@@ -67,6 +68,7 @@ class EvaluationResult:
     bases: tuple[Result, ...] = ()
     base_subjects: tuple[TargetSize, ...] = ()
     by_byte: bool = False
+    plans: tuple[tuple[Plan, str], ...] = field(default=(), compare=False)
 
     @property
     def failed(self) -> bool:
@@ -136,9 +138,9 @@ class EvaluationResult:
             record["difference"] = difference.get("value")
             record["difference_stderr"] = difference.get("stderr")
             record["failure"] = (record.get("failure") or {}).get("message")
+            record["unit"] = _unit(result.objective, by_byte=self.by_byte)
             rows.append({column: record.get(column) for column in _COLUMNS})
         return rows
-            record["unit"] = _unit(result.objective, by_byte=self.by_byte)
 
     def to_pandas(self) -> Any:
         """Return the rows of `records` as a table of pandas.
@@ -160,22 +162,24 @@ class EvaluationResult:
     ) -> dict[str, Estimate]:
         """Return by objective how much larger a target's score is than another's, with its error.
 
-        Targets are named as they were given to `evaluate`; "base" is the base that all targets
-        share. The differences are paired, sample by sample. Objectives without samples in common,
-        or with a failure, are left out. Raises TailorError for an unknown target, with the known
-        ones.
+        Targets are given as they were to `evaluate`, or named as in the table; "base" is the base
+        that all targets share. The differences are paired, sample by sample. Objectives without
+        samples in common, or with a failure, are left out. Raises TailorError for an unknown
+        target, with the known ones, and for several targets of one name.
         """
         by_target: dict[str, dict[str, PerSample | None]] = {}
         for result in (*self.bases, *self.results):
             if result.objective in by_target.setdefault(result.target, {}):
-                raise TailorError(f"several targets are called '{result.target}'")
+                message = f"several targets are called '{result.target}'"
+                help_ = "give each target once; gptailor.loads(text, name=…) gives a plan a name"
+                raise TailorError(f"{message}: {help_}")
             by_target[result.target][result.objective] = _each(result.outcome)
         base = {result.target for result in self.bases} or {
             result.against for result in self.results if result.against
         }
         samples = []
         for given in (target, other):
-            name = target_name(given if isinstance(given, Plan) else str(given))
+            name = self._name(given) if isinstance(given, Plan) else str(given)
             if name not in by_target and name == "base" and len(base) == 1:
                 (name,) = base
             if name not in by_target:
@@ -184,6 +188,12 @@ class EvaluationResult:
         mine, theirs = samples
         pairs = ((name, each, theirs.get(name)) for name, each in mine.items())
         return {name: paired_difference(one, two) for name, one, two in pairs if one and two}
+
+    def _name(self, target: Plan) -> str:
+        """Return the name of a plan as a target: of this very plan, else of an equal one."""
+        very = [name for plan, name in self.plans if plan is target]
+        equal = [name for plan, name in self.plans if plan == target]
+        return next(iter(very or equal), target_name(target))
 
     def _repr_html_(self) -> str:
         """Return the table of a notebook: the text of `print`."""
@@ -199,7 +209,16 @@ def _each(outcome: Outcome) -> PerSample | None:
 _COLUMNS = (
     "target", "objective", "direction", "score", "stderr", "samples", "retained",
     "against", "difference", "difference_stderr", "layers", "parameters", "kv_bytes", "failure",
+    "unit",
 )  # fmt: skip
+
+
+def _unit(objective: str, *, by_byte: bool) -> str | None:
+    """Return the unit of an objective's scores; None for scores without a unit."""
+    spec = OBJECTIVES.get(objective.partition("(")[0])
+    if spec is not None and spec.byte_unit:
+        return spec.byte_unit if by_byte else f"{spec.unit} a token"
+    return spec and (spec.unit or None)
 
 
 def _result(result: Result, each: bool) -> Mapping[str, Any]:
@@ -209,18 +228,9 @@ def _result(result: Result, each: bool) -> Mapping[str, Any]:
         "score": None, "stderr": None, "samples": None,
         "direction": result.direction, "retained": result.retained,
     }  # fmt: skip
-    "unit",
     if isinstance(score, Failure):
         return record | {"failure": asdict(score)}
     value, stderr = finite_or_none(score.value), finite_or_none(score.stderr)
-def _unit(objective: str, *, by_byte: bool) -> str | None:
-    """Return the unit of an objective's scores; None for scores without a unit."""
-    spec = OBJECTIVES.get(objective.partition("(")[0])
-    if spec is not None and spec.byte_unit:
-        return spec.byte_unit if by_byte else f"{spec.unit} a token"
-    return spec and (spec.unit or None)
-
-
     record |= {"score": value, "stderr": stderr, "samples": score.samples}
     if (difference := result.difference) is not None:
         value, stderr = finite_or_none(difference.value), difference.finite_error

@@ -108,8 +108,9 @@ def find_targets(
 ) -> list[Target]:
     """Return all targets, ready; `models` replaces the folders of models by name.
 
-    `families` are family files that their models may need. The fits of plans that are models are
-    made on a device, in `memory`; `on_event` receives their progress.
+    `families` are family files that their models may need. Plans that differ under one name get
+    numbers. The fits of plans that are models are made on a device, in `memory`; `on_event`
+    receives their progress.
 
     Raises PlanError for a plan with faults and for an unknown name, OSError for a missing file, and
     TailorError if a folder or the Hub fails.
@@ -127,7 +128,25 @@ def find_targets(
             names = listed(f"'{name}'" for name in sorted(defined))
             message = f"no target has a model '{name}' to rebind"
             raise PlanError([Fault("M105", message, help=f"their models are {names}")])
-    return [_target(name, plan, origin, models, fit_inner) for name, plan, origin in plans]
+    numbered = _numbered([name for name, *_ in plans], targets)
+    pairs = zip(numbered, plans, strict=True)
+    return [_target(name, plan, origin, models, fit_inner) for name, (_, plan, origin) in pairs]
+
+
+def _numbered(names: Sequence[str], targets: Sequence[str | Path | Plan]) -> list[str]:
+    """Return the names of targets; plans that differ under one name get numbers: `<text> #2`."""
+    plans = [
+        (target, target.origin and target.origin.folder) if isinstance(target, Plan) else None
+        for target in targets
+    ]
+    alike: dict[str, list[object]] = {}
+    for name, plan in zip(names, plans, strict=True):
+        if plan is not None and plan not in alike.setdefault(name, []):
+            alike[name].append(plan)
+    return [
+        name if plan is None or len(alike[name]) == 1 else f"{name} #{alike[name].index(plan) + 1}"
+        for name, plan in zip(names, plans, strict=True)
+    ]
 
 
 def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:

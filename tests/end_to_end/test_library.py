@@ -104,7 +104,9 @@ def test_an_unknown_target_names_the_known_ones(
 def test_a_name_of_several_targets_has_no_difference(world: Path) -> None:
     plans = [gptailor.load(world / "plan.tailor") for _ in range(2)]
     scores = gptailor.evaluate(plans, 'nll("a.jsonl")', folder=world)
-    with pytest.raises(gptailor.TailorError, match="several targets are called"):
+    with pytest.raises(
+        gptailor.TailorError, match=r"several targets are called.*loads\(text, name"
+    ):
         scores.difference(str(world / "plan.tailor"), str(world / "plan.tailor"))
 
 
@@ -145,8 +147,6 @@ def test_each_trial_is_a_row(searched: gptailor.SearchResult) -> None:
     assert min(row[score] for row in scored) > 0
 
 
-def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
-    sizes = sorted(row["parameters"] for row in searched.records() if row["parameters"])
 def test_each_trial_is_a_plan(searched: gptailor.SearchResult) -> None:
     rows = searched.records()
     plans = [searched.plan_of(row["number"]) for row in rows]
@@ -164,8 +164,12 @@ def test_the_measured_influence_of_layers_is_there(searched: gptailor.SearchResu
     assert all(0 < each < 2 for each in searched.influence["base"])
 
 
+def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
+    sizes = sorted(row["parameters"] for row in searched.records() if row["parameters"])
     plan = searched.pick(parameters=sizes[0])
     assert len(plan.drops) == 2
+    assert plan.origin is not None
+    assert re.fullmatch(r"<trial \d of .*run>", plan.origin.source.name)
     with pytest.raises(gptailor.TailorError, match="no plan meets these limits; the nearest"):
         searched.pick(parameters=1)
 
@@ -309,8 +313,17 @@ def test_a_difference_takes_plans_and_paths_and_has_the_base_by_itself(world: Pa
 def test_targets_of_one_name_have_their_own_sizes(world: Path) -> None:
     texts = (PLAN, PLAN.replace("drop L3", "drop L2..L3"))
     plans = [gptailor.loads(text, folder=world) for text in texts]
-    rows = gptailor.evaluate(plans, 'nll("a.jsonl")', folder=world).records()
+    scores = gptailor.evaluate(plans, 'nll("a.jsonl")', folder=world)
+    rows = scores.records()
     assert [row["layers"] for row in rows] == [5, 4, 3]
+    assert [row["target"] for row in rows[1:]] == ["<text> #1", "<text> #2"]
+    assert "<text> #2" in str(scores)
+    (first, second) = (row["score"] for row in rows[1:])
+    (lost,) = scores.difference(plans[1], plans[0]).values()
+    assert lost.value == pytest.approx(second - first)
+    assert scores.difference(gptailor.loads(texts[1], folder=world), "<text> #1") == {
+        'nll("a.jsonl")': lost
+    }, "an equal plan"
 
 
 def test_numbers_out_of_range_are_refused(world: Path, tmp_path: Path) -> None:
