@@ -95,8 +95,11 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     found = find_targets(
         sources, models or {}, device=device, memory=place.memory, on_event=on_event
     )
-    pairs = zip(sources, found, strict=True)
-    plans = tuple((plan, target.name) for plan, target in pairs if isinstance(plan, Plan))
+    plans = tuple(
+        (source, target.name)
+        for source, target in zip(sources, found, strict=True)
+        if isinstance(source, Plan)
+    )
     found = with_uncut(found, models or {}) if uncut else found
     model_names = names(found)
     stated = [
@@ -107,8 +110,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ]
     chosen = Samples(Path(folder), samples, seed)
     name = None if against is None else str(against)
-    result = EvaluationRun(found, stated, chosen, place, on_event, name).run(speed=speed)
-    return replace(result, plans=plans)
+    evaluation = EvaluationRun(found, stated, chosen, place, on_event, name)
+    return replace(evaluation.run(speed=speed), plans=plans)
 
 
 @final

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -170,9 +171,10 @@ class EvaluationResult:
         by_target: dict[str, dict[str, PerSample | None]] = {}
         for result in (*self.bases, *self.results):
             if result.objective in by_target.setdefault(result.target, {}):
-                message = f"several targets are called '{result.target}'"
-                help_ = "give each target once; gptailor.loads(text, name=…) gives a plan a name"
-                raise TailorError(f"{message}: {help_}")
+                raise TailorError(
+                    f"several targets are called '{result.target}': give each target once, "
+                    "or a plan a name by gptailor.loads(text, name=…)"
+                )
             by_target[result.target][result.objective] = _each(result.outcome)
         base = {result.target for result in self.bases} or {
             result.against for result in self.results if result.against
@@ -191,9 +193,9 @@ class EvaluationResult:
 
     def _name(self, target: Plan) -> str:
         """Return the name of a plan as a target: of this very plan, else of an equal one."""
-        very = [name for plan, name in self.plans if plan is target]
-        equal = [name for plan, name in self.plans if plan == target]
-        return next(iter(very or equal), target_name(target))
+        very = (name for plan, name in self.plans if plan is target)
+        equal = (name for plan, name in self.plans if plan == target)
+        return next(chain(very, equal), target_name(target))
 
     def _repr_html_(self) -> str:
         """Return the table of a notebook: the text of `print`."""

@@ -5,7 +5,7 @@ folder or GGUF file is the base that its plan names, if that is available. The b
 is the base that the caller gives, or else the model itself.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
-from gptailor.lang.plan_of import model_plan, read_target
+from gptailor.lang.plan_of import ReadTarget, model_plan, read_target
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import (
     Fault,
@@ -128,25 +128,25 @@ def find_targets(
             names = listed(f"'{name}'" for name in sorted(defined))
             message = f"no target has a model '{name}' to rebind"
             raise PlanError([Fault("M105", message, help=f"their models are {names}")])
-    numbered = _numbered([name for name, *_ in plans], targets)
-    pairs = zip(numbered, plans, strict=True)
-    return [_target(name, plan, origin, models, fit_inner) for name, (_, plan, origin) in pairs]
+    numbered = _numbered(plans, targets)
+    return [_target(name, plan, origin, models, fit_inner) for name, plan, origin in numbered]
 
 
-def _numbered(names: Sequence[str], targets: Sequence[str | Path | Plan]) -> list[str]:
-    """Return the names of targets; plans that differ under one name get numbers: `<text> #2`."""
+def _numbered(
+    found: Sequence[ReadTarget], targets: Sequence[str | Path | Plan]
+) -> Iterator[ReadTarget]:
+    """Yield targets as read; plans that differ under one name get numbers: `<text> #2`."""
     plans = [
         (target, target.origin and target.origin.folder) if isinstance(target, Plan) else None
         for target in targets
     ]
     alike: dict[str, list[object]] = {}
-    for name, plan in zip(names, plans, strict=True):
+    for (name, *_), plan in zip(found, plans, strict=True):
         if plan is not None and plan not in alike.setdefault(name, []):
             alike[name].append(plan)
-    return [
-        name if plan is None or len(alike[name]) == 1 else f"{name} #{alike[name].index(plan) + 1}"
-        for name, plan in zip(names, plans, strict=True)
-    ]
+    for (name, read, origin), plan in zip(found, plans, strict=True):
+        several = plan is not None and len(alike[name]) > 1
+        yield f"{name} #{alike[name].index(plan) + 1}" if several else name, read, origin
 
 
 def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:

@@ -2,9 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from gptailor.checkpoint.token_cut import TokenCutReport
@@ -84,22 +83,24 @@ def bytes_from_words(text: str) -> int:
     return size
 
 
-@contextmanager
-def argument_named(name: str) -> Iterator[None]:
-    """Let a ValueError about the text of an argument begin with the argument's name."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def argument(name: str, read: Callable[_P, _R], *words: _P.args, **options: _P.kwargs) -> _R:
+    """Return an argument that is read from words. Raises ValueError, which names it."""
     try:
-        yield
+        return read(*words, **options)
     except ValueError as error:
         raise ValueError(f"'{name}': {error}") from None
 
 
-@argument_named("memory")
 def byte_count(size: int | str | None) -> int | None:
     """Return the bytes of the argument `memory`, maybe a text such as `2GB`; None stays None.
 
     Raises ValueError for another text, and for a number below 1.
     """
-    return size if size is None else bytes_from_words(str(size))
+    return size if size is None else argument("memory", bytes_from_words, str(size))
 
 
 def count_from_words(text: str) -> int:

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import starmap
 from pathlib import Path
 from typing import Any, final
 
@@ -26,7 +25,7 @@ from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import finite_or_none, shared_unit
 from gptailor.reporting.model_card import FOUND
 from gptailor.reporting.quantities import (
-    argument_named,
+    argument,
     byte_count,
     count_from_words,
     loss_from_words,
@@ -117,21 +116,21 @@ class SearchResult:
         bounds, ValueError without a bound, for a text that is no number and for an unknown type.
         """
         if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
-            limits = "parameters, memory, layers, gguf or loss"
-            raise ValueError(f"expected a limit, got none: give {limits}")
-        with argument_named("parameters"):
-            most = count_from_words(parameters) if isinstance(parameters, str) else parameters
-        with argument_named("loss"):
-            lost = {} if loss is None else dict([loss_from_words(str(loss))])
-        with argument_named("gguf"):
-            files = tuple(starmap(file_bound, (gguf or {}).items()))
+            raise ValueError("expected a limit: give parameters, memory, layers, gguf or loss")
+        most = (
+            None
+            if parameters is None
+            else argument("parameters", count_from_words, str(parameters))
+        )
+        lost = {} if loss is None else dict([argument("loss", loss_from_words, str(loss))])
+        files = tuple(argument("gguf", file_bound, *bound) for bound in (gguf or {}).items())
         bounds = Bounds(most, byte_count(memory), context, layers, **lost, gguf=files)
         found = pick(self.run, bounds, None)
         if not found.kept:
             size = found.point.size
             nearest = f"{size.parameters:,} parameters, {size.layers} layers"
             raise TailorError(f"no plan meets these limits; the nearest has {nearest}")
-        return loads(found.text, self._name(found.point.trial))
+        return loads(found.text, f"<trial {found.point.trial} of {self.run}>")
 
     @checked
     def plan_of(self, trial: NotNegative) -> Plan:
@@ -143,7 +142,7 @@ class SearchResult:
         if trial >= len(trials):
             raise ValueError(f"'trial': expected a number below {len(trials)}, got {trial}")
         plan = expecting(self.summary.handed(trials[trial]), self.summary.space.plan)
-        return loads(format_plan(seen_from(plan, None)), self._name(trial))
+        return loads(format_plan(seen_from(plan, None)), f"<trial {trial} of {self.run}>")
 
     @property
     def influence(self) -> Mapping[str, Sequence[float]]:
@@ -153,9 +152,6 @@ class SearchResult:
         where the search measured no layers.
         """
         return self.summary.notes.measured.found.influence or {}
-
-    def _name(self, trial: int) -> str:
-        return f"<trial {trial} of {self.run}>"
 
 
 _LOCKING = "locking the best plan"
