@@ -4,6 +4,7 @@ A notebook needs nothing else. A package also names the decorated object in an e
 `gptailor.methods`, `gptailor.objectives` or `gptailor.strategies`.
 """
 
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -74,18 +75,31 @@ def objective(
 def strategy(name: str, words: str) -> Callable[[_Class], StrategySpec]:
     """Register a subclass of `gptailor.Strategy` as a search strategy; `words` describe it.
 
-    The class is called without arguments for each search. Raises ValueError for a taken name.
+    The class is called without arguments for each search. Raises ValueError for a taken name, and
+    TypeError for anything else than such a class.
     """
+    from gptailor.searching.strategies.strategy import Strategy  # imports NumPy
 
-    return _registering(STRATEGIES, name, StrategySpec(words), "make")
+    return _registering(STRATEGIES, name, StrategySpec(words), "make", Strategy)
 
 
 def _registering(
-    door: Door[_Entry], name: str, entry: _Entry, field: str = "function"
+    door: Door[_Entry],
+    name: str,
+    entry: _Entry,
+    field: str = "function",
+    above: type | None = None,
 ) -> Callable[[Any], _Entry]:
-    """Return a decorator that registers an entry with the decorated object in a field of it."""
+    """Return a decorator that registers an entry with the decorated object in a field of it.
+
+    With `above` the object must be a class below that one.
+    """
 
     def register(decorated: Any) -> _Entry:
+        if above and not (isinstance(decorated, type) and issubclass(decorated, above)):
+            got = " ".join(reprlib.repr(decorated).split())
+            expected = f"expected a subclass of gptailor.{above.__name__}"
+            raise TypeError(f"'{name}': {expected}, got {got}")
         complete = replace(entry, **{field: decorated})
         door.add(name, complete, decorated.__module__)
         return complete

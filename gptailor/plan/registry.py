@@ -36,6 +36,11 @@ class Parameter:
     named: bool = False  # is given by its name alone
     before: str = ""  # what it was called; read still, written no more
 
+    def __post_init__(self) -> None:
+        if isinstance(self.default, int | float) and not self.admits(self.default):
+            message = f"'{self.name}': expected a default in {self.bounds}, got {self.default}"
+            raise ValueError(message)
+
     def admits(self, value: int | float) -> bool:
         """Return whether the value lies within the bounds."""
         above = value > self.low if self.open_low else value >= self.low

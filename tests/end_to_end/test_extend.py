@@ -562,6 +562,17 @@ def test_a_name_that_cannot_be_taken_is_refused(name: str, says: str) -> None:
         gptailor.merge_method(name, formula="")(lambda sources, base: sources[0])
 
 
+def test_a_strategy_is_a_class_of_its_kind() -> None:
+    with pytest.raises(TypeError, match=r"'stray': expected a subclass of gptailor\.Strategy, got"):
+        gptailor.strategy("stray", "asks for anything")(object)  # type: ignore[type-var]
+    assert "stray" not in STRATEGIES
+
+
+def test_a_default_is_within_its_bounds() -> None:
+    with pytest.raises(ValueError, match=r"'mean': expected a default in \[0, 1\], got 2\.0"):
+        gptailor.Parameter("mean", 2.0, low=0, high=1)
+
+
 def test_a_method_of_a_notebook_may_be_replaced_by_itself_alone() -> None:
     def first(sources, base):  # type: ignore[no-untyped-def] # as a notebook has it
         return sources[0]
