@@ -1,5 +1,9 @@
+from gptailor.checkpoint.datasets import CalibrationError as CalibrationError
+from gptailor.checkpoint.files import CheckpointError as CheckpointError
 from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
 from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
+from gptailor.convert.note import ConversionError as ConversionError
+from gptailor.convert.note import ConversionWarning as ConversionWarning
 from gptailor.evaluation.evaluate import evaluate as evaluate
 from gptailor.evaluation.fits.bridge.gap_fit import GapFit as GapFit
 from gptailor.evaluation.fits.repair import stitch as stitch
@@ -22,6 +26,7 @@ from gptailor.output.verify import verify as verify
 from gptailor.plan.faults import Fault as Fault
 from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
+from gptailor.plan.optional_packages import MissingPackageError as MissingPackageError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.plan.registry import Parameter as Parameter
 from gptailor.plugins.diff.compare import diff as diff
@@ -44,6 +49,8 @@ from gptailor.searching.results import SearchResult as SearchResult
 from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags
 from gptailor.searching.settings import Resources as Resources
+from gptailor.searching.settings import SearchError as SearchError
+from gptailor.searching.settings import WishError as WishError
 from gptailor.searching.strategies.strategy import Strategy as Strategy
 
 __version__: str

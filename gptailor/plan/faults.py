@@ -108,8 +108,9 @@ class TailorError(Exception):
 
     All errors that gptailor raises are of this kind; `exit_code` is the command's exit status.
     Files that can't be used are a `CheckpointError`, with a `code` of docs/faults.md; foreign files
-    that Tailor can't express a `ConversionError`; a search that can't run as asked a `WishError`;
-    packages of an extra that are missing a `MissingPackageError`.
+    that Tailor can't express a `ConversionError`; texts that can't be read a `CalibrationError`; a
+    search that can't run as asked a `WishError`, and one that can't go on a `SearchError`; packages
+    of an extra that are missing a `MissingPackageError`. All are names of `gptailor`.
     """
 
     exit_code = 3

@@ -17,7 +17,7 @@ from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import Event, Progress, ignore_events
-from gptailor.plan.faults import Fault, TailorError
+from gptailor.plan.faults import Fault
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.reporting.quantities import byte_count, bytes_in_words
@@ -36,7 +36,7 @@ from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import UnderWay, Workers, interruptible
 from gptailor.searching.run_files import SETTINGS, RunFiles
 from gptailor.searching.run_reading import RunReading
-from gptailor.searching.settings import Flags, Resources, settings
+from gptailor.searching.settings import Flags, Resources, SearchError, settings
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space, space_of
@@ -47,11 +47,6 @@ from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 _GIVE_UP_AFTER = 8
 """The number of trials without a single score that end a search."""
-
-
-@final
-class SearchError(TailorError):
-    """A search can't go on, for a reason that concerns all its trials."""
 
 
 # ------------------------------------------------------------------------------------------ events

@@ -28,6 +28,11 @@ class WishError(TailorError):
 
 
 @final
+class SearchError(TailorError):
+    """A search can't go on, for a reason that concerns all its trials."""
+
+
+@final
 @dataclass(frozen=True)
 class Flags:
     """Flags beside the plan; where a flag is None, the `search` block counts."""

@@ -23,7 +23,8 @@ from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget, Stages, Start, next_stage
 from gptailor.searching.run.trials import FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import Alone, Done, Task, TaskOutcome, interruptible
-from gptailor.searching.search import Scored, SearchError, SearchEvent
+from gptailor.searching.search import Scored, SearchEvent
+from gptailor.searching.settings import SearchError
 from tests.searching.landscape import (
     ACCURACY,
     BASE,
