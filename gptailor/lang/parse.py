@@ -253,6 +253,8 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
         return None, locate(data_faults(error, source), None)
     plan = plan.read_from(Origin(source, folder))
     return plan, locate(check_alone(plan), plan.origin)
+    except PlanError as error:
+        return None, locate((replace(fault, source=source) for fault in error.faults), None)
 
 
 Numbers = Mapping[str, object]

@@ -560,12 +560,23 @@ class Plan(Closed):
             """Build a plan of fields by name. Raises PlanError for fields that are no plan's."""
             if given:
                 raise TypeError("Plan() expects fields by name; gptailor.load reads a plan's file")
-            try:
-                super().__init__(**fields)
-            except ValidationError as error:
-                raise PlanError(data_faults(error)) from None
+            super().__init__(**fields)
 
         __init__.__pydantic_base_init__ = True  # pydantic validates data without it
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in type(self).model_fields:
+                another = f"gptailor.Plan(**{{**dict(plan), '{name}': …}})"
+                raise AttributeError(f"a plan is frozen; make another one: {another}")
+            super().__setattr__(name, value)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_faults(cls, fields: Any, validate: Callable[[Any], "Plan"]) -> "Plan":
+        try:
+            return validate(fields)
+        except ValidationError as error:
+            raise PlanError(data_faults(error)) from None
 
     @field_validator(*OVERLAY, mode="after")
     @classmethod
@@ -578,7 +589,15 @@ class Plan(Closed):
         return self._origin
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
-        """Return a copy without derived values; see pydantic."""
+        """Return a copy without derived values; see pydantic.
+
+        Fields are validated if one is unknown, or has entries that are no data of a plan. Raises
+        PlanError for them. Faults of a copy point at the text that this plan was read from.
+        """
+        given, fields = update or {}, type(self).model_fields
+        if not all(name in fields and _is_data(value) for name, value in given.items()):
+            changed = Plan(**{**dict(self), **given})
+            update = {name: getattr(changed, name) for name in given}
         plan = super().model_copy(update=update, deep=deep)
         plan._derived = {}
         return plan
@@ -661,6 +680,15 @@ class Plan(Closed):
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+
+def _is_data(value: object) -> bool:
+    """Return whether a field's value is plain, or a list or dictionary of a plan's entries."""
+    if isinstance(value, dict):
+        return all(issubclass(kind, Closed | int | float) for kind in {*map(type, value.values())})
+    if isinstance(value, tuple):
+        return all(issubclass(kind, Closed) for kind in {*map(type, value)})
+    return value is None or isinstance(value, Closed | str)
 
 
 def data_faults(error: ValidationError, source: Source | None = None) -> list[Fault]:
