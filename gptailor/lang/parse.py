@@ -8,8 +8,10 @@ import functools
 import hashlib
 import json
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from errno import ENAMETOOLONG, ENOENT
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, final
@@ -251,10 +253,10 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
         plan = Plan.model_validate_json(source.text)
     except pydantic.ValidationError as error:
         return None, locate(data_faults(error, source), None)
-    plan = plan.read_from(Origin(source, folder))
-    return plan, locate(check_alone(plan), plan.origin)
     except PlanError as error:
         return None, locate((replace(fault, source=source) for fault in error.faults), None)
+    plan = plan.read_from(Origin(source, folder))
+    return plan, locate(check_alone(plan), plan.origin)
 
 
 Numbers = Mapping[str, object]
@@ -355,10 +357,12 @@ def file_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise MissingPlanError(path) from None
     except IsADirectoryError:
         raise PlanFolderError(path) from None
+    except OSError as error:
+        if error.errno not in {ENOENT, ENAMETOOLONG}:  # a text in place of a path may be long
+            raise
+        raise MissingPlanError(path) from None
 
 
 def loads(
@@ -371,6 +375,9 @@ def loads(
 
     Raises PlanError, with all faults, if the plan has any by itself.
     """
+    if re.fullmatch(r"[^\n#]+\.(tailor|json)", text):
+        message = "expected a plan's text, got the name of a file"
+        raise PlanError([Fault("S102", message, help="gptailor.load reads a file")])
     # Half of a surrogate pair has no UTF-8; its bytes are then refused like a file's.
     return _sound(text.encode("utf-8", "surrogatepass"), name, Path(folder), let)
 

@@ -25,6 +25,8 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
     if isinstance(target, Plan):
         return target_name(target), target, None
     name, path = str(target), expanded(target)
+    if "\n" in name:  # a plan's text, whose length no path can have
+        return name, load(name), None
     if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
         raise PlanFolderError(path)
     if path.is_dir() or (path.is_file() and is_gguf(path)):

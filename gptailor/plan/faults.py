@@ -3,6 +3,7 @@
 import bisect
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from errno import EISDIR, ENOENT
@@ -139,14 +140,21 @@ class MissingPlanError(CodedError, FileNotFoundError):
     """The file of a plan is missing. It is also the error that `open` raises."""
 
     def __init__(self, path: Path) -> None:
-        plans = sorted(path.parent.glob("*.tailor"))[:MOST_COMPARED]
-        near = _closest(path.stem[:_LONGEST_COMPARED], tuple(plan.stem for plan in plans))
-        help_ = (
-            f"did you mean '{path.with_name(near)}.tailor'?"
-            if near
-            else "name a file such as cut.tailor; relative paths start at the current folder"
-        )
-        super().__init__("C201", f"expected a plan's file, '{path}' is missing", help_)
+        message = f"expected a plan's file, '{path}' is missing"
+        if "\n" in str(path) or str(path).startswith(("tailor 1", "{")):
+            message = "expected a plan's file, got a plan's text"
+            help_ = "gptailor.loads reads a text"
+        elif re.fullmatch(r"\w+\(.*\)", str(path)):
+            help_ = "it is an objective, and targets come first: evaluate(targets, objectives)"
+        else:
+            plans = sorted(path.parent.glob("*.tailor"))[:MOST_COMPARED]
+            near = _closest(path.stem[:_LONGEST_COMPARED], tuple(plan.stem for plan in plans))
+            help_ = (
+                f"did you mean '{path.with_name(near)}.tailor'?"
+                if near
+                else "name a file such as cut.tailor; relative paths start at the current folder"
+            )
+        super().__init__("C201", message, help_)
         self.errno, self.strerror, self.filename = ENOENT, self.message, str(path)
         self.args = (path,)  # as pickle hands it over
 

@@ -7,7 +7,6 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 import gptailor
 from gptailor.checks.rule import Rule
@@ -258,8 +257,9 @@ def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path:
     ],
 )
 def test_unknown_data_is_no_plan(body: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(gptailor.PlanError) as error:
         Plan.model_validate(body)
+    assert codes(error)[0] == "S107"
 
 
 def test_json_of_the_wrong_shape_is_a_fault() -> None:
@@ -283,8 +283,63 @@ def test_fields_that_are_no_plans_are_faults() -> None:
 
 
 def test_a_plan_is_frozen() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(AttributeError, match=r"a plan is frozen; .*\*\*dict\(plan\), 'dtype': …"):
         IN_PYTHON.dtype = "float16"
+    assert Plan(**{**dict(IN_PYTHON), "dtype": "float16"}).dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("update", "at"),
+    [
+        ({"dropz": 5}, ("dropz",)),
+        ({"drops": (99,)}, ("drops", 0)),
+        ({"drops": 99}, ("drops",)),
+        ({"models": {"base": "./base"}}, ("models", "base")),
+    ],
+)
+def test_a_copy_has_the_fields_of_a_plan(update: dict[str, object], at: tuple[object, ...]) -> None:
+    with pytest.raises(gptailor.PlanError) as error:
+        IN_PYTHON.model_copy(update=update)
+    assert [(fault.code, fault.at) for fault in error.value.faults] == [("S107", at)]
+
+
+def test_the_entries_of_a_copy_are_sorted_if_they_are_a_list() -> None:
+    copy = IN_PYTHON.model_copy(update={"drops": [Drop(position=4), {"position": 1}]})
+    assert copy.drops == (Drop(position=1), Drop(position=4))
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT * 40, "tailor 1; drop L3", '{"drops": []}'])
+def test_a_text_in_the_place_of_a_file_is_told(text: str) -> None:
+    read = (gptailor.load, gptailor.check, lambda plan: gptailor.generate(plan, "the cat"))
+    for verb in read:
+        with pytest.raises(FileNotFoundError, match="got a plan's text") as error:
+            verb(text)
+        assert "gptailor.loads reads a text" in str(error.value)
+        assert "model" not in str(error.value)
+
+
+def test_a_file_in_the_place_of_a_text_is_told() -> None:
+    for file in ("small.tailor", "my plans/small.json"):
+        with pytest.raises(
+            gptailor.PlanError, match=r"got the name of a file[\s\S]*gptailor\.load "
+        ):
+            gptailor.loads(file)
+
+
+def test_an_objective_in_the_place_of_a_target_is_told() -> None:
+    with pytest.raises(gptailor.TailorError, match="it is an objective, and targets come first"):
+        gptailor.evaluate('nll("x.jsonl")', "tiny/base")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CalibrationError", "CheckpointError", "ConversionError", "ConversionWarning",
+        "MissingPackageError", "SearchError", "WishError",
+    ],
+)  # fmt: skip
+def test_errors_are_names_of_the_package(name: str) -> None:
+    assert issubclass(getattr(gptailor, name), gptailor.TailorError | Warning)
 
 
 def test_what_can_not_be_formatted_says_why() -> None:
