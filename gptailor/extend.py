@@ -4,7 +4,6 @@ A notebook needs nothing else. A package also names the decorated object in an e
 `gptailor.methods`, `gptailor.objectives` or `gptailor.strategies`.
 """
 
-import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -97,9 +96,9 @@ def _registering(
 
     def register(decorated: Any) -> _Entry:
         if above and not (isinstance(decorated, type) and issubclass(decorated, above)):
-            got = " ".join(reprlib.repr(decorated).split())
-            expected = f"expected a subclass of gptailor.{above.__name__}"
-            raise TypeError(f"'{name}': {expected}, got {got}")
+            raise TypeError(
+                f"'{name}': expected a subclass of gptailor.{above.__name__}, got {decorated!r:.80}"
+            )
         complete = replace(entry, **{field: decorated})
         door.add(name, complete, decorated.__module__)
         return complete

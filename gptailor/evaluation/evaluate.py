@@ -110,8 +110,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ]
     chosen = Samples(Path(folder), samples, seed)
     name = None if against is None else str(against)
-    evaluation = EvaluationRun(found, stated, chosen, place, on_event, name)
-    return replace(evaluation.run(speed=speed), plans=plans)
+    result = EvaluationRun(found, stated, chosen, place, on_event, name).run(speed=speed)
+    return replace(result, plans=plans)
 
 
 @final

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -193,9 +192,9 @@ class EvaluationResult:
 
     def _name(self, target: Plan) -> str:
         """Return the name of a plan as a target: of this very plan, else of an equal one."""
-        very = (name for plan, name in self.plans if plan is target)
-        equal = (name for plan, name in self.plans if plan == target)
-        return next(chain(very, equal), target_name(target))
+        very = [name for plan, name in self.plans if plan is target]
+        found = very or [name for plan, name in self.plans if plan == target]
+        return found[0] if found else target_name(target)
 
     def _repr_html_(self) -> str:
         """Return the table of a notebook: the text of `print`."""

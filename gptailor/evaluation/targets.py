@@ -128,8 +128,10 @@ def find_targets(
             names = listed(f"'{name}'" for name in sorted(defined))
             message = f"no target has a model '{name}' to rebind"
             raise PlanError([Fault("M105", message, help=f"their models are {names}")])
-    numbered = _numbered(plans, targets)
-    return [_target(name, plan, origin, models, fit_inner) for name, plan, origin in numbered]
+    return [
+        _target(name, plan, origin, models, fit_inner)
+        for name, plan, origin in _numbered(plans, targets)
+    ]
 
 
 def _numbered(
@@ -145,8 +147,8 @@ def _numbered(
         if plan is not None and plan not in alike.setdefault(name, []):
             alike[name].append(plan)
     for (name, read, origin), plan in zip(found, plans, strict=True):
-        several = plan is not None and len(alike[name]) > 1
-        yield f"{name} #{alike[name].index(plan) + 1}" if several else name, read, origin
+        number = alike[name].index(plan) + 1 if plan and len(alike[name]) > 1 else None
+        yield f"{name} #{number}" if number else name, read, origin
 
 
 def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:

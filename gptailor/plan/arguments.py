@@ -77,9 +77,9 @@ _REGISTERED = {
 def _fitting(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the function receives it. Raises TypeError and ValueError."""
     plain = _plain(value)
-    if _fits(plain, hint):
+    if fits(plain, hint):
         return plain
-    error = ValueError if _fits(plain, hint, bounded=False) else TypeError
+    error = ValueError if fits(plain, hint, bounded=False) else TypeError
     got = " ".join(reprlib.repr(value).split())
     is_code = any(map(callable, value if isinstance(value, list | tuple) else [value]))
     help_ = _REGISTERED.get(name, "") if is_code else ""
@@ -94,18 +94,18 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterator) else value
 
 
-def _fits(value: Any, hint: Any, *, bounded: bool = True) -> bool:
+def fits(value: Any, hint: Any, *, bounded: bool = True) -> bool:
     """Return whether a value has a type; unless `bounded`, also if it is out of the range."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
-    fits = partial(_fits, bounded=bounded)
+    part_fits = partial(fits, bounded=bounded)
     if kind in {Union, UnionType}:
-        return any(fits(value, part) for part in parts)
+        return any(part_fits(value, part) for part in parts)
     if kind is Annotated:
-        return fits(value, parts[0]) and not (bounded and value < parts[1])
+        return part_fits(value, parts[0]) and not (bounded and value < parts[1])
     if kind is Literal:
         return isinstance(value, str) and not (bounded and value not in parts)
     if parts and kind is not Callable:
-        return _is_filled(value, kind, parts, fits)
+        return _is_filled(value, kind, parts, part_fits)
     if kind in {int, float}:
         return isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
     return kind is Any or isinstance(kind, TypeVar) or isinstance(value, kind)

@@ -3,7 +3,6 @@
 import bisect
 import difflib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from errno import EISDIR, ENOENT
@@ -142,9 +141,8 @@ class MissingPlanError(CodedError, FileNotFoundError):
     def __init__(self, path: Path) -> None:
         message = f"expected a plan's file, '{path}' is missing"
         if "\n" in str(path) or str(path).startswith(("tailor 1", "{")):
-            message = "expected a plan's file, got a plan's text"
-            help_ = "gptailor.loads reads a text"
-        elif re.fullmatch(r"\w+\(.*\)", str(path)):
+            message, help_ = "expected a plan's file, got a plan's text", "use gptailor.loads"
+        elif '("' in str(path):
             help_ = "it is an objective, and targets come first: evaluate(targets, objectives)"
         else:
             plans = sorted(path.parent.glob("*.tailor"))[:MOST_COMPARED]

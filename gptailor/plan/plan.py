@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from gptailor.plan.arguments import fits
 from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source
 from gptailor.plan.layer_parts import Part, rank
@@ -566,8 +567,10 @@ class Plan(Closed):
 
         def __setattr__(self, name: str, value: object) -> None:
             if name in type(self).model_fields:
-                another = f"gptailor.Plan(**{{**dict(plan), '{name}': …}})"
-                raise AttributeError(f"a plan is frozen; make another one: {another}")
+                raise AttributeError(
+                    "a plan is frozen; make another one: "
+                    f"gptailor.Plan(**{{**dict(plan), '{name}': …}})"
+                )
             super().__setattr__(name, value)
 
     @model_validator(mode="wrap")
@@ -591,11 +594,22 @@ class Plan(Closed):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
         """Return a copy without derived values; see pydantic.
 
-        Fields are validated if one is unknown, or has entries that are no data of a plan. Raises
-        PlanError for them. Faults of a copy point at the text that this plan was read from.
+        Fields are validated if one is unknown, or has another type than a plan's. Raises PlanError
+        for them. Faults of a copy point at the text that this plan was read from.
         """
         given, fields = update or {}, type(self).model_fields
-        if not all(name in fields and _is_data(value) for name, value in given.items()):
+        few = {  # of a long list, one entry of each type is looked at
+            name: tuple({type(each): each for each in value}.values())
+            if isinstance(value, tuple)
+            else value
+            for name, value in given.items()
+        }
+        if not all(
+            name in fields
+            and not isinstance(value, list)
+            and fits(value, fields[name].annotation, bounded=False)
+            for name, value in few.items()
+        ):
             changed = Plan(**{**dict(self), **given})
             update = {name: getattr(changed, name) for name in given}
         plan = super().model_copy(update=update, deep=deep)
@@ -680,15 +694,6 @@ class Plan(Closed):
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
-
-
-def _is_data(value: object) -> bool:
-    """Return whether a field's value is plain, or a list or dictionary of a plan's entries."""
-    if isinstance(value, dict):
-        return all(issubclass(kind, Closed | int | float) for kind in {*map(type, value.values())})
-    if isinstance(value, tuple):
-        return all(issubclass(kind, Closed) for kind in {*map(type, value)})
-    return value is None or isinstance(value, Closed | str)
 
 
 def data_faults(error: ValidationError, source: Source | None = None) -> list[Fault]:

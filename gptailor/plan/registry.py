@@ -38,8 +38,9 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if isinstance(self.default, int | float) and not self.admits(self.default):
-            message = f"'{self.name}': expected a default in {self.bounds}, got {self.default}"
-            raise ValueError(message)
+            raise ValueError(
+                f"'{self.name}': expected a default in {self.bounds}, got {self.default}"
+            )
 
     def admits(self, value: int | float) -> bool:
         """Return whether the value lies within the bounds."""

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from gptailor.checkpoint.token_cut import TokenCutReport
@@ -83,14 +83,13 @@ def bytes_from_words(text: str) -> int:
     return size
 
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def argument(name: str, read: Callable[_P, _R], *words: _P.args, **options: _P.kwargs) -> _R:
+def argument(name: str, read: Callable[..., _R], *words: object) -> _R:
     """Return an argument that is read from words. Raises ValueError, which names it."""
     try:
-        return read(*words, **options)
+        return read(*words)
     except ValueError as error:
         raise ValueError(f"'{name}': {error}") from None
 
