@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, final
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
 from gptailor.plan.faults import CodedError, listed
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
 
 LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
@@ -324,11 +325,13 @@ def _no_constant(text: str) -> NoReturn:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-_R = TypeVar("_R", bound=BaseModel)
+_R = TypeVar("_R", bound="BaseModel")
 
 
 def parse_record(kind: type[_R], raw: bytes, refuse: Callable[[str], CheckpointError]) -> _R:
     """Return the record in a JSON text. Raises for the first fault what `refuse` makes of it."""
+    from pydantic import ValidationError  # the help of a command needs no pydantic
+
     if len(raw) > MAX_JSON:
         raise refuse(f"expected at most {MAX_JSON:,} bytes of JSON, got {len(raw):,}")
     try:
@@ -337,7 +340,7 @@ def parse_record(kind: type[_R], raw: bytes, refuse: Callable[[str], CheckpointE
         raise refuse(fault_of(error)) from None
 
 
-def first_fault(error: ValidationError) -> ErrorDetails:
+def first_fault(error: "ValidationError") -> "ErrorDetails":
     """Return the first fault of a record: an unknown key, if another one is missing beside it."""
     first, *others = error.errors(include_url=False, include_context=False)
     for other in others if first["type"] == "missing" else ():
@@ -346,7 +349,7 @@ def first_fault(error: ValidationError) -> ErrorDetails:
     return first
 
 
-def fault_of(error: ValidationError, kinds: Collection[str] = ()) -> str:
+def fault_of(error: "ValidationError", kinds: Collection[str] = ()) -> str:
     """Return the first fault of a record in words: its place, the expected, the actual value.
 
     `kinds` are the values of `kind` that tell the forms of records apart, within the record.
