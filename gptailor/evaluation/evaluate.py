@@ -248,7 +248,8 @@ class EvaluationRun:
         if not target.bare or not bases:
             return ""
         if len(bases) > 1:
-            return f"the other targets have {len(bases)} bases; --against names what to compare"
+            named = "--against (in Python, against=…) names the target to compare with"
+            return f"the other targets have {len(bases)} bases; {named}"
         [base] = bases.values()
         parts = differing_parts(tokenizer_model(base), tokenizer_model(target.prepared))
         return f"its tokenizer is not the base's: {listed(parts)} differ"
