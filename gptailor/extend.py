@@ -62,9 +62,11 @@ def objective(
     """Register a function as an objective of one file.
 
     If the objective reads rows with a context and an answer, the function receives
-    `(context, answer, text)`, where `text` is the plan's continuation, and returns a number. If it
-    reads text, it receives `(logits, targets)` of the shapes [n, vocabulary] and [n], and returns a
-    tensor [n]. The score is the mean. A NaN is a failure. Raises ValueError for a taken name.
+    `(context, answer, text)` and returns a number. `text` is the plan's continuation, decoded
+    greedily: its first line, or all lines if an answer of the row has several. It has at most eight
+    tokens more than the row's longest answer. If the objective reads text, the function receives
+    `(logits, targets)` of the shapes [n, vocabulary] and [n], and returns a tensor [n]. The score
+    is the mean. A NaN is a failure. Raises ValueError for a taken name.
     """
 
     file = Argument("file", "path", required=True, rows=reads)

@@ -234,6 +234,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _offline() -> str:
+    folder = "give a folder by --model NAME=PATH (in Python, models)"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return "HF_HUB_OFFLINE is set; unset it, or give a folder by --model NAME=PATH"
-    return "check the connection, or give a folder by --model NAME=PATH"
+        return f"HF_HUB_OFFLINE is set; unset it, or {folder}"
+    return f"check the connection, or {folder}"

@@ -6,7 +6,6 @@ from typing import NamedTuple, final
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.mixture import Routing, routing
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
 from gptailor.checks.repairs import inputs_of_bridges
 from gptailor.checks.rule import rule
@@ -14,7 +13,7 @@ from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.registry import BRIDGE_TOKENS
 from gptailor.plan.sites import sizes_of
 from gptailor.program.fits import LAYER_CUTS
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, whole_tokenizer
 
 _TILE, _BLOCK = 64, 256
 """Neurons of a tile of matrix kernels, and of a block of GGUF's K-quants."""
@@ -41,7 +40,7 @@ def _the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
         return
     owner = checked.tokenizer_model
     try:
-        whole = WholeTokenizer.of(owner.name, owner.checkpoint)
+        whole = whole_tokenizer(owner)
         least, total = whole.least, whole.total
     except CheckpointError as error:
         message = f"{error.message} ({error.path})"

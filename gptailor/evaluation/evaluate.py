@@ -77,6 +77,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
     bounds their bytes on the device, also as a text such as `2GB`. With `speed`, tokens a second
     are measured too. Differences are from the target `against`, by default from each target's base.
+    The base of a plan and of a compiled folder is evaluated too, which may take longer than the
+    target. `models={"base": FOLDER}` with the compiled folder itself evaluates this folder alone.
     A model under several names is one target, with the first name.
     With `uncut` each plan that drops layers is also evaluated without its drops, as the target
     `NAME, uncut`. Plans are bridged and healed as declared. `on_event` receives the progress.
@@ -252,7 +254,8 @@ class EvaluationRun:
         if not target.bare or not bases:
             return ""
         if len(bases) > 1:
-            return f"the other targets have {len(bases)} bases; --against names what to compare"
+            named = "--against (in Python, against=…) names the target to compare with"
+            return f"the other targets have {len(bases)} bases; {named}"
         [base] = bases.values()
         parts = differing_parts(tokenizer_model(base), tokenizer_model(target.prepared))
         return f"its tokenizer is not the base's: {listed(parts)} differ"

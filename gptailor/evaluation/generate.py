@@ -146,7 +146,8 @@ def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | N
             message = "the plan names a chat template, which stands in its compiled folder"
             raise TailorError(f"{message}: compile it, and name that")
         chat_of_prompt = [{"role": "user", "content": prompt}], True
-        [text] = chat_texts(tokenizer, [chat_of_prompt], target.name, "leave --chat out")
+        remedy = "leave --chat out (in Python, chat=True)"
+        [text] = chat_texts(tokenizer, [chat_of_prompt], target.name, remedy)
         tokens = encoder.plain(text)
         if not tokens:
             message = f"the chat template of '{target.name}' gives no tokens for this prompt"

@@ -250,7 +250,8 @@ class Meter:
         """Return the results of a work on the model that a target's objective compares with."""
         if name == "base" and target.bare and target.plain:
             bare = f"'{target.name}' is a model by itself"
-            raise no_reference(name, f"{bare}; --model base=FOLDER says what its base is")
+            named = '--model base=FOLDER names its base (in Python, models={"base": FOLDER})'
+            raise no_reference(name, f"{bare}; {named}")
         if name not in target.origin.models:
             raise no_reference(name, f"'{target.name}' has none of that name")
         if name == "base" and target.base is None:

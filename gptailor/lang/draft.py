@@ -85,6 +85,8 @@ class Draft:
         if (earlier := self.single.setdefault(at, placed)) is not placed:
             also = Also("first said here", span=earlier.spans[()])
             words, help_ = f"'{at[-1]}' is given twice", "keep one of the two"
+            if isinstance(placed.entry, p.TextFit):
+                help_ += "; to use both texts, join them in one file"
             self.fault("P401", words, placed.spans[()], help_, also)
 
     def add(self, at: Place, placed: Placed) -> None:

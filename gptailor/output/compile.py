@@ -67,7 +67,12 @@ class CompileResult:
 
     @property
     def vocabulary(self) -> TokenCutReport | None:
-        """The effect of a smaller vocabulary on its text, if the plan has one."""
+        """The effect of a smaller vocabulary on its text, if the plan has one.
+
+        `kept` of `total` tokens stay. The text of `size` bytes was split into `before` tokens, of
+        which `unchanged` stay as they were. It is now split into `after` tokens, of which
+        `bytewise` are bytes of characters beyond ASCII, or unknown.
+        """
         result = self.fits.get("vocabulary")
         return None if result is None else token_cut_report(result)
 

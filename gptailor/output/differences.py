@@ -10,6 +10,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.write.digest import UNMEASURED, FileDigest, TensorDigest
 from gptailor.output.lock import Lock, LockedGguf
+from gptailor.plan.faults import listed
 
 _FIT_TOLERANCE = 0.01
 """The relative distance up to which two fits of one bridge, or of healing, are the same.
@@ -311,11 +312,13 @@ def refuse(differences: Iterable[Difference], lock: Lock) -> None:
     message = "; ".join(each.message for each in alike[:MOST_NAMED])
     if len(alike) > MOST_NAMED:
         message += f"; and {len(alike) - MOST_NAMED:,} more differ"
+    foreign = (f"{quoted(name)} of {package}" for name, package in lock.methods.items())
+    help_ = help_.format(versions=listed(["gptailor", "torch", *foreign], "or"))
     raise CheckpointError(code, message, alike[0].path or lock.path, help_)
 
 
 _INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
-_OUTPUT = "another version of gptailor or torch may compute otherwise; see 'gptailor lock'"
+_OUTPUT = "another version of {versions} may compute otherwise; see 'gptailor lock'"
 _REFUSALS = {
     **dict.fromkeys(("plan", "dtype"), ("C703", _INPUTS)),
     **dict.fromkeys(("model", "file"), ("C704", _INPUTS)),

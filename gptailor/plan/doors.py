@@ -25,6 +25,7 @@ class Package(NamedTuple):
 
     name: str
     version: str
+    installed: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -117,7 +118,8 @@ class Door(dict[str, _Value], Generic[_Value]):
         if points := _points(self.group, name):
             return _package(points[0])
         module = self._modules[name]
-        return Package(module, str(getattr(sys.modules.get(module), "__version__", "unversioned")))
+        version = getattr(sys.modules.get(module), "__version__", "unversioned")
+        return Package(module, str(version), installed=False)
 
     def required(self, name: str, what: str, plugin: str) -> _Value:
         """Return an entry that `what` needs. Raises TailorError, which names the plugin."""

@@ -9,7 +9,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from gptailor.plan import sites
-from gptailor.plan.doors import Door
+from gptailor.plan.doors import Door, Package
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import GAP_FITS, METHODS, OBJECTIVES, STRATEGIES, Method
 from gptailor.plan.resolved import Gap
@@ -18,19 +18,27 @@ from gptailor.program.program import Combine, Program, unfitted
 
 def search_packages(plan: Plan, objectives: Iterable[Objective], strategy: str) -> tuple[str, ...]:
     """Return `NAME of PACKAGE VERSION` for each name of a search that isn't gptailor's own."""
+    used = (*_packages(plan, objectives), *_of(STRATEGIES, [strategy]))
+    return tuple(f"{name} of {package}" for name, package in used)
+
+
+def names_of_process(plan: Plan, objectives: Iterable[Objective] = ()) -> list[str]:
+    """Return the names of a plan and of objectives that no installed package provides."""
+    return [name for name, package in _packages(plan, objectives) if not package.installed]
+
+
+def _packages(plan: Plan, objectives: Iterable[Objective]) -> Iterator[tuple[str, Package]]:
+    """Yield each method, fit and objective that isn't gptailor's own, with its provider."""
     calls = (call for _, recipe in sites.recipes(plan) for _, call in sites.calls(recipe))
-    return (
-        *_of(METHODS, (call.name for call in calls)),
-        *_of(GAP_FITS, (bridge.by for bridge in plan.bridges if bridge.by is not None)),
-        *_of(OBJECTIVES, (objective.name for objective in objectives)),
-        *_of(STRATEGIES, [strategy]),
-    )
+    yield from _of(METHODS, (call.name for call in calls))
+    yield from _of(GAP_FITS, (bridge.by for bridge in plan.bridges if bridge.by is not None))
+    yield from _of(OBJECTIVES, (objective.name for objective in objectives))
 
 
-def _of(door: Door[Any], names: Iterable[str]) -> Iterator[str]:
+def _of(door: Door[Any], names: Iterable[str]) -> Iterator[tuple[str, Package]]:
     for name in dict.fromkeys(names):
         if (package := door.package(name)) is not None:
-            yield f"{name} of {package}"
+            yield name, package
 
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, tuple, type(None))

@@ -213,14 +213,19 @@ def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
     if not isinstance(size, int):
         return None
     owner = tokenizer_owner(plan, models)
-    whole = WholeTokenizer.of(owner.name, owner.checkpoint)
-    whole = _known_tokenizer(whole, tuple(stamps(whole.files).items()))
+    whole = whole_tokenizer(owner)
     embed = owner.rest("embed").get(0)
     padded = embed is not None and embed.spec.shape[0] > whole.total
     if size >= whole.total + padded:
         return None
     made = TokenCut(whole, size, folder_of(plan, cut.on), cut.tokens)
     return _known_cut(made, tuple(stamps([*whole.files, made.text]).items()))
+
+
+def whole_tokenizer(owner: Opened) -> WholeTokenizer:
+    """Return a model's tokenizer, which is read once. Raises CheckpointError (C603)."""
+    whole = WholeTokenizer.of(owner.name, owner.checkpoint)
+    return _known_tokenizer(whole, tuple(stamps(whole.files).items()))
 
 
 def with_token_cut(plan: Plan, cut: TokenCut | None) -> Plan:

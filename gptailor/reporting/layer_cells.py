@@ -159,10 +159,10 @@ def _run_mark(runs: int) -> str:
     return RUN_MARKS[min(runs, 10) - 2] if runs > 1 else " "
 
 
-def mark_row(key: tuple[str, str], marked: Sequence[bool], head: str = "") -> MapRow:
-    """Return a line with a mark below some layers; it is bold in a line without a head."""
-    mark = key[0] if head else click.style(key[0], bold=True)
-    return MapRow(head, [f"{mark if on else ' '} " for on in marked], key)
+def mark_row(key: tuple[str, str], marked: Sequence[bool]) -> MapRow:
+    """Return a line with a mark below some layers and no head, which would look like a mark."""
+    mark = click.style(key[0], bold=True)
+    return MapRow("", [f"{mark if on else ' '} " for on in marked], key)
 
 
 def _share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
@@ -180,7 +180,7 @@ def _share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRo
                 head = click.style(f"{by_letter[name]} {branch}".rstrip(), colour)
                 rows.append(MapRow(head, columns, _SHARE_KEY))
     if any(view.learns for view in views):
-        rows.append(mark_row(LEARNS, [view.learns for view in views], LEARNS[0]))
+        rows.append(mark_row(LEARNS, [view.learns for view in views]))
     return rows
 
 

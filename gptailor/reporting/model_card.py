@@ -154,7 +154,7 @@ def _size_row(noun: str, before: int, after: int) -> str:
 
 def _map(resolved: Resolved) -> list[str]:
     grid = LayerGrid.of(layer_views(resolved), list(resolved.plan.models))
-    lines, alone = map(click.unstyle, grid.lines()), len(grid.rows) == 1
+    lines, alone = map(click.unstyle, grid.lines()), not any(row.head for row in grid.rows)
     keys = "   ".join(" ".join(entry) for entry in grid.legend())
     return [*((line[2:] for line in lines) if alone else lines), "", keys]
 

@@ -152,8 +152,8 @@ def vocabulary_in_words(cut: "TokenCutReport") -> str:
     """Return the effect of a smaller vocabulary on its text, with a warning for another script."""
     before, after = (cut.size / max(1, count) for count in (cut.before, cut.after))
     words = (
-        f"vocabulary: {cut.kept:,} of {cut.total:,} tokens; {cut.unchanged_share:.1%} of the "
-        f"text's tokens stay, and it has {cut.growth:.1%} more; "
+        f"vocabulary: {cut.kept:,} of {cut.total:,} tokens; the text that chose them keeps "
+        f"{cut.unchanged_share:.1%} of its tokens and has {cut.growth:.1%} more; "
         f"{before:.2f} → {after:.2f} bytes a token"
     )
     if cut.bytewise_share > _MOSTLY_BYTES:

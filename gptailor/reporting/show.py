@@ -122,7 +122,7 @@ def shown_lines(
         yield ""
         yield _size_line(prepared.output_size)
         if prepared.checked.gguf_file is not None:
-            yield from wrapped(_gguf_words(file), width, _MAP_INDENT, 2 * _MAP_INDENT)
+            yield from wrapped(gguf_words(file), width, _MAP_INDENT, 2 * _MAP_INDENT)
         repairs = ["bridging"] * bool(prepared.resolved.gaps) + ["healing"] * bool(
             prepared.resolved.healing
         )
@@ -157,7 +157,7 @@ def _size_line(size: OutputSize) -> str:
     return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
 
 
-def _gguf_words(file: Path) -> str:
+def gguf_words(file: Path) -> str:
     """Return a GGUF file's size and types: `GGUF: 95,890,240 bytes; tensors: 53 F32`."""
     kinds = Counter(tensor.spec.dtype for tensor in read_gguf(file).tensors.values())
     tensors = listed([f"{count} {kind}" for kind, count in kinds.most_common()])

@@ -126,8 +126,8 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
         if most is not None and all(getattr(point, name) is None for point in handed.curve):
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"
-            message = f"the objectives of this search have no such loss: say --loss {other}"
-            raise WishError(message)
+            message = "the objectives of this search have no such loss"
+            raise WishError(f"{message}: give --loss (in Python, loss=…) {other}")
     kinds = [kind for kind, _ in bounds.gguf]
     measured = handed.curve if kinds else ()  # only then all plans are read
     sizes = {each.trial: _gguf_sizes(_plan_at(files, each)[1], kinds) for each in measured}

@@ -16,10 +16,11 @@ from gptailor.lang.parse import load, loads
 from gptailor.lang.words import measure_words
 from gptailor.output.lock import SUFFIX
 from gptailor.plan.arguments import NotNegative, Positive, checked
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
+from gptailor.program.packages import names_of_process
 from gptailor.program.sources import token_cut_of
 from gptailor.reporting.layer_view import made_words
 from gptailor.reporting.measure import finite_or_none, shared_unit
@@ -51,7 +52,8 @@ class SearchResult:
     """Why a search ended, all that RUN has, its best plan's file if there is one, and its folder.
 
     `summary` has the `verdict` with the `found` and the `best` trial, the `front`, the `curve` of
-    quality over size, and all trials in its `ledger`. `commands` score and compile the best plan.
+    quality over size, and all trials in its `ledger`. `commands` score and compile the best plan; a
+    comment in them tells which names no installed package provides.
     `answers` are those of the base and of the best plan to one prompt, if they were asked for.
     """
 
@@ -308,9 +310,17 @@ def _commands(best: Path, run: RunReading, chosen: Settings) -> tuple[str, ...]:
     asked = " ".join(f"-O {shlex.quote(measure_words(wish))}" for wish in wishes)
     file = shlex.quote(str(best))
     return (
-        f"gptailor eval {file} {asked} {shlex.join([*drawn, *where, *kind])}",
-        f"gptailor compile {file} {shlex.join(['-o', 'DIR', *where, *locked])}",
+        f"gptailor eval {file} {asked} {shlex.join([*drawn, *where, *kind])}"
+        + _in_python("evaluate", names_of_process(space.plan, wishes)),
+        f"gptailor compile {file} {shlex.join(['-o', 'DIR', *where, *locked])}"
+        + _in_python("compile", names_of_process(space.plan)),
     )
+
+
+def _in_python(function: str, names: Sequence[str]) -> str:
+    """Return a shell's comment on a command whose names no installed package provides."""
+    words = f"  # in Python, by gptailor.{function}: no installed package has {listed(names, 'or')}"
+    return words if names else ""
 
 
 def _seen_from_here(objective: Objective, folder: Path) -> Objective:

@@ -104,6 +104,9 @@ class Settings:
         return tuple(r for r in self.requires if OBJECTIVES[r.name].by != "headers")
 
 
+_OBJECTIVE = "give --objective 'nll(\"text.txt\")' (in Python, Flags(objectives=[…]))"
+
+
 def settings(plan: Plan, flags: Flags) -> Settings:
     """Return the flags over the block. Raises WishError or PlanError for an invalid search."""
     if flags.fidelity is not None and flags.fidelity[0] > flags.fidelity[1]:
@@ -114,17 +117,17 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     block = plan.search or Search()
     if not (flags.objectives or block.objectives):
         message = "the search has no objective"
-        raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
+        raise WishError(f"{message}: {_OBJECTIVE}, or a search block")
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
     if all(OBJECTIVES[objective.name].by != "samples" for objective in objectives):
         message = "no objective measures quality, so the smallest plan would be the best"
-        raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
+        raise WishError(f"{message}; {_OBJECTIVE} too")
     sizes = [objective for objective in objectives if OBJECTIVES[objective.name].by == "headers"]
     several = any(isinstance(choice.count, CountRange) for _, choice in drops_by_choice(plan))
     if several and not sizes:
         objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
-        raise WishError("--bridge needs a plan with 'bridge'")
+        raise WishError("--bridge (in Python, Flags(bridge=…)) needs a plan with 'bridge'")
     trials = flags.trials or block.trials or TRIALS
     heals = plan.may_be_healed
     usual: BridgedTrials = "each" if heals else "finalists"
@@ -157,7 +160,8 @@ SIZE = Objective(direction="minimize", name="parameters")
 def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
     """Raise WishError without finalists, or for more than half of the budget."""
     if not final:
-        raise WishError("--finalists needs a plan with 'heal', or 'bridge' with --bridge finalists")
+        needed = "a plan with 'heal', or 'bridge' with --bridge finalists"
+        raise WishError(f"--finalists (in Python, Flags(finalists=…)) needs {needed}")
     if not 1 <= finalists <= (most := max(trials // 2, 1)):
         message = f"expected 1 to {most} finalists for {trials} trials, got {finalists}"
         raise WishError(f"{message}: each is evaluated twice")
@@ -203,4 +207,5 @@ def _preferred(text: str, objectives: Sequence[Objective]) -> int:
         if names.count(text) == 1:
             return names.index(text)
     choices = "; ".join(map(" ".join, zip(numbers, words, strict=True)))
-    raise WishError(f"--prefer '{text}' must match exactly one objective of: {choices}")
+    given = f"--prefer (in Python, Flags(prefer=…)) '{text}'"
+    raise WishError(f"{given} must match exactly one objective of: {choices}")

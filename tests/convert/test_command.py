@@ -48,7 +48,8 @@ def test_a_plan_that_is_there_is_not_overwritten(
     assert "note: " in capsys.readouterr().err
     assert run(["import", "merge.yml", "-o", "merge.tailor"]) == 3
     assert (folder / "merge.tailor").read_text() == "precious"
-    said = "error[C301]: exists already\n --> merge.tailor\n  = help: --force replaces it\n"
+    help_ = "--force replaces it (in Python, force=True)"
+    said = f"error[C301]: exists already\n --> merge.tailor\n  = help: {help_}\n"
     assert capsys.readouterr().err == said  # no notes before it
     assert run(["import", "merge.yml", "-o", "merge.tailor", "--force"]) == 0
     assert "whole from math" in (folder / "merge.tailor").read_text()

@@ -657,7 +657,7 @@ def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> Non
     (here / "out" / "config.json").write_text("{}")
     said = run("compile", "p.tailor", "-o", "out", "--force")
     assert said.code == 3
-    assert "move mine to another folder; then `--force` replaces the model" in said.err
+    assert "move mine to another folder; then --force replaces it" in said.err
     assert names(here / "out") == ["config.json", "mine"]
     (here / "out" / "mine").unlink()
     assert run("compile", "p.tailor", "-o", "out", "--force").code == 0

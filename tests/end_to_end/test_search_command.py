@@ -326,12 +326,12 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             'must match exactly one objective of: 1 nll("',
         ),
         ("space.tailor", ["--prefer", "2"], 1, "must match exactly one"),
-        ("space.tailor", ["--bridge", "each"], 1, "--bridge needs a plan with 'bridge'"),
+        ("space.tailor", ["--bridge", "each"], 1, "(in Python, Flags(bridge=…)) needs a plan"),
         (
             "space.tailor",
             ["--finalists", "2"],
             1,
-            "--finalists needs a plan with 'heal', or 'bridge' with",
+            "--finalists (in Python, Flags(finalists=…)) needs a plan with",
         ),
         ("healed.tailor", ["--finalists", "5"], 1, "expected 1 to 4 finalists for 8 trials, got 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
@@ -837,7 +837,7 @@ def test_a_loss_has_its_own_unit_where_it_has_no_share(search: Search, run: Run)
     search("bare.tailor", "-o", "spread", *arguments)
     refused = run("pick", "spread", "--loss", "2%")
     assert refused.code == 1
-    assert "say --loss in their own unit, such as 0.05" in refused.err
+    assert "give --loss (in Python, loss=…) in their own" in refused.err
     assert run("pick", "spread", "--loss", "99").code == 0
 
 

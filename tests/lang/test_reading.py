@@ -329,3 +329,11 @@ def test_a_fault_of_a_chat_template_is_at_its_model() -> None:
     faults = errors(outcome(text))
     at = [text[f.span.start : f.span.end] for f in faults if f.span is not None]
     assert at == ["code"], faults
+
+
+def test_two_texts_of_one_cut_may_be_joined() -> None:
+    cuts = 'vocabulary 100 on "a.txt"\nvocabulary 100 on "b.txt"\n'
+    [twice] = errors(outcome(HEAD + cuts))
+    assert twice.help == "keep one of the two; to use both texts, join them in one file"
+    [twice] = errors(outcome(HEAD + "dtype float32\ndtype float16\n"))
+    assert twice.help == "keep one of the two"

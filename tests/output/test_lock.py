@@ -310,3 +310,12 @@ def test_many_differences_are_one_message(tmp_path: Path) -> None:
     assert error.value.path == tmp_path / "p.lock"
     assert error.value.message.startswith("tensor '0' differs; tensor '1' differs; ")
     assert error.value.message.endswith("tensor '4' differs; and 1,229 more differ")
+    may = "may compute otherwise; see 'gptailor lock'"
+    assert error.value.help == f"another version of gptailor or torch {may}"
+
+
+def test_a_method_of_another_package_is_a_possible_cause() -> None:
+    locked = lock(methods={"mine": "__main__ unversioned"})
+    with pytest.raises(CheckpointError) as error:
+        refuse([Difference("tensor", "x", "tensor 'x' differs")], locked)
+    assert "of gptailor, torch or 'mine' of __main__ unversioned may" in str(error.value.help)

@@ -70,7 +70,7 @@ def refused(here: Path, statements: str, changed: str) -> None:
     mine = here / "out" / "mine.txt"
     is_theirs = os.path.lexists(mine)
     help_ = f"move {mine.name} to another folder; then " if is_theirs else ""
-    assert f"help: {help_}`--force` replaces" in str(caught.value)
+    assert f"help: {help_}--force replaces it (in Python, force=True)" in str(caught.value)
     assert content(here / "out") == before
     if is_theirs:
         with pytest.raises(CheckpointError, match=r"got a folder that also contains mine\.txt"):

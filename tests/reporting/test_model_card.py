@@ -47,6 +47,7 @@ def test_a_card_has_the_tokens_that_were_used_and_the_results(prepared: Prepared
     assert "128 tokens held out, so few that the numbers are rough (KL" in text
     assert "0.900 bare, 0.400 bridged, 0.250 healed." in text
     assert "+ learns by 'heal'" in text
+    assert text.split("```text\n")[1].splitlines()[:3] == ["L0", "b ─ b", "+   +"]
 
 
 def test_a_card_has_the_scores_of_the_search_that_found_the_plan(prepared: Prepared) -> None:

@@ -11,6 +11,7 @@ import pytest
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.output_size import OutputSize
+from gptailor.plan.registry import OBJECTIVES
 from gptailor.searching import results
 from gptailor.searching.folder import Folder, folder_at
 from gptailor.searching.run.origin import RandomPlan
@@ -141,3 +142,22 @@ def test_a_limit_that_is_no_number_is_named(
     found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         found.pick(**bounds)
+
+
+def test_a_command_with_a_name_of_this_process_says_that_a_shell_cannot_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(tmp_path, run_of(tmp_path, trials=4))
+    run = replace(read_run(tmp_path), study=study_of(tmp_path))
+    monkeypatch.setitem(OBJECTIVES, "own", replace(OBJECTIVES["nll"], name="own"))
+    monkeypatch.setitem(OBJECTIVES._modules, "own", "__main__")
+    chosen = settings(gptailor.loads(f'{TEXT}search {{ minimize own("t.txt") }}\n'), Flags())
+    monkeypatch.setattr(results, "seen_from", lambda plan, place: plan)  # needs no models
+    monkeypatch.setattr(results, "lock_beside", lambda best: None)
+    with folder_at(tmp_path) as folder:
+        found = results.put_results(folder, run, {}, chosen, print)
+    scored, compiled = found.commands
+    words = "  # in Python, by gptailor.evaluate: no installed package has own"
+    assert scored.endswith(f"--samples 64 --seed 0{words}")
+    assert "#" not in compiled
+    assert f"    {scored}\n" in (tmp_path / "summary.md").read_text()

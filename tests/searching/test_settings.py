@@ -14,3 +14,9 @@ def test_finalists_are_bridged_at_the_end_or_no_plan_is() -> None:
     assert settings(plan, Flags(objectives, finalists=1)).finalists == 1
     with pytest.raises(WishError, match="or 'bridge' with --bridge finalists"):
         settings(plan, Flags(objectives, finalists=1, bridge="each"))
+
+
+def test_a_search_without_an_objective_names_its_argument_in_python() -> None:
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\nmaybe drop L1\n')
+    with pytest.raises(WishError, match=r"--objective .* \(in Python, Flags\(objectives=\[…\]\)\)"):
+        settings(plan, Flags())

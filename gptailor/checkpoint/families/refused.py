@@ -81,7 +81,7 @@ REFUSED: Mapping[str, str] = {
 
 LEARN = (
     "'gptailor family MODEL' learns a type that transformers has; for another type write a family "
-    "file and name it by --family"
+    "file and name it by --family (in Python, Plan.with_families)"
 )
 """The remedy for an unknown type."""
 

@@ -220,12 +220,16 @@ def temporary_folder(shown: Path) -> Iterator[Path]:
         raise CheckpointError("C303", message, shown, help_) from error
 
 
+REPLACE = "--force replaces it (in Python, force=True)"
+"""The remedy for an output that is there."""
+
+
 def refuse_output(output: Path, *, force: bool) -> None:
     """Raise CheckpointError unless a file may be written there. `force` replaces an older file."""
     if os.path.lexists(output) and not output.is_file():
         raise CheckpointError("C302", "is not a regular file", output)
     if os.path.lexists(output) and not force:
-        raise CheckpointError("C301", "exists already", output, "--force replaces it")
+        raise CheckpointError("C301", "exists already", output, REPLACE)
     if not output.absolute().parent.is_dir():
         raise CheckpointError("C303", "cannot be written: there is no such folder", output)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.write.output_file import libc, writing
+from gptailor.checkpoint.write.output_file import REPLACE, libc, writing
 
 _LOCK, _NEW, _OLD = ".lock", "new", "old"
 _ATTEMPTS = 16
@@ -124,10 +124,7 @@ class SideFolder:
             self.new.rename(self.target)
 
 
-_REMEDY = (
-    "`--force` replaces it (in Python, force=True); gptailor updates an output where it wrote"
-    " it, from the same plan's file"
-)
+_REMEDY = f"{REPLACE}; gptailor updates an output where it wrote it, from the same plan's file"
 
 
 @final

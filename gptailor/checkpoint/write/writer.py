@@ -13,7 +13,13 @@ from pathlib import Path
 from gptailor.checkpoint.files import CheckpointError, escaped, expanded, open_regular, quoted
 from gptailor.checkpoint.folder import INDEX, foreign_names
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
+from gptailor.checkpoint.write.output_file import (
+    REPLACE,
+    ByteProgress,
+    OutputFile,
+    Payload,
+    writing,
+)
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
 from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
 from gptailor.plan.faults import first_names
@@ -197,7 +203,7 @@ def kept_because(folder: Path) -> CheckpointError | None:
         got, help_ = "a folder without one", "remove it, or name another folder"
     elif others := first_names([*map(escaped, foreign_names(folder))]):
         got = f"a folder that also contains {others}"
-        help_ = f"move {others} to another folder; then `--force` replaces the model"
+        help_ = f"move {others} to another folder; then {REPLACE}"
     else:
         return None
     return CheckpointError("C302", f"expected a model to replace, got {got}", folder, help_)

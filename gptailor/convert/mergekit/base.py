@@ -33,8 +33,8 @@ from gptailor.plan.layer_parts import Branch
 MODEL_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 HOW_TO_NAME_THE_BASE = (
-    "give a folder that has its config.json, by --base FOLDER; it needs no weights. "
-    "--layers N says the number of layers alone"
+    "give a folder that has its config.json, by --base FOLDER (in Python, base=FOLDER); "
+    "it needs no weights. --layers N (in Python, layers=N) gives the number of layers alone"
 )
 
 

@@ -174,7 +174,7 @@ class ImportContext:
                 source.note(
                     f"the base has {base.layers} layers, the range ends at {end}, and it isn't "
                     f"known how many '{model}' has: give a folder that has its config.json, by "
-                    f"--model {self.names[model]}=FOLDER",
+                    f"--model {self.names[model]}=FOLDER (in Python, models)",
                     "layer_range",
                     ignored=True,
                 )

@@ -57,7 +57,7 @@ _REFERENCES = ("model", "base_model")
 """Keys of a document that name a model."""
 
 _UNKNOWN = "the base's number of layers isn't known"
-_HOW_TO_COUNT = "'--layers N' says how many layers the base has"
+_HOW_TO_COUNT = "--layers N (in Python, layers=N) gives the number of the base's layers"
 
 _PartRecipes = dict[str, Recipe]
 """The recipes of an output layer's parts; `embed`, `norm` and `head` belong to the outer layers.

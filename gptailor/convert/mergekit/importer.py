@@ -31,7 +31,7 @@ from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Origin, Source, errors, listed, nearest
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
-_WINDOWS = "a path of Windows, which is not here: --model NAME=PATH says where it is"
+_WINDOWS = "a path of Windows, which is not here: --model NAME=PATH (in Python, models) names it"
 _SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
 _ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
 _PROMOTED = (

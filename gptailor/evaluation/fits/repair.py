@@ -138,7 +138,9 @@ def stitch(
     it is the language model, without towers, as transformers has causal ones. `models` gives other
     folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default that of
     its configuration. `memory` bounds the bytes of weights on the device, through which layers are
-    then streamed; it may be a text such as `2GB`.
+    then streamed; it may be a text such as `2GB`. The parameters have `requires_grad=False`;
+    `model.requires_grad_(True)` makes them learn. `evaluate` takes plans and folders, no live
+    model.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
     environment fails: a missing device, memory that holds no layer.

@@ -220,7 +220,7 @@ def _fitting(gpus: int) -> int:
         nodes = (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
         counts = [int(count) for count in nodes]
         if not any(counts):
-            raise ClusterError("the Ray cluster has no GPU; give --device cpu")
+            raise ClusterError("the Ray cluster has no GPU; give --device cpu (in Python, device)")
         fitting = sum(count // gpus for count in counts)
         if not fitting:
             most = f"the most that a machine has is {max(counts)}"

@@ -15,8 +15,9 @@ def diff_command(first: str, second: str) -> None:
     """Show the differences between two plans, or compiled folders, layer by layer.
 
     If layers differ, the command draws two maps, A as 1 above B as 2. Marks below the maps show the
-    layers that differ. Then it prints the differences in words. The exit code is 0 if the plans are
-    equal, and 1 if they differ.
+    layers that differ. Then it prints the differences in words. If one is a GGUF
+    file and the other a model too, it also prints their sizes and types. The exit code is 0 if the
+    plans are equal, and 1 if they differ.
     """
     from gptailor.plugins.diff.compare import diff_lines
 

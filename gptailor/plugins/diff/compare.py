@@ -1,17 +1,20 @@
 """Two plans side by side: `diff`."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
+from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.models import folder_of, is_local
-from gptailor.lang.plan_of import plan_of
+from gptailor.lang.plan_of import model_plan, plan_of
+from gptailor.plan.faults import listed
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
 from gptailor.plugins.diff.difference import difference_map, differences
 from gptailor.prepare import Prepared
 from gptailor.reporting.known_layers import resolved_by_headers
-from gptailor.reporting.show import prepared_from_headers
+from gptailor.reporting.show import gguf_words, prepared_from_headers
 from gptailor.reporting.terminal_encoding import wrapped
 
 
@@ -28,7 +31,8 @@ def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
 def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
     """Return two plans over one base depth, with folders seen alike, so that they compare."""
     count = max(resolved_by_headers(plan, {})[0].count for plan in (a, b))
-    made = [prepared_from_headers(plan, {})[0] for plan in (a, b)]
+    whole = (plan.model_copy(update={"vocabulary": None}) for plan in (a, b))
+    made = [prepared_from_headers(plan, {})[0] for plan in whole]  # no tokenizer is read
     tied = [frozenset[str]() if one is None else one.resolved.tied for one in made]
     a, b = _in_dtype_of(a, b, made[0]), _in_dtype_of(b, a, made[1])
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
@@ -45,9 +49,25 @@ def diff_lines(
     lines = []
     if drawn := list(difference_map(*sides, width)):
         lines = [f"1: {first[0]}", f"2: {second[0]}", "", *drawn, ""]
-    for line in words or ["the plans say the same"]:
+    files = [_file_words(name) for name, _ in (first, second)]
+    compared = [" → ".join(files)] if all(files) and any("GGUF" in each for each in files) else []
+    for line in (words or ["the plans say the same"]) + compared:
         lines += wrapped(line, width, "", "  ")
     return lines, bool(words)
+
+
+def _file_words(name: str) -> str:
+    """Return the size and the types of a GGUF file or a model's folder; empty for a plan's file."""
+    path = expanded(name)
+    if is_gguf(path) and path.is_file():
+        return gguf_words(path)
+    made = prepared_from_headers(model_plan(str(path.absolute())), {})[0] if path.is_dir() else None
+    if made is None:
+        return ""
+    tensors = [tensor.spec for tensor in made.models["base"].checkpoint.tensors.values()]
+    kinds = Counter(spec.dtype for spec in tensors).most_common()
+    counted = listed([f"{count} {kind}" for kind, count in kinds])
+    return f"folder: {sum(spec.size for spec in tensors):,} bytes; tensors: {counted}"
 
 
 def _in_dtype_of(plan: Plan, other: Plan, prepared: Prepared | None) -> Plan:

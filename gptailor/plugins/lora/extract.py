@@ -383,7 +383,7 @@ def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
 
     def refuse(number: int) -> NoReturn:
         message = f"{what} would hold {float(values.reshape(-1)[number]):.9g} in {dtype}"
-        raise CheckpointError("C408", message, file, "choose another --dtype")
+        raise CheckpointError("C408", message, file, "choose another --dtype (in Python, dtype)")
 
     result: Tensor = rounded(values, dtype, refuse)
     return result

@@ -141,7 +141,8 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     sizes |= {name: len(content) for name, content in contents.items()}
     notes = [*_notes(place, plan, matter, facts), *renamed]
     if left_out:
-        notes.append(f"left out: {first_names(left_out)}; --include PATTERN uploads such files")
+        uploads = "--include PATTERN (in Python, include) uploads such files"
+        notes.append(f"left out: {first_names(left_out)}; {uploads}")
     if scores is not None and (place / PLAN_FILE).stat().st_mtime > Path(scores).stat().st_mtime:
         notes.append(f"the folder was written after {scores}: evaluate it again")
     planned = PublishResult(place, repo, tuple(sorted(sizes.items())), card, tuple(notes))
@@ -337,15 +338,16 @@ def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts
     if not facts.base_models and len(named) < len(plan.models):
         for name, source in _local_models(plan):
             yield (
-                f"the model '{name}' is the folder {source} of this machine: --base-model names its"
-                " repository, or the one that it was trained from"
+                f"the model '{name}' is the folder {source} of this machine: --base-model (in"
+                " Python, CardFacts) names its repository, or the one that it was trained from"
             )
     for text in dict.fromkeys(text for _, text in plan.calibration_texts if text):
         yield f"the text {text} isn't part of the folder: nobody else can compile the plan again"
     if not (folder / LOCK_FILE).is_file():
         yield "there is no lock: 'gptailor compile --lock' records the digests of all inputs"
     if not (facts.license or matter.get("license")):
-        yield f"{CARD} names no licence, since the base's card has none: --license names it"
+        named = "--license (in Python, CardFacts) names it"
+        yield f"{CARD} names no licence, since the base's card has none: {named}"
     written = written_record(folder)
     if written is not None and (changed := changed_entries(written.files, folder)):
         yield f"changed since gptailor wrote the folder: {changed}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, is_gguf
-from gptailor.checkpoint.write.output_file import refuse_output
+from gptailor.checkpoint.write.output_file import REPLACE, refuse_output
 from gptailor.lang.plan_of import plan_of, read_target
 from gptailor.output.lock import LOCK_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.plan.arguments import Positive
@@ -113,7 +113,7 @@ class _Given(NamedTuple):
 def _refuse_picture(path: Path, *, force: bool) -> None:
     if os.path.lexists(path) and not (force and path.is_file()):
         code, message = ("C302", "is not a regular file") if force else ("C301", "exists already")
-        raise CheckpointError(code, message, path, "" if force else "--force replaces it")
+        raise CheckpointError(code, message, path, "" if force else REPLACE)
 
 
 def _pictures(page: _Page) -> Iterator[str]:

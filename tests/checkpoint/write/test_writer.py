@@ -620,7 +620,8 @@ def test_force_replaces_no_folder_with_files_that_are_no_models(target: Path, na
     assert (
         error.message == f"expected a model to replace, got a folder that also contains {mine.name}"
     )
-    assert error.help == f"move {mine.name} to another folder; then `--force` replaces the model"
+    help_ = "--force replaces it (in Python, force=True)"
+    assert error.help == f"move {mine.name} to another folder; then {help_}"
     assert refused("C301", target).help == error.help
     assert tree(target) == before
     mine.rename(target.parent / "mine")

@@ -97,6 +97,25 @@ def test_the_answers_are_those_that_the_model_says(
         assert prepared.evaluate(model).value == pytest.approx(1 / 3)
 
 
+def test_a_text_has_a_line_and_eight_tokens_more_than_the_longest_answer(
+    folder: Path, tokenizer: AutoTokenizer, tmp_path: Path
+) -> None:
+    """As `docs/howto/extend.md` and the docstring of `gptailor.objective` tell."""
+    rows = [
+        {"context": "the", "answer": " cat", "aliases": [" cat sat on"]},
+        {"context": "the", "answer": "cat\ndog"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepared = prepare_objective(
+        Objective(direction="maximize", name="generate", arguments={"file": "rows.jsonl"}),
+        ObjectiveContext(encoder=TokenEncoder(tokenizer, 128), folder=tmp_path),
+    )
+    assert isinstance(prepared, Generative)
+    line, lines = prepared.prompts(None)
+    longest = len(tokenizer.encode(" cat sat on", add_special_tokens=False))
+    assert (line.most, line.stops, lines.stops) == (longest + 8, ("\n",), ())
+
+
 def test_blanks_count_for_nothing_and_case_does() -> None:
     assert normalised_answer("  a \t b\n") == "a b"
     assert normalised_answer("e\u0301") == normalised_answer("\u00e9")

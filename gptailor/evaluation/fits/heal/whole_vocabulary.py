@@ -68,7 +68,7 @@ class WholeVocabulary:
 
     @cached_property
     def _small(self) -> "Tokenizer":
-        return loaded_tokenizer(self.cut.text_of_document, self.cut.whole.main)
+        return loaded_tokenizer(self.cut.content, self.cut.whole.main)
 
     @cached_property
     def _words(self) -> tuple[dict[int, str], dict[int, str]]:
