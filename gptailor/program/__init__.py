@@ -19,5 +19,4 @@ __all__ = [
     "run",
     "sketch",
     "sources",
-    "unquantised",
 ]

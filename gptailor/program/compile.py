@@ -15,8 +15,8 @@ from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import cached_entries, layer_entries
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
+from gptailor.checkpoint.tokenizer_settings import without_code
 from gptailor.plan.layer_parts import BRANCHES, Branch
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
