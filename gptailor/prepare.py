@@ -33,8 +33,8 @@ from gptailor.checks.plan import check_alone
 from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.lang.parse import plan_or_file, read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
-from gptailor.plan.events import FittedPlan
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
+from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, needed, of_inner_plans
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan

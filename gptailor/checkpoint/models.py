@@ -24,8 +24,8 @@ from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.doors import Door
-from gptailor.plan.events import FittedPlan
 from gptailor.plan.faults import Fault, TailorError, listed
+from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.model_dependencies import needed, of_inner_plans
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url

@@ -44,6 +44,7 @@ from gptailor.plan.sites import (
     open_choices,
 )
 from gptailor.plan.written_out import declared_places, idle_others
+from gptailor.program.compile import predictors_lost
 from gptailor.program.nested_models import (
     any_closing,
     dequantised,
@@ -51,7 +52,6 @@ from gptailor.program.nested_models import (
     named_in,
     whole_plan,
 )
-from gptailor.program.predictors import predictors_lost
 from gptailor.program.sources import Checked
 
 

@@ -39,7 +39,6 @@ from gptailor.output import output as out
 from gptailor.output.differences import Difference, Fact, FactKind, Facts, Measurement, alone
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import Recording, refuse_early
-from gptailor.output.output import used_models
 from gptailor.output.update import Update, planned_update, record_written
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import PLAN_FILE, nearest_path
@@ -195,7 +194,7 @@ class ModelFolder(Destination):
         ) as new:
             refuse_changed(prepared.stamps)
             if recording is not None:
-                lock = recording.lock(used_models(prepared, self.path))
+                lock = recording.lock(out.used_models(prepared, self.path))
                 files[LOCK_FILE] = lock.text().encode()
             write_files(new, self.path, files, progress)
             if update is not None:

@@ -7,6 +7,7 @@ __all__ = [
     "events",
     "fault_pages",
     "faults",
+    "fitted_plan",
     "layer_parts",
     "model_dependencies",
     "optional_packages",

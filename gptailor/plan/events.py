@@ -13,7 +13,6 @@ A function that receives events ignores those that it doesn't know.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple, TypeAlias, final
 
 
@@ -124,19 +123,3 @@ def ignore_events(event: object) -> None:
 def counting_bytes(on_event: OnEvent) -> Callable[[int], None]:
     """Return a function that reports a number of bytes as an event."""
     return lambda size: on_event(BytesDone(size))
-
-
-@final
-@dataclass(frozen=True)
-class FittedPlan:
-    """An inner plan's output after its fits, as far as it isn't copied from its models.
-
-    `plan` is the plan's file, and `file` has the tensors, in the dtypes of the compiled folder.
-    `decided` are the names of those that texts decide. `texts` are the texts that were read, by
-    their names in `Prepared.texts`.
-    """
-
-    plan: Path
-    file: Path
-    decided: frozenset[str]
-    texts: Mapping[str, FitText]

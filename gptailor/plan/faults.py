@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from gptailor.plan.bounds import MOST_COMPARED, MOST_FAULTS
-from gptailor.plan.events import FittedPlan
+from gptailor.plan.fitted_plan import FittedPlan
 
 Place = tuple[str | int, ...]
 """Field names and indices that lead to a place in a `Plan`, as pydantic writes them."""

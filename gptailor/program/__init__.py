@@ -14,7 +14,6 @@ __all__ = [
     "load",
     "nested_models",
     "packages",
-    "predictors",
     "program",
     "run",
     "sketch",

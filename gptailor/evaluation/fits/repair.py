@@ -31,7 +31,8 @@ from gptailor.evaluation.live.content_keys import ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.arguments import Positive
-from gptailor.plan.events import FittedPlan, OnEvent, Progress, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
+from gptailor.plan.fitted_plan import FittedPlan
 from gptailor.plan.model_dependencies import entries_inside, of_inner_plans
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
