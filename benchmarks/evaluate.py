@@ -33,7 +33,7 @@ from benchmarks.tinyllama import Shape  # noqa: E402
 from gptailor.evaluation.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa: E402
 from gptailor.evaluation.forward.requests import Batch, Request, Work, pack  # noqa: E402
 from gptailor.evaluation.live.stitch import Stitched, Stitcher  # noqa: E402
-from gptailor.evaluation.objectives.nll import surprise  # noqa: E402
+from gptailor.evaluation.objectives.likelihood import surprise  # noqa: E402
 from gptailor.evaluation.scores import Failure  # noqa: E402
 from gptailor.plan.plan import Plan  # noqa: E402
 from gptailor.prepare import prepare  # noqa: E402

@@ -30,10 +30,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from gptailor.evaluation.dtype import halves_are_quick
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
 from gptailor.evaluation.scores import mean
+from gptailor.program.devices import halves_are_quick
 
 BATCH_TOKENS: Final = 8192
 RUN, TIMES = 4, 4

@@ -48,11 +48,10 @@ from gptailor.program.compile import (
     draft_program,
 )
 from gptailor.program.fits import fit_texts
-from gptailor.program.nested_models import nested_model
+from gptailor.program.nested_models import dequantised, nested_model
 from gptailor.program.packages import method_packages
 from gptailor.program.program import Output, files, stored_tensors
 from gptailor.program.sources import Checked
-from gptailor.program.unquantised import dequantised_models
 
 SHARD_SIZE = 5 * 10**9
 """Bytes of a shard, the default of transformers."""
@@ -262,8 +261,8 @@ def _opened(
         return OpenedPlan(plan, models, locate(faults + more, plan.origin))
     checked = Checked.of(plan, models)
     if not errors(more) and any(model.layout.quantised for model in models.values()):
-        models, warnings = dequantised_models(checked)
-        checked = replace(checked, models=models)
+        checked, warnings = dequantised(checked)
+        models = dict(checked.models)
         more += warnings
     more += check_positions(plan, models) if errors(more) else check_models(checked)
     return OpenedPlan(plan, models, locate(faults + more, plan.origin), checked)

@@ -35,8 +35,8 @@ def _promise(holds: object, words: str) -> None:
 
 def _entry(table: Door[_Entry], name: str) -> _Entry:
     entry = table.get(name)
-    _promise(entry is not None, table.problem(name) or f"there is no {table.kind} '{name}'")
-    assert entry is not None
+    if entry is None:
+        raise ContractError(table.problem(name) or f"there is no {table.kind} '{name}'")
     return entry
 
 

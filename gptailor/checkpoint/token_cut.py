@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.datasets import Chat, each_row, whole_text
 from gptailor.checkpoint.files import (
     CheckpointError,
@@ -37,6 +36,7 @@ from gptailor.checkpoint.token_selection import (
     renumbered,
     step_ids,
 )
+from gptailor.checkpoint.tokenizer_settings import TokenizerFiles
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.plan.faults import TailorError
@@ -79,6 +79,11 @@ class TokenCutReport:
     def growth(self) -> float:
         """Return the share of tokens that the text has more."""
         return self.after / max(1, self.before) - 1
+
+    @property
+    def bytes_a_token(self) -> tuple[float, float]:
+        """Return the mean bytes of the text's tokens, before and after the cut."""
+        return self.size / max(1, self.before), self.size / max(1, self.after)
 
     @property
     def bytewise_share(self) -> float:

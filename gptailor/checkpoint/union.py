@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.files import CheckpointError, json_content, parse_object
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
 from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo, row_ranges
+from gptailor.checkpoint.tokenizer_settings import TokenizerFiles
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 
 _MAIN, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import ascending, repeats, rule
-from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
-from gptailor.plan.plan import HealText, Plan
+from gptailor.plan.plan import CUTS, HealText, Interval, Named, Plan, SizeRange
 from gptailor.plan.sites import drops_by_choice, numbers
 
 
@@ -87,7 +86,7 @@ def _predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
         yield Fault("P712", message, ("heal", "loss"), "leave 'loss answers' out")
 
 
-@rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole", *p.CUTS))
+@rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole", *CUTS))
 def _healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
     if plan.heal is not None and not plan.may_be_healed:
@@ -163,7 +162,7 @@ def _bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
 def _every_size_range_ascends(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a range of sizes that descends, is one size, or doesn't end on a step."""
     for name, cut in plan.cuts.items():
-        if not isinstance(size := cut.size, p.SizeRange):
+        if not isinstance(size := cut.size, SizeRange):
             continue
         (low, high), at = size.between, (name, "size")
         step = f" step {size.step}" if size.step > 1 else ""
@@ -182,7 +181,7 @@ def _cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each size below 1, and each ridge that is negative or has no fit."""
     for name, cut in plan.cuts.items():
         message = f"the size of '{name}' must be a whole number from 1 to {LARGEST}"
-        for end in cut.size.between if isinstance(cut.size, p.SizeRange) else (cut.size,):
+        for end in cut.size.between if isinstance(cut.size, SizeRange) else (cut.size,):
             yield from _beyond(Fault("P721", message, (name, "size")), end)
         if cut.ridge is not None and name != "width":
             message = f"'{name}' has no 'ridge': nothing is fitted"
@@ -206,12 +205,12 @@ def _text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
 def _every_named_size_is_whole(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each size by the name of a number that isn't whole, or is below 1."""
     for name, cut in plan.cuts.items():
-        if not isinstance(cut.size, p.Named) or cut.size.named not in plan.numbers:
+        if not isinstance(cut.size, Named) or cut.size.named not in plan.numbers:
             continue
         word, at = cut.size.named, (name, "size")
         value = plan.numbers[word]
         also = Also("the number is here", ("numbers", word, "value"))
-        if isinstance(value, p.Interval):
+        if isinstance(value, Interval):
             message = f"expected a size for '{name}', '{word}' is an interval of reals"
             help_ = f"write the range here, as in '{name} 16384..49152 step 4096'"
             yield Fault("P310", message, at, help_, (also,))

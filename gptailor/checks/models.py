@@ -44,10 +44,15 @@ from gptailor.plan.sites import (
     open_choices,
 )
 from gptailor.plan.written_out import declared_places, idle_others
-from gptailor.program.nested_models import any_closing, made_model, named_in, whole_plan
-from gptailor.program.predictors import predictors_lost
+from gptailor.program.compile import predictors_lost
+from gptailor.program.nested_models import (
+    any_closing,
+    dequantised,
+    made_model,
+    named_in,
+    whole_plan,
+)
 from gptailor.program.sources import Checked
-from gptailor.program.unquantised import dequantised_models
 
 
 def check_models(checked: Checked) -> list[Fault]:
@@ -297,9 +302,9 @@ def checked_made_model(
     if not named_in(inner) <= opened.keys():
         return None, []  # a fault already
     checked = Checked.of(inner, {n: opened[n] for n in named_in(inner)})
-    read, inner_faults = dequantised_models(checked)
+    checked, inner_faults = dequantised(checked)
     if not errors(inner_faults):
-        inner_faults = inner_faults + check_models(replace(checked, models=read))
+        inner_faults = inner_faults + check_models(checked)
     place: Place = ("models", name, "made")
     faults: dict[object, Fault] = {}
     for fault in inner_faults:
@@ -335,7 +340,7 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
 
 
 MODEL_RULES = rules_of(
-    "layers", "models", "parts", "repairs", "fit_sizes", "tokenizer",
+    "layers", "models", "repairs", "fit_sizes", "tokenizer",
     "embedding_norm_head",
 )  # fmt: skip
 """Rules against the models; a stage runs if those before it yield no errors.

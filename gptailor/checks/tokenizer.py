@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 
-from gptailor.checkpoint.chat_template import read_template, templates_of
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import CONFIG, generation_config, processor_files, tokenizer_files
-from gptailor.checkpoint.foreign_code import files_with_code, names_code
 from gptailor.checkpoint.models import Opened, folder_of, is_local
+from gptailor.checkpoint.tokenizer_settings import (
+    files_with_code,
+    names_code,
+    read_template,
+    templates_of,
+)
 from gptailor.checkpoint.vocabulary import (
     Vocabulary,
     counted,

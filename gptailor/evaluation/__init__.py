@@ -1,7 +1,6 @@
 """How good a model is: live models, objectives, scores. torch, never jax."""
 
 __all__ = [
-    "dtype",
     "evaluate",
     "fits",
     "forward",

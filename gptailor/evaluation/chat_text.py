@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from gptailor.checkpoint.chat_template import DEFAULT
 from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.tokenizer_settings import DEFAULT
 from gptailor.plan.faults import TailorError, listed
 
 _RENDERER = Path(__file__).with_name("chat_renderer.py")

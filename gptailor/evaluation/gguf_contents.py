@@ -10,8 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from gptailor.checkpoint.chat_template import content_of
-from gptailor.checkpoint.foreign_code import files_without_code
+from gptailor.checkpoint.tokenizer_settings import content_of, files_without_code
 from gptailor.evaluation.tokenizer_files import tokenizer
 from gptailor.lang.format import format_plan
 from gptailor.program.compile import Compiled

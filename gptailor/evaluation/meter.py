@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
@@ -30,7 +29,7 @@ from gptailor.evaluation.objectives.base import (
     Reference,
 )
 from gptailor.evaluation.objectives.generate import Generative
-from gptailor.evaluation.objectives.nll import piece_bytes
+from gptailor.evaluation.objectives.likelihood import piece_bytes
 from gptailor.evaluation.objectives.tokens import (
     TokenEncoder,
     tokenizer_digest,
@@ -47,7 +46,7 @@ from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ready
-from gptailor.program.devices import device_of, dtype_of
+from gptailor.program.devices import device_of, dtype_of, quick_dtype
 from gptailor.program.sources import with_token_cut
 from gptailor.reporting.quantities import byte_count
 

@@ -30,7 +30,7 @@ from gptailor.evaluation.meter import (
     no_reference,
 )
 from gptailor.evaluation.objectives.base import PreparedObjective
-from gptailor.evaluation.objectives.nll import piece_bytes, surprise
+from gptailor.evaluation.objectives.likelihood import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
 from gptailor.evaluation.scores import Failure, Outcomes, Race

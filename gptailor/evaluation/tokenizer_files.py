@@ -5,15 +5,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from gptailor.checkpoint import folder as checkpoints
-from gptailor.checkpoint.chat_template import (
+from gptailor.checkpoint.files import Stamp, is_gguf, stamps
+from gptailor.checkpoint.models import chain, folder_of
+from gptailor.checkpoint.tokenizer_settings import (
     DEFAULT,
     NAMED_TEMPLATES,
     read_template,
     templates_of,
     with_templates,
 )
-from gptailor.checkpoint.files import Stamp, is_gguf, stamps
-from gptailor.checkpoint.models import chain, folder_of
 from gptailor.plan.optional_packages import packages_needed
 from gptailor.plan.plan import Plan, TemplateOf
 from gptailor.plan.sites import named_models

@@ -9,15 +9,13 @@ from gptailor.methods.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from gptailor.methods.dare import Dare, DareTies
 from gptailor.methods.della import Della, DellaLinear
 from gptailor.methods.karcher import Karcher
-from gptailor.methods.linear import Linear
+from gptailor.methods.linear import Linear, TaskArithmetic
 from gptailor.methods.model_stock import ModelStock
-from gptailor.methods.multislerp import Multislerp
 from gptailor.methods.nearswap import Nearswap
 from gptailor.methods.of_function import OfFunction
 from gptailor.methods.ram import Ram, RamPlus
 from gptailor.methods.sce import Sce
-from gptailor.methods.slerp import Nuslerp, Slerp
-from gptailor.methods.task_arithmetic import TaskArithmetic
+from gptailor.methods.slerp import Multislerp, Nuslerp, Slerp
 from gptailor.methods.ties import Ties
 from gptailor.plan.registry import METHODS
 

@@ -8,6 +8,5 @@ __all__ = [
     "lock_recording",
     "output",
     "update",
-    "used_plan",
     "verify",
 ]

@@ -23,8 +23,8 @@ from gptailor.checkpoint.folder import (
     processor_files,
     tokenizer_files,
 )
-from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.tokenizer_settings import files_without_code
 from gptailor.checkpoint.write.digest import FileDigest, of_bytes, of_file
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
@@ -40,7 +40,6 @@ from gptailor.output.differences import Difference, Fact, FactKind, Facts, Measu
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import Recording, refuse_early
 from gptailor.output.update import Update, planned_update, record_written
-from gptailor.output.used_plan import used_models
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import PLAN_FILE, nearest_path
 from gptailor.plan.plan import Plan
@@ -195,7 +194,7 @@ class ModelFolder(Destination):
         ) as new:
             refuse_changed(prepared.stamps)
             if recording is not None:
-                lock = recording.lock(used_models(prepared, self.path))
+                lock = recording.lock(out.used_models(prepared, self.path))
                 files[LOCK_FILE] = lock.text().encode()
             write_files(new, self.path, files, progress)
             if update is not None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
-import pydantic
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, create_model
 
 from gptailor.checkpoint.files import CheckpointError, fault_of, parse_object, read_object
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
@@ -186,7 +185,7 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     try:
         texts = _texts_of(_Entries.model_validate(entries).model_dump(exclude_defaults=True))
         lock = Lock.model_validate({**document, "texts": texts})
-    except pydantic.ValidationError as error:
+    except ValidationError as error:
         raise CheckpointError("C701", f"invalid lock: {fault_of(error)}", path, _ANEW) from None
     lock._path = path
     return lock
@@ -225,7 +224,7 @@ _ENTRIES: dict[str, Any] = {
     "heal": (Annotated[Several[_TextEntry], BeforeValidator(_listed)], ()),
     "vocabulary": (_VocabularyEntry | None, None),
 }
-_Entries = pydantic.create_model("_Entries", __base__=Closed, **_ENTRIES)
+_Entries = create_model("_Entries", __base__=Closed, **_ENTRIES)
 """The texts of fits as a lock's file has them: an entry for each fit, and for inner plans."""
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, final
 
 from gptailor.checkpoint.cache_folder import json_digest
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.models import is_inner, is_local, only_compared
 from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.tokenizer_settings import files_without_code
 from gptailor.checkpoint.write.digest import (
     UNMEASURED,
     FileDigest,

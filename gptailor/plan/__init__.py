@@ -10,7 +10,6 @@ __all__ = [
     "fitted_plan",
     "layer_parts",
     "model_dependencies",
-    "model_shares",
     "optional_packages",
     "output_size",
     "plan",

@@ -14,10 +14,8 @@ __all__ = [
     "load",
     "nested_models",
     "packages",
-    "predictors",
     "program",
     "run",
     "sketch",
     "sources",
-    "unquantised",
 ]

@@ -10,12 +10,16 @@ from itertools import groupby
 from math import prod
 from typing import Any, TypeAlias, TypeVar, final
 
-from gptailor.checkpoint.families import layout as layouts
-from gptailor.checkpoint.families import mixture
 from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout
-from gptailor.checkpoint.families.mixture import LayerExperts, Stacked, experts_in, of_expert
+from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.families.mixture import (
+    LayerExperts,
+    Stacked,
+    experts_in,
+    of_expert,
+    with_expert_count,
+)
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo, resized
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.plan.events import FitResult, FitText
@@ -90,9 +94,7 @@ def _unknown(layout: Layout) -> str | None:
 
 LAYER_CUTS: Mapping[str, LayerCut] = {
     "width": LayerCut("neurons", WIDTH_TOKENS, widths.no_width, _layer_width, widths.with_width),
-    "experts": LayerCut(
-        "experts", EXPERT_TOKENS, _unknown, _expert_count, mixture.with_expert_count
-    ),
+    "experts": LayerCut("experts", EXPERT_TOKENS, _unknown, _expert_count, with_expert_count),
 }
 """The cuts of all layers by their words."""
 
@@ -247,7 +249,7 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
         output.spec.name: gap
         for gap in checked.resolved.gaps
         for output in program.layers[gap.index]
-        if layouts.projection(layout, output.place.name) == "mlp"
+        if projection(layout, output.place.name) == "mlp"
     }
     return marked(program, "bridge", decided)
 

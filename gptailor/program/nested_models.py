@@ -1,24 +1,30 @@
-"""Models without files of their own: one made of models, or another plan's output.
+"""Models without files of their own: made of models, another plan's output, or dequantised.
 
 Its tensors are those of a plan's program before they are rounded. A combined tensor has the form
 `Combine`, which is computed when the tensor is read, entry by entry. A plan that texts decide is
 fitted once, and then it is what its compiled folder would be.
+
+A plan that only moves layers copies the bytes of quantised weights. One that merges, scales, casts,
+bridges or heals any quantised weight, or mixes models that are quantised in different ways, has an
+output without quantisation: each quantised weight is then one tensor, dequantised as it is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.cache_folder import kept_files
-from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layer_config import Refusal, quantisation
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.formats.safetensors import read_header
-from gptailor.checkpoint.models import InnerPlan, Opened, used
+from gptailor.checkpoint.models import InnerPlan, Opened, dequantised_model, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo, tensors_in
 from gptailor.plan import plan as p
-from gptailor.plan import sites
 from gptailor.plan.bounds import DEEPEST
+from gptailor.plan.faults import Fault, Place
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.model_dependencies import needed
+from gptailor.plan.sites import named_models, output_recipes, sources
 from gptailor.program.compile import (
     compile_plan,
     draft_program,
@@ -26,8 +32,7 @@ from gptailor.program.compile import (
     output_configuration,
 )
 from gptailor.program.program import Combine, Copy, Output, Unfitted, leaves_of, stored_tensors
-from gptailor.program.sources import Checked
-from gptailor.program.unquantised import dequantised_models
+from gptailor.program.sources import Checked, merges
 
 MOST_NESTED = 1_000
 """The most instructions and tensors behind one tensor."""
@@ -38,7 +43,7 @@ def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
     recipes = [r for r in (recipe, plan.rest("tokenizer")) if r is not None]
     names = [
         "base",
-        *(name for each in recipes for _, name, _ in sites.named_models(each)),
+        *(name for each in recipes for _, name, _ in named_models(each)),
     ]
     return p.Plan(
         models={name: plan.models[name] for name in needed(plan, names)},
@@ -50,22 +55,18 @@ def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
 
 def named_in(plan: p.Plan) -> set[str]:
     """Return the models that a plan's recipes name, and the base."""
-    names = {
-        name
-        for _, recipe in sites.output_recipes(plan)
-        for _, name, _ in sites.named_models(recipe)
-    }
+    names = {name for _, recipe in output_recipes(plan) for _, name, _ in named_models(recipe)}
     return {"base", *names}
 
 
 def any_closing(recipe: p.Recipe) -> p.Recipe:
     """Return a closed recipe for an open one: its tensors have the same shapes and names."""
     names = [s.model if isinstance(s.model, str) else s.model.one_of[0]
-             for _, s in sites.sources(recipe)]  # fmt: skip
-    sources = tuple(p.LayerOf(model=name) for name in names)
+             for _, s in sources(recipe)]  # fmt: skip
+    layers = tuple(p.LayerOf(model=name) for name in names)
     if isinstance(recipe, p.Take):
-        return p.Take(take=sources[0])
-    return p.Merge(merge=sources, by=p.MethodCall(name="linear"))
+        return p.Take(take=layers[0])
+    return p.Merge(merge=layers, by=p.MethodCall(name="linear"))
 
 
 def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
@@ -74,8 +75,8 @@ def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
     assert recipe is not None, "a checkpoint"
     inner = whole_plan(plan, recipe)
     checked = Checked.of(inner, {n: models[n] for n in named_in(inner)})
-    read, _ = dequantised_models(checked)
-    return nested_model(name, replace(checked, models=read))
+    checked, _ = dequantised(checked)
+    return nested_model(name, checked)
 
 
 def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Opened]:
@@ -134,8 +135,8 @@ def _nested_checkpoint(checked: Checked, fitted: Mapping[str, TensorInfo]) -> Ch
 def _tensor_of(output: Output, *, fits: bool) -> TensorInfo:
     make = output.make
     if fits and not isinstance(make, Copy):
-        sources = tuple(stored_tensors([output]))
-        return TensorInfo(output.spec, sources[0].file, 0, Unfitted(sources))
+        stored = tuple(stored_tensors([output]))
+        return TensorInfo(output.spec, stored[0].file, 0, Unfitted(stored))
     if isinstance(make, Copy):
         source = make.source
         dtypes = (source.spec.dtype, output.spec.dtype)
@@ -159,3 +160,106 @@ def _measured(tensor: TensorInfo) -> tuple[int, int]:
             return 1, 0
     inner = [_measured(each) for each in inside]
     return 1 + sum(size for size, _ in inner), 1 + max(depth for _, depth in inner)
+
+
+# --------------------------------------------------------------------------------- quantised models
+
+
+def dequantised(checked: Checked) -> tuple[Checked, list[Fault]]:
+    """Return a plan with the models as it reads them, and a warning if dequantised, or faults."""
+    plan, models = checked.resolved.declared, checked.models
+    quantised = [
+        name
+        for name, model in models.items()
+        if model.layout.quantised is not None and name in plan.models
+    ]
+    why = next(_reasons(checked), None) if quantised else None
+    if why is None:
+        return checked, []
+    read, faults = dict(models), list[Fault]()
+    for name in quantised:
+        try:
+            read[name] = dequantised_model(models[name])
+        except CheckpointError as error:
+            place: Place = ("models", name, "source")
+            faults.append(Fault(error.code, f"'{name}': {error.message}", place, error.help))
+    if faults:
+        return checked, faults
+    what, at = why
+    subject = f"'{quantised[0]}'" if len(quantised) == 1 else f"{len(quantised)} models"
+    are = "is" if len(quantised) == 1 else "are"
+    message = f"{what}: {subject} {are} dequantised, and the output isn't quantised"
+    help_ = "a plan that only moves layers keeps them as they are"
+    return replace(checked, models=read), [Fault("M309", message, at, help_, severity="warning")]
+
+
+def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
+    """Yield each computation of a plan with quantised weights, and its place."""
+    plan, computes = checked.plan, "computes with quantised weights"
+    statements: list[tuple[object, str, Place]] = [
+        (plan.dtype, f"'dtype {plan.dtype}' casts quantised weights", ("dtype",)),
+        (plan.scales, f"'scale' {computes}", ("scales", 0)),
+        (plan.width, f"a narrower MLP {computes}", ("width",)),
+        (plan.bridges, f"a bridge {computes}", ("bridges", 0)),
+        (plan.may_be_healed, f"'heal' {computes}", ("heal",)),
+    ]
+    yield from ((words, at) for stated, words, at in statements if stated)
+    yield from _merged_or_mixed(checked)
+    yield from _casts(checked)
+
+
+def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
+    mixed: set[str] = set()
+    for at, recipe in output_recipes(checked.plan):
+        names = {name for _, name, _ in named_models(recipe)}
+        read = [checked.models[name] for name in {*names, "base"} & checked.models.keys()]
+        if any(_holds_quantised(model, at[0]) for model in read):
+            if merges(recipe):
+                yield "a merge computes with quantised weights", at
+            mixed |= names if at[0] != "tokenizer" else set()
+    for name in sorted(mixed & checked.models.keys()):
+        if what := _difference(checked.models[name], checked.base):
+            yield f"'{name}' is {what}", ("models", name, "source")
+
+
+def _difference(model: Opened, base: Opened) -> str:
+    """Return how a model is quantised in another way than the base; empty where it isn't."""
+    method, base_method = model.layout.quantised, base.layout.quantised
+    if method != base_method:
+        return f"{_method_in_words(method)}, and the base is {_method_in_words(base_method)}"
+    same = quantisation(model.config) == quantisation(base.config)
+    return "" if same else f"quantised ('{method}') in another way than the base"
+
+
+def _holds_quantised(model: Opened, where: object) -> bool:
+    """Return whether a model's layers, or its embedding, norm or head, may be quantised."""
+    if model.layout.quantised is None:
+        return False
+    if where not in {"embed", "norm", "head"}:
+        return True
+    tensors = model.rest(str(where)).values()
+    packed = any(f"{t.spec.name}.absmax" in model.checkpoint.tensors for t in tensors)
+    return not tensors or packed or any(t.spec.dtype not in FLOATS for t in tensors)
+
+
+def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
+    """Yield the models with layers that are cast to the base's dtypes, and the places."""
+    base_dtypes = {
+        name: tensor.spec.dtype
+        for layer in range(checked.count)
+        for part in BRANCHES
+        for name, tensor in checked.base.part(layer, part).items()
+    }
+    for slot in checked.resolved.slots:
+        for part in BRANCHES:
+            for use in checked.uses(slot, part):
+                tensors = use.tensors
+                if any(
+                    base_dtypes.get(name, t.spec.dtype) != t.spec.dtype
+                    for name, t in tensors.items()
+                ):
+                    yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at
+
+
+def _method_in_words(method: str | None) -> str:
+    return "not quantised" if method is None else f"quantised ('{method}')"

@@ -12,7 +12,6 @@ from gptailor.plan.faults import listed
 from gptailor.plan.plan import HealText
 from gptailor.plan.resolved import Resolved
 from gptailor.program.fits import token_cut_report
-from gptailor.reporting.quantities import vocabulary_in_words
 
 _ENOUGH = 50_000
 """Tokens that healing won on in all measured cases (docs/healing_results.md)."""
@@ -93,13 +92,30 @@ class _Number(float):
 # --------------------------------------------------------------------------------------- vocabulary
 
 
+_MOSTLY_BYTES = 0.1
+"""The share of bytes and unknown tokens above which a text is not of the tokenizer's scripts."""
+
+
 def _vocabulary_line(result: FitResult) -> str:
-    return vocabulary_in_words(token_cut_report(result))
+    """Return the effect of a smaller vocabulary on its text, with a warning for another script."""
+    cut = token_cut_report(result)
+    before, after = cut.bytes_a_token
+    words = (
+        f"vocabulary: {cut.kept:,} of {cut.total:,} tokens; the text that chose them keeps "
+        f"{cut.unchanged_share:.1%} of its tokens and has {cut.growth:.1%} more; "
+        f"{before:.2f} → {after:.2f} bytes a token"
+    )
+    if cut.bytewise_share > _MOSTLY_BYTES:
+        words += (
+            f"\nwarning: {cut.bytewise_share:.0%} of the text's tokens are bytes or unknown: the "
+            "tokenizer has few tokens for its script"
+        )
+    return words
 
 
 def _vocabulary(resolved: Resolved, results: Sequence[FitResult]) -> list[str]:
     report, text = token_cut_report(results[0]), resolved.plan.cuts["vocabulary"].on
-    before, after = (report.size / max(1, count) for count in (report.before, report.after))
+    before, after = report.bytes_a_token
     return [
         f"The vocabulary has the special tokens, all letters or bytes, and the most used tokens of "
         f"`{text}` with the tokens that they are merged from. Texts are read and written as "

@@ -7,8 +7,7 @@ from typing import NamedTuple, final
 import click
 
 from gptailor.plan.layer_parts import BRANCHES, Branch
-from gptailor.plan.model_shares import slot_shares
-from gptailor.reporting.layer_view import LayerKind, LayerView
+from gptailor.reporting.layer_view import LayerKind, LayerView, slot_shares
 
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
 """The models' colours, the base's first; more models than colours start again."""

@@ -1,5 +1,6 @@
 """A plan's layers as people see them: the one source of every map, table, card and hover."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -7,12 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import starmap
-from math import isclose
 from typing import final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.model_shares import slot_shares
+from gptailor.plan.layer_parts import BRANCHES, Branch
+from gptailor.plan.registry import METHODS
 from gptailor.plan.resolved import LayerRecipe, Resolved, Slot, blocks
 from gptailor.plan.sites import names_in, recipe_sites
 from gptailor.plan.windows import stretch_of, window_words
@@ -194,7 +195,7 @@ def _series_end(rows: Sequence[Row], start: int) -> int:
             break
         pairs = [*zip(_NUMBER.findall(before), _NUMBER.findall(row), strict=True)]
         steps = [float(b.removeprefix("L")) - float(a.removeprefix("L")) for a, b in pairs]
-        if step is not None and not all(map(partial(isclose, abs_tol=1e-9), steps, step)):
+        if step is not None and not all(map(partial(math.isclose, abs_tol=1e-9), steps, step)):
             break
         if any(a[0] == "L" and by not in {0, 1} for (a, _), by in zip(pairs, steps, strict=True)):
             break
@@ -295,3 +296,84 @@ def _joined(rows: Iterable[Row]) -> list[Row]:
         else:
             joined.append((first, last or first, row.what))
     return [Row(a if a == b else f"{a}..{b}", what) for a, b, what in joined]
+
+
+# --------------------------------------------------------------------------------- shares of models
+
+
+_MEASURED = frozenset(["nearswap", "arcee_fusion"])
+"""Methods whose share of the second source depends on the tensors."""
+
+
+def _recipe_shares(recipe: p.Recipe) -> dict[str, float] | None:
+    """Return each model's share of a recipe's result; they sum to 1.
+
+    A merge's weights count by their size; the rest of task vectors is the base's. A recipe with
+    choices has no shares (None), nor has a method that depends on the tensors.
+    """
+    if isinstance(recipe, p.Take):
+        model = recipe.take.model
+        return {model: 1.0} if isinstance(model, str) else None
+    if not isinstance(recipe, p.Merge):
+        return None
+    weights = _weights(recipe)
+    models = [source.model for source in recipe.merge]
+    if weights is None:
+        return None
+    shares: dict[str, float] = {}
+    for model, weight in zip(models, weights, strict=True):
+        if not isinstance(model, str):
+            return None
+        shares[model] = shares.get(model, 0.0) + abs(weight)
+    by = recipe.by
+    if isinstance(by, p.MethodCall) and METHODS[by.name].takes_base(by.arguments):
+        shares["base"] = shares.get("base", 0.0) + max(0.0, 1.0 - math.fsum(map(abs, weights)))
+    total = math.fsum(shares.values())
+    return {name: share / total for name, share in shares.items() if share} if total else None
+
+
+def slot_shares(slot: Slot, branches: Sequence[Branch] = BRANCHES) -> dict[str, float] | None:
+    """Return each model's share of a layer's branches, which count alike, were it not dropped.
+
+    None for a layer with a branch without shares.
+    """
+    recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, branches))
+    shares: dict[str, float] = {}
+    for recipe in recipes:
+        own = None if recipe.maybe else _recipe_shares(recipe.recipe)
+        if own is None:
+            return None
+        for name, share in own.items():
+            shares[name] = shares.get(name, 0.0) + share / len(recipes)
+    return shares
+
+
+def _weights(merge: p.Merge) -> list[float] | None:
+    """Return a number for each source; None where a choice or the tensors decide it."""
+    by, count = merge.by, len(merge.merge)
+    if by is None:
+        numbers = _numbers(merge.share, 1)
+        mean = [1.0 / count] * count if merge.share is None else None
+        return mean if numbers is None else [1.0 - numbers[0], *numbers]
+    if not isinstance(by, p.MethodCall) or by.name in _MEASURED:
+        return None
+    method = METHODS[by.name]
+    if method.name == "slerp":
+        numbers = _numbers(method.argument(by.arguments, "t"), 1)
+        return None if numbers is None else [1.0 - numbers[0], *numbers]
+    weight, scale = (method.argument(by.arguments, name) for name in ("weight", "scale"))
+    weights = _numbers(1.0 / count if weight is None else weight, count)
+    scales = _numbers(1.0 if scale is None else scale, 1)
+    if weights is None or scales is None:
+        return None
+    mean_of = method.argument(by.arguments, "normalize") == "yes"
+    divisor = (math.fsum(weights) if mean_of else 0.0) or 1.0
+    return [number * scales[0] / divisor for number in weights]
+
+
+def _numbers(value: object, count: int) -> list[float] | None:
+    """Return a number, or several, as `count` numbers; None for choices and for nothing."""
+    numbers = list(value) if isinstance(value, tuple) else [value]
+    numbers = numbers * count if len(numbers) == 1 else numbers
+    fixed = [float(number) for number in numbers if isinstance(number, int | float)]
+    return fixed if len(fixed) == len(numbers) == count else None

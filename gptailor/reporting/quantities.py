@@ -3,10 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from gptailor.checkpoint.token_cut import TokenCutReport
+from typing import TypeVar
 
 _COUNTED = 1000
 """The least whole number that is a count if it has no error; counts show all digits."""
@@ -142,23 +139,3 @@ def clock(seconds: float) -> str:
     minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{remainder:02}" if hours else f"{minutes}:{remainder:02}"
-
-
-_MOSTLY_BYTES = 0.1
-"""The share of bytes and unknown tokens above which a text is not of the tokenizer's scripts."""
-
-
-def vocabulary_in_words(cut: "TokenCutReport") -> str:
-    """Return the effect of a smaller vocabulary on its text, with a warning for another script."""
-    before, after = (cut.size / max(1, count) for count in (cut.before, cut.after))
-    words = (
-        f"vocabulary: {cut.kept:,} of {cut.total:,} tokens; the text that chose them keeps "
-        f"{cut.unchanged_share:.1%} of its tokens and has {cut.growth:.1%} more; "
-        f"{before:.2f} → {after:.2f} bytes a token"
-    )
-    if cut.bytewise_share > _MOSTLY_BYTES:
-        words += (
-            f"\nwarning: {cut.bytewise_share:.0%} of the text's tokens are bytes or unknown: the "
-            "tokenizer has few tokens for its script"
-        )
-    return words

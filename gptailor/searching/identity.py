@@ -16,7 +16,7 @@ from gptailor.checkpoint.write.tensors import Crew
 from gptailor.evaluation.space_trials import Trials
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, statement_words
-from gptailor.output.used_plan import plan_seen_from
+from gptailor.output.output import plan_seen_from
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import commits_of

@@ -13,7 +13,7 @@ from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.output.lock import SUFFIX, read_lock
-from gptailor.output.used_plan import used_plan
+from gptailor.output.output import used_plan
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.measure import excess

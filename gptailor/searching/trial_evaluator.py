@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
+from gptailor.program.devices import quick_dtype
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.run.workers import CLUSTERS, Alone, Workers
 from gptailor.searching.settings import Resources, Settings

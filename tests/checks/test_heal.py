@@ -13,7 +13,7 @@ import gptailor
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.lang.format import format_plan
 from gptailor.output.lock_recording import plan_digest
-from gptailor.output.used_plan import used_plan
+from gptailor.output.output import used_plan
 from gptailor.plan.events import FitResult, FitText
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Heal, HealText, Plan

@@ -8,9 +8,9 @@ import pytest
 from transformers import AutoTokenizer
 
 import gptailor
-from gptailor.checkpoint.chat_template import read_template, templates_of
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.tokenizer_settings import read_template, templates_of
 from gptailor.cli.main import run
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.show import plan_map

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.dtype import healing_dtype, quick_dtype
 from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score, TargetSize
 from gptailor.evaluation.space_trials import opened
 from gptailor.lang.parse import load
+from gptailor.program.devices import healing_dtype, quick_dtype
 from gptailor.searching.run.records import RunRecord
 from gptailor.searching.settings import Resources
 from gptailor.searching.trial_evaluator import computing
@@ -65,7 +65,7 @@ def test_only_what_is_slow_and_fits_is_widened(plan: Path, monkeypatch: pytest.M
     slow_halves(monkeypatch, True)
     assert quick_dtype(models, "cpu") == torch.float32
     assert quick_dtype(models, "meta") is None
-    monkeypatch.setattr("gptailor.evaluation.dtype._ROOM", 0.0)
+    monkeypatch.setattr("gptailor.program.devices._ROOM", 0.0)
     assert quick_dtype(models, "cpu") is None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.output.used_plan import path_from
+from gptailor.output.output import path_from
 
 TEXT = """\
 tailor 1

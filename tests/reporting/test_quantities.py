@@ -5,14 +5,12 @@ import math
 import pytest
 from rich.cells import cell_len
 
-from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.reporting.quantities import (
     byte_count,
     bytes_in_words,
     clock,
     duration,
     speed_in_words,
-    vocabulary_in_words,
     with_error,
 )
 from gptailor.reporting.table import shortened, table_lines
@@ -95,13 +93,3 @@ def test_a_number_of_bytes_may_be_a_text() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
 def test_a_clock(seconds: float, said: str) -> None:
     assert clock(float(seconds)) == said
-
-
-def test_a_cut_vocabulary_is_measured_on_the_text_that_chose_it() -> None:
-    cut = TokenCutReport(
-        kept=50, total=200, size=800, before=200, unchanged=199, after=202, bytewise=0
-    )
-    assert vocabulary_in_words(cut) == (
-        "vocabulary: 50 of 200 tokens; the text that chose them keeps 99.5% of its tokens and has "
-        "1.0% more; 4.00 → 3.96 bytes a token"
-    )

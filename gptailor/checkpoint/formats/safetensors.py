@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint import files
-from gptailor.checkpoint.files import parse_object, place_of
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed, nearest
 
@@ -29,7 +28,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         size = os.fstat(file.fileno()).st_size
         raw = _text(file, size, path)
     header = _Header(path, raw, size)
-    entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
+    entries = files.parse_object(raw, path, "C204", duplicate="C205", start=8)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         header.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
@@ -68,7 +67,7 @@ class _Header:
 
     def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
         """Raise an error; `at` is an offset in the data, or the name of the wrong entry."""
-        offset = 8 + place_of(at, self.text) if isinstance(at, str) else self.start + at
+        offset = 8 + files.place_of(at, self.text) if isinstance(at, str) else self.start + at
         raise files.CheckpointError(code, message, self.path, help, offset)
 
     def tensor(self, name: str, entry: object) -> TensorInfo:

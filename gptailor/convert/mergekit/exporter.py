@@ -19,9 +19,9 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.checkpoint.chat_template import read_template
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
+from gptailor.checkpoint.tokenizer_settings import read_template
 from gptailor.convert.mergekit.methods import (
     MERGEKIT_METHODS,
     MergekitMethod,

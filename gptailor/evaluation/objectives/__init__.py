@@ -1,4 +1,4 @@
-"""The objectives of plans, one file each.
+"""The objectives of plans, a file for each kind.
 
 A prepared objective is `Forward`, `Generative` or `OfPlan`. One forward pass runs the `work` of a
 `Forward` objective, and its `score` reads the results. The model generates text for a `Generative`
@@ -11,8 +11,11 @@ from functools import partial
 from gptailor.evaluation.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.generate import exact_match, prepare_rated
 from gptailor.evaluation.objectives.kl import prepare_acceptance, prepare_kl
-from gptailor.evaluation.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
-from gptailor.evaluation.objectives.nll import prepare_nll
+from gptailor.evaluation.objectives.likelihood import (
+    prepare_margin,
+    prepare_multiple_choice,
+    prepare_nll,
+)
 from gptailor.evaluation.objectives.of_function import prepare_of_function
 from gptailor.evaluation.objectives.size_and_speed import prepare_of_plan
 from gptailor.plan.plan import Objective
@@ -35,7 +38,7 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 
 
 __all__ = [
-    "base", "generate", "kl", "nll", "of_function", "size_and_speed", "tokens",
+    "base", "generate", "kl", "likelihood", "of_function", "size_and_speed", "tokens",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptailor.evaluation.forward.requests import Measure, Request, Work
 from gptailor.evaluation.objectives import base
-from gptailor.evaluation.objectives.nll import PerToken, texts
+from gptailor.evaluation.objectives.likelihood import PerToken, texts
 from gptailor.plan.plan import Objective
 from gptailor.reporting.measure import ScaleBy
 

@@ -17,7 +17,7 @@ from gptailor.evaluation.objectives.base import (
     traits_of,
 )
 from gptailor.evaluation.objectives.generate import prepare_rated
-from gptailor.evaluation.objectives.nll import PerToken, texts
+from gptailor.evaluation.objectives.likelihood import PerToken, texts
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 

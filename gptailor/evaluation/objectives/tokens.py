@@ -17,11 +17,10 @@ from typing import Any, final
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from gptailor.checkpoint.chat_template import TokenizerFiles, content_of
 from gptailor.checkpoint.files import is_gguf, stamp
 from gptailor.checkpoint.folder import tokenizer_files
-from gptailor.checkpoint.foreign_code import files_with_code
 from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tokenizer_settings import TokenizerFiles, content_of, files_with_code
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf

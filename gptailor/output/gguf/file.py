@@ -48,8 +48,8 @@ from gptailor.output.gguf.values import converted, gguf_package, header_bytes
 from gptailor.output.inputs import licence_of, lowest_base
 from gptailor.output.lock import Lock, LockedGguf, LockedText, parse_lock
 from gptailor.output.lock_recording import Recording, plan_digest
+from gptailor.output.output import path_from, used_models, used_plan_text
 from gptailor.output.update import Update, record_written
-from gptailor.output.used_plan import path_from, used_models, used_plan_text
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared

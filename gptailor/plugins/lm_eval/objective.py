@@ -19,7 +19,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.generate import Generative
-from gptailor.evaluation.objectives.nll import surprise
+from gptailor.evaluation.objectives.likelihood import surprise
 from gptailor.evaluation.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluation.scores import Score, mean
 from gptailor.plan.faults import listed, nearest

@@ -30,8 +30,8 @@ from gptailor.lang.parse import load, loads
 from gptailor.lang.plan_of import HUB_ID
 from gptailor.output.inputs import CARD
 from gptailor.output.lock import LOCK_FILE, read_lock
+from gptailor.output.output import commented_text, without_paths
 from gptailor.output.update import changed_entries, written_record
-from gptailor.output.used_plan import commented_text, without_paths
 from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE, PlanError, first_names, listed
 from gptailor.plan.plan import Model, Plan

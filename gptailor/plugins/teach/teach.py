@@ -17,7 +17,6 @@ from gptailor.checkpoint.files import CheckpointError, refuse_changed, stamps
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import writing
 from gptailor.checkpoint.write.writer import free_space, new_output
-from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits.heal.kept import working_folder
 from gptailor.evaluation.fits.heal.sources import TeacherChats, file_source
 from gptailor.evaluation.fits.heal.teacher import TAUGHT, Predictions, explaining_not_finite
@@ -50,7 +49,7 @@ from gptailor.plugins.teach.predictions_file import (
     write_predictions,
 )
 from gptailor.prepare import Prepared
-from gptailor.program.devices import device_of, dtype_of
+from gptailor.program.devices import device_of, dtype_of, healing_dtype
 from gptailor.reporting.quantities import byte_count
 
 

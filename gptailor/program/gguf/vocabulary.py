@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.checkpoint.chat_template import content_of
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.reader import (
     BYTE,
@@ -25,6 +24,7 @@ from gptailor.checkpoint.formats.gguf.reader import (
     UNKNOWN,
     UNUSED,
 )
+from gptailor.checkpoint.tokenizer_settings import content_of
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.program.gguf.architecture import GgufFacts
 

@@ -25,8 +25,7 @@ from gptailor.evaluation.objectives.base import (
 )
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped, overlap
-from gptailor.evaluation.objectives.multiple_choice import Choices
-from gptailor.evaluation.objectives.nll import PerToken, piece_bytes
+from gptailor.evaluation.objectives.likelihood import Choices, PerToken, piece_bytes
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.gguf.header import PLAN_KEY, read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
+from gptailor.checkpoint.tokenizer_settings import NAMED_TEMPLATES
 from gptailor.cli import main as cli
 from gptailor.evaluation.gguf_contents import facts_size, gguf_size, padded
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf

@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Annotated, TypeVar, final
+from typing import Annotated, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,7 +13,6 @@ from gptailor.plan.plan import Several
 from gptailor.plan.registry import LARGEST_SINGLE
 
 _Count = Annotated[int, Field(gt=0, lt=2**31)]
-_S = TypeVar("_S", bound="_State")
 
 _INT8_FACTOR = 7.874015718698502e-3
 """The factor that bitsandbytes uses in place of a division by 127."""
@@ -82,7 +81,7 @@ class _NestedState(_State):
     nested_offset: float = Field(ge=-LARGEST_SINGLE, le=LARGEST_SINGLE)
 
 
-def _read_state(pieces: QuantisedTensors, tensor: TensorInfo, kind: type[_S]) -> _S:
+def _read_state(pieces: QuantisedTensors, tensor: TensorInfo, kind: type[_State]) -> _State:
     """Return a state, which is JSON in bytes."""
     name = quoted(tensor.spec.name)
     if tensor.spec.dtype != "U8" or tensor.spec.size > _LONGEST_STATE:

@@ -16,7 +16,6 @@ from gptailor.checkpoint.files import Stamp, refuse_changed, stamps
 from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
-from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits.bridge.states import plan_encoder
 from gptailor.evaluation.fits.fit import (
     Fit,
@@ -68,6 +67,7 @@ from gptailor.plan.events import FitResult, OnEvent, Progress, ignore_events
 from gptailor.plan.plan import HealText, Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path, open_plan
+from gptailor.program.devices import healing_dtype
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gptailor.checkpoint.chat_template import NAMED_TEMPLATES, read_template
 from gptailor.checkpoint.datasets import (
     CalibrationError,
     Chat,
@@ -27,6 +26,7 @@ from gptailor.checkpoint.datasets import (
     whole_text,
 )
 from gptailor.checkpoint.models import folder_of
+from gptailor.checkpoint.tokenizer_settings import NAMED_TEMPLATES, read_template
 from gptailor.evaluation.chat_text import Message, chat_texts
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of

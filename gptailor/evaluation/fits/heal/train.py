@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, final
 
@@ -88,7 +87,7 @@ class HealingMemory:
         rank = self.healing.rank
         shapes = [each[name].shape for each in self._specs for name in learning_tensors(rank, each)]
         if rank is None:
-            return sum(map(prod, shapes))
+            return sum(map(math.prod, shapes))
         return sum(min(rank, *shape) * sum(shape) for shape in shapes)
 
     @property

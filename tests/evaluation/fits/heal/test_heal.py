@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gptailor
 from gptailor.checkpoint.cache_folder import cache_folder
-from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.fits import kept_tensors
 from gptailor.evaluation.fits.heal import train
 from gptailor.evaluation.fits.heal.learning import HealError
@@ -28,6 +27,7 @@ from gptailor.evaluation.live.template import decoder_layers
 from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
+from gptailor.program.devices import healing_dtype
 from tests.support.events import progress
 from tests.support.healing import (
     HealedLayers,

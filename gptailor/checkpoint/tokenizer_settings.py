@@ -1,11 +1,12 @@
-"""Chat templates: a model's, a file's, and those with a name here; and tokenizers with them.
+"""Settings beside a model's weights: chat templates, and names of code, which no output has.
 
 A template is Jinja, as transformers renders it. A tokenizer may have several; its main one is
-called `default`.
+called `default`. Loaders offer to run the code that settings name (`auto_map`). It is not copied:
+the class may be another's, and its file may be anywhere.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -16,9 +17,15 @@ from gptailor.checkpoint.files import (
     open_regular,
     parse_object,
     quoted,
+    read_object,
     reading,
 )
-from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
+from gptailor.checkpoint.folder import (
+    GENERATION_CONFIG,
+    PROCESSOR_FILES,
+    Checkpoint,
+    tokenizer_files,
+)
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 
 NAMED_TEMPLATES: Mapping[str, str] = {
@@ -169,3 +176,45 @@ def with_templates(files: TokenizerFiles, templates: Mapping[str, str]) -> dict[
         configuration["chat_template"] = templates[DEFAULT] if alone else entries
         result[_SETTINGS] = json_content(configuration)
     return result
+
+
+# ------------------------------------------------------------------------------------ names of code
+
+
+_SETTINGS_FILES = (
+    _SETTINGS, "special_tokens_map.json", _FOR_PROCESSORS, GENERATION_CONFIG,
+    *PROCESSOR_FILES,
+)  # fmt: skip
+"""The settings files among the copied files; the rest hold tokens, by any name."""
+
+
+def names_code(value: object) -> bool:
+    """Return whether settings name code, at any depth."""
+    return bool(without_code(value) != value)
+
+
+def without_code(value: Any) -> Any:
+    """Return the settings without entries that name code, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_code(each) for key, each in value.items() if key != "auto_map"}
+    return [without_code(each) for each in value] if isinstance(value, list) else value
+
+
+def files_with_code(files: TokenizerFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the settings of each file that names code.
+
+    Raises CheckpointError (C604) for a file of settings that holds no JSON object.
+    """
+    for name in sorted(files.keys() & set(_SETTINGS_FILES)):
+        file = files[name]
+        if isinstance(file, bytes):
+            settings = parse_object(file, Path(name), "C604", duplicate=None)
+        else:
+            settings = read_object(file, "C604", duplicate=None)
+        if names_code(settings):
+            yield name, settings
+
+
+def files_without_code(files: TokenizerFiles) -> dict[str, bytes]:
+    """Return the contents of the files that name code, without it. Raises CheckpointError."""
+    return {name: json_content(without_code(settings)) for name, settings in files_with_code(files)}

@@ -1,21 +1,26 @@
-"""`nll` and `perplexity`: how well a plan predicts text."""
+"""Objectives by the likelihood of text.
+
+`nll` and `perplexity`: how well a plan predicts text. `multiple_choice` and `margin`: a plan's
+likelihood of the right text among several.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, islice
 from typing import final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_rows
+from gptailor.checkpoint.datasets import Exchange, Passage, Question, joined_text, read_rows
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
-from gptailor.evaluation.scores import PerSample, Score
+from gptailor.evaluation.scores import PerSample, Score, mean
+from gptailor.plan.faults import listed, nearest
 from gptailor.plan.plan import Objective
 
 WINDOW = 512
@@ -180,3 +185,103 @@ def _pieces(text: str, longest: int) -> Iterator[str]:
             return
         yield piece
         start += len(piece)
+
+
+# ------------------------------------------------------------------------------------------ choices
+
+
+METRICS: Mapping[str, Callable[[str], int]] = {
+    "acc": lambda choice: 1,
+    "acc_norm": len,
+    "acc_bytes": lambda choice: len(choice.encode()),
+}
+"""lm-eval's divisors of a choice's log-likelihood: 1, its characters, or its bytes in UTF-8."""
+
+
+@final
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """A question in tokens: a request and a length for each choice, and the right choice."""
+
+    requests: tuple[Request, ...]
+    lengths: tuple[int, ...]
+    gold: int
+
+
+@final
+@dataclass(frozen=True)
+class Choices(base.Forward):
+    """Questions, by the log-likelihood of each choice over its length; a sample is a question.
+
+    `counts` returns a question's value from the number of its right choice and the scaled
+    log-likelihoods.
+    """
+
+    samples: tuple[EncodedQuestion, ...]
+    counts: Callable[[int, Sequence[float]], float]
+
+    @property
+    def measure(self) -> Measure:
+        """The surprise of each token of a choice."""
+        return surprise
+
+    def requests(self, samples: int) -> Sequence[Request]:
+        """Return the choices of the first questions, question after question."""
+        return [request for sample in self.samples[:samples] for request in sample.requests]
+
+    def score(self, results: Sequence[Tensor]) -> Score:
+        """Return the mean over questions."""
+        likely = iter([-float(tensor.double().sum()) for tensor in results])
+        values = []
+        for sample in self.samples:
+            raw = list(islice(likely, len(sample.requests)))
+            if not raw:
+                break
+            scaled = [log / n for log, n in zip(raw, sample.lengths, strict=True)]
+            values.append(self.counts(sample.gold, scaled))
+        return mean(values)
+
+
+def _accuracy(gold: int, likelihoods: Sequence[float]) -> float:
+    """Return 1 if the right choice is the first likeliest choice, else 0."""
+    return float(likelihoods.index(max(likelihoods)) == gold)
+
+
+def _margin(gold: int, likelihoods: Sequence[float]) -> float:
+    """Return how much likelier the right choice is than the best wrong one, in nats a byte."""
+    return likelihoods[gold] - max(log for i, log in enumerate(likelihoods) if i != gold)
+
+
+def prepare_multiple_choice(
+    objective: Objective, context: base.ObjectiveContext
+) -> base.PreparedObjective:
+    """Prepare `multiple_choice(file, metric)`.
+
+    Raises CalibrationError, and ObjectiveError for an unknown metric.
+    """
+    metric = str(objective.arguments.get("metric", "acc"))
+    if metric not in METRICS:
+        close = nearest(metric, METRICS) or f"the metrics are {listed(METRICS)}"
+        raise base.ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
+    return _prepare_choices(METRICS[metric], _accuracy, objective, context)
+
+
+def _prepare_choices(
+    length: Callable[[str], int],
+    counts: Callable[[int, Sequence[float]], float],
+    objective: Objective,
+    context: base.ObjectiveContext,
+) -> base.PreparedObjective:
+    """Prepare an objective on a file of choices, by a choice's length. Raises CalibrationError."""
+
+    def encode(row: Question) -> EncodedQuestion:
+        requests = tuple(encoder.request(*pair) for pair in row.pairs)
+        return EncodedQuestion(requests, tuple(map(length, row.choices)), row.gold)
+
+    path, encoder = context.file(objective), context.encoder
+    questions = base.encoded(path, context.drawn(read_rows(path, "choice")), encode)
+    return Choices(*base.traits_of(objective), questions, counts)
+
+
+prepare_margin = partial(_prepare_choices, METRICS["acc_bytes"], _margin)
+"""Prepares `margin(file)`, as `_prepare_choices` does."""

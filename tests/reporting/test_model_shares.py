@@ -3,8 +3,8 @@
 import pytest
 
 import gptailor
-from gptailor.plan.model_shares import slot_shares
 from gptailor.plan.resolved import Resolved
+from gptailor.reporting.layer_view import slot_shares
 
 HEAD = """\
 tailor 1
