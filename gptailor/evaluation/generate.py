@@ -15,6 +15,7 @@ import torch
 from gptailor.checkpoint.files import shown
 from gptailor.evaluation.chat_text import chat_texts
 from gptailor.evaluation.forward.evaluator import attempt
+from gptailor.evaluation.live.content_keys import cause_of_nan
 from gptailor.evaluation.meter import Meter, Placement, context_length
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import (
@@ -23,7 +24,7 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_model,
     tokenizer_of,
 )
-from gptailor.evaluation.scores import Failure
+from gptailor.evaluation.scores import Failure, NotANumberError
 from gptailor.evaluation.targets import Target, as_list, find_targets
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
@@ -157,9 +158,13 @@ def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | N
     if encoder.positions is not None:
         most = min(most, encoder.positions - 1)
         tokens = tokens[most - encoder.positions :]
-    live = meter.stitch(prepared.models, prepared.plan).model
-    memory = meter.repairs(prepared.models).stitcher.memory
+    repairs = meter.repairs(prepared.models)
+    contents = repairs.contents(repairs.stitcher.table.resolved(prepared.plan))
+    live, memory = repairs.stitcher.live(contents).model, repairs.stitcher.memory
     if chat is None and memory is not None and live.num_parameters() * live.dtype.itemsize > memory:
         raise TailorError("the weights don't fit into the memory")
-    [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    try:
+        [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    except NotANumberError as error:
+        raise NotANumberError(f"{error}; {cause_of_nan(contents, live.dtype)}") from None
     return answer
