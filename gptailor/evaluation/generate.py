@@ -47,13 +47,16 @@ class GeneratedText:
         """The sign of a ruined model in words, or an empty text.
 
         Four-grams are those of words, signs and numbers. All numbers count as one, so that a text
-        that only counts loops too.
+        that only counts loops too. So does one with a run of a few letters or digits.
         """
         words = _WORDS.findall(re.sub(r"\d+", "0", self.text.lower()))
         grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
         repeated = (len(grams) - len(set(grams))) / max(1, len(grams))
         loops = f"loops: {repeated:.0%} of its four-grams occur earlier in it"
-        return "ends at once" if not words else loops if repeated >= _LOOPING else ""
+        if repeated < _LOOPING:
+            run = _RUN.search(self.text)
+            loops = f"loops: '{run[1]}' {len(run[0]) // len(run[1])} times in a row" if run else ""
+        return loops if words else "ends at once"
 
 
 SHORT_PROMPT = "The sky is blue because"
@@ -62,6 +65,8 @@ SHORT_TOKENS = 40
 """The most tokens of a short answer."""
 _WORDS = re.compile(r"[a-z\u00df-\u024f]+|\S")
 """A word in Latin letters, or a single character."""
+_RUN = re.compile(r"([^\W_]{1,4}?)\1{19,}")
+"""One to four letters or digits, at least 20 times in a row."""
 _LOOPING = 1 / 3
 """The share of repeated four-grams from which a text loops."""
 
