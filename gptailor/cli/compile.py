@@ -17,7 +17,7 @@ from gptailor.lang.words import bounded_words
 from gptailor.plan.faults import PlanFolderError, TailorError, listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.measure import excess
-from gptailor.reporting.quantities import bytes_in_words, duration, millions
+from gptailor.reporting.quantities import bytes_from_words, bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult, ComputeOptions
@@ -33,6 +33,18 @@ def _quantised_type(text: str) -> str | None:
 
 
 _TYPE = options.InWords("TYPE", _quantised_type)
+def _shard_size(text: str) -> int:
+    """Return the bytes of a shard. Raises ValueError for another text, and below 1 MB."""
+    size = bytes_from_words(text)
+    if size < SMALLEST_SHARD:
+        counts = "mergekit's --out-shard-size counts parameters"
+        raise ValueError(f"expected at least 1MB, in bytes, got '{text}'; {counts}")
+    return size
+
+
+SMALLEST_SHARD = 10**6
+"""The least bytes of `--shard-size`: tensors have a file each below it."""
+_SHARD_SIZE = options.InWords("SIZE", _shard_size)
 
 
 def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
@@ -65,8 +77,8 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
               help="Weigh the errors of quantised GGUF files by an importance matrix: the mean "
               "squares of the inputs of the finished plan's matrices on 16,384 tokens of this "
               "calibration text.")  # fmt: skip
-@click.option("--shard-size", type=options.BYTE_SIZE, default="5GB", show_default=True,
-              help="The maximum number of bytes of a weights file.")  # fmt: skip
+@click.option("--shard-size", type=_SHARD_SIZE, default="5GB", show_default=True,
+              help="The maximum number of bytes of a weights file, at least 1MB.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace any model at the output, after the new model is complete, and compute "
               "all tensors. A folder with other files too is refused.")  # fmt: skip

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import gptailor
 from gptailor.checkpoint.families import FOLDER
+from gptailor.cli import compile as compile_module
 from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
 from gptailor.searching.pick import BEST
@@ -137,6 +138,8 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor", "-o", "out", "--shard-size", "big"], "got 'big'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "0"], "got '0'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "-5GB"], "got '-5GB'"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "1B"], "--out-shard-size counts"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "999kB"], "at least 1MB"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
         (["diff", "p.tailor"], "B"),
@@ -596,7 +599,8 @@ def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
     assert names(here) == before
 
 
-def test_the_flags_of_compile(run: Run, here: Path) -> None:
+def test_the_flags_of_compile(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat16", "--shard-size", "10kB",
                "--model", "math=code")  # fmt: skip
     assert said.code == 0, said.err
@@ -613,7 +617,8 @@ def test_the_flags_of_compile(run: Run, here: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["5000", "5kB", "0.005 MB", "4.8828125KiB"])
-def test_sizes(run: Run, here: Path, size: str) -> None:
+def test_sizes(run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     assert run("compile", "p.tailor", "-o", "out", "--shard-size", size).code == 0
     assert run("compile", "p.tailor", "-o", "same", "--shard-size", "5000B").code == 0
     assert names(here / "out") == names(here / "same")
