@@ -63,9 +63,7 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
 @options.MODEL
 @options.SET
 @options.FAMILY
-@click.option(
-    "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
-)
+@options.OUTPUT_DTYPE
 @click.option("--quantize", type=_TYPE, metavar="TYPE",
               help="The type of a .gguf file: q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, "
               "q4_k_s, iq4_nl, q4_1, q4_0, q3_k_l, q3_k_m, q3_k_s, bf16, f16 or f32. Default: the "
@@ -317,9 +315,7 @@ def lock_flags(
 @options.MODEL
 @options.SET
 @options.FAMILY
-@click.option(
-    "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
-)
+@options.OUTPUT_DTYPE
 def lock_command(
     plan: str,
     output: Path | None,
