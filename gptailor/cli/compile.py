@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,19 +33,21 @@ def _quantised_type(text: str) -> str | None:
     return quantised_kind(text)
 
 
-_TYPE = options.InWords("TYPE", _quantised_type)
 def _shard_size(text: str) -> int:
     """Return the bytes of a shard. Raises ValueError for another text, and below 1 MB."""
     size = bytes_from_words(text)
     if size < SMALLEST_SHARD:
-        counts = "mergekit's --out-shard-size counts parameters"
-        raise ValueError(f"expected at least 1MB, in bytes, got '{text}'; {counts}")
+        raise ValueError(
+            f"expected at least 1MB, in bytes, got '{text}'; mergekit's --out-shard-size counts "
+            "parameters"
+        )
     return size
 
 
 SMALLEST_SHARD = 10**6
 """The least bytes of `--shard-size`: tensors have a file each below it."""
 _SHARD_SIZE = options.InWords("SIZE", _shard_size)
+_TYPE = options.InWords("TYPE", _quantised_type)
 
 
 def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
@@ -122,6 +125,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     The folder appears complete or not at all. It contains the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input. After bridging or healing, the base
     and the output answer one short prompt, and an answer that ends at once or loops is marked.
+    After a cut or a stack without these, the command that continues a prompt is printed.
 
     Compiled again into its folder, a changed plan copies the tensors that are made as before, and
     prints the changed parts. A folder of another plan, or with files that somebody else changed, is
@@ -188,6 +192,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         options.say_sentences(f"{new_lock}: {locked_in_words(written.lock)}")
     if prepared.repaired:
         _say_answers(written.folder, compute)
+    else:
+        _say_command(prepared, written.folder)
 
 
 def _say_answers(output: Path, compute: "ComputeOptions") -> None:
@@ -198,6 +204,15 @@ def _say_answers(output: Path, compute: "ComputeOptions") -> None:
     with suppress(TailorError):
         place = Placement.of(compute.device, None, compute.memory)
         options.say_answers(short_answers_of(output, Meter(place)))
+
+
+def _say_command(prepared: "Prepared", output: Path) -> None:
+    """Print the command that continues a prompt with an output of other layers than its base's."""
+    if prepared.plan.stack is not None or len(prepared.resolved.kept) != prepared.resolved.count:
+        options.say(
+            f"read what it writes: gptailor generate {shlex.quote(str(output))} "
+            '"The sky is blue because"'
+        )
 
 
 def _started_together() -> bool:

@@ -19,6 +19,7 @@ import gptailor
 from gptailor.checkpoint.families import FOLDER
 from gptailor.cli import compile as compile_module
 from gptailor.cli import options as screen
+from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.searching.pick import BEST
 from gptailor.searching.run_files import SETTINGS
@@ -137,9 +138,9 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor"], "--output"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "big"], "got 'big'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "0"], "got '0'"),
-        (["compile", "p.tailor", "-o", "out", "--shard-size", "-5GB"], "got '-5GB'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "1B"], "--out-shard-size counts"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "999kB"], "at least 1MB"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "-5GB"], "got '-5GB'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
         (["diff", "p.tailor"], "B"),
@@ -588,6 +589,38 @@ def test_a_compilation_says_what_it_wrote(run: Run, here: Path) -> None:
     said = run("compile", "-", "-o", "other", stdin=PLAN)
     assert said.code == 0
     assert_same_weights(here / "other", here / "deep" / "out")
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("stack { L0..L2 base }", "read what it writes: gptailor generate 'my out' "),
+        ("drop L1", "read what it writes: gptailor generate 'my out' "),
+        ("L1 from math", None),
+    ],
+)
+def test_a_cut_without_repair_names_the_command_that_reads_it(
+    run: Run, here: Path, body: str, line: str | None
+) -> None:
+    models = 'model base = "./base"\nmodel math = "./math"\n'
+    (here / "p.tailor").write_text(f"tailor 1\n{models}{body}\n")
+    last = run("compile", "p.tailor", "-o", "my out").out.splitlines()[-1]
+    assert last.startswith(line or "my out: 6 layers")
+
+
+def test_a_dtype_of_the_command_line_has_no_place_in_the_plan(here: Path) -> None:
+    plan = gptailor.loads(f"{PLAN}dtype bfloat16\n", folder=here)
+    with pytest.raises(PlanError) as caught:
+        gptailor.compile(plan, here / "out", dtype="fp16")
+    assert [(fault.code, fault.span) for fault in caught.value.faults] == [("P403", None)]
+
+
+def test_a_folder_behind_a_link_names_its_models(run: Run, here: Path) -> None:
+    assert run("compile", "p.tailor", "-o", "out").code == 0
+    (here / "far" / "away").mkdir(parents=True)
+    (here / "far" / "away" / "link").symlink_to("../../out")
+    said = run("show", "far/away/link")
+    assert "layers of './base'" in said.out.splitlines()[0]
 
 
 def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
