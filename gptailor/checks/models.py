@@ -273,6 +273,20 @@ def _predictors_stay(checked: Checked) -> Iterator[Fault]:
         yield Fault("M318", message, ("models", "base", "source"), help_, severity="warning")
 
 
+@rule("M319")
+def _hidden_states_fit_float16(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for an output in float16 whose hidden states exceed that dtype."""
+    layout, config, stated = checked.base.layout, checked.base.config, checked.plan.dtype
+    dtype = stated or config.get("dtype") or config.get("torch_dtype")
+    if layout.family.overflows_float16 and dtype == "float16":
+        message = (
+            f"hidden states of a '{layout.text_type}' model overflow in float16, and its "
+            "predictions are then NaN"
+        )
+        at: Place = ("dtype",) if stated else ("models", "base", "source")
+        yield Fault("M319", message, at, "compile with dtype bfloat16", severity="warning")
+
+
 @rule("M303", stage=1)
 def _every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from gptailor.lang.words import bounded_words
 from gptailor.plan.faults import PlanFolderError, TailorError, listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.measure import excess
-from gptailor.reporting.quantities import bytes_in_words, duration, millions
+from gptailor.reporting.quantities import bytes_from_words, bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult, ComputeOptions
@@ -32,6 +33,20 @@ def _quantised_type(text: str) -> str | None:
     return quantised_kind(text)
 
 
+def _shard_size(text: str) -> int:
+    """Return the bytes of a shard. Raises ValueError for another text, and below 1 MB."""
+    size = bytes_from_words(text)
+    if size < SMALLEST_SHARD:
+        raise ValueError(
+            f"expected at least 1MB, in bytes, got '{text}'; mergekit's --out-shard-size counts "
+            "parameters"
+        )
+    return size
+
+
+SMALLEST_SHARD = 10**6
+"""The least bytes of `--shard-size`: tensors have a file each below it."""
+_SHARD_SIZE = options.InWords("SIZE", _shard_size)
 _TYPE = options.InWords("TYPE", _quantised_type)
 
 
@@ -51,9 +66,7 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
 @options.MODEL
 @options.SET
 @options.FAMILY
-@click.option(
-    "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
-)
+@options.OUTPUT_DTYPE
 @click.option("--quantize", type=_TYPE, metavar="TYPE",
               help="The type of a .gguf file: q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, "
               "q4_k_s, iq4_nl, q4_1, q4_0, q3_k_l, q3_k_m, q3_k_s, bf16, f16 or f32. Default: the "
@@ -65,8 +78,8 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
               help="Weigh the errors of quantised GGUF files by an importance matrix: the mean "
               "squares of the inputs of the finished plan's matrices on 16,384 tokens of this "
               "calibration text.")  # fmt: skip
-@click.option("--shard-size", type=options.BYTE_SIZE, default="5GB", show_default=True,
-              help="The maximum number of bytes of a weights file.")  # fmt: skip
+@click.option("--shard-size", type=_SHARD_SIZE, default="5GB", show_default=True,
+              help="The maximum number of bytes of a weights file, at least 1MB.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace any model at the output, after the new model is complete, and compute "
               "all tensors. A folder with other files too is refused.")  # fmt: skip
@@ -112,6 +125,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     The folder appears complete or not at all. It contains the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input. After bridging or healing, the base
     and the output answer one short prompt, and an answer that ends at once or loops is marked.
+    After a cut or a stack without these, the command that continues a prompt is printed.
 
     Compiled again into its folder, a changed plan copies the tensors that are made as before, and
     prints the changed parts. A folder of another plan, or with files that somebody else changed, is
@@ -178,6 +192,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         options.say_sentences(f"{new_lock}: {locked_in_words(written.lock)}")
     if prepared.repaired:
         _say_answers(written.folder, compute)
+    else:
+        _say_command(prepared, written.folder)
 
 
 def _say_answers(output: Path, compute: "ComputeOptions") -> None:
@@ -188,6 +204,15 @@ def _say_answers(output: Path, compute: "ComputeOptions") -> None:
     with suppress(TailorError):
         place = Placement.of(compute.device, None, compute.memory)
         options.say_answers(short_answers_of(output, Meter(place)))
+
+
+def _say_command(prepared: "Prepared", output: Path) -> None:
+    """Print the command that continues a prompt with an output of other layers than its base's."""
+    if prepared.plan.stack is not None or len(prepared.resolved.kept) != prepared.resolved.count:
+        options.say(
+            f"read what it writes: gptailor generate {shlex.quote(str(output))} "
+            '"The sky is blue because"'
+        )
 
 
 def _started_together() -> bool:
@@ -305,9 +330,7 @@ def lock_flags(
 @options.MODEL
 @options.SET
 @options.FAMILY
-@click.option(
-    "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
-)
+@options.OUTPUT_DTYPE
 def lock_command(
     plan: str,
     output: Path | None,

@@ -130,9 +130,16 @@ DEVICE = click.option(
     metavar="DEVICE",
     help="The device of the models: cpu, cuda or cuda:1.",
 )
+_DTYPES = click.Choice(["float32", "float16", "bfloat16"])
+OUTPUT_DTYPE = click.option(
+    "--dtype",
+    type=_DTYPES,
+    metavar="DTYPE",
+    help="float32, float16 or bfloat16. Replaces the plan's dtype.",
+)
 DTYPE = click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=_DTYPES,
     help="The dtype that models compute in. Default: each model's own dtype, or float32 on a "
     "processor with slow 16-bit multiplication.",
 )

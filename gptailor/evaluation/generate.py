@@ -15,6 +15,7 @@ import torch
 from gptailor.checkpoint.files import shown
 from gptailor.evaluation.chat_text import chat_texts
 from gptailor.evaluation.forward.evaluator import attempt
+from gptailor.evaluation.live.content_keys import cause_of_nan
 from gptailor.evaluation.meter import Meter, Placement, context_length
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import (
@@ -23,7 +24,7 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_model,
     tokenizer_of,
 )
-from gptailor.evaluation.scores import Failure
+from gptailor.evaluation.scores import Failure, NotANumberError
 from gptailor.evaluation.targets import Target, as_list, find_targets
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
@@ -46,13 +47,16 @@ class GeneratedText:
         """The sign of a ruined model in words, or an empty text.
 
         Four-grams are those of words, signs and numbers. All numbers count as one, so that a text
-        that only counts loops too.
+        that only counts loops too. So does one with a run of a few letters or digits.
         """
         words = _WORDS.findall(re.sub(r"\d+", "0", self.text.lower()))
         grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
         repeated = (len(grams) - len(set(grams))) / max(1, len(grams))
         loops = f"loops: {repeated:.0%} of its four-grams occur earlier in it"
-        return "ends at once" if not words else loops if repeated >= _LOOPING else ""
+        if repeated < _LOOPING:
+            run = _RUN.search(self.text)
+            loops = f"loops: '{run[1]}' {len(run[0]) // len(run[1])} times in a row" if run else ""
+        return loops if words else "ends at once"
 
 
 SHORT_PROMPT = "The sky is blue because"
@@ -61,6 +65,8 @@ SHORT_TOKENS = 40
 """The most tokens of a short answer."""
 _WORDS = re.compile(r"[a-z\u00df-\u024f]+|\S")
 """A word in Latin letters, or a single character."""
+_RUN = re.compile(r"([^\W_]{1,4}?)\1{19,}")
+"""One to four letters or digits, at least 20 times in a row."""
 _LOOPING = 1 / 3
 """The share of repeated four-grams from which a text loops."""
 
@@ -157,9 +163,13 @@ def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | N
     if encoder.positions is not None:
         most = min(most, encoder.positions - 1)
         tokens = tokens[most - encoder.positions :]
-    live = meter.stitch(prepared.models, prepared.plan).model
-    memory = meter.repairs(prepared.models).stitcher.memory
+    repairs = meter.repairs(prepared.models)
+    contents = repairs.contents(repairs.stitcher.table.resolved(prepared.plan))
+    live, memory = repairs.stitcher.live(contents).model, repairs.stitcher.memory
     if chat is None and memory is not None and live.num_parameters() * live.dtype.itemsize > memory:
         raise TailorError("the weights don't fit into the memory")
-    [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    try:
+        [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    except NotANumberError as error:
+        raise NotANumberError(f"{error}; {cause_of_nan(contents, live.dtype)}") from None
     return answer

@@ -54,7 +54,7 @@ def gguf_contents(
     Raises CheckpointError (C306) about `target` for a model or a tokenizer that llama.cpp lacks.
     With `any_layers` llama.cpp need not take the order of the layers.
     """
-    architecture = WrittenArchitecture(compiled.config, target)
+    architecture = WrittenArchitecture(compiled.config, target, checked)
     if architecture.unfit is not None and not any_layers:
         raise architecture.unfit
     files = tokenizer(checked)

@@ -12,7 +12,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.forward.evaluator import Evaluator, attempt
 from gptailor.evaluation.forward.requests import Work
-from gptailor.evaluation.live.content_keys import ModelContents, not_finite
+from gptailor.evaluation.live.content_keys import ModelContents, cause_of_nan
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
 from gptailor.evaluation.objectives.generate import Generative
@@ -169,7 +169,7 @@ class AskedTogether:
         """Name the objective whose predictions are NaN, and the stored tensor that isn't finite."""
         if not any(isinstance(each, Failure) and each.reason == "nan" for each in outcomes):
             return outcomes
-        why = not_finite(contents) or "all stored tensors are finite"
+        why = cause_of_nan(contents, self.repairs.stitcher.computing_dtype(contents))
         return tuple(
             Failure("nan", f"{objective.name}: {outcome.message}; {why}")
             if isinstance(outcome, Failure)

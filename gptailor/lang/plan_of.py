@@ -32,7 +32,8 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
     if path.is_dir() or (path.is_file() and is_gguf(path)):
         plan = model_plan(str(path.absolute()))
         try:
-            return name, plan, load(path / PLAN_FILE) if path.is_dir() else _plan_in(path)
+            place = path.resolve() if path.is_symlink() else path  # its plan's paths start there
+            return name, plan, load(place / PLAN_FILE) if path.is_dir() else _plan_in(place)
         except (OSError, CheckpointError, PlanError):  # not compiled, or its plan can't be read
             return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in (".tailor", ".json"):

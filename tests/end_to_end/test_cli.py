@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 import gptailor
 from gptailor.checkpoint.families import FOLDER
+from gptailor.cli import compile as compile_module
 from gptailor.cli import options as screen
+from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.searching.pick import BEST
 from gptailor.searching.run_files import SETTINGS
@@ -136,6 +138,8 @@ def test_the_version(run: Run) -> None:
         (["compile", "p.tailor"], "--output"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "big"], "got 'big'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "0"], "got '0'"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "1B"], "--out-shard-size counts"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "999kB"], "at least 1MB"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "-5GB"], "got '-5GB'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "got '5XB'"),
         (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
@@ -587,6 +591,38 @@ def test_a_compilation_says_what_it_wrote(run: Run, here: Path) -> None:
     assert_same_weights(here / "other", here / "deep" / "out")
 
 
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("stack { L0..L2 base }", "read what it writes: gptailor generate 'my out' "),
+        ("drop L1", "read what it writes: gptailor generate 'my out' "),
+        ("L1 from math", None),
+    ],
+)
+def test_a_cut_without_repair_names_the_command_that_reads_it(
+    run: Run, here: Path, body: str, line: str | None
+) -> None:
+    models = 'model base = "./base"\nmodel math = "./math"\n'
+    (here / "p.tailor").write_text(f"tailor 1\n{models}{body}\n")
+    last = run("compile", "p.tailor", "-o", "my out").out.splitlines()[-1]
+    assert last.startswith(line or "my out: 6 layers")
+
+
+def test_a_dtype_of_the_command_line_has_no_place_in_the_plan(here: Path) -> None:
+    plan = gptailor.loads(f"{PLAN}dtype bfloat16\n", folder=here)
+    with pytest.raises(PlanError) as caught:
+        gptailor.compile(plan, here / "out", dtype="fp16")
+    assert [(fault.code, fault.span) for fault in caught.value.faults] == [("P403", None)]
+
+
+def test_a_folder_behind_a_link_names_its_models(run: Run, here: Path) -> None:
+    assert run("compile", "p.tailor", "-o", "out").code == 0
+    (here / "far" / "away").mkdir(parents=True)
+    (here / "far" / "away" / "link").symlink_to("../../out")
+    said = run("show", "far/away/link")
+    assert "layers of './base'" in said.out.splitlines()[0]
+
+
 def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
     before = names(here)
     said = run("compile", "p.tailor", "-o", "out", "--dry-run")
@@ -596,7 +632,8 @@ def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
     assert names(here) == before
 
 
-def test_the_flags_of_compile(run: Run, here: Path) -> None:
+def test_the_flags_of_compile(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat16", "--shard-size", "10kB",
                "--model", "math=code")  # fmt: skip
     assert said.code == 0, said.err
@@ -613,16 +650,17 @@ def test_the_flags_of_compile(run: Run, here: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["5000", "5kB", "0.005 MB", "4.8828125KiB"])
-def test_sizes(run: Run, here: Path, size: str) -> None:
+def test_sizes(run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     assert run("compile", "p.tailor", "-o", "out", "--shard-size", size).code == 0
     assert run("compile", "p.tailor", "-o", "same", "--shard-size", "5000B").code == 0
     assert names(here / "out") == names(here / "same")
 
 
-def test_an_unknown_dtype_is_a_fault(run: Run, here: Path) -> None:
+def test_an_unknown_dtype_names_the_option(run: Run, here: Path) -> None:
     said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat61")
-    assert said.code == 1
-    assert "'bfloat61'" in said.err
+    assert said.code == 2
+    assert "Invalid value for '--dtype': 'bfloat61'" in said.err
     assert "bfloat16" in said.err
     assert not (here / "out").exists()
 

@@ -231,8 +231,8 @@ def test_a_signal_ends_the_command_and_leaves_nothing_at_once(
     runs: Runs, place: Place, signal_: str, code: int, force: bool
 ) -> None:
     old = made_in_peace(runs, place, place.plan)
-    wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
-    command = ["compile", str(place.plan), "-o", str(place.target), f"--shard-size={SHARD}B"]
+    wanted = made_in_peace(runs, place, place.plan, dtype="bfloat16")
+    command = ["compile", str(place.plan), "-o", str(place.target), "--dtype", "bfloat16"]
     command += ["--force"] if force else []
     said = place.folder / "said"
     if force:

@@ -172,6 +172,10 @@ class Family(Closed):
     transposed: bool = Field(
         default=False, description="Whether projections are stored as (inputs, outputs)."
     )
+    overflows_float16: bool = Field(
+        default=False,
+        description="Whether hidden states exceed float16's range, so that predictions are NaN.",
+    )
     deepest: int | None = Field(default=None, description="Most layers that a model can have.")
     like: _Words = Field(
         default="", description="Other model type that computes the same from a text."

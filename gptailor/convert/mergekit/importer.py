@@ -325,7 +325,7 @@ def _dtype(context: ImportContext) -> str | None:
         if name not in DTYPES
     ]
     computed = dtypes.get("dtype")
-    if computed not in (None, "float32"):
+    if computed not in (None, "float32") and context.merges:
         context.notes.append(config.note(_ROUNDS.format(computed), "dtype"))
     if not dtypes and len(context.names) > 1:
         return _widest_dtype(context)

@@ -115,6 +115,14 @@ def not_finite(contents: "ModelContents") -> str | None:
     return None
 
 
+def cause_of_nan(contents: "ModelContents", dtype: torch.dtype) -> str:
+    """Return why a model that computed in this dtype may have predicted NaN."""
+    if (broken := not_finite(contents)) is not None:
+        return broken
+    remedy = "; float16 overflows here: compile or compute with --dtype bfloat16"
+    return "all stored tensors are finite" + (remedy if dtype == torch.float16 else "")
+
+
 @lru_cache(maxsize=2**16)
 def _not_finite(stored: TensorInfo, _stamp: Stamp | None) -> str | None:
     """Return "NaN" or "infinity" if a tensor holds it; cached while its file is unchanged."""

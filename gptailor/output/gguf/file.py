@@ -1,9 +1,10 @@
 """The one GGUF file of a plan, with the lock in its header: as planned, and as written."""
 
 import math
+import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -128,7 +129,7 @@ class GgufFile(Destination):
             prepared.checked, prepared.compiled, self.quantize, path, weighted=weighted
         )
         self._architecture, planned = contents.architecture, contents.tensors
-        self.notes = [*contents.notes]
+        self.notes = [*contents.notes, *self._misnamed(planned)]
         _require_library({tensor.spec.dtype for tensor in planned}, path, weighted=weighted)
         self.tensors = {tensor.spec.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
@@ -149,6 +150,17 @@ class GgufFile(Destination):
             self.decided_words = "fitted, healed or weighted"
         shard = self._shard()
         self.shards, self.weights_size = (shard,), shard.size
+
+    def _misnamed(self, tensors: Iterable[GgufTensorPlan]) -> Iterator[str]:
+        """Yield a note if the file's name ends with a type other than the file's."""
+        _, *ends = re.split(r"[-. ]", self.path.stem.upper())
+        kinds = {tensor.spec.dtype for tensor in tensors if len(tensor.spec.shape) > 1}
+        types = [self.quantize] if self.quantize else sorted(kinds)
+        if ends and ends[-1] in FILE_TYPES and ends[-1] not in types:
+            yield (
+                f"{self.path.name} has the type {listed(types)}: "
+                f"--quantize {ends[-1].lower()} makes the type of the name"
+            )
 
     def _shard(self, lock: Lock | None = None) -> Shard:
         """Return the file, with a lock in its header if there is one."""

@@ -22,7 +22,9 @@ _FORM = "NAME=ORG/NAME:TASK"
 @click.command("publish", short_help="Upload a compiled folder to the Hub.", epilog=_EXAMPLE)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="ORG/NAME")
-@click.option("--upload", is_flag=True, help="Upload. Without it nothing leaves this machine.")
+@click.option("--upload", is_flag=True,
+              help="Upload. Without it the command is a dry run: nothing leaves this "
+              "machine.")  # fmt: skip
 @click.option("--private", is_flag=True, help="Make a missing repository private.")
 @click.option("--title", metavar="TEXT", help="The model card's title.")
 @click.option("--license", "license_", metavar="ID",

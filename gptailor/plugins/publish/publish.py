@@ -279,7 +279,14 @@ def _refuse_ids(ids: Iterable[str]) -> None:
 
 
 def _refuse_other_folder(folder: Path) -> None:
-    """Raise CheckpointError (C101) for a folder that gptailor didn't compile."""
+    """Raise CheckpointError (C101) for a file, and a folder that gptailor didn't compile."""
+    if folder.is_file():
+        help_ = (
+            f"'hf upload ORG/NAME {folder.name}' uploads one file; --include '*.gguf' adds those "
+            "inside a compiled folder"
+        )
+        file = "expected a folder that 'gptailor compile' wrote, got a file"
+        raise CheckpointError("C101", file, folder, help_)
     for name in (CONFIG, PLAN_FILE):
         if not (folder / name).is_file():
             lacking = f"expected a folder that 'gptailor compile' wrote, got one without {name}"

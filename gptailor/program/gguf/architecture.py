@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, final
 
+from gptailor.checkpoint.families.layer_config import SLIDING
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.gguf.architectures import (
     ARCHITECTURES,
@@ -24,6 +25,7 @@ from gptailor.checkpoint.formats.gguf.architectures import (
 from gptailor.checkpoint.formats.gguf.file_facts import llama3_divisors, yarn_attention
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import LARGEST_SINGLE
+from gptailor.program.sources import Checked
 
 GgufFacts = dict[str, int | float | bool | str | list[Any]]
 """The metadata of a GGUF file, by GGUF's keys; its numbers have 32 bits."""
@@ -46,7 +48,7 @@ class WrittenArchitecture:
     no size.
     """
 
-    def __init__(self, config: Mapping[str, Any], target: Path) -> None:
+    def __init__(self, config: Mapping[str, Any], target: Path, checked: Checked) -> None:
         from transformers import AutoConfig
 
         kind = str(config.get("model_type"))
@@ -58,6 +60,7 @@ class WrittenArchitecture:
                 f"those written are {listed(map(quoted, WRITTEN))}",
             )
         self.target = target
+        self._checked = checked
         self.name = WRITTEN[kind]
         self.architecture = ARCHITECTURES[self.name]
         self.notes: list[str] = []
@@ -191,34 +194,50 @@ class WrittenArchitecture:
         """
         most, windows = self._count("max_position_embeddings"), self.architecture.windows
         window = self._count("sliding_window") if any(self._slides) else None
-        unbounded = windows is not None and (windows.apart or self._period() is not None)
+        unbounded = windows is not None and (
+            windows.apart or self._period(self._slides) is not None
+        )
         if window is None or unbounded or window >= most:
             return most
         why = f"llama.cpp's {quoted(self.name)} has no such windows in its layers"
         self.notes.append(f"the context is cut from {most} to the window's {window} tokens: {why}")
         return window
 
-    def _period(self) -> int | None:
+    def _period(self, slides: list[bool]) -> int | None:
         """Return the p such that all layers slide but every p-th, or None for another order.
 
         The usual period comes first: an older llama.cpp knows no other.
         """
         windows = self.architecture.windows
-        periods: list[int] = [windows.period if windows else 1, *range(1, len(self._slides) + 2)]
+        periods: list[int] = [windows.period if windows else 1, *range(1, len(slides) + 2)]
         for period in periods:
-            if self._slides == [i % period < period - 1 for i in range(len(self._slides))]:
+            if slides == [i % period < period - 1 for i in range(len(slides))]:
                 return period
         return None
+
+    def _periodic_cut(self) -> str:
+        """Return an example of one window of the base whose drop leaves its period, for a cut.
+
+        A window of whole periods leaves the order of all other layers.
+        """
+        slides = [entry.get("layer_types") == SLIDING for entry in self._checked.base.entries]
+        period, drops = self._period(slides), self._checked.plan.drops
+        size = (period or 0) * max(1, round(len(drops) / (period or 1)))
+        if not drops or not 0 < size < len(slides):
+            return ""
+        first = min(drops[0].position, len(slides) - size)
+        return f", for example by 'drop L{first}..L{first + size - 1}' alone"
 
     def _sliding(self) -> GgufFacts:
         windows = self.architecture.windows
         if windows is None:
             return {}
-        period = self._period()
+        period = self._period(self._slides)
         if windows.apart and not any(self._slides):
             return {}
         if period is None and windows.apart:
             help = "drop or order layers so that every n-th layer alone has full attention"
+            help += self._periodic_cut()
             slides = "".join("s" if slides else "F" for slides in self._slides)
             must = f"as llama.cpp's {quoted(self.name)} must"
             message = f"its layers slide by no period, {must}: {slides}"

@@ -774,6 +774,12 @@ def test_what_differs_is_noted(text: str, note: str) -> None:
     assert note in notes_of(text)
 
 
+@pytest.mark.parametrize(("scale", "noted"), [("", False), ("parameters: {scale: 0.5}", True)])
+def test_the_rounding_of_mergekit_is_noted_where_it_computes(scale: str, noted: bool) -> None:
+    text = f"models:\n- model: ./base\nmerge_method: passthrough\ndtype: bfloat16\n{scale}"
+    assert ("mergekit computes in bfloat16" in notes_of(text)) == noted
+
+
 def test_a_file_that_is_the_same_has_no_notes() -> None:
     assert notes_of(task("task_arithmetic", "weight: 1") + "dtype: float32") == ""
 

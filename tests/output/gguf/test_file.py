@@ -872,6 +872,47 @@ def test_what_llama_cpp_computes_otherwise_is_refused_by_name(
     assert said in str(refused("C306", lambda: gptailor.compile(plan, "out.gguf")))
 
 
+@pytest.mark.parametrize(
+    ("drops", "example"),
+    [
+        ("drop L1", "'drop L1..L3' alone"),
+        ("drop L5\ndrop L0", "'drop L0..L2' alone"),
+        ("repeat L0..L1", None),
+        ("stack { L2..L3 base }", None),
+    ],
+)
+def test_an_order_of_windows_without_a_period_names_a_cut_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drops: str, example: str | None
+) -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    model(tmp_path / "base", "gemma3_text", layers=6, layer_types=kinds, sliding_window=4)
+    monkeypatch.chdir(tmp_path)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "./base"\n{drops}', folder=tmp_path)
+    help_ = refused("C306", lambda: gptailor.compile(plan, "out.gguf")).help
+    assert help_.partition(", for example by ")[2] == (example or "")
+    if example:
+        cut = gptailor.loads(f'tailor 1\nmodel base = "./base"\n{example[1:-7]}', folder=tmp_path)
+        gptailor.compile(cut, "out.gguf", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize", "noted"),
+    [
+        ("out-Q8_0.gguf", None, "out-Q8_0.gguf has the type F32: --quantize q8_0 makes the type"),
+        ("out.q8_0.gguf", "f16", "out.q8_0.gguf has the type F16: --quantize q8_0 makes the type"),
+        ("out-Q8_0.gguf", "q8_0", ""),
+        ("out-f32.gguf", None, ""),
+        ("out.gguf", None, ""),
+    ],
+)
+def test_a_name_with_another_type_is_noted(
+    here: Path, name: str, quantize: str | None, noted: str
+) -> None:
+    made = gptailor.compile(gptailor.load("p.tailor"), name, quantize=quantize, dry_run=True)
+    assert "".join(note for note in made.notes if "has the type" in note).startswith(noted)
+    assert bool(noted) == any("has the type" in note for note in made.notes)
+
+
 def later(merges: list[list[str]]) -> None:
     """Put one of a token's merges last, where it has several."""
     made = ["".join(merge) for merge in merges]

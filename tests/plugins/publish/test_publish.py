@@ -320,6 +320,7 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
         (("out", "me/model", "--base-model", "no id"), "error[C501]: expected an id of the Hub"),
         (("out", "model"), "error[C501]: expected an id of the Hub such as ORG/NAME"),
         (("nowhere", "me/model"), "error[C101]: expected a folder that 'gptailor compile' wrote"),
+        (("out/model.safetensors", "me/model"), "'hf upload ORG/NAME model.safetensors' uploads"),
     ],
 )
 def test_a_wrong_publication_is_refused(desk: Desk, words: tuple[str, ...], message: str) -> None:
