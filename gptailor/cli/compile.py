@@ -14,7 +14,6 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
-from gptailor.lang.words import bounded_words
 from gptailor.plan.faults import PlanFolderError, TailorError, listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.measure import excess
@@ -269,6 +268,8 @@ def _say_unmet(
 
     `types` are those of the output and of the GGUF files beside it. A `lock` is in these files.
     """
+    from gptailor.lang.words import bounded_words
+
     size = prepared.output_size
     sizes = {("parameters", ""): ("it", size.parameters), ("bytes", ""): ("it", size.bytes)}
     for kind, file in zip(types, (result, *result.gguf), strict=True):
