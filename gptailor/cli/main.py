@@ -47,7 +47,13 @@ _INSTEAD = {
     ),
     **dict.fromkeys(
         ("merge", "stitch"),
-        "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md)",
+        "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md); "
+        "'gptailor import merge.yml -o plan.tailor' makes a plan of a mergekit file",
+    ),
+    **dict.fromkeys(
+        ("mergekit", "mergekit-yaml", "mergekit-multi"),
+        "'gptailor import merge.yml -o plan.tailor' makes a plan of a mergekit file, and "
+        "'gptailor compile plan.tailor -o out' writes the model (docs/mergekit.md)",
     ),
 }
 """The remedy for a command that other tools have and gptailor lacks, by its name."""

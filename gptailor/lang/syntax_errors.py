@@ -334,6 +334,24 @@ def fault(
     return Fault("S101", message, span=span, help=remedy or near)
 
 
+_MERGEKIT = re.compile(r"^(slices|models|merge_method|base_model):", re.MULTILINE)
+"""A line of each mergekit file, and of no plan."""
+
+
+def mergekit_fault(source: Source, *, read: bool) -> Fault | None:
+    """Return the one fault of a mergekit file in place of a plan; None for any other text.
+
+    A YAML file is one unless a statement of it could be read.
+    """
+    found = _MERGEKIT.search(source.text)
+    if found is None and (read or not source.name.endswith((".yml", ".yaml"))):
+        return None
+    file = "FILE" if source.name.startswith("<") else source.name
+    span = Span(*found.span()) if found else Span(0, 0)
+    help_ = f"convert it: gptailor import {file} -o plan.tailor"
+    return Fault("S102", "expected a plan, got a mergekit file", span=span, help=help_)
+
+
 @functools.cache
 def beginning(parser: lark.Lark, start: str) -> tuple[str, ...]:
     """Return the words that a `statement`, an `item` or a `wish` begins with."""
