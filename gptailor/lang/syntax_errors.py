@@ -113,6 +113,16 @@ LESSONS = (
         "both",
         ("«quantize» q4_k_m",),
     ),
+    Lesson('write model base = "./base"', "both", ('«base_model» = "./base"',)),
+    Lesson(
+        "numbers over the layers are curve(0, 1), and one for each source is (0.5, 0.5)",
+        "both",
+        (
+            "L1 from a, b by slerp(«[»0, 1])",
+            "L1 from a, b by slerp(t=«[»0, 1])",
+            "L1 from a, b by linear(1, «[»0, 1])",
+        ),
+    ),
     Lesson("in a stack write the layers again", "both", ("«repeat» L1..L2",), "item"),
     Lesson(
         "'heal' and 'repeat' take whole layers",
@@ -324,7 +334,7 @@ def fault(
             every = f"{article} {noun} starts with {layer}one of "
             every += listed((f"'{word}'" for word in words), "or")
             message = f"no {noun} starts with '{_short(actual)}'"
-            return Fault("S102", message, span=span, help=near or remedy or every)
+            return Fault("S102", message, span=span, help=remedy or near or every)
     if isinstance(error, lark.UnexpectedCharacters) and not actual[:1].isascii():
         named = unicodedata.name(actual[0], "no name")
         message = f"the character U+{ord(actual[0]):04X} ({named}) has no meaning here"
