@@ -251,6 +251,10 @@ class TokenizerBlock:
     pad_to_multiple_of: Any = None
 
 
+BASE_AT: Place = ("base_model",)
+"""The place of a source that mergekit adds to `models`: their base, if it is not one of them."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class MergekitConfig(ParameterBlock):
@@ -282,7 +286,7 @@ class MergekitConfig(ParameterBlock):
         sources = [replace(block, layer_range=range(layers)) for block in self.models]
         base = self.base_model
         if base is not None and all(block.model != base for block in self.models):
-            sources.append(SourceBlock(self.document, ("base_model",), base, range(layers)))
+            sources.append(SourceBlock(self.document, BASE_AT, base, range(layers)))
         return SliceBlock(self.document, (*self.at, "models"), sources)
 
 

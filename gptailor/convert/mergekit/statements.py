@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
-from gptailor.convert.mergekit.config import SliceBlock, SourceBlock
+from gptailor.convert.mergekit.config import BASE_AT, SliceBlock, SourceBlock
 from gptailor.convert.mergekit.context import ImportContext, parameter_value
 from gptailor.convert.mergekit.methods import (
     WITHOUT_BASE,
@@ -35,6 +35,15 @@ _PATTERNS = (
 _FUSED = (
     "mergekit merges all experts of a layer as one tensor, gptailor each by itself, which is not "
     "the same by '{}'"
+)
+_NEEDED_BASE = {
+    "first": "add base_model: with one of its two sources",
+    "beside": "add base_model: with the model that the sources were trained from",
+}
+"""The help for a missing base_model, by the roles of the base that need one."""
+_ADDED_BASE = (
+    "the base_model isn't one of the models, so mergekit adds it to them as a source: name one of "
+    "the models as base_model"
 )
 _ENTRYWISE = ("linear", "task_arithmetic", "ram")
 """Methods that compute each entry of a tensor from that entry of each source alone."""
@@ -144,13 +153,17 @@ def _read_recipe(
         parameters = values(method.by_source, at, source)
         sources.append(SourceTensor(context.names[source.model], source.model == base, parameters))
     shared = values(method.shared, number)
+    if base is None and method.base in _NEEDED_BASE:
+        message = f"'{method.name}' needs a base_model, in mergekit too"
+        raise context.config.error(message, "merge_method", help=_NEEDED_BASE[method.base])
     try:
         recipe = method.read(MethodInputs(method, sources, shared))
         if recipe.method:
             context.merges = True
             _refuse_different_merge(context, layer, recipe)
     except InexpressibleError as reason:
-        raise piece.error(str(reason)) from None
+        added = any(source.at == BASE_AT for source in piece.sources)
+        raise piece.error(str(reason), help=_ADDED_BASE if added else "") from None
     return recipe
 
 

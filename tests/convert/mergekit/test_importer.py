@@ -383,6 +383,25 @@ def test_what_has_no_equivalent_is_refused_by_name(text: str, said: str) -> None
     assert said in refused(text).message
 
 
+@pytest.mark.parametrize("method", ["ties", "slerp", "model_stock", "nearswap"])
+def test_a_method_without_its_base_model_is_refused_at_its_line(method: str) -> None:
+    two = method in {"slerp", "nearswap"}
+    text = TWO + f"merge_method: {method}\nparameters: {{{'t: 0.5' if two else ''}}}\n"
+    for layers in (6, None):
+        error = refused(text, layers)
+        assert (error.line, error.place) == (2, "merge_method")
+        assert error.message == f"'{method}' needs a base_model, in mergekit too"
+        assert error.help.endswith("its two sources" if two else "were trained from")
+
+
+def test_a_base_that_mergekit_adds_to_the_sources_is_named() -> None:
+    error = refused(SLERP.replace("base_model: a/base", "base_model: c/three\nparameters: {t: 1}"))
+    assert error.message == "'slerp' takes two sources, and there are 3"
+    assert "mergekit adds it to them" in error.help
+    three = TWO.replace("]", ", {model: c/three}]") + "merge_method: slerp\nbase_model: a/base\n"
+    assert not refused(three).help
+
+
 def test_task_vectors_across_layers_are_refused() -> None:
     text = (
         "slices: [{sources: [{model: a/base, layer_range: [0, 2]}, "
