@@ -314,17 +314,17 @@ def export_command(
 ) -> None:
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.checkpoint.models import rebind
-    from gptailor.convert.mergekit.exporter import export_mergekit
+    from gptailor.convert.mergekit.exporter import mergekit_text
     from gptailor.reporting.known_layers import resolved_by_headers
 
     del tool  # there is one
     declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))
     if faults:
         raise PlanError(faults)
-    if layers is None:
-        resolved, known = resolved_by_headers(declared, {})
-        layers = resolved.count if known else None
-    options.say(export_mergekit(declared, layers), newline=False)
+    resolved, known = resolved_by_headers(declared, {})
+    layers = layers or (resolved.count if known else None)
+    text = mergekit_text(declared, layers, tied="base" in resolved.tied)
+    options.say(text, newline=False)
 
 
 def read_plan_or_folder(

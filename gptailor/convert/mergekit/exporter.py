@@ -10,7 +10,9 @@ for that model.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, pairwise
@@ -58,6 +60,7 @@ _REFERENCES = ("model", "base_model")
 
 _UNKNOWN = "the base's number of layers isn't known"
 _HOW_TO_COUNT = "--layers N (in Python, layers=N) gives the number of the base's layers"
+_HOW_TO_USE = "compile the plan, and name its folder as a model in mergekit's file"
 
 _PartRecipes = dict[str, Recipe]
 """The recipes of an output layer's parts; `embed`, `norm` and `head` belong to the outer layers.
@@ -74,8 +77,20 @@ def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> 
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     statements without an equivalent, with the place in the plan.
     """
-    plan = plan_or_file(plan)
-    last = _document(plan, layers)
+    return mergekit_text(plan_or_file(plan), layers)
+
+
+def mergekit_text(plan: Plan, layers: int | None, *, tied: bool = False) -> str:
+    """Return the YAML of a plan, as `export_mergekit` does.
+
+    With `tied` the base's head is its embedding, so an output without a `head` has none to take.
+    """
+    with _naming_lines(plan):
+        return _documents(plan, layers, tied=tied)
+
+
+def _documents(plan: Plan, layers: int | None, *, tied: bool) -> str:
+    last = _document(plan, layers, tied=tied)
     stages: dict[str, dict[str, Any]] = {}
     paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
     models = [path for path in dict.fromkeys(paths) if path in plan.models]
@@ -104,11 +119,33 @@ _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
 # ---------------------------------------------------------------------------------------- documents
 
 
-def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
+@contextmanager
+def _naming_lines(plan: Plan) -> Iterator[None]:
+    """Give an error the line of its place in the plan's text, if the plan has one."""
+    try:
+        yield
+    except ConversionError as error:
+        words = re.findall(r"[^.\[\]]+", error.place)
+        at = tuple(int(word) if word.isdigit() else word for word in words)
+        span = None if plan.origin is None else plan.origin.span(at)
+        if plan.origin is None or span is None or error.line is not None:
+            raise
+        source = plan.origin.source
+        line, _ = source.position(span.start)
+        raise replace(error, name=source.name, line=line, in_plan=True) from error
+
+
+def _document(plan: Plan, layers: int | None, *, tied: bool = False) -> dict[str, Any]:
     """Return a plan as one document."""
-    has_whole = plan.whole is not None
     _refuse_inexpressible(plan, layers)
     resolved = Resolved(plan, layers or 0)
+    with _naming_lines(resolved.plan):
+        return _resolved_document(resolved, layers, has_whole=plan.whole is not None, tied=tied)
+
+
+def _resolved_document(
+    resolved: Resolved, layers: int | None, *, has_whole: bool, tied: bool
+) -> dict[str, Any]:
     slots, plan = resolved.kept, resolved.plan
     if not slots:
         raise ConversionError(
@@ -117,8 +154,8 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
             help="keep a layer",
         )
     rows = _recipes_of_parts(slots)
-    for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
-        row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
+    for where, recipe in _ends(plan, tied=tied).items():
+        rows[0 if where == "embed" else -1][where] = recipe
     method = _method(slots, rows)
     exported = list(_exported_layers(plan, method, slots, rows))
     if len(exported[0].models) < len(exported[-1].models):
@@ -149,6 +186,14 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
     return document
 
 
+def _ends(plan: Plan, *, tied: bool) -> _PartRecipes:
+    """Return the recipes of embedding, norm and head; a tied head without one is left out."""
+    base = Take(take=LayerOf(model="base"))
+    given = {where: plan.rest(where) for where in _ENDS}
+    left_out = tied and given["head"] is None
+    return {w: recipe or base for w, recipe in given.items() if w != "head" or not left_out}
+
+
 def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
@@ -159,7 +204,7 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
         name: name for name in (*plan.text_fits, *(["heal"] if plan.heal is not None else []))
     }
     for name, place in places.items():
-        raise ConversionError(f"mergekit has nothing like '{name}'", place=place)
+        raise ConversionError(f"mergekit has nothing like '{name}'", place=place, help=_HOW_TO_USE)
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 
@@ -180,13 +225,16 @@ def _method(slots: Sequence[Slot], rows: Sequence[_PartRecipes]) -> MergekitMeth
         raise ConversionError(
             f"mergekit has one merge_method in a file, and these are {two}",
             place=dotted(places[others[0]]),
+            help=_HOW_TO_USE,
         )
     method = next(
         (m for m in MERGEKIT_METHODS.values() if m.here == name and m.write is not None), None
     )
     if method is None:
         raise ConversionError(
-            f"mergekit has no '{name}' that gives the same tensors", place=dotted(places[name])
+            f"mergekit has no '{name}' that gives the same tensors",
+            place=dotted(places[name]),
+            help=_HOW_TO_USE,
         )
     return method
 
@@ -228,7 +276,8 @@ def _refuse_other_rows(
     mergekit fills rows that a model lacks from the slice's models, whatever their weight.
     """
     every = {_reference(plan, name) for name in plan.models}
-    for where, row, piece in (("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])):
+    ends = [("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])]
+    for where, row, piece in (end for end in ends if end[0] in end[1]):
         names = {name for _, name, _ in named_models(row[where])}
         names |= {"base"} if isinstance(row[where], Merge) and method.base_beside else set()
         models = {source["model"] for source in piece["sources"]}
@@ -493,10 +542,7 @@ def _exported_layers(
                 models = list(dict.fromkeys([*models, *_slice_models(method, rows[-1], plan)]))
             yield _exported_layer(plan, method, row, models)
         except InexpressibleError as reason:
-            place = next(
-                (dotted(entry.at) for entry in slots[n].recipes.values() if entry.at),
-                f"layers[{n}]",
-            )
+            place = next((dotted(e.at) for e in slots[n].recipes.values() if e.at), "")
             raise ConversionError(str(reason), place=place) from None
 
 

@@ -157,7 +157,7 @@ def _read_recipe(
         message = f"'{method.name}' needs a base_model, in mergekit too"
         raise context.config.error(message, "merge_method", help=_NEEDED_BASE[method.base])
     try:
-        recipe = method.read(MethodInputs(method, sources, shared))
+        recipe = method.read(MethodInputs(method, sources, shared, context.trims_some))
         if recipe.method:
             context.merges = True
             _refuse_different_merge(context, layer, recipe)

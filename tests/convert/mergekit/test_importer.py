@@ -383,6 +383,28 @@ def test_what_has_no_equivalent_is_refused_by_name(text: str, said: str) -> None
     assert said in refused(text).message
 
 
+@pytest.mark.parametrize(
+    ("method", "density", "body"),
+    [
+        ("ties", "[1, 0.7, 0.1]", "norm from two by ties(density=1.0)\nhead from two by "
+         "ties(density=1.0)\nwhole from two by ties(density=curve(1.0, 0.7, 0.1))"),
+        ("ties", "[{filter: mlp, value: 0.5}, {value: 1}]",
+         "others.mlp from two by ties(density=0.5)\nothers.norms from two by ties(density=1.0)\n"
+         "whole from two by ties(density=1.0)"),
+        ("breadcrumbs", "[{filter: embed, value: 0.5}, {value: 1}]",
+         "embed from two by breadcrumbs(density=0.5, gamma=0.01)\n"
+         "whole from two by breadcrumbs(density=1.0, gamma=0.0)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_trims_some_tensors_has_one_method(
+    method: str, density: str, body: str
+) -> None:
+    plan = imported(task(method, f"weight: 1, density: {density}"))
+    assert plan == tailor(body)
+    again = imported(export_mergekit(plan, 6))
+    assert again.model_copy(update={"models": plan.models}) == plan
+
+
 @pytest.mark.parametrize("method", ["ties", "slerp", "model_stock", "nearswap"])
 def test_a_method_without_its_base_model_is_refused_at_its_line(method: str) -> None:
     two = method in {"slerp", "nearswap"}
