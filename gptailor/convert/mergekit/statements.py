@@ -45,6 +45,10 @@ _ADDED_BASE = (
     "the base_model isn't one of the models, so mergekit adds it to them as a source: name one of "
     "the models as base_model"
 )
+_IN_A_STACK = (
+    "write the parts in a plan of their own, such as 'L1.mlp.down from base by linear(0)', and "
+    "name it as a model in the stack (docs/mergekit.md, block expansion)"
+)
 _ENTRYWISE = ("linear", "task_arithmetic", "ram")
 """Methods that compute each entry of a tensor from that entry of each source alone."""
 
@@ -301,7 +305,7 @@ def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
     if len(recipes) > 1:
         raise layer.piece.error(
             "parts of a layer are merged differently, and an item of a stack is whole layers",
-            help=HOW_TO_NAME_THE_BASE if context.base.layers is None else "",
+            help=HOW_TO_NAME_THE_BASE if context.base.layers is None else _IN_A_STACK,
         )
     over = (layer.offset, layer.piece.length - 1)
     return p.Item(recipe=_recipe(recipes.pop(), layer.layer_of_each_model(context).get, over))

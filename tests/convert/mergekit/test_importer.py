@@ -998,3 +998,15 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
 def test_documents_that_are_no_made_models_are_refused(old: str, new: str, said: str) -> None:
     assert old in STAGES
     assert said in str(refused(STAGES.replace(old, new), 4))
+
+
+def test_filters_in_a_stack_are_refused_with_the_way_around_them() -> None:
+    zero = "parameters: {scale: [{filter: down_proj, value: 0}, {value: 1}]}"
+    slices = [("[0, 2]", ""), ("[1, 2]", f", {zero}"), ("[2, 6]", "")]
+    text = "slices:\n" + "".join(
+        f"- sources: [{{model: a/base, layer_range: {ends}{more}}}]\n" for ends, more in slices
+    )
+    error = refused(f"{text}merge_method: passthrough\n")
+    assert error.line == 3
+    assert "'L1.mlp.down from base by linear(0)'" in error.help
+    assert "docs/mergekit.md" in error.help
