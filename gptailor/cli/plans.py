@@ -12,12 +12,14 @@ import click
 from gptailor.cli import options
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import (
+    CodedError,
     Fault,
     PlanError,
     Source,
     errors,
     listed,
     nearest,
+    nearest_path,
     to_github,
     to_json,
 )
@@ -251,6 +253,11 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     if output is not None:
         refuse_output(output, force=force)
+    if file != "-" and not Path(file).is_file():
+        got = "is a folder" if Path(file).is_dir() else "is missing"
+        help_ = nearest_path(Path(file)) or "relative paths start at the current folder"
+        help_ = "name the YAML file" if Path(file).is_dir() else help_
+        raise CodedError("C201", f"expected a file of {tool}, '{file}' {got}", help_)
     text, name = options.plan_text(file), options.shown_name(file)
     notes: Iterable[Note]
     if tool != "mergekit":

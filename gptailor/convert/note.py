@@ -79,6 +79,15 @@ class ConversionError(TailorError):
         return "\nerror: ".join((text, *map(str, self.others)))
 
 
+def ignored_errors(notes: Iterable[Note]) -> list[ConversionError]:
+    """Return the notes on what the other tool passes over, as errors."""
+    return [
+        ConversionError(note.message, name=note.name, place=note.place, line=note.line)
+        for note in notes
+        if note.ignored
+    ]
+
+
 @final
 class InexpressibleError(Exception):
     """A thing without an equivalent; whoever knows its place raises a ConversionError for it."""

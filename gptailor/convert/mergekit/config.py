@@ -10,7 +10,7 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.convert.note import ConversionError, Note
+from gptailor.convert.note import ConversionError, Note, ignored_errors
 from gptailor.plan.faults import Place, dotted, listed, nearest
 
 # --------------------------------------------------------------------------------------- documents
@@ -519,5 +519,5 @@ def read_config(document: Document) -> tuple[MergekitConfig, list[Note]]:
     walk = _Walk(document)
     config: MergekitConfig = _CONFIG(walk, document.data, ())
     if walk.errors:
-        raise ConversionError.of_all(walk.errors)
+        raise ConversionError.of_all([*walk.errors, *ignored_errors(walk.notes)])
     return config, walk.notes

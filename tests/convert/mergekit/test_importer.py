@@ -659,6 +659,20 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once() -> None:
     assert faults[1].startswith("error: file.yml:6: ")
 
 
+def test_a_wrong_method_hides_no_other_mistake() -> None:
+    text = "models:\n- {model: a/base}\n- {model: b/two, paramters: {weight: 1}}\n"
+    error = refused(text + "merge_method: taks_arithmetic\ndtype: bf16\n")
+    assert [(each.line, each.place) for each in (error, *error.others)] == [
+        (3, "models[1].paramters"),
+        (4, "merge_method"),
+        (5, "dtype"),
+    ]
+    unread = refused(text + "merge_metod: linear\n")
+    assert {each.place for each in (unread, *unread.others)} == {
+        "", "models[1].paramters", "merge_metod",
+    }  # fmt: skip
+
+
 def test_models_need_the_number_of_layers() -> None:
     error = refused(task("breadcrumbs", "weight: 1, density: 0.5, gamma: [0, 0.1]"), None)
     assert "their number isn't known" in error.message
