@@ -70,8 +70,8 @@ def _every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
             names, package = table.names(), _locked_package(plan, name)
             help_ = f"pip install {package.replace(' ', '==')}" if package else ""
             known = f"the {table.kind}s are {listed(names)}" if names else "install its package"
-            other = _METHODS_OF_MERGEKIT.get(name, "") if table is METHODS else ""
-            help_ = table.problem(name) or help_ or other or nearest(name, names) or known
+            like = _METHODS_OF_MERGEKIT.get(name) or nearest(name, names)
+            help_ = table.problem(name) or help_ or like or known
             by = f"; by the lock it comes from the package {package}" if package else ""
             yield Fault("P301", f"there is no {table.kind} '{name}'{by}", at, help_)
 
@@ -259,8 +259,8 @@ def _every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
             message = f"'{parameter.name}' of '{method.name}' is {words}, not {got}"
             near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
             others = _WORDS_OF_MERGEKIT.get(str(argument).lower(), ())
-            same = next((word for word in others if word in parameter.words), "")
-            yield Fault("P312", message, at, f"did you mean '{same}'?" if same else near)
+            same = [f"did you mean '{word}'?" for word in others if word in parameter.words]
+            yield Fault("P312", message, at, next(iter(same), near))
         elif not parameter.words and isinstance(argument, str):
             yield Fault("P306", f"expected a number, got '{argument}'", at)
 

@@ -205,9 +205,9 @@ def run(arguments: Sequence[str]) -> int:
 def _with_remedy(error: click.ClickException, arguments: Sequence[str]) -> click.ClickException:
     """Return an error with the remedy for mergekit's flags, and for an output without `-o`."""
     remedy = _FLAGS.get(error.option_name, "") if isinstance(error, click.NoSuchOption) else ""
-    match error, list(arguments):
-        case click.MissingParameter(), ["compile", plan, folder]:
-            remedy = f"write: gptailor compile {plan} -o {folder}"
+    bare = len(arguments) == 3 and arguments[0] == "compile"
+    if bare and isinstance(error, click.MissingParameter):
+        remedy = f"write: gptailor compile {' -o '.join(arguments[1:])}"
     if not remedy or not isinstance(error, click.UsageError):
         return error
     text = (error.message or error.format_message()).rstrip(".")

@@ -254,9 +254,9 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     if output is not None:
         refuse_output(output, force=force)
     if file != "-" and not Path(file).is_file():
-        got = "is a folder" if Path(file).is_dir() else "is missing"
-        help_ = nearest_path(Path(file)) or "relative paths start at the current folder"
-        help_ = "name the YAML file" if Path(file).is_dir() else help_
+        got, help_ = "is missing", nearest_path(Path(file)) or "relative paths start at this folder"
+        if Path(file).is_dir():
+            got, help_ = "is a folder", "name the YAML file"
         raise CodedError("C201", f"expected a file of {tool}, '{file}' {got}", help_)
     text, name = options.plan_text(file), options.shown_name(file)
     notes: Iterable[Note]

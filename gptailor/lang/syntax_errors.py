@@ -357,9 +357,12 @@ def mergekit_fault(source: Source, *, read: bool) -> Fault | None:
     if found is None and (read or not source.name.endswith((".yml", ".yaml"))):
         return None
     file = "FILE" if source.name.startswith("<") else source.name
-    span = Span(*found.span()) if found else Span(0, 0)
-    help_ = f"convert it: gptailor import {file} -o plan.tailor"
-    return Fault("S102", "expected a plan, got a mergekit file", span=span, help=help_)
+    return Fault(
+        "S102",
+        "expected a plan, got a mergekit file",
+        span=Span(*found.span()) if found else Span(0, 0),
+        help=f"convert it: gptailor import {file} -o plan.tailor",
+    )
 
 
 @functools.cache

@@ -96,9 +96,12 @@ class ImportContext:
     @cached_property
     def trims_some(self) -> bool:
         """True if a density isn't 1."""
-        given = (block.parameters.get("density", ()) for block in self.blocks(self.slices))
-        settings = (setting for settings in given for setting in settings)
-        return any(value != 1 for setting in settings for value, _ in setting.values)
+        return any(
+            value != 1
+            for block in self.blocks(self.slices)
+            for setting in block.parameters.get("density", ())
+            for value, _ in setting.values
+        )
 
     def require_depth(self) -> None:
         """Raise ConversionError for `models` of an unknown number of layers."""

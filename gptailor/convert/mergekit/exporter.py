@@ -12,7 +12,6 @@ for that model.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, pairwise
@@ -33,7 +32,7 @@ from gptailor.convert.mergekit.methods import (
 from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.arguments import Positive
-from gptailor.plan.faults import Place, dotted
+from gptailor.plan.faults import Origin, Place, dotted
 from gptailor.plan.layer_parts import BRANCHES, NORMS, Branch, is_pattern
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
@@ -85,22 +84,30 @@ def mergekit_text(plan: Plan, layers: int | None, *, tied: bool = False) -> str:
 
     With `tied` the base's head is its embedding, so an output without a `head` has none to take.
     """
-    with _naming_lines(plan):
-        return _documents(plan, layers, tied=tied)
+    try:
+        last = _document(plan, layers, tied=tied)
+        stages: dict[str, dict[str, Any]] = {}
+        paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
+        models = [path for path in dict.fromkeys(paths) if path in plan.models]
+        for name in needed(plan, [path for path in models if plan.models[path].made is not None]):
+            if (recipe := plan.models[name].made) is not None:
+                stages[name] = {"name": name, **_stage(plan, name, recipe, layers)}
+        if stages:
+            _refuse_beside_stages(plan, [*stages], [*stages.values(), last])
+        return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
+                                 allow_unicode=True, width=100))  # fmt: skip
+    except ConversionError as error:
+        raise _with_line(error, Resolved(plan, layers or 0).plan.origin) from error
 
 
-def _documents(plan: Plan, layers: int | None, *, tied: bool) -> str:
-    last = _document(plan, layers, tied=tied)
-    stages: dict[str, dict[str, Any]] = {}
-    paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
-    models = [path for path in dict.fromkeys(paths) if path in plan.models]
-    for name in needed(plan, [path for path in models if plan.models[path].made is not None]):
-        if (recipe := plan.models[name].made) is not None:
-            stages[name] = {"name": name, **_stage(plan, name, recipe, layers)}
-    if stages:
-        _refuse_beside_stages(plan, [*stages], [*stages.values(), last])
-    return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
-                             allow_unicode=True, width=100))  # fmt: skip
+def _with_line(error: ConversionError, origin: Origin | None) -> ConversionError:
+    """Return an error with the line of its place in the plan's text, if the plan has one."""
+    words = re.findall(r"[^.\[\]]+", error.place)
+    at = tuple(int(word) if word.isdigit() else word for word in words)
+    if origin is None or (span := origin.span(at)) is None:
+        return error
+    line, _ = origin.source.position(span.start)
+    return replace(error, name=origin.source.name, line=line, in_plan=True)
 
 
 @final
@@ -119,33 +126,11 @@ _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
 # ---------------------------------------------------------------------------------------- documents
 
 
-@contextmanager
-def _naming_lines(plan: Plan) -> Iterator[None]:
-    """Give an error the line of its place in the plan's text, if the plan has one."""
-    try:
-        yield
-    except ConversionError as error:
-        words = re.findall(r"[^.\[\]]+", error.place)
-        at = tuple(int(word) if word.isdigit() else word for word in words)
-        span = None if plan.origin is None else plan.origin.span(at)
-        if plan.origin is None or span is None or error.line is not None:
-            raise
-        source = plan.origin.source
-        line, _ = source.position(span.start)
-        raise replace(error, name=source.name, line=line, in_plan=True) from error
-
-
 def _document(plan: Plan, layers: int | None, *, tied: bool = False) -> dict[str, Any]:
     """Return a plan as one document."""
+    has_whole = plan.whole is not None
     _refuse_inexpressible(plan, layers)
     resolved = Resolved(plan, layers or 0)
-    with _naming_lines(resolved.plan):
-        return _resolved_document(resolved, layers, has_whole=plan.whole is not None, tied=tied)
-
-
-def _resolved_document(
-    resolved: Resolved, layers: int | None, *, has_whole: bool, tied: bool
-) -> dict[str, Any]:
     slots, plan = resolved.kept, resolved.plan
     if not slots:
         raise ConversionError(
@@ -154,8 +139,10 @@ def _resolved_document(
             help="keep a layer",
         )
     rows = _recipes_of_parts(slots)
-    for where, recipe in _ends(plan, tied=tied).items():
-        rows[0 if where == "embed" else -1][where] = recipe
+    ends = [("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])]
+    headless = tied and plan.rest("head") is None
+    for where, row in ends[:2] if headless else ends:
+        row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
     method = _method(slots, rows)
     exported = list(_exported_layers(plan, method, slots, rows))
     if len(exported[0].models) < len(exported[-1].models):
@@ -184,14 +171,6 @@ def _resolved_document(
     if plan.chat_template is not None:
         document["chat_template"] = _chat_template(plan)
     return document
-
-
-def _ends(plan: Plan, *, tied: bool) -> _PartRecipes:
-    """Return the recipes of embedding, norm and head; a tied head without one is left out."""
-    base = Take(take=LayerOf(model="base"))
-    given = {where: plan.rest(where) for where in _ENDS}
-    left_out = tied and given["head"] is None
-    return {w: recipe or base for w, recipe in given.items() if w != "head" or not left_out}
 
 
 def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:

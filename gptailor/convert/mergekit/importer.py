@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -115,8 +116,8 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     try:
         contexts = [ImportContext.of(config, base) for config in (*stage_configs, last)]
     except ConversionError as error:
-        further = (each for config, notes in read for each in _errors_alone(config, notes))
-        raise ConversionError.of_all([error, *further]) from None
+        further = ((*_dtype_errors(config), *ignored_errors(notes)) for config, notes in read)
+        raise ConversionError.of_all([error, *chain.from_iterable(further)]) from None
     *stages, context = contexts
     context.notes += [note for _, notes in read for note in notes]
     plan_models = _name_models(contexts, folder)
@@ -309,11 +310,6 @@ def _model(here: ModelPath, folders: ModelFolders, folder: Path | None) -> p.Mod
 
 
 # ---------------------------------------------------------------------------- the rest of the model
-
-
-def _errors_alone(config: MergekitConfig, notes: Iterable[Note]) -> list[ConversionError]:
-    """Return the errors of a configuration that need no method: of its dtypes and its keys."""
-    return [*_dtype_errors(config), *ignored_errors(notes)]
 
 
 def _dtypes(config: MergekitConfig) -> dict[str, str]:

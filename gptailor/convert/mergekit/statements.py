@@ -158,8 +158,11 @@ def _read_recipe(
         sources.append(SourceTensor(context.names[source.model], source.model == base, parameters))
     shared = values(method.shared, number)
     if base is None and method.base in _NEEDED_BASE:
-        message = f"'{method.name}' needs a base_model, in mergekit too"
-        raise context.config.error(message, "merge_method", help=_NEEDED_BASE[method.base])
+        raise context.config.error(
+            f"'{method.name}' needs a base_model, in mergekit too",
+            "merge_method",
+            help=_NEEDED_BASE[method.base],
+        )
     try:
         recipe = method.read(MethodInputs(method, sources, shared, context.trims_some))
         if recipe.method:
