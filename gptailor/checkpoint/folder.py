@@ -169,7 +169,9 @@ def _listing(folder: Path) -> list[str]:
         try:
             return sorted(path.name for path in folder.iterdir())
         except FileNotFoundError as error:
+            whole = os.path.abspath(folder)  # noqa: PTH100 (links stay)
             help_ = nearest_path(folder)
+            help_ = f"from here it is {whole}" if ".." in folder.parts and not help_ else help_
             raise CheckpointError("C101", "there is no such folder", folder, help_) from error
         except NotADirectoryError as error:
             raise CheckpointError("C101", "is not a folder", folder) from error

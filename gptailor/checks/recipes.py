@@ -19,6 +19,24 @@ from gptailor.plan.registry import GAP_FITS, METHODS, Method, Parameter
 _PACKAGE = re.compile(r"(?a)\w[\w.-]* \d[\w.+!]*")
 """A distribution and its version; a lock, which may be a stranger's, could have anything."""
 
+_METHODS_OF_MERGEKIT = {
+    "dare_linear": "did you mean 'dare'?",
+    "passthrough": "leave it out: without 'by' a model's tensors stay as they are",
+    "ramplus_tl": "did you mean 'ram_plus'?",
+    "scale": "a multiple of one model's tensors is written by linear(0.5)",
+}
+_PARAMETERS_OF_MERGEKIT = {
+    "filter_wise": "write by=row",
+    "int8_mask": "leave it out: in mergekit it saves memory, and changes no tensor",
+    "lambda": "it is 'scale' here; multiply the weights of task_arithmetic by it",
+    "normalize_weights": "did you mean 'normalize'?",
+    "nuslerp_flatten": "write by=row or by=column",
+    "nuslerp_row_wise": "write by=column",
+    "select_topk": "did you mean 'density'?",
+}
+_WORDS_OF_MERGEKIT = {"true": ("yes", "l1"), "false": ("no",)}
+"""Remedies by mergekit's names, which come before the nearest name; its words have one of these."""
+
 
 def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
     """Yield each method call with its place and its recipe."""
@@ -52,7 +70,8 @@ def _every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
             names, package = table.names(), _locked_package(plan, name)
             help_ = f"pip install {package.replace(' ', '==')}" if package else ""
             known = f"the {table.kind}s are {listed(names)}" if names else "install its package"
-            help_ = table.problem(name) or help_ or nearest(name, names) or known
+            like = _METHODS_OF_MERGEKIT.get(name) or nearest(name, names)
+            help_ = table.problem(name) or help_ or like or known
             by = f"; by the lock it comes from the package {package}" if package else ""
             yield Fault("P301", f"there is no {table.kind} '{name}'{by}", at, help_)
 
@@ -79,7 +98,8 @@ def _every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
             if name not in names:
                 has = f"its parameters are {listed(names)}" if names else "it has none"
                 message = f"'{method.name}' has no parameter '{name}'"
-                yield Fault("P302", message, (*at, "arguments", name), nearest(name, names) or has)
+                help_ = _PARAMETERS_OF_MERGEKIT.get(name) or nearest(name, names) or has
+                yield Fault("P302", message, (*at, "arguments", name), help_)
 
 
 @rule("P303")
@@ -238,7 +258,9 @@ def _every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
             words = listed((f"'{word}'" for word in parameter.words), "or")
             message = f"'{parameter.name}' of '{method.name}' is {words}, not {got}"
             near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
-            yield Fault("P312", message, at, near)
+            others = _WORDS_OF_MERGEKIT.get(str(argument).lower(), ())
+            same = [f"did you mean '{word}'?" for word in others if word in parameter.words]
+            yield Fault("P312", message, at, next(iter(same), near))
         elif not parameter.words and isinstance(argument, str):
             yield Fault("P306", f"expected a number, got '{argument}'", at)
 

@@ -47,10 +47,27 @@ _INSTEAD = {
     ),
     **dict.fromkeys(
         ("merge", "stitch"),
-        "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md)",
+        "write 'L0..L9 from math' or 'merge(…)' in a plan, and compile it (docs/cookbook.md); "
+        "'gptailor import merge.yml -o plan.tailor' makes a plan of a mergekit file",
+    ),
+    **dict.fromkeys(
+        ("mergekit", "mergekit-yaml", "mergekit-multi"),
+        "'gptailor import merge.yml -o plan.tailor' makes a plan of a mergekit file, and "
+        "'gptailor compile plan.tailor -o out' writes the model (docs/mergekit.md)",
     ),
 }
 """The remedy for a command that other tools have and gptailor lacks, by its name."""
+
+_FLAGS = {
+    "--allow-crimes": "models of another architecture are refused by name (M205)",
+    "--copy-tokenizer": "leave it out: the tokenizer is always part of the output",
+    "--cuda": "it is 'compile --device cuda'",
+    "--lora-merge-cache": "leave it out: adapters are added as tensors are read",
+    "--out-shard-size": "it is 'compile --shard-size 5GB', in bytes",
+    "--random-seed": "the plan has it, as 'seed=' of the method",
+    "--trust-remote-code": "leave it out: gptailor never runs a repository's code",
+}
+"""The remedy for an option that mergekit-yaml has and gptailor lacks, as in docs/mergekit.md."""
 
 COMMANDS: Door[click.Command] = Door("commands", "command", click.Command, {})
 """The commands of plugins."""
@@ -174,7 +191,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _with_remedy(error, arguments).show()
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
@@ -183,6 +200,18 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return code
     return 0
+
+
+def _with_remedy(error: click.ClickException, arguments: Sequence[str]) -> click.ClickException:
+    """Return an error with the remedy for mergekit's flags, and for an output without `-o`."""
+    remedy = _FLAGS.get(error.option_name, "") if isinstance(error, click.NoSuchOption) else ""
+    bare = len(arguments) == 3 and arguments[0] == "compile"
+    if bare and isinstance(error, click.MissingParameter):
+        remedy = f"write: gptailor compile {' -o '.join(arguments[1:])}"
+    if not remedy or not isinstance(error, click.UsageError):
+        return error
+    text = (error.message or error.format_message()).rstrip(".")
+    return click.UsageError(f"{text}; {remedy}", error.ctx)
 
 
 def _ended(error: BaseException) -> int | None:

@@ -12,12 +12,14 @@ import click
 from gptailor.cli import options
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import (
+    CodedError,
     Fault,
     PlanError,
     Source,
     errors,
     listed,
     nearest,
+    nearest_path,
     to_github,
     to_json,
 )
@@ -251,6 +253,11 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     if output is not None:
         refuse_output(output, force=force)
+    if file != "-" and not Path(file).is_file():
+        got, help_ = "is missing", nearest_path(Path(file)) or "relative paths start at this folder"
+        if Path(file).is_dir():
+            got, help_ = "is a folder", "name the YAML file"
+        raise CodedError("C201", f"expected a file of {tool}, '{file}' {got}", help_)
     text, name = options.plan_text(file), options.shown_name(file)
     notes: Iterable[Note]
     if tool != "mergekit":
@@ -314,17 +321,17 @@ def export_command(
 ) -> None:
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.checkpoint.models import rebind
-    from gptailor.convert.mergekit.exporter import export_mergekit
+    from gptailor.convert.mergekit.exporter import mergekit_text
     from gptailor.reporting.known_layers import resolved_by_headers
 
     del tool  # there is one
     declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))
     if faults:
         raise PlanError(faults)
-    if layers is None:
-        resolved, known = resolved_by_headers(declared, {})
-        layers = resolved.count if known else None
-    options.say(export_mergekit(declared, layers), newline=False)
+    resolved, known = resolved_by_headers(declared, {})
+    layers = layers or (resolved.count if known else None)
+    text = mergekit_text(declared, layers, tied="base" in resolved.tied)
+    options.say(text, newline=False)
 
 
 def read_plan_or_folder(

@@ -61,6 +61,8 @@ class ConversionError(TailorError):
     place: str = ""
     line: int | None = None
     help: str = ""
+    in_plan: bool = False
+    """True if the file is a plan, whose line alone names the place."""
     others: tuple["ConversionError", ...] = ()
     """Other errors in the same file."""
 
@@ -72,9 +74,18 @@ class ConversionError(TailorError):
         return replace(first, others=(*first.others, *others))
 
     def __str__(self) -> str:
-        text = _located(self.name, self.line, self.place, self.message)
+        text = _located(self.name, self.line, "" if self.in_plan else self.place, self.message)
         text += f"\n  = help: {self.help}" if self.help else ""
         return "\nerror: ".join((text, *map(str, self.others)))
+
+
+def ignored_errors(notes: Iterable[Note]) -> list[ConversionError]:
+    """Return the notes on what the other tool passes over, as errors."""
+    return [
+        ConversionError(note.message, name=note.name, place=note.place, line=note.line)
+        for note in notes
+        if note.ignored
+    ]
 
 
 @final

@@ -153,6 +153,8 @@ def parse(source: Source) -> tuple[tree.File, list[Fault]]:
         )
         return tree.File(Span(0, 0), (), ()), locate([fault], Origin(source, Path()))
     statements = tuple(_statements(source, pieces, "statement", faults))
+    if faults and (mergekit := syntax_errors.mergekit_fault(source, read=bool(statements))):
+        statements, faults = (), [mergekit]
     file = tree.File(Span(0, len(source.text)), statements, tuple(pieces.closing))
     return file, locate(faults, Origin(source, Path()))
 

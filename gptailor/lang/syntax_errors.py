@@ -113,6 +113,16 @@ LESSONS = (
         "both",
         ("«quantize» q4_k_m",),
     ),
+    Lesson('write model base = "./base"', "both", ('«base_model» = "./base"',)),
+    Lesson(
+        "numbers over the layers are curve(0, 1), and one for each source is (0.5, 0.5)",
+        "both",
+        (
+            "L1 from a, b by slerp(«[»0, 1])",
+            "L1 from a, b by slerp(t=«[»0, 1])",
+            "L1 from a, b by linear(1, «[»0, 1])",
+        ),
+    ),
     Lesson("in a stack write the layers again", "both", ("«repeat» L1..L2",), "item"),
     Lesson(
         "'heal' and 'repeat' take whole layers",
@@ -324,7 +334,7 @@ def fault(
             every = f"{article} {noun} starts with {layer}one of "
             every += listed((f"'{word}'" for word in words), "or")
             message = f"no {noun} starts with '{_short(actual)}'"
-            return Fault("S102", message, span=span, help=near or remedy or every)
+            return Fault("S102", message, span=span, help=remedy or near or every)
     if isinstance(error, lark.UnexpectedCharacters) and not actual[:1].isascii():
         named = unicodedata.name(actual[0], "no name")
         message = f"the character U+{ord(actual[0]):04X} ({named}) has no meaning here"
@@ -332,6 +342,27 @@ def fault(
     text = f"'{_short(actual)}'" if actual else "the end of the statement"
     message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {text}"
     return Fault("S101", message, span=span, help=remedy or near)
+
+
+_MERGEKIT = re.compile(r"^(slices|models|merge_method|base_model):", re.MULTILINE)
+"""A line of each mergekit file, and of no plan."""
+
+
+def mergekit_fault(source: Source, *, read: bool) -> Fault | None:
+    """Return the one fault of a mergekit file in place of a plan; None for any other text.
+
+    A YAML file is one unless a statement of it could be read.
+    """
+    found = _MERGEKIT.search(source.text)
+    if found is None and (read or not source.name.endswith((".yml", ".yaml"))):
+        return None
+    file = "FILE" if source.name.startswith("<") else source.name
+    return Fault(
+        "S102",
+        "expected a plan, got a mergekit file",
+        span=Span(*found.span()) if found else Span(0, 0),
+        help=f"convert it: gptailor import {file} -o plan.tailor",
+    )
 
 
 @functools.cache

@@ -95,6 +95,8 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     for name in ("none", "file", "loop", "file/below", "a\0b"):
         assert refused(tmp_path / name).code == "C101"
     assert "no such folder" in str(refused(tmp_path / "none"))
+    beside = refused(tmp_path / "kit" / ".." / ".." / "__none__")
+    assert beside.help == f"from here it is {tmp_path.parent / '__none__'}"
 
 
 def test_the_configuration_is_needed(tmp_path: Path) -> None:

@@ -98,3 +98,31 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(": ")[0] for line in lines] == ["error", "error"]
+
+
+def test_what_is_no_file_is_refused_as_a_file_of_mergekit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ties.yml").write_text(YAML)
+    (tmp_path / "half").mkdir()
+    assert run(["import", "tie.yml"]) == 3
+    assert capsys.readouterr().err == (
+        "error[C201]: expected a file of mergekit, 'tie.yml' is missing\n"
+        "  = help: did you mean 'ties.yml'?\n"
+    )
+    assert run(["import", "half"]) == 3
+    assert capsys.readouterr().err == (
+        "error[C201]: expected a file of mergekit, 'half' is a folder\n"
+        "  = help: name the YAML file\n"
+    )
+
+
+def test_a_missing_folder_is_named_where_the_base_must_be_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = YAML.replace("weight: 0.25", "weight: [{filter: mlp, value: 1}, {value: 0}]")
+    (tmp_path / "merge.yml").write_text(text.replace("./base", "../kit/base"))
+    assert run(["import", "merge.yml"]) == 1
+    assert "(there is no folder ../kit/base here)" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import gptailor
 from gptailor.checkpoint.families import FOLDER
 from gptailor.cli import compile as compile_module
+from gptailor.cli import main
 from gptailor.cli import options as screen
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
@@ -104,13 +105,32 @@ def test_the_help_names_all_commands(run: Run) -> None:
 @pytest.mark.parametrize(
     ("word", "instead"),
     [("quantize", "--quantize q4_k_m"), ("prune", "drop any 4"), ("compress", "drop L9..L12"),
-     ("shrink", "docs/search.md"), ("merge", "L0..L9 from math"), ("compil", "Did you mean")],
+     ("shrink", "docs/search.md"), ("merge", "L0..L9 from math"), ("compil", "Did you mean"),
+     ("merge", "gptailor import"), ("mergekit-yaml", "gptailor import merge.yml -o plan.tailor")],
 )  # fmt: skip
 def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, instead: str) -> None:
     said = run(word, "p.tailor")
     assert said.code == 2
     assert f"No such command '{word}'." in said.err
     assert instead in said.err
+
+
+def test_flags_of_mergekit_have_their_remedies(run: Run) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "mergekit.md").read_text()
+    for flag, remedy in main._FLAGS.items():
+        assert f"\n| `{flag}" in docs
+        said = run("compile", flag, "p.tailor", "-o", "out")
+        assert said.code == 2
+        assert f"No such option '{flag}'; {remedy}" in said.err
+    assert "'--force'" in run("compile", "p.tailor", "-o", "out", "--forced").err
+
+
+def test_an_output_without_its_option_has_the_whole_line(run: Run) -> None:
+    said = run("compile", "merge.tailor", "out")
+    assert said.code == 2
+    line = "Missing option '-o' / '--output'; write: gptailor compile merge.tailor -o out"
+    assert line in said.err
+    assert run("compile", "merge.tailor").err.endswith("Missing option '-o' / '--output'.\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -54,7 +54,8 @@ class Case(NamedTuple):
 CASES = {
     "vocabulary": Case(
         'vocabulary 290 on "text.txt"', "vocabulary", "'vocabulary'", 2340,
-        "vocabulary  290 on", "", rf"vocabulary: 290 of 360 tokens; the text that chose them keeps {SHARE} of its tokens",
+        "vocabulary  290 on", "",
+        rf"vocabulary: 290 of 360 tokens; the text that chose them keeps {SHARE} of its tokens",
         "| 290 | 360 | {} |", fitted=False,
     ),
     "experts": Case(

@@ -101,6 +101,25 @@ head from two
     assert_same(read(tmp_path / "again"), found)
 
 
+def test_a_plan_with_zeros_expands_blocks(root: Path, tmp_path: Path) -> None:
+    (root / "zero.tailor").write_text(
+        'tailor 1\nmodel base = "./base"\nL1.attn.o from base by linear(0)\n'
+        "L1.mlp.down from base by linear(0)\n"
+    )
+    head = 'tailor 1; model base = "./base"; model zero = "./zero.tailor"\n'
+    plan = said("stack { L0..L1 base; L1 zero; L2 base }", root, head)
+    gptailor.compile(plan, tmp_path / "out")
+    tensors, base = read(tmp_path / "out"), read(root / "base")
+    for name, tensor in tensors.items():
+        if ".layers.2." in name:
+            zeros = name.endswith(("o_proj.weight", "down_proj.weight"))
+            same = base[name.replace(".2.", ".1.")]
+            assert torch.equal(tensor, torch.zeros_like(same) if zeros else same), name
+    assert torch.equal(
+        tensors["model.layers.3.mlp.down_proj.weight"], base["model.layers.2.mlp.down_proj.weight"]
+    )
+
+
 def test_a_plan_is_the_folder_that_it_would_be_in_float32(root: Path, tmp_path: Path) -> None:
     inner = gptailor.load(root / "sub" / "deep.tailor")
     gptailor.compile(inner, tmp_path / "deep", dtype="float32")

@@ -1,6 +1,7 @@
 """The table of syntax errors: every sample is told its remedy, at its place."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,28 @@ def test_a_brace_that_ends_a_block_is_never_expected_in_a_statement() -> None:
     for text in ('expect nll("t") <= 97%', 'search { require nll("t") <= 97% }'):
         [fault] = faults_of(text, "statement")
         assert fault.message == "expected '*', found '%'"
+
+
+YAML = "slices:\n  - sources:\n      - model: a\nmerge_method: linear\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [("a.yml", YAML, 1), ("a.txt", "# why\ndtype: float32\n" + YAML, 3),
+     ("<stdin>", "tailor 1\n" + YAML, 2), ("moe.yaml", "experts:\n  - x: 1\n", 1)],
+)  # fmt: skip
+def test_a_mergekit_file_is_one_fault_that_names_import(name: str, text: str, line: int) -> None:
+    [fault] = parse.read_bytes(text.encode(), name, Path())[1]
+    assert (fault.code, fault.message) == ("S102", "expected a plan, got a mergekit file")
+    assert fault.span is not None
+    assert fault.source is not None
+    assert fault.source.position(fault.span.start)[0] == line
+    file = "FILE" if name == "<stdin>" else name
+    assert fault.help == f"convert it: gptailor import {file} -o plan.tailor"
+
+
+def test_a_plan_may_be_named_as_yaml_is() -> None:
+    text = 'tailor 1\nmodel base = "a"\n'
+    assert parse.read_bytes(text.encode(), "a.yml", Path())[1] == []
+    [fault] = parse.read_bytes(f"{text}L1 fom base\n".encode(), "a.yml", Path())[1]
+    assert fault.help == "did you mean 'from'?"

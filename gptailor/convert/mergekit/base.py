@@ -287,6 +287,8 @@ class Base:
             path, revision = self.reference.model.path, self.reference.model.revision
             if self.folders.on_hub and MODEL_ID.fullmatch(path):
                 return _facts_on_hub(path, revision)
+            if self.folders.root is not None and path.startswith((".", "/", "~")):
+                self.why_unknown = f"there is no folder {path} here"
         except (CheckpointError, RuleError) as error:
             self.why_unknown = error.message if isinstance(error, CheckpointError) else str(error)
         return None

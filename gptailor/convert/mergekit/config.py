@@ -10,7 +10,7 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.convert.note import ConversionError, Note
+from gptailor.convert.note import ConversionError, Note, ignored_errors
 from gptailor.plan.faults import Place, dotted, listed, nearest
 
 # --------------------------------------------------------------------------------------- documents
@@ -251,6 +251,10 @@ class TokenizerBlock:
     pad_to_multiple_of: Any = None
 
 
+BASE_AT: Place = ("base_model",)
+"""The place of a source that mergekit adds to `models`: their base, if it is not one of them."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class MergekitConfig(ParameterBlock):
@@ -282,7 +286,7 @@ class MergekitConfig(ParameterBlock):
         sources = [replace(block, layer_range=range(layers)) for block in self.models]
         base = self.base_model
         if base is not None and all(block.model != base for block in self.models):
-            sources.append(SourceBlock(self.document, ("base_model",), base, range(layers)))
+            sources.append(SourceBlock(self.document, BASE_AT, base, range(layers)))
         return SliceBlock(self.document, (*self.at, "models"), sources)
 
 
@@ -515,5 +519,5 @@ def read_config(document: Document) -> tuple[MergekitConfig, list[Note]]:
     walk = _Walk(document)
     config: MergekitConfig = _CONFIG(walk, document.data, ())
     if walk.errors:
-        raise ConversionError.of_all(walk.errors)
+        raise ConversionError.of_all([*walk.errors, *ignored_errors(walk.notes)])
     return config, walk.notes

@@ -93,6 +93,16 @@ class ImportContext:
         ranges = {source.layer_range for source in self.slices[0].sources}
         return len(self.slices) == 1 and ranges == {range(self.base.layers or 0)}
 
+    @cached_property
+    def trims_some(self) -> bool:
+        """True if a density isn't 1."""
+        return any(
+            value != 1
+            for block in self.blocks(self.slices)
+            for setting in block.parameters.get("density", ())
+            for value, _ in setting.values
+        )
+
     def require_depth(self) -> None:
         """Raise ConversionError for `models` of an unknown number of layers."""
         if not self.config.slices and self.base.layers is None:

@@ -10,6 +10,7 @@ for that model.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from gptailor.convert.mergekit.methods import (
 from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.arguments import Positive
-from gptailor.plan.faults import Place, dotted
+from gptailor.plan.faults import Origin, Place, dotted
 from gptailor.plan.layer_parts import BRANCHES, NORMS, Branch, is_pattern
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
@@ -58,6 +59,7 @@ _REFERENCES = ("model", "base_model")
 
 _UNKNOWN = "the base's number of layers isn't known"
 _HOW_TO_COUNT = "--layers N (in Python, layers=N) gives the number of the base's layers"
+_HOW_TO_USE = "compile the plan, and name its folder as a model in mergekit's file"
 
 _PartRecipes = dict[str, Recipe]
 """The recipes of an output layer's parts; `embed`, `norm` and `head` belong to the outer layers.
@@ -74,18 +76,38 @@ def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> 
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     statements without an equivalent, with the place in the plan.
     """
-    plan = plan_or_file(plan)
-    last = _document(plan, layers)
-    stages: dict[str, dict[str, Any]] = {}
-    paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
-    models = [path for path in dict.fromkeys(paths) if path in plan.models]
-    for name in needed(plan, [path for path in models if plan.models[path].made is not None]):
-        if (recipe := plan.models[name].made) is not None:
-            stages[name] = {"name": name, **_stage(plan, name, recipe, layers)}
-    if stages:
-        _refuse_beside_stages(plan, [*stages], [*stages.values(), last])
-    return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
-                             allow_unicode=True, width=100))  # fmt: skip
+    return mergekit_text(plan_or_file(plan), layers)
+
+
+def mergekit_text(plan: Plan, layers: int | None, *, tied: bool = False) -> str:
+    """Return the YAML of a plan, as `export_mergekit` does.
+
+    With `tied` the base's head is its embedding, so an output without a `head` has none to take.
+    """
+    try:
+        last = _document(plan, layers, tied=tied)
+        stages: dict[str, dict[str, Any]] = {}
+        paths = (text.partition("+")[0] for key, text in _texts(last) if key in _REFERENCES)
+        models = [path for path in dict.fromkeys(paths) if path in plan.models]
+        for name in needed(plan, [path for path in models if plan.models[path].made is not None]):
+            if (recipe := plan.models[name].made) is not None:
+                stages[name] = {"name": name, **_stage(plan, name, recipe, layers)}
+        if stages:
+            _refuse_beside_stages(plan, [*stages], [*stages.values(), last])
+        return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
+                                 allow_unicode=True, width=100))  # fmt: skip
+    except ConversionError as error:
+        raise _with_line(error, Resolved(plan, layers or 0).plan.origin) from error
+
+
+def _with_line(error: ConversionError, origin: Origin | None) -> ConversionError:
+    """Return an error with the line of its place in the plan's text, if the plan has one."""
+    words = re.findall(r"[^.\[\]]+", error.place)
+    at = tuple(int(word) if word.isdigit() else word for word in words)
+    if origin is None or (span := origin.span(at)) is None:
+        return error
+    line, _ = origin.source.position(span.start)
+    return replace(error, name=origin.source.name, line=line, in_plan=True)
 
 
 @final
@@ -104,7 +126,7 @@ _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
 # ---------------------------------------------------------------------------------------- documents
 
 
-def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
+def _document(plan: Plan, layers: int | None, *, tied: bool = False) -> dict[str, Any]:
     """Return a plan as one document."""
     has_whole = plan.whole is not None
     _refuse_inexpressible(plan, layers)
@@ -117,7 +139,9 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
             help="keep a layer",
         )
     rows = _recipes_of_parts(slots)
-    for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
+    ends = [("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])]
+    headless = tied and plan.rest("head") is None
+    for where, row in ends[:2] if headless else ends:
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
     method = _method(slots, rows)
     exported = list(_exported_layers(plan, method, slots, rows))
@@ -159,7 +183,7 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
         name: name for name in (*plan.text_fits, *(["heal"] if plan.heal is not None else []))
     }
     for name, place in places.items():
-        raise ConversionError(f"mergekit has nothing like '{name}'", place=place)
+        raise ConversionError(f"mergekit has nothing like '{name}'", place=place, help=_HOW_TO_USE)
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 
@@ -180,13 +204,16 @@ def _method(slots: Sequence[Slot], rows: Sequence[_PartRecipes]) -> MergekitMeth
         raise ConversionError(
             f"mergekit has one merge_method in a file, and these are {two}",
             place=dotted(places[others[0]]),
+            help=_HOW_TO_USE,
         )
     method = next(
         (m for m in MERGEKIT_METHODS.values() if m.here == name and m.write is not None), None
     )
     if method is None:
         raise ConversionError(
-            f"mergekit has no '{name}' that gives the same tensors", place=dotted(places[name])
+            f"mergekit has no '{name}' that gives the same tensors",
+            place=dotted(places[name]),
+            help=_HOW_TO_USE,
         )
     return method
 
@@ -228,7 +255,8 @@ def _refuse_other_rows(
     mergekit fills rows that a model lacks from the slice's models, whatever their weight.
     """
     every = {_reference(plan, name) for name in plan.models}
-    for where, row, piece in (("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])):
+    ends = [("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])]
+    for where, row, piece in (end for end in ends if end[0] in end[1]):
         names = {name for _, name, _ in named_models(row[where])}
         names |= {"base"} if isinstance(row[where], Merge) and method.base_beside else set()
         models = {source["model"] for source in piece["sources"]}
@@ -493,10 +521,7 @@ def _exported_layers(
                 models = list(dict.fromkeys([*models, *_slice_models(method, rows[-1], plan)]))
             yield _exported_layer(plan, method, row, models)
         except InexpressibleError as reason:
-            place = next(
-                (dotted(entry.at) for entry in slots[n].recipes.values() if entry.at),
-                f"layers[{n}]",
-            )
+            place = next((dotted(e.at) for e in slots[n].recipes.values() if e.at), "")
             raise ConversionError(str(reason), place=place) from None
 
 

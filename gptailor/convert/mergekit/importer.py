@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from gptailor.convert.note import (
     ConversionWarning,
     Note,
     grouped_notes,
+    ignored_errors,
     short_name,
     snapshot_of,
 )
@@ -111,7 +113,11 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     *stage_configs, last = _in_order([config for config, _ in read])
     reference = _base_of({str(config.name): config for config in stage_configs}, last)
     base = Base(reference, ModelFolders(root, models or {}, on_hub), layers)
-    contexts = [ImportContext.of(config, base) for config in (*stage_configs, last)]
+    try:
+        contexts = [ImportContext.of(config, base) for config in (*stage_configs, last)]
+    except ConversionError as error:
+        further = ((*_dtype_errors(config), *ignored_errors(notes)) for config, notes in read)
+        raise ConversionError.of_all([error, *chain.from_iterable(further)]) from None
     *stages, context = contexts
     context.notes += [note for _, notes in read for note in notes]
     plan_models = _name_models(contexts, folder)
@@ -137,11 +143,7 @@ def _raise_errors(context: ImportContext, *, strict: bool = False) -> None:
 
     With `strict` ignored keys and filters are errors themselves.
     """
-    ignored = [
-        ConversionError(note.message, name=note.name, place=note.place, line=note.line)
-        for note in context.notes
-        if note.ignored
-    ]
+    ignored = ignored_errors(context.notes)
     if context.errors or (strict and ignored):
         raise ConversionError.of_all([*context.errors, *ignored])
 
@@ -310,20 +312,29 @@ def _model(here: ModelPath, folders: ModelFolders, folder: Path | None) -> p.Mod
 # ---------------------------------------------------------------------------- the rest of the model
 
 
-def _dtype(context: ImportContext) -> str | None:
-    """Return the dtype of the output; None where it is the base's."""
-    config = context.config
+def _dtypes(config: MergekitConfig) -> dict[str, str]:
+    """Return the dtypes of a configuration by their keys."""
     values = {"dtype": config.dtype, "out_dtype": config.out_dtype}
-    dtypes = {key: name.removeprefix("torch.") for key, name in values.items() if name is not None}
-    context.errors += [
+    return {key: name.removeprefix("torch.") for key, name in values.items() if name is not None}
+
+
+def _dtype_errors(config: MergekitConfig) -> list[ConversionError]:
+    return [
         config.error(
             f"'{name}' is no dtype of an output here",
             key,
             help=nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}",
         )
-        for key, name in dtypes.items()
+        for key, name in _dtypes(config).items()
         if name not in DTYPES
     ]
+
+
+def _dtype(context: ImportContext) -> str | None:
+    """Return the dtype of the output; None where it is the base's."""
+    config = context.config
+    dtypes = _dtypes(config)
+    context.errors += _dtype_errors(config)
     computed = dtypes.get("dtype")
     if computed not in (None, "float32") and context.merges:
         context.notes.append(config.note(_ROUNDS.format(computed), "dtype"))

@@ -107,6 +107,8 @@ class MethodInputs:
     method: "MergekitMethod"
     sources: Sequence[SourceTensor]
     shared: Mapping[str, ParameterValue]
+    trims_some: bool = False
+    """True if the file has a density other than 1, for this tensor or another."""
 
     @property
     def base(self) -> SourceTensor:
@@ -483,7 +485,9 @@ def _read_task_vectors(inputs: MethodInputs) -> TensorRecipe:
     densities = [vector.coefficient("density") for vector in vectors]
     elects = METHODS[row.here].elects and len(vectors) > 1
     divides = bool(inputs.shared["normalize"]) and (elects or _can_divide(weights))
-    trims = row.name != "task_arithmetic" and any(density != 1 for density in densities)
+    # an exported file has one method, for tensors that keep all entries too
+    trims = (inputs.trims_some and row.write is not None) or any(each != 1 for each in densities)
+    trims = trims and row.name != "task_arithmetic"
     if not trims and not elects:
         return _task_arithmetic(vectors, weights, factor, divides=divides)
     method = row.here if trims else "ties"

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
-from gptailor.convert.mergekit.config import SliceBlock, SourceBlock
+from gptailor.convert.mergekit.config import BASE_AT, SliceBlock, SourceBlock
 from gptailor.convert.mergekit.context import ImportContext, parameter_value
 from gptailor.convert.mergekit.methods import (
     WITHOUT_BASE,
@@ -35,6 +35,19 @@ _PATTERNS = (
 _FUSED = (
     "mergekit merges all experts of a layer as one tensor, gptailor each by itself, which is not "
     "the same by '{}'"
+)
+_NEEDED_BASE = {
+    "first": "add base_model: with one of its two sources",
+    "beside": "add base_model: with the model that the sources were trained from",
+}
+"""The help for a missing base_model, by the roles of the base that need one."""
+_ADDED_BASE = (
+    "the base_model isn't one of the models, so mergekit adds it to them as a source: name one of "
+    "the models as base_model"
+)
+_IN_A_STACK = (
+    "write the parts in a plan of their own, such as 'L1.mlp.down from base by linear(0)', and "
+    "name it as a model in the stack (docs/mergekit.md, block expansion)"
 )
 _ENTRYWISE = ("linear", "task_arithmetic", "ram")
 """Methods that compute each entry of a tensor from that entry of each source alone."""
@@ -144,13 +157,20 @@ def _read_recipe(
         parameters = values(method.by_source, at, source)
         sources.append(SourceTensor(context.names[source.model], source.model == base, parameters))
     shared = values(method.shared, number)
+    if base is None and method.base in _NEEDED_BASE:
+        raise context.config.error(
+            f"'{method.name}' needs a base_model, in mergekit too",
+            "merge_method",
+            help=_NEEDED_BASE[method.base],
+        )
     try:
-        recipe = method.read(MethodInputs(method, sources, shared))
+        recipe = method.read(MethodInputs(method, sources, shared, context.trims_some))
         if recipe.method:
             context.merges = True
             _refuse_different_merge(context, layer, recipe)
     except InexpressibleError as reason:
-        raise piece.error(str(reason)) from None
+        added = any(source.at == BASE_AT for source in piece.sources)
+        raise piece.error(str(reason), help=_ADDED_BASE if added else "") from None
     return recipe
 
 
@@ -288,7 +308,7 @@ def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
     if len(recipes) > 1:
         raise layer.piece.error(
             "parts of a layer are merged differently, and an item of a stack is whole layers",
-            help=HOW_TO_NAME_THE_BASE if context.base.layers is None else "",
+            help=HOW_TO_NAME_THE_BASE if context.base.layers is None else _IN_A_STACK,
         )
     over = (layer.offset, layer.piece.length - 1)
     return p.Item(recipe=_recipe(recipes.pop(), layer.layer_of_each_model(context).get, over))

@@ -110,7 +110,7 @@ def _result_lines(adapter: "ExtractResult") -> Iterator[str]:
         its = [other for other in adapter.others if other.kind == kind]
         names = its[0].name if len(its) == 1 else f"{its[0].name} and {len(its) - 1} more"
         how = "in the adapter, whole" if its[0].saved else f"left out{_way(kind)}"
-        yield f"{kind} differ ({names}): {how}"
+        yield f"{kind} {'differ' if kind.endswith('s') else 'differs'} ({names}): {how}"
     count = "1 module" if len(adapter.modules) == 1 else f"{len(adapter.modules)} modules"
     size = bytes_in_words(adapter.size)
     own = (

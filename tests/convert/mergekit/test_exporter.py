@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import export_mergekit, knots_of
+from gptailor.convert.mergekit.exporter import export_mergekit, knots_of, mergekit_text
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
@@ -349,3 +349,31 @@ def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
     assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
     assert said["base_model"] == "a/b@v1"
     assert said["tokenizer_source"] == "a/b@v1+./lora"
+
+
+def test_a_refusal_has_the_line_of_its_statement_and_a_remedy() -> None:
+    head = 'model base = "a"\nmodel two = "b"\nmodel three = "c"\n'
+    made = "L0 from two, three by ties()\nrepeat L1..L2\nL3 from two, three by "
+    for body, line in ((made + "linear()", 7), ("dtype float32\nL0 from two by dare(0.5)", 6)):
+        plan = gptailor.loads(f"tailor 1\n{head}{body}\n", "cut.tailor")
+        with pytest.raises(ConversionError) as caught:
+            export_mergekit(plan, 6)
+        assert str(caught.value) == (
+            f"cut.tailor:{line}: {caught.value.message}\n  = help: compile the plan, and name its "
+            "folder as a model in mergekit's file"
+        )
+
+
+def test_a_frankenmerge_of_a_tied_base_is_two_slices() -> None:
+    plan = tailor("norm from two\nstack {\nL0..L3 base\nL2..L5 two\n}")
+    said = yaml.safe_load(mergekit_text(plan, 6, tied=True))
+    assert said["merge_method"] == "passthrough"
+    assert [one["sources"] for one in said["slices"]] == [
+        [{"model": "a/base", "layer_range": [0, 4]}],
+        [{"model": "b/two", "layer_range": [2, 6]}],
+    ]
+    assert yaml.safe_load(mergekit_text(plan, 6))["merge_method"] == "linear"  # the base's head
+    other = tailor("stack {\nL0..L3 base\nL2..L5 two\n}")  # the base's norm
+    assert yaml.safe_load(mergekit_text(other, 6, tied=True))["merge_method"] == "linear"
+    headed = tailor("norm from two\nhead from two\nstack {\nL0..L3 base\nL2..L5 two\n}")
+    assert yaml.safe_load(mergekit_text(headed, 6)) == said

@@ -383,6 +383,47 @@ def test_what_has_no_equivalent_is_refused_by_name(text: str, said: str) -> None
     assert said in refused(text).message
 
 
+@pytest.mark.parametrize(
+    ("method", "density", "body"),
+    [
+        ("ties", "[1, 0.7, 0.1]", "norm from two by ties(density=1.0)\nhead from two by "
+         "ties(density=1.0)\nwhole from two by ties(density=curve(1.0, 0.7, 0.1))"),
+        ("ties", "[{filter: mlp, value: 0.5}, {value: 1}]",
+         "others.mlp from two by ties(density=0.5)\nothers.norms from two by ties(density=1.0)\n"
+         "whole from two by ties(density=1.0)"),
+        ("breadcrumbs", "[{filter: embed, value: 0.5}, {value: 1}]",
+         "embed from two by breadcrumbs(density=0.5, gamma=0.01)\n"
+         "whole from two by breadcrumbs(density=1.0, gamma=0.0)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_trims_some_tensors_has_one_method(
+    method: str, density: str, body: str
+) -> None:
+    plan = imported(task(method, f"weight: 1, density: {density}"))
+    assert plan == tailor(body)
+    again = imported(export_mergekit(plan, 6))
+    assert again.model_copy(update={"models": plan.models}) == plan
+
+
+@pytest.mark.parametrize("method", ["ties", "slerp", "model_stock", "nearswap"])
+def test_a_method_without_its_base_model_is_refused_at_its_line(method: str) -> None:
+    two = method in {"slerp", "nearswap"}
+    text = TWO + f"merge_method: {method}\nparameters: {{{'t: 0.5' if two else ''}}}\n"
+    for layers in (6, None):
+        error = refused(text, layers)
+        assert (error.line, error.place) == (2, "merge_method")
+        assert error.message == f"'{method}' needs a base_model, in mergekit too"
+        assert error.help.endswith("its two sources" if two else "were trained from")
+
+
+def test_a_base_that_mergekit_adds_to_the_sources_is_named() -> None:
+    error = refused(SLERP.replace("base_model: a/base", "base_model: c/three\nparameters: {t: 1}"))
+    assert error.message == "'slerp' takes two sources, and there are 3"
+    assert "mergekit adds it to them" in error.help
+    three = TWO.replace("]", ", {model: c/three}]") + "merge_method: slerp\nbase_model: a/base\n"
+    assert not refused(three).help
+
+
 def test_task_vectors_across_layers_are_refused() -> None:
     text = (
         "slices: [{sources: [{model: a/base, layer_range: [0, 2]}, "
@@ -616,6 +657,20 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once() -> None:
     faults = [line for line in lines if not line.startswith("  = ")]
     assert [line.partition(": ")[0] for line in faults] == ["file.yml:3", "error"]
     assert faults[1].startswith("error: file.yml:6: ")
+
+
+def test_a_wrong_method_hides_no_other_mistake() -> None:
+    text = "models:\n- {model: a/base}\n- {model: b/two, paramters: {weight: 1}}\n"
+    error = refused(text + "merge_method: taks_arithmetic\ndtype: bf16\n")
+    assert [(each.line, each.place) for each in (error, *error.others)] == [
+        (3, "models[1].paramters"),
+        (4, "merge_method"),
+        (5, "dtype"),
+    ]
+    unread = refused(text + "merge_metod: linear\n")
+    assert {each.place for each in (unread, *unread.others)} == {
+        "", "models[1].paramters", "merge_metod",
+    }  # fmt: skip
 
 
 def test_models_need_the_number_of_layers() -> None:
@@ -963,3 +1018,15 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
 def test_documents_that_are_no_made_models_are_refused(old: str, new: str, said: str) -> None:
     assert old in STAGES
     assert said in str(refused(STAGES.replace(old, new), 4))
+
+
+def test_filters_in_a_stack_are_refused_with_the_way_around_them() -> None:
+    zero = "parameters: {scale: [{filter: down_proj, value: 0}, {value: 1}]}"
+    slices = [("[0, 2]", ""), ("[1, 2]", f", {zero}"), ("[2, 6]", "")]
+    text = "slices:\n" + "".join(
+        f"- sources: [{{model: a/base, layer_range: {ends}{more}}}]\n" for ends, more in slices
+    )
+    error = refused(f"{text}merge_method: passthrough\n")
+    assert error.line == 3
+    assert "'L1.mlp.down from base by linear(0)'" in error.help
+    assert "docs/mergekit.md" in error.help

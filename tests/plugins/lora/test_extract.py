@@ -218,7 +218,7 @@ def test_the_command_says_the_errors_and_what_was_left_out(
     assert (
         "norms differ (model.layers.0.input_layernorm.weight and 12 more): in the adapter" in said
     )
-    assert "embed differ (model.embed_tokens.weight): left out; --save embed holds them" in said
+    assert "embed differs (model.embed_tokens.weight): left out; --save embed holds them" in said
     assert f"{tmp_path / 'a'}: 42 modules, " in said
     assert "% of the projections, " in said
     assert run([*command, str(tmp_path / "a"), "--format", "json"]) == 3
