@@ -629,7 +629,8 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compile", "p.tailor", "-o", "a", "--locked")[0] == 0
     assert run("compile", "p.tailor", "-o", "a", "--locked", "--dry-run", "--force")[0] == 0
     code, said = run("compile", "p.tailor", "-o", "b", "--lock", "--lock-file", "b.lock")
-    assert (code, said.splitlines()[-1]) == (0, "b.lock: 7 files of 2 models, 48 tensors")
+    assert code == 0
+    assert "b.lock: 7 files of 2 models, 48 tensors" in said.splitlines()
     assert (here / "b.lock").read_text() == (here / "p.tailor.lock").read_text()
     assert (here / "a" / LOCK_FILE).read_text() == (here / "b" / LOCK_FILE).read_text()
     code, said = run("verify", "a")
