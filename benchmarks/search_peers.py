@@ -405,7 +405,6 @@ def ablations() -> dict[str, Factory]:
 
     return {
         "without measured gaps": unmeasured_gaps,
-        "without a plan near the best": lambda space, seed: Ours(Surrogate(close=0), space, seed),
         "without the region of swaps": lambda space, seed: Ours(Surrogate(region=0), space, seed),
         "of twelve parents": lambda space, seed: Ours(Surrogate(elite=12), space, seed),
         "without block influence": lambda space, seed: Unmeasured(Surrogate(), space, seed),

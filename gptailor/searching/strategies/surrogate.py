@@ -44,9 +44,7 @@ _TURNS = 32
 """The number of parents. The first parents of the elite come more than once."""
 
 _FAR = 1e3
-"""The loss that is added to genomes which are far from the best trial."""
-_EXCHANGED = 2
-"""The number of positions that one exchange of a dropped layer changes."""
+"""The loss that is added to genomes of another size than the wanted one."""
 _WORST = 4.0
 """The greatest absolute target. It limits the effect of cuts that ruin a model."""
 
@@ -119,9 +117,7 @@ class Surrogate(strategy.Strategy):
     Each ask screens `mutants` mutants of the `elite` best trials. It also screens all genomes at a
     distance of one swap from the `region` best trials, and from the `further` best swaps by a draw.
     Genome i of an ask is the best genome by a draw with its deviation from the mean times
-    `heats[i]`. The first `close` genomes differ from the best trial by one exchange of a dropped
-    layer at most. With open sizes each genome has a size of its own instead. All are tried on all
-    samples.
+    `heats[i]`. With open sizes each genome has a size of its own. All are tried on all samples.
     """
 
     name: str = "surrogate"
@@ -131,7 +127,6 @@ class Surrogate(strategy.Strategy):
     region: int = 3
     further: int = 2
     heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
-    close: int = 1
 
     def _init(
         self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None
@@ -158,9 +153,6 @@ class Surrogate(strategy.Strategy):
             scores = drawn_scores(table, effect, by)[:, 1:]
             if sizes is not None:
                 scores += _FAR * (open_size(table, genomes)[:, None] != sizes)
-            elif len(best):
-                far = _is_far(table, effect, effects[best[0]])
-                scores[:, : self.close] += _FAR * far[:, None]
             return _Scored(genomes, effect, scores)
 
         parents = best[: self.region]
@@ -231,14 +223,6 @@ class Surrogate(strategy.Strategy):
         parents = m.some_rows(elite, np.floor(self.elite * turns**2).astype(np.int32))
         mutants = m.bred(table, around, parents, self.mutants, (move, cross))
         return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
-
-
-def _is_far(
-    table: Table, effects: Float[ndarray, "n f"], best: Float[ndarray, " f"]
-) -> Bool[ndarray, " n"]:
-    """Return which genomes drop other layers than the best one, by more than one exchange."""
-    changed = np.abs(effects[:, table.drops] - best[table.drops]) > 0
-    return np.asarray(changed.sum(axis=1) > _EXCHANGED)
 
 
 def described(table: Table, genomes: Genome) -> Float[ndarray, "n f"]:
