@@ -215,10 +215,10 @@ def bridge() -> str:
 
 
 BUDGET = (
-    (30, "m0", "starting plans, half at most", "what people make by hand"),
+    (19, "m0", "starting plans, at most", "with their measurements"),
     (5, "m2", "random", "one in twelve"),
-    (20, "m1", "what the surrogate asks for", "losers are given up early"),
-    (5, "repair", "finalists", "bridged, healed"),
+    (30, "m1", "plans of the surrogate, half at least", "losers are given up early"),
+    (6, "repair", "finalists", "bridged, healed"),
 )
 """Parts of a search of 60 evaluations: the number, the style, the name, a remark."""
 
@@ -230,9 +230,9 @@ def budget() -> str:
         wide = count * unit - 4
         out.append(box((x, 44), (wide, 36), style, f"{what}: {count}"))
         out.append(words(x + wide / 2, 67, str(count), "on", "middle"))
-        out += [words(x, 100, what), words(x, 115, how, "small")] if count > 5 else []
+        out += [words(x, 100, what), words(x, 115, how, "small")] if count > 6 else []
         x += count * unit
-    out += [words(16 + 30 * unit, 130, "random: one in twelve", "small")]
+    out += [words(16 + BUDGET[0][0] * unit, 130, "random: one in twelve", "small")]
     out += [words(x - 4, 130, "finalists: bridged, healed", "small", "end")]
     out += [
         box((x + 10, 44), (150, 36), "slot"),

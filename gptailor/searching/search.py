@@ -115,8 +115,8 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; a folder of another search is refused. Ctrl-C ends a search with everything kept, and skips
     slow results: the result's `ended` is then `interrupted`. KeyboardInterrupt is raised before
-    the first trial alone.
-    `on_event` receives each event, also of bridging and healing finalists here.
+    the first trial alone. `on_event` receives each event, also of bridging and healing finalists
+    here.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder

@@ -1,4 +1,4 @@
-"""Whose a layer is, and how much of it, by what its recipe says."""
+"""The share of each model in a layer, by the layer's recipe."""
 
 import pytest
 

@@ -108,8 +108,9 @@ def gap_features(table: Table, effects: Float[ndarray, "n f"]) -> Float[ndarray,
     """Return features of the gaps that a bridge closes, by the features of genomes.
 
     These are the number of gaps, the sum of their errors, and the sum of the logarithms of their
-    errors, each relative to its mean over all measured gaps. There are none without `gap_errors`. A
-    gap wider than all measured ones has the error of the widest one at its place.
+    errors, each relative to its mean over all measured gaps. The array has no columns if the table
+    has no `gap_errors`. A gap wider than all measured gaps has the error of the widest gap at its
+    place.
     """
     errors = table.gap_errors
     if errors is None:

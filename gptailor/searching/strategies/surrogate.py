@@ -91,7 +91,7 @@ class _Scored(NamedTuple):
     scores: Float[ndarray, "n d"]
 
 
-def open_size(table: Table, genomes: Genome) -> Int[ndarray, " n"]:
+def _open_size(table: Table, genomes: Genome) -> Int[ndarray, " n"]:
     """Return the number of chosen members of the sets with an open size."""
     inside = np.isin(table.group, table.ranged)
     return np.asarray(np.asarray(genomes.bits)[:, inside].sum(axis=1))
@@ -152,12 +152,12 @@ class Surrogate(strategy.Strategy):
             effect = described(table, genomes)
             scores = drawn_scores(table, effect, by)[:, 1:]
             if sizes is not None:
-                scores += _FAR * (open_size(table, genomes)[:, None] != sizes)
+                scores += _FAR * (_open_size(table, genomes)[:, None] != sizes)
             return _Scored(genomes, effect, scores)
 
         parents = best[: self.region]
         if sizes is not None and len(best):
-            away = np.abs(open_size(table, archive.genomes)[best] - sizes[:, None])
+            away = np.abs(_open_size(table, archive.genomes)[best] - sizes[:, None])
             parents = best[np.unique(np.argmin(away, axis=1))]
         elite = self._elite(table, archive, fitness, expected, random)
         parts = [scored(self._bred(table, around, elite, breeding))]
