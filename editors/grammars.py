@@ -75,7 +75,7 @@ def grammar() -> dict[str, Any]:
             "dtype": {
                 "patterns": [
                     _captured(
-                        rf"\b(dtype)\s+({_any('dtype')})\b",
+                        rf"\b(dtype|gguf)\s+({_any('dtype', 'file type')})\b",
                         "keyword.control",
                         "constant.language.dtype",
                     )

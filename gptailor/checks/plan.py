@@ -99,7 +99,7 @@ def statements_and_layers_are_few(plan: Plan) -> Iterator[Fault]:
 
 def _fields(plan: Plan) -> Iterator[_Size]:
     """Yield the size of each field whose entries are statements, and the number of layers."""
-    for name in ("models", "numbers", *(name for name in OVERLAY if name not in BY_LAYER)):
+    for name in ("models", "numbers", "gguf", *(name for name in OVERLAY if name not in BY_LAYER)):
         entries = getattr(plan, name)
         yield (f"'{name}'", len(entries), MOST_STATEMENTS, (name,), "write several plans")
     texts, layers = ((), ()) if plan.heal is None else (plan.heal.on, plan.heal.layers)

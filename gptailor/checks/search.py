@@ -1,15 +1,15 @@
-"""Rules of the `search` block, and of expectations."""
+"""Rules of the `search` block, of expectations, and of GGUF files."""
 
 from collections.abc import Iterator, Sequence
 
-from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, unwritten_type
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, is_weighted, unwritten_type
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import repeats, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.model_dependencies import undecided_models
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
-from gptailor.plan.search_block import with_plain_path
+from gptailor.plan.search_block import PLANS_TYPE, with_plain_path
 from gptailor.plan.sites import compared_models, measured
 
 _VALUES = {"number": "a number", "model": "a model's name", "file type": "a type of GGUF files"}
@@ -36,6 +36,13 @@ def _every_objective_is_known(plan: Plan) -> Iterator[Fault]:
         yield from _arguments(objective, spec, at)
 
 
+def unknown_file_type(name: str) -> tuple[str, str]:
+    """Return a message and help on a type of GGUF files that is not written."""
+    types = [kind.lower() for kind in FILE_TYPES]
+    near = nearest(name, types) or f"the types are {listed(types)}"
+    return f"there is no type of GGUF files '{name}'", unwritten_type(name) or near
+
+
 def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator[Fault]:
     """Yield a fault for each unknown, wrong or missing argument of an objective."""
     names = [argument.name for argument in spec.arguments]
@@ -49,10 +56,9 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
         elif value == "":
             message = f"'{name}' of '{spec.name}' is empty"
         elif argument.kind == "file type" and str(value).upper() not in FILE_TYPES:
-            types = [kind.lower() for kind in FILE_TYPES]
-            message = f"there is no type of GGUF files '{value}'"
-            near = nearest(str(value), types) or f"the types are {listed(types)}"
-            help_ = unwritten_type(str(value)) or near
+            message, help_ = unknown_file_type(str(value))
+            if value == PLANS_TYPE:
+                help_ = "it is the type of a plan with one statement 'gguf'; name a type"
         else:
             continue
         yield Fault("P603", message, (*at, "arguments", name), help_)
@@ -60,6 +66,29 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
         if argument.required and argument.name not in objective.arguments:
             message = f"'{spec.name}' needs its {argument.name}"
             yield Fault("P604", message, (*at, "name"), f'write {spec.name}("…")')
+
+
+@rule("P401", "P406")
+def _every_file_has_another_type(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each GGUF file of an unknown type, and of a type that another has.
+
+    A type without blocks, and `q8_0`, has no importance matrix.
+    """
+    types = [file.type for file in plan.gguf]
+    for i, first in repeats(types):
+        also = Also("first said here", ("gguf", first))
+        message, help_ = f"'gguf {types[i]}' is given twice", "keep one of the two"
+        yield Fault("P401", message, ("gguf", i), help_, (also,))
+    for i, file in enumerate(plan.gguf):
+        if file.type.upper() not in FILE_TYPES:
+            message, help_ = unknown_file_type(file.type)
+            yield Fault("P406", message, ("gguf", i, "type"), help_)
+        elif file.on == "":
+            yield Fault("P406", "the name of the text is empty", ("gguf", i, "on"))
+        elif file.on is not None and not is_weighted(file.type.upper()):
+            message = f"an importance matrix changes no file of the type {file.type}"
+            help_ = "leave the text out, or write a smaller type such as q4_k_m"
+            yield Fault("P406", message, ("gguf", i, "on"), help_)
 
 
 @rule("P603")

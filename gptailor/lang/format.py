@@ -101,7 +101,8 @@ def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     """Return the canonical form of a tree that lowers without faults.
 
     The models, the dtype, the template, the bridges and the healing of `used` replace the text's,
-    as in the copy of a plan in a compiled folder. A search that `used` lacks is left out.
+    as in the copy of a plan in a compiled folder. A search and GGUF files that `used` lacks are
+    left out.
     """
     others = [s for s in file.statements if s.rule != "block"]
     lines = [_block_of(s, *s.parts) for s in file.statements if s.rule == "block"]
@@ -134,7 +135,13 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
         line.text = statement_words([entry])
     if _DTYPE not in [(line.section, line.key) for line in lines]:
         lines += [_Line(*_DTYPE, fixed[_DTYPE])] if _DTYPE in fixed else []
-    return [line for line in lines if line.section != "search" or used.search is not None]
+    lacking = {"search"} if used.search is None else set()
+    return [
+        line
+        for line in lines
+        if line.section not in lacking
+        and (line.section != "output" or (line.section, line.key) in fixed)
+    ]
 
 
 def _commented(statement: tree.Statement) -> bool:
@@ -205,7 +212,8 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
 def _entry_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     """Yield the lines of the plan's entries, each in its section and with its order there."""
     kinds: dict[type[p.Closed], list[Any]] = {}
-    for _, entry in (*sites.entries(plan), *sites.bounded_measures(plan)):
+    measures, written = sites.bounded_measures(plan), sites.enumerated(plan, "gguf")
+    for _, entry in (*sites.entries(plan), *measures, *written):
         kinds.setdefault(type(entry), []).append(entry)
     for kind, several in kinds.items():
         form = FORMS[kind]

@@ -17,6 +17,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.bounds import MOST_ENTRIES, MOST_FAULTS, MOST_LAYERS
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.search_block import with_file_type
 from gptailor.plan.sites import recipe_lists, value_lists
 
 
@@ -30,8 +31,22 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
         lower_statement(draft, statement)
         if len(draft.faults) > MOST_FAULTS or draft.entries > MOST_ENTRIES:
             break
-    plan = draft.plan(source, folder)
+    plan = _with_file_type(draft.plan(source, folder))
     return plan, locate(draft.faults, plan.origin)
+
+
+def _with_file_type(plan: p.Plan) -> p.Plan:
+    """Return a plan with one GGUF file whose measures name the file's type."""
+    if len(plan.gguf) != 1:
+        return plan
+    update: dict[str, Any] = {"expects": plan.expects}
+    if plan.search is not None:
+        update |= {"objectives": plan.search.objectives, "requires": plan.search.requires}
+    for name, wishes in update.items():
+        update[name] = tuple(with_file_type(wish, plan.gguf[0].type) for wish in wishes)
+    expects = update.pop("expects")
+    search = plan.search and plan.search.model_copy(update=update)
+    return plan.model_copy(update={"expects": expects, "search": search})
 
 
 def lower_statement(draft: d.Draft, statement: tree.Statement) -> None:
@@ -121,6 +136,13 @@ def _whole(draft: d.Draft, statement: tree.Statement, origin: tree.From) -> None
 
 def _dtype(draft: d.Draft, statement: tree.Statement, name: tree.Word) -> None:
     draft.once(("dtype",), d.spanned(name, name.text) | {STATEMENT: statement.span})
+
+
+def _gguf(
+    draft: d.Draft, statement: tree.Statement, name: tree.Word, on: tree.String | None
+) -> None:
+    parts = {"type": d.spanned(name, name.text.lower()), "on": d.placed_text(on)}
+    draft.add(("gguf",), d.placed_data(p.GgufFile, statement.span, **parts))
 
 
 def _rest(
@@ -559,6 +581,7 @@ _LOWER: Mapping[str, Callable[..., None]] = {
     "others": _others,
     "whole": _whole,
     "dtype": _dtype,
+    "gguf": _gguf,
     "rest": _rest,
     "select": _select,
     "assign": _assign,

@@ -288,13 +288,26 @@ LESSONS = (
     ),
     Lesson("'expect' stands beside the stack, not in it", "both", ("«expect» nll() < 1",), "item"),
     Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),
+    Lesson(
+        'a GGUF file is written gguf q4_k_m, or gguf q4_k_m on "text.jsonl"; each stands alone',
+        "both",
+        (
+            'gguf «"q4_k_m"»',
+            "gguf «=» q4_k_m",
+            "gguf q4_k_m«,» q8_0",
+            'gguf q4_k_m «"t"»',
+            'gguf q4_k_m on "t"«,» "u"',
+            'gguf q4_k_m on "t" «tokens» 1',
+        ),
+    ),
+    Lesson("'gguf' stands beside the stack, not in it", "both", ("«gguf» q4_k_m",), "item"),
 )
 """Remedies for texts with syntax faults: feature, documentation and test in one."""
 
 _ORDER = (
     "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop repeat "
     "scale vocabulary width experts bridge heal expect maybe tied stack search limit minimize "
-    "maximize require fidelity trials seed"
+    "maximize require fidelity trials seed gguf"
 )
 """The order of the words that statements begin with, in messages; a new word comes last."""
 _STARTS = {

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
-from gptailor.plan.search_block import UNITS
+from gptailor.plan.search_block import PLANS_TYPE, UNITS
 from gptailor.plan.sites import has_curve, placed, revalued, sources
 from gptailor.plan.windows import runs
 
@@ -258,6 +258,11 @@ def text_fit_words(fit: p.TextFit) -> str:
     return f'{size}on "{fit.on}"{_setting_words(fit, "tokens", "ridge")}'
 
 
+def _gguf_words(entry: p.GgufFile) -> str:
+    """Return `q4_k_m on "text"`."""
+    return entry.type + (f' on "{entry.on}"' if entry.on is not None else "")
+
+
 def _setting_words(entry: p.Closed, *names: str) -> str:
     """Return ` tokens 65536 ridge 0.1`, those of the settings that an entry has."""
     given = ((name, getattr(entry, name, None)) for name in names)
@@ -347,7 +352,8 @@ def measure_words(wish: p.Objective) -> str:
         argument = spec.argument(name) if spec else None
         bare = argument is not None and argument.kind in ("model", "file type")
         text = repr(v) if not isinstance(v, str) else v if bare else f'"{v}"'
-        words.append(text if argument is not None and argument.required else f"{name}={text}")
+        alone = v == PLANS_TYPE or (argument is not None and argument.required)
+        words.append(text if alone else f"{name}={text}")
     return f"{wish.name}({', '.join(words)})"
 
 
@@ -367,6 +373,7 @@ class StatementForm(NamedTuple):
 
 
 FORMS: Mapping[type[p.Closed], StatementForm] = {
+    p.GgufFile: StatementForm("output", 6, _gguf_words, "gguf"),
     p.Layer: StatementForm("layers", 0, _layer_words, joined=True),
     p.Others: StatementForm("layers", 1, _all_words),
     p.Whole: StatementForm("layers", 2, _all_words),

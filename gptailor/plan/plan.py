@@ -453,6 +453,17 @@ class TemplateOf(Closed):
     model: str
 
 
+@final
+class GgufFile(Closed):
+    """A GGUF file that is written of the output: its type, such as `q4_k_m`.
+
+    `on` is the text of an importance matrix.
+    """
+
+    type: Annotated[str, AfterValidator(str.lower)]
+    on: str | None = None
+
+
 PLAN_SUFFIX = ".tailor"
 """The suffix of a model's source that is a plan; the plan's output is the model."""
 
@@ -497,6 +508,8 @@ def normal_order(entry: Closed) -> tuple[Any, ...]:
 
     It is () for an entry of a list that keeps its order.
     """
+    if isinstance(entry, GgufFile):
+        return (entry.type,)
     if isinstance(entry, Layer | Others):
         return (*entry.positions, rank(entry.part), entry.part or "")
     if isinstance(entry, DropSome):
@@ -523,7 +536,8 @@ class Plan(Closed):
     names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
     `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
     these or a `stack`. `vocabulary`, `width`, `experts` and `heal` go with either. `numbers`
-    are those that have a name. `expects` change nothing of the output.
+    are those that have a name. `gguf` are files that are written of the output, and `expects`
+    change nothing of it.
     """
 
     version: int = 1
@@ -535,6 +549,7 @@ class Plan(Closed):
     head: Recipe | None = None
     tokenizer: Recipe | Literal["union"] | None = None
     chat_template: str | TemplateOf | None = None
+    gguf: Several[GgufFile] = ()
     layers: Several[Layer] = ()
     others: Several[Others] = ()
     whole: Whole | None = None
@@ -581,7 +596,7 @@ class Plan(Closed):
         except ValidationError as error:
             raise PlanError(data_faults(error)) from None
 
-    @field_validator(*OVERLAY, mode="after")
+    @field_validator("gguf", *OVERLAY, mode="after")
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))
@@ -655,22 +670,23 @@ class Plan(Closed):
 
     @property
     def calibration_texts(self) -> tuple[tuple[Place, str], ...]:
-        """Return the texts that cuts, bridges and healing read, and their places."""
+        """Return the texts that cuts, bridges, healing and GGUF files read, and their places."""
         healed = self.heal.on if self.heal is not None else ()
         return (
             *(((name, "on"), fit.on) for name, fit in self.text_fits.items()),
             *((("bridges", i, "on"), bridge.on) for i, bridge in enumerate(self.bridges)),
             *((("heal", "on", i, "file"), text.file) for i, text in enumerate(healed)),
+            *((("gguf", i, "on"), file.on) for i, file in enumerate(self.gguf) if file.on),
         )
 
     def with_calibration_texts(self, file_of: Callable[[str], str]) -> "Plan":
-        """Return the plan with other names of the texts that cuts, bridges and healing read."""
+        """Return the plan with other names of its `calibration_texts`."""
 
         def renamed(entry: Any) -> Any:
-            return entry.model_copy(update={"on": file_of(entry.on)})
+            return entry.model_copy(update={"on": file_of(entry.on)}) if entry.on else entry
 
         update: dict[str, Any] = {name: renamed(fit) for name, fit in self.text_fits.items()}
-        update["bridges"] = tuple(map(renamed, self.bridges))
+        update |= {name: tuple(map(renamed, getattr(self, name))) for name in ("bridges", "gguf")}
         update["heal"] = None if self.heal is None else self.heal.with_files(file_of)
         return self.model_copy(update=update)
 

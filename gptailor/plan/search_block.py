@@ -81,6 +81,17 @@ def with_file(wish: _Measure, file_of: Callable[[str], str]) -> _Measure:
     return wish.model_copy(update={"arguments": {**wish.arguments, "file": file_of(file)}})
 
 
+PLANS_TYPE = "gguf"
+"""The type of a GGUF file that stands for the type of a plan's only file: `bytes(gguf)`."""
+
+
+def with_file_type(wish: _Measure, file_type: str) -> _Measure:
+    """Return the wish with a type in place of `PLANS_TYPE`."""
+    if wish.arguments.get("gguf") != PLANS_TYPE:
+        return wish
+    return wish.model_copy(update={"arguments": {**wish.arguments, "gguf": file_type}})
+
+
 def with_plain_path(wish: _Measure) -> _Measure:
     """Return the wish with the shortest form of its text's path, so that equal wishes compare
     equal.

@@ -250,7 +250,10 @@ def other_rows(resolved: Resolved) -> list[Row]:
         ),
         *([Row("dtype", plan.dtype)] if plan.dtype is not None else []),
         *(Row(name, tailor.text_fit_words(fit)) for name, fit in plan.text_fits.items()),
-        *(Row(*tailor.keyword_and_words(e)) for e in (*plan.bridges, *healed, *plan.expects)),
+        *(
+            Row(*tailor.keyword_and_words(entry))
+            for entry in (*plan.bridges, *healed, *plan.gguf, *plan.expects)
+        ),
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, is_weighted
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.layer_parts import NAMED_PARTS, is_pattern
@@ -186,6 +187,14 @@ def chat_templates(names: list[str]) -> st.SearchStrategy[str | p.TemplateOf | N
     """A chat template: none, one with a name, a file's, a model's."""
     of_models = st.builds(p.TemplateOf, model=st.sampled_from(names))
     return st.one_of(st.sampled_from([None, "chatml", "./template.jinja"]), of_models)
+
+
+@st.composite
+def gguf_files(draw: Draw) -> p.GgufFile:
+    """A GGUF file, some with a text if an importance matrix changes their type."""
+    kind = draw(st.sampled_from([*FILE_TYPES]))
+    text = draw(st.one_of(st.none(), TEXTS)) if is_weighted(kind) else None
+    return p.GgufFile(type=kind, on=text)
 
 
 # ------------------------------------------------------------------------------------- the overlay
@@ -582,6 +591,7 @@ def plans(draw: Draw) -> p.Plan:
         models=declared,
         dtype=draw(st.sampled_from([None, *DTYPES])),
         chat_template=draw(chat_templates(tellers)),
+        gguf=tuple(draw(st.lists(gguf_files(), max_size=3, unique_by=lambda file: file.type))),
         heal=draw(st.one_of(st.none(), healed)),
         search=draw(st.one_of(st.none(), searches(names))),
         expects=tuple(draw(st.lists(expectations(names), max_size=3, unique_by=repr))),

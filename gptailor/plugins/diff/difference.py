@@ -162,6 +162,7 @@ def _statements(plan: p.Plan, *, repeats: bool) -> tuple[set[str], ...]:
         {tailor.statement_words([plan.heal])} if plan.heal else set(),
         {tailor.statement_words([r]) for r in required},
         {tailor.statement_words([e]) for e in plan.expects},
+        {tailor.statement_words([e]) for e in plan.gguf},
     )
 
 

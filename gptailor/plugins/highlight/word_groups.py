@@ -5,6 +5,7 @@ All of them are read off the grammar's parser and the registries, so new words n
 
 from collections.abc import Iterable, Mapping
 
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.lang.parse import parser, spelled
 from gptailor.lang.syntax_errors import beginning
 from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
@@ -35,6 +36,7 @@ def word_groups() -> Mapping[str, tuple[str, ...]]:
         "norms": (NORMS,),
         "role": tuple(sorted({role for roles in ROLES.values() for role in roles})),
         "dtype": tuple(sorted(DTYPES)),
+        "file type": tuple(sorted(map(str.lower, FILE_TYPES))),
         "setting": tuple(sorted(settings)),
     }
 

@@ -180,6 +180,7 @@ def _names(cursor: _Cursor, word: Occurrence) -> Iterator[types.CompletionItem]:
         "method": _methods,
         "objective": _objectives,
         "dtype": lambda cursor: (cursor.item(name, _Kinds.EnumMember) for name in DTYPES),
+        "file type": _file_types,
     }
     if word.kind == "part":
         yield from _parts(cursor, word.text)
@@ -229,6 +230,11 @@ def _parts(cursor: _Cursor, text: str) -> Iterator[types.CompletionItem]:
         yield from (cursor.item(f"{name}.{role}", _Kinds.Field, "a projection") for role in roles)
 
 
+def _file_types(cursor: _Cursor) -> Iterator[types.CompletionItem]:
+    for kind in FILE_TYPES:
+        yield cursor.item(kind.lower(), _Kinds.EnumMember, "a type of GGUF files", rank=0)
+
+
 def _wants_file_type(objective: str, argument: str) -> bool:
     spec = OBJECTIVES.get(objective)
     found = spec.argument(argument) if spec is not None else None
@@ -259,8 +265,7 @@ def _arguments(
     elif word.kind == "model":
         yield from _models(cursor)
     elif word.measures and passed and _wants_file_type(name, passed[-1]):
-        for kind in FILE_TYPES:
-            yield cursor.item(kind.lower(), _Kinds.EnumMember, "a type of GGUF files", rank=0)
+        yield from _file_types(cursor)
     elif word.kind == "number" and not word.measures:
         yield from _numbers(cursor)
 

@@ -40,6 +40,7 @@ KEYWORDS = {
     "fidelity": "on how many samples a trial is scored: fidelity 64..1024",
     "from": "of which model, at the same layer: L0..L9 from math; or who teaches",
     "full": "the weights themselves learn: rank full",
+    "gguf": "a file for llama.cpp that compile writes: gguf q4_k_m, or gguf q4_k_m on \"text.txt\"",
     "head": "what the output head is made of: head from math",
     "heal": "the output learns on texts: heal on \"math.txt\" from math, \"chat.txt\" weight 2",
     "layers": "limit 50 layers",

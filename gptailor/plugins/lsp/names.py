@@ -11,7 +11,7 @@ from gptailor.plan.registry import METHODS, OBJECTIVES, Argument, Parameter
 
 NameKind = Literal[
     "model", "number", "method", "objective", "parameter", "setting", "part", "dtype", "function",
-    "layer", "keyword", "source", "revision", "file", "template", "argument",
+    "file type", "layer", "keyword", "source", "revision", "file", "template", "argument",
 ]  # fmt: skip
 """`layer` is a base's position or a model's layer; `file` has calibration text or samples."""
 
@@ -37,6 +37,7 @@ _WORDS: dict[tuple[type[tree.TreeNode] | str, str], NameKind] = {
     (tree.Curving, "name"): "function",
     ("bridging", "by"): "function",
     ("dtype", "name"): "dtype",
+    ("gguf", "name"): "file type",
     (tree.Range, "part"): "part",
     ("others", "part"): "part",
 }
@@ -46,6 +47,7 @@ _STRINGS: dict[type[tree.TreeNode] | str, NameKind] = {
     "declare": "source",
     "cutting": "file",
     "bridging": "file",
+    "gguf": "file",
     tree.HealTextNode: "file",
     tree.AnswersNode: "file",
     "rest": "template",

@@ -285,7 +285,7 @@ def _comment_runs(text: EditedText) -> Iterator[Span]:
 _TOKENS: dict[NameKind, str] = {
     "model": "type", "number": "variable", "method": "function", "objective": "function",
     "function": "function", "parameter": "parameter", "setting": "enumMember", "part": "property",
-    "dtype": "enumMember",
+    "dtype": "enumMember", "file type": "enumMember",
 }  # fmt: skip
 LEGEND = types.SemanticTokensLegend(sorted(set(_TOKENS.values())), ["declaration"])
 

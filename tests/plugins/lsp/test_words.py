@@ -108,6 +108,8 @@ def test_each_offset_comes_back(encoding):
         ("L1.mlp.‸ from math", {"down", "up"}, {"q", "attn"}),
         ("others.‸", {"attn", "norms"}, {"L1"}),
         ("dtype ‸", {"bfloat16"}, {"base"}),
+        ("gguf ‸", {"q4_k_m", "f16"}, {"base", "bfloat16"}),
+        ("gguf q4_k_m ‸", {"on"}, {"q8_0"}),
         ("scale L1 by ‸", {"mix", "curve"}, {"base"}),
         ("chat_template from ‸", {"base", "math"}, {"one"}),
         ("heal from ‸", {"math"}, {"mix"}),
