@@ -361,7 +361,7 @@ def _as_inner(plan: Plan, name: str, inner: Plan) -> tuple[Plan, list[Fault]]:
         if commit is not None and is_remote(model) and commit[:2] == (model.source, model.revision):
             models[n] = model.model_copy(update={"revision": commit[2]})
     dtype = inner.dtype if inner.is_fitted else None
-    inner = _changed(inner, models=models, dtype=dtype, search=None, expects=())
+    inner = _changed(inner, models=models, dtype=dtype, search=None, expects=(), gguf=())
     assert inner.origin is not None, "it was read from a file"
     fitted = entries_inside(outer.fitted, name)
     origin = replace(inner.origin, families=outer.families, commits=commits, fitted=fitted)

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
 @click.option("--quantize", type=_TYPE, metavar="TYPE",
               help="The type of a .gguf file: q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, "
               "q4_k_s, iq4_nl, q4_1, q4_0, q3_k_l, q3_k_m, q3_k_s, bf16, f16 or f32. Default: the "
-              "plan's dtype.")  # fmt: skip
+              "type of the plan's 'gguf', or the plan's dtype.")  # fmt: skip
 @click.option("--gguf", type=_TYPE, multiple=True, metavar="TYPE",
               help="Also write a .gguf file of this type beside the folder: DIR-Q4_K_M.gguf. "
               "May be repeated.")  # fmt: skip
@@ -135,6 +134,10 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     models that can be written as GGUF. --gguf writes such files beside the folder. Bridges are
     fitted and layers healed once for all outputs.
 
+    A plan states such files by 'gguf q4_k_m': -o DIR writes them beside the folder, and -o
+    NAME.gguf writes the file of a plan with one such statement. --quantize, --gguf and --imatrix
+    replace all 'gguf' statements of the plan.
+
     --lock records the digests of all inputs and outputs. A GGUF file contains its lock, and
     --dry-run --lock prints its size with it. --locked takes the same inputs and makes
     the same bytes, or refuses to compile. See 'gptailor lock'.
@@ -148,7 +151,12 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if _started_together() and not _is_first():
         return
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file)
-    from gptailor.output.compile import ComputeOptions, compile, prepared_as_locked
+    from gptailor.output.compile import (
+        ComputeOptions,
+        compile,
+        prepared_as_locked,
+        with_chosen_files,
+    )
     from gptailor.reporting.fit_words import fit_in_words
 
     declared, compute = options.read_plan(plan, families, lets), ComputeOptions(**means)
@@ -156,6 +164,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         declared, held_to, dict(models), dtype, compute.shard_size, dry_run=dry_run
     )
     options.say_faults(prepared.warnings)
+    prepared = with_chosen_files(prepared, quantize, gguf, imatrix)
     if dry_run:
         planned = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
@@ -164,10 +173,12 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         print_dry_run(prepared, planned)
         _say_update(planned, before=True)
         _say_notes(planned)
-        _say_unmet(prepared, planned, (quantize, *gguf), lock=lock)
+        _say_unmet(prepared, planned, lock=lock)
         return
     keep_memory()
-    size = prepared.size * (1 + len(gguf))
+    is_file = output.suffix.lower() == ".gguf"
+    beside = () if is_file else (*gguf, *prepared.plan.gguf)
+    size = prepared.size * (1 + len(beside))
     with bar_or_lines("writing", size, every_gap=True, ends=False) as on_event:
         written = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
@@ -177,7 +188,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         options.say_sentences(fit_in_words(fit))
     _say_update(written)
     _say_notes(written)
-    before, is_file = prepared.base_size.layers, written.folder.suffix.lower() == ".gguf"
+    before = prepared.base_size.layers
     size_words = f"{written.size:,} bytes" if is_file else bytes_in_words(written.size)
     options.say_sentences(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
@@ -185,7 +196,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     )
     for file in written.gguf:
         options.say_sentences(f"{file.folder}: {file.size:,} bytes")
-    _say_unmet(prepared, written, (quantize, *gguf), lock=written.lock is not None)
+    _say_unmet(prepared, written, lock=written.lock is not None)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say_sentences(f"{new_lock}: {locked_in_words(written.lock)}")
@@ -261,19 +272,17 @@ def _say_notes(result: "CompileResult") -> None:
         options.say(f"note: {named}{note}", err=True)
 
 
-def _say_unmet(
-    prepared: "Prepared", result: "CompileResult", types: Sequence[str | None], *, lock: bool
-) -> None:
+def _say_unmet(prepared: "Prepared", result: "CompileResult", *, lock: bool) -> None:
     """Print the expectations that a size of an output misses, if their bound is a number.
 
-    `types` are those of the output and of the GGUF files beside it. A `lock` is in these files.
+    A `lock` is in the GGUF files.
     """
     from gptailor.lang.words import bounded_words
 
     size = prepared.output_size
     sizes = {("parameters", ""): ("it", size.parameters), ("bytes", ""): ("it", size.bytes)}
-    for kind, file in zip(types, (result, *result.gguf), strict=True):
-        sizes["bytes", kind or "no type"] = (file.folder.name, file.size)
+    for file in (result, *result.gguf):
+        sizes["bytes", file.file_type or "no type"] = (file.folder.name, file.size)
     for entry in prepared.plan.expects:
         kind = str(entry.arguments.get("gguf", "")).upper()
         if entry.bound.of is not None or (entry.name, kind) not in sizes:

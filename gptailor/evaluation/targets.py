@@ -64,7 +64,7 @@ class Target:
 
         It then equals `identity_of_base` of the targets on this model. Other targets have own keys.
         """
-        plan = self.prepared.plan.model_copy(update={"expects": ()})
+        plan = self.prepared.plan.model_copy(update={"expects": (), "gguf": ()})
         alone = plan == Plan(models=plan.models) and len(plan.models) == 1
         if not (self.plain or alone):
             return id(self.prepared)
@@ -213,7 +213,7 @@ def _target(
             raise
         base = None  # a compiled model's base may be away
     if origin is None and base is not None:
-        bare = prepared.plan.model_copy(update={"expects": ()})
+        bare = prepared.plan.model_copy(update={"expects": (), "gguf": ()})
         base = prepared if base.plan == bare else base
     folders = {n: Path(path) for n, path in _paths_of(models, declared).items()}
     return Target(name, prepared, rebind(declared, folders)[0], base, fit_inner=fit_inner)

@@ -5,12 +5,11 @@ load → check → open → check_models → compile_plan → fetch     (`gptail
      → write → record
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
@@ -22,23 +21,33 @@ from gptailor.checkpoint.write.writer import free_space, located
 from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import plan_or_file
-from gptailor.output.destination import Contents, Destination, ModelFolder
-from gptailor.output.lock import Lock, read_lock
+from gptailor.output.destination import Contents, Destination, ModelFolder, gguf_beside
+from gptailor.output.lock import Lock, LockedGguf, read_lock
 from gptailor.output.lock_recording import Recording, at_locked_commits
 from gptailor.output.output import fit_results, payloads
 from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import FitResult, OnEvent, counting_bytes, ignore_events
-from gptailor.plan.faults import listed
+from gptailor.plan.faults import Fault, PlanError, listed, locate
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
-from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declared, prepare, ready
+from gptailor.prepare import (
+    SHARD_SIZE,
+    Dtype,
+    ModelPaths,
+    Prepared,
+    all_declared,
+    calibration_path,
+    prepare,
+    ready,
+)
 from gptailor.program.fits import token_cut_report
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
     from gptailor.evaluation.fits.fit import Fitted, RepairEstimate
+    from gptailor.evaluation.fits.importance import ImportanceMatrix
 
 
 @final
@@ -50,7 +59,8 @@ class CompileResult:
     healing by their places: `vocabulary`, `experts`, `width`, the layer before a closed gap such as
     `L19`, `heal`. `notes` are harmless differences in a GGUF file. `update` is the difference to
     the folder that was there, if gptailor had written it. `estimates` are the cost of fits and
-    healing, of a dry run alone. `gguf` has the results of the GGUF files beside a folder.
+    healing, of a dry run alone. `file_type` is the type of a GGUF file, such as `Q4_K_M`. `gguf`
+    has the results of the GGUF files beside a folder.
     """
 
     folder: Path
@@ -63,6 +73,7 @@ class CompileResult:
     notes: tuple[str, ...] = ()
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
+    file_type: str | None = None
     gguf: "tuple[CompileResult, ...]" = field(default=(), repr=False)
 
     @property
@@ -126,12 +137,13 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     receives the bytes that are written, and the progress of bridging and healing; see
     `gptailor.plan.events`.
 
-    An output called `….gguf` is one file for llama.cpp. `quantize` is its type, such as `q4_k_m`;
-    by default its matrices have the plan's dtype. `gguf` are types of files that are written beside
-    a folder: `out-Q4_K_M.gguf` beside `out`. `imatrix` is a calibration text: the finished plan
-    reads 16,384 tokens of it, and the mean squares of the matrices' inputs weigh the errors of
-    quantisation. Each output is complete or missing. A `dry_run` makes all checks that come before
-    the first byte, and writes, fetches and computes nothing.
+    An output called `….gguf` is one file for llama.cpp. `quantize` is its type, such as `q4_k_m`.
+    `gguf` are types of files that are written beside a folder: `out-Q4_K_M.gguf` beside `out`.
+    `imatrix` is a calibration text: the finished plan reads 16,384 tokens of it, and the mean
+    squares of the matrices' inputs weigh the errors of quantisation. Without these three, the
+    plan's `gguf` statements decide; with one of them, the output is as if the plan had none. A
+    `….gguf` file of neither has the plan's dtype. Each output is complete or missing. A `dry_run`
+    makes all checks that come before the first byte, and writes, fetches and computes nothing.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError for a
     wrong file, disk or device, and for a difference from the lock.
@@ -145,8 +157,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             plan_or_file(plan), lock, models, dtype, compute.shard_size, dry_run=dry_run
         )
     _refuse_missing(compute.device)
-    text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
-    destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
+    prepared = with_chosen_files(prepared, quantize, gguf, imatrix)
+    destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, imatrix))
+    texts = {each.text.path: each.text for each in destinations if each.text is not None}
     for destination in destinations:
         if not dry_run:
             remove_stale(located(destination.path))
@@ -163,7 +176,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if dry_run:
         first, *rest = (_planned(each, locking=locking) for each in destinations)
         notes = (*first.notes, message) if free < size else first.notes
-        estimates = _estimates(prepared, compute, text)
+        estimates = _estimates(prepared, compute, [*texts.values()])
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
 
     device, memory = compute.device, byte_count(compute.memory)
@@ -182,21 +195,38 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             on_event=on_event,
         )
     fitted = fit_tensors(prepared, device=device, memory=memory, on_event=on_event)
-    importance = None
-    if text is not None:
-        from gptailor.evaluation.fits.importance import importance_matrix
-
-        importance = importance_matrix(
+    importance = {
+        path: _importance_of(
             prepared, text, fitted, device=device, memory=memory, on_event=on_event
         )
+        for path, text in texts.items()
+    }
     progress = counting_bytes(on_event)
     payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
     contents = Contents(payload_of, fitted, importance, compute.threads)
-    first, *rest = (
-        _written(destination, contents, lock=lock, locking=locking, progress=progress)
-        for destination in destinations
-    )
+    first, *rest = _all_written(destinations, contents, lock, locking, progress)
     return replace(first, gguf=tuple(rest))
+
+
+def _importance_of(
+    prepared: Prepared, text: "CalibrationText", fitted: "Fitted | None", **means: Any
+) -> "ImportanceMatrix":
+    from gptailor.evaluation.fits.importance import importance_matrix
+
+    return importance_matrix(prepared, text, fitted, **means)
+
+
+def with_chosen_files(
+    prepared: Prepared, quantize: str | None, gguf: Sequence[str], imatrix: str | Path | None
+) -> Prepared:
+    """Return a plan without its `gguf` statements if one of the options replaces them."""
+    if not (prepared.plan.gguf and (quantize or gguf or imatrix)):
+        return prepared
+    plan = prepared.plan.model_copy(update={"gguf": ()})
+    checked = prepared.checked
+    return replace(
+        prepared, checked=replace(checked, resolved=replace(checked.resolved, declared=plan))
+    )
 
 
 def fit_tensors(
@@ -261,24 +291,50 @@ def _planned(destination: Destination, *, locking: bool = False) -> CompileResul
         tuple(shard.name for shard in destination.shards),
         notes=tuple(destination.notes),
         update=destination.update,
+        file_type=destination.quantize,
     )
+
+
+def _all_written(
+    destinations: Sequence[Destination],
+    contents: Contents,
+    lock: Lock | None,
+    locking: bool,
+    progress: Callable[[int], None],
+) -> list[CompileResult]:
+    """Write all outputs, and return their results in order.
+
+    A folder is the last one, because its lock has the entries of the files that its plan states.
+    """
+    is_stated = bool(destinations[0].prepared.plan.gguf)
+    if is_stated and any(each.update and each.update.locked for each in destinations):
+        locking = True
+    files: dict[str, LockedGguf] = {}
+    results = []
+    for destination in reversed(destinations):
+        known = files if is_stated and destination.quantize is None else {}
+        results.append(_written(destination, contents, known, lock, locking, progress))
+        if (made := results[-1].lock) is not None and made.gguf is not None:
+            files[made.gguf.quantize or ""] = made.gguf
+    return results[::-1]
 
 
 def _written(
     destination: Destination,
     contents: Contents,
-    *,
+    files: Mapping[str, LockedGguf],
     lock: Lock | None,
     locking: bool,
     progress: Callable[[int], None],
 ) -> CompileResult:
-    """Write an output, all or nothing, and return its result."""
+    """Write an output, all or nothing, and return its result; its lock has the entries `files`."""
     prepared, recording = destination.prepared, None
     if lock is not None or locking or (destination.update and destination.update.locked):
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
         recording = Recording(
             prepared, lock, fitted=contents.fitted, threads=contents.threads, known=known
         )
+        recording.gguf_files = dict(files)
         progress = recording.watching(progress)
     with recording or nullcontext():
         destination.write(contents, recording, progress)
@@ -293,10 +349,10 @@ def _written(
 
 
 def _estimates(
-    prepared: Prepared, compute: ComputeOptions, text: "CalibrationText | None"
+    prepared: Prepared, compute: ComputeOptions, texts: "Sequence[CalibrationText]"
 ) -> "tuple[RepairEstimate, ...]":
-    """Return the estimated cost of fits, healing and an importance matrix; () without torch."""
-    if not (prepared.repaired or prepared.inner_plans or text) or not installed("torch"):
+    """Return the estimated cost of fits, healing and importance matrices; () without torch."""
+    if not (prepared.repaired or prepared.inner_plans or texts) or not installed("torch"):
         return ()
     from gptailor.evaluation.fits.repair import repair_estimates
 
@@ -305,12 +361,12 @@ def _estimates(
             prepared,
             device=compute.device,
             memory=byte_count(compute.memory),
-            importance_tokens=0 if text is None else text.tokens,
+            importance_tokens=sum(text.tokens for text in texts),
         )
     )
 
 
-def _importance_text(
+def _chosen_text(
     prepared: Prepared, text: str | Path | None, output: Path, types: Sequence[str | None]
 ) -> "CalibrationText | None":
     """Return the text of an importance matrix for GGUF files of some types; None without a text.
@@ -326,10 +382,42 @@ def _importance_text(
         message = f"expected a type that an importance matrix changes, got {got}"
         help_ = "add a quantised GGUF file such as q4_k_m, or leave the importance matrix out"
         raise CheckpointError("C306", message, output, help_)
+    return _importance_text(prepared, Path(text))
+
+
+def _importance_text(prepared: Prepared, path: Path) -> "CalibrationText":
     require("torch", "an importance matrix")
     from gptailor.evaluation.fits.importance import importance_text
 
-    return importance_text(prepared, Path(text))
+    return importance_text(prepared, path)
+
+
+def _stated_destinations(prepared: Prepared, path: Path) -> Iterator[Destination]:
+    """Return a folder's destination and those of the plan's GGUF files, or that of its only file.
+
+    Raises PlanError for a statement whose file can't be made, CheckpointError (C306) for one file
+    of a plan that states several.
+    """
+    plan, alone = prepared.plan, path.suffix.lower() == ".gguf"
+    if not alone:
+        yield ModelFolder(prepared, path)
+    elif len(plan.gguf) > 1:
+        types = listed([file.type for file in plan.gguf])
+        message = f"expected a plan with one statement 'gguf' for one file, got {types}"
+        help_ = "name a folder, or choose one type by 'quantize'"
+        raise CheckpointError("C306", message, path, help_)
+    texts: dict[str | None, CalibrationText | None] = {None: None}
+    for i, file in enumerate(plan.gguf):
+        with text_errors_as_faults(plan):
+            if file.on is not None and file.on not in texts:
+                texts[file.on] = _importance_text(prepared, calibration_path(plan, file.on))
+        try:
+            target = path if alone else gguf_beside(path, file.type)
+            made = _destination_of(prepared, target, file.type, texts[file.on])
+        except CheckpointError as error:
+            fault = Fault(error.code, error.message, ("gguf", i), error.help)
+            raise PlanError(locate([fault], plan.origin)) from error
+        yield made
 
 
 def _destinations(
@@ -337,12 +425,16 @@ def _destinations(
     path: Path,
     quantize: str | None,
     gguf: Sequence[str],
-    text: "CalibrationText | None",
+    imatrix: str | Path | None,
 ) -> Iterator[Destination]:
     """Return the output's destination, and those of GGUF files beside a folder.
 
     Raises CheckpointError (C306), also for a type that is given twice.
     """
+    if prepared.plan.gguf:
+        yield from _stated_destinations(prepared, path)
+        return
+    text = _chosen_text(prepared, imatrix, path, (quantize, *gguf))
     yield _destination_of(prepared, path, quantize, text)
     if not gguf:
         return
@@ -354,14 +446,8 @@ def _destinations(
     if twice := [kind for i, kind in enumerate(kinds) if kind in kinds[:i]]:
         message = f"expected each type once, got {twice[0].lower()} twice"
         raise CheckpointError("C306", message, path, "give each type of GGUF files once")
-    folder = Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
-    if not folder.name:
-        message = "GGUF files have the name of their folder, and this one has none"
-        raise CheckpointError("C306", message, path, "name another folder")
-    beside = path if path.name == folder.name else folder
     for kind in kinds:
-        file = beside.with_name(f"{folder.name}-{kind}.gguf")
-        yield _destination_of(prepared, file, kind, text)
+        yield _destination_of(prepared, gguf_beside(path, kind), kind, text)
 
 
 def _destination_of(
@@ -411,8 +497,13 @@ def lock(
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
     progress = crew.exclusive(counting_bytes(on_event))
+    files = [*_stated_destinations(prepared, Path("output"))][1:] if prepared.plan.gguf else []
     with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
         payload_of = payloads(outputs, fitted=fitted)
         made = {output.spec: payload_of(output.spec) for output in outputs}
         recording.sha256 = digests_of(made, crew, progress)
+        for file in files:
+            made, sketches = file.remade(fitted, ())
+            entry = file.locked(digests_of(made, crew, lambda _: None), sketches)
+            recording.gguf_files[entry.quantize or ""] = entry
         return recording.lock(all_declared(prepared.declared, prepared.models))

@@ -1,6 +1,7 @@
 """The outputs of a compilation, a model's folder or one GGUF file: as planned, and as written."""
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from gptailor.checkpoint.write.writer import (
 from gptailor.evaluation.tokenizer_files import is_beside, tokenizer_model_name
 from gptailor.output import output as out
 from gptailor.output.differences import Difference, Fact, FactKind, Facts, Measurement, alone
-from gptailor.output.lock import LOCK_FILE, Lock, read_lock
+from gptailor.output.lock import LOCK_FILE, Lock, LockedGguf, read_lock
 from gptailor.output.lock_recording import Recording, refuse_early
 from gptailor.output.update import Update, planned_update, record_written
 from gptailor.plan.bounds import MOST_BYTES
@@ -46,6 +47,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
+    from gptailor.evaluation.fits.bridge.states import CalibrationText
     from gptailor.evaluation.fits.fit import Fitted
     from gptailor.evaluation.fits.importance import ImportanceMatrix
 
@@ -59,12 +61,13 @@ class Contents:
     """The contents of all outputs of a plan, and the threads that write them.
 
     `payload_of` gives the bytes of each tensor of the program. `fitted` are the results of bridges
-    and healing, for the model card. `importance` is the importance matrix of GGUF files.
+    and healing, for the model card. `importance` are the importance matrices of GGUF files, by
+    their texts.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
     fitted: "Fitted | None"
-    importance: "ImportanceMatrix | None"
+    importance: "Mapping[Path, ImportanceMatrix]"
     threads: int | None
 
 
@@ -84,13 +87,16 @@ class Destination(ABC):
     are shown: a folder's tensors, or the whole GGUF file. `notes` are remarks for people on
     differences that are no faults. `update` is the difference to an output that gptailor wrote here
     before, once the place is claimed. `decided` are the names of the tensors that texts decide, and
-    `decided_words` words for them.
+    `decided_words` words for them. A GGUF file has the type `quantize`, and the `text` of its
+    importance matrix.
     """
 
     magic: ClassVar[bytes] = b""
     """The first bytes of an output that is one file; none of a folder."""
     decided_words = "fitted or healed"
     update: Update | None = None
+    quantize: str | None = None
+    text: "CalibrationText | None" = None
     force = False
     shards: tuple[Shard, ...]
     weights_size: int
@@ -147,11 +153,28 @@ class Destination(ABC):
     def decided(self) -> frozenset[str]:
         """The names of the tensors that bridges, healing and an importance matrix change."""
 
+    def locked(self, sha256: Mapping[str, str], sketches: Sketches) -> LockedGguf:
+        """Return a GGUF file's entry in a lock, from its tensors' digests as far as known."""
+        raise NotImplementedError
+
     @abstractmethod
     def remade(
         self, fitted: "Fitted | None", skipped: Collection[str]
     ) -> tuple[Payloads, Sketches]:
         """Return the tensors that the plan makes, except those `skipped`, and their sketches."""
+
+
+def gguf_beside(folder: Path, file_type: str) -> Path:
+    """Return the path of a GGUF file beside a folder: `out-Q4_K_M.gguf` beside `out`.
+
+    Raises CheckpointError (C306) for a folder without a name.
+    """
+    absolute = Path(os.path.abspath(folder))  # noqa: PTH100 (links stay)
+    if not absolute.name:
+        message = "GGUF files have the name of their folder, and this one has none"
+        raise CheckpointError("C306", message, folder, "name another folder")
+    beside = folder if folder.name == absolute.name else absolute
+    return beside.with_name(f"{absolute.name}-{file_type.upper()}.gguf")
 
 
 @final

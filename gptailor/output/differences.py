@@ -22,15 +22,15 @@ MOST_NAMED = 5
 """Differences that one message names."""
 
 FactKind = Literal[
-    "plan", "dtype", "methods", "under",
+    "plan", "dtype", "gguf", "methods", "under",
     "families", "inputs", "texts", "template", "beside",
     "config", "config digest", "imatrix", "metadata", "metadata digest",
 ]  # fmt: skip
 """The kinds of facts besides tensors, in the order of their differences.
 
-`under` are the models under adapters, `families` family files, `inputs` models' files, `texts`
-calibration texts, and `beside` the files beside the weights. `imatrix` is the text of a GGUF file's
-importance matrix.
+`gguf` are the types of the plan's GGUF files, `under` the models under adapters, `families` family
+files, `inputs` models' files, `texts` calibration texts, and `beside` the files beside the weights.
+`imatrix` is the text of a GGUF file's importance matrix.
 """
 
 _Key = TypeVar("_Key", str, tuple[str, str])
@@ -91,6 +91,11 @@ def on_methods(packages: Mapping[str, str]) -> Facts:
     return {("", name): Fact((package,), package) for name, package in packages.items()}
 
 
+def on_file_types(types: Iterable[str]) -> Facts:
+    """Return the types of a plan's GGUF files."""
+    return alone("gguf", words := listed(sorted(types)) or "no GGUF files", words)
+
+
 def on_adapters(under: Mapping[str, str | None]) -> Facts:
     """Return the model under each adapter; None for a whole model."""
     words = {
@@ -126,6 +131,7 @@ class Measurement:
         facts: dict[FactKind, Facts] = {
             "plan": alone("plan", lock.plan),
             "dtype": alone("dtype", str(lock.dtype), str(lock.dtype)),
+            "gguf": on_file_types(lock.file_types),
             "methods": on_methods(lock.methods),
             "under": on_adapters({name: model.on for name, model in lock.models.items()}),
             "families": {("", kind): Fact((sha256,)) for kind, sha256 in lock.families.items()},
@@ -174,6 +180,7 @@ _OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
 _KINDS: Mapping[FactKind, Sentences] = {
     "plan": Sentences("plan", "", "", ("{got} that was locked",)),
     "dtype": Sentences("dtype", "", "", ("{got} {expected}",), unless="plan"),
+    "gguf": Sentences("plan", "", "", ("the plan states {got}, and the lock has {expected}",)),
     "methods": Sentences("plan", _BY_PACKAGE, _BY_PACKAGE, (_BY_PACKAGE,), absent="gptailor"),
     "under": Sentences(
         "model", "", "", ("model {name}: expected {expected} by the lock, got {got} in the plan",)
@@ -238,8 +245,8 @@ def lock_differences(expected: Measurement, actual: Measurement) -> Iterator[Dif
 
 def gguf_differences(lock: Lock, gguf: LockedGguf | None) -> Iterator[Difference]:
     """Yield the differences of a GGUF file from a lock that has an entry for its type."""
-    locked = lock.gguf
-    if locked is not None and gguf is not None and locked.quantize == gguf.quantize:
+    locked = None if gguf is None else lock.gguf_of_type(gguf.quantize)
+    if locked is not None and gguf is not None:
         yield from lock_differences(Measurement.of_gguf(locked), Measurement.of_gguf(gguf))
 
 

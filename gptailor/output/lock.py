@@ -73,7 +73,8 @@ class Lock(Closed):
     the layer before a gap such as `L19`, and `deep.L19` of an inner plan. The file has an entry for
     each fit.
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
-    `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
+    `tensors` and `config` are a folder's even then. `gguf_files` are the entries of the GGUF files
+    that the plan states, by their types. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
     `methods` are the packages and versions of methods that aren't gptailor's own.
     """
@@ -90,6 +91,7 @@ class Lock(Closed):
     stripped: dict[str, FileDigest] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
     gguf: LockedGguf | None = None
+    gguf_files: dict[str, LockedGguf] = Field(default_factory=dict)
 
     _path: Path = PrivateAttr(default=Path(LOCK_FILE))
 
@@ -97,6 +99,18 @@ class Lock(Closed):
     def path(self) -> Path:
         """The file that the lock was read from, or its default name."""
         return self._path
+
+    @property
+    def file_types(self) -> tuple[str, ...]:
+        """The types of GGUF files that the lock has entries for."""
+        alone = () if self.gguf is None or self.gguf.quantize is None else (self.gguf.quantize,)
+        return tuple(sorted({*alone, *self.gguf_files}))
+
+    def gguf_of_type(self, file_type: str | None) -> LockedGguf | None:
+        """Return the entry of a GGUF file of a type, if there is one."""
+        if self.gguf is not None and self.gguf.quantize == file_type:
+            return self.gguf
+        return self.gguf_files.get(file_type or "")
 
     def with_sources(self, models: Mapping[str, Model]) -> "Lock":
         """Return the lock of a plan that has other places of the same models."""

@@ -35,6 +35,7 @@ from gptailor.output.differences import (
     alone,
     gguf_differences,
     lock_differences,
+    on_file_types,
     on_methods,
     refuse,
 )
@@ -64,10 +65,10 @@ EARLY_BYTES = 16 * 1024 * 1024
 def plan_digest(plan: Plan) -> str:
     """Return the sha256 of a plan's canonical text, without paths, dtype, search and expectations.
 
-    The paths are those of models, texts and the chat template. So a plan, and its copy in a
-    compiled folder, have one digest.
+    Its GGUF files are left out too. The paths are those of models, texts and the chat template. So
+    a plan, and its copy in a compiled folder, have one digest.
     """
-    plan = plan.model_copy(update={"search": None})
+    plan = plan.model_copy(update={"search": None, "gguf": ()})
     unread = only_compared(plan)
     models = {
         name: model if model.made is not None else Model(source=name)
@@ -123,6 +124,9 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
         "config digest": alone(CONFIG, digest, f"the output's {CONFIG}"),
         **measured_files(prepared, _measured_early),
     }
+    if prepared.plan.gguf:
+        types = [file.type.upper() for file in prepared.plan.gguf]
+        facts["gguf"] = on_file_types(types)
     tensors = tensor_digests(output.spec for output in program.outputs)
     refuse(lock_differences(Measurement.of(lock), Measurement(facts=facts, tensors=tensors)), lock)
 
@@ -173,7 +177,8 @@ def _measured_early(path: Path) -> Fact:
 class Recording:
     """A context in which a plan is compiled: threads read its inputs at the same time.
 
-    `add_tensor` receives the output's tensors, and `gguf` is the entry of a GGUF file. `progress`
+    `add_tensor` receives the output's tensors. `gguf` is the entry of a GGUF file, and `gguf_files`
+    are those of the files that the plan states. `progress`
     receives the inputs' bytes. With a lock to hold to, differences raise CheckpointError (C704,
     C705). Inputs with `known` digests aren't read.
     """
@@ -195,6 +200,7 @@ class Recording:
         self._progress = progress
         self.sha256: dict[str, str] = {}
         self.gguf: LockedGguf | None = None
+        self.gguf_files: dict[str, LockedGguf] = {}
         names = [output.spec.name for output in prepared.compiled.program.outputs]
         self.sketches = out.fit_sketches(prepared, fitted, names)
         self._paths = inputs(prepared)
@@ -283,6 +289,7 @@ class Recording:
             chat_template=of_file(template).sha256 if template is not None else None,
             tensors=tensor_digests(specs, self.sha256, self.sketches),
             gguf=self.gguf,
+            gguf_files=self.gguf_files,
         )
 
     def _refuse_differing(self, keys: Iterable[tuple[str, str]]) -> None:

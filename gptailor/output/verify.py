@@ -1,7 +1,7 @@
 """The verification of a compiled folder, or GGUF file, by its plan and its lock: `verify`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, final
@@ -16,7 +16,12 @@ from gptailor.checkpoint.write.tensors import Crew, digests_of
 from gptailor.evaluation.fits.inner_plans import with_inner_fits
 from gptailor.lang.parse import read_bytes
 from gptailor.output.compile import fit_tensors
-from gptailor.output.destination import CompiledFolder, CompiledOutput, Destination
+from gptailor.output.destination import (
+    CompiledFolder,
+    CompiledOutput,
+    Destination,
+    gguf_beside,
+)
 from gptailor.output.differences import (
     Difference,
     Fact,
@@ -29,6 +34,7 @@ from gptailor.output.differences import (
     on_methods,
 )
 from gptailor.output.inputs import inputs, work
+from gptailor.output.lock import Lock
 from gptailor.output.lock_recording import measured_files, plan_digest
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import PLAN_FILE, Fault, PlanError, errors
@@ -80,7 +86,9 @@ def verify(
 class Verification:
     """A compiled output to verify: the output, its plan, its lock and the models are opened.
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
+    No weights are read before `run`; `work` are the bytes that it reads and makes. A folder is
+    verified with the GGUF files beside it that its plan states. A GGUF file has its own lock, or
+    that of its folder, `held_to`. Raises
     CheckpointError: C101 for a missing folder, C109 for a file called `….gguf` of another format,
     C701 and C702 for an invalid lock.
     """
@@ -92,6 +100,7 @@ class Verification:
         models: ModelPaths | None = None,
         families: Sequence[str | Path] = (),
         tensors_only: bool = False,
+        held_to: Lock | None = None,
     ) -> None:
         self._on_event: OnEvent = ignore_events
         self.tensors_only = tensors_only
@@ -102,7 +111,7 @@ class Verification:
         if is_gguf(path):
             from gptailor.output.gguf.file import CompiledGguf
 
-            self.output = CompiledGguf(path)
+            self.output = CompiledGguf(path, held_to)
         else:
             self.output = CompiledFolder(path)
         self.lock = self.output.lock
@@ -120,11 +129,36 @@ class Verification:
             self._find(Measurement.of(self.lock), plan)
         if tensors_only and self.lock is None:
             self.unverified.append(f"the tensors: {self.output.no_lock}")
+        self.files = [] if is_gguf(path) else [*self._stated_files(models, families)]
+
+    def _stated_files(
+        self, models: ModelPaths | None, families: Sequence[str | Path]
+    ) -> Iterator["Verification"]:
+        """Yield the verifications of the GGUF files beside the folder that its plan states."""
+        for stated in () if self.plan is None else self.plan.gguf:
+            path, kind = gguf_beside(self.output.path, stated.type), stated.type.upper()
+            entry = None if self.lock is None else self.lock.gguf_of_type(kind)
+            lock = self.lock and entry and self.lock.model_copy(update={"gguf": entry})
+            if not path.exists():
+                self.unverified.append(f"{path.name}: the plan states this file, and it is missing")
+                continue
+            try:
+                file = Verification(
+                    path, models=models, families=families, tensors_only=self.tensors_only,
+                    held_to=lock,
+                )  # fmt: skip
+            except CheckpointError as error:
+                self.differences.append(Difference("file", path.name, error.message, path))
+                continue
+            if file.plan and self.plan and plan_digest(file.plan) != plan_digest(self.plan):
+                message = "its plan is not the plan of the folder"
+                file.differences.append(Difference("plan", path.name, message, path))
+            yield file
 
     @property
     def work(self) -> int:
         """The bytes that are to be read and made."""
-        size = sum(spec.size for spec in self.output.tensors)
+        size = sum(spec.size for spec in self.output.tensors) + sum(f.work for f in self.files)
         if self.prepared is None:
             return size
         output_size = self.prepared.compiled.program.size
@@ -182,6 +216,13 @@ class Verification:
         if self.output.damage is None:
             crew = Crew(threads)
             self._compare(crew, crew.exclusive(counting_bytes(on_event)))
+        for file in self.files:
+            result, name = file.run(on_event, threads=threads), file.output.path.name
+            self.compared += [f"{words} ({name})" for words in result.compared]
+            self.unverified += [f"{name}: {reason}" for reason in result.unverified]
+            self.differences += [
+                replace(each, message=f"{name}: {each.message}") for each in result.differences
+            ]
         return VerifyResult(
             self.output.path, tuple(self.compared), tuple(self.differences), tuple(self.unverified)
         )

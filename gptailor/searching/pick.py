@@ -197,7 +197,7 @@ def put_picked(plan: PickedPlan, file: Path, *, force: bool = False) -> None:
 def seen_from(plan: Plan, place: Path | None) -> Plan:
     """Return the plan with its paths as seen from a folder, or absolute."""
     used = used_plan(prepare(plan), place)
-    moved = ("models", *plan.text_fits, "bridges", "heal", "chat_template", "expects")
+    moved = ("models", *plan.text_fits, "bridges", "heal", "chat_template", "expects", "gguf")
     paths = {name: getattr(used, name) for name in moved}
     return plan.model_copy(update=paths)
 

@@ -283,12 +283,7 @@ class GgufFile(Destination):
                 found[name] = numbers
         return found
 
-    def locked(
-        self,
-        sha256: Mapping[str, str],
-        sketches: Sketches,
-        importance: "ImportanceMatrix | None" = None,
-    ) -> LockedGguf:
+    def locked(self, sha256: Mapping[str, str], sketches: Sketches) -> LockedGguf:
         """Return the file's entry in a lock, from the digests of its tensors as far as known."""
         text = self.text
         specs = [tensor.spec for tensor in self.tensors.values()]
@@ -296,7 +291,7 @@ class GgufFile(Destination):
             quantize=self.quantize,
             imatrix=None if text is None else LockedText(file=text.digest, tokens=text.tokens),
             facts=json_digest(held(self.facts)),
-            tensors=tensor_digests(specs, sha256, self._sketches(sketches, importance)),
+            tensors=tensor_digests(specs, sha256, sketches),
         )
 
     def refuse_differing(self, lock: Lock) -> None:
@@ -332,7 +327,7 @@ class GgufFile(Destination):
         self, recording: Recording, importance: "ImportanceMatrix | None" = None
     ) -> Shard:
         """Return the file with a lock without digests, and count it in `weights_size`."""
-        recording.gguf = self.locked({}, recording.sketches, importance)
+        recording.gguf = self.locked({}, self._sketches(recording.sketches, importance))
         shard = self._shard(recording.draft(used_models(self.prepared, self.path.parent)))
         self.notes.append(f"its size contains the lock, {shard.size - self.weights_size:,} bytes")
         self.weights_size = shard.size
@@ -345,7 +340,8 @@ class GgufFile(Destination):
 
         The lock's length is known before its digests, so that the header can be filled in last.
         """
-        importance, (shard,) = contents.importance, self.shards
+        importance = None if self.text is None else contents.importance[self.text.path]
+        (shard,) = self.shards
         sha256: dict[str, str] = {}
         models = used_models(self.prepared, self.path.parent)
 
@@ -373,7 +369,8 @@ class GgufFile(Destination):
                 specs = [output.spec for output in self.prepared.compiled.program.outputs]
                 left = {spec: contents.payload_of(spec) for spec in specs if spec not in written}
                 recording.sha256 |= digests_of(left, crew)  # a lock has all, as a folder's
-                recording.gguf = self.locked(sha256, recording.sketches, importance)
+                sketches = self._sketches(recording.sketches, importance)
+                recording.gguf = self.locked(sha256, sketches)
                 header = self._shard(recording.lock(models)).header
                 assert len(header) == len(shard.header), "the draft has other digests alone"
                 file.write(header, 0)
@@ -446,18 +443,21 @@ def _stored(value: Any) -> Any:
 
 @final
 class CompiledGguf(CompiledOutput):
-    """The reader of a compiled GGUF file. Raises CheckpointError (C109) for another file."""
+    """The reader of a compiled GGUF file. Raises CheckpointError (C109) for another file.
+
+    It has its own lock, or one that it is `held_to`.
+    """
 
     no_plan = f"the file has no {PLAN_KEY}"
     no_lock = "the file has no lock to compare them with"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, held_to: Lock | None = None) -> None:
         self.path = self.plan_path = path
         header = read_gguf(path)
         self._facts = header.facts
         self.plan_text = self._text(PLAN_KEY)
         lock = self._text(LOCK_KEY)
-        self.lock = None if lock is None else parse_lock(lock, path)
+        self.lock = held_to or (None if lock is None else parse_lock(lock, path))
         gguf = None if self.lock is None else self.lock.gguf
         self.locked = None if gguf is None else Measurement.of_gguf(gguf)
         self.settings = {

@@ -49,6 +49,7 @@ def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
         "stack": None if plan.stack is None else p.Stack(items=plan.stack.items),
         "search": None,
         "expects": (),
+        "gguf": (),
     }
     return without_unused(plan.model_copy(update=closed))
 
@@ -72,11 +73,12 @@ def plan_at_stage(space: Space, genome: Genome, stage: Stage) -> p.Plan:
 
 
 def expecting(plan: p.Plan, declared: p.Plan) -> p.Plan:
-    """Return a closed plan with the expectations of its open plan, and the models named there."""
+    """Return a closed plan with its open plan's expectations, their models, and GGUF files."""
     expected = declared.model_copy(update={"search": None})
     names = needed(declared, [name for _, name in compared_models(expected)])
     models = {name: declared.models[name] for name in names} | plan.models
-    return plan.model_copy(update={"models": models, "expects": declared.expects})
+    stated = {"expects": declared.expects, "gguf": declared.gguf}
+    return plan.model_copy(update={"models": models, **stated})
 
 
 def plan_cut_words(space: Space, genome: Genome, stage: Stage) -> str:

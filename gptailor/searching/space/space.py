@@ -54,7 +54,7 @@ class Space:
     @property
     def digest(self) -> str:
         """A hash of the layers and of the plan without its `search` block and expectations."""
-        text = format_plan(self.plan.model_copy(update={"search": None, "expects": ()}))
+        text = format_plan(self.plan.model_copy(update={"search": None, "expects": (), "gguf": ()}))
         return hashlib.sha256(f"{self.layers}\n{text}".encode()).hexdigest()
 
 
