@@ -214,6 +214,10 @@ def check_read(
     sound = None if errors(opened.faults) else opened.checked
     compared = check_compared_models(opened.plan, opened.models)
     faults = opened.faults + compared + text_faults(opened.plan, sound, whole=read is None)
+    if sound is not None:
+        from gptailor.program.gguf.faults import gguf_faults
+
+        faults += gguf_faults(sound)
     return locate(faults, opened.plan.origin)
 
 

@@ -12,7 +12,7 @@ from gptailor.checkpoint.token_cut import token_counter
 from gptailor.checks.fit_sizes import least_tokens
 from gptailor.plan.faults import Fault, Place, PlanError, locate, nearest_path
 from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
-from gptailor.plan.registry import OBJECTIVES, RowForm
+from gptailor.plan.registry import LEAST_IMPORTANCE_TOKENS, OBJECTIVES, RowForm
 from gptailor.plan.sites import drops_by_choice, measured
 from gptailor.program.sources import Checked
 
@@ -119,6 +119,10 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
             yield _Need((*at, "on"), fit.least, fit.user, fit.reason)
         elif asked:
             yield _Need((*at, "on"), asked, f"'{word}'")
+    for i, file in enumerate(plan.gguf):
+        if file.on is not None:
+            user, help_ = "an importance matrix", "give more text"
+            yield _Need(("gguf", i, "on"), LEAST_IMPORTANCE_TOKENS, user, help_)
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):

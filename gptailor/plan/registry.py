@@ -386,6 +386,8 @@ EXPERT_TOKENS = 16_384
 """Default number of calibration tokens that choose experts."""
 IMPORTANCE_TOKENS = 16_384
 """The number of tokens of an importance matrix, unless its text has fewer."""
+LEAST_IMPORTANCE_TOKENS = 512
+"""The fewest tokens of a text for an importance matrix: one sequence."""
 
 HEAL_TOKENS = 200_000
 """Default number of tokens that a plan is healed on."""

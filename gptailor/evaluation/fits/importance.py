@@ -26,11 +26,8 @@ from gptailor.evaluation.fits.fit import BridgeError, Fitted, KeptFits, LayerRes
 from gptailor.evaluation.live.content_keys import Content
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import OnEvent, ignore_events
-from gptailor.plan.registry import IMPORTANCE_TOKENS
+from gptailor.plan.registry import IMPORTANCE_TOKENS, LEAST_IMPORTANCE_TOKENS
 from gptailor.prepare import Prepared
-
-LEAST_TOKENS = 512
-"""The fewest tokens of a text for an importance matrix: one sequence."""
 
 ImportanceMatrix = Mapping[str, Float[Tensor, " columns"]]
 """The importance of each matrix's columns in float32 on the CPU, by the tensors' names."""
@@ -39,14 +36,14 @@ ImportanceMatrix = Mapping[str, Float[Tensor, " columns"]]
 def importance_text(prepared: Prepared, path: Path) -> CalibrationText:
     """Return `IMPORTANCE_TOKENS` tokens of a text as `bridge` draws them, or all of a shorter one.
 
-    Raises CalibrationError: C806 for a text of fewer than `LEAST_TOKENS` tokens, and those of
-    `read_rows`.
+    Raises CalibrationError: C806 for a text of fewer than `LEAST_IMPORTANCE_TOKENS` tokens, and
+    those of `read_rows`.
     """
     encoder = plan_encoder(prepared.plan, prepared.models)
     text = calibration_text(path, IMPORTANCE_TOKENS, encoder)
-    if text.tokens < LEAST_TOKENS:
+    if text.tokens < LEAST_IMPORTANCE_TOKENS:
         needs = "an importance matrix"
-        raise too_short(path, f"{text.tokens:,} tokens", needs, LEAST_TOKENS)
+        raise too_short(path, f"{text.tokens:,} tokens", needs, LEAST_IMPORTANCE_TOKENS)
     return text
 
 

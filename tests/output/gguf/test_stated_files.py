@@ -11,6 +11,7 @@ from gptailor.cli import main as cli
 from gptailor.output.lock import read_lock
 from gptailor.plan.faults import PlanError
 from gptailor.searching.space.decode import expecting
+from tests.support.tiny import tiny_model
 from tests.support.tiny_bytes import model
 from tests.support.vocabularies import TEXT
 
@@ -161,10 +162,13 @@ def test_a_dry_run_has_the_size_of_each_file(
 
 
 def test_a_size_names_the_type_of_the_only_file() -> None:
-    wishes = "expect bytes(gguf) <= 1M\nsearch { minimize bytes(gguf)\n require bytes(gguf) <= 1M }"
+    wishes = (
+        "expect bytes(gguf) <= 1M\n"
+        'search { minimize nll("t"); minimize bytes(gguf)\n require bytes(gguf) <= 1M }'
+    )
     plan = gptailor.loads(f"{CUT}gguf q8_0\n{wishes}")
     assert plan.search is not None
-    measures = (*plan.search.objectives, *plan.search.requires, *plan.expects)
+    measures = (plan.search.objectives[1], *plan.search.requires, *plan.expects)
     assert [each.arguments["gguf"] for each in measures] == ["q8_0"] * 3
     assert "expect bytes(gguf) <= 1M\n" in gptailor.format(f"{CUT}gguf q8_0\n{wishes}")
     with pytest.raises(PlanError, match="it is the type of a plan with one statement 'gguf'"):
@@ -175,3 +179,17 @@ def test_a_found_plan_keeps_the_files_of_its_space() -> None:
     space = gptailor.loads('tailor 1\nmodel base = "./base"\nmaybe drop L1\ngguf q8_0\n')
     closed = gptailor.loads('tailor 1\nmodel base = "./base"\n')
     assert expecting(closed, space).gguf == space.gguf
+
+
+@pytest.mark.parametrize("drop", ["drop L1", "maybe drop L1"])
+def test_check_finds_files_that_the_format_has_not(here: Path, drop: str) -> None:
+    tiny_model("phi", here / "phi", layers=2)
+    text = (
+        f'tailor 1\nmodel base = "./phi"\n{drop}\ngguf q8_0\nexpect bytes(gguf=f16) <= 1M\n'
+        "expect bytes() <= 1M\n"
+    )
+    faults = gptailor.check(gptailor.loads(text, folder="."))
+    assert {fault.code for fault in faults} == {"C306"}
+    assert all("there is no map to GGUF for the model type 'phi'" in f.message for f in faults)
+    spans = [fault.span for fault in faults if fault.span is not None]
+    assert [text[span.start : span.end] for span in spans] == ["gguf q8_0", "f16"]
