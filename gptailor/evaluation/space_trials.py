@@ -227,7 +227,8 @@ class Trials:
             if argument.name in objective.arguments
             and argument.is_file(str(objective.arguments[argument.name]))
         ]
-        paths += [calibration_path(self.plan, text) for _, text in self.plan.calibration_texts]
+        plan = self.plan.model_copy(update={"gguf": ()})  # no trial reads the texts of its files
+        paths += [calibration_path(plan, text) for _, text in plan.calibration_texts]
         template = self.plan.chat_template
         if isinstance(template, str) and is_local(template):
             paths.append(folder_of(self.plan, template))

@@ -142,7 +142,7 @@ def _gguf(
     draft: d.Draft, statement: tree.Statement, name: tree.Word, on: tree.String | None
 ) -> None:
     parts = {"type": d.spanned(name, name.text.lower()), "on": d.placed_text(on)}
-    draft.add(("gguf",), d.placed_data(p.GgufFile, statement.span, **parts))
+    draft.add(("gguf",), d.placed_data(p.GgufOutput, statement.span, **parts))
 
 
 def _rest(

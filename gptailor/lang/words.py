@@ -258,7 +258,7 @@ def text_fit_words(fit: p.TextFit) -> str:
     return f'{size}on "{fit.on}"{_setting_words(fit, "tokens", "ridge")}'
 
 
-def _gguf_words(entry: p.GgufFile) -> str:
+def _gguf_words(entry: p.GgufOutput) -> str:
     """Return `q4_k_m on "text"`."""
     return entry.type + (f' on "{entry.on}"' if entry.on is not None else "")
 
@@ -373,7 +373,7 @@ class StatementForm(NamedTuple):
 
 
 FORMS: Mapping[type[p.Closed], StatementForm] = {
-    p.GgufFile: StatementForm("output", 6, _gguf_words, "gguf"),
+    p.GgufOutput: StatementForm("output", 6, _gguf_words, "gguf"),
     p.Layer: StatementForm("layers", 0, _layer_words, joined=True),
     p.Others: StatementForm("layers", 1, _all_words),
     p.Whole: StatementForm("layers", 2, _all_words),

@@ -454,7 +454,7 @@ class TemplateOf(Closed):
 
 
 @final
-class GgufFile(Closed):
+class GgufOutput(Closed):
     """A GGUF file that is written of the output: its type, such as `q4_k_m`.
 
     `on` is the text of an importance matrix.
@@ -508,7 +508,7 @@ def normal_order(entry: Closed) -> tuple[Any, ...]:
 
     It is () for an entry of a list that keeps its order.
     """
-    if isinstance(entry, GgufFile):
+    if isinstance(entry, GgufOutput):
         return (entry.type,)
     if isinstance(entry, Layer | Others):
         return (*entry.positions, rank(entry.part), entry.part or "")
@@ -549,7 +549,7 @@ class Plan(Closed):
     head: Recipe | None = None
     tokenizer: Recipe | Literal["union"] | None = None
     chat_template: str | TemplateOf | None = None
-    gguf: Several[GgufFile] = ()
+    gguf: Several[GgufOutput] = ()
     layers: Several[Layer] = ()
     others: Several[Others] = ()
     whole: Whole | None = None

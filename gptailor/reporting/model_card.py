@@ -96,6 +96,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "",
             *(_inner_fits(inner) if inner else ()),
             *fit_sections(resolved, fits),
+            *(_gguf_files(folder, plan) if plan.gguf else []),
             *(_expected(plan) if plan.expects else []),
             *_search(text, resolved),
             "## Models",
@@ -194,6 +195,22 @@ def _search(text: str, resolved: Resolved) -> list[str]:
         "The search wrote this above the plan:",
         "",
         *(f"- {line}" for line in comment),
+        "",
+    ]
+
+
+def _gguf_files(folder: str, plan: Plan) -> list[str]:
+    """Return the section of the GGUF files that the plan states."""
+    weighed = (f", by an importance matrix of `{f.on}`" if f.on else "" for f in plan.gguf)
+    return [
+        "## GGUF files",
+        "",
+        "The plan states these files for llama.cpp; they were written beside the folder.",
+        "",
+        *(
+            f"- `{folder}-{file.type.upper()}.gguf`{words}"
+            for file, words in zip(plan.gguf, weighed, strict=True)
+        ),
         "",
     ]
 

@@ -190,11 +190,11 @@ def chat_templates(names: list[str]) -> st.SearchStrategy[str | p.TemplateOf | N
 
 
 @st.composite
-def gguf_files(draw: Draw) -> p.GgufFile:
+def gguf_files(draw: Draw) -> p.GgufOutput:
     """A GGUF file, some with a text if an importance matrix changes their type."""
     kind = draw(st.sampled_from([*FILE_TYPES]))
     text = draw(st.one_of(st.none(), TEXTS)) if is_weighted(kind) else None
-    return p.GgufFile(type=kind, on=text)
+    return p.GgufOutput(type=kind, on=text)
 
 
 # ------------------------------------------------------------------------------------- the overlay

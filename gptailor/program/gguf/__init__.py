@@ -3,4 +3,4 @@
 `architecture` and `vocabulary` need transformers, which loads late.
 """
 
-__all__ = ["architecture", "tensors", "vocabulary"]
+__all__ = ["architecture", "faults", "tensors", "vocabulary"]

@@ -8,9 +8,12 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.header import PLAN_KEY, read_gguf
 from gptailor.cli import main as cli
+from gptailor.evaluation.space_trials import Trials
 from gptailor.output.lock import read_lock
+from gptailor.plan.events import BytesDone
 from gptailor.plan.faults import PlanError
 from gptailor.searching.space.decode import expecting
+from gptailor.searching.space.space import space_of
 from tests.support.tiny import tiny_model
 from tests.support.tiny_bytes import model
 from tests.support.vocabularies import TEXT
@@ -63,6 +66,8 @@ def test_files_are_written_beside_a_folder_and_their_statements_are_in_its_plan(
     assert [file.folder.name for file in made.gguf] == ["out-Q4_0.gguf", "out-Q8_0.gguf"]
     kept = (here / "deep/out/plan.tailor").read_text()
     assert 'gguf q4_0 on "../../text.txt"\ngguf q8_0  # for laptops\n' in kept
+    card = (here / "deep/out/README.md").read_text()
+    assert "- `out-Q4_0.gguf`, by an importance matrix of `./text.txt`\n- `out-Q8_0.gguf`" in card
     in_file = str(read_gguf(made.gguf[0].folder).facts[PLAN_KEY])
     assert 'gguf q4_0 on "../text.txt"' in in_file
     assert "quantised with an importance matrix" in "".join(made.gguf[0].notes)
@@ -193,3 +198,30 @@ def test_check_finds_files_that_the_format_has_not(here: Path, drop: str) -> Non
     assert all("there is no map to GGUF for the model type 'phi'" in f.message for f in faults)
     spans = [fault.span for fault in faults if fault.span is not None]
     assert [text[span.start : span.end] for span in spans] == ["gguf q8_0", "f16"]
+
+
+@pytest.mark.parametrize("after", [1, 30_000])
+def test_an_interrupt_leaves_complete_outputs_alone(here: Path, after: int) -> None:
+    done = 0
+
+    def stop(event: object) -> None:
+        nonlocal done
+        done += event.size if isinstance(event, BytesDone) else 0
+        if done >= after:
+            raise KeyboardInterrupt
+
+    before = set(here.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        gptailor.compile(stating("gguf q8_0", "gguf f16"), "out", on_event=stop)
+    for left in set(here.iterdir()) - before - {here / "p.tailor"}:
+        assert gptailor.verify(left).result == "verified"
+
+
+def test_a_text_of_a_file_is_none_of_a_trial(here: Path) -> None:
+    text = 'gguf q4_0 on "text.txt"\nsearch { minimize nll("other.txt") }'
+    space = stating("maybe drop L0", text)
+    trials = Trials.__new__(Trials)
+    trials.plan, trials.folder, trials.stated = space, here, ()
+    assert trials.files == ()
+    without = stating("maybe drop L0", 'search { minimize nll("other.txt") }')
+    assert space_of(space, 3).digest == space_of(without, 3).digest
