@@ -39,8 +39,8 @@ def _every_objective_is_known(plan: Plan) -> Iterator[Fault]:
 def unknown_file_type(name: str) -> tuple[str, str]:
     """Return a message and help on a type of GGUF files that is not written."""
     types = [kind.lower() for kind in FILE_TYPES]
-    near = nearest(name, types) or f"the types are {listed(types)}"
-    return f"there is no type of GGUF files '{name}'", unwritten_type(name) or near
+    help_ = unwritten_type(name) or nearest(name, types) or f"the types are {listed(types)}"
+    return f"there is no type of GGUF files '{name}'", help_
 
 
 def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator[Fault]:
@@ -76,9 +76,8 @@ def _every_file_has_another_type(plan: Plan) -> Iterator[Fault]:
     """
     types = [file.type for file in plan.gguf]
     for i, first in repeats(types):
-        also = Also("first said here", ("gguf", first))
-        message, help_ = f"'gguf {types[i]}' is given twice", "keep one of the two"
-        yield Fault("P401", message, ("gguf", i), help_, (also,))
+        also = (Also("first said here", ("gguf", first)),)
+        yield Fault("P401", f"'gguf {types[i]}' is given twice", ("gguf", i), "keep one", also)
     for i, file in enumerate(plan.gguf):
         if file.type.upper() not in FILE_TYPES:
             message, help_ = unknown_file_type(file.type)
@@ -87,8 +86,7 @@ def _every_file_has_another_type(plan: Plan) -> Iterator[Fault]:
             yield Fault("P406", "the name of the text is empty", ("gguf", i, "on"))
         elif file.on is not None and not is_weighted(file.type.upper()):
             message = f"an importance matrix changes no file of the type {file.type}"
-            help_ = "leave the text out, or write a smaller type such as q4_k_m"
-            yield Fault("P406", message, ("gguf", i, "on"), help_)
+            yield Fault("P406", message, ("gguf", i, "on"), "leave the text out")
 
 
 @rule("P603")

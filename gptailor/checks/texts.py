@@ -121,8 +121,9 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
             yield _Need((*at, "on"), asked, f"'{word}'")
     for i, file in enumerate(plan.gguf):
         if file.on is not None:
-            user, help_ = "an importance matrix", "give more text"
-            yield _Need(("gguf", i, "on"), LEAST_IMPORTANCE_TOKENS, user, help_)
+            yield _Need(
+                ("gguf", i, "on"), LEAST_IMPORTANCE_TOKENS, "an importance matrix", "give more text"
+            )
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):

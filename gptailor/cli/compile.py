@@ -177,8 +177,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         return
     keep_memory()
     is_file = output.suffix.lower() == ".gguf"
-    beside = () if is_file else (*gguf, *prepared.plan.gguf)
-    size = prepared.size * (1 + len(beside))
+    size = prepared.size * (1 if is_file else 1 + len(gguf) + len(prepared.plan.gguf))
     with bar_or_lines("writing", size, every_gap=True, ends=False) as on_event:
         written = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,

@@ -135,11 +135,10 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
         line.text = statement_words([entry])
     if _DTYPE not in [(line.section, line.key) for line in lines]:
         lines += [_Line(*_DTYPE, fixed[_DTYPE])] if _DTYPE in fixed else []
-    lacking = {"search"} if used.search is None else set()
     return [
         line
         for line in lines
-        if line.section not in lacking
+        if (line.section != "search" or used.search is not None)
         and (line.section != "output" or (line.section, line.key) in fixed)
     ]
 
@@ -212,8 +211,11 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
 def _entry_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     """Yield the lines of the plan's entries, each in its section and with its order there."""
     kinds: dict[type[p.Closed], list[Any]] = {}
-    measures, written = sites.bounded_measures(plan), sites.enumerated(plan, "gguf")
-    for _, entry in (*sites.entries(plan), *measures, *written):
+    for _, entry in (
+        *sites.entries(plan),
+        *sites.bounded_measures(plan),
+        *sites.enumerated(plan, "gguf"),
+    ):
         kinds.setdefault(type(entry), []).append(entry)
     for kind, several in kinds.items():
         form = FORMS[kind]

@@ -1,6 +1,7 @@
 """A tree into a `Plan`: each statement into its entries, or into faults."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ def _with_file_type(plan: p.Plan) -> p.Plan:
     """Return a plan with one GGUF file whose measures name the file's type."""
     if len(plan.gguf) != 1:
         return plan
-    update: dict[str, Any] = {"expects": plan.expects}
-    if plan.search is not None:
-        update |= {"objectives": plan.search.objectives, "requires": plan.search.requires}
-    for name, wishes in update.items():
-        update[name] = tuple(with_file_type(wish, plan.gguf[0].type) for wish in wishes)
-    expects = update.pop("expects")
-    search = plan.search and plan.search.model_copy(update=update)
-    return plan.model_copy(update={"expects": expects, "search": search})
+    typed = partial(with_file_type, file_type=plan.gguf[0].type)
+    search = plan.search and plan.search.model_copy(
+        update={
+            "objectives": tuple(map(typed, plan.search.objectives)),
+            "requires": tuple(map(typed, plan.search.requires)),
+        }
+    )
+    return plan.model_copy(update={"search": search, "expects": tuple(map(typed, plan.expects))})
 
 
 def lower_statement(draft: d.Draft, statement: tree.Statement) -> None:

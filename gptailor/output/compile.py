@@ -307,8 +307,7 @@ def _all_written(
     A folder is the last one, because its lock has the entries of the files that its plan states.
     """
     is_stated = bool(destinations[0].prepared.plan.gguf)
-    if is_stated and any(each.update and each.update.locked for each in destinations):
-        locking = True
+    locking |= is_stated and any(each.update and each.update.locked for each in destinations)
     files: dict[str, LockedGguf] = {}
     results = []
     for destination in reversed(destinations):
@@ -402,18 +401,16 @@ def _stated_destinations(prepared: Prepared, path: Path) -> Iterator[Destination
     if not alone:
         yield ModelFolder(prepared, path)
     elif len(plan.gguf) > 1:
-        types = listed([file.type for file in plan.gguf])
-        message = f"expected a plan with one statement 'gguf' for one file, got {types}"
-        help_ = "name a folder, or choose one type by 'quantize'"
-        raise CheckpointError("C306", message, path, help_)
-    texts: dict[str | None, CalibrationText | None] = {None: None}
+        got = listed([file.type for file in plan.gguf])
+        message = f"expected a plan with one statement 'gguf' for one file, got {got}"
+        raise CheckpointError("C306", message, path, "name a folder, or choose one by 'quantize'")
     for i, file in enumerate(plan.gguf):
         with text_errors_as_faults(plan):
-            if file.on is not None and file.on not in texts:
-                texts[file.on] = _importance_text(prepared, calibration_path(plan, file.on))
+            on = None if file.on is None else calibration_path(plan, file.on)
+            text = None if on is None else _importance_text(prepared, on)
         try:
             target = path if alone else gguf_beside(path, file.type)
-            made = _destination_of(prepared, target, file.type, texts[file.on])
+            made = _destination_of(prepared, target, file.type, text)
         except CheckpointError as error:
             fault = Fault(error.code, error.message, ("gguf", i), error.help)
             raise PlanError(locate([fault], plan.origin)) from error

@@ -122,7 +122,8 @@ class Measurement:
     @classmethod
     def of(cls, lock: Lock) -> "Measurement":
         """Return the content of a lock."""
-        template = lock.chat_template
+        template, gguf = lock.chat_template, lock.gguf
+        file_types = {*lock.gguf_files, *([gguf.quantize] if gguf and gguf.quantize else [])}
         inputs = {
             (name, file): Fact.of_file(digest)
             for name, model in lock.models.items()
@@ -131,7 +132,7 @@ class Measurement:
         facts: dict[FactKind, Facts] = {
             "plan": alone("plan", lock.plan),
             "dtype": alone("dtype", str(lock.dtype), str(lock.dtype)),
-            "gguf": on_file_types(lock.file_types),
+            "gguf": on_file_types(file_types),
             "methods": on_methods(lock.methods),
             "under": on_adapters({name: model.on for name, model in lock.models.items()}),
             "families": {("", kind): Fact((sha256,)) for kind, sha256 in lock.families.items()},

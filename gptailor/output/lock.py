@@ -100,17 +100,10 @@ class Lock(Closed):
         """The file that the lock was read from, or its default name."""
         return self._path
 
-    @property
-    def file_types(self) -> tuple[str, ...]:
-        """The types of GGUF files that the lock has entries for."""
-        alone = () if self.gguf is None or self.gguf.quantize is None else (self.gguf.quantize,)
-        return tuple(sorted({*alone, *self.gguf_files}))
-
     def gguf_of_type(self, file_type: str | None) -> LockedGguf | None:
         """Return the entry of a GGUF file of a type, if there is one."""
-        if self.gguf is not None and self.gguf.quantize == file_type:
-            return self.gguf
-        return self.gguf_files.get(file_type or "")
+        is_alone = self.gguf is not None and self.gguf.quantize == file_type
+        return self.gguf if is_alone else self.gguf_files.get(file_type or "")
 
     def with_sources(self, models: Mapping[str, Model]) -> "Lock":
         """Return the lock of a plan that has other places of the same models."""

@@ -125,8 +125,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
         **measured_files(prepared, _measured_early),
     }
     if prepared.plan.gguf:
-        types = [file.type.upper() for file in prepared.plan.gguf]
-        facts["gguf"] = on_file_types(types)
+        facts["gguf"] = on_file_types(file.type.upper() for file in prepared.plan.gguf)
     tensors = tensor_digests(output.spec for output in program.outputs)
     refuse(lock_differences(Measurement.of(lock), Measurement(facts=facts, tensors=tensors)), lock)
 

@@ -151,8 +151,9 @@ class Verification:
                 self.differences.append(Difference("file", path.name, error.message, path))
                 continue
             if file.plan and self.plan and plan_digest(file.plan) != plan_digest(self.plan):
-                message = "its plan is not the plan of the folder"
-                file.differences.append(Difference("plan", path.name, message, path))
+                file.differences.append(
+                    Difference("plan", path.name, "its plan is not the plan of the folder", path)
+                )
             yield file
 
     @property

@@ -67,7 +67,7 @@ def test_files_are_written_beside_a_folder_and_their_statements_are_in_its_plan(
     kept = (here / "deep/out/plan.tailor").read_text()
     assert 'gguf q4_0 on "../../text.txt"\ngguf q8_0  # for laptops\n' in kept
     card = (here / "deep/out/README.md").read_text()
-    assert "- `out-Q4_0.gguf`, by an importance matrix of `./text.txt`\n- `out-Q8_0.gguf`" in card
+    assert "- `out-Q4_0.gguf`, by an importance matrix of `text.txt`\n- `out-Q8_0.gguf`" in card
     in_file = str(read_gguf(made.gguf[0].folder).facts[PLAN_KEY])
     assert 'gguf q4_0 on "../text.txt"' in in_file
     assert "quantised with an importance matrix" in "".join(made.gguf[0].notes)
@@ -90,7 +90,7 @@ def test_a_lock_has_the_files_and_a_changed_file_is_found(here: Path) -> None:
     plan = stating("gguf q8_0", "gguf f16")
     made = gptailor.compile(plan, "out", locking=True)
     assert made.lock is not None
-    assert made.lock.file_types == ("F16", "Q8_0")
+    assert made.lock.gguf_files.keys() == {"F16", "Q8_0"}
     assert made.lock.gguf_files == gptailor.lock(plan).gguf_files
     assert read_lock(here / "out/plan.tailor.lock").gguf_files == made.lock.gguf_files
     found = gptailor.verify("out")
