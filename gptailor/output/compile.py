@@ -304,18 +304,19 @@ def _all_written(
 ) -> list[CompileResult]:
     """Write all outputs, and return their results in order.
 
-    A folder is the last one, because its lock has the entries of the files that its plan states.
+    A folder is the first one, or the last if its plan states files, whose entries its lock has.
     """
     is_stated = bool(destinations[0].prepared.plan.gguf)
+    step = -1 if is_stated else 1
     locking |= is_stated and any(each.update and each.update.locked for each in destinations)
     files: dict[str, LockedGguf] = {}
     results = []
-    for destination in reversed(destinations):
+    for destination in destinations[::step]:
         known = files if is_stated and destination.quantize is None else {}
         results.append(_written(destination, contents, known, lock, locking, progress))
         if (made := results[-1].lock) is not None and made.gguf is not None:
             files[made.gguf.quantize or ""] = made.gguf
-    return results[::-1]
+    return results[::step]
 
 
 def _written(
@@ -500,7 +501,7 @@ def lock(
         made = {output.spec: payload_of(output.spec) for output in outputs}
         recording.sha256 = digests_of(made, crew, progress)
         for file in files:
-            made, sketches = file.remade(fitted, ())
-            entry = file.locked(digests_of(made, crew, lambda _: None), sketches)
+            remade, sketches = file.remade(fitted, ())
+            entry = file.locked(digests_of(remade, crew, lambda _: None), sketches)
             recording.gguf_files[entry.quantize or ""] = entry
         return recording.lock(all_declared(prepared.declared, prepared.models))

@@ -43,6 +43,7 @@ def patterns(rule):
 def test_every_word_of_the_language_has_a_colour(grammars):
     found = [re.compile(one.replace(r"\G", "")) for one in patterns(grammars.grammar())]
     samples = {"method": "{}(", "objective": "{}(", "function": "{}(", "dtype": "dtype {}"}
+    samples["file type"] = "gguf {}"
     samples |= {"branch": ".{}", "norms": ".{}", "role": ".mlp.{}", "setting": "={}"}
     plain = re.compile(grammars.NAME)
     for group, words in word_groups().items():
