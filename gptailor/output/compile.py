@@ -403,8 +403,9 @@ def _stated_destinations(prepared: Prepared, path: Path) -> Iterator[Destination
         yield ModelFolder(prepared, path)
     elif len(plan.gguf) > 1:
         got = listed([file.type for file in plan.gguf])
-        message = f"expected a plan with one statement 'gguf' for one file, got {got}"
-        raise CheckpointError("C306", message, path, "name a folder, or choose one by 'quantize'")
+        message = f"expected one statement 'gguf' for one file, got {got}"
+        help_ = "name a folder, or choose one by --quantize (in Python, quantize=…)"
+        raise CheckpointError("C306", message, path, help_)
     for i, file in enumerate(plan.gguf):
         with text_errors_as_faults(plan):
             on = None if file.on is None else calibration_path(plan, file.on)

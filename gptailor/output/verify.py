@@ -219,7 +219,7 @@ class Verification:
             self._compare(crew, crew.exclusive(counting_bytes(on_event)))
         for file in self.files:
             result, name = file.run(on_event, threads=threads), file.output.path.name
-            self.compared += [f"{words} ({name})" for words in result.compared]
+            self.compared.append(f"{name}: {', '.join(result.compared)}")
             self.unverified += [f"{name}: {reason}" for reason in result.unverified]
             self.differences += [
                 replace(each, message=f"{name}: {each.message}") for each in result.differences
