@@ -4,6 +4,7 @@
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checks.repairs import last_projection
-from gptailor.evaluation.fits.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.fits.bridge.states import CalibrationText, KeptStates, Walk
 from gptailor.evaluation.fits.fit import (
     BridgeError,
     Fit,
@@ -28,6 +29,7 @@ from gptailor.evaluation.fits.fit import (
 )
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
+from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import BRIDGE_TOKENS, GAP_FITS
@@ -243,6 +245,10 @@ class Bridger(Fit):
 
     folder = "bridged"
 
+    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
+        super().__init__(stitcher, anew=anew)
+        self._states: dict[CalibrationText, KeptStates] = defaultdict(KeptStates)
+
     @staticmethod
     def cost(sizes: PlanSizes) -> RepairEstimate:
         """Estimate the cost of passes of both plans up to the last gap, and of a fit's sums."""
@@ -270,7 +276,7 @@ class Bridger(Fit):
 
         @lru_cache(maxsize=1)
         def walk_of(text: CalibrationText) -> Walk:
-            return Walk(undone, self.stitcher.live, text.batches, self.place)
+            return Walk(undone, self.stitcher.live, text.batches, self.place, self._states[text])
 
         try:
             for gap, text in zip(gaps, texts, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,12 @@ from gptailor.evaluation.fits.bridge.fit import (
     solve,
     weights,
 )
-from gptailor.evaluation.fits.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
+from gptailor.evaluation.fits.bridge.states import (
+    BRIDGE_BATCH_TOKENS,
+    Pass,
+    calibration_text,
+    regressors,
+)
 from gptailor.evaluation.fits.fit import BridgeError, Fitted
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
@@ -611,6 +617,27 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     assert repairs.stitch(say("drop L1, L4")).layers[0] is not two.layers[0]
     for plan in (say(TWO), other, shorter):
         assert torch.equal(logits(repairs.stitch(plan).model), logits(stitch(plan)))
+
+
+def test_the_whole_plan_runs_once_for_all_cuts(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    watched = Pass.watched
+
+    def counted(self: Pass, watch: Any, *, stay: bool = False) -> Any:
+        ran.append(self.at)
+        return watched(self, watch, stay=stay)
+
+    monkeypatch.setattr(Pass, "watched", counted)
+    repairs = Repairs(Stitcher(prepare(say(ONE)).models), anew=True)
+    resolved = repairs.stitcher.table.resolved
+    repairs.fitted(resolved(say(ONE)))
+    assert ran == [0, 1, 2, 3, 1], "the whole plan up to the gap's end, and the layer before it"
+    ran.clear()
+    shorter = say(ONE.replace("L2..L3", "L3"))
+    found = repairs.fitted(resolved(shorter)).changes["bridge"]
+    assert ran == [2], "only the layer before the other gap"
+    alone = fitted(shorter).changes["bridge"]
+    assert all(torch.equal(found[2][name], alone[2][name]) for name in alone[2])
 
 
 SCRIPT = """
