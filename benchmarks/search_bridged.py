@@ -110,6 +110,11 @@ class Bridged:
         self.given, self.scores, self.count, self.room = given, scores, count, room
         self.plan = gptailor.loads(text, folder=given.space.parent)
 
+    @property
+    def name(self) -> str:
+        """Return the space and its sizes."""
+        return f"{self.given.space.name}, {self.count} layers dropped"
+
     @cached_property
     def measured(self) -> Mapping[str, Any]:
         """Return the block influence, and the errors of a bridge over each gap."""
@@ -301,7 +306,7 @@ def main() -> None:
                 print(f"  {name}, seed {seed}: {loss:.4f}", file=sys.stderr, flush=True)
         landscape = compared.landscape(compared.count, evaluations)
         best = min(landscape.started, key=lambda one: one.losses)
-        print(f"\n{given.space.name}, {evaluations} evaluations\n")
+        print(f"\n{landscape.name}, {evaluations} evaluations\n")
         count = len(landscape.started)
         print(f"{count} starting plans; the least loss: {origin_words(best.origin)}\n")
         print(*rows(compared, found, start), sep="\n", flush=True)
