@@ -31,7 +31,6 @@ _COMMANDS = {
     "pick": ("search", "Search", "Select a plan of a search by its size or its loss."),
     "lock": ("compile", "Share", "Record the digests of a plan's inputs and outputs."),
     "verify": ("compile", "Share", "Compare a compiled folder with its plan and its lock."),
-    "export": ("plans", "Share", "Convert a plan to another tool's format."),
     "schema": ("plans", "Set up", "Print the JSON schema of a plan, or of a family's file."),
 }
 """Each command's module, which defines `NAME_command`, its group in the help, and its line."""

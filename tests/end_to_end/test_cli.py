@@ -32,7 +32,7 @@ GROUPS = {
     "Look": ("check", "show", "json", "explain"),
     "Measure": ("eval", "generate"),
     "Search": ("search", "pick"),
-    "Share": ("lock", "verify", "export"),
+    "Share": ("lock", "verify"),
     "Set up": ("schema",),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]

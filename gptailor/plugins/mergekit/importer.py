@@ -5,11 +5,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit.base import MODEL_ID, Base, ModelFolders, is_windows
-from gptailor.convert.mergekit.config import (
+from gptailor.lang.importers import ConversionError, Importer, Note
+from gptailor.plan import plan as p
+from gptailor.plan.arguments import Positive
+from gptailor.plan.faults import Origin, Source, errors, listed, nearest
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
+from gptailor.plugins.mergekit.base import MODEL_ID, Base, ModelFolders, is_windows
+from gptailor.plugins.mergekit.config import (
     Document,
     MergekitConfig,
     ModelPath,
@@ -17,21 +22,15 @@ from gptailor.convert.mergekit.config import (
     read_config,
     read_documents,
 )
-from gptailor.convert.mergekit.context import ImportContext
-from gptailor.convert.mergekit.statements import statements
-from gptailor.convert.note import (
-    ConversionError,
+from gptailor.plugins.mergekit.context import ImportContext
+from gptailor.plugins.mergekit.note import (
     ConversionWarning,
-    Note,
     grouped_notes,
     ignored_errors,
     short_name,
     snapshot_of,
 )
-from gptailor.plan import plan as p
-from gptailor.plan.arguments import Positive
-from gptailor.plan.faults import Origin, Source, errors, listed, nearest
-from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
+from gptailor.plugins.mergekit.statements import statements
 
 _WINDOWS = "a path of Windows, which is not here: --model NAME=PATH (in Python, models) names it"
 _SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
@@ -136,6 +135,18 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
     return plan, grouped_notes(context.notes)
+
+
+def _read_file(text: str, name: str, **options: Any) -> tuple[p.Plan, list[Note]]:
+    """Return the plan of a configuration, for `gptailor import`.
+
+    Relative paths start in the working folder, as mergekit's do.
+    """
+    return from_mergekit(text, name, root=Path.cwd(), on_hub=True, **options)
+
+
+MERGEKIT = Importer(_read_file, options=True)
+"""The importer of mergekit's configurations."""
 
 
 def _raise_errors(context: ImportContext, *, strict: bool = False) -> None:

@@ -10,8 +10,9 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.convert.note import ConversionError, Note, ignored_errors
+from gptailor.lang.importers import ConversionError, Note
 from gptailor.plan.faults import Place, dotted, listed, nearest
+from gptailor.plugins.mergekit.note import ignored_errors
 
 # --------------------------------------------------------------------------------------- documents
 

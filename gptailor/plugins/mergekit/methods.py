@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from gptailor.convert.note import InexpressibleError
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.sites import named_models
+from gptailor.plugins.mergekit.note import InexpressibleError
 
 # ------------------------------------------------------------------------------ numbers and recipes
 
