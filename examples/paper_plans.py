@@ -24,7 +24,7 @@ from gptailor.lang.importers import ConversionError, Note
 from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
 from gptailor.plan.resolved import own
-from gptailor.plugins.mergekit.note import short_name
+from gptailor.plugins.mergekit.importer import short_name
 
 _BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
 """The paper's bases, by their number of layers."""

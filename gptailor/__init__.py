@@ -20,7 +20,7 @@ _HOMES = {
     "CompileResult": "output.compile",
     "ComputeOptions": "output.compile",
     "ConversionError": "lang.importers",
-    "ConversionWarning": "plugins.mergekit.note",
+    "ConversionWarning": "plugins.mergekit.importer",
     "EvaluationResult": "evaluation.result",
     "ExpectationResult": "plugins.expect.results",
     "ExtractResult": "plugins.lora.extract",

@@ -32,8 +32,8 @@ from gptailor.plugins.expect.results import ExpectationResult as ExpectationResu
 from gptailor.plugins.lora.extract import ExtractResult as ExtractResult
 from gptailor.plugins.lora.extract import extract_lora as extract_lora
 from gptailor.plugins.mergekit.exporter import export_mergekit as export_mergekit
+from gptailor.plugins.mergekit.importer import ConversionWarning as ConversionWarning
 from gptailor.plugins.mergekit.importer import import_mergekit as import_mergekit
-from gptailor.plugins.mergekit.note import ConversionWarning as ConversionWarning
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
 from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish

@@ -272,8 +272,11 @@ def _importer(tool: str) -> "Importer":
     if (importer := IMPORTERS.get(tool)) is not None:
         return importer
     tools = IMPORTERS.names()
-    known = f"the tools are {listed(tools)}" if tools else "no importer is installed"
-    help_ = IMPORTERS.problem(tool) or nearest(tool, tools) or known
+    help_ = (
+        IMPORTERS.problem(tool)
+        or nearest(tool, tools)
+        or (f"the tools are {listed(tools)}" if tools else "no importer is installed")
+    )
     raise click.UsageError(f"no importer reads files of '{tool}'; {help_}")
 
 

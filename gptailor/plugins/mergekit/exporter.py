@@ -46,11 +46,11 @@ from gptailor.plan.sites import named_models, open_choices, values
 from gptailor.plan.written_out import curve_at
 from gptailor.plugins.mergekit.methods import (
     MERGEKIT_METHODS,
+    InexpressibleError,
     MergekitMethod,
     SliceRecipe,
     method_call,
 )
-from gptailor.plugins.mergekit.note import InexpressibleError
 
 _ENDS = ("embed", "norm", "head")
 _STAGE_DTYPE = "float32"

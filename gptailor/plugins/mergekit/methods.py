@@ -17,7 +17,12 @@ from typing import Any, Literal, final
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.sites import named_models
-from gptailor.plugins.mergekit.note import InexpressibleError
+
+
+@final
+class InexpressibleError(Exception):
+    """A thing without an equivalent; whoever knows its place raises a ConversionError for it."""
+
 
 # ------------------------------------------------------------------------------ numbers and recipes
 

@@ -20,13 +20,13 @@ from gptailor.plugins.mergekit.config import BASE_AT, SliceBlock, SourceBlock
 from gptailor.plugins.mergekit.context import ImportContext, parameter_value
 from gptailor.plugins.mergekit.methods import (
     WITHOUT_BASE,
+    InexpressibleError,
     MethodInputs,
     NeedsLayerValues,
     ParameterValue,
     SourceTensor,
     TensorRecipe,
 )
-from gptailor.plugins.mergekit.note import InexpressibleError
 
 _BASE = TensorRecipe(("base",))
 _PATTERNS = (
