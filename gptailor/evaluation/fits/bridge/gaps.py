@@ -3,7 +3,8 @@
 A bridge after layer i adds XC to the hidden state, with X the inputs of its fit. Without a gap the
 state before layer j would be T. The sums XᵀΩX and XᵀΩR determine the least-squares error of
 R = T − Y by X, with Ω = 1/|T|² of each token, as in the fit itself. Random matrices that keep
-lengths narrow X and T first, so that all pairs of layers cost about as much as a few fits.
+lengths narrow X and T first, so that all pairs of layers cost about as much as a few fits. A norm
+between the branch and the sum is ignored: there the errors only order the gaps.
 """
 
 from collections.abc import Mapping, Sequence

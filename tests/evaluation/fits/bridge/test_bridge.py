@@ -476,7 +476,7 @@ def after_layer(model: PreTrainedModel, index: int, tokens: list[Tensor]) -> Ten
     return torch.cat(states).double()
 
 
-@pytest.mark.parametrize("kind", FIRSTS)
+@pytest.mark.parametrize("kind", [*FIRSTS, *sorted(POST_NORM)])
 def test_the_explained_share_is_that_of_the_bridged_model(kind: str, tmp_path: Path) -> None:
     """Through the whole of it: which inputs, multipliers, transposed weights, experts, biases."""
     tiny_model(kind, tmp_path / "base")
@@ -491,7 +491,7 @@ def test_the_explained_share_is_that_of_the_bridged_model(kind: str, tmp_path: P
         for model in (stitch(said(tmp_path, "drop L2..L3")), stitch(plan))
     ]
     assert bridge.numbers["explained"] == pytest.approx(float(1 - far[1] / far[0]), abs=1e-4)
-    assert bridge.numbers["explained"] > 0.05
+    assert bridge.numbers["explained"] > (0.05 if kind in FIRSTS else -0.5)
 
 
 def without_branch(layer: nn.Module, branch: str, call: Callable[[], Tensor]) -> Tensor:
@@ -539,14 +539,13 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", sorted(POST_NORM | POST_SUM))
-def test_a_norm_after_the_branch_is_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", sorted(POST_SUM))
+def test_a_norm_after_the_sum_is_refused(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
     plan = said(tmp_path, ONE)
     [fault] = [one for one in gptailor.check(plan) if one.code != "C801"]  # there is no text
     assert fault.code == "M219"
-    what = "passes a norm before it is added" if kind in POST_NORM else "the sum of hidden state"
-    assert what in fault.message
+    assert "the sum of hidden state" in fault.message
 
 
 # ---------------------------------------------------------------------------- memory, other models
