@@ -102,8 +102,8 @@ def prepare_continuations(objective: Objective, context: ObjectiveContext) -> Pr
             raise EncodingError("the prompt has no tokens", "leave the row out")
         room = context.encoder.positions
         if room is not None and len(tokens) + int(most) > room:
-            words = f"the prompt has {len(tokens):,} tokens, and its continuation up to "
-            words += f"{int(most):,}, but the model takes {room:,} in all"
+            words = f"the prompt and its continuation take {len(tokens) + int(most):,} tokens, "
+            words += f"more than the model's {room:,}"
             raise EncodingError(words, "shorten the prompt, or give fewer 'tokens'")
         return Prompt(tokens, int(most))
 
