@@ -4,6 +4,7 @@ An answer ends if an end token stands behind it, and loops as `loop_of` defines 
 chat template if it ends by the token that ends a turn there, without a special token inside.
 """
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,7 +84,10 @@ def try_output(output: Path, compute: "ComputeOptions", width: int) -> Iterator[
         raise TailorError(f"'{output}' is written, but it can't be tried: {answers.message}")
     for prompt, answer in zip(prompts, answers, strict=True):
         yield f"  {prompt}"
-        yield from wrapped(_one_line(answer.text), width, "    ", "    ", most=2)
+        yield from textwrap.wrap(
+            _one_line(answer.text), max(20, width), initial_indent="    ",
+            subsequent_indent="    ", max_lines=2, placeholder=" …",
+        )  # fmt: skip
         yield from wrapped(_one_line(f"({answer.words})"), width, "    ", "      ")
     counts = f"{output}: {_counts(answers)}"
     if target.base is not None and not target.plain:
