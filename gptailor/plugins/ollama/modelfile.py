@@ -31,7 +31,7 @@ _KEPT = re.compile(r"# A changed file is kept \((\w+)\)\.\n")
 
 
 def write_modelfile(file: GgufFile) -> list[str]:
-    """Write the Modelfile of a written GGUF file beside it, and return notes for people.
+    """Write the Modelfile of a written GGUF file beside it; return a note if it is not written.
 
     A model without a chat template gets none. A file that gptailor didn't write, or that somebody
     changed since, is kept, unless the GGUF file was replaced by force. Raises CheckpointError
@@ -50,7 +50,7 @@ def write_modelfile(file: GgufFile) -> list[str]:
     form = _form(file.facts, template)
     text = modelfile_text(file.path.name, file.facts, form, generation)
     write_whole(path, text.encode(), path)
-    return [f"for Ollama: {_command(path)}"]
+    return []
 
 
 def modelfile_text(
@@ -114,9 +114,8 @@ def _form(facts: Mapping[str, Any], template: str) -> OllamaTemplate | None:
 
     named = {"bos_token": special("bos"), "eos_token": special("eos"),
              "unk_token": special("unknown"), "pad_token": special("padding")}  # fmt: skip
-    tokenizer = PreTrainedTokenizerBase(
-        chat_template=template, **{name: token for name, token in named.items() if token}
-    )
+    make: Any = PreTrainedTokenizerBase
+    tokenizer = make(chat_template=template, **{key: t for key, t in named.items() if t})
     begin = named["bos_token"] if facts.get("tokenizer.ggml.add_bos_token") else None
 
     def render(chats: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.support.tiny import VOCABULARY, tiny_model
 
 
-def talker(folder: Path, after: Mapping[str, str], **config: object) -> Path:
+def talker(folder: Path, after: Mapping[str, str], **config: Any) -> Path:
     """Write a model that puts a token after each token of `after`, and `<s>` after others."""
     tiny_model("llama", folder, layers=2, tie_word_embeddings=False, **config)
     file = folder / "model.safetensors"
