@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gptailor.prepare import Prepared
 
 
-TRIALS: Door[Callable[..., Iterator[str]]] = Door("trials", "trial", FunctionType, {})
+OUTPUT_TRIALS: Door[Callable[..., Iterator[str]]] = Door("trials", "trial", FunctionType, {})
 """Functions that try a written model, and yield lines for people: `talk`, that of `--try`."""
 
 
@@ -221,7 +221,7 @@ def _refuse_trial(*, dry_run: bool) -> None:
     if dry_run:
         raise click.UsageError("--try needs a written output, and --dry-run writes nothing")
     require("torch", "--try")
-    TRIALS.required("talk", "--try", "talk")
+    OUTPUT_TRIALS.required("talk", "--try", "talk")
 
 
 def _say_speech(
@@ -229,7 +229,7 @@ def _say_speech(
 ) -> None:
     """Print how a written output talks, or the command that shows it."""
     if tried:
-        for line in TRIALS["talk"](output, compute, options.width()):
+        for line in OUTPUT_TRIALS["talk"](output, compute, options.width()):
             options.say_drawn(line)
     elif prepared.repaired:
         _say_answers(output, compute)

@@ -150,11 +150,11 @@ def answers(
 
 
 def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | None) -> str:
-    tokenizer, [made] = continuations(meter, target, [prompt], most, chat=chat)
+    tokenizer, [made] = target_continuations(meter, target, [prompt], most, chat=chat)
     return str(tokenizer.decode([*made.tokens], skip_special_tokens=True))
 
 
-def continuations(
+def target_continuations(
     meter: Meter, target: Target, prompts: Sequence[str], most: int, *, chat: bool | None
 ) -> tuple[PreTrainedTokenizerBase, list[Continuation]]:
     """Return a target's tokenizer, and its continuations of at most `most` tokens.

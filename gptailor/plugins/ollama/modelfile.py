@@ -17,7 +17,7 @@ from gptailor.output.output import beside_weights
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.ollama.template import OllamaTemplate, ollama_template
 
-SUFFIX = ".Modelfile"
+_SUFFIX = ".Modelfile"
 PARAMETERS: Final = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -40,7 +40,7 @@ def write_modelfile(file: GgufFile) -> list[str]:
     template = file.facts.get("tokenizer.chat_template")
     if not isinstance(template, str) or not template:
         return []
-    path = file.path.with_suffix(SUFFIX)
+    path = file.path.with_suffix(_SUFFIX)
     forced = file.force and file.update is None
     if os.path.lexists(path) and not (path.is_file() and (forced or _is_own(path))):
         return [f"{path.name} is kept, because gptailor didn't write it as it is (--force)"]
@@ -78,7 +78,7 @@ def modelfile_text(
         if isinstance(value, int | float) and not isinstance(value, bool):
             lines.append(f"PARAMETER {parameter} {value}")
     body = "\n".join(lines) + "\n"
-    made = f"# Written by gptailor: {_command(Path(name).with_suffix(SUFFIX))}\n"
+    made = f"# Written by gptailor: {_command(Path(name).with_suffix(_SUFFIX))}\n"
     return f"{made}# A changed file is kept ({_digest(body)}).\n{body}"
 
 

@@ -12,8 +12,8 @@ from typing import Final, final
 
 from gptailor.plan.faults import TailorError
 
-Message = dict[str, str]
-Rendered = Callable[[Sequence[tuple[list[Message], bool]]], list[str]]
+_Message = dict[str, str]
+Rendered = Callable[[Sequence[tuple[list[_Message], bool]]], list[str]]
 """Renders chats by a chat template, each with whether an answer begins."""
 
 SYSTEM, USER, ANSWER = "qSystemq", "qUserq{}q", "qAnswerq{}q"
@@ -70,7 +70,7 @@ def ollama_template(render: Rendered, begin: str = "") -> OllamaTemplate | None:
     return None
 
 
-def _chat(users: int, *, system: bool = False) -> tuple[list[Message], bool]:
+def _chat(users: int, *, system: bool = False) -> tuple[list[_Message], bool]:
     """Return a chat with some messages of the user, which the model is to answer."""
     messages = [{"role": "system", "content": SYSTEM}] if system else []
     for number in range(1, users + 1):
@@ -81,7 +81,7 @@ def _chat(users: int, *, system: bool = False) -> tuple[list[Message], bool]:
     return messages[:-1], True
 
 
-def _checked(system: bool) -> list[tuple[list[Message], bool]]:
+def _checked(system: bool) -> list[tuple[list[_Message], bool]]:
     """Return the chats that TEMPLATE must render as the chat template does."""
     each = [_chat(users) for users in (1, 2, 3)]
     return each + [_chat(users, system=True) for users in (1, 2, 3) if system]

@@ -27,7 +27,7 @@ from gptailor.evaluation.scores import Score, mean
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
 
-TOKENS = 128
+_TOKENS = 128
 """Default number of tokens of a continuation."""
 _DATE = "2024-07-26"
 """The day that chat templates show as today, so that scores don't depend on the day."""
@@ -84,7 +84,7 @@ def prepare_continuations(objective: Objective, context: ObjectiveContext) -> Pr
     Raises CalibrationError for an unusable file, a template that fails, and a prompt without room
     for its continuation; ObjectiveError for a wrong number of tokens.
     """
-    path, most = context.file(objective), objective.arguments.get("tokens", TOKENS)
+    path, most = context.file(objective), objective.arguments.get("tokens", _TOKENS)
     if not isinstance(most, int | float) or most < 1 or most != int(most):
         message = f"expected a whole number of at least 1 as 'tokens' of '{objective.name}'"
         raise ObjectiveError(f"{message}, got {most}")

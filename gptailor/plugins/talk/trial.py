@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from gptailor.checkpoint.datasets import read_rows
 from gptailor.evaluation.chat_text import chat_texts
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.generate import continuations, loop_of
+from gptailor.evaluation.generate import loop_of, target_continuations
 from gptailor.evaluation.meter import Meter, Placement
 from gptailor.evaluation.objectives.generate import Continuation
 from gptailor.evaluation.scores import Failure
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 """The prompts, as rows of `loops` and `ends`."""
-TOKENS = 96
+_TOKENS = 96
 """The most tokens of an answer."""
 _MARK = "qAnswerq"
 """A word that no chat template has."""
@@ -62,7 +62,7 @@ class JudgedAnswer:
         end, inside = self.end, listed(list(self.inside))
         words = ["ends" if self.text.strip() else "ends at once"]
         if end is None:
-            words = [f"no end within {TOKENS} tokens"]
+            words = [f"no end within {_TOKENS} tokens"]
         elif self.chats and self.turn_end not in (None, end):
             words = [f"ends by {end}, not by the template's {self.turn_end}"]
         words += [self.loop] if self.loop else []
@@ -101,7 +101,7 @@ def try_output(output: Path, compute: "ComputeOptions", width: int) -> Iterator[
 def judged_answers(meter: Meter, target: Target, prompts: Sequence[str]) -> list[JudgedAnswer]:
     """Return a target's answers to prompts. Raises TailorError for a target that fails."""
     meter.family(target.prepared.models)
-    tokenizer, made = continuations(meter, target, prompts, TOKENS, chat=None)
+    tokenizer, made = target_continuations(meter, target, prompts, _TOKENS, chat=None)
     turn_end = _turn_end(tokenizer, target.name)
     return [judged(tokenizer, each, turn_end) for each in made]
 
