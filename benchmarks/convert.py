@@ -3,7 +3,7 @@
     python benchmarks/convert.py --mergekit /path/to/a/venv/bin/python
 
 The command writes a base and three variants (six layers of Llama, hidden size 16, untied, float32).
-mergekit merges each configuration of tests/convert/mergekit/yaml in its own environment, and
+mergekit merges each configuration of tests/plugins/mergekit/yaml in its own environment, and
 gptailor imports and compiles the same file. The table has the largest difference, its tensors and
 its cause. With --families mergekit also cuts a layer out of models of other families; that table
 has its exit code, its output's configuration and its weights.
@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 import gptailor
-from gptailor.convert.mergekit.importer import from_mergekit
+from gptailor.plugins.mergekit.importer import from_mergekit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -34,7 +34,7 @@ from tests.support.tiny import tiny_model
 
 Tensors = dict[str, Tensor]
 
-CONFIGURATIONS = Path(__file__).parent.parent / "tests" / "convert" / "mergekit" / "yaml"
+CONFIGURATIONS = Path(__file__).parent.parent / "tests" / "plugins" / "mergekit" / "yaml"
 LAYERS = 6
 VARIANTS = ("one", "two", "three")
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "olmo")

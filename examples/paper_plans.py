@@ -20,10 +20,11 @@ from typing import Any
 
 import gptailor
 from gptailor.checks.plan import check_alone
-from gptailor.convert.note import ConversionError, Note, short_name
+from gptailor.lang.importers import ConversionError, Note
 from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
 from gptailor.plan.resolved import own
+from gptailor.plugins.mergekit.importer import short_name
 
 _BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
 """The paper's bases, by their number of layers."""

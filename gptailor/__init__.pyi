@@ -1,9 +1,5 @@
 from gptailor.checkpoint.datasets import CalibrationError as CalibrationError
 from gptailor.checkpoint.files import CheckpointError as CheckpointError
-from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
-from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
-from gptailor.convert.note import ConversionError as ConversionError
-from gptailor.convert.note import ConversionWarning as ConversionWarning
 from gptailor.evaluation.evaluate import evaluate as evaluate
 from gptailor.evaluation.fits.bridge.gap_fit import GapFit as GapFit
 from gptailor.evaluation.fits.repair import stitch as stitch
@@ -14,6 +10,7 @@ from gptailor.extend import merge_method as merge_method
 from gptailor.extend import objective as objective
 from gptailor.extend import strategy as strategy
 from gptailor.lang.format import format as format
+from gptailor.lang.importers import ConversionError as ConversionError
 from gptailor.lang.parse import load as load
 from gptailor.lang.parse import loads as loads
 from gptailor.output.compile import CompileResult as CompileResult
@@ -34,6 +31,9 @@ from gptailor.plugins.expect.expectations import evaluate_expectations as evalua
 from gptailor.plugins.expect.results import ExpectationResult as ExpectationResult
 from gptailor.plugins.lora.extract import ExtractResult as ExtractResult
 from gptailor.plugins.lora.extract import extract_lora as extract_lora
+from gptailor.plugins.mergekit.exporter import export_mergekit as export_mergekit
+from gptailor.plugins.mergekit.importer import ConversionWarning as ConversionWarning
+from gptailor.plugins.mergekit.importer import import_mergekit as import_mergekit
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
 from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish

@@ -28,7 +28,10 @@ _EXAMPLES: Mapping[RowForm, str] = {
     "answer": '{"context": "…", "answer": "…"}',
     "chat": '{"text": "…"}, or with "prompt" and "response", or with "messages"',
     "prompt": '{"prompt": "…"}, or with "messages", or with "text"',
+    "opening": '{"prompt": "…"}, or with "messages", or with "text" or "context"',
 }
+_PROMPTS = frozenset(["prompt", "opening"])
+"""Forms of rows that plain text doesn't have."""
 
 
 @final
@@ -188,8 +191,8 @@ def check_first_row(path: Path, form: RowForm, *, answered: bool = False) -> Non
     very long row raises nothing, and neither does one that isn't UTF-8.
     """
     has_rows = path.suffix.lower() in LINES
-    if not has_rows and form == "prompt":
-        raise _no_prompts(path)
+    if not has_rows and form in _PROMPTS:
+        raise _no_prompts(path, form)
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             lines = iter(partial(file.readline, _LONGEST_FIRST_ROW), "") if has_rows else ()
@@ -271,6 +274,15 @@ def _prompt(row: Mapping[str, Any], line: int) -> Passage | Chat:
     return Passage(_filled(row, "prompt" if "prompt" in row else "text"), line)
 
 
+def _opening(row: Mapping[str, Any], line: int) -> Passage | Chat:
+    """Return a chat to be answered, or a text to be continued as it is."""
+    if "messages" in row:
+        return _prompt(row, line)
+    if "prompt" in row:
+        return Chat(({"role": "user", "content": _filled(row, "prompt")},), line)
+    return Passage(_filled(row, "text" if "text" in row else "context"), line)
+
+
 def _messages(row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
     entries = _field(row, "messages")
     if not isinstance(entries, list) or not entries:
@@ -338,7 +350,7 @@ def _checked(value: object, what: str) -> str:
 
 _READERS: Mapping[RowForm, Callable[[Mapping[str, Any], int], object]] = {
     "text": _text_row, "chat": _text_or_chat, "prompt": _prompt, "choice": _question,
-    "answer": _exchange,
+    "answer": _exchange, "opening": _opening,
 }  # fmt: skip
 
 
@@ -354,8 +366,8 @@ def _no_rows(path: Path) -> CalibrationError:
     return CalibrationError("C802", "the file holds no rows", path)
 
 
-def _no_prompts(path: Path) -> CalibrationError:
-    help_ = f"name a file such as prompts.jsonl; a row is {_EXAMPLES['prompt']}"
+def _no_prompts(path: Path, form: RowForm) -> CalibrationError:
+    help_ = f"name a file such as prompts.jsonl; a row is {_EXAMPLES[form]}"
     return CalibrationError("C803", "prompts must be JSON Lines", path, help=help_)
 
 
@@ -374,8 +386,8 @@ def _placed_rows(path: Path, form: RowForm) -> Iterator[tuple[int, Any]]:
     A file that isn't JSON lines has one row, its text.
     """
     if path.suffix.lower() not in LINES and form not in {"choice", "answer"}:
-        if form == "prompt":
-            raise _no_prompts(path)
+        if form in _PROMPTS:
+            raise _no_prompts(path, form)
         yield 0, _passage(path)
         return
     empty = True

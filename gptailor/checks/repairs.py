@@ -7,7 +7,13 @@ from itertools import islice, pairwise
 from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, is_constant, projection
+from gptailor.checkpoint.families.layout import (
+    Layout,
+    is_bridged,
+    is_constant,
+    post_norm,
+    projection,
+)
 from gptailor.checkpoint.families.vision import wrapper_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
@@ -50,33 +56,44 @@ def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last
 def _bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a bridge without weights to go into.
 
-    It goes into the projection whose output the MLP branch adds, unchanged, to the sum.
+    It goes into the projection whose output the MLP branch adds to the sum, and into the weight of
+    a norm between them.
     """
     reasons = islice(_unfoldable(checked) if checked.plan.bridges else (), 1)
-    for i, reason in reasons:
+    for i, reason, help_ in reasons:
         message = f"'bridge' can't be folded into the weights: {reason}"
-        help_ = "remove 'bridge'; 'heal' alone repairs the plan"
         yield Fault("M219", message, ("bridges", i), help_)
 
 
-def _unfoldable(checked: Checked) -> Iterator[tuple[int, str]]:
-    """Yield why a map can't be folded into the weights before a gap, and the bridge's number."""
+_HEAL_ALONE = "remove 'bridge'; 'heal' alone repairs the plan"
+
+
+def _unfoldable(checked: Checked) -> Iterator[tuple[int, str, str]]:
+    """Yield why a map can't be folded into the weights before a gap, after the bridge's number.
+
+    A remedy stands last.
+    """
     layout = checked.base.layout
     if layout.no_bridge is not None:
-        yield 0, layout.no_bridge
+        yield 0, layout.no_bridge, _HEAL_ALONE
     for slot in checked.resolved.slots:
         over = bridge_over(checked.plan, slot.position)
         if slot.dropped == "yes" or over is None:
             continue
+        by = checked.plan.bridges[over].by
         for use in checked.uses(slot, "mlp"):
             tensors = use.model.part(use.layer, "mlp").items()
-            carriers = [t for suffix, t in tensors if projection(layout, suffix) == "mlp"]
+            carriers = [t for suffix, t in tensors if is_bridged(layout, suffix)]
             where = f"L{use.layer} of '{use.model.name}' has"
+            if by is not None and any(post_norm(layout, suffix) for suffix, _ in tensors):
+                reason = f"{where} a norm after its MLP, and '{by}' fits no norm"
+                yield over, reason, f"remove 'by {by}'"
             if not carriers:
-                yield over, f"{where} no projection in its MLP that a map could be folded into"
+                reason = f"{where} no projection in its MLP that a map could be folded into"
+                yield over, reason, _HEAL_ALONE
             for spec in (tensor.spec for tensor in carriers):
                 if spec.dtype not in FLOATS:
-                    yield over, f"{where} '{spec.name}' as {spec.dtype}"
+                    yield over, f"{where} '{spec.name}' as {spec.dtype}", _HEAL_ALONE
 
 
 def inputs_of_bridges(checked: Checked) -> dict[int, int]:

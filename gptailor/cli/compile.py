@@ -4,8 +4,10 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +15,7 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import bar_or_lines
 from gptailor.cli.memory import keep_memory
+from gptailor.plan.doors import Door
 from gptailor.plan.faults import PlanFolderError, TailorError, listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.measure import excess
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult, ComputeOptions
     from gptailor.output.lock import Lock
     from gptailor.prepare import Prepared
+
+
+OUTPUT_TRIALS: Door[Callable[..., Iterator[str]]] = Door("trials", "trial", FunctionType, {})
+"""Functions that try a written model, and yield lines for people: `talk`, that of `--try`."""
 
 
 def _quantised_type(text: str) -> str | None:
@@ -51,7 +58,12 @@ _TYPE = options.InWords("TYPE", _quantised_type)
 def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
     """Refuse a folder as the plan, before a missing option."""
     if Path(plan).is_dir() and not context.resilient_parsing:
-        raise PlanFolderError(Path(plan))
+        error = PlanFolderError(Path(plan))
+        root = context.find_root().command
+        has_shrink = isinstance(root, click.Group) and "shrink" in root.list_commands(context)
+        if has_shrink and "tailor 1" in error.help:
+            error.help += f"\n  Or without a plan: gptailor shrink {shlex.quote(plan)}"
+        raise error
     return plan
 
 
@@ -82,6 +94,9 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
               help="Replace any model at the output, after the new model is complete, and compute "
               "all tensors. A folder with other files too is refused.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
+@click.option("--try", "tried", is_flag=True,
+              help="Then let the output and its base answer three short prompts, and print whether "
+              "answers end, loop and follow the chat template.")  # fmt: skip
 @click.option(
     "--lock",
     is_flag=True,
@@ -110,6 +125,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     dtype: str | None,
     force: bool,
     dry_run: bool,
+    tried: bool,
     lock: bool,
     locked: bool,
     lock_file: Path | None,
@@ -142,12 +158,9 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     --dry-run --lock prints its size with it. --locked takes the same inputs and makes
     the same bytes, or refuses to compile. See 'gptailor lock'.
     """
-    if quantize is not None and output.suffix.lower() != ".gguf":
-        raise click.UsageError("--quantize is for an output called NAME.gguf")
-    if gguf and output.suffix.lower() == ".gguf":
-        raise click.UsageError("--gguf is for an output folder; --quantize is for NAME.gguf")
-    if imatrix is not None and quantize is None and not gguf:
-        raise click.UsageError("--imatrix is for quantised GGUF files; add --gguf or --quantize")
+    _refuse_flags(output, quantize, gguf, imatrix)
+    if tried:
+        _refuse_trial(dry_run=dry_run)
     if _started_together() and not _is_first():
         return
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file)
@@ -199,10 +212,40 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say_sentences(f"{new_lock}: {locked_in_words(written.lock)}")
-    if prepared.repaired:
-        _say_answers(written.folder, compute)
+    _say_speech(prepared, written.folder, compute, tried=tried)
+
+
+def _refuse_flags(
+    output: Path, quantize: str | None, gguf: Sequence[str], imatrix: Path | None
+) -> None:
+    """Raise a usage error for flags that don't suit the output."""
+    if quantize is not None and output.suffix.lower() != ".gguf":
+        raise click.UsageError("--quantize is for an output called NAME.gguf")
+    if gguf and output.suffix.lower() == ".gguf":
+        raise click.UsageError("--gguf is for an output folder; --quantize is for NAME.gguf")
+    if imatrix is not None and quantize is None and not gguf:
+        raise click.UsageError("--imatrix is for quantised GGUF files; add --gguf or --quantize")
+
+
+def _refuse_trial(*, dry_run: bool) -> None:
+    """Raise a usage error for `--try` without an output, TailorError without what it needs."""
+    if dry_run:
+        raise click.UsageError("--try needs a written output, and --dry-run writes nothing")
+    require("torch", "--try")
+    OUTPUT_TRIALS.required("talk", "--try", "talk")
+
+
+def _say_speech(
+    prepared: "Prepared", output: Path, compute: "ComputeOptions", *, tried: bool
+) -> None:
+    """Print how a written output talks, or the command that shows it."""
+    if tried:
+        for line in OUTPUT_TRIALS["talk"](output, compute, options.width()):
+            options.say_drawn(line)
+    elif prepared.repaired:
+        _say_answers(output, compute)
     else:
-        _say_command(prepared, written.folder)
+        _say_command(prepared, output)
 
 
 def _say_answers(output: Path, compute: "ComputeOptions") -> None:

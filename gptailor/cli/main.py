@@ -31,7 +31,6 @@ _COMMANDS = {
     "pick": ("search", "Search", "Select a plan of a search by its size or its loss."),
     "lock": ("compile", "Share", "Record the digests of a plan's inputs and outputs."),
     "verify": ("compile", "Share", "Compare a compiled folder with its plan and its lock."),
-    "export": ("plans", "Share", "Convert a plan to another tool's format."),
     "schema": ("plans", "Set up", "Print the JSON schema of a plan, or of a family's file."),
 }
 """Each command's module, which defines `NAME_command`, its group in the help, and its line."""
@@ -42,8 +41,12 @@ _INSTEAD = {
         "'gptailor compile PLAN -o out.gguf --quantize q4_k_m' writes it (docs/howto/compile.md)",
     ),
     **dict.fromkeys(
-        ("prune", "compress", "shrink", "drop"),
+        ("prune", "compress", "reduce", "shrink", "drop"),
         "write 'drop L9..L12' in a plan, or 'drop any 4 of L2..L27' and search it (docs/search.md)",
+    ),
+    **dict.fromkeys(
+        ("distill", "distil", "heal", "finetune", "train"),
+        "write 'heal on \"text.txt\"' in a plan, and compile it (docs/healing.md)",
     ),
     **dict.fromkeys(
         ("merge", "stitch"),
@@ -57,6 +60,15 @@ _INSTEAD = {
     ),
 }
 """The remedy for a command that other tools have and gptailor lacks, by its name."""
+_SYNONYMS = {
+    "shrink": ("quantize", "quantise", "prune", "compress", "reduce", "distill", "distil"),
+    "compile": ("build", "make", "write"),
+    "eval": ("evaluate", "benchmark", "score", "measure"),
+    "generate": ("run", "chat", "ask", "complete", "try"),
+    "check": ("validate", "lint"),
+    "publish": ("upload", "push"),
+}
+"""Other tools' words for commands. A command that isn't installed is not named."""
 
 _FLAGS = {
     "--allow-crimes": "models of another architecture are refused by name (M205)",
@@ -97,9 +109,11 @@ class _Commands(click.Group):
         except click.UsageError as error:
             from gptailor.plan.faults import nearest
 
-            help_ = _INSTEAD.get(args[0]) or nearest(args[0], self.list_commands(ctx))
-            help_ = f" {help_[:1].upper()}{help_[1:]}" if help_ else ""
-            raise click.UsageError(f"{error.message}{help_}", ctx) from None
+            names = self.list_commands(ctx)
+            helps = [f"see 'gptailor {n} --help'" for n in names if args[0] in _SYNONYMS.get(n, ())]
+            helps.append(_INSTEAD.get(args[0]) or ("" if helps else nearest(args[0], names)))
+            help_ = ". ".join(f"{text[:1].upper()}{text[1:]}" for text in helps if text)
+            raise click.UsageError(f"{error.message} {help_}".rstrip(), ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         about = {name: (group, line) for name, (_, group, line) in _COMMANDS.items()}

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING
@@ -14,7 +14,6 @@ from gptailor.plan.doors import Door
 from gptailor.plan.faults import (
     CodedError,
     Fault,
-    PlanError,
     Source,
     errors,
     listed,
@@ -25,8 +24,7 @@ from gptailor.plan.faults import (
 )
 
 if TYPE_CHECKING:
-    from gptailor.convert.importers import Importer
-    from gptailor.convert.note import Note
+    from gptailor.lang.importers import Importer
     from gptailor.plan.plan import Plan
 
 FIXES: Door[Callable[[str], None]] = Door("fixes", "fix", FunctionType, {})
@@ -249,7 +247,6 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     are not available.
     """
     from gptailor.checkpoint.write.output_file import refuse_output
-    from gptailor.convert.mergekit.importer import from_mergekit
 
     if output is not None:
         refuse_output(output, force=force)
@@ -259,28 +256,27 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             got, help_ = "is a folder", "name the YAML file"
         raise CodedError("C201", f"expected a file of {tool}, '{file}' {got}", help_)
     text, name = options.plan_text(file), options.shown_name(file)
-    notes: Iterable[Note]
-    if tool != "mergekit":
-        plan, notes = _importer(tool).read(text, name)
-    else:
-        root = Path.cwd()  # where mergekit has its relative paths start
-        folder = output.parent if output is not None else root
-        folders = dict(models) | ({} if base is None else {"base": base})
-        plan, notes = from_mergekit(
-            text, name, layers, root=root, folder=folder, models=folders, on_hub=True, strict=strict
-        )
+    folder = Path.cwd() if output is None else output.parent
+    folders = dict(models) | ({} if base is None else {"base": base})
+    given = {"layers": layers, "folder": folder, "models": folders, "strict": strict}
+    importer = _importer(tool)
+    plan, notes = importer.read(text, name, **(given if importer.options else {}))
     for note in notes:
         options.say(f"note: {note}", err=True)
     write_plan(plan, output)
 
 
 def _importer(tool: str) -> "Importer":
-    from gptailor.convert.importers import IMPORTERS
+    from gptailor.lang.importers import IMPORTERS
 
     if (importer := IMPORTERS.get(tool)) is not None:
         return importer
-    tools = ["mergekit", *IMPORTERS.installed()]
-    help_ = IMPORTERS.problem(tool) or nearest(tool, tools) or f"the tools are {listed(tools)}"
+    tools = IMPORTERS.names()
+    help_ = (
+        IMPORTERS.problem(tool)
+        or nearest(tool, tools)
+        or (f"the tools are {listed(tools)}" if tools else "no importer is installed")
+    )
     raise click.UsageError(f"no importer reads files of '{tool}'; {help_}")
 
 
@@ -301,37 +297,6 @@ def explain_command(code: str) -> None:
         known = f"codes of this group are {', '.join(near)}" if near else "a code is such as P601"
         raise click.UsageError(f"there is no code '{code}'; {known}")
     options.say(f"{code.upper()}: {page.title}" + (f"\n\n{page.plain}" if page.text else ""))
-
-
-@click.command("export", short_help="Convert a plan to another tool's format.")
-@options.PLAN_ARGUMENT
-@options.MODEL
-@options.SET
-@options.FAMILY
-@click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
-              show_default=True, help="The format to write.")  # fmt: skip
-@click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
-def export_command(
-    plan: str,
-    models: tuple[tuple[str, Path], ...],
-    lets: options.Lets,
-    families: tuple[Path, ...],
-    tool: str,
-    layers: int | None,
-) -> None:
-    """Print PLAN as a mergekit configuration, if mergekit can express it."""
-    from gptailor.checkpoint.models import rebind
-    from gptailor.convert.mergekit.exporter import mergekit_text
-    from gptailor.reporting.known_layers import resolved_by_headers
-
-    del tool  # there is one
-    declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))
-    if faults:
-        raise PlanError(faults)
-    resolved, known = resolved_by_headers(declared, {})
-    layers = layers or (resolved.count if known else None)
-    text = mergekit_text(declared, layers, tied="base" in resolved.tied)
-    options.say(text, newline=False)
 
 
 def read_plan_or_folder(

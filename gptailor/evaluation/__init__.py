@@ -1,6 +1,7 @@
 """How good a model is: live models, objectives, scores. torch, never jax."""
 
 __all__ = [
+    "chat_text",
     "evaluate",
     "fits",
     "forward",

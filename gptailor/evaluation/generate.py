@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import final
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from gptailor.checkpoint.files import shown
 from gptailor.evaluation.chat_text import chat_texts
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.live.content_keys import cause_of_nan
 from gptailor.evaluation.meter import Meter, Placement, context_length
-from gptailor.evaluation.objectives.generate import greedy
+from gptailor.evaluation.objectives.generate import Continuation, continued
 from gptailor.evaluation.objectives.tokens import (
     Prompt,
     TokenEncoder,
@@ -44,19 +45,24 @@ class GeneratedText:
 
     @property
     def sign(self) -> str:
-        """The sign of a ruined model in words, or an empty text.
+        """The sign of a ruined model in words, or an empty text."""
+        return loop_of(self.text) if self.text.strip() else "ends at once"
 
-        Four-grams are those of words, signs and numbers. All numbers count as one, so that a text
-        that only counts loops too. So does one with a run of a few letters or digits.
-        """
-        words = _WORDS.findall(re.sub(r"\d+", "0", self.text.lower()))
-        grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-        repeated = (len(grams) - len(set(grams))) / max(1, len(grams))
-        loops = f"loops: {repeated:.0%} of its four-grams occur earlier in it"
-        if repeated < _LOOPING:
-            run = _RUN.search(self.text)
-            loops = f"loops: '{run[1]}' {len(run[0]) // len(run[1])} times in a row" if run else ""
-        return loops if words else "ends at once"
+
+def loop_of(text: str) -> str:
+    """Return words about the loop that a text has, or an empty text.
+
+    A text loops if at least a third of its four-grams occur earlier in it. Four-grams are those of
+    words, signs and numbers. All numbers count as one, so that a text that only counts loops too.
+    So does one with a run of a few letters or digits.
+    """
+    words = _WORDS.findall(re.sub(r"\d+", "0", text.lower()))
+    grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    repeated = (len(grams) - len(set(grams))) / max(1, len(grams))
+    if repeated >= _LOOPING:
+        return f"loops: {repeated:.0%} of its four-grams occur earlier in it"
+    run = _RUN.search(text)
+    return f"loops: '{run[1]}' {len(run[0]) // len(run[1])} times in a row" if run else ""
 
 
 SHORT_PROMPT = "The sky is blue because"
@@ -144,6 +150,17 @@ def answers(
 
 
 def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | None) -> str:
+    tokenizer, [made] = target_continuations(meter, target, [prompt], most, chat=chat)
+    return str(tokenizer.decode([*made.tokens], skip_special_tokens=True))
+
+
+def target_continuations(
+    meter: Meter, target: Target, prompts: Sequence[str], most: int, *, chat: bool | None
+) -> tuple[PreTrainedTokenizerBase, list[Continuation]]:
+    """Return a target's tokenizer, and its continuations of at most `most` tokens.
+
+    `chat` is that of `answers`. Raises TailorError for a target that fails.
+    """
     prepared = target.prepared
     tokenizer = tokenizer_of(tokenizer_model(prepared))
     encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
@@ -151,25 +168,26 @@ def _answer(meter: Meter, target: Target, prompt: str, most: int, chat: bool | N
         if chat and prepared.plan.chat_template is not None:
             message = "the plan names a chat template, which stands in its compiled folder"
             raise TailorError(f"{message}: compile it, and name that")
-        chat_of_prompt = [{"role": "user", "content": prompt}], True
+        chats = [([{"role": "user", "content": prompt}], True) for prompt in prompts]
         remedy = "leave --chat out (in Python, chat=True)"
-        [text] = chat_texts(tokenizer, [chat_of_prompt], target.name, remedy)
-        tokens = encoder.plain(text)
-        if not tokens:
+        texts = chat_texts(tokenizer, chats, target.name, remedy)
+        encoded = [encoder.plain(text) for text in texts]
+        if () in encoded:
             message = f"the chat template of '{target.name}' gives no tokens for this prompt"
-            raise TailorError(f"{message}, only the text {shown(text)}")
+            raise TailorError(f"{message}, only the text {shown(texts[encoded.index(())])}")
     else:
-        tokens = encoder.prompt(prompt)
+        encoded = [encoder.prompt(prompt) for prompt in prompts]
     if encoder.positions is not None:
         most = min(most, encoder.positions - 1)
-        tokens = tokens[most - encoder.positions :]
+        encoded = [tokens[most - encoder.positions :] for tokens in encoded]
     repairs = meter.repairs(prepared.models)
     contents = repairs.contents(repairs.stitcher.table.resolved(prepared.plan))
     live, memory = repairs.stitcher.live(contents).model, repairs.stitcher.memory
     if chat is None and memory is not None and live.num_parameters() * live.dtype.itemsize > memory:
         raise TailorError("the weights don't fit into the memory")
+    batch_tokens = len(encoded) * (max(map(len, encoded)) + most)
     try:
-        [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+        made = continued(live, tokenizer, [Prompt(each, most) for each in encoded], batch_tokens)
     except NotANumberError as error:
         raise NotANumberError(f"{error}; {cause_of_nan(contents, live.dtype)}") from None
-    return answer
+    return tokenizer, made

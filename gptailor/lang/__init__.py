@@ -2,6 +2,7 @@
 
 __all__ = [
     "format",
+    "importers",
     "lower",
     "parse",
     "plan_of",

@@ -266,7 +266,7 @@ _METHODS = {
 
 METHODS: Door[Method] = Door("methods", "method", Method, _METHODS)
 
-RowForm = Literal["text", "chat", "prompt", "choice", "answer"]
+RowForm = Literal["text", "chat", "prompt", "choice", "answer", "opening"]
 """The fields of the rows of a file, as `checkpoint/datasets.py` reads them."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, final
 
 from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.families.layout import Layout, is_bridged
 from gptailor.checkpoint.families.mixture import (
     LayerExperts,
     Stacked,
@@ -243,13 +243,13 @@ def _kept_entries(
 
 
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
-    """Mark the last projections of MLPs before a gap."""
+    """Mark the last projections of MLPs before a gap, and the norms after them."""
     layout = checked.base.layout
     decided = {
         output.spec.name: gap
         for gap in checked.resolved.gaps
         for output in program.layers[gap.index]
-        if projection(layout, output.place.name) == "mlp"
+        if is_bridged(layout, output.place.name)
     }
     return marked(program, "bridge", decided)
 

@@ -282,9 +282,10 @@ FIT_WORDS: Mapping[str, FitWords] = {
         ),
         partial(
             _section,
-            "The gaps are closed by {by}: the MLP's output projection of the layer before each has "
-            "been refitted on a text (after [ReplaceMe](https://arxiv.org/abs/2505.02819)). The "
-            "recovered share of the missing hidden state was measured on text that a fit left out.",
+            "The gaps are closed by {by}: the MLP's output projection of the layer before each, "
+            "with the norm after it if there is one, has been refitted on a text (after "
+            "[ReplaceMe](https://arxiv.org/abs/2505.02819)). The recovered share of the missing "
+            "hidden state was measured on text that a fit left out.",
             {
                 "layer before the gap": "{at}",
                 "text": "`{plan.on}`",

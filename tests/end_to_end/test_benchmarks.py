@@ -15,7 +15,6 @@ from benchmarks.compile_cases import Case, Targets, cases
 from benchmarks.compile_tables import row
 from benchmarks.measured import Failed, Run, cool, first_write, run, touch, warm
 from benchmarks.tinyllama import Shape, layers_for
-from gptailor.convert.mergekit.importer import from_mergekit
 from tests.support.preloaded import Preloaded
 from tests.support.tiny import tiny_model
 
@@ -38,7 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_tools_are_told_the_same(case: Case, models: Path, tmp_path: Path) -> None:
     ours = gptailor.loads(case.plan(8, models).replace("tailor 1\n", "tailor 1\ndtype bfloat16\n"))
     document = json.dumps(case.document(8, models))
-    theirs, _ = from_mergekit(document, "plan.yml", root=models, folder=models)
+    mergekit = pytest.importorskip("gptailor.plugins.mergekit.importer")
+    theirs, _ = mergekit.from_mergekit(document, "plan.yml", root=models, folder=models)
     paths = {name: models / model.source for name, model in theirs.models.items()}
     gptailor.compile(ours, tmp_path / "ours")
     gptailor.compile(theirs, tmp_path / "theirs", models=paths)

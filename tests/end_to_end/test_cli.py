@@ -32,7 +32,7 @@ GROUPS = {
     "Look": ("check", "show", "json", "explain"),
     "Measure": ("eval", "generate"),
     "Search": ("search", "pick"),
-    "Share": ("lock", "verify", "export"),
+    "Share": ("lock", "verify"),
     "Set up": ("schema",),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
@@ -113,6 +113,44 @@ def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, in
     assert said.code == 2
     assert f"No such command '{word}'." in said.err
     assert instead in said.err
+
+
+@pytest.mark.parametrize("word", ["quantize", "prune", "compress", "reduce", "distill"])
+def test_another_word_for_a_command_names_it_if_it_exists(
+    run: Run, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.delitem(main._COMMANDS, "shrink", raising=False)
+    monkeypatch.setattr(main.COMMANDS, "installed", dict)
+    assert "gptailor shrink" not in run(word, "p.tailor").err
+    monkeypatch.setitem(main._COMMANDS, "shrink", ("compile", "Write", "Shrink a model."))
+    said = run(word, "p.tailor")
+    assert said.code == 2
+    assert f"No such command '{word}'. See 'gptailor shrink --help'. " in said.err
+
+
+@pytest.mark.parametrize(
+    ("word", "command"), [("evaluate", "eval"), ("run", "generate"), ("upload", "publish")]
+)
+def test_another_word_for_todays_commands_names_them(run: Run, word: str, command: str) -> None:
+    assert f"No such command '{word}'. See 'gptailor {command} --help'\n" in run(word).err
+
+
+def test_a_models_folder_in_place_of_a_plan_gets_a_plan_and_a_command(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = '    tailor 1\n    model base = "./base"\n'
+    monkeypatch.delitem(main._COMMANDS, "shrink", raising=False)
+    monkeypatch.setattr(main.COMMANDS, "installed", dict)
+    for arguments in (["compile", "base"], ["compile", "base", "-o", "out"]):
+        said = run(*arguments)
+        assert (said.code, lines in said.err, "shrink" in said.err) == (3, True, False)
+    monkeypatch.setitem(main._COMMANDS, "shrink", ("compile", "Write", "Shrink a model."))
+    said = run("compile", "base", "-o", "out")
+    assert lines in said.err
+    assert said.err.endswith("  Or without a plan: gptailor shrink base\n")
+    assert not (here / "out").exists()
+    (here / "out").mkdir()
+    assert "shrink" not in run("compile", "out").err  # no model
 
 
 def test_flags_of_mergekit_have_their_remedies(run: Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 import gptailor
 from gptailor.checkpoint.families.family_file import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
-from gptailor.convert.importers import IMPORTERS
+from gptailor.lang.importers import IMPORTERS
 from gptailor.plan.doors import Door, _entry_point_files, _points
 from gptailor.plan.registry import GAP_FITS, METHODS, OBJECTIVES, STRATEGIES
 from gptailor.program.packages import search_packages
@@ -162,6 +162,43 @@ def test_the_package_of_the_page_works(
     code, _, said = command("import", "cut.txt", "--from", "mytol")
     assert code == 2
     assert "no importer reads files of 'mytol'; did you mean 'mytool'?" in said
+
+
+@pytest.mark.parametrize("options", [False, True])
+def test_an_importer_receives_the_options_if_it_takes_them(
+    install: Install, here: Path, command: Command, options: bool
+) -> None:
+    code = f"""
+        import gptailor
+        from gptailor.lang.importers import Importer
+
+        def read(text, name, **given):
+            print(sorted(given), *given.values())
+            return gptailor.loads(text), []
+
+        MINE = Importer(read, options={options})
+    """
+    install("mine", code, {"importers": {"mytool": "mine:MINE"}})
+    flags = (
+        "--layers",
+        4,
+        "--base",
+        "b",
+        "--model",
+        "math=m",
+        "--strict",
+        "-o",
+        "plans/new.tailor",
+    )
+    (here / "plans").mkdir()
+    done, out, _ = command(
+        "import", "half.tailor", "--from", "mytool", *flags, "-o", "plans/new.tailor"
+    )
+    assert done == 0
+    names = ["folder", "layers", "models", "strict"]
+    models = {"math": Path("m"), "base": Path("b")}
+    received = f"{names} 4 plans {models} True" if options else "[]"
+    assert out == f"{received}\nplans/new.tailor: written\n"
 
 
 def test_a_method_of_a_package_merges_and_is_locked_with_its_version(

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.convert.note import ConversionWarning
 from gptailor.program.compile import Compiled
 from gptailor.program.sources import Checked
 from tests.support.colours import contrast
@@ -210,7 +209,7 @@ def test_the_script_of_the_guide_runs(
     monkeypatch.chdir(world / "guide")
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConversionWarning)
+        warnings.simplefilter("ignore", gptailor.ConversionWarning)
         exec(compile(script, "docs/python.md", "exec"), names)
     assert len(names["rows"]) == 3
     assert len(names["trials"]) == len(names["found"].summary.ledger.trials)
@@ -227,12 +226,12 @@ def test_mergekits_yaml_becomes_a_plan_and_goes_back(world: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         plan = gptailor.import_mergekit(text)
-    assert all(issubclass(each.category, ConversionWarning) for each in caught)
+    assert all(issubclass(each.category, gptailor.ConversionWarning) for each in caught)
     assert not [fault for fault in gptailor.check(plan) if fault.severity == "error"]
     again = gptailor.export_mergekit(plan, 5)
     assert "merge_method: slerp" in again
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConversionWarning)
+        warnings.simplefilter("ignore", gptailor.ConversionWarning)
         assert gptailor.import_mergekit(again).layers == plan.layers
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import gptailor
 from examples.paper_plans import from_paper, main
-from gptailor.convert.note import ConversionError
+from gptailor.lang.importers import ConversionError
 from gptailor.plan.plan import Plan
 
 HEAD = 'model base = "./base"\n' + "".join(

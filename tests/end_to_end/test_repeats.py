@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 import gptailor
 from gptailor.cli.main import run
-from gptailor.convert.mergekit.exporter import export_mergekit
 from gptailor.evaluation.fits.repair import stitch
 from gptailor.plan.plan import Plan
 from gptailor.searching.run.origin import origin_words
@@ -180,12 +179,13 @@ def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsy
 
 
 def test_mergekit_has_a_block_as_slices(world: Path) -> None:
-    said = yaml.safe_load(export_mergekit(plan_of("repeat L1..L2", world), 6))
+    said = yaml.safe_load(gptailor.export_mergekit(plan_of("repeat L1..L2", world), 6))
     ranges = [one["sources"][0]["layer_range"] for one in said["slices"]]
     assert ranges == [[0, 3], [1, 6]]
     whole = plan_of("whole from base, math by linear(0.5, 0.5); repeat L1..L2", world)
     ranges = [
-        s["sources"][0]["layer_range"] for s in yaml.safe_load(export_mergekit(whole, 6))["slices"]
+        s["sources"][0]["layer_range"]
+        for s in yaml.safe_load(gptailor.export_mergekit(whole, 6))["slices"]
     ]
     assert ranges == [[0, 3], [1, 6]]
 

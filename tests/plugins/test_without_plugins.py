@@ -47,6 +47,11 @@ def test_without_its_plugins_the_core_checks_and_compiles(tmp_path: Path, family
     assert done.returncode == 2
     assert "the command 'publish': gptailor " in done.stderr
     assert "Traceback" not in done.stderr
+    (tmp_path / "m.yml").write_text("models: [{model: a}]\nmerge_method: linear\n")
+    done = run(tmp_path, "gptailor", "import", "m.yml")
+    assert done.returncode == 2
+    assert "no importer reads files of 'mergekit'; gptailor " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

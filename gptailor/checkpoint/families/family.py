@@ -354,7 +354,7 @@ class Family(Closed):
         return None
 
 
-POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
+SCALED_SUM = "a layer's own number multiplies the sum of its branches"
 """The reason why such a family has no bridges, in its file; a narrower MLP is possible there."""
 
 

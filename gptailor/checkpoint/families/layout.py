@@ -144,6 +144,19 @@ def fold_scale(layout: Layout, suffix: str) -> How | None:
     return None if projection(layout, suffix) is None else "divide"
 
 
+def post_norm(layout: Layout, suffix: str) -> How | None:
+    """Return the change for `scale` of a norm that ends the MLP branch; None for other tensors."""
+    if layout.family.part(suffix) != "mlp" or projection(layout, suffix) is not None:
+        return None
+    how = fold_scale(layout, suffix)
+    return None if how == "multiply" else how
+
+
+def is_bridged(layout: Layout, suffix: str) -> bool:
+    """Return whether a bridge changes this tensor of the layer before a gap."""
+    return projection(layout, suffix) == "mlp" or post_norm(layout, suffix) is not None
+
+
 def is_constant(suffix: str) -> bool:
     """Return whether a layer's tensor is no weight: a mask or frequencies, to be copied only."""
     return suffix in _CONSTANTS or suffix.endswith("rotary_emb.inv_freq")

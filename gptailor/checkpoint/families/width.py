@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from gptailor.checkpoint.families import vision
-from gptailor.checkpoint.families.family import POST_NORM
+from gptailor.checkpoint.families.family import SCALED_SUM
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout
 
@@ -69,9 +69,9 @@ def mlp_width(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> int | Re
 def no_width(layout: Layout) -> str | None:
     """Return the reason why MLPs of this layout can't be narrowed, or None.
 
-    A fit changes what the MLP adds to the hidden state; a norm before the sum hinders only bridges.
+    A fit changes what the MLP adds to the hidden state; a factor of the sum hinders only bridges.
     """
-    return None if layout.no_bridge == POST_NORM else layout.no_bridge
+    return None if layout.no_bridge == SCALED_SUM else layout.no_bridge
 
 
 def with_width(layout: Layout, config: Config, before: int, width: int) -> dict[str, Any] | Refusal:

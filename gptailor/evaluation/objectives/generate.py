@@ -51,8 +51,8 @@ class Generative(PreparedObjective):
         """Return the prompts of the first samples, or of all for None."""
 
     @abstractmethod
-    def score(self, texts: Sequence[str]) -> Score:
-        """Return the score of the texts that the model generated after the first `prompts`."""
+    def rate(self, made: Sequence["Continuation"]) -> Score:
+        """Return the score of what the model generated after the first `prompts`."""
 
     @final
     def requests(self, samples: int) -> Sequence[Request]:
@@ -60,11 +60,24 @@ class Generative(PreparedObjective):
         prompts = self.prompts(samples)
         return [Request(prompt.tokens, 1) for prompt in prompts if len(prompt.tokens) > 1]
 
-    @final
     def evaluate(self, model: PreTrainedModel, samples: int | None = None) -> Score:
         """Return the score of a model on the first samples."""
         prompts = self.prompts(samples)
-        return self.score(greedy(model, self.encoder.tokenizer, prompts, _BATCH_TOKENS))
+        return self.rate(continued(model, self.encoder.tokenizer, prompts, _BATCH_TOKENS))
+
+
+class GenerativeTexts(Generative):
+    """A generative objective that reads texts alone, up to the first stop of their prompts."""
+
+    @abstractmethod
+    def score(self, texts: Sequence[str]) -> Score:
+        """Return the score of the texts that the model generated after the first `prompts`."""
+
+    @final
+    def rate(self, made: Sequence["Continuation"]) -> Score:
+        """Return the score of the texts of continuations."""
+        prompts = self.prompts(None)[: len(made)]
+        return self.score(_texts(self.encoder.tokenizer, prompts, made))
 
 
 def greedy(
@@ -79,8 +92,14 @@ def greedy(
     length run together, padded on the left. A batch holds at most `batch_tokens` tokens, including
     those to be generated. Of the model's own generation settings only the end tokens count.
     """
+    return _texts(tokenizer, prompts, continued(model, tokenizer, prompts, batch_tokens))
+
+
+def _texts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], made: Sequence["Continuation"]
+) -> list[str]:
+    """Return the texts of continuations, each up to the first stop of its prompt."""
     texts = []
-    made = continued(model, tokenizer, prompts, batch_tokens)
     for prompt, continuation in zip(prompts, made, strict=True):
         text = str(tokenizer.decode([*continuation.tokens], skip_special_tokens=True))
         stops = [at for stop in prompt.stops if (at := text.find(stop)) >= 0]
@@ -232,7 +251,7 @@ _SPARE_TOKENS = 8
 
 @final
 @dataclass(frozen=True)
-class RatedTexts(Generative):
+class RatedTexts(GenerativeTexts):
     """The mean number of the texts that a plan generates; a sample has its prompt and its rating.
 
     For `generate` it is the share of contexts that the plan continues with a right answer, decoding

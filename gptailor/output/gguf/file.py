@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, final
 
 import gptailor
@@ -51,6 +52,7 @@ from gptailor.output.lock import Lock, LockedGguf, LockedText, parse_lock
 from gptailor.output.lock_recording import Recording, plan_digest
 from gptailor.output.output import path_from, used_models, used_plan_text
 from gptailor.output.update import Update, record_written
+from gptailor.plan.doors import Door
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared
@@ -63,6 +65,11 @@ if TYPE_CHECKING:
     from gptailor.evaluation.fits.bridge.states import CalibrationText
     from gptailor.evaluation.fits.fit import Fitted
     from gptailor.evaluation.fits.importance import ImportanceMatrix
+
+COMPANIONS: Door[Callable[["GgufFile"], Iterable[str]]] = Door(
+    "companions", "companion", FunctionType, {}
+)
+"""Functions that write a file beside a written GGUF file, and return notes: `modelfile`."""
 
 LOCK_KEY = "gptailor.lock"
 QUANTIZE_KEY = "gptailor.quantize"
@@ -379,6 +386,8 @@ class GgufFile(Destination):
         # Its time of change is that of the rename.
         record_written(self.prepared, self.path, self.path, {})
         self._note_zeros()
+        if (companion := COMPANIONS.get("modelfile")) is not None:
+            self.notes += companion(self)
 
     # ----------------------------------------------------------------------------- the verification
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from gptailor.checkpoint.files import expanded
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
-from gptailor.evaluation.objectives.generate import Generative
+from gptailor.evaluation.objectives.generate import GenerativeTexts
 from gptailor.evaluation.objectives.likelihood import surprise
 from gptailor.evaluation.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluation.scores import Score, mean
@@ -269,7 +269,7 @@ class Likelihoods(base.Forward):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Generated(Generative):
+class Generated(GenerativeTexts):
     """A task of texts that the model generates greedily; a sample is a document."""
 
     samples: tuple[tuple[Prompt, ...], ...]

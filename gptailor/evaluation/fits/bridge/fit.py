@@ -1,9 +1,11 @@
 """Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights.
 
 `Statistics` holds the sums over tokens that a bridge is fitted from, and `solve` is the fit.
+`fit_normed` is the fit of a branch that ends in a norm.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -11,11 +13,11 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
-from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.families.layout import Layout, is_bridged, post_norm
 from gptailor.checks.repairs import last_projection
-from gptailor.evaluation.fits.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.fits.bridge.states import CalibrationText, KeptStates, Walk
 from gptailor.evaluation.fits.fit import (
     BridgeError,
     Fit,
@@ -28,6 +30,7 @@ from gptailor.evaluation.fits.fit import (
 )
 from gptailor.evaluation.fits.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
+from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import BRIDGE_TOKENS, GAP_FITS
@@ -196,13 +199,95 @@ def _foreign_change(
     return change.to(device=device, dtype=torch.float64)
 
 
+# ------------------------------------------------------------------- branches that end in a norm
+
+NORMED_ROUNDS = 6
+"""Rounds of a fit: the projection, then the norm's factors."""
+HELD_OUT = 8
+"""One of so many blocks of tokens is left out of the fits. It compares the rounds."""
+HELD_OUT_BLOCK = 128
+"""Tokens of a block, at most."""
+GAIN_DAMPING = 1e-3
+"""The least square of a factor that a direction is divided by, as a share of their mean."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NormedBranch:
+    """The end of a branch that adds g ⊙ N(xA): the projection A, the factors g, N's epsilon.
+
+    N gives each token the RMS 1, so A decides a direction only.
+    """
+
+    projection: Float64[Tensor, " width_in width_out"]
+    gain: Float64[Tensor, " width_out"]
+    epsilon: float
+
+    def normed(self, x: Float[Tensor, " n width_in"]) -> Float64[Tensor, " n width_out"]:
+        """Return N(xA)."""
+        out = torch.cat([part.to(self.gain) @ self.projection for part in torch.split(x, CHUNK)])
+        return out * (out.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
+
+    def error(self, tokens: FittedTokens) -> float:
+        """Return the weighted squared distance between the added and the wished part of tokens."""
+        x, wished, omega = tokens
+        apart = wished.to(self.gain) - self.gain * self.normed(x)
+        return float(omega.to(self.gain) @ apart.square().sum(-1))
+
+
+def fit_normed(
+    tokens: FittedTokens, start: NormedBranch, ridge: float
+) -> tuple[NormedBranch, dict[str, float]]:
+    """Fit a branch to the part R that it should add. Also return the shares that this explains.
+
+    A round fits A to the direction of R/g, then g to R. The result is the branch of the round with
+    the least error on the held-out tokens, or the start. The shares are those of the start's error
+    on all tokens and on the held-out ones. Raises BridgeError as `Statistics` and `solve` do.
+    """
+    x, wished, omega = tokens
+    places = torch.arange(len(x), device=x.device)
+    block = max(1, min(HELD_OUT_BLOCK, len(x) // HELD_OUT))
+    left_out = places // block % HELD_OUT == HELD_OUT - 1
+    held = x[left_out], wished[left_out], omega[left_out]
+    x, wished, omega = x[~left_out], wished[~left_out], omega[~left_out]
+    branch, errors, factors = start, [(start.error(held), start)], None
+    for _ in range(NORMED_ROUNDS):
+        squares = branch.gain.square()
+        damped = branch.gain / (squares + GAIN_DAMPING * squares.mean())
+        wanted = wished * damped.to(wished)
+        wanted /= wanted.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30)
+        if factors is None:
+            sums = Statistics(x.shape[1], wished.shape[1], x.device)
+            sums.add(x, wanted, omega)
+            factors = solve(sums, ridge)
+            projection = factors.change
+        else:
+            parts = zip(*(torch.split(each, CHUNK) for each in (x, wanted, omega)), strict=True)
+            cross = sum((part * weigh[:, None]).T @ lack.double() for part, lack, weigh in parts)
+            projection = torch.cholesky_solve(cross / factors.scale, factors.lower) / factors.scale
+        branch = NormedBranch(projection, branch.gain, start.epsilon)
+        normed = branch.normed(x)
+        sizes = omega @ normed.square()
+        gain = (omega @ (normed * wished)) / sizes.clamp_min(1e-30)
+        branch = NormedBranch(projection, gain, start.epsilon)
+        errors.append((branch.error(held), branch))
+    least, best = min(errors, key=lambda each: each[0])
+    shares = {
+        "explained": (best.error(tokens), start.error(tokens)),
+        "held_out": (least, errors[0][0]),
+    }
+    return best, {
+        name: 1 - left / whole if whole else 0.0 for name, (left, whole) in shares.items()
+    }
+
+
 # -------------------------------------------------------------------------------------- the bridges
 
 
 def carriers(layout: Layout, content: content_keys.Content) -> dict[str, Output]:
-    """Return a layer's tensors that are the last projections of its MLP branch, by their names."""
+    """Return a layer's tensors that a bridge changes, by their names."""
     outputs = {output.spec.name: output for output in content.outputs}
-    return {name: o for name, o in outputs.items() if projection(layout, name) == "mlp"}
+    return {name: o for name, o in outputs.items() if is_bridged(layout, name)}
 
 
 def fold_fit(
@@ -228,9 +313,14 @@ def fold_fit(
             wide = wide + (wide @ change if after else change.T @ wide)
         elif wide.dim() > 1:
             wide = wide + (change if layout.transposed else change.T)
-        error = BridgeError("C807", f"'{name}' fitted has values that {dtypes[name]} can't hold")
-        folded[name] = in_dtype(wide, dtypes[name], error)
+        folded[name] = _rounded(name, wide, dtypes[name])
     return folded
+
+
+def _rounded(name: str, tensor: Tensor, dtype: str) -> Tensor:
+    """Return a fitted tensor rounded to its dtype. Raises BridgeError (C807)."""
+    error = BridgeError("C807", f"'{name}' fitted has values that {dtype} can't hold")
+    return in_dtype(tensor, dtype, error)
 
 
 LEFT_OUT_TOKENS = 1024
@@ -242,6 +332,10 @@ class Bridger(Fit):
     """Fits the bridges of plans. The beginnings that plans have in common are fitted once."""
 
     folder = "bridged"
+
+    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
+        super().__init__(stitcher, anew=anew)
+        self._states: dict[CalibrationText, KeptStates] = defaultdict(KeptStates)
 
     @staticmethod
     def cost(sizes: PlanSizes) -> RepairEstimate:
@@ -270,7 +364,7 @@ class Bridger(Fit):
 
         @lru_cache(maxsize=1)
         def walk_of(text: CalibrationText) -> Walk:
-            return Walk(undone, self.stitcher.live, text.batches, self.place)
+            return Walk(undone, self.stitcher.live, text.batches, self.place, self._states[text])
 
         try:
             for gap, text in zip(gaps, texts, strict=True):
@@ -297,6 +391,12 @@ class Bridger(Fit):
         widths, numbers = self._widths(content), dict[str, float]()
         with naming_errors(gap.name, walk.undone):
             pairs = walk.pairs(gap, own, self.layout, on_event)
+            dtypes = {name: output.spec.dtype for name, output in outputs.items()}
+            unbridged = {
+                name: self.stitcher.tensors.of_layer(content, o) for name, o in outputs.items()
+            }
+            if any(post_norm(self.layout, name) for name in outputs):
+                return self._fit_normed(pairs, unbridged, dtypes, gap.ridge)
             if gap.by is not None:
                 change = _foreign_change(gap.by, widths, device, pairs, gap.ridge)
             else:
@@ -305,12 +405,47 @@ class Bridger(Fit):
                 solution = solve(sums, gap.ridge)
                 change, explained = solution.change, solution.explained
                 numbers = {"explained": explained, "held_out": solution.held_out(sampled)}
-            unbridged = {
-                name: self.stitcher.tensors.of_layer(content, o) for name, o in outputs.items()
-            }
-            dtypes = {name: output.spec.dtype for name, output in outputs.items()}
             tensors = fold_fit(change, unbridged, self.layout, dtypes)
         return KeptTensors(tensors, numbers)
+
+    def _fit_normed(
+        self,
+        pairs: Iterable[tuple[Tensor, Tensor, Tensor]],
+        unbridged: Mapping[str, Tensor],
+        dtypes: Mapping[str, str],
+        ridge: float,
+    ) -> KeptTensors:
+        """Return the changed tensors of a branch that ends in a norm, and the fit's numbers."""
+        waiting = ([part.to(self.place) for part in batch] for batch in pairs)
+        x, missing, target = map(torch.cat, zip(*waiting, strict=True))
+        config = configuration(self.table.models["base"].config)
+        # The branch may be multiplied before the sum (HyperCLOVA X), and so is X.
+        multiplier = float(getattr(config, "residual_multiplier", 1.0))
+        [norm] = [name for name in unbridged if post_norm(self.layout, name)]
+        offset = 1.0 if post_norm(self.layout, norm) == "divide_offset" else 0.0
+        wide = {name: t.to(x.device, torch.float64) for name, t in unbridged.items()}
+        weight, bias = (
+            next((n for n in wide if n != norm and n.endswith(end)), "")
+            for end in (".weight", ".bias")
+        )
+        x = x / multiplier
+        rows = [wide[weight].T]
+        if bias:
+            x, rows = nn.functional.pad(x, (0, 1), value=1.0), [*rows, wide[bias][None]]
+        start = NormedBranch(
+            torch.cat(rows), multiplier * (offset + wide[norm]), config.rms_norm_eps
+        )
+        wished = missing + (start.gain * start.normed(x)).to(missing)
+        best, numbers = fit_normed((x, wished, weights(target)), start, ridge)
+        made = {
+            weight: best.projection[: wide[weight].shape[1]].T,
+            norm: best.gain / multiplier - offset,
+        }
+        if bias:
+            made[bias] = best.projection[-1]
+        return KeptTensors(
+            {name: _rounded(name, t, dtypes[name]) for name, t in made.items()}, numbers
+        )
 
     def _gap_key(
         self,

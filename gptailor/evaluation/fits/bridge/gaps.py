@@ -3,7 +3,8 @@
 A bridge after layer i adds XC to the hidden state, with X the inputs of its fit. Without a gap the
 state before layer j would be T. The sums XᵀΩX and XᵀΩR determine the least-squares error of
 R = T − Y by X, with Ω = 1/|T|² of each token, as in the fit itself. Random matrices that keep
-lengths narrow X and T first, so that all pairs of layers cost about as much as a few fits.
+lengths narrow X and T first, so that all pairs of layers cost about as much as a few fits. A norm
+between the branch and the sum is ignored: there the errors only order the gaps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,15 @@ INPUTS = 256
 OUTPUTS = 64
 """Entries of T that are kept."""
 _LEAST_RIDGE = 1e-3
+_LONGEST_TOKENS = 0.05
+"""The weight of the error in proportion to all tokens' lengths.
+
+Some models have a few tokens with hidden states a hundred times as long as the others, such as the
+first of a text, and all others attend to them (massive activations, arXiv 2402.17762). A cut that
+loses them ruins the model, but they are too few for the mean over tokens. On bridged cuts of
+SmolLM2-135M, the rank correlation with the loss was 0.69 and 0.90 without this part, and 0.77 and
+0.92 with it (68 and 269 cuts).
+"""
 
 
 def plan_gap_errors(
@@ -57,7 +67,8 @@ def gap_errors(
     """Return for each layer the errors of a bridge over a gap of 1, 2, … `widest` layers after it.
 
     An error is the mean over tokens of the squared distance to the hidden state without a gap,
-    relative to its length. A gap reaches the last layer at most.
+    relative to its squared length, and a part of the same relative to the sum over tokens. A gap
+    reaches the last layer at most.
     """
     walk = Pass(model, batches, model.model.device)
     real = [batch.real.to(walk.device) for batch in batches]
@@ -75,10 +86,13 @@ def gap_errors(
     def error(after: int, until: int) -> float:
         """Return the error of a bridge after the layer `after` up to the state before `until`."""
         x, target = inputs[after], targets[until]
+        missing = target - targets[after + 1]
         sums = Statistics(x.shape[1], target.shape[1], walk.device)
-        sums.add(x, target - targets[after + 1], lengths[until])
-        squares, count = float(sums.squares), sums.count
-        return squares * (1 - solve(sums, max(ridge, _LEAST_RIDGE)).explained) / count
+        sums.add(x, missing, lengths[until])
+        fit = solve(sums, max(ridge, _LEAST_RIDGE))
+        left = (missing.double() - x.double() @ fit.change).square().sum()
+        mean = float(sums.squares) * (1 - fit.explained) / sums.count
+        return mean + _LONGEST_TOKENS * float(left / target.double().square().sum())
 
     last = len(model.layers)
     return [

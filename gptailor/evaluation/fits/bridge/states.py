@@ -5,12 +5,12 @@ Hidden states are kept for all batches, on the device or on the host; the inputs
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Int64
@@ -36,6 +36,7 @@ from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens, tokenizer_of
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.events import FitText, OnEvent, Progress, seconds_left
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
@@ -46,6 +47,10 @@ _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""
 BRIDGE_BATCH_TOKENS = 4096
 """Tokens that go through a layer at once, padding included."""
+_KEPT_STATES = 2**29
+"""Bytes of hidden states that are kept for other plans."""
+KeptStates: TypeAlias = RecentlyUsed[Hashable, Sequence[Tensor]]
+"""The hidden states of each batch after the first layers of models, by the keys of these layers."""
 
 
 @final
@@ -133,13 +138,20 @@ _Watched = TypeVar("_Watched")
 class Pass:
     """One pass of a live model through its layers, from the first on, over some batches.
 
-    `place` is where all states wait.
+    `place` is where all states wait. `kept` has states of other passes over these batches.
     """
 
-    def __init__(self, live: Stitched, batches: Sequence[Sequences], place: torch.device) -> None:
+    def __init__(
+        self,
+        live: Stitched,
+        batches: Sequence[Sequences],
+        place: torch.device,
+        kept: KeptStates | None = None,
+    ) -> None:
         self.live = live
         self.batches = batches
         self.place = place
+        self.kept = KeptStates() if kept is None else kept
         self.at = 0
         """The number of the layer that comes next."""
         self.device = live.model.device
@@ -166,9 +178,18 @@ class Pass:
         self.at += not stay
 
     def run(self) -> None:
-        """Run the next layer."""
-        for _ in self.watched(nullcontext):
-            pass
+        """Run the next layer, or take the kept states after it."""
+        after = self.at + 1
+
+        def states() -> Sequence[Tensor]:
+            for _ in self.watched(nullcontext):
+                pass
+            return self.states
+
+        key = self.live.start, self.live.layers[:after]
+        found = self.kept.of(key, states, lambda found: sum(each.nbytes for each in found))
+        self.states, self.at = list(found), after
+        self.kept.forget(_KEPT_STATES)
 
 
 @final
@@ -176,7 +197,7 @@ class Walk:
     """One pass through the layers of a whole plan and, behind it, of the cut plan.
 
     `undone` is the plan with nothing cut. `live` makes a model of contents, whose hidden states
-    wait in `place`.
+    wait in `place`, and those in `kept` are used again.
     """
 
     def __init__(
@@ -185,10 +206,11 @@ class Walk:
         live: Callable[[ModelContents], Stitched],
         batches: Sequence[Sequences],
         place: torch.device,
+        kept: KeptStates,
     ) -> None:
         self.undone = undone
         self.live = live
-        self.whole = Pass(live(undone), batches, place)
+        self.whole = Pass(live(undone), batches, place, kept)
         self.own: Pass | None = None
         """The plan's own pass; None as long as its states are the same."""
 
@@ -206,7 +228,7 @@ class Walk:
             if self.own is None and (
                 inside or own.layers[whole.at] is not self.undone.layers[whole.at]
             ):
-                self.own = Pass(self.live(own), whole.batches, whole.place)
+                self.own = Pass(self.live(own), whole.batches, whole.place, whole.kept)
                 self.own.states, self.own.at = list(whole.states), whole.at
             whole.run()
             left = seconds_left(begun, whole.at - first, gap.end - first)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,12 @@ from gptailor.evaluation.fits.bridge.fit import (
     solve,
     weights,
 )
-from gptailor.evaluation.fits.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
+from gptailor.evaluation.fits.bridge.states import (
+    BRIDGE_BATCH_TOKENS,
+    Pass,
+    calibration_text,
+    regressors,
+)
 from gptailor.evaluation.fits.fit import BridgeError, Fitted
 from gptailor.evaluation.fits.repair import Repairs, fit, stitch
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
@@ -470,7 +476,7 @@ def after_layer(model: PreTrainedModel, index: int, tokens: list[Tensor]) -> Ten
     return torch.cat(states).double()
 
 
-@pytest.mark.parametrize("kind", FIRSTS)
+@pytest.mark.parametrize("kind", [*FIRSTS, *sorted(POST_NORM)])
 def test_the_explained_share_is_that_of_the_bridged_model(kind: str, tmp_path: Path) -> None:
     """Through the whole of it: which inputs, multipliers, transposed weights, experts, biases."""
     tiny_model(kind, tmp_path / "base")
@@ -485,7 +491,7 @@ def test_the_explained_share_is_that_of_the_bridged_model(kind: str, tmp_path: P
         for model in (stitch(said(tmp_path, "drop L2..L3")), stitch(plan))
     ]
     assert bridge.numbers["explained"] == pytest.approx(float(1 - far[1] / far[0]), abs=1e-4)
-    assert bridge.numbers["explained"] > 0.05
+    assert bridge.numbers["explained"] > (0.05 if kind in FIRSTS else -0.5)
 
 
 def without_branch(layer: nn.Module, branch: str, call: Callable[[], Tensor]) -> Tensor:
@@ -533,14 +539,13 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", sorted(POST_NORM | POST_SUM))
-def test_a_norm_after_the_branch_is_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", sorted(POST_SUM))
+def test_a_norm_after_the_sum_is_refused(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
     plan = said(tmp_path, ONE)
     [fault] = [one for one in gptailor.check(plan) if one.code != "C801"]  # there is no text
     assert fault.code == "M219"
-    what = "passes a norm before it is added" if kind in POST_NORM else "the sum of hidden state"
-    assert what in fault.message
+    assert "the sum of hidden state" in fault.message
 
 
 # ---------------------------------------------------------------------------- memory, other models
@@ -611,6 +616,27 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     assert repairs.stitch(say("drop L1, L4")).layers[0] is not two.layers[0]
     for plan in (say(TWO), other, shorter):
         assert torch.equal(logits(repairs.stitch(plan).model), logits(stitch(plan)))
+
+
+def test_the_whole_plan_runs_once_for_all_cuts(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    watched = Pass.watched
+
+    def counted(self: Pass, watch: Any, *, stay: bool = False) -> Any:
+        ran.append(self.at)
+        return watched(self, watch, stay=stay)
+
+    monkeypatch.setattr(Pass, "watched", counted)
+    repairs = Repairs(Stitcher(prepare(say(ONE)).models), anew=True)
+    resolved = repairs.stitcher.table.resolved
+    repairs.fitted(resolved(say(ONE)))
+    assert ran == [0, 1, 2, 3, 1], "the whole plan up to the gap's end, and the layer before it"
+    ran.clear()
+    shorter = say(ONE.replace("L2..L3", "L3"))
+    found = repairs.fitted(resolved(shorter)).changes["bridge"]
+    assert ran == [2], "only the layer before the other gap"
+    alone = fitted(shorter).changes["bridge"]
+    assert all(torch.equal(found[2][name], alone[2][name]) for name in alone[2])
 
 
 SCRIPT = """

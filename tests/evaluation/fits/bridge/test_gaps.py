@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 import gptailor
 from gptailor.evaluation.fits.bridge import gaps as module
@@ -81,3 +82,18 @@ def test_random_mixtures_keep_the_order(folder: Path) -> None:
     ordered = sorted(pairs)
     agreeing = sum((b[1] > a[1]) for i, a in enumerate(ordered) for b in ordered[i + 1 :])
     assert agreeing >= 0.8 * len(ordered) * (len(ordered) - 1) / 2
+
+
+def test_long_states_count_in_proportion_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With equal weights that sum to 1 over all squared lengths, both parts are the same share."""
+
+    def equal(states: Tensor) -> Tensor:
+        squares = states.double().square().sum()
+        return (len(states) / squares).expand(len(states))
+
+    monkeypatch.setattr(module, "weights", equal)
+    both = errors(folder)
+    monkeypatch.setattr(module, "_LONGEST_TOKENS", 0.0)
+    share = errors(folder)
+    for row, other in zip(both, share, strict=True):
+        assert row == pytest.approx([1.05 * one for one in other])

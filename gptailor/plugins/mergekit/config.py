@@ -4,13 +4,13 @@
 """
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.convert.note import ConversionError, Note, ignored_errors
+from gptailor.lang.importers import ConversionError, Note
 from gptailor.plan.faults import Place, dotted, listed, nearest
 
 # --------------------------------------------------------------------------------------- documents
@@ -521,3 +521,12 @@ def read_config(document: Document) -> tuple[MergekitConfig, list[Note]]:
     if walk.errors:
         raise ConversionError.of_all([*walk.errors, *ignored_errors(walk.notes)])
     return config, walk.notes
+
+
+def ignored_errors(notes: Iterable[Note]) -> list[ConversionError]:
+    """Return the notes on what the other tool passes over, as errors."""
+    return [
+        ConversionError(note.message, name=note.name, place=note.place, line=note.line)
+        for note in notes
+        if note.ignored
+    ]

@@ -1,37 +1,32 @@
 """A mergekit configuration as a plan, with notes on each difference: `from_mergekit`."""
 
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, final
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit.base import MODEL_ID, Base, ModelFolders, is_windows
-from gptailor.convert.mergekit.config import (
+from gptailor.lang.importers import ConversionError, Importer, Note
+from gptailor.plan import plan as p
+from gptailor.plan.arguments import Positive
+from gptailor.plan.faults import Origin, Source, errors, listed, nearest
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
+from gptailor.plugins.mergekit.base import MODEL_ID, Base, ModelFolders, is_windows
+from gptailor.plugins.mergekit.config import (
     Document,
     MergekitConfig,
     ModelPath,
     ModelReference,
+    ignored_errors,
     read_config,
     read_documents,
 )
-from gptailor.convert.mergekit.context import ImportContext
-from gptailor.convert.mergekit.statements import statements
-from gptailor.convert.note import (
-    ConversionError,
-    ConversionWarning,
-    Note,
-    grouped_notes,
-    ignored_errors,
-    short_name,
-    snapshot_of,
-)
-from gptailor.plan import plan as p
-from gptailor.plan.arguments import Positive
-from gptailor.plan.faults import Origin, Source, errors, listed, nearest
-from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
+from gptailor.plugins.mergekit.context import ImportContext
+from gptailor.plugins.mergekit.statements import statements
 
 _WINDOWS = "a path of Windows, which is not here: --model NAME=PATH (in Python, models) names it"
 _SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
@@ -52,6 +47,11 @@ _ROWS = (
 _NAME_TEMPLATE = "'chat_template from NAME' takes a model's, 'chat_template \"./FILE\"' a file"
 
 _Tokenizer = p.Take | Literal["union"] | None
+
+
+@final
+class ConversionWarning(UserWarning):
+    """A part of another tool's file that a plan expresses differently."""
 
 
 def import_mergekit(
@@ -136,6 +136,26 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
     return plan, grouped_notes(context.notes)
+
+
+def _read_file(text: str, name: str, **options: Any) -> tuple[p.Plan, list[Note]]:
+    """Return the plan of a configuration, for `gptailor import`.
+
+    Relative paths start in the working folder, as mergekit's do.
+    """
+    return from_mergekit(text, name, root=Path.cwd(), on_hub=True, **options)
+
+
+MERGEKIT = Importer(_read_file, options=True)
+"""The importer of mergekit's configurations."""
+
+
+def grouped_notes(notes: Iterable[Note]) -> list[Note]:
+    """Return notes in order of their lines, with one note for all places of a message."""
+    groups: dict[tuple[str, bool], list[Note]] = {}
+    for note in sorted(dict.fromkeys(notes), key=lambda note: note.line or 0):
+        groups.setdefault((note.message, note.ignored), []).append(note)
+    return [replace(first, more=len(others)) for first, *others in groups.values()]
 
 
 def _raise_errors(context: ImportContext, *, strict: bool = False) -> None:
@@ -281,6 +301,31 @@ def _name_models(contexts: Sequence[ImportContext], folder: Path | None) -> dict
         context.names, context.stages = names, frozenset(made)
         context.check()
     return models
+
+
+_CACHE_FOLDER = re.compile(r".*models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
+
+
+def snapshot_of(path: str) -> tuple[str, str] | None:
+    """Return the commit and the model's id of a folder in the Hub's cache; None for other paths."""
+    match = _CACHE_FOLDER.fullmatch(path)
+    return None if match is None else (match[2], match[1].replace("--", "/", 1))
+
+
+def short_name(path: str, used: Iterable[str]) -> str:
+    """Return an unused name for a model: the last part of its path, as letters, digits and `_`.
+
+    A snapshot in the Hub's cache gets the name of its model, not of its commit.
+    """
+    snapshot = snapshot_of(path)
+    model = snapshot[1] if snapshot else path.rstrip("/\\")
+    last = re.split(r"[/\\]", model)[-1]
+    name = re.sub(r"\W+", "_", last.lower(), flags=re.ASCII).strip("_") or "model"
+    if name[0].isdigit() or re.fullmatch(r"L\d+", name) or name in WORDS:
+        name = f"model_{name}"
+    used = {"base", *used}
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(candidate for candidate in chain([name], numbered) if candidate not in used)
 
 
 def _path_note(contexts: Sequence[ImportContext], path: ModelPath, message: str) -> Note:

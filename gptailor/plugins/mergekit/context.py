@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import final
 
-from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, Base, TensorNames
-from gptailor.convert.mergekit.config import (
+from gptailor.lang.importers import ConversionError, Note
+from gptailor.plan.faults import Place, listed, nearest
+from gptailor.plan.written_out import curve_at
+from gptailor.plugins.mergekit.base import HOW_TO_NAME_THE_BASE, Base, TensorNames
+from gptailor.plugins.mergekit.config import (
     Document,
     MergekitConfig,
     ModelReference,
@@ -15,16 +18,13 @@ from gptailor.convert.mergekit.config import (
     SliceBlock,
     SourceBlock,
 )
-from gptailor.convert.mergekit.methods import (
+from gptailor.plugins.mergekit.methods import (
     MERGEKIT_METHODS,
     Gradient,
     MergekitMethod,
     NeedsLayerValues,
     ParameterValue,
 )
-from gptailor.convert.note import ConversionError, Note
-from gptailor.plan.faults import Place, listed, nearest
-from gptailor.plan.written_out import curve_at
 
 
 @final

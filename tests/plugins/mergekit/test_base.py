@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.convert.mergekit.base import Base, ModelFolders
-from gptailor.convert.mergekit.config import ModelReference
+from gptailor.plugins.mergekit.base import Base, ModelFolders
+from gptailor.plugins.mergekit.config import ModelReference
 from tests.support.tiny import tiny_model
 
 

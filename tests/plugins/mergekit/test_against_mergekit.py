@@ -10,8 +10,8 @@ import pytest
 
 import gptailor
 from benchmarks.convert import WHY, both, compare, run_mergekit, tensors_of, write_family
-from gptailor.convert.mergekit.exporter import export_mergekit
-from gptailor.convert.mergekit.importer import from_mergekit
+from gptailor.plugins.mergekit.exporter import export_mergekit
+from gptailor.plugins.mergekit.importer import from_mergekit
 
 PYTHON = os.environ.get("MERGEKIT_PYTHON", "")
 FILES = sorted((Path(__file__).parent / "yaml").glob("*.yml"))

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import export_mergekit
-from gptailor.convert.mergekit.importer import from_mergekit
-from gptailor.convert.note import ConversionError, Note
+from gptailor.lang.importers import ConversionError, Note
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
 from gptailor.plan.written_out import written_out
+from gptailor.plugins.mergekit.exporter import export_mergekit
+from gptailor.plugins.mergekit.importer import from_mergekit
 from tests.support.naive import interpret
 from tests.support.thorough import drawn
 from tests.support.tiny import tiny_model

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import export_mergekit, knots_of, mergekit_text
-from gptailor.convert.mergekit.importer import from_mergekit
-from gptailor.convert.note import ConversionError
+from gptailor.lang.importers import ConversionError
 from gptailor.plan import plan as p
 from gptailor.plan.written_out import curve_at
+from gptailor.plugins.mergekit.exporter import export_mergekit, knots_of, mergekit_text
+from gptailor.plugins.mergekit.importer import from_mergekit
 
 HEAD = 'tailor 1\nmodel base = "a/b"\nmodel math = "a/math"\nmodel code = "a/code"\n'
 

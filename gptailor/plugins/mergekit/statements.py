@@ -11,21 +11,22 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, final
 
-from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
-from gptailor.convert.mergekit.config import BASE_AT, SliceBlock, SourceBlock
-from gptailor.convert.mergekit.context import ImportContext, parameter_value
-from gptailor.convert.mergekit.methods import (
+from gptailor.lang.importers import ConversionError
+from gptailor.plan import plan as p
+from gptailor.plan.layer_parts import BRANCHES, NORMS
+from gptailor.plan.registry import METHODS
+from gptailor.plugins.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
+from gptailor.plugins.mergekit.config import BASE_AT, SliceBlock, SourceBlock
+from gptailor.plugins.mergekit.context import ImportContext, parameter_value
+from gptailor.plugins.mergekit.methods import (
     WITHOUT_BASE,
+    InexpressibleError,
     MethodInputs,
     NeedsLayerValues,
     ParameterValue,
     SourceTensor,
     TensorRecipe,
 )
-from gptailor.convert.note import ConversionError, InexpressibleError
-from gptailor.plan import plan as p
-from gptailor.plan.layer_parts import BRANCHES, NORMS
-from gptailor.plan.registry import METHODS
 
 _BASE = TensorRecipe(("base",))
 _PATTERNS = (

@@ -14,10 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from gptailor.convert.note import InexpressibleError
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.sites import named_models
+
+
+@final
+class InexpressibleError(Exception):
+    """A thing without an equivalent; whoever knows its place raises a ConversionError for it."""
+
 
 # ------------------------------------------------------------------------------ numbers and recipes
 

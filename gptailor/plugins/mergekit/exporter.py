@@ -23,13 +23,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.checkpoint.tokenizer_settings import read_template
-from gptailor.convert.mergekit.methods import (
-    MERGEKIT_METHODS,
-    MergekitMethod,
-    SliceRecipe,
-    method_call,
-)
-from gptailor.convert.note import ConversionError, InexpressibleError
+from gptailor.lang.importers import ConversionError
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Origin, Place, dotted
@@ -50,6 +44,13 @@ from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 from gptailor.plan.resolved import Resolved, Slot
 from gptailor.plan.sites import named_models, open_choices, values
 from gptailor.plan.written_out import curve_at
+from gptailor.plugins.mergekit.methods import (
+    MERGEKIT_METHODS,
+    InexpressibleError,
+    MergekitMethod,
+    SliceRecipe,
+    method_call,
+)
 
 _ENDS = ("embed", "norm", "head")
 _STAGE_DTYPE = "float32"

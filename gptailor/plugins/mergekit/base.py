@@ -26,9 +26,9 @@ from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.checkpoint.files import CheckpointError, read_object
 from gptailor.checkpoint.folder import CONFIG, TOKENIZER_FILES, Checkpoint, open_checkpoint
 from gptailor.checkpoint.vocabulary import read_vocabulary
-from gptailor.convert.mergekit.config import ModelReference
 from gptailor.plan import faults
 from gptailor.plan.layer_parts import Branch
+from gptailor.plugins.mergekit.config import ModelReference
 
 MODEL_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 

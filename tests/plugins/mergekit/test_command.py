@@ -1,11 +1,13 @@
 """`gptailor import` and `gptailor export`, as a person types them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import gptailor
 from gptailor.cli.main import run
+from gptailor.lang.importers import IMPORTERS
 from tests.support.tiny import tiny_model
 
 YAML = """\
@@ -16,6 +18,16 @@ models:
   parameters: {weight: 0.25}
 dtype: float32
 """
+
+
+def test_the_commands_are_found_by_their_doors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert IMPORTERS["mergekit"].options
+    assert IMPORTERS.is_own("mergekit")
+    assert run(["--help"]) == 0
+    share = capsys.readouterr().out.partition("Share:\n")[2].partition("\n\n")[0]
+    assert re.search(r"^  export +Convert a plan to another tool's format\.$", share, re.MULTILINE)
+    assert run(["export", "-h"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: gptailor export [OPTIONS] PLAN\n")
 
 
 @pytest.fixture
