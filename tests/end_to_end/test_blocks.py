@@ -50,6 +50,7 @@ FOREIGN = {
     "pytest": "its own",
     "ruff": "a linter's",
     "llama-cli": "llama.cpp's",
+    "ollama": "its own",
     "make": "its targets are looked up",
     "podman": "its own",
     "pip": "extras are looked up",
