@@ -319,11 +319,11 @@ def say_drawn(text: str) -> None:
 
 
 def say_answers(answers: "Sequence[GeneratedText]") -> None:
-    """Print short answers to one prompt, and the signs of ruined models."""
+    """Print short answers to one prompt after a blank line, and the signs of ruined models."""
     from gptailor.evaluation.generate import SHORT_PROMPT
 
     if answers:
-        say(f'answers to "{SHORT_PROMPT}":')
+        say(f'\nanswers to "{SHORT_PROMPT}":')
     for answer in answers:
         sign = f"({answer.sign})" if answer.sign else ""
         words = escaped_control(" ".join(f"{answer.target}: {answer.text} {sign}".split()))

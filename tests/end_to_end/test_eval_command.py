@@ -157,7 +157,9 @@ def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "difference from ./base, paired (* beyond two errors)" in lines
     assert any("KV/token" in line and "decoding/s" in line for line in lines)
-    answers = lines[lines.index('answers to "The sky is blue because":') + 1 :]
+    at = lines.index('answers to "The sky is blue because":')
+    assert lines[at - 1] == ""
+    answers = lines[at + 1 :]
     names = [line.partition(":")[0] for line in answers if line[2] != " "]
     assert names == ["  ./base", "  cut.tailor", "  out"]
     assert "2/" in said.err, "progress is said in lines where there is no terminal"

@@ -100,7 +100,7 @@ def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
     assert found is not None
     bare, bridged, healed = (float(one) for one in found.groups())
     assert healed <= bridged < bare
-    answers = said.out[said.out.index('answers to "The sky is blue because":') :]
+    answers = said.out[said.out.index('\n\nanswers to "The sky is blue because":') :]
     names = re.findall(r"^  (\S+):", answers, re.MULTILINE)
     assert [Path(name).name for name in names] == ["base", "out"]
     assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens, .* beside", said.err)
