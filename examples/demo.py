@@ -77,8 +77,8 @@ MERGE = "others from arithmetic, conversation, python by task_arithmetic(0.6)"
 BRIDGE = 'bridge on "./calibration.jsonl" tokens 2048'
 TRIALS = 16
 LAYERS = 30
-SIZES = (4, 6, 8)
-"""Numbers of dropped layers of the compared plans. The plan of the last size is healed."""
+SIZES = (4, 6, 7)
+"""The fewest dropped layers of the compared plans. The plan of the last size is healed."""
 BY_HAND = {
     "late": lambda dropped: LAYERS - 1 - dropped,
     "middle": lambda dropped: (LAYERS - dropped) // 2,
@@ -158,7 +158,6 @@ def search_sizes(folder: Path) -> None:
 
 def compare(folder: Path) -> None:
     """Pick a plan of each size, and compare it with plans by hand on texts of other sources."""
-    print()
     rows = [alike(folder, size) for size in SIZES]
     plans = {drops_of(plan): shown(plan) for row in rows for plan in reversed(row)}
     other = write_rows(folder / "other.jsonl", ({"text": text} for text in other_sources()))
@@ -173,14 +172,16 @@ def compare(folder: Path) -> None:
         for one in found["results"]
     }
     named = [[plans[drops_of(plan)] for plan in row] for row in rows]
-    print_comparison([(weights[row[0]], [scores[plan] for plan in row]) for row in named])
+    print_comparison([
+        (len(load(row[0]).drops), weights[row[0]], [scores[plan] for plan in row]) for row in named
+    ])  # fmt: skip
 
 
 def alike(folder: Path, size: int) -> list[Path]:
-    """Return the found plan without `size` layers, and plans by hand of the same size."""
+    """Return the best found plan without `size` layers or more, and plans by hand of its size."""
     found, most = found_plan(folder, size), str(LAYERS - size)
     gptailor("pick", shown(folder / "run"), "--layers", most, "-o", shown(found), "--force")
-    dropped = len(load(found).drops)  # more than `size` if the smaller plan is better
+    dropped = len(load(found).drops)
     plans = [found]
     for name, first in BY_HAND.items():
         cut = f"drop L{first(dropped)}..L{first(dropped) + dropped - 1}"
@@ -191,7 +192,7 @@ def alike(folder: Path, size: int) -> list[Path]:
 
 
 def found_plan(folder: Path, size: int) -> Path:
-    """Return the file of the found plan without `size` layers."""
+    """Return the file of the found plan without `size` layers or more."""
     return folder / f"found-{size}.tailor"
 
 
@@ -201,18 +202,21 @@ def drops_of(plan: Path) -> str:
     return next(line for line in lines if line.startswith("drop "))
 
 
-def print_comparison(rows: Sequence[tuple[float, Sequence[PerSample]]]) -> None:
-    """Print the losses of plans by their size: found and by hand, and the paired difference."""
+def print_comparison(rows: Sequence[tuple[int, float, Sequence[PerSample]]]) -> None:
+    """Print the losses of plans by their size: found and by hand, and the paired difference.
+
+    A row has the number of dropped layers, the megabytes, and the plans' losses.
+    """
     heads = "".join(f"{name:>9}" for name in ("found", *BY_HAND))
     print(f"\nNats a token on texts of other sources; all plans of a row have one size and\n"
           f"the same bridge (less is better):\n"
           f"{'dropped':<12}{'weights':>7}{heads}{'found beside the better':>27}")  # fmt: skip
     gaps = []
-    for size, (megabytes, plans) in zip(SIZES, rows, strict=True):
+    for dropped, megabytes, plans in rows:
         found, *by_hand = plans
         gap = paired_difference(found, min(by_hand, key=lambda plan: plan.score().value))
         losses = "".join(f"{plan.score().value:>9.3f}" for plan in plans)
-        print(f"{size} layers    {megabytes:>4.0f} MB{losses}"
+        print(f"{dropped} layers    {megabytes:>4.0f} MB{losses}"
               f"{gap.value:>+19.3f} ± {gap.stderr:.3f}")  # fmt: skip
         gaps.append(gap)
     better = sum(gap.value < -2 * gap.stderr for gap in gaps)

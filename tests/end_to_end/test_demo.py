@@ -28,7 +28,7 @@ whole from arithmetic, conversation, python by task_arithmetic(0.6)
 drop {}
 bridge on "./calibration.jsonl" tokens 2048
 """
-CUTS = {"26": "L13..L16", "24": "L4, L9, L14..L17", "22": "L3..L10"}
+CUTS = {"26": "L13..L16", "24": "L4, L9, L14..L17", "23": "L3..L10"}
 """Cuts of a search's plans by the most layers that are left; the first is the middle block."""
 
 Demo = Callable[[str], dict[str, Any]]
@@ -161,7 +161,7 @@ def test_the_comparison_of_the_demo_is_of_pairs(
     plans = [PerSample((base, base + 1.0), (1, 1)) for base in (1.0, 2.0, 1.5)]
     near = [plans[0], PerSample((1.2, 1.7), (1, 1)), plans[1]]
     lost = [plans[1], *plans[::2]]
-    here["print_comparison"]([(248.0, plans), (234.0, near), (220.0, lost)])
+    here["print_comparison"]([(4, 248.0, plans), (6, 234.0, near), (8, 220.0, lost)])
     *_, first, second, third, _, words, more = capsys.readouterr().out.splitlines()
     assert first.split() == [
         "4", "layers", "248", "MB", "1.500", "2.500", "2.000", "-0.500", "±", "0.000"
