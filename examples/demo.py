@@ -64,7 +64,7 @@ tailor 1
 model base = "./smollm2"
 {models}
 {merge}
-drop any 3..8 of L0..L29
+drop any 3..8 of L1..L28
 {bridge}
 
 search {{
@@ -77,7 +77,7 @@ MERGE = "others from arithmetic, conversation, python by task_arithmetic(0.6)"
 BRIDGE = 'bridge on "./calibration.jsonl" tokens 2048'
 TRIALS = 16
 LAYERS = 30
-SIZES = (4, 6, 7)
+SIZES = (3, 6, 8)
 """The fewest dropped layers of the compared plans. The plan of the last size is healed."""
 BY_HAND = {
     "late": lambda dropped: LAYERS - 1 - dropped,
@@ -90,7 +90,7 @@ The first is the simple rule of Gromov et al. (arXiv 2403.17887), for models tha
 HEAL = "heal on {texts} tokens {tokens}\n"
 HIDDEN = ("#", "tailor ", "model ")
 """Beginnings of lines of the found plan that the demo doesn't print."""
-HEAL_TOKENS = 10240
+HEAL_TOKENS = 8192
 CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
