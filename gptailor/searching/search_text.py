@@ -380,6 +380,8 @@ def _stages(run: RunReading) -> Iterator[str]:
             recipes = _count(len({trial.plan for trial in ledger.of(RECIPES)}), "plan")
             compared = f"{recipes} with nothing dropped, then cuts of the best one"
         end = f"The best plans were {repaired} at the end."
+        if record.bridge == "each" and not record.heals:
+            end = "All plans were bridged."
         if run.verdict is not None and run.unrepaired(run.verdict.best):
             end = (
                 f"It was interrupted before the best plans were {repaired}: the scores are without"

@@ -382,6 +382,12 @@ def test_the_recipe_of_cuts_stands_once_above_them() -> None:
     assert f"{compared} The best plans were healed at the end." in words(run)
 
 
+def test_trials_that_were_bridged_need_no_repair_in_the_end() -> None:
+    found = told(0, 3.0, STARTS, BestWindow(), (5,))
+    assert "compared cuts. All plans were bridged." in words(ended(found, bridge="each"))
+    assert "The best plans were bridged at the end." in words(ended(found, bridge="finalists"))
+
+
 @pytest.mark.parametrize(
     ("origin", "short"),
     [
