@@ -9,7 +9,6 @@ statements, each by itself; those with `…` in them are no whole statements.
 import doctest
 import re
 import runpy
-import tomllib
 from pathlib import Path
 
 import click
@@ -24,7 +23,6 @@ from gptailor.cli.main import COMMANDS, cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, listed, to_text
 from gptailor.plan.registry import METHODS, OBJECTIVES
-from tests.support.codes import all_codes
 from tests.support.pages import Block, blocks, needs_missing_plugin, pages
 from tests.support.preloaded import Preloaded
 
@@ -32,12 +30,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/language.md")
 MODELS = ("base", "math", "code", "chat")
 LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
-CODED = {
-    "BridgeError", "CalibrationError", "CheckpointError", "CodedError", "HealError",
-    "MissingPlanError", "NotFiniteFault", "OverflowFault", "PlanError", "PlanFolderError",
-    "TargetExists",
-}  # fmt: skip
-"""Errors that say a code."""
 CELLS = {"statement": "{}", "line": "search {{ {} }}"}
 """Tables by the heading of their first column, and how what stands there is made a statement."""
 
@@ -136,39 +128,6 @@ def test_what_commands_say_of_themselves_is_current() -> None:
     assert text == pasted(text), "python docs/commands.py pastes it"
     named = set(re.findall(r"^<!-- gptailor ([\w-]+) --help -->$", text, re.MULTILINE))
     assert named == set(cli.list_commands(click.Context(cli)))
-
-
-def plugin_removed() -> bool:
-    """Return whether a plugin's folder was removed, and its messages with it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    points = (value for group in project["entry-points"].values() for value in group.values())
-    modules = (ROOT / value.partition(":")[0].replace(".", "/") for value in points)
-    return not all(module.with_suffix(".py").exists() for module in modules)
-
-
-@pytest.mark.skipif(plugin_removed(), reason="a plugin was removed")
-def test_the_page_of_messages_is_current_and_has_every_code() -> None:
-    if any(map(COMMANDS.problem, COMMANDS.installed())):
-        pytest.skip("a plugin was removed, and its messages with it")
-    page = ROOT / "docs" / "messages.md"
-    text = page.read_text("utf-8")
-    script = runpy.run_path(str(ROOT / "docs" / "messages.py"))
-    assert text == script["pasted"](text), "python docs/messages.py pastes it"
-    assert set(re.findall(r"\| \[([SPMC]\d{3})\]\(faults.md#", text)) == all_codes()
-    assert len(re.findall(r"^\| .* \|$", text, re.MULTILINE)) > 450
-
-
-@pytest.mark.skipif(plugin_removed(), reason="a plugin was removed")
-def test_the_page_of_messages_knows_every_error_without_a_code() -> None:
-    known = set(runpy.run_path(str(ROOT / "docs" / "messages.py"))["WITHOUT_CODE"])
-    kinds = {"TailorError"}
-    texts = [path.read_text("utf-8") for path in (ROOT / "gptailor").rglob("*.py")]
-    classes = [
-        found for text in texts for found in re.findall(r"^class (\w+)\((.*)\):", text, re.M)
-    ]
-    for _ in range(3):
-        kinds |= {name for name, bases in classes if kinds & {*bases.split(", ")}}
-    assert kinds - known == CODED
 
 
 def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded) -> None:
