@@ -34,8 +34,8 @@ interrupted run continues there. The built-in tasks load their data from the Hub
 `--tasks DIR` names a folder of task files with local data; `benchmarks/published_tasks.py` writes
 such a folder.
 
-The command was tried from end to end with SmolLM2-135M on a CPU (docs/results.md). It was not run
-with Qwen3-8B yet, so its time and memory there are unknown.
+The command was tried from end to end with SmolLM2-135M on a CPU (benchmarks/notes/published.md). It
+was not run with Qwen3-8B yet, so its time and memory there are unknown.
 """
 
 import argparse

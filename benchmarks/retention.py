@@ -1,7 +1,7 @@
 """Compare gptailor with other ways to cut a share of the layers of a family of models.
 
-    python benchmarks/retention.py --data DATA --page docs/results.md
-    python benchmarks/retention.py --data DATA --page docs/results.md --only-page
+    python benchmarks/retention.py --data DATA --page benchmarks/notes/retention.md
+    python benchmarks/retention.py --data DATA --page benchmarks/notes/retention.md --only-page
 
 The family is SmolLM2-135M and the demo's three fine-tunes of it. A cell is a share of the layers, a
 method and a seed. The method chooses a plan by the search's texts only, and heals on other texts of

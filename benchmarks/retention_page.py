@@ -22,6 +22,8 @@ SAME, OTHER = zip(*SOURCES.values(), strict=True)
 """The sources that methods learn from, and the other sources."""
 READ = {"a sum": ("sums", 0), "a function": ("MBPP written", 0), "an instruction": ("loops", -1)}
 """Shown answers: the measure and the number of each."""
+QUOTED = ("base", "specialist", "merge", "shortgpt", "window", "heal", "shortgpt-heal", "replaceme")
+"""Methods whose answers are shown."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,12 @@ def notes(cells: Cells) -> Iterator[str]:
 
 
 def continuations(cells: Cells) -> Iterator[str]:
-    """Yield the beginnings of some answers of each model at each share, for the first seed."""
+    """Yield the beginnings of some answers at each share, for the first seed."""
     for share in (0, *cells.shares):
         title = f"**{share} % of the layers cut**" if share else "**Uncut**"
         yield from (title, "", f"| | {' | '.join(READ)} |", "|---" * (1 + len(READ)) + "|")
-        for name, several in cells.of(share).items():
+        shown = ((name, its) for name, its in cells.of(share).items() if name in QUOTED)
+        for name, several in shown:
             found = (several[0].answers[measure][at][0] for measure, at in READ.values())
             said = " | ".join(_cell(text[:SHOWN]) for text in found)
             yield f"| {cells.words.get(name, name)} | {said} |"

@@ -1,4 +1,4 @@
-"""Build the documentation site from the pages in this folder and at the top of the tree.
+"""Build the documentation site from this folder, the benchmarks' notes and the top of the tree.
 
 python docs/site.py                # build it strictly into build/docs/site
 python docs/site.py --output DIR   # elsewhere
@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "docs"
+NOTES = ROOT / "benchmarks"
+"""Measurements, with their own pages and pictures."""
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages that GitHub expects at the top of the tree."""
 SHOWN = (".md", ".svg", ".png", ".css", ".js", ".json", ".html")
@@ -54,7 +56,8 @@ def stage(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     (out / "pages").mkdir(parents=True)
     shutil.copy(HERE / "zensical.toml", out)
-    for path in (*sorted(HERE.rglob("*")), *(ROOT / name for name in AT_THE_TOP)):
+    folders = (*sorted(HERE.rglob("*")), *sorted(NOTES.rglob("*")))
+    for path in (*folders, *(ROOT / name for name in AT_THE_TOP)):
         name = on_the_site(path)
         if name is None:
             continue
@@ -72,9 +75,9 @@ def on_the_site(path: Path) -> Path | None:
         return Path("index.md")
     if path.parent == ROOT and path.name in AT_THE_TOP:
         return Path(path.name)
-    if HERE not in path.parents or path.suffix not in SHOWN:
+    if path.suffix not in SHOWN or not {HERE, NOTES} & {*path.parents}:
         return None
-    return path.relative_to(HERE)
+    return path.relative_to(HERE if HERE in path.parents else ROOT)
 
 
 def page(path: Path) -> str:

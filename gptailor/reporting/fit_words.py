@@ -14,7 +14,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.program.fits import token_cut_report
 
 _ENOUGH = 50_000
-"""Tokens that healing won on in all measured cases (docs/healing_results.md)."""
+"""Tokens that healing won on in all measured cases (benchmarks/notes/heal.md)."""
 _FEW_HELD = 1_000
 """The least number of held-out tokens that measures a healing well."""
 

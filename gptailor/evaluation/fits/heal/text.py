@@ -30,7 +30,7 @@ AT_ONCE = 2**16
 A killed run continues after its last sound chunk.
 """
 _STEPS = 96
-"""The steps that few tokens are divided into; chosen in `docs/healing_results.md`, *Steps*."""
+"""The steps that few tokens are divided into; chosen in `benchmarks/notes/heal.md`, *Steps*."""
 HELD_OUT_EVERY = 20
 """One in so many sequences of a text is held out: the last one."""
 _MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"

@@ -36,7 +36,7 @@ FULL_RATE_LOSS = 0.5
 """Nats a token from the teacher at the start, from which on the rate reaches its highest.
 
 Nearer to the teacher the rate falls in proportion: steps of the full rate lead away from it
-(docs/healing_results.md).
+(benchmarks/notes/heal.md).
 """
 WARM_UP = 0.1
 """The share of the steps over which the rate rises; then it falls along a cosine, to 0."""

@@ -40,7 +40,7 @@ _TORN = "\ufffd"
 LEAST_PROBABILITY = 1e-30
 """The least probability: its logarithm is finite, and it can be drawn."""
 REPLACED_SHARE = 0.1
-"""The share of a text's tokens that are replaced; a quarter was worse (docs/healing_results.md)."""
+"""The replaced share of a text's tokens; a quarter was worse (benchmarks/notes/heal.md)."""
 CANDIDATES = 64
 """The likeliest of the missing tokens at a place; one of them is drawn."""
 
