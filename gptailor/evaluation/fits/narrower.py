@@ -1,7 +1,7 @@
 """Narrower MLPs of plans: the neurons that stay, and the output projections fitted for them.
 
 Each layer is fitted on the hidden states of the whole plan, in one pass. So plans with other drops
-share the fits. Fits on the states of a narrow plan gave a higher loss (docs/width.md).
+share the fits. Fits on the states of a narrow plan gave a higher loss (benchmarks/notes/width.md).
 
 X are the neurons' values for each token, the inputs of the output projection W, which has a row for
 each neuron. The error of a narrow MLP is |XW − X_S B|², weighted by Ω, with the neurons S that stay
