@@ -96,6 +96,14 @@ def test_tables_have_the_mean_over_seeds_and_the_range_of_shares(cells: Cells) -
     assert any("| a \\| b ⏎ c | e | f |" in row for row in rows)
 
 
+def test_answers_to_read_are_those_of_few_methods(cells: Cells) -> None:
+    more = Cells([*cells.cells, cell("laco", 5.0)], {**cells.words, "laco": "LaCo"})
+    tables, _, answers = page(more).partition("### Greedy text")
+    assert "| LaCo |" in tables
+    assert "| ShortGPT |" in answers
+    assert "LaCo" not in answers
+
+
 def test_a_plot_has_a_line_for_each_method_and_labels_that_stand_apart(cells: Cells) -> None:
     svg = ElementTree.fromstring(plot(cells))
     assert len(svg.findall("{*}polyline")) == 2
