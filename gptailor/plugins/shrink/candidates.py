@@ -1,6 +1,5 @@
 """Plans that may meet a goal, and their sizes from headers."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,6 @@ from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plugins.shrink.goal import PlanCost
 from gptailor.prepare import Prepared, prepare
-from gptailor.program.compile import plan_size
 
 
 @final
@@ -54,7 +52,7 @@ class ShrinkCandidate:
     @property
     def words(self) -> str:
         """The plan in words, such as `36,864 tokens, q4_k_m with a matrix`."""
-        parts = [cut.words for cut in self.cuts] or ["all layers and tokens"]
+        parts = [cut.words for cut in self.cuts] or ["the whole model"]
         parts += ["healed"] if self.healed else []
         if self.kind is not None:
             parts.append(self.kind.lower() + (" with a matrix" if self.weighted else ""))
@@ -98,16 +96,16 @@ class Drafts:
                 made = prepare(self.plan(ShrinkCandidate(cuts)))
             except PlanError as error:
                 fault = next(fault for fault in error.faults if fault.severity == "error")
-                self.refuse(cuts, f"{fault.message} [{fault.code}]")
+                self.refuse(ShrinkCandidate(cuts), f"{fault.message} [{fault.code}]")
             except TailorError as error:
-                self.refuse(cuts, str(error).splitlines()[0])
+                self.refuse(ShrinkCandidate(cuts), str(error).splitlines()[0])
             self._prepared[cuts] = made
         return self._prepared[cuts]
 
-    def refuse(self, cuts: Iterable[CutStep], why: str) -> None:
-        """Note why cuts are no candidate, once for each way."""
-        for cut in cuts:
-            self.refusals.setdefault(cut.way, why)
+    def refuse(self, candidate: ShrinkCandidate, why: str) -> None:
+        """Note why a plan is no candidate, by its way, or by the type of whole files."""
+        kind = "" if candidate.kind is None else f" {candidate.kind.lower()}"
+        self.refusals[candidate.way + ("" if candidate.cuts else kind)] = why
 
     @cached_property
     def no_gguf(self) -> str | None:
@@ -130,14 +128,14 @@ class Drafts:
         made = self.prepared(candidate.cuts)
         if made is None:
             return None
-        size = plan_size(made.checked)
+        size = made.output_size
         if candidate.kind is None:
             return PlanCost(made.size, size.parameters, size.kv_cache, is_gguf=False)
         weighted = candidate.weighted and is_weighted(candidate.kind)
         try:
             count = gguf_size(made.checked, made.compiled, candidate.kind, weighted=weighted)
         except CheckpointError as error:
-            self.refuse(candidate.cuts, f"{error.message} [{error.code}]")
+            self.refuse(candidate, f"{error.message} [{error.code}]")
             return None
         return PlanCost(count, size.parameters, _half(made, size.kv_cache), is_gguf=True)
 

@@ -80,12 +80,11 @@ def shrink_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     if to is None and parameters is None and memory is None and faster is None:
         raise click.UsageError("name a goal, such as --to 100MB or --faster 1.25")
-    from gptailor.plugins.shrink.shrink import EFFORTS, shrink  # imports slow modules
+    from gptailor.plugins.shrink.shrink import effort_of, shrink  # imports slow modules
 
-    name = next((name for name in EFFORTS if name == effort), "normal")
     result = shrink(
         models, to=to, parameters=parameters, memory=memory, faster=faster, text=texts,
-        output=output, plan=plan, effort=name, device=device, force=force,  # type: ignore[arg-type]
+        output=output, plan=plan, effort=effort_of(effort), device=device, force=force,
         on_event=_on_event,
     )  # fmt: skip
     if as_json:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _WITH_CUTS = ("BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q3_K_S")
 """The types that are tried together with cuts, the largest first."""
+_FAST = ("Q8_0", "Q4_K_M")
+"""The types of the whole model that are measured where the goal is no number of bytes."""
 _HOPELESS = 2.5
 """A plan that is predicted to lose so many times the least loss is not built."""
 _NEAR = 0.02
@@ -121,8 +123,10 @@ class Comparison:
         rows = [row for kind in kinds if (row := self.sized(ShrinkCandidate((), kind)))]
         rows = [row for row in rows if row.cost.bytes < self.uncut.bytes]
         rows.sort(key=lambda row: -row.cost.bytes)
-        met = [row for row in rows if row.met][: self.effort.whole]
-        found = met or sorted(rows, key=lambda row: self.goal.excess(row.cost))[:1]
+        found = [row for row in rows if row.met][: self.effort.whole]
+        if not self.goal.sized:
+            found = [row for row in rows if row.candidate.kind in _FAST][: self.effort.whole]
+        found = found or sorted(rows, key=lambda row: self.goal.excess(row.cost))[:1]
         if self.losses is None or not found:
             return found
         measured = [self.measured(found[0])]

@@ -12,6 +12,7 @@ import torch
 
 import gptailor
 from gptailor.checkpoint.cache_folder import json_digest, keep_result, kept_home, kept_json
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.meter import Meter, Placement, Samples
 from gptailor.evaluation.scores import Failure, PerSample, Score, paired_difference
@@ -31,6 +32,8 @@ from gptailor.reporting.measure import Estimate
 
 _STATES = 4
 """Samples whose hidden states show how far windows of layers move them."""
+_DISK = frozenset({"C303", "C305"})
+"""Codes of a disk that takes no more bytes: no other plan could be written either."""
 
 
 @final
@@ -116,12 +119,14 @@ class Losses:
                 ask = Ask(target.prepared.models, target.prepared.plan, objectives)
                 [(_, (outcome,))] = meter.run([ask])
         except TailorError as error:
-            drafts.refuse(candidate.cuts, str(error).splitlines()[0])
+            if isinstance(error, CheckpointError) and error.code in _DISK:
+                raise
+            drafts.refuse(candidate, str(error).splitlines()[0])
             return Failure("error", str(error))
         if isinstance(outcome, Score):
             assert outcome.each is not None, "a mean over samples"
             return outcome.each
-        drafts.refuse(candidate.cuts, str(outcome))
+        drafts.refuse(candidate, str(outcome))
         return outcome
 
     @contextmanager
@@ -146,10 +151,10 @@ class Losses:
     # ------------------------------------------------------------------- states and speeds
 
     def stitched(self, drafts: Drafts, candidate: ShrinkCandidate) -> Stitched:
-        """Return the live model of a candidate without its type and its fits."""
+        """Return the live model of a candidate without its type, narrowed and bridged."""
         made = drafts.prepared(candidate.cuts)
         assert made is not None, "it has been sized"
-        return self.meter.repairs(made.models).stitcher.stitch(made.plan)
+        return self.meter.stitch(made.models, made.plan)
 
     def distances(self, drafts: Drafts) -> tuple[Distances, float]:
         """Return how far windows of layers move hidden states, and tokens a second of a pass.

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import final
 
 from gptailor.lang.format import format as formatted
+from gptailor.lang.parse import loads
+from gptailor.plan.faults import errors
 from gptailor.plugins.shrink.candidates import CutStep, Drafts
 from gptailor.plugins.shrink.comparison import ShrinkRow
 from gptailor.plugins.shrink.goal import ShrinkGoal
+from gptailor.prepare import check
 from gptailor.reporting.quantities import bytes_in_words, millions, with_error
 
 _SURE = 3
@@ -42,11 +45,21 @@ class PlanTexts:
         return self._text(title, head, [*self._healing(), *self._expectations()])
 
     def space(self, head: str) -> str:
-        """Return the text of a space around the plan, for `gptailor search`."""
+        """Return the text of a space around the plan, for `gptailor search`.
+
+        Its plans are bridged if the rules of the model allow it.
+        """
+        bridge = f'bridge on "{self.drafts.calibration}"'
+        bridged = [*dict.fromkeys([*self._open_cuts(), bridge])]
+        draft = loads(self._space(self.drafts.head, bridged), "<shrink>", self.drafts.folder)
+        lines = self._open_cuts() if errors(check(draft)) else bridged
+        return self._space(head, lines)
+
+    def _space(self, head: str, cuts: Sequence[str]) -> str:
         title = f"# plans like {self.name}-shrunk.tailor: {self.goal.words}"
         requires = [f"require {bound}" for bound in self._bounds()]
         block = [f'minimize nll("{self.drafts.fit}")', *requires, f"trials {_TRIALS}"]
-        return formatted("\n".join([title, head, *self._open_cuts(), "search {", *block, "}", ""]))
+        return formatted("\n".join([title, head, *cuts, "search {", *block, "}", ""]))
 
     def _text(self, title: str, head: str, more: Sequence[str]) -> str:
         lines = [title, *(f"# {line}" for line in self._figures()), head]
@@ -94,16 +107,18 @@ class PlanTexts:
             share = math.ceil(1000 * (1 + most / self.loss)) / 1000
             yield f'expect nll("{self.held}") <= {share} * base'
 
-    def _open_cuts(self) -> Iterator[str]:
-        """Yield the statements of the cuts with choices around them."""
+    def _open_cuts(self) -> list[str]:
+        """Return the statements of the cuts with choices around them."""
         whole = self.drafts.prepared(())
         assert whole is not None, "the uncut plan has been checked"
         last = len(whole.resolved.kept) - 2
         cuts = {cut.way: cut for cut in self.row.candidate.cuts}
+        found: list[str] = []
         for way, cut in cuts.items():
-            yield from _opened(cut, last) if way == "layers" else cut.statements
+            found += _opened(cut, last) if way == "layers" else cut.statements
         if "layers" not in cuts and last > _BESIDE:
-            yield f"maybe drop any 1..{max(2, last // 8)} of L1..L{last}"
+            found.append(f"maybe drop any 1..{max(2, last // 8)} of L1..L{last}")
+        return found
 
 
 def _opened(cut: CutStep, last: int) -> Iterator[str]:

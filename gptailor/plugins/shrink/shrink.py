@@ -84,6 +84,12 @@ def shrink(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ).run(None if output is None else Path(output))
 
 
+def effort_of(name: str | None) -> EffortName:
+    """Return the name of an effort; `normal` for None and unknown names."""
+    names: tuple[EffortName, ...] = ("quick", "thorough")
+    return next((each for each in names if each == name), "normal")
+
+
 @final
 class _Shrinking:
     """One run of `shrink`, with its temporary folder of texts."""
@@ -140,11 +146,11 @@ class _Shrinking:
             if every[0].no_gguf is None:
                 require("gguf", "gptailor shrink")
             result, texts = self._compared(every, names["held"], uncut)
-        if result.chosen is None or texts is None:
-            return result
-        number = heads.index(texts.drafts.head)
-        result = self._written(result, texts, [*self._heads(absolute=False)][number])
-        if output is not None:
+            if result.chosen is None or texts is None:
+                return result
+            number = heads.index(texts.drafts.head)
+            result = self._written(result, texts, [*self._heads(absolute=False)][number])
+        if output is not None and result.chosen is not None:
             self._compile(result.chosen, output, texts.drafts)
         return result
 
@@ -161,10 +167,9 @@ class _Shrinking:
     def _sizes_alone(self, drafts: Drafts, uncut: PlanCost) -> ShrinkResult:
         comparison = Comparison(self.goal, drafts, self.effort, uncut)
         rows = [*comparison.whole(), *comparison.cut(ways_of(drafts, {}), 0.0)]
+        notes = (*self.notes, *_refusals(drafts, rows))
         reason = "no choice: losses need torch: pip install 'gptailor[torch]'"
-        return ShrinkResult(
-            self.goal, uncut, None, tuple(rows), None, reason, (*self.notes, *_refusals(drafts))
-        )
+        return ShrinkResult(self.goal, uncut, None, tuple(rows), None, reason, notes)
 
     # ------------------------------------------------------------------------------ comparison
 
@@ -201,9 +206,14 @@ class _Shrinking:
         if self.effort.heals:
             rows += self._healed(comparison, rows)
         rows = self._with_speeds(rows, losses, every[0], drafts)
+        self.notes += [
+            f"{row.candidate.kind.lower()} changes nothing: the weights were rounded to it before"
+            for row in rows
+            if row.candidate.kind and not row.candidate.cuts and row.loss == (0.0, 0.0)
+        ]
         tied = self._tied(rows, losses, drafts)
         chosen, reason = choice(rows, tied, self.goal)
-        self.notes += _refusals(drafts)
+        self.notes += _refusals(drafts, rows)
         result = ShrinkResult(
             self.goal, uncut, bits, tuple(rows), chosen, reason, tuple(self.notes)
         )
@@ -239,7 +249,7 @@ class _Shrinking:
         best, least = every[0], base
         for drafts in every[1:]:
             found = None if drafts.prepared(()) is None else losses.of(drafts, ShrinkCandidate())
-            recipe = drafts.head.splitlines()[-1]
+            recipe = drafts.head.splitlines()[-1].removeprefix("model ")
             if not isinstance(found, PerSample):
                 why = found.message if found else drafts.refusals.get("whole", "it has faults")
                 self.notes.append(f"'{recipe}' can't be measured: {why}")
@@ -361,9 +371,11 @@ def _warnings(whole: Prepared) -> Iterator[str]:
         yield "the model is quantised already: its own loss comes on top of these"
 
 
-def _refusals(drafts: Drafts) -> Iterator[str]:
-    """Yield why ways to cut are no candidates."""
+def _refusals(drafts: Drafts, rows: Sequence[ShrinkRow]) -> Iterator[str]:
+    """Yield why ways to cut have no row."""
+    shown = {way for row in rows for way in row.candidate.way.split(" + ")}
     if drafts.no_gguf is not None:
         yield f"no GGUF file, so sizes are of folders: {drafts.no_gguf}"
     for way, why in drafts.refusals.items():
-        yield f"no {way}: {why}"
+        if way not in shown and "+" not in way:
+            yield f"no {way}: {why}"

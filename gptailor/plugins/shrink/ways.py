@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.vision import text_of
 from gptailor.checks.fit_sizes import layers_size
 from gptailor.plugins.shrink.candidates import CutStep, Drafts, ShrinkCandidate
 
@@ -53,12 +52,14 @@ def ways_of(drafts: Drafts, distances: Distances) -> list[ShrinkWay]:
     """Return the ways of a recipe's model; a way that its rules refuse has no sizes left."""
     whole = drafts.prepared(())
     assert whole is not None, "the uncut plan has been checked"
-    tokens = int(text_of(whole.compiled.config).get("vocab_size", 0))
+    vocabulary = whole.models["base"].vocabulary
+    tokens = 0 if vocabulary is None else len(vocabulary.ids)
     found = [_vocabulary(drafts, tokens), _layers(drafts, len(whole.resolved.kept), distances)]
     for word, noun in (("width", "MLP neurons"), ("experts", "experts")):
         own = layers_size(whole.checked, word)
         if isinstance(own, Refusal):
-            drafts.refusals.setdefault(word, own.reason)
+            if word == "width":
+                drafts.refusals.setdefault(word, own.reason)
         else:
             found.append(_smaller(drafts, word, noun, own))
     return [way for way in found if way.sizes]
@@ -101,8 +102,9 @@ def _layers(drafts: Drafts, count: int, distances: Distances) -> ShrinkWay:
 
     def make(size: int) -> CutStep | None:
         if size not in known:
+            far = max(distances.values(), default=0.0) + count
             starts = sorted(
-                range(1, count - size), key=lambda first: distances.get((first, size), -first)
+                range(1, count - size), key=lambda first: distances.get((first, size), far - first)
             )
             found = (_checked(drafts, _windows(drafts, first, size)) for first in starts)
             known[size] = next((cut for cut in found if cut is not None), None)
