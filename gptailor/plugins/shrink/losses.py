@@ -1,7 +1,7 @@
 """Losses of candidates on held-out text, each measured as it is written, and kept in the cache."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,12 @@ class Losses:
     def meter(self) -> Meter:
         """The meter of plans without a type, which share the base's layers."""
         return Meter(self.place, self.on_event)
+
+    def expect(self, recipes: Iterable[Drafts]) -> None:
+        """Load the models of all recipes together, before the first is measured."""
+        for drafts in recipes:
+            if (whole := drafts.prepared(())) is not None:
+                self.meter.family(whole.models)
 
     def of(
         self, drafts: Drafts, candidate: ShrinkCandidate, samples: int | None = None

@@ -183,6 +183,7 @@ class _Shrinking:
             held, self.texts.digest, self.effort.samples, device=self.device,
             on_event=self.on_event,
         )  # fmt: skip
+        losses.expect(every)
         distances, speed = losses.distances(every[0])
         self._estimate(every, speed)
         base = losses.of(every[0], ShrinkCandidate())
