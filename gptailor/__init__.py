@@ -3,8 +3,9 @@
 The verbs of the command line, in Python: `load` a plan, `check`, `show` and `diff` it, `compile` it
 into a model folder, `lock`, `verify` and `publish` such a folder, `format` a plan, `stitch` it into
 a live model, `evaluate` it, `evaluate_expectations` of it, let it `generate`, `search` for what an
-open plan leaves open, `report` about a search or a plan, `teach` others by its predictions,
-`import_mergekit` and `export_mergekit`; and `merge` for tensors that are in memory. `merge_method`,
+open plan leaves open, `shrink` a model to a goal, `report` about a search or a plan, `teach` others
+by its predictions, `import_mergekit` and `export_mergekit`; and `merge` for tensors that are in
+memory. `merge_method`,
 `objective` and `strategy` register your own. Names are
 imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
 type checkers what they are.
@@ -39,6 +40,7 @@ _HOMES = {
     "Resources": "searching.settings",
     "SearchError": "searching.settings",
     "SearchResult": "searching.results",
+    "ShrinkResult": "plugins.shrink.results",
     "Strategy": "searching.strategies.strategy",
     "TailorError": "plan.faults",
     "TeachResult": "plugins.teach.teach",
@@ -64,6 +66,7 @@ _HOMES = {
     "report": "plugins.report.report",
     "search": "searching.search",
     "show": "reporting.show",
+    "shrink": "plugins.shrink.shrink",
     "stitch": "evaluation.fits.repair",
     "strategy": "extend",
     "teach": "plugins.teach.teach",

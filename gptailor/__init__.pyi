@@ -39,6 +39,8 @@ from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish
 from gptailor.plugins.report.report import ReportResult as ReportResult
 from gptailor.plugins.report.report import report as report
+from gptailor.plugins.shrink.results import ShrinkResult as ShrinkResult
+from gptailor.plugins.shrink.shrink import shrink as shrink
 from gptailor.plugins.state_dicts.merge import merge as merge
 from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach

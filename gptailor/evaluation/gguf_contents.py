@@ -74,15 +74,22 @@ def gguf_contents(
 
 
 def gguf_size(
-    checked: Checked, compiled: Compiled, file_type: str, *, any_layers: bool = False
+    checked: Checked,
+    compiled: Compiled,
+    file_type: str,
+    *,
+    weighted: bool = False,
+    any_layers: bool = False,
 ) -> int:
     """Return the bytes of a plan's GGUF file of a type, such as `Q4_K_M`, without a lock.
 
-    An importance matrix changes the size only if it changes the type of a matrix. Raises
-    CheckpointError as `gguf_contents`.
+    An importance matrix (`weighted`) changes the size only if it changes the type of a matrix.
+    Raises CheckpointError as `gguf_contents`.
     """
     target = Path(checked.base.checkpoint.folder)
-    contents = gguf_contents(checked, compiled, file_type, target, any_layers=any_layers)
+    contents = gguf_contents(
+        checked, compiled, file_type, target, weighted=weighted, any_layers=any_layers
+    )
     specs = [tensor.spec for tensor in contents.tensors]
     infos = sum(24 + len(spec.name) + 8 * len(spec.shape) for spec in specs)
     about = padded({}, format_plan(checked.resolved.declared))  # it has this size with any facts

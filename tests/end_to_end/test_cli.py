@@ -105,7 +105,8 @@ def test_the_help_names_all_commands(run: Run) -> None:
 @pytest.mark.parametrize(
     ("word", "instead"),
     [("quantize", "--quantize q4_k_m"), ("prune", "drop any 4"), ("compress", "drop L9..L12"),
-     ("shrink", "docs/search.md"), ("merge", "L0..L9 from math"), ("compil", "Did you mean"),
+     ("drop", "gptailor shrink MODEL"), ("quantise", "gptailor shrink MODEL"),
+     ("merge", "L0..L9 from math"), ("compil", "Did you mean"),
      ("merge", "gptailor import"), ("mergekit-yaml", "gptailor import merge.yml -o plan.tailor")],
 )  # fmt: skip
 def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, instead: str) -> None:

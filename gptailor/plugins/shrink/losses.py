@@ -1,0 +1,223 @@
+"""Losses of candidates on held-out text, each measured as it is written, and kept in the cache."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import final
+
+import torch
+
+import gptailor
+from gptailor.checkpoint.cache_folder import json_digest, keep_result, kept_home, kept_json
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.evaluation.live.stitch import Stitched
+from gptailor.evaluation.meter import Meter, Placement, Samples
+from gptailor.evaluation.scores import Failure, PerSample, Score, paired_difference
+from gptailor.evaluation.speed import speeds
+from gptailor.evaluation.targets import Target, find_targets
+from gptailor.evaluation.trial import Ask
+from gptailor.lang.parse import read_objective
+from gptailor.output.compile import compile as compile_to
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.faults import TailorError
+from gptailor.plugins.shrink.candidates import Drafts, ShrinkCandidate
+from gptailor.plugins.shrink.llama_speed import llama_speeds
+from gptailor.plugins.shrink.texts import PIECE
+from gptailor.plugins.shrink.ways import Distances
+from gptailor.program.devices import device_of, halves_are_quick
+from gptailor.reporting.measure import Estimate
+
+_STATES = 4
+"""Samples whose hidden states show how far windows of layers move them."""
+_DISK = frozenset({"C303", "C305"})
+"""Codes of a disk that takes no more bytes: no other plan could be written either."""
+
+
+@final
+class Losses:
+    """Measures candidates in bits a byte of held-out text, and their speed.
+
+    `held` is the name of the text in the drafts' folder, and `digest` that of all texts. All
+    models compute in one dtype: bfloat16 if the device is quick in it, otherwise float32.
+    """
+
+    def __init__(
+        self,
+        held: str,
+        digest: str,
+        samples: int,
+        *,
+        device: str = "cpu",
+        on_event: OnEvent = ignore_events,
+    ) -> None:
+        device_of(device)
+        self.held, self.digest, self.samples, self.device = held, digest, samples, device
+        self.on_event = on_event
+        dtype = torch.bfloat16 if halves_are_quick(device) else torch.float32
+        self.place = Placement(device, dtype)
+        self.stated = [read_objective(f'nll("{held}")', ["base"])]
+        self.made = 0
+        self._known: dict[tuple[str, int], PerSample | Failure] = {}
+
+    @cached_property
+    def meter(self) -> Meter:
+        """The meter of plans without a type, which share the base's layers."""
+        return Meter(self.place, self.on_event)
+
+    def expect(self, recipes: Iterable[Drafts]) -> None:
+        """Load the models of all recipes together, before the first is measured."""
+        for drafts in recipes:
+            if (whole := drafts.prepared(())) is not None:
+                self.meter.family(whole.models)
+
+    def of(
+        self, drafts: Drafts, candidate: ShrinkCandidate, samples: int | None = None
+    ) -> PerSample | Failure:
+        """Return the losses of a candidate on the first samples, or why there are none.
+
+        A finished measurement is kept in the user's cache.
+        """
+        key = self._key(drafts, candidate), samples or self.samples
+        if key not in self._known:
+            file = kept_home() / "shrink" / f"{key[0]}-{key[1]}.json"
+            if kept := kept_json(file):
+                self._known[key] = PerSample(tuple(kept["sums"]), tuple(kept["counts"]))
+            else:
+                self._known[key] = found = self._measured(drafts, candidate, key[1])
+                if isinstance(found, PerSample):
+                    keep_result(file, {"sums": found.sums, "counts": found.counts})
+        return self._known[key]
+
+    def difference(
+        self,
+        drafts: Drafts,
+        candidate: ShrinkCandidate,
+        uncut: PerSample,
+        samples: int | None = None,
+    ) -> Estimate | None:
+        """Return the loss beyond the uncut model's, sample by sample; None for a failure."""
+        found = self.of(drafts, candidate, samples)
+        return None if isinstance(found, Failure) else paired_difference(found, uncut)
+
+    def _key(self, drafts: Drafts, candidate: ShrinkCandidate) -> str:
+        whole = drafts.prepared(())
+        assert whole is not None, "the uncut plan has been checked"
+        record = {
+            "plan": [drafts.head, *drafts.statements(candidate)],
+            "files": sorted((str(file), list(stamp)) for file, stamp in whole.stamps.items()),
+            "texts": self.digest,
+            "place": [str(part) for part in self.place],
+            "release": gptailor.__version__,
+        }
+        return json_digest(record)[:32]
+
+    def _measured(
+        self, drafts: Drafts, candidate: ShrinkCandidate, samples: int
+    ) -> PerSample | Failure:
+        self.made += 1
+        try:
+            with self._target(drafts, candidate) as (meter, target):
+                chosen = Samples(drafts.folder, samples)
+                objectives = meter.of_target(target, self.stated, chosen, PIECE)
+                ask = Ask(target.prepared.models, target.prepared.plan, objectives)
+                [(_, (outcome,))] = meter.run([ask])
+        except TailorError as error:
+            if isinstance(error, CheckpointError) and error.code in _DISK:
+                raise
+            drafts.refuse(candidate, str(error).splitlines()[0])
+            return Failure("error", str(error))
+        if isinstance(outcome, Score):
+            assert outcome.each is not None, "a mean over samples"
+            return outcome.each
+        drafts.refuse(candidate, str(outcome))
+        return outcome
+
+    @contextmanager
+    def _target(self, drafts: Drafts, candidate: ShrinkCandidate) -> Iterator[tuple[Meter, Target]]:
+        """Yield a candidate as a target: its plan, or its GGUF file in a temporary folder."""
+        if candidate.kind is None:
+            [target] = find_targets([drafts.plan(candidate)], {}, device=self.device)
+            yield self.meter, target
+            return
+        with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
+            file = Path(folder, "model.gguf")
+            self.write(drafts, candidate, file)
+            [target] = find_targets([file], {}, device=self.device)
+            yield Meter(self.place, self.on_event), target
+
+    def write(self, drafts: Drafts, candidate: ShrinkCandidate, file: Path) -> None:
+        """Write the GGUF file of a candidate. Raises TailorError."""
+        plan = drafts.plan(candidate).model_copy(update={"gguf": ()})
+        matrix = drafts.folder / drafts.calibration if candidate.weighted else None
+        compile_to(plan, file, quantize=candidate.kind, imatrix=matrix, on_event=self.on_event)
+
+    # ------------------------------------------------------------------- states and speeds
+
+    def stitched(self, drafts: Drafts, candidate: ShrinkCandidate) -> Stitched:
+        """Return the live model of a candidate without its type, narrowed and bridged."""
+        made = drafts.prepared(candidate.cuts)
+        assert made is not None, "it has been sized"
+        return self.meter.stitch(made.models, made.plan)
+
+    def distances(self, drafts: Drafts) -> tuple[Distances, float]:
+        """Return how far windows of layers move hidden states, and tokens a second of a pass.
+
+        The distance is 1 minus the mean cosine of the states before and after a window.
+        """
+        whole = ShrinkCandidate()
+        [target] = find_targets([drafts.plan(whole)], {}, device=self.device)
+        chosen = Samples(drafts.folder, _STATES)
+        [objective] = self.meter.of_target(target, self.stated, chosen, PIECE)
+        model = self.stitched(drafts, whole).model
+        sums: dict[tuple[int, int], float] = {}
+        tokens, begun = 0, time.monotonic()
+        with torch.no_grad():
+            for request in objective.requests(_STATES):
+                read = torch.tensor([request.tokens], device=model.device)
+                states = model(read, output_hidden_states=True).hidden_states
+                tokens += read.shape[1]
+                units = [torch.nn.functional.normalize(s[0].float(), dim=-1) for s in states]
+                for first in range(len(units) - 1):
+                    for last in range(first + 1, len(units)):
+                        cosine = float((units[first] * units[last]).sum(-1).mean())
+                        at = first, last - first
+                        sums[at] = sums.get(at, 0.0) + (1 - cosine) * len(units[0])
+        return sums, tokens / (time.monotonic() - begun)
+
+    def speed_ratios(
+        self, uncut: Drafts, drafts: Drafts, candidates: list[ShrinkCandidate]
+    ) -> list[float]:
+        """Return the speeds of decoding in transformers, as multiples of the uncut model's.
+
+        All are measured by turns.
+        """
+        live = [self.stitched(uncut, ShrinkCandidate())]
+        live += [self.stitched(drafts, candidate) for candidate in candidates]
+        base, *others = speeds(*(each.model for each in live))
+        return [other.decoding / base.decoding for other in others]
+
+    def llama_ratios(
+        self, uncut: Drafts, drafts: Drafts, candidates: list[ShrinkCandidate]
+    ) -> dict[ShrinkCandidate, tuple[float, float]]:
+        """Return the speeds of prompt and decoding in llama.cpp, as multiples of the uncut model's.
+
+        All GGUF files are measured by turns, in a temporary folder. Return nothing where llama.cpp
+        can't run.
+        """
+        typed = [candidate for candidate in candidates if candidate.kind is not None]
+        if not typed:
+            return {}
+        with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
+            files = [Path(folder, f"{number}.gguf") for number in range(len(typed) + 1)]
+            self.write(uncut, ShrinkCandidate(), files[0])
+            for candidate, file in zip(typed, files[1:], strict=True):
+                self.write(drafts, candidate, file)
+            found = llama_speeds(files, torch.get_num_threads())
+        if found is None:
+            return {}
+        (prompt, decoding), *others = found
+        ratios = [(a / prompt, b / decoding) for a, b in others]
+        return dict(zip(typed, ratios, strict=True))

@@ -1,0 +1,143 @@
+"""`gptailor shrink` on tiny models: what it prints and writes, and bad input."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.plan.faults import errors
+from gptailor.plugins.shrink import comparison, llama_speed, losses
+from gptailor.plugins.shrink.texts import OWN_TEXT
+from tests.support.said import Run, in_process
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import write_byte_level
+
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
+
+BRIEF = comparison.Effort(3, 2, 6000, whole=1, cut=1, built=1)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shrink")
+    shape = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 400, "layers": 4,
+             "max_position_embeddings": 1100}  # fmt: skip
+    for seed, name in enumerate(("base", "math")):
+        write_byte_level(tiny_model("llama", folder / name, seed=seed, **shape))
+    return folder
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path, tmp_path: Path
+) -> Run:
+    """Run `gptailor shrink` in an empty folder beside the models, with little to measure."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "math"):
+        (tmp_path / name).symlink_to(world / name)
+    for name in comparison.EFFORTS:
+        monkeypatch.setitem(comparison.EFFORTS, name, BRIEF)
+    monkeypatch.setattr(losses, "llama_speeds", lambda files, threads: None)
+    return partial(in_process(capsys), "shrink")
+
+
+def test_the_plan_and_the_space_are_valid_and_the_model_meets_the_goal(
+    run: Run, tmp_path: Path
+) -> None:
+    said = run("base", "--to", "85kB", "-o", "small.gguf")
+    assert said.code == 0, said.err
+    assert (tmp_path / "small.gguf").stat().st_size <= 85_000
+    assert "note: measured on a small English text of gptailor's own" in said.out
+    assert "choice: " in said.out
+    assert max(map(len, said.out.splitlines()[:12])) <= 80
+    plan = gptailor.load("base-shrunk.tailor")
+    for file in ("base-shrunk.tailor", "base-shrunk-space.tailor"):
+        assert not errors(gptailor.check(file)), file
+        assert gptailor.format(Path(file).read_text()) == Path(file).read_text()
+    assert plan.gguf
+    assert {expected.name for expected in plan.expects} == {"bytes", "nll"}
+    results = gptailor.evaluate_expectations("base-shrunk.tailor", samples=4)
+    assert all(result.passed for result in results)
+    assert gptailor.load("base-shrunk-space.tailor").search is not None
+
+
+def test_finished_measurements_are_used_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run("base", "--parameters", "45k", "--json")
+    monkeypatch.setattr(losses.Losses, "_measured", lambda *_: pytest.fail("measured again"))
+    again = run("base", "--parameters", "45k", "--json", "--force")
+    rows = [json.loads(said.out)["rows"] for said in (first, again)]
+    for row in (*rows[0], *rows[1]):
+        row["decoding"] = row["llama"] = None
+    assert rows[0] == rows[1]
+    assert {row["type"] for row in rows[0] if row["way"] != "whole"} == {None}
+    assert all(row["parameters"] <= 45_000 for row in rows[0] if row["met"])
+
+
+def test_several_models_share_the_recipe_that_loses_least(run: Run) -> None:
+    said = run("base", "math", "--parameters", "45k")
+    assert said.code == 0, said.err
+    assert "note: all plans are of '" in said.out
+    assert " whole from base, model2 by linear(): " in said.err
+
+
+def test_a_faster_plan_is_measured(run: Run) -> None:
+    said = run("base", "--faster", "1.01", "--json")
+    rows = json.loads(said.out)["rows"]
+    assert any(row["decoding"] for row in rows)
+    assert "whole" in {row["way"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "name a goal, such as --to 100MB or --faster 1.25"),
+        (("--to", "1GB"), 0, "the model meets the goal of at most 1.0 GB as it is: nothing to do"),
+        (("--to", "lots"), 2, "expected a size such as 5GB"),
+        (("--to", "85kB", "--text", "none.jsonl"), 3, "none.jsonl"),
+        (("--to", "85kB", "--text", "short.txt"), 3, "C806"),
+        (("--to", "85kB", "--plan", "no/folder/p.tailor"), 3, "there is no such folder"),
+        (("--to", "85kB", "--plan", "short.txt"), 3, "exists already"),
+    ],
+)
+def test_bad_input_has_one_message(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    (tmp_path / "short.txt").write_text("Too little text. " * 9)
+    before = sorted(tmp_path.iterdir())
+    said = run("base", *arguments)
+    assert (said.code, words in said.out + said.err) == (code, True), said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_goal_that_nothing_meets_writes_nothing(run: Run, tmp_path: Path) -> None:
+    said = run("base", "--to", "1kB")
+    assert said.code == 1
+    assert "nothing meets the goal of at most 1.0 kB; the nearest is " in said.out
+    assert not [*tmp_path.glob("*shrunk*")]
+
+
+def test_without_torch_there_are_sizes_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptailor.plugins.shrink.shrink.installed", lambda extra: False)
+    said = run("base", "--to", "85kB")
+    assert said.code == 3
+    assert "no choice: losses need torch: pip install 'gptailor[torch]'" in said.out
+    assert "the whole model" in said.out
+
+
+def test_the_text_that_gptailor_brings_is_large_enough() -> None:
+    rows = [json.loads(line)["text"] for line in OWN_TEXT.read_text().splitlines()]
+    assert sum(map(len, rows)) > 60_000
+    assert all(rows)
+
+
+@pytest.mark.llamacpp
+def test_llama_cpp_runs_files_by_turns(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{world}/base"')
+    gptailor.compile(plan, tmp_path / "a.gguf")
+    found = llama_speed.llama_speeds([tmp_path / "a.gguf"], 1)
+    assert found is not None
+    assert all(speed > 0 for speed in found[0])
+    assert llama_speed.llama_speeds([tmp_path / "none.gguf"], 1) is None
