@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, final
 
 from gptailor.checkpoint.families.vision import text_of
-from gptailor.checkpoint.files import expanded
+from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.parse import loads
 from gptailor.output.compile import compile as compile_to
@@ -128,13 +128,14 @@ class _Shrinking:
         """Compare, choose, write the plan, and compile it."""
         heads = [*self._heads(absolute=True)]
         whole = ready(loads(heads[0], "<shrink>", Path()))
-        uncut = _uncut_cost(whole)
+        uncut = _uncut_cost(whole, expanded(self.sources[0]))
         context = text_of(whole.compiled.config).get("max_position_embeddings", CONTEXT)
         self.goal = replace(self.goal, context=min(int(context), CONTEXT))
         if self.goal.excess(uncut) <= 1:
             reason = f"the model meets the goal of {self.goal.words} as it is: nothing to do"
             return ShrinkResult(self.goal, uncut, None, (), None, reason, already=True)
-        self.notes += _warnings(whole)
+        if uncut.is_gguf or whole.models["base"].layout.quantised is not None:
+            self.notes.append("the model is quantised already: its own loss comes on top of these")
         with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
             names = self.texts.write(Path(folder), self.stem)
             every = [
@@ -357,19 +358,11 @@ def _source(source: str, plan: Path | None) -> str:
     return seen if seen.startswith(".") else f"./{seen}"
 
 
-def _uncut_cost(whole: Prepared) -> PlanCost:
-    """Return the sizes of the uncut model: of its GGUF file, if it has one or can be one."""
-    size = plan_size(whole.checked)
-    if (file := whole.checked.gguf_file) is not None:
-        return PlanCost(file.stat().st_size, size.parameters, size.kv_cache, is_gguf=True)
-    return PlanCost(whole.size, size.parameters, size.kv_cache, is_gguf=False)
-
-
-def _warnings(whole: Prepared) -> Iterator[str]:
-    """Yield what the user should know about an already quantised model."""
-    base = whole.models["base"]
-    if whole.checked.gguf_file is not None or base.layout.quantised is not None:
-        yield "the model is quantised already: its own loss comes on top of these"
+def _uncut_cost(whole: Prepared, source: Path) -> PlanCost:
+    """Return the sizes of the uncut model: of the GGUF file that it is, or of its folder."""
+    size, is_file = plan_size(whole.checked), is_gguf(source)
+    kept = source.stat().st_size if is_file else whole.size
+    return PlanCost(kept, size.parameters, size.kv_cache, is_gguf=is_file)
 
 
 def _refusals(drafts: Drafts, rows: Sequence[ShrinkRow]) -> Iterator[str]:

@@ -111,6 +111,13 @@ def test_bad_input_has_one_message(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_the_size_of_a_gguf_file_is_its_own(run: Run, world: Path) -> None:
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{world}/base"')
+    size = gptailor.compile(plan, "small.gguf", quantize="q8_0").size
+    said = run("small.gguf", "--to", f"{size}")
+    assert (said.code, "nothing to do" in said.out) == (0, True), said
+
+
 def test_a_goal_that_nothing_meets_writes_nothing(run: Run, tmp_path: Path) -> None:
     said = run("base", "--to", "1kB")
     assert said.code == 1
