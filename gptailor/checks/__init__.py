@@ -1,3 +1,3 @@
 """Rules that a plan must keep: one function a rule, in stages."""
 
-__all__ = ["models", "plan", "repairs", "texts"]
+__all__ = ["fit_sizes", "models", "plan", "repairs", "texts"]

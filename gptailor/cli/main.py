@@ -38,13 +38,11 @@ _COMMANDS = {
 _INSTEAD = {
     **dict.fromkeys(
         ("quantize", "quantise", "gguf"),
-        "'gptailor shrink MODEL --to 100MB' chooses a type, and 'gptailor compile PLAN -o out.gguf "
-        "--quantize q4_k_m' writes it (docs/howto/shrink.md)",
+        "'gptailor compile PLAN -o out.gguf --quantize q4_k_m' writes it (docs/howto/compile.md)",
     ),
     **dict.fromkeys(
         ("prune", "compress", "reduce", "drop"),
-        "'gptailor shrink MODEL --to 100MB' compares the ways (docs/howto/shrink.md); or write "
-        "'drop L9..L12' in a plan, or 'drop any 4 of L2..L27' and search it (docs/search.md)",
+        "write 'drop L9..L12' in a plan, or 'drop any 4 of L2..L27' and search it (docs/search.md)",
     ),
     **dict.fromkeys(
         ("distill", "distil", "heal", "finetune", "train"),

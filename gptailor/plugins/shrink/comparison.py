@@ -79,7 +79,7 @@ class ShrinkRow:
 
 
 @final
-class Comparison:
+class ShrinkComparison:
     """All candidates for a goal on one recipe. Without `losses` only sizes are compared."""
 
     def __init__(

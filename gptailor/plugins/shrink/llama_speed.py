@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PROMPT = 128
+_PROMPT = 128
 """Tokens of the prompt."""
-ANSWER = 32
+_ANSWER = 32
 """Tokens generated after the prompt."""
-ROUNDS = 3
+_ROUNDS = 3
 """Rounds of a median; a round before them doesn't count."""
 
 
@@ -40,7 +40,7 @@ def llama_speeds(files: Sequence[Path], threads: int) -> list[tuple[float, float
 def _measured(files: Sequence[str], threads: int) -> list[tuple[float, float]]:
     servers = [_server(file, threads) for file in files]
     times: list[list[tuple[float, float]]] = [[] for _ in files]
-    for number in range(ROUNDS + 1):
+    for number in range(_ROUNDS + 1):
         order = range(len(files)) if number % 2 else reversed(range(len(files)))
         for at in order:
             times[at].append(_round(servers[at].listening_address))
@@ -56,7 +56,7 @@ def _server(file: str, threads: int) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = file
-    params.n_ctx = 2 * (PROMPT + ANSWER)
+    params.n_ctx = 2 * (_PROMPT + _ANSWER)
     params.n_parallel = 1
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -65,7 +65,7 @@ def _server(file: str, threads: int) -> Any:
 
 def _round(address: str) -> tuple[float, float]:
     body = {
-        "prompt": list(range(5, 5 + PROMPT)), "n_predict": ANSWER, "cache_prompt": False,
+        "prompt": list(range(5, 5 + _PROMPT)), "n_predict": _ANSWER, "cache_prompt": False,
         "temperature": 0, "samplers": ["temperature"], "ignore_eos": True,
     }  # fmt: skip
     kind = {"Content-Type": "application/json"}

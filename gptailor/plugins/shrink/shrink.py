@@ -19,7 +19,7 @@ from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import installed, require
 from gptailor.plugins.shrink.candidates import Drafts, ShrinkCandidate
-from gptailor.plugins.shrink.comparison import EFFORTS, Comparison, Effort, ShrinkRow
+from gptailor.plugins.shrink.comparison import EFFORTS, Effort, ShrinkComparison, ShrinkRow
 from gptailor.plugins.shrink.goal import CONTEXT, PlanCost, ShrinkGoal
 from gptailor.plugins.shrink.plan_text import PlanTexts
 from gptailor.plugins.shrink.results import ShrinkResult, choice
@@ -166,7 +166,7 @@ class _Shrinking:
             yield "\n".join(["tailor 1", *models, f"whole from {', '.join(names)} by linear()"])
 
     def _sizes_alone(self, drafts: Drafts, uncut: PlanCost) -> ShrinkResult:
-        comparison = Comparison(self.goal, drafts, self.effort, uncut)
+        comparison = ShrinkComparison(self.goal, drafts, self.effort, uncut)
         rows = [*comparison.whole(), *comparison.cut(ways_of(drafts, {}), 0.0)]
         notes = (*self.notes, *_refusals(drafts, rows))
         reason = "no choice: losses need torch: pip install 'gptailor[torch]'"
@@ -197,7 +197,7 @@ class _Shrinking:
                 f"the model has {bits:.2f} bits a byte on this text: it hardly knows its language"
             )
         drafts = self._best_recipe(every, losses, base)
-        comparison = Comparison(self.goal, drafts, self.effort, uncut, losses, self._step)
+        comparison = ShrinkComparison(self.goal, drafts, self.effort, uncut, losses, self._step)
         comparison.uncut_losses = base
         ways = ways_of(drafts, distances)
         if self.goal.faster is not None:
@@ -264,7 +264,7 @@ class _Shrinking:
             self.notes.append(f"all plans are of '{best.head.splitlines()[-1]}'")
         return best
 
-    def _healed(self, comparison: Comparison, rows: Sequence[ShrinkRow]) -> list[ShrinkRow]:
+    def _healed(self, comparison: ShrinkComparison, rows: Sequence[ShrinkRow]) -> list[ShrinkRow]:
         """Return the best cut plan again, healed."""
         cut = [row for row in rows if row.candidate.cuts and row.loss is not None and row.met]
         if not cut:
