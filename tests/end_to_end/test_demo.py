@@ -28,8 +28,8 @@ whole from arithmetic, conversation, python by task_arithmetic(0.6)
 drop {}
 bridge on "./calibration.jsonl" tokens 2048
 """
-CUTS = {"26": "L13..L16", "24": "L4, L9, L14..L17", "23": "L3..L10"}
-"""Cuts of a search's plans by the most layers that are left; the first is the middle block."""
+CUTS = {"27": "L13..L15", "26": "L13..L16", "24": "L4, L9, L14..L17", "22": "L3..L10"}
+"""Cuts of a search's plans by the most layers that are left; the first two are middle blocks."""
 
 Demo = Callable[[str], dict[str, Any]]
 
