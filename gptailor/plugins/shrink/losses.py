@@ -13,6 +13,7 @@ import torch
 import gptailor
 from gptailor.checkpoint.cache_folder import json_digest, keep_result, kept_home, kept_json
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.evaluation.fits.bridge.gaps import plan_gap_errors
 from gptailor.evaluation.live.stitch import Stitched
 from gptailor.evaluation.meter import Meter, Placement, Samples
 from gptailor.evaluation.scores import Failure, PerSample, Score, paired_difference
@@ -26,7 +27,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plugins.shrink.candidates import Drafts, ShrinkCandidate
 from gptailor.plugins.shrink.llama_speed import llama_speeds
 from gptailor.plugins.shrink.texts import PIECE
-from gptailor.plugins.shrink.ways import Distances
+from gptailor.plugins.shrink.ways import Distances, windows
 from gptailor.program.devices import device_of, halves_are_quick
 from gptailor.reporting.measure import Estimate
 
@@ -165,7 +166,8 @@ class Losses:
     def distances(self, drafts: Drafts) -> tuple[Distances, float]:
         """Return how far windows of layers move hidden states, and tokens a second of a pass.
 
-        The distance is 1 minus the mean cosine of the states before and after a window.
+        The distance is the error that a bridge over the window would leave. Where no bridge is
+        possible, it is 1 minus the mean cosine of the states before and after the window.
         """
         whole = ShrinkCandidate()
         [target] = find_targets([drafts.plan(whole)], {}, device=self.device)
@@ -185,7 +187,18 @@ class Losses:
                         cosine = float((units[first] * units[last]).sum(-1).mean())
                         at = first, last - first
                         sums[at] = sums.get(at, 0.0) + (1 - cosine) * len(units[0])
-        return sums, tokens / (time.monotonic() - begun)
+        speed = tokens / (time.monotonic() - begun)
+        bridged = drafts.prepared((windows(drafts, 1, 1)[0],))
+        if bridged is None:
+            return sums, speed
+        live, uncut = self.stitched(drafts, whole), drafts.plan(whole)
+        widest = len(live.layers) // 2
+        errors = plan_gap_errors(live, bridged.plan, uncut, bridged.models, widest)
+        return {
+            (after + 1, number): error
+            for after, row in enumerate(errors)
+            for number, error in enumerate(row, 1)
+        }, speed
 
     def speed_ratios(
         self, uncut: Drafts, drafts: Drafts, candidates: list[ShrinkCandidate]

@@ -106,14 +106,15 @@ def _layers(drafts: Drafts, count: int, distances: Distances) -> ShrinkWay:
             starts = sorted(
                 range(1, count - size), key=lambda first: distances.get((first, size), far - first)
             )
-            found = (_checked(drafts, _windows(drafts, first, size)) for first in starts)
+            found = (_checked(drafts, windows(drafts, first, size)) for first in starts)
             known[size] = next((cut for cut in found if cut is not None), None)
         return known[size]
 
     return ShrinkWay("layers", range(1, count // _MOST + 1), make, gaps=True)
 
 
-def _windows(drafts: Drafts, first: int, size: int) -> list[CutStep]:
+def windows(drafts: Drafts, first: int, size: int) -> list[CutStep]:
+    """Return the cuts that drop a window, bridged and not."""
     last = first + size - 1
     names = f"L{first}" if size == 1 else f"L{first}..L{last}"
     drop, bridge = f"drop {names}", f'bridge on "{drafts.calibration}"'
