@@ -1,4 +1,4 @@
-"""Write the signatures and docstrings of the public names into docs/api.md.
+"""Write the signatures and summaries of the public names into docs/api.md.
 
 python docs/api.py            # write
 python docs/api.py --check    # end with 1 if the page isn't current
@@ -22,7 +22,7 @@ LONGEST = 88
 
 
 def pasted(page: str) -> str:
-    """Return the page with the current signatures and docstrings between its markers."""
+    """Return the page with the current signatures and summaries between its markers."""
 
     def current(found: re.Match[str]) -> str:
         try:
@@ -63,10 +63,10 @@ def named(node: ast.AST) -> str:
 
 
 def written(path: str, node: ast.AST, thing: Any) -> Iterator[str]:
-    """Yield a heading, the signature, the docstring, and the methods of a class."""
+    """Yield a heading, the signature, the summary, and the methods of a class."""
     yield from (f"### `{path}`", "", "```python", *map(quoted, signature(node)), "```", "")
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        yield from (ast.get_docstring(node) or "", "")
+        yield from (summary(node), "")
     if not isinstance(node, ast.ClassDef) or thing.__name__ == "Plan":
         return
     for method in node.body:
@@ -76,9 +76,15 @@ def written(path: str, node: ast.AST, thing: Any) -> Iterator[str]:
                 *map(quoted, signature(method)),
                 "```",
                 "",
-                ast.get_docstring(method) or "",
+                summary(method),
                 "",
             )
+
+
+def summary(node: ast.FunctionDef | ast.ClassDef) -> str:
+    """Return the first sentence of a docstring."""
+    paragraph = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z`])|:$", paragraph)[0]
 
 
 def quoted(line: str) -> str:

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/language.md")
 MODELS = ("base", "math", "code", "chat")
 LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
+FORMULAS = (ROOT / "docs/merge_methods.md").read_text(encoding="utf-8")
 CELLS = {"statement": "{}", "line": "search {{ {} }}"}
 """Tables by the heading of their first column, and how what stands there is made a statement."""
 
@@ -89,7 +90,7 @@ def test_there_is_something_to_test() -> None:
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 def test_a_method_is_documented_as_the_registry_has_it(method) -> None:
-    row = re.search(rf"^\| `{method.name}` \|(.*)\|(.*)\|(.*)\|$", LANGUAGE, re.MULTILINE)
+    row = re.search(rf"^\| `{method.name}` \|(.*)\|(.*)\|(.*)\|$", FORMULAS, re.MULTILINE)
     assert row, f"no row for '{method.name}'"
     parameters, sources, needs = (cell.strip() for cell in row.groups())
     assert re.findall(r"`(\w+)`(?= in|:| whole| \()", parameters) == [
@@ -106,7 +107,7 @@ def test_a_method_is_documented_as_the_registry_has_it(method) -> None:
     most = "" if method.most == method.least else " or more"
     assert sources == f"{method.least}{most}"
     assert (needs == "yes") == method.needs_base
-    assert f"\n## {method.name}\n" in (ROOT / "docs/merge_methods.md").read_text("utf-8")
+    assert f"\n## {method.name}\n" in FORMULAS
 
 
 def test_every_objective_is_documented() -> None:

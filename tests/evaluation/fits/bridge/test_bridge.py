@@ -310,7 +310,7 @@ def rows(base: Path, tokens: int = 800) -> Iterator[Tensor]:
 
 
 def naive(full: PreTrainedModel, cut: PreTrainedModel, gap: tuple[int, int, int]) -> Tensor:
-    """A' as docs/bridge.md has it: `gap` is p, q, and p's number in the model that is cut."""
+    """A' as bridge_internals.md has it: `gap` is p, q, and p's number in the model that is cut."""
     after, until, index = gap
     teacher, student = Seen(full, after, until), Seen(cut, index, index + 1)
     with torch.inference_mode():

@@ -37,7 +37,7 @@ def made(kind: str, folder: Path) -> Path:
 def naive(
     x: np.ndarray, wished: np.ndarray, omega: np.ndarray, start: NormedBranch, ridge: float
 ) -> tuple[list[np.ndarray], dict[str, float]]:
-    """A, g and the shares as docs/bridge.md has them."""
+    """A, g and the shares as docs/bridge_internals.md has them."""
     block = max(1, min(128, len(x) // 8))
     left = np.arange(len(x)) // block % 8 == 7
     gram = (x[~left].T * omega[~left]) @ x[~left]
