@@ -41,11 +41,11 @@ CHAT_PROMPT = "Please describe the sea."
 ANSWER_TOKENS = 32
 WIDTH = 80
 """The columns of commands and paragraphs."""
-HELD_OUT = 5
+HELD_OUT = 4
 """Texts of each domain that evaluate the models."""
-SUMS = 32
+SUMS = 16
 """Sums such as `7 + 12 =` that the models continue."""
-MANUAL = 16
+MANUAL = 8
 """Passages of Python's manual among the texts of other sources."""
 SEARCHED = 3
 """Texts of each domain that the search reads."""
@@ -75,7 +75,7 @@ search {{
 """
 MERGE = "others from arithmetic, conversation, python by task_arithmetic(0.6)"
 BRIDGE = 'bridge on "./calibration.jsonl" tokens 2048'
-TRIALS = 16
+TRIALS = 14
 LAYERS = 30
 SIZES = (3, 6, 8)
 """The fewest dropped layers of the compared plans. The plan of the last size is healed."""
@@ -90,7 +90,7 @@ The first is the simple rule of Gromov et al. (arXiv 2403.17887), for models tha
 HEAL = "heal on {texts} tokens {tokens}\n"
 HIDDEN = ("#", "tailor ", "model ")
 """Beginnings of lines of the found plan that the demo doesn't print."""
-HEAL_TOKENS = 8192
+HEAL_TOKENS = 6144
 CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
