@@ -1,7 +1,7 @@
 """Losses of candidates on held-out text, each measured as it is written, and kept in the cache."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import final
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import gptailor
 from gptailor.checkpoint.cache_folder import json_digest, keep_result, kept_home, kept_json
@@ -77,7 +79,7 @@ class Losses:
     def of(
         self, drafts: Drafts, candidate: ShrinkCandidate, samples: int | None = None
     ) -> PerSample | Failure:
-        """Return the losses of a candidate on the first samples, or why there are none.
+        """Return the losses of a candidate on the first samples, or the failure.
 
         A finished measurement is kept in the user's cache.
         """
@@ -173,26 +175,18 @@ class Losses:
         [target] = find_targets([drafts.plan(whole)], {}, device=self.device)
         chosen = Samples(drafts.folder, _STATES)
         [objective] = self.meter.of_target(target, self.stated, chosen, PIECE)
-        model = self.stitched(drafts, whole).model
-        sums: dict[tuple[int, int], float] = {}
-        tokens, begun = 0, time.monotonic()
+        live = self.stitched(drafts, whole)
+        read, begun = [], time.monotonic()
         with torch.no_grad():
             for request in objective.requests(_STATES):
-                read = torch.tensor([request.tokens], device=model.device)
-                states = model(read, output_hidden_states=True).hidden_states
-                tokens += read.shape[1]
-                units = [torch.nn.functional.normalize(s[0].float(), dim=-1) for s in states]
-                for first in range(len(units) - 1):
-                    for last in range(first + 1, len(units)):
-                        cosine = float((units[first] * units[last]).sum(-1).mean())
-                        at = first, last - first
-                        sums[at] = sums.get(at, 0.0) + (1 - cosine) * len(units[0])
-        speed = tokens / (time.monotonic() - begun)
+                tokens = torch.tensor([request.tokens], device=live.model.device)
+                states = live.model(tokens, output_hidden_states=True).hidden_states
+                read.append([torch.nn.functional.normalize(s[0].float(), dim=-1) for s in states])
+        speed = sum(len(units[0]) for units in read) / (time.monotonic() - begun)
         bridged = drafts.prepared((windows(drafts, 1, 1)[0],))
         if bridged is None:
-            return sums, speed
-        live, uncut = self.stitched(drafts, whole), drafts.plan(whole)
-        widest = len(live.layers) // 2
+            return _angles(read), speed
+        uncut, widest = drafts.plan(whole), len(live.layers) // 2
         errors = plan_gap_errors(live, bridged.plan, uncut, bridged.models, widest)
         return {
             (after + 1, number): error
@@ -234,3 +228,16 @@ class Losses:
         (prompt, decoding), *others = found
         ratios = [(a / prompt, b / decoding) for a, b in others]
         return dict(zip(typed, ratios, strict=True))
+
+
+def _angles(read: Sequence[Sequence[Float[Tensor, "tokens width"]]]) -> Distances:
+    """Return 1 minus the mean cosine of the states before and after each window.
+
+    `read` has the states of each sample before each layer and after the last, of length 1.
+    """
+    count = sum(len(units[0]) for units in read)
+    return {
+        (first, last - first): 1 - sum(float((u[first] * u[last]).sum()) for u in read) / count
+        for last in range(1, len(read[0]))
+        for first in range(last)
+    }

@@ -1,4 +1,4 @@
-"""What is predicted, built and chosen, with losses that are made up."""
+"""Predictions, plans that are built, and the choice, with made-up losses."""
 
 from dataclasses import replace
 from typing import Any
