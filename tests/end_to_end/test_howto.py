@@ -23,6 +23,7 @@ ELSEWHERE = {
     "family": "below, and tests/plugins/adopt",
     "extend": "test_extend.py installs its package",
     "report": "tests/plugins/report",
+    "shrink": "tests/plugins/shrink, with little to measure",
     "ci": "test_action.py",
     "completion": "tests/plugins/completion",
     "lsp": "tests/plugins/lsp",

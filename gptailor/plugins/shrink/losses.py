@@ -176,13 +176,15 @@ class Losses:
         chosen = Samples(drafts.folder, _STATES)
         [objective] = self.meter.of_target(target, self.stated, chosen, PIECE)
         live = self.stitched(drafts, whole)
-        read, begun = [], time.monotonic()
+        read, seconds = [], []
         with torch.no_grad():
             for request in objective.requests(_STATES):
+                begun = time.monotonic()
                 tokens = torch.tensor([request.tokens], device=live.model.device)
                 states = live.model(tokens, output_hidden_states=True).hidden_states
                 read.append([torch.nn.functional.normalize(s[0].float(), dim=-1) for s in states])
-        speed = sum(len(units[0]) for units in read) / (time.monotonic() - begun)
+                seconds.append(time.monotonic() - begun)  # the first passes are slow
+        speed = len(read[-1][0]) / seconds[-1]
         bridged = drafts.prepared((windows(drafts, 1, 1)[0],))
         if bridged is None:
             return _angles(read), speed

@@ -7,7 +7,7 @@ from typing import final
 from gptailor.lang.format import format as formatted
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import errors
-from gptailor.plugins.shrink.candidates import CutStep, Drafts
+from gptailor.plugins.shrink.candidates import CutStep, Drafts, ShrinkCandidate
 from gptailor.plugins.shrink.comparison import ShrinkRow
 from gptailor.plugins.shrink.goal import ShrinkGoal
 from gptailor.prepare import check
@@ -53,7 +53,8 @@ class PlanTexts:
         bridged = [*dict.fromkeys([*self._open_cuts(), bridge])]
         draft = loads(self._space(self.drafts.head, bridged), "<shrink>", self.drafts.folder)
         lines = self._open_cuts() if errors(check(draft)) else bridged
-        return self._space(head, lines)
+        kept = ShrinkCandidate((), self.row.candidate.kind, self.row.candidate.weighted)
+        return self._space(head, [*lines, *self.drafts.statements(kept)])
 
     def _space(self, head: str, cuts: Sequence[str]) -> str:
         title = f"# plans like {self.name}-shrunk.tailor: {self.goal.words}"
@@ -116,7 +117,7 @@ class PlanTexts:
         found: list[str] = []
         for way, cut in cuts.items():
             found += _opened(cut, last) if way == "layers" else cut.statements
-        if "layers" not in cuts and last > _BESIDE:
+        if "layers" not in cuts and last > 1:
             found.append(f"maybe drop any 1..{max(2, last // 8)} of L1..L{last}")
         return found
 

@@ -10,6 +10,7 @@ from gptailor.plugins.shrink.comparison import ShrinkRow
 from gptailor.plugins.shrink.goal import PlanCost, ShrinkGoal
 from gptailor.reporting.quantities import bytes_in_words, millions, with_error
 from gptailor.reporting.table import table_lines
+from gptailor.reporting.terminal_encoding import wrapped
 
 
 @final
@@ -35,7 +36,8 @@ class ShrinkResult:
 
     def lines(self, width: int, encoding: str | None = None) -> Iterator[str]:
         """Yield the table, the notes and the choice."""
-        yield f"goal: {self.goal.words}; the uncut model: {_sizes(self.uncut)}"
+        goal = f"goal: {self.goal.words}; the uncut model: {_sizes(self.uncut)}"
+        yield from wrapped(goal, width, later="  ")
         if self.rows:
             yield ""
             head, body = self._table()
@@ -45,8 +47,8 @@ class ShrinkResult:
             if any(row.loss is None and row.predicted is not None for row in self.rows):
                 yield "  ≈: predicted from the parts, not built"
             yield ""
-        yield from (f"note: {note}" for note in self.notes)
-        yield self.reason
+        for text in (*(f"note: {note}" for note in self.notes), self.reason):
+            yield from wrapped(text, width, later="  ")
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         head = ["plan", "type", "bytes", "param.", "KV/token", "lost bits/byte", "speed"]
@@ -164,4 +166,7 @@ def _nearest(rows: Sequence[ShrinkRow], goal: ShrinkGoal) -> str:
         return "nothing makes this model smaller; the notes have the reasons"
     near = min(rows, key=lambda row: goal.excess(row.cost, row.decoding))
     words = f"{near.candidate.words}: {_sizes(near.cost)}"
-    return f"nothing meets the goal of {goal.words}; the nearest is {words}"
+    return (
+        f"nothing meets the goal of {goal.words}; the nearest is {words}. Ask for that, or begin "
+        "with a smaller model"
+    )

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -281,11 +280,14 @@ class _Shrinking:
         if not built or (self.effort is EFFORTS["quick"] and self.goal.faster is None):
             return list(rows)
         plain = [*dict.fromkeys(ShrinkCandidate(row.candidate.cuts) for row in built)]
-        with suppress(Exception):  # a speed that can't be measured is omitted
+        try:
             ratios = dict(zip(plain, losses.speed_ratios(uncut, drafts, plain), strict=True))
             files = losses.llama_ratios(uncut, drafts, [row.candidate for row in built])
-            return [self._timed(row, ratios, files) for row in rows]
-        return list(rows)
+        except Exception as error:  # noqa: BLE001 (torch's, llama.cpp's; losses stay valid)
+            first = str(error).partition("\n")[0] or type(error).__name__
+            self.notes.append(f"speeds can't be measured: {first}")
+            return list(rows)
+        return [self._timed(row, ratios, files) for row in rows]
 
     def _timed(
         self,

@@ -1,21 +1,27 @@
 """`gptailor shrink` on tiny models: what it prints and writes, and bad input."""
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gptailor
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.cli import main as cli
 from gptailor.plan.faults import errors
 from gptailor.plugins.shrink import comparison, llama_speed, losses
 from gptailor.plugins.shrink.texts import OWN_TEXT
+from tests.support.kitchen import files_and_commands
 from tests.support.said import Run, in_process
 from tests.support.tiny import tiny_model
 from tests.support.vocabularies import write_byte_level
 
 pytestmark = pytest.mark.usefixtures("one_thread", "brief_answers")
 
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "shrink.md"
 BRIEF = comparison.Effort(3, 2, 6000, whole=1, cut=1, built=1)
 
 
@@ -89,6 +95,26 @@ def test_a_faster_plan_is_measured(run: Run) -> None:
     assert "whole" in {row["way"] for row in rows}
 
 
+@pytest.mark.pages
+def test_the_commands_of_the_page_work(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "base").rename(tmp_path / "models" / "base")
+    (tmp_path / "mine.jsonl").write_bytes(OWN_TEXT.read_bytes())
+    smaller = {"100MB": "85kB", "1.25": "1.01"}
+    ran = [
+        [smaller.get(word, word) for word in shlex.split(command)[1:]]
+        for _, _, commands in files_and_commands(PAGE.read_text("utf-8"))
+        for command in commands
+    ]
+    for command in ran:
+        trials = ["--trials", "4"] if command[0] == "search" else []
+        code = cli.run([*command, *trials])
+        assert code == 0, f"{command}\n{capsys.readouterr().err}"
+    assert {command[0] for command in ran} == {"shrink", "compile", "test", "search"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -123,6 +149,54 @@ def test_a_goal_that_nothing_meets_writes_nothing(run: Run, tmp_path: Path) -> N
     assert said.code == 1
     assert "nothing meets the goal of at most 1.0 kB; the nearest is " in said.out
     assert not [*tmp_path.glob("*shrunk*")]
+
+
+def test_an_interrupted_command_writes_nothing_and_continues(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, made = losses.Losses._measured, []
+
+    def until_ctrl_c(self: losses.Losses, *arguments: Any) -> Any:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(arguments)
+        return measured(self, *arguments)
+
+    before = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(losses.Losses, "_measured", until_ctrl_c)
+        assert run("base", "--parameters", "45k").code == 130
+    assert sorted(tmp_path.iterdir()) == before
+    later = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            losses.Losses, "_measured", lambda self, *a: later.append(a) or measured(self, *a)
+        )
+        assert run("base", "--parameters", "45k").code == 0
+    assert not [each for each in later if (each[1], each[2]) in {(a[1], a[2]) for a in made}]
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(plan: object, file: Path, **options: object) -> None:
+        raise CheckpointError("C303", "can't be written: no space left on the device", file)
+
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(losses, "compile_to", full)
+    said = run("base", "--to", "85kB")
+    assert (said.code, "no space left on the device" in said.err) == (3, True), said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_speeds_that_fail_are_a_note(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no server\nat all")
+
+    monkeypatch.setattr(losses.Losses, "llama_ratios", fails)
+    said = run("base", "--faster", "1.01")
+    assert (said.code, "note: speeds can't be measured: no server" in said.out) == (0, True), said
+    assert max(map(len, said.out.splitlines())) <= 80
 
 
 def test_without_torch_there_are_sizes_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_a_goal_that_nothing_meets_names_the_nearest() -> None:
     assert chosen is None
     assert reason == (
         "nothing meets the goal of at most 1.0 kB; the nearest is 36,864 tokens, q4_k_m: "
-        "60.0 MB as a GGUF file, 124.0 M parameters"
+        "60.0 MB as a GGUF file, 124.0 M parameters. Ask for that, or begin with a smaller model"
     )
 
 
