@@ -125,5 +125,5 @@ def _next_steps(result: "ShrinkResult", output: Path | None) -> list[str]:
         *steps,
         f'  gptailor generate {model} "Hello" --chat    # talk with it',
         f"  gptailor search {space} -o {plan.stem}-run    # search further",
-        f"  add 'heal on \"{plan.stem}-fit.jsonl\"' to the plan    # train it to win back a part",
+        f'  heal on "{plan.stem}-fit.jsonl"    # in the plan: training wins back a part',
     ]
