@@ -124,6 +124,6 @@ def _next_steps(result: "ShrinkResult", output: Path | None) -> list[str]:
     return [
         *steps,
         f'  gptailor generate {model} "Hello" --chat    # talk with it',
-        f"  gptailor search {space} -o {plan.stem}-run    # search further",
+        f"  gptailor search {space} -o {plan.stem}-run    # search",
         f'  heal on "{plan.stem}-fit.jsonl"    # in the plan: training wins back a part',
     ]
