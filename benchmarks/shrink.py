@@ -214,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wall, cpu = time.monotonic() - begun, time.process_time() - used
         (folder / f"{name}.json").write_text(result.record())
         judged = Judged(result, drafts, judge, len(given.judge))
+        for file in (*folder.glob("*.gguf"), *folder.glob("*.Modelfile")):
+            file.unlink()
         print(f"\n{result.goal.words}: {wall / 60:.1f} min, {cpu / 60:.1f} CPU min\n")
         print("\n".join(judged.lines([file.stem for file in given.judge])))
         print(f"\n{result.reason}\n{judged.verdict()}", flush=True)

@@ -7,7 +7,6 @@ whole, by `gptailor.program.load`.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Literal, final
@@ -169,10 +168,15 @@ class RowRange:
 
 def row_ranges(rows: Iterable[tuple[TensorInfo, int]]) -> list[RowRange]:
     """Return rows, each a tensor and a number in it; those that follow one another are a range."""
-    ranges = []
-    for _, run in groupby(enumerate(rows), lambda row: (id(row[1][0]), row[1][1] - row[0])):
-        (_, (source, first)), *more = run
-        ranges.append(RowRange(source, first, 1 + len(more)))
+    ranges: list[RowRange] = []
+    start, count = None, 0
+    for tensor, row in rows:
+        if start is not None and tensor is start[0] and row == start[1] + count:
+            count += 1
+        else:
+            ranges += [RowRange(*start, count)] if start is not None else []
+            start, count = (tensor, row), 1
+    ranges += [RowRange(*start, count)] if start is not None else []
     return ranges
 
 

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import disk_usage
 from typing import final
 
 import torch
@@ -35,6 +35,8 @@ from gptailor.reporting.measure import Estimate
 
 _STATES = 4
 """Samples whose hidden states show how far windows of layers move them."""
+_ROOM = 10
+"""GGUF files of the size of one that the disk must have room for, so that it is kept."""
 _DISK = frozenset({"C303", "C305"})
 """Codes of a disk that takes no more bytes: no other plan could be written either."""
 
@@ -145,17 +147,26 @@ class Losses:
             [target] = find_targets([drafts.plan(candidate)], {}, device=self.device)
             yield self.meter, target
             return
-        with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
-            file = Path(folder, "model.gguf")
-            self.write(drafts, candidate, file)
+        with self._file(drafts, candidate) as file:
             [target] = find_targets([file], {}, device=self.device)
             yield Meter(self.place, self.on_event), target
 
-    def write(self, drafts: Drafts, candidate: ShrinkCandidate, file: Path) -> None:
-        """Write the GGUF file of a candidate. Raises TailorError."""
-        plan = drafts.plan(candidate).model_copy(update={"gguf": ()})
-        matrix = drafts.folder / drafts.calibration if candidate.weighted else None
-        compile_to(plan, file, quantize=candidate.kind, imatrix=matrix, on_event=self.on_event)
+    @contextmanager
+    def _file(self, drafts: Drafts, candidate: ShrinkCandidate) -> Iterator[Path]:
+        """Yield the GGUF file of a candidate, written into the drafts' folder. Raises TailorError.
+
+        It is kept for the next use if the disk has room for several.
+        """
+        file = drafts.folder / f"{self._key(drafts, candidate)}.gguf"
+        if not file.exists():
+            plan = drafts.plan(candidate).model_copy(update={"gguf": ()})
+            matrix = drafts.folder / drafts.calibration if candidate.weighted else None
+            compile_to(plan, file, quantize=candidate.kind, imatrix=matrix, on_event=self.on_event)
+        try:
+            yield file
+        finally:
+            if disk_usage(drafts.folder).free < _ROOM * file.stat().st_size:
+                file.unlink()
 
     # ------------------------------------------------------------------- states and speeds
 
@@ -213,17 +224,14 @@ class Losses:
     ) -> dict[ShrinkCandidate, tuple[float, float]]:
         """Return the speeds of prompt and decoding in llama.cpp, as multiples of the uncut model's.
 
-        All GGUF files are measured by turns, in a temporary folder. Return nothing where llama.cpp
-        can't run.
+        All GGUF files are measured by turns. Return nothing where llama.cpp can't run.
         """
         typed = [candidate for candidate in candidates if candidate.kind is not None]
         if not typed:
             return {}
-        with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
-            files = [Path(folder, f"{number}.gguf") for number in range(len(typed) + 1)]
-            self.write(uncut, ShrinkCandidate(), files[0])
-            for candidate, file in zip(typed, files[1:], strict=True):
-                self.write(drafts, candidate, file)
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._file(uncut, ShrinkCandidate()))]
+            files += [stack.enter_context(self._file(drafts, candidate)) for candidate in typed]
             found = llama_speeds(files, torch.get_num_threads())
         if found is None:
             return {}
