@@ -12,6 +12,7 @@ from gptailor import loads
 from gptailor.plan.plan import Merge, Plan, Take
 from gptailor.searching.run.origin import (
     BlockInfluenceCut,
+    BridgedCut,
     GreedyRemoval,
     ModelAlone,
     TrialOrigin,
@@ -22,7 +23,7 @@ from gptailor.searching.run.origin import (
 from gptailor.searching.run.schedule import Start, next_stage
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
-from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.space.space import Space, space_of, with_gap_errors
 from gptailor.searching.starts.compositions import composed, compositions, wholes
 from gptailor.searching.starts.cuts import candidates, greedy_removal
 from gptailor.searching.starts.stages import Starts
@@ -358,6 +359,20 @@ def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
     assert named["greedy removal on math"] == [3, 9, 20]
     assert named["greedy removal on math, 2 layers"] == [3, 9]
     assert named["greedy removal on math, 4 layers"] == [3, 9, 11, 20]
+
+
+@pytest.mark.parametrize(
+    ("room", "sizes"), [(math.inf, [3, 5, 6, 8]), (7.0, [3, 6, 8]), (4.0, [3, 8])]
+)
+def test_the_smallest_and_the_largest_size_have_their_best_bridged_cut(
+    room: float, sizes: list[int]
+) -> None:
+    text = HEAD + "drop any 3..8 of L1..L18"
+    errors = [[abs(after - 9) + number for number in range(1, 20 - after)] for after in range(20)]
+    given = with_gap_errors(space_of(loads(text), 20), errors)
+    stages = drive(Starts(given, room=room), apart)
+    cuts = [one for stage in stages for one in stage if isinstance(one.origin, BridgedCut)]
+    assert [len(dropped(decode(given, one.genome))) for one in cuts] == sizes
 
 
 CUTS = """drop any 1..3 of L2..L9

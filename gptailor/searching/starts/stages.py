@@ -129,7 +129,7 @@ class Starts:
                     break
         best = self._best(full)
         told = [*glances, *full]
-        if self.recipes is not None:
+        if self.recipes is not None and not self.bridged:
             told += yield [self._start(self._origin(best), best, self._influence_cut(best), 1.0)]
         told += yield self._smallest_sizes(best)
         window = None
@@ -271,7 +271,7 @@ class Starts:
     def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
 
-        Short room allows one cut only. The plans are evaluated in full, as each plan may be bridged
+        Short room allows one cut only, or the smallest and the largest one. The plans are evaluated in full, as each plan may be bridged
         in the end.
         """
         of = self._of(best) if self.recipes is not None else None
@@ -283,8 +283,10 @@ class Starts:
             )
             for rank, cut in zip(ranks, self.bridged, strict=False)
         ]
-        only = len(plans) // 2 if several else 0
-        return plans if len(plans) <= self.room / 3 else plans[only : only + 1]
+        if several:
+            most = max(2, int(min(len(plans), self.room / 2)))
+            return [plans[at] for at in _spread(range(len(plans)), most)]
+        return plans if len(plans) <= self.room / 3 else plans[:1]
 
     def _windows(self, of: StartRecipe, room: float) -> list[Cut]:
         """Return windows, the least influence first. Leave some out if all cost too much.
