@@ -20,7 +20,7 @@ from gptailor.plan.registry import GAP_FITS, METHODS, OBJECTIVES, STRATEGIES
 from gptailor.program.packages import search_packages
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 pytestmark = pytest.mark.usefixtures("brief_answers")
 
 Install = Callable[..., Path]

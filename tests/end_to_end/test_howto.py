@@ -21,7 +21,6 @@ ELSEWHERE = {
     "search": "the cookbook's searches are run",
     "pick": "the cookbook's is run",
     "family": "below, and tests/plugins/adopt",
-    "extend": "test_extend.py installs its package",
     "report": "tests/plugins/report",
     "shrink": "tests/plugins/shrink, with little to measure",
     "ci": "test_action.py",

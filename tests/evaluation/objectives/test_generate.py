@@ -100,7 +100,7 @@ def test_the_answers_are_those_that_the_model_says(
 def test_a_text_has_a_line_and_eight_tokens_more_than_the_longest_answer(
     folder: Path, tokenizer: AutoTokenizer, tmp_path: Path
 ) -> None:
-    """As `docs/howto/extend.md` and the docstring of `gptailor.objective` tell."""
+    """As `docs/extending.md` and the docstring of `gptailor.objective` tell."""
     rows = [
         {"context": "the", "answer": " cat", "aliases": [" cat sat on"]},
         {"context": "the", "answer": "cat\ndog"},
