@@ -271,8 +271,8 @@ class Starts:
     def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
 
-        Short room allows one cut only, or the smallest and the largest one. The plans are evaluated in full, as each plan may be bridged
-        in the end.
+        Short room allows one cut only, or the smallest and the largest one. The plans are
+        evaluated in full, as each plan may be bridged in the end.
         """
         of = self._of(best) if self.recipes is not None else None
         several = len({len(cut) for cut in self.bridged}) > 1
