@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,10 +103,6 @@ def _form(facts: Mapping[str, Any], template: str) -> OllamaTemplate | None:
     """Return the chat template in Ollama's form; None if it has none, or fails."""
     if "strftime_now" in template:  # it shows the day
         return None
-    from transformers import PreTrainedTokenizerBase  # slow
-
-    from gptailor.evaluation.chat_text import chat_texts  # imports transformers
-
     tokens = facts["tokenizer.ggml.tokens"]
 
     def special(kind: str) -> str | None:
@@ -114,15 +111,28 @@ def _form(facts: Mapping[str, Any], template: str) -> OllamaTemplate | None:
 
     named = {"bos_token": special("bos"), "eos_token": special("eos"),
              "unk_token": special("unknown"), "pad_token": special("padding")}  # fmt: skip
-    make: Any = PreTrainedTokenizerBase
-    tokenizer = make(chat_template=template, **{key: t for key, t in named.items() if t})
     begin = named["bos_token"] if facts.get("tokenizer.ggml.add_bos_token") else None
+    known = tuple((key, token) for key, token in named.items() if token)
+    return _rendered_form(template, known, begin or "")
+
+
+@lru_cache(maxsize=8)
+def _rendered_form(
+    template: str, tokens: tuple[tuple[str, str], ...], begin: str
+) -> OllamaTemplate | None:
+    """Return the form of a template with these special tokens; a process renders it."""
+    from transformers import PreTrainedTokenizerBase  # slow
+
+    from gptailor.evaluation.chat_text import chat_texts  # imports transformers
+
+    make: Any = PreTrainedTokenizerBase
+    tokenizer = make(chat_template=template, **dict(tokens))
 
     def render(chats: Any) -> list[str]:
         return chat_texts(tokenizer, chats, "the output", "leave it out")
 
     try:
-        return ollama_template(render, begin or "")
+        return ollama_template(render, begin)
     except TailorError:
         return None
 
