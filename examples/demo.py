@@ -36,8 +36,6 @@ from gptailor.evaluation.scores import PerSample, paired_difference  # noqa: E40
 
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
-CHAT_PROMPT = "Please describe the sea."
-"""A prompt in the style of the conversations that the family learned from."""
 ANSWER_TOKENS = 32
 WIDTH = 80
 """The columns of commands and paragraphs."""
@@ -88,8 +86,6 @@ BY_HAND = {
 The first is the simple rule of Gromov et al. (arXiv 2403.17887), for models that are healed.
 """
 HEAL = "heal on {texts} tokens {tokens}\n"
-HIDDEN = ("#", "tailor ", "model ")
-"""Beginnings of lines of the found plan that the demo doesn't print."""
 HEAL_TOKENS = 6144
 CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -112,7 +108,6 @@ def main() -> int:
 
     say("1. A smaller model that answers: four of thirty layers dropped, one gap bridged")
     shrink(folder)
-    print(f"\nThat took {time.monotonic() - start:.0f} s.")
 
     say("2. A search: three to eight layers fewer, of a merge of three fine-tunes")
     write_texts(folder)
@@ -124,8 +119,6 @@ def main() -> int:
     say("4. A found plan, healed: it learns the predictions of its uncut teachers")
     heal_found(folder)
     evaluate(folder)
-    gptailor("generate", shown(folder / "healed"), CHAT_PROMPT,
-             "--chat", "--tokens", str(ANSWER_TOKENS))  # fmt: skip
 
     say("5. A page about the search")
     page = folder / "report.html"
@@ -180,14 +173,20 @@ def compare(folder: Path) -> None:
 def alike(folder: Path, size: int) -> list[Path]:
     """Return the best found plan without `size` layers or more, and plans by hand of its size."""
     found, most = found_plan(folder, size), str(LAYERS - size)
-    gptailor("pick", shown(folder / "run"), "--layers", most, "-o", shown(found), "--force")
+    gptailor(
+        "pick", shown(folder / "run"), "--layers", most, "-o", shown(found), "--force",
+        captured=True,
+    )  # fmt: skip
     dropped = len(load(found).drops)
     plans = [found]
     for name, first in BY_HAND.items():
         cut = f"drop L{first(dropped)}..L{first(dropped) + dropped - 1}"
         lines = ["tailor 1", 'model base = "./smollm2"', model_lines(folder), MERGE, cut, BRIDGE]
         plans.append(write_plan(folder / f"{name}-{size}.tailor", "\n".join([*lines, ""])))
-    print("\n".join(f"  {plan.stem:<10}{drops_of(plan)}" for plan in plans))
+    cuts = (drops_of(plan).removeprefix("drop ") for plan in plans)
+    names = ("found", *BY_HAND)
+    words = "; ".join(f"{name} {cut}" for name, cut in zip(names, cuts, strict=True))
+    print(f"  {dropped} layers dropped: {words}")
     return plans
 
 
@@ -235,10 +234,8 @@ def heal_found(folder: Path) -> None:
     texts = ", ".join(f'"./calibration/{one}.jsonl" from {one}' for one in SPECIALISTS)
     lines = [*found, HEAL.format(texts=texts, tokens=HEAL_TOKENS)]
     healed = write_plan(folder / "healed.tailor", "\n".join(lines))
-    print(f"\n{shown(healed)}, the last found plan with a statement that heals:")
-    for line in lines:
-        if line and not line.startswith(HIDDEN):
-            print(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 6))
+    print(f"{shown(healed)}, the last found plan with a statement that heals:")
+    print(textwrap.fill(lines[-1], WIDTH, initial_indent="  ", subsequent_indent=" " * 6))
     gptailor("compile", shown(healed), "-o", shown(folder / "healed"), "--force")
 
 

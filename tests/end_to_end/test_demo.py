@@ -57,7 +57,7 @@ def demo(monkeypatch: pytest.MonkeyPatch, ran: list[list[str]]) -> Demo:
         if words[0] == "pick":
             layers, file = (words[words.index(option) + 1] for option in ("--layers", "-o"))
             Path(file).write_text(FOUND.format(CUTS[layers]))
-        return evaluation(*words) if captured else ""
+        return evaluation(*words) if captured and words[0] == "eval" else ""
 
     return load
 
