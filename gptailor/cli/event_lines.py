@@ -117,9 +117,8 @@ def bar_or_lines(
     The bar is of `total` bytes (`BytesDone`), or if that is None of the steps of evaluating or
     extracting (`Progress`), which then have no lines. The other arguments are of `RepairLines`.
     """
-    lines = RepairLines(every_gap=every_gap, ends=ends)
     if not sys.stderr.isatty():
-        yield lines
+        yield RepairLines(every_gap=every_gap, ends=ends)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -128,16 +127,28 @@ def bar_or_lines(
     amount = (bars.MofNCompleteColumn(),) if total is None else sizes
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *amount)
     left, console = bars.TimeRemainingColumn(), Console(stderr=True)
-    with bars.Progress(*columns, left, console=console, transient=True) as drawn:
-        task = drawn.add_task(what, total=total)
+    drawn = bars.Progress(*columns, left, console=console, transient=True)
+    task = drawn.add_task(what, total=total)
 
-        def on_event(event: Event) -> None:
-            match event:
-                case BytesDone(size):
-                    drawn.advance(task, size)
-                case Progress("evaluating" | "extracting", done, steps):
-                    drawn.update(task, completed=done, total=steps)
-                case _:
-                    lines(event)
+    def above(text: str) -> None:
+        """Print a line above the bar; `click` would write behind it."""
+        folded = options.folded(text, sys.stderr)
+        console.print(folded, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
+    lines = RepairLines(above, every_gap=every_gap, ends=ends)
+
+    def on_event(event: Event) -> None:
+        match event:
+            case BytesDone(size):
+                drawn.start()  # not before, since fits take minutes
+                drawn.advance(task, size)
+            case Progress("evaluating" | "extracting", done, steps):
+                drawn.start()
+                drawn.update(task, completed=done, total=steps)
+            case _:
+                lines(event)
+
+    try:
         yield on_event
+    finally:
+        drawn.stop()

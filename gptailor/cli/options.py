@@ -265,7 +265,7 @@ def say_faults(faults: Iterable[Fault]) -> None:
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
         first, _, details = to_text(fault).partition("\n")
-        label, _, message = _folded(first, sys.stderr).partition(": ")
+        label, _, message = folded(first, sys.stderr).partition(": ")
         colour = "red" if fault.severity == "error" else "yellow"
         head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
         say(head + (f"\n{details}" if details else "") + "\n", err=True)
@@ -285,7 +285,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
     Sentences on standard error (`err`) break between words on a terminal.
     """
-    text = _folded(text, sys.stderr) if err else text
+    text = folded(text, sys.stderr) if err else text
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     try:
         click.echo(text, nl=newline, err=err, color=False if plain else None)
@@ -295,14 +295,14 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 def say_sentences(text: str) -> None:
     """Print sentences. On a terminal their lines break between words."""
-    say(_folded(text, sys.stdout))
+    say(folded(text, sys.stdout))
 
 
 _DRAWN = re.compile(r"\s*(\d+ +\||$)|\s+(?!\s|= help)|.*\x1b")
 """A line that is no sentence, such as the excerpt of a plan, or that has colours."""
 
 
-def _folded(text: str, stream: TextIO) -> str:
+def folded(text: str, stream: TextIO) -> str:
     """Return a text whose sentences have lines as wide as a terminal; drawn lines stay."""
     if not stream.isatty():
         return text
