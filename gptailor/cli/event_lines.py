@@ -130,12 +130,7 @@ def bar_or_lines(
     drawn = bars.Progress(*columns, left, console=console, transient=True)
     task = drawn.add_task(what, total=total)
 
-    def above(text: str) -> None:
-        """Print a line above the bar; `click` would write behind it."""
-        folded = options.folded(text, sys.stderr)
-        console.print(folded, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-    lines = RepairLines(above, every_gap=every_gap, ends=ends)
+    lines = RepairLines(every_gap=every_gap, ends=ends)
 
     def on_event(event: Event) -> None:
         match event:

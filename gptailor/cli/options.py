@@ -265,7 +265,7 @@ def say_faults(faults: Iterable[Fault]) -> None:
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
         first, _, details = to_text(fault).partition("\n")
-        label, _, message = folded(first, sys.stderr).partition(": ")
+        label, _, message = _folded(first, sys.stderr).partition(": ")
         colour = "red" if fault.severity == "error" else "yellow"
         head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
         say(head + (f"\n{details}" if details else "") + "\n", err=True)
@@ -285,24 +285,26 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
     Sentences on standard error (`err`) break between words on a terminal.
     """
-    text = folded(text, sys.stderr) if err else text
+    text = _folded(text, sys.stderr) if err else text
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    stream = sys.stderr if err else sys.stdout
+    above = stream if hasattr(stream, "rich_proxied_file") else None  # a bar is drawn below it
     try:
-        click.echo(text, nl=newline, err=err, color=False if plain else None)
+        click.echo(text, file=above, nl=newline, err=err, color=False if plain else None)
     except BrokenPipeError:
         raise ReaderLeft from None
 
 
 def say_sentences(text: str) -> None:
     """Print sentences. On a terminal their lines break between words."""
-    say(folded(text, sys.stdout))
+    say(_folded(text, sys.stdout))
 
 
 _DRAWN = re.compile(r"\s*(\d+ +\||$)|\s+(?!\s|= help)|.*\x1b")
 """A line that is no sentence, such as the excerpt of a plan, or that has colours."""
 
 
-def folded(text: str, stream: TextIO) -> str:
+def _folded(text: str, stream: TextIO) -> str:
     """Return a text whose sentences have lines as wide as a terminal; drawn lines stay."""
     if not stream.isatty():
         return text
