@@ -1,4 +1,4 @@
-"""Build the documentation site from this folder, the benchmarks' notes and the top of the tree.
+"""Build the documentation site: this folder, the benchmarks' notes, the faults, the tree's top.
 
 python docs/site.py                # build it strictly into build/docs/site
 python docs/site.py --output DIR   # elsewhere
@@ -18,6 +18,8 @@ NOTES = ROOT / "benchmarks"
 """Measurements, with their own pages and pictures."""
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages that GitHub expects at the top of the tree."""
+FAULTS = ROOT / "gptailor" / "plan" / "faults.md"
+"""The explanation of each code, in the package that `gptailor explain` reads it from."""
 SHOWN = (".md", ".svg", ".png", ".css", ".js", ".json", ".html")
 SHIM = "https://unpkg.com/iframe-worker/shim"
 """Script of Zensical's search for pages that are opened from disk."""
@@ -57,7 +59,7 @@ def stage(out: Path) -> None:
     (out / "pages").mkdir(parents=True)
     shutil.copy(HERE / "zensical.toml", out)
     folders = (*sorted(HERE.rglob("*")), *sorted(NOTES.rglob("*")))
-    for path in (*folders, *(ROOT / name for name in AT_THE_TOP)):
+    for path in (*folders, FAULTS, *(ROOT / name for name in AT_THE_TOP)):
         name = on_the_site(path)
         if name is None:
             continue
@@ -73,7 +75,7 @@ def on_the_site(path: Path) -> Path | None:
     """Return the path of a file on the site, or None if it isn't part of the site."""
     if path == ROOT / "README.md":
         return Path("index.md")
-    if path.parent == ROOT and path.name in AT_THE_TOP:
+    if path == FAULTS or (path.parent == ROOT and path.name in AT_THE_TOP):
         return Path(path.name)
     if path.suffix not in SHOWN or not {HERE, NOTES} & {*path.parents}:
         return None

@@ -285,9 +285,8 @@ def _importer(tool: str) -> "Importer":
 def explain_command(code: str) -> None:
     """Explain the CODE of a message, such as P601: its meaning and the remedy.
 
-    Codes of plans (S, P, M) have an example too.
-
-    docs/faults.md has all codes.
+    Codes of plans (S, P, M) have an example too. The page Faults of the
+    documentation has all codes.
     """
     from gptailor.plan.fault_pages import fault_pages
 

@@ -1,4 +1,4 @@
-"""The explanation of each code, from docs/faults.md, which the package holds."""
+"""The explanation of each code, from faults.md beside this module."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ _ROW = re.compile(r"^\| ([SPMC]\d{3}) \| (.+?) \|(?: (.+?) \|)?$", re.MULTILINE)
 @final
 @dataclass(frozen=True)
 class FaultPage:
-    """The part of docs/faults.md on a code: its line in the file, its title, its text in Markdown.
+    """The part of faults.md on a code: its line in the file, its title, its text in Markdown.
 
     `words` is the text without examples and links.
     """

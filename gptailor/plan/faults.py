@@ -84,7 +84,7 @@ class Also:
 class Fault:
     """One fault of a plan: a stable code, a message, a place, and a remedy.
 
-    `code` is one of docs/faults.md, `message` one line that names the thing, `help` what to do
+    `code` is one of faults.md, `message` one line that names the thing, `help` what to do
     where there is a remedy. `at` is the place in the plan (names and positions from its root
     inward), `span` that in the text `source`, in characters, if the plan has one; `also` are other
     places that it has to do with. A `severity` of `warning` stops nothing.
@@ -107,7 +107,7 @@ class TailorError(Exception):
     """An error outside of plans: a file, a disk, memory, a cluster. Its text names the thing.
 
     All errors that gptailor raises are of this kind; `exit_code` is the command's exit status.
-    Files that can't be used are a `CheckpointError`, with a `code` of docs/faults.md; foreign files
+    Files that can't be used are a `CheckpointError`, with a `code` of faults.md; foreign files
     that Tailor can't express a `ConversionError`; texts that can't be read a `CalibrationError`; a
     search that can't run as asked a `WishError`, and one that can't go on a `SearchError`; packages
     of an extra that are missing a `MissingPackageError`. All are names of `gptailor`.

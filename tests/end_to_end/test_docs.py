@@ -21,6 +21,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.cli.main import COMMANDS, cli
 from gptailor.lang.parse import read_text
+from gptailor.plan.fault_pages import FAULTS_FILE
 from gptailor.plan.faults import Fault, Source, errors, listed, to_text
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from tests.support.pages import Block, blocks, needs_missing_plugin, pages
@@ -37,7 +38,7 @@ CELLS = {"statement": "{}", "line": "search {{ {} }}"}
 
 def examples() -> list[Block]:
     """Each block of Tailor but those that other tests run: recipes and faults."""
-    run = ("docs/cookbook.md", "docs/faults.md")
+    run = ("docs/cookbook.md", "gptailor/plan/faults.md")
     return [
         b
         for page in pages()
@@ -117,7 +118,7 @@ def test_every_objective_is_documented() -> None:
 
 
 def test_the_codes_that_the_page_names_are_explained() -> None:
-    faults = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
+    faults = FAULTS_FILE.read_text(encoding="utf-8")
     for code in re.findall(r"\b[SPMC]\d{3}\b", LANGUAGE):
         assert f"### {code} " in faults or f"\n| {code} | " in faults
 

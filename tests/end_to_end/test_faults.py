@@ -1,4 +1,4 @@
-"""docs/faults.md lists every code of the sources, and its examples trigger them."""
+"""gptailor/plan/faults.md lists every code of the sources, and its examples trigger them."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from gptailor.lang.parse import read_json
+from gptailor.plan.fault_pages import FAULTS_FILE
 from gptailor.plan.faults import Source
 from tests.checks.test_refused import faults_of
 from tests.support.codes import all_codes
 from tests.support.said import in_process
 
-DOC = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+DOC = FAULTS_FILE.read_text(encoding="utf-8")
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
 
 WITHOUT_EXAMPLE = {"S106", "S108", "P116", "M105", "M305", "M401", "M402", "M501", "M502", "P609"}

@@ -160,7 +160,9 @@ def test_a_recipes_file_is_the_title_of_its_block(out: Path) -> None:
 def test_links_lead_where_pages_stand_on_the_site(builder: ModuleType) -> None:
     page = ROOT / "docs" / "decisions" / "made_up.md"
     text = "[a](../../SECURITY.md#x) [b](../../Makefile) [c](nowhere.md) [lock.md](../lock.md)"
+    text += " [M319](../../gptailor/plan/faults.md#m319)"
     assert builder.on_the_site(ROOT / "pyproject.toml") is None
     assert builder.on_the_site(page) == Path("decisions/made_up.md")
-    shown = "[a](../SECURITY.md#x) b [c](nowhere.md) [The lock](../lock.md)"
+    assert builder.on_the_site(builder.FAULTS) == Path("faults.md")
+    shown = "[a](../SECURITY.md#x) b [c](nowhere.md) [The lock](../lock.md) [M319](../faults.md#m319)"
     assert builder.led(text, page) == shown

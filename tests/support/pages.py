@@ -42,7 +42,7 @@ def needs_missing_plugin(text: str) -> bool:
 
 def pages() -> list[str]:
     """All pages that people read, by their path in the tree."""
-    folders = ("docs", "examples", "benchmarks", "news", "plans", ".github", "editors")
+    folders = ("docs", "examples", "benchmarks", "news", "plans", ".github", "editors", "gptailor")
     found = [*ROOT.glob("*.md"), *(p for f in folders for p in (ROOT / f).rglob("*.md"))]
     return sorted(
         str(path.relative_to(ROOT))

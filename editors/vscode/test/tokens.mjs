@@ -56,11 +56,8 @@ function filesBelow(folder, ending) {
 
 const texts = filesBelow(path.join(root, "plans"), ".tailor").map((f) => fs.readFileSync(f, "utf8"));
 for (const file of filesBelow(path.join(root, "docs"), ".md")) {
-  const refused = path.basename(file) === "faults.md";
   for (const block of fs.readFileSync(file, "utf8").matchAll(/^```tailor\n(.*?)^```/gms)) {
-    if (!refused) {
-      texts.push(block[1]);
-    }
+    texts.push(block[1]);
   }
 }
 
