@@ -1,4 +1,4 @@
-"""Write the signatures and summaries of the public names into docs/api.md.
+"""Write the signatures and first sentences of the public names into docs/api.md.
 
 python docs/api.py            # write
 python docs/api.py --check    # end with 1 if the page isn't current
@@ -10,48 +10,39 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from textwrap import indent, wrap
 from typing import Any
 
 from docs.generated import write_or_check
 
 PAGE = Path(__file__).with_suffix(".md")
-BLOCK = re.compile(r"(<!-- (gptailor[.\w]*) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
-LONGEST = 88
-"""Columns of a line of a signature."""
+BLOCK = re.compile(r"(<!-- (gptailor[.\w ]*) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
+LONGEST = 100
+"""Columns of a line."""
 
 
 def pasted(page: str) -> str:
-    """Return the page with the current signatures and summaries between its markers."""
+    """Return the page with the current text of each group of names between its markers."""
 
     def current(found: re.Match[str]) -> str:
         try:
-            lines = "\n".join(described(found[2]))
+            texts = "\n\n".join(described(path) for path in found[2].split())
         except (AttributeError, ImportError):
             return found[0]  # of a plugin whose folder was removed
-        return f"{found[1]}\n{lines}\n{found[3]}"
+        return f"{found[1]}\n```python\n{texts}\n```\n\n{found[3]}"
 
     return BLOCK.sub(current, page)
 
 
-def described(path: str) -> Iterator[str]:
-    """Yield the lines about a function, a class, a type, or all public names of a module."""
+def described(path: str) -> str:
+    """Return the text about a function, a class or a type."""
     place, _, name = path.rpartition(".")
     thing = getattr(importlib.import_module(place), name)
-    if isinstance(thing, ModuleType):
-        for each in source(thing).body:
-            if (inner := named(each)) and not inner.startswith("_"):
-                yield from written(f"{path}.{inner}", each, getattr(thing, inner))
-        return
     if isinstance(thing, type) or inspect.isfunction(thing):
         place = inspect.unwrap(thing).__module__
-    found = {named(node): node for node in source(importlib.import_module(place)).body}
-    yield from written(path, found[name], thing)
-
-
-def source(module: ModuleType) -> ast.Module:
-    """Return the parsed source of a module."""
-    return ast.parse(inspect.getsource(module))
+    tree = ast.parse(inspect.getsource(importlib.import_module(place)))
+    found = {named(node): node for node in tree.body}
+    return "\n".join(written(found[name], thing))
 
 
 def named(node: ast.AST) -> str:
@@ -62,29 +53,51 @@ def named(node: ast.AST) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def written(path: str, node: ast.AST, thing: Any) -> Iterator[str]:
-    """Yield a heading, the signature, the summary, and the methods of a class."""
-    yield from (f"### `{path}`", "", "```python", *map(quoted, signature(node)), "```", "")
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        yield from (summary(node), "")
-    if not isinstance(node, ast.ClassDef) or thing.__name__ == "Plan":
-        return
+def written(node: ast.AST, thing: Any) -> Iterator[str]:
+    """Yield a function's signature, a class with fields and methods, or the text of a type."""
+    if isinstance(node, ast.FunctionDef):
+        yield from of_function(node)
+        yield indent(summary(node), "    ")
+    elif isinstance(node, ast.ClassDef):
+        bases = ", ".join(map(ast.unparse, node.bases))
+        yield f"class {node.name}({bases}):" if bases else f"class {node.name}:"
+        lines = of_class(node, methods=thing.__name__ != "Plan")
+        yield from (indent(line, "    ") if line else "" for line in lines)
+    else:
+        yield ast.unparse(node).replace(": TypeAlias", "")
+
+
+def of_class(node: ast.ClassDef, *, methods: bool) -> Iterator[str]:
+    """Yield the summary and the public fields of a class, and its `methods`."""
+    yield summary(node)
+    fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+    yield from map(declared, (each for each in fields if not named(each).startswith("_")))
     for method in node.body:
-        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-            yield from (f"#### `{node.name}.{method.name}`", "", "```python")
-            yield from (
-                *map(quoted, signature(method)),
-                "```",
-                "",
-                summary(method),
-                "",
-            )
+        if isinstance(method, ast.FunctionDef):
+            if method.name == "__init__":
+                lines = [*of_function(method)]
+                yield from (*lines[:-1], f"{lines[-1]} ...")
+            elif methods and not method.name.startswith("_"):
+                yield from ("", *written(method, None))
+
+
+def declared(node: ast.AnnAssign) -> str:
+    """Return `name: type = default` of a field."""
+    default = node.value
+    if isinstance(default, ast.Call) and ast.unparse(default.func) in ("field", "Field"):
+        given = {word.arg: word.value for word in default.keywords}
+        default = given.get("default")
+        if "default_factory" in given:
+            default = ast.Dict([], [])
+    line = f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}"
+    return quoted(f"{line} = {ast.unparse(default)}" if default else line)
 
 
 def summary(node: ast.FunctionDef | ast.ClassDef) -> str:
-    """Return the first sentence of a docstring."""
+    """Return the first sentence of a docstring, as a docstring."""
     paragraph = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z`])|:$", paragraph)[0]
+    sentence = re.split(r"(?<=\.) (?=[A-Z`])|:$", paragraph)[0]
+    return "\n".join(wrap(f'"""{sentence}"""', LONGEST))
 
 
 def quoted(line: str) -> str:
@@ -92,37 +105,20 @@ def quoted(line: str) -> str:
     return line if '"' in line else line.replace("'", '"')
 
 
-def signature(node: ast.AST) -> Iterator[str]:
-    """Yield a function's parameters and result, a class's fields, or the text of a type."""
-    if isinstance(node, ast.FunctionDef):
-        yield from of_function(node)
-    elif isinstance(node, ast.ClassDef):
-        bases = ", ".join(map(ast.unparse, node.bases))
-        yield f"class {node.name}({bases}):" if bases else f"class {node.name}:"
-        fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-        shown = [ast.unparse(each) for each in fields if not named(each).startswith("_")]
-        begins = (each for each in node.body if named(each) == "__init__")
-        for begin in begins:
-            assert isinstance(begin, ast.FunctionDef)
-            shown += of_function(begin)
-        yield from (f"    {line}" for line in shown or ["..."])
-    else:
-        yield ast.unparse(node).replace(": TypeAlias", "")
-
-
 def of_function(node: ast.FunctionDef) -> Iterator[str]:
     """Yield a function's parameters, in a line each if they are long, and its result."""
     for decorator in node.decorator_list:
         if (kind := ast.unparse(decorator)) in {"property", "cached_property", "classmethod"}:
             yield f"@{kind}"
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    line = f"def {node.name}({', '.join(parameters(node.args))}){returns}: ..."
-    if len(line) <= LONGEST:
+    returns = f" -> {quoted(ast.unparse(node.returns))}" if node.returns else ""
+    given = [quoted(each) for each in parameters(node.args)]
+    line = f"def {node.name}({', '.join(given)}){returns}:"
+    if len(line) <= LONGEST - 10:
         yield line
         return
     yield f"def {node.name}("
-    yield from (f"    {each}," for each in parameters(node.args))
-    yield f"){returns}: ..."
+    yield from (f"    {each}," for each in given)
+    yield f"){returns}:"
 
 
 def parameters(arguments: ast.arguments) -> Iterator[str]:

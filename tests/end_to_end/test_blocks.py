@@ -32,7 +32,7 @@ BY_PAGE = {
     "docs/cluster.md": ("test_cluster_docs.py", {"bash", "yaml", "dockerfile"}),
     "docs/commands.md": ("test_docs.py, which pastes what commands say", {"text"}),
     "docs/cookbook.md": ("test_cookbook.py, which runs all of it", {"tailor", "yaml"}),
-    "gptailor/plan/faults.md": ("test_faults.py, which reads each for its code", {"tailor", "json"}),
+    "gptailor/plan/faults.md": ("test_faults.py, which reads each", {"tailor", "json"}),
 }
 """Pages with a test of their own, and the languages of the blocks that it reads."""
 
