@@ -29,7 +29,6 @@ ROOT = Path(__file__).parents[2]
 BLOCKS = [block for page in pages() for block in blocks(page)]
 
 BY_PAGE = {
-    "docs/cluster.md": ("test_cluster_docs.py", {"bash", "yaml", "dockerfile"}),
     "docs/commands.md": ("test_docs.py, which pastes what commands say", {"text"}),
     "docs/cookbook.md": ("test_cookbook.py, which runs all of it", {"tailor", "yaml"}),
     "gptailor/plan/faults.md": ("test_faults.py, which reads each", {"tailor", "json"}),

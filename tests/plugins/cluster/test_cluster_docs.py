@@ -1,4 +1,4 @@
-"""The files of docs/cluster.md are what they are said to be, as far as no cluster is needed."""
+"""The files of examples/cluster are what docs/cluster.md says, as far as no cluster is needed."""
 
 import re
 import shlex
@@ -11,21 +11,22 @@ import yaml
 
 from gptailor.cli.main import cli
 
-PAGE = (Path(__file__).parents[3] / "docs/cluster.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+FOLDER = ROOT / "examples" / "cluster"
+FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
+SLURM = FILES["search.sbatch"]
 
 
 def documents() -> list[dict[str, Any]]:
-    return [yaml.safe_load(block) for block in blocks("yaml")]
+    return [yaml.safe_load(FILES[name]) for name in ("search.yaml", "search.sky.yaml")]
 
 
 def scripts() -> list[str]:
-    """All that a shell gets: blocks of bash, and what YAML hands to one."""
+    """All that a shell gets: the page's blocks, a file, and what YAML hands to a shell."""
+    shown = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     inside = [one[key] for one in documents() for key in ("setup", "run") if key in one]
-    return [*blocks("bash"), *inside, documents()[0]["spec"]["entrypoint"]]
+    return [*shown, SLURM, *inside, documents()[0]["spec"]["entrypoint"]]
 
 
 def searches() -> list[list[str]]:
@@ -40,8 +41,8 @@ def searches() -> list[list[str]]:
 
 
 def test_there_are_files_for_three_kinds_of_cluster() -> None:
-    slurm = next(block for block in blocks("bash") if block.startswith("#!"))
-    assert "#SBATCH" in slurm
+    assert SLURM.startswith("#!")
+    assert "#SBATCH" in SLURM
     kube, sky = documents()
     assert (kube["kind"], kube["apiVersion"]) == ("RayJob", "ray.io/v1")
     assert {"setup", "run", "resources", "num_nodes"} <= sky.keys()
@@ -75,8 +76,13 @@ def test_a_manifest_asks_for_a_gpu_for_the_search_and_each_worker() -> None:
     assert names == {mount["name"] for mount in container["volumeMounts"]}
 
 
-def test_it_uses_extras_that_there_are() -> None:
-    project = Path(__file__).parents[3] / "pyproject.toml"
+def test_they_use_extras_that_there_are() -> None:
+    project = ROOT / "pyproject.toml"
     extras = set(re.findall(r"^(\w+) = \[", project.read_text("utf-8"), re.MULTILINE))
-    for asked in re.findall(r"gptailor\[([\w,]+)\]", PAGE):
-        assert set(asked.split(",")) <= extras
+    asked = re.findall(r"gptailor\[([\w,]+)\]", "\n".join([PAGE, *FILES.values()]))
+    assert len(asked) >= 3
+    assert {extra for extras_ in asked for extra in extras_.split(",")} <= extras
+
+
+def test_the_page_links_every_file() -> None:
+    assert set(re.findall(r"examples/cluster/([\w.]+)\)", PAGE)) == FILES.keys()
