@@ -61,17 +61,18 @@ def written(node: ast.AST, thing: Any) -> Iterator[str]:
     elif isinstance(node, ast.ClassDef):
         bases = ", ".join(map(ast.unparse, node.bases))
         yield f"class {node.name}({bases}):" if bases else f"class {node.name}:"
-        lines = of_class(node, methods=thing.__name__ != "Plan")
+        lines = of_class(node, fields="Closed" not in bases, methods=thing.__name__ != "Plan")
         yield from (indent(line, "    ") if line else "" for line in lines)
     else:
         yield ast.unparse(node).replace(": TypeAlias", "")
 
 
-def of_class(node: ast.ClassDef, *, methods: bool) -> Iterator[str]:
-    """Yield the summary and the public fields of a class, and its `methods`."""
+def of_class(node: ast.ClassDef, *, fields: bool, methods: bool) -> Iterator[str]:
+    """Yield the summary, the public `fields` and the `methods` of a class, if asked for."""
     yield summary(node)
-    fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-    yield from map(declared, (each for each in fields if not named(each).startswith("_")))
+    for each in node.body:
+        if fields and isinstance(each, ast.AnnAssign) and not named(each).startswith("_"):
+            yield declared(each)
     for method in node.body:
         if isinstance(method, ast.FunctionDef):
             if method.name == "__init__":
