@@ -35,14 +35,18 @@ def pasted(page: str) -> str:
 
 
 def described(path: str) -> str:
-    """Return the text about a function, a class or a type."""
+    """Return the text about a function, a class or a type.
+
+    The page says once that a path may be a text, and that a default of None is also a type.
+    """
     place, _, name = path.rpartition(".")
     thing = getattr(importlib.import_module(place), name)
     if isinstance(thing, type) or inspect.isfunction(thing):
         place = inspect.unwrap(thing).__module__
     tree = ast.parse(inspect.getsource(importlib.import_module(place)))
     found = {named(node): node for node in tree.body}
-    return "\n".join(written(found[name], thing))
+    text = "\n".join(written(found[name], thing))
+    return text.replace("str | Path", "Path").replace(" | None = None", " = None")
 
 
 def named(node: ast.AST) -> str:
