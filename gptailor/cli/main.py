@@ -79,7 +79,7 @@ _FLAGS = {
     "--random-seed": "the plan has it, as 'seed=' of the method",
     "--trust-remote-code": "leave it out: gptailor never runs a repository's code",
 }
-"""The remedy for an option that mergekit-yaml has and gptailor lacks, as in docs/mergekit.md."""
+"""The remedy for an option that mergekit-yaml has and gptailor lacks."""
 
 COMMANDS: Door[click.Command] = Door("commands", "command", click.Command, {})
 """The commands of plugins."""
