@@ -16,7 +16,38 @@ from typing import Any
 from docs.generated import write_or_check
 
 PAGE = Path(__file__).with_suffix(".md")
-BLOCK = re.compile(r"(<!-- (gptailor[.\w ]*) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
+GROUPS = {
+    "plans": (
+        "gptailor",
+        "load loads check show LayerMap diff format import_mergekit export_mergekit Plan Fault",
+    ),
+    "models": (
+        "gptailor",
+        "compile ComputeOptions CompileResult lock Lock verify VerifyResult publish "
+        "CardFacts PublishResult stitch",
+    ),
+    "scores": (
+        "gptailor",
+        "evaluate EvaluationResult generate GeneratedText evaluate_expectations ExpectationResult",
+    ),
+    "searches": ("gptailor", "search SearchResult Flags Resources report ReportResult"),
+    "tensors": ("gptailor", "merge extract_lora ExtractResult"),
+    "shrink": ("gptailor", "shrink ShrinkResult"),
+    "teach": ("gptailor", "teach TeachResult"),
+    "events": ("gptailor.plan.events", "OnEvent Event BytesDone Progress FitResult FitText"),
+    "search events": (
+        "gptailor.searching.search",
+        "SearchEvent OnSearchEvent Warned Estimated Begun Scored",
+    ),
+    "errors": (
+        "gptailor",
+        "PlanError TailorError CheckpointError CalibrationError ConversionError "
+        "ConversionWarning WishError SearchError MissingPackageError",
+    ),
+    "extensions": ("gptailor", "merge_method Parameter objective strategy Strategy GapFit"),
+}
+"""The names of each block of the page, and the module that has them."""
+BLOCK = re.compile(r"(<!-- ([a-z ]+) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
 LONGEST = 100
 """Columns of a line."""
 
@@ -25,8 +56,9 @@ def pasted(page: str) -> str:
     """Return the page with the current text of each group of names between its markers."""
 
     def current(found: re.Match[str]) -> str:
+        module, names = GROUPS[found[2]]
         try:
-            texts = "\n\n".join(described(path) for path in found[2].split())
+            texts = "\n\n".join(described(module, name) for name in names.split())
         except (AttributeError, ImportError):
             return found[0]  # of a plugin whose folder was removed
         return f"{found[1]}\n```python\n{texts}\n```\n\n{found[3]}"
@@ -34,12 +66,11 @@ def pasted(page: str) -> str:
     return BLOCK.sub(current, page)
 
 
-def described(path: str) -> str:
+def described(place: str, name: str) -> str:
     """Return the text about a function, a class or a type.
 
     The page says once that a path may be a text, and that a default of None is also a type.
     """
-    place, _, name = path.rpartition(".")
     thing = getattr(importlib.import_module(place), name)
     if isinstance(thing, type) or inspect.isfunction(thing):
         place = inspect.unwrap(thing).__module__

@@ -161,13 +161,16 @@ def test_the_page_of_the_api_is_current_and_has_every_name() -> None:
     text = page.read_text("utf-8")
     script = runpy.run_path(str(page.with_suffix(".py")))
     assert text == script["pasted"](text), "python docs/api.py writes it"
-    groups = re.findall(
-        r"^<!-- (gptailor\..+) -->\n\n```python\n((?s:.*?))^```", text, re.MULTILINE
+    shown = dict(
+        re.findall(r"^<!-- ([a-z ]+) -->\n\n```python\n((?s:.*?))^```", text, re.MULTILINE)
     )
-    for path, block in ((path, block) for paths, block in groups for path in paths.split()):
-        name = path.rpartition(".")[2]
-        assert re.search(rf"^(def {name}\(|class {name}\b|{name} = )", block, re.MULTILINE), path
-    named = [path for paths, _ in groups for path in paths.split()]
+    groups = {group: (place, names.split()) for group, (place, names) in script["GROUPS"].items()}
+    assert shown.keys() == groups.keys()
+    for group, (_, names) in groups.items():
+        for name in names:
+            line = rf"^(def {name}\(|class {name}\b|{name} = )"
+            assert re.search(line, shown[group], re.MULTILINE), name
+    named = [f"{place}.{name}" for place, names in groups.values() for name in names]
     verbs = {f"gptailor.{name}" for name in gptailor.__all__ if name != "__version__"}
     assert verbs <= set(named)
     assert len(named) == len(set(named))
