@@ -103,14 +103,17 @@ def written(node: ast.AST, thing: Any) -> Iterator[str]:
 
 
 def of_class(node: ast.ClassDef, *, fields: bool, methods: bool) -> Iterator[str]:
-    """Yield the summary, the public `fields` and the `methods` of a class, if asked for."""
+    """Yield the summary, the public `fields` and the `methods` of a class, if asked for.
+
+    Nobody but gptailor makes its errors, so they are shown without their `__init__`.
+    """
     yield summary(node)
     for each in node.body:
         if fields and isinstance(each, ast.AnnAssign) and not named(each).startswith("_"):
             yield declared(each)
     for method in node.body:
         if isinstance(method, ast.FunctionDef):
-            if method.name == "__init__":
+            if method.name == "__init__" and not node.name.endswith("Error"):
                 lines = [*of_function(method)]
                 yield from (*lines[:-1], f"{lines[-1]} ...")
             elif methods and not method.name.startswith("_"):

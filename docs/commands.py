@@ -32,7 +32,7 @@ def pasted(page: str) -> str:
         text = described(found[2].strip(), shared) if found[2] else index()
         return f"{found[1]}{text}{found[3]}"
 
-    table = block("", [*shared])
+    table = block("", [row for row, name in shared.items() if name != "--help"])
     return BLOCK.sub(current, SHARED.sub(lambda found: found[1] + table + found[2], page))
 
 
