@@ -95,7 +95,7 @@ def shrink_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         for line in _next_steps(result, output):
             options.say(line)
     if result.chosen is None and not result.already:
-        sys.exit(1 if result.loss is not None else 3)
+        sys.exit(1 if result.loss is not None or result.impossible else 3)
 
 
 _repairs = RepairLines(ends=False)

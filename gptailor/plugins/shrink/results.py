@@ -19,7 +19,8 @@ class ShrinkResult:
     """The rows of a comparison, the `chosen` one, and the reason in a sentence.
 
     `uncut` are the sizes of the uncut model, and `loss` its bits a byte on the held-out text.
-    `already` says that the model meets the goal as it is. `files` are the files that were written:
+    `already` says that the model meets the goal as it is, `impossible` that not even the largest
+    cuts of all ways meet it. `files` are the files that were written:
     the plan, the space and the texts.
     """
 
@@ -33,6 +34,7 @@ class ShrinkResult:
     plan: Path | None = None
     files: tuple[Path, ...] = ()
     already: bool = False
+    impossible: bool = False
 
     def lines(self, width: int, encoding: str | None = None) -> Iterator[str]:
         """Yield the table, the notes and the choice."""
@@ -66,6 +68,7 @@ class ShrinkResult:
                 "reason": self.reason,
                 "notes": self.notes,
                 "already": self.already,
+                "impossible": self.impossible,
                 "plan": None if self.plan is None else str(self.plan),
                 "files": [str(file) for file in self.files],
             },

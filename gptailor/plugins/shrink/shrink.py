@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from gptailor.checkpoint.families.vision import text_of
 from gptailor.checkpoint.files import expanded, is_gguf
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.parse import loads
 from gptailor.output.compile import compile as compile_to
@@ -145,6 +146,11 @@ class _Shrinking:
                 return self._sizes_alone(every[0], uncut)
             if every[0].no_gguf is None:
                 require("gguf", "gptailor shrink")
+            if (smallest := self._misses(every[0], uncut)) is not None:
+                reason = choice([smallest], [], self.goal)[1]
+                return ShrinkResult(
+                    self.goal, uncut, None, (smallest,), None, reason, impossible=True
+                )
             result, texts = self._compared(every, names["held"], uncut)
             if result.chosen is None or texts is None:
                 return result
@@ -170,6 +176,18 @@ class _Shrinking:
         notes = (*self.notes, *_refusals(drafts, rows))
         reason = "no choice: losses need torch: pip install 'gptailor[torch]'"
         return ShrinkResult(self.goal, uncut, None, tuple(rows), None, reason, notes)
+
+    def _misses(self, drafts: Drafts, uncut: PlanCost) -> ShrinkRow | None:
+        """Return the plan with the largest cuts of all ways, if even that is too large."""
+        comparison = ShrinkComparison(self.goal, drafts, self.effort, uncut)
+        most = [way.make(way.sizes[-1]) for way in ways_of(drafts, {})]
+        cuts = tuple(cut for cut in most if cut is not None)
+        kinds = [None] if drafts.no_gguf or not self.goal.sized else [*FILE_TYPES]
+        rows = (comparison.sized(ShrinkCandidate(cuts, kind)) for kind in kinds)
+        known = [row for row in rows if row is not None]
+        if self.goal.faster is not None or not known or any(row.met for row in known):
+            return None
+        return min(known, key=lambda row: self.goal.excess(row.cost))
 
     # ------------------------------------------------------------------------------ comparison
 

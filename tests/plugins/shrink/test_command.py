@@ -144,10 +144,22 @@ def test_the_size_of_a_gguf_file_is_its_own(run: Run, world: Path) -> None:
     assert (said.code, "nothing to do" in said.out) == (0, True), said
 
 
-def test_a_goal_that_nothing_meets_writes_nothing(run: Run, tmp_path: Path) -> None:
+def test_an_impossible_goal_is_said_before_anything_is_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses.Losses, "_measured", lambda *_: pytest.fail("measured"))
     said = run("base", "--to", "1kB")
     assert said.code == 1
     assert "nothing meets the goal of at most 1.0 kB; the nearest is " in said.out
+    assert not [*tmp_path.glob("*shrunk*")]
+
+
+def test_a_goal_that_no_measured_plan_meets_writes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptailor.plugins.shrink.shrink._Shrinking._misses", lambda *_: None)
+    said = run("base", "--to", "1kB")
+    assert (said.code, "nothing meets the goal of at most 1.0 kB" in said.out) == (1, True)
     assert not [*tmp_path.glob("*shrunk*")]
 
 
