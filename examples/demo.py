@@ -1,4 +1,4 @@
-"""The demo: a smaller model, a search of cuts of six sizes, and a found plan healed.
+"""The demo: a model in 100 MB, a search of cuts of six sizes, and a found plan healed.
 
     python examples/demo.py [--folder .demo]
 
@@ -50,13 +50,8 @@ SEARCHED = 3
 CALIBRATION = {"arithmetic": 160, "python": 85, "conversation": 240}
 """Texts of each domain that bridges and healing learn from."""
 TALK = 150
-"""Conversations that the first bridge is fitted on."""
-SMALL = """\
-tailor 1
-model base = "./smollm2"
-drop L14..L17
-bridge on "./talk.jsonl" tokens 4096
-"""
+"""Conversations that the ways to a smaller model are compared on."""
+GOAL = "100MB"
 SPACE = """\
 tailor 1
 model base = "./smollm2"
@@ -106,7 +101,7 @@ def main() -> int:
     base = folder / "smollm2"
     command("examples/smollm2.py", shown(base))
 
-    say("1. A smaller model that answers: four of thirty layers dropped, one gap bridged")
+    say("1. A goal: this model in 100 MB, with the least loss on conversations")
     shrink(folder)
 
     say("2. A search: three to eight layers fewer, of a merge of three fine-tunes")
@@ -131,13 +126,15 @@ def main() -> int:
 
 
 def shrink(folder: Path) -> None:
-    """Cut and bridge the model, print its size, and let it answer."""
+    """Compare the ways to the goal, print the plan of the best one, and let its file answer."""
     talk = conversation.texts(TALK, held_out=False)
-    write_rows(folder / "talk.jsonl", map(row_of, talk))
-    plan, small = print_plan(write_plan(folder / "small.tailor", SMALL)), folder / "small"
-    gptailor("compile", shown(plan), "-o", shown(small), "--force")
-    gptailor("generate", shown(folder / "smollm2"), shown(small), QUESTION,
-             "--chat", "--tokens", str(ANSWER_TOKENS))  # fmt: skip
+    text = write_rows(folder / "talk.jsonl", map(row_of, talk))
+    plan, small = folder / "small.tailor", folder / "small.gguf"
+    gptailor("shrink", shown(folder / "smollm2"), "--to", GOAL, "--quick", "--text", shown(text),
+             "--plan", shown(plan), "-o", shown(small), "--force")  # fmt: skip
+    print()
+    print_plan(plan)
+    gptailor("generate", shown(small), QUESTION, "--chat", "--tokens", str(ANSWER_TOKENS))
 
 
 def search_sizes(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The comparison of the ways to a goal: sizes first, then losses of the parts, then of plans."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +40,8 @@ _LEAST_GAIN = 0.1
 class Effort:
     """How much is measured: samples of plans, samples of cuts alone, bytes of calibration text.
 
-    `whole` and `cut` are the numbers of types that are tried, and `built` that of cut plans.
+    `whole` and `cut` are the numbers of types that are tried, and `built` that of cut plans. No
+    cut is measured if the whole model in fewer bits loses at most `settled` bits a byte.
     """
 
     samples: int
@@ -50,10 +52,11 @@ class Effort:
     built: int
     weighted: bool = True
     heals: bool = False
+    settled: float = -math.inf
 
 
 EFFORTS = {
-    "quick": Effort(12, 6, 12_000, whole=1, cut=1, built=1, weighted=False),
+    "quick": Effort(12, 6, 12_000, whole=1, cut=1, built=1, weighted=False, settled=0.01),
     "normal": Effort(18, 9, 28_000, whole=2, cut=2, built=3),
     "thorough": Effort(96, 32, 200_000, whole=4, cut=3, built=8, heals=True),
 }

@@ -9,8 +9,9 @@ from shutil import disk_usage
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import gptailor
 from gptailor.checkpoint.cache_folder import json_digest, keep_result, kept_home, kept_json
@@ -34,7 +35,7 @@ from gptailor.program.devices import device_of, halves_are_quick
 from gptailor.reporting.measure import Estimate
 
 _STATES = 4
-"""Samples whose hidden states show how far windows of layers move them."""
+"""Samples that measure the pace, and how far windows of layers move hidden states."""
 _ROOM = 10
 """GGUF files of the size of one that the disk must have room for, so that it is kept."""
 _DISK = frozenset({"C303", "C305"})
@@ -176,36 +177,48 @@ class Losses:
         assert made is not None, "it has been sized"
         return self.meter.stitch(made.models, made.plan)
 
-    def distances(self, drafts: Drafts) -> tuple[Distances, float]:
-        """Return how far windows of layers move hidden states, and tokens a second of a pass.
+    def pace(self, drafts: Drafts) -> float:
+        """Return tokens a second of a pass of the uncut model."""
+        live = self.stitched(drafts, ShrinkCandidate())
+        seconds = 0.0
+        with torch.no_grad():
+            for tokens in self._passages(drafts, live):
+                begun = time.monotonic()
+                live.model(tokens)
+                seconds = time.monotonic() - begun  # the first passes are slow
+        return tokens.numel() / seconds
+
+    def distances(self, drafts: Drafts) -> Distances:
+        """Return how far windows of layers move hidden states.
 
         The distance is the error that a bridge over the window would leave. Where no bridge is
         possible, it is 1 minus the mean cosine of the states before and after the window.
         """
         whole = ShrinkCandidate()
-        [target] = find_targets([drafts.plan(whole)], {}, device=self.device)
-        chosen = Samples(drafts.folder, _STATES)
-        [objective] = self.meter.of_target(target, self.stated, chosen, PIECE)
         live = self.stitched(drafts, whole)
-        read, seconds = [], []
-        with torch.no_grad():
-            for request in objective.requests(_STATES):
-                begun = time.monotonic()
-                tokens = torch.tensor([request.tokens], device=live.model.device)
-                states = live.model(tokens, output_hidden_states=True).hidden_states
-                read.append([torch.nn.functional.normalize(s[0].float(), dim=-1) for s in states])
-                seconds.append(time.monotonic() - begun)  # the first passes are slow
-        speed = len(read[-1][0]) / seconds[-1]
         bridged = drafts.prepared((windows(drafts, 1, 1)[0],))
         if bridged is None:
-            return _angles(read), speed
+            read = []
+            with torch.no_grad():
+                for tokens in self._passages(drafts, live):
+                    states = live.model(tokens, output_hidden_states=True).hidden_states
+                    read.append([normalize(state[0].float(), dim=-1) for state in states])
+            return _angles(read)
         uncut, widest = drafts.plan(whole), len(live.layers) // 2
         errors = plan_gap_errors(live, bridged.plan, uncut, bridged.models, widest)
         return {
             (after + 1, number): error
             for after, row in enumerate(errors)
             for number, error in enumerate(row, 1)
-        }, speed
+        }
+
+    def _passages(self, drafts: Drafts, live: Stitched) -> Iterator[Integer[Tensor, "1 tokens"]]:
+        """Yield the tokens of the first held-out samples."""
+        [target] = find_targets([drafts.plan(ShrinkCandidate())], {}, device=self.device)
+        chosen = Samples(drafts.folder, _STATES)
+        [objective] = self.meter.of_target(target, self.stated, chosen, PIECE)
+        for request in objective.requests(_STATES):
+            yield torch.tensor([request.tokens], device=live.model.device)
 
     def speed_ratios(
         self, uncut: Drafts, drafts: Drafts, candidates: list[ShrinkCandidate]

@@ -202,8 +202,7 @@ class _Shrinking:
             on_event=self.on_event,
         )  # fmt: skip
         losses.expect(every)
-        distances, speed = losses.distances(every[0])
-        self._estimate(every, speed)
+        self._estimate(every, losses.pace(every[0]))
         base = losses.of(every[0], ShrinkCandidate())
         self._step("the uncut model")
         if not isinstance(base, PerSample):
@@ -216,12 +215,17 @@ class _Shrinking:
         drafts = self._best_recipe(every, losses, base)
         comparison = ShrinkComparison(self.goal, drafts, self.effort, uncut, losses, self._step)
         comparison.uncut_losses = base
-        ways = ways_of(drafts, distances)
-        if self.goal.faster is not None:
-            comparison.learn_speeds(ways, every[0])
         rows = comparison.whole()
         met = [row.loss.value for row in rows if row.loss is not None and row.met]
-        rows += comparison.cut(ways, min(met, default=0.0))
+        if met and min(met) <= self.effort.settled:
+            sizes = ShrinkComparison(self.goal, drafts, self.effort, uncut)
+            rows += sizes.cut(ways_of(drafts, {}), 0.0)
+            self.notes.append("cuts are not measured (--quick): fewer bits alone lose very little")
+        else:
+            ways = ways_of(drafts, losses.distances(every[0]))
+            if self.goal.faster is not None:
+                comparison.learn_speeds(ways, every[0])
+            rows += comparison.cut(ways, min(met, default=0.0))
         if self.effort.heals:
             rows += self._healed(comparison, rows)
         rows = self._with_speeds(rows, losses, every[0], drafts)

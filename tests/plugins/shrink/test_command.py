@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def test_the_plan_and_the_space_are_valid_and_the_model_meets_the_goal(
     results = gptailor.evaluate_expectations("base-shrunk.tailor", samples=4)
     assert all(result.passed for result in results)
     assert gptailor.load("base-shrunk-space.tailor").search is not None
+
+
+def test_cuts_are_not_measured_if_fewer_bits_lose_very_little(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(comparison.EFFORTS, "quick", replace(BRIEF, settled=1.0))
+    monkeypatch.setattr(losses.Losses, "distances", lambda *_: pytest.fail("measured"))
+    said = run("base", "--to", "85kB", "--quick", "--json")
+    found = json.loads(said.out)
+    assert found["rows"][found["chosen"]]["way"] == "whole"
+    assert {row["way"]: row["loss"] for row in found["rows"]}.get("layers", 0) is None
+    assert any("cuts are not measured" in note for note in found["notes"])
 
 
 def test_finished_measurements_are_used_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
