@@ -74,7 +74,10 @@ def refuse_former(names: Collection[str], place: Path) -> None:
     """Raise CheckpointError C902 for a RUN of a release that kept trials in an Optuna study."""
     if any(name.partition("/")[0] == "study.journal" for name in names):
         message = "holds a search of an earlier release, with its trials in 'study.journal'"
-        raise CheckpointError("C902", message, place, "go on with that release, or name a new RUN")
+        raise CheckpointError(
+            "C902", message, place,
+            "continue the search with that release, or name a new RUN; its plans can be compiled",
+        )  # fmt: skip
 
 
 def path_inside(folder: Path, name: str) -> Path:

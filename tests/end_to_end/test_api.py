@@ -359,6 +359,10 @@ def test_the_package_names_its_verbs() -> None:
     assert all(hasattr(gptailor, name) for name in filter(has_home, gptailor.__all__))
     with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
         gptailor.frobnicate  # noqa: B018
+    for former in gptailor._FORMER:
+        with pytest.raises(AttributeError, match=f"no attribute '{former}': it is named") as caught:
+            getattr(gptailor, former)
+        assert str(caught.value).rpartition(" ")[2] in gptailor.__all__
 
 
 def test_a_verb_of_a_plugin_that_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

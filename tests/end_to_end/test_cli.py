@@ -164,6 +164,15 @@ def test_flags_of_mergekit_have_their_remedies(run: Run) -> None:
     assert "'--force'" in run("compile", "p.tailor", "-o", "out", "--forced").err
 
 
+def test_options_of_earlier_releases_have_their_remedies(run: Run) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text()
+    for flag, remedy in main._REMOVED.items():
+        assert f"{flag}`" in docs
+        said = run("search", "p.tailor", "-o", "run", flag)
+        assert said.code == 2
+        assert f"No such option '{flag}'; {remedy}" in " ".join(said.err.split())
+
+
 def test_an_output_without_its_option_has_the_whole_line(run: Run) -> None:
     said = run("compile", "merge.tailor", "out")
     assert said.code == 2
@@ -936,7 +945,6 @@ def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path, force: bool) -
     (tmp_path / "p.tailor").write_text(head + body)
     if force:
         (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "mine").write_text("dear")
         (tmp_path / "out" / "config.json").write_text("{}")
     before = names(tmp_path)
     command = [*SCRIPT, "compile", "p.tailor", "-o", "out", *["--force"] * force]
@@ -949,7 +957,7 @@ def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path, force: bool) -
         assert child.stderr.read().strip() == "interrupted"
         assert child.wait(30) == 130
     assert names(tmp_path) == before
-    assert not force or (tmp_path / "out" / "mine").read_text() == "dear"
+    assert not force or (tmp_path / "out" / "config.json").read_text() == "{}"
 
 
 def grown(folder: Path) -> bool:

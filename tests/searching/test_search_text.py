@@ -99,7 +99,7 @@ def ended(
 ) -> RunReading:
     """Return a search that has ended; on held-out samples each score is half a nat higher."""
     study = Study(b"", Path("journal.jsonl"), lambda line: None)
-    study.note("version", "0.2.0")
+    study.note("version", "0.3.0")
     ledger = Ledger(aims, 64, prefer)
     ledger.references[64] = (base,) * len(aims)
     for trial in trials or (FOUND, START, WORSE, DRAWN):
