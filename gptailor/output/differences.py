@@ -326,7 +326,7 @@ def refuse(differences: Iterable[Difference], lock: Lock) -> None:
 
 
 _INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
-_OUTPUT = "another version of {versions} may compute otherwise; 'gptailor lock' locks the new output"
+_OUTPUT = "another version of {versions} may compute otherwise; 'gptailor lock' locks it anew"
 _REFUSALS = {
     **dict.fromkeys(("plan", "dtype"), ("C703", _INPUTS)),
     **dict.fromkeys(("model", "file"), ("C704", _INPUTS)),

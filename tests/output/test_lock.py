@@ -310,7 +310,7 @@ def test_many_differences_are_one_message(tmp_path: Path) -> None:
     assert error.value.path == tmp_path / "p.lock"
     assert error.value.message.startswith("tensor '0' differs; tensor '1' differs; ")
     assert error.value.message.endswith("tensor '4' differs; and 1,229 more differ")
-    may = "may compute otherwise; 'gptailor lock' locks the new output"
+    may = "may compute otherwise; 'gptailor lock' locks it anew"
     assert error.value.help == f"another version of gptailor or torch {may}"
 
 
