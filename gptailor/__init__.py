@@ -73,14 +73,13 @@ _HOMES = {
     "verify": "output.verify",
 }
 
-_FORMER = {
+_FORMER = {  # names of release 0.2
     "Extracted": ": it is named ExtractResult",
     "Judgement": ": it is named EvaluationResult",
     "Verified": ": it is named VerifyResult",
     "Written": ": it is named CompileResult",
     "judge": ": it is named evaluate",
 }
-"""The present names of what release 0.2 had."""
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (`__getattr__` gives them)
 
