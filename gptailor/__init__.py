@@ -73,6 +73,14 @@ _HOMES = {
     "verify": "output.verify",
 }
 
+_FORMER = {  # names of release 0.2
+    "Extracted": ": it is named ExtractResult",
+    "Judgement": ": it is named EvaluationResult",
+    "Verified": ": it is named VerifyResult",
+    "Written": ": it is named CompileResult",
+    "judge": ": it is named evaluate",
+}
+
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (`__getattr__` gives them)
 
 
@@ -80,7 +88,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return globals().setdefault(name, _version())  # found there from now on
     if name not in _HOMES:
-        raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
+        raise AttributeError(f"module 'gptailor' has no attribute '{name}'{_FORMER.get(name, '')}")
     from gptailor.plan.arguments import checked  # first used late
     from gptailor.plan.optional_packages import packages_needed, require
 

@@ -159,7 +159,7 @@ class Prepared:
 
     @cached_property
     def read_files(self) -> list[Path]:
-        """The files of weights that the output is made of, and those that fits and healing read.
+        """The files of weights that the output, fits and healing read.
 
         These run the plan with nothing dropped. The fits of inner plans count too.
         """
@@ -176,7 +176,7 @@ class Prepared:
 
     @cached_property
     def base_size(self) -> OutputSize:
-        """The size of the base as it is stored; its KV cache is not worked out."""
+        """The size of the stored base; its KV cache is not computed."""
         specs = [tensor.spec for tensor in self.models["base"].checkpoint.tensors.values()]
         parameters, size = sum(s.elements for s in specs), sum(s.size for s in specs)
         return OutputSize(parameters, size, None, self.models["base"].layout.count)
@@ -206,7 +206,7 @@ def check(plan: Plan | str | Path, models: ModelPaths | None = None) -> list[Fau
 def check_read(
     plan: Plan, models: ModelPaths | None, read: list[Fault] | None = None
 ) -> list[Fault]:
-    """Return all faults of a plan; those of a text that has errors are `read` already.
+    """Return all faults of a plan; a text's errors are in `read` already.
 
     Of such a plan only local models are opened.
     """
@@ -235,7 +235,7 @@ class OpenedPlan:
     checked: Checked | None = None
 
     def sound(self) -> Checked:
-        """Return the plan beside its models. Raises PlanError with all faults."""
+        """Return the plan with its models. Raises PlanError with all faults."""
         if errors(self.faults) or self.checked is None:
             raise PlanError(self.faults)
         return self.checked
@@ -425,7 +425,7 @@ def ready(
 
 
 def reopened(first: Prepared, plan: Plan) -> Prepared:
-    """Prepare a plan again, whose files are there now."""
+    """Prepare a plan again, with the files that are now present."""
     again = _opened(plan, first.declared, check_alone(plan))
     return replace(_prepared(again, first.declared, SHARD_SIZE), shards=first.shards)
 
@@ -465,7 +465,7 @@ def declaring(plan: Plan, models: Mapping[str, Opened], name: str) -> tuple[Plan
 
 
 def all_declared(declared: Mapping[str, Model], models: Mapping[str, Opened]) -> dict[str, Model]:
-    """Return the declared models of a plan, with those of the plans that are its models."""
+    """Return the declared models of a plan, with the models of its inner plans."""
     all_models = dict(declared)
     for name, opened in models.items():
         if opened.inner is not None:

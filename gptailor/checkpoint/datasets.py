@@ -60,7 +60,7 @@ def too_short(path: Path, size: str, user: str, needed: int, help: str = "") -> 
 @final
 @dataclass(frozen=True)
 class Passage:
-    """A text whose tokens all count."""
+    """A text in which all tokens count."""
 
     text: str
     line: int | None = None
@@ -275,7 +275,7 @@ def _prompt(row: Mapping[str, Any], line: int) -> Passage | Chat:
 
 
 def _opening(row: Mapping[str, Any], line: int) -> Passage | Chat:
-    """Return a chat to be answered, or a text to be continued as it is."""
+    """Return a chat to be answered, or a text to be continued unchanged."""
     if "messages" in row:
         return _prompt(row, line)
     if "prompt" in row:
@@ -308,7 +308,7 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise _RowError(f"'gold' must be a whole number from 0 to {len(choices) - 1}")
     if len(choices) < 2:
-        raise _RowError("there is one choice, and nothing to choose from")
+        raise _RowError("expected two choices or more, got one")
     return Question(tuple((c, joined_text(c, a)) for c, a in pairs), choices, gold, line)
 
 
@@ -344,7 +344,7 @@ def _checked(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise _RowError(f"{what} is not a text")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _RowError(f"{what} has half a surrogate pair, which is no text")
+        raise _RowError(f"{what} has half a surrogate pair, which isn't valid text")
     return value
 
 

@@ -229,7 +229,7 @@ _HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)
 def parse_object(
     raw: bytes, path: Path, code: str, duplicate: str | None, start: int = 0
 ) -> dict[str, Any]:
-    """Return the JSON object in a text, which stands at byte `start` of the file.
+    """Return the JSON object in a text, which begins at byte `start` of the file.
 
     `duplicate` is the code for a name that an object holds twice. Without one the text is read as
     `json` and transformers read it: the last one counts, and `NaN` and `Infinity` are numbers.
@@ -341,7 +341,7 @@ def parse_record(kind: type[_R], raw: bytes, refuse: Callable[[str], CheckpointE
 
 
 def first_fault(error: "ValidationError") -> "ErrorDetails":
-    """Return the first fault of a record: an unknown key, if another one is missing beside it."""
+    """Return the first fault of a record; an unknown key replaces a missing key."""
     first, *others = error.errors(include_url=False, include_context=False)
     for other in others if first["type"] == "missing" else ():
         if other["type"] == "extra_forbidden" and other["loc"][:-1] == first["loc"][:-1]:

@@ -50,9 +50,9 @@ _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with a configuration and weights; the tensors are known, none is read.
+    """A folder with a configuration and weights; the tensors are known, and not read.
 
-    `family` is the family from a file, if one reads it. A `nested` checkpoint is no folder: it is
+    `family` is the family from a file, if one reads it. A `nested` checkpoint isn't a folder: it is
     made of other models, `folder` has its tokenizer, `files` are all that it reads.
     """
 
@@ -134,7 +134,7 @@ def only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def foreign_names(folder: Path) -> list[str]:
-    """Return the names in a folder that are no file's of a model or an adapter, in order."""
+    """Return the names in a folder that no model or adapter has, in order."""
     return [n for n in _listing(folder) if not any(fnmatchcase(n, each) for each in _OF_A_MODEL)]
 
 

@@ -212,7 +212,7 @@ _ERRORS: Mapping[str, tuple[str, str, str | None]] = {
     "GatedRepoError": ("C501", "is gated on the Hub", f"ask for access on its page, and {_LOG_IN}"),
     "RepositoryNotFoundError": ("C501", "is not on the Hub", f"if it is private, {_LOG_IN}"),
     "RevisionNotFoundError": ("C502", "has no revision '{revision}' on the Hub", ""),
-    "HFValidationError": ("C501", "is no id of the Hub", ""),
+    "HFValidationError": ("C501", "isn't an id of the Hub", ""),
     "LocalEntryNotFoundError": _NOT_CACHED,
     "OfflineModeIsEnabled": _NOT_CACHED,
     "OSError": ("C503", "not available from the Hub{at}: {line}", ""),

@@ -35,7 +35,7 @@ from gptailor.plan.sites import compared_models, named_models, output_recipes
 @final
 @dataclass(frozen=True)
 class InnerPlan:
-    """A plan in a file whose output is a model of another, as it is used.
+    """A plan in a file that another plan uses as a model.
 
     `declared` are its models as the file has them, before others took their places. `fitted` are
     its fits, once they are made.
@@ -77,7 +77,7 @@ class Opened:
 
     @cached_property
     def union(self) -> TokenUnion | None:
-        """Return the union of its tokenizer and those of `united`, or None."""
+        """Return the union of its tokenizer and the tokenizers of `united`, or None."""
         if self.united is None:
             return None
         sizes = ((model, model.rest("embed").get(0)) for model in (self, *self.united))
@@ -157,7 +157,7 @@ def is_plan(model: Model) -> bool:
 
 
 def is_remote(model: Model) -> bool:
-    """Return whether a model, or an adapter, is of the Hub."""
+    """Return whether a model, or an adapter, comes from the Hub."""
     return model.made is None and not is_local(model.source)
 
 
@@ -208,7 +208,8 @@ def source_from_here(plan: Plan, source: str) -> str:
 def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     """Return the plan with other checkpoints under its models' names, and faults.
 
-    Another adapter in an adapter's place is on the same model; a whole model is on none.
+    Another adapter in an adapter's place is on the same model; a whole model isn't on another
+    model.
     """
     if not paths:
         return plan, []
@@ -229,7 +230,7 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
 
 
 def is_inner(plan: Plan, name: str) -> bool:
-    """Return whether a name is of a model of a plan that is a model of this one: `deep.math`."""
+    """Return whether a name belongs to a model of an inner plan: `deep.math`."""
     outer, dot, _ = name.partition(".")
     return bool(dot) and outer in plan.models and is_plan(plan.models[outer])
 
@@ -250,7 +251,7 @@ def only_compared(plan: Plan) -> frozenset[str]:
 
 
 def used(plan: Plan) -> set[str]:
-    """Return the models whose files a plan needs: the base, recipes' sources, its teachers.
+    """Return the models from which a plan needs files: the base, recipes' sources, its teachers.
 
     Models that these are made of are included, except models that only an adapter is on.
     """
@@ -324,9 +325,9 @@ class Opener:
             self.faults.append(fault)
 
     def _of_types(self) -> str:
-        """Return help that says which types the given family files are of; empty without any."""
+        """Return help with the model types of the given family files; empty without files."""
         types = {f: listed(map(quoted, read_family_file(f).model_types)) for f in self._files}
-        return "; ".join(f"the family in {quoted(str(f))} is of {of}" for f, of in types.items())
+        return "; ".join(f"the family in {quoted(str(f))} has {of}" for f, of in types.items())
 
     @property
     def _files(self) -> Sequence[Path]:
@@ -397,7 +398,7 @@ def _dequantised(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def dequantised_model(model: Opened) -> Opened:
-    """Return a quantised model as the unquantised one that it stands for, from headers alone.
+    """Return a quantised model as an unquantised model, from headers alone.
 
     Raises CheckpointError, as M213, where the files contradict the configuration.
     """

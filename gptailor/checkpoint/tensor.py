@@ -167,7 +167,7 @@ class RowRange:
 
 
 def row_ranges(rows: Iterable[tuple[TensorInfo, int]]) -> list[RowRange]:
-    """Return rows, each a tensor and a number in it; those that follow one another are a range."""
+    """Return rows, each a tensor and a number in it; consecutive rows are a range."""
     ranges: list[RowRange] = []
     start, count = None, 0
     for tensor, row in rows:
@@ -284,7 +284,7 @@ class Computation(ABC):
 
 
 Quantised = Scaled | PackedIntegers | Microscaled | Blockwise
-"""A quantised weight with its scales, as the one tensor that it stands for."""
+"""A quantised weight with its scales, as one unquantised tensor."""
 
 
 def tensors_in(part: object) -> Iterator[TensorInfo]:

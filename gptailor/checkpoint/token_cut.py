@@ -134,13 +134,13 @@ class WholeTokenizer:
 
     @cached_property
     def selection(self) -> TokenSelection:
-        """The tokens, and those that every cut keeps."""
+        """The tokens, and the tokens that every cut keeps."""
         document = self.read(_MAIN)
         model = document.get("model") or {}
         # Old files of BPE name no type.
         kind = str(model.get("type") or ("BPE" if "merges" in model else "unknown"))
         if kind not in SELECTIONS:
-            message = f"the tokenizer of '{self.name}' is of the kind '{kind}', expected "
+            message = f"the tokenizer of '{self.name}' has the kind '{kind}', expected "
             raise CheckpointError("C603", message + "BPE, Unigram or WordPiece", self.main)
         try:
             numbers = frozenset(self.ids.values())
@@ -299,7 +299,7 @@ class TokenCut:
 
     @cached_property
     def generation(self) -> dict[str, Any]:
-        """The generation settings with the tokens' new numbers; empty if the model has none."""
+        """The generation settings with the tokens' new numbers; empty if the model lacks them."""
         return self.renumbered(self.whole.read(GENERATION_CONFIG))
 
     def _file(self, name: str, path: Path) -> bytes | Path:

@@ -1,4 +1,4 @@
-"""The tokens of a smaller vocabulary: those that must stay, then the most used ones.
+"""The tokens of a smaller vocabulary: the mandatory tokens, then the most used tokens.
 
 A tokenizer is the document of a `tokenizer.json`: BPE, Unigram or WordPiece. Every text that the
 whole tokenizer can read, the smaller one reads too, in more tokens at worst.
@@ -37,7 +37,7 @@ class TokenSelection(ABC):
         """Yield the tokens that any text needs."""
 
     def parts(self, token: str) -> Iterable[str]:
-        """Return the tokens that a token is merged from, and those that these are merged from."""
+        """Return the tokens that a token is merged from, recursively."""
         return ()
 
     @cached_property
@@ -178,7 +178,7 @@ class BpeSelection(TokenSelection):
 
 @final
 class UnigramSelection(TokenSelection):
-    """Tokens with probabilities, of which the likeliest split is taken."""
+    """Tokens with probabilities. The likeliest split is taken."""
 
     def alphabet(self) -> Iterator[str]:
         """Yield the bytes; or the characters, and tokens with characters that stand in no other."""
@@ -192,7 +192,7 @@ class UnigramSelection(TokenSelection):
 
 @final
 class WordPieceSelection(TokenSelection):
-    """Tokens of which the longest one is taken at each place of a word."""
+    """Tokens. The longest token is taken at each place of a word."""
 
     def alphabet(self) -> Iterator[str]:
         """Yield the characters at a word's beginning and within it, and tokens that lack theirs."""
@@ -316,7 +316,7 @@ def _renumbered(key: str, value: Any, numbers: Mapping[int, int]) -> Any:
 
 
 def _renumbered_id(number: Any, numbers: Mapping[int, int]) -> Any:
-    """Return a token's new number; None for a row without a token, and a negative one as it is."""
+    """Return a token's new number; None for a row without a token; negative numbers stay."""
     return numbers.get(number) if type(number) is int and number >= 0 else number
 
 

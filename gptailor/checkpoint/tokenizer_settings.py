@@ -36,7 +36,7 @@ NAMED_TEMPLATES: Mapping[str, str] = {
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
 }
-"""The templates that a plan names: a message stands between two marks, its role in line one."""
+"""The templates that a plan names: a message is between two marks, its role in line one."""
 
 DEFAULT = "default"
 _MAIN, _SETTINGS = "chat_template.jinja", "tokenizer_config.json"
@@ -93,7 +93,7 @@ def _settings(files: TokenizerFiles) -> dict[str, Any]:
 
 
 def _listed(setting: Any, path: Path) -> dict[str, str]:
-    """Return the templates of `tokenizer_config.json`: none, one, or a list of named ones."""
+    """Return the templates of `tokenizer_config.json`: one, several with names, or nothing."""
     if setting is None or isinstance(setting, str):
         return {DEFAULT: setting} if setting else {}
     templates: dict[str, str] = {}

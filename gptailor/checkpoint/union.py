@@ -59,7 +59,7 @@ class UnitedModel:
 
     @cached_property
     def added(self) -> dict[str, AddedToken]:
-        """Return the tokens beside its vocabulary proper, by their text, in their order."""
+        """Return the tokens outside of its vocabulary proper, by their text, in their order."""
         tokens = {token: _added(n, {"content": token}) for token, n in self.said(_ADDED).items()}
         for number, entry in (self.said(_SETTINGS).get("added_tokens_decoder") or {}).items():
             tokens[entry["content"]] = _added(int(number), entry)

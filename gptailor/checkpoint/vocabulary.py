@@ -23,7 +23,7 @@ class Vocabulary:
     """A tokenizer's tokens and their numbers.
 
     `splitting` has a digest of each part of the tokenizer that splits a text into these tokens, by
-    the part's name. It is empty where no `tokenizer.json` says how. `kind` is the class that makes
+    the part's name. It is empty without a `tokenizer.json`. `kind` is the class that makes
     the parts but for the merges; empty where the file does.
     """
 
@@ -169,7 +169,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _added(folder: Path) -> dict[str, int]:
-    """Return the tokens beside the vocabulary; tokens in both keep the vocabulary's number."""
+    """Return the tokens outside of the vocabulary; tokens in both keep the vocabulary's number."""
     ids: dict[str, int] = {}
     for name, ids_of in (("added_tokens.json", _object), ("tokenizer_config.json", _decoder)):
         if (folder / name).is_file():
@@ -197,7 +197,7 @@ def _decoder(raw: bytes) -> dict[Any, Any]:
 def _pieces(raw: bytes) -> dict[str, int]:
     """Return the pieces of a SentencePiece model: each field 1 of a field 1.
 
-    A tiktoken file has none.
+    A tiktoken file has no pieces.
     """
     if _TIKTOKEN.match(raw):
         return {}

@@ -64,7 +64,7 @@ def _every_model_is_declared(plan: Plan) -> Iterator[Fault]:
 
 @rule("P109", "P110")
 def _every_source_is_valid(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each source that is no folder, URL or Hub id, and misplaced revision."""
+    """Yield a fault for each source that isn't a folder, URL or Hub id, and misplaced revision."""
     for name, model in plan.models.items():
         at = ("models", name, "source")
         local = model.source[:1] in (".", "/", "~")
@@ -91,7 +91,7 @@ def _every_source_is_valid(plan: Plan) -> Iterator[Fault]:
 
 
 def _misplaced_plan_file(model: Model, at: Place, local: bool) -> Iterator[Fault]:
-    """Yield a fault for a plan as an adapter, and for a plan whose path is not local."""
+    """Yield a fault for a plan as an adapter, and for a plan without a local path."""
     if model.on is not None:
         yield Fault("P109", f"expected a folder for an adapter, got the plan '{model.source}'", at)
     elif not local:
@@ -126,7 +126,7 @@ def _no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
 
 
 def _circle(plan: Plan, names: list[str]) -> Fault:
-    """Return the fault of a circle of models, whose first name is also the last."""
+    """Return the fault of a circle of models; its first name is also its last."""
     if all(plan.models[name].made is None for name in names):
         message = f"the adapters form a circle: {' + '.join(names)}"
         help_ = "end the chain at a folder or a model of the Hub"
@@ -162,7 +162,7 @@ def _every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
 
 @rule("P402")
 def _a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for a model that no folder holds beside a union: such a model has no tokens."""
+    """Yield a fault, with a union, for a model that no folder holds: it has no tokens."""
     for name, model in plan.models.items() if plan.tokenizer == "union" else ():
         plan_of = model.made is None and model.source.endswith(PLAN_SUFFIX)
         if model.made is not None or plan_of:

@@ -31,7 +31,7 @@ def _a_count_ascends(count: Count, at: Place) -> Iterator[Fault]:
 
 @rule("P504")
 def _every_count_ascends(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each drop by choice whose range of counts doesn't ascend."""
+    """Yield a fault for each drop by choice with a range of counts that doesn't ascend."""
     for at, choice in drops_by_choice(plan):
         yield from _a_count_ascends(choice.count, (*at, "count"))
 
@@ -80,7 +80,7 @@ def _no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice with a position that another drop has."""
     drops: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for at, earlier, position in _overlaps(drops_by_choice(plan), drops):
-        message = f"L{position} stands in two drops"
+        message = f"L{position} is in two drops"
         help_ = f"leave L{position} out of one of the lists"
         yield Fault("P210", message, (*at, "among"), help_, (Also("and here", earlier),))
 
@@ -101,7 +101,7 @@ def _overlaps(
 
 @rule("P201", "P202")
 def _every_block_ascends(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each block whose range descends or whose list has a position twice."""
+    """Yield a fault for each block with a descending range or with a position twice."""
     for at, entry in repeated_blocks(plan):
         if isinstance(entry, Repeat) and entry.first > entry.last:
             message = f"the range L{entry.first}..L{entry.last} descends"
@@ -193,14 +193,14 @@ def _no_repeat_window_may_be_dropped(plan: Plan) -> Iterator[Fault]:
         both = next((position for position in entry.positions if position in dropped), None)
         if isinstance(entry, RepeatWindow) and both is not None:
             message = f"L{both} may be dropped, but a choice of 'repeat' contains it"
-            help_ = "leave it out of one list, or repeat a block that is no choice"
+            help_ = "leave it out of one list, or repeat a block without a choice"
             also = (Also("it may be dropped here", dropped[both]),)
             yield Fault("P223", message, (*at, "among"), help_, also)
 
 
 @rule("P709", "P710")
 def _no_bridge_is_in_a_block(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each bridge over a gap inside a block, whose layers run more than once."""
+    """Yield a fault for each bridge over a gap inside a block that runs more than once."""
     inside: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):
         for first, last in runs(sorted(entry.positions)):

@@ -78,7 +78,7 @@ def _layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
         noun, (holder, parts, further) = LAYER_CUTS[word].noun, _NAMES[word]
         sizes = sizes_of(checked.resolved.declared, cut.size)
         if sizes and sizes[-1] > own:
-            message = f"expected at most {own:,} {noun}, those of {holder}, got {sizes[-1]:,}"
+            message = f"expected at most {own:,} {noun}, as {holder} has, got {sizes[-1]:,}"
             yield Fault("M241", message, (word, "size"))
         elif [*sizes] == [own]:
             message = f"the models' {parts} have {own:,} {noun}, so '{word} {own}' changes nothing"
@@ -108,7 +108,7 @@ _NAMES = {
     "width": ("the models' MLPs", "MLPs", _odd_widths),
     "experts": ("a layer", "layers", _unroutable),
 }
-"""For each cut of layers what has so many, the parts of models that have them, and a further rule.
+"""By cut of layers: the words for the holder of its parts, for these parts, and a further rule.
 
 The rule receives the sizes that change something, and the models' own size.
 """
@@ -124,7 +124,7 @@ def _words(limits: Routing) -> str:
 
 
 def _allowed(limits: Routing, size: int, own: int) -> str:
-    """Return the nearest numbers of experts below and above one that is refused."""
+    """Return the nearest numbers of experts below and above a refused number."""
     below = next((n for n in range(size - 1, 0, -1) if limits.allows(n)), None)
     above = next((n for n in range(size + 1, own + 1) if limits.allows(n)), None)
     nearest = [f"{n:,}" for n in (below, above) if n is not None]

@@ -99,7 +99,7 @@ def _healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
 def _no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for healing that names layers of a stack, which has no positions."""
     if plan.stack is not None and plan.heal is not None and plan.heal.layers:
-        message = "'heal' can't name layers beside a stack"
+        message = "'heal' can't name layers in a plan with a stack"
         help_ = "leave them out: all layers of the output are trained"
         yield Fault("P708", message, ("heal", "layers"), help_)
 

@@ -23,11 +23,11 @@ LARGEST = 2**63 - 1
 
 @rule("P219")
 def _every_recipe_can_be_written(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each recipe that the language has no words for where it stands."""
+    """Yield a fault for each recipe that the language can't express at its place."""
     for at, recipe in recipes(plan):
         message = ""
         if at[0] == "stack" and isinstance(recipe, Subset):
-            message = "'any of' can't stand in a stack"
+            message = "'any of' isn't allowed in a stack"
         elif at[0] == "layers" and isinstance(recipe, Subset):
             position = plan.layers[int(at[1])].position
             if recipe.layer not in (position, None):
@@ -62,7 +62,7 @@ def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]
 
 @rule("P219")
 def _every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each text with quotes or line ends, which can't stand in quotes."""
+    """Yield a fault for each text with quotes or line ends, which quotes can't enclose."""
     on = [*plan.calibration_texts]
     if isinstance(plan.chat_template, str):
         on.append((("chat_template",), plan.chat_template))
@@ -113,7 +113,7 @@ def _a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
             getattr(entry, "factor", None),
         )
         if first.setdefault((at[:-1], entry.tied), shape) != shape:
-            yield Fault("P508", "a tied entry differs from the others of its group", at)
+            yield Fault("P508", "a tied entry differs from its group", at)
 
 
 @rule("P508")
@@ -135,7 +135,7 @@ def _a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
     items = enumerate(plan.stack.items if plan.stack else ())
     for tied, run in groupby(items, lambda pair: pair[1].tied):
         for i, _ in run if tied in ended else ():
-            message = "the items of a tied group don't stand together"
+            message = "the items of a tied group aren't neighbours"
             yield Fault("P508", message, ("stack", "items", i))
         ended |= {tied} - {None}
 

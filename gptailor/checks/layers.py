@@ -26,7 +26,7 @@ _LEAST_SCALE = 2.0**-126
 
 @rule("M216")
 def _parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for a branch taken from a base whose branches share a norm."""
+    """Yield a fault for a branch taken from a base with one norm for both branches."""
     reason = checked.base.layout.no_parts
     if reason is None:
         return
@@ -47,7 +47,7 @@ def _scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
 
 @rule("M214")
 def _scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault if the product of scales, or its reciprocal, is no normal float32."""
+    """Yield a fault if the product of scales, or its reciprocal, isn't a normal float32."""
     for slot in checked.resolved.remaining if checked.plan.scales else ():
         if not _LEAST_SCALE <= slot.divisor <= 1 / _LEAST_SCALE:
             where = f"L{slot.position}"
@@ -72,7 +72,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
 
 @rule("M208", "M209")
 def _layers_fit(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for each model whose tensors have other names or shapes than the base's."""
+    """Yield a fault for each model with other names or shapes of tensors than the base."""
     reported: set[tuple[str, str]] = set()
     for slot, use in _all_uses(checked):
         fault = _misfit(checked, slot, use)
@@ -112,7 +112,7 @@ def _misfit(checked: Checked, slot: Slot, use: Use) -> Fault | None:
 
 
 def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Return the tensors that are no constants."""
+    """Return the tensors that aren't constants."""
     return {suffix: tensor for suffix, tensor in tensors.items() if not is_constant(suffix)}
 
 
@@ -317,10 +317,10 @@ def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) 
     if is_pattern(part):
         names = sorted(suffix for branch, _, suffix in tensors if branch == "attn") or [""]
         message = f"no tensor of L{position} fits the pattern {part}"
-        return message, f"a pattern is of a whole name within the layer, such as {quoted(names[0])}"
+        return message, f"a pattern matches the whole name, such as {quoted(names[0])}"
     message = f"L{position} has no part '{part}'"
     if not layout.family.attn_out:
-        what = f"what the tensors of '{layout.model_type}' do is not known"
+        what = f"the roles of the tensors of '{layout.model_type}' are unknown"
         return f"{message}: {what}", "name them by a pattern in quotes"
     roles = {role for _, role, _ in tensors}
     fused, fused_words = _FUSED.get(part, ("", ""))

@@ -56,7 +56,7 @@ from gptailor.program.sources import Checked
 
 
 def check_models(checked: Checked) -> list[Fault]:
-    """Return the faults of a plan against its models, without those that follow from others."""
+    """Return the faults of a plan against its models, without consequential faults."""
     faults: list[Fault] = []
     for stage in (1, 2, 3):
         if not errors(faults):
@@ -113,7 +113,7 @@ def _is_folder(model: Model) -> bool:
 
 @rule("M314", stage=0)
 def _others_have_positions(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for each `others` that no position is left to."""
+    """Yield a warning for each `others` without a position."""
     for at in idle_others(checked.resolved.declared, checked.count):
         message = "'others' has no effect: other statements decide or drop all layers"
         yield Fault("M314", message, at, severity="warning")
@@ -275,7 +275,7 @@ def _predictors_stay(checked: Checked) -> Iterator[Fault]:
 
 @rule("M319")
 def _hidden_states_fit_float16(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for an output in float16 whose hidden states exceed that dtype."""
+    """Yield a warning for an output in float16 if its hidden states exceed that dtype."""
     layout, config, stated = checked.base.layout, checked.base.config, checked.plan.dtype
     dtype = stated or config.get("dtype") or config.get("torch_dtype")
     if layout.family.overflows_float16 and dtype == "float16":

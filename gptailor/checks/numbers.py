@@ -43,7 +43,7 @@ def _named_counts(plan: p.Plan) -> Iterator[tuple[Place, str, p.Count]]:
 
 @rule("P310", missing_in=("let",))
 def _every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each count by a name that has another number, or none that is whole."""
+    """Yield a fault for each count by a name that has another number, or no whole number."""
     for at, name, count in _named_counts(plan):
         value = plan.numbers.get(name)
         also = Also("the number is here", ("numbers", name, "value"))
@@ -95,13 +95,13 @@ def _every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
     for at, curve in _curves(plan):
         message = help_ = ""
         if len(curve.curve) < 2:
-            message, help_ = "a curve has two knots or more", "a number stands by itself"
+            message, help_ = "a curve has two knots or more", "write one number without 'curve'"
         elif at[0] in (*p.REST, "bridges"):
             where = "a bridge" if at[0] == "bridges" else f"'{at[0]}'"
-            message = f"a curve goes over positions, and {where} has none"
+            message = f"a curve spans positions, and {where} has no positions"
         elif at[0] in ("others", "whole", "models") and curve.over is not None:
             where = str(at[1] if at[0] == "models" else at[0])
-            message = f"a curve in '{where}' goes over all layers of the base, and says no others"
+            message = f"a curve in '{where}' spans all layers of the base"
             help_ = "leave 'over' out"
         elif at[0] in ("layers", "scales"):
             message = _outside(plan, at, curve)
@@ -125,7 +125,7 @@ def _outside(plan: p.Plan, at: Place, curve: p.Curve) -> str:
 def _curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each item with a curve that isn't one of its statement's items.
 
-    The others stand beside it, and none is `maybe`.
+    The others are its neighbours, and no item is `maybe`.
     """
     items = plan.stack.items if plan.stack is not None else ()
     over = {at: curve.over or (1, 0) for at, curve in _curves(plan) if at[0] == "stack"}
@@ -164,7 +164,7 @@ def _others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     for i, first in repeats(parts):
         if not is_pattern(parts[i]):
             what = f"others.{parts[i]}" if parts[i] else "others"
-            also = Also("first said here", ("others", first))
+            also = Also("first given here", ("others", first))
             yield Fault("P401", f"'{what}' is given twice", ("others", i), also=(also,))
 
 
@@ -181,7 +181,7 @@ def _no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
     for at, entry in sites.enumerated(plan, "layers", "others"):
         lower = [place for part, place in below if place[0] != at[0] and entry.part in (None, part)]
         if entry.maybe and lower:
-            message = f"'maybe' stands above '{lower[0][0]}', which has a choice for each position"
+            message = f"'maybe' includes '{lower[0][0]}', which has a choice for each position"
             help_ = f"write 'tied' before '{lower[0][0]}', or its choice here without 'maybe'"
             yield Fault("P511", message, (*at, "maybe"), help_, (Also("these", lower[0]),))
 
@@ -203,6 +203,6 @@ def _no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
         if loses and not covers(solid[layer.position], part):
             target = f"L{layer.position}.{layer.part}" if layer.part else f"L{layer.position}"
             message = f"'{target}' overrides an open choice of 'others.{part}'"
-            help_ = "write 'tied' before the choice of the others, or give the part to positions"
+            help_ = "write 'tied' before the choice of 'others', or give the part to positions"
             yield Fault("P512", message, ("layers", j), help_, (Also("these", ("others", i)),))
             return

@@ -1,4 +1,4 @@
-"""The rules of a plan by itself, and those of its sizes, positions, stack, rest and ties."""
+"""The rules of a plan by itself, and the rules of its sizes, positions, stack, rest and ties."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
@@ -283,7 +283,7 @@ def _the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
 
 @rule("P402")
 def _the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for a merged tokenizer, or one of a model made of models, which has none."""
+    """Yield a fault for a merged tokenizer, and for one from a model made of models."""
     if isinstance(plan.tokenizer, Merge | Subset):
         help_ = "'tokenizer union' has the tokens of all models"
         yield Fault("P402", "tokenizers can't be merged; expected one model", ("tokenizer",), help_)
@@ -300,7 +300,7 @@ def _the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
 
 @rule("P404")
 def _the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for a chat template that is no file, no model's and not in the registry."""
+    """Yield a fault for a chat template other than a file, a model's and one of the registry."""
     template = plan.chat_template
     if not isinstance(template, str) or template in CHAT_TEMPLATES:
         return
@@ -338,7 +338,7 @@ def _every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
         groups[at[:-1], entry.tied] = first, has
     for at, has in groups.values():
         if not has:
-            yield Fault("P507", "'tied' stands before a statement without a choice",
+            yield Fault("P507", "'tied' is before a statement without a choice",
                         (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def _every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
         names = [parameter.name for parameter in method.parameters]
         for name in call.arguments:
             if name not in names:
-                has = f"its parameters are {listed(names)}" if names else "it has none"
+                has = f"its parameters are {listed(names)}" if names else "it has no parameters"
                 message = f"'{method.name}' has no parameter '{name}'"
                 help_ = _PARAMETERS_OF_MERGEKIT.get(name) or nearest(name, names) or has
                 yield Fault("P302", message, (*at, "arguments", name), help_)
@@ -162,7 +162,7 @@ def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
 
 
 def _each(call: p.MethodCall, method: Method, name: str) -> tuple[p.Value, ...]:
-    """Return a parameter's values, one for each source or one for all; none if it is a word."""
+    """Return a parameter's values, one for each source or one for all; empty for a word."""
     argument = method.argument(call.arguments, name)
     if isinstance(argument, str):
         return ()
@@ -313,7 +313,7 @@ def _cancels(ends: Sequence[Sequence[float]]) -> str:
 
 
 _MOST_SUMMED = 12
-"""The most weights of both signs whose sums are all computed; more are refused."""
+"""The most weights of both signs for which all sums are computed; more are refused."""
 
 
 def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:
@@ -326,7 +326,7 @@ def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:
 
 @rule("P304", "P308")
 def _a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each merge without sources, or with a share beside other ways to merge."""
+    """Yield a fault for each merge without sources, or with a share and other ways to merge."""
     for at, recipe in sites.recipes(plan):
         if not isinstance(recipe, p.Merge):
             continue
@@ -356,7 +356,7 @@ def _every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
 
 @rule("P217")
 def _a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
-    """Yield a fault for each merge of a stack whose base layer is not determined.
+    """Yield a fault for each merge of a stack without a determined base layer.
 
     A method that uses the base takes the base's layer of the number that all sources name.
     """

@@ -71,7 +71,7 @@ _HEAL_ALONE = "remove 'bridge'; 'heal' alone repairs the plan"
 def _unfoldable(checked: Checked) -> Iterator[tuple[int, str, str]]:
     """Yield why a map can't be folded into the weights before a gap, after the bridge's number.
 
-    A remedy stands last.
+    The remedy comes last.
     """
     layout = checked.base.layout
     if layout.no_bridge is not None:
@@ -125,7 +125,7 @@ def _width(checked: Checked, use: Use) -> int:
 
 @rule("M217")
 def the_undropped_plan_has_a_configuration(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault if the plan without its drops has none, and is the aim of fits or teaches."""
+    """Yield a fault if fits or a teacher need the undropped plan, and it has no configuration."""
     plan, heal = checked.plan, checked.plan.heal
     fitted: list[tuple[str, Place]] = [
         (f"'{n}'", (n,)) for n in plan.text_fits if n != "vocabulary"
@@ -139,7 +139,7 @@ def the_undropped_plan_has_a_configuration(checked: Checked) -> Iterator[Fault]:
     moved = moved_configuration(checked.undone)
     if isinstance(moved, Refusal):
         for what, at, help_ in aims:
-            message = f"{what} the plan without its drops, and there {moved.reason}"
+            message = f"{what} the plan without its drops, in which {moved.reason}"
             yield Fault("M217", message, at, help_)
 
 
@@ -212,7 +212,7 @@ def _untrainable(checked: Checked) -> Iterator[Fault]:
 
 @rule("M223")
 def _the_rank_fits(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for a rank above that of the smallest projection that learns."""
+    """Yield a fault for a rank above the rank of the smallest projection that learns."""
     heal = checked.plan.heal
     rank = heal.rank if heal is not None else None
     if not isinstance(rank, int) or not checked.plan.may_be_healed:

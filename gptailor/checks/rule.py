@@ -47,7 +47,7 @@ def rule(
 
 
 def rules_of(*modules: str) -> tuple[Rule[Any], ...]:
-    """Return the rules of these modules of `checks`, in the order in which they stand there."""
+    """Return the rules of these modules of `checks`, in the order of the module."""
     loaded = [import_module(f"gptailor.checks.{name}") for name in modules]
     return tuple(
         value
@@ -60,7 +60,7 @@ def rules_of(*modules: str) -> tuple[Rule[Any], ...]:
 def ascending(
     what: str, ends: tuple[int | float, int | float], at: Place, alone: str, step: str = ""
 ) -> Iterator[Fault]:
-    """Yield a fault (P504) for a range that descends, or whose ends are one number."""
+    """Yield a fault (P504) for a range that descends or has equal ends."""
     low, high = ends
     if low > high:
         help_ = f"write {high!r}..{low!r}{step}"
@@ -70,7 +70,7 @@ def ascending(
 
 
 def repeats(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
-    """Yield the index of each key that stood before, and the index where it stood first."""
+    """Yield the index of each repeated key, and the index of its first occurrence."""
     first: dict[Hashable, int] = {}
     for i, key in enumerate(keys):
         if (earlier := first.setdefault(key, i)) != i:

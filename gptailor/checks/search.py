@@ -76,7 +76,7 @@ def _every_file_has_another_type(plan: Plan) -> Iterator[Fault]:
     """
     types = [file.type for file in plan.gguf]
     for i, first in repeats(types):
-        also = (Also("first said here", ("gguf", first)),)
+        also = (Also("first given here", ("gguf", first)),)
         yield Fault("P401", f"'gguf {types[i]}' is given twice", ("gguf", i), "keep one", also)
     for i, file in enumerate(plan.gguf):
         if file.type.upper() not in FILE_TYPES:
@@ -111,7 +111,7 @@ def _no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
     )
     for what, at, wishes in listed_:
         for i, first in repeats(map(_key, wishes)):
-            also = Also("first said here", (*at, first))
+            also = Also("first given here", (*at, first))
             yield Fault("P607", f"duplicate {what} '{wishes[i].name}'", (*at, i), also=(also,))
 
 
@@ -128,7 +128,7 @@ def _some_objective_measures_quality(plan: Plan) -> Iterator[Fault]:
     specs = [OBJECTIVES.get(objective.name) for objective in objectives]
     if specs and all(spec is not None and spec.by != "samples" for spec in specs):
         message = "no objective measures quality, so the smallest plan would be the best"
-        help_ = 'add one that does, such as minimize nll("text.txt")'
+        help_ = 'add an objective of quality, such as minimize nll("text.txt")'
         yield Fault("P608", message, ("search",), help_)
 
 

@@ -57,12 +57,12 @@ def _text_fault(error: CalibrationError, at: Place) -> Fault:
 
 
 _OPENED = 32
-"""A sequence of a text has at least so many bytes for each special token that opens it."""
+"""A sequence of a text has at least this many bytes for each special token that opens it."""
 _BYTES_A_TOKEN = 8
-"""A text with so many bytes for each token that is needed has enough tokens: its tokens are not
+"""A text with this many bytes for each token that is needed has enough tokens: its tokens are not
 counted before it is used."""
 _MOST_COUNTED = 2**23
-"""Most bytes of a text whose tokens are counted before it is used: some seconds."""
+"""Most bytes of a text for which tokens are counted before its use: some seconds."""
 
 
 @final
@@ -78,9 +78,9 @@ class _Need(NamedTuple):
 def _short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
     """Return a fault (C806) for each text with fewer tokens than a bridge or healing needs.
 
-    A token has at least a byte, beside the special tokens that open sequences. The tokens are
-    counted if the models are known, the tokenizer is on this machine, and the package `tokenizers`
-    is installed. A text that passes may still be too short by a few tokens.
+    A token has at least a byte, in addition to the special tokens that open sequences. The tokens
+    are counted if the models are known, the tokenizer is on this machine, and the package
+    `tokenizers` is installed. A text that passes may still be too short by a few tokens.
     """
     paths = {text.at: text.path for text in _learned(plan)}
     counts = dict[Path, int | None]()
@@ -189,7 +189,7 @@ def _unusable(plan: Plan, texts: Iterable[_Text]) -> list[Fault]:
             faults.append(Fault("C803", NO_TEXT, text.at, "name the file of the text"))
         elif not path.is_file():
             reported.add((path, None))
-            why = "is no file" if path.exists() else "can't be read: No such file or directory"
+            why = "isn't a file" if path.exists() else "can't be read: No such file or directory"
             near = "" if path.exists() else nearest_path(path)
             faults.append(Fault("C801", f"the text {why} ({path})", text.at, near))
         elif not has_predictions(path.name):
@@ -202,7 +202,7 @@ def _unusable(plan: Plan, texts: Iterable[_Text]) -> list[Fault]:
 
 
 def _learned(plan: Plan, *, whole: bool = True) -> Iterator[_Text]:
-    """Yield the texts that cuts, fits and healing read; not those of a bridge without a gap."""
+    """Yield the texts that cuts, fits and healing read, without texts of bridges without a gap."""
     dropping = not whole or bool(plan.drops) or any(True for _ in drops_by_choice(plan))
     used = {"bridges": dropping, "heal": not whole or plan.may_be_healed}
     for at, file in plan.calibration_texts:

@@ -92,7 +92,7 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
 
 
 def _misfits(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for each model whose rows are wider or narrower than the base's."""
+    """Yield a fault for each model with wider or narrower rows than the base."""
     for model in checked.models.values():
         for where in ("embed", "head"):
             base_tensor, tensor = (m.rest(where).get(0) for m in (checked.base, model))
@@ -110,7 +110,7 @@ def _misfits(checked: Checked) -> Iterator[Fault]:
 
 @rule("M312")
 def _vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for each vocabulary whose tokens a text would be split by first."""
+    """Yield a warning for each vocabulary with tokens that would split a text first."""
     union = checked.union
     if union is None or any(model.vocabulary is None for model in checked.models.values()):
         return
@@ -146,7 +146,7 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
 
 @rule("M311")
 def _a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for marks of a named template that are no tokens of the output's."""
+    """Yield a warning for marks of a named template that aren't tokens of the output's."""
     template, union = checked.plan.chat_template, checked.union
     marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
     if not marks:
@@ -166,7 +166,7 @@ def _a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
 
 @rule("M211")
 def _the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for a model that gives its tokenizer and has none."""
+    """Yield a fault for a model that gives its tokenizer and lacks one."""
     if checked.plan.tokenizer is not None and not _has_tokenizer(checked.tokenizer_model):
         message = f"'{checked.tokenizer_model.name}' has no readable tokenizer"
         yield Fault("M211", message, ("tokenizer",))
@@ -221,7 +221,7 @@ def _every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
 
 @rule("M306", "M307")
 def _tokenizers_agree(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for each model whose layers were trained on other tokens."""
+    """Yield a warning for each model with layers that were trained on other tokens."""
     owner = checked.tokenizer_model
     for name in sorted(_in_layers(checked)):
         model = checked.models[name]
@@ -294,5 +294,5 @@ def _the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
 def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
     """Return the warning about a file that names code."""
     message = f"{name} of '{model.name}' names code of its own ('auto_map')"
-    help_ = "the output has the file without it; the code is never run"
+    help_ = "the output's file lacks it; the code is never run"
     return Fault("M313", message, at, help_, severity="warning")

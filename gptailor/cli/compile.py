@@ -228,7 +228,7 @@ def _refuse_flags(
 
 
 def _refuse_trial(*, dry_run: bool) -> None:
-    """Raise a usage error for `--try` without an output, TailorError without what it needs."""
+    """Raise a usage error for `--try` without an output, TailorError for missing packages."""
     if dry_run:
         raise click.UsageError("--try needs a written output, and --dry-run writes nothing")
     require("torch", "--try")
@@ -347,7 +347,7 @@ def lock_file(plan: str, path: Path | None) -> Path:
     if path is not None:
         return path
     if plan == "-":
-        raise click.UsageError("a plan from standard input has no lock beside it; name its file")
+        raise click.UsageError("a plan from standard input has no lock; name its file")
     from gptailor.output.lock import SUFFIX
 
     return Path(plan + SUFFIX)

@@ -110,7 +110,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.lang.plan_of import target_name
 
     if each and form != "json":
-        raise click.UsageError("--each is of --format json")
+        raise click.UsageError("--each needs --format json")
     plans = swept(targets, lets, many=many_plans)
     if against is not None and against not in map(target_name, plans):
         plans.append(against)

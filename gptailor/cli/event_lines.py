@@ -114,8 +114,8 @@ def bar_or_lines(
 ) -> Iterator[OnEvent]:
     """Yield a receiver of events that prints lines, and on a terminal draws a bar.
 
-    The bar is of `total` bytes (`BytesDone`), or if that is None of the steps of evaluating or
-    extracting (`Progress`), which then have no lines. The other arguments are of `RepairLines`.
+    The bar shows `total` bytes (`BytesDone`), or if that is None of the steps of evaluating or
+    extracting (`Progress`), which then have no lines. The other arguments belong to `RepairLines`.
     """
     if not sys.stderr.isatty():
         yield RepairLines(every_gap=every_gap, ends=ends)

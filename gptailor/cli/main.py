@@ -78,8 +78,14 @@ _FLAGS = {
     "--out-shard-size": "it is 'compile --shard-size 5GB', in bytes",
     "--random-seed": "the plan has it, as 'seed=' of the method",
     "--trust-remote-code": "leave it out: gptailor never runs a repository's code",
+    # options of release 0.2
+    "--candidate": "'python examples/paper_plans.py FILE -o PLAN' reads the results of the paper",
+    "--compare-random": "search with '--strategy random' and a RUN of its own",
+    "--repeat-calibration": "search again with another '--seed' and a RUN of its own",
+    "--storage": "RUN has all trials; '--export FILE' of 'search' writes them as an Optuna study",
+    "--study-name": "the study that '--export FILE' writes is named 'gptailor'",
 }
-"""The remedy for an option that mergekit-yaml has and gptailor lacks."""
+"""The remedy for an option that mergekit-yaml or release 0.2 has and gptailor lacks."""
 
 COMMANDS: Door[click.Command] = Door("commands", "command", click.Command, {})
 """The commands of plugins."""
@@ -217,7 +223,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _with_remedy(error: click.ClickException, arguments: Sequence[str]) -> click.ClickException:
-    """Return an error with the remedy for mergekit's flags, and for an output without `-o`."""
+    """Return an error with the remedy for an option of mergekit's or of 0.2, or for no `-o`."""
     remedy = _FLAGS.get(error.option_name, "") if isinstance(error, click.NoSuchOption) else ""
     bare = len(arguments) == 3 and arguments[0] == "compile"
     if bare and isinstance(error, click.MissingParameter):

@@ -301,7 +301,7 @@ def say_sentences(text: str) -> None:
 
 
 _DRAWN = re.compile(r"\s*(\d+ +\||$)|\s+(?!\s|= help)|.*\x1b")
-"""A line that is no sentence, such as the excerpt of a plan, or that has colours."""
+"""A line that isn't a sentence, such as the excerpt of a plan, or that has colours."""
 
 
 def _folded(text: str, stream: TextIO) -> str:

@@ -214,8 +214,8 @@ def json_command(plan: str, lets: options.Lets) -> None:
 @click.command("import", short_help="Convert another tool's file to a plan.")
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option("tool", "--from", default="mergekit", show_default=True, metavar="TOOL",
-              help="The tool whose file it is. Packages add further tools; the other options are "
-              "of mergekit's files.")  # fmt: skip
+              help="The tool that wrote the file. Packages add further tools; the other options "
+              "are for mergekit's files.")  # fmt: skip
 @click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER",
               help="A folder with the base's config.json. It determines the layers, "

@@ -47,7 +47,7 @@ def _sample_range(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", text)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
-        raise ValueError(f"'{text}' is no number or range of samples such as 64..1024")
+        raise ValueError(f"expected a number or range of samples such as 64..1024, got '{text}'")
     return low, high
 
 
@@ -148,7 +148,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
 
         def on_event(event: SearchEvent) -> None:
             if isinstance(event, Begun) and chosen.objectives[-1] is SIZE:
-                say("plans are of several sizes, so that parameters() is an objective too",
+                say("plans have several sizes, so parameters() is an objective too",
                     err=True)  # fmt: skip
             repairs(event)
             view(event)
@@ -159,7 +159,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
                 models=dict(models), where=where, answers=True, on_event=on_event,
             )  # fmt: skip
         except KeyboardInterrupt:
-            message = "interrupted; what was found is kept, and the same command goes on"
+            message = "interrupted; the results are kept, and the same command goes on"
             say(message, err=True)
             sys.exit(130)
     if export is not None:
@@ -173,7 +173,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
         sys.exit(130)
     required = result.summary.end.required
     if required is not None and not required.met:
-        say("no plan meets what is required, so that there is no best one", err=True)
+        say("no plan meets the requirements, so there is no best plan", err=True)
         sys.exit(1)
 
 

@@ -118,7 +118,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
 @final
 class _Entry:
-    """One target, its size as far as it is known, its objectives, and their outcomes."""
+    """One target, its known sizes, its objectives, and their outcomes."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -142,7 +142,7 @@ class EvaluationRun:
     ) -> None:
         named = {target.name: target.content for target in reversed(targets)}
         self.targets = list(_with_bases(targets))
-        device_of(str(place.device))  # a missing device is no target's failure
+        device_of(str(place.device))  # a missing device isn't a target's failure
         self.on_event = on_event
         self.meter = Meter(place, on_event)
         self.entries = [_Entry(target) for target in self.targets]

@@ -166,8 +166,8 @@ def target_continuations(
     encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
     if chat or (chat is None and tokenizer.chat_template):
         if chat and prepared.plan.chat_template is not None:
-            message = "the plan names a chat template, which stands in its compiled folder"
-            raise TailorError(f"{message}: compile it, and name that")
+            message = "the plan names a chat template, which its compiled folder has"
+            raise TailorError(f"{message}: compile the plan, and name the folder")
         chats = [([{"role": "user", "content": prompt}], True) for prompt in prompts]
         remedy = "leave --chat out (in Python, chat=True)"
         texts = chat_texts(tokenizer, chats, target.name, remedy)

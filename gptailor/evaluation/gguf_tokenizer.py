@@ -33,7 +33,7 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
     facts = read_gguf(path).facts
     model = facts.get("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
-        _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
+        _refuse(path, f"its tokenizer has the kind {quoted(str(model))}, which isn't read")
     with temporary_folder(path) as folder:
         tokenizer = _byte_level(path, facts) if model == "gpt2" else _sentence_piece(path)
         try:

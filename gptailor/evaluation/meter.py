@@ -76,7 +76,7 @@ def no_reference(name: str, why: str) -> ObjectiveError:
 _PREFIX_BYTES = 2**30
 """Bytes of hidden states that are kept where plans part, so that a common beginning runs once."""
 _LIVE_FAMILIES = 2
-"""Families whose models stay loaded: a target's, and its base's."""
+"""Families of models that stay loaded: a target's, and its base's."""
 
 
 @final
@@ -97,7 +97,7 @@ class Placement(NamedTuple):
     def of(
         cls, device: torch.device | str, dtype: str | torch.dtype | None, memory: int | str | None
     ) -> "Placement":
-        """Return a placement whose dtype and memory may be words. Raises ValueError for others."""
+        """Return a placement; dtype and memory may be words. Raises ValueError."""
         return cls(device, dtype_of(dtype), byte_count(memory))
 
     def repairs(self, models: Mapping[str, Opened], on_event: OnEvent = ignore_events) -> Repairs:
@@ -252,9 +252,9 @@ class Meter:
             named = '--model base=FOLDER names its base (in Python, models={"base": FOLDER})'
             raise no_reference(name, f"{bare}; {named}")
         if name not in target.origin.models:
-            raise no_reference(name, f"'{target.name}' has none of that name")
+            raise no_reference(name, f"'{target.name}' has no such model")
         if name == "base" and target.base is None:
-            raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
+            raise no_reference(name, f"the base of '{target.name}' is missing")
         prepared = target.base if name == "base" else None
         prepared = prepared or target.fit_inner(ready(base_of(target.origin, name)))
         repairs, tokenizer = self.repairs(prepared.models), tokenizer_model(target.prepared)

@@ -1,4 +1,4 @@
-"""Values in memory, of which those that were used last stay."""
+"""Values in memory. The values that were used last stay."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -52,7 +52,7 @@ _Table: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 @final
 @dataclass(frozen=True, repr=False)
 class EvaluationResult:
-    """The quality of targets, beside their bases, as `evaluate` returns it.
+    """The quality of targets, compared with their bases, as `evaluate` returns it.
 
     `results` has an entry for each target and objective, in that order. Each entry has an
     `outcome`: a `Score` with its standard error, or a `Failure` with a reason. An entry that can be
@@ -248,7 +248,7 @@ _BY_BYTE = "The vocabularies differ: nll is in bits a byte, perplexity and kl ar
 
 
 def _heads(columns: Mapping[str, Sequence[Result]]) -> list[str]:
-    """Return the heads of objectives in tables; the one objective needs none."""
+    """Return the heads of objectives in tables; a single objective needs no head."""
     return [""] if len(columns) == 1 else [f"({n})" for n in range(1, len(columns) + 1)]
 
 

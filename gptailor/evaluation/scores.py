@@ -24,7 +24,7 @@ class NotANumberError(ValueError):
 class PerSample:
     """The terms of a score, sample by sample: Σ sums / Σ counts, or e to that.
 
-    The samples stand in the order in which fidelities take them. So plans are compared sample by
+    The samples are in the order in which fidelities take them. So plans are compared sample by
     sample, and a lower fidelity has the first samples.
     """
 
@@ -109,7 +109,7 @@ def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> Estimat
 
 
 def sum_of_squares(numbers: Iterable[float]) -> float:
-    """Return the sum of squares: infinite where it is no finite number, and never an error."""
+    """Return the sum of squares: infinite where it isn't a finite number, and never an error."""
     try:
         total = math.fsum(number * number for number in numbers)
     except OverflowError:  # of a partial sum
@@ -169,7 +169,7 @@ class Speed:
 @final
 @dataclass(frozen=True)
 class TargetSize:
-    """The size of an evaluated target, its speed, and the base's speed measured beside it.
+    """The size of an evaluated target, its speed, and the base's speed.
 
     A speed of None could not be measured.
     """

@@ -111,7 +111,7 @@ def _key(tokenizer_model: Opened) -> Hashable:
 
 @final
 class Trials:
-    """Scores of closed plans of one open plan, whose models are loaded once.
+    """Scores of closed plans of one open plan. Models are loaded once.
 
     Relative paths of `objectives` start at `folder`. `seed` draws the order of each objective's
     samples, and a search sees the first ones. Their number is the larger of `fidelity`; without
@@ -204,7 +204,8 @@ class Trials:
     def helds(self) -> tuple[int, ...]:
         """The number of held-out samples of each objective.
 
-        If one has none, all have 0, because plans are compared on all objectives together.
+        If one objective has no such sample, all have 0, because plans are compared on all
+        objectives together.
         """
         sizes = [
             [held.size for held in of_tokenizer if not isinstance(held, Failure)]
@@ -285,9 +286,9 @@ class Trials:
     def _model(self, name: str) -> Opened:
         """Return a model that an objective names, opening it if no plan takes a part of it."""
         if name not in self.plan.models:
-            raise no_reference(name, "the plan has none of that name")
+            raise no_reference(name, "the plan has no such model")
         if name in undecided_models(self.plan):
-            raise no_reference(name, "it has choices, and isn't one model")
+            raise no_reference(name, "it has choices, so it isn't one model")
         if name in self.models:
             return self.models[name]
         taking = Layer(position=0, recipe=Take(take=LayerOf(model=name, layer=0)))

@@ -91,7 +91,7 @@ def identity(opened: Opened) -> tuple[str, ...]:
 
 
 def as_list(targets: Sequence[str | Path | Plan] | str | Path | Plan) -> list[str | Path | Plan]:
-    """Return the targets as a list; one target may stand by itself. Raises ValueError for none."""
+    """Return the targets, or one target, as a list. Raises ValueError for an empty list."""
     if not targets:
         raise ValueError("'targets': expected a target, got none")
     return [targets] if isinstance(targets, str | Path | Plan) else list(targets)

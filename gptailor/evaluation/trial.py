@@ -45,7 +45,7 @@ class Ask(NamedTuple):
 @final
 @dataclass(frozen=True)
 class AskedTogether:
-    """Asks by their numbers, whose plans share layers, objectives and samples.
+    """Asks by their numbers. Their plans share layers, objectives and samples.
 
     `samples` is the number of first samples, or None for all. In a `race` a losing plan has scores
     of the samples that showed its loss. `on_step` receives a plan's name after its forward pass,
@@ -118,7 +118,7 @@ class AskedTogether:
     def _alone(
         self, live: Stitched, works: Mapping[int, Work]
     ) -> Mapping[int, Sequence[Tensor] | Failure]:
-        """Return the measurements of each work, run by itself to find the one that fails."""
+        """Return the measurements of each work, run by itself to find the failing work."""
         alone = {at: self.evaluator.run(live, [work]) for at, work in works.items()}
         return {at: r if isinstance(r, Failure) else r[0] for at, r in alone.items()}
 
@@ -181,7 +181,7 @@ class AskedTogether:
 
 
 def _of_plan(ask: Ask, objective: OfPlan) -> Score:
-    """Return the score of a plan that needs no text. Raises TailorError if it has none."""
+    """Return the score of a plan that needs no text. Raises TailorError without such a score."""
     if objective.stated.name == "latency":
         assert ask.latency is not None, "it can be measured"
         return ask.latency()

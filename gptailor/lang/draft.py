@@ -83,7 +83,7 @@ class Draft:
     def once(self, at: Place, placed: Placed) -> None:
         """Set a single value; add a fault if it was set before."""
         if (earlier := self.single.setdefault(at, placed)) is not placed:
-            also = Also("first said here", span=earlier.spans[()])
+            also = Also("first given here", span=earlier.spans[()])
             words, help_ = f"'{at[-1]}' is given twice", "keep one of the two"
             if isinstance(placed.entry, p.TextFit):
                 help_ += "; to use both texts, join them in one file"
@@ -214,7 +214,7 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
         actual, expected = (f"the part '.{at.part}'" if at.part else "a whole layer"
                        for at in (other, first))  # fmt: skip
         draft.fault("P204", f"expected {expected}, got {actual}", other.span,
-                    "the target and all sources name the same part, or none")  # fmt: skip
+                    "name the same part in the target and all sources, or no part")  # fmt: skip
     elif len(first.at) != len(other.at):
         actual, expected = count_words(len(other.at), "layer"), count_words(len(first.at), "layer")
         draft.fault("P203", f"lists of unequal length: {actual} here, {expected} there", other.span,

@@ -79,4 +79,4 @@ class Importer(NamedTuple):
 
 
 IMPORTERS: Door[Importer] = Door("importers", "importer", Importer, {})
-"""Importers of installed packages, by the name of the tool whose files they read."""
+"""Importers of installed packages, by the name of the tool."""

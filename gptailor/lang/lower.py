@@ -458,7 +458,7 @@ def _heal_text(draft: d.Draft, node: tree.HealTextNode) -> d.Placed:
 
 
 def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> d.Placed:
-    """Return a number that is no choice; 1, with a fault, for anything else."""
+    """Return a number that isn't a choice; 1, with a fault, for anything else."""
     if isinstance(numeral, tree.Fixed):
         return d.placed_number(draft, numeral) or d.spanned(numeral, 1)
     draft.fault("P306", f"{what} must be one number, not a choice", numeral.span)
@@ -568,10 +568,10 @@ _EXCLUDED: Mapping[str, tuple[Sequence[str], str, str]] = {
     "repeating_window": _BLOCK,
     "cutting": (
         _MARKS, "{0.text}",
-        "a size that may stay as it is stands in the range: its upper end",
+        "the range contains the unchanged size: its upper end",
     ),
     "bridging": (("tied",), "bridge", ""),
-    "heal": (_MARKS, "heal", "healing is no choice: a plan is healed or not"),
+    "heal": (_MARKS, "heal", "healing can't be a choice: a plan is healed or not"),
 }  # fmt: skip
 """The marks that can't stand before a statement, the statement's words, and the remedy."""
 

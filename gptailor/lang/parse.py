@@ -1,6 +1,6 @@
 """Text in, plan out: each statement by the grammar, the tree lowered, the plan checked alone.
 
-After a fault the parser goes on at the next statement, so that none hides another.
+After a fault the parser goes on at the next statement, so that no fault hides another.
 """
 
 import codecs
@@ -308,7 +308,7 @@ def read_bytes(
     """
     if len(raw) > MOST_BYTES:
         message = f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more"
-        help_ = "a plan names models and layers; weights stand in files of their own"
+        help_ = "a plan names models and layers; weights belong in other files"
         return None, [Fault(TOO_LARGE, message, source=Source(name, ""), help=help_)]
     try:
         source = Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
@@ -318,7 +318,7 @@ def read_bytes(
         return None, [Fault("S106", message, source=Source(name, ""), help="save it as UTF-8")]
     if source.text.lstrip()[:1] == "{":
         if numbers:
-            message = "a plan in JSON has no 'let' statements whose values can be replaced"
+            message = "a plan in JSON has no 'let' statements with values to replace"
             return None, [Fault("P114", message, source=source, help="change its 'numbers'")]
         return read_json(source, folder)
     if numbers:

@@ -48,7 +48,7 @@ def _plan_in(file: Path) -> Plan:
 
 
 def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
-    """Return a target's name and its plan; a compiled model's is the one that it was made from.
+    """Return a target's name and its plan; for a compiled model, the plan that made it.
 
     Raises what `load` raises.
     """

@@ -114,7 +114,7 @@ def _bound(
                 draft.fault("P305", f"'{name}' is given twice", argument.span)
             bound.setdefault(name, (argument,))
         elif named:
-            draft.fault("P305", "an argument without a name stands after one with a name",
+            draft.fault("P305", "an argument without a name follows an argument with a name",
                         argument.span)  # fmt: skip
     return bound
 

@@ -1,7 +1,7 @@
 """Syntax faults in words: the expected, the found, and a remedy learned from examples.
 
 `LESSONS` is the table: each remedy with samples of its use. It is searched in the way of lark's
-`match_examples`: a text is like a sample if the parser stands where it stood there.
+`match_examples`: a text is like a sample if the parser has the same state.
 """
 
 import functools
@@ -59,7 +59,7 @@ LESSONS = (
     Lesson(_OBJECTIVE, "both", ("minimize «/»t", "minimize «.»/t", 'minimize «"»t"'), "wish"),
     Lesson(_QUOTES, "characters", ("model a = «'»./a'", "bridge on «'»t'", "«'»a'")),
     Lesson(
-        'a text stands in straight double quotes: "…"',
+        'write a text in straight double quotes: "…"',
         "characters",
         ("L1 from «“»math”", "model a = «”»a”", "model a = «„»a“", "bridge on «\u2018»a"),
     ),
@@ -89,7 +89,7 @@ LESSONS = (
         ("repeat L1 «2»", "repeat L1..L2 «2»", "repeat window 2 of L1..L4 «2»"),
     ),
     Lesson(
-        "a block's length is of a window: repeat window 3 of L1..L9",
+        "a block's length needs a window: repeat window 3 of L1..L9",
         "both",
         ("repeat «3» of L1..L9", "repeat «any» 3 of L1..L9"),
     ),
@@ -153,17 +153,17 @@ LESSONS = (
         ),
     ),
     Lesson(
-        "the layers that learn stand before 'on'",
+        "write the layers that learn before 'on'",
         "both",
         ('heal on "t" «layers» L1',),
     ),
     Lesson(
-        "'from' with a teacher stands before 'on', or directly after a text",
+        "write 'from' with a teacher before 'on', or directly after a text",
         "both",
         ('heal on "t" tokens 1 «from» math', 'heal on "t" weight 2 «from» math'),
     ),
     Lesson(
-        "all texts, each with its weight, stand before the settings",
+        "write all texts, each with its weight, before the settings",
         "both",
         (
             'heal on "t" tokens 1«,» "u"',
@@ -185,7 +185,7 @@ LESSONS = (
         ),
     ),
     Lesson(
-        "one model is the teacher, and it is no choice",
+        "the teacher is one model, without a choice",
         "both",
         (
             'heal from one «of» a, b on "t"',
@@ -234,7 +234,7 @@ LESSONS = (
         "item",
     ),
     Lesson(
-        "what is required is '<=' or '>=' a bound",
+        "write '<=' or '>=' before the bound",
         "characters",
         ("require nll() «<» 1", "require nll() «>» 1"),
         "wish",
@@ -253,7 +253,7 @@ LESSONS = (
     ),
     Lesson(_PERCENT, "both", ("require nll() <= 97«%»",), "wish"),
     Lesson(
-        "what is expected is a measure, then '<=', '>=', '<' or '>', then a bound",
+        "write a measure, then '<=', '>=', '<' or '>', then a bound",
         "both",
         (
             "expect nll() «=» 1",
@@ -276,20 +276,20 @@ LESSONS = (
     ),
     Lesson(_PERCENT, "both", ("expect nll() <= 97«%»", "expect nll() < 97«%»")),
     Lesson(
-        "'expect' stands beside the search block; in it write 'require'",
+        "write 'expect' outside of the search block; in it write 'require'",
         "both",
         ("«expect» nll() < 1",),
         "wish",
     ),
     Lesson(
-        "'require' stands in the search block; beside it write 'expect'",
+        "write 'require' in the search block; outside of it write 'expect'",
         "both",
         ("«require» nll() <= 1",),
     ),
-    Lesson("'expect' stands beside the stack, not in it", "both", ("«expect» nll() < 1",), "item"),
-    Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),
+    Lesson("write 'expect' outside of the stack", "both", ("«expect» nll() < 1",), "item"),
+    Lesson("write 'heal' outside of the stack", "both", ('«heal» on "t"',), "item"),
     Lesson(
-        'a GGUF file is written gguf q4_k_m, or gguf q4_k_m on "text.jsonl"; each stands alone',
+        'a GGUF file is written gguf q4_k_m, or gguf q4_k_m on "text.jsonl"; each is a statement',
         "both",
         (
             'gguf «"q4_k_m"»',
@@ -300,7 +300,7 @@ LESSONS = (
             'gguf q4_k_m on "t" «tokens» 1',
         ),
     ),
-    Lesson("'gguf' stands beside the stack, not in it", "both", ("«gguf» q4_k_m",), "item"),
+    Lesson("write 'gguf' outside of the stack", "both", ("«gguf» q4_k_m",), "item"),
 )
 """Remedies for texts with syntax faults: feature, documentation and test in one."""
 

@@ -115,7 +115,7 @@ def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
 
 
 def _layer_words(entries: Sequence[p.Layer]) -> str:
-    """Return one statement for layers whose recipes go in step."""
+    """Return one statement for layers with recipes that go in step."""
     target = range_words([entry.position for entry in entries], entries[0].part)
     joint, recipe = _layer_recipe_words(entries)
     return f"{target} {joint} {recipe}" if joint else recipe
@@ -133,7 +133,7 @@ def layer_recipe_words(entries: Sequence[p.Layer]) -> str:
 
 
 def _layer_recipe_words(entries: Sequence[p.Layer]) -> tuple[Literal["", "from", "="], str]:
-    """Return the recipe, and the sign between it and its target; none where it has the target."""
+    """Return the recipe, and the sign between it and its target; empty where it has the target."""
     recipes = _without_extent([entry.recipe for entry in entries], _extent(entries))
     here = all(
         source.layer == entry.position for entry in entries for _, source in sources(entry.recipe)
@@ -178,7 +178,7 @@ def _drop_words(entries: Sequence[p.Drop]) -> str:
 
 
 def recipe_words(recipe: p.Recipe) -> str:
-    """Return a recipe whose sources name no layer: `math, code by linear()`."""
+    """Return a recipe with sources that name no layer: `math, code by linear()`."""
     return _from_words(recipe) or ""
 
 
@@ -190,7 +190,7 @@ def _scale_words(entries: Sequence[p.Scale]) -> str:
 
 
 def _item_words(entries: Sequence[p.Item]) -> str:
-    """Return one item of a stack for layers whose recipes go in step."""
+    """Return one item of a stack for layers with recipes that go in step."""
     recipes = [entry.recipe for entry in entries]
     return _made_words(_without_extent(recipes, (0, len(recipes) - 1)))
 
@@ -211,7 +211,7 @@ def rest_recipe_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
 
 
 def _by_method(recipe: p.Recipe) -> p.Recipe:
-    """Return a merge with a method: `linear` where it has none."""
+    """Return a merge with a method: `linear` by default."""
     if isinstance(recipe, p.Merge) and recipe.by is None:
         weights: tuple[p.Value, ...] = ()
         if isinstance(recipe.share, int | float):
@@ -222,7 +222,7 @@ def _by_method(recipe: p.Recipe) -> p.Recipe:
 
 
 def mark_words(entry: p.Closed) -> str:
-    """Return `tied ` and `maybe `, where they stand."""
+    """Return the marks `tied ` and `maybe ` of a statement."""
     if not isinstance(entry, p.Open):
         return ""
     return "tied " * (entry.tied is not None) + "maybe " * entry.maybe
@@ -439,7 +439,7 @@ def _run_key(entry: p.Layer | p.Drop | p.Scale | p.Item) -> object:
 def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
     """Return whether an entry continues the statement that ends with `last`.
 
-    Items of a stack stand `beside` one another and count up; elsewhere a list has each layer once,
+    Items of a stack are `beside` one another and count up; elsewhere a list has each layer once,
     and not `again`.
     """
     if entry.tied is not None or isinstance(entry, p.Drop):

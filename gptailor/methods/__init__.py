@@ -1,4 +1,4 @@
-"""Merge methods: the formula, what it measures of whole tensors, how it combines.
+"""Merge methods: the formula, its measures of whole tensors, and the combination.
 
 A file has a method and its variant, such as the one that elects signs.
 """

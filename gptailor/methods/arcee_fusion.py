@@ -10,7 +10,7 @@ from gptailor.methods.arrays import Array, double, float32s, namespace
 from gptailor.methods.shapes import Float64
 
 _EPSILON = 1e-8
-"""A number added to each probability, so that none is 0."""
+"""A number added to each probability, so that no probability is 0."""
 _LN2_HIGH = 6.93147180369123816490e-01  # its last bits are 0, so that products with it are exact
 _LN2_LOW = 1.90821492927058770002e-10
 _EXP_TERMS = 13

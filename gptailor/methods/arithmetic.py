@@ -117,7 +117,7 @@ class Kernel(ABC):
     name: ClassVar[str]
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
-        """Return the method's numbers of the whole tensors; most methods have none."""
+        """Return the method's numbers of the whole tensors; most methods have no such numbers."""
         return ()
 
     def unit(self, inputs: Inputs, arguments: ByName) -> int:
@@ -135,7 +135,7 @@ class Kernel(ABC):
 def combination(
     vectors: Sequence[Stored], coefficients: Sequence[float | int], chunk: Chunk
 ) -> Vector:
-    """Return Σ c_i v_i in order, without the vectors whose coefficient is 0."""
+    """Return Σ c_i v_i in order, without vectors with the coefficient 0."""
     kept, numbers = _terms(vectors, coefficients)
     if not kept:
         like = chunk.sources[0]
@@ -146,7 +146,7 @@ def combination(
 
 
 def combined_sources(chunk: Chunk, coefficients: Sequence[float | int]) -> Vector:
-    """Return Σ c_i θ_i in order, without the sources whose coefficient is 0."""
+    """Return Σ c_i θ_i in order, without sources with the coefficient 0."""
     return combination(chunk.stored_sources, coefficients, chunk)
 
 

@@ -1,4 +1,4 @@
-"""Task vectors whose entries are dropped at random, and the others rescaled."""
+"""Task vectors with entries dropped at random, and the others rescaled."""
 
 from typing import final
 
@@ -16,7 +16,7 @@ from gptailor.methods.task_vectors import TrimmedTaskVectors, divisors_of
 
 
 class DrawnEntries(TrimmedTaskVectors):
-    """Task vectors of which draws keep entries, each with the same probability."""
+    """Task vectors with randomly kept entries, all with the same probability."""
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
         """Return the key of each source's draws, and then each source's divisor."""

@@ -1,4 +1,4 @@
-"""Task vectors whose entries are dropped at random, small ones more often."""
+"""Task vectors with entries dropped at random, small ones more often."""
 
 from typing import final
 
@@ -11,7 +11,7 @@ _INDEX_BITS = 32
 
 
 class RankedEntries(task_vectors.TrimmedTaskVectors):
-    """Task vectors of which draws keep entries, the larger the likelier."""
+    """Task vectors with randomly kept entries; large entries are kept more often."""
 
     def unit(self, inputs: Inputs, arguments: ByName) -> int:
         """Return the length of a row."""
@@ -61,8 +61,8 @@ class DellaLinear(RankedEntries):
     Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
     float32.
     Degenerate: density 1 keeps all, whatever ε is: task arithmetic with the weights scale · w_i,
-    bit for bit. With ε = 0 what is dropped is what `dare` drops. A row of one entry has p =
-    density. Scale 0 or task vectors 0 give θ_b to the byte. NaN is of the largest rank; infinity or
+    bit for bit. With ε = 0 the same entries are dropped as by `dare`. A row of one entry has p =
+    density. Scale 0 or task vectors 0 give θ_b to the byte. NaN has the largest rank; infinity or
     NaN is refused with l1.
     Paper: arXiv 2406.11617.
     """

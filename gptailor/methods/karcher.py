@@ -21,7 +21,7 @@ from gptailor.methods.sums import (
 )
 
 _CANCELLED = 1e-6
-"""A sum of unit vectors is no direction where its length is below this: the Gram matrix, exact to
+"""A sum of unit vectors isn't a direction where its length is below this: the Gram matrix, exact to
 some 1e-15, gives the length's square, hence lengths to some 3e-8."""
 _MEAN_TOLERANCE = 1e-10
 _ITERATIONS = 256

@@ -128,7 +128,7 @@ def count_magnitudes(
 def agreeing_sum(
     vectors: Vectors, factors: Sequence[float], weights: Sequence[float] | None
 ) -> Float32[np.ndarray, " n"]:
-    """Return the result of `task_vectors.agreement`. The vectors are of float32."""
+    """Return the result of `task_vectors.agreement`. The vectors have float32."""
     out = np.empty(vectors[0].shape, np.float32)
     count, places, _ = _rows(vectors)
     numbers = _floats(factors), None if weights is None else _floats(weights)

@@ -28,7 +28,7 @@ LARGEST_OF = {
 
 @final
 class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fault)
-    """A finite computation whose value exceeds its dtype; the first entry is named.
+    """A finite computation with a value beyond its dtype; the first entry is named.
 
     `dtype` is its name in safetensors; `by` is how the value was computed, if that explains it.
     """
@@ -121,7 +121,7 @@ def first_true(mask: Bool[Array, "*axes"]) -> int | None:
 
 
 def single(number: float) -> float:
-    """Return a coefficient as it is. Raises CoefficientError for one that float32 can't hold."""
+    """Return a coefficient unchanged. Raises CoefficientError for one that float32 can't hold."""
     if not (isfinite(number) and abs(number) <= LARGEST_SINGLE):
         raise CoefficientError(number)
     return number

@@ -96,7 +96,7 @@ class Nuslerp(Kernel):
     name = "nuslerp"
 
     def unit(self, inputs: Inputs, arguments: ByName) -> int:
-        """Return the length of a row, where angles are of rows or columns, else 1."""
+        """Return the length of a row, for angles of rows or columns, else 1."""
         return {"tensor": 1, "row": inputs.width}.get(arguments["by"]) or _columns(inputs)
 
     def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
@@ -182,7 +182,7 @@ def _along(
 
 
 _CANCELLED = 1e-6
-"""A sum of unit vectors is no direction where its length is below this, as in `karcher`."""
+"""A sum of unit vectors isn't a direction where its length is below this, as in `karcher`."""
 
 
 @final

@@ -147,7 +147,7 @@ def _block_sums(rows: _Blocks) -> list[float]:
 
 
 def _row_totals(rows: Float64[Array, "rows width ..."]) -> Float64[Array, "rows ..."]:
-    """Return the sums along an axis whose length is a power of two, by adding half to half."""
+    """Return the sums along an axis with a power of two as its length, by adding half to half."""
     while half := rows.shape[1] // 2:
         rows = rows[:, :half] + rows[:, half:]
     return rows[:, 0]
@@ -173,7 +173,7 @@ COLUMN_ROWS = 128
 def column_sums(
     inputs: Inputs, terms: Callable[[Chunk], Sequence[Float64[Array, " n"]]], width: int
 ) -> list[Float64[Array, " width"]]:
-    """Return the sum of each column, in blocks of rows, whose sums are added in order."""
+    """Return the sum of each column: the sums of blocks of rows, added in order."""
     columns: list[Float64[Array, " width"]] = []
     for chunk in inputs.chunks(COLUMN_ROWS * width):
         for n, vector in enumerate(terms(chunk)):

@@ -141,9 +141,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     `gguf` are types of files that are written beside a folder: `out-Q4_K_M.gguf` beside `out`.
     `imatrix` is a calibration text: the finished plan reads 16,384 tokens of it, and the mean
     squares of the matrices' inputs weigh the errors of quantisation. Without these three, the
-    plan's `gguf` statements decide; with one of them, the output is as if the plan had none. A
-    `….gguf` file of neither has the plan's dtype. Each output is complete or missing. A `dry_run`
-    makes all checks that come before the first byte, and writes, fetches and computes nothing.
+    plan's `gguf` statements decide; with one of them, the output is as if the plan had no such
+    statement. A `….gguf` file of neither has the plan's dtype. Each output is complete or missing.
+    A `dry_run` makes all checks that come before the first byte, and writes, fetches and computes
+    nothing.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError for a
     wrong file, disk or device, and for a difference from the lock.

@@ -85,14 +85,14 @@ class Destination(ABC):
 
     `shards` are the files with weights, without a lock. `weights_size` are the bytes that people
     are shown: a folder's tensors, or the whole GGUF file. `notes` are remarks for people on
-    differences that are no faults. `update` is the difference to an output that gptailor wrote here
+    differences that aren't faults. `update` is the difference to an output that gptailor wrote here
     before, once the place is claimed. `decided` are the names of the tensors that texts decide, and
     `decided_words` words for them. A GGUF file has the type `quantize`, and the `text` of its
     importance matrix.
     """
 
     magic: ClassVar[bytes] = b""
-    """The first bytes of an output that is one file; none of a folder."""
+    """The first bytes of an output that is one file; empty for a folder."""
     decided_words = "fitted or healed"
     update: Update | None = None
     quantize: str | None = None
@@ -171,7 +171,7 @@ def gguf_beside(folder: Path, file_type: str) -> Path:
     """
     absolute = Path(os.path.abspath(folder))  # noqa: PTH100 (links stay)
     if not absolute.name:
-        message = "GGUF files have the name of their folder, and this one has none"
+        message = "GGUF files have the name of their folder, and this folder has no name"
         raise CheckpointError("C306", message, folder, "name another folder")
     beside = folder if folder.name == absolute.name else absolute
     return beside.with_name(f"{absolute.name}-{file_type.upper()}.gguf")
@@ -336,7 +336,7 @@ class CompiledFolder(CompiledOutput):
             self.settings = {"config": _configuration_values(config, path), "config digest": digest}
         except CheckpointError as error:
             byte = "" if error.offset is None else f", byte {error.offset}"
-            message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
+            message = f"the folder isn't a model: {error.message} ({error.path.name}{byte})"
             self.damage = Difference("file", error.path.name, message, error.path)
         if (output := self.checkpoint) is not None:
             files = (*tokenizer_files(output), *processor_files(output), generation_config(output))

@@ -174,7 +174,7 @@ class Sentences(NamedTuple):
     unless: FactKind | None = None
 
 
-_LOCKED = "is not the one that was locked"
+_LOCKED = "differs from the lock"
 _BY_PACKAGE = "method {name}: expected the package {expected} by the lock, got {got}"
 _SETTING = "{name} is {got}, and by the plan {expected}"
 _OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
@@ -188,14 +188,14 @@ _KINDS: Mapping[FactKind, Sentences] = {
     ),
     "families": Sentences(
         "file",
-        "the family file of {name} is in the lock, and none is read",
-        "the family file of {name} is read, and the lock has none",
+        "the family file of {name} is in the lock, and isn't read",
+        "the family file of {name} is read, and isn't in the lock",
         (f"the family file of {{name}} {_LOCKED}",),
     ),
     "inputs": Sentences(
         "file",
         "{name} of model {owner} is in the lock, and is not read",
-        "{name} is read of model {owner}, and the lock has none of that name",
+        "{name} is read from model {owner}, and isn't in the lock",
         (
             "{name} of model {owner} has {got} bytes, and by the lock {expected}",
             "{name} of model {owner} has other bytes than by the lock",
@@ -204,7 +204,7 @@ _KINDS: Mapping[FactKind, Sentences] = {
     "texts": Sentences(
         "file",
         "",  # the plan has another digest
-        "{got} reads a text, and the lock has none",
+        "{got} reads a text, and the lock has no such text",
         (f"the calibration text of {{got}} {_LOCKED}",),
     ),
     "template": Sentences(
@@ -213,20 +213,20 @@ _KINDS: Mapping[FactKind, Sentences] = {
     "beside": Sentences(
         "file",
         "{name} is missing",
-        "{name} is there, and the plan gives none of that name",
+        "{name} is present, and the plan gives no such file",
         ("{name} has other bytes than the plan gives",),
     ),
     "config": Sentences("config", _OF_CONFIG, _OF_CONFIG, (_OF_CONFIG,), absent="missing"),
     "config digest": Sentences("config", "", "", (f"{{got}} {_LOCKED}",), unless="config"),
     "imatrix": Sentences(
         "file",
-        "the lock has an importance matrix, and the file has none",
-        "the file has an importance matrix, and the lock has none",
-        ("the text of the importance matrix is not the one that was locked",),
+        "the lock has an importance matrix, and the file lacks one",
+        "the file has an importance matrix, and the lock lacks one",
+        ("the text of the importance matrix differs from the lock",),
     ),
     "metadata": Sentences("config", _SETTING, _SETTING, (_SETTING,), absent="missing"),
     "metadata digest": Sentences(
-        "config", "", "", ("the file's metadata is not what was locked",), unless="metadata"
+        "config", "", "", ("the file's metadata differs from the lock",), unless="metadata"
     ),
 }
 
@@ -285,7 +285,7 @@ def _of_tensor(expected: TensorDigest | None, actual: TensorDigest | None, by: s
     if actual is None:
         return f"is missing; {by} has it"
     if expected is None:
-        return f"is there, and {by} has none of that name"
+        return f"is present, and {by} has no such tensor"
     if (actual.dtype, actual.shape) != (expected.dtype, expected.shape):
         form, expected_form = (f"{t.dtype} {list(t.shape)}" for t in (actual, expected))
         return f"is {form}, and by {by} {expected_form}"
@@ -326,7 +326,7 @@ def refuse(differences: Iterable[Difference], lock: Lock) -> None:
 
 
 _INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
-_OUTPUT = "another version of {versions} may compute otherwise; see 'gptailor lock'"
+_OUTPUT = "another version of {versions} may compute otherwise; 'gptailor lock' locks it anew"
 _REFUSALS = {
     **dict.fromkeys(("plan", "dtype"), ("C703", _INPUTS)),
     **dict.fromkeys(("model", "file"), ("C704", _INPUTS)),

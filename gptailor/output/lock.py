@@ -149,7 +149,7 @@ class Lock(Closed):
 
 
 def refuse_other_file(path: Path) -> None:
-    """Raise CheckpointError (C303) for a path without a folder, or of a file that is no lock.
+    """Raise CheckpointError (C303) for a path without a folder, or of a file that isn't a lock.
 
     A file whose name ends in `.lock` counts as a lock, even if it is damaged.
     """
@@ -159,7 +159,7 @@ def refuse_other_file(path: Path) -> None:
         try:
             read_lock(path)
         except CheckpointError:
-            message, help_ = "it is there, and isn't a lock", f"name a file that ends in {SUFFIX}"
+            message, help_ = "the file isn't a lock", f"name a file that ends in {SUFFIX}"
             raise CheckpointError("C303", message, path, help_) from None
 
 
@@ -218,7 +218,7 @@ class _VocabularyEntry(Closed):
 
 
 def _listed(value: object) -> object:
-    """Return one text, which stands alone in a lock, as a list."""
+    """Return one text, which isn't a list in a lock, as a list."""
     return [value] if isinstance(value, dict) else value
 
 
@@ -261,7 +261,7 @@ def _entries_of(texts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rendered(value: Any, indent: str = "") -> str:
-    """JSON in which an object that holds no other stands on one line."""
+    """JSON with each innermost object on one line."""
     if not isinstance(value, dict) or not any(isinstance(v, dict) for v in value.values()):
         return json.dumps(value, sort_keys=True)
     inner = indent + "  "

@@ -131,7 +131,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
 
 
 def measured_files(prepared: Prepared, measure: Callable[[Path], Fact]) -> dict[FactKind, Facts]:
-    """Return the input files of a plan; `measure` reads those of the models.
+    """Return the input files of a plan; `measure` reads the models' files.
 
     Calibration texts are left out if one of them is missing.
     """
@@ -302,7 +302,7 @@ class Recording:
 
 
 def _locked_texts(prepared: Prepared, fitted: "Fitted | None") -> dict[str, LockedText]:
-    """Return the texts that the fits read, by their names, those of inner plans too."""
+    """Return the texts that the fits read, by their names, with the texts of inner plans."""
     texts = {
         f"{name}.{of}": text
         for name, fits in prepared.inner_fits.items()

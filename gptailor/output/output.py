@@ -75,7 +75,7 @@ def payloads(
 
 
 def _copied(source: TensorInfo) -> Payload:
-    """Return the bytes of a tensor as they are on disk, or those of some of its rows."""
+    """Return the bytes of a tensor, or of some of its rows, as they are on disk."""
     if isinstance(source.form, Aligned):
         return (block for piece in source.form.pieces for block in blocks_of(_rows(piece)))
     return ByteRange(source.file, source.offset, source.spec.size)
@@ -163,7 +163,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
 
 
 def fit_results(prepared: Prepared, fitted: "Fitted | None") -> dict[str, FitResult]:
-    """Return the results of fits by their places, that of a smaller vocabulary first."""
+    """Return the results of fits by their places, a smaller vocabulary's first."""
     return vocabulary_result(prepared.checked) | dict({} if fitted is None else fitted.results)
 
 

@@ -180,7 +180,7 @@ def written_record(folder: Path) -> WrittenFolder | None:
 def _entries_of(folder: Path) -> Entries:
     """Return the entry of each file in a folder by its path in it, and of links and folders.
 
-    A file that is no folder has one entry, by its name.
+    A file that isn't a folder has one entry, by its name.
     """
     is_folder = folder.is_dir()
     found: dict[str, tuple[int, int, int]] = {}

@@ -75,7 +75,7 @@ def verify(
 
     `models` gives other folders for the plan's names, `families` are family files; with
     `tensors_only` the folder is compared with its lock, and the models are not looked at. Raises
-    CheckpointError if the folder is not there (C101), the file is no GGUF file (C109) or the lock
+    CheckpointError if the folder is not there (C101), the file isn't a GGUF file (C109) or the lock
     none (C701, C702), PlanError if `models` has other names.
     """
     begun = Verification(Path(folder), models=models, families=families, tensors_only=tensors_only)
@@ -262,7 +262,7 @@ class Verification:
         self.compared += words
         actual = self.output.settings
         if "beside" in actual and "beside" not in facts:
-            self.unverified.append("the tokenizer's files: nothing says what they should be")
+            self.unverified.append("the tokenizer's files: their expected contents are unknown")
         self._find(Measurement(facts=facts), Measurement(facts=actual))
         if destination and self._has_locked_inputs(destination.prepared, crew, progress):
             self._remake(destination, tensors, crew, progress)
@@ -273,7 +273,7 @@ class Verification:
             return self.output.destination(prepared)
         except (CheckpointError, CalibrationError, ValueError) as error:
             message = str(error) if isinstance(error, ValueError) else error.message
-            self.unverified.append(f"what the plan makes: {message}")
+            self.unverified.append(f"the plan's output: {message}")
             return None
 
     def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
@@ -288,8 +288,8 @@ class Verification:
         crew.do([partial(take, path) for path in sorted(set(inputs(prepared).values()))])
         facts = measured_files(prepared, lambda path: Fact.of_file(digests[path], path))
         if self._find(Measurement.of(self.lock), Measurement(facts=facts)):
-            reason = "its models are not those that were locked"
-            self.unverified.append(f"what the plan makes: {reason}")
+            reason = "its models differ from the lock"
+            self.unverified.append(f"the plan's output: {reason}")
             return False
         count = sum(len(model.files) for model in self.lock.models.values())
         self.compared.append(f"{count} files of the models with the lock")
@@ -330,7 +330,7 @@ class Verification:
             remade_tensors = Measurement(tensors=remade, source="the plan")
             self._find(remade_tensors, Measurement(tensors=expected))
         else:
-            remade_tensors = Measurement(tensors=remade, tensor="what the plan makes of tensor")
+            remade_tensors = Measurement(tensors=remade, tensor="the plan's tensor")
             self._find(Measurement(tensors=expected), remade_tensors)
 
 

@@ -9,7 +9,7 @@ MOST_ENTRIES = 200_000
 MOST_LISTED = 1_000
 """Entries of one list: sources, numbers, knots of a curve, options of a choice, objectives."""
 MOST_WINDOWS = 200_000
-"""Windows of a plan's choices, each of which is an option of a search."""
+"""Windows of a plan's choices. Each is an option of a search."""
 MOST_FAULTS = 1_000
 """Errors of one plan that are looked for."""
 MOST_COMPARED = 200

@@ -89,7 +89,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         return [*dict.fromkeys([*self, *self.installed()])]
 
     def is_own(self, name: str) -> bool:
-        """Return whether an entry is of the core, or of a plugin in gptailor's own package."""
+        """Return whether an entry belongs to the core, or to a plugin in gptailor's own package."""
         points = () if name in self.own else _points(self.group, name)
         return name in self.own or any(_package(point).name == "gptailor" for point in points)
 
@@ -157,7 +157,7 @@ class Door(dict[str, _Value], Generic[_Value]):
 
 
 def _forget(module: str) -> None:
-    """Remove what a module registered before its import failed."""
+    """Remove the entries that a module registered before its import failed."""
     for door in Door.all:
         for name in [name for name, owner in door._modules.items() if owner == module]:
             del door._modules[name]

@@ -37,15 +37,15 @@ class Progress:
     - `fitting`: a plan that is a model of another, `at`, is fitted next.
     - `answering`: a teacher answers more prompts of a file, `at`; `done` tokens are there. Kept
       answers have no such event.
-    - `reading`: the teacher has predicted from so many tokens.
+    - `reading`: the teacher has predicted from this many tokens.
     - `learning`: healing begins to train `total` layers. `numbers` has the `numbers` that learn,
-      the `tokens` of the texts, and the `bytes` on the device beside the model's weights.
+      the `tokens` of the texts, and the `bytes` on the device in addition to the model's weights.
     - `healing`: steps of learning. `numbers` has the `held_out` loss, and after the first step
       `loss`, the mean of the last steps, both in nats a token.
-    - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has none.
+    - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has no `at`.
     - `searching`: a slow step of a search that isn't a trial, `at`. Its `total` is 0 if unknown.
     - `asking`: the next plans of a search are being chosen.
-    - `scoring`: a worker begins to score `total` plans on so many `samples`, in `numbers`.
+    - `scoring`: a worker begins to score `total` plans on this many `samples`, in `numbers`.
     - `extracting`: thousandths of the extraction of an adapter.
 
     `seconds_left` is the estimated time of the others. A `reused` result is that of an earlier run.

@@ -106,7 +106,7 @@ class Fault:
 class TailorError(Exception):
     """An error outside of plans: a file, a disk, memory, a cluster. Its text names the thing.
 
-    All errors that gptailor raises are of this kind; `exit_code` is the command's exit status.
+    All errors that gptailor raises have this class; `exit_code` is the command's exit status.
     Files that can't be used are a `CheckpointError`, with a `code` of faults.md; foreign files
     that Tailor can't express a `ConversionError`; texts that can't be read a `CalibrationError`; a
     search that can't run as asked a `WishError`, and one that can't go on a `SearchError`; packages
@@ -191,7 +191,7 @@ class PlanFolderError(CodedError, IsADirectoryError):
 class PlanError(TailorError):
     """A plan has faults: all of them are in `faults`, in the order of the text, warnings too.
 
-    Its text is what the command prints: each fault with its code, its line and what to do.
+    Its text is the command's output: each fault with its code, its line and what to do.
     """
 
     exit_code = 1
@@ -208,7 +208,7 @@ class Origin:
 
     `spans` holds, for a place (an entry of the plan), the spans of the places inside it, relative
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
-    one statement share what they can. `families` are files of families that were given with it.
+    one statement share equal parts. `families` are files of families that were given with it.
     `inner` are other checkpoints for models of plans that are models here (`deep.math`), `commits`
     the source, revision and commit that those of the Hub are at, `fitted` the fits of such plans.
     `tree` is the text as `gptailor.lang` read it, with comments. `places` are those of the declared
@@ -290,8 +290,8 @@ def _in_order(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def _too_many(origin: Origin | None) -> Fault:
-    message = f"the plan has more than {MOST_FAULTS:,} errors, and the others are not looked for"
-    fault = Fault(TOO_MANY, message, help="correct those that are listed first")
+    message = f"the plan has more than {MOST_FAULTS:,} errors; the check stopped there"
+    fault = Fault(TOO_MANY, message, help="correct the listed errors first")
     return fault if origin is None else replace(fault, span=Span(0, 0), source=origin.source)
 
 
@@ -347,7 +347,7 @@ def listed(names: Iterable[str], last: str = "and") -> str:
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Return the first names in words, with the number of the others; empty for no names."""
+    """Return the first names in words, with the number of further names; empty for no names."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return listed(names[:_MOST_NAMED]) + more if names else ""
 

@@ -9,7 +9,7 @@ from gptailor.plan.bounds import LARGEST_LAYER
 
 
 class Closed(BaseModel):
-    """Frozen, strict data that refuses what it doesn't know."""
+    """Frozen, strict data that refuses unknown fields."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
@@ -68,7 +68,7 @@ Number = int | float
 
 @final
 class Named(Closed):
-    """A number by the name that `let` gives it; one number wherever the name stands. `mix`."""
+    """A number by the name that `let` gives it; the same number everywhere. `mix`."""
 
     named: str
 

@@ -165,7 +165,7 @@ class SomeOf(Open):
 class DropSome(SomeOf):
     """A choice of several positions that leave the model.
 
-    `named` is the number that the count is, if it stands there by its name.
+    `named` is the name of the count's number, if the text has a name.
     """
 
     named: str | None = None
@@ -175,7 +175,7 @@ class DropSome(SomeOf):
 class DropAny(DropSome):
     """A choice: `count` of these positions leave the model.
 
-    `named` is the number that the count is, if it stands there by its name.
+    `named` is the name of the count's number, if the text has a name.
     """
 
 
@@ -183,7 +183,7 @@ class DropAny(DropSome):
 class DropWindow(DropSome):
     """A choice: `count` neighbours of these positions leave the model.
 
-    `named` is the number that the count is, if it stands there by its name.
+    `named` is the name of the count's number, if the text has a name.
     """
 
 
@@ -197,7 +197,7 @@ class Repeat(Open):
 
     @property
     def positions(self) -> Sequence[int]:
-        """The positions of the block; none if its range descends."""
+        """The positions of the block; empty if its range descends."""
         return range(self.first, self.last + 1)
 
 
@@ -273,7 +273,7 @@ class Bridge(Open):
 
     @property
     def positions(self) -> Sequence[int]:
-        """The layer before the gap; none for every gap."""
+        """The layer before the gap; empty for every gap."""
         return () if self.after is None else (self.after,)
 
 
@@ -489,12 +489,12 @@ class Model(Closed):
 
 
 REST = ("embed", "norm", "head", "tokenizer")
-"""The parts of a model beside its decoder layers."""
+"""The parts of a model outside its decoder layers."""
 
 OVERLAY: Final = (
     "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
 )  # fmt: skip
-"""The lists of a plan whose entries change the base's layers, each in its normal order."""
+"""The lists of a plan with entries that change the base's layers, each in its normal order."""
 
 BY_LAYER: Final = ("layers", "drops", "scales")
 """The lists with an entry for each layer of a statement; elsewhere an entry is a statement."""
@@ -573,7 +573,7 @@ class Plan(Closed):
     if not TYPE_CHECKING:  # types come from the fields
 
         def __init__(self, *given: object, **fields: Any) -> None:
-            """Build a plan of fields by name. Raises PlanError for fields that are no plan's."""
+            """Build a plan of fields by name. Raises PlanError for unknown fields."""
             if given:
                 raise TypeError("Plan() expects fields by name; gptailor.load reads a plan's file")
             super().__init__(**fields)
@@ -713,7 +713,7 @@ class Plan(Closed):
 
 
 def data_faults(error: ValidationError, source: Source | None = None) -> list[Fault]:
-    """Return the faults of data that is no plan, at the places of its fields."""
+    """Return the faults of data that isn't a plan, at the places of its fields."""
     return [
         Fault(
             "S107",

@@ -58,7 +58,7 @@ By = MethodCall | OneOfMethods
 
 @final
 class Take(Closed):
-    """A layer as it is in its model."""
+    """A layer, unchanged, of its model."""
 
     take: LayerOf
 

@@ -116,7 +116,7 @@ def _density(default: float) -> Parameter:
 
 
 def _normalize(default: Literal["yes", "no"]) -> Parameter:
-    """Return the parameter that divides a sum by that of its weights."""
+    """Return the parameter that divides a sum by the sum of its weights."""
     return Parameter("normalize", default, words=("yes", "no"), named=True)
 
 
@@ -250,7 +250,7 @@ _METHODS = {
         ),
         Method(
             "nearswap",
-            "the first source, with what is near it in the second",
+            "the first source, with the near entries of the second",
             _named(Parameter("t", 0.0001, low=0.0)),
             least=2,
             most=2,

@@ -171,7 +171,7 @@ def block_of(plan: Plan, position: int | None) -> Repeat | None:
 
 
 def repeated(plan: Plan, slots: Sequence[Slot]) -> list[Slot]:
-    """Return the slots with those of each block once more for each further run of the block.
+    """Return the slots, with a block's slots once more for each further run of the block.
 
     The further runs follow the block's last slot. A hidden state passes the scales of a block in
     every run.

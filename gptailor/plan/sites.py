@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def used_as(self) -> str:
-        """The role; of a number with a name, that of the place of its first use."""
+        """The role; a number with a name has the role of its first use."""
         return self.parameter if self.role == "let" and not self.method else self.role
 
 

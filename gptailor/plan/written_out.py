@@ -107,7 +107,7 @@ def spread(
     A layer of a smaller level wins at its position, then one of a finer part; below a `maybe` are
     the layers that hold where it isn't taken. Layers without effect are left out. Positions that a
     fixed drop takes away have layers if `gone`, as in the plan with nothing dropped. A `plain` plan
-    has no levels, as a text has none (see P512).
+    has no levels, as in a text (see P512).
     """
     if not plan.others and plan.whole is None:
         return plan
@@ -126,7 +126,7 @@ def spread(
 
 
 _Located = tuple[p.Layer, Place]
-"""A layer, and its place in the plan, or that of its `others` or `whole`."""
+"""A layer, and its place in the plan, or the place of its `others` or `whole`."""
 
 
 def _located(
@@ -248,7 +248,7 @@ def _leaves_choices(entry: p.Others | p.Whole) -> bool:
 
 
 def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
-    """Yield the places of `others` that no position is left to."""
+    """Yield the places of each `others` without a position."""
     used = {at for _, at in _located(plan, count)} if plan.others else set()
     yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)
 

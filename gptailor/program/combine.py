@@ -180,7 +180,7 @@ def _smaller(make: Combine) -> str:
     """Return the advice to change the number that enlarges the result most."""
     if make.provider:
         package = make.provider.rpartition(" ")[0]
-        return f"'{make.method}' is of {package}: correct it there, or choose another method"
+        return f"'{make.method}' comes from {package}: correct it there, or choose another method"
     sizes = {"scale": max(abs(make.divisor), 1 / abs(make.divisor))} if make.divisor != 1.0 else {}
     for name, value in make.arguments:
         numbers = value if isinstance(value, tuple) else (value,)

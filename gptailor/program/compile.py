@@ -1,7 +1,7 @@
 """A closed plan and its models into a `Program`, from headers alone: a draft, and `PASSES`.
 
 The draft has an instruction for each tensor of the output. Each pass is a function Program →
-Program that also receives the plan beside its models. The size of an output follows from its
+Program that also receives the plan with its models. The size of an output follows from its
 program. The base's layers that predict further tokens stay only if all that they need stays.
 """
 
@@ -113,7 +113,7 @@ def _part(
 ) -> Iterator[p.Output]:
     """Yield a branch of an output layer;
 
-    `dtypes` are for tensors that the base's layer there hasn't.
+    `dtypes` are for tensors that the base's layer lacks.
     """
     n, slot = where
     read = checked.uses(slot, part)
@@ -255,7 +255,7 @@ def fold_scales(program: p.Program, checked: Checked) -> p.Program:
     """Divide each layer's addition to the hidden state by the scales of the layers before it.
 
     A copy becomes `linear` of the tensor, named by itself alone, so that equally scaled layers are
-    equal wherever they stand.
+    equal at all positions.
     """
     slots = enumerate(checked.resolved.kept)
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
@@ -417,7 +417,7 @@ def _has_tokens_of_base(checked: Checked) -> bool:
 
 
 def numbered_predictors(base: Opened) -> list[int]:
-    """Return the numbers of predictors that stand after the last layer, in order."""
+    """Return the numbers of predictors after the last layer, in order."""
     places = (layouts.place_in(base.layout.prefix, name) for name in base.predicting)
     return sorted({at[0] for at in places if at is not None})
 

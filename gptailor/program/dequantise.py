@@ -15,7 +15,7 @@ from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, quoted
 
 Load = Callable[[forms.TensorInfo], Shaped[Tensor, "..."]]
-"""Loads a tensor as it is on disk."""
+"""Loads a tensor in its form on disk."""
 ReadRows = Callable[[int, int], Float32[Tensor, "..."]]
 """Returns the rows of a weight, along its first axis, from a number to another."""
 

@@ -26,7 +26,7 @@ def device_of(name: str) -> torch.device:
         raise TailorError(f"'{name}': merges run on 'cpu' or on 'cuda'")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
-        available = f"there are {count}" if count else "there is no CUDA device"
+        available = f"the machine has {count}" if count else "no CUDA device is available"
         raise TailorError(f"'{name}' was asked for, and {available}")
     return device
 
@@ -42,7 +42,7 @@ def devices_of(first: torch.device, processes: int) -> list[torch.device]:
     available = torch.cuda.device_count() - index
     if available < processes:
         message = f"{processes} processes take one GPU each from 'cuda:{index}' on"
-        raise TailorError(f"{message}, and there are {available}")
+        raise TailorError(f"{message}, and the machine has {available}")
     return [torch.device(first.type, index + number) for number in range(processes)]
 
 

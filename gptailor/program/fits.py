@@ -42,8 +42,8 @@ class FitStatement:
     """A statement that texts decide, by its word.
 
     `mark` marks the tensors that the fit decides; a cut of layers changes their shapes too. `maker`
-    is the class that makes the fit. A vocabulary has none, because headers and the text alone
-    decide its rows.
+    is the class that makes the fit. A vocabulary has no such class, because headers and the text
+    alone decide its rows.
     """
 
     word: str
@@ -212,7 +212,7 @@ def _ordered(outputs: Iterator[p.Output]) -> Iterator[p.Output]:
 
 
 def _cut_stack(output: p.Output, stacked: Stacked, kept: Sequence[int]) -> p.Output:
-    """Return a tensor of all experts with those that stay."""
+    """Return a tensor of all experts with the remaining experts."""
     make, spec, each = output.make, output.spec, stacked.entries
     rows = [number * each + entry for number in kept for entry in range(each)]
     shape = resized(spec.shape, stacked.axis, len(rows))

@@ -70,7 +70,7 @@ def any_closing(recipe: p.Recipe) -> p.Recipe:
 
 
 def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
-    """Return a model that is made of others, which are opened, by a recipe without choices."""
+    """Return a model that a recipe without choices makes of opened models."""
     recipe = plan.models[name].made
     assert recipe is not None, "a checkpoint"
     inner = whole_plan(plan, recipe)
@@ -80,7 +80,7 @@ def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
 
 
 def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Opened]:
-    """Return the opened models of an open plan, those made of others as a closing decides."""
+    """Return the opened models of an open plan; a closing decides the models made of models."""
     result = dict(models)
     for name in needed(plan, sorted(used(plan))):
         if plan.models[name].made is not None:

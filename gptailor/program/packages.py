@@ -54,7 +54,7 @@ def method_packages(program: Program, gaps: Iterable[Gap]) -> dict[str, str]:
 
 
 def _methods(make: object) -> Iterator[str]:
-    """Yield the methods of an instruction, and those of the tensors that it is made of."""
+    """Yield the methods of an instruction and of its source tensors."""
     if isinstance(make, Combine):
         yield make.method
         for tensor in make.tensors:
@@ -92,7 +92,7 @@ def _digest(value: object) -> "hashlib._Hash":
 
 
 def _source_files(module: str) -> list[Path]:
-    """Return the source files of a module's package, which may import each other; none of cells."""
+    """Return the source files of a module's package; empty for a notebook's cells."""
     for name in (module.partition(".")[0], module):
         if file := getattr(sys.modules.get(name), "__file__", None):
             path = Path(file)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**20
 """Bytes of one input's chunk in float32: smaller ones make threads wait for one another."""
 _DEVICE_CHUNK_BYTES = 2**26
-"""Bytes of a chunk on another device, whose calls take longer to begin."""
+"""Bytes of a chunk on another device, because its calls take longer to begin."""
 _DEVICE_LEAST = 2**20
 """The least number of entries for which a tensor is moved to another device."""
 _STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}

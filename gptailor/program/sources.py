@@ -1,4 +1,4 @@
-"""Sources of an output: a plan beside its models, the layers that slots read, the tokenizer.
+"""Sources of an output: a plan with its models, the layers that slots read, the tokenizer.
 
 Embeddings and heads have a row for each token of that tokenizer.
 """
@@ -27,7 +27,7 @@ from gptailor.plan.sites import calls, named_models
 @final
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """A resolved plan beside its opened models, the base among them."""
+    """A resolved plan with its opened models, the base among them."""
 
     resolved: Resolved
     models: Mapping[str, Opened]
@@ -296,7 +296,7 @@ class AlignedRest:
 def has_rows(where: str, number: int) -> bool:
     """Return whether a tensor of the layout's `where` has a row for each token.
 
-    GPT-2's positions have none. A head's first two tensors are its weight and its bias.
+    GPT-2's positions have no such rows. A head's first two tensors are its weight and its bias.
     """
     return number < {"embed": 1, "head": 2}.get(where, 0)
 

@@ -52,7 +52,7 @@ def fit_sections(resolved: Resolved, results: Mapping[str, FitResult]) -> Iterat
 
 
 def _line(done: str, good: str, result: FitResult) -> str:
-    """Return what was done, and how good it is if that is known."""
+    """Return the fit in words, with its known quality."""
     numbers = {"at": result.at, "tokens": result.tokens, **result.numbers}
     known = result.numbers and all(map(math.isfinite, result.numbers.values()))
     return (done + good if known else done).format(**numbers)
@@ -248,8 +248,8 @@ FIT_WORDS: Mapping[str, FitWords] = {
             },
         ),
         {
-            "comparing experts": "comparing the experts of {0.total} layers, of which "
-            "{0.numbers[size]:,} stay"
+            "comparing experts": "comparing the experts of {0.total} layers, keeping "
+            "{0.numbers[size]:,} in each"
         },
     ),
     "width": FitWords(
@@ -261,7 +261,7 @@ FIT_WORDS: Mapping[str, FitWords] = {
         ),
         partial(
             _section,
-            "Each MLP has {plan.size:,} neurons, those that a text needs most. Its output "
+            "Each MLP has the {plan.size:,} neurons that a text needs most. Its output "
             "projection has been refitted by least squares. The recovered share of the error of "
             "leaving neurons out is the mean of all layers, measured on text that a fit left out.",
             {

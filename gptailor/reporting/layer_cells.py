@@ -78,7 +78,7 @@ class MapRow(NamedTuple):
 class LayerGrid:
     """The layers of one or two plans as a map: a column a layer, with letters for `models`.
 
-    `views` are all layers that are drawn. The ruler has no number above a layer that has none in
+    `views` are all layers that are drawn. The ruler has no number above a layer without a number in
     `ruler`.
     """
 

@@ -211,7 +211,7 @@ def _from_to(first: str, last: str) -> str:
 
 
 def _digits(number: str) -> str:
-    """Return a number as it is, or with four digits if it is long."""
+    """Return a number unchanged, or with four digits if it is long."""
     return number if len(number) <= len("0.1234") else f"{float(number):.4g}"
 
 

@@ -64,8 +64,8 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *_front_matter(plan, *parents, _TASKS[images]),
             f"# {title}",
             "",
-            f"A language model {'merged' if merged else 'stitched'} from the layers of others, "
-            f"{trained}, by gptailor {version}.",
+            f"A language model {'merged' if merged else 'stitched'} from the layers of other "
+            f"models, {trained}, by gptailor {version}.",
             "",
             "| | base | this model |",
             "|---|---|---|",
@@ -86,9 +86,9 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *_map(drawn),
             "```",
             "",
-            f"The numbers are those of the base's layers, before anything is dropped{again}."
+            f"The layers have the base's numbers, before anything is dropped{again}."
             if plan.stack is None
-            else "The numbers are those of the output's layers.",
+            else "The layers have the output's numbers.",
             "",
             "| layers | made of |",
             "|---|---|",

@@ -89,7 +89,7 @@ def show(
 
     `plan` is a plan or its file, a compiled folder or GGUF file (the plan that it was compiled
     from), or a model's folder. `models` gives other folders for the plan's names. With
-    `every_layer` layers along a curve have rows of their own. The output's size stands below the
+    `every_layer` layers along a curve have rows of their own. The output's size is below the
     map if the plan is closed and its models are there.
 
     Raises PlanError for faults of the plan by itself, and OSError for a missing file.
@@ -263,7 +263,7 @@ def _repeat_row(repeat: p.Repeat | p.RepeatWindow) -> Row:
 
 
 def _twice(plan: p.Plan, slots: Sequence[Slot]) -> Iterator[Row]:
-    """Yield a row for the layers of a model that stand several times in a stack."""
+    """Yield a row for the layers of a model that are several times in a stack."""
     recipes = (slot.recipes[None].recipe for slot in slots if plan.stack is not None)
     takes = (recipe.take for recipe in recipes if isinstance(recipe, p.Take))
     runs = Counter((take.model, take.layer) for take in takes if isinstance(take.model, str))

@@ -16,7 +16,7 @@ def row_numbers(names: Sequence[str]) -> list[str]:
 
 
 def has_room(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> bool:
-    """Return whether all columns of a table stand beside its names in `width` columns."""
+    """Return whether all columns of a table fit beside its names in `width` columns."""
     sizes = _sizes([head, *rows])
     return len(_INDENT) + sum(sizes) + _GAP * (len(sizes) - 1) <= width
 

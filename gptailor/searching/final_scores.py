@@ -30,7 +30,7 @@ from gptailor.searching.space.space import Space
 from gptailor.searching.summary import curve, held_key
 
 _MOST = 10
-"""The best plans that are evaluated, beside the front and the best of each size."""
+"""The best plans that are evaluated, in addition to the front and the best of each size."""
 
 
 _Pair: TypeAlias = tuple[float | None, float | None]
@@ -207,7 +207,7 @@ def held_out(
         keys = [key for key, (_, how) in fresh.items() if how == stage]
         for index, outcomes in trials.run([fresh[key][0] for key in keys], None, stage=stage):
             done += 1
-            on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
+            on_progress(f"scoring on held-out samples: {done} of {len(fresh)}")
             scores = read_outcomes(outcomes)
             if isinstance(scores, Failure):
                 notes[keys[index]] = HeldOutFailure(failure=str(scores))

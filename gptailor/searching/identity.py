@@ -1,4 +1,4 @@
-"""The record of a search in `run.json`: what was asked for. Another search there is refused."""
+"""The record of a search's settings in `run.json`. Another search there is refused."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -83,7 +83,7 @@ def record_of(  # noqa: PLR0913, PLR0917 (all that a search's trials depend on)
     where: Resources,
     place: Path | None,
 ) -> RunRecord:
-    """Return the record of a search: its settings, its open plan, and digests of what it reads.
+    """Return the record of a search: its settings, its open plan, and digests of its inputs.
 
     Paths in the plan are seen from `place`, or absolute.
     """
@@ -153,7 +153,7 @@ def refuse_other(before: RunRecord | None, record: RunRecord, place: Path) -> No
         messages.append(f"it was begun with {before.trials} trials, and now is to have fewer")
     if messages:
         message = f"holds another search: {'; '.join(messages)}"
-        help_ = "give what it was begun with, or another RUN"
+        help_ = "restore its first arguments, or name another RUN"
         raise CheckpointError("C902", message, place, help_)
 
 

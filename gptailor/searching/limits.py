@@ -39,11 +39,11 @@ _UNITS = {
     "kv_cache": "bytes a token in the KV cache",
 }
 _MORE_DRAWN = 16
-"""Genomes that sizes are fitted on beyond those whose features span all."""
+"""Genomes for the fit of sizes, beyond the genomes with features that span all."""
 _POOL = 4096
 """Genomes with features that the fitted genomes span."""
 _SPANNED = 1e-6
-"""The largest square of the distance of features from those that span them."""
+"""The largest square of the distance of features from the spanning features."""
 _EXACT = 1e-6
 """The rounding error of a size, as a share of the bound."""
 _TRIED = 64

@@ -145,10 +145,10 @@ class _Measuring:
             or len(removed) > int(sum(self.space.table.high))
             or len(notes.gaps or range(layers)) != layers
         ):
-            raise self.study.error("has a damaged note: 'measured' is of other layers")
+            raise self.study.error("has a damaged note: 'measured' has other layers")
 
     def _removals(self, rounds: int) -> int:
-        """Return how many plans so many rounds of greedy removal try."""
+        """Return how many plans this many rounds of greedy removal try."""
         places = sum(bit.group >= 0 for bit in self.space.bits)
         return sum(min(self.width, places - n) for n in range(rounds)) if self.width else 0
 
@@ -160,7 +160,7 @@ class _Measuring:
         samples = budget.low if budget.low < budget.full else glance
         influence: dict[str, Sequence[float]] = dict(self._noted.influence or {})
         for name, plan in self.plans.items():
-            words = "measuring what each layer does" + f" in {name}" * (len(self.plans) > 1)
+            words = "measuring the influence of each layer" + f" in {name}" * (len(self.plans) > 1)
             self.on_progress(words, self.done, self.total)
             if name not in influence:
                 influence[name] = list(self.trials.block_influence(plan, samples))
@@ -174,7 +174,7 @@ class _Measuring:
         if not self.bridges:
             return None
         widest = len(nested_cuts(self.space, np.zeros(self.space.layers))[-1])
-        words = "measuring what a bridge leaves of each gap"
+        words = "measuring the error of each bridged gap"
         self.on_progress(words, self.done, self.total)
         if self._noted.gaps is None:
             errors = gap_errors_of(self.trials, self.plans["base"], widest)

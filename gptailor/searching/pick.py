@@ -31,7 +31,7 @@ _WRITTEN_ANEW = "the same search command writes it anew, without another trial"
 
 @final
 class _HandedLine(BaseModel):
-    """A line of the journal, of which only one note is read."""
+    """A line of the journal; only one note of it is read."""
 
     handed: HandedNote | None = None
 
@@ -41,8 +41,8 @@ class Bounds(NamedTuple):
     """Bounds of a plan to pick.
 
     `memory` are bytes for the weights, and for the KV cache of one text of `context` tokens if it
-    is known. `share` and `nats` bound the loss beside the base, on the mean of the objectives.
-    `gguf` are types of GGUF files, each with the most bytes of the plan's file.
+    is known. `share` and `nats` bound the loss compared with the base, on the mean of the
+    objectives. `gguf` are types of GGUF files, each with the most bytes of the plan's file.
     """
 
     parameters: int | None = None
@@ -122,7 +122,7 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
         raise files.error("holds no plans that a search found", help_)
     if handed.best is None:
         message = "no plan of this search meets the requirements"
-        raise WishError(f"{message}; summary.md says which comes nearest")
+        raise WishError(f"{message}; summary.md names the nearest plan")
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
         if most is not None and all(getattr(point, name) is None for point in handed.curve):
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"

@@ -80,7 +80,8 @@ class SearchResult:
 
         `number`, `phase` and `origin` tell where the trial is from, `plan` describes it in a line.
         `samples` are those that it was scored on. Each objective has its score and its error under
-        `NAME` and `NAME stderr`. `loss` is the loss beside the base. A missing value is None.
+        `NAME` and `NAME stderr`. `loss` is the loss compared with the base. A missing value is
+        None.
         """
         return [self.summary.row(trial) for trial in self.summary.ledger.trials]
 
@@ -113,9 +114,9 @@ class SearchResult:
 
         `parameters` may be a text such as `110M`. `memory` bounds the bytes of the weights and of
         the KV cache of one text of `context` tokens, also as a text such as `2GB`. `loss` bounds
-        the loss beside the base: `"2%"` of its scores, or 0.05 nats. `gguf` bounds the bytes of
-        GGUF files by their types: `{"q4_k_m": "100M"}`. Raises TailorError if no plan meets the
-        bounds, ValueError without a bound, for a text that is no number and for an unknown type.
+        the loss compared with the base: `"2%"` of its scores, or 0.05 nats. `gguf` bounds the bytes
+        of GGUF files by their types: `{"q4_k_m": "100M"}`. Raises TailorError if no plan meets the
+        bounds, ValueError without a bound, for a text that isn't a number and for an unknown type.
         """
         if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
             raise ValueError("expected a limit: give parameters, memory, layers, gguf or loss")
@@ -318,7 +319,7 @@ def _commands(best: Path, run: RunReading, chosen: Settings) -> tuple[str, ...]:
 
 
 def _in_python(function: str, names: Sequence[str]) -> str:
-    """Return a shell's comment on a command whose names no installed package provides."""
+    """Return a shell's comment on a command with names that no installed package provides."""
     words = f"  # in Python, by gptailor.{function}: no installed package has {listed(names, 'or')}"
     return words if names else ""
 

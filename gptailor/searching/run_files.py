@@ -73,8 +73,12 @@ def local_or_url(run: str | Path) -> Path | str:
 def refuse_former(names: Collection[str], place: Path) -> None:
     """Raise CheckpointError C902 for a RUN of a release that kept trials in an Optuna study."""
     if any(name.partition("/")[0] == "study.journal" for name in names):
-        message = "holds a search of an earlier release, with its trials in 'study.journal'"
-        raise CheckpointError("C902", message, place, "go on with that release, or name a new RUN")
+        raise CheckpointError(
+            "C902",
+            "holds a search of an earlier release, with its trials in 'study.journal'",
+            place,
+            "continue the search with that release, or name a new RUN; its plans can be compiled",
+        )
 
 
 def path_inside(folder: Path, name: str) -> Path:
@@ -130,7 +134,7 @@ class RunFiles:
         return (self.storage.journal().read() if self.storage else self.read(JOURNAL)) or b""
 
     def record(self) -> RunRecord | None:
-        """Return what was asked of the search, or None without `run.json`. Raises C903."""
+        """Return the search's settings, or None without `run.json`. Raises C903."""
         raw = self.read(SETTINGS)
 
         def refuse(fault: str) -> CheckpointError:

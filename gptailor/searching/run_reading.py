@@ -49,12 +49,12 @@ class RunReading:
 
     @property
     def notes(self) -> StudyNotes:
-        """The decisions of the search beside its trials."""
+        """The decisions of the search, without its trials."""
         return self.study.typed
 
     @property
     def end(self) -> ResultNote:
-        """The facts of the end of a search that has come to its end, or was interrupted."""
+        """The facts of the end of a search that ended or was interrupted."""
         assert self.notes.result is not None, "a search that is under way"
         return self.notes.result
 
@@ -145,7 +145,7 @@ class RunReading:
         return held if isinstance(held, Scores) else None
 
     def held_loss(self, trial: Trial) -> Estimate | None:
-        """Return a trial's loss beside the base on held-out samples, where both have scores."""
+        """Return a trial's held-out loss compared with the base, where both have scores."""
         own, base = self.held_scores(trial), self.held_scores(None)
         return None if own is None or base is None else self.ledger.loss_beside(own, base.values)
 

@@ -111,7 +111,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     `run` may also be a URL of object storage (`s3://bucket/run`).
 
-    `flags` has settings beside the plan, and `trials` the one that is changed most.
+    `flags` has further settings, and `trials` the one that is changed most.
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; a folder of another search is refused. Ctrl-C ends a search with everything kept, and skips
     slow results: the result's `ended` is then `interrupted`. KeyboardInterrupt is raised before
@@ -208,7 +208,7 @@ def forecast(
     where: Resources,
     on_event: OnSearchEvent,
 ) -> None:
-    """Tell `on_event` what a search would ask for, how long it would take, and its memory.
+    """Tell `on_event` the plans that a search would ask for, its time, and its memory.
 
     The base is scored on the samples of the cheapest trial, for the time. Nothing is written.
     Raises what `search` raises for the plan, its texts and objectives.
@@ -222,11 +222,11 @@ def forecast(
     )
     starts = Starts(space).untried(())["left_out"]
     for line in (
-        f"starting plans, as far as there is room: {', '.join(starts)}",
+        f"starting plans, as the budget allows: {', '.join(starts)}",
         f"up to {budget.starts:.3g} evaluations for starting plans and measurements,"
         f" {budget.kept} for finalists, and the rest of {budget.trials:,} for the strategy",
         f"memory for weights: {bytes_in_words(min(weights, memory or weights))} at most"
-        + "; 'gptailor compile --dry-run' of a plan has that of healing" * budget.heals,
+        + "; 'gptailor compile --dry-run' of a plan prints the memory for healing" * budget.heals,
     ):
         on_event(Progress("searching", 0, 0, line))
     on_event(Begun(Ledger((), budget.full), budget, space, repair_cost(trials, budget)))
@@ -314,7 +314,7 @@ def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Worker
 def _recorded(
     budget: Budget, study: Study, under_way: UnderWay, before: int
 ) -> Iterator[Estimated | Scored]:
-    """Write down what is known now, then yield it, after so many trials `before`."""
+    """Record the known results, then yield them, after this many trials `before`."""
     ledger = under_way.ledger
     for samples, outcomes, seconds in under_way.measures():
         _measure(outcomes, samples, study, ledger)
@@ -335,7 +335,7 @@ def _recorded(
 
 
 def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger) -> None:
-    """Add the uncut base's scores on so many samples, which others are shares of."""
+    """Add the uncut base's scores on this many samples, which others are shares of."""
     measured = read_outcomes(outcomes)
     if not isinstance(measured, Scores):
         raise SearchError(f"the base itself has no score: {measured}")

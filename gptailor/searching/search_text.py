@@ -76,7 +76,7 @@ def summary_lines(
 
 
 def headline(run: RunReading) -> str:
-    """Return how long the search took, what it tried and found, and how sure that is."""
+    """Return the search's time, its plans, the found plan and the certainty."""
     ends = {
         "budget": "",
         "exhausted": "; the strategy found nothing new any more",
@@ -138,7 +138,7 @@ def _samples(run: RunReading, verdict: Verdict) -> int:
 
 
 _FEWEST_SAMPLES = 8
-"""The fewest samples whose differences have a standard error that says much."""
+"""The fewest samples for a useful standard error of differences."""
 
 
 def _beside_start(run: RunReading, verdict: Verdict) -> str:
@@ -146,7 +146,9 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
     rival, gain = verdict.rival, verdict.gain
     if rival is None or gain is None:
         meets = " and meets all requirements" * (run.end.required is not None)
-        return f"No starting plan was repaired alike{meets}, so it is compared with none."
+        return (
+            f"No starting plan was repaired in the same way{meets}, so it is compared with no plan."
+        )
     plan = f"plan {rival.number} ({origin_words(rival.request.origin)})"
     if rival is verdict.found:
         return f"The search found nothing better than a starting plan, {plan}."
@@ -295,7 +297,7 @@ def _shown(scores: Scores, i: int) -> str:
 
 
 def _row_name(run: RunReading, role: str, trial: Trial) -> str:
-    """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe stands above the table."""
+    """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe is above the table."""
     origin, best = trial.request.origin, best_recipe(run.ledger)
     recipe, stage = short_recipe(origin), stage_words(trial, run.ledger)
     above = best is not None and recipe == short_recipe(best.request.origin)
@@ -487,7 +489,7 @@ def short_unit(unit: str) -> str:
 
 
 HEALED_IN_VAIN: Final = "healing changed nothing"
-"""The words for a plan whose layers healing left as they were."""
+"""The words for a plan that healing left unchanged."""
 
 
 def stage_words(trial: Trial, ledger: Ledger) -> str:

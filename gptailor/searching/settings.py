@@ -35,7 +35,7 @@ class SearchError(TailorError):
 @final
 @dataclass(frozen=True)
 class Flags:
-    """Flags beside the plan; where a flag is None, the `search` block counts."""
+    """Flags that replace the plan's settings; where a flag is None, the `search` block counts."""
 
     objectives: tuple[str, ...] = ()
     fidelity: tuple[Positive, Positive] | None = None

@@ -4,7 +4,7 @@ All is computed from the ledger and the notes, so that RUN need not keep it. Pla
 sample by sample, on text that the search never saw where there is some. A plan is better than the
 starting plans if it is by more than two standard errors. If it isn't, the simplest plan within one
 standard error of the best one is handed over. A simpler plan whose recipe lost with nothing dropped
-isn't preferred: repair removes most of a cut's loss, and none of the recipe's.
+isn't preferred: repair removes most of a cut's loss, and nothing of the recipe's loss.
 """
 
 import math
@@ -172,7 +172,7 @@ def _simplicity(plan: Plan) -> tuple[int, int]:
 
 
 def curve(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[tuple[Trial, OutputSize]]:
-    """Return the best plan of each size, smallest first, but none that a smaller one betters.
+    """Return the best plan of each size, smallest first, without plans that a smaller plan beats.
 
     The plans may be handed over: they were evaluated on all samples, and bridged or healed where
     the best plans are.
@@ -212,14 +212,14 @@ def finalists(ledger: Ledger, size: Callable[[Trial], OutputSize]) -> list[Trial
 
 
 _FEWEST_COMPARED = 3
-"""The fewest finalists that show what a loss before repair is worth after it."""
+"""The fewest finalists that show the relation of losses before and after repair."""
 
 
 @final
 class RepairWorth(NamedTuple):
     """How the finalists' losses before they were repaired compare with those after it.
 
-    `slope` is the loss after repair for a loss of 1 before it, by least squares over so many
+    `slope` is the loss after repair for a loss of 1 before it, by least squares over this many
     `plans`. `correlation` is their rank correlation (Spearman).
     """
 

@@ -117,7 +117,11 @@ def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:
         ("choice", {"query": "q", "choices": "ab", "gold": 0}, "is a list of texts"),
         ("choice", {"query": "q", "choices": ["a", 1], "gold": 0}, "is not a text"),
         ("choice", {"query": "q", "choices": ["a", ""], "gold": 0}, "is empty"),
-        ("choice", {"query": "q", "choices": ["a"], "gold": 0}, "nothing to choose from"),
+        (
+            "choice",
+            {"query": "q", "choices": ["a"], "gold": 0},
+            "expected two choices or more, got one",
+        ),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": 2}, "from 0 to 1"),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": -1}, "from 0 to 1"),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": True}, "from 0 to 1"),

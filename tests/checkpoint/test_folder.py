@@ -214,7 +214,7 @@ def test_side_files(folder: Path) -> None:
     assert generation_config(checkpoint) == folder / "generation_config.json"
 
 
-def test_a_link_to_nothing_is_no_missing_file(folder: Path) -> None:
+def test_a_link_to_nothing_isnt_a_missing_file(folder: Path) -> None:
     save_file(A, folder / "model.safetensors")
     (folder / "tokenizer.json").symlink_to("gone")
     (folder / "generation_config.json").mkdir()

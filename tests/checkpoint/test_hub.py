@@ -126,7 +126,7 @@ def test_a_token_opens_a_private_model(desk: Desk, hub: Hub, folders: Path) -> N
 # --------------------------------------------------------------------------------- what is refused
 
 
-def test_what_is_not_there_is_said(desk: Desk, hub: Hub, folders: Path) -> None:
+def test_what_is_not_there_is_reported(desk: Desk, hub: Hub, folders: Path) -> None:
     hub.add("org/gated", folders / "base", gated=True)
     said = desk.compile(plan=PRIVATE.replace("private", "gated")).fault("C501")
     assert "is gated" in said
@@ -137,19 +137,19 @@ def test_what_is_not_there_is_said(desk: Desk, hub: Hub, folders: Path) -> None:
     assert "b" * 40 in desk.check(missing.format("b" * 40)).fault("C502")
 
 
-def test_a_folder_that_was_named_like_an_id_is_said(desk: Desk) -> None:
+def test_a_folder_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     (desk.folder / "models" / "base").mkdir(parents=True)
     said = desk.check('tailor 1\nmodel base = "models/base"\ndrop L1\n').fault("C501")
     assert 'there is a folder of that name; a folder\'s name starts so: "./models/base"' in said
 
 
-def test_a_file_that_was_named_like_an_id_is_said(desk: Desk) -> None:
+def test_a_file_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     (desk.folder / "gemma.gguf").write_bytes(b"GGUF")
     said = desk.check('tailor 1\nmodel base = "gemma.gguf"\ndrop L1\n').fault("C501")
     assert 'there is a file of that name; a file\'s name starts so: "./gemma.gguf"' in said
 
 
-def test_an_id_that_is_none_is_said(desk: Desk) -> None:
+def test_an_id_that_is_none_is_reported(desk: Desk) -> None:
     assert "a--b" in desk.check('tailor 1\nmodel base = "a--b"\ndrop L1\n').fault("C501")
 
 
@@ -167,7 +167,7 @@ def test_without_cache_and_network_it_says_so(desk: Desk, hub: Hub) -> None:
     assert (done.code, done.err.count("error[C503]")) == (3, 1), done.err
 
 
-def test_a_connection_that_breaks_after_the_small_files_is_said(desk: Desk) -> None:
+def test_a_connection_that_breaks_after_the_small_files_is_reported(desk: Desk) -> None:
     plan = f'tailor 1\nmodel base = "org/base" @ "{commit_of("org/base")}"\ndrop L1\n'
     assert desk.check(plan).code == 0
     shutil.rmtree(desk.folder / "home" / "assets")
@@ -214,13 +214,13 @@ def test_of_several_gguf_files_none_is_fetched(desk: Desk, hub: Hub, tmp_path: P
     assert not [name for name in hub.whole() if name.endswith(".gguf")]
 
 
-def test_a_server_that_fails_is_said(desk: Desk, hub: Hub) -> None:
+def test_a_server_that_fails_is_reported(desk: Desk, hub: Hub) -> None:
     hub.broken = True
     desk.check('tailor 1\nmodel base = "org/base"\ndrop L1\n').fault("C503")
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 8, (40).to_bytes(8, "little")], ids=["huge", "no JSON"])
-def test_weights_that_are_none_are_said(
+def test_weights_that_are_none_are_reported(
     desk: Desk, hub: Hub, folders: Path, tmp_path: Path, size: bytes
 ) -> None:
     shutil.copytree(folders / "base", tmp_path / "bad")
@@ -230,7 +230,7 @@ def test_weights_that_are_none_are_said(
     assert "model.safetensors" in said
 
 
-def test_an_index_of_a_file_that_is_not_there_is_said(
+def test_an_index_of_a_file_that_is_not_there_is_reported(
     desk: Desk, hub: Hub, folders: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folders / "math", tmp_path / "lacking")

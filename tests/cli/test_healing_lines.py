@@ -39,7 +39,7 @@ def test_what_healing_came_to(losses: tuple[float, float, float], expected: str)
     assert said == [f"healed on 4,096 tokens: {expected} (on 1,000 tokens held out)"]
 
 
-def test_few_held_out_tokens_are_said_to_be_few() -> None:
+def test_few_held_out_tokens_are_called_few() -> None:
     said: list[str] = []
     RepairLines(said.append)(healed(999, 0.9, 0.4, 0.2))
     assert said[0].endswith("(on 999 tokens held out, so few that the numbers are rough)")
@@ -55,7 +55,7 @@ def test_a_result_that_is_used_again_has_no_second_line() -> None:
     assert said[0] != said[1]
 
 
-def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
+def test_what_the_teachers_answers_take_is_reported_before_they_are_made() -> None:
     said: list[str] = []
     lines = RepairLines(said.append)
     for done in (0, 100, 2048):
@@ -81,7 +81,7 @@ def test_reused_predictions_of_a_teacher_have_one_line() -> None:
         (
             Progress("comparing experts", 0, 48, numbers={"size": 96}),
             [
-                "comparing the experts of 48 layers, of which 96 stay",
+                "comparing the experts of 48 layers, keeping 96 in each",
                 "comparing experts: layer 7 of 48, 7 min left",
             ],
         ),

@@ -241,7 +241,7 @@ def cloned(folder: Path, *options: str) -> Path:
 
 @pytest.mark.parametrize("depth", [["--depth=1"], []])
 @pytest.mark.parametrize("base", ["main", "main~1"])
-def test_what_the_base_branch_gained_since_is_no_change(
+def test_what_the_base_branch_gained_since_isnt_a_change(
     pulled: Path, github: GitHub, depth: list[str], base: str
 ) -> None:
     base = git(pulled, "rev-parse", base)
@@ -269,7 +269,7 @@ def test_the_authors_own_merge_is_a_commit_like_any(pulled: Path, github: GitHub
     assert headings(commented(clone, github, base)) == ["`cut.tailor`"]
 
 
-def test_what_cannot_be_fetched_is_said(pulled: Path, github: GitHub) -> None:
+def test_what_cannot_be_fetched_is_reported(pulled: Path, github: GitHub) -> None:
     base = git(pulled, "rev-parse", "main")
     clone = cloned(pulled, "--branch=pull", "--single-branch", "--depth=1")
     git(clone, "fetch", "--quiet", "--depth=1", "origin", base)
@@ -343,8 +343,8 @@ def test_links_are_not_followed(repository: Path, github: GitHub) -> None:
     code, said = run(repository, "check")
     assert code == 0
     assert said == (
-        "::notice file=cut.tailor::not checked: it is no plain file\n"
-        "::notice file=environ.tailor::not checked: it is no plain file\n"
+        "::notice file=cut.tailor::not checked: it isn't a plain file\n"
+        "::notice file=environ.tailor::not checked: it isn't a plain file\n"
         "2 plans, no faults\n"
     )
     (repository / "cut.tailor").unlink()
@@ -380,7 +380,7 @@ def test_a_command_has_no_token_and_none_is_the_pull_requests(
     assert (code, said) == (0, "token None\n3 plans, no faults\n")
 
 
-def test_a_check_of_form_that_breaks_is_no_fault_of_form(
+def test_a_check_of_form_that_breaks_isnt_a_fault_of_form(
     repository: Path, another_gptailor: str
 ) -> None:
     main = Path(another_gptailor) / "gptailor" / "__main__.py"

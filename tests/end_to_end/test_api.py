@@ -256,7 +256,7 @@ def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path:
         {"layers": [{"position": 1, "part": "head", "recipe": {}}]},
     ],
 )
-def test_unknown_data_is_no_plan(body: dict[str, object]) -> None:
+def test_unknown_data_isnt_a_plan(body: dict[str, object]) -> None:
     with pytest.raises(gptailor.PlanError) as error:
         Plan.model_validate(body)
     assert codes(error)[0] == "S107"
@@ -271,7 +271,7 @@ def test_json_of_the_wrong_shape_is_a_fault() -> None:
     assert codes(error) == ["S107"]
 
 
-def test_fields_that_are_no_plans_are_faults() -> None:
+def test_fields_that_arent_plans_are_faults() -> None:
     with pytest.raises(gptailor.PlanError, match=r"unknown field\n --> layer") as error:
         gptailor.Plan(layer=[], models={"base": "./base"})
     assert [(fault.code, fault.at) for fault in error.value.faults] == [
@@ -309,7 +309,7 @@ def test_the_entries_of_a_copy_are_sorted_if_they_are_a_list() -> None:
 
 
 @pytest.mark.parametrize("text", [TEXT, TEXT * 40, "tailor 1; drop L3", '{"drops": []}'])
-def test_a_text_in_the_place_of_a_file_is_told(text: str) -> None:
+def test_a_text_in_the_place_of_a_file_is_reported(text: str) -> None:
     read = (gptailor.load, gptailor.check, lambda plan: gptailor.generate(plan, "the cat"))
     for verb in read:
         with pytest.raises(FileNotFoundError, match="got a plan's text") as error:
@@ -318,13 +318,13 @@ def test_a_text_in_the_place_of_a_file_is_told(text: str) -> None:
         assert "model" not in str(error.value)
 
 
-def test_a_file_in_the_place_of_a_text_is_told() -> None:
+def test_a_file_in_the_place_of_a_text_is_reported() -> None:
     for file in ("small.tailor", "my plans/small.json"):
         with pytest.raises(gptailor.PlanError, match=r"got a file's name[\s\S]*gptailor\.load$"):
             gptailor.loads(file)
 
 
-def test_an_objective_in_the_place_of_a_target_is_told() -> None:
+def test_an_objective_in_the_place_of_a_target_is_reported() -> None:
     with pytest.raises(gptailor.TailorError, match="it is an objective, and targets come first"):
         gptailor.evaluate('nll("x.jsonl")', "tiny/base")
 
@@ -346,7 +346,7 @@ def test_what_can_not_be_formatted_says_why() -> None:
     assert error.value.faults[0].code.startswith("S")
 
 
-def test_the_world_is_no_fault_of_the_plan(tmp_path: Path) -> None:
+def test_the_world_isnt_a_fault_of_the_plan(tmp_path: Path) -> None:
     (tmp_path / "cut.tailor").write_text("tailor 1\n")
     for kind in (FileNotFoundError, gptailor.TailorError):
         with pytest.raises(kind, match=r"cuts.tailor' is missing[\s\S]*did you mean .*cut.tailor'"):
@@ -359,6 +359,10 @@ def test_the_package_names_its_verbs() -> None:
     assert all(hasattr(gptailor, name) for name in filter(has_home, gptailor.__all__))
     with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
         gptailor.frobnicate  # noqa: B018
+    for former in gptailor._FORMER:
+        with pytest.raises(AttributeError, match=f"no attribute '{former}': it is named") as caught:
+            getattr(gptailor, former)
+        assert str(caught.value).rpartition(" ")[2] in gptailor.__all__
 
 
 def test_a_verb_of_a_plugin_that_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_both_tools_are_told_the_same(case: Case, models: Path, tmp_path: Path) 
         assert torch.equal(tensor, other[name]), name
 
 
-def test_models_have_the_bytes_that_are_said() -> None:
+def test_models_have_the_bytes_that_are_reported() -> None:
     assert Shape(22).size == pytest.approx(2.2e9, rel=0.01)
     assert Shape(15).size / 2 == pytest.approx(0.8e9, rel=0.02)
     assert layers_for(Shape(22).size) == 22

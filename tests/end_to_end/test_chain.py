@@ -438,7 +438,7 @@ def test_a_short_text_of_an_inner_plan_is_refused_before_a_fit(folder: Path) -> 
     assert not (folder / "out").exists()
 
 
-def test_a_space_is_no_model(folder: Path) -> None:
+def test_a_space_isnt_a_model(folder: Path) -> None:
     write(folder, "step1", STEPS["step1"].replace("drop L2", "drop any 1 of L1..L2"))
     message = said('model base = "./step1.tailor"', folder)
     assert "M233" in message

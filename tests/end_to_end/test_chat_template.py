@@ -87,12 +87,12 @@ def test_a_file_s_template_is_locked_and_follows_the_plan(
     kept = (models / "ours.jinja").read_text()
     (models / "ours.jinja").write_text("theirs")
     found = gptailor.verify(out)
-    assert "the chat template is not the one that was locked" in [
+    assert "the chat template differs from the lock" in [
         difference.message for difference in found.differences
     ]
     lock = out / "plan.tailor.lock"
     assert run(["compile", str(out / "plan.tailor"), "-o", f"{out}2", "--locked"]) == 3
-    assert "the chat template is not the one that was locked" in capsys.readouterr().err
+    assert "the chat template differs from the lock" in capsys.readouterr().err
     assert not Path(f"{out}2").exists()
     (models / "ours.jinja").write_text(kept)
     assert json.loads(lock.read_text())["chat_template"]
@@ -115,7 +115,7 @@ def test_a_file_s_template_is_locked_and_follows_the_plan(
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_what_is_no_template_is_refused_before_anything_is_written(
+def test_what_isnt_a_template_is_refused_before_anything_is_written(
     content: bytes | None, says: str, models: Path, tmp_path: Path
 ) -> None:
     if content is not None:

@@ -63,7 +63,7 @@ def flags(*objectives: str) -> list[str]:
     return [part for text in objectives for part in ("--objective", text)]
 
 
-def test_a_plan_is_judged_healed_and_that_is_said(
+def test_a_plan_is_judged_healed_and_this_is_reported(
     run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
@@ -137,7 +137,7 @@ def test_a_folder_whose_base_is_gone_has_scores_and_no_share(run: Run, world: Pa
     assert said.code == 3
     assert (nll["retained"], nll["samples"]) == (None, 8)
     assert kl["score"] is None
-    assert "the base that 'orphan' was made of isn't there" in kl["failure"]["message"]
+    assert "the base of 'orphan' is missing" in kl["failure"]["message"]
     there = run(*arguments, "--model", "base=base", "--format", "json")
     assert there.code == 0, there.err
     assert json.loads(there.out)["results"][0]["retained"] is not None
@@ -250,7 +250,7 @@ def test_streamed_layers_score_alike(run: Run, memory: str) -> None:
     ("answer", "shown"),
     [("", "  (ends at once)"), ("\n\n", '  ("\\n\\n" alone)'), ("\n\na cat", "  a cat")],
 )
-def test_an_answer_without_words_is_told(
+def test_an_answer_without_words_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path,
     answer: str, shown: str,
 ) -> None:  # fmt: skip

@@ -60,7 +60,7 @@ CASES = {
     ),
     "experts": Case(
         'experts 3 on "text.txt" tokens 600', "experts", "'experts'", 600,
-        "choosing experts  about", "comparing the experts of 6 layers, of which 3 stay",
+        "choosing experts  about", "comparing the experts of 6 layers, keeping 3 in each",
         rf"experts: 3 of a layer stay, chosen on 600 tokens; they have {SHARE} of the",
         "| 3 | `text.txt` | 600 | {} |", base="moe", fitted=False,
     ),

@@ -41,7 +41,7 @@ def coded(folder: Path, *, vision: bool) -> Path:
 
 
 @pytest.mark.parametrize("vision", [False, True])
-def test_no_output_names_code_and_each_file_is_told(vision: bool, tmp_path: Path) -> None:
+def test_no_output_names_code_and_each_file_is_reported(vision: bool, tmp_path: Path) -> None:
     coded(tmp_path / "base", vision=vision)
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)
     told = [fault.message for fault in gptailor.check(plan) if fault.code == "M313"]

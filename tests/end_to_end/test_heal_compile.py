@@ -351,7 +351,7 @@ def test_what_cannot_be_healed_is_one_message_and_nothing_is_written(
     assert not (folder / "out").exists()
 
 
-def test_a_loss_that_is_no_number_stops_it(
+def test_a_loss_that_isnt_a_number_stops_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 1e30)
@@ -370,7 +370,7 @@ def test_a_loss_that_is_no_number_stops_it(
         ("lara_mini", "4", "computes with it in other pieces"),
     ],
 )
-def test_what_transformers_cannot_train_is_said_by_check(
+def test_what_transformers_cannot_train_is_reported_by_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, rank: str, says: str
 ) -> None:
     tiny_model(kind, tmp_path / "base")

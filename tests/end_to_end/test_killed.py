@@ -333,7 +333,9 @@ def test_a_disk_that_fills_up_during_an_update(merging: Runs, place: Place, smal
     assert codes == {0, 3}
 
 
-def test_no_room_is_said_before_anything_is_written(runs: Runs, place: Place, small: Path) -> None:
+def test_no_room_is_reported_before_anything_is_written(
+    runs: Runs, place: Place, small: Path
+) -> None:
     (small / "filler").write_bytes(bytes(500 * 1024))
     ended = runs(place.plan, place.target, shard_size=SHARD)
     assert ended.code == 3

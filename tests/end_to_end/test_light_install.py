@@ -156,7 +156,7 @@ def test_it_is_done(said: Mapping[str, tuple[int, str, str]], line: str) -> None
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *VERBS])
-def test_what_is_missing_is_said_once_with_the_way_to_get_it(
+def test_what_is_missing_is_reported_once_with_the_way_to_get_it(
     said: Mapping[str, tuple[int, str, str]], name: str
 ) -> None:
     expected = f"error: {REFUSED[name]}\n" if name in REFUSED else VERBS[name]

@@ -319,7 +319,7 @@ def test_what_was_locked_compiles(here: Path) -> None:
         (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' has other bytes"),
         (lambda h: flip(h / "base" / "model.safetensors"), "C704", "'base' has other bytes"),
         (lambda h: (h / "base" / "tokenizer.json").write_text("{}"), "C704", "2 bytes, and by"),
-        (lambda h: shard(h / "math"), "C704", f"'{SHARDED[0]}' is read of model 'math'"),
+        (lambda h: shard(h / "math"), "C704", f"'{SHARDED[0]}' is read from model 'math'"),
         (lambda h: (h / "base" / "generation_config.json").unlink(), "C704", "and is not read"),
         (lambda h: (h / "math" / "tokenizer.json").unlink(), "", ""),
     ],
@@ -462,7 +462,7 @@ NORM = "model.norm.weight"
     ("change", "said"),
     [
         (lambda t: t.pop(NORM), f"tensor '{NORM}' is missing"),
-        (lambda t: t.update(more=torch.ones(1)), "tensor 'more' is there, and"),
+        (lambda t: t.update(more=torch.ones(1)), "tensor 'more' is present, and"),
         (lambda t: t.update({NORM: t[NORM].half()}), f"tensor '{NORM}' is F16 [16], and by"),
         (lambda t: t.update({NORM: t[NORM].reshape(4, 4)}), f"'{NORM}' is F32 [4, 4], and by"),
         (lambda t: t[NORM][3].neg_(), f"tensor '{NORM}' has other bytes than by"),
@@ -492,7 +492,7 @@ def test_other_files_are_named(out: Path) -> None:
         "'new' of config.json is [1], and by the plan missing",
         "'rope_theta' of config.json is 1.5, and by the plan",
         "'vocab_size' of config.json is missing, and by the plan 64",
-        "'chat_template.jinja' is there, and the plan gives none of that name",
+        "'chat_template.jinja' is present, and the plan gives no such file",
         "'generation_config.json' is missing",
         "'tokenizer.json' has other bytes than the plan gives",
     ):
@@ -535,7 +535,7 @@ def test_a_refusal_names_all_inputs_that_differ(here: Path) -> None:
     flip(here / "math" / "model.safetensors")
     assert refused(locked).message == (
         "'model.safetensors' of model 'math' has other bytes than by the lock; "
-        "the chat template is not the one that was locked"
+        "the chat template differs from the lock"
     )
 
 
@@ -545,7 +545,7 @@ def test_a_tampered_lock_is_a_difference(out: Path) -> None:
     (out / LOCK_FILE).write_text(json.dumps(document))
     assert messages(out) == [
         f"tensor '{NORM}' has other bytes than by the lock",
-        f"what the plan makes of tensor '{NORM}' has other bytes than by the lock",
+        f"the plan's tensor '{NORM}' has other bytes than by the lock",
     ]
 
 
@@ -563,7 +563,7 @@ def test_a_damaged_folder_differs(out: Path) -> None:
     file.write_bytes(file.read_bytes()[:-9])
     found = gptailor.verify(out)
     assert found.result == "differs"
-    assert "the folder is no model" in found.differences[0].message
+    assert "the folder isn't a model" in found.differences[0].message
 
 
 def test_other_sources_are_named(here: Path, out: Path) -> None:
@@ -573,7 +573,7 @@ def test_other_sources_are_named(here: Path, out: Path) -> None:
         "'model.safetensors' of model 'math' has other bytes than by the lock"
     ]
     assert found.differences[0].model == "math"
-    assert any("what the plan makes" in one for one in found.unverified)
+    assert any("the plan's output" in one for one in found.unverified)
     (out / LOCK_FILE).unlink()
     assert gptailor.verify(out).differences == ()  # a tensor that the plan doesn't take
 
@@ -591,7 +591,7 @@ def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
     flip(out / "tokenizer.json")
     config = (out / "config.json").read_text()
     (out / "config.json").write_text(config.replace("64", "65"))
-    assert "config.json is not the one that was locked" in messages(out)
+    assert "config.json differs from the lock" in messages(out)
     (out / LOCK_FILE).unlink()
     nothing = gptailor.verify(out)
     assert (nothing.result, nothing.compared) == ("unverified", ())

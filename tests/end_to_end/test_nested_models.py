@@ -218,7 +218,7 @@ def test_a_plans_faults_have_their_places_in_its_file(root: Path) -> None:
         ("tokenizer union", "M233", "makes a tokenizer"),
     ],
 )
-def test_a_plan_that_is_no_model_is_refused(
+def test_a_plan_that_isnt_a_model_is_refused(
     root: Path, inner: str, code: str, message: str
 ) -> None:
     (root / "other.tailor").write_text(HEAD + inner)

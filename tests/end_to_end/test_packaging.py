@@ -170,7 +170,7 @@ def test_the_installed_package_loads_the_grammar(tmp_path: Path) -> None:
     run(tmp_path)
 
 
-def test_the_version_is_said_once() -> None:
+def test_the_version_is_reported_once() -> None:
     import gptailor
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

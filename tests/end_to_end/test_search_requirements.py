@@ -121,7 +121,7 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
     )
 
 
-def test_where_nothing_meets_it_the_nearest_is_said(search: Search, world: Path) -> None:
+def test_where_nothing_meets_it_the_nearest_is_reported(search: Search, world: Path) -> None:
     out, run = searched(search, "none", 'require nll("code.txt") <= 0.5 * math', code=1)
     assert not (world / "none" / "best.tailor").exists()
     assert not (world / "none" / "best.tailor.lock").exists()
@@ -131,7 +131,7 @@ def test_where_nothing_meets_it_the_nearest_is_said(search: Search, world: Path)
     assert required.nearest is not None
     nearest = front_file(required.nearest)
     assert (world / "none" / nearest).exists()
-    assert "no plan meets what is required, so that there is no best one" in out
+    assert "no plan meets the requirements, so there is no best plan" in out
     assert f"the nearest is {nearest}" in " ".join(out.split())
     [(value, _)], [row] = values(run), required.rows
     assert value is not None
@@ -209,7 +209,7 @@ def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     assert found.summary.end.required.evaluated == 0
     said = (world / "stopped" / "summary.md").read_text()
     assert "are not evaluated on all plans yet" in said
-    assert "meets what is required" not in said
+    assert "meets the requirements" not in said
 
     def worst_is_nearest(_: Conditions, told: Any, bounds: object) -> float:
         return 1 / (told[0][0] or 1.0)

@@ -190,7 +190,7 @@ def test_a_name_that_a_plan_lacks_stops_it(world: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [True, None, [0.5], float("nan")])
-def test_a_value_of_another_type_is_no_syntax_fault(value: object) -> None:
+def test_a_value_of_another_type_isnt_a_syntax_fault(value: object) -> None:
     with pytest.raises(PlanError, match="expected a number, an interval or 'one of") as error:
         gptailor.loads(PLAN, let={"mix": value})
     assert [fault.code for fault in error.value.faults] == ["P303"]

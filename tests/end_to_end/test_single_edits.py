@@ -156,7 +156,7 @@ def test_settings_that_transformers_refuses_are_one_message(
 
 
 @pytest.mark.parametrize("end", [float("nan"), "x", [[]], 10**30, -1])
-def test_an_end_that_is_no_token_is_one_message(
+def test_an_end_that_isnt_a_token_is_one_message(
     end: Any, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world)

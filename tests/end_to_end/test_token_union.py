@@ -148,7 +148,7 @@ def test_a_union_is_scored_as_its_folder(models: tuple[Path, dict[str, Made]]) -
     assert found[0] == found[1]
 
 
-def test_another_vocabulary_proper_is_told(tmp_path: Path) -> None:
+def test_another_vocabulary_proper_is_reported(tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER[:60], rows=60)
     chat = model(tmp_path, "chat", ORDER)
     found = compiled(tmp_path, "tokenizer union; L1 from chat", "M312")[EMBED]

@@ -239,7 +239,7 @@ def test_one_of_two_is_tied(ties: tuple[bool, bool], tmp_path: Path) -> None:
     assert_whole(tmp_path, "chat", 65)
 
 
-def test_positions_are_no_tokens(tmp_path: Path) -> None:
+def test_positions_arent_tokens(tmp_path: Path) -> None:
     """GPT-2's embedding has rows for tokens and rows for positions."""
     base = model(tmp_path, "base", ORDER, family="gpt2")
     chat = model(tmp_path, "chat", EXTENDED, rows=65, family="gpt2", **CHAT)
@@ -474,7 +474,7 @@ def test_a_model_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
     assert [fault.code for fault in faults] == ["M211"]
 
 
-def test_tokens_beyond_the_embedding_are_told(tmp_path: Path) -> None:
+def test_tokens_beyond_the_embedding_are_reported(tmp_path: Path) -> None:
     model(tmp_path, "base", ORDER)
     chat = model(tmp_path, "chat", EXTENDED, rows=64)
     _, faults = checked(tmp_path, "tokenizer from chat")

@@ -100,7 +100,7 @@ def test_those_of_a_kind_have_their_mean_beside_another_kind() -> None:
     assert head.split()[-2:] == ["mean", "(2..3)"]
 
 
-def test_failures_are_told_below_and_have_no_mean() -> None:
+def test_failures_are_reported_below_and_have_no_mean() -> None:
     columns = [f'nll("{name}")' for name in "ab"]
     rows = [("cut", [marked(Failure("nan", "NaN " * 40)), marked(2.0)])]
     lines = lines_of(columns, rows, 60)

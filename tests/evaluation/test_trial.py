@@ -225,7 +225,7 @@ def test_an_objective_without_held_out_samples_leaves_none_to_the_others(say: Sa
     assert trials_of(say(SPACE), *OBJECTIVES[:3], full=23).helds == (0, 0, 0)
 
 
-def test_where_nothing_is_held_out_that_is_said(say: Say) -> None:
+def test_where_nothing_is_held_out_that_is_reported(say: Say) -> None:
     trials = trials_of(say(SPACE), 'nll("rows.jsonl")', 'generate("pairs.jsonl")', full=ROWS)
     assert max(trials.helds) == 0
     assert list(trials.run([say(CUTS[0])], None, stage="bare")) == [(0, (NOTHING_HELD,) * 2)]

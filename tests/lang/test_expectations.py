@@ -41,7 +41,7 @@ REFUSED = [
     ('expect nll(0.1..0.3) <= 1', "P605", "an objective can't contain choices or curves"),
     ('expect nll("t") <= 0.1..0.3', "S101", "expected"),
     ('expect nll("t") <= 1; expect nll("./t") <= 1.0', "P607", "duplicate expectation 'nll'"),
-    ('search { require nll("t") < 1 }', "S101", "what is required is '<=' or '>=' a bound"),
+    ('search { require nll("t") < 1 }', "S101", "write '<=' or '>=' before the bound"),
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_expectations_keep_their_order_and_their_comments() -> None:
     assert before == after
 
 
-def test_a_requirement_of_json_is_no_strict_one() -> None:
+def test_a_requirement_of_json_isnt_a_strict_one() -> None:
     body = {
         "models": {"base": {"source": "./base"}},
         "search": {"requires": [{"name": "parameters", "sign": "<", "bound": {"number": 1}}]},

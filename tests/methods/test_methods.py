@@ -911,7 +911,7 @@ def test_a_divisor_divides_before_the_one_rounding() -> None:
     assert same(result.float(), torch.from_numpy(wanted).to(torch.bfloat16).float())
 
 
-def test_whole_numbers_are_no_weights() -> None:
+def test_whole_numbers_arent_weights() -> None:
     base = torch.ones(3, dtype=torch.int32)
     with pytest.raises(TailorError, match="int32, which can't be merged"):
         merge("linear", base, [base])

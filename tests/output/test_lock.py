@@ -193,7 +193,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_lock_is_refused_in_one_message(tmp_path: Path, name: str) -> None:
+def test_what_isnt_a_lock_is_refused_in_one_message(tmp_path: Path, name: str) -> None:
     content, code, said = HOSTILE[name]
     path = tmp_path / "p.lock"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -223,7 +223,7 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert of_file(tmp_path / "f") == of_bytes(b"")
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "f"
 
     def touched(change: Callable[[], object]) -> CheckpointError:
@@ -288,7 +288,7 @@ def test_each_way_to_differ_is_named() -> None:
         "tensor 'b' has other bytes than by the lock",
         "tensor 'c' is F32 [1, 2], and by the lock F32 [2]",
         "tensor 'e' is I32 [2], and by the lock F32 [2]",
-        "tensor 'f' is there, and the lock has none of that name",
+        "tensor 'f' is present, and the lock has no such tensor",
     ]
     files = {"a": FileDigest(size=1, sha256=A)}
     locked = lock(models={"m": LockedModel(source="./m", files=files)})
@@ -296,7 +296,7 @@ def test_each_way_to_differ_is_named() -> None:
     differing = lock_differences(Measurement.of(locked), read)
     assert [one.message for one in differing] == [
         "'a' of model 'm' is in the lock, and is not read",
-        "'b' is read of model 'm', and the lock has none of that name",
+        "'b' is read from model 'm', and isn't in the lock",
     ]
 
 
@@ -310,7 +310,7 @@ def test_many_differences_are_one_message(tmp_path: Path) -> None:
     assert error.value.path == tmp_path / "p.lock"
     assert error.value.message.startswith("tensor '0' differs; tensor '1' differs; ")
     assert error.value.message.endswith("tensor '4' differs; and 1,229 more differ")
-    may = "may compute otherwise; see 'gptailor lock'"
+    may = "may compute otherwise; 'gptailor lock' locks it anew"
     assert error.value.help == f"another version of gptailor or torch {may}"
 
 

@@ -341,7 +341,7 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
         assert [f.message for f in fault.faults] == [said]
 
 
-def test_what_rounds_down_to_the_largest_is_no_overflow(tmp_path: Path) -> None:
+def test_what_rounds_down_to_the_largest_isnt_an_overflow(tmp_path: Path) -> None:
     source = torch.tensor([65519.99, -65519.99])
     made = output(tmp_path, "linear", source, [source], "F16")
     object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))

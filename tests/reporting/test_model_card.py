@@ -78,8 +78,8 @@ def test_a_merge_is_called_merged(prepared: Prepared) -> None:
     merged = prepare(gptailor.loads(plan, folder=prepared.models["base"].checkpoint.folder.parent))
     sizes = merged.base_size, merged.output_size
     found = card("T", "out", merged.resolved, plan, sizes, "1")
-    assert "A language model merged from the layers of others" in found
-    assert "A language model stitched from the layers of others" in made(prepared, 0.5, 0.2)
+    assert "A language model merged from the layers of other models" in found
+    assert "A language model stitched from the layers of other models" in made(prepared, 0.5, 0.2)
 
 
 def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:

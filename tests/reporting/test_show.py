@@ -206,7 +206,7 @@ def test_a_stack_is_numbered_from_its_start() -> None:
     assert lines[-2:] == ["  L0..L39   base", "  L40..L49  math L30..L39"]
 
 
-def test_a_base_that_is_not_there_is_said_to_be_missing() -> None:
+def test_a_base_that_is_not_there_is_called_missing() -> None:
     assert "at least 3 layers of './base'" in shown("drop L2", 3, known=False)[0]
 
 

@@ -161,7 +161,7 @@ def test_a_bound_below_the_smallest_plan_is_a_fault(
     assert fault.span is not None
 
 
-def test_models_with_larger_layers_are_told_apart(tmp_path: Path) -> None:
+def test_models_with_larger_layers_are_distinguished(tmp_path: Path) -> None:
     """A layer of another kind has another size; what isn't a sum is counted."""
     config = {"mlp_only_layers": [0, 1], "decoder_sparse_step": 1}
     tiny_model("qwen3_moe", tmp_path / "base", **config)

@@ -122,7 +122,7 @@ def test_the_best_plan_was_scored_on_all_samples(tmp_path: Path) -> None:
         assert best.stopped is None
 
 
-def test_what_was_given_up_is_told_as_behind_its_rival() -> None:
+def test_what_was_given_up_is_reported_as_behind_its_rival() -> None:
     """The first eighth is easy for every cut: on that alone the loser would seem the better one."""
     told: list[Any] = []
 

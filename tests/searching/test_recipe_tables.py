@@ -51,7 +51,7 @@ def test_recipes_are_compared_uncut_where_a_cut_is_repaired(name: str, separate:
     "size",
     ['let n = one of 256, 512\nwidth n on "c"', 'let r = 0.01..1.0\nbridge on "c" ridge r'],
 )
-def test_a_size_or_a_ridge_with_a_name_is_no_recipe(size: str) -> None:
+def test_a_size_or_a_ridge_with_a_name_isnt_a_recipe(size: str) -> None:
     text = f"{HEAD}drop any 2 of L1..L6\n{size}{REPAIR}"
     assert not separates(loads(text))
     space = space_of(loads(f"{text}\nL0 from any of math, code by linear()"), 8)

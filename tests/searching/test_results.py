@@ -56,7 +56,7 @@ def test_it_is_near_what_as_many_normal_draws_reach() -> None:
     assert np.mean(losses) == pytest.approx(100 * (1 - best), abs=2), "in % of the base's score"
 
 
-def test_from_few_plans_nothing_is_said() -> None:
+def test_from_few_plans_nothing_is_reported() -> None:
     draws = [0.1, 0.2] * (ENOUGH // 2)
     assert expected(*ledger(draws, 10)) is not None
     assert expected(*ledger(draws[1:], 10)) is None
@@ -135,7 +135,7 @@ def test_a_plan_is_picked_by_a_limit_alone(tmp_path: Path, bounds: dict[str, Any
         ({"gguf": {"q4_k_m": "big"}}, "'gguf': expected a size such as 5GB or 500MiB, got 'big'"),
     ],
 )
-def test_a_limit_that_is_no_number_is_named(
+def test_a_limit_that_isnt_a_number_is_named(
     tmp_path: Path, bounds: dict[str, Any], message: str
 ) -> None:
     ended(tmp_path, run_of(tmp_path, trials=4))

@@ -446,7 +446,7 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     assert ledger.cost() <= 20
 
 
-def test_a_bridged_cut_is_no_finalist_where_there_is_one(tmp_path: Path) -> None:
+def test_a_bridged_cut_isnt_a_finalist_where_there_is_one(tmp_path: Path) -> None:
     found = space()
 
     class Cut(Staged):

@@ -99,7 +99,7 @@ def ended(
 ) -> RunReading:
     """Return a search that has ended; on held-out samples each score is half a nat higher."""
     study = Study(b"", Path("journal.jsonl"), lambda line: None)
-    study.note("version", "0.2.0")
+    study.note("version", "0.3.0")
     ledger = Ledger(aims, 64, prefer)
     ledger.references[64] = (base,) * len(aims)
     for trial in trials or (FOUND, START, WORSE, DRAWN):
@@ -196,10 +196,10 @@ def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> N
     best = told(0, 2.25, STARTS, GreedyRemoval())
     wanted = "The search found nothing better than a starting plan, plan 0 (greedy removal)."
     assert headline(ended(best, told(1, 2.5, dropped=(4,)))).endswith(wanted)
-    alone = "No starting plan was repaired alike, so it is compared with none."
+    alone = "No starting plan was repaired in the same way, so it is compared with no plan."
     assert headline(ended(FOUND)).endswith(alone)
     met = RequiredNote(evaluated=1, whole=True, met=(0,), nearest=None, rows=())
-    alone = "No starting plan was repaired alike and meets all requirements, so"
+    alone = "No starting plan was repaired in the same way and meets all requirements, so"
     assert alone in headline(ended(FOUND, required=met))
 
 
@@ -220,7 +220,7 @@ def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, ve
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
-def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
+def test_too_few_samples_are_called_too_few(held: int, few: bool) -> None:
     for better in (True, False):
         scores = Scores((2.75 if better else 3.5,), (0.01,))
         first = headline(ended(FOUND, START, held=held, unseen={0: scores}))
@@ -434,7 +434,7 @@ def test_a_finalist_that_failed_has_its_reason() -> None:
     assert line in markdown(run).splitlines()
 
 
-def test_a_failure_on_what_was_held_out_is_said() -> None:
+def test_a_failure_on_what_was_held_out_is_reported() -> None:
     run = ended(unseen={0: HeldOutFailure(failure="nan")})
     [found] = [cells for cells in rows(run) if "found" in cells[0]]
     assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
@@ -490,7 +490,7 @@ def test_the_last_line_has_the_cost() -> None:
     assert words(ended(FOUND)).endswith("samples: 1 for 1 trial; 1 for the base.")
 
 
-def test_what_had_no_room_is_said() -> None:
+def test_what_had_no_room_is_reported() -> None:
     run = ended(left_out=("9 of 15 windows", "greedy removal"), beyond=("math",))
     for line in (
         "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"

@@ -415,7 +415,7 @@ def test_all_windows_are_tried_on_few_samples() -> None:
     assert len(starts._windows(starts._all[0], math.inf)) == len(tried)
 
 
-def test_windows_that_are_left_out_are_said() -> None:
+def test_windows_that_are_left_out_are_reported() -> None:
     given = space_of(loads(HEAD + WINDOWS), 12)
     influence = {"base": [abs(position - 5.0) for position in range(12)]}
     starts = Starts(given, influence, cheapest=1.0)
@@ -503,7 +503,7 @@ def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
     assert {"best window on base", "greedy removal on base"} <= set(names)
 
 
-def test_what_was_left_out_is_said() -> None:
+def test_what_was_left_out_is_reported() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))

@@ -180,7 +180,7 @@ def with_samples(run: Path, *sums: float) -> None:
     (run / "journal.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
 
 
-def test_a_verdict_by_huge_samples_is_no_traceback(tmp_path: Path) -> None:
+def test_a_verdict_by_huge_samples_isnt_a_traceback(tmp_path: Path) -> None:
     with_samples(tmp_path, 700.0, 700.5, 699.0)
     assert "nats lost" in headline(read_run(tmp_path))
 

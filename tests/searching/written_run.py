@@ -17,7 +17,7 @@ from gptailor.searching.space.space import Space
 from tests.searching import landscape
 
 BEGUN: dict[str, Any] = {
-    "version": "0.2.0", "plan": "space.tailor", "fidelity": None, "seed": 0,
+    "version": "0.3.0", "plan": "space.tailor", "fidelity": None, "seed": 0,
     "strategy": "surrogate", "bridge": None, "prefer": None, "heals": False,
     "finalists": None, "race": True, "requires": [], "device": "cpu",
     "dtype": None, "packages": [], "layers": 26, "tied": [],

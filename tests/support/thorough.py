@@ -113,7 +113,7 @@ LEFT_OUT = {
         "test_latency_is_an_objective_that_the_study_remembers",
         "test_texts_are_split_as_a_search_of_each_splits_them",
         "test_an_evaluation_counts_for_its_text_alone",
-        "test_where_nothing_meets_it_the_nearest_is_said",
+        "test_where_nothing_meets_it_the_nearest_is_reported",
     ],
     "end_to_end/test_startup.py": [
         "test_a_merge_imports_numpy_alone",
@@ -335,7 +335,7 @@ ONE_IN = {
         "test_the_undropped_plan_has_the_plans_chat_template": 2,
     },
     "plugins/adopt/test_adopt.py": {
-        "test_branches_are_told_apart_where_the_release_does": 7,
+        "test_branches_are_distinguished_where_the_release_does": 7,
     },
     "plugins/lora/test_extract.py": {
         "test_what_has_no_place_is_said_and_all_else_is_the_other_models": 2,

@@ -92,7 +92,7 @@ def tracked() -> Iterator[str]:
         if is_file(mode):
             yield as_argument(name)
         else:
-            print(f"::notice file={escaped(name)}::not checked: it is no plain file")
+            print(f"::notice file={escaped(name)}::not checked: it isn't a plain file")
 
 
 def uncanonical(plan: str) -> str:

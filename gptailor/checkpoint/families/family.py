@@ -293,7 +293,7 @@ class Family(Closed):
 
     @property
     def seen(self) -> Collection[str]:
-        """The keys of configurations that the file names, and those that mean nothing here."""
+        """The keys of configurations that the file names, and the keys without a meaning here."""
         own = {key for rule in self.rules for key in rule.named_keys()}
         own |= {key for each in self.refused_when for key in each.when}
         return {self.count_key, *self.moved, *own, *self.agree, *self.plain, *UNSPOKEN}

@@ -100,7 +100,7 @@ def read_family_file(path: Path) -> Family:
 
 
 def _nearest_key(error: pydantic.ValidationError) -> str:
-    """Return which key an unknown one may stand for, or an empty text."""
+    """Return the key that an unknown key may mean, or an empty text."""
     first = first_fault(error)
     if first["type"] != "extra_forbidden":
         return ""
@@ -161,7 +161,7 @@ def layout_by(family: Family, config: Config, names: Collection[str]) -> Layout 
         return Refusal(f"no tensor's name begins with {quoted(layers)}, as 'base' and 'stack' say")
     what = f"(model type '{read.model_type}')"
     if (why := _unlike_file(read, names, family)) is not None:
-        return Refusal(f"{why}, and its family file says that there is {what}")
+        return Refusal(f"{why}, and its family file declares {what}")
     if family.proof is not None:
         return read
     for name in sorted({*names} - read.predicting):

@@ -28,7 +28,7 @@ from gptailor.checkpoint.files import shown
 
 @final
 class Stated(NamedTuple):
-    """A rule's name, key and values of a missing key, and the values of the rule that it is of."""
+    """A rule's name, key and values of a missing key, and the values of its rule."""
 
     name: str
     key: str
@@ -96,7 +96,7 @@ def _state_rank(config: Config, key: str, default: Any) -> Any:
 
 
 def _time_steps(config: Config, key: str, default: Any) -> Any:
-    """Read the limits of time steps, whose infinity JSON lacks: mamba2, bamba, falcon_h1."""
+    """Read the limits of time steps; JSON lacks their infinity: mamba2, bamba, falcon_h1."""
     limits = config.get(key, default)
     ends = default if limits is None else limits
     ends = [end.get("__float__") if isinstance(end, Mapping) else end for end in ends]
@@ -213,7 +213,7 @@ def _read_kimi(rule: Stated, config: Config, count: int) -> list[Any]:
     if not isinstance(full, list) or not isinstance(linear, list):
         raise RuleError(f"'linear_attn_config' has {shown(full)}, and should have a list")
     if sorted([*full, *linear]) != list(range(1, count + 1)):
-        raise RuleError("'linear_attn_config' doesn't say of each layer once what it is")
+        raise RuleError("'linear_attn_config' doesn't list each layer exactly once")
     return [FULL if i + 1 in full else LINEAR for i in range(count)]
 
 

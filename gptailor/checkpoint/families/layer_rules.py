@@ -33,7 +33,7 @@ _KINDS = ("plain", "special")
 class LayerRule(Closed):
     """One thing that a configuration states by position, and the branch that it concerns.
 
-    `needs` has kinds of which at least one layer must remain, by the reason. In rules that have
+    `needs` has the kinds that must keep at least one layer, by the reason. In rules that have
     them, `derived` is the rule that gives the values of a configuration without the rule's own key,
     and `of` the name of another rule of the family whose values decide.
     """
@@ -128,7 +128,7 @@ class Listed(LayerRule):
     every_kind: bool = False
 
     def read(self, config: Config, count: int) -> list[Any]:
-        """Return the entries of the list, or those of a configuration without a list."""
+        """Return the entries of the list, or the entries that a missing list means."""
         key = self._key(config)
         listed = config.get(key)
         if listed is not None and (listed or not self.empty_is_absent):
@@ -164,7 +164,7 @@ class Listed(LayerRule):
         return list(self.absent)
 
     def stated(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration with the list, unless it has none and needs none."""
+        """Return the configuration with the list, unless it needs no list."""
         key = self._key(config)
         listed = config.get(key)
         if listed is None and self.optional:
@@ -212,7 +212,7 @@ def _with_list(
 
 @final
 class Numbered(LayerRule):
-    """A list of the numbers of the layers of the second kind; all others are of the first.
+    """A list of the numbers of the layers of the second kind; all others have the first kind.
 
     Without the list its numbers are `absent`, or the kinds are `derived`. Numbers beyond the last
     layer are refused if the rule is `strict`, else passed over. `replaces` and `keep` are those of
@@ -261,11 +261,11 @@ class Numbered(LayerRule):
 
 @final
 class First(LayerRule):
-    """The number of the first layers that are of the first kind; all others are of the second.
+    """The number of the first layers, which have the first kind; all others have the second.
 
     `absent` has the number of a configuration without the key. A configuration with a step
     (`step_key`) is refused, unless another rule derives its own from this one: then only each
-    step-th of the later layers is of the second kind. With `every_kind` a layer of each kind must
+    step-th of the later layers has the second kind. With `every_kind` a layer of each kind must
     remain.
     """
 
@@ -310,7 +310,7 @@ class First(LayerRule):
 
 @final
 class Periodic(LayerRule):
-    """Layers whose number leaves a remainder by a period are of the second kind.
+    """Layers have the second kind if their number leaves a remainder by a period.
 
     `key` and `offset_key` have period and remainder, and `absent` both without them. Without an
     `offset_key` a negative remainder counts from the period's end.

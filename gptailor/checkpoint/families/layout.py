@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def wrapped(self) -> bool:
-        """Return whether the language model stands beside towers."""
+        """Return whether the model also has towers."""
         return self.model_type in vision.WRAPPERS
 
     @property
@@ -158,7 +158,7 @@ def is_bridged(layout: Layout, suffix: str) -> bool:
 
 
 def is_constant(suffix: str) -> bool:
-    """Return whether a layer's tensor is no weight: a mask or frequencies, to be copied only."""
+    """Return whether a layer's tensor isn't a weight: a mask or frequencies, to be copied only."""
     return suffix in _CONSTANTS or suffix.endswith("rotary_emb.inv_freq")
 
 
@@ -223,7 +223,7 @@ def predictor_numbers(layout: Layout, names: Collection[str]) -> frozenset[str]:
 
 
 def is_predicting(name: str) -> bool:
-    """Return whether a name is of a module that predicts further tokens, `mtp.…`."""
+    """Return whether a name belongs to a module that predicts further tokens, `mtp.…`."""
     return _PREDICTING.search(name) is not None
 
 
@@ -246,7 +246,7 @@ def layout_of(
     """Return the layout of a checkpoint, by its `model_type` and its tensors' names.
 
     A `supplied` family is one that the release doesn't have, or that wins over its own. A refusal
-    says why its layers can't be told apart and moved.
+    says why its layers can't be distinguished and moved.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
@@ -268,7 +268,7 @@ def layout_of(
 
 
 def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout | Refusal:
-    """Return the layout of a model that keeps its language model beside towers."""
+    """Return the layout of a model with a language model and towers."""
     of = f"(the language model of model type '{model_type}')"
     try:
         text = {**vision.text_of(config)}
@@ -287,7 +287,9 @@ def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout 
             n in names for n in heads
         )
         if any(text.get(key) for key in QUANTISATION_KEYS):
-            return Refusal(f"what is quantised stands in 'text_config' {of}")
+            return Refusal(
+                f"its quantisation settings are in 'text_config' {of}, expected at the top level"
+            )
         text |= {key: config[key] for key in QUANTISATION_KEYS if key in config}
         layout = _layout(text_type, family, text, names, root)
         stacked = vision.stacked_features(config)
@@ -307,9 +309,7 @@ def _refused(config: Config, model_type: str) -> Refusal | None:
     if (key := next((key for key in (vision.TEXT, *vision.TOWERS) if key in config), None)) and (
         vision.wrapper_of(config) is None
     ):
-        return Refusal(
-            f"{what} keeps its language model beside others ('{key}'), in a way that is not known"
-        )
+        return Refusal(f"{what} contains further models ('{key}') in an unknown form")
     rules = FAMILY_OF[model_type].rules if model_type in FAMILY_OF else ()
     if config.get("per_layer_config") and "per_layer_config" not in {rule.name for rule in rules}:
         return Refusal(f"'per_layer_config' of {what} gives its layers other shapes")
@@ -396,7 +396,7 @@ def layer_count(family: Family, config: Config) -> int:
 
 
 def _check_layers(family: Family, prefix: str, count: int, names: Collection[str]) -> None:
-    """Raise RuleError for a layer without tensors, or with one that belongs to neither part."""
+    """Raise RuleError for a layer without tensors, or with a tensor outside of both parts."""
     numbers = set()
     for name in names:
         if (at := place_in(prefix, name)) is None or at[0] >= count:
@@ -491,7 +491,7 @@ def _entries_by_config(layout: Layout, config: Config) -> int | Refusal:
     width = _whole(text, "head_dim") or _whole(text, "hidden_size") // max(heads, 1)
     if not groups * width:
         what = f"a layer of model type '{layout.model_type}'"
-        return Refusal(f"nothing says what {what} keeps of a token")
+        return Refusal(f"the KV cache of {what} is unknown")
     return 2 * groups * width
 
 

@@ -18,12 +18,12 @@ _TAKEN = (
 )  # fmt: skip
 """Keys of configurations that are the number of experts that compute a token."""
 _GROUPS = ("n_group", "num_expert_group")
-"""Keys of configurations that are the number of groups, of which a router takes a few first."""
+"""Keys of configurations with the number of groups. A router takes a few groups first."""
 _TAKEN_GROUPS = "topk_group"
 _NESTED = "ffn_config"
 """DBRX's key with the settings of its experts."""
 _LEAST_OF_GROUP = 2
-"""Experts of a group whose scores sum to the group's score."""
+"""The number of a group's experts that add up to the group's score."""
 
 _PROJECTIONS = {"mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down"}
 _NUMBERED = re.compile(r"(^|\.)experts\.(?P<number>\d+)\.")
@@ -33,7 +33,7 @@ _STACKED = re.compile(r"(^|\.)experts\.")
 @final
 @dataclass(frozen=True)
 class Stacked:
-    """Experts along an axis of a tensor, each with so many entries of it, one after another."""
+    """Experts along an axis of a tensor, each with this many entries of it, one after another."""
 
     axis: int
     entries: int = 1
@@ -86,7 +86,7 @@ def _router_size(routers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) 
     if packed := [name for name in routers if name.endswith(QUANTISED_NAMES)]:
         raise RuleError(f"has a quantised router ('{packed[0]}')")
     if len(weights) != 1:
-        raise RuleError("has a router whose tensors are not known")
+        raise RuleError("has a router with unknown tensors")
     return shapes[weights[0]][0]
 
 
@@ -139,7 +139,7 @@ class Routing:
     taken_groups: int
 
     def allows(self, count: int) -> bool:
-        """Return whether a router can choose among so many experts."""
+        """Return whether a router can choose among this many experts."""
         if count < self.taken or count % self.groups:
             return False
         each = count // self.groups

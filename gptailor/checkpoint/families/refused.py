@@ -1,4 +1,4 @@
-"""Models whose layers can't be moved: `REFUSED` types, and unfamiliar ones."""
+"""Models with layers that can't be moved: `REFUSED` types, and unfamiliar ones."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -26,7 +26,7 @@ REFUSED: Mapping[str, str] = {
     "cpmant": "it puts a learned prompt before each text, and its layers process both",
     "data2vec-text": _ENCODER,
     "deepseek_v4": _STREAMS,
-    "dory": "its middle layers run several times, so a position is no single layer",
+    "dory": "its middle layers run several times, so a position isn't a single layer",
     "dots3_note_text": "each kind of layer has its own ranks and rotations",
     "electra": _ENCODER,
     "ernie": _ENCODER,
@@ -35,9 +35,9 @@ REFUSED: Mapping[str, str] = {
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
     "git": "its layers attend to the text and to the patches of an image",
-    "hrm_text": "its layers run in cycles, so a position is no single layer",
+    "hrm_text": "its layers run in cycles, so a position isn't a single layer",
     "hy_v4": _STREAMS,
-    "inkling2_loop_text": "its middle layers run several times, so a position is no single layer",
+    "inkling2_loop_text": "its middle layers run several times, so a position isn't a single layer",
     "inkling2_text": "a layer attends to earlier blocks of layers, by their numbers",
     "inkling_text": _UNPROVEN,
     "longcat_flash": "one layer counts as two, with two attentions and three MLPs",
@@ -114,7 +114,7 @@ _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 def unfamiliar(config: Config) -> str | None:
     """Return which key may make layers depend on their places, or runs code of its own."""
     if config.get("auto_map"):
-        return "the code beside its weights ('auto_map') is never run"
+        return "the code in its folder ('auto_map') is never run"
     count = config.get("num_hidden_layers")
     for key, value in config.items():
         if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):
@@ -134,7 +134,7 @@ def unproven(family: Family, config: Config) -> Refusal | None:
 
 
 def unlike_llama(names: Collection[str]) -> str | None:
-    """Return how tensors differ from those of a model that is built like Llama."""
+    """Return the difference of the tensors from the tensors of a model like Llama."""
     by_layer: dict[str, set[str]] = {}
     for name in names:
         if (match := _LAYER_NAME.fullmatch(name)) is not None:
@@ -143,6 +143,6 @@ def unlike_llama(names: Collection[str]) -> str | None:
     if not kinds or not kinds[0] >= _NEEDED:
         return "its layers are not built like Llama's"
     if any(kind != kinds[0] for kind in kinds):
-        return "its layers are not all built alike"
+        return "its layers don't have the same tensors"
     strange = sorted(rest for rest in kinds[0] if not _ALLOWED.fullmatch(rest))
     return f"its layers have a tensor '{strange[0]}'" if strange else None

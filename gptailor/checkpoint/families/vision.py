@@ -1,6 +1,6 @@
-"""Models that keep a language model beside towers: the places of its configuration and tensors.
+"""Models with a language model and towers: the places of its configuration and tensors.
 
-A *wrapper* is such a model's type. Its language model's configuration stands in `text_config`, and
+A *wrapper* is such a model's type. Its language model's configuration is in `text_config`, and
 its layers are the layers; the towers, the projectors and their configurations stay as they are.
 Disk names are those of transformers' `conversion_mapping.py`.
 """
@@ -80,7 +80,7 @@ def text_of(config: Config) -> Config:
         outer = {*TOWERS, TEXT, "architectures", "model_type"}
         section = {k: v for k, v in config.items() if k not in outer and not _is_visual_token(k)}
     if not isinstance(section, Mapping):
-        state = "is no object" if TEXT in config else "is not there"
+        state = "isn't an object" if TEXT in config else "is missing"
         raise RuleError(f"'{TEXT}' {state}, where the language model's configuration should be")
     text = dict(section)
     text["model_type"] = wrapper.text if wrapper.only else section.get("model_type", wrapper.text)
@@ -92,7 +92,7 @@ def text_of(config: Config) -> Config:
 def with_text(config: Config, text: Config) -> dict[str, Any]:
     """Return the configuration with this one of its language model, all else unchanged.
 
-    Where a key stands beside `text_config` too, as some versions of transformers write it, it is
+    If a key is also outside of `text_config`, as some versions of transformers write it, it is
     changed in both places. Raises RuleError where the two don't agree.
     """
     if wrapper_of(config) is None:
@@ -104,7 +104,7 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key not in dropped} | new
     count, inner = "num_hidden_layers", config[TEXT]
     if count in new and count in old and config.get(count, old[count]) != old[count]:
-        raise RuleError(f"'{count}' is {config[count]}, and that of '{TEXT}' {old[count]}")
+        raise RuleError(f"'{count}' is {config[count]}, and in '{TEXT}' it is {old[count]}")
     outer = {k: v for k, v in config.items() if k not in dropped or v != inner.get(k)}
     both = {k: v for k, v in new.items() if k in outer and outer[k] == old.get(k)}
     kept = {k: v for k, v in inner.items() if k not in dropped}

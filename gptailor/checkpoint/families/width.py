@@ -28,7 +28,7 @@ class Neurons:
 
 
 def neurons_in(layout: Layout, name: str, shape: Sequence[int]) -> Neurons | None:
-    """Return the neurons in a tensor of a layer, by its name there; None if it has none."""
+    """Return the number of neurons in a tensor of a layer, by name; None without neurons."""
     role, transposed = layout.family.role(name), layout.transposed and len(shape) == 2
     match role:
         case "mlp.gate" | "mlp.up":
@@ -62,7 +62,7 @@ def mlp_width(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> int | Re
         elif shape[own.axis] != width * own.copies:
             return Refusal(f"has '{name}' with another number of neurons than '{downs[0]}'")
     if not any(roles[name] in {"mlp.up", "mlp.gate_up"} for name in shapes):
-        return Refusal("has an MLP whose inputs are not known")
+        return Refusal("has an MLP with unknown inputs")
     return width
 
 

@@ -187,7 +187,7 @@ class _Work:
         self.refuse("C403", message, help_)
 
     def check_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> None:
-        """Refuse a tensor whose shape differs from the wanted one."""
+        """Refuse a tensor with another shape than the wanted shape."""
         if tensor.spec.shape == wanted:
             return
         message = f"{quoted(tensor.spec.name)} has the shape {list(tensor.spec.shape)}"
@@ -303,7 +303,7 @@ class _Work:
             if not on and kind in pieces:
                 self.refuse("C402", f"{name} has a {kind}, and '{setting}' is not true")
         if surplus := pieces.keys() - {*pair, _MAGNITUDE, _BIAS}:
-            self.refuse("C402", f"{name} has a {min(surplus)} beside its {pair[0]}")
+            self.refuse("C402", f"{name} has a {min(surplus)} together with its {pair[0]}")
 
     def _target(self, name: str, tensor: TensorInfo) -> str:
         """Return the tensor that a delta is for; a tied head's is the embedding's."""
@@ -354,7 +354,7 @@ class _Work:
             yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
 
     def surplus(self) -> Iterator[str]:
-        """Warn of deltas that the configuration leaves out, and of patterns that match none."""
+        """Warn of deltas that the configuration leaves out, and of patterns that match nothing."""
         for setting, modules in self.left_out.items():
             more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
             value = getattr(self.settings, setting)
@@ -366,7 +366,7 @@ class _Work:
         if self.settings.trainable_token_indices and not self.has_rows:
             yield "the adapter's 'trainable_token_indices' names tokens, and its file has no rows"
         for setting, name in self.settings.idle_patterns(self.modules):
-            yield f"the adapter's '{setting}' has {quoted(name)}, which matches none of its modules"
+            yield f"the adapter's '{setting}' has {quoted(name)}, which matches no module of it"
 
     def _is_missing(self, name: str) -> bool:
         adapted = name in self.changed or (self.tied and name == self.head)

@@ -30,7 +30,7 @@ _REFUSED = {
     "kasa_config": "KaSA cuts the weights of its base",
     "layer_replication": "the adapter is for a stack of repeated layers",
     "monteclora_config": "MonteCLoRA's deltas are drawn at random",
-    "target_parameters": "deltas of parameters that are no layer's weight (fused experts) can't "
+    "target_parameters": "deltas of parameters that aren't a layer's weight (fused experts) can't "
     "be applied yet",
     "use_bdlora": "block-diagonal deltas can't be applied yet",
     "use_qalora": "QALoRA's deltas are for the pooled inputs of quantised layers",
@@ -159,7 +159,7 @@ class LoraSettings(BaseModel):
                 yield key, name
 
     def idle_patterns(self, modules: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Yield settings and their patterns that match none of these modules."""
+        """Yield settings and their patterns that match no module."""
         for key, name in self.patterns("rank_pattern", "alpha_pattern"):
             if not any(map(_pattern(key, name).match, modules)):
                 yield key, name
@@ -224,9 +224,9 @@ def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     """Yield a code, a message and help for settings that can't be applied or aren't known."""
     kind = config.get("peft_type")
     if not isinstance(kind, str):
-        yield "C401", "names no 'peft_type', so it is no adapter's configuration", ""
+        yield "C401", "has no 'peft_type', so it isn't an adapter's configuration", ""
     elif kind != "LORA":
-        yield "C402", f"the adapter is of the kind {quoted(kind)}, and only LoRA can be applied", ""
+        yield "C402", f"the adapter has the kind {quoted(kind)}, and only LoRA can be applied", ""
     names = {*LoraSettings.model_fields, "peft_type", "init_lora_weights", *_FOR_TRAINING}
     for key, value in config.items():
         if value and key in _REFUSED:
@@ -249,7 +249,7 @@ def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
 
 
 def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str]]:
-    """Yield messages and help for invalid patterns, and for layers beside a pattern of targets."""
+    """Yield messages and help for invalid patterns, and for layers with a pattern of targets."""
     for key, name in settings.patterns():
         try:
             _pattern(key, name)

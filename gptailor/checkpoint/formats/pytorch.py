@@ -106,7 +106,7 @@ def read_pickled(path: Path) -> dict[str, TensorInfo]:
         try:
             tensors = _state_dict(archive.content("data.pkl", MAX_PICKLE))
         except _PickleRefusal as error:
-            _refuse(path, f"is no state dict that is read here: {error}", _RESAVE)
+            _refuse(path, f"isn't a state dict that gptailor reads: {error}", _RESAVE)
         return {name: archive.tensor(name, tensor) for name, tensor in tensors.items()}
 
 
@@ -116,14 +116,14 @@ def _refuse(path: Path, message: str, help: str = "", at: int | None = None) -> 
 
 @final
 class _Archive:
-    """The zip archive of a `.bin` file, whose members are all uncompressed."""
+    """The zip archive of a `.bin` file, with uncompressed members."""
 
     def __init__(self, path: Path, file: io.FileIO) -> None:
         self.path = path
         self.file = file
         self.size = os.fstat(file.fileno()).st_size
         if read_exactly(file, min(4, self.size), path, "C108") != b"PK\x03\x04":
-            message = "is no zip archive, as PyTorch has written them since version 1.6"
+            message = "isn't a zip archive, as PyTorch has written them since version 1.6"
             _refuse(path, message, _RESAVE, 0)
         self.members = self._members()
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
@@ -164,7 +164,7 @@ class _Archive:
         return ByteRange(self.path, begin, info.file_size)
 
     def content(self, name: str, most: int) -> bytes:
-        """Return a small member's bytes; none if it is missing."""
+        """Return a small member's bytes; nothing if it is missing."""
         member = self.members.get(self.root + name)
         if member is None:
             return b""
@@ -279,7 +279,7 @@ class _Machine:
         """Put names and values into the dictionary on top of the stack."""
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise _PickleRefusal("it sets an item of something that is no dictionary")
+            raise _PickleRefusal("it sets an item of something that isn't a dictionary")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str | int):
                 raise _PickleRefusal(f"a name is a {_kind(key)}, and no string")
@@ -287,28 +287,28 @@ class _Machine:
 
     def extend(self, values: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise _PickleRefusal("it appends to something that is no list")
+            raise _PickleRefusal("it appends to something that isn't a list")
         self.stack[-1] += values
 
     def build(self) -> None:
         """Drop the attributes of the value below: a state dict's `_metadata`."""
         self.take(1)
         if not isinstance(self.stack[-1], dict):
-            raise _PickleRefusal("it sets attributes of something that is no dictionary")
+            raise _PickleRefusal("it sets attributes of something that isn't a dictionary")
 
     def call(self) -> None:
         function, arguments = self.take(2)
         if not isinstance(function, _Global) or function.name not in _CALLS:
-            raise _PickleRefusal("it calls something that is no function of a state dict")
+            raise _PickleRefusal("it calls something that isn't a function of a state dict")
         if not isinstance(arguments, tuple):
-            raise _PickleRefusal("it calls a function with no tuple of arguments")
+            raise _PickleRefusal("it calls a function without a tuple of arguments")
         self.push(_called(function.name.rpartition(" ")[2], arguments))
 
     def persistent(self) -> None:
         """Push a storage: ('storage', its class, its key, a device, its number of entries)."""
         (reference,) = self.take(1)
         if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
-            raise _PickleRefusal("it refers to something that is no storage")
+            raise _PickleRefusal("it refers to something that isn't a storage")
         _, kind, key, _, count = reference
         name = kind.name.rpartition(" ")[2] if isinstance(kind, _Global) else ""
         if name not in _STORAGES or not isinstance(key, str) or not _is_count(count):
@@ -328,18 +328,18 @@ def _called(name: str, arguments: tuple[Any, ...]) -> object:
     if name != "_rebuild_parameter":
         return _tensor(arguments, typed=name == "_rebuild_tensor_v3")
     if not arguments or not isinstance(arguments[0], _Strided):
-        raise _PickleRefusal("it makes a parameter of something that is no tensor")
+        raise _PickleRefusal("it makes a parameter of something that isn't a tensor")
     return arguments[0]
 
 
 def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> _Strided:
     if len(arguments) < 6 + typed or not isinstance(storage := arguments[0], _Storage):
-        raise _PickleRefusal("it makes a tensor of something that is no storage")
+        raise _PickleRefusal("it makes a tensor of something that isn't a storage")
     offset, shape, strides = arguments[1:4]
     if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
         raise _PickleRefusal("it makes a tensor without shape or strides")
     if len(shape) > 64 or not all(map(_is_count, (offset, *shape, *strides))):
-        raise _PickleRefusal("a tensor's shape or strides are no numbers that a tensor can have")
+        raise _PickleRefusal("a tensor's shape or strides aren't valid")
     if not typed:
         return _Strided(storage, storage.dtype, offset, shape, strides)
     name = arguments[6].name if isinstance(arguments[6], _Global) else ""

@@ -57,7 +57,7 @@ def _text(file: io.FileIO, size: int, path: Path) -> bytes:
 
 @final
 class _Header:
-    """The rules of one file's entries: `size` bytes of data stand after the header's text."""
+    """The rules of one file's entries: `size` bytes of data follow the header's text."""
 
     def __init__(self, path: Path, text: bytes, file_size: int) -> None:
         self.path = path
@@ -100,7 +100,7 @@ class _Header:
         return dtype
 
     def _shape(self, name: str, shape: object) -> tuple[int, ...]:
-        # In JSON `true` is no number, though Python says so.
+        # In JSON `true` isn't a number, though Python says so.
         if not isinstance(shape, list) or not all(
             type(size) is int and 0 <= size <= _LARGEST for size in shape
         ):

@@ -50,7 +50,7 @@ def tensor_digests(
     sha256: Mapping[str, str] = MappingProxyType({}),
     sketches: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
 ) -> dict[str, TensorDigest]:
-    """Return the digests of tensors by name, from what is known of their bytes."""
+    """Return the digests of tensors by name, from the known digests of their bytes."""
     return {
         spec.name: TensorDigest(
             dtype=spec.dtype,

@@ -27,7 +27,7 @@ Python handles an interrupt that comes just before a wait when the wait ends, so
 
 @final
 class Dismissed(Exception):  # noqa: N818 (no error: another job failed, and this one was let go)
-    """The end of a job whose crew, or whose recording, stopped."""
+    """The end of a job after its crew or its recording stopped."""
 
 
 @final

@@ -117,7 +117,7 @@ def check_target(
 
 
 def _check_parent(target: Path) -> None:
-    """Refuse a target whose missing folders can't be made."""
+    """Refuse a target if its missing folders can't be made."""
     parent = next(place for place in target.parents if os.path.lexists(place))
     if not parent.is_dir():
         raise CheckpointError("C302", "is a file, where a folder is needed", parent)
@@ -153,7 +153,7 @@ def _check_file(target: Path, magic: bytes, *, force: bool) -> None:
 
 
 def _refuse(target: Path, kept: CheckpointError | None, *, force: bool) -> None:
-    """Refuse an existing target without `force`, and with it one that must stay."""
+    """Refuse an existing target without `force`, and a target that must stay."""
     if not force:
         raise TargetExists(target, kept=kept)
     if kept is not None:
@@ -184,7 +184,7 @@ def _check_apart(target: Path, source: Path) -> None:
 
 
 _OF_A_MODEL = ("config.json", "adapter_config.json")
-"""Files of which the folder of a model, or of an adapter, has one."""
+"""Files; the folder of a model, or of an adapter, has one of them."""
 
 
 def kept_because(folder: Path) -> CheckpointError | None:

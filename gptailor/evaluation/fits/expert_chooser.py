@@ -1,4 +1,4 @@
-"""The experts of plans' layers that stay: those whose outputs weigh most on calibration text.
+"""The experts that stay in plans' layers: the largest weighted outputs on calibration text.
 
 The value of an expert is the mean of g · ‖f(x)‖₂ over the tokens x that are routed to it, with the
 router's weight g and the expert's output f(x) (REAP, arXiv 2510.13999). The values are measured on
@@ -148,7 +148,7 @@ def _routed(module: nn.Module, hidden: Tensor, numbers: Tensor, weights: Tensor)
 
 
 def _weighted(module: nn.Module, inputs: Tensor) -> Uses:
-    """Return the uses of experts that each receive all tokens, those of other experts as zeros."""
+    """Return the uses of experts that each receive all tokens, other experts' as zeros."""
     count = next(module.parameters()).shape[0]
     norms = module.forward(inputs).float().norm(dim=-1).reshape(count, -1).T
     routed = (inputs != 0).any(dim=-1).reshape(count, -1).T

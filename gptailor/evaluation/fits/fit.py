@@ -1,4 +1,4 @@
-"""Fits of closed plans: what each is, what it costs, and a plan with the results of some."""
+"""Fits of closed plans: their kinds, their costs, and a plan with the results of fits."""
 
 import hashlib
 import time
@@ -48,7 +48,7 @@ LayerChanges = Mapping[int, Mapping[str, Tensor]]
 @final
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A closed plan beside its models with the results of fits, by their places.
+    """A closed plan and its models with the results of fits, by their places.
 
     `checked` has the experts that stay. `changes` are fitted tensors on the CPU by the words of
     fits, in their order of effect.
@@ -117,7 +117,7 @@ class BridgeError(CodedError):
 
 @contextmanager
 def naming_errors(what: str, undone: ModelContents) -> Iterator[None]:
-    """Name what is fitted in a BridgeError, and the stored tensor with NaN or infinity, if any."""
+    """Name the fit in a BridgeError, and the stored tensor with NaN or infinity, if any."""
     try:
         yield
     except BridgeError as error:
@@ -130,7 +130,7 @@ def naming_errors(what: str, undone: ModelContents) -> Iterator[None]:
 class KeptFits:
     """Fits and measurements over a stitcher's models, kept for other plans and on this machine.
 
-    With `anew` none of an earlier process is reused.
+    With `anew` no result of an earlier process is reused.
     """
 
     folder: ClassVar[str]

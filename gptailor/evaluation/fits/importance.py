@@ -1,7 +1,7 @@
 """Importance matrices: the mean square of each column of the inputs of a plan's matrices on a text.
 
 The plan is the finished one, cut, bridged and healed. As with llama.cpp's `llama-imatrix`, the
-matrices of layers have entries, and the embedding and the head have none.
+matrices of layers have entries, and the embedding and the head have no entries.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """Tensors that are kept on disk: files with a digest, and stores of results by key.
 
 A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
-removed, and what it held is computed anew.
+removed, and its contents are computed anew.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _DIGEST = "sha256"
 @final
 @dataclass(frozen=True, eq=False)
 class KeptTensors:
-    """Tensors of any device, and numbers beside them."""
+    """Tensors of any device, with numbers."""
 
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, float]
@@ -99,7 +99,7 @@ def read_tensors(file: Path, key: str) -> KeptTensors | None:
 
 
 def environment() -> tuple[object, ...]:
-    """Return what decides the bytes of a fit beside its inputs: threads, versions, sources."""
+    """Return what decides a fit's bytes in addition to its inputs: threads, versions, sources."""
     return (
         torch.get_num_threads(), torch.__version__, transformers.__version__,
         gptailor.__version__, _sources(),
@@ -162,7 +162,7 @@ class TensorStore:
         make: Callable[[], KeptTensors],
         read: Callable[[KeptTensors], KeptTensors] = lambda kept: kept,
     ) -> KeptTensors:
-        """Return the tensors of a key, made if none are known; memory keeps what `read` makes."""
+        """Return the tensors of a key, made if they are missing; memory keeps what `read` makes."""
 
         def found() -> KeptTensors:
             kept = self.get(key)

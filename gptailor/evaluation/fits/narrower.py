@@ -107,7 +107,7 @@ class Narrower(Fit):
         return {**folded, _KEPT: kept.cpu(), _HELD_OUT: held}
 
     def _read(self, content: content_keys.Content, fit: LayerResult) -> LayerResult:
-        """Return the tensors of a narrow layer that differ from those of the whole one."""
+        """Return the tensors of a narrow layer that differ from the whole layer's tensors."""
         tensors = dict(fit)
         kept = tensors.pop(_KEPT)
         for output in content.outputs:

@@ -2,7 +2,7 @@
 
 The fits of plans that are models of other plans are made once, and kept in files by content. A file
 has the tensors of the inner plan's compiled folder, except those that it copies from its models. So
-a plan on it is what a plan on that folder would be.
+a plan on it equals a plan on that folder.
 """
 
 import time
@@ -194,7 +194,7 @@ def repair_estimates(
 
     No weight is read.
 
-    With `importance_tokens` an importance matrix of so many tokens counts too.
+    With `importance_tokens` an importance matrix of this many tokens counts too.
 
     A pass through a layer takes two operations for each parameter and token. The speed of the
     device is measured by products of matrices that are as wide as the model. `memory` bounds the

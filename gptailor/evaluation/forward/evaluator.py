@@ -42,7 +42,7 @@ PACKS = 12
 """Sets of works (fidelities and their parts, for example) whose batches are kept."""
 
 PATHS = 128
-"""Plans whose layers are remembered, to find where later plans part from them."""
+"""Plans with remembered layers, to find where later plans part from them."""
 
 LayerPath = tuple[Hashable, ...]
 """A plan's works, its start, and its layers; or the beginning of that."""
@@ -241,7 +241,7 @@ def _measured(
 def _results(works: Sequence[Work], tables: Mapping[int, Tensor]) -> Results | Failure:
     """Return each request's numbers, or a Failure if a number is NaN.
 
-    `tables` have the works' numbers, a row for each prediction; a work without requests has none.
+    `tables` have the works' numbers, a row for each prediction; a work without requests has no row.
     """
     results: Results = []
     for number, work in enumerate(works):

@@ -139,7 +139,7 @@ _Line: TypeAlias = tuple[tuple[int, ...], list[_Asker]]
 def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> tuple[Batch, ...]:
     """Return the batches of all works' requests, each of at most `batch_tokens`, or of one row.
 
-    They stand part by part, the longest of each part first.
+    They come part by part, the longest of each part first.
 
     Each distinct text is a row once, and rows of like length run together. A text's last token is
     only predicted, so it isn't run. A shortened text that begins a longer text shares the row of

@@ -234,7 +234,7 @@ class ContentTable:
         return Checked.of(plan, self.models).resolved
 
     def checked(self, resolved: Resolved) -> Checked:
-        """Return a closed plan beside the table's models, those made of others too.
+        """Return a closed plan with the table's models, including models made of models.
 
         Raises TailorError where a model that the plan uses isn't in the table.
         """

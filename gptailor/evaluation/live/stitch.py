@@ -41,7 +41,7 @@ WEIGHTS_SHARE = 0.6
 MERGED_MODELS = 8
 """The largest cache of merged layers, in base sizes; a search's next plans resemble the last."""
 SURROUNDINGS = 4
-"""The share of the bytes of merged layers that may go to embeddings and heads: one in so many."""
+"""The share of the bytes of merged layers that may go to embeddings and heads: one in this many."""
 
 
 @final
@@ -146,7 +146,7 @@ class Stitcher:
         return self._template(contents).model.dtype
 
     def reserve(self, size: int) -> None:
-        """Leave so many bytes of a bounded memory free of weights."""
+        """Leave this many bytes of a bounded memory free of weights."""
         if self._stream is not None:
             self._stream.reserved = size
 

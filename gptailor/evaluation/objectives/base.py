@@ -97,7 +97,7 @@ class ObjectiveContext:
 
     `encoder` reads texts as tokens. `samples` is the largest number of samples in use (`None`:
     all). With `piece_bytes` losses count by bytes, in
-    pieces of at most so many, since the models have different vocabularies. With `cut` the plan's
+    pieces of at most this many, since the models have different vocabularies. With `cut` the plan's
     vocabulary has fewer tokens than its models have.
     """
 

@@ -52,7 +52,7 @@ class Generative(PreparedObjective):
 
     @abstractmethod
     def rate(self, made: Sequence["Continuation"]) -> Score:
-        """Return the score of what the model generated after the first `prompts`."""
+        """Return the score of the texts that the model generated after the first `prompts`."""
 
     @final
     def requests(self, samples: int) -> Sequence[Request]:
@@ -271,7 +271,7 @@ class RatedTexts(GenerativeTexts):
 
 
 def normalised_answer(text: str) -> str:
-    """Return the text in Unicode's NFC, with single blanks and none at the ends; case counts."""
+    """Return the text in NFC, with single blanks and no blanks at the ends; case counts."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -1,4 +1,4 @@
-"""`kl` and `acceptance`: a plan's predictions beside those of a model of the plan, mostly the base.
+"""`kl` and `acceptance`: a plan's predictions compared with a model of the plan, mostly the base.
 
 `kl` is their divergence; `acceptance` is the share of a draft model's tokens that a target accepts.
 """

@@ -138,7 +138,7 @@ def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> li
     first = max(1, len(encoder.opening))
     requests = [Request(encoder.opening + piece, first) for piece in pieces if len(piece) >= least]
     if not requests:
-        raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict", _LONGER)
+        raise EncodingError(f"the text has {len(tokens)} tokens, too few to predict one", _LONGER)
     return requests
 
 
@@ -171,7 +171,7 @@ def _sized_requests(encoder: TokenEncoder, longest: int, row: Passage | Exchange
 
 
 def _pieces(text: str, longest: int) -> Iterator[str]:
-    """Yield the text in pieces of at most so many bytes, cut before a blank where there is one.
+    """Yield the text in pieces of at most this many bytes, cut before a blank where there is one.
 
     A short piece at the end is left out, unless it is the whole text.
     """

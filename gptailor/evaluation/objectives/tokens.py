@@ -127,12 +127,12 @@ class TokenEncoder:
 
 
 def tokenizer_model(prepared: Prepared) -> Opened:
-    """Return the model whose tokenizer the output has."""
+    """Return the model that gives the output its tokenizer."""
     return output_tokenizer(prepared.plan, prepared.models)
 
 
 def tokenizer_digest(model: Opened) -> str:
-    """Return a digest of how the tokenizer reads texts, equal for those that read them alike."""
+    """Return a digest of the tokenizer's way to read texts, equal for the same way."""
     return hashlib.blake2b(repr(sorted(_tokenizer_parts(model).items())).encode()).hexdigest()
 
 
@@ -148,7 +148,7 @@ def _tokenizer_parts(model: Opened) -> Mapping[str, str]:
     """Return a digest of each part of the tokenizer that transformers loads of the model.
 
     A folder that a trainer saved has other files than its base and reads texts alike. So
-    bookkeeping (author, class, padding) and the chat template are no parts. A tokenizer that can't
+    bookkeeping (author, class, padding) and the chat template don't count. A tokenizer that can't
     be taken apart has one part, its files.
     """
     files = _files_digest(model)
@@ -206,7 +206,7 @@ def _files_digest(model: Opened) -> str:
 
 
 def tokenizer_of(model: Opened) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer. Raises TailorError if none can be loaded."""
+    """Load the model's tokenizer. Raises TailorError if no tokenizer can be loaded."""
     checkpoint = model.checkpoint
     if (made := model.made_tokenizer) is not None:
         return _load_files(made.files, checkpoint.folder)
@@ -231,7 +231,7 @@ def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         loaded.encode("")  # invalid settings show in use only
-    except Exception as error:  # transformers raises anything for a file that is no tokenizer
+    except Exception as error:  # transformers raises anything for a file that isn't a tokenizer
         path = folder / "tokenizer_config.json"
         if path.is_file() and any(files_with_code({path.name: path})):
             needs = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"

@@ -205,7 +205,7 @@ class GgufFile(Destination):
         return payload_of
 
     def _note_zeros(self) -> None:
-        """Note the written blocks whose weights are too small for their type."""
+        """Note the written blocks with weights too small for their type."""
         if names := [name for name in self.tensors if name in self._zeros]:
             self.notes.append(
                 "tensors with blocks that became 0, because their weights are too small for the "

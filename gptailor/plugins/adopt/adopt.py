@@ -96,7 +96,7 @@ def _check_class(model_type: object, config: Mapping[str, Any]) -> None:
     if model_type not in CONFIG_MAPPING:
         why = f"transformers {version} doesn't have it"
         if config.get("auto_map"):
-            why += ", and the code beside its weights ('auto_map') is never run"
+            why += ", and the code in its folder ('auto_map') is never run"
         elif (
             isinstance(saved_by := config.get("transformers_version"), str) and saved_by != version
         ):
@@ -140,7 +140,7 @@ def origins_of(model_type: str, configuration: Mapping[str, Any]) -> Origins:
     full = config.to_dict()
     for key in ("text_config", "vision_config", "audio_config", "decoder_config"):
         if isinstance(full.get(key), dict):
-            raise UnprovenError(f"it keeps its language model beside others ('{key}')")
+            raise UnprovenError(f"it contains further models ('{key}')")
     mapped = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     keys = [key for key in (mapped, *_COUNT_KEYS) if type(full.get(key)) is int]
     if not keys:
@@ -183,7 +183,7 @@ class _Adoption:
         parts = parted(self.subjects[0], tensors, names.base + names.stack)
         moved = moved_keys(self.origins, config, self.subjects[0].layers)
         if (why := self._unlike_at_depth(moved)) is not None:
-            raise UnprovenError(f"{why} at the model's depth, and its configuration doesn't say so")
+            raise UnprovenError(f"{why} at the model's depth, undeclared in its configuration")
         drafted = self._drafted(names, parts, moved, config)
         cases = list(self._contract(drafted, saves, parts).cases())
         if kept := _needs_every_kind(cases):

@@ -99,7 +99,7 @@ Order = Sequence[int]
 
 
 def orders(kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return orders in which each layer stands at many places;
+    """Return orders with each layer at many places;
 
     `cut` leaves a layer of each kind.
     """
@@ -363,7 +363,7 @@ def _case(name: str, run: Callable[[], float]) -> Case:
     except _NotTriedError as reason:
         return Case(name=name, note=str(reason))
     except _ApartError as apart:
-        message = f"logits are {apart.by:.2g} apart from those of the layers run by hand"
+        message = f"logits are {apart.by:.2g} apart from the logits of the layers run by hand"
         return Case(name=name, difference=apart.by, failure=message)
     except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
         return Case(name=name, failure=words(error))

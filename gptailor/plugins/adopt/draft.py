@@ -119,7 +119,7 @@ def named(subject: RunByHand, tensors: Tensors) -> Names:
     if not by_side["embed"]:
         raise UnprovenError("no embedding is saved")
     if strange := [name for name in under if not name.startswith(base)]:
-        raise UnprovenError(f"tensor '{strange[0]}' does not stand under '{base}'")
+        raise UnprovenError(f"tensor '{strange[0]}' is not under '{base}'")
     embed = tuple(name.removeprefix(base) for name in by_side["embed"] + by_side["before"])
     norm = tuple(name.removeprefix(base) for name in by_side["after"])
     head = tuple(sorted(by_side["head"], key=lambda name: not name.endswith("weight")))
@@ -218,7 +218,7 @@ def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
 
 
 def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branches:
-    """Return the branches of a layer. Raises UnprovenError where they can't be told apart."""
+    """Return the branches of a layer. Raises UnprovenError where they can't be distinguished."""
     calls = _calls(subject, layer, hidden)
     wide = [call for call in calls if call.wide]
     if len(wide) < 2:
@@ -316,7 +316,7 @@ def moved_keys(
         return moved
     counts = _first_key(origins, tiny, layers, values)
     if counts is None:
-        raise UnprovenError(f"{why}, and no list of the configuration says so")
+        raise UnprovenError(f"{why}, and no list of the configuration declares it")
     absent = None if origins.given.get(counts) is not None else (origins.full[counts],)
     return moved | {counts: First(kind="first", part=part_of(counts), absent=absent)}
 

@@ -52,7 +52,7 @@ _TABLE: tuple[tuple[str, int | None], ...] = (
 )  # fmt: skip
 """Names of sizes, the first match counts, and their tiny values;
 
-None for keys that are no sizes.
+None for keys that aren't sizes.
 """
 
 _COMPILED = tuple((re.compile(pattern), size) for pattern, size in _TABLE)

@@ -117,7 +117,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.no_grad():
         out: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
     if not torch.isfinite(out).all():
-        raise UnprovenError("the tiny model's outputs are no numbers")
+        raise UnprovenError("the tiny model's outputs are NaN or infinite")
     return out
 
 

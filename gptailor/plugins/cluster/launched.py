@@ -49,7 +49,7 @@ class LaunchedProcesses:
 
     @contextmanager
     def _formed(self, first: torch.device) -> Iterator[ProcessGroup]:
-        """Form the group, whose first process computes on `first`; leave it in the end.
+        """Form the group. Its first process computes on `first`; leave it in the end.
 
         One process alone raises an error, which it reports. The others end in silence.
         """
@@ -80,7 +80,7 @@ class LaunchedProcesses:
                 dist.destroy_process_group()
 
     def _reports(self) -> bool:
-        """Return whether this process is the first one that reports an error."""
+        """Return whether this process is the first process that reports an error."""
         try:
             return int(self.store.add("reported", 1)) == 1
         except RuntimeError:  # the store ended with the first process

@@ -60,7 +60,7 @@ class ObjectStorage:
     def refuse_unwritable(self) -> None:
         """Write an object and remove it. Raises CheckpointError C303 where that isn't allowed."""
         name = f".{secrets.token_hex(4)}"
-        help_ = "what is needed is leave to list, read, write and remove objects below the URL"
+        help_ = "gptailor needs permission to list, read, write and remove objects below the URL"
         with self._talking("C303", "cannot be written", help_):
             self._files.pipe_file(self._at(name), b"")
             self._files.rm_file(self._at(name))
@@ -182,7 +182,7 @@ class CopiedFolder(Folder):
         return place
 
     def send(self) -> None:
-        """Write the files as objects, and remove others that RUN could have."""
+        """Write the files as objects, and remove further files that RUN could have."""
         files, stored = self._copied(), self._storage.names()
         before = self._storage.get([name for name in files if name in stored])
         for name in files:

@@ -80,10 +80,10 @@ class _Worker:
 
 @final
 class RayWorkers:
-    """A context with so many actors. `make` gives an evaluator, and is called in each of them.
+    """A context with this many actors. `make` gives an evaluator, and is called in each of them.
 
-    Without a `count` there are as many as the cluster's GPUs suffice for if evaluators need so many
-    `gpus` each, else one for each machine. Tasks wait for workers that have begun, so that the
+    Without a `count` there are as many as the cluster's GPUs suffice for if evaluators need this
+    many `gpus` each, else one for each machine. Tasks wait for workers that have begun, so that the
     search goes on with the remaining ones where no machine replaces a lost one. All must be `like`
     the given machine, where time is measured. Raises ClusterError where the cluster can't be
     reached.
@@ -133,7 +133,7 @@ class RayWorkers:
                 worker.results = run.remote(task.plans, task.samples, task.stage, task.race)
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for the first event, but no longer than so many seconds.
+        """Wait for the first event, but no longer than this many seconds.
 
         Raises ClusterError where for long no worker has a machine.
         """
@@ -215,7 +215,7 @@ def _connect(address: str, count: int | None) -> None:
 
 
 def _fitting(gpus: int) -> int:
-    """Return how many workers of so many GPUs fit in the cluster; of none, its machines."""
+    """Return the number of workers with this many GPUs that fit; without GPUs, the machines."""
     if gpus:
         nodes = (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
         counts = [int(count) for count in nodes]
@@ -232,7 +232,7 @@ def _fitting(gpus: int) -> int:
 
 
 def _cpus(count: int) -> int:
-    """Return the processors of each of so many workers: the most that fit."""
+    """Return the processors of each of this many workers: the most that fit."""
     machines = _processors()
     for cpus in range(max(machines, default=1), 1, -1):
         if sum(processors // cpus for processors in machines) >= count:

@@ -26,7 +26,7 @@ from gptailor.searching.trial_evaluator import trials_of
 @final
 @dataclass(frozen=True)
 class PlacedEvaluator:
-    """Evaluates plans on this device, whose kind has a name."""
+    """Evaluates plans on this device. Its kind has a name."""
 
     trials: Trials
 

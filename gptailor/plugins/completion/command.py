@@ -64,7 +64,7 @@ def _install(file: Path, text: str) -> None:
 
     present = file.read_text("utf-8", errors="replace") if file.exists() else None
     if present == text:
-        options.say(f"{file}: is there already")
+        options.say(f"{file}: exists already, unchanged")
         return
     if present is not None and _MARK not in present:
         raise TailorError(f"'{file}' exists and was not written by gptailor; move it")
@@ -89,7 +89,7 @@ def _zsh() -> _Place:
     folder = _home("XDG_DATA_HOME", ".local/share") / "zsh" / "site-functions"
     return _Place(
         folder / "_gptailor",
-        "New shells read it if this stands in ~/.zshrc, before any compinit that is there:\n"
+        "New shells read it if ~/.zshrc has this, before any other compinit:\n"
         f"  fpath=({_shown(folder)} $fpath); autoload -Uz compinit; compinit",
     )
 

@@ -216,7 +216,7 @@ def _drawn(resolved: Resolved, *, stacked: bool) -> list[_DrawnLayer]:
 def _aligned(
     before: Sequence[_DrawnLayer], after: Sequence[_DrawnLayer]
 ) -> list[tuple[_DrawnLayer | None, _DrawnLayer | None]]:
-    """Return pairs of layers; None stands beside a layer that only one plan has."""
+    """Return pairs of layers; None is paired with a layer that only one plan has."""
     first, second = ([layer.words for layer in drawn] for drawn in (before, after))
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     pairs: list[tuple[_DrawnLayer | None, _DrawnLayer | None]] = []

@@ -128,7 +128,7 @@ class Expectations:
         place: Placement,
         on_event: OnEvent = ignore_events,
     ) -> None:
-        device_of(str(place.device))  # a missing device is no target's failure
+        device_of(str(place.device))  # a missing device isn't a target's failure
         plans = (target.origin.model_copy(update={"search": None}) for target in targets)
         if faults := [f for plan in plans for f in text_faults(plan) if f.at[0] == "expects"]:
             raise PlanError(faults)
@@ -224,7 +224,7 @@ def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective
 
 
 def _size(objective: Objective, prepared: Prepared) -> Outcome:
-    """Return a size of a plan's output, or why a file of it has none, with the plan's drops."""
+    """Return a size of a plan's output, or the reason against a file, with the plan's drops."""
     try:
         return size_score(objective, prepared.checked, prepared.compiled)
     except CheckpointError as error:
@@ -265,7 +265,7 @@ def _compared(
         difference = Estimate(score.value - bound, stderr)
         if score.each is not None and beside.each is not None:
             if score.each.counts != beside.each.counts:
-                reason = f"its samples have other tokens than those of '{entry.bound.of}'"
+                reason = f"its samples have other tokens than the samples of '{entry.bound.of}'"
                 return bound, None, reason
             difference = paired_difference(score.each, beside.each, times)
     if any(map(math.isnan, difference)):
@@ -276,7 +276,7 @@ def _compared(
 def _verdict(sign: str, difference: Estimate) -> Literal["pass", "tie", "fail"]:
     """Return the verdict: a bound is missed if the difference is beyond two standard errors.
 
-    A difference without a known error, as that of a latency, is compared as it is.
+    A difference without a known error, such as a latency, is compared without an error.
     """
     beyond = difference.value if sign.startswith("<") else -difference.value
     if 0 < difference.stderr < math.inf and abs(beyond) <= SURE * difference.stderr:

@@ -18,7 +18,7 @@ _WORDS = word_groups()
 class TailorLexer(RegexLexer):
     """The Tailor language.
 
-    A keyword has its colour wherever it stands, except as an argument's name or a part. Only a
+    A keyword has its colour everywhere, except as an argument's name or a part. Only a
     parser could tell a keyword from a model of the same name.
     """
 

@@ -1,4 +1,4 @@
-"""The words for highlighters and editors: those of the grammar, and the names in the registries.
+"""The words for highlighters and editors: the grammar's words, and the registries' names.
 
 All of them are read off the grammar's parser and the registries, so new words need no change here.
 """

@@ -65,7 +65,7 @@ class Screen:
             case events.Begun() | events.Estimated():
                 self._draw()
             case Progress("asking"):  # what it takes is compiled when it is first asked
-                self._say("working out what to try next")
+                self._say("choosing the next plans")
             case Progress("scoring", _, plans, numbers={"samples": samples}):
                 many = "1 plan" if plans == 1 else f"{plans} plans"
                 self._say(f"evaluating {many} on {samples} samples")
@@ -80,7 +80,7 @@ class Screen:
         yield Group(*self._parts, foot)
 
     def _say(self, what: str) -> None:
-        """Show what is being done now."""
+        """Show the present work."""
         self._spinner.update(text=Text(what, overflow="ellipsis", no_wrap=True))
 
     def _steps_left(self, done: int, total: int) -> str:

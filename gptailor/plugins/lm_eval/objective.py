@@ -227,7 +227,7 @@ NEW_TOKENS = 256
 @final
 @dataclass(frozen=True, eq=False)
 class Likelihoods(base.Forward):
-    """A task of log-likelihoods, including those of whole texts; a sample is a document.
+    """A task of log-likelihoods, also of whole texts; a sample is a document.
 
     A sample has for each of its instances the texts whose log-likelihoods add up.
     """

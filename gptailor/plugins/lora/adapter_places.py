@@ -30,7 +30,7 @@ _EXPERTS = frozenset(["gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "
 """Names that PEFT takes for experts' wherever transformers joins experts into one tensor."""
 
 _MAMBA = frozenset(["falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"])
-"""Types whose `out_proj` and `conv1d` PEFT refuses to adapt: kernels read their weights."""
+"""Types for which PEFT refuses to adapt `out_proj` and `conv1d`: kernels read their weights."""
 
 
 @final

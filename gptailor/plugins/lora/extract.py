@@ -67,7 +67,7 @@ class ExtractedModule:
 @final
 @dataclass(frozen=True)
 class OtherDifference:
-    """A tensor that differs and is no projection: its kind, ‖B - A‖, whether it is in the adapter.
+    """A tensor that differs and isn't a projection: kind, ‖B - A‖, whether the adapter has it.
 
     The adapter holds B's tensor whole.
     """

@@ -17,7 +17,7 @@ _ENTRIES = 2**22
 def low_rank(
     matrix: Float64[Tensor, "m n"], rank: int, seed: str | None = None
 ) -> tuple[Float64[Tensor, "m r"], Float64[Tensor, "r n"]]:
-    """Return the factors B and A of this rank whose product is nearest to a matrix.
+    """Return the factors B and A of this rank with the product nearest to a matrix.
 
     The rank is at most the matrix's smaller side.
 

@@ -59,7 +59,7 @@ def _other_settings(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
         yield f"is a '{tuned.model_type}' model, and the base a '{base.model_type}'", ""
         return
     if base.count != tuned.count:
-        help_ = "the base of a cut model's adapter is the cut base: the plan, drops alone, compiled"
+        help_ = "compile the plan with its drops alone, and give that folder as the base"
         yield f"has {tuned.count} layers, and the base {base.count}", help_
         return
     for key in incompatible(base, a.config, b.config):

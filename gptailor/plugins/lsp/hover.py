@@ -34,51 +34,51 @@ KEYWORDS = {
     "chat_template": "the output's chat template: a file, a model's, or \"chatml\"",
     "drop": "these positions leave the model: drop L20..L25",
     "dtype": "the output's dtype: dtype bfloat16",
-    "embed": "what the embedding is made of: embed from math",
-    "experts": "each layer keeps so many experts: experts 64 on \"text.txt\"",
-    "expect": "what 'gptailor test' compares: expect nll(\"text.txt\") <= 1.1 * base",
-    "fidelity": "on how many samples a trial is scored: fidelity 64..1024",
-    "from": "of which model, at the same layer: L0..L9 from math; or who teaches",
+    "embed": "the sources of the embedding: embed from math",
+    "experts": "the number of experts that each layer keeps: experts 64 on \"text.txt\"",
+    "expect": "a bound that 'gptailor test' checks: expect nll(\"text.txt\") <= 1.1 * base",
+    "fidelity": "the number of samples of a trial: fidelity 64..1024",
+    "from": "the source model, at the same layer: L0..L9 from math; or the teacher",
     "full": "the weights themselves learn: rank full",
     "gguf": "a file for llama.cpp that compile writes: gguf q4_k_m, or gguf q4_k_m on \"text.txt\"",
-    "head": "what the output head is made of: head from math",
+    "head": "the sources of the output head: head from math",
     "heal": "the output learns on texts: heal on \"math.txt\" from math, \"chat.txt\" weight 2",
     "layers": "limit 50 layers",
     "let": "gives a number, or a choice of one, a name: let mix = 0.0..1.0",
     "limit": "the most layers of a stack; its last 'maybe' items go first: limit 50 layers",
     "loss": "which tokens count in healing: loss answers, or loss all",
-    "maximize": "an objective whose score is to be large",
+    "maximize": "an objective; the largest score is best",
     "maybe": "a choice: the statement holds or doesn't",
     "merge": "several models' layers become one: merge(L12 base, L12 math, 0.5)",
-    "minimize": "an objective whose score is to be small: minimize nll(\"text.txt\")",
+    "minimize": "an objective; the smallest score is best: minimize nll(\"text.txt\")",
     "model": "gives a checkpoint a name: model math = \"./models/math\"",
-    "norm": "what the final norm is made of: norm from math",
-    "of": "before what is chosen among",
+    "norm": "the sources of the final norm: norm from math",
+    "of": "before the items to choose from",
     "on": "before the text that is learned or fitted on",
     "one": "a choice: one of several, as in one of math, code",
     "others": "all positions that no layer statement names: others from math, code by linear()",
     "over": "the layers that a curve goes over: curve(0, 1) over L0..L31",
-    "rank": "the rank of what is learned: rank 64",
+    "rank": "the rank of the learned change: rank 64",
     "repeat": "these layers come again: repeat L14..L17 times 2",
-    "require": "what the found plan must meet: require parameters() <= 0.75 * base",
-    "ridge": "how much a bridge's fit is held back: ridge 0.1",
+    "require": "a requirement of the found plan: require parameters() <= 0.75 * base",
+    "ridge": "the regularisation of a bridge's fit: ridge 0.1",
     "scale": "the hidden state after a layer is multiplied: scale L12 by 0.9",
-    "search": "a block: what a search closes the choices by",
-    "seed": "what is drawn at random is drawn by it",
+    "search": "a block: the settings of a search",
+    "seed": "the seed of all random draws",
     "stack": "a block: the output's layers in order",
     "step": "the distance of sizes in a range: 16384..49152 step 4096",
     "tailor": "the version of the language, first in a file",
     "temperature": "how freely answers are drawn, 0 for the likeliest token: temperature=0.7",
     "tied": "one choice for all layers of the statement",
-    "times": "how often a block comes again: times 2",
-    "tokenizer": "whose tokenizer the output has: tokenizer from math, or tokenizer union",
-    "tokens": "how many tokens are read: tokens 65536",
-    "trials": "how many plans a search tries: trials 500",
+    "times": "the number of further runs of a block: times 2",
+    "tokenizer": "the model that gives the tokenizer: tokenizer from math, or tokenizer union",
+    "tokens": "the number of tokens to read: tokens 65536",
+    "trials": "the number of plans that a search tries: trials 500",
     "union": "the tokens of all models",
     "vocabulary": "the most used tokens stay: vocabulary 24576 on \"text.txt\"",
-    "weight": "a text's share of the tokens, beside the other texts' weights: weight 2",
-    "whole": "everything that nothing else says: whole from math, code by linear()",
-    "width": "each MLP keeps so many neurons: width 1280 on \"text.txt\"",
+    "weight": "a text's share of the tokens, relative to the other texts' weights: weight 2",
+    "whole": "everything that no other statement names: whole from math, code by linear()",
+    "width": "the number of neurons that each MLP keeps: width 1280 on \"text.txt\"",
     "window": "a choice: neighbours, as in drop window 7 of L5..L28",
 }  # fmt: skip
 """The effect of each word of the grammar, in a clause."""
@@ -259,7 +259,7 @@ def _number(text: EditedText, word: Occurrence, _: SeenModels) -> str:
     value = plan.numbers[word.text]
     uses = len(text.uses(word)) - 1
     declaration = f"```tailor\nlet {word.text} = {tailor.value_words(value)}\n```"
-    choice = "" if isinstance(value, int | float) else "a choice, one number wherever it stands; "
+    choice = "" if isinstance(value, int | float) else "a choice, the same number everywhere; "
     return _DOTS.join([declaration, f"{choice}used {uses} time{'s' * (uses != 1)}"])
 
 
@@ -295,7 +295,7 @@ def _file(path: Path) -> str:
 
 def _part(_: EditedText, word: Occurrence, __: SeenModels) -> str:
     if is_pattern(word.text):
-        return "the tensors of a layer whose names are like this; `*` stands for any characters"
+        return "the tensors of a layer with matching names; `*` matches any characters"
     branch, _dot, role = word.text.partition(".")
     if role:
         return f"`{word.text}`: a projection of the branch `{branch}`"

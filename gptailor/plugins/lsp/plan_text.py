@@ -17,7 +17,7 @@ class PlanText:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        shown = " " + text[1:] if text[:1] == "\ufeff" else text  # a mark that is no character
+        shown = " " + text[1:] if text[:1] == "\ufeff" else text  # a mark that isn't a character
         self.source = Source(str(path), shown)
 
     @property

@@ -60,7 +60,7 @@ class TensorNames:
     roles: Mapping[str, str] = field(default_factory=dict)
     """`norms`, or a projection such as `mlp.down`, of the tensors that have a role."""
     branches_differ: bool = True
-    """True if a layer's two branches can be told apart."""
+    """True if a layer's two branches can be distinguished."""
 
     def full_name(self, layer: int | None, tensor: str) -> str:
         """Return the whole name of a layer's tensor, or of one outside the layers."""
@@ -93,7 +93,7 @@ _RENAMED = (
     (re.compile(r"block_sparse_moe\.gate\.weight"), "mlp.gate.weight"),
 )
 _UNFUSED_TYPES = ("afmoe",)
-"""Model types whose experts are separate tensors in mergekit too."""
+"""Model types with experts as separate tensors in mergekit too."""
 
 
 def _names_from(
@@ -134,7 +134,7 @@ def _each(pattern: str, *words: str) -> tuple[str, ...]:
 
 
 def _biased(*weights: str) -> tuple[str, ...]:
-    """Return the names of weights, each with that of its bias."""
+    """Return the names of weights, each with its bias's name."""
     both = ((weight, weight.removesuffix("weight") + "bias") for weight in weights)
     return tuple(name for names in both for name in names)
 
@@ -170,7 +170,7 @@ _LAYER_TENSORS: Mapping[str, tuple[str, ...]] = {
                         "attention.dense.weight", "mlp.dense_h_to_4h.weight",
                         "mlp.dense_4h_to_h.weight"),
 }  # fmt: skip
-"""The tensors of a layer by model type, for a base whose configuration is all that is available."""
+"""The tensors of a layer by model type, for a base with only its configuration available."""
 
 _MORE_TENSORS = ("attention_bias", "mlp_bias", "use_qkv_bias", "qk_layernorm", "use_qk_norm")
 """Configuration keys that add tensors which are not listed above."""
@@ -275,7 +275,7 @@ class Base:
         self, reference: ModelReference, folders: ModelFolders, given_layers: int | None
     ) -> None:
         self.reference, self.folders, self.given_layers = reference, folders, given_layers
-        self.why_unknown = "nothing says where it is"
+        self.why_unknown = "its folder is unknown"
 
     @cached_property
     def facts(self) -> ModelFacts | None:

@@ -49,7 +49,7 @@ class Document:
 
 @final
 class _Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
-    """A reader of plain data that refuses a key that stands twice in a mapping."""
+    """A reader of plain data that refuses a key that is twice in a mapping."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = set()
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
 def read_documents(text: str, name: str) -> list[Document]:
     """Read the documents of a YAML text; empty documents are left out, unless all are empty.
 
-    Raises ConversionError for invalid YAML, and for a key that stands twice.
+    Raises ConversionError for invalid YAML, and for a repeated key.
     """
     roots = []
     try:
@@ -379,10 +379,10 @@ def _block(
             return walk.fail(at, f"expected a mapping of keys to values, got {_shown(block)}")
         for key in block:
             if not isinstance(key, str):
-                return walk.fail(at, f"the key {key!r} is no text")
+                return walk.fail(at, f"the key {key!r} isn't a text")
         present = [key for key in bodies if block.get(key)]
         if bodies and len(present) != 1:
-            got = f"it has {' and '.join(present)}" if present else "it has none"
+            got = f"it has {' and '.join(present)}" if present else "it is missing"
             return walk.fail(at, f"one of {listed(bodies)} makes the model, and {got}")
         readers = dict.fromkeys(block, known) if callable(known) else known
         before = len(walk.errors)
@@ -524,7 +524,7 @@ def read_config(document: Document) -> tuple[MergekitConfig, list[Note]]:
 
 
 def ignored_errors(notes: Iterable[Note]) -> list[ConversionError]:
-    """Return the notes on what the other tool passes over, as errors."""
+    """Return the notes on keys that the other tool ignores, as errors."""
     return [
         ConversionError(note.message, name=note.name, place=note.place, line=note.line)
         for note in notes

@@ -145,9 +145,7 @@ class ImportContext:
             if piece.residual_weight is not None
         ]
         self.errors += [
-            source.error(
-                f"'{source.model}' stands twice in one slice, which mergekit refuses", "model"
-            )
+            source.error(f"'{source.model}' is twice in one slice, which mergekit refuses", "model")
             for piece in self.slices
             for i, source in enumerate(piece.sources)
             if source.model in [other.model for other in piece.sources[:i]]

@@ -83,7 +83,7 @@ def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> 
 def mergekit_text(plan: Plan, layers: int | None, *, tied: bool = False) -> str:
     """Return the YAML of a plan, as `export_mergekit` does.
 
-    With `tied` the base's head is its embedding, so an output without a `head` has none to take.
+    With `tied` the base's head is its embedding, so an output without a `head` has no head to take.
     """
     try:
         last = _document(plan, layers, tied=tied)
@@ -148,7 +148,7 @@ def _document(plan: Plan, layers: int | None, *, tied: bool = False) -> dict[str
     exported = list(_exported_layers(plan, method, slots, rows))
     if len(exported[0].models) < len(exported[-1].models):
         raise ConversionError(
-            "the first layer has fewer sources than the last, whose number mergekit then takes "
+            "the first layer has fewer sources than the last, and mergekit takes the last's number "
             "for the final norm and the head",
             place="layers",
         )
@@ -275,7 +275,7 @@ def _chat_template(plan: Plan) -> str:
     template = plan.chat_template or ""
     if isinstance(template, TemplateOf):
         raise ConversionError(
-            "mergekit takes the template that most models have, not the one of a model",
+            "mergekit takes the template that most models have, not a model's template",
             place="chat_template",
             help="write it to a file, and name that",
         )
@@ -327,7 +327,7 @@ def _path_from_here(plan: Plan, source: str) -> str:
 
 
 def _stage(plan: Plan, name: str, recipe: Recipe, layers: int | None) -> dict[str, Any]:
-    """Return the document of a model that one recipe makes of others."""
+    """Return the document of a model that one recipe makes of other models."""
     stage = Plan(
         models=plan.models, numbers=plan.numbers, dtype=_STAGE_DTYPE, whole=Whole(recipe=recipe)
     )
@@ -357,12 +357,12 @@ def _refuse_beside_stages(
             f"'{stages[0]}' is made of models, as a stage in {_STAGE_DTYPE}, and without a dtype "
             "mergekit writes the output as wide as its sources are, not as the base is",
             place="dtype",
-            help=f"say 'dtype' with what the base has: {', '.join(DTYPES)}",
+            help=f"write 'dtype' with the base's dtype: {', '.join(DTYPES)}",
         )
     for name, model in plan.models.items():
         if model.made is None and model.on is None and model.source in stages:
             raise ConversionError(
-                f"mergekit takes '{model.source}' for the model that is made of others",
+                f"mergekit takes '{model.source}' for the model that is made of other models",
                 place=f"models.{name}",
                 help=f"give 'model {model.source}' another name",
             )
@@ -572,7 +572,7 @@ def _exported_layer(
 
 
 def _layer_of(row: _PartRecipes, model: str) -> int:
-    """Return the one layer of a model that a row reads, or another model's if it reads none."""
+    """Return the one layer of a model that a row reads, or another model's if it reads no layer."""
     recipes = [recipe for part, recipe in row.items() if part not in _ENDS]
     sources = [[(name, layer) for _, name, layer in named_models(recipe)] for recipe in recipes]
     layers = [(name, layer) for pairs in sources for name, layer in pairs if layer is not None]
@@ -682,7 +682,7 @@ def _parameters(group: Sequence[_ExportedLayer], block: int) -> dict[str, Any]:
 
 
 def _filters(value_of: Mapping[str, Any], default: Any) -> list[dict[str, Any]]:
-    """Return filters for the parts whose value isn't `default`.
+    """Return filters for the parts with another value than `default`.
 
     Embedding, norm and head get a list's first number from mergekit. A projection's filter stands
     before that of its branch's other projections, and is needed where they differ.

@@ -28,8 +28,8 @@ from gptailor.plugins.mergekit.config import (
 from gptailor.plugins.mergekit.context import ImportContext
 from gptailor.plugins.mergekit.statements import statements
 
-_WINDOWS = "a path of Windows, which is not here: --model NAME=PATH (in Python, models) names it"
-_SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
+_WINDOWS = "a path of Windows isn't here: --model NAME=PATH (in Python, models) names it"
+_SNAPSHOT = "this folder is not here: the plan names the Hub's model at that commit"
 _ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
 _PROMOTED = (
     "no dtype is named, and the models have {}: mergekit writes the widest of each tensor's "
@@ -37,8 +37,8 @@ _PROMOTED = (
 )
 _STAGE_TOKENIZER = "the output has the tokenizer and the template of the last document alone"
 _NO_BASE = (
-    "no base_model is named: '{}' is the base, whose configuration and tokenizer the output "
-    "gets; mergekit takes those of any of the models, which may differ from run to run"
+    "no base_model is named: '{}' is the base of configuration and tokenizer; "
+    "mergekit takes them from any of the models, which may differ from run to run"
 )
 _ROWS = (
     "rows of tokens that a model lacks are this tokenizer's model's; mergekit takes the base's "
@@ -98,7 +98,7 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     of models), under `root`, where relative paths start, and, with `on_hub`, in the Hub's cache and
     on the Hub; `layers` is its number of layers if there is no configuration. `folder` is the
     plan's own, from which it names paths. With `strict` keys and filters that mergekit passes over
-    are errors. Raises ConversionError, with all keys and lines, for what a plan can't express.
+    are errors. Raises ConversionError, with all keys and lines that a plan can't express.
     """
     if name.endswith(p.PLAN_SUFFIX):
         raise ConversionError(
@@ -173,7 +173,7 @@ def _raise_errors(context: ImportContext, *, strict: bool = False) -> None:
 _OTHER_TOOLS = {
     "experts": "this is a file of mergekit-moe, which makes a mixture of experts out of dense "
     "models with a router of its own: a plan's output has its base's architecture",
-    "genome": "this is a file of mergekit-evolve, which searches: what it found is a "
+    "genome": "this is a file of mergekit-evolve, which searches: its result is a "
     "configuration of its own, which can be imported; 'gptailor search' searches a space",
     "modules": "this merges the modules of a model apart: write the slices or the models of one "
     "module at the top of the file",
@@ -215,10 +215,10 @@ def _stage_reference(config: MergekitConfig) -> ModelReference:
 
 
 def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
-    """Return the documents, each after those that it names; the last has no name."""
+    """Return the documents, each after the documents that it names; the last has no name."""
     final = [config for config in configs if config.name is None] or [configs[-1]]
     if len(final) > 1:
-        raise final[1].error("two documents have no 'name', and one of them is made of the others")
+        raise final[1].error("two documents have no 'name', and one of them uses others")
     by_name = {str(config.name): config for config in configs}
     if len(by_name) < len(configs):
         raise configs[-1].error("two documents have one 'name'")
@@ -249,7 +249,7 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
 
 
 def _made_model(stage: ImportContext) -> p.Model:
-    """Return a document as a model that one recipe makes of others."""
+    """Return a document as a model that one recipe makes of other models."""
     fields = statements(stage)
     _raise_errors(stage)
     whole = fields.pop("whole", p.Whole(recipe=p.Take(take=p.LayerOf(model="base"))))
@@ -263,7 +263,7 @@ def _made_model(stage: ImportContext) -> p.Model:
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:
         stage.notes.append(
             stage.config.note(
-                "mergekit rounds what each stage makes; here the whole recipe is rounded once",
+                "mergekit rounds the output of each stage; here the whole recipe is rounded once",
                 "name",
             )
         )
@@ -366,7 +366,7 @@ def _dtypes(config: MergekitConfig) -> dict[str, str]:
 def _dtype_errors(config: MergekitConfig) -> list[ConversionError]:
     return [
         config.error(
-            f"'{name}' is no dtype of an output here",
+            f"'{name}' isn't a dtype of an output",
             key,
             help=nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}",
         )
@@ -389,7 +389,7 @@ def _dtype(context: ImportContext) -> str | None:
 
 
 def _widest_dtype(context: ImportContext) -> str | None:
-    """Return the dtype that mergekit writes if the file names none; None where it is the base's."""
+    """Return the dtype that mergekit writes by default; None where it is the base's."""
     dtypes = {
         context.base.folders.dtype(reference, name) for reference, name in context.names.items()
     }
@@ -408,7 +408,7 @@ def _widest_dtype(context: ImportContext) -> str | None:
 
 
 def _tokenizer(context: ImportContext) -> _Tokenizer:
-    """Return the model whose tokenizer the output has, or a union; None where it is the base's."""
+    """Return the model that gives the tokenizer, or a union; None where it is the base's."""
     config = context.config
     at = ("tokenizer_source",) if config.tokenizer is None else ("tokenizer", "source")
     source = config.tokenizer_source if config.tokenizer is None else config.tokenizer.source
@@ -427,7 +427,7 @@ def _tokenizer(context: ImportContext) -> _Tokenizer:
 
 
 def _union(context: ImportContext) -> _Tokenizer:
-    """Return the model whose tokenizer has the tokens of all models, as the base numbers them.
+    """Return the model with the tokens of all models, numbered as in the base.
 
     None where that is the base; `union` where there is no such model, or a tokenizer is missing.
     """
@@ -482,11 +482,11 @@ def _is_padded(context: ImportContext, tokenizer: _Tokenizer, multiple: object) 
 
 
 def _chat_template(context: ImportContext) -> str | None:
-    """Return the name of the chat template; note others."""
+    """Return the name of the chat template; note any other template."""
     template = context.config.chat_template
     if template is None or template in CHAT_TEMPLATES:
         return template
-    message = f"mergekit has a chat template of the name '{template}', and gptailor none"
+    message = f"mergekit has a chat template of the name '{template}', and gptailor doesn't"
     if template == "auto":
         message = (
             "mergekit takes the template that most of the models have; here it is the tokenizer's "

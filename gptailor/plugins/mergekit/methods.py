@@ -146,12 +146,12 @@ class MethodInputs:
         if len(self.sources) != count:
             expected = {1: "one source", 2: "two sources"}[count]
             raise InexpressibleError(
-                f"'{self.method.name}' takes {expected}, and there are {len(self.sources)}"
+                f"'{self.method.name}' takes {expected}, got {len(self.sources)}"
             )
 
 
 def method_call(recipe: Recipe) -> MethodCall:
-    """Return the method of a merge; `linear` if it names none."""
+    """Return the method of a merge; `linear` by default."""
     by = recipe.by if isinstance(recipe, Merge) else None
     return by if isinstance(by, MethodCall) else MethodCall(name="linear")
 
@@ -224,7 +224,7 @@ _ALWAYS_WRITTEN = ("density", "gamma", "rescale", "t")
 
 
 def _read_row(inputs: MethodInputs) -> TensorRecipe:
-    """Read a merge by the row's arguments; too few sources are one of them as it is."""
+    """Read a merge by the row's arguments; a single source is taken unchanged."""
     row, sources = inputs.method, inputs.merged
     if len(sources) < METHODS[row.here].least:
         return (sources[0] if sources else inputs.base).alone
@@ -376,7 +376,7 @@ def _read_nuslerp(inputs: MethodInputs) -> TensorRecipe:
     sources = inputs.fine_tunes
     if len(sources) != 2:
         raise InexpressibleError(
-            f"'nuslerp' takes two sources besides a base, and there are {len(sources)}"
+            f"'nuslerp' takes two sources in addition to a base, got {len(sources)}"
         )
     flat, of = inputs.shared["nuslerp_flatten"], _vectors(inputs)
     by = "tensor" if flat else "column" if inputs.shared["nuslerp_row_wise"] else "row"
@@ -461,7 +461,7 @@ def _write_sce(written: SliceRecipe) -> WrittenParameters:
     parameters = _write_row(written)
     if written.argument("floor") != _SCE_FLOOR:
         raise InexpressibleError(
-            "mergekit's sce weighs all alike where squares are small, which is "
+            "mergekit's sce gives equal weights where squares are small, which is "
             f"floor={_SCE_FLOOR!r} here"
         )
     return parameters
@@ -505,8 +505,8 @@ def _read_task_vectors(inputs: MethodInputs) -> TensorRecipe:
         arguments["rescale"] = "l1" if inputs.shared["rescale"] else "no"
     elif trims and inputs.shared["rescale"]:
         raise InexpressibleError(
-            f"'{row.name}' with rescale: true stretches what is left to its old L1 norm, which "
-            "no method here does"
+            f"'{row.name}' with rescale: true stretches the remaining entries to their old L1 "
+            "norm, which no method here does"
         )
     return _merged(vectors, method, **arguments)
 
@@ -541,7 +541,7 @@ def _task_arithmetic(
     *,
     divides: bool,
 ) -> TensorRecipe:
-    """Return task arithmetic whose weights include the factor and a division by their sum."""
+    """Return task arithmetic with weights that include the factor and a division by their sum."""
     if divides:
         total = sum(map(float, weights))
         weights = [float(weight) / total for weight in weights]
@@ -574,12 +574,12 @@ def _trimming(
 
 
 def _write_task_vectors(written: SliceRecipe) -> WrittenParameters:
-    """Write the weights of the models besides the base, whose own weight mergekit ignores."""
+    """Write the weights of the models besides the base; mergekit ignores the base's own weight."""
     names, fine_tunes = written.models, written.slice_models[1:]
     if isinstance(written.recipe, Take):
         if names != ["base"]:
             raise InexpressibleError(
-                f"'{names[0]}' taken as it is, among task vectors: mergekit would add rounding"
+                f"'{names[0]}' taken unchanged, among task vectors: mergekit would add rounding"
             )
         return [{}, *({"weight": 0.0} for _ in fine_tunes)], {}
     if "base" in names:
@@ -616,7 +616,7 @@ _QUARTILES = (
 _ON_A_LINE = "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc"
 _COUNTS = (
     "mergekit keeps ⌊density·n⌋ entries of a tensor, gptailor the nearest whole number, and of "
-    "equal entries all or none; where task vectors cancel exactly mergekit's elected sign is +, "
+    "equal entries all or nothing; where task vectors cancel exactly mergekit's elected sign is +, "
     "and gptailor keeps the base's entry"
 )
 _DRAWS = "other entries are dropped: gptailor's draws follow a seed, mergekit's don't"

@@ -362,7 +362,7 @@ def _branches(names: TensorNames, recipes: Mapping[str, TensorRecipe]) -> Iterat
 
 
 def _roles(names: TensorNames, recipes: Mapping[str, TensorRecipe]) -> Iterator[_Part]:
-    """Yield the norms, and each projection, whose tensors all have one recipe."""
+    """Yield the norms, and each projection, with one recipe for all their tensors."""
     roles = dict.fromkeys(names.roles[tensor] for tensor in recipes if tensor in names.roles)
     for role in sorted(roles, key=lambda role: role != NORMS):
         tensors = [tensor for tensor in recipes if names.roles.get(tensor) == role]

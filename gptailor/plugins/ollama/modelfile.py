@@ -34,9 +34,9 @@ _KEPT = re.compile(r"# A changed file is kept \((\w+)\)\.\n")
 def write_modelfile(file: GgufFile) -> list[str]:
     """Write the Modelfile of a written GGUF file beside it; return a note if it is not written.
 
-    A model without a chat template gets none. A file that gptailor didn't write, or that somebody
-    changed since, is kept, unless the GGUF file was replaced by force. Raises CheckpointError
-    (C303) if the file can't be written.
+    A model without a chat template gets no file. A file that gptailor didn't write, or that
+    somebody changed since, is kept, unless the GGUF file was replaced by force. Raises
+    CheckpointError (C303) if the file can't be written.
     """
     template = file.facts.get("tokenizer.chat_template")
     if not isinstance(template, str) or not template:
@@ -44,7 +44,7 @@ def write_modelfile(file: GgufFile) -> list[str]:
     path = file.path.with_suffix(_SUFFIX)
     forced = file.force and file.update is None
     if os.path.lexists(path) and not (path.is_file() and (forced or _is_own(path))):
-        return [f"{path.name} is kept, because gptailor didn't write it as it is (--force)"]
+        return [f"{path.name} is kept, because it isn't as gptailor wrote it (--force replaces it)"]
     files = beside_weights(file.prepared)
     raw = files.get("generation_config.json")
     generation = {} if raw is None else json.loads(content_of(raw))
@@ -100,7 +100,7 @@ def _stops(
 
 
 def _form(facts: Mapping[str, Any], template: str) -> OllamaTemplate | None:
-    """Return the chat template in Ollama's form; None if it has none, or fails."""
+    """Return the chat template in Ollama's form; None without a template, or if it fails."""
     if "strftime_now" in template:  # it shows the day
         return None
     tokens = facts["tokenizer.ggml.tokens"]

@@ -81,7 +81,7 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.plugins.publish.publish import CardFacts, publish
 
     if benchmarks and scores is None:
-        raise click.UsageError("--benchmark is of scores: give them by --scores FILE")
+        raise click.UsageError("--benchmark needs scores: give them by --scores FILE")
     facts = CardFacts(title, license_, languages, datasets, base_models)
     made = publish(
         folder, repo, facts=facts, include=include, scores=scores, benchmarks=dict(benchmarks),

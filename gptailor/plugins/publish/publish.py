@@ -99,10 +99,11 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
 ) -> PublishResult:
     """Upload a compiled folder to a repository of the Hub, `org/name`; without `upload` only plan.
 
-    The model card is published with `facts`, and its example loads the repository; the folder stays
-    as it is. `scores` is a file of `gptailor eval FOLDER … --format json`: the card has a table and
-    the `model-index` of these scores. `benchmarks` has datasets of the Hub, `ORG/NAME:TASK`, by the
-    name of a measured task or file: those scores are in the repository's `.eval_results` too.
+    The model card is published with `facts`, and its example loads the repository; the folder
+    doesn't change. `scores` is a file of `gptailor eval FOLDER … --format json`: the card has a
+    table and the `model-index` of these scores. `benchmarks` has datasets of the Hub,
+    `ORG/NAME:TASK`, by the name of a measured task or file: those scores are in the repository's
+    `.eval_results` too.
 
     Files have the names of those that `compile` writes, or match one of the patterns of `include`,
     such as `images/*.png`. All other files stay here, and hidden ones always. The plan and its lock
@@ -121,7 +122,7 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     _refuse_ids([repo, *facts.base_models, *(of.partition(":")[0] for of in benchmarks.values())])
     _refuse_other_folder(place)
     if benchmarks and scores is None:
-        raise ValueError("benchmarks are of scores: give the file of the scores")
+        raise ValueError("benchmarks need scores: give the file of the scores")
     found, left_out = _chosen_files(place, include)
     seen = stamps(found.values())
     matter, body = _card_parts(place)
@@ -201,7 +202,7 @@ def _chosen_files(folder: Path, include: Sequence[str]) -> tuple[dict[str, Path]
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in names):
             message = f"expected a file that matches {quoted(pattern)}, got none"
-            help_ = "patterns are of paths in the folder, such as 'images/*.png'"
+            help_ = "patterns match paths in the folder, such as 'images/*.png'"
             raise CheckpointError("C201", message, folder, help_)
     chosen = [
         name
@@ -258,7 +259,7 @@ def _without_paths(folder: Path, plan: Plan, card: str) -> tuple[dict[str, bytes
 
 
 def _ids_on_card(card: str) -> dict[str, str]:
-    """Return the models' ids in the plan on a card; none if somebody removed the plan."""
+    """Return the models' ids in the plan on a card; empty if somebody removed the plan."""
     if (found := _PLAN.search(card)) is None:
         return {}
     with suppress(PlanError):
@@ -315,7 +316,7 @@ def _card_parts(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _published_card(matter: Mapping[str, Any], body: str, repo: str, facts: CardFacts) -> str:
-    """Return a card with these facts, whose example loads the repository."""
+    """Return a card with these facts and an example that loads the repository."""
     stated: dict[str, Any] = {
         "license": facts.license,
         "language": list(facts.languages),
@@ -354,7 +355,7 @@ def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts
         yield "there is no lock: 'gptailor compile --lock' records the digests of all inputs"
     if not (facts.license or matter.get("license")):
         named = "--license (in Python, CardFacts) names it"
-        yield f"{CARD} names no licence, since the base's card has none: {named}"
+        yield f"{CARD} names no licence, because the base's card names no licence: {named}"
     written = written_record(folder)
     if written is not None and (changed := changed_entries(written.files, folder)):
         yield f"changed since gptailor wrote the folder: {changed}"

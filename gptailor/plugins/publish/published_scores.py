@@ -84,7 +84,7 @@ def read_scores(file: str | Path, folder: Path) -> tuple[PublishedScore, ...]:
 
 
 def _score(row: Mapping[str, Any], bases: Mapping[tuple[str, str], float]) -> PublishedScore:
-    """Return a row as a score; the difference is the one from a base alone."""
+    """Return a row as a score; only a difference from a base counts."""
     stated, difference = str(row["objective"]), row.get("difference")
     objective = with_file(read_objective(stated)[0], lambda file: Path(file).name)
     base = bases.get((row.get("against") or "", stated))
@@ -118,7 +118,7 @@ def model_index(name: str, scores: Sequence[PublishedScore]) -> list[dict[str, A
 
 
 def scores_section(scores: Sequence[PublishedScore]) -> str:
-    """Return the section of a model card: a table of the scores beside the base's."""
+    """Return the section of a model card: a table of the scores and the base's scores."""
     lines = ["## Evaluation", "", "Measured with `gptailor eval`. Differences are paired.", ""]
     lines += ["| objective | samples | base | this model | difference |", "|---|--:|--:|--:|--:|"]
     for score in scores:
@@ -150,7 +150,7 @@ def benchmark_results(
         if len(own) != 1:
             known = listed(dict.fromkeys(f"'{score.measured_on}'" for score in scores), "or")
             message = f"expected one score of '{name}', got {len(own)}"
-            help_ = "evaluate one objective on it" if own else f"the scores are of {known}"
+            help_ = "evaluate one objective on it" if own else f"the scores belong to {known}"
             raise CheckpointError(_CODE, message, Path(name), help_)
         [score], (dataset_id, _, task) = own, dataset.partition(":")
         notes = f"{score.metric}, {score.samples} samples, gptailor {version}"

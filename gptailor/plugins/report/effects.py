@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 LayerState = Literal["dropped", "kept", "changed"]
-"""The fate of a layer of the base: it is dropped, kept as it is, or changed."""
+"""The fate of a layer of the base: it is dropped, kept unchanged, or changed."""
 
 
 @final

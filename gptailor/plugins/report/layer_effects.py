@@ -66,8 +66,8 @@ def _learned(reading: RunReading) -> tuple[list[LayerEffect], list[str]]:
         return [], []
     if strategy != _LEARNING:
         return [], [
-            f"The search's strategy was {strategy}, which has no model of what layers do:"
-            " effects are those of the trials alone."
+            f"The search's strategy was {strategy}, which has no model of the layers:"
+            " effects are computed from the trials alone."
         ]
     measured = reading.study.typed.measured.found
     prior = (measured.influence or {}).get("base")
@@ -83,7 +83,7 @@ def _learned(reading: RunReading) -> tuple[list[LayerEffect], list[str]]:
 
 
 def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:
-    """Return each layer's state; None for a stack, whose items have no positions."""
+    """Return each layer's state; None for a stack, because its items have no positions."""
     states: list[LayerState] = []
     for number, slot in enumerate(slots):
         if slot.position is None:
@@ -118,7 +118,7 @@ def _contrasts(
 ]:
     """Yield each layer and state with its mask, difference of means and counts.
 
-    A state of all plans, or of no plan, is no choice and left out.
+    A state of all plans, or of no plan, is left out: it isn't a choice.
     """
     table = np.array([list(row) for row in states])
     for layer in range(table.shape[1] if len(table) else 0):

@@ -108,7 +108,7 @@ def _plans(section: Section) -> Iterator[str]:
 
 
 def text_html(text: str, label: str) -> str:
-    """Return a text as it is, with a button that copies it."""
+    """Return a text unchanged, with a button that copies it."""
     return (
         '<div class="text"><button type="button" class="copy">Copy</button>'
         f'<pre tabindex="0" aria-label="{escape(label)}">{escape(text)}</pre></div>'

@@ -90,7 +90,7 @@ def first_line(error: TailorError | OSError) -> str:
 
 
 def sizes_section(subject: Reported, run: "RunReading | None" = None) -> Section:
-    """Return the section of layers, parameters, bytes and KV cache, beside the base's counts.
+    """Return the section of layers, parameters, bytes and KV cache, with the base's counts.
 
     If models are missing, the sizes are those that the search wrote.
     """

@@ -72,7 +72,7 @@ def _worth(run: RunReading, trial: Trial) -> Estimate | None:
 
 
 def progress_section(run: RunReading) -> Section:
-    """Return the best so far by cost, beside starting plans."""
+    """Return the best so far by cost, with the starting plans."""
     anchor, title = "progress", "The best so far"
     lines = {
         _SEARCH: best_so_far(run, _SPENDING),
@@ -87,7 +87,7 @@ def progress_section(run: RunReading) -> Section:
         if steps:
             rows.append(_step(run, name, max(spent, steps[-1][0]), steps[-1][1]))
     ledger, base = run.ledger, []
-    axis = f"mean loss beside the base, {ledger.loss_unit}"
+    axis = f"mean loss compared with the base,  {ledger.loss_unit}"
     better = "Less is better: a plan's loss compared with the base, the mean of the objectives"
     if len(ledger.deciding) == 1:
         [number] = ledger.deciding
@@ -117,7 +117,7 @@ def _words(number: Estimate | None) -> str:
 
 
 def _ends(number: Estimate | None, prefix: str = "") -> dict[str, float]:
-    """Return the ends of an error bar, or none for an infinite error."""
+    """Return the ends of an error bar, or nothing for an infinite error."""
     if number is None or not math.isfinite(number.stderr):
         return {}
     value, error = number
@@ -199,7 +199,7 @@ def curve_section(run: RunReading) -> Section | None:
         " error of a single score."
     )
     chart, table = (
-        _curve_chart(rows, f"loss beside the base, {unit}"),
+        _curve_chart(rows, f"loss compared with the base, {unit}"),
         ShownTable(head, tuple(cells)),
     )
     return Section("sizes", "Size for quality", words, chart, table, plans=texts)

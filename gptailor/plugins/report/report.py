@@ -219,9 +219,7 @@ def _map(subject: of.Reported, layers: int | None) -> "Section":
     return replace(section, words=f"{section.words} {_ONLY_NAMED}")
 
 
-_ONLY_NAMED = (
-    "The base can't be read here, so that it may have more layers than those that the plan names."
-)
+_ONLY_NAMED = "The base can't be read here, so it may have more layers than the plan names."
 
 
 _IN_VAIN = "Healing changed nothing: the layers that learn stayed as they were."
@@ -306,6 +304,6 @@ def _lead_of_run(run: "RunReading") -> str:
     if run.notes.result is not None:
         return f"<strong>{escape(headline(run))}</strong>"
     if run.notes.handed is not None:
-        files = "<code>summary.md</code> and the plans beside it"
-        return f"The search went on after its last end: {files} are of that end."
+        files = "<code>summary.md</code> and the plans in its folder"
+        return f"The search went on after its last end: {files} belong to that end."
     return "The search has no summary: it was ended before it wrote one."

@@ -41,7 +41,7 @@ def _section(
 ) -> Section:
     better = "less" if direction == "minimize" else "more"
     held = any(row["samples"] == _HELD for row in rows)
-    unseen = " Held-out samples are those that the search never saw." if held else ""
+    unseen = " The search never saw the held-out samples." if held else ""
     unsure = " Bars are one standard error to either side." if any("low" in r for r in rows) else ""
     cells = tuple(
         (str(row["objective"]), str(row["plan"]), str(row["samples"]),

@@ -80,14 +80,16 @@ def trials_section(run: RunReading) -> Section:
         return Section(anchor, title, "No trial has a score.", table=_trials_table(run, trials))
     edge, beyond = _edge([*losses.values()])
     if beyond:
-        more = "one that loses" if beyond == 1 else f"{beyond} that lose"
+        more = "a plan that loses" if beyond == 1 else f"{beyond} plans that lose"
         words.append(f"An arrow is over {more} more than {edge:.3g}, where the axis ends.")
     end = math.inf if edge is None else edge
     rows = [
         {**_datum(run, trial), "x": size.values[trial.number], "y": min(lost, end)}
         for trial, lost in losses.items()
     ]
-    marks = _scatter(_rows_of(rows), _kinds_in(rows), size.title, f"loss beside the base, {unit}")
+    marks = _scatter(
+        _rows_of(rows), _kinds_in(rows), size.title, f"loss compared with the base, {unit}"
+    )
     marks += _arrows([row for row, lost in zip(rows, losses.values(), strict=True) if lost > end])
     chart = sized(marks + _base_layers(_base_mark(run, size), [row["x"] for row in rows]))
     words.append("A click on a trial shows its plan's text.")

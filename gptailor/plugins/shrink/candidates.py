@@ -103,7 +103,7 @@ class Drafts:
         return self._prepared[cuts]
 
     def refuse(self, candidate: ShrinkCandidate, why: str) -> None:
-        """Note why a plan is no candidate, by its way, or by the type of whole files."""
+        """Note why a plan isn't a candidate, by its way, or by the type of whole files."""
         kind = "" if candidate.kind is None else f" {candidate.kind.lower()}"
         self.refusals[candidate.way + ("" if candidate.cuts else kind)] = why
 

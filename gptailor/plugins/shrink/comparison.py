@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _WITH_CUTS = ("BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q3_K_S")
 """The types that are tried together with cuts, the largest first."""
 _FAST = ("Q8_0", "Q4_K_M")
-"""The types of the whole model that are measured where the goal is no number of bytes."""
+"""The types of the whole model that are measured where the goal isn't a number of bytes."""
 _HOPELESS = 2.5
-"""A plan that is predicted to lose so many times the least loss is not built."""
+"""A plan that is predicted to lose this many times the least loss is not built."""
 _NEAR = 0.02
 """Bits a byte beyond the least loss within which a plan is built in any case."""
 _STEEPER = 1.5
@@ -120,7 +120,7 @@ class ShrinkComparison:
     def whole(self) -> list[ShrinkRow]:
         """Return the whole model in fewer bits, measured: the largest types that meet the goal.
 
-        If none meets it, the nearest type. A matrix is used for all plans if it helps the first.
+        If no type meets it, the nearest type. A matrix is used for all plans if it helps the first.
         """
         kinds = [kind for kind in FILE_TYPES if kind not in {"F32", "F16", "BF16"}]
         rows = [row for kind in kinds if (row := self.sized(ShrinkCandidate((), kind)))]

@@ -30,7 +30,7 @@ class PlanCost:
 @final
 @dataclass(frozen=True)
 class ShrinkGoal:
-    """Bounds of a plan, which must all hold; None is no bound.
+    """Bounds of a plan, which must all hold; None means no bound.
 
     `to` are bytes of the output, `parameters` stored numbers, `memory` bytes of the weights with
     a KV cache of `context` tokens, and `faster` is the least speed of decoding as a multiple of

@@ -1,4 +1,4 @@
-"""Losses of candidates on held-out text, each measured as it is written, and kept in the cache."""
+"""Losses of candidates on held-out text, measured in their written form, and kept in the cache."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence

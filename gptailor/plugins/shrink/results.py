@@ -19,7 +19,7 @@ class ShrinkResult:
     """The rows of a comparison, the `chosen` one, and the reason in a sentence.
 
     `uncut` are the sizes of the uncut model, and `loss` its bits a byte on the held-out text.
-    `already` says that the model meets the goal as it is, `impossible` that not even the largest
+    `already` is True if the unchanged model meets the goal, `impossible` if not even the largest
     cuts of all ways meet it. `files` are the files that were written:
     the plan, the space and the texts.
     """

@@ -132,7 +132,7 @@ class _Shrinking:
         context = text_of(whole.compiled.config).get("max_position_embeddings", CONTEXT)
         self.goal = replace(self.goal, context=min(int(context), CONTEXT))
         if self.goal.excess(uncut) <= 1:
-            reason = f"the model meets the goal of {self.goal.words} as it is: nothing to do"
+            reason = f"the model meets the goal of {self.goal.words} unchanged: nothing to do"
             return ShrinkResult(self.goal, uncut, None, (), None, reason, already=True)
         if uncut.is_gguf or whole.models["base"].layout.quantised is not None:
             self.notes.append("the model is quantised already: its own loss comes on top of these")
@@ -282,7 +282,7 @@ class _Shrinking:
             if change.reversed.sure:
                 best, least = drafts, found
         if len(every) > 1:
-            self.notes.append(f"all plans are of '{best.head.splitlines()[-1]}'")
+            self.notes.append(f"all plans start from '{best.head.splitlines()[-1]}'")
         return best
 
     def _healed(self, comparison: ShrinkComparison, rows: Sequence[ShrinkRow]) -> list[ShrinkRow]:
@@ -297,7 +297,7 @@ class _Shrinking:
     def _with_speeds(
         self, rows: Sequence[ShrinkRow], losses: "Losses", uncut: Drafts, drafts: Drafts
     ) -> list[ShrinkRow]:
-        """Return the rows with the speeds of those that were built, and whether they meet it."""
+        """Return the rows, built ones with their speeds and whether they meet the goal."""
         built = [row for row in rows if row.loss is not None]
         if not built or (self.effort is EFFORTS["quick"] and self.goal.faster is None):
             return list(rows)
@@ -393,7 +393,7 @@ def _refusals(drafts: Drafts, rows: Sequence[ShrinkRow]) -> Iterator[str]:
     """Yield why ways to cut have no row."""
     shown = {way for row in rows for way in row.candidate.way.split(" + ")}
     if drafts.no_gguf is not None:
-        yield f"no GGUF file, so sizes are of folders: {drafts.no_gguf}"
+        yield f"no GGUF file, so the sizes are the folders': {drafts.no_gguf}"
     for way, why in drafts.refusals.items():
         if way not in shown and "+" not in way:
             yield f"no {way}: {why}"

@@ -19,7 +19,7 @@ _ROW = 2048
 _LEAST = 8 * PIECE
 """The fewest bytes of held-out text."""
 _HELD = 4
-"""One row in so many is held out."""
+"""One row in this many is held out."""
 
 
 @final
@@ -33,7 +33,7 @@ class ShrinkTexts:
 
     @classmethod
     def of(cls, files: Sequence[Path], calibrated: int) -> "ShrinkTexts":
-        """Read files, and hold out a quarter of their rows. The calibration has so many bytes.
+        """Read files, and hold out a quarter of their rows. The calibration has this many bytes.
 
         Raises CalibrationError for an unusable file, and for too little text (C806).
         """

@@ -94,7 +94,7 @@ def _smaller(drafts: Drafts, word: str, noun: str, own: int) -> ShrinkWay:
 
 
 def _layers(drafts: Drafts, count: int, distances: Distances) -> ShrinkWay:
-    """Return the way of dropping a window, of each size the legal one that moves states least.
+    """Return the way of dropping a window: for each size the legal window that moves states least.
 
     The first and the last layer stay.
     """

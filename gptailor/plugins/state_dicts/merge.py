@@ -72,9 +72,11 @@ def merge(
         if single is isinstance(tensors, Mapping):
             expected = "one tensor" if single else "a state dict"
             what = type(tensors).__name__
-            raise TailorError(f"'{model}' is of the type {what}, and '{every[0][0]}' {expected}")
+            raise TailorError(f"'{model}' has the type {what}, and '{every[0][0]}' {expected}")
     if name and not single:
-        raise TailorError("'name' is for single tensors; those of state dicts have their keys")
+        raise TailorError(
+            "'name' is for single tensors; the tensors of state dicts have their keys"
+        )
     if single:
         every = [(model, {name: tensor}) for model, tensor in every]
     by_key = _Merging(recipe, every, base is not None, dtype_of(dtype)).merged()
@@ -182,13 +184,13 @@ class _Merging:
                 )
             if tensor.dtype not in _FLOATS and not _same(tensor, first):
                 what = f"{_called(key)} is {_dtype_name(first.dtype)}, which can't be merged"
-                raise TailorError(f"{what}, and that of '{model}' is another")
+                raise TailorError(f"{what}, and in '{model}' it has another dtype")
 
     def _check_alike(self, key: str, what: str, model: str, got: object, expected: object) -> None:
         if got == expected:
             return
         first = self.all[0][0]
-        help_ = "; 'dtype' says which one the result has" if what == "dtype" else ""
+        help_ = "; 'dtype' gives the result's dtype" if what == "dtype" else ""
         message = f"the {what} of {_called(key)} is {got} in '{model}', and {expected} in '{first}'"
         raise TailorError(message + help_)
 

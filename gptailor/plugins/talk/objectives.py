@@ -1,7 +1,7 @@
 """`loops` and `ends`: the shares of a model's continuations that repeat themselves, and that end.
 
 The model continues each row greedily. A row of `prompt` or `messages` is a chat, in the tokenizer's
-chat template. A row of `text` or `context` is continued as it is.
+chat template. A row of `text` or `context` is continued unchanged.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Loops(Generative):
         return self.samples[:samples]
 
     def rate(self, made: Sequence[Continuation]) -> Score:
-        """Return the share of continuations whose text loops."""
+        """Return the share of continuations that loop."""
         decode = self.encoder.tokenizer.decode
         texts = (str(decode([*each.tokens], skip_special_tokens=True)) for each in made)
         return mean([float(bool(loop_of(text))) for text in texts])
@@ -67,7 +67,7 @@ class Ends(Generative):
         """Return the score of a model. Raises ObjectiveError for a model without an end token."""
         own = model.generation_config
         if (own is None or own.eos_token_id is None) and self.encoder.tokenizer.eos_token is None:
-            message = "'ends' needs an end token, and the model and its tokenizer have none"
+            message = "'ends' needs an end token, and the model and its tokenizer lack it"
             raise ObjectiveError(
                 f"{message}; give 'eos_token_id' in generation_config.json, or leave 'ends' out"
             )
@@ -113,7 +113,7 @@ def prepare_continuations(objective: Objective, context: ObjectiveContext) -> Pr
 
 
 def _texts(encoder: TokenEncoder, path: Path, rows: Sequence[Passage | Chat]) -> dict[int, str]:
-    """Return the chats as text by the identities of their rows; none without a chat template.
+    """Return the chats as text by the identities of their rows; empty without a chat template.
 
     Raises CalibrationError (C812) for a template that fails, and for rows of `messages` without a
     template.
@@ -122,7 +122,7 @@ def _texts(encoder: TokenEncoder, path: Path, rows: Sequence[Passage | Chat]) ->
     if not chats or not encoder.tokenizer.chat_template:
         for row in chats:
             if len(row.messages) > 1:
-                message = "rows of 'messages' need a chat template, and the tokenizer has none"
+                message = "rows of 'messages' need a chat template, and the tokenizer lacks it"
                 raise CalibrationError("C812", message, path, row.line, _OTHER_ROWS)
         return {}
     asked = [(row.messages, True) for row in chats]

@@ -1,6 +1,6 @@
 """`compile --try`: a written model and its base answer three prompts, and their answers are judged.
 
-An answer ends if an end token stands behind it, and loops as `loop_of` defines it. It follows the
+An answer ends if an end token follows it, and loops as `loop_of` defines it. It follows the
 chat template if it ends by the token that ends a turn there, without a special token inside.
 """
 

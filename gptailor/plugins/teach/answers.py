@@ -203,7 +203,7 @@ class PromptAnswers:
 
     @cached_property
     def _known(self) -> list[Continuation]:
-        """The first answers: those that were kept, then also those made since."""
+        """The first answers: the kept answers, then also the answers made since."""
         if (kept := self.store.get(self._key)) is None:
             return []
         tokens, lengths = kept.tensors["tokens"], kept.tensors["lengths"]

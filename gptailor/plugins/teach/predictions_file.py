@@ -222,7 +222,7 @@ class ParquetPredictions:
     def _refuse_impossible(
         self, tokens: Int32[Tensor, " n kept"], logs: Float[Tensor, " n kept"], start: int
     ) -> None:
-        """Raise CalibrationError (C814) for the first prediction that is no distribution."""
+        """Raise CalibrationError (C814) for the first prediction that isn't a distribution."""
         ordered = torch.from_numpy(np.sort(tokens.numpy(), axis=1))  # faster than torch's
         total = logs.double().exp().sum(1)
         least = 1.0 if self.kept == self.vocabulary else 0.0

@@ -57,7 +57,7 @@ class WrittenArchitecture:
                 "C306",
                 f"there is no map to GGUF for the model type {quoted(kind)}",
                 target,
-                f"those written are {listed(map(quoted, WRITTEN))}",
+                f"gptailor writes {listed(map(quoted, WRITTEN))}",
             )
         self.target = target
         self._checked = checked
@@ -216,7 +216,7 @@ class WrittenArchitecture:
         return None
 
     def _periodic_cut(self) -> str:
-        """Return an example of one window of the base whose drop leaves its period, for a cut.
+        """Return an example of one window of the base that can be dropped, for a cut.
 
         A window of whole periods leaves the order of all other layers.
         """
@@ -288,7 +288,9 @@ class WrittenArchitecture:
         has_attention = rope.get("attention_factor") is not None
         usual = yarn_attention(factor)
         if has_attention and not math.isclose(self._real(rope, "attention_factor"), usual):
-            self.refuse(f"YaRN's 'attention_factor' is no function of its factor {factor}")
+            self.refuse(
+                f"YaRN's 'attention_factor' isn't the usual function of its factor {factor}"
+            )
         for key, default in _YARN.items():
             if (value := rope.get(key)) not in (None, default):
                 self.refuse(f"YaRN's {quoted(key)} is {_short(value)}, which isn't written")

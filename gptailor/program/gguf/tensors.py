@@ -21,7 +21,7 @@ from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
 from gptailor.program.program import Program
 
 _Layers = Callable[[int, int], bool]
-"""The layers with a type: whether a number of a layer, among so many, is one of them."""
+"""The layers with a type: whether a layer, by its number and their count, is one of them."""
 
 
 def _first(count: int) -> _Layers:
@@ -81,7 +81,7 @@ _SHARED_VALUES_OF_70B = {"Q3_K": "Q5_K", "Q4_K": "Q5_K"}
 _LAYERS_OF_70B = 80
 
 _SHORT_BLOCKS = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-"""The type in place of another for rows that are no whole blocks of 256 entries."""
+"""The type in place of another for rows that aren't whole blocks of 256 entries."""
 
 
 def matrix_types(
@@ -210,8 +210,8 @@ def _notes(
     if kept:
         yield (
             f"{len(kept)} tensors keep the plan's dtype instead of {file_type}: their rows "
-            f"are no whole blocks of 32 entries (the first is {quoted(kept[0])})"
+            f"aren't whole blocks of 32 entries (the first is {quoted(kept[0])})"
         )
     if shorter:
         others = [f"{n} {kind} instead of {most}" for (kind, most), n in shorter.items()]
-        yield f"tensors with rows that are no whole blocks of 256 entries: {listed(others)}"
+        yield f"tensors with rows that aren't whole blocks of 256 entries: {listed(others)}"

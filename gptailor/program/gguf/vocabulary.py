@@ -102,10 +102,10 @@ class _Vocabulary:
 
     def facts(self) -> tuple[GgufFacts, list[str]]:
         if (kind := self.model.get("type")) != "BPE":
-            self.refuse(f"is of the kind {quoted(str(kind))}; llama.cpp's are made of BPE alone")
+            self.refuse(f"has the kind {quoted(str(kind))}; llama.cpp has BPE alone")
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if self.model.get(key):
-                self.refuse(f"has {quoted(key)}, which llama.cpp hasn't")
+                self.refuse(f"has {quoted(key)}, which llama.cpp lacks")
         tokens, kinds = self._tokens()
         how = self._pieces(tokens) if self.model.get("byte_fallback") else self._bytes()
         listed: GgufFacts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
@@ -134,7 +134,9 @@ class _Vocabulary:
         number, content = added["id"], added["content"]
         for key in ("single_word", "lstrip", "rstrip"):
             if added.get(key):
-                self.refuse(f"has {quoted(key)} for its token {quoted(content)}; llama.cpp hasn't")
+                self.refuse(
+                    f"has {quoted(key)} for its token {quoted(content)}; llama.cpp lacks it"
+                )
         kind = UNKNOWN if kinds.get(number) == UNKNOWN else CONTROL
         if not added.get("special"):
             kind = DEFINED
@@ -174,8 +176,8 @@ class _Vocabulary:
             parts_text = json.dumps(parts, ensure_ascii=False)[:160]
             names = ", ".join(_PRE.values())
             self.refuse(
-                f"splits a text in a way that llama.cpp hasn't by name: {parts_text}",
-                f"known are those that llama.cpp calls {names}",
+                f"splits texts in a way that has no name in llama.cpp: {parts_text}",
+                f"llama.cpp's names are {names}",
             )
         return name
 
@@ -230,7 +232,7 @@ class _Vocabulary:
         scores: dict[str, float] = {}
         for token, _ in groupby(merges, key="".join):
             if token in scores:
-                self.refuse(f"makes {quoted(token)} of others at two places of its order")
+                self.refuse(f"has two merges that make {quoted(token)}")
             scores[token] = -float(len(scores))
         special = {added["content"] for added in self.added}
         for token in vocab:
@@ -270,7 +272,7 @@ class _Vocabulary:
             if part["type"] == "ByteLevel":
                 continue
             if part["type"] != "TemplateProcessing":
-                self.refuse(f"ends with {quoted(part['type'])}, which llama.cpp hasn't")
+                self.refuse(f"ends with {quoted(part['type'])}, which llama.cpp lacks")
             into = begin
             for piece in part["single"]:
                 if "Sequence" in piece:

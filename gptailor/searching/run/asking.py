@@ -1,4 +1,4 @@
-"""The asks of a strategy, and the trials that it is told: `Asking`."""
+"""The asks of a strategy, and the trials that it receives: `Asking`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
@@ -20,7 +20,7 @@ INIT, ASK, WEIGHTS, DRAW, OTHER = range(5)
 """The uses of randomness; each has keys of its own."""
 
 TOLD = (STARTS, RANDOM, SEARCH)
-"""The phases whose trials a strategy is told."""
+"""The phases of the trials that a strategy receives."""
 
 
 _SPREAD_OF = 4
@@ -116,7 +116,7 @@ class Asking:
     def focus(self, table: Table) -> None:
         """Let the strategy search a table of the space from now on.
 
-        It is told the trials whose genomes the table can have.
+        It receives the trials with genomes that the table can have.
         """
         self._table = table
         key, objectives = self._keyed(INIT, 0), len(self.ledger.aims)
@@ -128,7 +128,7 @@ class Asking:
         return folded(folded(self._key, purpose), number)
 
     def ask(self, number: int, asked_after: int) -> list[tuple[Genome, float]]:
-        """Return an ask's genomes and shares, after so many told trials; numbers of asks go up."""
+        """Return an ask's genomes and shares, after this many trials; numbers of asks go up."""
         self._take_in(asked_after)
         weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
         if any(aim.size for aim in self.ledger.aims):

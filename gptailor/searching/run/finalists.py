@@ -9,7 +9,7 @@ from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
 def chosen_finalists(
     ledger: Ledger, many: int, distinct: Callable[[Sequence[Trial]], list[Trial]]
 ) -> list[Trial]:
-    """Return so many of the best trials, or one more; no two with plans that are alike.
+    """Return this many of the best trials, or one more; no two with plans that are alike.
 
     `distinct` decides which plans are alike. The plan that is found is compared with starting plans
     that were repaired like it. So the best starting plan and the best other plan are among the

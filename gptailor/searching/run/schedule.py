@@ -36,7 +36,7 @@ EPSILON = 1e-9
 """The rounding error of sums of shares."""
 
 _STARTING = 64
-"""Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
+"""Room for starting plans on top of the budget: more, as trials on few samples cost less."""
 _STRATEGY = 1 / 2
 """The least share of the budget for plans that the strategy asks for, recipes among them."""
 _ASKED_RECIPES = 0.2
@@ -70,7 +70,7 @@ class Budget:
 
     @classmethod
     def of(cls, chosen: Settings, full: int) -> "Budget":
-        """Return the budget of a search with so many samples at most for a trial."""
+        """Return the budget of a search with this many samples at most for a trial."""
         low = chosen.fidelity[0] if chosen.fidelity else full
         return cls(chosen.trials, low, full, chosen.bridge, chosen.heals, chosen.finalists)
 
@@ -84,7 +84,7 @@ class Budget:
 
     @property
     def capacity(self) -> int:
-        """The most trials that a strategy is told, with starting plans on few samples."""
+        """The most trials that a strategy receives, with starting plans on few samples."""
         return _STARTING + self.trials * (1 if self.low == self.full else 2)
 
     def record(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Budget:
         return "bridged" if self.bridge == "finalists" else None
 
     def stage(self, samples: int) -> Stage:
-        """Return the stage at which a trial with so many samples is evaluated."""
+        """Return the stage at which a trial with this many samples is evaluated."""
         at_full = self.bridge == "from-full" and samples == self.full
         return "bridged" if self.bridge == "each" or at_full else "bare"
 
@@ -226,7 +226,7 @@ class Schedule:
         self._missing = [request for request in again if request.key not in ledger.keys]
 
     def next(self, *, idle: bool, waiting: Collection[int] = ()) -> list[TrialRequest]:
-        """Return the next requests; none if they depend on trials that aren't told yet.
+        """Return the next requests; empty if they depend on trials that aren't told yet.
 
         `idle` means that nothing is under way, `waiting` are asks that are. No requests while idle
         are the end.
@@ -316,7 +316,7 @@ class Schedule:
         return start._replace(share=trial.share, losses=losses, ahead=ahead)
 
     def _take_focus(self) -> None:
-        """Let the strategy search what the starting plans leave open, before its first ask."""
+        """Give the strategy the space that the starting plans leave open, before its first ask."""
         if self.budget.separate and not self.asking.focused:
             uncut = sorted(self.ledger.of(RECIPES), key=lambda trial: trial.request.key)
             results = [
@@ -462,5 +462,5 @@ class Schedule:
 
 
 def _evaluated(request: TrialRequest) -> Hashable:
-    """Return what a starting plan's request evaluates; equal requests have equal scores."""
+    """Return the evaluated plan of a starting plan's request; equal requests have equal scores."""
     return request.phase, request.samples, *(genes.tobytes() for genes in request.genome)

@@ -31,13 +31,13 @@ from gptailor.reporting.measure import SHARES, SPREADS, Estimate, LossMeasure, s
 from gptailor.searching.run.records import Aim
 
 PerObjective = tuple[PerSample | None, ...]
-"""The samples of each objective; None where its score is no mean of samples."""
+"""The samples of each objective; None where its score isn't a mean of samples."""
 
 
 def per_objective(outcomes: Sequence[Outcome]) -> PerObjective:
     """Return each score's samples in float32 as a study keeps them; () without any.
 
-    So they are the same in a later process. A score that is no mean of samples has none.
+    So they are the same in a later process. A score that isn't a mean of samples has no samples.
     """
     samples = tuple(
         _rounded(outcome.each) if isinstance(outcome, Score) else None for outcome in outcomes

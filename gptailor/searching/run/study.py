@@ -72,14 +72,15 @@ class EndedNote(BuiltClosed):
 
 
 class StudyNotes(BuiltClosed):
-    """The decisions of a search beside its trials; a later line replaces an earlier one's.
+    """The decisions of a search, without its trials; a later line replaces an earlier one's.
 
     `held_out` are held-out scores by `held_key`. `conditions` are a plan's values by required
     measures, also on held-out samples; None is a failure. `ended` tells how a budget was spent.
     `late` is how often the order of asking was given up, for a worker that was stuck. `latencies`
     are by shape, each measured once for all trials. `bases` are the uncut base's scores by the
-    number of samples. `sizes` are of the base and of plans that could be handed over. `result` and
-    `handed` are written when the search ends, or is interrupted. A trial after `result` undoes it.
+    number of samples. `sizes` belong to the base and to plans that could be handed over. `result`
+    and `handed` are written when the search ends, or is interrupted. A trial after `result` undoes
+    it.
     """
 
     version: Line = ""
@@ -200,7 +201,7 @@ class Study:
             raise self.error(f"has {len(values)} scores of {name}, expected {count}")
 
     def _refuse_infinite(self, name: str, samples: PerObjective) -> None:
-        """Refuse samples whose score is infinite: it can't be compared with another."""
+        """Refuse samples with an infinite score: it can't be compared with another."""
         for each in samples:
             if each is not None and not math.isfinite(each.score().value):
                 raise self.error(f"has samples of {name} without a finite score")

@@ -65,7 +65,7 @@ class TrialRequest:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """The key of the request among all others of the search."""
+        """The key of the request among all requests of the search."""
         return self.phase, self.ask, self.slot
 
 
@@ -78,7 +78,7 @@ class Trial:
     `values` are in the user's own directions, one for each objective; None after a `failure`.
     `same_as` is an earlier trial with the same plan: then nothing was evaluated. `per_sample` are
     the samples of each objective; empty without a score. A trial that was given up `stopped` after
-    so many samples: then `share` and all values are of these samples.
+    this many samples: then `share` and all values belong to these samples.
     """
 
     number: TrialNumber
@@ -103,7 +103,7 @@ class Trial:
             raise ValueError("expected to be given up after fewer samples")
         followed = 0 if self.same_as is None else self.same_as + 1
         if max(self.request.asked_after, followed) > self.number:
-            raise ValueError("expected a trial after those that it follows")
+            raise ValueError("expected a trial with a higher number than the trials before it")
         return self
 
     @property
@@ -185,7 +185,7 @@ class Ledger:
 
     @property
     def hits(self) -> int:
-        """The number of trials whose plan had a known score."""
+        """The number of trials with a plan that had a known score."""
         return sum(trial.same_as is not None for trial in self.trials)
 
     # -------------------------------------------------------------------- the trials of one measure
@@ -248,9 +248,9 @@ class Ledger:
         return Comparison(self.aims, chosen, tuple(widths), tuple(samples), unit)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
-        """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
+        """Return a trial's loss compared with the base on the same samples, in the `loss_unit`.
 
-        The error is of the trial's own scores. None where either score is unknown.
+        The error belongs to the trial's own scores. None where either score is unknown.
         """
         base = self.references.get(trial.samples)
         scores = trial.scores
@@ -259,7 +259,7 @@ class Ledger:
     def loss_beside(
         self, scores: Scores, base: Sequence[float], numbers: Sequence[int] | None = None
     ) -> Estimate:
-        """Return the loss of scores beside the base's on the same samples, taken as exact."""
+        """Return the loss of scores over the base's on the same samples, taken as exact."""
         exact = Scores(tuple(base), (0.0,) * len(base))
         unpaired = Scores(scores.values, scores.stderrs)
         return self.comparison(base, numbers).loss(unpaired, exact)
@@ -329,7 +329,7 @@ class Ledger:
         return next(iter(self.ranked(self.candidates() if trials is None else trials, 1)), None)
 
     def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
-        """Return at most so many of some trials, best first; equal ones keep their order."""
+        """Return at most this many of some trials, best first; equal ones keep their order."""
         merits = [(*self._merits(trial), trial) for trial in trials]
         finite = [row for row in merits if not math.isnan(row[0])]
         return [trial for *_, trial in sorted(finite, key=lambda row: (-row[0], -row[1]))[:most]]

@@ -110,7 +110,7 @@ class Workers(Protocol):
         """Begin a task; at most `count` are open at a time."""
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for the first event, but no longer than so many seconds."""
+        """Wait for the first event, but no longer than this many seconds."""
 
 
 CLUSTERS: Door[Callable[..., AbstractContextManager[Workers]]] = Door(
@@ -224,7 +224,7 @@ class UnderWay:
     def task(self) -> Task:
         """Begin the next task of a free worker: some plans on equally many samples.
 
-        It is the uncut base where its scores on so many samples aren't known; all else waits.
+        It is the uncut base where its scores on this many samples aren't known; all else waits.
         """
         _, samples, stage = self.queue[0].key
         if samples not in self.ledger.references:
@@ -283,8 +283,8 @@ class UnderWay:
     def longest(self) -> float:
         """Return how many seconds a free worker waits for another one's task.
 
-        It waits at least `patience`, and so many times the usual time of evaluations that the other
-        worker must be stuck, or of another kind.
+        It waits at least `patience`, and this many times the usual time of evaluations that the
+        other worker must be stuck, or of another kind.
         """
         usual = median(self._speeds) if self._speeds else 0.0
         largest = max((task.samples * len(task.plans) for task in self.tasks.values()), default=0.0)

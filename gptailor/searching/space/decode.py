@@ -68,7 +68,7 @@ def decode_for(space: Space, genome: Genome, stage: Stage) -> p.Plan:
 
 
 def plan_at_stage(space: Space, genome: Genome, stage: Stage) -> p.Plan:
-    """Return the closed plan of one genome as it is evaluated at a stage."""
+    """Return the closed plan of one genome for its evaluation at a stage."""
     return at_stage(decode_for(space, genome, stage), stage)
 
 

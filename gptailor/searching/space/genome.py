@@ -56,7 +56,7 @@ class _GenomeJson(BuiltClosed):
 
 
 def genome_from_json(note: Any) -> Genome:
-    """Return the genome in JSON, or a genome as it is. Raises ValueError for other JSON."""
+    """Return the genome in JSON, or a genome unchanged. Raises ValueError for other JSON."""
     if isinstance(note, Genome):
         return note
     try:
@@ -99,7 +99,7 @@ class GeneFact:
 @final
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """Conditions of which every one must hold, some one must hold, or none may hold."""
+    """Conditions: all of them must hold, one of them must hold, or all must fail."""
 
     kind: Literal["every", "some", "none"]
     of: frozenset["Condition"]

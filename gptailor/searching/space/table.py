@@ -325,7 +325,7 @@ def table_of(genes: Collecting) -> Table:
 
 
 def _window_options(pick: g.Pick) -> list[Window]:
-    """Return the windows of a pick's options, with (0, 0) for options that are no windows."""
+    """Return the windows of a pick's options, with (0, 0) for options that aren't windows."""
     ends = ((option if isinstance(option, tuple) else (0, 0)) for option in pick.options)
     return [(int(first), int(last)) for first, last in ends]
 

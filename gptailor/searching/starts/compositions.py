@@ -95,7 +95,7 @@ def wholes(space: Space) -> dict[str, Plan]:
 
 
 def whole_name(of: Composition) -> str:
-    """Return the name of a composition in `wholes`: that of a merge has no coefficient."""
+    """Return the name of a composition in `wholes`; a merge's name has no coefficient."""
     return composition_words(
         UniformMerge(models=of.models, every=of.every) if isinstance(of, UniformMerge) else of
     )

@@ -203,7 +203,7 @@ def greedy_removal(
     """Yield the removed positions after each round, which removes the cheapest position (SLEB).
 
     `losses_of` returns losses of plans, NaN for a failure. A round tries the `width` layers of
-    least influence. Its plans drop fewer layers than the space allows, so they are no trials of the
+    least influence. Its plans drop fewer layers than the space allows, so they aren't trials of the
     space. The removal goes on after the positions in `removed`.
     """
     sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}

@@ -1,4 +1,4 @@
-"""Recipes of a space whose cuts are repaired: they are compared with nothing dropped.
+"""Recipes of a space with repaired cuts: they are compared with nothing dropped.
 
 A repaired loss is nearly the loss of the recipe uncut plus the price of the cut, since a plan is
 healed towards itself with nothing dropped. Bare cuts hide the first term: they differ by more than
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gptailor.searching.strategies.strategy import Strategy
 
 _RECIPES = 1_000
-"""The purpose of the randomness of recipes, beside the purposes of a search's other asks."""
+"""The purpose of the randomness of recipes, apart from the purposes of a search's other asks."""
 
 
 @final

@@ -90,14 +90,13 @@ _MAYBE = (1 / 8, 1 / 4)
 class Starts:
     """The starting plans of a space.
 
-    `influence` is the block influence of each layer, by the name of a composition in `wholes`.
-    A space that drops no layers has none. `removal` are the positions that `greedy_removal` removes
-    from the base. A space with measured gaps has the cuts with the gaps that a bridge closes best.
-    With `recipes`
-    the best recipe is found first, with nothing dropped, and all cuts are of it. `cheapest` is the
-    least share of all samples that a trial may use. `room` is the number of evaluations at full
-    fidelity that all plans may cost together. If the room is too small for all plans, the plans
-    with the greatest expected gain come first.
+    `influence` is the block influence of each layer, by the name of a composition in `wholes`. A
+    space that drops no layers has no influence. `removal` are the positions that `greedy_removal`
+    removes from the base. A space with measured gaps has the cuts with the gaps that a bridge
+    closes best. With `recipes` the best recipe is found first, with nothing dropped, and all cuts
+    are of it. `cheapest` is the least share of all samples that a trial may use. `room` is the
+    number of evaluations at full fidelity that all plans may cost together. If the room is too
+    small for all plans, the plans with the greatest expected gain come first.
     """
 
     space: Space
@@ -209,7 +208,7 @@ class Starts:
         return max(self.room / 2, min(usual, self.room)) if later else self.room
 
     def _promising(self) -> list[Composition]:
-        """Return the compositions by what a person would try first.
+        """Return the compositions in the order in which a person would try them.
 
         First come the mean of all models and each model alone, then the usual coefficient, then the
         base, other coefficients, and merges of two models.

@@ -157,7 +157,7 @@ def best_in_full(archive: Archive, fitness: Float[ndarray, " n"]) -> Int[ndarray
 
 
 def newest(table: Table, archive: Archive, drawn: Genome, many: int) -> Genome:
-    """Return so many of the drawn genomes.
+    """Return this many of the drawn genomes.
 
     Known and repeated ones, and those beyond the table's limits, come last.
     """

@@ -226,7 +226,7 @@ class Surrogate(strategy.Strategy):
 
 
 def described(table: Table, genomes: Genome) -> Float[ndarray, "n f"]:
-    """Return the features of genomes that the model uses, those of gaps last."""
+    """Return the features of genomes that the model uses, the gaps' features last."""
     effects = features(table, genomes)
     return np.concatenate([effects, gap_features(table, effects)], axis=1)
 

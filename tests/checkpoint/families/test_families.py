@@ -424,7 +424,7 @@ def roles_of(family: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("family", CONFIGURATIONS)
-def test_projections_and_norms_are_told_by_name(family: str) -> None:
+def test_projections_and_norms_are_reported_by_name(family: str) -> None:
     """On disk and as transformers' modules have them; norms may have no tensors."""
     roles = roles_of(family)
     assert "norms" in roles.values() or family in {"nanochat", "olmo"}

@@ -40,7 +40,7 @@ def test_each_function_has_a_family() -> None:
 
 
 @pytest.mark.parametrize("name", ["../families/llama", "", "/etc/passwd", "llama.json"])
-def test_a_model_type_is_no_path(name: str) -> None:
+def test_a_model_type_isnt_a_path(name: str) -> None:
     assert name not in FAMILY_OF
     assert FAMILY_OF.get(name) is None
 

@@ -53,7 +53,7 @@ def test_kimis_numbers_from_one_up_follow_their_layers() -> None:
     }  # fmt: skip
     assert (out["first_k_dense_replace"], out["mlp_layer_types"]) == (1, ["dense"] + ["sparse"] * 2)
     wrong = {**config, "linear_attn_config": {**given, "kda_layers": [1, 2]}}
-    with pytest.raises(RuleError, match="doesn't say of each layer once"):
+    with pytest.raises(RuleError, match="doesn't list each layer exactly once"):
         moved("kimi_linear", wrong, [0])
 
 
@@ -138,7 +138,7 @@ def test_tensors_that_predict_further_tokens_have_a_module() -> None:
     assert layout.predicting == {"mtp.fc.weight", "mtp.layers.0.mlp.gate.weight"}
 
 
-def test_an_unread_bound_of_windows_is_no_fault() -> None:
+def test_an_unread_bound_of_windows_isnt_a_fault() -> None:
     config = {"num_hidden_layers": 2, "max_window_layers": None}
     assert moved("qwen2", config, [1])["layer_types"] == [FULL]
     with pytest.raises(RuleError, match="'max_window_layers' is None, and should be an integer"):

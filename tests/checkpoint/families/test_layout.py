@@ -114,7 +114,7 @@ def test_a_base_model_saved_without_its_head() -> None:
     assert split_name(found, "norm.weight") == "norm"
 
 
-def test_masks_and_frequencies_are_no_weights() -> None:
+def test_masks_and_frequencies_arent_weights() -> None:
     assert is_constant("attn.bias")
     assert is_constant("self_attn.rotary_emb.inv_freq")
     assert not is_constant("attn.c_attn.bias")
@@ -170,12 +170,11 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of(config("newvl", text_config={}, vision_config={}), names()),
-            "model type 'newvl' keeps its language model beside others ('text_config'), in a way "
-            "that is not known",
+            "model type 'newvl' contains further models ('text_config') in an unknown form",
         ),
         (
             lambda: layout_of(config("gemma3", vision_config={}), names()),
-            "'text_config' is not there, where the language model's configuration should be "
+            "'text_config' is missing, where the language model's configuration should be "
             "(model type 'gemma3')",
         ),
         (
@@ -270,7 +269,7 @@ def test_other_tensors_are_not_guessed(rests: tuple[str, ...], why: str) -> None
 def test_layers_of_two_kinds_are_not_guessed() -> None:
     found = layout_of(config("newllama"), [*names(), "model.layers.2.self_attn.q_norm.weight"])
     assert found == Refusal(
-        "model type 'newllama' is not known, and its layers are not all built alike", LEARN
+        "model type 'newllama' is not known, and its layers don't have the same tensors", LEARN
     )
 
 

@@ -309,7 +309,7 @@ def test_keys_beside_text_config_change_with_it(made: Any) -> None:
     assert {k for k in both if both[k] != changed[k]} == {
         "num_hidden_layers", "layer_types", "text_config",
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"'num_hidden_layers' is 9, and that of 'text_config' 6"):
+    with pytest.raises(ValueError, match=r"'num_hidden_layers' is 9, and in 'text_config' it is 6"):
         with_text({**both, "num_hidden_layers": 9}, text)
 
 
@@ -352,7 +352,7 @@ def test_every_wrapper_has_a_case_and_a_family() -> None:
     assert {wrapper.text for wrapper in WRAPPERS.values()} <= FAMILY_OF.keys()
 
 
-def test_a_head_on_the_disk_is_no_embedding(made: Any, tmp_path: Path) -> None:
+def test_a_head_on_the_disk_isnt_an_embedding(made: Any, tmp_path: Path) -> None:
     """Mistral 3 is tied where nothing is said, and transformers leaves heads that differ apart."""
     config = settings_of(made("mistral3"))
     del config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]

@@ -459,7 +459,7 @@ def test_an_adapter_in_pytorchs_format_is_the_same_one(base: Checkpoint, tmp_pat
     assert not torch.equal(made[1], load_tensor(base.tensors[f"{Q}.weight"]))
 
 
-def test_a_pickle_that_calls_something_is_no_adapter(base: Checkpoint, tmp_path: Path) -> None:
+def test_a_pickle_that_calls_something_isnt_an_adapter(base: Checkpoint, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a")
     (folder / "adapter_model.safetensors").unlink()
     torch.save({"key": Path("/")}, folder / "adapter_model.bin")
@@ -512,7 +512,7 @@ def test_a_plan_opens_adapters_and_the_models_that_they_are_on(
     assert form.base.file.parent.name == "math"
 
 
-def test_another_base_is_told_once_of_several_adapters(family: Path, tmp_path: Path) -> None:
+def test_another_base_is_reported_once_of_several_adapters(family: Path, tmp_path: Path) -> None:
     folders = [
         adapter(tmp_path / name, base_model_name_or_path=f"they/{base}")
         for name, base in (("one", "theirs"), ("two", "theirs"), ("three", "others"))

@@ -204,7 +204,7 @@ BAD: list[tuple[str, Change, str]] = [
     (
         "fp8-block",
         without("m.weight_scale_inv"),
-        "'m.weight' is quantised, and there is no 'm.weight_scale_inv'",
+        "'m.weight' is quantised, and 'm.weight_scale_inv' is missing",
     ),
     (
         "fp8-block",
@@ -258,16 +258,16 @@ BAD: list[tuple[str, Change, str]] = [
         weights_with(group_size=24),
         "has 64 columns, which groups of 24 don't divide",
     ),
-    ("compressed-int4", without("m.weight_packed"), "no 'm.weight_packed' beside it"),
+    ("compressed-int4", without("m.weight_packed"), "'m.weight_packed' is missing"),
     (
         "compressed-int4",
         shaped("m.weight_shape", 2),
-        "'m.weight_shape' is [1, 1], and there are 32 rows",
+        "'m.weight_shape' is [1, 1], but it has 32 rows",
     ),
     ("compressed-int4", weights_with(num_bits=3), "its quantisation is to 'int' of 3 bits"),
     ("compressed-int4", weights_with(num_bits=8), "numbers of 8 bits take another number"),
-    ("gptq", without("m.scales"), "'m.weight' is quantised, and there is no 'm.scales' beside it"),
-    ("gptq", without("m.g_idx"), "has no 'g_idx' beside it"),
+    ("gptq", without("m.scales"), "'m.weight' is quantised, and 'm.scales' is missing"),
+    ("gptq", without("m.g_idx"), "has no 'g_idx', which"),
     (
         "gptq",
         with_(bits=8),
@@ -297,9 +297,9 @@ BAD: list[tuple[str, Change, str]] = [
     (
         "awq",
         lambda _, tensors: tensors.update({"act.scales": torch.ones(3)}),
-        "'act.scales' is there, and no quantised weight",
+        "'act.scales' is present, and its quantised weight",
     ),
-    ("bitsandbytes-nf4", without("m.weight.absmax"), "there is no 'm.weight.absmax' beside it"),
+    ("bitsandbytes-nf4", without("m.weight.absmax"), "'m.weight.absmax' is missing"),
     (
         "bitsandbytes-nf4",
         without("m.weight.nested_absmax"),
@@ -315,7 +315,11 @@ BAD: list[tuple[str, Change, str]] = [
         without("m.weight.quant_state.bitsandbytes__nf4"),
         "quantised by 'bitsandbytes', and no tensor is",
     ),
-    ("bitsandbytes-nf4", shaped("m.weight.quant_state.bitsandbytes__nf4", 9), "is no JSON object"),
+    (
+        "bitsandbytes-nf4",
+        shaped("m.weight.quant_state.bitsandbytes__nf4", 9),
+        "isn't a JSON object",
+    ),
     ("compressed-int8", weights_with(type=["int"]), "its quantisation is to ['int'] of 8 bits"),
     ("compressed-int8", weights_with(strategy=[]), "'strategy' of its quantisation is []"),
     ("compressed-int8", with_(sparsity_config={"format": [1]}), "sparse weights aren't read"),
@@ -340,7 +344,7 @@ BAD: list[tuple[str, Change, str]] = [
 
 
 @pytest.mark.parametrize(("format_", "change", "message"), BAD, ids=range(len(BAD)))
-def test_what_cannot_be_read_is_said(
+def test_what_cannot_be_read_is_reported(
     format_: str,
     change: Change,
     message: str,
@@ -368,6 +372,6 @@ def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
     (fault,) = gptailor.check(plan)
     assert (fault.code, fault.at) == ("M213", ("models", "base", "source"))
     name = "'model.layers.1.mlp.up_proj.weight'"
-    assert fault.message.startswith(f"'base': {name} is quantised, and there is no ")
+    assert fault.message.startswith(f"'base': {name} is quantised, and ")
     moved = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)
     assert gptailor.check(moved) == []

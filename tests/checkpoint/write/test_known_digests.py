@@ -86,7 +86,7 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, read: list[P
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("how", ["a digit", "torn", "empty", "of an older release", "no digest"])
-def test_a_damaged_note_is_no_digest(
+def test_a_damaged_note_isnt_a_digest(
     tmp_path: Path, own_cache: Path, read: list[Path], how: str
 ) -> None:
     file, noted = tmp_path / "weights", own_cache / "gptailor" / "digests.json"

@@ -611,7 +611,7 @@ def test_force_replaces_all_of_it(target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", ".env", "data/", "modeling.py"])
-def test_force_replaces_no_folder_with_files_that_are_no_models(target: Path, name: str) -> None:
+def test_force_replaces_no_folder_with_files_that_arent_models(target: Path, name: str) -> None:
     write(target, zeros)
     mine = target / name
     mine.mkdir() if name.endswith("/") else mine.write_text("dear")

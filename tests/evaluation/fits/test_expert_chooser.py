@@ -327,7 +327,7 @@ def faults_of(folder: Path, statements: str) -> list[tuple[str, str, str | None]
 def test_a_number_that_a_router_allows(folder: Path) -> None:
     assert faults_of(folder, 'experts 4 on "rows.jsonl"') == []
     [(code, message, _)] = faults_of(folder, 'experts 7 on "rows.jsonl"')
-    assert (code, message) == ("M241", "expected at most 6 experts, those of a layer, got 7")
+    assert (code, message) == ("M241", "expected at most 6 experts, as a layer has, got 7")
     [(code, message, help_)] = faults_of(folder, 'experts 1 on "rows.jsonl"')
     assert code == "M241"
     assert message == "a router can't choose among 1 experts: a token takes 2"

@@ -276,7 +276,7 @@ def test_an_unknown_token(
     assert found == Failure("error", words)
 
 
-def test_an_interruption_is_no_failure(
+def test_an_interruption_isnt_a_failure(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     def interrupted(hidden: Tensor) -> None:

@@ -243,7 +243,7 @@ def test_only_the_response_counts(world: World) -> None:
 @pytest.mark.parametrize(
     ("rows", "message", "remedy"),
     [
-        ([{"text": "ab"}, {"text": "a"}], "2: the text has 1 tokens, and none to predict",
+        ([{"text": "ab"}, {"text": "a"}], "2: the text has 1 tokens, too few to predict one",
          "give a longer text"),
         ([{"prompt": "a", "response": "b" * 200}], "1: the answer has 201 tokens, more than the "
          "model's 128", 'shorten the row, or write it as {"text": "…"}, which is split'),

@@ -279,16 +279,16 @@ def test_a_tensor_is_converted_in_pieces_as_it_is_whole(
     assert pieces == whole
 
 
-def test_rows_that_are_no_whole_long_blocks_have_short_ones_and_a_note_reports_it(
+def test_rows_that_arent_whole_long_blocks_have_short_ones_and_a_note_reports_it(
     here: Path,
 ) -> None:
     written = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf", quantize="q4_k_m")
     (note,) = written.notes
-    assert note.startswith("tensors with rows that are no whole blocks of 256 entries: ")
+    assert note.startswith("tensors with rows that aren't whole blocks of 256 entries: ")
     assert note.endswith("Q5_0 instead of Q4_K and 2 Q8_0 instead of Q6_K")
 
 
-def test_rows_that_are_no_whole_blocks_keep_the_plans_dtype_and_that_is_said(
+def test_rows_that_arent_whole_blocks_keep_the_plans_dtype_and_this_is_reported(
     tmp_path: Path,
 ) -> None:
     base = model(tmp_path / "base", intermediate_size=72, dtype="bfloat16")
@@ -941,14 +941,14 @@ AT_A_STRING = {
 @pytest.mark.parametrize(
     ("pieces", "change", "said"),
     [
-        (False, lambda t: t["model"].update(ignore_merges=True), "splits a text in a way"),
+        (False, lambda t: t["model"].update(ignore_merges=True), "no name in llama.cpp"),
         (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
-                                                  "trim_offsets": True}), "splits a text in a way"),
-        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "splits a text in a way"),
+                                                  "trim_offsets": True}), "no name in llama.cpp"),
+        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "no name in llama.cpp"),
         (False, lambda t: t.update(normalizer={"type": "Lowercase"}), "by 'Lowercase'"),
         (False, lambda t: t["added_tokens"][0].update(lstrip=True), "'lstrip' for its token"),
         (True, lambda t: t["model"]["merges"].pop(), "which llama.cpp would"),
-        (True, lambda t: later(t["model"]["merges"]), "two places"),
+        (True, lambda t: later(t["model"]["merges"]), "two merges"),
         (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces in a way"),
     ],
 )  # fmt: skip
@@ -1186,7 +1186,7 @@ def test_the_command_writes_files_beside_the_folder(
     planned = capsys.readouterr().out
     assert cli.run(run) == 0
     said, notes = capsys.readouterr()
-    assert notes.startswith("note: out-Q4_K_M.gguf: tensors with rows that are no whole blocks of")
+    assert notes.startswith("note: out-Q4_K_M.gguf: tensors with rows that aren't whole blocks of")
     for name in ("out-Q4_K_M.gguf", "out-F16.gguf"):
         assert f"{(here / name).stat().st_size:,} bytes in {name}" in planned
         assert f"{name}: " in said

@@ -59,7 +59,9 @@ def kinds(family: Family, config: dict[str, Any], count: int) -> list[list[int]]
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_branches_are_told_apart_where_the_release_does(made: dict[str, Family], kind: str) -> None:
+def test_branches_are_distinguished_where_the_release_does(
+    made: dict[str, Family], kind: str
+) -> None:
     file, known = draft(made, kind), FAMILY_OF[kind]
     if not KNOWN[kind][1]:
         assert file.refused.parts == "both branches of a layer read the output of one norm"

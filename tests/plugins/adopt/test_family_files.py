@@ -158,7 +158,7 @@ def test_a_layer_that_computes_with_its_number_is_not_drafted(here: Path, said: 
     assert run(["family", "numbered", "-o", "numbered.family.json"]) == 3
     shown = said()
     assert "error[C114]: no family of 'newday' can be drafted: layers 1 and 2 differ" in shown
-    assert "('gain'), and no list of the configuration says so" in shown
+    assert "('gain'), and no list of the configuration declares it" in shown
     assert not Path("numbered.family.json").exists()
 
 
@@ -230,7 +230,7 @@ def test_the_lock_holds_the_family_and_the_output_carries_it(here: Path, said: S
     Path("newday.family.json").write_text(family_text(other))
     said()
     assert run(["compile", "cut.tailor", *NAMED, "-o", "locked", "--locked"]) == 3
-    assert "the family file of 'newday' is not the one that was locked" in said()
+    assert "the family file of 'newday' differs from the lock" in said()
     assert not Path("locked").exists()
 
 

@@ -138,7 +138,7 @@ def test_a_damaged_list_of_what_was_fetched_counts_as_none(got: Counter[str], ra
     assert got == {"one": 2}
 
 
-def test_another_users_folder_is_no_place_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_folder_isnt_a_place_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
     url = stored(one="1")
     fetched_folder(url)
     monkeypatch.setattr(at_url, "is_ours", lambda _: False)

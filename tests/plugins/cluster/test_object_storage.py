@@ -93,7 +93,7 @@ def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
         assert not (run.path / "start.tailor").exists()
 
 
-def test_a_url_with_other_things_is_no_run(url: str) -> None:
+def test_a_url_with_other_things_isnt_a_run(url: str) -> None:
     ObjectStorage(url).put("thesis.pdf", b"%PDF")
     with pytest.raises(
         CheckpointError, match=r"C902.*expected the folder of a search, found 'thesis\.pdf'"
@@ -211,7 +211,7 @@ def test_a_journal_with_a_hole_is_refused(url: str) -> None:
         ObjectJournal(ObjectStorage(url)).read()
 
 
-def test_an_object_that_is_no_journal_is_refused(url: str) -> None:
+def test_an_object_that_isnt_a_journal_is_refused(url: str) -> None:
     ObjectStorage(url).put("journal.jsonl/00000000.jsonl", b"{")
     with pytest.raises(CheckpointError, match=r"C903.*line 1 of the journal is damaged") as caught:
         open_study(folder_at(url).journal)

@@ -78,7 +78,7 @@ def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_a_machine_of_another_kind_and_one_that_lacks_something_are_said(
+def test_a_machine_of_another_kind_and_one_that_lacks_something_are_reported(
     cluster: dict[str, Any],
 ) -> None:
     assert cluster["refused"] == [

@@ -92,7 +92,7 @@ def test_it_writes_one_file_that_is_what_is_printed(run: Run, home: Path, shell:
     assert said.out.startswith(f"{home / FILES[shell]}: written\n")
     assert files(home) == {FILES[shell]: run("completion", shell).out}
     again = run("completion", shell, "--install")
-    assert again.out.startswith(f"{home / FILES[shell]}: is there already\n")
+    assert again.out.startswith(f"{home / FILES[shell]}: exists already, unchanged\n")
     assert again.out.splitlines()[1:] == said.out.splitlines()[1:]
     assert list(files(home)) == [FILES[shell]]
 

@@ -106,7 +106,7 @@ def test_models_are_compared() -> None:
     assert line == 'model code: none → base + "./lora"'
 
 
-def test_a_long_open_plan_is_said_in_few_words() -> None:
+def test_a_long_open_plan_is_reported_in_few_words() -> None:
     body = "drop any 3 of L0..L7\nL0..L7 from any of base, math by linear()"
     lines = said(body, "stack { L0..L1 base }")
     assert "L0..L7 any of base, math by linear(), or dropped" in lines[0]

@@ -366,7 +366,7 @@ def test_a_model_that_only_an_expectation_names_is_no_part_of_the_lock(world: Pa
     assert gptailor.lock(other).plan != lock.plan
 
 
-def test_a_plan_that_is_no_gguf_file_is_named_by_its_drops(run: Run, tmp_path: Path) -> None:
+def test_a_plan_that_isnt_a_gguf_file_is_named_by_its_drops(run: Run, tmp_path: Path) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     model(tmp_path / "base", "gemma3_text", layers=6, layer_types=kinds)
     text = 'tailor 1\nmodel base = "./base"\ndrop L1\n'

@@ -152,7 +152,7 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
     ("event", "said"),
     [
         (Progress("searching", 3, 24, "measuring"), "measuring: 3 of 24"),
-        (Progress("asking", 0, 0), "working out what to try next"),
+        (Progress("asking", 0, 0), "choosing the next plans"),
         (scoring(1, 8), "evaluating 1 plan on 8 samples"),
         (scoring(3, 8), "evaluating 3 plans on 8 samples"),
         (Warned([Fault("C101", "an old file", severity="warning")]), "warning[C101]: an old file"),

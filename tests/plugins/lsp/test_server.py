@@ -169,7 +169,7 @@ def test_an_unsaved_text_wins_over_the_file(editor):
     assert editor.faults(path.as_uri()) == []
 
 
-def test_a_fault_in_a_plan_that_is_a_model_is_told_at_the_model(editor):
+def test_a_fault_in_a_plan_that_is_a_model_is_reported_at_the_model(editor):
     (editor.folder / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L9\n')
     uri = editor.open(f'{HEAD}model cut = "./cut.tailor"\nL1 from cut\n')
     (fault,) = editor.faults(uri, until=len)
@@ -257,7 +257,7 @@ def test_the_canonical_form_and_a_quick_fix_count_as_the_client_does(editor):
     assert "base, math by" in changed(uri, text, actions[0].edit.changes[uri])
 
 
-def test_outlines_are_told(editor):
+def test_outlines_are_reported(editor):
     uri = editor.open(f"# a\n# b\n{HEAD}stack {{\n  L0 base\n}}\n")
     named = types.TextDocumentIdentifier(uri)
     symbols = editor.ask(types.TEXT_DOCUMENT_DOCUMENT_SYMBOL, types.DocumentSymbolParams(named))

@@ -310,7 +310,7 @@ def test_rename_is_refused_with_its_reason(said, name, why):
         renamed(text, offset, name)
 
 
-def test_a_parameter_of_the_same_name_is_no_use():
+def test_a_parameter_of_the_same_name_isnt_an_use():
     text, offset = marked("L1 from base, math by ties(density=mix)\nscale L2 by m‸ix")
     made = edited(text.text, renamed(text, offset, "density"))
     assert "ties(density=density)\nscale L2 by density" in made
@@ -361,7 +361,7 @@ def test_a_plan_in_json_is_checked_and_has_no_words():
     assert completions(text, 5, NOT_SEEN) == []
 
 
-def test_a_byte_order_mark_is_no_fault():
+def test_a_byte_order_mark_isnt_a_fault():
     text = opened('\ufefftailor 1\nmodel base = "./b"\ndrop L1\n')
     assert text.faults == []
     assert layers_named(text) == 2

@@ -74,7 +74,7 @@ def test_a_plan_that_is_there_is_not_overwritten(
         ("no.yml", "models: [", "no.yml:1: invalid YAML"),
     ],
 )
-def test_what_is_no_plan_is_refused(
+def test_what_isnt_a_plan_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
 ) -> None:
     (folder / name).write_text(text)

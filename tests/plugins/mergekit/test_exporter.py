@@ -132,14 +132,14 @@ def test_a_chat_template_is_written_by_name_or_whole(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ messages }}\n{# ours #}\n")
     said = exported('chat_template "./t.jinja"', folder=tmp_path)
     assert said["chat_template"] == "{{ messages }}\n{# ours #}\n"
-    with pytest.raises(ConversionError, match="not the one of a model") as caught:
+    with pytest.raises(ConversionError, match="not a model's template") as caught:
         exported("chat_template from math")
     assert caught.value.place == "chat_template"
     with pytest.raises(ConversionError, match="cannot be read"):
         exported('chat_template "./gone.jinja"', folder=tmp_path)
 
 
-def test_what_is_made_by_a_plan_is_no_model_there() -> None:
+def test_what_is_made_by_a_plan_isnt_a_model_there() -> None:
     plan = gptailor.loads(f"{HEAD}L0 from math")
     models = {**plan.models, "math": p.Model(source="./other.tailor")}
     with pytest.raises(ConversionError, match="made by a plan") as caught:
@@ -230,7 +230,7 @@ def test_models_that_are_made_are_documents_before_those_that_name_them(tmp_path
     again, notes = from_mergekit(text, "f.yml", models={"base": known_base(tmp_path, 2)})
     models = {name: model for name, model in plan.models.items() if name != "idle"}
     assert again == plan.model_copy(update={"models": models})
-    assert "mergekit rounds what each stage makes" not in str(notes)
+    assert "mergekit rounds the output of each stage" not in str(notes)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
         ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
         ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
         ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
-        ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken as it is"),
+        ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken unchanged"),
         ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
     ],
 )
@@ -342,7 +342,7 @@ def test_local_models_are_seen_from_here(tmp_path: Path, monkeypatch: pytest.Mon
     assert f"model: {tmp_path}/two" in export_mergekit(plan, 2)
 
 
-def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
+def test_dtype_tokenizer_revisions_and_adapters_are_reported() -> None:
     head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
     plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
     said = yaml.safe_load(export_mergekit(plan, 2))

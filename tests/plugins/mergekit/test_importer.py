@@ -418,7 +418,7 @@ def test_a_method_without_its_base_model_is_refused_at_its_line(method: str) -> 
 
 def test_a_base_that_mergekit_adds_to_the_sources_is_named() -> None:
     error = refused(SLERP.replace("base_model: a/base", "base_model: c/three\nparameters: {t: 1}"))
-    assert error.message == "'slerp' takes two sources, and there are 3"
+    assert error.message == "'slerp' takes two sources, got 3"
     assert "mergekit adds it to them" in error.help
     three = TWO.replace("]", ", {model: c/three}]") + "merge_method: slerp\nbase_model: a/base\n"
     assert not refused(three).help
@@ -451,7 +451,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
         ("merge_method: [", 1, "", "invalid YAML"),
         ("- a", None, "", "expected a mapping"),
         ("", None, "", "empty"),
-        ("merge_method: slerp", None, "", "it has none"),
+        ("merge_method: slerp", None, "", "it is missing"),
         (TWO + "slices: [1]\nmerge_method: linear", None, "", "it has slices and models"),
         (TWO, None, "", "no merge_method"),
         (TWO + "merge_method: linear\nmerge_method: slerp", 3, "merge_method", "duplicate key"),
@@ -469,7 +469,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
         ("models: [{model: a+b+c}]\nmerge_method: linear", 1, "models[0].model", "one adapter"),
         ("models: [{model: a/b}, {model: a/b}]\nmerge_method: linear", 1, "models[1].model",
          "twice"),
-        (SLERP + "parameters: {t: 0}\ndtype: float64", 5, "dtype", "'float64' is no dtype"),
+        (SLERP + "parameters: {t: 0}\ndtype: float64", 5, "dtype", "'float64' isn't a dtype"),
         (SLERP + "parameters: {t: 0}\ntokenizer: {tokens: {x: {}}}", 5, "tokenizer.tokens", "rows"),
         (SLERP + "parameters: {t: 0}\ntokenizer_source: c/c", 5, "tokenizer_source", "isn't one"),
         (SLERP + "parameters: {t: 0}\nchat_template: [a, b]", 5, "chat_template",
@@ -642,7 +642,7 @@ def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
     assert any("no parameter 'wieght'" in one.message for one in (misspelt, *misspelt.others))
 
 
-def test_all_that_is_wrong_with_a_file_is_said_at_once() -> None:
+def test_all_that_is_wrong_with_a_file_is_reported_at_once() -> None:
     text = (
         "models:\n- {model: a/base}\n- {model: b/two, parameters: {weight: heavy}}\n"
         "- {model: c@d@e}\nmerge_method: 3\n"
@@ -921,7 +921,7 @@ def test_a_file_of_nested_aliases_is_refused_quickly() -> None:
     lines = ["a: &a [x, x]"] + [
         f"{c}: &{c} [*{b}, *{b}]" for b, c in zip("abcdefgh", "bcdefghi", strict=True)
     ]
-    assert "it has none" in refused("\n".join(lines)).message
+    assert "it is missing" in refused("\n".join(lines)).message
 
 
 # ---------------------------------------------------------------------------------- there and back
@@ -1015,7 +1015,7 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
          "a plan has one base, 'a/base'"),
     ],
 )  # fmt: skip
-def test_documents_that_are_no_made_models_are_refused(old: str, new: str, said: str) -> None:
+def test_documents_that_arent_made_models_are_refused(old: str, new: str, said: str) -> None:
     assert old in STAGES
     assert said in str(refused(STAGES.replace(old, new), 4))
 

@@ -78,7 +78,7 @@ def test_a_changed_file_is_kept_and_force_replaces_it(here: Path) -> None:
     path.write_text(changed := first.replace("0.6", "0.2"))
     kept = compiled()
     assert path.read_text() == changed
-    note = "My model.Modelfile is kept, because gptailor didn't write it as it is (--force)"
+    note = "My model.Modelfile is kept, because it isn't as gptailor wrote it (--force replaces it)"
     assert note in kept.notes
     compiled(force=True)
     assert path.read_text() == first

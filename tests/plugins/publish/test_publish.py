@@ -170,7 +170,7 @@ def test_an_upload_has_no_paths_of_the_machine_and_verifies(desk: Desk, folders:
     assert (done.code, "got: verified" in done.out) == (0, True), done.out + done.err
 
 
-def test_what_readers_would_miss_is_said(desk: Desk, folders: Path) -> None:
+def test_what_readers_would_miss_is_reported(desk: Desk, folders: Path) -> None:
     plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
     assert desk.compile(plan=plan).code == 0
     said = desk.run("publish", "out", "me/model").err

@@ -167,7 +167,7 @@ def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
     found = sections((world / "cut.html").read_text())
     assert "there is no such folder" in found["says"]
     assert "there is no such folder" in found["size"]
-    assert "may have more layers than those that the plan names" in found["map"]
+    assert "may have more layers than the plan names" in found["map"]
 
 
 def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_search_that_went_on_after_its_end_has_files_of_that_end(
     study.add(replace(last, number=len(ledger.trials), request=again))
     assert run("report", str(tmp_path), "-o", str(page)).code == 0
     words = page.read_text()
-    assert "summary.md</code> and the plans beside it are of that end" in words
+    assert "summary.md</code> and the plans in its folder belong to that end" in words
     assert "no summary" not in words
 
 

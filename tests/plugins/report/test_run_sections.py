@@ -88,12 +88,12 @@ def test_one_trial_shows_no_effect() -> None:
     assert (first.mean, first.count, first.others) == (-1.0, 2, 2)
 
 
-def test_what_is_missing_is_said(reading: RunReading, effects: Effects) -> None:
+def test_what_is_missing_is_reported(reading: RunReading, effects: Effects) -> None:
     assert effects.learned == []
     [why] = effects.missing
-    assert "drifting, which has no model of what layers do" in why
+    assert "drifting, which has no model of the layers" in why
     [words] = [one.words for one in run_sections(reading, effects) if one.anchor == "missing"]
-    assert words.startswith("The search hasn't come to its end")
+    assert words.startswith("The search hasn't ended")
     assert words.endswith(why)
 
 
@@ -150,7 +150,7 @@ def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
     marks = [row for row in rows_of(made) if row.get("plan") == f"trial {last.number}"]
     assert {row["loss"] for row in marks} == {"1e+06 nats"}
     assert max(row["y"] for row in marks) < 1e3
-    assert "An arrow is over one that loses more than" in made.words
+    assert "An arrow is over a plan that loses more than" in made.words
 
 
 def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:

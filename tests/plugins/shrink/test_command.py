@@ -97,7 +97,7 @@ def test_finished_measurements_are_used_again(run: Run, monkeypatch: pytest.Monk
 def test_several_models_share_the_recipe_that_loses_least(run: Run) -> None:
     said = run("base", "math", "--parameters", "45k")
     assert said.code == 0, said.err
-    assert "note: all plans are of '" in said.out
+    assert "note: all plans start from '" in said.out
     assert " whole from base, model2 by linear(): " in said.err
 
 
@@ -132,7 +132,7 @@ def test_the_commands_of_the_page_work(
     ("arguments", "code", "words"),
     [
         ((), 2, "name a goal, such as --to 100MB or --faster 1.25"),
-        (("--to", "1GB"), 0, "the model meets the goal of at most 1.0 GB as it is: nothing to do"),
+        (("--to", "1GB"), 0, "the model meets the goal of at most 1.0 GB unchanged: nothing to do"),
         (("--to", "lots"), 2, "expected a size such as 5GB"),
         (("--to", "85kB", "--text", "none.jsonl"), 3, "none.jsonl"),
         (("--to", "85kB", "--text", "short.txt"), 3, "C806"),

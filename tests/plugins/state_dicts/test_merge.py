@@ -138,8 +138,8 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": [0.5, 0.5]}, "P311"),
         ({"a": {"w": W}}, {"by": "ties"}, "'ties' needs the base's tensors"),
         ({"a": {"w": W}, "b": {"w": W}}, {"weights": [1, 2, 3]}, "P311"),
-        ({"a": {"w": W}, "b": W}, {}, "'b' is of the type Tensor, and 'a' a state dict"),
-        ({"a": W}, {"base": {"w": W}}, "'base' is of the type dict, and 'a' one tensor"),
+        ({"a": {"w": W}, "b": W}, {}, "'b' has the type Tensor, and 'a' a state dict"),
+        ({"a": W}, {"base": {"w": W}}, "'base' has the type dict, and 'a' one tensor"),
         ({"a": {"w": W}}, {"name": "w"}, "'name' is for single tensors"),
         ({"a": {"w": W, "v": W, "u": W}, "b": {"w": W}}, {}, "'b' has no tensor 'v' and 1 more"),
         ({"a": {"w": W}, "b": {"w": W, "v": W}}, {}, "'a' has no tensor 'v', which 'b' has"),
@@ -159,7 +159,7 @@ WRONG_TYPES = pytest.mark.wrong_types
                 ({"a": {"w": "x"}}, "'w' of 'a': expected a tensor of torch, got str"),
                 ({"a": {"w": W.numpy()}}, "got ndarray; torch.as_tensor makes one"),
                 ({"a": W.numpy(), "b": W}, "the tensor of 'a': expected a tensor of torch, got nd"),
-                ({"a": {"w": W}, "b": W.numpy()}, "'b' is of the type ndarray, and 'a' a state"),
+                ({"a": {"w": W}, "b": W.numpy()}, "'b' has the type ndarray, and 'a' a state"),
                 ({"a": torch.nn.Linear(2, 2)}, "the tensor of 'a': expected a tensor of torch, go"),
             )
         ),
@@ -222,7 +222,7 @@ def test_sources_and_methods_have_their_types(given: Any, said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
-def test_other_dtypes_are_merged_where_the_results_is_said() -> None:
+def test_other_dtypes_are_merged_where_the_results_is_reported() -> None:
     sources = {"a": W.half(), "b": 3 * W.double()}
     made = gptailor.merge(sources, dtype=torch.bfloat16)
     assert same(made, 2 * W.bfloat16())

@@ -137,7 +137,7 @@ def test_a_model_without_an_end_token_has_no_share_of_ends(folder: Path, tmp_pat
     file = rows(tmp_path, {"text": "a"})
     ends, loops = scores(base, file, 'ends("FILE", tokens=9)', 'loops("FILE", tokens=9)')
     assert isinstance(ends, Failure)
-    assert "'ends' needs an end token, and the model and its tokenizer have none" in ends.message
+    assert "'ends' needs an end token, and the model and its tokenizer lack it" in ends.message
     assert loops == 0.0
 
 

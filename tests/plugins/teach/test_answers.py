@@ -156,7 +156,7 @@ def test_answers_depend_on_the_teachers_end_tokens(
     assert len(asked) > times
 
 
-def test_an_end_token_that_is_no_number_is_one_message(folder: Path) -> None:
+def test_an_end_token_that_isnt_a_number_is_one_message(folder: Path) -> None:
     (folder / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": "abc"}))
     with pytest.raises(TailorError) as error:
         heal(said(folder, HEAL))

@@ -377,7 +377,7 @@ def test_the_command_says_what_it_wrote(
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 is how they begin", b'{"text": "a"}\n'])
-def test_what_is_no_parquet_is_refused(folder: Path, content: bytes) -> None:
+def test_what_isnt_a_parquet_is_refused(folder: Path, content: bytes) -> None:
     (folder / "taught.parquet").write_bytes(content)
     with pytest.raises(CalibrationError, match=r"C814.*can't be read as Parquet"):
         heal(said(folder, HEAL))

@@ -111,7 +111,7 @@ def test_a_decision_comes_back_and_is_written_once(tmp_path: Path) -> None:
         ({"genome": {"bits": "2", "picks": [], "reals": []}}, "'bits'"),
         ({"genome": {"bits": "1", "picks": [], "reals": [2.0]}}, "'reals.0'"),
         ({"genome": "01"}, "'trial.request.genome'"),
-        ({"asked_after": 3}, "after those that it follows"),
+        ({"asked_after": 3}, "with a higher number than the trials before it"),
         ({"more": 1}, "'trial.request.more': unexpected keyword"),
     ],
 )

@@ -265,7 +265,7 @@ def shallow(plan: Plan, layers: int) -> Plan:
 
 
 @pytest.mark.parametrize("kept", ["L0; L0; L0; L0; L1", "L0; L0; L0; L0; L0; L1", "L0; L0; L0; L0"])
-def test_equal_neighbours_of_a_stack_are_told_apart_by_what_comes_after(kept: str) -> None:
+def test_equal_neighbours_of_a_stack_are_distinguished_by_what_comes_after(kept: str) -> None:
     """The first of them is there only if all later ones have a place without it."""
     open_, closed = (
         loads(HEAD + "stack { " + "; ".join(f"{one} base" for one in items.split("; ")) + " }")
@@ -379,7 +379,7 @@ def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
     assert beside == {"L2..L4", "L4..L6", "L2..L5", "L3..L6", "L4..L5", "L3..L4"}
 
 
-def test_a_plan_whose_drops_are_no_window_is_refused() -> None:
+def test_a_plan_whose_drops_arent_window_is_refused() -> None:
     one = space_of(loads(HEAD + "drop window 2..3 of L1..L4, L6..L8"), 9)
     for drops in ("L1", "L1, L3", "L1..L4", "L4, L6", "L1..L2, L7..L8"):
         with pytest.raises(SpaceError, match="no closed choices give its drops"):

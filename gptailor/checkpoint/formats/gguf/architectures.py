@@ -174,16 +174,16 @@ class Architecture:
     """GGUF's stems outside the layers, and Hugging Face's."""
     prefix: str = "model.layers."
     optional: tuple[frozenset[str], ...] = ()
-    """Groups of a layer's tensors that a model has all or none of."""
+    """Groups of a layer's tensors; a model has a whole group or lacks it."""
     biased: tuple[frozenset[str], ...] = (_NO_BIASES,)
     """The sets of projections with biases that a model may have."""
     epsilon: str = "rms_norm_eps"
     """The configuration's key of the number that steadies a norm."""
     traits: frozenset[Trait] = frozenset()
     shapes: Mapping[str, str] = field(default_factory=dict)
-    """The shapes of tensors, where they are others than in `SHAPES`."""
+    """The shapes of tensors that differ from `SHAPES`."""
     rotated: str = "all"
-    """The rotated part of each head: `all`, `some` or `none` of it."""
+    """The rotated part of each head: `all`, `some` or `none`."""
     activation: str = "silu"
     activation_keys: tuple[str, ...] = ("hidden_act",)
     """The configuration's keys of the activation; transformers computes by the first."""
@@ -211,7 +211,7 @@ class Architecture:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys of a file that are read besides those of every architecture."""
+        """The keys of a file that are read besides the keys of every architecture."""
         keys = self.known | {number.key for number in self.numbers} | {EPSILONS[self.epsilon]}
         if self.windows is not None:
             keys |= {WINDOW_KEY, PATTERN_KEY} | ({LOCAL_BASE_KEY} if self.windows.apart else set())
@@ -228,7 +228,7 @@ def _phi3(facts: FileFacts) -> dict[str, Any]:
 
 def _granite(facts: FileFacts) -> dict[str, Any]:
     if facts.fact("rope.scaling.finetuned") is False:
-        facts.refuse("says that nothing is rotated in it, as no model of 'granite' is")
+        facts.refuse("has no rotary embeddings, and every model of 'granite' has them")
     # llama.cpp's scale of attention where the file has none.
     return {"attention_multiplier": facts.real("attention.scale", facts.head**-0.5)}
 
@@ -237,7 +237,7 @@ def _stablelm(facts: FileFacts) -> dict[str, Any]:
     rotated = facts.count("rope.dimension_count", facts.head)
     share = rotated / facts.head
     if int(facts.head * share) != rotated:
-        facts.refuse(f"rotates {rotated} of {facts.head} in each head, which is no exact share")
+        facts.refuse(f"rotates {rotated} of {facts.head} in each head, which isn't an exact share")
     return {
         "partial_rotary_factor": share,
         "rope_parameters": {**read_rotary(facts), "partial_rotary_factor": share},
@@ -258,7 +258,7 @@ def _falcon(facts: FileFacts) -> dict[str, Any]:
     two = facts.has("attn_norm_2.weight")
     if not two and facts.kv > 1 and facts.fact("rope.freq_base") is None:
         # Converted by llama.cpp, whose files leave out a base of Falcon 2 other than 10 000.
-        facts.refuse("is of Falcon 2's kind, and doesn't say the base of its rotary embeddings")
+        facts.refuse("is a Falcon 2, and lacks the base of its rotary embeddings")
     new = two or facts.kv > 1
     return {
         "new_decoder_architecture": new,
@@ -340,7 +340,7 @@ _OLMO2 = Architecture(
 OLMO_3 = replace(
     _OLMO2, model_type="olmo3", model_class="Olmo3ForCausalLM", windows=Windows(4, apart=True)
 )
-"""An `olmo2` whose layers slide."""
+"""An `olmo2` with sliding layers."""
 
 _FALCON = Architecture(
     "falcon",
@@ -366,7 +366,7 @@ _FALCON = Architecture(
 FALCON_40B = replace(
     _FALCON, stems={**_FALCON_NAMES, "attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}
 )
-"""A `falcon` whose attention has a norm of its own."""
+"""A `falcon` with a norm of its own for attention."""
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": replace(_LLAMA, variants={"expert_count": MIXTRAL}),

@@ -101,7 +101,7 @@ def read_rotary(facts: FileFacts) -> dict[str, Any]:
     kind = facts.fact("rope.scaling.type") or "none"
     if FREQUENCIES in facts.header.tensors:
         if kind != "none":
-            facts.refuse(f"has {quoted(FREQUENCIES)} beside the scaling {quoted(str(kind))}")
+            facts.refuse(f"has {quoted(FREQUENCIES)} together with the scaling {quoted(str(kind))}")
         return _read_llama3(facts, theta)
     plain = {"rope_theta": theta, "rope_type": "default"}
     if kind == "none" and facts.fact("rope.scale_linear") is None:

@@ -79,11 +79,11 @@ class _Reader:
     def value(self, kind: int) -> GgufValue:
         """Return the next value of a type, a list as a tuple. A list of lists is refused."""
         if kind != _ARRAY:
-            return self.values(kind, 1, "a value is of the unknown type")[0]
+            return self.values(kind, 1, "a value has the unknown type")[0]
         inner, count = self.number("I"), self.number("Q")
         if inner == _STRING and count * 8 > self.size - self.at:
             self.refuse(f"a list of {count} texts is longer than the file")
-        return self.values(inner, count, "a list's items are of the type")
+        return self.values(inner, count, "a list's items have the unknown type")
 
     def values(self, kind: int, count: int, unknown: str) -> tuple[GgufValue, ...]:
         """Return the next values of a type; refuse another type than of numbers and texts."""
@@ -97,18 +97,18 @@ class _Reader:
         """Return the whole header; the place of each tensor is checked."""
         if self.size < 24 or self.bytes(4) != b"GGUF":
             self.at = 0
-            self.refuse("is no GGUF file")
+            self.refuse("isn't a GGUF file")
         version = self.number("I")
         if version not in {2, 3}:
             big = int.from_bytes(version.to_bytes(4, "little"), "big") in {2, 3}
-            what = "is in big-endian byte order" if big else f"is of version {version}"
+            what = "is in big-endian byte order" if big else f"has version {version}"
             self.refuse(f"{what}; versions 2 and 3 in little-endian order are read")
         tensors, facts = self.number("Q"), self._facts(self.number("Q"))
         return Header(self.path, facts, self._placed(self._table(tensors), facts))
 
     def _credible(self, count: int, least: int, what: str) -> int:
         if count * least > self.size:
-            self.refuse(f"says that it has {count} {what}, more than it has room for")
+            self.refuse(f"declares {count} {what}, more than it has room for")
         return count
 
     def _facts(self, count: int) -> dict[str, GgufValue]:
@@ -140,7 +140,7 @@ class _Reader:
         number = self.number("I")
         kind = KIND_NUMBERS.get(number)
         if kind is None:
-            self.refuse(f"{quoted(name)} is of type {number}, which can't be dequantised here")
+            self.refuse(f"{quoted(name)} has type {number}, which can't be dequantised here")
         if extents and extents[0] % kind.block:
             self.refuse(f"a row of {quoted(name)} has {extents[0]} entries, no whole blocks")
         spec = TensorSpec(name, kind.name, tuple(reversed(extents)))

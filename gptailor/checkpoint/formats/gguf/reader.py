@@ -58,9 +58,9 @@ class _File(FileFacts):
             known = listed(map(quoted, ARCHITECTURES))
             raise CheckpointError(
                 "C109",
-                f"is of the architecture {quoted(str(name))}",
+                f"has the architecture {quoted(str(name))}",
                 header.path,
-                f"those read are {known}",
+                f"gptailor reads {known}",
             )
         if header.facts.get("split.count", 1) not in {0, 1}:
             raise CheckpointError(
@@ -95,9 +95,9 @@ class _File(FileFacts):
         known |= ROTARY_KEYS if self.architecture.rotated != "none" else frozenset()
         for key in self.header.facts:
             if key.startswith(f"{name}.") and key.removeprefix(f"{name}.") not in known:
-                self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
+                self.refuse(f"has {quoted(key)}, which is unknown here")
         if self.experts and "ffn_gate_exps" not in self.stems:
-            self.refuse(f"is a mixture of {self.experts} experts, which '{name}' can't say")
+            self.refuse(f"is a mixture of {self.experts} experts, which '{name}' can't express")
 
     def _check_heads(self) -> None:
         hidden, heads, kv, head = self.hidden, self.heads, self.kv, self.head
@@ -110,7 +110,7 @@ class _File(FileFacts):
             self.refuse(f"has {heads} heads of {head} for {kv} of keys and values")
         if "square" in self.architecture.traits and heads * head != hidden:
             wide = f"{heads} heads of {head}"
-            self.refuse(f"has {wide} beside a stream of {hidden}, which {self.name!r} can't")
+            self.refuse(f"has {wide} and hidden states of {hidden}, which {self.name!r} can't have")
 
     # ------------------------------------------------------------------------------------ tensors
 
@@ -268,7 +268,7 @@ class _File(FileFacts):
             period = self.count(PATTERN_KEY, windows.period)
             pattern = tuple((number + 1) % period != 0 for number in range(self.layers))
         elif len(pattern) != self.layers or not all(each in (0, 1) for each in pattern):
-            self.refuse(f"'{PATTERN_KEY}' is no list of {self.layers} yes or no")
+            self.refuse(f"'{PATTERN_KEY}' isn't a list of {self.layers} booleans")
         types = ["sliding_attention" if each else "full_attention" for each in pattern]
         return {"layer_types": types, "sliding_window": self.count(WINDOW_KEY)}
 

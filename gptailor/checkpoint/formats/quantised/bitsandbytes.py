@@ -65,7 +65,7 @@ def _read_4bit(pieces: QuantisedTensors, name: str, kind: str) -> None:
 
 
 class _State(BaseModel):
-    """The state of a weight beside its tensors: the quantised matrix's shape and its blocks."""
+    """The state of a weight, without its tensors: the quantised matrix's shape and its blocks."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -75,7 +75,7 @@ class _State(BaseModel):
 
 @final
 class _NestedState(_State):
-    """The state of a weight whose maxima are quantised too."""
+    """The state of a weight with quantised maxima."""
 
     nested_blocksize: _Count
     nested_offset: float = Field(ge=-LARGEST_SINGLE, le=LARGEST_SINGLE)
@@ -85,16 +85,16 @@ def _read_state(pieces: QuantisedTensors, tensor: TensorInfo, kind: type[_State]
     """Return a state, which is JSON in bytes."""
     name = quoted(tensor.spec.name)
     if tensor.spec.dtype != "U8" or tensor.spec.size > _LONGEST_STATE:
-        pieces.refuse(f"{name} is no text of bitsandbytes'")
+        pieces.refuse(f"{name} isn't a text of bitsandbytes")
     if (raw := pieces.content(tensor)) is None:
         help = "fetch the model with `hf download`, and name its folder"
         why = "and can't be read where it is"
-        pieces.refuse(f"{name} says how its weight is quantised, {why}", help)
+        pieces.refuse(f"{name} has the form of its weight's quantisation, {why}", help)
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
         place = error.errors(include_input=False)[0]["loc"]
     if not place:
-        pieces.refuse(f"{name} is no JSON object")
+        pieces.refuse(f"{name} isn't a JSON object")
     value = json.loads(raw).get(place[0])
     pieces.refuse(f"'{place[0]}' of {name} is {shown(value)}, which isn't read")

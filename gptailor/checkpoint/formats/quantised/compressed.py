@@ -77,7 +77,7 @@ def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
     if (stated := _numbers(pieces, shape)) is not None:
         columns = stated[-1] if len(stated) == 2 else columns
         if stated != (rows, columns):
-            pieces.refuse(f"{quoted(shape.spec.name)} is {list(stated)}, and there are {rows} rows")
+            pieces.refuse(f"{quoted(shape.spec.name)} is {list(stated)}, but it has {rows} rows")
     if -(-columns * scheme.bits // _WORD) != words:
         message = f"{quoted(values.spec.name)} has {words} columns of words"
         pieces.refuse(f"{message}, and {columns} numbers of {scheme.bits} bits take another number")
@@ -187,7 +187,7 @@ def _scheme(pieces: QuantisedTensors, by_target: Mapping[str, _Scheme], module: 
             if re.match(pattern, module):
                 return by_target[target]
         except (re.error, RecursionError, OverflowError):
-            pieces.refuse_setting("targets", target, "is no pattern")
+            pieces.refuse_setting("targets", target, "isn't a pattern")
     classes = [s for target, s in by_target.items() if _CLASS.fullmatch(target)]
     if len(set(classes)) != 1:
         how = "no group" if not classes else "several groups"

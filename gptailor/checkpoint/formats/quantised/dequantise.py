@@ -56,11 +56,11 @@ def dequantised_checkpoint(
     pieces = QuantisedTensors(settings, tensors, _dtype(config), folder)
     _READERS[method](pieces)
     if not pieces.made:
-        claim = f"the configuration says that weights are quantised by '{method}'"
-        pieces.refuse(f"{claim}, and no tensor is", "the configuration is of another checkpoint")
+        claim = f"the configuration declares weights quantised by '{method}'"
+        pieces.refuse(f"{claim}, and no tensor is", "the configuration isn't this checkpoint's")
     for name, tensor in pieces.left.items():
         if name.endswith(_ENDS):
-            pieces.refuse(f"{quoted(name)} is there, and no quantised weight that it is of")
+            pieces.refuse(f"{quoted(name)} is present, and its quantised weight is missing")
         if tensor.spec.dtype.startswith(("F8_", "F6_", "F4")):
             pieces.refuse(f"{quoted(name)} is {tensor.spec.dtype}, and has no scale")
     kept = {key: value for key, value in config.items() if key not in QUANTISATION_KEYS}

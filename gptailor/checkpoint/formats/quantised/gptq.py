@@ -64,10 +64,10 @@ def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
         groups = pieces.take(f"{stem}.g_idx", f"{stem}.weight", _WORDS)
         if len(groups.spec.shape) != 1 or not groups.spec.elements:
             shape = list(groups.spec.shape)
-            pieces.refuse(f"{quoted(groups.spec.name)} has the shape {shape}, and is no list")
+            pieces.refuse(f"{quoted(groups.spec.name)} has the shape {shape}, and isn't a list")
         return groups
     if pieces.settings.get("desc_act"):
-        pieces.refuse(f"'{stem}.weight' has no 'g_idx' beside it, which 'desc_act' needs")
+        pieces.refuse(f"'{stem}.weight' has no 'g_idx', which 'desc_act' needs")
     return None
 
 

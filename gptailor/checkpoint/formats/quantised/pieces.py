@@ -64,7 +64,7 @@ class QuantisedTensors:
         """Take a tensor that `of` needs; it must have one of these dtypes."""
         tensor = self.find(name)
         if tensor is None:
-            self.refuse(f"{quoted(of)} is quantised, and there is no {quoted(name)} beside it")
+            self.refuse(f"{quoted(of)} is quantised, and {quoted(name)} is missing")
         if tensor.spec.dtype not in dtypes:
             wanted = " or ".join(dtypes)
             self.refuse(f"{quoted(name)} is {tensor.spec.dtype}, and should be {wanted}")
@@ -79,23 +79,23 @@ class QuantisedTensors:
             return read_exactly(file, tensor.spec.size, tensor.file, "C304")
 
     def check_shape(self, tensor: TensorInfo, *wanted: tuple[int, ...]) -> None:
-        """Refuse a tensor that has none of these shapes."""
+        """Refuse a tensor with another shape than these."""
         spec = tensor.spec
         if spec.shape not in wanted:
             sizes = f"{list(spec.shape)}, and should have {list(wanted[0])}"
-            help = "the configuration and the tensors are of two checkpoints, or one is damaged"
+            help = "the configuration and the tensors belong to two checkpoints, or one is damaged"
             self.refuse(f"{quoted(spec.name)} has the shape {sizes}", help)
 
     def check_matrix(self, tensor: TensorInfo) -> tuple[int, int]:
         """Return the rows and columns of a tensor; refuse one that isn't a matrix."""
         if len(tensor.spec.shape) != 2 or not tensor.spec.elements:
             shape = list(tensor.spec.shape)
-            self.refuse(f"{quoted(tensor.spec.name)} has the shape {shape}, and is no matrix")
+            self.refuse(f"{quoted(tensor.spec.name)} has the shape {shape}, and isn't a matrix")
         return tensor.spec.shape[0], tensor.spec.shape[1]
 
     def add(self, name: str, shape: tuple[int, ...], form: Quantised) -> None:
         """Add a weight in its unquantised form."""
         if name in self.left or name in self.made:
-            self.refuse(f"{quoted(name)} is there twice, quantised and as it is")
+            self.refuse(f"{quoted(name)} is present twice, quantised and plain")
         spec = TensorSpec(name, self.dtype, shape)
         self.made[name] = TensorInfo(spec, form.values.file, form.values.offset, form)

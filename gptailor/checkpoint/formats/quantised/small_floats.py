@@ -40,7 +40,7 @@ def block_scaled(
     """Return a matrix, or a stack of them, with a scale per block; None is the whole matrix."""
     shape = values.spec.shape
     if len(shape) < 2 or not values.spec.elements:
-        pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, and is no matrix")
+        pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, and isn't a matrix")
     *stack, rows, columns = shape
     height, width = block or (rows, columns)
     block = (min(height, rows), min(width, columns))

@@ -64,7 +64,7 @@ class Statistics:
 
     @staticmethod
     def size(width_in: int, width_out: int) -> int:
-        """Return the bytes of the sums, including those of `solve`."""
+        """Return the bytes of the sums, including the bytes of `solve`."""
         return 8 * width_in * (width_in + width_out)
 
     def add(
@@ -204,7 +204,7 @@ def _foreign_change(
 NORMED_ROUNDS = 6
 """Rounds of a fit: the projection, then the norm's factors."""
 HELD_OUT = 8
-"""One of so many blocks of tokens is left out of the fits. It compares the rounds."""
+"""One of this many blocks of tokens is left out of the fits. It compares the rounds."""
 HELD_OUT_BLOCK = 128
 """Tokens of a block, at most."""
 GAIN_DAMPING = 1e-3

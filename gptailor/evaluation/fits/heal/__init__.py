@@ -1,4 +1,4 @@
-"""Layers that stay learn what the plan with nothing dropped predicts."""
+"""The remaining layers learn the predictions of the plan with nothing dropped."""
 
 __all__ = [
     "heal",

@@ -222,7 +222,7 @@ class HealingJob:
             assert first is not None, "one of the files"
             longest = min(file.length, self.encoder.positions or file.length)
             taken = f"the model takes {longest}"
-            like = f"those of {first.path} have {first.length}"
+            like = f"the rows of {first.path} have {first.length}"
             for wanted, why in ((longest, taken), (first.length, like)):
                 if file.length != wanted:
                     message = f"its sequences have {file.length} tokens, and {why}"
@@ -290,7 +290,7 @@ class HealingJob:
         return cut if cut is not None and cut.splits_tokens else None
 
     def _teacher(self, name: str | None) -> Checked:
-        """Return a teacher as a plan beside its models."""
+        """Return a teacher as a plan with its models."""
         if name is None:
             return Checked(self.resolved.undone, self.models)
         models = with_made_models(self.plan, self.models)
@@ -369,7 +369,7 @@ class HealingJob:
         return int(configuration(self._unlearned.config).get_text_config().vocab_size)
 
     def memory(self, tokens: int, length: int) -> HealingMemory:
-        """Return the memory of a student that learns from so many tokens, in these sequences."""
+        """Return the memory of a student that learns from this many tokens, in these sequences."""
         planned = replace(self.healing, tokens=tokens)
         return HealingMemory(self._unlearned, planned, self.dtype, length, self.limit)
 
@@ -422,7 +422,7 @@ class HealingJob:
 
     @property
     def _computing(self) -> tuple[object, ...]:
-        """Return the settings and versions that a model's results depend on, beside its inputs."""
+        """Return the settings and versions that results depend on, in addition to inputs."""
         return self.device.type, self.dtype, self.limit is not None, environment()
 
     def key(self, contents: ModelContents, texts: HealingTexts) -> str:

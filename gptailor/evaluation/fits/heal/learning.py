@@ -240,4 +240,4 @@ def _projection(module: nn.Module, layer: int, name: str) -> nn.Linear | Conv1D:
 
 def _missing(layer: int, name: str) -> HealError:
     message = f"transformers has no '{name}' of its own in the output's layer {layer}"
-    return HealError("C810", message, "such a layer can't learn; name others")
+    return HealError("C810", message, "such a layer can't learn; name other layers")

@@ -71,7 +71,7 @@ class ProcessGroup:
         return found
 
     def from_first(self, make: Callable[[], _T]) -> _T:
-        """Return what the first process makes."""
+        """Return the result of the first process."""
         return self.gathered(make() if self.first else None)[0]  # type: ignore[return-value]
 
 

@@ -42,7 +42,7 @@ Llama 3.2's template shows this date if it has no clock.
 """
 _OTHER_ROWS = "give rows of 'prompt' or 'text', or name a teacher with a chat template"
 _AT_ONCE = 256
-"""Rows whose chats are rendered at once."""
+"""The number of rows that are rendered at once."""
 
 
 @final
@@ -60,7 +60,7 @@ class HealingSource:
     """A file, its share of the tokens, and a function that yields its rows in drawn order.
 
     The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
-    one row, and its sequences are drawn instead. A text with a `length` has a sequence of so many
+    one row, and its sequences are drawn instead. A text with a `length` has a sequence of this many
     tokens in each row. Texts that are `answered` by a teacher are read after the others.
     """
 
@@ -78,7 +78,7 @@ class HealingSource:
 @final
 @dataclass(frozen=True)
 class TeacherChats:
-    """The chat template of a teacher, which is a plan beside its models.
+    """The chat template of a teacher, which is a plan with its models.
 
     `name` is the model that has the template, in messages.
     """
@@ -164,7 +164,7 @@ def file_source(
 def _row_texts(
     path: Path, rows: Sequence[TextOrChat], chats: TeacherChats | None, *, asked: bool = False
 ) -> list[str]:
-    """Return rows as text; where only what is `asked`, up to the beginning of their answers."""
+    """Return rows as text; up to the beginning of their answers if only questions are `asked`."""
     talks = (row.asked if asked else row for row in rows if isinstance(row, Chat))
     messages = [(talk.messages, asked) for talk in talks]
     rendered = iter(chats.texts(path, messages) if chats is not None and messages else ())

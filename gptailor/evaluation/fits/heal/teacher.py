@@ -54,7 +54,7 @@ def explaining_not_finite(
 
 @final
 class Teachers:
-    """The teachers of a healing, each a plan beside its models; one at a time is on the device.
+    """The teachers of a healing, each a plan with its models; one at a time is on the device.
 
     `stitcher` returns a stitcher of some models. A teacher without a name is the plan with nothing
     dropped.
@@ -293,7 +293,7 @@ class TaughtSequences:
 
     @property
     def digest(self) -> str:
-        """The digest of the predictions, of their order, and of those that count."""
+        """The digest of the predictions, of their order, and of the predictions that count."""
         digest = hashlib.sha256("".join(part.digest for part in self.parts).encode())
         digest.update(repr(self._sources).encode() + self.counted.numpy().tobytes())
         return digest.hexdigest()

@@ -32,13 +32,13 @@ A killed run continues after its last sound chunk.
 _STEPS = 96
 """The steps that few tokens are divided into; chosen in `benchmarks/notes/heal.md`, *Steps*."""
 HELD_OUT_EVERY = 20
-"""One in so many sequences of a text is held out: the last one."""
+"""One in this many sequences of a text is held out: the last one."""
 _MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"
 """The remedy if the answers to a file of prompts are too short."""
 
 
 def step_tokens(tokens: int, processes: int = 1) -> int:
-    """Return the tokens of a step of a healing on so many tokens: fewer tokens, smaller steps.
+    """Return the tokens of a step of a healing on this many tokens: fewer tokens, smaller steps.
 
     Several processes share a step of many tokens.
     """
@@ -98,7 +98,7 @@ class HealingTexts:
 
 
 def sequence_length(positions: int | None, tokens: int, lengths: Iterable[int | None]) -> int:
-    """Return the number of tokens of a sequence of a healing on so many tokens.
+    """Return the number of tokens of a sequence of a healing on this many tokens.
 
     `positions` is the model's largest number of them, if it has one. `lengths` are those of the
     texts, None for a text that isn't cut into sequences yet.
@@ -118,7 +118,7 @@ def healing_texts(
 ) -> HealingTexts:
     """Return sequences of several texts with `tokens` tokens in all, and further ones held out.
 
-    The rows of a text run together in drawn order. An end-of-text token stands between two rows,
+    The rows of a text run together in drawn order. An end-of-text token is between two rows,
     and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
     is used twice. With `only_answers` only predictions of answers count, and sequences without any
     are left out. Each text has its share of the sequences. Without `exactly` there are fewer
@@ -212,7 +212,7 @@ def _tensors(sequences: Iterable[_Sequence], length: int, text: int) -> PackedSe
 
 
 def mixed_texts(parts: Sequence[PackedSequences]) -> PackedSequences:
-    """Return the sequences of all texts, those of each text in their order and evenly spread."""
+    """Return the sequences of all texts; each text's are in their order and evenly spread."""
     if len(parts) == 1:
         return parts[0]
     places = [

@@ -98,7 +98,7 @@ class HealingMemory:
 
     @property
     def bytes(self) -> int:
-        """The bytes beside the weights."""
+        """The bytes in addition to the weights."""
         size = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
         return self.numbers * size + self._activations
 

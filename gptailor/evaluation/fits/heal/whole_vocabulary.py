@@ -4,7 +4,7 @@ The teacher reads the same text in its own tokens. Its probability of a token th
 goes to the first of the tokens that replace it. Inside such a word the teacher has no prediction,
 and the student learns the next token of the text.
 
-A student has to learn which tokens stand for each word that is no token any more, and texts have
+A student has to learn which tokens stand for each word that isn't a token any more, and texts have
 few of these words. So some tokens of a text give way to tokens that the student lacks, drawn by the
 teacher's predictions at their place. The teacher then reads the changed text.
 """
@@ -61,7 +61,7 @@ class ReadSequence:
 
 @final
 class WholeVocabulary:
-    """The teacher's tokens beside those of a cut vocabulary."""
+    """The teacher's tokens with the tokens of a cut vocabulary."""
 
     def __init__(self, cut: TokenCut) -> None:
         self.cut = cut
@@ -182,7 +182,7 @@ class DroppedWords:
     ) -> PackedSequences:
         """Return sequences of the same lengths with replaced tokens, and keep them in `file`.
 
-        Only tokens whose prediction counts are replaced. Reports the `Progress` of reading.
+        Only tokens with a prediction that counts are replaced. Reports the `Progress` of reading.
 
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
         that fails.

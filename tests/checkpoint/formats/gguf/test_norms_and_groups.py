@@ -398,16 +398,16 @@ FEWER = {
 @pytest.mark.parametrize(
     ("case", "changes", "why"),
     [
-        ("granite", {"facts": {"rope.scaling.finetuned": False}}, "nothing is rotated"),
+        ("granite", {"facts": {"rope.scaling.finetuned": False}}, "has no rotary embeddings"),
         ("granite", {"facts": {"logit_scale": None}}, "'granite.logit_scale' is None"),
         (
             "granite",
             {"facts": {"attention.key_length": 32, "rope.dimension_count": 32}},
-            "4 heads of 32 beside a stream of 64",
+            "4 heads of 32 and hidden states of 64",
         ),
         ("granite", {"facts": {"rope.dimension_count": 8}}, "'granite.rope.dimension_count' is 8"),
         ("falcon-7b", {"facts": {"tensor_data_layout": "other"}}, "lays out .* by 'other'"),
-        ("falcon2", {"facts": {"rope.freq_base": None}}, "doesn't say the base"),
+        ("falcon2", {"facts": {"rope.freq_base": None}}, "lacks the base"),
         ("falcon-40b", {"more": {"blk.1.attn_norm_2.bias": None}}, "'blk.1.attn_norm_2.bias'"),
         ("olmo2-yarn", {"facts": {"rope.scaling.yarn_ext_factor": 0.5}}, "ext_factor' isn't 1"),
         (

@@ -196,7 +196,7 @@ def test_kinds_agree_with_the_library() -> None:
 # ------------------------------------------------------------------------------------ what is said
 
 
-def test_numbers_are_said_in_few_digits(tmp_path: Path) -> None:
+def test_numbers_are_reported_in_few_digits(tmp_path: Path) -> None:
     write(tmp_path / "m.gguf")
     config, _ = open_gguf(tmp_path / "m.gguf")
     assert config["rms_norm_eps"] == 1e-5

@@ -179,7 +179,7 @@ def test_the_held_out_share_is_that_of_fits_without_each_sequence(
     assert found == pytest.approx(1 - float(left / lack.square().sum()), abs=1e-6)
 
 
-def test_a_share_without_a_solution_is_no_number() -> None:
+def test_a_share_without_a_solution_isnt_a_number() -> None:
     one = torch.eye(2)[:1], torch.ones(1, 1), torch.ones(1, dtype=torch.float64)
     other = torch.eye(2)[1:], torch.ones(1, 1), torch.ones(1, dtype=torch.float64)
     joint = tuple(torch.cat(pair) for pair in zip(one, other, strict=True))
@@ -253,7 +253,7 @@ def test_inputs_that_are_always_zero_change_nothing(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_is_no_number_is_refused(drawn: Drawn, which: int, value: float) -> None:
+def test_what_isnt_a_number_is_refused(drawn: Drawn, which: int, value: float) -> None:
     drawn[which][3, 1] = value
     with pytest.raises(BridgeError, match="not finite"):
         statistics(*drawn)

@@ -441,7 +441,7 @@ def full(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("what", ["a file in its place", "full", "full, and nothing temporary"])
-def test_a_cache_that_cannot_be_written_is_no_fault(
+def test_a_cache_that_cannot_be_written_isnt_a_fault(
     folder: Path,
     expected: HealedLayers,
     tmp_path: Path,

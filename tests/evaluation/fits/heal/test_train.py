@@ -136,7 +136,7 @@ def test_a_rate_that_spoils_leaves_what_learning_began_with(
 
 
 @pytest.mark.parametrize(("rank", "name"), [("4", "LOW_RANK_RATE"), ("full", "WHOLE_RATE")])
-def test_a_loss_that_is_no_number_says_at_which_step(
+def test_a_loss_that_isnt_a_number_says_at_which_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, name: str
 ) -> None:
     monkeypatch.setattr(train, name, 1e30)
