@@ -5,13 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import final
 
+from gptailor.checkpoint.families.vision import text_of
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.kinds import is_weighted
-from gptailor.evaluation.gguf_contents import gguf_size
+from gptailor.evaluation.gguf_contents import gguf_contents, gguf_size
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.plan import Plan
-from gptailor.plugins.shrink.goal import PlanCost
+from gptailor.plugins.shrink.goal import PlanCost, sliding_layers
 from gptailor.prepare import Prepared, prepare
 
 
@@ -124,20 +125,31 @@ class Drafts:
             self._costs[candidate] = self._cost(candidate)
         return self._costs[candidate]
 
+    def notes(self, candidate: ShrinkCandidate) -> list[str]:
+        """Return the notes about the GGUF file of a candidate that can be written."""
+        made = self.prepared(candidate.cuts)
+        if made is None or candidate.kind is None:
+            return []
+        weighted = candidate.weighted and is_weighted(candidate.kind)
+        target = Path(made.checked.base.checkpoint.folder)
+        return gguf_contents(
+            made.checked, made.compiled, candidate.kind, target, weighted=weighted
+        ).notes
+
     def _cost(self, candidate: ShrinkCandidate) -> PlanCost | None:
         made = self.prepared(candidate.cuts)
         if made is None:
             return None
-        size = made.output_size
+        size, sliding = made.output_size, sliding_layers(text_of(made.compiled.config))
         if candidate.kind is None:
-            return PlanCost(made.size, size.parameters, size.kv_cache, is_gguf=False)
+            return PlanCost(made.size, size.parameters, size.kv_cache, False, *sliding)
         weighted = candidate.weighted and is_weighted(candidate.kind)
         try:
             count = gguf_size(made.checked, made.compiled, candidate.kind, weighted=weighted)
         except CheckpointError as error:
             self.refuse(candidate, f"{error.message} [{error.code}]")
             return None
-        return PlanCost(count, size.parameters, _half(made, size.kv_cache), is_gguf=True)
+        return PlanCost(count, size.parameters, _half(made, size.kv_cache), True, *sliding)
 
 
 def _half(made: Prepared, kv_cache: int | None) -> int | None:

@@ -9,11 +9,13 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines
 from gptailor.plan.events import Progress
-from gptailor.reporting.quantities import count_from_words
+from gptailor.reporting.quantities import bytes_from_words, count_from_words
 
 if TYPE_CHECKING:
     from gptailor.plugins.shrink.results import ShrinkResult
 
+_LEAST = 10_000
+"""Bytes below which a number without a unit is taken for a mistake."""
 _EXAMPLE = """
 \b
 Examples:
@@ -23,16 +25,27 @@ Examples:
 """
 
 
+def _model_size(text: str) -> int:
+    """Return a number of bytes. Raises ValueError for fewer than any model has: a missing unit."""
+    size = bytes_from_words(text)
+    if size < _LEAST and text.strip().isdigit():
+        raise ValueError(f"{text} bytes is smaller than any model: write {text}MB or {text}GB")
+    return size
+
+
+_MODEL_SIZE = options.InWords("SIZE", _model_size)
+
+
 @click.command(
     "shrink", short_help="Write a plan that makes a model smaller or faster.", epilog=_EXAMPLE
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--to", type=options.BYTE_SIZE, metavar="SIZE",
+@click.option("--to", type=_MODEL_SIZE, metavar="SIZE",
               help="The most bytes of the output, such as 100MB: of the GGUF file, or of the "
               "folder if the architecture has no GGUF files.")  # fmt: skip
 @click.option("--parameters", type=options.InWords("COUNT", count_from_words), metavar="COUNT",
               help="The most parameters, such as 110M.")  # fmt: skip
-@click.option("--memory", type=options.BYTE_SIZE, metavar="SIZE",
+@click.option("--memory", type=_MODEL_SIZE, metavar="SIZE",
               help="The most bytes of weights and KV cache together, with 4,096 tokens in the "
               "cache, or as many as the model takes.")  # fmt: skip
 @click.option("--faster", type=click.FloatRange(min=1, min_open=True), metavar="TIMES",
@@ -82,11 +95,15 @@ def shrink_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         raise click.UsageError("name a goal, such as --to 100MB or --faster 1.25")
     from gptailor.plugins.shrink.shrink import effort_of, shrink  # imports slow modules
 
-    result = shrink(
-        models, to=to, parameters=parameters, memory=memory, faster=faster, text=texts,
-        output=output, plan=plan, effort=effort_of(effort), device=device, force=force,
-        on_event=_on_event,
-    )  # fmt: skip
+    try:
+        result = shrink(
+            models, to=to, parameters=parameters, memory=memory, faster=faster, text=texts,
+            output=output, plan=plan, effort=effort_of(effort), device=device, force=force,
+            on_event=_on_event,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        options.say("finished measurements are kept: the same command continues", err=True)
+        raise
     if as_json:
         options.say(result.record())
     else:
@@ -118,12 +135,14 @@ def _next_steps(result: "ShrinkResult", output: Path | None) -> list[str]:
         return []
     plan, space = result.files[:2]
     model = output or plan.with_suffix(".gguf" if result.chosen.candidate.kind else "")
-    steps = [f"wrote {plan}, with its texts and {space.name}"]
+    steps = [f"wrote {plan} and {space.name}, with their texts"]
     if output is None:
-        steps.append(f"  gptailor compile {plan} -o {model}        # write the model")
-    return [
-        *steps,
+        steps.append(f"  gptailor compile {plan} -o {model}")
+    steps += [
         f'  gptailor generate {model} "Hello" --chat    # talk with it',
-        f"  gptailor search {space} -o {plan.stem}-run    # search",
-        f'  heal on "{plan.stem}-fit.jsonl"    # in the plan: training wins back a part',
+        f"  gptailor test {plan}    # hold it to its figures",
+        f"  gptailor search {space} -o {plan.stem}-run",
     ]
+    if result.chosen.candidate.cuts:
+        steps.append("  the commented line 'heal' in the plan trains it for minutes: uncomment it")
+    return steps

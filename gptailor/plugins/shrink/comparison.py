@@ -237,7 +237,7 @@ class ShrinkComparison:
         loss = self.losses.difference(self.drafts, row.candidate, self.uncut_losses, count)
         if (row.candidate, count) not in self._told:
             self._told.add((row.candidate, count))
-            words = "no loss" if loss is None else f"{with_error(*loss)} bits a byte"
+            words = "no loss" if loss is None else f"loses {with_error(*loss)} bits a byte"
             self.on_row(f"{row.candidate.words}: {words}")
         return replace(row, loss=loss)
 

@@ -1,7 +1,8 @@
 """The goal of `gptailor shrink`, and the sizes of a plan that it bounds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from gptailor.reporting.quantities import bytes_in_words, millions
 
@@ -14,17 +15,30 @@ CONTEXT = 4096
 class PlanCost:
     """The sizes of a plan's output: of its GGUF file if it `is_gguf`, else of its folder.
 
-    `kv_cache` is the bytes of a token in the KV cache, or None if they are unknown.
+    `kv_cache` is the bytes of a token in the KV cache, or None if they are unknown. The share
+    `sliding` of the layers caches at most `window` tokens.
     """
 
     bytes: int
     parameters: int
     kv_cache: int | None
     is_gguf: bool
+    sliding: float = 0.0
+    window: int = 0
 
     def memory(self, context: int) -> int:
         """Return the bytes of the weights and of a full KV cache."""
-        return self.bytes + (self.kv_cache or 0) * context
+        tokens = (1 - self.sliding) * context + self.sliding * min(context, self.window)
+        return self.bytes + round((self.kv_cache or 0) * tokens)
+
+
+def sliding_layers(config: Mapping[str, Any]) -> tuple[float, int]:
+    """Return the share of a config's layers that attend within a window, and the window."""
+    window = config.get("sliding_window")
+    if not isinstance(window, int) or config.get("use_sliding_window") is False:
+        return 0.0, 0
+    types = config.get("layer_types") or ["sliding_attention"]
+    return sum("sliding" in kind for kind in types) / len(types), window
 
 
 @final

@@ -23,11 +23,15 @@ _BESIDE = 3
 
 @final
 class PlanTexts:
-    """Texts of a chosen row: `loss` is the uncut model's on the held-out text, in bits a byte."""
+    """Texts of a chosen row, the plan in `file`.
+
+    `loss` is the uncut model's on the held-out text, in bits a byte.
+    """
 
     def __init__(  # noqa: PLR0913 (facts of one text)
         self,
         name: str,
+        file: str,
         goal: ShrinkGoal,
         row: ShrinkRow,
         drafts: Drafts,
@@ -36,7 +40,7 @@ class PlanTexts:
         held: str,
         others: Sequence[ShrinkRow],
     ) -> None:
-        self.name, self.goal, self.row, self.drafts = name, goal, row, drafts
+        self.name, self.file, self.goal, self.row, self.drafts = name, file, goal, row, drafts
         self.loss, self.held, self.others = loss, held, others
 
     def plan(self, head: str) -> str:
@@ -57,7 +61,7 @@ class PlanTexts:
         return self._space(head, [*lines, *self.drafts.statements(kept)])
 
     def _space(self, head: str, cuts: Sequence[str]) -> str:
-        title = f"# plans like {self.name}-shrunk.tailor: {self.goal.words}"
+        title = f"# plans like {self.file}: {self.goal.words}"
         requires = [f"require {bound}" for bound in self._bounds()]
         block = [f'minimize nll("{self.drafts.fit}")', *requires, f"trials {_TRIALS}"]
         return formatted("\n".join([title, head, *cuts, "search {", *block, "}", ""]))

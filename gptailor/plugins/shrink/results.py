@@ -44,6 +44,8 @@ class ShrinkResult:
             yield ""
             head, body = self._table()
             yield from table_lines(head, body, width, encoding)
+            if self.loss is not None:
+                yield f"  lost: beyond the uncut model's {self.loss:.3f} bits a byte"
             if any(row.candidate.weighted for row in self.rows):
                 yield "  i: with an importance matrix"
             if any(row.loss is None and row.predicted is not None for row in self.rows):
@@ -53,8 +55,12 @@ class ShrinkResult:
             yield from wrapped(text, width, later="  ")
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        head = ["plan", "type", "bytes", "param.", "KV/token", "lost bits/byte", "speed"]
-        return head, [_cells(row, chosen=row is self.chosen) for row in self.rows]
+        memory = self.goal.memory is not None
+        head = ["plan", "type", "bytes", "param.", "memory" if memory else "KV/token",
+                "lost bits/byte", "speed"]  # fmt: skip
+        rows = [_cells(row, self.goal, chosen=row is self.chosen) for row in self.rows]
+        kept = [n for n, name in enumerate(head) if name != "speed" or any(r[n] for r in rows)]
+        return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
     def record(self) -> str:
         """Return the result as JSON."""
@@ -82,7 +88,7 @@ def _sizes(cost: PlanCost) -> str:
     return f"{bytes_in_words(cost.bytes)} {kind}, {millions(cost.parameters)} parameters"
 
 
-def _cells(row: ShrinkRow, *, chosen: bool) -> list[str]:
+def _cells(row: ShrinkRow, goal: ShrinkGoal, *, chosen: bool) -> list[str]:
     cuts = ", ".join(cut.words for cut in row.candidate.cuts) or "the whole model"
     kind = "" if row.candidate.kind is None else row.candidate.kind.lower()
     speeds = [f"×{speed:.2f}" for speed in (row.decoding, *(row.llama or ())[1:]) if speed]
@@ -91,7 +97,7 @@ def _cells(row: ShrinkRow, *, chosen: bool) -> list[str]:
         f"{kind}{' i' * row.candidate.weighted}",
         f"{bytes_in_words(row.cost.bytes)}",
         millions(row.cost.parameters),
-        bytes_in_words(row.cost.kv_cache),
+        bytes_in_words(row.cost.memory(goal.context) if goal.memory else row.cost.kv_cache),
         loss_in_words(row),
         " ".join(speeds),
     ]

@@ -9,18 +9,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, final
 
 from gptailor.checkpoint.families.vision import text_of
-from gptailor.checkpoint.files import expanded, is_gguf
+from gptailor.checkpoint.files import CheckpointError, expanded, is_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.parse import loads
 from gptailor.output.compile import compile as compile_to
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, Progress, ignore_events
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import TailorError, nearest_path
 from gptailor.plan.optional_packages import installed, require
 from gptailor.plugins.shrink.candidates import Drafts, ShrinkCandidate
 from gptailor.plugins.shrink.comparison import EFFORTS, Effort, ShrinkComparison, ShrinkRow
-from gptailor.plugins.shrink.goal import CONTEXT, PlanCost, ShrinkGoal
+from gptailor.plugins.shrink.goal import CONTEXT, PlanCost, ShrinkGoal, sliding_layers
 from gptailor.plugins.shrink.plan_text import PlanTexts
 from gptailor.plugins.shrink.results import ShrinkResult, choice
 from gptailor.plugins.shrink.texts import OWN_TEXT, PIECE, ShrinkTexts
@@ -110,14 +110,16 @@ class _Shrinking:
         self.name = _name(sources[0])
         self.file = plan or Path(f"{self.name}-shrunk.tailor")
         self.stem = self.file.name.removesuffix(".tailor")
-        for path in (self.file, *map(self.beside, ("-space.tailor", "-fit.jsonl"))):
-            refuse_output(path, force=force)
+        for source in sources:
+            _refuse_missing(source)
         self.notes: list[str] = []
         if not texts:
             self.notes.append(
                 "measured on a small English text of gptailor's own; --text names yours"
             )
         self.texts = ShrinkTexts.of(texts or [OWN_TEXT], effort.calibrated)
+        for path in (self.file, *map(self.beside, ("-space.tailor", "-fit.jsonl"))):
+            refuse_output(path, force=force)
         self._done = self._total = 0
 
     def beside(self, ending: str) -> Path:
@@ -134,6 +136,12 @@ class _Shrinking:
         if self.goal.excess(uncut) <= 1:
             reason = f"the model meets the goal of {self.goal.words} unchanged: nothing to do"
             return ShrinkResult(self.goal, uncut, None, (), None, reason, already=True)
+        text = f"{len(self.texts.fit)} rows of text to fit on, {len(self.texts.held)} held out"
+        self._say(f"goal: {self.goal.words}; {text}")
+        if self.effort is EFFORTS["quick"]:
+            self.notes.append(
+                "measured quickly: without --quick more types, importance matrices and text count"
+            )
         if uncut.is_gguf or whole.models["base"].layout.quantised is not None:
             self.notes.append("the model is quantised already: its own loss comes on top of these")
         with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
@@ -204,10 +212,10 @@ class _Shrinking:
         losses.expect(every)
         self._estimate(every, losses.pace(every[0]))
         base = losses.of(every[0], ShrinkCandidate())
-        self._step("the uncut model")
         if not isinstance(base, PerSample):
             raise TailorError(f"the uncut model can't be measured: {base.message}")
         bits = base.score().value
+        self._step(f"the uncut model: {bits:.3f} bits a byte")
         if bits > _SURPRISING:
             self.notes.append(
                 f"the model has {bits:.2f} bits a byte on this text: it hardly knows its language"
@@ -236,7 +244,10 @@ class _Shrinking:
         ]
         tied = self._tied(rows, losses, drafts)
         chosen, reason = choice(rows, tied, self.goal)
-        self.notes += _refusals(drafts, rows)
+        self.notes += [
+            *_refusals(drafts, rows),
+            *(drafts.notes(chosen.candidate) if chosen else ()),
+        ]
         result = ShrinkResult(
             self.goal, uncut, bits, tuple(rows), chosen, reason, tuple(self.notes)
         )
@@ -245,8 +256,9 @@ class _Shrinking:
         others = [row for row in rows if row is not chosen and row.met and row.loss is not None]
         others.sort(key=lambda row: row.loss.value if row.loss else 0.0)
         texts = PlanTexts(
-            self.name, self.goal, chosen, drafts, loss=bits, held=held, others=others[:1]
-        )
+            self.name, self.file.name, self.goal, chosen, drafts,
+            loss=bits, held=held, others=others[:1],
+        )  # fmt: skip
         return result, texts
 
     def _estimate(self, every: list[Drafts], speed: float) -> None:
@@ -258,6 +270,9 @@ class _Shrinking:
         tokens = (PIECE * passes + 3 * fitted) / 3.5  # fits are passes in float32, some twice
         self._total = whole + effort.built + len(every) - 1 + cuts
         words = f"about {self._total} models to measure, {duration(tokens / speed)}"
+        self._say(words)
+
+    def _say(self, words: str) -> None:
         self.on_event(Progress("shrinking", 0, self._total, words))
 
     def _step(self, words: str) -> None:
@@ -364,6 +379,13 @@ class _Shrinking:
         )  # fmt: skip
 
 
+def _refuse_missing(source: str) -> None:
+    """Refuse a folder or file that doesn't exist; other words are ids of the Hub."""
+    path = expanded(source)
+    if not path.exists() and (path.is_absolute() or source.startswith(".")):
+        raise CheckpointError("C101", "there is no such folder or file", path, nearest_path(path))
+
+
 def _name(source: str) -> str:
     """Return a name for files from a model's source."""
     path = expanded(source)
@@ -386,7 +408,8 @@ def _uncut_cost(whole: Prepared, source: Path) -> PlanCost:
     """Return the sizes of the uncut model: of the GGUF file that it is, or of its folder."""
     size, is_file = plan_size(whole.checked), is_gguf(source)
     kept = source.stat().st_size if is_file else whole.size
-    return PlanCost(kept, size.parameters, size.kv_cache, is_gguf=is_file)
+    sliding = sliding_layers(text_of(whole.compiled.config))
+    return PlanCost(kept, size.parameters, size.kv_cache, is_file, *sliding)
 
 
 def _refusals(drafts: Drafts, rows: Sequence[ShrinkRow]) -> Iterator[str]:

@@ -77,7 +77,7 @@ def _vocabulary(drafts: Drafts, own: int) -> ShrinkWay:
 
     def make(size: int) -> CutStep | None:
         line = f'vocabulary {size} on "{drafts.fit}"'
-        return _checked(drafts, [CutStep("vocabulary", size, (line,), f"{size:,} tokens")])
+        return _checked(drafts, [CutStep("vocabulary", size, (line,), f"a vocabulary of {size:,}")])
 
     sizes = range((own - 1) // step * step, max(own // _MOST_TOKENS, 1), -step)
     return ShrinkWay("vocabulary", sizes, make)
