@@ -58,6 +58,17 @@ SHARED = (
     "on_event: OnEvent = ignore_events",
 )
 """Parameters of many functions: the page has them once, and then only their names."""
+INTERNAL = {
+    ("Lock", "gguf_of_type"),
+    ("Lock", "with_sources"),
+    ("ConversionError", "of_all"),
+    ("CheckpointError", "place"),
+    ("CalibrationError", "place"),
+    ("Parameter", "admits"),
+    ("Parameter", "bounds"),
+    ("FitResult", "in_vain"),
+}
+"""Methods that the page leaves out: gptailor itself calls them, or the page's text has them."""
 LONGEST = 100
 """Columns of a line."""
 
@@ -128,7 +139,7 @@ def of_class(node: ast.ClassDef, *, fields: bool, methods: bool) -> Iterator[str
         if fields and isinstance(each, ast.AnnAssign) and not named(each).startswith("_"):
             yield declared(each)
     for method in node.body:
-        if not isinstance(method, ast.FunctionDef):
+        if not isinstance(method, ast.FunctionDef) or (node.name, method.name) in INTERNAL:
             continue
         if method.name == "__init__" and not node.name.endswith("Error"):
             lines = [*of_function(method)]
@@ -145,8 +156,7 @@ def is_property(method: ast.FunctionDef) -> bool:
 def of_property(method: ast.FunctionDef) -> Iterator[str]:
     """Yield `name: type` of a property, and its sentence."""
     yield f"{method.name}: {quoted(ast.unparse(method.returns))}" if method.returns else method.name
-    sentence = summary(method).removeprefix('"""Return ')
-    yield sentence if sentence.startswith('"""') else f'"""{sentence[0].upper()}{sentence[1:]}'
+    yield summary(method)
 
 
 def declared(node: ast.AnnAssign) -> str:
@@ -165,6 +175,8 @@ def summary(node: ast.FunctionDef | ast.ClassDef) -> str:
     """Return the first sentence of a docstring, as a docstring."""
     paragraph = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
     sentence = re.split(r"(?<=\.) (?=[A-Z`])|:$", paragraph)[0]
+    if sentence.startswith("Return "):  # the signature shows it
+        sentence = sentence[7].upper() + sentence[8:]
     return "\n".join(wrap(f'"""{sentence}"""', LONGEST))
 
 

@@ -39,11 +39,11 @@ def types() -> str:
     families = [name for name in NAMES if name in FAMILY_OF]
     towers = [name for name in NAMES if name in WRAPPERS]
     refused = {*NAMES} - {*FAMILY_OF} - {*WRAPPERS}
+    version = ".".join(__version__.split(".")[:2])
     return (
-        f"There are {len(NAMES)} types of transformers {'.'.join(__version__.split('.')[:2])} "
-        f"with a causal language model. {len(families)} have a family. {len(towers)} are cut by the layers of "
-        f"their language model. The other {len(refused)} are refused, with a message that has the "
-        "reason.\n\n"
+        f"There are {len(NAMES)} types of transformers {version} with a causal language model. "
+        f"{len(families)} have a family. {len(towers)} are cut by the layers of their language "
+        f"model. The other {len(refused)} are refused, with a message that has the reason.\n\n"
     )
 
 
