@@ -1,10 +1,11 @@
 """A search strategy that asks Optuna's TPE, for a package as in docs/extending.md."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 import gptailor
 from gptailor.searching.space.genome import Genome
@@ -22,8 +23,10 @@ class Tpe(gptailor.Strategy):
     name: str = "tpe"
     population: int = 4
 
-    def _ask(self, table, state, key, weights):
-        kinds = {f"b{n}": CategoricalDistribution((0, 1)) for n in range(len(table.group))}
+    def _ask(self, table: Any, state: Any, key: Any, weights: Any) -> Any:
+        kinds: dict[str, BaseDistribution] = {
+            f"b{n}": CategoricalDistribution((0, 1)) for n in range(len(table.group))
+        }
         kinds |= {
             f"p{n}": CategoricalDistribution(tuple(range(count)))
             for n, count in enumerate(table.options.tolist())
@@ -46,7 +49,7 @@ class Tpe(gptailor.Strategy):
                 )
         rows = [study.ask(kinds).params for _ in range(self.population)]
 
-        def asked(kind):
+        def asked(kind: str) -> Any:
             names = [name for name in kinds if name[0] == kind]
             return np.array([[row[name] for name in names] for row in rows]).reshape(len(rows), -1)
 

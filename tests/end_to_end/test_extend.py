@@ -21,7 +21,7 @@ from gptailor.program.packages import search_packages
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
-STRATEGY = Path(__file__).parents[2] / "examples" / "tpe.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tpe.py"
 pytestmark = pytest.mark.usefixtures("brief_answers")
 
 Install = Callable[..., Path]
@@ -115,7 +115,7 @@ def page_package(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
     for group, entries in re.findall(r'entry-points\."gptailor\.(\w+)"\]\n((?:\w+ = .*\n)+)', page):
         groups[group] = dict(re.findall(r'(\w+) = "(.*)"', entries))
     code = [block for block in blocks if "gptailor.testing" not in block]
-    return "\n".join([*code, STRATEGY.read_text()]), groups
+    return "\n".join([*code, EXAMPLE.read_text()]), groups
 
 
 @pytest.mark.slow
