@@ -47,7 +47,28 @@ GROUPS = {
     "extensions": ("gptailor", "merge_method Parameter objective strategy Strategy GapFit"),
 }
 """The names of each block of the page, and the module that has them."""
+PARAMETERS = re.compile(r"(<!-- PARAMETERS -->\n).*?(<!-- END -->\n)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- ([a-z ]+) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
+SHARED = (
+    "models: ModelPaths = None",
+    "force: bool = False",
+    "device: torch.device | str = 'cpu'",
+    "dtype: str | torch.dtype = None",
+    "memory: Positive | str = None",
+    "on_event: OnEvent = ignore_events",
+)
+"""Parameters of many functions: the page has them once, and then only their names."""
+INTERNAL = {
+    ("Lock", "gguf_of_type"),
+    ("Lock", "with_sources"),
+    ("ConversionError", "of_all"),
+    ("CheckpointError", "place"),
+    ("CalibrationError", "place"),
+    ("Parameter", "admits"),
+    ("Parameter", "bounds"),
+    ("FitResult", "in_vain"),
+}
+"""Methods that the page leaves out: gptailor itself calls them, or the page's text has them."""
 LONGEST = 100
 """Columns of a line."""
 
@@ -63,7 +84,9 @@ def pasted(page: str) -> str:
             return found[0]  # of a plugin whose folder was removed
         return f"{found[1]}\n```python\n{texts}\n```\n\n{found[3]}"
 
-    return BLOCK.sub(current, page)
+    page = BLOCK.sub(current, page)
+    shared = "\n".join(map(quoted, SHARED))
+    return PARAMETERS.sub(lambda found: f"{found[1]}\n```python\n{shared}\n```\n\n{found[2]}", page)
 
 
 def described(place: str, name: str) -> str:
@@ -76,7 +99,11 @@ def described(place: str, name: str) -> str:
         place = inspect.unwrap(thing).__module__
     tree = ast.parse(inspect.getsource(importlib.import_module(place)))
     found = {named(node): node for node in tree.body}
-    text = "\n".join(written(found[name], thing))
+    return short("\n".join(written(found[name], thing)))
+
+
+def short(text: str) -> str:
+    """Leave out the facts that the page has once: texts as paths, and None as a type."""
     return text.replace("str | Path", "Path").replace(" | None = None", " = None")
 
 
@@ -112,12 +139,24 @@ def of_class(node: ast.ClassDef, *, fields: bool, methods: bool) -> Iterator[str
         if fields and isinstance(each, ast.AnnAssign) and not named(each).startswith("_"):
             yield declared(each)
     for method in node.body:
-        if isinstance(method, ast.FunctionDef):
-            if method.name == "__init__" and not node.name.endswith("Error"):
-                lines = [*of_function(method)]
-                yield from (*lines[:-1], f"{lines[-1]} ...")
-            elif methods and not method.name.startswith("_"):
-                yield from ("", *written(method, None))
+        if not isinstance(method, ast.FunctionDef) or (node.name, method.name) in INTERNAL:
+            continue
+        if method.name == "__init__" and not node.name.endswith("Error"):
+            lines = [*of_function(method)]
+            yield from (*lines[:-1], f"{lines[-1]} ...")
+        elif methods and not method.name.startswith("_"):
+            yield from of_property(method) if is_property(method) else ("", *written(method, None))
+
+
+def is_property(method: ast.FunctionDef) -> bool:
+    """Return whether a method is a property, which the page shows as a field."""
+    return bool({*map(ast.unparse, method.decorator_list)} & {"property", "cached_property"})
+
+
+def of_property(method: ast.FunctionDef) -> Iterator[str]:
+    """Yield `name: type` of a property, and its sentence."""
+    yield f"{method.name}: {quoted(ast.unparse(method.returns))}" if method.returns else method.name
+    yield summary(method)
 
 
 def declared(node: ast.AnnAssign) -> str:
@@ -136,6 +175,8 @@ def summary(node: ast.FunctionDef | ast.ClassDef) -> str:
     """Return the first sentence of a docstring, as a docstring."""
     paragraph = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
     sentence = re.split(r"(?<=\.) (?=[A-Z`])|:$", paragraph)[0]
+    if sentence.startswith("Return "):  # the signature shows it
+        sentence = sentence[7].upper() + sentence[8:]
     return "\n".join(wrap(f'"""{sentence}"""', LONGEST))
 
 
@@ -147,8 +188,8 @@ def quoted(line: str) -> str:
 def of_function(node: ast.FunctionDef) -> Iterator[str]:
     """Yield a function's parameters, in a line each if they are long, and its result."""
     for decorator in node.decorator_list:
-        if (kind := ast.unparse(decorator)) in {"property", "cached_property", "classmethod"}:
-            yield f"@{kind}"
+        if ast.unparse(decorator) == "classmethod":
+            yield "@classmethod"
     returns = f" -> {quoted(ast.unparse(node.returns))}" if node.returns else ""
     given = [quoted(each) for each in parameters(node.args)]
     line = f"def {node.name}({', '.join(given)}){returns}:"
@@ -173,7 +214,8 @@ def parameters(arguments: ast.arguments) -> Iterator[str]:
     elif arguments.kwonlyargs:
         yield "*"
     for argument, given in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        yield parameter(argument, given)
+        text = parameter(argument, given)
+        yield argument.arg if short(text) in SHARED else text
     if arguments.kwarg:
         yield f"**{ast.unparse(arguments.kwarg)}"
 

@@ -1,6 +1,6 @@
-"""Paste the first sentences and the options of each command into docs/commands.md.
+"""Write the first sentences and the options of each command into docs/commands.md.
 
-python docs/commands.py            # paste
+python docs/commands.py            # write
 python docs/commands.py --check    # end with 1 if the page isn't current
 """
 
@@ -15,25 +15,26 @@ from docs.generated import write_or_check
 from gptailor.cli.main import COMMANDS, cli
 
 PAGE = Path(__file__).with_suffix(".md")
-BLOCK = re.compile(r"(<!-- gptailor([ \w-]*) --help -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
-SHARED = re.compile(r"(<!-- shared options -->\n).*?(<!-- end -->\n)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (commands|shared options) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 GROUP = re.compile(r"^(\w[\w ]*):\n((?:  .*\n?)+)", re.MULTILINE)
-COMMON = ("--model", "--set", "--family", "--device", "--memory", "--dtype", "--help")
+COMMON = ("--model", "--set", "--family", "--device", "--memory", "--dtype")
 """Options of several commands, as `eval` has them; the page explains them once."""
+SAID = {"--force": r"Replace (an )?existing files?\b", "--format": r"text for people"}
+"""Options that the page's first paragraphs explain, and patterns of their help."""
+UNSAID = (("May be given several times.", "[several]"), ("May be repeated.", "[several]"))
+"""Sentences of the help that occur often, and their marks on the page."""
+
+Row = tuple[str, str]
+"""The form of an option, and its help."""
 
 
 def pasted(page: str) -> str:
-    """Return the page with the current text of each command between its markers."""
+    """Return the page with the current text of the commands between its markers."""
+    if any(map(COMMANDS.problem, COMMANDS.installed())):
+        return page  # a plugin's folder was removed
     shared = {row: name for name in COMMON for option, row in records("eval") if option == name}
-
-    def current(found: re.Match[str]) -> str:
-        if any(map(COMMANDS.problem, found[2].split() or COMMANDS.installed())):
-            return found[0]  # of a plugin whose folder was removed
-        text = described(found[2].strip(), shared) if found[2] else index()
-        return f"{found[1]}{text}{found[3]}"
-
-    table = block("", [row for row, name in shared.items() if name != "--help"])
-    return BLOCK.sub(current, SHARED.sub(lambda found: found[1] + table + found[2], page))
+    texts = {"commands": commands(shared), "shared options": block([*shared])}
+    return BLOCK.sub(lambda found: f"{found[1]}{texts[found[2]]}{found[3]}", page)
 
 
 def opened(name: str) -> click.Context:
@@ -47,43 +48,57 @@ def opened(name: str) -> click.Context:
     return found.make_context(name, [], parent=context, resilient_parsing=True)
 
 
-def records(name: str) -> list[tuple[str, tuple[str, str]]]:
-    """Return each option of a command: its long name, and its form and help."""
+def records(name: str) -> list[tuple[str, Row]]:
+    """Return each option of a command but `--help`: its long name, and its form and help."""
     context = opened(name)
     options = (o for o in context.command.get_params(context) if isinstance(o, click.Option))
     found = ((max(option.opts, key=len), option.get_help_record(context)) for option in options)
-    return [(name, row) for name, row in found if row is not None]
+    return [(name, marked(row)) for name, row in found if row is not None and name != "--help"]
 
 
-def index() -> str:
-    """Return the commands of each group, with links to their sections."""
-    groups = dict(GROUP.findall(opened("").get_help()))
-    lines = [block("gptailor [OPTIONS] COMMAND [ARGS]...", [row for _, row in records("")]), "\n"]
-    for group, text in groups.items():
+def marked(row: Row) -> Row:
+    """Return an option's row with marks for frequent sentences, without bounds of counts."""
+    form, text = row
+    for sentence, mark in UNSAID:
+        text = text.replace(sentence, mark)
+    return form, re.sub(r"  \[x>=[01]\]|; x>=[01](?=\])", "", text)
+
+
+def commands(shared: dict[Row, str]) -> str:
+    """Return the commands of each group, and the options of `gptailor` itself."""
+    parts = [block([row for _, row in records("")])]
+    for group, text in GROUP.findall(opened("").get_help()):
         if group != "Options":
-            names = re.findall(r"^  ([\w-]+)", text, re.MULTILINE)
-            lines.append(f"- {group}: {', '.join(f'[{n}](#gptailor-{n})' for n in names)}\n")
-    return "".join(lines)
+            parts.append(f"## {group}\n")
+            parts += [described(name, shared) for name in re.findall(r"^  ([\w-]+)", text, re.M)]
+    return "\n".join(parts)
 
 
-def described(name: str, shared: dict[tuple[str, str], str]) -> str:
-    """Return a command's first paragraph, usage and options; name the shared options."""
+def described(name: str, shared: dict[Row, str]) -> str:
+    """Return a command's usage, first paragraph and options; name the shared options."""
     context = opened(name)
     first = inspect.cleandoc(context.command.help or "").partition("\n\n")[0]
-    rows = [row for _, row in records(name)]
-    names = ", ".join(shared[row] for row in rows if row in shared and shared[row] != "--help")
-    own = [row for row in rows if row not in shared]
-    usage = context.get_usage().removeprefix("Usage: ")
-    return f"{first}\n\n{block(usage, own, f'Shared options: {names}' if names else '')}"
+    usage = context.get_usage().removeprefix("Usage: ").replace(" [OPTIONS]", "")
+    names, own = [], []
+    for option, row in records(name):
+        if row in shared:
+            names.append(shared[row])
+        elif option in SAID and re.match(SAID[option], row[1]):
+            names.append(re.sub(r"[\[\]]", "", row[0]))
+        else:
+            own.append(row)
+    end = f"Shared: {', '.join(names)}" if names else ""
+    options = f"\n{block(own, end)}" if own or end else ""
+    return f"### `{' '.join(usage.split())}`\n\n{first}\n{options}"
 
 
-def block(head: str, rows: list[tuple[str, str]], end: str = "") -> str:
-    """Return a block of text in 80 columns: a line, options with their help, another line."""
+def block(rows: list[Row], end: str = "") -> str:
+    """Return a block of text in 80 columns: options with their help, and another line."""
     formatter = click.HelpFormatter(width=80)
     formatter.indent()
     if rows:
         formatter.write_dl(rows)
-    parts = (f"{head}\n" if head else "", formatter.getvalue(), f"  {end}\n" if end else "")
+    parts = (formatter.getvalue(), f"  {end}\n" if end else "")
     return "```text\n" + "\n".join(filter(None, parts)) + "```\n"
 
 

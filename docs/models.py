@@ -1,4 +1,4 @@
-"""Paste the causal language models of transformers into docs/models.md.
+"""Count the causal language models of transformers in docs/models.md.
 
 python docs/models.py            # paste
 python docs/models.py --check    # end with 1 if the page isn't current
@@ -27,7 +27,7 @@ def pasted(text: str, name: str, table: str) -> str:
 
 
 def types() -> str:
-    """Return the number of all types, and the names of the types without a family."""
+    """Return the number of all types, and of the types with and without a family."""
     from transformers import __version__
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES,
@@ -38,12 +38,12 @@ def types() -> str:
 
     families = [name for name in NAMES if name in FAMILY_OF]
     towers = [name for name in NAMES if name in WRAPPERS]
-    refused = sorted({*NAMES} - {*FAMILY_OF} - {*WRAPPERS})
+    refused = {*NAMES} - {*FAMILY_OF} - {*WRAPPERS}
+    version = ".".join(__version__.split(".")[:2])
     return (
-        f"There are {len(NAMES)} types of transformers {'.'.join(__version__.split('.')[:2])} "
-        f"in this list. {len(families)} have a family. {len(towers)} are cut by the layers of "
-        f"their language model. {len(refused)} are refused, with a message that has the reason: "
-        f"{', '.join(f'`{name}`' for name in refused)}.\n\n"
+        f"There are {len(NAMES)} types of transformers {version} with a causal language model. "
+        f"{len(families)} have a family. {len(towers)} are cut by the layers of their language "
+        f"model. The other {len(refused)} are refused, with a message that has the reason.\n\n"
     )
 
 

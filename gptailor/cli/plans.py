@@ -216,7 +216,8 @@ def json_command(plan: str, lets: options.Lets) -> None:
 @click.option("tool", "--from", default="mergekit", show_default=True, metavar="TOOL",
               help="The tool that wrote the file. Packages add further tools; the other options "
               "are for mergekit's files.")  # fmt: skip
-@click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
+@click.option("--layers", type=click.IntRange(min=1), metavar="N",
+              help="The number of layers of the base.")  # fmt: skip
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER",
               help="A folder with the base's config.json. It determines the layers, "
               "their tensors' names, and whether the head is tied. Default: the folder that "

@@ -127,8 +127,8 @@ def test_what_commands_say_of_themselves_is_current() -> None:
     page = ROOT / "docs" / "commands.md"
     text = page.read_text("utf-8")
     pasted = runpy.run_path(str(page.with_suffix(".py")))["pasted"]
-    assert text == pasted(text), "python docs/commands.py pastes it"
-    named = set(re.findall(r"^<!-- gptailor ([\w-]+) --help -->$", text, re.MULTILINE))
+    assert text == pasted(text), "python docs/commands.py writes it"
+    named = set(re.findall(r"^### `gptailor ([\w-]+)", text, re.MULTILINE))
     assert named == set(cli.list_commands(click.Context(cli)))
 
 

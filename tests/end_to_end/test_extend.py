@@ -21,6 +21,7 @@ from gptailor.program.packages import search_packages
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tpe.py"
 pytestmark = pytest.mark.usefixtures("brief_answers")
 
 Install = Callable[..., Path]
@@ -107,13 +108,14 @@ def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def page_package(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
-    """The package of the page: its module, and its entry points by group."""
+    """The package of the page: its module with the example, and its entry points by group."""
     page = PAGE.read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     groups: dict[str, dict[str, str]] = {}
     for group, entries in re.findall(r'entry-points\."gptailor\.(\w+)"\]\n((?:\w+ = .*\n)+)', page):
         groups[group] = dict(re.findall(r'(\w+) = "(.*)"', entries))
-    return "\n".join(block for block in blocks if "gptailor.testing" not in block), groups
+    code = [block for block in blocks if "gptailor.testing" not in block]
+    return "\n".join([*code, EXAMPLE.read_text()]), groups
 
 
 @pytest.mark.slow

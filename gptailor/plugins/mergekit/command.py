@@ -15,7 +15,8 @@ from gptailor.plan.faults import PlanError
 @options.FAMILY
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
               show_default=True, help="The format to write.")  # fmt: skip
-@click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
+@click.option("--layers", type=click.IntRange(min=1), metavar="N",
+              help="The number of layers of the base.")  # fmt: skip
 def export_command(
     plan: str,
     models: tuple[tuple[str, Path], ...],
