@@ -556,7 +556,7 @@ def test_nan_of_a_method_names_its_package(install: Install, here: Path, command
     code, _, said = command("compile", "p.tailor", "-o", "out")
     assert code == 1
     assert "error[M401]" in said
-    assert "= help: 'middle' is of mine 1.0: correct it there, or choose another method" in said
+    assert "= help: 'middle' comes from mine 1.0: correct it there, or choose another method" in said
     assert not (here / "out").exists()
 
 

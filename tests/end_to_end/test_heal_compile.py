@@ -167,7 +167,7 @@ def test_several_texts_and_teachers_are_locked_each(folder: Path) -> None:
     assert 'on "../text.txt" from other, "../b.txt" weight 2 tokens 1536 rank 4' in copied
     assert gptailor.verify(folder / "out").result == "verified"
     (folder / "b.txt").write_text(letters(1500, seed=3))
-    with pytest.raises(CheckpointError, match="calibration text of 'heal' is not") as caught:
+    with pytest.raises(CheckpointError, match="calibration text of 'heal' differs") as caught:
         gptailor.compile(plan, folder / "again", locked=lock)
     assert caught.value.path == folder / "b.txt"
 

@@ -368,7 +368,7 @@ def test_a_given_file_of_another_type_is_named(family: Path, tmp_path: Path) -> 
     file = write_signed(tmp_path / "f.family.json", model / "config.json", model_types=["mysteri"])
     plan = gptailor.loads(f'tailor 1\nmodel base = "{model}"\ndrop L2\n')
     [fault] = gptailor.check(plan.with_families([file]))
-    assert (fault.code, fault.help) == ("M204", f"the family in '{file}' is of 'mysteri'")
+    assert (fault.code, fault.help) == ("M204", f"the family in '{file}' has 'mysteri'")
     [fault] = gptailor.check(plan)
     assert "--family" in fault.help
 

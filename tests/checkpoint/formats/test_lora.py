@@ -372,7 +372,7 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
         ("C402", "lora_bias", pair(Q) | {f"base_model.model.{Q}.lora_B.bias": torch.ones(16)}, {}),
         (
             "C402",
-            "beside",
+            "together",
             embedded() | {ROWS: torch.zeros(1, 16)},
             {"trainable_token_indices": [1]},
         ),

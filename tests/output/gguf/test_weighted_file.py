@@ -203,7 +203,7 @@ def test_another_text_is_not_the_locked_one(here: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         compiled("x.gguf", quantize="q4_k_m", locked=made.lock)
     assert caught.value.code == "C704"
-    assert "the text of the importance matrix is not the one" in caught.value.message
+    assert "the text of the importance matrix differs from the lock" in caught.value.message
     found = gptailor.verify("out.gguf")
     assert found.result == "unverified"
     assert "the text of the importance matrix is not the locked one" in found.unverified[0]

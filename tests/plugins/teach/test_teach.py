@@ -329,7 +329,7 @@ def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
     taught_again = folder / "other.parquet"
     teach(folder / "base", folder / "text.jsonl", taught_again, length=8, tokens=512)
     both = 'drop L2\nheal on "taught.parquet", "other.parquet" tokens 256'
-    with pytest.raises(CalibrationError, match=r"C814.*8 tokens, and those of .* have 16"):
+    with pytest.raises(CalibrationError, match=r"C814.*8 tokens, and the rows of .* have 16"):
         heal(said(folder, both))
     file = folder / "taught.parquet"
     table = parquet.read_table(file)
