@@ -42,7 +42,7 @@ from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.stages import Starts
 from gptailor.searching.strategies import strategy_of
-from gptailor.searching.summary import curve, finalists
+from gptailor.searching.summary import best_recipe, curve, finalists
 from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 _GIVE_UP_AFTER = 8
@@ -166,7 +166,8 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
                 assert study.typed.ended is not None, "a search that is over is noted"
                 ended: Ended = study.typed.ended.reason
                 conditions.evaluate(study, space, ledger, sizes, say)
-                held_out(study, space, space_trials, base, finalists(ledger, sizes.of), say)
+                compared = [*finalists(ledger, sizes.of), *filter(None, [best_recipe(ledger)])]
+                held_out(study, space, space_trials, base, compared, say)
             except KeyboardInterrupt:
                 ended = "interrupted"
         tried = {t.request.origin for t in ledger.of(RECIPES, STARTS)}

@@ -224,10 +224,6 @@ def _tables(run: RunReading, curve: Sequence[CurvePoint]) -> Iterator[_Table]:
     if len(tabled) > 1:
         marks, shown = [f"({n})" for n in range(1, len(tabled) + 1)], [held]
         above = [f"{mark} {line}" for mark, line in zip(marks, above, strict=True)]
-    recipe = best_recipe(ledger)
-    if recipe is not None and (uncut := ledger.loss(recipe)) is not None:
-        name = f"plan {recipe.number} ({origin_words(recipe.request.origin)})"
-        above.append(f"all cuts are of {name}: uncut {loss_words(uncut, ledger.loss_unit)}")
     lost = f"{short_unit(ledger.loss_unit)} lost"
     columns = [(i, unseen) for unseen in shown for i in tabled]
     heads = [f"{mark} held out".removeprefix("score ") if unseen else mark
@@ -259,14 +255,16 @@ def _legend(run: RunReading, i: int) -> str:
 def _rows(run: RunReading) -> Iterator[tuple[str, Trial | None, Estimate | None]]:
     """Yield names, trials and losses: base, plan found, starting plans, finalists, random plan.
 
-    Starting plans that were repaired less than the found plan aren't compared with it.
+    The best recipe, which all cuts are of, follows the base with nothing dropped. Starting plans
+    that were repaired less than the found plan aren't compared with it.
     """
     yield "base", None, None
     ledger, verdict = run.ledger, run.verdict
     found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     stage = None if found is None else found.request.stage
     alike = [trial for trial in run.starts if stage in (None, trial.request.stage)]
-    given = [("found", found), ("simpler", best), *(("start", trial) for trial in alike)]
+    given = [("uncut", best_recipe(ledger)), ("found", found), ("simpler", best)]
+    given += [("start", trial) for trial in alike]
     given += [("finalist", trial) for trial in ledger.of(FINAL)]
     named: set[Trial] = set()
     for role, trial in [*given, ("random", ledger.best(drawn_plans(ledger)))]:
@@ -300,6 +298,8 @@ def _row_name(run: RunReading, role: str, trial: Trial) -> str:
     """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe is above the table."""
     origin, best = trial.request.origin, best_recipe(run.ledger)
     recipe, stage = short_recipe(origin), stage_words(trial, run.ledger)
+    if role == "uncut":
+        return f"{role} {trial.number}: {recipe or origin_words(origin)}"
     above = best is not None and recipe == short_recipe(best.request.origin)
     usual = run.verdict is not None and stage == run.verdict.found.request.stage
     words = [_cut(run, trial), "" if above else recipe, "" if usual else stage]

@@ -369,14 +369,13 @@ def test_losses_by_byte_are_named_above_their_table() -> None:
     assert said[1][-1] == "bits a byte lost"
 
 
-def test_the_recipe_of_cuts_stands_once_above_them() -> None:
+def test_the_recipe_of_cuts_has_a_row_with_nothing_dropped() -> None:
     merge = UniformMerge(models=("math", "code"), coefficient=0.6, every=True)
     recipe = told(0, 1.9, RECIPES, BestWindow(of=merge), (), stage="uncut")
     starts = [told(1, 3.0, STARTS, BestWindow(of=merge)), told(2, 3.5, STARTS, MATH, (5,))]
     run = ended(recipe, *starts, told(3, 2.5, dropped=(4,)), heals=True)
     shown = rows(run, 100)
-    line = "all cuts are of plan 0 (best window on uniform merge by 0.6): uncut"
-    assert shown[1] == [f"{line} 0.100 ± 0.020 nats won"]
+    assert shown[3] == ["uncut 0: merge 0.6", "1.9 ± 0.02", "2.4 ± 0.01", "0.15"]
     assert [name for name, *_ in shown[5:7]] == ["start 1: L3 dropped", "start 2: L5 dropped, math"]
     compared = "The search compared 1 plan with nothing dropped, then cuts of the best one."
     assert f"{compared} The best plans were healed at the end." in words(run)
