@@ -188,7 +188,7 @@ def _infos(file: Path, header: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 @contextmanager
 def talking(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn the Hub's errors into a `CheckpointError`, without bars where there is no terminal."""
+    """Turn the Hub's errors into a `CheckpointError`, without bars if there isn't a terminal."""
     from huggingface_hub import errors
 
     http_error: type[Exception] = vars(errors)["HTTPError"]  # of the library under it

@@ -21,7 +21,7 @@ from gptailor.plan.layer_parts import NORMS, PROJECTIONS, Branch
 from gptailor.plan.plan import Closed, Several
 
 How = Literal["divide", "multiply", "divide_offset"]
-"""The change of a tensor in a layer whose incoming hidden state is 1/c of the original's.
+"""The change of a tensor in a layer that receives 1/c of the original's hidden state.
 
 `divide` is w/c, `multiply` is w·c, and `divide_offset` is (1 + w)/c - 1, for a norm that multiplies
 by 1 + w.
@@ -127,7 +127,7 @@ class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot; in patterns `*` is one part between dots.
-    Functions are those of `functions.READERS` (`read`), and `lettered_layers` there (`count_of`).
+    `read` names a function in `functions.READERS`, and `count_of` may name `lettered_layers` there.
     A file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 

@@ -142,7 +142,7 @@ def _sorted(
 
 @final
 class _Work:
-    """One adapter applied to one model; `tensors` and `config` become those of the result.
+    """One adapter applied to one model; `tensors` and `config` become the result's.
 
     While `tied`, the head is the embedding's tensor, whether or not a tensor has the head's name.
     """

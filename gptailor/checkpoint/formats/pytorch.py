@@ -186,7 +186,7 @@ class _Archive:
         if (end := (tensor.offset + reach) * width) > member.size:
             message = f"{shown} ends at byte {end} of its storage, which has {member.size}"
             _refuse(self.path, message, "download it again", member.offset)
-        if spec.size > self.size:  # an expanded view, of which one entry can make terabytes
+        if spec.size > self.size:  # an expanded view: one entry can make terabytes
             message = f"{shown} has {spec.size:.4g} bytes, more than the whole file"
             _refuse(self.path, message, at=member.offset)
         form = None if _is_plain(tensor) else Pickled(name)

@@ -144,7 +144,7 @@ class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExis
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:
-    """Remove remains of dead runs beside a target, never a live one's; return their paths.
+    """Remove remains of dead runs beside a target, never a live run's; return their paths.
 
     A run that died between its two renames has the old target put back.
     """

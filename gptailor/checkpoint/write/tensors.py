@@ -168,7 +168,7 @@ OnWritten = Callable[[TensorSpec, str], None]
 """Receives a tensor that is written, and the sha256 of its bytes, in hexadecimal."""
 
 _LARGE = 64 * 1024 * 1024
-"""Bytes from which on a tensor is begun before the others, so that it isn't the last to end."""
+"""The least bytes of a tensor that begins before the others, so that it doesn't end last."""
 _FLUSHED = 16 * 1024 * 1024
 """Computed bytes that go to the disk together."""
 

@@ -182,7 +182,7 @@ class KeptFits:
     ) -> str:
         """Return a hash of everything that decides a fit on the states of some contents.
 
-        `layers` are the bytes that layers are known by, beside the instructions.
+        `layers` are the bytes that identify layers, besides the instructions.
         """
         devices = self.stitcher.device.type, self.place.type
         parts = contents.instructions, tuple(settings), devices, environment()

@@ -13,7 +13,7 @@ class QuantisedTensors:
     """Tensors of a checkpoint that a format's reader turns into weights.
 
     `made` are the weights and `left` the tensors that no weight has used. `settings` are the
-    quantisation's; `dtype` is that of the weights. Every fault is a CheckpointError (M213).
+    quantisation's; `dtype` is the weights' dtype. Every fault is a CheckpointError (M213).
     """
 
     def __init__(
