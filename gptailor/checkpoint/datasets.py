@@ -409,7 +409,7 @@ def _placed_lines(path: Path) -> Iterator[tuple[int, int, str]]:
                 place = len(BOM_UTF8)
             begin = place
             file.seek(place)
-            for lines in file:  # a row of text may hold other line breaks than those of bytes
+            for lines in file:  # bytes have fewer line breaks than texts
                 for line in lines.splitlines(keepends=True):
                     number += 1
                     try:

@@ -320,7 +320,7 @@ class Opener:
         return self.found[name]
 
     def _report(self, fault: Fault, *, of_file: bool) -> None:
-        """Add a fault; one of a family's file is that of each model of the type, and comes once."""
+        """Add a fault; a fault of a family's file concerns all its models, and is added once."""
         if not of_file or fault.message not in {other.message for other in self.faults}:
             self.faults.append(fault)
 

@@ -98,7 +98,7 @@ def statements_and_layers_are_few(plan: Plan) -> Iterator[Fault]:
 
 
 def _fields(plan: Plan) -> Iterator[_Size]:
-    """Yield the number of statements in each field that has any, and the number of layers."""
+    """Yield the number of entries of each field that lists statements, and the number of layers."""
     for name in ("models", "numbers", "gguf", *(name for name in OVERLAY if name not in BY_LAYER)):
         entries = getattr(plan, name)
         yield (f"'{name}'", len(entries), MOST_STATEMENTS, (name,), "write several plans")

@@ -372,7 +372,7 @@ def loads(
     """Return the plan of a text, in Tailor or in JSON; its models are not read, see `check`.
 
     Faults call the text `name`; relative folders and texts that the plan names start at `folder`.
-    `let` is that of `load`.
+    `let` is as in `load`.
 
     Raises PlanError, with all faults, if the plan has any by itself.
     """

@@ -164,7 +164,7 @@ def measure_of(draft: Draft, call: tree.CallNode) -> dict[str, Placed]:
 class Pattern:
     """A recipe for a list of layers: at its n-th target it takes the n-th of each source's layers.
 
-    `layers` are those of each source, None for embedding, norm and head.
+    `layers` are each source's, None for embedding, norm and head.
     """
 
     made: Placed

@@ -2,7 +2,7 @@
 
 Each entry is computed by single additions, subtractions, multiplications and divisions, each
 rounded to float32. A coefficient is a float64 that is rounded to float32 where it meets a tensor. A
-source whose coefficient is 0 is left out, also where it holds infinity or NaN. Where nothing is
+source with the coefficient 0 is left out, also where it holds infinity or NaN. Where nothing is
 added to θ_b, it keeps its bytes.
 
 Sums (`sums.py`) run over blocks that are aligned to the tensor's start. Within a block stretches

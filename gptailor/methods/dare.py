@@ -64,9 +64,9 @@ class Dare(DrawnEntries):
 class DareTies(DrawnEntries):
     """Task vectors with entries dropped at random, merged where they agree on a sign.
 
-    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
-    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. d_i and the draws
-    are those of `dare`.
+    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries where w_i τ_i has the sign of
+    the sum of all kept entries; with normalize = yes divided by Σ w_i of these entries. d_i and the
+    draws are the same as in `dare`.
     Granularity: per element; the draws are keyed by seed, tensor name and model name.
     Arithmetic: draws exact in 53 bits, Σ |τ_i| in float64, the rest float32; the result is float32.
     Degenerate: density 1 is `ties` of density 1; one source is `dare`; where the kept ones sum to 0

@@ -87,7 +87,7 @@ def sums(
     totals = list(map(_total, blocks))
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
-        for chunk in inputs.chunks():  # finite numbers whose difference float32 can't hold
+        for chunk in inputs.chunks():  # finite numbers with a difference that float32 can't hold
             for model, vector in zip(inputs.models, chunk.task_vectors(), strict=True):
                 by = f"the difference of '{model}' and the base"
                 fault = partial(
@@ -116,7 +116,7 @@ def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., P
 
 
 def _blocks(vector: Float64[Array, " n"]) -> Iterator[_Blocks]:
-    """Yield the vector in rows of a block, then the entries that fill none, with zeros, in one row.
+    """Yield the vector in rows of a block, then the remaining entries with zeros in one row.
 
     A short row has the same sum as a block.
     """

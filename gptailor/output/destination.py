@@ -129,7 +129,7 @@ class Destination(ABC):
         """Return the difference to an output that gptailor wrote here before; None for none."""
         return planned_update(self.prepared, self.path)
 
-    def plan_lock(self) -> None:  # noqa: B027 (a folder's lock is no part of its weights)
+    def plan_lock(self) -> None:  # noqa: B027 (a folder's lock isn't in its weights' file)
         """Count a new lock in `weights_size`, if the weights' file contains it."""
 
     def refuse_differing(self, lock: Lock) -> None:
@@ -349,8 +349,8 @@ class CompiledFolder(CompiledOutput):
     def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the configuration by the lock, and the files beside the weights.
 
-        A lock has no digest of a file that the plan makes, and none of the tokenizer of a GGUF file
-        or of an inner plan.
+        A lock has no digest of a file that the plan makes, of a GGUF file's tokenizer, or of an
+        inner plan's tokenizer.
         """
         if (lock := self.lock) is None:
             return {}, []

@@ -13,7 +13,7 @@ from gptailor.output.lock import Lock, LockedGguf
 from gptailor.plan.faults import listed
 
 _FIT_TOLERANCE = 0.01
-"""The relative distance up to which two fits of one bridge, or of healing, are the same.
+"""The largest relative distance of two equal fits of one bridge, or of healing.
 
 Other threads, another processor or another version of torch add up in another order.
 """
@@ -55,7 +55,7 @@ class Difference:
     model: str | None = None
 
 
-# ------------------------------------------------------------------------------ what is compared
+# ------------------------------------------------------------------------------ compared values
 
 
 @final

@@ -127,8 +127,8 @@ class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot; in patterns `*` is one part between dots.
-    `read` names a function in `functions.READERS`, and `count_of` may name `lettered_layers` there.
-    A file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
+    `functions.READERS` has the functions for `read`; `count_of` calls `lettered_layers` there. A
+    file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 
     version: Literal[1] = Field(default=1, description="Version of the form of this file.")

@@ -443,9 +443,9 @@ def cached_entries(
 ) -> int | Refusal:
     """Return how many numbers of each token a layer keeps: keys and values, or their source.
 
-    A layer of latent attention keeps the latent vector and the rotated key, one with an indexer its
-    key too; a window is no less than all tokens. It excludes values of one size for any text: the
-    states of linear attention, convolutions and state spaces.
+    A layer of latent attention keeps the latent vector and the rotated key. A layer with an indexer
+    keeps its key too. A window doesn't lower the number. The count excludes values of one size for
+    any text: the states of linear attention, convolutions and state spaces.
     """
     kind = entry.get("layer_types")
     if isinstance(kind, str) and ("attention" not in kind or kind == LINEAR):

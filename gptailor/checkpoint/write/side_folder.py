@@ -128,7 +128,7 @@ _REMEDY = f"{REPLACE}; gptailor updates an output where it wrote it, from the sa
 
 
 @final
-class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
+class TargetExists(CheckpointError):  # noqa: N818 (the name states a fact)
     """An existing file or folder where the output is to go.
 
     `changed` names files in it that changed since gptailor wrote it. `kept` is the error that

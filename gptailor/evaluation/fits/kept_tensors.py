@@ -144,7 +144,7 @@ class TensorStore:
         return kept
 
     def put(self, key: str, kept: KeptTensors, needed: Collection[Path] = ()) -> None:
-        """Keep tensors, if they fit, and remove the least recently used ones, but none `needed`."""
+        """Keep tensors, if they fit; remove the least recently used ones that aren't `needed`."""
         if kept.size > self.most:
             return
         with suppress(OSError):

@@ -39,7 +39,7 @@ LOGITS = {"cpu": 2**26}
 LOGITS_ELSEWHERE = 2**29
 
 PACKS = 12
-"""Sets of works (fidelities and their parts, for example) whose batches are kept."""
+"""The number of sets of works, such as fidelities and their parts, with kept batches."""
 
 PATHS = 128
 """Plans with remembered layers, to find where later plans part from them."""
@@ -91,7 +91,7 @@ class Evaluator:
 
         Yield each plan's number, the live model that `stitch` makes of the plan, and its result, as
         soon as the result is ready. A plan without a live model has the failure twice. The results
-        equal those of `run`.
+        equal `run`'s.
         """
         asked = tuple(works)
         paths: dict[int, LayerPath] = {

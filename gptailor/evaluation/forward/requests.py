@@ -145,9 +145,9 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> t
     only predicted, so it isn't run. A shortened text that begins a longer text shares the row of
     that text. Batches depend on the set of requests, not on their order.
 
-    No batch has both rows of at most `edge` tokens and longer rows. A model whose rotations depend
-    on the longest row of a batch would otherwise rotate the short rows differently. Works' parts
-    are aligned at the last part: a work with fewer parts begins later.
+    No batch has both rows of at most `edge` tokens and longer rows. Otherwise a model with
+    rotations that depend on a batch's longest row would rotate the short rows differently. Works'
+    parts are aligned at the last part: a work with fewer parts begins later.
     """
 
     def beyond(tokens: tuple[int, ...]) -> bool:

@@ -33,7 +33,7 @@ from gptailor.program.program import learning_tensors, projections
 LOW_RANK_RATE, WHOLE_RATE = 1e-3, 1e-4
 """Adam's rate at its highest, for low-rank changes and for the weights themselves."""
 FULL_RATE_LOSS = 0.5
-"""The least nats a token from the teacher at the start with which the rate is highest.
+"""The least loss at the start, in nats a token from the teacher, with the full rate.
 
 Nearer to the teacher the rate falls in proportion: steps of the full rate lead away from it
 (benchmarks/notes/heal.md).
