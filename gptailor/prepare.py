@@ -397,7 +397,7 @@ def prepare(
     declared = plan.models
     if dtype is not None:
         plan = _changed(plan, dtype=str(dtype))
-        if (read := plan.origin) is not None:  # the text has another dtype there, or none
+        if (read := plan.origin) is not None:  # the text has another dtype there, or no dtype
             spans = {at: span for at, span in read.spans.items() if at != ("dtype",)}
             plan = plan.read_from(replace(read, spans=spans))
     return _prepared(open_plan(plan, models), declared, shard_size)

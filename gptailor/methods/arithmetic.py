@@ -153,7 +153,7 @@ def combined_sources(chunk: Chunk, coefficients: Sequence[float | int]) -> Vecto
 def _terms(
     vectors: Sequence[Stored], coefficients: Sequence[float | int]
 ) -> tuple[list[Stored], list[float]]:
-    """Return the vectors whose coefficient isn't 0, and these. Raises CoefficientError."""
+    """Return the coefficients that aren't 0, and their vectors. Raises CoefficientError."""
     each = zip(vectors, coefficients, strict=True)
     terms = [(vector, single(number)) for vector, number in each if number != 0]
     return [vector for vector, _ in terms], [number for _, number in terms]

@@ -97,7 +97,7 @@ def _step(mean: Sequence[float], units: Gram) -> list[float]:
 
 
 def _pull(cos: float) -> float:
-    """Return θ/sinθ; its limit 1 at the mean, and 1 opposite to it, where there is no direction.
+    """Return θ/sinθ; its limit 1 at the mean, and 1 opposite to it, without a direction.
 
     It multiplies u - cosθ · mean, which is sinθ long, so both cases give no step.
     """

@@ -305,8 +305,8 @@ def _all_written(
 ) -> list[CompileResult]:
     """Write all outputs, and return their results in order.
 
-    A folder is the first one. If its plan states files, the folder is the last one, and its lock
-    has the files' entries.
+    A folder is written first. If its plan states files, the folder is written last, because its
+    lock has the files' entries.
     """
     is_stated = bool(destinations[0].prepared.plan.gguf)
     step = -1 if is_stated else 1

@@ -126,7 +126,7 @@ class Destination(ABC):
         check_target(self.path, force=self.force, protected=self.protected, magic=self.magic)
 
     def planned_update(self) -> Update | None:
-        """Return the difference to an output that gptailor wrote here before; None for none."""
+        """Return the difference to gptailor's earlier output here; None without such an output."""
         return planned_update(self.prepared, self.path)
 
     def plan_lock(self) -> None:  # noqa: B027 (a folder's lock isn't in its weights' file)

@@ -139,7 +139,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
     """Return the model card, without paths of this machine; `beside` has the tokenizer's files."""
     used = used_plan(prepared, None).model_copy(update={"models": used_models(prepared, None)})
     plan, images = without_paths(used, known_ids(prepared)), prepared.models["base"].layout.wrapped
-    declared = {name: plan.models[name] for name in prepared.plan.models}  # without inner plans'
+    declared = {name: plan.models[name] for name in prepared.plan.models}  # no inner plans'
     return card(
         title(prepared, target),
         target.resolve().name,

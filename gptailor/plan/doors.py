@@ -181,7 +181,7 @@ def _entry_point_files() -> Iterator[tuple[Path, str]]:
 
 @cache
 def _points(group: str, name: str) -> "Sequence[EntryPoint]":
-    """Return the entry points of a name, gptailor's own first, or those of other packages.
+    """Return the entry points of a name, gptailor's own first, or other packages' entry points.
 
     A look-up takes some ms among 130 distributions, and a compilation asks eight times. A package
     that is installed later counts in the next process, like the code of one that is loaded.

@@ -34,7 +34,7 @@ class Parameter:
     each: bool = False  # takes a number for all sources, or a list with one for each
     words: tuple[str, ...] = ()
     named: bool = False  # is given by its name alone
-    before: str = ""  # what it was called; read still, written no more
+    before: str = ""  # its old name, which is read but not written
 
     def __post_init__(self) -> None:
         if isinstance(self.default, int | float) and not self.admits(self.default):
@@ -294,9 +294,9 @@ class Argument:
 class ObjectiveSpec:
     """An objective: the direction that is better, and its arguments in order.
 
-    `unit` is that of its scores. With `share_of_base` scores to maximise are shown as a share of
-    the base's, too. `byte_unit` is that of scores that count by bytes. `function` computes an
-    objective of a function (`gptailor.objective`). `prepare` prepares the samples of any other
+    `unit` is the unit of its scores. With `share_of_base` scores to maximise are shown as a share
+    of the base's, too. `byte_unit` is the unit of scores that count by bytes. `function` computes
+    an objective of a function (`gptailor.objective`). `prepare` prepares the samples of any other
     objective outside of the core, as `PREPARE` in `gptailor.evaluation.objectives` does.
     """
 

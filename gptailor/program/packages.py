@@ -1,4 +1,4 @@
-"""The installed packages whose merge methods, fits and objectives a plan or a program uses."""
+"""The installed packages with merge methods, fits and objectives that a plan or a program uses."""
 
 import hashlib
 import sys

@@ -250,9 +250,9 @@ def search_steps(
 ) -> Iterator[SearchEvent]:
     """Ask, decode, evaluate, record and tell while there is budget.
 
-    A search whose trials are in the study and the ledger goes on where they end. Its course depends
-    on the arguments, the outcomes and the number of workers alone, unless a worker is stuck for so
-    long that the study notes that it is `late`. Told trials are kept whatever happens. Raises
+    A search goes on after the trials in the study and the ledger. Its course depends on the
+    arguments, the outcomes and the number of workers alone, unless a worker is stuck for so long
+    that the study notes that it is `late`. Told trials are kept whatever happens. Raises
     SearchError where nothing has a score, and the errors of an evaluator or the disk.
     """
     about, ended = budget.record(), study.typed.ended

@@ -373,7 +373,7 @@ def _failed(run: RunReading) -> Iterator[str]:
 
 
 def _stages(run: RunReading) -> Iterator[str]:
-    """Describe what was compared before plans were repaired, and what repair changed."""
+    """Describe the comparison before plans were repaired, and the changes by repair."""
     ledger, record = run.ledger, run.record
     repaired = "healed" if record.heals else "bridged"
     if record.heals or record.bridge is not None:

@@ -133,7 +133,7 @@ def _not_finite(stored: TensorInfo, _stamp: Stamp | None) -> str | None:
 
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]
-"""Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
+"""Tensors' names (within their layer), dtypes, and the instructions that make them."""
 
 
 @final

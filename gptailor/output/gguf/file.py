@@ -185,8 +185,8 @@ class GgufFile(Destination):
         """Return a function to the bytes of a tensor of the file.
 
         `make` returns the bytes of a tensor of the program. `on_digest` receives the sha256 of
-        each program's tensor that is converted. A matrix is quantised as without an importance
-        matrix if its columns all have no importance.
+        each program's tensor that is converted. A matrix without importance, or with importance 0
+        in all columns, is quantised as without an importance matrix.
         """
 
         def payload_of(spec: TensorSpec) -> Payload:
@@ -274,8 +274,8 @@ class GgufFile(Destination):
     ) -> dict[str, tuple[float, ...]]:
         """Return the sketches of the tensors that fits or the importance matrix decide.
 
-        `of_program` are the sketches of the program's tensors. A sketch joins two of equal length:
-        the fitted tensor's, then its columns' importance's. Both decide the bytes.
+        `of_program` are the sketches of the program's tensors. A sketch joins the fitted tensor's
+        sketch and the equally long sketch of its columns' importance. Both decide the bytes.
         """
         found = {}
         for name, tensor in self.tensors.items():
@@ -304,7 +304,8 @@ class GgufFile(Destination):
     def refuse_differing(self, lock: Lock) -> None:
         """Raise CheckpointError (C703 to C705) for early known differences from a lock.
 
-        They are a folder's, the metadata, and the tensors' types and shapes.
+        They are a folder's differences, and differences of the metadata, and of the tensors' types
+        and shapes.
         """
         super().refuse_differing(lock)
         refuse(gguf_differences(lock, self.locked({}, {})), lock)

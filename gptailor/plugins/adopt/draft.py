@@ -377,7 +377,7 @@ def agreed_keys(
 def unlike_at_depth(origins: Origins, tiny: Tiny, moved: Mapping[str, Moved]) -> str | None:
     """Return the difference between layers of the model's own depth that should be alike.
 
-    The model is built on meta. Sizes that the configuration leaves open are those of the tiny one.
+    The model is built on meta. Sizes that the configuration leaves open are the tiny model's.
     """
     still = {key: tiny.config[key] for key in tiny.sizes if origins.full[key] is None}
     full = {**origins.full, **still}

@@ -111,7 +111,7 @@ class ExtractResult:
         return lost, length(module.difference for module in self.modules)
 
 
-def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
+def extract_lora(  # noqa: PLR0913 (the contents and the way of extracting)
     base: str | Path,
     tuned: str | Path,
     output: str | Path,

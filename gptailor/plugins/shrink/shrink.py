@@ -355,7 +355,7 @@ class _Shrinking:
                 found += [row] if row is met[0] or change.value <= change.stderr else []
         return found
 
-    # ---------------------------------------------------------------------------- what is written
+    # ---------------------------------------------------------------------------- written files
 
     def _written(self, result: ShrinkResult, texts: PlanTexts, head: str) -> ShrinkResult:
         """Write the plan, its texts and the space beside it."""

@@ -280,7 +280,7 @@ class Ledger:
 
     @property
     def _zeros(self) -> set[int]:
-        """The objectives by which the base scores 0, so that no loss is a share of its score."""
+        """The objectives with a base's score of 0, so that no loss is a share of it."""
         base = self.references.get(self.full, ())
         return {number for number, value in enumerate(base) if value == 0}
 
@@ -314,7 +314,7 @@ class Ledger:
         return [trial for trial in full if trial.request.stage == furthest]
 
     def before(self, trial: Trial) -> Trial | None:
-        """Return a finalist's evaluation before it was repaired, by which it was chosen."""
+        """Return a finalist's evaluation before repair, which was the reason to choose it."""
         if trial.request.phase != FINAL:
             return None
         earlier = (

@@ -155,7 +155,7 @@ class UnderWay:
 
     Trials are told in the order of asking where several workers are at work, so that a search's
     course doesn't depend on their speed. A `late` request is told when its outcome comes. `base` is
-    the plan of the uncut base, by which scores are measured. With `races` a strategy's trials are
+    the plan of the uncut base, which losses are measured by. With `races` a strategy's trials are
     given up where they have lost.
     """
 

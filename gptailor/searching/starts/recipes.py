@@ -38,7 +38,7 @@ _RECIPES = 1_000
 @final
 @dataclass(frozen=True, eq=False)
 class Recipes:
-    """Recipes of a space as genomes with nothing dropped, and what a strategy asks of them.
+    """Recipes of a space as genomes with nothing dropped, and a strategy's requests for them.
 
     `room` is the number of evaluations at full fidelity that all recipes may cost together, and
     `asks` the part of it for recipes that the strategy asks for.
