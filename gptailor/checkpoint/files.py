@@ -329,7 +329,7 @@ _R = TypeVar("_R", bound="BaseModel")
 
 
 def parse_record(kind: type[_R], raw: bytes, refuse: Callable[[str], CheckpointError]) -> _R:
-    """Return the record in a JSON text. Raises for the first fault what `refuse` makes of it."""
+    """Return the record in a JSON text. Raises the result of `refuse` for the first fault."""
     from pydantic import ValidationError  # the help of a command needs no pydantic
 
     if len(raw) > MAX_JSON:

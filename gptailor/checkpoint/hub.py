@@ -122,7 +122,7 @@ def _known(folder: Path, remote: Remote, name: str) -> bool:
 
 
 def _listed(remote: Remote) -> list[str]:
-    """Return the names of a repository's files, without those in folders."""
+    """Return the names of a repository's files, without files in folders."""
     from huggingface_hub import HfApi
 
     with talking(remote.repo, remote.commit):

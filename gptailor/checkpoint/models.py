@@ -53,7 +53,7 @@ class Opened:
     """A model of a plan with everything known of it without reading its weights.
 
     `remotes` are the places of its files on the Hub, an adapter's last. `inner` is the plan of a
-    model that is a plan's output. `united` are the models whose tokens a plan adds to its
+    model that is a plan's output. `united` are the models with tokens that a plan adds to its
     tokenizer, in order. `token_cut` is its tokenizer with fewer tokens, if a plan takes that.
     """
 

@@ -138,7 +138,7 @@ class Shift:
 @final
 @dataclass(frozen=True, slots=True)
 class NewRows:
-    """Rows in the place of those at `at`: an adapter's trainable tokens."""
+    """Rows that replace the rows at `at`: an adapter's trainable tokens."""
 
     tensor: "TensorInfo"
     at: tuple[int, ...]

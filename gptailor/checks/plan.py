@@ -347,4 +347,4 @@ PLAN_RULES = rules_of(
 )
 """Rules of a plan by itself; faults without a place in a text keep this order.
 
-Those of stage 0 are about sizes: the work of all others grows with them."""
+Rules of stage 0 are about sizes: the work of all other rules grows with them."""

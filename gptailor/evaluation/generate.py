@@ -1,6 +1,6 @@
 """Answers of plans and models to a prompt, side by side; nothing is compiled.
 
-`short_answers` are those to one prompt that `compile`, `search` and `eval` show in the end.
+`short_answers` are the answers to one prompt that `compile`, `search` and `eval` show in the end.
 """
 
 import re

@@ -50,7 +50,7 @@ def _plan_in(file: Path) -> Plan:
 def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
     """Return a target's name and its plan; for a compiled model, the plan that made it.
 
-    Raises what `load` raises.
+    Raises the errors of `load`.
     """
     name, plan, origin = read_target(target)
     return name, plan if origin is None else origin

@@ -120,7 +120,7 @@ def _bound(
 
 
 def _taken(method: Method) -> str:
-    """Return help that lists a method's arguments, those that are given by name alone last."""
+    """Return help that lists a method's arguments, arguments that are given by name alone last."""
     names = [parameter.name for parameter in method.positional]
     named = [f"{parameter.name}=…" for parameter in method.parameters if parameter.named]
     return f"its arguments are {', '.join(names + named)}" if names or named else ""

@@ -44,8 +44,8 @@ class Dare(DrawnEntries):
     """Task vectors with entries dropped at random, and the others rescaled.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
-    normalize = yes the weights w_i are divided by their sum. d_i is what `rescale` says: the
-    density; the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or 1 (no).
+    normalize = yes the weights w_i are divided by their sum. `rescale` decides d_i: the density;
+    the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or 1 (no).
     Granularity: per element; the draw hashes the entry's number in the tensor with a key made of
     seed, tensor name and model name alone. Two layers of one model that are merged at one place
     have the same draws, therefore.

@@ -53,9 +53,9 @@ class DellaLinear(RankedEntries):
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
     normalize = yes the weights are divided by their sum. Entries are ranked by |τ_i| in their row
     of n entries: the smallest has rank 1, and equal entries keep the order of the row. The entry of
-    rank r is kept with the probability p = (density - ε) + 2ε (r - 1) / (n - 1). d_i is what
-    `rescale` says: each entry's own p (density); the share of Σ |τ_i| that the kept entries have
-    (l1, of the tensor); or 1 (no).
+    rank r is kept with the probability p = (density - ε) + 2ε (r - 1) / (n - 1). `rescale` decides
+    d_i: each entry's own p (density); the share of Σ |τ_i| that the kept entries have (l1, of the
+    tensor); or 1 (no).
     Granularity: ranks per row, along the last axis (a vector is one row); draws per element, keyed
     by seed, tensor name and model name as in `dare`.
     Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is

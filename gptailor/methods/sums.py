@@ -35,9 +35,7 @@ def clamped(number: float) -> float:
 
 
 def gram_of(inputs: Inputs, what: str) -> Gram:
-    """Return the Gram matrix over the whole tensor, in float64: of the sources ("weights"), or of
-    their "task_vectors", whose differences are float64 too.
-    """
+    """Return the Gram matrix over the whole tensor, in float64."""
     count, from_base = len(inputs.models), what == "task_vectors"
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     blocks: list[list[float]] = [[] for _ in pairs]

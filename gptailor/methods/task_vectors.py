@@ -1,4 +1,4 @@
-"""Task vectors with weights, trimmed or whole: their sum, and the merge of those that agree."""
+"""Task vectors with weights, trimmed or whole: their sum, and the merge of agreeing ones."""
 
 import math
 from abc import abstractmethod

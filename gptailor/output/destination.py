@@ -278,7 +278,7 @@ class CompiledOutput(ABC):
     `locked` is the lock's part on such an output, if there is one. `settings` are its configuration
     or metadata, and the files beside the weights. `tensors` are the places of its weights, which
     are not read; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
-    are words for people. Without a lock, fits are compared with those of the `checkpoint`.
+    are words for people. Without a lock, fits are compared with the `checkpoint`'s tensors.
     """
 
     no_plan: ClassVar[str]

@@ -154,7 +154,7 @@ class Measurement:
         return cls(facts=facts, tensors=gguf.tensors)
 
 
-# ------------------------------------------------------------------------------------ what differs
+# ------------------------------------------------------------------------------------ differences
 
 
 @final
@@ -163,7 +163,7 @@ class Sentences(NamedTuple):
 
     The sentences are for a missing fact, for an unexpected one, and for another one by the place of
     its first other value. An empty sentence reports nothing. `absent` are the words of a missing
-    fact. Differences of the facts `unless` explain those of this kind.
+    fact. Differences of the facts `unless` explain differences of this kind.
     """
 
     of: DifferenceKind

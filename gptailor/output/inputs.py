@@ -99,7 +99,7 @@ def parents(prepared: Prepared) -> tuple[tuple[str, ...], str | None]:
     ids = dict.fromkeys(model_id for model in opened for model_id in _ids(prepared, model))
     folders = dict.fromkeys(model.checkpoint.folder for model in opened)
     licences = {name for folder in folders if (name := licence_of(folder)) is not None}
-    # the Hub's name of any other licence: here that of models with different licences
+    # the Hub's name of any other licence: here for models with different licences
     licence = licences.pop() if len(licences) == 1 else "other" if licences else None
     return tuple(ids), licence
 

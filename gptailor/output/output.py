@@ -91,7 +91,7 @@ def _rows(piece: RowRange) -> ByteRange:
 def fit_sketches(
     prepared: Prepared, fitted: "Fitted | None", names: Iterable[str]
 ) -> dict[str, tuple[float, ...]]:
-    """Return sketches of some of the program's tensors: of those that fits decide.
+    """Return sketches of some of the program's tensors: of the tensors that fits decide.
 
     They include the tensors that are made of inner plans' fitted tensors.
     """

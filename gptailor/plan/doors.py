@@ -35,9 +35,9 @@ class Package(NamedTuple):
 class Door(dict[str, _Value], Generic[_Value]):
     """A table of the core, with entries of installed packages and of this process.
 
-    Iteration yields the core's entries and those that are loaded. A look-up of another name reads
-    the entry points of `gptailor.GROUP`. `kind` is the entry's noun in messages, and `form` the
-    type of its value.
+    Iteration yields the core's entries and the loaded entries. A look-up of another name reads the
+    entry points of `gptailor.GROUP`. `kind` is the entry's noun in messages, and `form` the type of
+    its value.
     """
 
     all: ClassVar[list["Door[Any]"]] = []

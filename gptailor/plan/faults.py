@@ -211,8 +211,8 @@ class Origin:
     one statement share equal parts. `families` are files of families that were given with it.
     `inner` are other checkpoints for models of plans that are models here (`deep.math`), `commits`
     the source, revision and commit of models on the Hub, `fitted` the fits of such plans. `tree` is
-    the text as `gptailor.lang` read it, with comments. `places` are those of the declared plan, for
-    places of a plan that is written out.
+    the text as `gptailor.lang` read it, with comments. `places` are the places of the declared
+    plan, for a plan that is written out.
     """
 
     source: Source
@@ -370,7 +370,7 @@ def joined_faults(
 ) -> Iterator[Fault]:
     """Yield one fault for each run of hits from one range.
 
-    The message of `fault` continues one position's name: "is …".
+    The message of `fault` follows the name of one position: "is …".
     """
     groups: list[list[Hit]] = []
     for hit in hits:

@@ -25,7 +25,7 @@ EXTRAS = {
     "ray": ("ray",),
     "cluster": ("ray", "fsspec"),
 }
-"""Modules that each extra brings, those that its commands ask for."""
+"""Modules that each extra brings and its commands need."""
 
 _BESIDE = {
     "array_api_compat": "torch", "safetensors": "torch", "tokenizers": "torch",

@@ -301,9 +301,9 @@ class ObjectiveSpec:
     """
 
     name: str
-    direction: Literal["minimize", "maximize"] | None  # None: as its metric says
+    direction: Literal["minimize", "maximize"] | None  # None: by its metric
     arguments: tuple[Argument, ...] = ()
-    by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
+    by: Literal["samples", "headers", "clock"] = "samples"  # its measure
     unit: str = ""
     byte_unit: str = ""
     share_of_base: bool = False

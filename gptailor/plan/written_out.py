@@ -132,7 +132,7 @@ _Located = tuple[p.Layer, Place]
 def _located(
     plan: p.Plan, count: int, *, gone: bool = False, plain: bool = False
 ) -> list[_Located]:
-    """Return the layers of `_layers` in their normal order; those dropped too if `gone`."""
+    """Return the layers of `_layers` in their normal order; dropped layers too if `gone`."""
     dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
     return sorted(_layers(plan, count, dropped, plain), key=lambda pair: p.normal_order(pair[0]))
 

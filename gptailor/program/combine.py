@@ -44,9 +44,9 @@ def combined(
 ) -> Iterator[Shaped[Array, " n"]]:
     """Yield the entries of a merged tensor in order, in chunks, each valid until the next one.
 
-    `readers` read `make.tensors`; each call asks for `step` entries, which changes no bit. Inputs
-    are widened (or, float64, rounded) to float32, the method combines them, the result is divided,
-    the offset is added, and it is rounded once, to nearest even. Raises OverflowFault and
+    `readers` are for `make.tensors`. Each call asks for `step` entries, which changes no bit.
+    Inputs are widened (or, float64, rounded) to float32, the method combines them, the result is
+    divided, the offset is added, and it is rounded once, to nearest even. Raises OverflowFault and
     NotFiniteFault for a result that isn't finite.
     """
     if not spec.elements:
@@ -102,7 +102,7 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
 
 @_quietly
 def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Stored:
-    """Return the values in float32, or NumPy's as they are in bfloat16; refuse those beyond it."""
+    """Return the values in float32, or NumPy's as they are in bfloat16; refuse values beyond it."""
     if isinstance(values, np.ndarray) and values.dtype == np.uint16:
         return values
     if values.dtype != namespace(values).float64:

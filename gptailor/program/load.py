@@ -153,7 +153,7 @@ def loaded_reader(tensor: forms.TensorInfo, device: torch.device | None) -> Read
 
 
 def bytes_for(device: torch.device, size: int) -> NDArray[np.uint8]:
-    """Return pinned memory of the host, for fast copies to a device."""
+    """Return memory of the host for fast copies to a device: pinned for CUDA."""
     pinned = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     return pinned.numpy()
 

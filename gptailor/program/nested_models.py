@@ -2,7 +2,7 @@
 
 Its tensors are the tensors of a plan's program before they are rounded. A combined tensor has the
 form `Combine`, which is computed when the tensor is read, entry by entry. A plan that texts decide
-is fitted once, and then it is what its compiled folder would be.
+is fitted once, and then it equals its compiled folder.
 
 A plan that only moves layers copies the bytes of quantised weights. One that merges, scales, casts,
 bridges or heals any quantised weight, or mixes models that are quantised in different ways, has an

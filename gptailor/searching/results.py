@@ -79,9 +79,9 @@ class SearchResult:
         """Return a row for each trial in their order, by column.
 
         `number`, `phase` and `origin` tell where the trial is from, `plan` describes it in a line.
-        `samples` are those that it was scored on. Each objective has its score and its error under
-        `NAME` and `NAME stderr`. `loss` is the loss compared with the base. A missing value is
-        None.
+        `samples` is the number that it was scored on. Each objective has its score and its error
+        under `NAME` and `NAME stderr`. `loss` is the loss compared with the base. A missing value
+        is None.
         """
         return [self.summary.row(trial) for trial in self.summary.ledger.trials]
 

@@ -217,7 +217,7 @@ _FEWEST_COMPARED = 3
 
 @final
 class RepairWorth(NamedTuple):
-    """How the finalists' losses before they were repaired compare with those after it.
+    """The finalists' losses before repair, compared with their losses after it.
 
     `slope` is the loss after repair for a loss of 1 before it, by least squares over this many
     `plans`. `correlation` is their rank correlation (Spearman).

@@ -95,7 +95,7 @@ class NotProven(Closed):
 class Case(Closed):
     """A thing that was tried: how far apart the logits were, and why it fails if it does.
 
-    With a `note` it could not be tried, and the note says why that proves nothing wrong.
+    With a `note` it could not be tried; the note gives the reason.
     """
 
     name: str

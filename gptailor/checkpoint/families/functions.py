@@ -187,7 +187,7 @@ def _without_rotation(rule: Stated, config: Config, count: int) -> list[Any]:
 
 
 def _some_attend(rule: Stated, config: Config, count: int) -> list[Any]:
-    """Derive olmo_hybrid's kinds: each fourth layer attends; if there is no fourth, the last."""
+    """Derive olmo_hybrid's kinds: each fourth layer attends; without a fourth, the last one."""
     return [FULL if i % 4 == 3 or i == count - 1 < 3 else LINEAR for i in range(count)]
 
 

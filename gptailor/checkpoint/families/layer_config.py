@@ -129,7 +129,7 @@ class Rotary(Closed):
 
     `older` are the keys of older configurations for `rope_theta` and `partial_rotary_factor`, or
     for the base of each kind of layers. `renamed` are types by their older names. `without` are
-    parts that don't depend on a text. `base` is the base of settings that have none, if it isn't
+    parts that don't depend on a text. `base` is the base of settings without a base, if it isn't
     the default's.
     """
 

@@ -25,11 +25,11 @@ _OF_LANGUAGE = frozenset({"bos", "eos", "pad", "unk", "sep", "cls", "mask", "dec
 class Wrapper:
     """A type of model with a language model in it.
 
-    `text` is the type of its language model: the `only` one, or where the configuration names none.
-    `tied` is the meaning of a missing `tie_word_embeddings`. Where `flat`, older configurations
-    have the language model's keys next to `vision_config`. `stacked` says that the features of some
-    of the tower's layers are added after as many of the first layers; `two_ways` that text is read
-    in both directions.
+    `text` is the type of its language model: the `only` one, or the type if the configuration names
+    no type. `tied` is the meaning of a missing `tie_word_embeddings`. Where `flat`, older
+    configurations have the language model's keys next to `vision_config`. `stacked` says that the
+    features of some of the tower's layers are added after as many of the first layers; `two_ways`
+    that text is read in both directions.
     """
 
     text: str

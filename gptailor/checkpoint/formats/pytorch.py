@@ -1,7 +1,7 @@
 """PyTorch's `.bin` files: names, dtypes, shapes and places of their tensors; no pickle is run.
 
-Such a file is a zip archive of a pickle and of each storage's bytes, uncompressed. A tensor whose
-entries lie in a row there is a stretch of the file like any other; the others are `Pickled`.
+Such a file is a zip archive of a pickle and of each storage's bytes, uncompressed. A contiguous
+tensor is a stretch of the file; all other tensors are `Pickled`.
 
 A pickle is a program for a stack machine, and can call anything. The machine here knows the few
 instructions and the few names that a PyTorch state dict consists of; it makes descriptions of

@@ -151,7 +151,7 @@ def remove_stale(target: Path) -> tuple[Path, ...]:
     pattern = re.compile(re.escape(f".{target.name}.partial-") + r"\d+-[0-9a-z]+")
     try:
         paths = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
-    except OSError:  # no parent yet, or one that can't be listed: the write will say so
+    except OSError:  # the parent is missing or can't be listed: the write reports it
         return ()
     return tuple(path for path in sorted(paths) if _remove_dead(path, target))
 
@@ -238,7 +238,7 @@ def _discard(path: Path, target: Path) -> None:
         else:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-    with suppress(OSError):  # what can't be removed now is tried again by the next run
+    with suppress(OSError):  # the next run tries again to remove the remains
         if not new.exists() and not old.exists():
             (path / _LOCK).unlink(missing_ok=True)
             path.rmdir()

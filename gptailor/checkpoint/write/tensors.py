@@ -200,7 +200,7 @@ def fill_shard(
         copying = [partial(_write, out, *each, on_written) for each in copies]
     computed.sort(key=lambda each: each[0].size < _LARGE)
     making = [partial(_write, out, *each, on_written) for each in computed]
-    # One thread waits for what arithmetic needs to be imported, while the others copy.
+    # One thread waits for the imports of arithmetic, while the others copy.
     crew.do([*making[:1], *copying, *making[1:]])
 
 

@@ -1,8 +1,8 @@
 """Closed plans cut, bridged and healed, live or as tensors to write, and their cost.
 
 The fits of plans that are models of other plans are made once, and kept in files by content. A file
-has the tensors of the inner plan's compiled folder, except those that it copies from its models. So
-a plan on it equals a plan on that folder.
+has the tensors of the inner plan's compiled folder, except the tensors that it copies from its
+models. So a plan on it equals a plan on that folder.
 """
 
 import time
@@ -232,7 +232,7 @@ def fitted_inside(
     """
     fitted: dict[str, FittedPlan] = {}
     commits = commits_of(plan, models)
-    for name, model in [*models.items()][::-1]:  # those inside others come first
+    for name, model in [*models.items()][::-1]:  # inner plans come first
         inner = model.inner
         if inner is None or not inner.plan.is_fitted or (inner.fitted and not anew):
             continue

@@ -214,7 +214,7 @@ def _shares(
 ) -> Iterator[tuple[Share, Float[Tensor, " n vocab"]]]:
     """Yield shares of the batch's wanted rows with logits, which are made for `step` rows at once.
 
-    A share's places are those in its logits.
+    A share's places are places in its logits.
     """
     rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
     size = -(-len(rows) // max(-(-len(rows) // step), 1))

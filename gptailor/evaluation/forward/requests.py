@@ -102,7 +102,7 @@ class Share:
     """Places in `Batch.wanted`."""
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
-    """The rows' numbers in the work, without those before it."""
+    """The rows' numbers in the work, without rows before it."""
 
     def between(self, start: int, stop: int, *, most: int) -> Iterator["Share"]:
         """Yield the share of wanted rows start:stop in chunks of at most `most` rows."""
@@ -124,7 +124,7 @@ class Batch:
 
     @property
     def highest(self) -> int:
-        """The highest token, of those that are run and those to predict."""
+        """The highest token among the tokens to run and to predict."""
         return max(int(t.max()) for t in (self.tokens, *(share.targets for share in self.shares)))
 
 
@@ -133,7 +133,7 @@ _Asker: TypeAlias = tuple[int, Request, int]
 
 
 _Line: TypeAlias = tuple[tuple[int, ...], list[_Asker]]
-"""A text that is run, in tokens, and those that want predictions of it."""
+"""A text that is run, in tokens, and the requests for predictions of it."""
 
 
 def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> tuple[Batch, ...]:

@@ -128,9 +128,9 @@ class Stitcher:
     def stitch(self, plan: Plan) -> Stitched:
         """Return the live model of a closed plan that has no faults against the models.
 
-        It is in eval mode, without gradients. Raises CheckpointError where a file is not what its
-        header says, OverflowFault where a merge overflows, TailorError where `memory` holds no
-        layer or a model that the plan uses isn't among those given.
+        It is in eval mode, without gradients. Raises CheckpointError where a file contradicts its
+        header, OverflowFault where a merge overflows, TailorError where `memory` holds no layer or
+        a model that the plan uses isn't among those given.
         """
         return self.live(self.contents(self.table.resolved(plan)))
 

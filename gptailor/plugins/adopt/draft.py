@@ -237,7 +237,7 @@ def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branche
 
 
 def _part(calls: Sequence[_Call], at: int, attn: str) -> Branch:
-    """Return the branch of a module; a norm's is that of the output it reads, else the next."""
+    """Return the branch of a module; a norm has the branch that it reads, else the next one."""
     call = calls[at]
     before = [other for other in calls[:at] if other.wide and _same(call.read, other.made)]
     after = [other for other in calls[at:] if other.wide]

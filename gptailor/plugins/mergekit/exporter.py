@@ -73,7 +73,7 @@ for `mlp`.
 def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> str:
     """Return the YAML of a plan or its file for mergekit, its filters for names like Llama's.
 
-    Models that are made of others are documents of their own, each before those that name it.
+    Models made of other models are documents of their own, each before the documents that name it.
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     statements without an equivalent, with the place in the plan.
     """
@@ -527,7 +527,7 @@ def _exported_layers(
 
 
 def _slice_models(method: MergekitMethod, row: _PartRecipes, plan: Plan) -> list[str]:
-    """Return the models of a slice in the recipes' order, the base first if it isn't in them."""
+    """Return the models of a slice in the recipes' order, the base first if mergekit adds it."""
     models = _merged_order(
         [[name for _, name, _ in named_models(recipe)] for recipe in row.values()]
     )

@@ -47,7 +47,7 @@ from gptailor.plugins.publish.published_scores import (
 @final
 @dataclass(frozen=True)
 class CardFacts:
-    """Facts that a published model card has in place of those that `compile` found.
+    """Facts that a published model card has in place of the facts that `compile` found.
 
     `license` is an identifier of the Hub, such as `apache-2.0`; languages are codes such as `en`;
     datasets and base models are ids of the Hub.

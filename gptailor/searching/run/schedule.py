@@ -204,7 +204,7 @@ class Schedule:
 
     A new schedule repeats all earlier asks; requests among them that were not told yet are missing.
     The strategy is asked for the n-th time once all but the last `ahead` - 1 asks before were told,
-    and it is told no more than those: the speed of workers changes nothing.
+    and it receives no more results: the speed of workers changes nothing.
     """
 
     def __init__(

@@ -131,7 +131,7 @@ def has_recipe(space: Space, genome: Genome, recipe: Genome) -> bool:
 
 
 def _cut_genes(space: Space) -> Active:
-    """Return a mask of the genes that decide what leaves, and how a cut is repaired."""
+    """Return a mask of the genes that decide the cut, and its repair."""
     kinds: tuple[Sequence[Gene], ...] = (space.bits, space.picks, space.reals)
     roles = CUT_ROLES | REPAIR_ROLES
     return Active(

@@ -3,7 +3,7 @@
 A row names the model type and class of transformers, each tensor's name on both sides, how values
 are changed on the way, and the numbers that GGUF and a configuration have under different keys.
 `reader` makes a checkpoint of a file by its row, `output.gguf` a file of a model. Only the rows
-with `written` are written: those that are proven in llama.cpp itself.
+with `written` are written: they are proven in llama.cpp itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -160,7 +160,7 @@ Trait = Literal[
 @final
 @dataclass(frozen=True)
 class Architecture:
-    """One of llama.cpp's architectures: its model, and its differences from the others."""
+    """One of llama.cpp's architectures: its model, and its differences from other architectures."""
 
     model_type: str
     model_class: str

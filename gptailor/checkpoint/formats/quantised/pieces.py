@@ -57,7 +57,7 @@ class QuantisedTensors:
         self.refuse_setting(key, value, "should be two whole numbers")
 
     def find(self, name: str) -> TensorInfo | None:
-        """Take a tensor, if there is one."""
+        """Take a tensor, if it exists."""
         return self.left.pop(name, None)
 
     def take(self, name: str, of: str, dtypes: Sequence[str] = FLOATS) -> TensorInfo:

@@ -208,7 +208,7 @@ class Predictions:
         return torch.cat([whole.spread(each, rows, self.kept) for each, rows in pairs])
 
     def take(self, file: PredictionsFile, rows: Sequence[int]) -> None:
-        """Read the predictions of a file's sequences, those with these numbers.
+        """Read the predictions of a file's sequences with these numbers.
 
         The prediction after a sequence's last token is left out. Raises CalibrationError (C814).
         """

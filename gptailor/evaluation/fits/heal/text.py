@@ -181,7 +181,7 @@ def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) 
 
 
 def _with_held_out(learned: Sequence[int]) -> list[int]:
-    """Return each text's number of sequences with those that are held out."""
+    """Return each text's number of sequences, including the held-out ones."""
     return [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _CERTAIN, _IMPOSSIBLE = -1e-6, -30.0
-"""Log-probabilities of the next token of a text, and of all others."""
+"""Log-probabilities of the next token of a text, and of all other tokens."""
 _TORN = "\ufffd"
 """The sign of a part of a character in a decoded text."""
 LEAST_PROBABILITY = 1e-30
