@@ -43,7 +43,7 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
 
 
 def _plan_in(file: Path) -> Plan:
-    """Return the plan in the metadata of a GGUF file. Raises what `read_gguf` and `loads` raise."""
+    """Return the plan in the metadata of a GGUF file. Raises as `read_gguf` and `loads` do."""
     return loads(str(read_gguf(file).facts.get(PLAN_KEY, "")), str(file), file.parent)
 
 

@@ -303,7 +303,7 @@ class ObjectiveSpec:
     name: str
     direction: Literal["minimize", "maximize"] | None  # None: by its metric
     arguments: tuple[Argument, ...] = ()
-    by: Literal["samples", "headers", "clock"] = "samples"  # its measure
+    by: Literal["samples", "headers", "clock"] = "samples"  # its value's source
     unit: str = ""
     byte_unit: str = ""
     share_of_base: bool = False

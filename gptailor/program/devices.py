@@ -1,4 +1,4 @@
-"""Devices and threads of torch, and dtypes: named ones, and those that a device is quick in."""
+"""Devices and threads of torch, and dtypes: named dtypes, and a device's quick dtypes."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -225,7 +225,7 @@ def _unpacked(
         message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
         raise CheckpointError("C110", message, tensor.file, how_to_install("gguf")) from error
     rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*shape[:-1], -1))
-    with np.errstate(all="ignore"):  # what isn't finite is refused where it is merged or cast
+    with np.errstate(all="ignore"):  # a merge or a cast refuses NaN and infinity
         values = dequantize(rows, GGMLQuantizationType[kind])
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 

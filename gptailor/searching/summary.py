@@ -115,7 +115,7 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
 
 
 def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:
-    """Return a key of a rival by the gain over it: first what surely beats the found plan."""
+    """Return a key of a rival by the gain over it: first rivals that surely beat the found plan."""
     gain = rival[1]
     return gain.sure, not gain.reversed.sure, gain.value
 

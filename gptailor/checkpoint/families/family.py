@@ -60,7 +60,7 @@ _What = Literal["model", "parts", "scale", "bridge"]
 
 @final
 class RefusedWhen(Closed):
-    """A reason why some configurations are refused: those with all the values of `when`.
+    """A reason to refuse some configurations: the configurations with all values of `when`.
 
     True and false are compared with the truth of a key's value. `absent` are values of missing
     keys, if they aren't the family's. In `why`, `{value}` is the value of the first key.

@@ -49,7 +49,7 @@ class LayerRule(Closed):
         return self._name
 
     def bound(self, name: str, rules: Mapping[str, "LayerRule"]) -> "LayerRule":
-        """Return the rule itself, with its name and the rule `of` those before it in the family.
+        """Return the rule itself, with its name and the earlier rule of the family named by `of`.
 
         Raises ValueError if the rule is missing.
         """

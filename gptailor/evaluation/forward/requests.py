@@ -102,7 +102,7 @@ class Share:
     """Places in `Batch.wanted`."""
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
-    """The rows' numbers in the work, without rows before it."""
+    """The rows' numbers, counted within the work."""
 
     def between(self, start: int, stop: int, *, most: int) -> Iterator["Share"]:
         """Yield the share of wanted rows start:stop in chunks of at most `most` rows."""

@@ -92,7 +92,7 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     on_hub: bool = False,
     strict: bool = False,
 ) -> tuple[p.Plan, list[Note]]:
-    """Return the plan of a configuration, and notes on what differs or has no equivalent.
+    """Return the plan of a configuration, and notes on differences and missing equivalents.
 
     The base's configuration is looked for in `models` (folders by the file's or the plan's names
     of models), under `root`, where relative paths start, and, with `on_hub`, in the Hub's cache and

@@ -147,7 +147,7 @@ class ShrinkComparison:
 
     @property
     def kinds(self) -> list[str | None]:
-        """The types for cuts: those whose whole file is next above the goal; None for a folder."""
+        """The types for cuts: the types just too large for the whole model; None for a folder."""
         if not self.goal.sized or self.drafts.no_gguf:
             return [None]
         rows = [self.sized(self._typed((), kind)) for kind in _WITH_CUTS]

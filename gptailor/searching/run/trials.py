@@ -335,7 +335,7 @@ class Ledger:
         return [trial for *_, trial in sorted(finite, key=lambda row: (-row[0], -row[1]))[:most]]
 
     def _merits(self, trial: Trial) -> tuple[float, float]:
-        """Return how good a plan is, more being better, and what decides between equals; NaN fails.
+        """Return a plan's merit, where more is better, and the merit that decides ties; NaN fails.
 
         That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
         a size, it is the negated loss by it, then the negated mean loss.
