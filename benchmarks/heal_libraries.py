@@ -230,7 +230,7 @@ def sums(library: bool, _model: Path) -> Measured:
 
 
 def sums_inside(library: bool, _model: Path) -> Measured | None:
-    """Add up in one of the two processes; the first one returns what it measured."""
+    """Add up in one of the two processes; the first one returns its measurements."""
     import torch
     import torch.distributed as dist
 

@@ -16,15 +16,15 @@ from benchmarks.search_texts import rows_of
 
 TASKS = ("piqa", "arc_easy")
 GENERATED = ("sums", "MBPP", "loops")
-"""Tasks of `benchmarks/heal.py` whose answers are generated here too."""
+"""Tasks of `benchmarks/heal.py` with answers that are generated here too."""
 
 
 @dataclass(frozen=True)
 class Amounts:
     """Numbers of search texts of a domain, of held-out texts of a source, and of questions.
 
-    `problems` are generated answers of each kind, `continuations` those that are searched for
-    loops, `tokens` those of healing.
+    `problems` are generated answers of each kind, `continuations` the answers that are searched for
+    loops, `tokens` the tokens of healing.
     """
 
     seen: int
