@@ -197,7 +197,7 @@ def loss(library: bool, _model: Path) -> Measured:
 
 
 def _likeliest(logits: Any) -> tuple[Any, Any]:
-    """Return the likeliest tokens, and their log-probabilities with that of all others last."""
+    """Return the likeliest tokens, and their log-probabilities; all other tokens' comes last."""
     import torch
 
     logs, tokens = torch.log_softmax(logits, dim=1).topk(KEPT)

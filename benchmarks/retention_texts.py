@@ -1,4 +1,4 @@
-"""Texts of `benchmarks/retention.py`: those of `benchmarks/heal.py`, and questions with choices.
+"""Texts of `benchmarks/retention.py`: `benchmarks/heal.py`'s texts, and questions with choices.
 
 The last rows of each domain's first source are the search's. Methods learn from the other rows. The
 held-out rows of that source, and the domain's other source, judge.

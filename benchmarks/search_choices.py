@@ -27,9 +27,9 @@ from benchmarks.search_table import Measured, Table
 DOMAINS = 3
 LEAST = "the lowest mean"
 BEST = 150
-"""The measured plans, best first, to draw from."""
+"""The number of measured plans, best first, to draw from."""
 MOST = 12
-"""The best plans; their median, sample by sample, is a reference of pairs."""
+"""The number of best plans; their median, sample by sample, is a reference of pairs."""
 
 
 class Few(Measured):

@@ -54,7 +54,7 @@ def model(
     family: str = "llama",
     **config: Any,
 ) -> Made:
-    """Write a model whose tokenizer has these tokens in this order; without, it has none."""
+    """Write a model; its tokenizer has these tokens in this order, or is missing without tokens."""
     seed = sorted(("base", "math", "chat")).index(name)
     folder = tiny_model(family, root / name, seed=seed, layers=2, vocab_size=rows, **config)
     path = folder / "tokenizer.json"

@@ -177,7 +177,7 @@ def test_made_up_headers_are_read_or_refused(
 
 
 def _agree(factory: pytest.TempPathFactory, content: bytes) -> None:
-    """Read or refused; the reference reads a file that is read alike."""
+    """Assert that a file is refused, or read like the reference reads it."""
     file = factory.getbasetemp() / "mutated.safetensors"
     file.write_bytes(content)
     try:
