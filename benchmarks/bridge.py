@@ -1,4 +1,4 @@
-"""Measure the share of a cut's loss that a bridge recovers, beside ReplaceMe's own scheme.
+"""Measure the share of a cut's loss that a bridge recovers, compared with ReplaceMe's own scheme.
 
     python benchmarks/bridge.py --family              # SmolLM2 and its fine-tunes, four cuts each
     python benchmarks/bridge.py --model /models/7b --calibration some.jsonl \\

@@ -1,13 +1,13 @@
-"""Measure time and memory of compiling, beside `cp` of the output and mergekit.
+"""Measure time and memory of compiling, compared with `cp` of the output and mergekit.
 
     python benchmarks/compile.py --mergekit /path/to/a/venv/bin/python
 
 The command makes random bfloat16 models in the shape of TinyLlama (22 layers, 2.2 GB; 15 layers for
 ties). In turns it compiles plans with gptailor, with a plain script of safetensors and torch, and
-with mergekit, and copies gptailor's output with `cp` as the limit. It prints medians as ratios
-beside their targets. gptailor syncs its output, and the others don't, so a second ratio compares
-with `cp` followed by `sync FILE`. Peak memory is resident memory, including mapped files. With
-`--folder /dev/shm` no disk takes part. Linux only.
+with mergekit, and copies gptailor's output with `cp` as the limit. It prints medians as ratios next
+to their targets. gptailor syncs its output, and the others don't, so a second ratio compares with
+`cp` followed by `sync FILE`. Peak memory is resident memory, including mapped files. With `--folder
+/dev/shm` no disk takes part. Linux only.
 """
 
 import argparse

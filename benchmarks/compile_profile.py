@@ -35,7 +35,7 @@ PACKAGES = {
     "gptailor/checkpoint": "headers and bookkeeping",
     "gptailor": "planning",
 }
-"""Packages, of which the first with the innermost function of gptailor counts."""
+"""Packages; the first one with the innermost function of gptailor counts."""
 WAITING = (
     "threading.py",
     "queue.py",

@@ -1,4 +1,4 @@
-"""Tables of `benchmarks/compile.py`: ratios beside their targets, and the machine."""
+"""Tables of `benchmarks/compile.py`: ratios next to their targets, and the machine."""
 
 import os
 import statistics

@@ -1,4 +1,4 @@
-"""Measure the cost of a trial, beside a bare forward pass and the paper's method.
+"""Measure the cost of a trial, compared with a bare forward pass and the paper's method.
 
     python benchmarks/evaluate.py                        # SmolLM2-135M from a Python package
     python benchmarks/evaluate.py --shape 7b --variants 3 --device cuda --memory 20GB

@@ -9,10 +9,10 @@
         --whole 'whole from math, code by task_arithmetic(weight=(0.6, 0.6))' \\
         --variant 'bridge on TEXT; heal on MATHS from math, CODE from code, CHAT tokens 50000'
 
-A variant has the statements beside the drop in a plan. WIKI, MATHS, CODE and CHAT stand for files
-of WikiText, GSM8K, the standard library and Dolly. TEXT has all four in equal parts, and PROMPTS
-has the questions of GSM8K and Dolly. Each seed reads the rows in another order. The cut by itself
-and the model without a cut are always measured.
+A variant has a plan's statements other than the drop. WIKI, MATHS, CODE and CHAT stand for files of
+WikiText, GSM8K, the standard library and Dolly. TEXT has all four in equal parts, and PROMPTS has
+the questions of GSM8K and Dolly. Each seed reads the rows in another order. The cut by itself and
+the model without a cut are always measured.
 
 With --stages 2,2,3 each variant is measured twice: cut at once, and in three plans, each on the one
 before it. The three share the tokens equally, and each reads the rows in another order. `original`
@@ -68,7 +68,7 @@ UNCUT, BARE = "uncut", "bare"
 
 @dataclass(frozen=True)
 class Variant:
-    """A cut, the statements beside it, and the seed of their healing."""
+    """A cut, the other statements of its plan, and the seed of their healing."""
 
     cut: str
     statements: str
@@ -112,7 +112,7 @@ class Variant:
         ]
 
     def repair(self, learned: Mapping[str, Path], seed: int) -> list[str]:
-        """Return the lines beside a drop. The plans of a chain share the tokens equally."""
+        """Return the lines that follow a drop. The plans of a chain share the tokens equally."""
         if self.statements == BARE:
             return []
         stages = len(self.stages) or 1
@@ -128,8 +128,8 @@ class Variant:
 class Result:
     """The scores of a variant.
 
-    `losses` has nats a token by source, each with its standard error. `healed` is the line in which
-    `compile` reports the healing.
+    `losses` has nats a token by source, each with its standard error. `healed` is `compile`'s line
+    about the healing.
     """
 
     variant: Variant

@@ -1,8 +1,9 @@
 """Greedy answers of a compiled folder for `benchmarks/heal.py`, and their scores.
 
 - A number is right if it is the last number of the answer.
-- Code is the imports, assignments and definitions of the first fenced block. An answer without one
-  is read as code, up to the last line with which it is Python. It writes code if a function is
+- Code is the imports, assignments and definitions of the first fenced block. An answer without a
+  block is read as code, up to the last line that leaves it valid Python. It writes code if a
+  function is
   defined, and passes if all tests pass. Tests run in a process with limits of time, memory and file
   sizes, but without a sandbox.
 - A continuation loops if some run of four words and punctuation marks occurs four times or more.
@@ -37,7 +38,7 @@ from gptailor.program.devices import halves_are_quick
 
 BATCH_TOKENS: Final = 8192
 RUN, TIMES = 4, 4
-"""A text loops if a run of so many words and marks occurs so often."""
+"""A text loops if a run of this many words and marks occurs this often."""
 SECONDS: Final = 5
 """Seconds of a processor that an answer's code may take."""
 DEFINING: Final = (

@@ -1,4 +1,4 @@
-"""The cost of healing beside plain passes of transformers over the same tokens.
+"""The cost of healing, compared with plain passes of transformers over the same tokens.
 
     python benchmarks/heal_cost.py                            # SmolLM2, seven of thirty layers out
     python benchmarks/heal_cost.py --drop L5..L11 --tokens 16384 --rounds 5

@@ -197,7 +197,7 @@ def loss(library: bool, _model: Path) -> Measured:
 
 
 def _likeliest(logits: Any) -> tuple[Any, Any]:
-    """Return the likeliest tokens, and their log-probabilities with that of all others last."""
+    """Return the likeliest tokens, and their log-probabilities; all other tokens' comes last."""
     import torch
 
     logs, tokens = torch.log_softmax(logits, dim=1).topk(KEPT)
@@ -230,7 +230,7 @@ def sums(library: bool, _model: Path) -> Measured:
 
 
 def sums_inside(library: bool, _model: Path) -> Measured | None:
-    """Add up in one of the two processes; the first one returns what it measured."""
+    """Add up in one of the two processes; the first one returns its measurements."""
     import torch
     import torch.distributed as dist
 

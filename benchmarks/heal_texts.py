@@ -38,7 +38,7 @@ NAMES: Final = (ALL, *SOURCES, ASKED)
 PIECE: Final = 1200
 """Characters of a piece of text, at most."""
 HELD: Final = 10
-"""One text in so many is held out of a source."""
+"""One text in this many is held out of a source."""
 BEGINNING: Final = 30
 """Words of a web page that a model continues."""
 ANSWER, CONTINUATION = 160, 200
@@ -183,7 +183,7 @@ def problem_rows(
     amounts: Amounts,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[dict[str, Any]]:
-    """Return prompts by task, with what each answer is compared with.
+    """Return prompts by task, each with the reference of its answer.
 
     An answer is compared with a number, or run with tests. The beginnings of web pages and
     Self-Instruct's tasks have neither.

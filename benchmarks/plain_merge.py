@@ -46,7 +46,7 @@ def main(document: Path, out: Path) -> None:
 
 
 def moved(plan: dict[str, Any], read: Read, names: list[str]) -> dict[str, Tensor]:
-    """Return the layers of all slices, one after another, and what is outside of layers."""
+    """Return the layers of all slices, one after another, and the tensors outside of layers."""
     home = plan["slices"][0]["sources"][0]["model"]
     made = {name: read(home, name) for name in names if ".layers." not in name}
     at = 0

@@ -47,7 +47,7 @@ def task(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def choice(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
-    """Return a task whose answers are scored by their log-likelihood after the question."""
+    """Return a task with answers that are scored by their log-likelihood after the question."""
     metrics = [
         {"metric": metric, "aggregation": "mean", "higher_is_better": True}
         for metric in ("acc", "acc_norm")
@@ -62,7 +62,7 @@ def choice(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def generated(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
-    """Return a task whose answers are generated, and compared by their last number."""
+    """Return a task with generated answers, which are compared by their last number."""
     pattern = {"function": "regex", "group_select": -1, "regex_pattern": NUMBER}
     flexible = {"name": "flexible-extract", "filter": [pattern, {"function": "take_first"}]}
     metric = {

@@ -5,7 +5,7 @@
 
 The family is SmolLM2-135M and the demo's three fine-tunes of it. A cell is a share of the layers, a
 method and a seed. The method chooses a plan by the search's texts only, and heals on other texts of
-the same four sources. The judges are those of `benchmarks/heal.py`: held-out texts of these
+the same four sources. The judges are the same as in `benchmarks/heal.py`: held-out texts of these
 sources, texts of four other sources, and generated answers (sums, code, continuations). Questions
 with choices judge too. The folder keeps the cells: an interrupted run continues, and a later call
 adds shares, methods and seeds. Deterministic methods have one seed.
@@ -116,7 +116,7 @@ def show(cells: Journal, given: argparse.Namespace) -> None:
         print("", page(known), sep="\n")
 
 
-# ------------------------------------------------------------------------------------ what is asked
+# ------------------------------------------------------------------------------------ the questions
 
 
 def asked(given: argparse.Namespace, base: Path, variants: Mapping[str, Path]) -> Asked:

@@ -23,7 +23,7 @@ SAME, OTHER = zip(*SOURCES.values(), strict=True)
 READ = {"a sum": ("sums", 0), "a function": ("MBPP written", 0), "an instruction": ("loops", -1)}
 """Shown answers: the measure and the number of each."""
 QUOTED = ("base", "specialist", "merge", "shortgpt", "window", "heal", "shortgpt-heal", "replaceme")
-"""Methods whose answers are shown."""
+"""Methods with shown answers."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Cells:
 
 
 def page(cells: Cells) -> str:
-    """Return all tables as Markdown; the plot is a file beside them."""
+    """Return all tables as Markdown; the plot is a separate file."""
     if not any(cell.share == 0 for cell in cells.cells):
         return "Nothing is measured yet.\n"
     parts = [*tables(cells, 0)]

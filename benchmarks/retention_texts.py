@@ -1,4 +1,4 @@
-"""Texts of `benchmarks/retention.py`: those of `benchmarks/heal.py`, and questions with choices.
+"""Texts of `benchmarks/retention.py`: `benchmarks/heal.py`'s texts, and questions with choices.
 
 The last rows of each domain's first source are the search's. Methods learn from the other rows. The
 held-out rows of that source, and the domain's other source, judge.
@@ -16,15 +16,15 @@ from benchmarks.search_texts import rows_of
 
 TASKS = ("piqa", "arc_easy")
 GENERATED = ("sums", "MBPP", "loops")
-"""Tasks of `benchmarks/heal.py` whose answers are generated here too."""
+"""Tasks of `benchmarks/heal.py` with answers that are generated here too."""
 
 
 @dataclass(frozen=True)
 class Amounts:
     """Numbers of search texts of a domain, of held-out texts of a source, and of questions.
 
-    `problems` are generated answers of each kind, `continuations` those that are searched for
-    loops, `tokens` those of healing.
+    `problems` are generated answers of each kind, `continuations` the answers that are searched for
+    loops, `tokens` the tokens of healing.
     """
 
     seen: int

@@ -6,9 +6,9 @@
     python benchmarks/search.py --table --seeds 20                # measured plans of a real family
     python benchmarks/search.py --time --smac /smac/bin/python    # time of an ask and a tell
 
-Every searcher receives the same starting plans, whose cost counts, and is asked for plans until its
-evaluations are spent. An evaluation on a share of the samples costs that share. A searcher's plan
-at any time is the best plan that it has scored on all samples. This plan is judged by its true
+Every searcher receives the same starting plans, which count as costs, and is asked for plans until
+its evaluations are spent. An evaluation on a share of the samples costs that share. A searcher's
+plan at any time is the best plan that it has scored on all samples. This plan is judged by its true
 value. Figures of synthetic landscapes are the remaining shares of the gap between the best starting
 plan and the optimum: 1 is the starting plan, 0 the optimum. Figures of the table are nats above its
 optimum.
@@ -36,7 +36,7 @@ from benchmarks.search_verdicts import judged, race_rows, verdict_rows
 from gptailor.searching.space.genome import Genome
 
 MARKS = (20, 40, 60, 80, 100, 200)
-"""Numbers of evaluations at which the plans are compared."""
+"""Numbers of evaluations after which the plans are compared."""
 AIMS = ("SMAC3", "EvoPress")
 """Peers that set an aim: their best plan after all evaluations."""
 SLOW = ("SMAC3", "SMAC3, slots", "HEBO", "HEBO, slots", "Optuna GP")

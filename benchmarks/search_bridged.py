@@ -4,12 +4,12 @@
         --held other_prose.jsonl other_maths.jsonl
 
 SPACE is an open plan with one list of drops and a bridge. The search minimises the mean of the nats
-a token on its texts. All searchers begin with the starting plans of `search`, whose cost counts.
+a token on its texts. All searchers begin with the starting plans of `search`, which count as costs.
 If the number of drops is open (`drop any 3..8`), the result is the mean over the sizes: `surrogate`
 searches them together, all others search for each size in turn with their share of the evaluations.
 Found plans are compared with the best starting plans on held-out texts, of other sources, sample by
-sample. The folder keeps every score, so an interrupted run continues, and searchers share scores.
-A kept score has its full cost for each searcher. To save time, open numbers are rounded to quarters
+sample. The folder keeps every score, so an interrupted run continues, and searchers share scores. A
+kept score has its full cost for each searcher. To save time, open numbers are rounded to quarters
 of their range, so that plans share merges, and bridges are fitted in bfloat16: on six cuts of
 SmolLM2-135M the loss on a text differed from that with float32 by at most 0.010 nats.
 """

@@ -3,7 +3,7 @@
     python benchmarks/search_choices.py --samples 6 --evaluations 40
     python benchmarks/search_choices.py --samples 6 --drawn 60 --seeds 200
 
-Each search of the surrogate reads so many samples of one source. A rule chooses one of the plans
+Each search of the surrogate reads this many samples of one source. A rule chooses one of the plans
 that the search scored. The plan is judged on the other samples of that source, and on the other
 source. Figures are mean nats a token above the plan with the lowest mean, with standard errors of
 the differences. With `--drawn` the plans are drawn from the best of the table, and all count as
@@ -27,9 +27,9 @@ from benchmarks.search_table import Measured, Table
 DOMAINS = 3
 LEAST = "the lowest mean"
 BEST = 150
-"""The measured plans, best first, from which plans are drawn."""
+"""The number of measured plans, best first, to draw from."""
 MOST = 12
-"""The best plans whose median sample by sample is a reference of pairs."""
+"""The number of best plans; their median, sample by sample, is a reference of pairs."""
 
 
 class Few(Measured):

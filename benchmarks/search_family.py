@@ -6,8 +6,8 @@
 A plan drops seven of thirty layers; every other layer is a merge of any of the fine-tunes. The
 search minimises the mean of the nats a token on general text, maths and code. It sees 3 × 3 texts
 of 128 tokens; 3 × 24 other texts are held out. All strategies begin with the same starting plans,
-whose cost counts. The folder keeps every score, and an interrupted run continues. A kept score has
-its full cost for each strategy, but isn't computed again.
+which count as costs. The folder keeps every score, and an interrupted run continues. A kept score
+has its full cost for each strategy, but isn't computed again.
 """
 
 import argparse

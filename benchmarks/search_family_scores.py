@@ -173,7 +173,7 @@ class Family:
 
     @cached_property
     def influence(self) -> dict[str, tuple[float, ...]]:
-        """Return the block influence, kept beside the scores."""
+        """Return the block influence, kept in the scores' folder."""
         file = self._scores.with_name("influence.json")
         if not file.exists():
             found = {

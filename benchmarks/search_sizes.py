@@ -37,7 +37,7 @@ SEARCHERS: Final = ("surrogate", "surrogate, one front", "random")
 
 
 def sized(kind: str, seed: int, dropped: int) -> Synthetic:
-    """Return the landscape of plans that drop so many layers."""
+    """Return the landscape of plans that drop this many layers."""
     shape = f"30/3/{dropped}"
     search_landscapes.SHAPES.setdefault(shape, (30, 3, dropped))
     return Synthetic(kind, shape, seed)

@@ -57,7 +57,7 @@ SAMPLES: Final = 6
 PROMPT, TOKENS = 9, 18
 """Given tokens of a sample, and all its tokens; the model predicts the others."""
 TOGETHER: Final = 12
-"""Cuts whose hidden states run as one batch."""
+"""The number of cuts that run their hidden states as one batch."""
 ROWS: Final = 16
 """Rows of logits converted to float32 at once."""
 SOURCES: Final[Mapping[str, tuple[str, str]]] = {

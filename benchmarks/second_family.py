@@ -129,7 +129,7 @@ def write_texts(
 
 
 def main() -> None:
-    """Train what is missing, then write the texts."""
+    """Train the missing models, then write the texts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,9 +8,9 @@ judging texts, as many samples of each, and so are the rows that `shrink` only p
 differences from the uncut model in bits a byte, sample by sample. The rival in each table is the
 whole model in fewer bits.
 
-`--rescale` first writes a copy of the model whose channels have other scales, in pairs that cancel:
-the copy computes the same, but its weights are not the rounded ones of a quantised file, which the
-same type would hold without any loss. Finished measurements are kept in the user's cache.
+`--rescale` first writes a copy of the model with other scales of its channels, in pairs that
+cancel: the copy computes the same, but its weights are not the rounded ones of a quantised file,
+which the same type would hold without any loss. Finished measurements are kept in the user's cache.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measure the start of gptailor's quick commands, beside an empty Python and mergekit.
+"""Measure the start of gptailor's quick commands, compared with an empty Python and mergekit.
 
 All commands run in turns, so other load on the machine slows all of them. Medians are compared.
 

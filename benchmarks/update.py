@@ -1,4 +1,4 @@
-"""Measure a compile into a folder of an earlier plan beside a compile into a new folder.
+"""Measure a compile into a folder of an earlier plan against a compile into a new folder.
 
     python benchmarks/update.py
 
@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
 
 def plan_text(models: Path, share: float) -> str:
-    """Return the plan whose changed layer has this share; all other layers have `SHARE`."""
+    """Return the plan in which the changed layer has this share; all other layers have `SHARE`."""
     others = [f"L0..L{CHANGED - 1}", f"L{CHANGED + 1}..L{LAYERS - 1}"]
     lines = ["tailor 1", *(f'model {name} = "{models / name}"' for name in ("base", "math"))]
     lines += [f"{where} from math by task_arithmetic({SHARE})" for where in others]

@@ -8,7 +8,7 @@ by its predictions, `import_mergekit` and `export_mergekit`; and `merge` for ten
 memory. `merge_method`,
 `objective` and `strategy` register your own. Names are
 imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
-type checkers what they are.
+type checkers their types.
 """
 
 import importlib
@@ -116,7 +116,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """Return the version in a checkout's `pyproject.toml`, else that of the installed package."""
+    """Return the version in a checkout's `pyproject.toml`, else the installed package's version."""
     from importlib.metadata import version  # slower than all else here
     from pathlib import Path
 

@@ -135,7 +135,7 @@ class Prepared:
 
     @cached_property
     def packages(self) -> dict[str, str]:
-        """The packages of methods and fits that aren't gptailor's own, those of inner plans too."""
+        """The packages of methods and fits that aren't gptailor's own, also in inner plans."""
         found: dict[str, str] = {}
         for plan in (*self.inner_plans.values(), self):
             found |= method_packages(plan.compiled.program, plan.resolved.gaps)
@@ -198,7 +198,7 @@ def check(plan: Plan | str | Path, models: ModelPaths | None = None) -> list[Fau
     `models` has other folders for the plan's names. Only configurations, tokenizers and headers of
     the models are read, no weights. Warnings, by their `severity`, are among the faults. A plan
     without errors can be compiled, as far as headers can tell. A model that can't be opened is a
-    fault too, and no error is raised for it. A file raises what `load` raises.
+    fault too, and no error is raised for it. A file raises the errors of `load`.
     """
     return check_read(plan_or_file(plan), models)
 
@@ -285,7 +285,7 @@ def open_all_models(
     order = sorted(wanted, key=lambda name: (name != "base", name))
     all_needed = needed(plan, order)
     if any(plan.models[name].made or is_plan(plan.models[name]) for name in all_needed):
-        order = all_needed  # models without files come after those that they are made of
+        order = all_needed  # models without files come after the models that they are made of
     opener = Opener(plan, declared or plan.models)
     opened: dict[str, Opened] = {}
     faults: list[Fault] = []
@@ -397,7 +397,7 @@ def prepare(
     declared = plan.models
     if dtype is not None:
         plan = _changed(plan, dtype=str(dtype))
-        if (read := plan.origin) is not None:  # the text has another dtype there, or none
+        if (read := plan.origin) is not None:  # the text has another dtype there, or no dtype
             spans = {at: span for at, span in read.spans.items() if at != ("dtype",)}
             plan = plan.read_from(replace(read, spans=spans))
     return _prepared(open_plan(plan, models), declared, shard_size)

@@ -46,8 +46,8 @@ def _entry(table: Door[_Entry], name: str) -> _Entry:
 def check_method(name: str, *, sources: int = 2, **arguments: Any) -> None:
     """Check a merge method on random tensors: shape, finite numbers, and the same bytes each time.
 
-    `arguments` are those of the method; missing ones have their defaults. The bytes are the same
-    for a tensor in chunks, and with several threads. The inputs stay unchanged.
+    `arguments` are the method's; missing ones have their defaults. The bytes are the same for a
+    tensor in chunks, and with several threads. The inputs stay unchanged.
     """
     method = _entry(METHODS, name)
     defaults = {p.name: _default(p, sources) for p in method.parameters}

@@ -32,7 +32,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 # Nothing of the user's is read or written: a process of tests has a home of its own, and each test
-# a cache (`own_cache`). What sessions' fixtures keep is in `KEPT`.
+# a cache (`own_cache`). `KEPT` has the values that sessions' fixtures keep.
 OWN = Path(tempfile.mkdtemp(prefix="gptailor-tests-"))
 HOME, KEPT = OWN / "home", OWN / "kept"
 HOME.mkdir()
@@ -41,7 +41,7 @@ for variable in [name for name in os.environ if name.startswith(("XDG_", "HF_", 
 os.environ |= {"HOME": str(HOME), "XDG_CACHE_HOME": str(KEPT)}
 
 checked.install()
-gc.disable()  # until all tests are collected: what they import stays
+gc.disable()  # until all tests are collected: imported objects stay
 
 TESTS = Path(__file__).parent
 
@@ -148,7 +148,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Some million objects, all of which stay: looking for garbage among them takes 6 % of the time.
+    # Some million objects stay: looking for garbage among them takes 6 % of the time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
@@ -195,7 +195,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def no_progress_bars() -> Iterator[None]:
-    """transformers shows none, and says so as before afterwards."""
+    """Bars of transformers are off here, and as before afterwards."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -268,7 +268,7 @@ def brief_answers() -> Iterator[None]:
 
 @pytest.fixture(scope="session", name="preloaded")
 def _preloaded() -> Iterator[Preloaded]:
-    """A process that has imported what a search needs, and runs scripts in its forks."""
+    """A process that has imported the modules of a search, and runs scripts in its forks."""
     with preloaded() as started:
         yield started
 
@@ -354,7 +354,7 @@ def down_projection(folder: Path, change: Callable[[Any], Any]) -> None:
     ]
 )
 def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A CUDA device's name: that of a pretended card, and of the machine's if it has one."""
+    """A CUDA device's name: a pretended card's, and the machine's card's if it has one."""
     import torch
 
     from tests.support.second_device import second_device

@@ -185,7 +185,7 @@ _LONGEST_FIRST_ROW = 2**20
 
 
 def check_first_row(path: Path, form: RowForm, *, answered: bool = False) -> None:
-    """Raise CalibrationError (C801 to C804) for a file whose first row has another form.
+    """Raise CalibrationError (C801 to C804) if a file's first row has another form.
 
     With `answered` the row must have an answer. Plain text has no rows, and no other row is read. A
     very long row raises nothing, and neither does one that isn't UTF-8.
@@ -409,7 +409,7 @@ def _placed_lines(path: Path) -> Iterator[tuple[int, int, str]]:
                 place = len(BOM_UTF8)
             begin = place
             file.seek(place)
-            for lines in file:  # a row of text may hold other line breaks than those of bytes
+            for lines in file:  # bytes have fewer line breaks than texts
                 for line in lines.splitlines(keepends=True):
                     number += 1
                     try:

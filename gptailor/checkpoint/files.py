@@ -111,7 +111,7 @@ def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
 Stamp = tuple[int, int, int, int, int]
 """A file's device and number, its bytes, the times of the last write and change in nanoseconds.
 
-A program may set the time of the last write, but not that of the last change (`ctime`).
+A program may set the time of the last write, but not the time of the last change (`ctime`).
 """
 
 
@@ -179,7 +179,7 @@ _MOST_GROUPS = 4
 def may_hang(pattern: str, length: int = LONGEST_NAME) -> bool:
     """Return whether matching may take too long: a repetition within another, or too many.
 
-    `length` is that of the text that the pattern is matched against.
+    `length` is the length of the text that the pattern is matched against.
     """
     bare = re.sub(r"\\.", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
     repeats = len(re.findall(r"[*+?{]", bare))
@@ -329,7 +329,7 @@ _R = TypeVar("_R", bound="BaseModel")
 
 
 def parse_record(kind: type[_R], raw: bytes, refuse: Callable[[str], CheckpointError]) -> _R:
-    """Return the record in a JSON text. Raises for the first fault what `refuse` makes of it."""
+    """Return the record in a JSON text. Raises the result of `refuse` for the first fault."""
     from pydantic import ValidationError  # the help of a command needs no pydantic
 
     if len(raw) > MAX_JSON:

@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
     "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tekken.json", "vocab.json",
     "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-"""Files of a tokenizer, beside `additional_chat_templates/*.jinja`."""
+"""Files of a tokenizer, apart from `additional_chat_templates/*.jinja`."""
 
 PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",

@@ -122,7 +122,7 @@ def _known(folder: Path, remote: Remote, name: str) -> bool:
 
 
 def _listed(remote: Remote) -> list[str]:
-    """Return the names of a repository's files, without those in folders."""
+    """Return the names of a repository's files, without files in folders."""
     from huggingface_hub import HfApi
 
     with talking(remote.repo, remote.commit):
@@ -188,7 +188,7 @@ def _infos(file: Path, header: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 @contextmanager
 def talking(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn the Hub's errors into a `CheckpointError`, without bars where there is no terminal."""
+    """Turn the Hub's errors into a `CheckpointError`, without bars if there isn't a terminal."""
     from huggingface_hub import errors
 
     http_error: type[Exception] = vars(errors)["HTTPError"]  # of the library under it

@@ -52,8 +52,8 @@ class InnerPlan:
 class Opened:
     """A model of a plan with everything known of it without reading its weights.
 
-    `remotes` are the places of its files on the Hub, an adapter's last. `inner` is the plan whose
-    output it is, if there is one. `united` are the models whose tokens a plan adds to its
+    `remotes` are the places of its files on the Hub, an adapter's last. `inner` is the plan of a
+    model that is a plan's output. `united` are the models with tokens that a plan adds to its
     tokenizer, in order. `token_cut` is its tokenizer with fewer tokens, if a plan takes that.
     """
 
@@ -320,7 +320,7 @@ class Opener:
         return self.found[name]
 
     def _report(self, fault: Fault, *, of_file: bool) -> None:
-        """Add a fault; one of a family's file is that of each model of the type, and comes once."""
+        """Add a fault; a fault of a family's file concerns all its models, and is added once."""
         if not of_file or fault.message not in {other.message for other in self.faults}:
             self.faults.append(fault)
 

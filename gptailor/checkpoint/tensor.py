@@ -99,12 +99,12 @@ class Pickled:
 class Dequantised:
     """A tensor of a GGUF file, dequantised.
 
-    `kind` is GGUF's name of its type (`Q4_1`). `heads` is above 0 for a projection whose rows
-    llama.cpp has permuted for its rotary embeddings, and is then the number of its heads. `shift`
-    is added to the numbers: -1 for a norm that multiplies by 1 + w, which is stored as that.
-    `sorted` are the numbers of heads of queries and of keys, where the rows of a fused projection
-    are all queries, keys and values, which in the model come by groups; `transposed` says that the
-    model has the matrix transposed.
+    `kind` is GGUF's name of its type (`Q4_1`). If llama.cpp has permuted a projection's rows for
+    its rotary embeddings, `heads` is the number of its heads, otherwise 0. `shift` is added to the
+    numbers: -1 for a norm that multiplies by 1 + w, which is stored as that. `sorted` are the
+    numbers of heads of queries and of keys, where the rows of a fused projection are all queries,
+    keys and values, which in the model come by groups; `transposed` says that the model has the
+    matrix transposed.
     """
 
     kind: str
@@ -138,7 +138,7 @@ class Shift:
 @final
 @dataclass(frozen=True, slots=True)
 class NewRows:
-    """Rows in the place of those at `at`: an adapter's trainable tokens."""
+    """Rows that replace the rows at `at`: an adapter's trainable tokens."""
 
     tensor: "TensorInfo"
     at: tuple[int, ...]

@@ -57,8 +57,8 @@ _AT_ONCE = 256
 class TokenCutReport:
     """The effect of a cut vocabulary on its text.
 
-    `kept` of `total` tokens stay. The text has `size` bytes. It was split into `before` tokens, of
-    which `unchanged` stay; it is split into `after` tokens, of which `bytewise` are bytes of
+    `kept` of `total` tokens stay. The text has `size` bytes. It was split into `before` tokens, and
+    `unchanged` of them stay. It is now split into `after` tokens; `bytewise` of them are bytes of
     characters beyond ASCII, or unknown.
     """
 

@@ -20,8 +20,8 @@ _BLANK = "▁"
 class TokenSelection(ABC):
     """The tokens of one kind of tokenizer, and their dependence on one another.
 
-    `ids` are the numbers of all tokens. `special` are those that stay whatever a text uses: added
-    tokens, and those that settings name.
+    `ids` are the numbers of all tokens. `special` are tokens that stay whatever a text uses: added
+    tokens, and tokens that settings name.
     """
 
     def __init__(

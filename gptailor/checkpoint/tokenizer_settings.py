@@ -1,4 +1,4 @@
-"""Settings beside a model's weights: chat templates, and names of code, which no output has.
+"""Settings in a model's folder: chat templates, and names of code, which no output has.
 
 A template is Jinja, as transformers renders it. A tokenizer may have several; its main one is
 called `default`. Loaders offer to run the code that settings name (`auto_map`). It is not copied:

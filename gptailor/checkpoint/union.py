@@ -1,8 +1,8 @@
 """The tokenizer that has the tokens of several models, and a row for each: `tokenizer union`.
 
-It is the base's, which keeps its tokens' numbers, with those of the other models added: first the
-tokens of their vocabularies proper, then those that they have added to them, model by model. A
-token beyond another model's embedding isn't one of that model's.
+It is the base's, which keeps its tokens' numbers, with the other models' tokens added: first the
+tokens of their vocabularies proper, then the tokens that they have added, model by model. A token
+beyond another model's embedding isn't one of that model's.
 """
 
 from collections.abc import Mapping

@@ -148,7 +148,7 @@ _METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
 
 
 def _steps(part: Any, inner: str) -> list[Any]:
-    """Return the steps of a normalizer or pre-tokenizer, without what splits no text."""
+    """Return the steps of a normalizer or pre-tokenizer, without steps that split no text."""
     if part is None:
         return []
     if part["type"] == "Sequence":

@@ -146,7 +146,7 @@ _INDIVISIBLE = (
     ("bridges", "bridge", ""),
     ("repeats", "repeat", ""),
 )
-"""The lists whose entries are each one choice by itself, their words, and the remedy."""
+"""The lists in which each entry is one choice by itself, their words, and the remedy."""
 
 
 @rule("P506")

@@ -88,7 +88,7 @@ def _all_uses(checked: Checked) -> Iterator[tuple[Slot, Use]]:
 
 
 def _misfit(checked: Checked, slot: Slot, use: Use) -> Fault | None:
-    """Return how the tensors of a source differ from those of the base's layer of its kind."""
+    """Return how the tensors of a source differ from the base's layer of its kind."""
     reference = _reference(checked, slot, use)
     if reference is None:
         return None

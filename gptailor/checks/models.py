@@ -357,6 +357,6 @@ MODEL_RULES = rules_of(
     "layers", "models", "repairs", "fit_sizes", "tokenizer",
     "embedding_norm_head",
 )  # fmt: skip
-"""Rules against the models; a stage runs if those before it yield no errors.
+"""Rules against the models; a stage runs if earlier stages yield no errors.
 
 The faults of stage 0 have places in the plan as declared, before it is resolved."""

@@ -60,9 +60,9 @@ from gptailor.plan.windows import stretch_of, window_count
 def check_alone(plan: Plan, *, unread: frozenset[str] = frozenset()) -> list[Fault]:
     """Return the faults of a plan by itself, in the order of its text.
 
-    `unread` are the first words of statements that have syntax faults, empty for a statement that
-    begins like no other: a rule is skipped where such a statement may hold what the rule misses.
-    A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
+    `unread` are the first words of statements that have syntax faults, empty for an unknown
+    statement. A rule is skipped if such a statement may contain an entry that the rule misses. A
+    plan keeps its faults, so its rules run once. A plan that is too large has one fault.
     """
     return _faults(plan, unread) if unread else [*_all_faults(plan)]
 
@@ -98,7 +98,7 @@ def statements_and_layers_are_few(plan: Plan) -> Iterator[Fault]:
 
 
 def _fields(plan: Plan) -> Iterator[_Size]:
-    """Yield the size of each field whose entries are statements, and the number of layers."""
+    """Yield the number of entries of each field that lists statements, and the number of layers."""
     for name in ("models", "numbers", "gguf", *(name for name in OVERLAY if name not in BY_LAYER)):
         entries = getattr(plan, name)
         yield (f"'{name}'", len(entries), MOST_STATEMENTS, (name,), "write several plans")
@@ -347,4 +347,4 @@ PLAN_RULES = rules_of(
 )
 """Rules of a plan by itself; faults without a place in a text keep this order.
 
-Those of stage 0 are about sizes: the work of all others grows with them."""
+Rules of stage 0 are about sizes: the work of all other rules grows with them."""

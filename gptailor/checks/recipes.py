@@ -297,7 +297,7 @@ _NO_SUM = 1e-8
 
 
 def _cancels(ends: Sequence[Sequence[float]]) -> str:
-    """Return a message if some weights, those of sources that agree, may sum to 0."""
+    """Return a message if the weights of sources that agree may sum to 0."""
     signed = [e for e in ends if any(e)]
     if not (any(min(e) < 0 for e in signed) and any(max(e) > 0 for e in signed)):
         return ""

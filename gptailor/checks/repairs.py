@@ -56,8 +56,8 @@ def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last
 def _bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a bridge without weights to go into.
 
-    It goes into the projection whose output the MLP branch adds to the sum, and into the weight of
-    a norm between them.
+    The map goes into the MLP branch's last projection, and into the weight of a norm between its
+    output and the sum.
     """
     reasons = islice(_unfoldable(checked) if checked.plan.bridges else (), 1)
     for i, reason, help_ in reasons:

@@ -30,7 +30,7 @@ class Rule(Generic[_Subject]):
     stage: int = 3
 
     def is_unread(self, unread: frozenset[str]) -> bool:
-        """Return whether an unread statement may hold what the rule misses.
+        """Return whether an unread statement may contain an entry that the rule misses.
 
         `unread` are the first words of such statements, empty for one that begins like no other.
         """

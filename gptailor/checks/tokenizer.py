@@ -272,7 +272,7 @@ def _in_layers(checked: Checked) -> set[str]:
 
 @rule("M313")
 def _the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
-    """Yield a warning for each file beside the weights that names code."""
+    """Yield a warning for each file in the weights' folder that names code."""
     owner, base = checked.tokenizer_model, checked.base
     source = ("models", "base", "source")
     at = ("tokenizer",) if checked.plan.tokenizer is not None else source

@@ -34,7 +34,7 @@ def _openings() -> Mapping[str, str]:
 
 @final
 class RepairLines:
-    """A receiver of events that prints the steps of an evaluation, and at intervals those of fits.
+    """A receiver of events that prints the steps of an evaluation and, at intervals, of fits.
 
     With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of
     healing has no line, because the command prints it. A result that is used again has no second

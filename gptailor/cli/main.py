@@ -140,7 +140,7 @@ def _about(name: str, module: str) -> tuple[str, str]:
     """
     about = "Plugins", ""
     if module.startswith("gptailor.plugins."):
-        with suppress(ModuleNotFoundError):  # a plugin whose folder was removed
+        with suppress(ModuleNotFoundError):  # the folder of a plugin was removed
             plugin = importlib.import_module(module.rpartition(".")[0])
             about = getattr(plugin, "__commands__", {}).get(name, about)
     return about

@@ -254,7 +254,7 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool | None = None) -> "l
 OUTPUT_FORCE = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
-# --------------------------------------------------------------------------------- what is printed
+# --------------------------------------------------------------------------------- printed texts
 
 MOST_SHOWN = 100
 """The maximum number of faults shown to people. Programs get all faults."""
@@ -305,7 +305,7 @@ _DRAWN = re.compile(r"\s*(\d+ +\||$)|\s+(?!\s|= help)|.*\x1b")
 
 
 def _folded(text: str, stream: TextIO) -> str:
-    """Return a text whose sentences have lines as wide as a terminal; drawn lines stay."""
+    """Return a text with sentences wrapped to the terminal's width; drawn lines stay."""
     if not stream.isatty():
         return text
     lines: list[str] = []

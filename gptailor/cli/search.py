@@ -129,7 +129,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     flags = Flags(**{name: values[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{n: values[n] for n in Resources.__dataclass_fields__ if n in values})
     declared = read_plan(plan, families, lets)
-    chosen = settings(declared, flags)  # what is wrong is said before seconds of imports
+    chosen = settings(declared, flags)  # errors are reported before seconds of imports
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import VIEWS, Lines

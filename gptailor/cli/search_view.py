@@ -137,7 +137,7 @@ class Lines:
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
-                self._said &= {_ESTIMATE}  # what the next one does may be the same
+                self._said &= {_ESTIMATE}  # the next search may take the same steps
                 ledger, _, space, _ = self._rest.search
                 mark = ", best" if ledger.best() is trial else ""
                 scored = f"as trial {trial.same_as}"

@@ -74,14 +74,14 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     A target is a plan or its file, a model's folder, a GGUF file, or a Hub id. `models` gives other
     folders for the plans' names. `samples` bounds the samples that `seed` draws. Relative paths of
-    objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
+    objectives start at `folder`. `dtype` is the live models' dtype, by default their own; `memory`
     bounds their bytes on the device, also as a text such as `2GB`. With `speed`, tokens a second
     are measured too. Differences are from the target `against`, by default from each target's base.
     The base of a plan and of a compiled folder is evaluated too, which may take longer than the
-    target. `models={"base": FOLDER}` with the compiled folder itself evaluates this folder alone.
-    A model under several names is one target, with the first name.
-    With `uncut` each plan that drops layers is also evaluated without its drops, as the target
-    `NAME, uncut`. Plans are bridged and healed as declared. `on_event` receives the progress.
+    target. `models={"base": FOLDER}` with the compiled folder itself evaluates this folder alone. A
+    model under several names is one target, with the first name. With `uncut` each plan that drops
+    layers is also evaluated without its drops, as the target `NAME, uncut`. Plans are bridged and
+    healed as declared. `on_event` receives the progress.
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
@@ -281,9 +281,9 @@ def _difference(outcome: Outcome, other: Outcome) -> tuple[Estimate | None, str]
 def _with_bases(targets: Sequence[Target]) -> Iterator[Target]:
     """Yield the first target of each model, with the base that it is compared with.
 
-    A base of other targets has no base of its own, unless that is a target too. The plans' only
-    base is that of bare models that read texts alike. A bare model that is a base of plans is known
-    to be its own base.
+    A base of other targets has no base of its own, unless that is a target too. If the plans have
+    only one base, it is also the base of bare models that read texts alike. A bare model that is a
+    base of plans is known to be its own base.
     """
     named = {target.identity_of_base for target in targets}
     first: dict[Hashable, Target] = {}

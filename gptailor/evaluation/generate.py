@@ -1,6 +1,6 @@
 """Answers of plans and models to a prompt, side by side; nothing is compiled.
 
-`short_answers` are those to one prompt that `compile`, `search` and `eval` show in the end.
+`short_answers` are the answers to one prompt that `compile`, `search` and `eval` show in the end.
 """
 
 import re
@@ -52,7 +52,7 @@ class GeneratedText:
 def loop_of(text: str) -> str:
     """Return words about the loop that a text has, or an empty text.
 
-    A text loops if at least a third of its four-grams occur earlier in it. Four-grams are those of
+    A text loops if at least a third of its four-grams occur earlier in it. Four-grams consist of
     words, signs and numbers. All numbers count as one, so that a text that only counts loops too.
     So does one with a run of a few letters or digits.
     """
@@ -74,7 +74,7 @@ _WORDS = re.compile(r"[a-z\u00df-\u024f]+|\S")
 _RUN = re.compile(r"([^\W_]{1,4}?)\1{19,}")
 """One to four letters or digits, at least 20 times in a row."""
 _LOOPING = 1 / 3
-"""The share of repeated four-grams from which a text loops."""
+"""The least share of repeated four-grams of a text that loops."""
 
 
 def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -93,7 +93,8 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     A target is a plan or its file, a model's folder, a GGUF file, or a Hub id; nothing is written.
     An answer has the likeliest token at each step, up to the end token. With `chat` the prompt is a
-    user's message in the target's own chat template. The other arguments are those of `evaluate`.
+    user's message in the target's own chat template. The other arguments are the same as in
+    `evaluate`.
 
     A target that fails has its reason in `failure`. Raises PlanError for faults of plans, OSError
     for a missing file.
@@ -109,8 +110,8 @@ def short_answers(targets: Sequence[Target], meter: Meter) -> tuple[GeneratedTex
     """Return the answers of targets to `SHORT_PROMPT`, of at most `SHORT_TOKENS`.
 
     A tokenizer with a chat template gets it as a user's message. Targets that fail are left out:
-    those without a tokenizer, and those whose weights take more than the meter's memory, because
-    each token would read them again.
+    targets without a tokenizer, and targets with more weights than the meter's memory, because each
+    token would read them again.
     """
     found = answers(targets, SHORT_PROMPT, SHORT_TOKENS, meter, chat=None)
     return tuple(answer for answer in found if answer.failure is None)
@@ -137,7 +138,7 @@ def answers(
     """Yield each target's answer of at most `most` tokens, as `generate` returns them.
 
     If `chat` is None, the prompt is a user's message where the tokenizer has a chat template, and
-    a target whose weights don't fit into the memory fails.
+    a target fails if its weights don't fit into the memory.
     """
     for target in targets:
         meter.family(target.prepared.models)
@@ -159,7 +160,7 @@ def target_continuations(
 ) -> tuple[PreTrainedTokenizerBase, list[Continuation]]:
     """Return a target's tokenizer, and its continuations of at most `most` tokens.
 
-    `chat` is that of `answers`. Raises TailorError for a target that fails.
+    `chat` is as in `answers`. Raises TailorError for a target that fails.
     """
     prepared = target.prepared
     tokenizer = tokenizer_of(tokenizer_model(prepared))

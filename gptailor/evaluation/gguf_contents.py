@@ -60,7 +60,7 @@ def gguf_contents(
     files = tokenizer(checked)
     files |= files_without_code(files)
     read = tuple((name, content_of(file)) for name, file in files.items())
-    settings = {  # without those about layers, so that the plans of a search share them
+    settings = {  # without facts about layers, so that the plans of a search share them
         key: value
         for key, value in compiled.config.items()
         if key.endswith("_token_id") or not (isinstance(value, list | dict) or "layer" in key)

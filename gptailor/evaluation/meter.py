@@ -84,7 +84,7 @@ class Placement(NamedTuple):
     """The device, dtype and memory of live models.
 
     If there are several `gpus`, one computes, and the others hold waiting layers. Without a dtype
-    models have the one that is quick on the device, or with `own` that of their configuration.
+    models have the one that is quick on the device, or with `own` their configuration's.
     """
 
     device: torch.device | str = "cpu"
@@ -292,7 +292,7 @@ class Meter:
 
         Plans of one family with the same objectives share layers and hidden states; with `alone`
         each is scored by itself. A missing reference is an error, or a failure if `forgiving`. The
-        other arguments are those of `AskedTogether`.
+        other arguments are the same as in `AskedTogether`.
         """
         groups: dict[Hashable, dict[int, Ask]] = {}
         for number, ask in enumerate(asks):

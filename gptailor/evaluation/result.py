@@ -124,10 +124,10 @@ class EvaluationResult:
         yield from table_lines(*tables[-1][1:], width, encoding)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return a row for each target and objective, those of the bases first, by column.
+        """Return a row for each target and objective, the bases' rows first, by column.
 
-        The columns are those of `to_csv`; a missing value is None. `unit` is that of `score`, such
-        as `nats a token`, or `bits a byte` where the vocabularies differ.
+        The columns are the same as in `to_csv`; a missing value is None. `unit` is the unit of
+        `score`, such as `nats a token`, or `bits a byte` where the vocabularies differ.
         """
         results, subjects = (*self.bases, *self.results), (*self.base_subjects, *self.subjects)
         each = len(results) // len(subjects) if subjects else 1
@@ -150,7 +150,7 @@ class EvaluationResult:
         return data_frame(self.records())
 
     def to_csv(self) -> str:
-        """Return a heading and a line for each target and objective, those of the bases first."""
+        """Return a heading and a line for each target and objective, the bases' lines first."""
         out = io.StringIO()
         lines = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
         lines.writeheader()
@@ -302,7 +302,7 @@ def _remarks(heads: Sequence[str], rows: Sequence[Sequence[Result]], width: int)
 
 
 def _column_words(results: Sequence[Result]) -> str:
-    """Return what an objective's scores are: `64 samples, less is better`."""
+    """Describe an objective's scores: `64 samples, less is better`."""
     better = "less" if results[0].direction == "minimize" else "more"
     counts = {result.outcome.samples for result in results if isinstance(result.outcome, Score)}
     samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts - {0})[:1])

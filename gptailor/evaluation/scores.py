@@ -143,8 +143,8 @@ class Result:
     """The result of an objective on a target: a score, or a failure.
 
     `retained` is the remaining share of the base's score; None if a share has no meaning.
-    `difference` is how much larger the score is than that of the target `against`, sample by
-    sample. It is None if the two have no samples in common, for the reason `unpaired`.
+    `difference` is the score minus the score of the target `against`, sample by sample. It is None
+    if the two have no samples in common, for the reason `unpaired`.
     """
 
     target: str
@@ -248,7 +248,7 @@ def below_together(
     """Return the probability that the weighted sum of independent differences is below 0.
 
     A difference is over its number of `samples`. Several texts are several means, each with its own
-    weight, however long the texts are. Degrees of freedom are those of Welch and Satterthwaite.
+    weight, however long the texts are. Degrees of freedom are by Welch and Satterthwaite.
     """
     weighted = list(zip(differences, samples, weights, strict=True))
     value = math.fsum(w * d.value for d, _, w in weighted)

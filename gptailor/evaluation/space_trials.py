@@ -90,7 +90,7 @@ def opened(
 def _tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Opened]:
     """Yield the models with the tokenizers of an open plan's outputs.
 
-    The whole vocabulary is among those of a plan that cuts it: the base is scored by it.
+    The vocabularies of a plan that cuts one include the whole vocabulary: the base is scored by it.
     """
     recipe = plan.rest("tokenizer")
     names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
@@ -185,7 +185,7 @@ class Trials:
         return count
 
     def _digest(self, plan: Plan) -> str:
-        """Return the digest of a plan's tokenizer, by which its samples are found."""
+        """Return the digest of a plan's tokenizer, which identifies its samples."""
         return self._digests[_key(output_tokenizer(plan, self.models))]
 
     @property
@@ -254,7 +254,7 @@ class Trials:
         has outcomes on the samples that showed its loss. Without one, or if an objective generates
         text, all samples are used.
 
-        Plans that begin alike share layers, within one call and with those of the last call. A
+        Plans that begin alike share layers, within one call and with the plans of the last call. A
         plan's failure is its outcome. `stage` decides whether plans are bridged and healed. Plans
         are healed one after another.
         """

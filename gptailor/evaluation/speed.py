@@ -28,7 +28,7 @@ def cache_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of one token of one sequence in the KV cache, over all layers.
 
     The size is measured on a cache of one token, so that it fits the architecture's own attention.
-    A layer whose window is full needs no more.
+    A layer with a full window needs no more.
     """
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     [cache] = _next(model, token, {})[1].values()

@@ -155,7 +155,7 @@ def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:
     """Return the targets, each with its uncut plan behind it: the same plan without its drops.
 
     Uncut plans are neither bridged nor healed. A plan that is its base uncut has no second target,
-    and several targets with one uncut plan share it. Raises what `find_targets` raises.
+    and several targets with one uncut plan share it. Raises the errors of `find_targets`.
     """
     found, seen = list[Target](), list[tuple[Plan, Path | None]]()
     for target in targets:

@@ -166,7 +166,7 @@ class AskedTogether:
         return tuple(outcomes)
 
     def _explained(self, outcomes: Outcomes, contents: ModelContents) -> Outcomes:
-        """Name the objective whose predictions are NaN, and the stored tensor that isn't finite."""
+        """Name the objective with NaN predictions, and the stored tensor that isn't finite."""
         if not any(isinstance(each, Failure) and each.reason == "nan" for each in outcomes):
             return outcomes
         why = cause_of_nan(contents, self.repairs.stitcher.computing_dtype(contents))

@@ -64,7 +64,7 @@ class Draft:
     single: dict[Place, Placed] = field(default_factory=dict)
     lists: dict[Place, list[Placed]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    entries: int = 0  # layers named, and what is listed for each of them
+    entries: int = 0  # the named layers, and the entries listed for each of them
 
     def fault(self, code: str, message: str, span: Span, help_: str = "", *also: Also) -> None:
         """Add a fault."""

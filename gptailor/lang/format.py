@@ -85,7 +85,7 @@ def format(plan: p.Plan | str | Path) -> str:
     A `str` is a text, except a name on one line that ends in `.tailor` or `.json`. Reading the
     result gives an equal plan, and formatting it again the same text.
 
-    Raises PlanError where a text can't be read, and what `load` raises for a file.
+    Raises PlanError where a text can't be read, and the errors of `load` for a file.
     """
     if not isinstance(plan, str) or _FILE_NAME.fullmatch(plan):
         read = plan_or_file(plan)

@@ -48,7 +48,7 @@ class ConversionError(TailorError):
     line: int | None = None
     help: str = ""
     in_plan: bool = False
-    """True if the file is a plan, whose line alone names the place."""
+    """True if the file is a plan; then the line alone names the place."""
     others: tuple["ConversionError", ...] = ()
     """Other errors in the same file."""
 

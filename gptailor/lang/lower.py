@@ -37,7 +37,7 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
 
 
 def _with_file_type(plan: p.Plan) -> p.Plan:
-    """Return a plan with one GGUF file whose measures name the file's type."""
+    """Return a plan with one GGUF file, with the file's type in its measures."""
     if len(plan.gguf) != 1:
         return plan
     typed = partial(with_file_type, file_type=plan.gguf[0].type)

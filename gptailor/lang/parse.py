@@ -52,7 +52,7 @@ class _Parentheses:
     always_accept = ("_NL",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
-        """Yield the tokens without those newlines."""
+        """Yield the tokens without these newlines."""
         depth = 0
         for token in stream:
             depth += {"LPAR": 1, "RPAR": -1}.get(token.type, 0)
@@ -332,7 +332,7 @@ def load(path: str | Path, *, let: Numbers | None = None) -> Plan:
     """Return the plan of a file, in Tailor or in JSON; its models are not read, see `check`.
 
     Relative folders and texts that the plan names start at the file's folder. `let` has values for
-    the plan's `let`s, in place of those in the text: `let={"mix": 0.7}`.
+    the plan's `let`s, in place of the text's: `let={"mix": 0.7}`.
 
     Raises PlanError, with all faults, if the plan has any by itself, MissingPlanError (a
     FileNotFoundError) for a missing file, and OSError as `open` does.
@@ -344,7 +344,7 @@ def load(path: str | Path, *, let: Numbers | None = None) -> Plan:
 def plan_or_file(plan: Plan | str | Path) -> Plan:
     """Return a plan, or the plan of a file as `load` does.
 
-    Raises what `load` raises.
+    Raises the errors of `load`.
     """
     return plan if isinstance(plan, Plan) else load(plan)
 
@@ -372,7 +372,7 @@ def loads(
     """Return the plan of a text, in Tailor or in JSON; its models are not read, see `check`.
 
     Faults call the text `name`; relative folders and texts that the plan names start at `folder`.
-    `let` is that of `load`.
+    `let` is as in `load`.
 
     Raises PlanError, with all faults, if the plan has any by itself.
     """

@@ -25,7 +25,7 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
     if isinstance(target, Plan):
         return target_name(target), target, None
     name, path = str(target), expanded(target)
-    if "\n" in name:  # a plan's text, whose length no path can have
+    if "\n" in name:  # a plan's text, which is too long for a path
         return name, load(name), None
     if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
         raise PlanFolderError(path)
@@ -43,21 +43,21 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
 
 
 def _plan_in(file: Path) -> Plan:
-    """Return the plan in the metadata of a GGUF file. Raises what `read_gguf` and `loads` raise."""
+    """Return the plan in the metadata of a GGUF file. Raises as `read_gguf` and `loads` do."""
     return loads(str(read_gguf(file).facts.get(PLAN_KEY, "")), str(file), file.parent)
 
 
 def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
     """Return a target's name and its plan; for a compiled model, the plan that made it.
 
-    Raises what `load` raises.
+    Raises the errors of `load`.
     """
     name, plan, origin = read_target(target)
     return name, plan if origin is None else origin
 
 
 def target_name(target: str | Plan) -> str:
-    """Return a target's name in tables: a plan's is that of its text."""
+    """Return a target's name in tables; a plan has the name of its text."""
     if isinstance(target, str):
         return target
     return target.origin.source.label if target.origin else "<plan>"

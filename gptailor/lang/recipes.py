@@ -120,7 +120,7 @@ def _bound(
 
 
 def _taken(method: Method) -> str:
-    """Return help that lists a method's arguments, those that are given by name alone last."""
+    """Return help that lists a method's arguments, arguments that are given by name alone last."""
     names = [parameter.name for parameter in method.positional]
     named = [f"{parameter.name}=…" for parameter in method.parameters if parameter.named]
     return f"its arguments are {', '.join(names + named)}" if names or named else ""
@@ -164,7 +164,7 @@ def measure_of(draft: Draft, call: tree.CallNode) -> dict[str, Placed]:
 class Pattern:
     """A recipe for a list of layers: at its n-th target it takes the n-th of each source's layers.
 
-    `layers` are those of each source, None for embedding, norm and head.
+    `layers` are each source's, None for embedding, norm and head.
     """
 
     made: Placed

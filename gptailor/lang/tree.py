@@ -96,7 +96,7 @@ class OneNumber(TreeNode, ast_utils.AsList):
 
 @final
 class Curving(TreeNode):
-    """`curve(0.0, mix, 1.0)`, `curve(0, 1) over L0..L31`; `name` is what stands for `curve`."""
+    """`curve(0.0, mix, 1.0)`, `curve(0, 1) over L0..L31`; `name` stands for `curve`."""
 
     name: Word
     knots: "tuple[Fixed | Between | OneNumber | Word, ...]"

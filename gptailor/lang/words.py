@@ -264,7 +264,7 @@ def _gguf_words(entry: p.GgufOutput) -> str:
 
 
 def _setting_words(entry: p.Closed, *names: str) -> str:
-    """Return ` tokens 65536 ridge 0.1`, those of the settings that an entry has."""
+    """Return ` tokens 65536 ridge 0.1`: the words of the settings that an entry has."""
     given = ((name, getattr(entry, name, None)) for name in names)
     return "".join(f" {name} {_argument_words(v)}" for name, v in given if v is not None)
 
@@ -361,7 +361,7 @@ def measure_words(wish: p.Objective) -> str:
 class StatementForm(NamedTuple):
     """The form of a kind of entry: its section, its order in it, its words and its keyword.
 
-    Without a keyword the words are those of several entries, which make one statement. Entries that
+    Without a keyword the words belong to several entries, which make one statement. Entries that
     are `joined` do so if they go in step; any other entry is a statement by itself.
     """
 
@@ -439,8 +439,8 @@ def _run_key(entry: p.Layer | p.Drop | p.Scale | p.Item) -> object:
 def _continues(entry: Any, last: Any, *, beside: bool, again: bool) -> bool:
     """Return whether an entry continues the statement that ends with `last`.
 
-    Items of a stack are `beside` one another and count up; elsewhere a list has each layer once,
-    and not `again`.
+    Items of a stack are `beside` each other and count up; elsewhere a list has each layer once, and
+    not `again`.
     """
     if entry.tied is not None or isinstance(entry, p.Drop):
         return True

@@ -52,5 +52,5 @@ KERNELS: dict[str, Kernel] = {
 
 
 def kernel_of(name: str) -> Kernel:
-    """Return the computation of a method: gptailor's own, or that of another package."""
+    """Return the computation of a method: gptailor's own, or another package's."""
     return KERNELS.get(name) or OfFunction(METHODS[name])

@@ -15,7 +15,7 @@ _LN2_HIGH = 6.93147180369123816490e-01  # its last bits are 0, so that products 
 _LN2_LOW = 1.90821492927058770002e-10
 _EXP_TERMS = 13
 _LOG_TERMS = 11
-_LEAST_EXPONENT = -700.0  # exp of less is 0 beside a probability of 1
+_LEAST_EXPONENT = -700.0  # exp of less is 0 next to a probability of 1
 
 
 @final
@@ -28,11 +28,11 @@ class ArceeFusion(Kernel):
     Granularity: the divergence per row, along the last axis (a vector is one row), the threshold
     per tensor, the choice per element.
     Arithmetic: probabilities and divergences in float64, by polynomials, the products in float32,
-    the quartiles exact; what is chosen is a's or b's own to the byte, in float32.
+    the quartiles exact; a chosen entry is a's or b's own to the byte, in float32.
     Degenerate: equal sources give a; where half of the products or more are 0 and so is the
     threshold, the entries that are the same are b's too, which changes nothing. Infinity or NaN is
     refused.
-    Paper: none on arXiv; Arcee Fusion, as mergekit has it.
+    Paper: not on arXiv; Arcee Fusion, as mergekit has it.
     """
 
     name = "arcee_fusion"

@@ -2,7 +2,7 @@
 
 Each entry is computed by single additions, subtractions, multiplications and divisions, each
 rounded to float32. A coefficient is a float64 that is rounded to float32 where it meets a tensor. A
-source whose coefficient is 0 is left out, also where it holds infinity or NaN. Where nothing is
+source with the coefficient 0 is left out, also where it holds infinity or NaN. Where nothing is
 added to θ_b, it keeps its bytes.
 
 Sums (`sums.py`) run over blocks that are aligned to the tensor's start. Within a block stretches
@@ -153,7 +153,7 @@ def combined_sources(chunk: Chunk, coefficients: Sequence[float | int]) -> Vecto
 def _terms(
     vectors: Sequence[Stored], coefficients: Sequence[float | int]
 ) -> tuple[list[Stored], list[float]]:
-    """Return the vectors whose coefficient isn't 0, and these. Raises CoefficientError."""
+    """Return the coefficients that aren't 0, and their vectors. Raises CoefficientError."""
     each = zip(vectors, coefficients, strict=True)
     terms = [(vector, single(number)) for vector, number in each if number != 0]
     return [vector for vector, _ in terms], [number for _, number in terms]

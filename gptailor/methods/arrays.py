@@ -16,7 +16,7 @@ Array = Any
 """An array of NumPy's or a tensor of torch's, of the shape and dtype that its annotation names."""
 
 FLOAT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""The dtypes of merges: their names in NumPy and torch by those in safetensors."""
+"""The dtypes of merges: their names in NumPy and torch by their names in safetensors."""
 _BFLOAT16_EXPONENT = 0x7F80
 
 

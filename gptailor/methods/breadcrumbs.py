@@ -61,9 +61,9 @@ class Breadcrumbs(MiddleEntries):
 class BreadcrumbsTies(MiddleEntries):
     """Task vectors without outliers and small entries, merged where they agree on a sign.
 
-    Formula: θ_b + scale · Σ w_i τ_i over the kept entries whose sign (of w_i τ_i) is that of the
-    sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
-    entries are those of `breadcrumbs`.
+    Formula: θ_b + scale · Σ w_i τ_i over the kept entries where w_i τ_i has the sign of the sum of
+    all kept entries; with normalize = yes divided by Σ w_i of these entries. The entries are kept
+    as in `breadcrumbs`.
     Granularity: the masks per tensor and source; sign and sum per element.
     Arithmetic: float32, thresholds exact; the result is float32.
     Degenerate: density 1 is `ties` of density 1; one source is `breadcrumbs`; where the kept ones

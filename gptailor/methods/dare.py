@@ -44,8 +44,8 @@ class Dare(DrawnEntries):
     """Task vectors with entries dropped at random, and the others rescaled.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
-    normalize = yes the weights w_i are divided by their sum. d_i is what `rescale` says: the
-    density; the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or 1 (no).
+    normalize = yes the weights w_i are divided by their sum. `rescale` decides d_i: the density;
+    the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or 1 (no).
     Granularity: per element; the draw hashes the entry's number in the tensor with a key made of
     seed, tensor name and model name alone. Two layers of one model that are merged at one place
     have the same draws, therefore.
@@ -64,9 +64,9 @@ class Dare(DrawnEntries):
 class DareTies(DrawnEntries):
     """Task vectors with entries dropped at random, merged where they agree on a sign.
 
-    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
-    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. d_i and the draws
-    are those of `dare`.
+    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries where w_i τ_i has the sign of
+    the sum of all kept entries; with normalize = yes divided by Σ w_i of these entries. d_i and the
+    draws are the same as in `dare`.
     Granularity: per element; the draws are keyed by seed, tensor name and model name.
     Arithmetic: draws exact in 53 bits, Σ |τ_i| in float64, the rest float32; the result is float32.
     Degenerate: density 1 is `ties` of density 1; one source is `dare`; where the kept ones sum to 0

@@ -51,13 +51,13 @@ class DellaLinear(RankedEntries):
     """Task vectors with entries dropped at random, the smaller the likelier, and added.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
-    normalize = yes the weights are divided by their sum. An entry whose |τ_i| has the rank r of n
-    in its row, the smallest being of rank 1 and equal ones in the order of the row, is kept with
-    the probability p = (density - ε) + 2ε (r - 1) / (n - 1). d_i is what `rescale` says: each
-    entry's own p (density); the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or
-    1 (no).
+    normalize = yes the weights are divided by their sum. Entries are ranked by |τ_i| in their row
+    of n entries: the smallest has rank 1, and equal entries keep the order of the row. The entry of
+    rank r is kept with the probability p = (density - ε) + 2ε (r - 1) / (n - 1). `rescale` decides
+    d_i: each entry's own p (density); the share of Σ |τ_i| that the kept entries have (l1, of the
+    tensor); or 1 (no).
     Granularity: ranks per row, along the last axis (a vector is one row); draws per element, keyed
-    by seed, tensor name and model name as those of `dare`.
+    by seed, tensor name and model name as in `dare`.
     Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
     float32.
     Degenerate: density 1 keeps all, whatever ε is: task arithmetic with the weights scale · w_i,
@@ -74,9 +74,9 @@ class DellaLinear(RankedEntries):
 class Della(RankedEntries):
     """Task vectors with entries dropped at random, the smaller the likelier, merged by sign.
 
-    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
-    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
-    entries and d_i are those of `della_linear`.
+    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries where w_i τ_i has the sign of
+    the sum of all kept entries; with normalize = yes divided by Σ w_i of these entries. The kept
+    entries and d_i are the same as in `della_linear`.
     Granularity: ranks per row, along the last axis; draws, sign and sum per element.
     Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
     float32.

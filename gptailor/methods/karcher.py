@@ -39,8 +39,8 @@ class Karcher(Kernel):
     Degenerate: a zero tensor has no direction, only a length: it counts in mean(‖θ_i‖) alone; all
     zero give 0. Equal sources give the source up to rounding. Directions that cancel (two opposite
     sources) have no mean on the sphere: the result is mean(θ_i). A source opposite to the
-    iterate is equally far in all directions and pulls in none. Infinity or NaN is refused.
-    Paper: none on arXiv; Karcher, Riemannian center of mass and mollifier smoothing, CPAM 30, 1977.
+    iterate is equally far in all directions and doesn't pull. Infinity or NaN is refused.
+    Paper: not on arXiv; Karcher, Riemannian center of mass and mollifier smoothing, CPAM 30, 1977.
     """
 
     name = "karcher"
@@ -97,7 +97,7 @@ def _step(mean: Sequence[float], units: Gram) -> list[float]:
 
 
 def _pull(cos: float) -> float:
-    """Return θ/sinθ; its limit 1 at the mean, and 1 opposite to it, where there is no direction.
+    """Return θ/sinθ; its limit 1 at the mean, and 1 opposite to it, without a direction.
 
     It multiplies u - cosθ · mean, which is sinθ long, so both cases give no step.
     """

@@ -1,7 +1,7 @@
 """The loops of merges compiled from `native.c`, which several threads can run at the same time.
 
-The library is optional. It is called by ctypes and has the bits of NumPy's computation, which takes
-its place where there is no library, or where the environment variable GPTAILOR_NATIVE is `off`.
+The library is optional. It is called by ctypes and has the bits of NumPy's computation. NumPy
+computes if the library is missing, or if the environment variable GPTAILOR_NATIVE is `off`.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ def library_at(path: Path) -> ctypes.CDLL | None:
 def takes(*arrays: Any) -> bool:
     """Return whether the library can compute with all of these arrays.
 
-    It takes NumPy's, of float32 or of bfloat16's bits, whose entries lie side by side.
+    It takes contiguous NumPy arrays of float32, or of bfloat16's bits.
     """
     return library() is not None and all(
         isinstance(array, np.ndarray) and array.dtype.char in "fH" and array.flags.c_contiguous
@@ -142,7 +142,7 @@ def gram(
     """Return the dot product of each pair of vectors in each block of `width` entries.
 
     Pairs are (0, 0), (0, 1), .., (1, 1), ..; with a base, of the differences from it. The order of
-    additions is that of `sums.py`. The vectors' length is a multiple of `width`.
+    additions is the same as in `sums.py`. The vectors' length is a multiple of `width`.
     """
     count, blocks = len(vectors), len(vectors[0]) // width
     pairs = count * (count + 1) // 2

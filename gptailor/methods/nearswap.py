@@ -25,7 +25,7 @@ class Nearswap(Kernel):
     Arithmetic: float32; the result is float32.
     Degenerate: t = 0 gives a to the byte; an entry that differs by t or less is b's to the byte,
     if t is 1e-6 or more. Where both are equal a stays.
-    Paper: none on arXiv; the card of alchemonaut/QuartetAnemoi-70B-t0.0001 on the Hub, 2024.
+    Paper: not on arXiv; the card of alchemonaut/QuartetAnemoi-70B-t0.0001 on the Hub, 2024.
     """
 
     name = "nearswap"

@@ -23,8 +23,8 @@ from gptailor.methods.arrays import masked, namespace
 class Ram(Kernel):
     """Changes of one source alone, added, and changes of several, averaged.
 
-    Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon; c is how many
-    sources are active there.
+    Formula: θ_b + Σ τ_i / c over the active entries with |τ_i| > epsilon; c is how many sources are
+    active there.
     Granularity: per element.
     Arithmetic: float32; the result is float32.
     Degenerate: where no source is active θ_b stays to the byte; one source is that source where it
@@ -45,9 +45,9 @@ class Ram(Kernel):
 class RamPlus(Kernel):
     """Changes of one source alone, scaled up and added, and changes of several, averaged.
 
-    Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon, c being how many
-    sources are active there; where c is 1, τ_i · (1 + r · min(s_i / u_i, alpha)), s_i and u_i being
-    how many entries source i shares with others and has alone.
+    Formula: θ_b + Σ τ_i / c over the active entries with |τ_i| > epsilon; c is how many sources are
+    active there; where c is 1, τ_i · (1 + r · min(s_i / u_i, alpha)), s_i and u_i being how many
+    entries source i shares with others and has alone.
     Granularity: s_i and u_i per tensor and source; the sum per element.
     Arithmetic: counts exact, factors in float64, the rest float32; the result is float32.
     Degenerate: r = 0 or alpha = 0 is `ram`; a source that shares nothing isn't scaled; where no

@@ -13,11 +13,11 @@ from gptailor.methods.shapes import Float64
 class Sce(Kernel):
     """Task vectors where the models differ most, weighted by size, merged by the sign.
 
-    Formula: θ_b + Σ w_i τ_i / Σ w_i over the selected entries whose sign is that of Σ τ_i. Selected
-    are the k = max(1, round(density · m)) positions whose variance over the sources is largest, m
-    of the variances being above 0, and all that equal the k-th. w_i = mean(τ_i²) over the tensor,
-    what isn't selected being 0, divided by the sum of these; where that sum is below `floor` all
-    w_i are equal.
+    Formula: θ_b + Σ w_i τ_i / Σ w_i over the selected entries with the sign of Σ τ_i. Selected are
+    the k = max(1, round(density · m)) positions with the largest variance over the sources, and all
+    that equal the k-th; m variances are above 0. w_i = mean(τ_i²) over the tensor, where entries
+    that aren't selected count as 0, divided by the sum of these means; where that sum is below
+    `floor` all w_i are equal.
     Granularity: selection and weights per tensor; sign and mean per element.
     Arithmetic: variances in float32, thresholds exact, weights in float64, the rest float32; the
     result is float32.

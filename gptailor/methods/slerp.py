@@ -47,7 +47,7 @@ class Slerp(Kernel):
     Degenerate: t = 0 gives a and t = 1 gives b, to the byte. (1 - t)·a + t·b where one of them is
     zero or sinθ < 1e-4, parallel (equal sources among them) or opposite; see `PARALLEL`.
     Infinity or NaN in a source is refused.
-    Paper: none on arXiv; Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
+    Paper: not on arXiv; Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
     """
 
     name = "slerp"
@@ -62,7 +62,7 @@ class Slerp(Kernel):
 
 
 def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
-    """Return the coefficients of both tensors on the arc; of the chord where there is no arc.
+    """Return the coefficients of both tensors on the arc; on the chord if the arc is undefined.
 
     The arc cosine of a float64 is wrong by some 1e-16/θ for a small angle, and the coefficients
     depend on it by θ times that: they are right to some 1e-16.
@@ -89,7 +89,7 @@ class Nuslerp(Kernel):
     Degenerate: a weight of 0 gives the other source, to the byte (of task vectors up to rounding).
     (1 - t)·a + t·b where one of them is zero or sinθ < 1e-4, as `slerp` has it. Infinity or NaN in
     a source is refused.
-    Paper: none on arXiv; Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, as
+    Paper: not on arXiv; Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, as
     mergekit has it.
     """
 
@@ -199,7 +199,7 @@ class Multislerp(Kernel):
     Degenerate: a zero tensor has no direction, only a length; all zero give 0 (or θ_b). Directions
     that cancel have no mean: Σ w_i θ_i. Equal sources give the source up to rounding, if weights
     sum to 1. Infinity or NaN is refused.
-    Paper: none on arXiv; Goddard, "Multi-SLERP", 2025, as mergekit has it.
+    Paper: not on arXiv; Goddard, "Multi-SLERP", 2025, as mergekit has it.
     """
 
     name = "multislerp"

@@ -35,9 +35,7 @@ def clamped(number: float) -> float:
 
 
 def gram_of(inputs: Inputs, what: str) -> Gram:
-    """Return the Gram matrix over the whole tensor, in float64: of the sources ("weights"), or of
-    their "task_vectors", whose differences are float64 too.
-    """
+    """Return the Gram matrix over the whole tensor, in float64."""
     count, from_base = len(inputs.models), what == "task_vectors"
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     blocks: list[list[float]] = [[] for _ in pairs]
@@ -87,7 +85,7 @@ def sums(
     totals = list(map(_total, blocks))
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
-        for chunk in inputs.chunks():  # finite numbers whose difference float32 can't hold
+        for chunk in inputs.chunks():  # finite numbers with a difference that float32 can't hold
             for model, vector in zip(inputs.models, chunk.task_vectors(), strict=True):
                 by = f"the difference of '{model}' and the base"
                 fault = partial(
@@ -116,7 +114,7 @@ def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., P
 
 
 def _blocks(vector: Float64[Array, " n"]) -> Iterator[_Blocks]:
-    """Yield the vector in rows of a block, then the entries that fill none, with zeros, in one row.
+    """Yield the vector in rows of a block, then the remaining entries with zeros in one row.
 
     A short row has the same sum as a block.
     """

@@ -1,4 +1,4 @@
-"""Task vectors with weights, trimmed or whole: their sum, and the merge of those that agree."""
+"""Task vectors with weights, trimmed or whole: their sum, and the merge of agreeing ones."""
 
 import math
 from abc import abstractmethod
@@ -51,7 +51,7 @@ def elected(
 ) -> Vector:
     """Return θ_b + scale · Σ w_i / divisor_i · v_i, over the vectors with the sign of their sum.
 
-    Where `normalize` is yes the sum is divided by that of the weights w_i of the vectors that
+    Where `normalize` is yes the sum is divided by the sum of the weights w_i of the vectors that
     agree.
     """
     weights = arguments["weight"]

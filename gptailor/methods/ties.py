@@ -18,10 +18,10 @@ from gptailor.methods.task_vectors import TrimmedTaskVectors
 class Ties(TrimmedTaskVectors):
     """Task vectors trimmed, and merged where they agree on the elected sign.
 
-    Formula: θ_b + scale · Σ w_i τ_i / Σ w_i (with normalize = no: not divided), over those kept
-    w_i τ_i whose sign is that of the sum of all kept ones. Kept are the k_i = max(1,
-    round(density_i · n)) largest |τ_i| of a source, and all that equal the k_i-th: which entries
-    are kept doesn't depend on their order.
+    Formula: θ_b + scale · Σ w_i τ_i / Σ w_i (with normalize = no: not divided), over the kept w_i
+    τ_i with the sign of the sum of all kept ones. Kept are the k_i = max(1, round(density_i · n))
+    largest |τ_i| of a source, and all that equal the k_i-th: which entries are kept doesn't depend
+    on their order.
     Granularity: the trimming per tensor and source; sign and mean per element.
     Arithmetic: float32, thresholds exact; the result is float32.
     Degenerate: density 1 trims nothing; one source is task arithmetic with its largest entries;

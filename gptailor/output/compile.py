@@ -80,9 +80,9 @@ class CompileResult:
     def vocabulary(self) -> TokenCutReport | None:
         """The effect of a smaller vocabulary on its text, if the plan has one.
 
-        `kept` of `total` tokens stay. The text of `size` bytes was split into `before` tokens, of
-        which `unchanged` stay as they were. It is now split into `after` tokens, of which
-        `bytewise` are bytes of characters beyond ASCII, or unknown.
+        `kept` of `total` tokens stay. The text of `size` bytes was split into `before` tokens, and
+        `unchanged` of them stay as they were. It is now split into `after` tokens; `bytewise` of
+        them are bytes of characters beyond ASCII, or unknown.
         """
         result = self.fits.get("vocabulary")
         return None if result is None else token_cut_report(result)
@@ -240,7 +240,7 @@ def fit_tensors(
 ) -> "Fitted | None":
     """Return the tensors that fits and healing change; None, and no import, without either.
 
-    The arguments are those of `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
+    The arguments are the same as in `gptailor.evaluation.fits.repair.fit`. Raises PlanError for an
     unusable text.
     """
     if not prepared.repaired:
@@ -305,7 +305,8 @@ def _all_written(
 ) -> list[CompileResult]:
     """Write all outputs, and return their results in order.
 
-    A folder is the first one, or the last if its plan states files, whose entries its lock has.
+    A folder is written first. If its plan states files, the folder is written last, because its
+    lock has the files' entries.
     """
     is_stated = bool(destinations[0].prepared.plan.gguf)
     step = -1 if is_stated else 1
@@ -372,8 +373,8 @@ def _chosen_text(
 ) -> "CalibrationText | None":
     """Return the text of an importance matrix for GGUF files of some types; None without a text.
 
-    Raises CheckpointError (C306) if the matrix changes none of them, CalibrationError for an
-    unusable text.
+    Raises CheckpointError (C306) if the matrix changes no file, CalibrationError for an unusable
+    text.
     """
     if text is None:
         return None
@@ -394,10 +395,10 @@ def _importance_text(prepared: Prepared, path: Path) -> "CalibrationText":
 
 
 def _stated_destinations(prepared: Prepared, path: Path) -> Iterator[Destination]:
-    """Return a folder's destination and those of the plan's GGUF files, or that of its only file.
+    """Return a folder's and the plan's GGUF files' destinations, or its only file's.
 
-    Raises PlanError for a statement whose file can't be made, CheckpointError (C306) for one file
-    of a plan that states several.
+    Raises PlanError for a statement of a file that can't be made, CheckpointError (C306) for one
+    file of a plan that states several.
     """
     plan, alone = prepared.plan, path.suffix.lower() == ".gguf"
     if not alone:
@@ -427,7 +428,7 @@ def _destinations(
     gguf: Sequence[str],
     imatrix: str | Path | None,
 ) -> Iterator[Destination]:
-    """Return the output's destination, and those of GGUF files beside a folder.
+    """Return the destinations of the output and of GGUF files beside a folder.
 
     Raises CheckpointError (C306), also for a type that is given twice.
     """
@@ -455,7 +456,7 @@ def _destination_of(
 ) -> Destination:
     """Return the destination that a path names: a GGUF file by its suffix, else a folder.
 
-    `text` is that of an importance matrix. Raises CheckpointError (C306) for a type of a folder's
+    `text` is an importance matrix's text. Raises CheckpointError (C306) for a type of a folder's
     tensors, and for models that can't be written as GGUF.
     """
     if path.suffix.lower() == ".gguf":
@@ -482,7 +483,7 @@ def lock(
     The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
     Healing is run again; no kept result is used.
     `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
-    `models`, `dtype` and `threads` are those of `compile`.
+    `models`, `dtype` and `threads` are as in `compile`.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError for a
     wrong file, disk or device.

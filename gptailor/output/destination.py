@@ -126,10 +126,10 @@ class Destination(ABC):
         check_target(self.path, force=self.force, protected=self.protected, magic=self.magic)
 
     def planned_update(self) -> Update | None:
-        """Return the difference to an output that gptailor wrote here before; None for none."""
+        """Return the difference to gptailor's earlier output here; None without such an output."""
         return planned_update(self.prepared, self.path)
 
-    def plan_lock(self) -> None:  # noqa: B027 (a folder's lock is no part of its weights)
+    def plan_lock(self) -> None:  # noqa: B027 (a folder's lock isn't in its weights' file)
         """Count a new lock in `weights_size`, if the weights' file contains it."""
 
     def refuse_differing(self, lock: Lock) -> None:
@@ -278,7 +278,7 @@ class CompiledOutput(ABC):
     `locked` is the lock's part on such an output, if there is one. `settings` are its configuration
     or metadata, and the files beside the weights. `tensors` are the places of its weights, which
     are not read; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
-    are words for people. Without a lock, fits are compared with those of the `checkpoint`.
+    are words for people. Without a lock, fits are compared with the `checkpoint`'s tensors.
     """
 
     no_plan: ClassVar[str]
@@ -349,8 +349,8 @@ class CompiledFolder(CompiledOutput):
     def by_lock(self, plan: Plan | None) -> tuple[Mapping[FactKind, Facts], Sequence[str]]:
         """Return the configuration by the lock, and the files beside the weights.
 
-        A lock has no digest of a file that the plan makes, and none of the tokenizer of a GGUF file
-        or of an inner plan.
+        A lock has no digest of a file that the plan makes, of a GGUF file's tokenizer, or of an
+        inner plan's tokenizer.
         """
         if (lock := self.lock) is None:
             return {}, []

@@ -13,7 +13,7 @@ from gptailor.output.lock import Lock, LockedGguf
 from gptailor.plan.faults import listed
 
 _FIT_TOLERANCE = 0.01
-"""The relative distance up to which two fits of one bridge, or of healing, are the same.
+"""The largest relative distance of two equal fits of one bridge, or of healing.
 
 Other threads, another processor or another version of torch add up in another order.
 """
@@ -55,7 +55,7 @@ class Difference:
     model: str | None = None
 
 
-# ------------------------------------------------------------------------------ what is compared
+# ------------------------------------------------------------------------------ compared values
 
 
 @final
@@ -154,7 +154,7 @@ class Measurement:
         return cls(facts=facts, tensors=gguf.tensors)
 
 
-# ------------------------------------------------------------------------------------ what differs
+# ------------------------------------------------------------------------------------ differences
 
 
 @final
@@ -163,7 +163,7 @@ class Sentences(NamedTuple):
 
     The sentences are for a missing fact, for an unexpected one, and for another one by the place of
     its first other value. An empty sentence reports nothing. `absent` are the words of a missing
-    fact. Differences of the facts `unless` explain those of this kind.
+    fact. Differences of the facts `unless` explain differences of this kind.
     """
 
     of: DifferenceKind

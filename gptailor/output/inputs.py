@@ -25,8 +25,8 @@ def inputs(prepared: Prepared) -> InputFiles:
     """Return the files that a plan reads of each model, an adapter's under its own name.
 
     These are the weights of the output and of teachers, their index, the configuration, and
-    the tokenizer's files that the output takes. Tokens are also read of models whose
-    rows are sorted by another tokenizer.
+    the tokenizer's files that the output takes. Tokens are also read of models with rows that are
+    sorted by another tokenizer.
     """
     read = set(prepared.read_files)
     healings = [
@@ -47,7 +47,7 @@ def inputs(prepared: Prepared) -> InputFiles:
         if opened.inner is not None:
             found[name, opened.inner.file.name] = opened.inner.file
         if opened.checkpoint.nested and not adapters:
-            continue  # the files are those of its models
+            continue  # the files belong to its models
         weight_files = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
         weights_read = (
             weight_files if name in teachers else (file for file in weight_files if file in read)
@@ -99,7 +99,7 @@ def parents(prepared: Prepared) -> tuple[tuple[str, ...], str | None]:
     ids = dict.fromkeys(model_id for model in opened for model_id in _ids(prepared, model))
     folders = dict.fromkeys(model.checkpoint.folder for model in opened)
     licences = {name for folder in folders if (name := licence_of(folder)) is not None}
-    # the Hub's name of any other licence: here that of models with different licences
+    # the Hub's name of any other licence: here for models with different licences
     licence = licences.pop() if len(licences) == 1 else "other" if licences else None
     return tuple(ids), licence
 

@@ -151,7 +151,7 @@ class Lock(Closed):
 def refuse_other_file(path: Path) -> None:
     """Raise CheckpointError (C303) for a path without a folder, or of a file that isn't a lock.
 
-    A file whose name ends in `.lock` counts as a lock, even if it is damaged.
+    A file named `….lock` counts as a lock, even if it is damaged.
     """
     if not path.absolute().parent.is_dir():
         raise CheckpointError("C303", "the folder of the lock is missing", path, "make the folder")

@@ -65,8 +65,8 @@ EARLY_BYTES = 16 * 1024 * 1024
 def plan_digest(plan: Plan) -> str:
     """Return the sha256 of a plan's canonical text, without paths, dtype, search and expectations.
 
-    Its GGUF files are left out too. The paths are those of models, texts and the chat template. So
-    a plan, and its copy in a compiled folder, have one digest.
+    Its GGUF files are left out too. The paths are the models', the texts' and the chat template's.
+    So a plan, and its copy in a compiled folder, have one digest.
     """
     plan = plan.model_copy(update={"search": None, "gguf": ()})
     unread = only_compared(plan)
@@ -177,9 +177,9 @@ class Recording:
     """A context in which a plan is compiled: threads read its inputs at the same time.
 
     `add_tensor` receives the output's tensors. `gguf` is the entry of a GGUF file, and `gguf_files`
-    are those of the files that the plan states. `progress`
-    receives the inputs' bytes. With a lock to hold to, differences raise CheckpointError (C704,
-    C705). Inputs with `known` digests aren't read.
+    are the entries of the files that the plan states. `progress` receives the inputs' bytes. With a
+    lock to hold to, differences raise CheckpointError (C704, C705). Inputs with `known` digests
+    aren't read.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ def _rows(piece: RowRange) -> ByteRange:
 def fit_sketches(
     prepared: Prepared, fitted: "Fitted | None", names: Iterable[str]
 ) -> dict[str, tuple[float, ...]]:
-    """Return sketches of some of the program's tensors: of those that fits decide.
+    """Return sketches of some of the program's tensors: of the tensors that fits decide.
 
     They include the tensors that are made of inner plans' fitted tensors.
     """
@@ -136,10 +136,10 @@ def side_files(
 
 
 def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: TokenizerFiles) -> str:
-    """Return the model card, without paths of this machine; `beside` are the tokenizer's files."""
+    """Return the model card, without paths of this machine; `beside` has the tokenizer's files."""
     used = used_plan(prepared, None).model_copy(update={"models": used_models(prepared, None)})
     plan, images = without_paths(used, known_ids(prepared)), prepared.models["base"].layout.wrapped
-    declared = {name: plan.models[name] for name in prepared.plan.models}  # none of inner plans
+    declared = {name: plan.models[name] for name in prepared.plan.models}  # no inner plans'
     return card(
         title(prepared, target),
         target.resolve().name,
@@ -179,7 +179,7 @@ def families(prepared: Prepared) -> dict[str, FoundFamily]:
     return {str(c.config["model_type"]): c.family for c in opened if c.family is not None}
 
 
-# ----------------------------------------------------------------------------- the plan beside them
+# ----------------------------------------------------------------------------- the output's plan
 
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:

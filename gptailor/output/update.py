@@ -1,8 +1,8 @@
 """Compiling into an output that gptailor wrote before.
 
-One rule: an output that gptailor wrote, that is unchanged since then, and whose plan has the same
-file, is replaced. Merged tensors with the same instruction and the same inputs are copied from it.
-Any other output is refused (C301); `force` replaces it.
+One rule: an output is replaced if gptailor wrote it, it is unchanged since then, and its plan has
+the same file. Merged tensors with the same instruction and the same inputs are copied from it. Any
+other output is refused (C301); `force` replaces it.
 
 After each compile the user's cache has a record of the folder or GGUF file: the digest of each
 tensor's instruction and inputs, its place in a file, and size and times of all files. So no weights

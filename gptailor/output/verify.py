@@ -76,7 +76,7 @@ def verify(
     `models` gives other folders for the plan's names, `families` are family files; with
     `tensors_only` the folder is compared with its lock, and the models are not looked at. Raises
     CheckpointError if the folder is not there (C101), the file isn't a GGUF file (C109) or the lock
-    none (C701, C702), PlanError if `models` has other names.
+    isn't a lock (C701, C702), PlanError if `models` has other names.
     """
     begun = Verification(Path(folder), models=models, families=families, tensors_only=tensors_only)
     return begun.run(on_event)
@@ -88,9 +88,8 @@ class Verification:
 
     No weights are read before `run`; `work` are the bytes that it reads and makes. A folder is
     verified with the GGUF files beside it that its plan states. A GGUF file has its own lock, or
-    that of its folder, `held_to`. Raises
-    CheckpointError: C101 for a missing folder, C109 for a file called `….gguf` of another format,
-    C701 and C702 for an invalid lock.
+    its folder's, `held_to`. Raises CheckpointError: C101 for a missing folder, C109 for a file
+    called `….gguf` of another format, C701 and C702 for an invalid lock.
     """
 
     def __init__(
@@ -212,7 +211,7 @@ class Verification:
     # ------------------------------------------------------------------------------- with weights
 
     def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> VerifyResult:
-        """Compare tensors, the files beside them, the models' files, and the plan's tensors."""
+        """Compare tensors, the files in their folder, the models' files, and the plan's tensors."""
         self._on_event = on_event
         if self.output.damage is None:
             crew = Crew(threads)

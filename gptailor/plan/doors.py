@@ -35,9 +35,9 @@ class Package(NamedTuple):
 class Door(dict[str, _Value], Generic[_Value]):
     """A table of the core, with entries of installed packages and of this process.
 
-    Iteration yields the core's entries and those that are loaded. A look-up of another name reads
-    the entry points of `gptailor.GROUP`. `kind` is the entry's noun in messages, and `form` the
-    type of its value.
+    Iteration yields the core's entries and the loaded entries. A look-up of another name reads the
+    entry points of `gptailor.GROUP`. `kind` is the entry's noun in messages, and `form` the type of
+    its value.
     """
 
     all: ClassVar[list["Door[Any]"]] = []
@@ -181,7 +181,7 @@ def _entry_point_files() -> Iterator[tuple[Path, str]]:
 
 @cache
 def _points(group: str, name: str) -> "Sequence[EntryPoint]":
-    """Return the entry points of a name, gptailor's own first, or those of other packages.
+    """Return the entry points of a name, gptailor's own first, or other packages' entry points.
 
     A look-up takes some ms among 130 distributions, and a compilation asks eight times. A package
     that is installed later counts in the next process, like the code of one that is loaded.

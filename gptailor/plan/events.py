@@ -42,13 +42,13 @@ class Progress:
       the `tokens` of the texts, and the `bytes` on the device in addition to the model's weights.
     - `healing`: steps of learning. `numbers` has the `held_out` loss, and after the first step
       `loss`, the mean of the last steps, both in nats a token.
-    - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has no `at`.
+    - `evaluating`: steps of an evaluation; `at` was the last step. The first event has no `at`.
     - `searching`: a slow step of a search that isn't a trial, `at`. Its `total` is 0 if unknown.
     - `asking`: the next plans of a search are being chosen.
     - `scoring`: a worker begins to score `total` plans on this many `samples`, in `numbers`.
     - `extracting`: thousandths of the extraction of an adapter.
 
-    `seconds_left` is the estimated time of the others. A `reused` result is that of an earlier run.
+    `seconds_left` is the estimated time of the others. A `reused` result is from an earlier run.
     """
 
     what: str

@@ -1,4 +1,4 @@
-"""The explanation of each code, from faults.md beside this module."""
+"""The explanation of each code, from faults.md in this module's folder."""
 
 import functools
 import re

@@ -210,9 +210,9 @@ class Origin:
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
     one statement share equal parts. `families` are files of families that were given with it.
     `inner` are other checkpoints for models of plans that are models here (`deep.math`), `commits`
-    the source, revision and commit that those of the Hub are at, `fitted` the fits of such plans.
-    `tree` is the text as `gptailor.lang` read it, with comments. `places` are those of the declared
-    plan, for places of a plan that is written out.
+    the source, revision and commit of models on the Hub, `fitted` the fits of such plans. `tree` is
+    the text as `gptailor.lang` read it, with comments. `places` are the places of the declared
+    plan, for a plan that is written out.
     """
 
     source: Source
@@ -322,7 +322,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def nearest_path(path: Path) -> str:
-    """Return a help text that names the nearest file or folder beside a missing one, or nothing."""
+    """Return a help text that names the nearest file or folder to a missing one, or nothing."""
     try:
         names = {entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED)}
     except OSError:
@@ -370,7 +370,7 @@ def joined_faults(
 ) -> Iterator[Fault]:
     """Yield one fault for each run of hits from one range.
 
-    The message of `fault` says what one position "is", after its name.
+    The message of `fault` follows the name of one position: "is …".
     """
     groups: list[list[Hit]] = []
     for hit in hits:

@@ -14,8 +14,8 @@ class FittedPlan:
     """An inner plan's output after its fits, as far as it isn't copied from its models.
 
     `plan` is the plan's file, and `file` has the tensors, in the dtypes of the compiled folder.
-    `decided` are the names of those that texts decide. `texts` are the texts that were read, by
-    their names in `Prepared.texts`.
+    `decided` are the names of the tensors that texts decide. `texts` are the texts that were read,
+    by their names in `Prepared.texts`.
     """
 
     plan: Path

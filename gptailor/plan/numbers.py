@@ -17,7 +17,7 @@ class Closed(BaseModel):
 
 
 class BuiltClosed(Closed):
-    """Closed data whose validator is built on import, for data that a long run makes.
+    """Closed data with a validator that is built on import, for data that a long run makes.
 
     pydantic turns an interrupt during a build at first use into a SchemaError. This class itself
     has no validator, because the first one of a process takes as long as reading a plan.

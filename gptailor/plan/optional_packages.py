@@ -1,8 +1,8 @@
 """Packages that the light install leaves out, the extras that bring them, and the message without
 them.
 
-`pip install 'gptailor[torch]'` installs what is missing wherever gptailor itself came from: pip
-keeps the gptailor that is there already.
+`pip install 'gptailor[torch]'` installs the missing packages wherever gptailor itself came from:
+pip keeps the installed gptailor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ EXTRAS = {
     "ray": ("ray",),
     "cluster": ("ray", "fsspec"),
 }
-"""Modules that each extra brings, those that its commands ask for."""
+"""Modules that each extra brings and its commands need."""
 
 _BESIDE = {
     "array_api_compat": "torch", "safetensors": "torch", "tokenizers": "torch",

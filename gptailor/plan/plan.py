@@ -239,7 +239,7 @@ class TextFit(Closed):
 
 @final
 class SizeCut(TextFit, _Sized):
-    """A smaller size, and the text whose use decides what stays.
+    """A smaller size, and the text that decides which parts stay.
 
     `size` is the number of a vocabulary's tokens, of each MLP's neurons, or of a layer's experts.
     """
@@ -291,7 +291,7 @@ class TeacherAnswers(Closed):
 
     @property
     def closed_temperature(self) -> float:
-        """Return the temperature at which answers are drawn, by default `HEAL_TEMPERATURE`."""
+        """Return the temperature of drawn answers, by default `HEAL_TEMPERATURE`."""
         return HEAL_TEMPERATURE if self.temperature is None else float(self.temperature)
 
 
@@ -348,8 +348,9 @@ HealTexts = Annotated[
 class Heal(Closed):
     """Training of the output to predict as its texts' teachers do; no `layers`: all layers learn.
 
-    `teacher` is that of all texts. Where texts differ in it, each has its own and `teacher` is
-    None. The default teacher is the plan with nothing dropped; a stack's is the base.
+    `teacher` is the teacher of all texts. If texts have different teachers, each text has its own,
+    and `teacher` is None. The default teacher is the plan with nothing dropped; a stack's is the
+    base.
     """
 
     on: HealTexts
@@ -730,7 +731,7 @@ def data_faults(error: ValidationError, source: Source | None = None) -> list[Fa
 
 def derived(derive: Callable[[Plan], _Derived]) -> Callable[[Plan], _Derived]:
     """Return the function with its result kept in the plan, which is computed once."""
-    name = f"{derive.__module__}.{derive.__qualname__}"  # a plan is pickled with what it keeps
+    name = f"{derive.__module__}.{derive.__qualname__}"  # a plan is pickled with its kept results
 
     @wraps(derive)
     def of(plan: Plan) -> _Derived:
@@ -742,7 +743,7 @@ def derived(derive: Callable[[Plan], _Derived]) -> Callable[[Plan], _Derived]:
 
 
 SCHEMA_ID = f"urn:gptailor:plan:{Plan.model_fields['version'].default}"
-"""The schema's name, wherever the file lies; the number is that of the Tailor language."""
+"""The schema's name, wherever the file lies; the number is the Tailor language's."""
 
 
 def json_schema(kind: type[Closed], schema_id: str, what: str, release: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Parameter:
     each: bool = False  # takes a number for all sources, or a list with one for each
     words: tuple[str, ...] = ()
     named: bool = False  # is given by its name alone
-    before: str = ""  # what it was called; read still, written no more
+    before: str = ""  # its old name, which is read but not written
 
     def __post_init__(self) -> None:
         if isinstance(self.default, int | float) and not self.admits(self.default):
@@ -294,16 +294,16 @@ class Argument:
 class ObjectiveSpec:
     """An objective: the direction that is better, and its arguments in order.
 
-    `unit` is that of its scores. With `share_of_base` scores to maximise are shown as a share of
-    the base's, too. `byte_unit` is that of scores that count by bytes. `function` computes an
-    objective of a function (`gptailor.objective`). `prepare` prepares the samples of any other
+    `unit` is the unit of its scores. With `share_of_base` scores to maximise are shown as a share
+    of the base's, too. `byte_unit` is the unit of scores that count by bytes. `function` computes
+    an objective of a function (`gptailor.objective`). `prepare` prepares the samples of any other
     objective outside of the core, as `PREPARE` in `gptailor.evaluation.objectives` does.
     """
 
     name: str
-    direction: Literal["minimize", "maximize"] | None  # None: as its metric says
+    direction: Literal["minimize", "maximize"] | None  # None: by its metric
     arguments: tuple[Argument, ...] = ()
-    by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
+    by: Literal["samples", "headers", "clock"] = "samples"  # its value's source
     unit: str = ""
     byte_unit: str = ""
     share_of_base: bool = False

@@ -27,7 +27,7 @@ from gptailor.plan.written_out import searched, written_out
 class LayerRecipe:
     """The recipe of a layer or of a part of one, and its place in the plan (empty: the base's own).
 
-    `level` is that of a `LayerBelow`, or 0. `below` holds where a `maybe` isn't taken, unless the
+    `level` is a `LayerBelow`'s level, or 0. `below` holds where a `maybe` isn't taken, unless the
     base's own layer does.
     """
 
@@ -52,10 +52,10 @@ class LayerRecipe:
 class Slot:
     """A position of the base or an item of a stack, with its recipes and its fate.
 
-    `part_recipes` are the plan's, those of a smaller level and of finer parts first. `divisor` is
-    the product of the scales of the layers before it; the outputs of its residual branches are
-    divided by it. A `bridged` slot is dropped, and a bridge closes the gap. `learns` means that
-    `heal` names the slot. `run` counts the runs of a repeated block from 0.
+    `part_recipes` are the plan's; recipes of a smaller level and of finer parts come first.
+    `divisor` is the product of the scales of the layers before it; the outputs of its residual
+    branches are divided by it. A `bridged` slot is dropped, and a bridge closes the gap. `learns`
+    means that `heal` names the slot. `run` counts the runs of a repeated block from 0.
     """
 
     position: int | None
@@ -69,7 +69,7 @@ class Slot:
 
     @cached_property
     def recipes(self) -> dict[str | None, LayerRecipe]:
-        """Return the recipe of the whole layer or of each branch, then those of finer parts.
+        """Return the recipe of the whole layer or of each branch, then the recipes of finer parts.
 
         Finer parts win. Coarser recipes and recipes of a higher level are chained below. Without an
         entry the base's own layer holds.
@@ -85,7 +85,7 @@ class Slot:
         return recipes
 
     def part(self, part: Branch) -> LayerRecipe:
-        """Return a branch's own recipe or the whole layer's, without those of finer parts."""
+        """Return a branch's own recipe or the whole layer's, without recipes of finer parts."""
         return self.recipes[part] if part in self.recipes else self.recipes[None]
 
     @property
@@ -239,8 +239,8 @@ class Gap:
 class Healing:
     """The training of a closed plan's output, with its defaults filled in.
 
-    `texts` have their teachers, None for the plan with nothing dropped. `tokens` are those of all
-    texts together, `rank` is None where whole weights are trained, `indices` are the output's
+    `texts` have their teachers, None for the plan with nothing dropped. `tokens` is the number for
+    all texts together, `rank` is None if whole weights are trained, `indices` are the output's
     layers that are trained. With `only_answers` only the tokens of answers count.
     """
 
@@ -259,7 +259,7 @@ class Healing:
 
     @property
     def teachers(self) -> tuple[str | None, ...]:
-        """Return the teachers, each once, in the texts' order; not those of predictions."""
+        """Return the teachers, each once, in the texts' order, without predictions' teachers."""
         return tuple(dict.fromkeys(text.teacher for text in self.texts if not text.predicted))
 
 
@@ -268,10 +268,10 @@ class Healing:
 class Resolved:
     """A plan for a base of `count` layers, with everything derived from both, each computed once.
 
-    `declared` is the plan as its text has it; `tied` names the models whose embedding and head are
-    one tensor. `declared_places` map the places of faults in `plan` back.
-    `kept_experts` are the numbers of the experts that stay in each layer of the plan with nothing
-    dropped, () for a dense layer; None before a text has chosen them.
+    `declared` is the plan as its text has it; `tied` names the models with one tensor for embedding
+    and head. `declared_places` map the places of faults in `plan` back. `kept_experts` are the
+    numbers of the experts that stay in each layer of the plan with nothing dropped, () for a dense
+    layer; None before a text has chosen them.
     """
 
     declared: Plan

@@ -27,8 +27,8 @@ Role = Literal[
 class Subject:
     """The subject of a choice: its role, and the model, part, method or parameter that it is for.
 
-    `number` counts sources and a method's several numbers from 1; it is 0 for a single one. The
-    subject of a number with a name is that of its first use.
+    `number` counts sources and a method's several numbers from 1; it is 0 for a single one. A
+    number with a name has the subject of its first use.
     """
 
     role: Role
@@ -62,7 +62,7 @@ Choice: TypeAlias = (
     | p.OneOfNumbers
     | p.Interval
 )
-"""An open value, beside a `maybe`."""
+"""An open value other than a `maybe`."""
 
 
 @final
@@ -70,9 +70,9 @@ Choice: TypeAlias = (
 class Site:
     """One value of a plan that may be open.
 
-    `place` is that of the value, `entry` that of the model, layer, drop, scale, bridge or item
-    around it, if there is one. `when` are the choices in the same recipe that it depends on; the
-    entry's own `maybe` comes on top of them.
+    `place` is the value's place, `entry` the place of the model, layer, drop, scale, bridge or item
+    around it, or (). `when` are the choices in the same recipe that it depends on; the entry's own
+    `maybe` comes on top of them.
     """
 
     place: Place

@@ -26,8 +26,8 @@ from gptailor.plan.sites import (
 def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     """Return the plan with an entry for each position and a number for each name and curve.
 
-    Open values stay: a name of a choice, and a curve through one. `tied` are the models whose
-    embedding and head are one tensor. A plan that has nothing to write out is itself.
+    Open values stay: a name of a choice, and a curve through one. `tied` are the models with one
+    tensor for embedding and head. A plan that has nothing to write out is itself.
     """
     plan = spread(plan, count, tied, gone=bool(plan.bridges) or plan.heal is not None)
     if not any(isinstance(value, p.Named | p.Curve) for _, value in values(plan)):
@@ -132,15 +132,13 @@ _Located = tuple[p.Layer, Place]
 def _located(
     plan: p.Plan, count: int, *, gone: bool = False, plain: bool = False
 ) -> list[_Located]:
-    """Return the layers of `_layers` in their normal order; those dropped too if `gone`."""
+    """Return the layers of `_layers` in their normal order; dropped layers too if `gone`."""
     dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
     return sorted(_layers(plan, count, dropped, plain), key=lambda pair: p.normal_order(pair[0]))
 
 
 def _layers(plan: p.Plan, count: int, dropped: Collection[int], plain: bool) -> Iterator[_Located]:
-    """Yield the plan's own layers, and those of `others` and `whole`, each with its place in the
-    plan.
-    """
+    """Yield the layers of the plan, `others` and `whole`, each with its place in the plan."""
     own: dict[int, list[_Located]] = {}
     for i, layer in enumerate(plan.layers):
         own.setdefault(layer.position, []).append((layer, ("layers", i)))
@@ -163,7 +161,7 @@ def _layers(plan: p.Plan, count: int, dropped: Collection[int], plain: bool) -> 
 def _levels(plan: p.Plan) -> list[list[tuple[p.LayerBelow, Place]]]:
     """Return `others`, then `whole`, as layers at position 0.
 
-    Their groups are numbered after those of the layers.
+    Their groups are numbered after the layers' groups.
     """
     groups = 1 + max((layer.tied or 0 for layer in plan.layers), default=0)
     levels: list[list[tuple[p.LayerBelow, Place]]] = [[], []]

@@ -1,7 +1,7 @@
 """The one combine loop, `combined`: readers of tensors in, the entries of one tensor out.
 
-It is independent of the readers' sources. A tensor that is itself combined, as those of models made
-of models are, is read by `nested_reader`, which computes no more than the requested entries.
+It is independent of the readers' sources. A tensor that is itself combined, as in models made of
+models, is read by `nested_reader`, which computes no more than the requested entries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,7 @@ def combined(
 ) -> Iterator[Shaped[Array, " n"]]:
     """Yield the entries of a merged tensor in order, in chunks, each valid until the next one.
 
-    `readers` are those of `make.tensors`; each call asks for `step` entries, which changes no bit.
+    `readers` are for `make.tensors`. Each call asks for `step` entries, which changes no bit.
     Inputs are widened (or, float64, rounded) to float32, the method combines them, the result is
     divided, the offset is added, and it is rounded once, to nearest even. Raises OverflowFault and
     NotFiniteFault for a result that isn't finite.
@@ -69,7 +69,7 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
     measured = cache(partial(_measured, make, inputs))
 
     def read(start: int, end: int) -> Float32[Array, " n"]:
-        known = measured()  # before the chunk, whose buffer it reads into
+        known = measured()  # before the chunk: it reads into the chunk's buffer
         unit = kernel.unit(inputs, arguments)
         first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
         chunk = inputs.read(first, last)
@@ -102,7 +102,7 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
 
 @_quietly
 def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Stored:
-    """Return the values in float32, or NumPy's as they are in bfloat16; refuse those beyond it."""
+    """Return the values in float32, or NumPy's as they are in bfloat16; refuse values beyond it."""
     if isinstance(values, np.ndarray) and values.dtype == np.uint16:
         return values
     if values.dtype != namespace(values).float64:
@@ -140,7 +140,7 @@ def _result(
     return rounded(value, spec.dtype, refuse)
 
 
-# ------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------- messages
 
 
 def _refuse(value: float, number: int, chunk: Chunk, make: Combine, spec: TensorSpec) -> NoReturn:

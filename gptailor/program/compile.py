@@ -345,7 +345,7 @@ def compiled_size(checked: Checked, compiled: Compiled) -> OutputSize:
 def token_cache(checked: Checked, compiled: Compiled) -> int | Refusal:
     """Return the KV cache's bytes of a token, or why they are unknown.
 
-    They are those of the output's dtype. llama.cpp, which runs a GGUF file, has 16 bits an entry.
+    They are in the output's dtype. llama.cpp, which runs a GGUF file, has 16 bits an entry.
     """
     program, config, total = compiled.program, compiled.config, 0
     layout = checked.base.layout

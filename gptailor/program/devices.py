@@ -1,4 +1,4 @@
-"""Devices and threads of torch, and dtypes: named ones, and those that a device is quick in."""
+"""Devices and threads of torch, and dtypes: named dtypes, and a device's quick dtypes."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -91,7 +91,7 @@ def use_one_thread() -> Iterator[None]:
 _SLOW = {"cpu": ("BF16", "F16"), "cuda": ("BF16",)}
 """The stored dtypes that are slow on a device without quick bfloat16, by its type."""
 _AMPERE = 8, 0
-"""The compute capability from which CUDA devices multiply bfloat16; older ones emulate it."""
+"""The least compute capability of CUDA devices that multiply bfloat16; older ones emulate it."""
 _ROOM = 0.5
 """The part of the device's memory that weights in float32 may take."""
 

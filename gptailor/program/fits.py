@@ -54,7 +54,7 @@ class FitStatement:
 @final
 @dataclass(frozen=True)
 class LayerCut:
-    """A cut of all layers: what they have fewer of, its `noun`, and its default `tokens`.
+    """A cut of all layers: the `noun` of the removed parts, and its default `tokens`.
 
     `refused` returns why a family's layers can't be cut. `count` returns the size of a layer as it
     is stored, a refusal, or None for a layer to leave out. `resized` returns the configuration for
@@ -266,7 +266,7 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
 
 
 def marked(program: p.Program, word: str, decided: Mapping[str, FitPlan]) -> p.Program:
-    """Return a program in which fits of a word decide some tensors, by their names."""
+    """Return the program with some tensors, by their names, decided by fits of a word."""
 
     def mark(output: p.Output) -> p.Output:
         if (fit := decided.get(output.spec.name)) is None:

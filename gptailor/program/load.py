@@ -104,7 +104,7 @@ def combine_tensors(
 ) -> Float[Tensor, "..."]:
     """Return a merged tensor of tensors in memory, with exactly the bytes of `chunks`.
 
-    `tensors` are those of `make.tensors`, on one device. Raises OverflowFault and NotFiniteFault,
+    `tensors` are the loaded `make.tensors`, on one device. Raises OverflowFault and NotFiniteFault,
     and TailorError for whole numbers.
     """
     for tensor, info in zip(tensors, make.tensors, strict=True):
@@ -153,7 +153,7 @@ def loaded_reader(tensor: forms.TensorInfo, device: torch.device | None) -> Read
 
 
 def bytes_for(device: torch.device, size: int) -> NDArray[np.uint8]:
-    """Return memory of the host from which bytes move fast to a device."""
+    """Return memory of the host for fast copies to a device: pinned for CUDA."""
     pinned = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     return pinned.numpy()
 
@@ -225,7 +225,7 @@ def _unpacked(
         message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
         raise CheckpointError("C110", message, tensor.file, how_to_install("gguf")) from error
     rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*shape[:-1], -1))
-    with np.errstate(all="ignore"):  # what isn't finite is refused where it is merged or cast
+    with np.errstate(all="ignore"):  # a merge or a cast refuses NaN and infinity
         values = dequantize(rows, GGMLQuantizationType[kind])
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 

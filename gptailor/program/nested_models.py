@@ -1,8 +1,8 @@
 """Models without files of their own: made of models, another plan's output, or dequantised.
 
-Its tensors are those of a plan's program before they are rounded. A combined tensor has the form
-`Combine`, which is computed when the tensor is read, entry by entry. A plan that texts decide is
-fitted once, and then it is what its compiled folder would be.
+Its tensors are the tensors of a plan's program before they are rounded. A combined tensor has the
+form `Combine`, which is computed when the tensor is read, entry by entry. A plan that texts decide
+is fitted once, and then it equals its compiled folder.
 
 A plan that only moves layers copies the bytes of quantised weights. One that merges, scales, casts,
 bridges or heals any quantised weight, or mixes models that are quantised in different ways, has an
@@ -91,8 +91,8 @@ def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Op
 def nested_model(name: str, checked: Checked, inner: InnerPlan | None = None) -> Opened:
     """Return the output of a closed plan without faults as an opened model.
 
-    `inner` is the plan, if it is in a file. Raises CheckpointError (M204, M234) for an output whose
-    layers can't be moved, and for a tensor with too many sources.
+    `inner` is the plan, if it is in a file. Raises CheckpointError (M204, M234) for an output with
+    layers that can't be moved, and for a tensor with too many sources.
     """
     fitted = inner.fitted if inner is not None else None
     checkpoint = _nested_checkpoint(checked, read_header(fitted.file) if fitted else {})

@@ -1,4 +1,4 @@
-"""The installed packages whose merge methods, fits and objectives a plan or a program uses."""
+"""The installed packages with merge methods, fits and objectives that a plan or a program uses."""
 
 import hashlib
 import sys
@@ -102,7 +102,7 @@ def _source_files(module: str) -> list[Path]:
 
 
 def _code(value: object, seen: set[int]) -> object:
-    """Return what decides the values of a function: code, defaults, and globals that it names."""
+    """Return the causes of a function's values: code, defaults, and globals that it names."""
     if isinstance(value, CodeType):
         consts = [_code(const, seen) for const in value.co_consts]
         return value.co_code, value.co_names, value.co_varnames, consts

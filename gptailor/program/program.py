@@ -108,7 +108,7 @@ class Marked:
     """A tensor that texts decide: `make` makes it, and the fit of this word changes it.
 
     `width` leaves the neurons that stay, and fits the output projection. `experts` copies or
-    combines those that a text chooses; `make` is that of the first experts. `bridge` folds a gap's
+    combines the experts that a text chooses; `make` makes the first experts. `bridge` folds a gap's
     map into the layer before it. `heal` adds the change that a layer learns. The models must run
     for each. `provider` identifies the code of another package's bridge.
     """

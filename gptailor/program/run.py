@@ -87,8 +87,8 @@ def _file_reader(
 ) -> Reader:
     """Return a reader of a tensor on disk that fills one buffer, or of a combined tensor.
 
-    A tensor whose values don't lie in a row is loaded whole while it is read. Raises TailorError
-    for a tensor that can't be merged into the target.
+    A tensor that isn't contiguous is loaded whole while it is read. Raises TailorError for a tensor
+    that can't be merged into the target.
     """
     _check_input(tensor, target)
     if isinstance(tensor.form, Combine):

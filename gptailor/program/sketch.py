@@ -15,9 +15,9 @@ _SUMMED = 2**20
 def sketch(tensor: Shaped[Tensor, "..."]) -> tuple[float, ...]:
     """Return sums of a tensor's entries, each with a sign that depends on its number alone.
 
-    A few float64 numbers show the distance of two tensors whose bytes may differ: the Euclidean
-    distance of two sketches is about that of the tensors (a count sketch, Charikar and others
-    2002). The entry of number i is in the sum i modulo `_BUCKETS`.
+    A few float64 numbers show the distance of two tensors that may differ: the Euclidean distance
+    of two sketches is about the distance of the tensors (a count sketch, Charikar and others 2002).
+    The entry of number i is in the sum i modulo `_BUCKETS`.
     """
     flat = tensor.detach().reshape(-1).cpu()
     key = draw_key(0, "sketch", "")

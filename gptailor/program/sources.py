@@ -46,8 +46,8 @@ class Checked:
     def uses(self, slot: Slot, part: Branch) -> tuple["Use", ...]:
         """Return all layers that a branch of one of the plan's slots may be made of.
 
-        The layers of the branch's own recipe come first and decide which tensors it has; those of
-        finer parts follow. The base's layer is last of a recipe's whose method needs θ_b.
+        The layers of the branch's own recipe come first and decide which tensors it has; layers of
+        finer parts follow. If a recipe's method needs θ_b, the base's layer is its last.
         """
         return tuple(_uses_of(self, slot, part))
 
@@ -63,7 +63,7 @@ class Checked:
 
     @property
     def undone(self) -> "Checked":
-        """Return the plan with nothing dropped, bridged or healed, beside the same models."""
+        """Return the plan with nothing dropped, bridged or healed, with the same models."""
         return Checked(self.resolved.undone, self.models)
 
     @property

@@ -1,4 +1,4 @@
-"""The words about fits' results: `FIT_WORDS` has those of each fit, in the order of the card."""
+"""The words about fits' results: `FIT_WORDS` has each fit's words, in the order of the card."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

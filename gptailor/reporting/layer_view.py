@@ -302,7 +302,7 @@ def _joined(rows: Iterable[Row]) -> list[Row]:
 
 
 _MEASURED = frozenset(["nearswap", "arcee_fusion"])
-"""Methods whose share of the second source depends on the tensors."""
+"""Methods with a share of the second source that depends on the tensors."""
 
 
 def _recipe_shares(recipe: p.Recipe) -> dict[str, float] | None:

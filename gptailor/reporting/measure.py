@@ -103,6 +103,6 @@ def spread_of(scores: Iterable[float]) -> float:
 
 
 def shared_unit(units: Iterable[str]) -> str:
-    """Return the unit in which losses by several objectives have a mean; "" without such a unit."""
+    """Return the unit of the mean of losses by several objectives; "" without a common unit."""
     several = {*units}
     return "" if len(several) != 1 or several & UNSIZED else several.pop()

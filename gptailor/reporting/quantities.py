@@ -19,7 +19,7 @@ def with_error(value: float, error: float) -> str:
     if not math.isfinite(value) or not math.isfinite(error):
         return f"{value:.4g} ± ?"
     if error < _ROUNDED:
-        # A size, in which each digit counts, or a share of one.
+        # A size with exact digits, or a share of one.
         counted = value >= _LARGE or (value >= 1 and value == int(value))
         return f"{value:,.0f}" if counted else f"{round(value, 8) + 0.0:.4g} ± 0"
     places = min(8, max(0, 1 - math.floor(math.log10(error))))

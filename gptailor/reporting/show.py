@@ -106,7 +106,7 @@ def shown_lines(
     """Yield the lines of the map and the size, in a terminal's colours."""
     prepared, stopped = prepared_from_headers(plan, models)
     for of, inner in (prepared.inner_plans if prepared is not None else {}).items():
-        if of in plan.models:  # which shows those inside it
+        if of in plan.models:  # which shows its inner models
             yield from shown_lines(
                 plan.models[of].source, inner.plan, {}, width=width, every_layer=every_layer
             )

@@ -16,7 +16,7 @@ def row_numbers(names: Sequence[str]) -> list[str]:
 
 
 def has_room(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> bool:
-    """Return whether all columns of a table fit beside its names in `width` columns."""
+    """Return whether all columns of a table fit next to its names in `width` columns."""
     sizes = _sizes([head, *rows])
     return len(_INDENT) + sum(sizes) + _GAP * (len(sizes) - 1) <= width
 
@@ -46,7 +46,7 @@ def table_lines(
     """Yield the lines of a table in `width` columns; a row begins with its name.
 
     Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. If the names have
-    no room beside all columns, a legend gives them above the table, and rows begin with `labels`,
+    no room next to all columns, a legend gives them above the table, and rows begin with `labels`,
     by default with numbers. Columns that still have no room follow in further blocks. A block
     without any head has no line for it.
     """
@@ -68,7 +68,7 @@ def _sizes(lines: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _blocks(sizes: Sequence[int], room: int) -> Iterator[Sequence[int]]:
-    """Yield the numbers of columns that have room beside each other, at least one at a time."""
+    """Yield the numbers of columns that have room next to each other, at least one at a time."""
     block: list[int] = []
     used = 0
     for number, size in enumerate(sizes):

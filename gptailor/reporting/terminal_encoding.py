@@ -53,8 +53,8 @@ def wrapped(
 ) -> list[str]:
     """Return the lines of a text in `width` columns; a line ends between two words.
 
-    The line that begins with `first` is followed by lines that begin with `later`. Of more lines
-    than `most` the last one ends in dots. A longer word has a line of its own.
+    The line that begins with `first` is followed by lines that begin with `later`. If there are
+    more lines than `most`, the last line ends in dots. A longer word has a line of its own.
     """
     return textwrap.wrap(
         text, max(20, width), initial_indent=first, subsequent_indent=later, max_lines=most,

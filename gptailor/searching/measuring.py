@@ -39,7 +39,7 @@ from gptailor.searching.starts.stages import Starts
 from gptailor.searching.strategies import strategy_of
 
 _GLANCE = 1 / 8
-"""The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
+"""The share of all samples for measuring block influence, without a cheaper fidelity."""
 _GLANCED = 8, 32
 """The fewest samples that block influence is measured on, and the most."""
 _REMOVAL_SHARE = 1 / 10

@@ -54,7 +54,7 @@ class SearchResult:
     `summary` has the `verdict` with the `found` and the `best` trial, the `front`, the `curve` of
     quality over size, and all trials in its `ledger`. `commands` score and compile the best plan; a
     comment in them tells which names no installed package provides.
-    `answers` are those of the base and of the best plan to one prompt, if they were asked for.
+    `answers` are the base's and the best plan's answers to one prompt, if they were requested.
     """
 
     ended: Ended
@@ -79,9 +79,9 @@ class SearchResult:
         """Return a row for each trial in their order, by column.
 
         `number`, `phase` and `origin` tell where the trial is from, `plan` describes it in a line.
-        `samples` are those that it was scored on. Each objective has its score and its error under
-        `NAME` and `NAME stderr`. `loss` is the loss compared with the base. A missing value is
-        None.
+        `samples` is the number that it was scored on. Each objective has its score and its error
+        under `NAME` and `NAME stderr`. `loss` is the loss compared with the base. A missing value
+        is None.
         """
         return [self.summary.row(trial) for trial in self.summary.ledger.trials]
 
@@ -169,10 +169,11 @@ def put_results(
 ) -> SearchResult:
     """Write a search's results into its folder, and return them.
 
-    There is no best plan where no plan has a score. It is the plan that was found, or a simpler one
-    that is no worse (`searching/summary.py`). Beside it is the best starting plan, which needs no
-    search. The front has the plans that no other one betters, the best plan of each size, and the
-    plan that is nearest to the requirements. The commands score and compile the best plan.
+    The best plan is the plan that was found, or a simpler one that is no worse
+    (`searching/summary.py`). Without scores the best plan is missing. The best starting plan, which
+    needs no search, is a part of the results too. The front has the plans that no other one
+    betters, the best plan of each size, and the plan that is nearest to the requirements. The
+    commands score and compile the best plan.
 
     An interrupted search doesn't lock the best plan, since that takes a while. The lock of another
     best plan is removed then, and the printed command compiles without a lock. A first Ctrl-C here
@@ -212,7 +213,8 @@ def _handed_over(run: RunReading) -> HandedNote:
     """Return the best plan of each size; the plan that is handed over stands for the plan found.
 
     The mean loss is by all objectives that aren't sizes. Its `share` of the base's scores is None
-    where an objective has none, as `kl`, and its `nats` where the objectives have no common unit.
+    where an objective has no share, as `kl`, and its `nats` where the objectives have no common
+    unit.
     """
     ledger, verdict = run.ledger, run.verdict
     aims = [ledger.aims[number] for number in ledger.rated]

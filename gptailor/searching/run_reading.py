@@ -153,7 +153,7 @@ class RunReading:
     def verdict(self) -> Verdict | None:
         """The verdict on the best trial, by held-out samples where all plans have them.
 
-        There is no verdict where all plans were evaluated, and none meets the requirements.
+        The verdict is missing if all plans were evaluated and no plan meets the requirements.
         """
         ledger, required = self.ledger, self.end.required
         if required is not None and required.whole and not required.met:

@@ -73,7 +73,7 @@ class Estimated(NamedTuple):
 
 @final
 class Begun(NamedTuple):
-    """Trials begin, or go on after those in the ledger. `repair` is the result of `repair_cost`."""
+    """Trials begin, or go on after the ledger's trials. `repair` is the result of `repair_cost`."""
 
     ledger: Ledger
     budget: Budget
@@ -212,7 +212,7 @@ def forecast(
     """Tell `on_event` the plans that a search would ask for, its time, and its memory.
 
     The base is scored on the samples of the cheapest trial, for the time. Nothing is written.
-    Raises what `search` raises for the plan, its texts and objectives.
+    Raises the errors of `search` for the plan, its texts and objectives.
     """
     chosen, memory = settings(plan, flags), byte_count(where.memory)
     plan, opened_models, where, space = _opened_space(plan, models, where, None, on_event)
@@ -251,9 +251,9 @@ def search_steps(
 ) -> Iterator[SearchEvent]:
     """Ask, decode, evaluate, record and tell while there is budget.
 
-    A search whose trials are in the study and the ledger goes on where they end. Its course depends
-    on the arguments, the outcomes and the number of workers alone, unless a worker is stuck for so
-    long that the study notes that it is `late`. Told trials are kept whatever happens. Raises
+    A search goes on after the trials in the study and the ledger. Its course depends on the
+    arguments, the outcomes and the number of workers alone, unless a worker is stuck for so long
+    that the study notes that it is `late`. Told trials are kept whatever happens. Raises
     SearchError where nothing has a score, and the errors of an evaluator or the disk.
     """
     about, ended = budget.record(), study.typed.ended
@@ -336,7 +336,7 @@ def _recorded(
 
 
 def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger) -> None:
-    """Add the uncut base's scores on this many samples, which others are shares of."""
+    """Add the uncut base's scores on this many samples, which other plans' scores are shares of."""
     measured = read_outcomes(outcomes)
     if not isinstance(measured, Scores):
         raise SearchError(f"the base itself has no score: {measured}")

@@ -162,7 +162,7 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
 
 
 def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
-    """Return the comparison of the found plan with a base that is no larger."""
+    """Return the comparison of the found plan with a base that isn't larger."""
     if verdict.base is None or not verdict.no_larger:
         return ""
     return " " + _compared(run, verdict, verdict.base, "the base, uncut, which is no larger")
@@ -373,7 +373,7 @@ def _failed(run: RunReading) -> Iterator[str]:
 
 
 def _stages(run: RunReading) -> Iterator[str]:
-    """Describe what was compared before plans were repaired, and what repair changed."""
+    """Describe the comparison before plans were repaired, and the changes by repair."""
     ledger, record = run.ledger, run.record
     repaired = "healed" if record.heals else "bridged"
     if record.heals or record.bridge is not None:
@@ -438,7 +438,7 @@ def _random(run: RunReading) -> Iterator[str]:
 
 
 def _cost(run: RunReading) -> str:
-    """Return the cost in evaluations on all samples, and what else concerns trials."""
+    """Return the cost in evaluations on all samples, and other facts about trials."""
     ledger, notes, trials = run.ledger, run.notes, len(run.ledger.trials)
     spent, late = notes.measured.evaluations, notes.late
     samples = {trial.request.samples for trial in ledger.trials}

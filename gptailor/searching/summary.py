@@ -3,8 +3,8 @@
 All is computed from the ledger and the notes, so that RUN need not keep it. Plans are compared
 sample by sample, on text that the search never saw where there is some. A plan is better than the
 starting plans if it is by more than two standard errors. If it isn't, the simplest plan within one
-standard error of the best one is handed over. A simpler plan whose recipe lost with nothing dropped
-isn't preferred: repair removes most of a cut's loss, and nothing of the recipe's loss.
+standard error of the best one is handed over. A simpler plan isn't preferred if its recipe lost
+with nothing dropped: repair removes most of a cut's loss, and nothing of the recipe's loss.
 """
 
 import math
@@ -26,7 +26,7 @@ from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
 
 ENOUGH = 12
-"""The fewest random plans from which the best of more can be estimated."""
+"""The fewest random plans for an estimate of the best of more plans."""
 
 
 MOST_STARTS = 8
@@ -115,7 +115,7 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
 
 
 def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:
-    """Return a key of a rival by the gain over it: first what surely beats the found plan."""
+    """Return a key of a rival by the gain over it: first rivals that surely beat the found plan."""
     gain = rival[1]
     return gain.sure, not gain.reversed.sure, gain.value
 
@@ -130,8 +130,8 @@ def _simplest(
     """Return the simplest plan within one standard error of the best one.
 
     This is the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984),
-    with paired errors. A plan that another of these surely beats is left out, and so is one whose
-    recipe lost to the best one's.
+    with paired errors. A plan is left out if another of these surely beats it, or if its recipe
+    lost to the best one's.
     """
     some = next(iter(among.values()))
     leader = max(among, key=lambda trial: measure.gain(among[trial], some).value)
@@ -217,7 +217,7 @@ _FEWEST_COMPARED = 3
 
 @final
 class RepairWorth(NamedTuple):
-    """How the finalists' losses before they were repaired compare with those after it.
+    """The finalists' losses before repair, compared with their losses after it.
 
     `slope` is the loss after repair for a loss of 1 before it, by least squares over this many
     `plans`. `correlation` is their rank correlation (Spearman).

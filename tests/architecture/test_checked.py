@@ -60,7 +60,7 @@ class Held:
     ("function", "right", "wrong"),
     [
         (length, ("text",), (5,)),
-        (length, ("text",), ("",)),  # what it returns
+        (length, ("text",), ("",)),  # its result
         (summed, (torch.ones(2, 3), [torch.ones(2, 3)]), (torch.ones(2, 3), torch.ones(3))),
         (depth, ({"a": {}}, 1), ({"a": {}}, "b")),
         (numbers, (3,), ("3",)),

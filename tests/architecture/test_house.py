@@ -160,7 +160,7 @@ def doors() -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def test_packages_are_entered_by_their_doors() -> None:
-    """Who is outside a package imports only those of its modules that its `__all__` names."""
+    """Importers outside a package use only the modules that its `__all__` names."""
     strangers = [
         f"{name} -> {other}"
         for package, door in doors()

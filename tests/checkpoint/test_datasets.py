@@ -1,4 +1,4 @@
-"""Calibration files: what is read of them, what is refused and where, and how samples are drawn."""
+"""Calibration files: their rows, refusals and the places in them, and how samples are drawn."""
 
 import json
 from pathlib import Path

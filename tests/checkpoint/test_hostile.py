@@ -1,6 +1,6 @@
 """Hostile files and folders: refused by a code and at a byte, in little memory and in little time.
 
-There is no third outcome. What each is, and why somebody would make it, is in `tests/hostile`.
+There is no third outcome. `tests/hostile` describes each file, and why somebody would make it.
 """
 
 import os

@@ -123,7 +123,7 @@ def test_a_token_opens_a_private_model(desk: Desk, hub: Hub, folders: Path) -> N
     assert "hf_secret" not in desk.plan()
 
 
-# --------------------------------------------------------------------------------- what is refused
+# --------------------------------------------------------------------------------- refusals
 
 
 def test_what_is_not_there_is_reported(desk: Desk, hub: Hub, folders: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_tokenizer_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
 
 
 def test_tokens_of_the_tokenizer_s_settings_count(tmp_path: Path) -> None:
-    """Files whose tokenizer.json are equal to the byte may differ in their added tokens."""
+    """Folders with tokenizer.json files equal to the byte may differ in their added tokens."""
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     decoder = {"63": {"content": "<think>", "special": True}, "1": {"content": "<s>"}}

@@ -1,4 +1,4 @@
-"""Missing texts, models and layers are reported beside a plan's other faults."""
+"""Missing texts, models and layers are reported with a plan's other faults."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How a search says what it does and how long the rest takes."""
+"""How a search prints its steps and the remaining time."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""The GitHub Action: what it says of plans, and of what a pull request changes in them."""
+"""The GitHub Action: its reports about plans, and about a pull request's changes in them."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def github() -> Iterator[GitHub]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with three plans and a file that is none."""
+    """A repository with three plans and a file that isn't a plan."""
     folder = tmp_path / "repository"
     (folder / "deep er").mkdir(parents=True)
     git(folder, "init", "--quiet", "--initial-branch=main")

@@ -1,7 +1,7 @@
 """All pages, as GitHub shows them: links lead somewhere, and a test reads each block of code.
 
-What a block is checked by, goes by its language; `BY_PAGE` has pages whose blocks have a test of
-their own, `SHOWN` those that nothing can check, with the reason.
+The check of a block depends on its language. `BY_PAGE` has pages with tests of their own; `SHOWN`
+has blocks that nothing can check, with the reason.
 """
 
 import ast
@@ -193,7 +193,7 @@ LOOKED_UP: dict[str, Callable[[list[str], dict[str, str]], None]] = {
 
 @pytest.mark.parametrize("block", [b for b in of("python") if ">>>" not in b.text], ids=shown)
 def test_python_calls_what_there_is(block: Block) -> None:
-    """Imports of ours are found, and each call of a verb goes with what the verb takes."""
+    """Imports of ours are found, and each call of a verb has arguments that the verb takes."""
     known: dict[str, Any] = {"gptailor": gptailor}
     nodes = list(ast.walk(ast.parse(block.text)))
     for node in nodes:

@@ -26,7 +26,7 @@ OLD = {"default": "old", "tool_use": "old tools"}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base whose settings have two templates, and a model with a file and another beside it."""
+    """A base with two templates in its settings, and a model with two templates in files."""
     root = tmp_path_factory.mktemp("templates")
     base, chat = (tiny_model("llama", root / name, layers=1) for name in ("base", "chat"))
     path = base / "tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""The command line: what is said, where, with which exit code, and what is left behind."""
+"""The command line: its output and where it goes, its exit codes, and the files it leaves."""
 
 import json
 import os
@@ -894,7 +894,7 @@ def _read(master: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory, family: Path) -> Path:
-    """A model whose merge takes a while: its weights are holes in a file."""
+    """A model with a slow merge: its weights are holes in a file."""
     folder = tmp_path_factory.mktemp("large") / "base"
     folder.mkdir()
     config = json.loads((family / "base" / "config.json").read_text())
@@ -950,6 +950,6 @@ def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path, force: bool) -
 
 
 def grown(folder: Path) -> bool:
-    """Whether a compilation has written some of its weights."""
+    """True if a compilation has written some of its weights."""
     found = folder.glob(".out.partial-*/new/*.safetensors")
     return any(file.stat().st_size > 2**20 for file in found)

@@ -1,6 +1,6 @@
-"""Whole compilations: what is written is what the plan means, to the bit, and can be loaded.
+"""Whole compilations: the output equals the plan's meaning, to the bit, and can be loaded.
 
-The naive interpreter of `tests.support.naive` says what a plan means.
+The naive interpreter of `tests.support.naive` computes a plan's meaning.
 """
 
 import json
@@ -119,7 +119,7 @@ def source(
 
 @st.composite
 def calls(draw: st.DrawFn, count: int) -> dict[str, Any]:
-    """A method for so many sources, with some of its arguments."""
+    """A method for this many sources, with some of its arguments."""
     one_each = st.lists(coefficients, min_size=count, max_size=count)
     choices: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "linear": {"weight": one_each},
@@ -223,7 +223,7 @@ def said(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def with_names(body: dict[str, Any]) -> dict[str, Any]:
-    """The same plan, whose shares are one number that has a name, and whose slerps have curves."""
+    """The same plan with one named number as its shares, and with curves in its slerps."""
     last = COUNT - 1
     for i, layer in enumerate(body.get("layers", ())):
         recipe = layer["recipe"]
@@ -556,7 +556,7 @@ def test_infinity_is_refused_where_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(TailorError, match=r"got inf in '.*up_proj\.weight'\[2, 3\] of 'base'"):
         gptailor.compile(plan_of("dtype float16", tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    plan = plan_of("drop L0", tmp_path)  # what is only copied isn't read
+    plan = plan_of("drop L0", tmp_path)  # tensors that are only copied aren't read
     gptailor.compile(plan, tmp_path / "out")
     assert_same(
         read(tmp_path / "out"), interpret(plan, {n: tmp_path / n for n in ("base", "math")})

@@ -46,7 +46,7 @@ RECIPES = recipes()
 
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models, adapters and texts, in which recipes leave what later ones use."""
+    """A folder with models, adapters and texts, in which recipes leave files for later ones."""
     return lay_out(tmp_path_factory.mktemp("kitchen"))
 
 
@@ -62,14 +62,14 @@ def outputs(recipe: Recipe) -> set[str]:
 
 
 def used(recipe: Recipe) -> list[Recipe]:
-    """The recipes whose files or outputs its commands name, and which stand before it."""
+    """The earlier recipes with files or outputs that its commands name."""
     words = {word for command in recipe.commands for word in shlex.split(command)}
     before = RECIPES[: RECIPES.index(recipe)]
     return [one for one in before if words & (one.files.keys() | outputs(one))]
 
 
 def cook(recipe: Recipe, kitchen: Path) -> None:
-    """Do what a recipe says, after those that it goes on from, if that wasn't done yet."""
+    """Run a recipe after the recipes that it goes on from, if it hasn't run yet."""
     for name, text in recipe.files.items():
         for often, seldom in FEWER.items():
             text = text.replace(often, seldom)  # noqa: PLW2901

@@ -79,7 +79,7 @@ def continued(models: Mapping[str, Path], base: Path) -> None:
 
 
 def evaluation(*words: str) -> str:
-    """Return the JSON of an `eval` whose scores count from 0, with two samples each."""
+    """Return the JSON of an `eval` with scores that count from 0, with two samples each."""
     targets = list(words[1 : words.index("-O")])
     if "--uncut" in words:
         targets += [f"{target}, uncut" for target in targets if "found" in target]

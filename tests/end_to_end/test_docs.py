@@ -3,7 +3,7 @@
 A block marked `tailor`, or `tailor FILE`, has no faults by itself, one marked `tailor refuse` has
 some. A block that doesn't start with `tailor` stands below `tailor 1` and the models `base`,
 `math`, `code` and `chat`, but for those that it declares. So do the statements in tables of
-statements, each by itself; those with `…` in them are no whole statements.
+statements, each by itself; statements with `…` in them aren't whole.
 """
 
 import doctest
@@ -148,7 +148,7 @@ def test_the_help_says_of_commands_what_they_say() -> None:
     text = cli.get_help(context) + "\n"
     for name in cli.list_commands(context):
         if COMMANDS.problem(name):
-            continue  # of a plugin whose folder was removed
+            continue  # the plugin's folder was removed
         command = cli.get_command(context, name)
         assert command is not None
         assert command.name == name

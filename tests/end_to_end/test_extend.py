@@ -30,7 +30,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def _doors_as_before() -> Iterator[None]:
-    """Forget what a test's packages have brought."""
+    """Forget the entries of a test's packages."""
     tables = (METHODS, OBJECTIVES, STRATEGIES, FAMILY_FILES, GAP_FITS, IMPORTERS, COMMANDS)
     before = [(dict(table), dict(table._modules), dict(table._problems)) for table in tables]
     yield
@@ -388,7 +388,7 @@ FIT_AT = {"fits": {"zero": "mine:Fit"}}
 
 @pytest.fixture
 def bridged(family: Path, here: Path) -> Path:
-    """The folder with a plan whose gap the fit `zero` closes."""
+    """The folder with a plan with a gap that the fit `zero` closes."""
     (here / "t.txt").write_text("the cats sat on the mats. " * 100)
     text = f'tailor 1\nmodel base = "{family}/base"\ndrop L2\n'
     (here / "open.tailor").write_text(text)

@@ -91,7 +91,7 @@ CASES = {
 
 
 class Ordinary(gptailor.GapFit):
-    """Least squares in which all tokens count alike."""
+    """Least squares with equal weights of all tokens."""
 
     def __init__(self, width_in: int, width_out: int, device: torch.device) -> None:
         super().__init__(width_in, width_out, device)
@@ -248,7 +248,7 @@ def test_a_text_that_does_not_serve_is_one_fault_and_nothing_is_written(
     assert not (here / "out").exists()
 
 
-# ------------------------------------------------------------------------------- beside other parts
+# ------------------------------------------------------------------------------- with other parts
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -274,7 +274,7 @@ CUTS_BESIDE = [
     for place, beside in enumerate(BESIDE)
     if THOROUGH or place % len(CUTS) == number
 ]
-"""Each statement beside one cut, and beside all of them in `make thorough`."""
+"""Each statement with one cut, and with all cuts in `make thorough`."""
 
 
 @pytest.mark.parametrize(

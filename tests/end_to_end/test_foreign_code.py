@@ -55,7 +55,7 @@ def test_no_output_names_code_and_each_file_is_reported(vision: bool, tmp_path: 
     assert json.loads(texts["generation_config.json"])["inner"] == {"list": [{"a": 1}]}
     assert AutoTokenizer.from_pretrained(out).encode("a cat")
     assert gptailor.verify(out).result == "verified"
-    (tmp_path / "base").rename(tmp_path / "gone")  # what is left is the lock
+    (tmp_path / "base").rename(tmp_path / "gone")  # only the lock is left
     assert not gptailor.verify(out).differences
     kept = texts["tokenizer_config.json"]
     (out / "tokenizer_config.json").write_text(kept.replace("128", "129"))

@@ -315,7 +315,7 @@ def test_lock_and_verify_say_how_healing_goes_on(
     for command in commands:  # lock and verify learn anew
         assert run([word if word != "out" else str(folder / "out") for word in command]) == 0
         said = capsys.readouterr().err
-        if command[0] != "compile":  # which knows by then what came of it
+        if command[0] != "compile":  # compile knows the result by then
             assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens", said), said
             assert "healing: step" in said
 

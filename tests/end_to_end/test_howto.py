@@ -27,11 +27,11 @@ ELSEWHERE = {
     "completion": "tests/plugins/completion",
     "lsp": "tests/plugins/lsp",
 }
-"""Pages whose commands other tests run."""
+"""Pages with commands that other tests run."""
 FEWER = ("tokens 16384", "tokens 1024")
 """A number of tokens in pages, and the one for the tests' short texts."""
 COSTLY = set() if THOROUGH else {"eval", "generate"}
-"""Those whose commands the cookbook's test runs too; `make thorough` runs them here as well."""
+"""Pages with commands that the cookbook's test runs too; `make thorough` runs them here as well."""
 NAMES = sorted({page.stem for page in PAGES.glob("*.md")} - ELSEWHERE.keys() - COSTLY)
 
 

@@ -120,7 +120,7 @@ def made_in_peace(runs: Runs, place: Place, plan: Path, **options: Any) -> dict[
 
 
 def seen_by(runs: Runs, place: Place, **options: Any) -> tuple[str, ...]:
-    """The moments of a run that nothing happens to; what it makes is removed."""
+    """The moments of an undisturbed run; its output is removed."""
     seen = succeeds(runs(place.plan, place.target, **options)).moments
     shutil.rmtree(place.target)
     return seen
@@ -271,7 +271,7 @@ def small(place: Place) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up_in_the_middle(runs: Runs, place: Place, small: Path) -> None:
-    """Somebody else takes what is left, at any moment of a run for which there was room."""
+    """Another process takes the remaining room, at any moment of a run that had enough."""
     old = made_in_peace(runs, place, place.plan, shard_size=10**9)
     wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
     failed = 0

@@ -193,7 +193,7 @@ def test_a_plan_is_picked_by_the_size_of_its_gguf_file(
 def test_the_script_of_the_guide_runs(
     searched: gptailor.SearchResult, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first block of docs/python.md, beside files of its names."""
+    """The first block of docs/python.md, in a folder with files of its names."""
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
     script = page.partition("```python\n")[2].partition("```")[0]
     assert "gptailor.search(" in script

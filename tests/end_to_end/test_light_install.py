@@ -1,6 +1,6 @@
 """Without torch and all that extras bring, plans are checked, shown, converted and compiled.
 
-One process in which none of these packages can be imported runs all commands.
+One process that can't import these packages runs all commands.
 """
 
 import json

@@ -130,9 +130,9 @@ def test_fewer_tokens_and_narrower_mlps_compute_the_same(
      "q3_k_m"],
 )  # fmt: skip
 def test_a_quantised_file_computes_what_its_weights_do(tmp_path: Path, quantize: str) -> None:
-    """Beside transformers with the same weights, which gptailor reads of the file.
+    """Compare with transformers with the same weights, which gptailor reads from the file.
 
-    llama.cpp rounds what it multiplies with them too, to the file's kind of float or to 8 bits.
+    llama.cpp rounds the other factors too, to the file's kind of float or to 8 bits.
     """
     long = {"hidden_size": 256, "intermediate_size": 512}
     _, file = compiled(tmp_path, "llama", long, quantize=quantize)

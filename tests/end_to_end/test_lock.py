@@ -1,4 +1,4 @@
-"""Locks of whole compilations: what is locked, what is refused, and what `verify` finds."""
+"""Locks of whole compilations: their contents, refusals, and results of `verify`."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that was compiled with its lock, beside equal models."""
+    """A folder that was compiled with its lock, with equal models."""
     folder = write_models(family, tmp_path_factory.mktemp("locked"))
     gptailor.compile(gptailor.load(folder / "p.tailor"), folder / "out", locking=True)
     return folder / "out"
@@ -125,7 +125,8 @@ def messages(folder: Path, **how: Any) -> list[str]:
     return [one.message for one in gptailor.verify(folder, **how).differences]
 
 
-# ---------------------------------------------------------------------------------- what is locked
+# ---------------------------------------------------------------------------------- the lock's
+# contents
 
 
 def test_the_lock_names_what_is_read_and_no_more(here: Path) -> None:
@@ -301,7 +302,7 @@ def test_the_layout_of_the_sources_changes_files_and_no_tensor(here: Path, famil
     assert files[0] != files[1] != files[2] != files[0]
 
 
-# --------------------------------------------------------------------------------- what is refused
+# --------------------------------------------------------------------------------- refusals
 
 
 def test_what_was_locked_compiles(here: Path) -> None:

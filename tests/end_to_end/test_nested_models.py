@@ -1,4 +1,4 @@
-"""Models that no folder holds, made of models or plans: they are what a folder of them would be.
+"""Models that no folder holds, made of models or plans: they equal a folder of them.
 
 To the bit: nothing of them is rounded before the output's tensor is.
 """
@@ -42,7 +42,7 @@ search { trials 3 }
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Variants of several dtypes, and a plan beside one of them."""
+    """Variants of several dtypes, and a plan next to one of them."""
     folder = tmp_path_factory.mktemp("models")
     dtypes = {"base": "bfloat16", "sub/math": "float32", "code": "bfloat16", "chat": "float16"}
     for seed, (name, dtype) in enumerate(dtypes.items()):
@@ -164,7 +164,7 @@ norm from deep, chat by linear(0.5, 0.5)
 
 
 def test_the_base_may_be_a_plan(root: Path, tmp_path: Path) -> None:
-    """Its positions are the plan's output's, and its dtypes those of the plan's base."""
+    """Its positions are the plan's output's, and its dtypes the plan's base's."""
     gptailor.compile(gptailor.load(root / "sub" / "deep.tailor"), tmp_path / "deep",
                      dtype="float32")  # fmt: skip
     body = "merge(L1 base, L1 chat) by task_arithmetic(0.5)\nL0.mlp from chat\nembed from base"

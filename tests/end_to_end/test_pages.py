@@ -1,4 +1,4 @@
-"""Pages that hold what something else says: mergekit's files beside plans, and pictures."""
+"""Pages with copies of other sources: mergekit's files next to plans, and pictures."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PAIRS = sorted(name.removesuffix(".yml") for name in FILES if name.endswith(".ym
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four models of sixteen layers, of which only the configuration is read."""
+    """Four models of sixteen layers; only their configurations are read."""
     said = {"model_type": "llama", "num_hidden_layers": 16, "tie_word_embeddings": False}
     for name in ("base", "math", "code", "chat"):
         (tmp_path / "models" / name).mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_the_readme_and_the_first_page_have_one_plan() -> None:
 
 
 def numbers(value: object) -> list[float]:
-    """All numbers in some figures but those of a heat map."""
+    """All numbers in some figures, without a heat map's."""
     if isinstance(value, dict):
         return [one for inner in value.values() for one in numbers(inner)]
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""benchmarks/published.py without a model: its table, what it keeps, its text, and refusals."""
+"""benchmarks/published.py without a model: its table, its kept results, its text, and refusals."""
 
 import json
 from pathlib import Path

@@ -28,7 +28,7 @@ from tests.support.preloaded import Preloaded
 SOURCES = ("WikiText", "GSM8K", "library", "Dolly", "C4", "SVAMP", "MBPP", "Self-Instruct")
 SCRIPT = Path(__file__).parents[2] / "benchmarks/retention.py"
 LEFT_OUT = {"cut", "select", "merged", "bridge"}
-"""Searches like that of `heal`, of which one is enough to see that they run."""
+"""Searches like `heal`'s: one is enough to see that they run."""
 
 
 def cell(method: str, nats: float, **said: Any) -> Cell:

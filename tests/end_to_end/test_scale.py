@@ -1,7 +1,7 @@
 """Models of 70 billion parameters, thousands of tensors, many shards, and a network's file system.
 
-The large ones are headers before holes (`tests/support/hollow.py`). What is bounded is counted in
-bytes read and bytes resident, never in seconds; `benchmarks/scale.py` has the seconds.
+The large ones are headers before holes (`tests/support/hollow.py`). The bounds are in bytes read
+and bytes resident, never in seconds; `benchmarks/scale.py` has the seconds.
 """
 
 import errno
@@ -313,7 +313,7 @@ def test_a_lock_that_outlives_its_removal(little: Path, monkeypatch: pytest.Monk
     def silly(path: Any, **more: Any) -> None:
         if str(path).endswith("/.lock"):
             kept.append(Path(path).with_name(".nfs0001"))
-            os.rename(path, kept[-1])  # noqa: PTH104 (what is tested uses Path's)
+            os.rename(path, kept[-1])  # noqa: PTH104 (the tested code uses Path's)
         else:
             unlink(path, **more)
 

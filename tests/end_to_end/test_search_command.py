@@ -1,4 +1,4 @@
-"""`gptailor search`: what is found scores and compiles as it is said; bad input is one message."""
+"""`gptailor search`: the found plan scores and compiles as printed; bad input is one message."""
 
 import json
 import re
@@ -143,7 +143,7 @@ def commands(run: Path) -> list[str]:
     return [line.strip() for line in lines if line.startswith("    gptailor")]
 
 
-# ----------------------------------------------------------------------------- what is handed over
+# ----------------------------------------------------------------------------- the results
 
 
 def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
     assert {p: p.read_bytes() for p in (world / "run").rglob("*") if p.is_file()} == before
 
 
-# ------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -524,7 +524,7 @@ def test_plans_of_an_interrupted_search_have_their_repairs_and_are_called_unrepa
 def test_control_c_while_the_best_plan_is_locked_keeps_everything(
     run: Run, world: Path, monkeypatch: pytest.MonkeyPatch, swallowed: bool
 ) -> None:
-    """Also where a library's callback prints what is raised, and forgets it."""
+    """Also where a library's callback prints an error, and forgets it."""
     name = f"unlocked-{swallowed}"
     command = ("search", "space.tailor", "--strategy", "random", "--trials", "4", "-o", name)
 
@@ -578,7 +578,7 @@ def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world:
 
 
 def caching(folder: Path) -> str:
-    """Where a process keeps what it can make again."""
+    """Where a process keeps files that it can make again."""
     return f"import os\nos.environ['XDG_CACHE_HOME'] = {str(folder)!r}"
 
 

@@ -193,7 +193,7 @@ def test_an_evaluation_counts_for_its_text_alone(search: Search, world: Path) ->
 def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Evaluated in the end, none meets it; the nearest has a file, though no front has it."""
+    """No plan meets the requirement; the nearest plan has a file, though no front has it."""
     line = 'require nll("text.txt") <= 0.5 * math'
     plan = gptailor.loads(SPACE.format(line), folder=world)
 

@@ -52,7 +52,7 @@ FOREIGN = re.compile(r"\b\w+(Error|Exception)\b|Traceback|trust_remote_code")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, an adapter, a plan, and what it is compiled to, with its lock."""
+    """Models, an adapter, a plan, and its output, with its lock."""
     folder = tmp_path_factory.mktemp("edits")
     for seed, name in enumerate(("base", "math")):
         tiny_model("llama", folder / name, seed=seed, layers=3)

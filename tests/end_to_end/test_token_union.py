@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_progress_bars")
 
 OTHERS = [*ORDER, "<|im_end|>", "<|pad|>", "<|im_start|>"]
 UNION = [*ORDER, "<|im_start|>", "<|im_end|>", "<|pad|>"]
-"""The base's tokens, those of 'chat' by their numbers, what 'math' has besides."""
+"""The base's tokens, the tokens of 'chat' by their numbers, and the other tokens of 'math'."""
 
 
 def wanted(where: str, name: str, taken: str, models: Mapping[str, Made]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Outputs with another tokenizer: each token's row, checked one by one; the files beside them."""
+"""Outputs with another tokenizer: each token's row, checked one by one; the other files."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def model(
     family: str = "llama",
     **config: Any,
 ) -> Made:
-    """Write a model whose tokenizer has these tokens in this order; without, it has none."""
+    """Write a model; its tokenizer has these tokens in this order, or is missing without tokens."""
     seed = sorted(("base", "math", "chat")).index(name)
     folder = tiny_model(family, root / name, seed=seed, layers=2, vocab_size=rows, **config)
     path = folder / "tokenizer.json"
@@ -137,7 +137,8 @@ def assert_whole(root: Path, owner: str, size: int) -> Any:
     return made
 
 
-# ---------------------------------------------------------------------- whose rows, token by token
+# ---------------------------------------------------------------------- the rows' models, token by
+# token
 
 VARIANTS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "same": (ORDER, 64, ()),
@@ -321,7 +322,7 @@ def test_added_tokens_beside_equal_files(file: str, tmp_path: Path) -> None:
     assert torch.equal(found[EMBED][63], chat.tensors[EMBED][63])
 
 
-# ------------------------------------------------------------------------------------ what is said
+# ------------------------------------------------------------------------------------ messages
 
 
 @pytest.mark.parametrize(

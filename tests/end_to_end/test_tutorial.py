@@ -17,7 +17,7 @@ pytest.importorskip("accelerate", reason="the package 'accelerate' is not instal
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore"),  # those of other people's trainers
+    pytest.mark.filterwarnings("ignore"),  # warnings of other people's trainers
 ]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from tests.support.tiny import write_tokenizer
 from tests.support.tiny_vision import VISION, VisionMaker, tiny_vision, vision_maker
 
 ALONE = [kind for kind in VISION if kind not in {"paligemma", "qwen3_vl_moe"}]
-"""Types whose language model runs alone."""
+"""Types with a language model that runs alone."""
 IDS = torch.arange(3, 43).reshape(2, 20)
 TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 

@@ -284,7 +284,7 @@ def test_a_small_search_may_need_a_small_vocabulary(models: Path, tmp_path: Path
 
 
 def test_one_space_has_every_cut_of_a_mixture(models: Path, tmp_path: Path) -> None:
-    """Layers, tokens and experts, with one bridge and one healing of what is chosen."""
+    """Layers, tokens and experts, with one bridge and one healing of the chosen plan."""
     base = tiny_model(
         "deepseek_v3", tmp_path / "base", vocab_size=368, n_group=1, topk_group=1,
         bos_token_id=356, eos_token_id=358,

@@ -1,4 +1,4 @@
-"""Counts and windows by the command line: what is said of them, and a search over both."""
+"""Counts and windows by the command line: messages about them, and a search over both."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From targets and objectives to results: who shares what, what is retained, what failure is."""
+"""From targets and objectives to results: sharing, retained scores, failures."""
 
 import json
 import math
@@ -200,7 +200,7 @@ def test_a_model_by_itself_is_held_to_the_one_base_that_the_others_have(world: P
 
 
 def compiled_on(world: Path, folder: Path) -> Path:
-    """Write a compiled base whose own base is in `world`, and a plan that cuts it."""
+    """Write a compiled base with its own base in `world`, and a plan that cuts it."""
     gptailor.compile(world / "more.tailor", folder / "base")
     (folder / "short.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
     gptailor.compile(folder / "short.tailor", folder / "short")

@@ -34,7 +34,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model's GGUF file, whose merges reach over what most split: numbers, names."""
+    """A tiny model's GGUF file with merges across usual splits: numbers, names."""
     folder = tmp_path_factory.mktemp("tokenizers")
     write_byte_level(tiny_model("llama", folder / "base", layers=1, **SIZES), "gpt-2", size=700)
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=folder)
@@ -42,7 +42,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def split_as(name: str, compiled: Path, file: Path) -> Path:
-    """The same file, whose texts are split first by what llama.cpp has under that name."""
+    """The same file; llama.cpp's pattern of that name splits its texts first."""
     writer = gguf.GGUFWriter(file, "llama")
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32,
            str: writer.add_string, tuple: writer.add_array}  # fmt: skip

@@ -43,7 +43,7 @@ def each(values: Sequence[float], counts: Sequence[int] | None = None) -> PerSam
 
 
 def drawn(count: int, lift: float, seed: int) -> tuple[PerSample, PerSample]:
-    """Two plans' scores: what samples have in common is ten times what is a plan's own."""
+    """Two plans' scores: the samples' common part is ten times a plan's own part."""
     chance = random.Random(seed)
     common = [chance.gauss(3, 1) for _ in range(count)]
     mine, theirs = ([c + chance.gauss(0, 0.1) for c in common] for _ in range(2))

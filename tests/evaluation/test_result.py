@@ -1,4 +1,4 @@
-"""The table of an evaluation: what stands in it, what is marked, and that it fits."""
+"""The table of an evaluation: its contents, its marks, and its width."""
 
 import math
 from collections.abc import Sequence

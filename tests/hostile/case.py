@@ -21,7 +21,7 @@ class Hostile:
 
 @dataclass(frozen=True)
 class HostileFolder:
-    """A folder, made by `make`, whose refusal names a `file` in it ("" for the folder itself)."""
+    """A folder, made by `make`; its refusal names a `file` in it ("" for the folder itself)."""
 
     name: str
     make: Callable[[Path], object]

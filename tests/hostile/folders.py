@@ -27,7 +27,7 @@ def tensors(*names: str) -> bytes:
 
 
 def model(folder: Path, config: object = CONFIG, *names: str) -> Path:
-    """A sound folder, apart from what is given."""
+    """A sound folder, apart from the given parts."""
     folder.mkdir(exist_ok=True)
     text = config if isinstance(config, str) else json.dumps(config)
     (folder / "config.json").write_text(text, "utf-8")
@@ -202,7 +202,7 @@ CONFIGURATIONS = (
     HostileFolder("dense_number", _says(model_type="qwen3_moe", mlp_only_layers=1), "M204", "",
                   None, "not a list"),
 )  # fmt: skip
-"""M204 is a fault of the plan: the folder is read, and what it says can't be."""
+"""M204 is a fault of the plan: the folder is read, and its claim is impossible."""
 
 
 # ---------------------------------------------------------------------------------------- adapters
@@ -213,7 +213,7 @@ PAIR = tuple(f"{MODULE}.lora_{factor}.weight" for factor in "AB")
 
 
 def adapter(folder: Path, settings: object = SETTINGS, names: tuple[str, ...] = PAIR) -> Path:
-    """A sound adapter on the sound model, apart from what is given."""
+    """A sound adapter on the sound model, apart from the given parts."""
     folder.mkdir(exist_ok=True)
     text = settings if isinstance(settings, str) else json.dumps(settings)
     (folder / "adapter_config.json").write_text(text, "utf-8")
@@ -326,4 +326,4 @@ TOKENIZERS = (
     HostileFolder("pieces_latin1", _tokenizer(b"\x0a\x03\x0a\x01\xe9", "tokenizer.model"), "C601",
                   "tokenizer.model", None, "no UTF-8"),
 )  # fmt: skip
-"""Folders whose vocabulary is refused."""
+"""Folders with a refused vocabulary."""

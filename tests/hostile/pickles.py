@@ -88,7 +88,7 @@ def _zip(change: Callable[[bytearray, int, int], None]) -> bytes:
 
 
 def _put(at: int, form: str, *values: int) -> Callable[[bytearray, int, int], None]:
-    """Numbers at so many bytes from the directory's first entry."""
+    """Numbers at these offsets from the directory's first entry."""
 
     def change(raw: bytearray, entry: int, _: int) -> None:
         struct.pack_into(form, raw, entry + at, *values)
@@ -97,7 +97,7 @@ def _put(at: int, form: str, *values: int) -> Callable[[bytearray, int, int], No
 
 
 def _end(at: int, form: str, *values: int) -> Callable[[bytearray, int, int], None]:
-    """Numbers at so many bytes from the record that ends the archive."""
+    """Numbers at these offsets from the record that ends the archive."""
 
     def change(raw: bytearray, _: int, end: int) -> None:
         struct.pack_into(form, raw, end + at, *values)

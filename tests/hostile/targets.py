@@ -26,7 +26,7 @@ CUT = b"\n---\n"
 
 
 def header(raw: bytes, folder: Path) -> None:
-    """A safetensors file: what is read lies within it, and nowhere twice."""
+    """A safetensors file: read tensors lie within it, and don't overlap."""
     path = folder / "x.safetensors"
     path.write_bytes(raw)
     end = 0

@@ -1,4 +1,4 @@
-"""The lock's file: what is written is read again, and whatever else is refused in one message."""
+"""The lock's file: a written lock is read again, and any other file is refused in one message."""
 
 import hashlib
 import json

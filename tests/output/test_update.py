@@ -286,7 +286,7 @@ def test_a_full_disk_leaves_the_old_folder(here: Path, monkeypatch: pytest.Monke
 
 
 def test_an_expectation_changes_no_bytes_and_no_lock(here: Path) -> None:
-    """Its text isn't even read; a text of its plan's copy is beside the other one."""
+    """Its text isn't even read; a text of its plan's copy is next to the other one."""
     compiled(here, MERGED, locking=True)
     before, lock = content(here / "out"), read_lock(here / "out" / LOCK_FILE)
     update = compiled(here, f'{MERGED}expect nll("gone.txt") <= base\n', locking=True)

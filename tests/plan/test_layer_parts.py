@@ -90,7 +90,7 @@ def test_the_finest_part_that_holds_a_tensor_decides_it() -> None:
 
 
 def models_of(slot: Slot) -> dict[str, list[object]]:
-    """The models that each tensor may be of: the first, and what is below a `maybe`."""
+    """The models that each tensor may be of: the first, and the models below a `maybe`."""
     made = {rest: slot.tensor(*of, rest) for rest, of in LAYER.items()}
     return {
         rest: [one.recipe.take.model for one in first.chain if isinstance(one.recipe, Take)]

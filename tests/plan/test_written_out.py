@@ -1,4 +1,4 @@
-"""A plan written out: others, whole, names and curves as what they come to."""
+"""A plan written out: others, whole, names and curves replaced by their values."""
 
 import pytest
 

@@ -1,7 +1,6 @@
 """Programs of plans as text, after each pass: `tests/golden/programs`.
 
-Each `.tailor` there is beside a `.program`: the draft's lines, and of each pass the lines that are
-others after it.
+Each `.tailor` there has a `.program`: the draft's lines, and the lines that each pass changes.
 """
 
 from pathlib import Path
@@ -54,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def listing(plan: Path, models: Path) -> str:
-    """The draft's lines, and what each pass changes of them."""
+    """The draft's lines, and the lines that each pass changes."""
     prepared = prepare(gptailor.loads(plan.read_text(), folder=models))
     checked = prepared.checked
     program = draft_program(checked)

@@ -185,7 +185,7 @@ def test_an_adapter_is_merged_as_peft_does_it(case: str, bases: Path, tmp_path: 
     expected = merged(load_model(bases / base), adapter)
     before = load_model(bases / base).state_dict()
     checkpoint, _ = apply(bases / base, adapter)
-    if base != "mixtral":  # transformers joins its experts, whose names are others on disk
+    if base != "mixtral":  # transformers joins its experts; they have other names on disk
         changed = {n for n, t in expected.items() if not torch.equal(t, before[n])}
         ours = {
             n for n, t in checkpoint.tensors.items() if not torch.equal(load_tensor(t), before[n])
@@ -214,7 +214,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "excluded by a pattern": {"exclude_modules": r".*\.0\..*"},
     "both": {"target_modules": ["q_proj"], "exclude_modules": ["q"], "layers_to_transform": [1]},
 }  # fmt: skip
-"""Settings with which PEFT reads less than an adapter's file holds."""
+"""Settings that let PEFT read less than an adapter's file holds."""
 
 
 @pytest.mark.parametrize("case", LEFT_OUT)

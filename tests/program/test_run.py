@@ -69,7 +69,7 @@ def output(
     dtype: str = "F32",
     divisor: float = 1.0,
 ) -> Output:
-    """One output tensor whose inputs lie in files."""
+    """One output tensor with inputs in files."""
     theta = (stored(folder, "base", base),) if METHODS[method].needs_base else ()
     infos = tuple(stored(folder, NAMES[i], source) for i, source in enumerate(sources))
     make = Combine(
@@ -252,7 +252,7 @@ def test_memory_is_bounded_by_chunks(method: str, tmp_path: Path) -> None:
     """All that is held at once is less than one source in float32."""
     base, *sources = near((1250, 1000))
     made = output(tmp_path, method, base, sources)
-    for _ in chunks(made, chunk_bytes=4 * 8000):  # what is imported or cached counts once
+    for _ in chunks(made, chunk_bytes=4 * 8000):  # imports and caches count once
         pass
     tracemalloc.start()
     for _ in chunks(made, chunk_bytes=4 * 8000):

@@ -1,4 +1,4 @@
-"""A plan's size from headers is what transformers counts, and what is on disk once compiled."""
+"""A plan's size from headers equals transformers' count, and the size on disk once compiled."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ SIZED = (
     "mpt",
 )
 STATES = {"mamba2": (), "lfm2": (1, 5), "jamba": (1, 4), "recurrent_gemma": (2, 5)}
-"""Families whose layers keep states, but for these."""
+"""Families with layers that keep states, except these."""
 
 
 def size_of(folder: Path, statements: str = "") -> OutputSize:

@@ -72,7 +72,7 @@ def number(plan: Plan, salt: str = "") -> float:
 
 @dataclass
 class Counting:
-    """An evaluator whose scores come from a plan's text; it remembers what it was asked."""
+    """An evaluator that scores a plan by its text; it remembers its requests."""
 
     aims: tuple[Aim, ...] = (NLL,)
     fails: Callable[[Plan], bool] = lambda plan: False
@@ -107,7 +107,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Drifting:
-    """A strategy whose asks depend on all tells, in order, and on the asks before."""
+    """A strategy with asks that depend on all tells, in order, and on the earlier asks."""
 
     name: str = "drifting"
     population: int = 3

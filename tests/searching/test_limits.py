@@ -210,7 +210,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 def test_plans_that_llama_cpp_cannot_run_are_beyond_a_bound_of_a_gguf_file(
     tmp_path: Path,
 ) -> None:
-    """Layers of Gemma 3 that slide by no period are no file: they end no search."""
+    """Gemma 3 can't be a file if its layers slide without a period: that doesn't end a search."""
     kinds = [SLIDING, SLIDING, FULL] * 3
     for name in ("base", "math"):
         model(tmp_path / name, "gemma3_text", layers=9, layer_types=kinds)
@@ -245,7 +245,7 @@ def test_where_llama_cpp_runs_no_plan_the_reason_is_named(tmp_path: Path) -> Non
 
 
 def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each alone there is a smallest plan that is beyond the other."""
+    """For each limit alone, the smallest plan is beyond the other limit."""
 
     def counted(self: Within, genome: Genome, **_: bool) -> list[float]:
         ups = np.arange(1, 7)

@@ -1,4 +1,4 @@
-"""A search whose trials are given up where they have lost: what it saves, finds, and keeps."""
+"""A search that gives up trials that have lost: its savings, findings, and kept results."""
 
 import pickle
 import random

@@ -34,7 +34,7 @@ def genomes(population: Genome) -> list[Genome]:
 
 
 def repaired(name: str) -> Space:
-    """Return a space whose plans are healed."""
+    """Return a space with plans that are healed."""
     text, layers = SPACES[name]
     return space_of(loads(HEAD + text + ("" if "heal" in text else REPAIR)), layers)
 

@@ -63,7 +63,7 @@ def test_from_few_plans_nothing_is_reported() -> None:
 
 
 def test_all_that_what_was_found_is_compared_with_is_scored() -> None:
-    """A starting plan that meets what is required is, behind better ones that don't."""
+    """A starting plan that meets the requirements is, behind better ones that don't."""
     made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
     made.references[4] = (1.0,)
     for number in range(10):

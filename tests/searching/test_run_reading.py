@@ -1,4 +1,4 @@
-"""RUN read: what is there, what is left alone, and refusals."""
+"""RUN read: its contents, ignored files, and refusals."""
 
 import json
 import shutil

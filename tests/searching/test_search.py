@@ -1,4 +1,4 @@
-"""The loop: what it evaluates in which order, what that costs, and that it goes on after a kill."""
+"""The loop: the order of its evaluations, their cost, and that it goes on after a kill."""
 
 import dataclasses
 import heapq
@@ -59,7 +59,7 @@ def ran(folder: Path, chosen: SearchSetting, evaluate: Any = None, **options: An
     return found
 
 
-# -------------------------------------------------------------------------------- what is evaluated
+# -------------------------------------------------------------------------------- the evaluations
 
 
 def test_starting_plans_come_first_and_the_budget_is_kept(
@@ -259,7 +259,7 @@ def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSe
 
 
 class BasedOn(Counting):
-    """An evaluator whose base has a score of our own."""
+    """An evaluator with a score of our own for the base."""
 
     def __init__(self, value: float, aims: tuple[Aim, ...] = (NLL,)) -> None:
         super().__init__(aims)
@@ -420,7 +420,7 @@ def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: Stage, full:
 
 
 def finals(ledger: Ledger) -> list[Trial]:
-    """The finalists, the best first; the best start comes last if it is none of the best."""
+    """The finalists, the best first; the best start comes last if it isn't one of the best."""
     found = sorted(ledger.of(FINAL), key=lambda trial: trial.request.slot)
     starts = {trial.plan for trial in ledger.of(STARTS)}
     assert any(trial.plan in starts for trial in found)

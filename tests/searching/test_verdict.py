@@ -22,7 +22,7 @@ NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.fl
 NLL = Aim("nll", "minimize", "base", unit="nats")
 ACCURACY = Aim("accuracy", "maximize", "base", unit="accuracy")
 DRAWN = np.random.default_rng(11)
-TEXT = DRAWN.normal(3.0, 1.0, 100)  # what is hard in each sample, for any plan
+TEXT = DRAWN.normal(3.0, 1.0, 100)  # the difficulty of each sample, for any plan
 
 
 def scores(*each: Sequence[float]) -> Scores:
@@ -238,7 +238,7 @@ def test_a_preferred_objective_is_compared_alone() -> None:
 
 
 def test_objectives_without_a_share_are_compared_by_the_spread_of_the_starts() -> None:
-    """The unit is that of the losses by which plans are ranked, and not a share of the base's."""
+    """The unit is the unit of the losses that rank plans, and not a share of the base's."""
     kl = Aim("kl", "minimize", "spread", unit="nats")
     of = Ledger((ACCURACY, kl), 4)
     of.references[4] = (0.5, 0.0)

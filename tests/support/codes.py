@@ -11,7 +11,7 @@ import gptailor
 def codes_of(path: Path) -> set[str]:
     """All texts in a module that have the shape of a code, but for those in documentation."""
     text = path.read_text(encoding="utf-8")
-    if not re.search(r"[SPMC]\d{3}", text):  # most have none, and parsing takes its time
+    if not re.search(r"[SPMC]\d{3}", text):  # most have no code, and parsing takes its time
         return set()
     return {
         node.value

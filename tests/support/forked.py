@@ -1,4 +1,4 @@
-"""Real processes that compile, and to which something happens at a chosen moment.
+"""Real processes that compile and are disturbed at a chosen moment.
 
 A process of this file imports all that compiling needs, once; each run is a fork of it, so that a
 run takes milliseconds and may be killed like any other process. Moments are numbered: each change
@@ -36,7 +36,7 @@ WRITES = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code (−9 for a kill), what it said, and how many moments it had."""
+    """How a run ended: its exit code (−9 for a kill), its output, and how many moments it had."""
 
     code: int
     said: str
@@ -167,7 +167,7 @@ ACTIONS: dict[str, Callable[[str], None]] = {
 
 
 class Moments:
-    """Counts them, and does at one of them what is wanted."""
+    """Counts them, and does the chosen action at one of them."""
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self.at = wanted.get("at")
@@ -179,7 +179,7 @@ class Moments:
         self.busy = False
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.busy:  # by what is done here
+        if self.busy:  # by an action of this function
             return
         if event == "ctypes.dlsym" and args[1] in self.lacking:
             raise AttributeError(args[1])

@@ -1,4 +1,4 @@
-"""Tiny plans that are healed, and what is measured of them by transformers alone."""
+"""Tiny plans that are healed, and their measurements by transformers alone."""
 
 from collections.abc import Mapping
 from dataclasses import replace

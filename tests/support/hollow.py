@@ -51,7 +51,7 @@ def llama(**sizes: Any) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
 
 
 def qwen3_moe(**sizes: Any) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """The same of a Qwen 3 with experts, of which each has tensors of its own."""
+    """The same of a Qwen 3 with experts; each expert has tensors of its own."""
     config = {"model_type": "qwen3_moe", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
     config |= sizes
     return config, dict(_shapes(config))
@@ -99,7 +99,7 @@ def write_hollow(
     shards: int = 1,
     dtype: str = "BF16",
 ) -> int:
-    """Write a checkpoint whose weights are holes; the bytes of all its headers."""
+    """Write a checkpoint with holes as weights; return the bytes of all its headers."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     names, each = iter(shapes), math.ceil(len(shapes) / shards)

@@ -1,4 +1,4 @@
-"""Models of a small Hub, and a folder in which commands use it, as fixtures too."""
+"""Models of a small Hub, and a folder where commands use it, as fixtures too."""
 
 import json
 import os
@@ -130,12 +130,12 @@ def hub(folders: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[Runs]:
-    """Processes in which gptailor runs."""
+    """Processes that run gptailor."""
     with forking("gptailor.program.run") as started:
         yield started
 
 
 @pytest.fixture
 def desk(tmp_path: Path, hub: Hub, runs: Runs) -> Desk:
-    """A folder in which commands use the Hub."""
+    """A folder where commands use the Hub."""
     return Desk(tmp_path, hub, runs)

@@ -50,7 +50,7 @@ def merge_tensors(  # noqa: PLR0913 (a merge has these eight sides)
 
 
 def merged_arrays(make: Combine, wanted: TensorSpec, tensors: Sequence[Tensor]) -> bytes:
-    """The bytes of the merge of NumPy's arrays, in chunks that are no multiple of anything."""
+    """The bytes of the merge of NumPy's arrays, in chunks that aren't a multiple of anything."""
 
     def reader(tensor: Tensor) -> Reader:
         flat = tensor.detach().reshape(-1)

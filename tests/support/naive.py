@@ -1,7 +1,7 @@
 """A second interpreter of closed plans: whole tensors, no planning, one loop.
 
 For models whose tensors are named like Llama's. It imports nothing of the compiler but the plan's
-data; of the merge methods, those that are long are `combine_tensors`' own, and tested elsewhere.
+data; the long merge methods are `combine_tensors`' own, and tested elsewhere.
 """
 
 import math
@@ -137,7 +137,7 @@ def add_made(plan: Plan, name: str, models: dict[str, Tensors]) -> None:
 
 
 def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recipe, str, str]]:
-    """Embedding, norm and head: name, recipe, what is read, and the base's tensor at that place.
+    """Embedding, norm and head: name, recipe, the read tensor, and the base's tensor at that place.
 
     A tied base has no head. Either name decides its embedding; both untie it if they differ.
     """
@@ -192,7 +192,7 @@ Levels = Sequence[Mapping[str | None, Recipe]]
 
 
 def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, Levels, float]]:
-    """Position, what is said of its parts, and what its outputs are divided by, of each layer."""
+    """The position of each layer, the recipes of its parts, and the divisor of its outputs."""
     if plan.stack is not None:
         items = [plain(plan, item.recipe, None, (0, 1)) for item in plan.stack.items]
         return [(None, [{None: recipe}], 1.0) for recipe in items]
@@ -212,7 +212,7 @@ def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, Levels, float]]:
 
 
 def walked(plan: Plan, count: int) -> Iterator[int]:
-    """The positions that a hidden state comes by, those of a block several times."""
+    """The positions that a hidden state passes, a block's positions several times."""
     position = 0
     while position < count:
         block = next(

@@ -36,7 +36,7 @@ class Link(NamedTuple):
 
 
 def needs_missing_plugin(text: str) -> bool:
-    """Return whether a plan has an objective of a plugin whose folder was removed."""
+    """Return whether a plan has an objective of a plugin with a removed folder."""
     return any(map(OBJECTIVES.problem, re.findall(r"(\w+)\(", text)))
 
 

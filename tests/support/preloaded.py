@@ -1,8 +1,8 @@
 """Processes that begin with torch, transformers and JAX imported: forks of one that imported them.
 
 As `python -c` runs a script, with arguments and a current folder of its own; but importing takes
-seconds a process, and a fork milliseconds. What is about imports, the environment, hash seeds or
-threads begins a real one.
+seconds a process, and a fork milliseconds. Tests of imports, the environment, hash seeds or threads
+begin a real process.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""Matrices quantised as each format has it, by its published formula, and what they stand for.
+"""Matrices quantised as each format has it, by its published formula, and their values.
 
-The packing here is in numpy, number by number, and knows nothing of how gptailor unpacks. What a
-matrix stands for is computed in float64 and rounded to float32 once.
+The packing here is in numpy, number by number, and knows nothing of how gptailor unpacks. A
+matrix's values are computed in float64 and rounded to float32 once.
 """
 
 import json
@@ -137,7 +137,7 @@ def gptq(
 
 
 def awq(seed: int, shape: tuple[int, int], group: int) -> QuantisedMatrix:
-    """AWQ's `gemm`: of eight columns those of even number come first in a word."""
+    """AWQ's `gemm`: in a word of eight columns the even ones come first."""
     drawn = np.random.default_rng(seed)
     rows, columns = shape
     values = drawn.integers(0, 16, shape)

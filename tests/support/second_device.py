@@ -40,7 +40,7 @@ MEMORY = 2**30
 TRANSFERS = {ATEN.copy_, ATEN._to_copy}
 INDEXING = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_}
 NUMBERS = {ATEN.fill, ATEN.fill_, ATEN.masked_fill, ATEN.masked_fill_, *INDEXING}
-"""Operations that take a number of the CPU, beside the elementwise ones."""
+"""Operations, other than elementwise ones, that take a number of the CPU."""
 PRODUCTS = {ATEN.mm, ATEN.bmm, ATEN.addmm, ATEN.addmm_, ATEN.baddbmm, ATEN.mv, ATEN.addmv, ATEN.dot}
 FACTORIES = ["arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "randperm"]
 """Composite operations that make a tensor and give it its size later."""
@@ -356,7 +356,7 @@ def _is_missing(function: Any) -> bool:
 
 @cache
 def missing_on_cuda() -> frozenset[str]:
-    """Return the names of torch's operations with a kernel for the CPU and none for CUDA."""
+    """Return the names of torch's operations with a kernel for the CPU but not for CUDA."""
     text = (files("torchgen") / "packaged/ATen/native/native_functions.yaml").read_text()
     keys, delegates = dict[str, set[str]](), dict[str, str]()
     for block in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
@@ -510,7 +510,7 @@ def _patch_data(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_autocast(patch: pytest.MonkeyPatch) -> None:
-    """Let autocast of CUDA be that of the tensors' type of device."""
+    """Let CUDA's autocast be the autocast of the tensors' type of device."""
     enabled: Callable[..., bool] = torch.is_autocast_enabled
 
     class Autocast(torch.autocast):

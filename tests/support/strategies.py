@@ -421,7 +421,7 @@ def numbered(draw: Draw, plan: p.Plan) -> p.Plan:
 
 @st.composite
 def renumbered(draw: Draw, entry: Any, known: list[str], over: tuple[int, int] | None) -> Any:
-    """The entry, whose share or `t` may be a name or a curve."""
+    """The entry; its share or `t` may be a name or a curve."""
     recipe = entry.recipe
     if not isinstance(recipe, p.Merge) or entry.tied is not None:
         return entry
@@ -498,7 +498,7 @@ BOUNDS = st.one_of(REALS, st.integers(-9, 9), st.integers(0, 9).map(lambda n: n 
 
 @st.composite
 def requirements(draw: Draw, names: list[str]) -> p.Requirement:
-    """A bound on the worse side of a measure: a number, so many times a model's, or a model's."""
+    """A bound on the worse side of a measure: a number, a multiple of a model's, or a model's."""
     of = draw(objectives(names, draw(st.sampled_from(MEASURES))))
     number, model = draw(st.one_of(st.none(), BOUNDS)), draw(st.sampled_from([None, "base"]))
     bound = p.Bound(number=number, of=model if number is not None else "base")
@@ -539,7 +539,7 @@ def searches(draw: Draw, names: list[str]) -> p.Search:
 def models(draw: Draw) -> dict[str, p.Model]:
     """The base and others: folders, Hub ids with revisions; adapters on and mixes of those before.
 
-    The base is on none that is made of others.
+    The base isn't on a model that is made of others.
     """
     found: dict[str, p.Model] = {}
     for name in ("base", *draw(st.lists(NAMES, max_size=4, unique=True))):

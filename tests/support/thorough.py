@@ -373,7 +373,7 @@ ONE_IN = {
         "test_where_room_is_short_the_best_window_and_removal_still_have_theirs": 4,
     },
 }
-"""Tests of many cases, by their file, and the number of cases of which `make test` runs the first.
+"""Tests of many cases, by their file, and how many of the first cases `make test` runs.
 
 An empty name stands for all other tests of the file.
 """
@@ -402,7 +402,7 @@ def is_left_out(file: str, name: str, number: int) -> bool:
 
 
 def drawn(count: int) -> int:
-    """How many examples Hypothesis draws of so many."""
+    """Return how many of this many examples Hypothesis draws."""
     return count if THOROUGH else max(8, count // 5)
 
 

@@ -67,7 +67,7 @@ def write_rows(path: Path, rows: Iterable[object]) -> None:
 
 
 def letters(count: int, seed: int = 0) -> str:
-    """Text of so many letters, each a token of the tiny models."""
+    """Text of this many letters, each a token of the tiny models."""
     drawn = torch.randint(len(LETTERS), (count,), generator=torch.Generator().manual_seed(seed))
     return "".join(LETTERS[number] for number in drawn.tolist())
 
@@ -124,7 +124,7 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            if parameter.dim() == 1:  # a norm's weight or a bias, around what it was
+            if parameter.dim() == 1:  # a norm's weight or a bias, around its old values
                 parameter.add_(0.2 * noise)
             elif id(parameter) in wide:
                 parameter.copy_(noise)

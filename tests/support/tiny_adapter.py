@@ -1,4 +1,4 @@
-"""LoRA adapters of the tiny models: PEFT's two files, with what a test wants otherwise."""
+"""LoRA adapters of the tiny models: PEFT's two files, with a test's changes."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def pair(module: str, out: int = HIDDEN, into: int = HIDDEN, rank: int = 4) -> d
 
 
 def adapter(folder: Path, tensors: dict[str, Tensor] | None = None, **config: Any) -> Path:
-    """An adapter on `base`, whose settings differ from the usual in these."""
+    """An adapter on `base`, with these settings in place of the usual ones."""
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
     save_file(pair(Q) if tensors is None else tensors, folder / "adapter_model.safetensors")

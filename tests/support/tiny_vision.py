@@ -253,7 +253,7 @@ VisionMaker = Callable[..., Path]
 
 
 def vision_maker(folders: pytest.TempPathFactory) -> VisionMaker:
-    """A maker of folders of types and seeds, each of which is made once."""
+    """A maker of folders of types and seeds; each folder is made once."""
 
     @cache
     def make(kind: str, seed: int = 0) -> Path:

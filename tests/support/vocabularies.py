@@ -34,7 +34,7 @@ TRICKY = [
     "", "ሀለ", "\U0001d4b3 ∑∫", "a" * 20, "_snake_case__ CamelCase HTTPServer", "\x00\x01",
     "½ ² Ⅷ ١٢٣", "/path/to//file\n/", "...!!!???\n\n", "x   \n   y", "ALLCAPSlower aB",
 ]  # fmt: skip
-"""Texts at which tokenizers part ways."""
+"""Texts that tokenizers split differently."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (

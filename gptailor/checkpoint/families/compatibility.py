@@ -13,7 +13,7 @@ _Weight = Literal["fault", "warning"]
 _EPSILONS = frozenset({
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon",
 })  # fmt: skip
-"""Norms' epsilons: 1e-5 beside 1e-6 is a warning, as checkpoints of one family have both."""
+"""Norms' epsilons: 1e-5 against 1e-6 is a warning, as checkpoints of one family have both."""
 
 
 @final

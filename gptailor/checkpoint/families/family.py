@@ -21,7 +21,7 @@ from gptailor.plan.layer_parts import NORMS, PROJECTIONS, Branch
 from gptailor.plan.plan import Closed, Several
 
 How = Literal["divide", "multiply", "divide_offset"]
-"""The change of a tensor in a layer whose incoming hidden state is 1/c of the original's.
+"""The change of a tensor in a layer that receives 1/c of the original's hidden state.
 
 `divide` is w/c, `multiply` is w·c, and `divide_offset` is (1 + w)/c - 1, for a norm that multiplies
 by 1 + w.
@@ -60,7 +60,7 @@ _What = Literal["model", "parts", "scale", "bridge"]
 
 @final
 class RefusedWhen(Closed):
-    """A reason why some configurations are refused: those with all the values of `when`.
+    """A reason to refuse some configurations: the configurations with all values of `when`.
 
     True and false are compared with the truth of a key's value. `absent` are values of missing
     keys, if they aren't the family's. In `why`, `{value}` is the value of the first key.
@@ -95,7 +95,7 @@ class NotProven(Closed):
 class Case(Closed):
     """A thing that was tried: how far apart the logits were, and why it fails if it does.
 
-    With a `note` it could not be tried, and the note says why that proves nothing wrong.
+    With a `note` it could not be tried; the note gives the reason.
     """
 
     name: str
@@ -127,8 +127,8 @@ class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot; in patterns `*` is one part between dots.
-    Functions are those of `functions.READERS` (`read`), and `lettered_layers` there (`count_of`).
-    A file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
+    `functions.READERS` has the functions for `read`; `count_of` calls `lettered_layers` there. A
+    file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 
     version: Literal[1] = Field(default=1, description="Version of the form of this file.")

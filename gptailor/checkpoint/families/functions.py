@@ -104,7 +104,7 @@ def _time_steps(config: Config, key: str, default: Any) -> Any:
 
 
 def _of_heads(config: Config, key: str, default: Any) -> Any:
-    """Read olmo_hybrid's numbers of linear heads, which are those of attention by default."""
+    """Read olmo_hybrid's numbers of linear heads, by default the numbers of attention heads."""
     own = config.get(key)
     return config.get("num_attention_heads", default) if own is None else own
 
@@ -187,7 +187,7 @@ def _without_rotation(rule: Stated, config: Config, count: int) -> list[Any]:
 
 
 def _some_attend(rule: Stated, config: Config, count: int) -> list[Any]:
-    """Derive olmo_hybrid's kinds: each fourth layer attends; if there is no fourth, the last."""
+    """Derive olmo_hybrid's kinds: each fourth layer attends; without a fourth, the last one."""
     return [FULL if i % 4 == 3 or i == count - 1 < 3 else LINEAR for i in range(count)]
 
 
@@ -228,7 +228,7 @@ def _write_kimi(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
 def _read_steps(rule: Stated, config: Config, count: int) -> list[Any]:
     """Read Qwen's sparse layers: qwen2_moe, qwen3_moe, qwen3_next, qwen3_vl_moe_text.
 
-    Each `decoder_sparse_step`-th layer is sparse, except those of `mlp_only_layers`.
+    Each `decoder_sparse_step`-th layer is sparse, except the layers in `mlp_only_layers`.
     """
     step = int_of(config, "decoder_sparse_step", 1, least=1)
     dense = config.get("mlp_only_layers") or []

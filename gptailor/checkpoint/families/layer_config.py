@@ -129,8 +129,8 @@ class Rotary(Closed):
 
     `older` are the keys of older configurations for `rope_theta` and `partial_rotary_factor`, or
     for the base of each kind of layers. `renamed` are types by their older names. `without` are
-    parts that are no matter of a text. `base` is that of settings without one, if it isn't the
-    default's.
+    parts that don't depend on a text. `base` is the base of settings without a base, if it isn't
+    the default's.
     """
 
     older: dict[str, str] = Field(default_factory=dict)

@@ -35,7 +35,7 @@ class LayerRule(Closed):
 
     `needs` has the kinds that must keep at least one layer, by the reason. In rules that have
     them, `derived` is the rule that gives the values of a configuration without the rule's own key,
-    and `of` the name of another rule of the family whose values decide.
+    and `of` is the name of another rule of the family, if its values decide.
     """
 
     part: Branch = "attn"
@@ -49,9 +49,9 @@ class LayerRule(Closed):
         return self._name
 
     def bound(self, name: str, rules: Mapping[str, "LayerRule"]) -> "LayerRule":
-        """Return the rule itself, with its name and the rule `of` those before it in the family.
+        """Return the rule itself, with its name and the earlier rule of the family named by `of`.
 
-        Raises ValueError if there is no such rule.
+        Raises ValueError if the rule is missing.
         """
         self._name = name
         if (derived := getattr(self, "derived", None)) is not None:
@@ -63,7 +63,7 @@ class LayerRule(Closed):
         return self
 
     def named_keys(self) -> Iterator[str]:
-        """Yield the configuration's keys that the rule names, and those of the derived one."""
+        """Yield the configuration's keys that the rule names, and the keys of the derived rule."""
         names = ("key", "offset_key", "step_key", "older", "switch", "without_self")
         yield from (getattr(self, name, "") for name in names)
         yield from getattr(self, "replaces", ())
@@ -105,7 +105,7 @@ class Listed(LayerRule):
 
     Without a list the entries are `absent`, or `derived`, and the list is written; with `optional`
     all entries are None, and no list is written. With `if_window` all layers of a model without a
-    window attend fully, where there is no list. `replaces` are keys that are left out once the list
+    window attend fully, if the list is missing. `replaces` are keys that are left out once the list
     is written; with `keep` the setting that the list was derived from is written too, where it can
     state the list (`sliding`: if any layer slides). A configuration may have the list under an
     `older` name, where it stays. The last layer is always of the kind `last`.
@@ -215,7 +215,7 @@ class Numbered(LayerRule):
     """A list of the numbers of the layers of the second kind; all others have the first kind.
 
     Without the list its numbers are `absent`, or the kinds are `derived`. Numbers beyond the last
-    layer are refused if the rule is `strict`, else passed over. `replaces` and `keep` are those of
+    layer are refused if the rule is `strict`, else passed over. `replaces` and `keep` are as in
     `Listed`. With `every_kind` a layer of each kind must remain.
     """
 

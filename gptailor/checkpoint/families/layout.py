@@ -181,8 +181,8 @@ def moved_config(
 ) -> dict[str, Any] | Refusal:
     """Return the base's configuration for layers with these entries, in order; or a refusal.
 
-    With `predicting` it keeps the number of layers that predict further tokens, otherwise it has
-    none of them.
+    With `predicting` it keeps the number of layers that predict further tokens, otherwise it has no
+    such layers.
     """
     if not entries:
         return Refusal("a model has at least one layer")
@@ -327,7 +327,7 @@ def _layout(
         raise RuleError(why)
     count = layer_count(family, config)
     full = family.base + family.stack
-    # There is no prefix where the base model was saved without its head.
+    # The prefix is missing if the base model was saved without its head.
     base = family.base if any(name.startswith(full) for name in names) else ""
     base = base if root is None else root
     prefix = base + family.stack
@@ -431,7 +431,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a layer's tensors, by their names within the layer."""
 
 _TO_LATENT = ("kv_a_proj_with_mqa", "kv_a_proj")
-"""Projections to the latent vector of keys and values, and to the rotated key beside it."""
+"""Projections to the latent vector of keys and values, and to the rotated key."""
 _TO_INDEX = "indexer.wk"
 """The projection to the key by which an indexer finds tokens."""
 _TO_BOTH = "kv_proj"
@@ -443,9 +443,9 @@ def cached_entries(
 ) -> int | Refusal:
     """Return how many numbers of each token a layer keeps: keys and values, or their source.
 
-    A layer of latent attention keeps the latent vector and the rotated key, one with an indexer its
-    key too; a window is no less than all tokens. What is of one size for any text, as the state of
-    linear attention, a convolution or a state space, is none of it.
+    A layer of latent attention keeps the latent vector and the rotated key. A layer with an indexer
+    keeps its key too. A window doesn't lower the number. The count excludes values of one size for
+    any text: the states of linear attention, convolutions and state spaces.
     """
     kind = entry.get("layer_types")
     if isinstance(kind, str) and ("attention" not in kind or kind == LINEAR):

@@ -44,8 +44,8 @@ class Stacked:
 class LayerExperts:
     """The experts of a layer: their number, and the layer's tensors that have them, by name.
 
-    A tensor has one expert, whose number is the value, or all of them. Shared experts, which
-    compute each token, are not among them.
+    A tensor has one expert, by its number, or all experts. Shared experts, which compute each
+    token, are not among them.
     """
 
     count: int

@@ -2,7 +2,7 @@
 
 A *wrapper* is such a model's type. Its language model's configuration is in `text_config`, and
 its layers are the layers; the towers, the projectors and their configurations stay as they are.
-Disk names are those of transformers' `conversion_mapping.py`.
+Disk names are from transformers' `conversion_mapping.py`.
 """
 
 import re
@@ -25,11 +25,11 @@ _OF_LANGUAGE = frozenset({"bos", "eos", "pad", "unk", "sep", "cls", "mask", "dec
 class Wrapper:
     """A type of model with a language model in it.
 
-    `text` is the type of its language model: the `only` one, or where the configuration names none.
-    `tied` is what the absence of `tie_word_embeddings` means. Where `flat`, older configurations
-    have the language model's keys beside `vision_config`. `stacked` says that the features of some
-    of the tower's layers are added after as many of the first layers; `two_ways` that text is read
-    in both directions.
+    `text` is the type of its language model: the `only` one, or the type if the configuration names
+    no type. `tied` is the meaning of a missing `tie_word_embeddings`. Where `flat`, older
+    configurations have the language model's keys next to `vision_config`. `stacked` says that the
+    features of some of the tower's layers are added after as many of the first layers; `two_ways`
+    that text is read in both directions.
     """
 
     text: str
@@ -114,7 +114,7 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
 def ties(config: Config, of_text: bool) -> bool:
     """Return whether the embedding serves as the head if the disk has no head, by either one.
 
-    `of_text` is what the language model's family means by saying nothing.
+    `of_text` is the value of a missing key in the language model's family.
     """
     wrapper, text = wrapper_of(config), config.get(TEXT)
     default = wrapper is not None and wrapper.tied
@@ -190,7 +190,7 @@ def roots(base: str) -> dict[str, str]:
 def root_of(base: str, stack: str, names: Collection[str]) -> tuple[str, str]:
     """Return the prefixes of the language model and of its head, by all tensors' names.
 
-    Raises RuleError if there is no such model, or if there are two.
+    Raises RuleError if the model is missing, or if there are two.
     """
     heads = roots(base)
     present = [root for root in heads if any(name.startswith(root + stack) for name in names)]

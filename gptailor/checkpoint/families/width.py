@@ -69,7 +69,8 @@ def mlp_width(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> int | Re
 def no_width(layout: Layout) -> str | None:
     """Return the reason why MLPs of this layout can't be narrowed, or None.
 
-    A fit changes what the MLP adds to the hidden state; a factor of the sum hinders only bridges.
+    A fit changes the MLP's output, which is added to the hidden state; a factor of the sum hinders
+    only bridges.
     """
     return None if layout.no_bridge == SCALED_SUM else layout.no_bridge
 

@@ -142,7 +142,7 @@ def _sorted(
 
 @final
 class _Work:
-    """One adapter applied to one model; `tensors` and `config` become those of the result.
+    """One adapter applied to one model; `tensors` and `config` become the result's.
 
     While `tied`, the head is the embedding's tensor, whether or not a tensor has the head's name.
     """
@@ -161,7 +161,7 @@ class _Work:
         self.warnings: list[str] = []
         self.changed: set[str] = set()
         self.has_rows = False
-        self.modules: list[str] = []  # those with a pair of factors
+        self.modules: list[str] = []  # modules with a pair of factors
         self.left_out: dict[str, list[str]] = {}  # modules by the setting that leaves them out
         self.applied = False
 

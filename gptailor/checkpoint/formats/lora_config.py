@@ -41,7 +41,7 @@ _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 """Ways to start the training that leave the base unchanged, apart from true and false."""
 
 _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways that take something out of the base, so that the deltas are for what was left of it."""
+"""Ways that take something out of the base, so that the deltas are for the remainder."""
 
 
 def _different(tokens: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,7 +126,7 @@ class LoraSettings(BaseModel):
         if isinstance(targets, str) and (
             targets.lower() == "all-linear" or may_hang(targets, len(module))
         ):
-            return None  # a pattern that isn't matched here: the file holds what was trained
+            return None  # a pattern that isn't matched here: the file holds the trained modules
         if targets and not _aims(targets, module):
             return "target_modules"
         return None if module in targets or self._in_layers(module) else "layers_to_transform"

@@ -1,7 +1,7 @@
 """PyTorch's `.bin` files: names, dtypes, shapes and places of their tensors; no pickle is run.
 
-Such a file is a zip archive of a pickle and of each storage's bytes, uncompressed. A tensor whose
-entries lie in a row there is a stretch of the file like any other; the others are `Pickled`.
+Such a file is a zip archive of a pickle and of each storage's bytes, uncompressed. A contiguous
+tensor is a stretch of the file; all other tensors are `Pickled`.
 
 A pickle is a program for a stack machine, and can call anything. The machine here knows the few
 instructions and the few names that a PyTorch state dict consists of; it makes descriptions of
@@ -186,7 +186,7 @@ class _Archive:
         if (end := (tensor.offset + reach) * width) > member.size:
             message = f"{shown} ends at byte {end} of its storage, which has {member.size}"
             _refuse(self.path, message, "download it again", member.offset)
-        if spec.size > self.size:  # an expanded view, of which one entry can make terabytes
+        if spec.size > self.size:  # an expanded view: one entry can make terabytes
             message = f"{shown} has {spec.size:.4g} bytes, more than the whole file"
             _refuse(self.path, message, at=member.offset)
         form = None if _is_plain(tensor) else Pickled(name)

@@ -95,7 +95,7 @@ class KnownDigests:
     """Digests of the files that this user's commands read, kept in the user's cache.
 
     A file is unchanged if its path, device, number, size, and times of the last write and of the
-    last change are those of its reading, as in git's index. A file that changed less than two
+    last change equal the recorded values, as in git's index. A file that changed less than two
     seconds before it was read isn't kept, because a later change could have the same time.
     """
 

@@ -247,6 +247,6 @@ def write_whole(place: Path, raw: bytes, shown: Path) -> None:
         with writing(shown):
             side.replace(place)
     except BaseException:
-        with suppress(OSError):  # a read-only file system refuses to remove what it never made
+        with suppress(OSError):  # a read-only file system refuses to remove a missing file
             side.unlink(missing_ok=True)
         raise

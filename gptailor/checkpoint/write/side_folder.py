@@ -128,7 +128,7 @@ _REMEDY = f"{REPLACE}; gptailor updates an output where it wrote it, from the sa
 
 
 @final
-class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
+class TargetExists(CheckpointError):  # noqa: N818 (the name states a fact)
     """An existing file or folder where the output is to go.
 
     `changed` names files in it that changed since gptailor wrote it. `kept` is the error that
@@ -144,14 +144,14 @@ class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExis
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:
-    """Remove remains of dead runs beside a target, never a live one's; return their paths.
+    """Remove remains of dead runs beside a target, never a live run's; return their paths.
 
     A run that died between its two renames has the old target put back.
     """
     pattern = re.compile(re.escape(f".{target.name}.partial-") + r"\d+-[0-9a-z]+")
     try:
         paths = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
-    except OSError:  # no parent yet, or one that can't be listed: the write will say so
+    except OSError:  # the parent is missing or can't be listed: the write reports it
         return ()
     return tuple(path for path in sorted(paths) if _remove_dead(path, target))
 
@@ -238,7 +238,7 @@ def _discard(path: Path, target: Path) -> None:
         else:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-    with suppress(OSError):  # what can't be removed now is tried again by the next run
+    with suppress(OSError):  # the next run tries again to remove the remains
         if not new.exists() and not old.exists():
             (path / _LOCK).unlink(missing_ok=True)
             path.rmdir()

@@ -168,7 +168,7 @@ OnWritten = Callable[[TensorSpec, str], None]
 """Receives a tensor that is written, and the sha256 of its bytes, in hexadecimal."""
 
 _LARGE = 64 * 1024 * 1024
-"""Bytes from which on a tensor is begun before the others, so that it isn't the last to end."""
+"""The least bytes of a tensor that begins before the others, so that it doesn't end last."""
 _FLUSHED = 16 * 1024 * 1024
 """Computed bytes that go to the disk together."""
 
@@ -200,7 +200,7 @@ def fill_shard(
         copying = [partial(_write, out, *each, on_written) for each in copies]
     computed.sort(key=lambda each: each[0].size < _LARGE)
     making = [partial(_write, out, *each, on_written) for each in computed]
-    # One thread waits for what arithmetic needs to be imported, while the others copy.
+    # One thread waits for the imports of arithmetic, while the others copy.
     crew.do([*making[:1], *copying, *making[1:]])
 
 

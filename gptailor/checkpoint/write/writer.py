@@ -26,7 +26,7 @@ from gptailor.plan.faults import first_names
 
 
 @contextmanager
-def new_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
+def new_checkpoint(  # noqa: PLR0913 (the contents and the way of writing: all are needed)
     target: Path,
     shards: Sequence[Shard],
     payload_of: Callable[[TensorSpec], Payload],

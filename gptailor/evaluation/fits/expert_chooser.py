@@ -43,7 +43,7 @@ class ExpertValues:
     def kept(self, count: int, groups: int) -> tuple[int, ...]:
         """Return the `count` experts with the largest means, as many in each group, ascending.
 
-        An expert without tokens has the value 0. Of equal ones those of smaller numbers stay.
+        An expert without tokens has the value 0. Among equal experts the smaller numbers stay.
         """
         means = self.sums / self.tokens.clamp(min=1)
         each = len(means) // groups

@@ -182,7 +182,7 @@ class KeptFits:
     ) -> str:
         """Return a hash of everything that decides a fit on the states of some contents.
 
-        `layers` are the bytes that layers are known by, beside the instructions.
+        `layers` are the bytes that identify layers, besides the instructions.
         """
         devices = self.stitcher.device.type, self.place.type
         parts = contents.instructions, tuple(settings), devices, environment()
@@ -210,11 +210,11 @@ class KeptFits:
     ) -> list[LayerResult]:
         """Return the result of each layer of a plan, made in one pass or kept.
 
-        `slots` are the layers. `measure` runs the next layer of the pass, whose content it
-        receives; it takes `workspace` bytes on the device. `words` name the part of a layer in
-        errors, and the work in the events of `Progress`. The numbers of an `opening` stand in an
-        event before the first layer. `settings` are further ones that decide the results. Memory
-        keeps what `read` makes of them.
+        `slots` are the layers. `measure` receives the next layer's content and runs the layer; it
+        takes `workspace` bytes on the device. `words` name the part of a layer in errors, and the
+        work in the events of `Progress`. The numbers of an `opening` stand in an event before the
+        first layer. `settings` are further ones that decide the results. Memory keeps the results
+        of `read`.
         """
         layers = contents.layers
 
@@ -308,7 +308,8 @@ class RepairEstimate:
     """The estimated cost of a plan's cuts, of its bridges or of its healing.
 
     `what` is `choosing experts`, `narrowing`, `bridging`, `healing` or `importance matrix`. `bytes`
-    are those on the device, weights included. `inner` is the name of an inner plan, if it is one's.
+    are the bytes on the device, weights included. `inner` is the name of an inner plan, if it is
+    one's.
     """
 
     what: str
@@ -379,7 +380,7 @@ def _speed(width: int, dtype: torch.dtype, device: torch.device) -> float:
 
 
 class Fit(KeptFits, ABC):
-    """A fit of closed plans over a stitcher's models, whose results change tensors.
+    """A fit of closed plans over a stitcher's models; its results change tensors.
 
     While a plan is fitted, the stitcher leaves room for the sums.
     """

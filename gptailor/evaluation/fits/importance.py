@@ -36,8 +36,8 @@ ImportanceMatrix = Mapping[str, Float[Tensor, " columns"]]
 def importance_text(prepared: Prepared, path: Path) -> CalibrationText:
     """Return `IMPORTANCE_TOKENS` tokens of a text as `bridge` draws them, or all of a shorter one.
 
-    Raises CalibrationError: C806 for a text of fewer than `LEAST_IMPORTANCE_TOKENS` tokens, and
-    those of `read_rows`.
+    Raises CalibrationError: C806 for a text of fewer than `LEAST_IMPORTANCE_TOKENS` tokens, and the
+    errors of `read_rows`.
     """
     encoder = plan_encoder(prepared.plan, prepared.models)
     text = calibration_text(path, IMPORTANCE_TOKENS, encoder)

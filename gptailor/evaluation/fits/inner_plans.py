@@ -21,7 +21,7 @@ def with_inner_fits(
 ) -> Prepared:
     """Return a prepared plan with the fits of its inner plans; itself, and no import, without any.
 
-    The arguments and errors are those of `gptailor.evaluation.fits.repair.fit`.
+    The arguments and errors are the same as in `gptailor.evaluation.fits.repair.fit`.
     """
     if not prepared.inner_plans:
         return prepared

@@ -99,7 +99,7 @@ def read_tensors(file: Path, key: str) -> KeptTensors | None:
 
 
 def environment() -> tuple[object, ...]:
-    """Return what decides a fit's bytes in addition to its inputs: threads, versions, sources."""
+    """Return the causes of a fit's bytes other than its inputs: threads, versions, sources."""
     return (
         torch.get_num_threads(), torch.__version__, transformers.__version__,
         gptailor.__version__, _sources(),
@@ -144,7 +144,7 @@ class TensorStore:
         return kept
 
     def put(self, key: str, kept: KeptTensors, needed: Collection[Path] = ()) -> None:
-        """Keep tensors, if they fit, and remove the least recently used ones, but none `needed`."""
+        """Keep tensors, if they fit; remove the least recently used ones that aren't `needed`."""
         if kept.size > self.most:
             return
         with suppress(OSError):
@@ -162,7 +162,7 @@ class TensorStore:
         make: Callable[[], KeptTensors],
         read: Callable[[KeptTensors], KeptTensors] = lambda kept: kept,
     ) -> KeptTensors:
-        """Return the tensors of a key, made if they are missing; memory keeps what `read` makes."""
+        """Return the tensors of a key, made if they are missing; memory keeps `read`'s results."""
 
         def found() -> KeptTensors:
             kept = self.get(key)

@@ -197,7 +197,7 @@ def kept_neurons(
 def sums_of_kept(
     sums: Statistics, rows: Float64[Tensor, " neurons width_out"], kept: Int64[Tensor, " count"]
 ) -> Statistics:
-    """Return the sums of the fit of the neurons that stay: their inputs, and what is lacking.
+    """Return the sums of the fit of the neurons that stay: their inputs, and the missing output.
 
     Without the other neurons the MLP lacks their values times their rows. The result is as if
     `Statistics` had read the tokens with this as R.

@@ -1,8 +1,8 @@
 """Closed plans cut, bridged and healed, live or as tensors to write, and their cost.
 
 The fits of plans that are models of other plans are made once, and kept in files by content. A file
-has the tensors of the inner plan's compiled folder, except those that it copies from its models. So
-a plan on it equals a plan on that folder.
+has the tensors of the inner plan's compiled folder, except the tensors that it copies from its
+models. So a plan on it equals a plan on that folder.
 """
 
 import time
@@ -136,9 +136,9 @@ def stitch(
 
     On the CPU it equals the compiled and reloaded folder bit for bit. For a vision-language model
     it is the language model, without towers, as transformers has causal ones. `models` gives other
-    folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default that of
-    its configuration. `memory` bounds the bytes of weights on the device, through which layers are
-    then streamed; it may be a text such as `2GB`. The parameters have `requires_grad=False`;
+    folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default the
+    configuration's dtype. `memory` bounds the bytes of weights on the device, through which layers
+    are then streamed; it may be a text such as `2GB`. The parameters have `requires_grad=False`;
     `model.requires_grad_(True)` makes them learn. `evaluate` takes plans and folders, no live
     model.
 
@@ -232,7 +232,7 @@ def fitted_inside(
     """
     fitted: dict[str, FittedPlan] = {}
     commits = commits_of(plan, models)
-    for name, model in [*models.items()][::-1]:  # those inside others come first
+    for name, model in [*models.items()][::-1]:  # inner plans come first
         inner = model.inner
         if inner is None or not inner.plan.is_fitted or (inner.fitted and not anew):
             continue
@@ -275,8 +275,8 @@ def _fitted_plan(plan: Path, made: Prepared, fits: Fitted) -> FittedPlan:
 def _kept_file(kept: KeptTensors, needed: Collection[Path]) -> Path:
     """Return the file of the tensors, which is named by their content and never changed.
 
-    The newest files stay, those of the last day, and those `needed`. Raises CheckpointError (C305)
-    if it can't be written.
+    The newest files, the files of the last day and the `needed` files stay. Raises CheckpointError
+    (C305) if it can't be written.
     """
     key = kept.digest("inner plan")
     store = TensorStore(copies_folder() / "inner", max(KEPT_BYTES, kept.size))

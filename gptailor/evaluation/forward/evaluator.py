@@ -39,7 +39,7 @@ LOGITS = {"cpu": 2**26}
 LOGITS_ELSEWHERE = 2**29
 
 PACKS = 12
-"""Sets of works (fidelities and their parts, for example) whose batches are kept."""
+"""The number of sets of works, such as fidelities and their parts, with kept batches."""
 
 PATHS = 128
 """Plans with remembered layers, to find where later plans part from them."""
@@ -91,7 +91,7 @@ class Evaluator:
 
         Yield each plan's number, the live model that `stitch` makes of the plan, and its result, as
         soon as the result is ready. A plan without a live model has the failure twice. The results
-        equal those of `run`.
+        equal `run`'s.
         """
         asked = tuple(works)
         paths: dict[int, LayerPath] = {
@@ -214,7 +214,7 @@ def _shares(
 ) -> Iterator[tuple[Share, Float[Tensor, " n vocab"]]]:
     """Yield shares of the batch's wanted rows with logits, which are made for `step` rows at once.
 
-    A share's places are those in its logits.
+    A share's places are places in its logits.
     """
     rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
     size = -(-len(rows) // max(-(-len(rows) // step), 1))

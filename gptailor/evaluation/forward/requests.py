@@ -102,7 +102,7 @@ class Share:
     """Places in `Batch.wanted`."""
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
-    """The rows' numbers in the work, without those before it."""
+    """The rows' numbers, counted within the work."""
 
     def between(self, start: int, stop: int, *, most: int) -> Iterator["Share"]:
         """Yield the share of wanted rows start:stop in chunks of at most `most` rows."""
@@ -124,7 +124,7 @@ class Batch:
 
     @property
     def highest(self) -> int:
-        """The highest token, of those that are run and those to predict."""
+        """The highest token among the tokens to run and to predict."""
         return max(int(t.max()) for t in (self.tokens, *(share.targets for share in self.shares)))
 
 
@@ -133,7 +133,7 @@ _Asker: TypeAlias = tuple[int, Request, int]
 
 
 _Line: TypeAlias = tuple[tuple[int, ...], list[_Asker]]
-"""A text that is run, in tokens, and those that want predictions of it."""
+"""A text that is run, in tokens, and the requests for predictions of it."""
 
 
 def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> tuple[Batch, ...]:
@@ -145,9 +145,9 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> t
     only predicted, so it isn't run. A shortened text that begins a longer text shares the row of
     that text. Batches depend on the set of requests, not on their order.
 
-    No batch has both rows of at most `edge` tokens and longer rows. A model whose rotations depend
-    on the longest row of a batch would otherwise rotate the short rows differently. Works' parts
-    are aligned at the last part: a work with fewer parts begins later.
+    No batch has both rows of at most `edge` tokens and longer rows. Otherwise a model with
+    rotations that depend on a batch's longest row would rotate the short rows differently. Works'
+    parts are aligned at the last part: a work with fewer parts begins later.
     """
 
     def beyond(tokens: tuple[int, ...]) -> bool:

@@ -133,7 +133,7 @@ def _not_finite(stored: TensorInfo, _stamp: Stamp | None) -> str | None:
 
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]
-"""Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
+"""Tensors' names (within their layer), dtypes, and the instructions that make them."""
 
 
 @final
@@ -177,11 +177,11 @@ class ModelContents:
     `TensorMaker` leaves the gaps open, and doesn't make narrower MLPs. `Repairs` puts narrowed,
     bridged and healed tensors into `Content.fitted`, and chooses the experts that stay before.
 
-    `config` is that of the compiled folder, and `dtype` is its dtype, if it has one. `template` is
-    the configuration of a model with one layer of each kind. It is equal for all plans with these
+    `config` is the compiled folder's, and `dtype` is its dtype, if it has one. `template` is the
+    configuration of a model with one layer of each kind. It is equal for all plans with these
     kinds. `first` has the first position of each kind in `layers`. `begin`, `end` and `others` are
-    the tensors outside the layers. `generation` are the settings of generation with a
-    smaller vocabulary; empty if they are the base's.
+    the tensors outside the layers. `generation` are the settings of generation with a smaller
+    vocabulary; empty if they are the base's.
     """
 
     config: dict[str, Any]

@@ -59,7 +59,7 @@ class ResidentLayers:
 
 
 HOST_SHARE = 0.7
-"""The share of the host's free memory for pinned copies of layers beside a CUDA device."""
+"""The share of the host's free memory for pinned copies of a CUDA device's layers."""
 PEER_SHARE = 0.9
 """The share of other devices' free memory for copies of layers."""
 
@@ -106,7 +106,7 @@ class LayerStream:
     def expect(self, contents: Collection[Content], fixed: int, largest: int) -> None:
         """Reserve room for a model of these layers and `fixed` bytes outside them on the device.
 
-        Raises TailorError if its largest layer doesn't fit beside them.
+        Raises TailorError if its largest layer doesn't fit in addition to them.
         """
         room = self.memory - self.reserved
         if fixed + largest > room:

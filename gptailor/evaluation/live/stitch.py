@@ -78,15 +78,15 @@ class Stitcher:
     A stitcher owns the weights on its device. Nothing that it owns refers to it, so the weights
     leave the device with the last reference to the stitcher and its live models.
 
-    Weights are read when a plan first uses them. `dtype` is that of the live models; by default
+    Weights are read when a plan first uses them. `dtype` is the live models' dtype, by default
     their configuration's, as in transformers. `memory` bounds the bytes of weights on the device;
     without it all used weights stay. `merged` bounds the bytes of merged layers that are kept for
     other plans: eight times the base's size, at most a quarter of the device's memory. With
-    `memory` merged layers are cached like all layers. Of a model with towers only the language
-    model is used.
+    `memory` merged layers are cached like all layers. Only the language model of a model with
+    towers is used.
 
-    If there are several `gpus`, one computes, and the others hold waiting layers. The results are
-    those of one GPU, bit for bit.
+    If there are several `gpus`, one computes, and the others hold waiting layers. The results equal
+    one GPU's, bit for bit.
 
     `gptailor.evaluation.fits` adds bridges and healing. Quantised models are dequantised as they
     are read. Raises TailorError for a missing device, and CheckpointError for
@@ -128,9 +128,9 @@ class Stitcher:
     def stitch(self, plan: Plan) -> Stitched:
         """Return the live model of a closed plan that has no faults against the models.
 
-        It is in eval mode, without gradients. Raises CheckpointError where a file is not what its
-        header says, OverflowFault where a merge overflows, TailorError where `memory` holds no
-        layer or a model that the plan uses isn't among those given.
+        It is in eval mode, without gradients. Raises CheckpointError where a file contradicts its
+        header, OverflowFault where a merge overflows, TailorError where `memory` holds no layer or
+        a model that the plan uses isn't among those given.
         """
         return self.live(self.contents(self.table.resolved(plan)))
 

@@ -120,7 +120,7 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 class ModelTemplate:
     """A model without layers, with templates for layers of its contents.
 
-    `dtype` is the requested dtype; None means that of the configuration.
+    `dtype` is the requested dtype; None means the configuration's.
     """
 
     def __init__(

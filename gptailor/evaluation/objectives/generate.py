@@ -90,7 +90,7 @@ def greedy(
 
     The text ends before the first stop, at the end token, or after `most` tokens. Prompts of like
     length run together, padded on the left. A batch holds at most `batch_tokens` tokens, including
-    those to be generated. Of the model's own generation settings only the end tokens count.
+    the tokens to be generated. Only the end tokens of the model's own generation settings count.
     """
     return _texts(tokenizer, prompts, continued(model, tokenizer, prompts, batch_tokens))
 

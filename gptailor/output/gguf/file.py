@@ -185,8 +185,8 @@ class GgufFile(Destination):
         """Return a function to the bytes of a tensor of the file.
 
         `make` returns the bytes of a tensor of the program. `on_digest` receives the sha256 of
-        each program's tensor that is converted. A matrix without importance, or whose columns all
-        have none, is quantised as without an importance matrix.
+        each program's tensor that is converted. A matrix without importance, or with importance 0
+        in all columns, is quantised as without an importance matrix.
         """
 
         def payload_of(spec: TensorSpec) -> Payload:
@@ -274,8 +274,8 @@ class GgufFile(Destination):
     ) -> dict[str, tuple[float, ...]]:
         """Return the sketches of the tensors that fits or the importance matrix decide.
 
-        `of_program` are those of the program's tensors. A sketch is that of the fitted tensor, then
-        that of the importance of its columns, as long as the first: both decide the bytes.
+        `of_program` are the sketches of the program's tensors. A sketch joins the fitted tensor's
+        sketch and the equally long sketch of its columns' importance. Both decide the bytes.
         """
         found = {}
         for name, tensor in self.tensors.items():
@@ -304,7 +304,8 @@ class GgufFile(Destination):
     def refuse_differing(self, lock: Lock) -> None:
         """Raise CheckpointError (C703 to C705) for early known differences from a lock.
 
-        Besides those of a folder these are the metadata, and the tensors' types and shapes.
+        They are a folder's differences, and differences of the metadata, and of the tensors' types
+        and shapes.
         """
         super().refuse_differing(lock)
         refuse(gguf_differences(lock, self.locked({}, {})), lock)
@@ -383,7 +384,7 @@ class GgufFile(Destination):
                 file.write(header, 0)
             if self.update is not None:
                 self.update.refuse_changed(self.path)
-        # Its time of change is that of the rename.
+        # Its time of change is the time of the rename.
         record_written(self.prepared, self.path, self.path, {})
         self._note_zeros()
         if (companion := COMPANIONS.get("modelfile")) is not None:

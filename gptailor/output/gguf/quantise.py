@@ -29,8 +29,8 @@ def quantised(values: Floats, kind: TensorKind, importance: Floats | None = None
 
     The type's block divides the count of the numbers. A block with a number that the type can't
     hold has a scale that isn't finite, unless the number has no importance or exceeds 1e9.
-    `importance` has that of each column of a matrix, [columns], finite and not negative; the
-    numbers are then whole rows of the matrix. Q8_0 ignores it.
+    `importance` has each column's importance, [columns], finite and not negative; the numbers are
+    then whole rows of the matrix. Q8_0 ignores it.
     """
     blocks = values.reshape(-1, kind.block)
     number = GGMLQuantizationType[kind.name]

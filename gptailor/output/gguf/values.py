@@ -103,9 +103,9 @@ def converted(
     """Yield a tensor's bytes in GGUF, from the program's bytes.
 
     `on_digest` receives the sha256 of the program's bytes. `zeros` counts by tensors the blocks
-    whose weights, not all 0, are too small for the type's scales and become 0. `importance` is that
-    of a matrix's columns. Raises CheckpointError (C307) for numbers that the type can't hold,
-    infinity and NaN among them.
+    that become 0 because their weights, not all 0, are too small for the type's scales.
+    `importance` is the importance of a matrix's columns. Raises CheckpointError (C307) for numbers
+    that the type can't hold, infinity and NaN among them.
     """
     from gptailor.program.devices import use_one_thread
 

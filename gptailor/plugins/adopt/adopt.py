@@ -121,8 +121,8 @@ def _own_tensors(file: Family, config: dict[str, Any], tensors: Collection[str])
 def adopted(model_type: str, configuration: Mapping[str, Any], source: str) -> Family:
     """Return the family of a model type, drafted and proven with a model's configuration.
 
-    `configuration` is that of the model's file, `source` the name of the model. The family file has
-    all cases with their results. Raises UnprovenError where there is no draft to prove.
+    `configuration` is the content of the model's file, `source` the name of the model. The family
+    file has all cases with their results. Raises UnprovenError without a draft to prove.
     """
     origins = origins_of(model_type, configuration)
     with tempfile.TemporaryDirectory(prefix="gptailor-family-") as name, _in_silence():

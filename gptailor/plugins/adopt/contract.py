@@ -51,7 +51,7 @@ _LEAST_EFFECT = 0.01
 """The least change of a logit that an order of layers must cause, to show anything."""
 
 ONE_KIND = "layers of one kind alone"
-"""The first words of the cases whose failure means that a layer of each kind must remain."""
+"""The first words of the cases that fail if a layer of each kind must remain."""
 
 
 @final
@@ -119,7 +119,7 @@ def orders(kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
 class Contract:
     """A family on two tiny models of one configuration and different weights.
 
-    `branches` are those of each layer, if parts are to be proven; `folder` is for written models.
+    `branches` are each layer's, if parts are to be proven; `folder` is for written models.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Contract:
             "each layer twice, at the model's depth", partial(self._moved, (*order, *order))
         )
 
-    # ------------------------------------------------------------------------------ what is tried
+    # ------------------------------------------------------------------------------ the cases
 
     def _in_order_by_hand(self) -> float:
         subject = self.model.subject

@@ -237,7 +237,7 @@ def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branche
 
 
 def _part(calls: Sequence[_Call], at: int, attn: str) -> Branch:
-    """Return the branch of a module; a norm's is that of the output it reads, else the next."""
+    """Return the branch of a module; a norm has the branch that it reads, else the next one."""
     call = calls[at]
     before = [other for other in calls[:at] if other.wide and _same(call.read, other.made)]
     after = [other for other in calls[at:] if other.wide]
@@ -377,7 +377,7 @@ def agreed_keys(
 def unlike_at_depth(origins: Origins, tiny: Tiny, moved: Mapping[str, Moved]) -> str | None:
     """Return the difference between layers of the model's own depth that should be alike.
 
-    The model is built on meta. Sizes that the configuration leaves open are those of the tiny one.
+    The model is built on meta. Sizes that the configuration leaves open are the tiny model's.
     """
     still = {key: tiny.config[key] for key in tiny.sizes if origins.full[key] is None}
     full = {**origins.full, **still}

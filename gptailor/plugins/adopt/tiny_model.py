@@ -78,7 +78,7 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
             if not tensor.is_floating_point():
                 continue
             noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-            if tensor.dim() <= 1:  # a norm's weight or a bias, around what it was
+            if tensor.dim() <= 1:  # a norm's weight or a bias, around its old values
                 tensor.add_(0.2 * noise)
             elif id(tensor) in wide:
                 tensor.copy_(noise)

@@ -28,7 +28,7 @@ def fetched_folder(url: str) -> Path:
     """Fetch the folder at a URL, and return its copy here; unchanged files stay.
 
     One process of a machine fetches; others wait for it. Raises CheckpointError: C503 for a folder
-    that can't be fetched, C303 where there is no room for it.
+    that can't be fetched, C303 without enough room for it.
     """
     folder = kept_folder(url)
     with writing(folder):
@@ -133,7 +133,7 @@ def _talking(url: str) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # storages are of many makers, who raise what they like
+    except Exception as error:  # storages of many makers raise any error
         text = reason(error) if isinstance(error, OSError) else str(error)
         message = f"not available: {text.strip().partition(chr(10))[0] or type(error).__name__}"
         raise CheckpointError("C503", message, Path(url)) from error

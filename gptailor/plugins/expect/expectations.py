@@ -57,8 +57,8 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
 
     A target is a plan or its file, a compiled folder or a compiled GGUF file. `models`
     gives other folders for the plans' names. `samples`, 2 or more, bounds the samples that `seed`
-    draws. `dtype` and `memory` are those of `evaluate`. Each plan, and each model of a
-    bound, is evaluated once on each text.
+    draws. `dtype` and `memory` are as in `evaluate`. Each plan, and each model of a bound, is
+    evaluated once on each text.
 
     An error of one model gives results without a value. Raises PlanError for faults of plans and
     for unusable texts, TailorError or OSError for a missing device, model or file.
@@ -167,7 +167,7 @@ class Expectations:
         return tuple(self._result(row) for row in self.rows)
 
     def _ask(self, row: _Row, target: Target) -> tuple[_Asked, str]:
-        """Return what is asked of a target, with a row's measure in it, and the measure's words."""
+        """Return a target's request, with a row's measure in it, and the measure's words."""
         cut = row.target.prepared.checked.token_cut is not None  # losses count by bytes then
         origin, piece = target.origin.origin, common_piece_bytes(row.targets, by_byte=cut)
         samples = self.samples._replace(folder=Path() if origin is None else origin.folder)
@@ -178,7 +178,7 @@ class Expectations:
         return asked, words
 
     def _outcomes(self, row: _Row) -> list[Outcome]:
-        """Return the outcome of a row's target, and that of the model of its bound.
+        """Return the outcomes of a row's target and of the model of its bound.
 
         Latencies of both are measured by turns.
         """

@@ -23,10 +23,10 @@ class ExpectationResult:
     """The result of one expectation of a plan.
 
     `value` is the measured score, size or time, and `bound` the number that it is compared with.
-    `difference` is the value minus the bound. Its error is that of the paired difference, if the
-    bound is a share of a model's score. The verdict is `tie` if the difference is at most two
-    standard errors, and `unknown` if there is no score, for the `reason`. `fault` is the fault of
-    an expectation that is not met, with its place in the plan's text.
+    `difference` is the value minus the bound. Its error is the error of the paired difference, if
+    the bound is a share of a model's score. The verdict is `tie` if the difference is at most two
+    standard errors, and `unknown` if the score is missing, for the `reason`. `fault` is the fault
+    of an expectation that is not met, with its place in the plan's text.
     """
 
     target: str
@@ -62,7 +62,7 @@ class ExpectationResult:
 
 
 def difference_words(result: ExpectationResult) -> str:
-    """Return `0.21 ± 0.02 above the bound`; the reason if there is no difference."""
+    """Return `0.21 ± 0.02 above the bound`; the reason if the difference is missing."""
     if result.difference is None:
         return result.reason
     value, error = result.difference

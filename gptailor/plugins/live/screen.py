@@ -64,7 +64,7 @@ class Screen:
                 self._say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun() | events.Estimated():
                 self._draw()
-            case Progress("asking"):  # what it takes is compiled when it is first asked
+            case Progress("asking"):  # the strategy is compiled when it is first asked
                 self._say("choosing the next plans")
             case Progress("scoring", _, plans, numbers={"samples": samples}):
                 many = "1 plan" if plans == 1 else f"{plans} plans"

@@ -229,7 +229,7 @@ NEW_TOKENS = 256
 class Likelihoods(base.Forward):
     """A task of log-likelihoods, also of whole texts; a sample is a document.
 
-    A sample has for each of its instances the texts whose log-likelihoods add up.
+    A sample has, for each of its instances, the texts with log-likelihoods to add up.
     """
 
     samples: tuple[tuple[tuple[Request, ...], ...], ...]

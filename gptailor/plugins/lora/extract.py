@@ -93,7 +93,7 @@ class ExtractResult:
 
     @property
     def error(self) -> float:
-        """‖B - (A + adapter)‖ / ‖B - A‖ over all tensors, those that were left out too."""
+        """‖B - (A + adapter)‖ / ‖B - A‖ over all tensors, including the left out tensors."""
         omitted = [other.difference for other in self.others if not other.saved]
         unmerged = [other.difference for other in self.others]
         lost, every = self._lost_and_every
@@ -111,7 +111,7 @@ class ExtractResult:
         return lost, length(module.difference for module in self.modules)
 
 
-def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
+def extract_lora(  # noqa: PLR0913 (the contents and the way of extracting)
     base: str | Path,
     tuned: str | Path,
     output: str | Path,
@@ -135,7 +135,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     models, its difference in float64, and a few matrices of its smaller side squared.
 
     Raises CheckpointError: C406 for models that differ in more than numbers, C407 where no
-    projection does, C408 for what isn't finite; and what opening and writing raise.
+    projection does, C408 for values that aren't finite; and the errors of opening and writing.
     """
     for name, given, known in (("dtype", [str(dtype)], [*DTYPES]), ("save", save, SAVABLE)):
         if unknown := sorted(set(given) - set(known)):
@@ -196,7 +196,7 @@ class _Wanted:
 
 @final
 class _Extraction:
-    """The tensors that differ, and those the adapter holds; once written, the errors too."""
+    """The tensors that differ, and the adapter's tensors; once written, the errors too."""
 
     def __init__(self, a: Opened, b: Opened, request: _Wanted, on_event: OnEvent) -> None:
         self.a, self.b, self.wanted, self.on_event = a, b, request, on_event

@@ -23,10 +23,11 @@ def low_rank(
 
     Formula: with M = U S Vᵀ, B = U √S and A = √S Vᵀ of the largest singular values, which gives the
     least ‖M - BA‖ of all products of that rank (Eckart and Young 1936).
-    Granularity: the whole matrix. U are eigenvectors of M Mᵀ, or V those of Mᵀ M where that is
-    smaller; the other factor is the matrix projected on them. So BA is M but for rounding where the
-    rank is the smaller side. With a `seed` they are sought in the range of M's product with random
-    vectors, drawn by it and sent through M and Mᵀ four times (Halko, Martinsson, Tropp 2011).
+    Granularity: the whole matrix. U are eigenvectors of M Mᵀ, or V are eigenvectors of Mᵀ M where
+    that is smaller; the other factor is the matrix projected on them. So BA is M but for rounding
+    where the rank is the smaller side. With a `seed` they are sought in the range of M's product
+    with random vectors, drawn by it and sent through M and Mᵀ four times (Halko, Martinsson, Tropp
+    2011).
     Arithmetic: float64.
     Degenerate: directions in which the matrix is 0 give zeros; a matrix of 0s is B = A = 0.
     Paper: arXiv 0909.4061, of the random projection.

@@ -97,7 +97,7 @@ def completions(
     return list(_items(cursor, text.text[begin : offset - len(cursor.begun)], rule))
 
 
-# ------------------------------------------------------------------------------- what is accepted
+# ------------------------------------------------------------------------------- accepted words
 
 
 def _parsed(before: str, rule: str) -> Any:

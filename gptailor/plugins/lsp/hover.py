@@ -98,7 +98,7 @@ def bounds_words(parameter: Parameter) -> str:
 
 
 def hovered(text: EditedText, offset: int, seen: SeenModels) -> tuple[str, Occurrence] | None:
-    """Return Markdown on the word at an offset, and the word; None if there is no text on it."""
+    """Return Markdown on the word at an offset, and the word; None without a text on it."""
     word = text.word_at(offset) or text.keyword_at(offset)
     if word is None:
         return None
@@ -122,7 +122,7 @@ def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
         return f"**L{word.number}**: the base has {count} layers, L0 to L{count - 1}"
     where = f"position {word.number} of {base_layers or 'the'} base{' layers' * bool(base_layers)}"
     if text.sound is None:
-        return f"**L{word.number}**: {where}"  # what it is made of isn't certain
+        return f"**L{word.number}**: {where}"  # its sources aren't certain
     resolved = Resolved(plan, count)
     layer = layer_views(resolved)[word.number]
     recipe = f"**L{word.number}**: `{layer.recipe}`"

@@ -1,4 +1,4 @@
-"""The language server: it answers an editor's requests with the modules beside it.
+"""The language server: it answers an editor's requests with the modules of this package.
 
 A text is read anew for each version, at most ten times a second. Its models are looked at in a
 thread once typing rests. The text in the editor takes precedence over the file on disk.

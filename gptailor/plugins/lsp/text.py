@@ -77,7 +77,7 @@ class TextLines:
 
 @final
 class EditedText(PlanText):
-    """One version of a text in an editor, whose lines are counted as the editor does."""
+    """One version of a text in an editor, with lines counted as the editor does."""
 
     def __init__(self, uri: str, text: str, encoding: str = "utf-16") -> None:
         self.uri = uri

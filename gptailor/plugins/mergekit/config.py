@@ -181,7 +181,7 @@ class ModelReference:
 @final
 @dataclass(frozen=True)
 class Setting:
-    """The values of a parameter for the tensors whose names contain a word; '' is in all names.
+    """The values of a parameter for tensors with a word in their names; '' is in all names.
 
     Several values are a gradient. Each has its place in the file.
     """

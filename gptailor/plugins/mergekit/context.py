@@ -166,7 +166,7 @@ class ImportContext:
     def _check_range(self, source: SourceBlock) -> None:
         """Keep an error of a range beyond its model's layers, or a note if it may be beyond them.
 
-        A model whose configuration isn't here mostly has as many layers as the base.
+        A model without its configuration here mostly has as many layers as the base.
         """
         model, base, end = source.model.without_adapter, self.base, source.layer_range.stop
         count = self._layer_counts[model]

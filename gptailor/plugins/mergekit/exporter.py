@@ -73,7 +73,7 @@ for `mlp`.
 def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> str:
     """Return the YAML of a plan or its file for mergekit, its filters for names like Llama's.
 
-    Models that are made of others are documents of their own, each before those that name it.
+    Models made of other models are documents of their own, each before the documents that name it.
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     statements without an equivalent, with the place in the plan.
     """
@@ -473,7 +473,7 @@ def _branch_parts(slot: Slot, branch: Branch, level: int) -> list[tuple[str, Rec
 # ------------------------------------------------------------------------------------------ layers
 
 _SLICE = -1
-"""The block of a slice's own parameters; those of its sources are numbered from 0."""
+"""The block of a slice's own parameters; its sources' blocks are numbered from 0."""
 
 
 @final
@@ -481,8 +481,8 @@ _SLICE = -1
 class _ExportedLayer:
     """An output layer: a layer of each of some models, and its parameters.
 
-    `parameters` has each block's values by the layer's parts; the first layer also those of
-    `embed`, the last those of `norm` and `head`. `base_model` is set where it isn't the file's.
+    `parameters` has each block's values by the layer's parts; the first layer also has `embed`'s
+    values, the last layer `norm`'s and `head`'s. `base_model` is set where it isn't the file's.
     """
 
     models: tuple[str, ...]
@@ -527,7 +527,7 @@ def _exported_layers(
 
 
 def _slice_models(method: MergekitMethod, row: _PartRecipes, plan: Plan) -> list[str]:
-    """Return the models of a slice in the recipes' order, the base first if it is beside them."""
+    """Return the models of a slice in the recipes' order, the base first if mergekit adds it."""
     models = _merged_order(
         [[name for _, name, _ in named_models(recipe)] for recipe in row.values()]
     )
@@ -685,7 +685,7 @@ def _filters(value_of: Mapping[str, Any], default: Any) -> list[dict[str, Any]]:
     """Return filters for the parts with another value than `default`.
 
     Embedding, norm and head get a list's first number from mergekit. A projection's filter stands
-    before that of its branch's other projections, and is needed where they differ.
+    before the filter of its branch's other projections, and is needed where they differ.
     """
     first = default[0] if isinstance(default, list) else default
     unfiltered = {part: first if part in _ENDS else default for part in value_of}

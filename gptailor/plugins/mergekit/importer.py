@@ -92,7 +92,7 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     on_hub: bool = False,
     strict: bool = False,
 ) -> tuple[p.Plan, list[Note]]:
-    """Return the plan of a configuration, and notes on what differs or has no equivalent.
+    """Return the plan of a configuration, and notes on differences and missing equivalents.
 
     The base's configuration is looked for in `models` (folders by the file's or the plan's names
     of models), under `root`, where relative paths start, and, with `on_hub`, in the Hub's cache and
@@ -210,7 +210,7 @@ def _base_of(stages: Mapping[str, MergekitConfig], last: MergekitConfig) -> Mode
 
 
 def _stage_reference(config: MergekitConfig) -> ModelReference:
-    """Return the reference by which other documents name a document's model."""
+    """Return the reference in other documents to a document's model."""
     return ModelReference.model_validate(config.name)
 
 
@@ -429,7 +429,7 @@ def _tokenizer(context: ImportContext) -> _Tokenizer:
 def _union(context: ImportContext) -> _Tokenizer:
     """Return the model with the tokens of all models, numbered as in the base.
 
-    None where that is the base; `union` where there is no such model, or a tokenizer is missing.
+    None if it is the base; `union` if no model has all tokens, or a tokenizer is missing.
     """
     vocabularies: dict[str, Mapping[str, int]] = {}
     for reference, name in context.names.items():

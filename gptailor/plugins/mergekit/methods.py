@@ -1,7 +1,7 @@
-"""mergekit's merge methods: each is a row of `MERGEKIT_METHODS`, by which it is read and written.
+"""mergekit's merge methods: each has a row of `MERGEKIT_METHODS` for reading and writing it.
 
 A row has mergekit's parameters with their defaults, and the arguments here that equal them. A
-method whose parameters need arithmetic has functions of its own.
+method with parameters that need arithmetic has functions of its own.
 
 `read` turns a tensor's inputs into a recipe of a plan. Parameters may be gradients, which become
 curves where a method here takes each source's number unchanged. Where `read` must compute with
@@ -273,7 +273,7 @@ class MergekitMethod:
 
     @property
     def base_beside(self) -> bool:
-        """True if an exported slice has the base beside the sources."""
+        """True if an exported slice has the base in addition to the sources."""
         return self.base in ("beside", "optional")
 
     @property
@@ -422,7 +422,7 @@ def _write_multislerp(written: SliceRecipe) -> WrittenParameters:
 
 
 def _weights_of_task_vectors(written: SliceRecipe) -> list[dict[str, Any]]:
-    """Return the weights of `nuslerp` and `multislerp`, which need task vectors beside a base."""
+    """Return the weights of `nuslerp` and `multislerp`, which need task vectors with a base."""
     written.require_all_models()
     if written.argument("of") != "task_vectors":
         raise InexpressibleError(

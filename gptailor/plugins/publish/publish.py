@@ -47,7 +47,7 @@ from gptailor.plugins.publish.published_scores import (
 @final
 @dataclass(frozen=True)
 class CardFacts:
-    """Facts that a published model card has in place of those that `compile` found.
+    """Facts that a published model card has in place of the facts that `compile` found.
 
     `license` is an identifier of the Hub, such as `apache-2.0`; languages are codes such as `en`;
     datasets and base models are ids of the Hub.
@@ -109,14 +109,14 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     such as `images/*.png`. All other files stay here, and hidden ones always. The plan and its lock
     are published without paths of this machine.
 
-    The repository is made if it is missing, `private` if asked for. The token is that of
-    `huggingface_hub` (`hf auth login`, or HF_TOKEN).
+    The repository is made if it is missing, `private` if asked for. The token is
+    `huggingface_hub`'s (`hf auth login`, or HF_TOKEN).
 
     Raises CheckpointError: C101 for a folder that gptailor didn't compile, C201 for a link that
     leads out of the folder and a pattern that matches nothing, C304 for a file that changed before
     it was uploaded, C501 for a token without
     the right to write or an invalid id, C503 if the Hub can't be reached, C605 for a card or a file
-    of scores that can't be read; PlanError for a folder whose plan has faults.
+    of scores that can't be read; PlanError for a folder with a faulty plan.
     """
     place, facts, benchmarks = Path(folder), facts or CardFacts(), benchmarks or {}
     _refuse_ids([repo, *facts.base_models, *(of.partition(":")[0] for of in benchmarks.values())])

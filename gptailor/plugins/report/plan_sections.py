@@ -92,7 +92,7 @@ def first_line(error: TailorError | OSError) -> str:
 def sizes_section(subject: Reported, run: "RunReading | None" = None) -> Section:
     """Return the section of layers, parameters, bytes and KV cache, with the base's counts.
 
-    If models are missing, the sizes are those that the search wrote.
+    If models are missing, the sizes are the sizes that the search wrote.
     """
     if subject.prepared is None:
         counts: _Counts = {} if run is None else _written(run)

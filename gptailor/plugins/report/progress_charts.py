@@ -247,7 +247,7 @@ def _curve_chart(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevel
     ])  # fmt: skip
 
 
-# --------------------------------------------------------------------- held out beside calibration
+# --------------------------------------------------------------------- held-out against calibration
 
 
 def held_section(run: RunReading) -> Section | None:

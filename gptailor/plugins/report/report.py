@@ -274,7 +274,7 @@ def _of_run(target: str, given: _Given) -> _Page:
 
 
 def _tried(target: str) -> "tuple[RunReading | None, str, list[Section], list[Section]]":
-    """Return what RUN holds, the page's lead, and the sections on scores and on all trials.
+    """Return the contents of RUN, the page's lead, and the sections on scores and on all trials.
 
     Without a readable RUN, the last section has the reason.
     """

@@ -119,7 +119,7 @@ _repairs = RepairLines(ends=False)
 
 
 def _on_event(event: object) -> None:
-    """Print a line for each model that was measured, and those of long fits."""
+    """Print a line for each measured model, and the lines of long fits."""
     match event:
         case Progress("shrinking", 0, _, words):
             options.say(words, err=True)

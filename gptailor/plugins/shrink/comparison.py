@@ -27,7 +27,7 @@ _HOPELESS = 2.5
 _NEAR = 0.02
 """Bits a byte beyond the least loss within which a plan is built in any case."""
 _STEEPER = 1.5
-"""The power with which a loss grows beyond the largest cut that was measured."""
+"""The exponent of a loss's growth beyond the largest measured cut."""
 
 _SURE = 0.9
 """The share of a measured gain in speed that is relied on."""
@@ -40,8 +40,8 @@ _LEAST_GAIN = 0.1
 class Effort:
     """How much is measured: samples of plans, samples of cuts alone, bytes of calibration text.
 
-    `whole` and `cut` are the numbers of types that are tried, and `built` that of cut plans. No
-    cut is measured if the whole model in fewer bits loses at most `settled` bits a byte.
+    `whole` and `cut` are the numbers of types that are tried, and `built` the number of cut plans.
+    No cut is measured if the whole model in fewer bits loses at most `settled` bits a byte.
     """
 
     samples: int
@@ -147,7 +147,7 @@ class ShrinkComparison:
 
     @property
     def kinds(self) -> list[str | None]:
-        """The types for cuts: those whose whole file is next above the goal; None for a folder."""
+        """The types for cuts: the types just too large for the whole model; None for a folder."""
         if not self.goal.sized or self.drafts.no_gguf:
             return [None]
         rows = [self.sized(self._typed((), kind)) for kind in _WITH_CUTS]

@@ -46,7 +46,7 @@ _DISK = frozenset({"C303", "C305"})
 class Losses:
     """Measures candidates in bits a byte of held-out text, and their speed.
 
-    `held` is the name of the text in the drafts' folder, and `digest` that of all texts. All
+    `held` is the name of the text in the drafts' folder, and `digest` the digest of all texts. All
     models compute in one dtype: bfloat16 if the device is quick in it, otherwise float32.
     """
 

@@ -14,7 +14,7 @@ from gptailor.prepare import check
 from gptailor.reporting.quantities import bytes_in_words, millions, with_error
 
 _SURE = 3
-"""The standard errors beyond a measured loss at which an expectation fails."""
+"""The number of standard errors above a measured loss that an expectation allows."""
 _TRIALS = 60
 """The trials of the space."""
 _BESIDE = 3

@@ -341,7 +341,7 @@ class _Shrinking:
         return replace(row, decoding=speed, llama=llama, met=met)
 
     def _tied(self, rows: Sequence[ShrinkRow], losses: "Losses", drafts: Drafts) -> list[ShrinkRow]:
-        """Return the best measured row that meets the goal, and those within an error of it."""
+        """Return the best measured row that meets the goal, and the rows within an error of it."""
         from gptailor.evaluation.scores import PerSample, paired_difference
 
         met = [row for row in rows if row.met and row.loss is not None]
@@ -355,7 +355,7 @@ class _Shrinking:
                 found += [row] if row is met[0] or change.value <= change.stderr else []
         return found
 
-    # ---------------------------------------------------------------------------- what is written
+    # ---------------------------------------------------------------------------- written files
 
     def _written(self, result: ShrinkResult, texts: PlanTexts, head: str) -> ShrinkResult:
         """Write the plan, its texts and the space beside it."""

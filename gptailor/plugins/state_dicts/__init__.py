@@ -1,3 +1,3 @@
-"""`gptailor.merge`: tensors in memory, merged as `compile` merges those of files."""
+"""`gptailor.merge`: tensors in memory, merged as `compile` merges tensors of files."""
 
 __all__ = ["merge"]

@@ -51,11 +51,12 @@ def merge(
     (`"yes"`, or True). `base` are θ_b's tensors, which methods of task vectors need. Other methods
     ignore `base`, but its keys, shapes and dtypes must agree.
 
-    The arithmetic is that of `compile`: in float32, rounded once, the same bytes for the same
-    tensors, names and keys. (The draws of `dare` depend on the names of the model and the tensor;
-    `name` is that of a single tensor.) Tensors that no method merges, such as whole numbers, are
-    kept if all models have the same, and refused otherwise. Keys that share their memory in all
-    models, as a tied head and its embedding do, are merged once and share memory again.
+    The arithmetic is the same as in `compile`: in float32, rounded once, the same bytes for the
+    same tensors, names and keys. (The draws of `dare` depend on the names of the model and the
+    tensor; `name` is the name of a single tensor.) Tensors that no method merges, such as whole
+    numbers, are kept if all models have the same, and refused otherwise. Keys that share their
+    memory in all models, as a tied head and its embedding do, are merged once and share memory
+    again.
 
     Raises PlanError for an invalid method, argument or number of sources, as in a plan, and for a
     value that the dtype can't hold. Raises TailorError for tensors that don't agree, by name.

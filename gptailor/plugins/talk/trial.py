@@ -72,7 +72,7 @@ class JudgedAnswer:
 def try_output(output: Path, compute: "ComputeOptions", width: int) -> Iterator[str]:
     """Yield lines about the answers of a written output, in `width` columns.
 
-    The last line compares their counts with those of the base, if it is available. Raises
+    The last line compares their counts with the base's counts, if it is available. Raises
     TailorError for an output that can't answer.
     """
     place = Placement.of(compute.device, None, compute.memory)

@@ -151,8 +151,8 @@ class PromptAnswers:
     def _answered(self, numbers: Sequence[int], prompts: Sequence[Prompt]) -> list[Continuation]:
         """Return the answers of the live teacher.
 
-        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
-        that fails.
+        Raises NotFiniteError if a teacher's predictions are NaN, TailorError for a teacher that
+        fails.
         """
         model, tokenizer = self.teacher.live().model, self.encoder.tokenizer
         seeds = [_row_seed(self.seed, number) for number in numbers]

@@ -41,7 +41,7 @@ _GROUP_TOKENS: Final = 4096
 _FORMAT, _NOTES = b"distillkit", b"gptailor"
 _COLUMNS: Final = ("input_ids", "compressed_logprobs", "bytepacked_indices")
 _ROUNDING: Final = 1e-2
-"""The most by which float32 probabilities of large logits may sum to more or less than 1."""
+"""The largest error of a sum of float32 probabilities of large logits, which should be 1."""
 
 PredictedSequences = tuple[
     Int64[Tensor, " n length"], Int[Tensor, " rows kept"], Float[Tensor, " rows kept"]
@@ -175,8 +175,9 @@ class ParquetPredictions:
     ) -> Iterator[tuple[int, Int32[Tensor, " length kept"], Float[Tensor, " length groups"]]]:
         """Yield the predictions of some sequences, in the file's order, each with its place.
 
-        The place is that of its number in `rows`. A prediction has its `kept` likeliest tokens. If
-        the vocabulary has more, the log-probability of all other tokens together comes last.
+        The place is the position of its number in `rows`. A prediction has its `kept` likeliest
+        tokens. If the vocabulary has more, the log-probability of all other tokens together comes
+        last.
         """
         places = {row: place for place, row in enumerate(rows)}
         start = 0
@@ -292,7 +293,7 @@ def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, st
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn the system's errors and those of pyarrow into CalibrationError."""
+    """Turn the system's and pyarrow's errors into CalibrationError."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

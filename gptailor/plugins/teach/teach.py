@@ -1,4 +1,4 @@
-"""`teach`: a teacher's predictions of texts as a file, from which healing and other tools learn."""
+"""`teach`: a teacher's predictions of texts as a file, for healing and other tools."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +92,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     for its share. They are packed into sequences of `length` tokens, by default 512 or as many as
     the model takes, in the order that `seed` draws. A killed run continues. `on_event` receives
     the `Progress` of reading. Without a `dtype` the teacher computes as in healing. The other
-    arguments are those of `evaluate`.
+    arguments are the same as in `evaluate`.
 
     Raises CalibrationError for unusable texts, CheckpointError for an output that can't be written,
     TailorError for a teacher that is bridged, healed or fails.
@@ -152,7 +152,7 @@ def _encoder(prepared: Prepared) -> TokenEncoder:
     return TokenEncoder(tokenizer_of(tokenizer_model(prepared)), positions)
 
 
-def _sequences(  # noqa: PLR0913, PLR0917 (those of `teach`)
+def _sequences(  # noqa: PLR0913, PLR0917 (the arguments of `teach`)
     prepared: Prepared,
     teacher: str,
     paths: Sequence[Path],

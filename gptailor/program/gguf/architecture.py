@@ -69,7 +69,7 @@ class WrittenArchitecture:
         settings = {key: value for key, value in config.items() if key != "model_type"}
         try:  # with the defaults of missing keys
             self._config: Any = AutoConfig.for_model(kind, **settings)
-        except Exception as error:  # noqa: BLE001 (its checks raise what they like)
+        except Exception as error:  # noqa: BLE001 (its checks raise any error)
             first = str(error).splitlines()[0]
             self.refuse(f"transformers doesn't take the configuration: {first}")
         self._type = kind
@@ -99,8 +99,8 @@ class WrittenArchitecture:
     def named(self, name: str) -> tuple[str, int, bool]:
         """Return a tensor's name in GGUF, by Hugging Face's, and the changes of its values.
 
-        The number is above 0 for a projection whose rows llama.cpp wants interleaved, and then that
-        of its heads; the flag is true of norms that multiply by 1 + w.
+        If llama.cpp wants a projection's rows interleaved, the number is the number of its heads,
+        otherwise 0; the flag is true of norms that multiply by 1 + w.
         """
         own, row = self._config, self.architecture
         stem, _, kind = name.rpartition(".")

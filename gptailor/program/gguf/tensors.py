@@ -1,8 +1,9 @@
 """The tensors of a plan's GGUF file: their names, types and sizes, without a value.
 
 Some matrices have more bits than most of a file: the head, the values, and the projections back
-into the stream. The rules are those of `llama_tensor_get_type` in llama.cpp's `llama-quant.cpp`
-(MIT licence, copyright 2023-2026 The ggml authors), for the architectures that gptailor writes.
+into the stream. The rules are the same as in `llama_tensor_get_type` in llama.cpp's
+`llama-quant.cpp` (MIT licence, copyright 2023-2026 The ggml authors), for the architectures that
+gptailor writes.
 """
 
 import struct
@@ -95,7 +96,7 @@ def matrix_types(
     """Return the type of each matrix, if its rows are whole blocks.
 
     `rows` has the matrices by their names in GGUF, each with the number of entries in a row. The
-    `facts` are those of the architecture. The file is `weighted` by an importance matrix, or not.
+    `facts` are the architecture's. The file is `weighted` by an importance matrix, or not.
     """
     in_layers = (_IN_WEIGHTED_LAYERS if weighted else _IN_LAYERS).get(file_type, {})
     most = FILE_TYPES[file_type].kind
@@ -134,8 +135,8 @@ def type_of_rows(kind: str, row: int) -> str | None:
 class GgufTensorPlan:
     """A tensor of a GGUF file, its dtype the type's name, and its source in the program.
 
-    `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
-    of its heads; `add_one` is for norms that multiply by 1 + w. A tensor with `content` has these
+    If llama.cpp wants a projection's rows interleaved, `heads` is the number of its heads,
+    otherwise 0; `add_one` is for norms that multiply by 1 + w. A tensor with `content` has these
     bytes, and the program doesn't have its source.
     """
 

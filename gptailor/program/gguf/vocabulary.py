@@ -141,7 +141,7 @@ class _Vocabulary:
         if not added.get("special"):
             kind = DEFINED
             if _SPACE in content and self.model.get("byte_fallback"):
-                # One that is found in what spaces have become: llama.cpp looks for it in the text.
+                # A token that is found in replaced spaces: llama.cpp looks for it in the text.
                 if not added.get("normalized") and tokens.get(number) == content:
                     return
                 content = content.replace(_SPACE, " ")

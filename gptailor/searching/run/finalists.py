@@ -41,7 +41,7 @@ def usual_plans(ledger: Ledger) -> set[str]:
 
 
 def _best(ledger: Ledger, trials: Sequence[Trial], many: int) -> list[Trial]:
-    """Return the best of each size, from end to end, then the best others."""
+    """Return the best of each size, from end to end, then the other plans, best first."""
     if many == 1:
         return ledger.ranked(trials, many)
     of_size: dict[float, list[Trial]] = {}

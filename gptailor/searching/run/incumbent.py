@@ -14,8 +14,8 @@ def race_of(ledger: Ledger, request: TrialRequest) -> Race | None:
     """Return the race of a request, by the trials that were told when it was asked for.
 
     So a resumed process has the same race. The rival is the best plan at full fidelity, as far
-    repaired as the trial, whichever objective is preferred. There is no race where a score is no
-    mean of samples, or where the base isn't known at each look, since losses are measured by it.
+    repaired as the trial, whichever objective is preferred. The result is None where a score isn't
+    a mean of samples, or where the base isn't known at each look, since losses are measured by it.
     """
     rival = _rival(ledger, request)
     if rival is None:

@@ -109,7 +109,7 @@ class GreedyRemoval(_OfComposition):
 
 @final
 class NothingDropped(_OfComposition):
-    """No layer dropped, where a space has cuts of several sizes and none."""
+    """No layer dropped, where a space has cuts of several sizes and no cut."""
 
     kind: Literal["nothing dropped"] = "nothing dropped"
 

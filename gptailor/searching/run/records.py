@@ -61,7 +61,7 @@ WrittenAim = Annotated[Aim, PlainSerializer(lambda aim: aim._asdict())]
 WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())]
 
 
-# --------------------------------------------------------------------------------- what was asked
+# --------------------------------------------------------------------------------- the request
 
 
 @final
@@ -116,7 +116,7 @@ class RunRecord(BuiltClosed):
         return self
 
 
-# ------------------------------------------------------------------------------ what it came to
+# ------------------------------------------------------------------------------ the result
 
 
 @final
@@ -179,8 +179,8 @@ class CurvePoint(BuiltClosed):
     """The best plan of one size: a point on the curve of quality over size.
 
     `share` and `nats` are the mean loss over the objectives, as a share of the base's scores and in
-    their unit; None if there is no such mean. An `unrepaired` plan was scored without the bridge
-    and the healing that it contains.
+    their unit; None without such a mean. An `unrepaired` plan was scored without the bridge and the
+    healing that it contains.
     """
 
     trial: TrialNumber

@@ -76,7 +76,7 @@ class Budget:
 
     @property
     def evaluations(self) -> float:
-        """The evaluations that a search takes: `trials`, or at least what has to be done.
+        """The evaluations that a search takes: `trials`, or at least the necessary ones.
 
         These are the measurements, one starting plan, random plans, and the plans of the end.
         """
@@ -150,7 +150,7 @@ class Budget:
         return "bridged" if self.bridge == "finalists" else None
 
     def stage(self, samples: int) -> Stage:
-        """Return the stage at which a trial with this many samples is evaluated."""
+        """Return the stage that evaluates a trial with this many samples."""
         at_full = self.bridge == "from-full" and samples == self.full
         return "bridged" if self.bridge == "each" or at_full else "bare"
 
@@ -204,7 +204,7 @@ class Schedule:
 
     A new schedule repeats all earlier asks; requests among them that were not told yet are missing.
     The strategy is asked for the n-th time once all but the last `ahead` - 1 asks before were told,
-    and it is told no more than those: the speed of workers changes nothing.
+    and it receives no more results: the speed of workers changes nothing.
     """
 
     def __init__(
@@ -248,8 +248,8 @@ class Schedule:
 
         A stage without room for all of its plans is the last one, unless recipes are separate: then
         those without room count as failures, and later stages follow. With another budget than an
-        earlier process had, a stage may have other plans, so trials are found by what they
-        evaluated. Plans beyond bounds count as failures that cost nothing.
+        earlier process had, a stage may have other plans, so trials are found by their evaluations.
+        Plans beyond bounds count as failures that cost nothing.
         """
         stages, results, bounds = self.starts.stages(), None, self.asking.within
         shares, asked_after, recipes = list[float](), 0, list[Trial]()

@@ -192,12 +192,12 @@ def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
 
 @final
 class Comparison(NamedTuple):
-    """The mean of losses by those of several objectives that have these `numbers`.
+    """The mean of losses by the objectives that have these `numbers`.
 
     `widths` hold the unit of each objective's scores: 1 where all are in one `unit`, a hundredth of
     the base's score where losses are shares of it, else the spread of the starting plans'.
-    `samples` are equal for objectives that are measured on the same samples, whose errors go
-    together; without them each objective has its own.
+    `samples` are equal for objectives that are measured on the same samples: their errors go
+    together. Without them each objective has its own.
     """
 
     aims: tuple[Aim, ...]

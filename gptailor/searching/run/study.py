@@ -127,7 +127,7 @@ class Study:
                 raise damaged(number, fault, place) from None
 
     def _take(self, line: JournalLine) -> None:
-        """Take in a line. Raises ValueError for one that doesn't follow those before it."""
+        """Take in a line. Raises ValueError for a line that doesn't follow the earlier lines."""
         if not (self.typed.version or line.version):
             raise ValueError("expected the line that begins the journal")
         told = line.model_fields_set - {"trial"}

@@ -280,7 +280,7 @@ class Ledger:
 
     @property
     def _zeros(self) -> set[int]:
-        """The objectives by which the base scores 0, so that no loss is a share of its score."""
+        """The objectives with a base's score of 0, so that no loss is a share of it."""
         base = self.references.get(self.full, ())
         return {number for number, value in enumerate(base) if value == 0}
 
@@ -314,7 +314,7 @@ class Ledger:
         return [trial for trial in full if trial.request.stage == furthest]
 
     def before(self, trial: Trial) -> Trial | None:
-        """Return a finalist's evaluation before it was repaired, by which it was chosen."""
+        """Return a finalist's evaluation before repair, which was the reason to choose it."""
         if trial.request.phase != FINAL:
             return None
         earlier = (
@@ -335,7 +335,7 @@ class Ledger:
         return [trial for *_, trial in sorted(finite, key=lambda row: (-row[0], -row[1]))[:most]]
 
     def _merits(self, trial: Trial) -> tuple[float, float]:
-        """Return how good a plan is, more being better, and what decides between equals; NaN fails.
+        """Return a plan's merit, where more is better, and the merit that decides ties; NaN fails.
 
         That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
         a size, it is the negated loss by it, then the negated mean loss.

@@ -151,11 +151,11 @@ class Alone:
 class UnderWay:
     """Requests in the order of asking that were not told yet, and the tasks that workers are at.
 
-    No worker is at those in the `queue` yet.
+    Requests in the `queue` have no worker yet.
 
     Trials are told in the order of asking where several workers are at work, so that a search's
     course doesn't depend on their speed. A `late` request is told when its outcome comes. `base` is
-    the plan of the uncut base, by which scores are measured. With `races` a strategy's trials are
+    the plan of the uncut base, which losses are measured by. With `races` a strategy's trials are
     given up where they have lost.
     """
 
@@ -259,7 +259,7 @@ class UnderWay:
             self._lost(task)
 
     def _lost(self, task: Task) -> None:
-        """Queue a lost worker's open plans again, or fail those that were lost often."""
+        """Queue a lost worker's open plans again, or fail the plans that were lost often."""
         for key in reversed(task.keys):
             if self._known(key) or key.plan == BASE:  # the base is asked for anew
                 continue

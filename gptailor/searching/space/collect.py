@@ -184,7 +184,7 @@ class Collecting:
         return self._needing[name]
 
     def _taken(self, at: Place, recipe: p.Recipe) -> Iterator[tuple[p.LayerOf, g.Condition]]:
-        """Yield what an active recipe may take, and the condition under which it takes that."""
+        """Yield the layers that an active recipe may take, each with its condition."""
         for place, model, layer in named_models(recipe):
             source = p.LayerOf(model=model, layer=layer)
             yield source, self._has((*at, *place[:-2]), place[-1])
@@ -206,7 +206,7 @@ class Collecting:
         role = site.subject.role
         if isinstance(site.value, p.DropAny | p.DropWindow):
             return self._on(site.entry)
-        if role in ("drop", "cut"):  # the layer that has to stay drops only beside another
+        if role in ("drop", "cut"):  # the layer that has to stay drops only with another
             keeps = self._position(site.entry) == self.keeper
             return self._others_kept() if keeps else g.ALWAYS
         if role == "item":
@@ -299,7 +299,7 @@ class Collecting:
         """Return the condition under which the `maybe` of an item counts: the stack has room.
 
         Where all items are `maybe`, an empty stack keeps the first item. So the first item's bit
-        counts only beside another item's bit.
+        counts only with another item's bit.
         """
         first, room = self.items[0], g.GeneFact("room", n)
         if self._fixed_items or self.items[n] != first or (n and self.room > 1):

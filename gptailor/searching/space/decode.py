@@ -82,9 +82,9 @@ def expecting(plan: p.Plan, declared: p.Plan) -> p.Plan:
 
 
 def plan_cut_words(space: Space, genome: Genome, stage: Stage) -> str:
-    """Return what one genome's plan leaves out at a stage: `L3..L5, L9 dropped, width 1280`.
+    """Return one genome's cuts at a stage in words: `L3..L5, L9 dropped, width 1280`.
 
-    The sizes are those that the space leaves open.
+    The sizes are the sizes that the space leaves open.
     """
     plan = plan_at_stage(space, genome, stage)
     dropped = range_words([drop.position for drop in plan.drops])

@@ -6,7 +6,7 @@ from gptailor.plan.plan import CUTS, Plan
 from gptailor.plan.sites import Role, sites
 
 CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window", *CUTS})
-"""The roles of choices that decide what leaves: layers, tokens or neurons."""
+"""The roles of choices that decide cuts: of layers, tokens or neurons."""
 REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
 """The roles of choices that decide how a cut is repaired."""
 _REPEAT_ROLES: Final[frozenset[Role]] = frozenset({"repeated", "block", "times", "item"})

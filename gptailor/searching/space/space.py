@@ -61,7 +61,7 @@ class Space:
 def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
     """Return the space of an open plan without faults. Raise SpaceError if it leaves nothing open.
 
-    `tied` are the models whose embedding and head are one tensor.
+    `tied` are the models with one tensor for embedding and head.
     """
     plan = searched(plan, layers, tied)
     collecting = Collecting(plan, layers)

@@ -40,7 +40,7 @@ class Table(NamedTuple):
     numbers of features of one kind at neighbouring positions. `at_features` are the features'
     positions.
 
-    `pick_option` is the number of a pick's first option among those of all picks. `first` and
+    `pick_option` is the number of a pick's first option among all picks' options. `first` and
     `last` are the ends of an option that is a window. `beside` has the options that begin or end
     one position further on or back, padded with -1. `inside_pick` and `inside_at` are the picks and
     the positions that their windows may contain. `items` are the bits of a stack's `maybe` items,
@@ -335,7 +335,7 @@ _BESIDE = ((-1, -1), (1, 1), (-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
-    """Return the values of the windows beside each option, padded with -1."""
+    """Return the values of the windows next to each option, padded with -1."""
     value = {
         (number, option): v
         for number, pick in enumerate(picks)

@@ -38,7 +38,7 @@ _RECIPES = 1_000
 @final
 @dataclass(frozen=True, eq=False)
 class Recipes:
-    """Recipes of a space as genomes with nothing dropped, and what a strategy asks of them.
+    """Recipes of a space as genomes with nothing dropped, and a strategy's requests for them.
 
     `room` is the number of evaluations at full fidelity that all recipes may cost together, and
     `asks` the part of it for recipes that the strategy asks for.
@@ -131,7 +131,7 @@ def has_recipe(space: Space, genome: Genome, recipe: Genome) -> bool:
 
 
 def _cut_genes(space: Space) -> Active:
-    """Return a mask of the genes that decide what leaves, and how a cut is repaired."""
+    """Return a mask of the genes that decide the cut, and its repair."""
     kinds: tuple[Sequence[Gene], ...] = (space.bits, space.picks, space.reals)
     roles = CUT_ROLES | REPAIR_ROLES
     return Active(

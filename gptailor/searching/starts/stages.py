@@ -208,7 +208,7 @@ class Starts:
         return max(self.room / 2, min(usual, self.room)) if later else self.room
 
     def _promising(self) -> list[Composition]:
-        """Return the compositions in the order in which a person would try them.
+        """Return the compositions in the order that a person would try.
 
         First come the mean of all models and each model alone, then the usual coefficient, then the
         base, other coefficients, and merges of two models.

@@ -159,7 +159,7 @@ def best_in_full(archive: Archive, fitness: Float[ndarray, " n"]) -> Int[ndarray
 def newest(table: Table, archive: Archive, drawn: Genome, many: int) -> Genome:
     """Return this many of the drawn genomes.
 
-    Known and repeated ones, and those beyond the table's limits, come last.
+    Known and repeated ones, and genomes beyond the table's limits, come last.
     """
     marks = fingerprints(genes(drawn))
     stale = np.isin(marks, fingerprints(genes(archive.genomes))) | ~allowed(table, drawn)

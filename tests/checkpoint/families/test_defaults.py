@@ -15,7 +15,7 @@ from gptailor.checkpoint.families.layer_config import ALIASES
 NOT_READ = {"attention_bias": False, "head_dim": None}
 """Keys that all families built like Llama compare, whether transformers reads them or not."""
 COMPUTED = {"head_dim", "num_key_value_heads"}
-"""Keys that a configuration computes of others, if it has none."""
+"""Keys that a configuration computes from other keys if they are missing."""
 ROTARY = "rope_parameters"
 
 

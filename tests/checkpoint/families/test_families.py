@@ -1,4 +1,4 @@
-"""Each family against transformers: layers moved on disk compute what the original's layers do.
+"""Each family against transformers: layers moved on disk compute the same as the original's layers.
 
 The reference knows nothing of layouts: it calls the original model's own layer modules by hand,
 with the masks and rotary embeddings that the original gave each of them.
@@ -45,7 +45,7 @@ ORDER = (0, 5, 3, 3, 1)
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 ORDERS = {"diffllama": (0, 1, 2), "gpt_neox_japanese": (0, 3, 3, 1, 5), "jamba": (0, 4, 2, 5)}
-"""Of families some of whose layers stay where they are."""
+"""Families with some layers that can't move."""
 
 # family, what differs from tiny.CONFIGURATIONS, the order of the original's layers
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -199,7 +199,7 @@ def stitch(base: Disk, layers: Sequence[tuple[Disk, int]]) -> Tensors:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """The model, all of whose tensors are on disk, and which needs all that are."""
+    """The model; assert that its tensors are exactly the tensors on disk."""
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     faults = {key: value for key, value in info.items() if value}
     assert not faults, faults
@@ -452,7 +452,7 @@ MLP_PARTS = {
     "doge": ("post_attention_layernorm", "post_attention_residual", "mlp"),
 }
 MLP_PARTS["doge-window"] = MLP_PARTS["doge"]
-"""Of layers whose branches are more than two sums: the modules of the second one."""
+"""The modules of the second sum, for layers with more than two sums."""
 
 
 def mixed(a: Original, b: Original, names: tuple[str, ...], hidden: torch.Tensor) -> torch.Tensor:
@@ -604,7 +604,7 @@ def test_a_joined_entry_takes_each_part_s_rules(tmp_path: Path) -> None:
     assert joined_entry(disk.layout, disk.entries[0], disk.entries[1])["sliding_window"] == 3
 
 
-# ------------------------------------------------------------------------------ what is on the disk
+# ------------------------------------------------------------------------------ the files on disk
 
 
 def test_gpt2_as_the_hub_has_it(made: Any, originals: Any, tmp_path: Path) -> None:
@@ -651,7 +651,7 @@ def test_layers_that_predict_further_tokens_stand_after_the_last(made: Any) -> N
 
 
 LISTED = {"lfm2_moe", "nemotron_h"}
-"""Without the list of their kinds there is no such model."""
+"""Without the list of their kinds the model can't be made."""
 
 
 @pytest.mark.parametrize("family", FAMILY_OF)

@@ -60,7 +60,7 @@ def test_kimis_numbers_from_one_up_follow_their_layers() -> None:
 def test_periods_are_solved_for_the_new_order_or_refused() -> None:
     config = {"num_hidden_layers": 8, "attn_layer_period": 4, "attn_layer_offset": 2}
     config |= {"expert_layer_period": 2, "expert_layer_offset": 1}
-    out = moved("jamba", config, [0, 2, 4, 6])  # every other layer attends, none is sparse
+    out = moved("jamba", config, [0, 2, 4, 6])  # every other layer attends, no layer is sparse
     assert (out["attn_layer_period"], out["attn_layer_offset"]) == (2, 1)
     assert out["expert_layer_offset"] >= 4
     assert entries("jamba", out, 4) == [entries("jamba", config, 8)[i] for i in (0, 2, 4, 6)]

@@ -134,7 +134,7 @@ def test_projections_and_folds() -> None:
     assert projection(many, "mlp.shared_expert_gate.weight") is None
 
 
-# ------------------------------------------------------------------------------------ what is wrong
+# ------------------------------------------------------------------------------------ errors
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ FORMATS: dict[str, tuple[dict[str, Any], dict[str, torch.dtype]]] = {
 def quantise(
     folder: Path, seed: int, config: dict[str, Any], kinds: dict[str, torch.dtype]
 ) -> None:
-    """A tiny model whose matrices are replaced by what such a format has; the numbers are noise."""
+    """A tiny model with the tensors of such a format as its matrices; the numbers are noise."""
     tiny_model("llama", folder, seed=seed, layers=4, dtype="float16")
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from tests.support.tiny import CONFIGURATIONS
 
 
 def beside_others(model_type: str) -> bool:
-    """Whether it keeps a language model beside others, and is refused by that."""
+    """True if it keeps a language model next to other models, and is refused for that."""
     found = layout_of(AutoConfig.for_model(model_type).to_dict(), ())
     return isinstance(found, Refusal) and "contains further models" in found.reason
 

@@ -66,7 +66,7 @@ def layout_at(folder: Path) -> Layout:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """The model, all of whose tensors are on disk, and which needs all that are."""
+    """The model; assert that its tensors are exactly the tensors on disk."""
     model, found = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     faults = {key: value for key, value in found.items() if value}
     assert not faults, faults
@@ -92,7 +92,7 @@ def language_model_of(model: PreTrainedModel) -> Any:
 
 
 class Seen:
-    """A model's layers beside an image, each with all that it was called with."""
+    """A model's layers for an image, each with the arguments of its call."""
 
     def __init__(self, folder: Path) -> None:
         self.model = load(folder)
@@ -231,7 +231,7 @@ def test_layers_of_another_model_of_the_type(
     close(run(found, original.inputs), original.by_hand(layers))
 
 
-# ------------------------------------------------------------------------------ what is on the disk
+# ------------------------------------------------------------------------------ the files on disk
 
 ROOTS = {
     "qwen2_5_vl": "model.",
@@ -278,7 +278,7 @@ def test_names_as_they_are_in_memory(kind: str, made: Any, seen: Any, tmp_path: 
 
 
 def test_a_flat_configuration_as_the_hub_has_it(made: Any, seen: Any, tmp_path: Path) -> None:
-    """Qwen 2.5 VL's first configurations have the language model's keys beside `vision_config`."""
+    """Qwen 2.5 VL's first configurations have the language model's keys next to `vision_config`."""
     config = settings_of(made("qwen2_5_vl"))
     text = {k: v for k, v in config.pop("text_config").items() if k != "model_type"}
     rotary = text.pop("rope_parameters")
@@ -379,7 +379,7 @@ def test_embedding_and_head_of_two_models_are_untied(kind: str, made: Any, tmp_p
     assert torch.equal(model.get_output_embeddings().weight, tensors_of(base)[head])
 
 
-# ------------------------------------------------------------------ beside models of a text alone
+# ------------------------------------------------------------------ with models of a text alone
 
 
 TEXTS = {

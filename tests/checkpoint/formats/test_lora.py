@@ -50,7 +50,7 @@ def delta(model: Checkpoint, module: str = Q) -> LowRank:
     return only
 
 
-# ------------------------------------------------------------------------------------ what is done
+# ------------------------------------------------------------------------------------ the results
 
 
 def test_a_delta_replaces_one_tensor_and_keeps_its_spec(base: Checkpoint, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_no_tensor_library_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_what_is_not_understood_is_refused_by_name(
         ("exclude_modules", 0),
         ("layers_pattern", ["("]),
         ("layers_pattern", {"layers": 1}),
-        ("layers_to_transform", 1),  # beside a pattern as target_modules
+        ("layers_to_transform", 1),  # with a pattern as target_modules
         ("layers_to_transform", "0"),
         ("layers_to_transform", [-1]),
         ("trainable_token_indices", [1, 1]),

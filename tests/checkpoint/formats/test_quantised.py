@@ -92,7 +92,7 @@ def test_experts_in_mxfp4_are_transposed(tmp_path: Path) -> None:
     assert read_in_chunks(tensor, 100).equal(made.values)
 
 
-# ------------------------------------------------------------------- what the libraries make of it
+# ------------------------------------------------------------------- the libraries' values
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "golden" / "quantised.json").read_text()

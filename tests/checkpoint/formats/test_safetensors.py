@@ -1,4 +1,4 @@
-"""Headers: what the reference reads is read alike, what it refuses is refused, and no third."""
+"""Headers: a file that the reference reads is read alike; a file that it refuses is refused."""
 
 import json
 import os
@@ -177,7 +177,7 @@ def test_made_up_headers_are_read_or_refused(
 
 
 def _agree(factory: pytest.TempPathFactory, content: bytes) -> None:
-    """Read or refused; and what is read, the reference reads alike."""
+    """Assert that a file is refused, or read like the reference reads it."""
     file = factory.getbasetemp() / "mutated.safetensors"
     file.write_bytes(content)
     try:

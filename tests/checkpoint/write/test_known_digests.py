@@ -26,7 +26,7 @@ def read(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system whose clock tells any two changes apart."""
+    """A file system with a clock that distinguishes any two changes."""
     monkeypatch.setattr(digest, "_SETTLED", 0)
 
 

@@ -1,4 +1,4 @@
-"""Fewer experts: the families, the choice, live models, compiled folders, and what is refused."""
+"""Fewer experts: the families, the choice, live models, compiled folders, and refusals."""
 
 import json
 from collections.abc import Callable
@@ -25,12 +25,12 @@ from tests.support.tiny_vision import tiny_vision
 
 ROWS = [letters(16, seed) for seed in range(24)]
 TOKENS = torch.tensor([[VOCABULARY.index(letter) for letter in row] for row in ROWS])
-"""The tokens of the calibration text, of which a token takes no expert that is unused."""
+"""The tokens of the calibration text; no token takes an unused expert."""
 GROUPED = {
     "axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32",
     "glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "sarvam_mla",
 }  # fmt: skip
-"""Families whose tiny routers take one of two groups of experts."""
+"""Families with tiny routers that take one of two groups of experts."""
 ALONE = {
     "afmoe", "aria_text", "cohere2_moe", "dbrx", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo",
     "flint", "glm4_moe", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid",
@@ -39,7 +39,7 @@ ALONE = {
     "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "sarvam_moe",
     "solar_open",
 }  # fmt: skip
-"""The other families whose experts can be left out."""
+"""The other families with experts that can be left out."""
 REFUSED = {
     "jetmoe": "L0 of 'base' has experts in its attention",
     "llama": "the models have no experts",
@@ -52,7 +52,7 @@ LAYOUTS = {
 FIRSTS = one_of_each(sorted(ALONE | GROUPED), lambda _: None, besides=LAYOUTS)
 FEW = {**QWEN_3_30B, "num_hidden_layers": 3, "num_experts": 4, "num_experts_per_tok": 2}
 FAR = 8.0
-"""An entry of each token's embedding, from which a router can give any expert a low score."""
+"""An entry of each token's embedding, with which a router can give any expert a low score."""
 
 Say = Callable[[str], Plan]
 
@@ -73,7 +73,7 @@ def loaded(folder: Path) -> PreTrainedModel:
 
 
 def unused(model: Path, opened: Opened, dead: list[int]) -> None:
-    """Give the routers weights by which no token takes the experts of these numbers."""
+    """Give the routers weights so that no token takes the experts of these numbers."""
     file, layout = model / "model.safetensors", opened.layout
     tensors = load_file(file)
     tensors[layout.embed[0]][:, 0] = FAR
@@ -221,7 +221,7 @@ def test_groups_keep_as_many_experts_each() -> None:
     assert values.share((0, 1, 6, 7)) == 24 / 40
 
 
-# ------------------------------------------------------------------------------- beside other parts
+# ------------------------------------------------------------------------------- with other parts
 
 
 def test_experts_follow_their_layer(say: Say, folder: Path, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_quantised_experts_move_as_bytes(tmp_path: Path) -> None:
     assert len(after) < len(before)
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- refusals
 
 
 def faults_of(folder: Path, statements: str) -> list[tuple[str, str, str | None]]:

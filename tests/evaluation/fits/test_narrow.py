@@ -35,7 +35,7 @@ REFUSED = {
     "mixtral": "L0 of 'base' has experts in place of one MLP",
     "openai-gpt": "a layer passes the sum of hidden state and branch through a norm",
 }
-"""Families whose MLPs can't be narrowed, and the reason."""
+"""Families with MLPs that can't be narrowed, and the reason."""
 EXPERTS = {"qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
 NARROWED = sorted(set(CONFIGURATIONS) - REFUSED.keys() - EXPERTS - set(MIXED))
 FIRSTS = one_of_each(NARROWED, branch_structure)
@@ -242,7 +242,7 @@ def fitted(x: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
     return torch.linalg.lstsq(inputs, torch.cat([target, zeros]), driver="gelsd").solution
 
 
-# ------------------------------------------------------------------------------- beside other parts
+# ------------------------------------------------------------------------------- with other parts
 
 
 def test_a_bridge_is_fitted_on_the_narrow_layers_and_aims_at_the_whole(say: Say) -> None:

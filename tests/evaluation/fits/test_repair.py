@@ -1,4 +1,4 @@
-"""The cost of bridging and healing grows with what they read and compute."""
+"""The cost of bridging and healing grows with the tokens that they read and compute."""
 
 from pathlib import Path
 

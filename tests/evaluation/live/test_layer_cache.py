@@ -53,7 +53,7 @@ def layer_bytes(model: PreTrainedModel) -> int:
 
 
 def streamed(plan: Plan, whole: PreTrainedModel, layers: int) -> Stitched:
-    """The plan with memory for so many of its layers."""
+    """The plan with memory for this many of its layers."""
     memory = size(whole) - (KEPT - layers) * layer_bytes(whole)
     return Stitcher(prepare(plan).models, memory=memory).stitch(plan)
 
@@ -100,7 +100,7 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
 
 @pytest.mark.parametrize(("rooms", "made"), [((), 12), ((3000,), 9), ((1000, 3000), 8)])
 def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None:
-    """Two passes over six layers, of which none stays: those that wait are made once."""
+    """Two passes over six layers. No layer stays; layers that wait are made once."""
     calls: list[Content] = []
 
     def make(content: Content) -> LayerTensors:

@@ -33,7 +33,7 @@ BOTH = {"llama", "gemma2", "gpt2"}
 ROUNDED = {"mamba", "falcon_mamba", "jamba"}
 """Their scans round otherwise at other addresses: twice the same folder too."""
 STREAMED = {"gemma2", "gpt2", "falcon", "deepseek_v3"}
-"""Of each way that layers are called; one whose layers transformers converts on loading."""
+"""A model for each way that layers are called; transformers converts one's layers on loading."""
 SPECIAL = {*NOT_MOVED, *BOTH, *ROUNDED, *STREAMED}
 
 Say = Callable[[str], Plan]
@@ -156,7 +156,7 @@ def test_the_whole_hidden_state_is_recorded_once(stitcher: Stitcher, say: Say) -
         assert len(states) == count + 1
 
 
-# ---------------------------------------------------------------------------------- what is shared
+# ---------------------------------------------------------------------------------- sharing
 
 
 def tensor_of(stitched: Stitched, index: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""`generate`: a batch says what the model says after each prompt alone; answers are compared."""
+"""`generate`: a batch has the model's answer to each prompt alone; answers are compared."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Objectives: each measures what it says, on samples that a lower fidelity shares with a higher."""
+"""Objectives: each measures its quantity, on samples that lower and higher fidelities share."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""GGUF files as outputs: what is in them, how they are locked and verified, what is refused."""
+"""GGUF files as outputs: their contents, how they are locked and verified, refusals."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def refused(code: str, make: Callable[[], object]) -> CheckpointError:
     return caught.value
 
 
-# ------------------------------------------------------------------------------------ what is in it
+# ------------------------------------------------------------------------------------ contents
 
 
 INNER = (
@@ -168,7 +168,7 @@ def test_each_gemma_3_that_is_written_is_read(
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> gptailor.Plan:
-    """A plan that cuts a model, and quantised files of which are compared with its folder."""
+    """A plan that cuts a model; its quantised files are compared with its folder."""
     folder = tmp_path_factory.mktemp("cut")
     model(folder / "base", layers=4)
     return gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1\n', folder=folder)
@@ -192,7 +192,7 @@ def test_quantised_matrices_are_those_of_llama_cpps_package(
         elif FILE_TYPES[quantize].kind in {"F32", "F16", "BF16", "Q8_0"}:
             assert kind == quantize, name
         elif name == "lm_head.weight":
-            assert kind == "Q8_0"  # its rows are no whole blocks of Q6_K
+            assert kind == "Q8_0"  # its rows aren't whole blocks of Q6_K
         raw = quantised(wanted[name].reshape(-1), KINDS[kind])
         found_bytes = tensor.data.reshape(-1).view(np.uint8)
         np.testing.assert_array_equal(found_bytes, raw.reshape(-1), err_msg=name)
@@ -844,7 +844,7 @@ def test_what_a_dead_run_left_is_removed(here: Path) -> None:
     assert not left.exists()
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Families drafted from scratch, beside the release's own records of the same types."""
+"""Families drafted from scratch, compared with the release's own records of the same types."""
 
 from typing import Any
 

@@ -238,7 +238,7 @@ def test_the_lock_holds_the_family_and_the_output_carries_it(here: Path, said: S
 
 
 def lie(here: Path, **changes: Any) -> None:
-    """A file whose content is another and whose digest is right."""
+    """A file with other content and a correct digest."""
     path = here / "newday.family.json"
     document = json.loads(path.read_text()) | changes
     path.write_text(family_text(Family.model_validate(document)))

@@ -41,7 +41,7 @@ def chosen() -> SearchSetting:
 
 
 class Disturbing:
-    """Does things to a search's cluster, each when there are so many trials and a task begins."""
+    """Does things to a search's cluster, each after a number of trials, when a task begins."""
 
     def __init__(self, deeds: dict[int, Callable[[], object]]) -> None:
         self.deeds = deeds

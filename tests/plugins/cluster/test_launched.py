@@ -75,7 +75,7 @@ def heal_and_keep(device: str, out: str) -> None:
 def two_processes(
     preloaded: Preloaded, script: str, folder: Path, *arguments: str
 ) -> list[tuple[int | None, str, str]]:
-    """Run a script in two processes of one group; return their exit codes and what they printed."""
+    """Run a script in two processes of one group; return their exit codes and their output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

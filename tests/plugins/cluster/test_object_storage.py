@@ -52,7 +52,7 @@ class Refusing(Named):
 
 
 class Slow(Named):
-    """A storage where what is being written is seen: `_WHOLE` doesn't know it."""
+    """A storage that shows files while they are written: `_WHOLE` doesn't know it."""
 
     protocol = "slow"
 

@@ -1,4 +1,4 @@
-"""Trials on a real local Ray with two workers, of which a process or a whole machine is killed."""
+"""Trials on a real local Ray with two workers; a process or a whole machine is killed."""
 
 import json
 import os

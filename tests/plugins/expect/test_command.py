@@ -1,4 +1,4 @@
-"""`gptailor test`: what passes, what is a tie, what fails; how people and CI systems read it."""
+"""`gptailor test`: passes, ties and failures; how people and CI systems read them."""
 
 import json
 import math
@@ -292,7 +292,7 @@ def test_a_score_that_is_missing_is_no_pass(run: Run, world: Path) -> None:
     said = run(plan(world, "u.tailor", *lines, text=text), "--junit", "u.xml")
     assert said.code == 3
     assert f"{lines[1]}: FAIL: 'broken': nll(" in said.out
-    assert said.out.endswith("2 passed; 1 failed\n")  # losses beside 'other' count by bytes
+    assert said.out.endswith("2 passed; 1 failed\n")  # losses compared with 'other' count by bytes
     errors = ElementTree.parse(world / "u.xml").findall(".//error")
     assert len(errors) == 1
     failing = run(plan(world, "u.tailor", *lines, "parameters() <= 1", text=text))

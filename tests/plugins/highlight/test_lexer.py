@@ -1,4 +1,4 @@
-"""Pygments' colours for Tailor text are those of the words that the parser sees."""
+"""Pygments colours Tailor text by the words that the parser sees."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The difference of two models as an adapter: PEFT loads it, and its error is what was said."""
+"""The difference of two models as an adapter: PEFT loads it, and its error is the printed one."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Random requests over random texts: each is answered, and none with a traceback."""
+"""Random requests over random texts: each is answered, without a traceback."""
 
 import asyncio
 import json

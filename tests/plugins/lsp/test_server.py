@@ -23,7 +23,7 @@ PATIENCE = 30
 
 
 class Editor:
-    """A client whose requests wait for their answers, and that notes what it was told."""
+    """A client that waits for answers to its requests, and records notifications."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -283,7 +283,7 @@ def test_requests_that_are_none_are_answered_and_the_next_one_is_too(editor):
     with pytest.raises(JsonRpcException):
         editor.wait(answered())
     uri = (editor.folder / "never-opened.tailor").as_uri()
-    with pytest.raises(JsonRpcException):  # there is no such file
+    with pytest.raises(JsonRpcException):  # the file is missing
         editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 0, 0)))
     uri = editor.open(f"{HEAD}L1 from math\n")
     said = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 3, 9)))

@@ -1,4 +1,4 @@
-"""mergekit's YAML as plans: what each configuration becomes, what is noted, what is refused."""
+"""mergekit's YAML as plans: each configuration's plan, notes and refusals."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ from tests.support.tiny import tiny_model
 FOLDER = Path(__file__).parent / "yaml"
 FILES = sorted(FOLDER.glob("*.yml"))
 NOT_EXPORTED = {"dare": "no 'dare' that gives the same tensors"}
-"""Configurations whose plans mergekit can't say, and why."""
+"""Configurations with plans that mergekit can't express, and why."""
 
 TWO = "models: [{model: a/base}, {model: b/two}]\n"
 SLERP = TWO + "merge_method: slerp\nbase_model: a/base\n"
@@ -38,7 +38,7 @@ UNTIED = {"model_type": "llama", "tie_word_embeddings": False}
 
 @cache
 def folder_of(layers: int, name: str = "llama", **config: Any) -> Path:
-    """A folder with a configuration alone: that of a base with so many layers."""
+    """A folder with only the configuration of a base with this many layers."""
     folder = Path(_FOLDERS.name) / f"{name}-{layers}"
     folder.mkdir()
     text = json.dumps(UNTIED | {"num_hidden_layers": layers} | config)
@@ -442,7 +442,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
     assert "a plan has one base" in refused(text).message
 
 
-# ------------------------------------------------------------------------------- what a file may be
+# ------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ _ARGUMENTS = [
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
     """Start the browser with a home of its own; skip the test without a browser.
 
-    It ends with its module: no other test can run an event loop beside playwright's driver.
+    It ends with its module: no other test can run an event loop while playwright's driver runs.
     """
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((there for name in names if (there := shutil.which(name))), None)

@@ -1,4 +1,4 @@
-"""`gptailor report`: what the page says of a plan and a folder, pictures, what it refuses."""
+"""`gptailor report`: the page of a plan and of a folder, pictures, refusals."""
 
 import html
 import json
@@ -35,7 +35,7 @@ drop L3
 
 @pytest.fixture
 def world(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a plan and its models, in which commands run."""
+    """A folder with a plan and its models, where commands run."""
     for name in ("base", "math"):
         shutil.copytree(family / name, tmp_path / name)
     (tmp_path / "cut.tailor").write_text(PLAN)

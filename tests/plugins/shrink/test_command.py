@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path, tmp_path: Path
 ) -> Run:
-    """Run `gptailor shrink` in an empty folder beside the models, with little to measure."""
+    """Run `gptailor shrink` in an empty folder next to the models, with little to measure."""
     monkeypatch.chdir(tmp_path)
     for name in ("base", "math"):
         (tmp_path / name).symlink_to(world / name)

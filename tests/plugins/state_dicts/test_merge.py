@@ -189,7 +189,7 @@ def test_what_does_not_go_together_is_refused_by_name(
 def test_numbers_for_each_source_are_a_list_and_words_texts_or_truths() -> None:
     sources, base = {"a": 3 * W, "b": -W}, torch.zeros_like(W)
     made = gptailor.merge(sources, "ties", base=base, weight=[1, 2], density=1, normalize=False)
-    assert same(made, 3 * W)  # the elected sign is a's, whose weight is 1
+    assert same(made, 3 * W)  # the elected sign is a's, and its weight is 1
     for yes in (True, "yes"):
         by_weights = gptailor.merge(sources, "ties", base=base, weight=[2, 1], normalize=yes)
         assert same(by_weights, 3 * W)

@@ -1,4 +1,4 @@
-"""`compile --try`: answers of an output beside its base's, and their judgements."""
+"""`compile --try`: answers of an output and of its base, and their judgements."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of predictions: types of columns, damage, and numbers that are no distributions."""
+"""Files of predictions: types of columns, damage, and numbers that aren't distributions."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

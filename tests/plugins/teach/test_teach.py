@@ -1,4 +1,4 @@
-"""Predictions as files: what a teacher writes, what healing reads, and what is refused."""
+"""Predictions as files: written by a teacher, read by healing, and refusals."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ def taught(folder: Path, *, length: int = 16, tokens: int | None = 512) -> Teach
 
 
 def noted(folder: Path, key: str, **notes: object) -> None:
-    """Change what a file notes of its format or its origin."""
+    """Change a file's record of its format or its origin."""
     file = folder / "taught.parquet"
     table = parquet.read_table(file)
     metadata = dict(table.schema.metadata)

@@ -26,11 +26,11 @@ SIZE = Aim("parameters()", "minimize", "base", size=True)
 SURROGATE = StrategyPlan(strategy="surrogate")
 
 Told = tuple[str, TrialOrigin, float, float]
-"""A plan's name, its origin (a phase for what a strategy asked), its loss and its size."""
+"""A plan's name, its origin (a phase for a strategy's plans), its loss and its size."""
 
 
 def chosen(told: Sequence[Told], many: int, *, sized: bool = True, like: str = "") -> list[str]:
-    """The finalists' names, the best first; plans are alike whose names begin with `like`."""
+    """The finalists' names, the best first; plans are alike if their names begin with `like`."""
     ledger = Ledger((NLL, SIZE) if sized else (NLL,), 64)
     ledger.references[64] = (2.0, 100.0)[: 1 + sized]
     names = {}
@@ -93,7 +93,7 @@ def test_of_plans_that_are_alike_one_is_taken_a_start_before_others() -> None:
     assert chosen(told, 3, sized=False, like="same") == ["same, begun with", "unlike"]
 
 
-# ------------------------------------------------------------------------------------ what is alike
+# ------------------------------------------------------------------------------------ alike plans
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Each sample's scores: what they make, how two are compared, and that a study keeps them."""
+"""Each sample's scores: their mean, how two are compared, and that a study keeps them."""
 
 import math
 

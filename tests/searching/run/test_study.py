@@ -254,7 +254,7 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
         study_of(tmp_path).recall(Ledger(chosen.aims, 64), chosen.space)
 
 
-# ------------------------------------------------------------------------------- what it is held to
+# ------------------------------------------------------------------------------- its settings
 
 
 @pytest.mark.parametrize(

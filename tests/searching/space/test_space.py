@@ -322,7 +322,7 @@ def test_exact_without_sizes_keeps_to_what_a_set_may_have() -> None:
 
 
 def windows_by_hand(low: int, high: int, among: set[int]) -> set[frozenset[int]]:
-    """Each set of neighbours of so many positions, found by trying all ends."""
+    """Each set of neighbours of this many positions, found by trying all ends."""
     ends = range(max(among) + 2)
     found = (frozenset(range(a, b)) for a in ends for b in ends if a < b)
     return {window for window in found if low <= len(window) <= high and window <= among}
@@ -339,7 +339,7 @@ def test_windows_are_all_sets_of_neighbours(among: set[int], low: int, more: int
 
 
 def drops_by_name(space: Space, genome: Genome) -> set[int]:
-    """The dropped layers, read off what the genes are called: nothing is decoded."""
+    """The dropped layers, read from the genes' names: nothing is decoded."""
     said = {bit.name: bool(on) for bit, on in zip(space.bits, genome.bits, strict=True)}
     found = set()
     for pick, value in zip(space.picks, genome.picks, strict=True):

@@ -1,4 +1,4 @@
-"""Moves: what they change, and that a set and a window stay what they may be."""
+"""Moves: their changes, and that a set and a window stay valid."""
 
 import numpy as np
 import pytest

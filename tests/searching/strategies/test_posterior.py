@@ -1,4 +1,4 @@
-"""The surrogate's model: what it makes of trials whose fitness is known to be a sum."""
+"""The surrogate's model: its results for trials with a fitness that is known to be a sum."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def fitness(of: Table, rows: np.ndarray) -> np.ndarray:
 
 
 def fitted(of: Table, many: int, prior: np.ndarray | None = None) -> Coefficients:
-    """The mean, of so many trials without noise."""
+    """The mean of this many trials without noise."""
     rows = effects(of, 3, many)
     values = fitness(of, rows)
     pairs = posterior.products(of, rows)
@@ -46,7 +46,7 @@ def fitted(of: Table, many: int, prior: np.ndarray | None = None) -> Coefficient
 
 
 def agreement(of: Table, by: Coefficients) -> float:
-    """The correlation of what is expected of other genomes with what they are worth."""
+    """The correlation of other genomes' expected and true fitness."""
     rows = effects(of, 4, 200)
     expected = rows @ by.features + posterior.products(of, rows) @ by.pairs
     return float(np.corrcoef(expected[:, 0], fitness(of, rows))[0, 1])

@@ -3,7 +3,7 @@
 A row names the model type and class of transformers, each tensor's name on both sides, how values
 are changed on the way, and the numbers that GGUF and a configuration have under different keys.
 `reader` makes a checkpoint of a file by its row, `output.gguf` a file of a model. Only the rows
-with `written` are written: those that are proven in llama.cpp itself.
+with `written` are written: they are proven in llama.cpp itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -160,7 +160,7 @@ Trait = Literal[
 @final
 @dataclass(frozen=True)
 class Architecture:
-    """One of llama.cpp's architectures: its model, and its differences from the others."""
+    """One of llama.cpp's architectures: its model, and its differences from other architectures."""
 
     model_type: str
     model_class: str
@@ -201,13 +201,13 @@ class Architecture:
     renamed: Mapping[str, str | None] = field(default_factory=dict)
     """The configuration's usual keys that have another name, or are missing."""
     present: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The settings that are true of a file whose first layer has these tensors."""
+    """The settings that are true if the first layer has these tensors."""
     settings: Callable[[FileFacts], dict[str, Any]] = lambda facts: {}
     """Return the settings that have to be computed from a file."""
     variants: Mapping[str, "Architecture"] = field(default_factory=dict)
     """Rows for files with a certain key or tensor, by its name."""
     written: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The model types that are written, and the projections whose biases llama.cpp adds."""
+    """The model types that are written, and the projections to which llama.cpp adds biases."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -222,14 +222,14 @@ class Architecture:
 
 
 def _phi3(facts: FileFacts) -> dict[str, Any]:
-    # Phi 4, whose layers don't slide, has 0.
+    # Phi 4 has 0, as its layers don't slide.
     return {"sliding_window": None if facts.fact(WINDOW_KEY) == 0 else facts.count(WINDOW_KEY)}
 
 
 def _granite(facts: FileFacts) -> dict[str, Any]:
     if facts.fact("rope.scaling.finetuned") is False:
         facts.refuse("has no rotary embeddings, and every model of 'granite' has them")
-    # llama.cpp's scale of attention where the file has none.
+    # llama.cpp's scale of attention where the file has no scale.
     return {"attention_multiplier": facts.real("attention.scale", facts.head**-0.5)}
 
 
@@ -257,7 +257,7 @@ def _falcon(facts: FileFacts) -> dict[str, Any]:
         facts.refuse(f"lays out queries, keys and values by {layout!r}, which isn't read")
     two = facts.has("attn_norm_2.weight")
     if not two and facts.kv > 1 and facts.fact("rope.freq_base") is None:
-        # Converted by llama.cpp, whose files leave out a base of Falcon 2 other than 10 000.
+        # llama.cpp's converter leaves out a base of Falcon 2 other than 10 000.
         facts.refuse("is a Falcon 2, and lacks the base of its rotary embeddings")
     new = two or facts.kv > 1
     return {
@@ -496,7 +496,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         traits=frozenset({"norm_biases", "square"}),
         epsilon="norm_epsilon",
         activation=_GELU,
-        # llama.cpp has no window for it, and its converter writes none.
+        # llama.cpp has no window for it, and its converter writes no window.
         constants={**_NO_TOKENS, "sliding_window": None, "use_bias": True},
     ),
     "stablelm": Architecture(

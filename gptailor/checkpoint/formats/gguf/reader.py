@@ -324,7 +324,7 @@ class Split:
     """A way to split a text: regular expressions, applied in turn.
 
     `whole`: a word that is a token stays whole, and a text begins with a token by default.
-    `written`: the name under which a file is written whose tokenizer splits so.
+    `written`: the name in written files for a tokenizer that splits so.
     """
 
     patterns: tuple[str, ...]

@@ -13,7 +13,7 @@ class QuantisedTensors:
     """Tensors of a checkpoint that a format's reader turns into weights.
 
     `made` are the weights and `left` the tensors that no weight has used. `settings` are the
-    quantisation's; `dtype` is that of the weights. Every fault is a CheckpointError (M213).
+    quantisation's; `dtype` is the weights' dtype. Every fault is a CheckpointError (M213).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class QuantisedTensors:
         self.refuse_setting(key, value, "should be two whole numbers")
 
     def find(self, name: str) -> TensorInfo | None:
-        """Take a tensor, if there is one."""
+        """Take a tensor, if it exists."""
         return self.left.pop(name, None)
 
     def take(self, name: str, of: str, dtypes: Sequence[str] = FLOATS) -> TensorInfo:

@@ -16,7 +16,7 @@ _SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
 
 
 def read_fp8(pieces: QuantisedTensors) -> None:
-    """Read each `X` in FP8 with `X_scale_inv`, by which it is multiplied."""
+    """Read each `X` in FP8, and multiply it by `X_scale_inv`."""
     size = pieces.settings.get("weight_block_size")
     block = None if size is None else pieces.sides("weight_block_size", size)
     for name, tensor in list(pieces.left.items()):
@@ -24,7 +24,7 @@ def read_fp8(pieces: QuantisedTensors) -> None:
             continue
         values = pieces.take(name, name, FP8)
         scales = pieces.take(f"{name}_scale_inv", name, _SCALE_DTYPES)
-        # Of activations, which are quantised while the model runs.
+        # Settings of activations, which are quantised while the model runs.
         pieces.find(f"{name.removesuffix('weight')}activation_scale")
         pieces.find(f"{name.removesuffix('.weight')}_activation_scale")
         pieces.add(name, tensor.spec.shape, block_scaled(pieces, values, scales, block))

@@ -91,7 +91,7 @@ class Statistics:
 def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
     """Return Ω: 1/|T|² of each token, so that errors count as in the next norm.
 
-    A token with a T of zero has the weight 0, as there is no size to compare an error with.
+    A token with a T of zero has the weight 0, because its error has no size to be compared with.
     """
     squares = target.double().square().sum(-1)
     return torch.where(squares > 0, squares.reciprocal(), 0.0)
@@ -241,8 +241,8 @@ def fit_normed(
     """Fit a branch to the part R that it should add. Also return the shares that this explains.
 
     A round fits A to the direction of R/g, then g to R. The result is the branch of the round with
-    the least error on the held-out tokens, or the start. The shares are those of the start's error
-    on all tokens and on the held-out ones. Raises BridgeError as `Statistics` and `solve` do.
+    the least error on the held-out tokens, or the start. The shares are of the start's error, on
+    all tokens and on the held-out tokens. Raises BridgeError as `Statistics` and `solve` do.
     """
     x, wished, omega = tokens
     places = torch.arange(len(x), device=x.device)
@@ -466,8 +466,8 @@ class Bridger(Fit):
     def _widths(self, content: content_keys.Content) -> tuple[int, int]:
         """Return the widths of the inputs and outputs of a bridge after this layer.
 
-        The bridge's inputs are those of the branch's last projection, or the outputs of a branch of
-        experts.
+        The bridge's inputs are the inputs of the branch's last projection, or the outputs of a
+        branch of experts.
         """
         shapes = {output.spec.name: output.spec.shape for output in content.outputs}
         hidden = int(configuration(self.table.models["base"].config).hidden_size)
@@ -478,7 +478,7 @@ class Bridger(Fit):
 def add_tokens(
     sums: Statistics, text: CalibrationText, pairs: Iterable[tuple[Tensor, Tensor, Tensor]]
 ) -> list[FittedTokens]:
-    """Add the tokens of each batch's X, R and T to the sums, and return those of some sequences.
+    """Add the tokens of each batch's X, R and T to the sums, and return some sequences' sums.
 
     The returned sequences have about `LEFT_OUT_TOKENS` tokens.
     """

@@ -51,8 +51,8 @@ def plan_gap_errors(
 ) -> list[list[float]]:
     """Return the errors that a plan's bridge would leave over each gap of an undropped live model.
 
-    The live model is that of the closed plan `uncut`. This takes one pass over the bridge's text.
-    Raises CalibrationError for an unusable text.
+    The live model is the model of the closed plan `uncut`. This takes one pass over the bridge's
+    text. Raises CalibrationError for an unusable text.
     """
     bridge, encoder = plan.bridges[0], plan_encoder(uncut, models)
     text = calibration_text(calibration_path(plan, bridge.on), GAP_TOKENS, encoder)

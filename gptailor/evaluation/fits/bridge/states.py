@@ -88,7 +88,7 @@ def calibration_text(
     Rows are drawn in an order that depends on their number alone. Each row is cut into sequences of
     `_BRIDGE_WINDOW` tokens. A sequence begins with the tokenizer's opening special tokens, which
     count too. In a file that isn't JSON lines, the sequences are drawn after the cut.
-    Raises CalibrationError: C806 for a text that is too short, and those of `read_rows`.
+    Raises CalibrationError: C806 for a text that is too short, and the errors of `read_rows`.
     """
     stamped = stamps([path])
     rows, digest = read_rows(path, "text"), of_file(path)
@@ -196,8 +196,8 @@ class Pass:
 class Walk:
     """One pass through the layers of a whole plan and, behind it, of the cut plan.
 
-    `undone` is the plan with nothing cut. `live` makes a model of contents, whose hidden states
-    wait in `place`, and those in `kept` are used again.
+    `undone` is the plan with nothing cut. `live` makes a model from contents. Its hidden states
+    wait in `place`; hidden states in `kept` are used again.
     """
 
     def __init__(

@@ -203,7 +203,7 @@ class WholeWeights(Learning):
 def matched(
     names: Sequence[str], tensors: Mapping[str, Tensor], module: nn.Module, layer: int
 ) -> dict[str, str]:
-    """Match a layer's tensors with those of equal values in its live module, by their names.
+    """Match a layer's tensors with equal tensors of its live module, by their names.
 
     `tensors` are all the layer's tensors. transformers renames, joins and splits some tensors as it
     loads them. Raises HealError (C810) for a tensor that equals no tensor of the module, or several

@@ -1,4 +1,4 @@
-"""The rows that a student learns from: of files, of chats, and of what a plugin provides.
+"""The rows that a student learns from: from files, chats and plugins.
 
 A plugin provides files of predictions, and answers of a teacher.
 """

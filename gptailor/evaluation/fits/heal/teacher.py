@@ -92,8 +92,8 @@ class Teachers:
 class Predictions:
     """The teacher's distributions of some sequences, in a folder.
 
-    A prediction has the likeliest tokens and their log-probabilities. The last log-probability is
-    that of all remaining tokens together, if any. A sequence of n tokens has n − 1 predictions.
+    A prediction has the likeliest tokens and their log-probabilities. The last log-probability
+    belongs to all remaining tokens together, if any. A sequence of n tokens has n − 1 predictions.
     They are in memory if the folder has no room.
 
     `learn` checks the files once: chunks are valid up to the first one with a wrong digest. `take`
@@ -161,8 +161,8 @@ class Predictions:
         A teacher with a `whole` vocabulary reads the sequences in its own tokens. The processes of
         a group compute one chunk each at a time, into the same files.
 
-        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
-        that fails.
+        Raises NotFiniteError if a teacher's predictions are NaN, TailorError for a teacher that
+        fails.
         """
         total, length = self.sequences.numel(), self.sequences.shape[1]
         self._digests = list(self._sound()) if self.on_disk else []
@@ -208,7 +208,7 @@ class Predictions:
         return torch.cat([whole.spread(each, rows, self.kept) for each, rows in pairs])
 
     def take(self, file: PredictionsFile, rows: Sequence[int]) -> None:
-        """Read the predictions of a file's sequences, those with these numbers.
+        """Read the predictions of a file's sequences with these numbers.
 
         The prediction after a sequence's last token is left out. Raises CalibrationError (C814).
         """

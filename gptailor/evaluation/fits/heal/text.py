@@ -54,7 +54,7 @@ class PackedSequences(NamedTuple):
     """Sequences of one length, in order, each with the number of its text.
 
     The predictions that count are marked; a sequence of n tokens has n − 1 predictions. `numbers`
-    are those of the sequences within their text, in the order of drawing.
+    are the sequences' numbers within their text, in the order of drawing.
     """
 
     tokens: Int64[Tensor, " sequences length"]
@@ -100,8 +100,8 @@ class HealingTexts:
 def sequence_length(positions: int | None, tokens: int, lengths: Iterable[int | None]) -> int:
     """Return the number of tokens of a sequence of a healing on this many tokens.
 
-    `positions` is the model's largest number of them, if it has one. `lengths` are those of the
-    texts, None for a text that isn't cut into sequences yet.
+    `positions` is the model's largest number of positions, if it has one. `lengths` are the texts'
+    lengths, None for a text that isn't cut into sequences yet.
     """
     chosen = min(HEALING_WINDOW, step_tokens(tokens), positions or HEALING_WINDOW)
     return next((length for length in lengths if length is not None), chosen)
@@ -119,10 +119,10 @@ def healing_texts(
     """Return sequences of several texts with `tokens` tokens in all, and further ones held out.
 
     The rows of a text run together in drawn order. An end-of-text token is between two rows,
-    and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
+    and a sequence begins with the tokenizer's opening tokens. So padding isn't needed, and no token
     is used twice. With `only_answers` only predictions of answers count, and sequences without any
     are left out. Each text has its share of the sequences. Without `exactly` there are fewer
-    sequences if a text is too short for its share, and their length is that of so few tokens.
+    sequences if a text is too short for its share, and their length fits these few tokens.
 
     Raises CalibrationError: C806 for a text that is too short, and as the sources do.
     """
@@ -181,7 +181,7 @@ def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) 
 
 
 def _with_held_out(learned: Sequence[int]) -> list[int]:
-    """Return each text's number of sequences with those that are held out."""
+    """Return each text's number of sequences, including the held-out ones."""
     return [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
 
 

@@ -33,7 +33,7 @@ from gptailor.program.program import learning_tensors, projections
 LOW_RANK_RATE, WHOLE_RATE = 1e-3, 1e-4
 """Adam's rate at its highest, for low-rank changes and for the weights themselves."""
 FULL_RATE_LOSS = 0.5
-"""Nats a token from the teacher at the start, from which on the rate reaches its highest.
+"""The least loss at the start, in nats a token from the teacher, with the full rate.
 
 Nearer to the teacher the rate falls in proportion: steps of the full rate lead away from it
 (benchmarks/notes/heal.md).
@@ -70,9 +70,9 @@ _SAVE_SECONDS = 60.0
 class HealingMemory:
     """The student's memory on the device.
 
-    `contents` are those of the output, `dtype` is that of its weights on the device, and `length`
-    is the number of tokens of a sequence. `limit` bounds the bytes on the device. Without a limit
-    all layers' intermediate values stay until the backward pass; with one, those of one layer.
+    `contents` are the output's, `dtype` is the dtype of its weights on the device, and `length` is
+    the number of tokens of a sequence. `limit` bounds the bytes on the device. Without a limit all
+    layers' intermediate values stay until the backward pass; with one, one layer's values.
     """
 
     contents: ModelContents
@@ -217,7 +217,7 @@ def divergence_and_slope(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n vocab"]]:
     """Return Σ p log(p / q) of all rows, and its derivative by the logits, which are overwritten.
 
-    p is the teacher's distribution, q that of the logits. r(p) and r(q) are the masses of all
+    p is the teacher's distribution, q the logits' distribution. r(p) and r(q) are the masses of all
     tokens that aren't kept. The derivative is q − p for a kept token, and q (1 − r(p) / r(q)) for
     another token.
     """

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _CERTAIN, _IMPOSSIBLE = -1e-6, -30.0
-"""Log-probabilities of the next token of a text, and of all others."""
+"""Log-probabilities of the next token of a text, and of all other tokens."""
 _TORN = "\ufffd"
 """The sign of a part of a character in a decoded text."""
 LEAST_PROBABILITY = 1e-30
@@ -135,7 +135,7 @@ class WholeVocabulary:
         return ReadSequence(tuple(tokens), tuple(after), tuple(sequence[1:]))
 
     def mapped(self, logits: Float[Tensor, " n whole"]) -> Float[Tensor, " n small"]:
-        """Return log-probabilities of the student's tokens for those of the teacher's."""
+        """Return log-probabilities of the student's tokens for the teacher's tokens."""
         first = self.first.to(logits.device)
         rows = logits.shape[1]
         probabilities = logits[:, : len(first)].double().softmax(dim=1)
@@ -184,8 +184,8 @@ class DroppedWords:
 
         Only tokens with a prediction that counts are replaced. Reports the `Progress` of reading.
 
-        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
-        that fails.
+        Raises NotFiniteError if a teacher's predictions are NaN, TailorError for a teacher that
+        fails.
         """
         if not self.whole.pieces:
             return sequences

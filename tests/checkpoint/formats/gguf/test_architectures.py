@@ -1,7 +1,7 @@
 """GGUF files of each architecture: a model of transformers', written as llama.cpp converts it.
 
-Names come from the package `gguf`; what the converter does to values (rows permuted, 1 added to
-norms, experts stacked) and says in the file is done here again.
+Names come from the package `gguf`; the converter's changes of values (rows permuted, 1 added to
+norms, experts stacked) and its facts in the file are made here again.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The map of names agrees with that of llama.cpp's own package."""
+"""The map of names agrees with the map of llama.cpp's own package."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""GGUF files whose layers differ from Llama's in more than names, as llama.cpp converts them.
+"""GGUF files with layers that differ from Llama's in more than names, as llama.cpp converts them.
 
 Norms with biases, fused and sorted projections, matrices that the model has transposed, learned
 positions, heads rotated in part, multipliers. A tiny model of transformers' is converted as
@@ -254,11 +254,11 @@ def say(writer: Any, key: str, value: Any) -> None:
 
 
 def is_computed_alike(arch: str, file: Path, tmp_path: Path) -> None:
-    """Assert that llama.cpp computes of a file what transformers does of what is read of it."""
+    """Assert that llama.cpp computes the same from a file as transformers after reading it."""
     plan = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n', folder=tmp_path)
     folder = gptailor.compile(plan, tmp_path / "out").folder
     config = AutoConfig.from_pretrained(folder)
-    if arch == "falcon":  # whose GELU llama.cpp approximates
+    if arch == "falcon":  # llama.cpp approximates its GELU
         config.activation = "gelu_pytorch_tanh"
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -458,7 +458,7 @@ def test_llama_cpp_multiplies_the_usual_factor_of_attention(tmp_path: Path) -> N
 
 
 def test_a_granite_4_without_state_space_layers_is_a_granite(tmp_path: Path) -> None:
-    """Of whose branches transformers has two matrices as one, and llama.cpp as two."""
+    """Two matrices of its branches are one matrix in transformers, and two in llama.cpp."""
     settings = {
         **GRANITE, "layer_types": ["full_attention"] * 2, "num_local_experts": 0,
         "shared_intermediate_size": 96, "position_embedding_type": "rope",

@@ -193,7 +193,7 @@ def test_kinds_agree_with_the_library() -> None:
         assert kind.plain or gguf.GGMLQuantizationType[name] in gguf.quants._type_traits
 
 
-# ------------------------------------------------------------------------------------ what is said
+# ------------------------------------------------------------------------------------ messages
 
 
 def test_numbers_are_reported_in_few_digits(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_scaled_rotations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["default", "linear"])
 def test_older_readers_find_the_rotations_too(tmp_path: Path, kind: str) -> None:
-    """mlx-lm, for one, takes 10 000 where there is no `rope_theta`, and says nothing."""
+    """mlx-lm, for one, takes 10 000 if `rope_theta` is missing, without a warning."""
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     write(tmp_path / "m.gguf", facts=scaling if kind == "linear" else {})
     config, _ = open_gguf(tmp_path / "m.gguf")

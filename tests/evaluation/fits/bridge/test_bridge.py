@@ -367,11 +367,11 @@ def test_a_gap_of_another_text_goes_on_from_the_first(say: Say, folder: Path) ->
         assert torch.equal(tensor, fitted(say(TWO)).tensors[name])
 
 
-# -------------------------------------------------------------------------------- what it is for
+# -------------------------------------------------------------------------------- its purpose
 
 
 def linear(folder: Path) -> None:
-    """A model whose L2 and L3 add a linear map of what L1's MLP adds, and read nothing else.
+    """A model with L2 and L3 that add a linear map of L1's MLP output, and read nothing else.
 
     Norms are linear (their epsilon is huge), L0 and L1 write what isn't that MLP's into the first
     half of the channels, that MLP into the second half, the only one that L2 and L3 read.
@@ -543,7 +543,7 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
 def test_a_norm_after_the_sum_is_refused(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
     plan = said(tmp_path, ONE)
-    [fault] = [one for one in gptailor.check(plan) if one.code != "C801"]  # there is no text
+    [fault] = [one for one in gptailor.check(plan) if one.code != "C801"]  # the text is missing
     assert fault.code == "M219"
     assert "the sum of hidden state" in fault.message
 

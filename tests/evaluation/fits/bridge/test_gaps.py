@@ -55,7 +55,7 @@ def test_there_is_one_for_each_gap(folder: Path) -> None:
 
 
 def test_what_is_explained_is_what_a_fit_explains(folder: Path) -> None:
-    """`explained` of a fit is 1 - left / whole; the whole is what an endless ridge leaves."""
+    """`explained` of a fit is 1 - left / whole; the whole is the error with an endless ridge."""
     found = errors(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LEAST_RIDGE", 1e15)

@@ -28,7 +28,7 @@ def said(folder: Path, text: str) -> Plan:
 
 
 def made(kind: str, folder: Path) -> Path:
-    """A tiny model beside its calibration text."""
+    """A tiny model in a folder with its calibration text."""
     tiny_model(kind, folder / "base")
     (folder / "text.txt").write_text(letters(2000))
     return folder

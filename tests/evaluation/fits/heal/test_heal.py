@@ -1,4 +1,4 @@
-"""Healing as a whole: the teacher, memory, what is kept between runs."""
+"""Healing as a whole: the teacher, memory, results kept between runs."""
 
 import errno
 import json
@@ -138,7 +138,7 @@ def test_a_named_teacher_is_that_model(folder: Path) -> None:
 
 @pytest.fixture
 def two(folder: Path) -> Path:
-    """Two models beside the base, and a text for each in letters of its own."""
+    """Two models and their base, and a text for each in letters of its own."""
     tiny_model("llama", folder / "third", layers=4, seed=2)
     for name, alphabet in (("a.txt", "abcdefgh"), ("b.txt", "ijklmnop")):
         (folder / name).write_text("".join(alphabet[ord(c) % 8] for c in letters(3000)))
@@ -322,7 +322,7 @@ def footprint(folder: Path) -> tuple[int, int]:
 
 
 def started(plan: Plan, memory: int | None) -> dict[str, float]:
-    """Return the sizes in the event with which a healing starts."""
+    """Return the sizes in the first event of a healing."""
     told: list[Progress] = []
 
     def on_event(event: Event) -> None:

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread")
 
 @dataclass
 class Case:
-    """A plan that is healed, its live model, and what of it learns."""
+    """A plan that is healed, its live model, and its learning parts."""
 
     plan: Plan
     stitcher: Stitcher
@@ -123,7 +123,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def folded(case: Case) -> PreTrainedModel:
-    """The live model of what was learned, folded into the plan's tensors."""
+    """The live model of the plan's tensors with the learned changes folded in."""
     layers = list(case.contents.layers)
     for i in case.learning.layers:
         tensors = _folded(case.stitcher.tensors, case.learning, layers[i], i)

@@ -163,7 +163,7 @@ ANSWERED = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": 
 
 
 def counted_text(folder: Path, name: str, *, template: str | None = None) -> list[str]:
-    """The letters of each sequence, those whose prediction counts as capitals."""
+    """The letters of each sequence; letters with counting predictions are capitals."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = template
     encoder = TokenEncoder(tokenizer, 16)

@@ -64,7 +64,7 @@ def assert_untouched(found: HealedLayers, folder: Path, kept: tuple[int, ...]) -
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose third layer adds nothing to the hidden state."""
+    """A model with a third layer that adds nothing to the hidden state."""
     made = tmp_path_factory.mktemp("idle")
     tiny_model("llama", made / "base", layers=4)
     file = made / "base" / "model.safetensors"
