@@ -156,7 +156,7 @@ class Bridged:
         return np.array([self.scores.loss(plan) for plan in plans])
 
     def true(self, population: Genome) -> np.ndarray:
-        """Return the same: a searcher's plan is judged by what it saw, and then held out."""
+        """Return the observed losses: they judge a plan, before held-out texts do."""
         return self.observed(population)
 
     def cost(self, share: float) -> float:

@@ -64,7 +64,7 @@ SHAPES = {
 
 
 def llama(*extra: bytes, factors: bytes = b"", **changes: bytes) -> bytes:
-    """A small model that is read, with other facts; `factors` are those of its frequencies."""
+    """A small model that is read, with other facts; `factors` are its frequencies' factors."""
     facts = {**FACTS, **{key.replace("__", "."): raw for key, raw in changes.items()}}
     table = [
         tensor(f"{name}.weight", shape, 64 * n) for n, (name, shape) in enumerate(SHAPES.items())

@@ -109,7 +109,7 @@ class Target:
     words: tuple[bytes, ...] = ()
 
     def once(self, raw: bytes, folder: Path) -> bool:
-        """Whether the bytes were taken; else they were refused, in words that can be printed."""
+        """Return True if the bytes were taken, False if a printable message refused them."""
         try:
             self.run(raw, folder)
         except TailorError as error:

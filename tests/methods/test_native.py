@@ -117,7 +117,7 @@ def test_the_library_computes_where_it_can(monkeypatch: pytest.MonkeyPatch) -> N
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=70))
 @settings(max_examples=drawn(200), deadline=None)
 def test_rounding_has_the_same_bits(library: Path, patterns: list[int]) -> None:
-    """Of any float32: ties, subnormal numbers, overflow, infinity; and the same are refused."""
+    """Any float32 is rounded alike: ties, subnormal numbers, overflow, infinity; or refused."""
     values = np.array(patterns, np.uint32).view(np.float32)
 
     def result() -> tuple[bytes, list[int]]:

@@ -20,7 +20,7 @@ BRIDGE = 'L0 from math; drop L1; bridge on "a.txt" tokens 128'
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models, the sources of quantised ones, and a text."""
+    """Two models, from which quantised ones are made, and a text."""
     root = tmp_path_factory.mktemp("source")
     for seed, name in enumerate(("base", "math")):
         tiny_model("llama", root / name, seed=seed, layers=3, hidden_size=64,

@@ -47,7 +47,7 @@ BUDGET = Budget(60, 16, 64, heals=True, separate=True)
 
 
 class Repairing:
-    """An evaluator whose bare cuts hide recipes: they differ by chance, and healing reduces it."""
+    """An evaluator with bare cuts that hide recipes: they differ by chance; healing reduces it."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Plan, Stage]] = []

@@ -35,7 +35,7 @@ NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.fl
 
 
 def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
-    """Random trials of a base that scores 1 by what is maximised, and trials that cost as much."""
+    """Random trials of a base with the accuracy 1, and the trials of equal cost."""
     made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
     made.references[4] = (1.0,)
     phases = [RANDOM] * len(values) + [SEARCH] * searched

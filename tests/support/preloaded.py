@@ -123,7 +123,7 @@ def preloaded() -> Iterator[Preloaded]:
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:
-    """Fork for each script, and say how forks have ended; what is wanted returns in a fork."""
+    """Fork for each script, and report the forks' ends; return a request in a fork."""
     while True:
         text, fds, _, _ = socket.recv_fds(connection, 1 << 16, 2)
         if not text:

@@ -33,7 +33,7 @@ BOTH = {"llama", "gemma2", "gpt2"}
 ROUNDED = {"mamba", "falcon_mamba", "jamba"}
 """Their scans round otherwise at other addresses: twice the same folder too."""
 STREAMED = {"gemma2", "gpt2", "falcon", "deepseek_v3"}
-"""A model for each way that layers are called; transformers converts one's layers on loading."""
+"""One family for each way to call layers, and one that transformers converts on loading."""
 SPECIAL = {*NOT_MOVED, *BOTH, *ROUNDED, *STREAMED}
 
 Say = Callable[[str], Plan]

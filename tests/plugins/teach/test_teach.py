@@ -115,7 +115,7 @@ def test_healing_learns_from_a_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
 def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
-    """Each sequence has its own predictions, in any order and beside a file with fewer of them."""
+    """Each sequence has its own predictions, in any order, and next to a smaller file."""
     taught(folder)
     notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
     file = ParquetPredictions.open(folder / "taught.parquet")
