@@ -76,8 +76,8 @@ def recipes() -> dict[str, tuple[float, float, float]]:
 class Family:
     """The base's folder, the folders of its fine-tunes' adapters by name, and the texts.
 
-    `search` has the search's texts, `learned` those of bridge and healing, `held` files of held-out
-    texts by source.
+    `search` has the search's texts, `learned` the texts of bridge and healing, `held` files of
+    held-out texts by source.
     """
 
     base: Path

@@ -180,7 +180,7 @@ def lines_of(file: Path) -> Iterator[str]:
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:
-    """Join WikiText's lines to articles, each of which begins with ` = Title = `.
+    """Join WikiText's lines to articles; an article begins with ` = Title = `.
 
     Lines without a single title are texts by themselves.
     """

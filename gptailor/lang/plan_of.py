@@ -20,7 +20,7 @@ def read_target(target: str | Path | Plan) -> ReadTarget:
     """Return a target's name, its plan, and the plan that compiled it if it is a model.
 
     A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
-    a search, and what `load` raises.
+    a search, and the errors of `load`.
     """
     if isinstance(target, Plan):
         return target_name(target), target, None

@@ -244,7 +244,8 @@ class Statement(TreeNode):
     """A statement: its rule, the rule's parts in order, and its marks and comments.
 
     A recipe by itself is an `item`. A `block` has its name, its statements, and the comments before
-    the brace that closes. Comments are those on lines before a statement, and the one behind it.
+    the brace that closes. Comments are the comments on lines before a statement, and the comment
+    behind it.
     """
 
     rule: str

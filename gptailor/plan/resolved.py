@@ -40,7 +40,7 @@ class LayerRecipe:
 
     @property
     def chain(self) -> "Iterator[LayerRecipe]":
-        """Yield this recipe and those below it, from the top."""
+        """Yield this recipe and the recipes below it, from the top."""
         current: LayerRecipe | None = self
         while current is not None:
             yield current

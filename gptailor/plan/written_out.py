@@ -184,7 +184,7 @@ def _at_position(below: p.LayerBelow, position: int, count: int, plain: bool) ->
 
 
 def covers(solid: AbstractSet[str | None], part: str | None) -> bool:
-    """Return whether the certain recipes of a position leave nothing of a part to those below."""
+    """Return whether the certain recipes of a position leave nothing of a part to recipes below."""
     if solid & {None, part} or {*BRANCHES} <= solid:
         return True
     return part is not None and part.partition(".")[0] in solid

@@ -1,4 +1,4 @@
-"""Plans on plans that are bridged, healed or cut: each is what it would be on the compiled folder.
+"""Plans on plans that are bridged, healed or cut: each equals the plan on the compiled folder.
 
 To the byte: the fits of the inner plan are made once, rounded as the folder's tensors are, and kept
 by their content.

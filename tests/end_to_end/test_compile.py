@@ -112,7 +112,7 @@ densities = st.floats(0.05, 1)
 def source(
     at: int | None, names: tuple[str, ...] = (*NAMES, "soup", "two")
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """A layer of any model; a whole number of it, or of the rest none."""
+    """A layer of any model by its number; for embedding, norm and head without a number."""
     numbers = st.none() if at is None else st.just(at) | st.integers(0, COUNT - 1)
     return st.fixed_dictionaries({"model": st.sampled_from(names), "layer": numbers})
 

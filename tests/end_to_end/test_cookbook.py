@@ -46,7 +46,7 @@ RECIPES = recipes()
 
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models, adapters and texts, in which recipes leave files for later ones."""
+    """A folder with models, adapters and texts, where recipes leave files for later recipes."""
     return lay_out(tmp_path_factory.mktemp("kitchen"))
 
 

@@ -44,7 +44,7 @@ def _doors_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a package as pip does: its module, and its metadata beside it."""
+    """Install a package as pip does: its module, and its metadata in the same folder."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
@@ -556,7 +556,9 @@ def test_nan_of_a_method_names_its_package(install: Install, here: Path, command
     code, _, said = command("compile", "p.tailor", "-o", "out")
     assert code == 1
     assert "error[M401]" in said
-    assert "= help: 'middle' comes from mine 1.0: correct it there, or choose another method" in said
+    assert (
+        "= help: 'middle' comes from mine 1.0: correct it there, or choose another method" in said
+    )
     assert not (here / "out").exists()
 
 

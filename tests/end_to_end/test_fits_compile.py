@@ -183,7 +183,9 @@ def test_a_folder_is_shown_locked_verified_and_held_to(
     assert run(["compile", "plan.tailor", "-o", "out"]) == 0
     assert "nothing changed" in capsys.readouterr().out
     (here / "text.txt").write_text(TEXT * 11)
-    with pytest.raises(CheckpointError, match=f"calibration text of {case.named} differs") as caught:
+    with pytest.raises(
+        CheckpointError, match=f"calibration text of {case.named} differs"
+    ) as caught:
         gptailor.compile(plan, "third", locked=lock)
     assert caught.value.code == "C704"
     assert not (here / "third").exists()

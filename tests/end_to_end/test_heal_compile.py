@@ -119,7 +119,7 @@ def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
 
 @pytest.fixture(scope="module")
 def compiled(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled and healed folder beside its models."""
+    """A compiled and healed folder next to its models."""
     work = tmp_path_factory.mktemp("compiled")
     shutil.copytree(made, work, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patched:

@@ -74,7 +74,7 @@ def compiled(
 def expected(folder: Path, special_from: int = SPECIAL_FROM) -> dict[tuple[int, ...], torch.Tensor]:
     """Some prompts as tokens, and transformers' log-probabilities of what comes next.
 
-    llama.cpp says none where it would end, or say half a letter: what comes next is neither.
+    llama.cpp prints nothing at an end token, or at half a letter: the next token is neither.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(TEXT).input_ids

@@ -60,7 +60,7 @@ read = status("rchar", "/proc/self/io") - before
 resident = status("VmHWM", "/proc/self/status") * 1024
 print("\\n@", code, read, resident, *("torch" in sys.modules, "numpy" in sys.modules))
 """
-"""A command on a small plan, so that all is imported, then on a large one, whose bytes count."""
+"""A command on a small plan, so that all is imported, then on a large one: its bytes count."""
 
 
 def write_family(folder: Path, made: tuple[dict[str, Any], Any], shards: int) -> int:
@@ -222,7 +222,7 @@ assert not [text for text in maps if ".safetensors" in text]
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("merge", [False, True], ids=["copied", "merged"])
 def test_no_file_of_weights_is_mapped(little: Path, merge: bool) -> None:
-    """Of a file that is mapped, an error of the network kills the process."""
+    """An error of the network kills a process that has mapped the file."""
     script = MAPPED
     if merge:  # torch imports it, for its own ends
         script = script.replace('sys.modules["mmap"] = None\n', "")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.thorough
 
 
 class Html(HTMLParser):
-    """A page as its reader meets it: links, what it loads, places to link to, shape."""
+    """A page as its reader meets it: links, loaded files, anchors, shape."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -151,7 +151,7 @@ VARIANTS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "fewer": (FEWER, 64, ("M306",)),
     "fewer rows": (FEWER, 50, ("M306",)),
 }
-"""The other model's tokens, the rows of its embedding, what is said if it gives the tokenizer."""
+"""The other model's tokens, the rows of its embedding, the message if it gives the tokenizer."""
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -187,7 +187,7 @@ HOSTILE = (
     Hostile("directory_elsewhere", _zip(_end(16, "<I", 2**31)), "C108", None,
             "a directory beyond the file"),
 )  # fmt: skip
-"""None has a byte for what is wrong within the pickle: it is the value that is refused."""
+"""Errors within the pickle have no byte here: the value is refused."""
 
 BOMBS = (
     Hostile("memo_bomb", archive(b"\x80\x02)" + b"\x94" * (MOST_INSTRUCTIONS + 1)), "C108", None,

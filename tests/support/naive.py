@@ -1,7 +1,7 @@
 """A second interpreter of closed plans: whole tensors, no planning, one loop.
 
-For models whose tensors are named like Llama's. It imports nothing of the compiler but the plan's
-data; the long merge methods are `combine_tensors`' own, and tested elsewhere.
+For models with tensors that are named like Llama's. It imports nothing of the compiler but the
+plan's data; the long merge methods are `combine_tensors`' own, and tested elsewhere.
 """
 
 import math

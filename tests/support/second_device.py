@@ -6,9 +6,9 @@ CPU; NumPy can't read them; a generator belongs to a device; operations without 
 are missing; a stream must wait for the stream that computed a tensor; bytes are counted.
 
 torch computes gradients for a device only if it knows the device's guard, and builds for the CPU
-have none of CUDA's. So the tensors belong to a type of device without a builtin backend, MAIA,
-which has the autocast of a card. Python alone sees them as CUDA's. A build for CUDA asks the driver
-itself, so there the tests skip.
+lack CUDA's. So the tensors belong to a type of device without a builtin backend, MAIA, which has
+the autocast of a card. Python alone sees them as CUDA's. A build for CUDA asks the driver itself,
+so there the tests skip.
 """
 
 import ctypes

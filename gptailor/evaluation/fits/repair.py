@@ -227,8 +227,8 @@ def fitted_inside(
 ) -> Plan:
     """Return a plan, open or closed, with the fits of its inner plans; itself without any.
 
-    `fit` makes all fits of a plan, and `anew` makes those again that are known. They are made in
-    the order of the chain, and each has an event before it.
+    `fit` makes all fits of a plan, and `anew` makes known fits again. They are made in the order of
+    the chain, and each has an event before it.
     """
     fitted: dict[str, FittedPlan] = {}
     commits = commits_of(plan, models)

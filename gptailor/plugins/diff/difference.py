@@ -179,7 +179,7 @@ class _DrawnLayer(NamedTuple):
 
 
 def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[str]:
-    """Yield both plans' layers, one above the other, and marks below those that differ.
+    """Yield both plans' layers, one above the other, and marks below layers that differ.
 
     Yield nothing if no layer differs. Stacks are drawn by their outputs' layers, with gaps where
     only one output has a layer; the ruler then has the second output's numbers.

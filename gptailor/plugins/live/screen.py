@@ -141,7 +141,7 @@ class Screen:
         return lines
 
     def _rows(self, ledger: Ledger, plans: dict[str, Trial | None]) -> Table:
-        """Return the names of plans, and what else is known, a line for each."""
+        """Return the names of plans, and other known facts, a line for each."""
         rows = Table.grid(padding=(0, 2))
         rows.add_column(style="bold", no_wrap=True, min_width=len("best start"))
         rows.add_column(overflow="ellipsis", no_wrap=True)

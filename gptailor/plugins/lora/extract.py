@@ -231,7 +231,7 @@ class _Extraction:
         self._hold({p: tuned[name] for name, p in places.items() if p is not None})
 
     def _hold(self, tensors: Mapping[str, TensorInfo]) -> None:
-        """Find the tensors that are held whole, among those that transformers has."""
+        """Find the tensors that are held whole, among the tensors that transformers has."""
         for change in self.changes:
             if change.kind not in self.wanted.save:
                 continue

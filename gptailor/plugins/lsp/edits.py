@@ -89,7 +89,7 @@ def _all_read(text: PlanText, word: Occurrence, name: str) -> None:
 
 
 def _read_spans(statements: Iterable[Statement]) -> Iterator[Span]:
-    """Yield the spans of all readable statements, those within blocks included."""
+    """Yield the spans of all readable statements, including statements within blocks."""
     for statement in statements:
         if statement.rule != "block":
             yield statement.span

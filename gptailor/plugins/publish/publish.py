@@ -105,7 +105,7 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     `ORG/NAME:TASK`, by the name of a measured task or file: those scores are in the repository's
     `.eval_results` too.
 
-    Files have the names of those that `compile` writes, or match one of the patterns of `include`,
+    Files have the names of files that `compile` writes, or match one of the patterns of `include`,
     such as `images/*.png`. All other files stay here, and hidden ones always. The plan and its lock
     are published without paths of this machine.
 
@@ -189,7 +189,7 @@ def upload_folder(
 def _chosen_files(folder: Path, include: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
     """Return the files to upload by their names, and the names of the files that stay.
 
-    Files have the names of those that `compile` writes, or match a pattern of `include`. Hidden
+    Files have the names of files that `compile` writes, or match a pattern of `include`. Hidden
     files are in neither. A path has no links.
 
     Raises CheckpointError (C201) for a link that leads out of the folder, for anything but a

@@ -247,7 +247,7 @@ class Schedule:
         """Return the requests that the next stage of starting plans misses; [] after the last one.
 
         A stage without room for all of its plans is the last one, unless recipes are separate: then
-        those without room count as failures, and later stages follow. With another budget than an
+        plans without room count as failures, and later stages follow. With another budget than an
         earlier process had, a stage may have other plans, so trials are found by their evaluations.
         Plans beyond bounds count as failures that cost nothing.
         """

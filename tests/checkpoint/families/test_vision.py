@@ -1,7 +1,7 @@
 """Vision-language models against transformers: the language model's layers move, towers stay.
 
 The reference calls the original model's own layer modules by hand, with the masks and rotations
-that the original gave each of them beside an image, and adds the tower's features after the first
+that the original gave each of them for an image, and adds the tower's features after the first
 layers where the original does.
 """
 
@@ -72,7 +72,7 @@ def load(folder: Path) -> PreTrainedModel:
     assert not faults, faults
     for parameter in model.parameters():  # addresses in a file decide the last bit of a product
         parameter.data = parameter.data.clone()
-    if model.config.model_type == "llama4":  # transformers 5.24 reads what it doesn't give
+    if model.config.model_type == "llama4":  # transformers 5.24 reads a missing output
         model.language_model.register_forward_hook(
             lambda _, __, output: setattr(output, "image_outputs", None)
         )

@@ -705,7 +705,7 @@ def test_targets_that_are_no_folder(target: Path, tmp_path: Path) -> None:
 
 
 def test_sources_are_protected(tmp_path: Path) -> None:
-    tmp_path /= "apart"  # what is beside the targets is read, and other tests' files are not ours
+    tmp_path /= "apart"  # the targets' folder is read, and other tests' files are not ours
     source, link = tmp_path / "models" / "chat", tmp_path / "link"
     source.mkdir(parents=True)
     (source / "x").touch()

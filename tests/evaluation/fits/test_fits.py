@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Case(NamedTuple):
-    """A fit, the tokens that it reads, statements beside it, and those of a plan that shares it."""
+    """A fit, its number of tokens, other statements, and statements of a plan that shares it."""
 
     fit: str
     tokens: int

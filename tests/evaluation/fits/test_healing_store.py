@@ -175,7 +175,7 @@ def world(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world whose cache has the results of `CUT` and `BRIDGE`."""
+    """A world with the results of `CUT` and `BRIDGE` in its cache."""
     folder = write_world(tmp_path_factory.mktemp("known"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))

@@ -123,7 +123,7 @@ def test_more_gpus_than_there_are_is_one_message() -> None:
 
 
 def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
-    """The other device is the same one here: what matters is who waits for whose copy."""
+    """The other device is the same one here: the test is about waiting for copies."""
     gpu = torch.device(cuda)
     draws = [torch.randn(1 << 20, generator=torch.manual_seed(n)) for n in range(6)]
     made: list[str] = []

@@ -428,7 +428,7 @@ def test_a_digest_tells_spaces_apart() -> None:
 
 
 def test_features_of_one_kind_are_paired_with_their_neighbours() -> None:
-    """Weights that are 2 and second weights are one kind, on which what a seed gives depends."""
+    """Weights that are 2 and second weights are one kind; a seed's results depend on this."""
     found = space_of(
         loads(
             HEAD

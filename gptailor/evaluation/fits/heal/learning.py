@@ -193,7 +193,7 @@ class WholeWeights(Learning):
                 own.copy_(wide)
 
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return the learned tensor, plus what rounding removed from the plan's before learning."""
+        """Return the learned tensor, plus the plan's tensor's rounding error before learning."""
         own, parameter = self._pairs[f"{layer}.{name}"]
         learned, exact = parameter.detach(), tensor.to(parameter.device)
         begun, wide = exact.to(own.dtype).float(), exact.float()

@@ -48,7 +48,7 @@ _AT_ONCE = 256
 @final
 @dataclass(frozen=True)
 class EncodedRow:
-    """The tokens of a row; those from `answer` on are its answer."""
+    """The tokens of a row; the tokens from `answer` on are its answer."""
 
     tokens: tuple[int, ...]
     answer: int = 0

@@ -259,7 +259,7 @@ def test_k_quants_are_what_transformers_makes_of_them(kind: str, tmp_path: Path)
     drawn = torch.Generator().manual_seed(0)
     each = KINDS[kind]
     blocks = torch.randint(0, 256, (8, each.bytes), generator=drawn).to(torch.uint8)
-    blocks[:, -4:] = 0x20  # where scales of half precision are in some, so that none is NaN
+    blocks[:, -4:] = 0x20  # some blocks have half-precision scales here, which mustn't be NaN
     blocks[:, :4] = 0x20
     (tmp_path / "m").write_bytes(blocks.numpy().tobytes())
     spec = TensorSpec("m", "F32", (4, 2 * each.block))
