@@ -267,6 +267,17 @@ class Starts:
         paths = [shortest_paths(errors, choices[0].among, size) for size in _spread(sizes)]
         return paths[0] if len(sizes) == 1 else [cuts[0] for cuts in paths if cuts and cuts[0]]
 
+    @cached_property
+    def _first_bridged(self) -> Cut | None:
+        """Return the bridged cut of the middle size, in place of a single composition's cut.
+
+        A space with several compositions or repeated blocks, or with one size, has none.
+        """
+        if len(self._all) > 1 or self.recipes is not None or _always_again(self.space):
+            return None
+        several = len({len(cut) for cut in self.bridged}) > 1
+        return self._of_middle(self.bridged) if several else None
+
     def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
 
@@ -283,8 +294,9 @@ class Starts:
             for rank, cut in zip(ranks, self.bridged, strict=False)
         ]
         if several:
-            most = max(2, int(min(len(plans), self.room / 2)))
-            return [plans[at] for at in _spread(range(len(plans)), most)]
+            others = [plan for plan in plans if plan.origin != self._origin(best)]
+            most = max(2, int(min(len(others), self.room / 2)))
+            return [others[at] for at in _spread(range(len(others)), most)]
         return plans if len(plans) <= self.room / 3 else plans[:1]
 
     def _windows(self, of: StartRecipe, room: float) -> list[Cut]:
@@ -419,7 +431,7 @@ class Starts:
         """Return the best recipe, which cuts are tried with: a composition or a searched one."""
         best = _best_first(results)[0]
         match best.origin:
-            case PlanLayers(of=of) | BlockInfluenceCut(of=of):
+            case PlanLayers(of=of) | BlockInfluenceCut(of=of) | BridgedCut(of=of):
                 return of or self._all[0]
             case _:
                 self._recipe[:] = [best.genome]
@@ -432,6 +444,8 @@ class Starts:
     def _origin(self, of: StartRecipe) -> TrialOrigin:
         """Return the origin of a composition alone."""
         again, composition = _always_again(self.space), self._of(of)
+        if self._first_bridged is not None:
+            return BridgedCut(rank=1, layers=len(self._first_bridged))
         if drops_some(self.space):
             return BlockInfluenceCut(of=composition, again=again)
         stack = self.space.plan.stack is not None
@@ -441,7 +455,8 @@ class Starts:
         """Return a composition: with nothing dropped, or with the layers of least influence."""
         if self.recipes is not None:
             return Start(PlanLayers(of=self._of(of)), self.recipes.of(of), share, uncut=True)
-        return self._start(self._origin(of), of, self._influence_cut(of), share)
+        cut = self._first_bridged
+        return self._start(self._origin(of), of, cut or self._influence_cut(of), share)
 
     def _influence_cut(self, of: StartRecipe) -> Cut:
         return self._of_middle(nested_cuts(self.space, self._scores(of)))
