@@ -119,8 +119,8 @@ def main() -> int:
     page = folder / "report.html"
     gptailor("report", shown(folder / "run"), "-o", shown(page), "--force", "--no-continuations")
     paragraph(
-        f"The demo took {time.monotonic() - start:.0f} s. Open {shown(page)} in a browser. "
-        "`make demo-full` shows more, in half an hour; examples/demo_full.txt has its output."
+        f"The demo took {time.monotonic() - start:.0f} s. Open {shown(page)} in a browser, or try "
+        "`make demo-full`."
     )
     return 0
 
@@ -132,7 +132,6 @@ def shrink(folder: Path) -> None:
     plan, small = folder / "small.tailor", folder / "small.gguf"
     gptailor("shrink", shown(folder / "smollm2"), "--to", GOAL, "--quick", "--text", shown(text),
              "--plan", shown(plan), "-o", shown(small), "--force")  # fmt: skip
-    print()
     print_plan(plan)
     gptailor("generate", shown(small), QUESTION, "--chat", "--tokens", str(ANSWER_TOKENS))
 
@@ -219,10 +218,7 @@ def print_comparison(rows: Sequence[tuple[int, float, Sequence[PerSample]]]) -> 
     worse = sum(gap.value > 2 * gap.stderr for gap in gaps)
     counts = {"better": better, "a tie": len(gaps) - better - worse, "worse": worse}
     words = ", ".join(f"{word} at {count}" for word, count in counts.items() if count)
-    paragraph(
-        f"Beside the better plan by hand, the search is {words} of {len(gaps)} sizes. A tie is a "
-        "difference within two errors."
-    )
+    paragraph(f"The search: {words} of {len(gaps)} sizes (a tie: two errors).")
 
 
 def heal_found(folder: Path) -> None:
@@ -231,7 +227,6 @@ def heal_found(folder: Path) -> None:
     texts = ", ".join(f'"./calibration/{one}.jsonl" from {one}' for one in SPECIALISTS)
     lines = [*found, HEAL.format(texts=texts, tokens=HEAL_TOKENS)]
     healed = write_plan(folder / "healed.tailor", "\n".join(lines))
-    print(f"{shown(healed)}, the last found plan with a statement that heals:")
     print(textwrap.fill(lines[-1], WIDTH, initial_indent="  ", subsequent_indent=" " * 6))
     gptailor("compile", shown(healed), "-o", shown(folder / "healed"), "--force")
 
@@ -366,8 +361,10 @@ def write_plan(file: Path, text: str) -> Path:
 
 
 def print_plan(file: Path) -> Path:
-    """Print a plan."""
-    print(f"{shown(file)}:\n{textwrap.indent(file.read_text('utf-8').rstrip(), '  ')}")
+    """Print the statements of a plan but its models."""
+    lines = file.read_text("utf-8").splitlines()
+    said = [line for line in lines if line and not line.startswith(("#", "tailor ", "model "))]
+    print(f"{shown(file)}, below its models:\n{textwrap.indent(chr(10).join(said), '  ')}")
     return file
 
 
@@ -404,11 +401,17 @@ def print_command(words: Sequence[str]) -> None:
 
 
 def gptailor(*arguments: str, captured: bool = False) -> str:
-    """Print and run a command of the gptailor beside this Python; return its captured output."""
+    """Print and run a command of the gptailor beside this Python; return its captured output.
+
+    A captured command is printed as far as one line has room.
+    """
     beside = Path(sys.executable).with_name("gptailor")
     called = "gptailor" if shutil.which("gptailor") or not beside.exists() else shown(beside)
-    print()
-    print_command([called, *arguments])
+    if captured:
+        print(textwrap.shorten(f"$ {called} {shlex.join(arguments)}", WIDTH, placeholder=" …"))
+    else:
+        print()
+        print_command([called, *arguments])
     script = "from gptailor.cli.main import main; main()"
     return run([sys.executable, "-c", script, *arguments], captured=captured)
 

@@ -163,14 +163,14 @@ def test_the_comparison_of_the_demo_is_of_pairs(
     near = [plans[0], PerSample((1.2, 1.7), (1, 1)), plans[1]]
     lost = [plans[1], *plans[::2]]
     here["print_comparison"]([(4, 248.0, plans), (6, 234.0, near), (8, 220.0, lost)])
-    *_, first, second, third, _, words, more = capsys.readouterr().out.splitlines()
+    *_, first, second, third, _, words = capsys.readouterr().out.splitlines()
     assert first.split() == [
         "4", "layers", "248", "MB", "1.500", "2.500", "2.000", "-0.500", "±", "0.000"
     ]  # fmt: skip
     assert second.split()[-3:] == ["+0.050", "±", "0.250"]
     assert third.split()[-3:] == ["+1.000", "±", "0.000"]
-    assert f"{words} {more}".startswith(
-        "Beside the better plan by hand, the search is better at 1, a tie at 1, worse at 1 of 3"
+    assert (
+        words == "The search: better at 1, a tie at 1, worse at 1 of 3 sizes (a tie: two errors)."
     )
 
 
