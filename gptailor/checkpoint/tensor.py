@@ -168,16 +168,15 @@ class RowRange:
 
 def row_ranges(rows: Iterable[tuple[TensorInfo, int]]) -> list[RowRange]:
     """Return rows, each a tensor and a number in it; consecutive rows are a range."""
-    ranges: list[RowRange] = []
-    start, count = None, 0
+    starts: list[tuple[TensorInfo, int]] = []
+    counts: list[int] = []
     for tensor, row in rows:
-        if start is not None and tensor is start[0] and row == start[1] + count:
-            count += 1
+        if starts and tensor is starts[-1][0] and row == starts[-1][1] + counts[-1]:
+            counts[-1] += 1
         else:
-            ranges += [RowRange(*start, count)] if start is not None else []
-            start, count = (tensor, row), 1
-    ranges += [RowRange(*start, count)] if start is not None else []
-    return ranges
+            starts.append((tensor, row))
+            counts.append(1)
+    return [RowRange(*start, count) for start, count in zip(starts, counts, strict=True)]
 
 
 @final
