@@ -140,16 +140,23 @@ class Drafts:
         made = self.prepared(candidate.cuts)
         if made is None:
             return None
-        size, sliding = made.output_size, sliding_layers(text_of(made.compiled.config))
+        size = made.output_size
+        share, window = sliding_layers(text_of(made.compiled.config))
         if candidate.kind is None:
-            return PlanCost(made.size, size.parameters, size.kv_cache, False, *sliding)
+            return PlanCost(
+                made.size, size.parameters, size.kv_cache,
+                is_gguf=False, sliding=share, window=window,
+            )  # fmt: skip
         weighted = candidate.weighted and is_weighted(candidate.kind)
         try:
             count = gguf_size(made.checked, made.compiled, candidate.kind, weighted=weighted)
         except CheckpointError as error:
             self.refuse(candidate, f"{error.message} [{error.code}]")
             return None
-        return PlanCost(count, size.parameters, _half(made, size.kv_cache), True, *sliding)
+        return PlanCost(
+            count, size.parameters, _half(made, size.kv_cache),
+            is_gguf=True, sliding=share, window=window,
+        )  # fmt: skip
 
 
 def _half(made: Prepared, kv_cache: int | None) -> int | None:

@@ -186,14 +186,19 @@ class _Shrinking:
         return ShrinkResult(self.goal, uncut, None, tuple(rows), None, reason, notes)
 
     def _misses(self, drafts: Drafts, uncut: PlanCost) -> ShrinkRow | None:
-        """Return the plan with the largest cuts of all ways, if even that is too large."""
+        """Return the plan with the largest cuts of all ways, if even that is too large.
+
+        Headers can't tell whether a speed is met.
+        """
+        if self.goal.faster is not None:
+            return None
         comparison = ShrinkComparison(self.goal, drafts, self.effort, uncut)
         most = [way.make(way.sizes[-1]) for way in ways_of(drafts, {})]
         cuts = tuple(cut for cut in most if cut is not None)
         kinds = [None] if drafts.no_gguf or not self.goal.sized else [*FILE_TYPES]
         rows = (comparison.sized(ShrinkCandidate(cuts, kind)) for kind in kinds)
         known = [row for row in rows if row is not None]
-        if self.goal.faster is not None or not known or any(row.met for row in known):
+        if not known or any(row.met for row in known):
             return None
         return min(known, key=lambda row: self.goal.excess(row.cost))
 
@@ -408,8 +413,10 @@ def _uncut_cost(whole: Prepared, source: Path) -> PlanCost:
     """Return the sizes of the uncut model: of the GGUF file that it is, or of its folder."""
     size, is_file = plan_size(whole.checked), is_gguf(source)
     kept = source.stat().st_size if is_file else whole.size
-    sliding = sliding_layers(text_of(whole.compiled.config))
-    return PlanCost(kept, size.parameters, size.kv_cache, is_file, *sliding)
+    share, window = sliding_layers(text_of(whole.compiled.config))
+    return PlanCost(
+        kept, size.parameters, size.kv_cache, is_gguf=is_file, sliding=share, window=window
+    )
 
 
 def _refusals(drafts: Drafts, rows: Sequence[ShrinkRow]) -> Iterator[str]:
