@@ -129,7 +129,6 @@ def bar_or_lines(
     left, console = bars.TimeRemainingColumn(), Console(stderr=True)
     drawn = bars.Progress(*columns, left, console=console, transient=True)
     task = drawn.add_task(what, total=total)
-
     lines = RepairLines(every_gap=every_gap, ends=ends)
 
     def on_event(event: Event) -> None:

@@ -295,14 +295,14 @@ def _shown(scores: Scores, i: int) -> str:
 
 
 def _row_name(run: RunReading, role: str, trial: Trial) -> str:
-    """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe is above the table."""
+    """Return `start 7: L12..L18 dropped, math 0.6`; the best recipe has a row of its own."""
     origin, best = trial.request.origin, best_recipe(run.ledger)
     recipe, stage = short_recipe(origin), stage_words(trial, run.ledger)
     if role == "uncut":
         return f"{role} {trial.number}: {recipe or origin_words(origin)}"
-    above = best is not None and recipe == short_recipe(best.request.origin)
+    usual_recipe = best is not None and recipe == short_recipe(best.request.origin)
     usual = run.verdict is not None and stage == run.verdict.found.request.stage
-    words = [_cut(run, trial), "" if above else recipe, "" if usual else stage]
+    words = [_cut(run, trial), "" if usual_recipe else recipe, "" if usual else stage]
     plan = ", ".join(filter(None, words)) or origin_words(origin)
     return f"{role} {trial.number}: {plan}"
 

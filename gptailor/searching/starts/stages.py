@@ -271,7 +271,7 @@ class Starts:
     def _first_bridged(self) -> Cut | None:
         """Return the bridged cut of the middle size, in place of a single composition's cut.
 
-        A space with several compositions or repeated blocks, or with one size, has none.
+        None for a space with several compositions, with repeated blocks or with one size.
         """
         if len(self._all) > 1 or self.recipes is not None or _always_again(self.space):
             return None
@@ -452,7 +452,10 @@ class Starts:
         return PlanLayers(of=composition, stack=stack, again=again)
 
     def _alone(self, of: Composition, share: float) -> Start:
-        """Return a composition: with nothing dropped, or with the layers of least influence."""
+        """Return a composition with nothing dropped, or with its usual cut.
+
+        The cut has the layers of least influence, or is the first bridged one.
+        """
         if self.recipes is not None:
             return Start(PlanLayers(of=self._of(of)), self.recipes.of(of), share, uncut=True)
         cut = self._first_bridged
