@@ -363,8 +363,10 @@ def write_plan(file: Path, text: str) -> Path:
 def print_plan(file: Path) -> Path:
     """Print the statements of a plan but its models."""
     lines = file.read_text("utf-8").splitlines()
-    said = [line for line in lines if line and not line.startswith(("#", "tailor ", "model "))]
-    print(f"{shown(file)}, below its models:\n{textwrap.indent(chr(10).join(said), '  ')}")
+    print(f"{shown(file)}, below its models:")
+    for line in lines:
+        if line and not line.startswith(("#", "tailor ", "model ")):
+            print(f"  {line}")
     return file
 
 
