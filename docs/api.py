@@ -175,7 +175,7 @@ def summary(node: ast.FunctionDef | ast.ClassDef) -> str:
     """Return the first sentence of a docstring, as a docstring."""
     paragraph = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
     sentence = re.split(r"(?<=\.) (?=[A-Z`])|:$", paragraph)[0]
-    if sentence.startswith("Return "):  # the signature shows it
+    if re.match("Return (?!whether)", sentence):  # the signature shows it
         sentence = sentence[7].upper() + sentence[8:]
     return "\n".join(wrap(f'"""{sentence}"""', LONGEST))
 
