@@ -89,7 +89,7 @@ def taught() -> tuple[Tensor, Tensor]:
 
 def naive(case: Case, logs: Tensor) -> tuple[float, dict[str, Tensor]]:
     """The mean divergence and its gradient by transformers' own forward pass and by autograd."""
-    q = case.model(TOKENS[:, :-1]).logits.float().log_softmax(-1).flatten(0, 1)
+    q = case.model(TOKENS[:, :-1], use_cache=False).logits.float().log_softmax(-1).flatten(0, 1)
     loss = (logs.exp() * (logs - q)).sum(-1).mean()
     loss.backward()
     case.learning.collect()
@@ -133,7 +133,7 @@ def folded(case: Case) -> PreTrainedModel:
 
 def logits(model: PreTrainedModel) -> Tensor:
     with torch.no_grad():
-        return model(TOKENS).logits
+        return model(TOKENS, use_cache=False).logits
 
 
 def plan_of(kind: str, folder: Path, end: str) -> Plan:
