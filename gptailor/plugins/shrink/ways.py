@@ -15,6 +15,8 @@ _MOST = 2
 """The inverse of the largest share of layers, neurons or experts that leaves."""
 _MOST_TOKENS = 16
 """The inverse of the smallest share of tokens that stays."""
+_STEP_OF_TOKENS = 1024
+"""The most that one step of a smaller vocabulary removes."""
 _STEPS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 _FIRST = 4
 """The fewest steps of a size."""
@@ -72,15 +74,18 @@ def _checked(drafts: Drafts, variants: Sequence[CutStep]) -> CutStep | None:
     return next(legal, None)
 
 
-def _vocabulary(drafts: Drafts, own: int) -> ShrinkWay:
-    step = max(1, 2 ** (own.bit_length() - 6))
+def vocabulary_sizes(own: int) -> range:
+    """Return the sizes of smaller vocabularies, at most 1,024 tokens apart."""
+    step = min(_STEP_OF_TOKENS, max(1, 2 ** (own.bit_length() - 6)))
+    return range((own - 1) // step * step, max(own // _MOST_TOKENS, 1), -step)
 
+
+def _vocabulary(drafts: Drafts, own: int) -> ShrinkWay:
     def make(size: int) -> CutStep | None:
         line = f'vocabulary {size} on "{drafts.fit}"'
         return _checked(drafts, [CutStep("vocabulary", size, (line,), f"a vocabulary of {size:,}")])
 
-    sizes = range((own - 1) // step * step, max(own // _MOST_TOKENS, 1), -step)
-    return ShrinkWay("vocabulary", sizes, make)
+    return ShrinkWay("vocabulary", vocabulary_sizes(own), make)
 
 
 def _smaller(drafts: Drafts, word: str, noun: str, own: int) -> ShrinkWay:

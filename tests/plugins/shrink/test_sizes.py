@@ -8,7 +8,7 @@ import gptailor
 from gptailor.plugins.shrink.candidates import CutStep, Drafts, ShrinkCandidate
 from gptailor.plugins.shrink.goal import PlanCost, ShrinkGoal
 from gptailor.plugins.shrink.texts import ShrinkTexts
-from gptailor.plugins.shrink.ways import ShrinkWay, ways_of
+from gptailor.plugins.shrink.ways import ShrinkWay, vocabulary_sizes, ways_of
 from tests.support.tiny import letters, tiny_model, write_rows
 from tests.support.vocabularies import write_byte_level, write_pieces
 
@@ -77,6 +77,18 @@ def test_the_least_cut_is_the_one_between_too_large_and_small_enough(world: Path
     step = each.least(lambda cut: cut.size <= 321)
     assert step is not None
     assert step.size == max(size for size in each.sizes if size <= 321)
+
+
+@pytest.mark.parametrize(
+    ("own", "largest", "step"), [(400, 392, 8), (49_152, 48_128, 1024), (262_144, 261_120, 1024)]
+)
+def test_sizes_of_a_large_vocabulary_are_1024_tokens_apart(
+    own: int, largest: int, step: int
+) -> None:
+    sizes = vocabulary_sizes(own)
+    assert sizes[0] == largest
+    assert sizes.step == -step
+    assert sizes[-1] > own / 16
 
 
 def test_a_window_is_the_legal_one_that_moves_states_least(world: Path) -> None:
