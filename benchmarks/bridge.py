@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bridge_texts import EXAMPLES, write_texts
 from benchmarks.measured import Failed, Run, run
+from benchmarks.models import add_model, model_folder
 
 HERE = Path(__file__).parent
 AIM = 0.4
@@ -236,8 +237,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", type=Path, default=EXAMPLES.parent / ".demo" / "smollm2", metavar="DIR",
-        help="the base; SmolLM2 is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--family", action="store_true", help="add the demo's three fine-tunes of SmolLM2")
     add("--layers", type=int, default=7, metavar="N", help="layers of each chosen cut (7)")
     add("--random", type=int, default=2, metavar="N", help="random cuts (2)")
@@ -275,8 +275,7 @@ def main(given: argparse.Namespace) -> None:
         texts = Path(folder) / "texts"
         texts.mkdir()
         try:
-            if not (given.model / "config.json").is_file():
-                run([sys.executable, str(EXAMPLES / "smollm2.py"), str(given.model)], texts / "log")
+            model_folder(given.model)
             calibration, held_out = given.calibration, dict(given.held_out or ())
             if calibration is None:
                 calibration, held_out = write_texts(texts)

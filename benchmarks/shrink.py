@@ -30,6 +30,7 @@ from jaxtyping import Float  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.models import MODELS, model_folder, named_folder  # noqa: E402
 from gptailor.evaluation.scores import PerSample, paired_difference  # noqa: E402
 from gptailor.plugins.shrink.candidates import Drafts, ShrinkCandidate  # noqa: E402
 from gptailor.plugins.shrink.comparison import EFFORTS, ShrinkRow  # noqa: E402
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=named_folder, help=f"{', '.join(MODELS)} or a folder")
     parser.add_argument("--to", action="append", default=[], help="a goal of bytes; repeatable")
     parser.add_argument("--faster", action="append", default=[], type=float)
     parser.add_argument("--text", nargs="+", type=Path, required=True)
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     folder = given.output.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    model = given.model.absolute()
+    model = model_folder(given.model).absolute()
     if given.rescale:
         model = rescaled(model, folder / f"{model.name}-rescaled")
     judging = folder / "judge.jsonl"
