@@ -278,7 +278,7 @@ def _importer(tool: str) -> "Importer":
         or nearest(tool, tools)
         or (f"the tools are {listed(tools)}" if tools else "no importer is installed")
     )
-    raise click.UsageError(f"no importer reads files of '{tool}'; {help_}")
+    raise click.UsageError(f"there is no importer for '{tool}'; {help_}")
 
 
 @click.command("explain", short_help="Explain a code of a message, such as P601.")
@@ -294,7 +294,9 @@ def explain_command(code: str) -> None:
     pages = fault_pages()
     if (page := pages.get(code.upper())) is None:
         near = [known for known in pages if known[:2] == code.upper()[:2]]
-        known = f"codes of this group are {', '.join(near)}" if near else "a code is such as P601"
+        known = (
+            f"the codes of this group are {', '.join(near)}" if near else "a code looks like P601"
+        )
         raise click.UsageError(f"there is no code '{code}'; {known}")
     options.say(f"{code.upper()}: {page.title}" + (f"\n\n{page.plain}" if page.text else ""))
 

@@ -119,7 +119,7 @@ class SearchResult:
         bounds, ValueError without a bound, for a text that isn't a number and for an unknown type.
         """
         if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
-            raise ValueError("expected a limit: give parameters, memory, layers, gguf or loss")
+            raise ValueError("expected a limit: parameters, memory, layers, gguf or loss")
         most = (
             None
             if parameters is None

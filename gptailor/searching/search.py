@@ -339,7 +339,7 @@ def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Le
     """Add the uncut base's scores on this many samples, which other plans' scores are shares of."""
     measured = read_outcomes(outcomes)
     if not isinstance(measured, Scores):
-        raise SearchError(f"the base itself has no score: {measured}")
+        raise SearchError(f"the base has no score: {measured}")
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]
     noted = dict(study.typed.bases)

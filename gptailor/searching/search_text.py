@@ -79,8 +79,8 @@ def headline(run: RunReading) -> str:
     """Return the search's time, its plans, the found plan and the certainty."""
     ends = {
         "budget": "",
-        "exhausted": "; the strategy found nothing new any more",
-        "interrupted": "; interrupted, and the same command goes on",
+        "exhausted": "; the strategy found nothing new",
+        "interrupted": "; interrupted, and the same command continues",
     }
     trials, verdict, required = run.ledger.trials, run.verdict, run.end.required
     failures = sum(trial.values is None for trial in trials)

@@ -74,7 +74,7 @@ def test_a_file_that_changes_or_goes_while_its_rows_are_read_is_named(tmp_path: 
     path = written(tmp_path, {"text": "a"}, {"text": "b"})
     rows = StoredTexts(path)
     path.write_text("")
-    with pytest.raises(CalibrationError, match="it has changed while it is read"):
+    with pytest.raises(CalibrationError, match="the file changed while it was read"):
         [*rows.read([1])]
     path.unlink()
     with pytest.raises(CalibrationError, match="can't be read"):
@@ -120,7 +120,7 @@ def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:
         (
             "choice",
             {"query": "q", "choices": ["a"], "gold": 0},
-            "expected two choices or more, got one",
+            "expected at least two choices, got one",
         ),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": 2}, "from 0 to 1"),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": -1}, "from 0 to 1"),

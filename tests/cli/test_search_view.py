@@ -212,5 +212,5 @@ def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
     code = cli.run(["search", str(tmp_path / "p.tailor"), "-o", str(tmp_path / "run"), *options])
     assert isinstance(sys.stderr, io.StringIO)
     assert (code, sys.stderr.getvalue()) == (
-        130, f"{said}interrupted; the results are kept, and the same command goes on\n"
+        130, f"{said}interrupted; the results are kept, and the same command continues\n"
     )  # fmt: skip

@@ -226,7 +226,7 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     with pytest.raises(
-        gptailor.TailorError, match="expected a model to replace, got a folder without one"
+        gptailor.TailorError, match="expected a model to replace, got a folder without a model"
     ):
         gptailor.compile(plan, tmp_path / "out", force=True)
     (tmp_path / "out" / "config.json").write_text("{}")

@@ -763,7 +763,7 @@ def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> N
     (here / "results" / "mine").write_text("dear")
     said = run("compile", "p.tailor", "-o", "results", "--force")
     assert said.code == 3
-    assert "error[C302]: expected a model to replace, got a folder without one" in said.err
+    assert "error[C302]: expected a model to replace, got a folder without a model" in said.err
     assert names(here / "results") == ["mine"]
 
 
@@ -793,7 +793,7 @@ def test_a_target_in_a_file_is_refused_before_anything_is_computed(
 ) -> None:
     said = run("compile", "p.tailor", "-o", "p.tailor/in/out", *flags)
     assert said.code == 3
-    assert "error[C302]: is a file, where a folder is needed" in said.err
+    assert "error[C302]: is a file, expected a folder" in said.err
     assert "p.tailor\n" in said.err
 
 

@@ -163,7 +163,7 @@ def test_the_package_of_the_page_works(
     assert said == "note: cut.txt: base: the file names no model; './base' is assumed\n"
     code, _, said = command("import", "cut.txt", "--from", "mytol")
     assert code == 2
-    assert "no importer reads files of 'mytol'; did you mean 'mytool'?" in said
+    assert "there is no importer for 'mytol'; did you mean 'mytool'?" in said
 
 
 @pytest.mark.parametrize("options", [False, True])
@@ -243,7 +243,7 @@ def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
     _points.cache_clear()
     for table in (METHODS, METHODS._modules, METHODS._problems):
         table.pop("middle", None)
-    missing = "there is no method 'middle'; by the lock it comes from the package mine 1.0"
+    missing = "there is no method 'middle', which the lock has from the package mine 1.0"
     said = command("check", "p.tailor")[2]
     assert said.count("error") == 1
     assert f"error[P301]: {missing}\n --> p.tailor:4:28\n" in said
@@ -428,7 +428,7 @@ def test_a_missing_fit_is_named_by_the_lock_beside_the_plan(
     assert "  = help: install its package\n" in said
     (bridged / "b.tailor.lock").write_text('{"methods": {"zero": "mine 1.0"}}')
     said = command("check", "b.tailor")[2]
-    assert "there is no fit 'zero'; by the lock it comes from the package mine 1.0" in said
+    assert "there is no fit 'zero', which the lock has from the package mine 1.0" in said
     assert "  = help: pip install mine==1.0\n" in said
 
 
@@ -557,7 +557,8 @@ def test_nan_of_a_method_names_its_package(install: Install, here: Path, command
     assert code == 1
     assert "error[M401]" in said
     assert (
-        "= help: 'middle' comes from mine 1.0: correct it there, or choose another method" in said
+        "= help: 'middle' comes from mine 1.0; correct the package, or choose another method"
+        in said
     )
     assert not (here / "out").exists()
 

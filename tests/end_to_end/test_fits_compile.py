@@ -193,7 +193,7 @@ def test_a_folder_is_shown_locked_verified_and_held_to(
     gone = gptailor.verify("out")
     assert gone.result == "unverified"
     if sketched:
-        where = f"their calibration text is gone ({Path('out/../text.txt')})"
+        where = f"their calibration text is missing ({Path('out/../text.txt')})"
         assert gone.unverified == (f"{len(sketched)} fitted or healed tensors: {where}",)
 
 

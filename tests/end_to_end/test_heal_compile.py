@@ -367,7 +367,7 @@ def test_a_loss_that_isnt_a_number_stops_it(
     ("kind", "rank", "says"),
     [
         ("mixtral", "full", "with all experts' weights as one tensor"),
-        ("lara_mini", "4", "computes with it in other pieces"),
+        ("lara_mini", "4", "computes with it in a different form"),
     ],
 )
 def test_what_transformers_cannot_train_is_reported_by_check(

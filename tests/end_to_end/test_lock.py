@@ -512,7 +512,7 @@ def test_another_plan_is_named(out: Path) -> None:
     plan.write_text(text.replace("0.25", "0.5"))
     assert "plan.tailor is not the plan that was locked" in messages(out)
     plan.write_text(text.replace("float32", "float16"))
-    assert "plan.tailor has the dtype float16, and the lock float32" in messages(out)
+    assert "plan.tailor has the dtype float16, but the lock float32" in messages(out)
     plan.write_text("tailor 1\nL0 frm base\n")
     assert any("can't be compiled" in one for one in messages(out))
 
@@ -645,7 +645,7 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, said.splitlines()[0].startswith("differs: tensor '")) == (1, True)
     (here / "math").rename(here / "moved")
     code, said = run("verify", "b")
-    assert (code, "could not be verified: model 'math'" in said) == (3, True)
+    assert (code, "can't be verified: model 'math'" in said) == (3, True)
     assert run("verify", "b", "--model", "math=moved")[0] == 0
     flip(here / "moved" / "model.safetensors")
     code, said = run("compile", "p.tailor", "-o", "c", "--locked", "--model", "math=moved")

@@ -121,7 +121,7 @@ def test_a_module_keeps_its_names(models: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "text", "why"),
     [
-        ("deep", "drop L5", "they read the output of L5, and the output ends with another layer"),
+        ("deep", "drop L5", "they read L5, which isn't the output's last layer"),
         ("deep", f"drop L5; {HEAL}", "the output ends with another layer"),
         ("deep", "L5.attn = L4.attn base", "the output ends with another layer"),
         ("deep", "stack { L0..L4 base }", "the output ends with another layer"),

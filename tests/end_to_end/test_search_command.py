@@ -331,7 +331,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             "space.tailor",
             ["--finalists", "2"],
             1,
-            "--finalists (in Python, Flags(finalists=…)) needs a plan with",
+            "--finalists needs a plan with",
         ),
         ("healed.tailor", ["--finalists", "5"], 1, "expected 1 to 4 finalists for 8 trials, got 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
@@ -387,7 +387,7 @@ def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
 def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None:
     refused = run("search", "space.tailor", "-o", "base")
     assert refused.code == 3
-    assert "error[C902]: expected the folder of a search, found 'config.json'" in refused.err
+    assert "error[C902]: expected the folder of a search, got one with 'config.json'" in refused.err
     assert not (world / "base" / ".lock").exists()
     refused = run("search", "space.tailor", "-o", "rows.jsonl")
     assert refused.code == 3
@@ -553,7 +553,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
     command = ("space.tailor", "--strategy", "random", "-o", "full")
     stopped = search(*command, code=3, before=LIMITED)
     assert "error[C303]: cannot be written: File too large" in stopped.err
-    assert "all trials before are kept, and the same command goes on" in stopped.err
+    assert "all earlier trials are kept; run the same command to continue" in stopped.err
     again = search(*command)
     assert "going on after" in again.err
     assert "Found plan " in again.out
@@ -819,7 +819,7 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
         (["sized", "--parameters", "1,00"], 2, "got '1,00'"),
         (["sized", "--parameters", "1,000"], 1, "the nearest is front/"),
         (["sized", "--parameters", "0.000001G"], 1, "the nearest is front/"),
-        (["base", "--layers", "3"], 3, "error[C903]: holds no plans that a search found"),
+        (["base", "--layers", "3"], 3, "error[C903]: has no plans of a search yet"),
         (["gone", "--layers", "3"], 3, "error[C903]"),
     ],
 )

@@ -288,7 +288,7 @@ def test_each_way_to_differ_is_named() -> None:
         "tensor 'b' has other bytes than by the lock",
         "tensor 'c' is F32 [1, 2], and by the lock F32 [2]",
         "tensor 'e' is I32 [2], and by the lock F32 [2]",
-        "tensor 'f' is present, and the lock has no such tensor",
+        "tensor 'f' is present, but the lock has no such tensor",
     ]
     files = {"a": FileDigest(size=1, sha256=A)}
     locked = lock(models={"m": LockedModel(source="./m", files=files)})

@@ -103,7 +103,7 @@ def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> Non
         matrix = " with an importance matrix" if weighted else ""
         raise CheckpointError(
             "C110",
-            f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed",
+            f"{listed(lacking)}{matrix} needs the package 'xllamacpp'",
             path,
             how_to_install("gguf"),
         )

@@ -191,7 +191,7 @@ def test_an_adapter_whose_deltas_are_all_left_out_changes_nothing(
     base: Checkpoint, tmp_path: Path
 ) -> None:
     error = refused(base, adapter(tmp_path / "a", target_modules=["q_proj"], layers_to_transform=1))
-    assert (error.code, error.message) == ("C401", "the adapter changes nothing in the model")
+    assert (error.code, error.message) == ("C401", "the adapter doesn't change the model")
     assert f"a delta for '{Q}', which its 'layers_to_transform' 1 leaves out" in error.help
 
 
@@ -407,7 +407,8 @@ def test_an_adapter_of_another_model_is_a_fault(family: Path, tmp_path: Path) ->
 def test_another_vocabulary_is_named_as_such(base: Checkpoint, tmp_path: Path) -> None:
     tensors = pair(Q) | {"base_model.model.model.embed_tokens.weight": torch.zeros(70, HIDDEN)}
     assert (
-        refused(base, adapter(tmp_path / "a", tensors)).help == "the adapter has another vocabulary"
+        refused(base, adapter(tmp_path / "a", tensors)).help
+        == "the adapter has another vocabulary; use the model that it was trained on"
     )
 
 

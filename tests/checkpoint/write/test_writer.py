@@ -620,7 +620,7 @@ def test_force_replaces_no_folder_with_files_that_arent_models(target: Path, nam
     assert (
         error.message == f"expected a model to replace, got a folder that also contains {mine.name}"
     )
-    help_ = "--force replaces it (in Python, force=True)"
+    help_ = "--force replaces it"
     assert error.help == f"move {mine.name} to another folder; then {help_}"
     assert refused("C301", target).help == error.help
     assert tree(target) == before
@@ -754,7 +754,7 @@ def test_free_space_is_the_nearest_parents(tmp_path: Path) -> None:
         TargetExists(Path("out"), "mine.txt"),
         TargetExists(Path("out")),
         CheckpointError("C204", "is not JSON", Path("out/config.json"), "repair it", 7),
-        CalibrationError("C802", "the file holds no rows", Path("a.jsonl"), 3, "add a row"),
+        CalibrationError("C802", "the file has no rows", Path("a.jsonl"), 3, "add a row"),
     ],
     ids=["changed", "exists", "offset", "line"],
 )

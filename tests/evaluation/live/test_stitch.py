@@ -259,5 +259,5 @@ def test_what_cannot_be_stitched_is_refused(say: Say, family: Path) -> None:
     with pytest.raises(TailorError, match="'math' is not among the models"):
         Stitcher(prepare(say("")).models).stitch(say("L1 from math"))
     plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "quantised"}"\n')
-    with pytest.raises(TailorError, match="quantised by 'gptq', and no tensor is"):
+    with pytest.raises(TailorError, match="quantised by 'gptq', but no tensor is quantised"):
         stitch(plan)

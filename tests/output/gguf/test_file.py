@@ -643,7 +643,7 @@ def test_force_replaces_gguf_files_alone(here: Path, when: str) -> None:
         write()
     on_event = write if when == "meanwhile" else ignore_events
     error = refused("C302", lambda: compiled(here, force=True, on_event=on_event))
-    assert "expected a file that begins with 'GGUF' to replace, got another" in str(error)
+    assert "expected a file that begins with 'GGUF', got another" in str(error)
     assert file.read_text() == "mine"
 
 
@@ -763,7 +763,7 @@ def test_without_a_temporary_folder_the_output_and_the_remedy_are_named(
     assert error.message.startswith("its temporary files cannot be written: No such file")
     assert (error.path, error.help) == (
         here / "out.gguf",
-        "set TMPDIR to a folder with more room",
+        "set TMPDIR to a folder with more space",
     )
 
 
@@ -1008,7 +1008,7 @@ def test_a_type_that_needs_llama_cpps_library_names_it(
 ) -> None:
     monkeypatch.setattr("gptailor.output.gguf.quantise._library", lambda: None)
     error = refused("C110", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
-    assert "iq4_nl: expected the package 'xllamacpp' to be installed" in str(error)
+    assert "iq4_nl needs the package 'xllamacpp'" in str(error)
     assert "pip install 'gptailor[gguf]'" in str(error)
     assert not (here / "x.gguf").exists()
     compiled(here, "y.gguf", quantize="q4_0")
@@ -1205,7 +1205,7 @@ def test_the_command_refuses_what_does_not_go_together(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["compile", "p.tailor", "-o", "out", "--quantize", "q8_0"]) == 2
-    assert "--quantize is for an output called NAME.gguf" in capsys.readouterr().err
+    assert "--quantize needs an output NAME.gguf" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--gguf", "q8_0"]) == 2
     assert "--gguf is for an output folder" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q2_k"]) == 2

@@ -108,7 +108,7 @@ def test_a_lock_has_the_files_and_a_changed_file_is_found(here: Path) -> None:
     file.unlink()
     found = gptailor.verify("out")
     assert found.result == "unverified"
-    assert "out-Q8_0.gguf: the plan states this file, and it is missing" in found.unverified
+    assert "out-Q8_0.gguf: the plan has this file, but it is missing" in found.unverified
 
 
 def test_a_file_of_another_plan_is_found(here: Path) -> None:
@@ -196,7 +196,7 @@ def test_check_finds_files_that_the_format_has_not(here: Path, drop: str) -> Non
     )
     faults = gptailor.check(gptailor.loads(text, folder="."))
     assert {fault.code for fault in faults} == {"C306"}
-    assert all("there is no map to GGUF for the model type 'phi'" in f.message for f in faults)
+    assert all("gptailor can't write the model type  as GGUF'phi'" in f.message for f in faults)
     spans = [fault.span for fault in faults if fault.span is not None]
     assert [text[span.start : span.end] for span in spans] == ["gguf q8_0", "f16"]
 

@@ -157,8 +157,8 @@ def test_a_layer_that_computes_with_its_number_is_not_drafted(here: Path, said: 
     new_model(here / "numbered", by_number=True)
     assert run(["family", "numbered", "-o", "numbered.family.json"]) == 3
     shown = said()
-    assert "error[C114]: no family of 'newday' can be drafted: layers 1 and 2 differ" in shown
-    assert "('gain'), and no list of the configuration declares it" in shown
+    assert "error[C114]: can't draft a family for 'newday': layers 1 and 2 differ" in shown
+    assert "('gain'), but no list of the configuration has it" in shown
     assert not Path("numbered.family.json").exists()
 
 
@@ -174,7 +174,7 @@ def test_a_kind_that_was_not_tried_is_refused(here: Path, said: Said) -> None:
     config["gains"][4] = "shrill"
     Path("other/config.json").write_text(json.dumps(config))
     assert run(["check", "cut.tailor", *NAMED, "--model", "base=other"]) == 1
-    assert "'gains' of L4 is 'shrill', and its family was proven with 'loud', 'soft'" in said()
+    assert "'gains' of L4 is 'shrill', but its family was proven with 'loud', 'soft'" in said()
 
 
 # ------------------------------------------------------------------------------- where it is found
@@ -251,7 +251,7 @@ def lie(here: Path, **changes: Any) -> None:
         ({"attn": ["attention."]}, "belongs to neither branch of its layer"),
         ({"stack": "blocks."}, "no tensor's name begins with 'model.blocks.'"),
         ({"count_key": "intermediate_size"}, "and the configuration has 24 layers"),
-        ({"moved": {}}, "'gains' may say something of each layer"),
+        ({"moved": {}}, "'gains' may have an entry for each layer"),
     ],
 )
 def test_a_file_that_lies_is_found_out_by_the_header(
@@ -268,7 +268,7 @@ def test_a_file_that_was_edited_is_to_be_proven_again(here: Path, said: Said) ->
     assert run(["check", "cut.tailor", *NAMED]) == 1
     shown = said()
     assert "error[C112]: was changed after it was proven" in shown
-    assert "'gptailor family MODEL' makes it anew, with its proof" in shown
+    assert "run 'gptailor family MODEL' to make and prove it again" in shown
 
 
 def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
@@ -284,10 +284,10 @@ def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "is JSON, but not an object"),
+        ("[]", "is not a JSON object"),
         ("{}", "invalid family file: 'name': field required"),
         ('{"name": "x", "model_types": ["../../x"]}', "'model_types.0': string should match"),
-        ('{"version": 9}', "is a family file of version 9, and this gptailor reads 1"),
+        ('{"version": 9}', "expected a family file of version , got version 91"),
     ],
 )
 def test_a_file_that_is_none_is_named(here: Path, said: Said, text: str, message: str) -> None:

@@ -96,7 +96,7 @@ def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
 def test_a_url_with_other_things_isnt_a_run(url: str) -> None:
     ObjectStorage(url).put("thesis.pdf", b"%PDF")
     with pytest.raises(
-        CheckpointError, match=r"C902.*expected the folder of a search, found 'thesis\.pdf'"
+        CheckpointError, match=r"C902.*expected the folder of a search, got one with 'thesis\.pdf'"
     ) as refused:
         folder_at(url).__enter__()
     assert url in str(refused.value)

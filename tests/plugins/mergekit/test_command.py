@@ -60,7 +60,7 @@ def test_a_plan_that_is_there_is_not_overwritten(
     assert "note: " in capsys.readouterr().err
     assert run(["import", "merge.yml", "-o", "merge.tailor"]) == 3
     assert (folder / "merge.tailor").read_text() == "precious"
-    help_ = "--force replaces it (in Python, force=True)"
+    help_ = "--force replaces it"
     said = f"error[C301]: exists already\n --> merge.tailor\n  = help: {help_}\n"
     assert capsys.readouterr().err == said  # no notes before it
     assert run(["import", "merge.yml", "-o", "merge.tailor", "--force"]) == 0

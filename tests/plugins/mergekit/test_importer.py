@@ -412,7 +412,7 @@ def test_a_method_without_its_base_model_is_refused_at_its_line(method: str) -> 
     for layers in (6, None):
         error = refused(text, layers)
         assert (error.line, error.place) == (2, "merge_method")
-        assert error.message == f"'{method}' needs a base_model, in mergekit too"
+        assert error.message == f"'{method}' needs a base_model, also in mergekit"
         assert error.help.endswith("its two sources" if two else "were trained from")
 
 
@@ -489,7 +489,7 @@ def test_a_faulty_file_is_refused_with_its_key_and_line(
 
 @pytest.mark.parametrize(
     ("span", "said"),
-    [("[3, 2]", "holds no layer"), ("[-1, 2]", "is negative"), ("[0, 9]", "the base has 6 layers"),
+    [("[3, 2]", "contains no layer"), ("[-1, 2]", "is negative"), ("[0, 9]", "the base has 6 layers"),
      ("[0]", "two whole numbers"), ("[0, 1.5]", "two whole numbers"), ("4", "expected a list")],
 )  # fmt: skip
 def test_a_faulty_range_is_refused(span: str, said: str) -> None:
@@ -591,13 +591,13 @@ merge_method: passthrough
 def test_a_range_beyond_the_base_is_found() -> None:
     beyond = refused(RANGES.replace("MODEL", "a/base+x/lora"))
     assert (beyond.line, beyond.place) == (3, "slices[1].sources[0].layer_range")
-    assert beyond.message == "the base has 6 layers, and the range ends at 9"
+    assert beyond.message == "the base has 6 layers, but the range ends at 9"
     text = RANGES.replace("MODEL", "b/two")
     assert "file.yml:3: slices[1].sources[0].layer_range: the base has 6 layers" in notes_of(text)
     assert "--model two=FOLDER" in refused(text, strict=True).message
     folders = {"base": folder_of(6), "two": folder_of(8, "eight")}
     error = refused(text, models=folders)
-    assert error.message == "'b/two' has 8 layers, and the range ends at 9"
+    assert error.message == "'b/two' has 8 layers, but the range ends at 9"
     deeper = read(text, models=folders | {"two": folder_of(12, "twelve")}, strict=True)
     assert "L2..L8 two" in gptailor.format(deeper[0])
     assert "layer_range" not in str(deeper[1])
@@ -615,7 +615,7 @@ def test_the_base_is_followed_through_stages() -> None:
 def test_a_range_beyond_a_stage_is_found() -> None:
     stage = "name: mix\nmerge_method: linear\nmodels: [{model: a/base}, {model: b/two}]\n"
     text = f"{stage}parameters: {{weight: 1}}\n---\n{RANGES.replace('MODEL', 'mix')}"
-    assert refused(text).message == "'mix' has 6 layers, and the range ends at 9"
+    assert refused(text).message == "'mix' has 6 layers, but the range ends at 9"
 
 
 def test_notes_stand_in_order_of_their_lines() -> None:
@@ -803,7 +803,7 @@ def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> 
     text = "models: [{model: ./math}]\nmerge_method: linear\nparameters: {weight: 1}"
     plan, _ = from_mergekit(text, "file.yml", root=family)
     assert gptailor.check(plan, {"base": family / "math"}) == []
-    with pytest.raises(ConversionError, match="the base has 6 layers, and not 4"):
+    with pytest.raises(ConversionError, match="expected 6 layers of the base, got 4"):
         from_mergekit(text, "file.yml", 4, root=family)
 
 
@@ -1006,10 +1006,10 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
     ("old", "new", "said"),
     [
         ("{model: b/two}\n", "{model: second}\n", "is made of itself"),
-        ("name: second", "name: first", "two documents have one 'name'"),
+        ("name: second", "name: first", "two documents have the same 'name'"),
         ("base_model: first", "base_model: first@v1", "file.yml:10: base_model: 'first' is made"),
         ("name: second\n", "", "two documents have no 'name'"),
-        ("base_model: first", "base_model: b/two", "'first' is a model by itself"),
+        ("base_model: first", "base_model: b/two", "'first' is a model, not a plan"),
         ("{t: 0.25}", "{t: [0, 1]}", "isn't made by one recipe for everything"),
         ("a/base\nmodels:\n- {model: second", "first\nmodels:\n- {model: second",
          "a plan has one base, 'a/base'"),

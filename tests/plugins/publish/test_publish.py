@@ -158,7 +158,7 @@ def test_an_upload_has_no_paths_of_the_machine_and_verifies(desk: Desk, folders:
     assert [locked[name]["source"] for name in ("base", "math")] == ["org/base", "./base"]
     texts = [content for name, content in files.items() if not name.endswith(".safetensors")]
     assert not [text for text in texts if b"../" in text or bytes(desk.folder) in text]
-    note = "note: plan.tailor is uploaded without paths of this machine: "
+    note = "note: plan.tailor is uploaded without this machine's paths: "
     assert f"{note}model 'base' is org/base and 'math' is ./base there" in done.err
     for name, content in files.items():
         (desk.folder / "got" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +309,7 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", "--upload", HF_TOKEN=token)
     assert (done.code, published(desk)) == (3, {})
-    refused = "can't be written: the Hub expects a token with the right to write"
+    refused = "can't be written: the Hub needs a token with write access"
     assert f"error[C501]: {refused}" in done.err
     assert "Traceback" not in done.err
 
@@ -318,7 +318,7 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
     ("words", "message"),
     [
         (("out", "me/model", "--base-model", "no id"), "error[C501]: expected an id of the Hub"),
-        (("out", "model"), "error[C501]: expected an id of the Hub such as ORG/NAME"),
+        (("out", "model"), "error[C501]: expected a Hub id such as ORG/NAME"),
         (("nowhere", "me/model"), "error[C101]: expected a folder that 'gptailor compile' wrote"),
         (("out/model.safetensors", "me/model"), "'hf upload ORG/NAME model.safetensors' uploads"),
     ],

@@ -138,8 +138,8 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": [0.5, 0.5]}, "P311"),
         ({"a": {"w": W}}, {"by": "ties"}, "'ties' needs the base's tensors"),
         ({"a": {"w": W}, "b": {"w": W}}, {"weights": [1, 2, 3]}, "P311"),
-        ({"a": {"w": W}, "b": W}, {}, "'b' has the type Tensor, and 'a' a state dict"),
-        ({"a": W}, {"base": {"w": W}}, "'base' has the type dict, and 'a' one tensor"),
+        ({"a": {"w": W}, "b": W}, {}, "'b' has the type Tensor, but 'a' has a state dict"),
+        ({"a": W}, {"base": {"w": W}}, "'base' has the type dict, but 'a' has one tensor"),
         ({"a": {"w": W}}, {"name": "w"}, "'name' is for single tensors"),
         ({"a": {"w": W, "v": W, "u": W}, "b": {"w": W}}, {}, "'b' has no tensor 'v' and 1 more"),
         ({"a": {"w": W}, "b": {"w": W, "v": W}}, {}, "'a' has no tensor 'v', which 'b' has"),
@@ -152,14 +152,14 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({"a": {"w": W}}, {"weights": {1.0}}, "'weights': expected a number or a list of numbers"),
         ({"a": {"w": W}}, {"weights": b"a"}, "'weights': expected a number or a list of numbers"),
         ({"a": W.int(), "b": 2 * W.int()}, {}, "the tensor is int32, which can't be merged"),
-        ({"a": W, "b": W.t()}, {}, "the shape of the tensor is [3, 2] in 'b', and [2, 3] in 'a'"),
+        ({"a": W, "b": W.t()}, {}, "the shape of the tensor is [3, 2] in 'b', but [2, 3] in 'a'"),
         *(
             pytest.param(sources, {}, said, marks=WRONG_TYPES)
             for sources, said in (
                 ({"a": {"w": "x"}}, "'w' of 'a': expected a tensor of torch, got str"),
                 ({"a": {"w": W.numpy()}}, "got ndarray; torch.as_tensor makes one"),
                 ({"a": W.numpy(), "b": W}, "the tensor of 'a': expected a tensor of torch, got nd"),
-                ({"a": {"w": W}, "b": W.numpy()}, "'b' has the type ndarray, and 'a' a state"),
+                ({"a": {"w": W}, "b": W.numpy()}, "'b' has the type ndarray, but 'a' has a state"),
                 ({"a": torch.nn.Linear(2, 2)}, "the tensor of 'a': expected a tensor of torch, go"),
             )
         ),

@@ -315,9 +315,9 @@ def test_prompts_stand_in_the_teachers_chat_template(folder: Path) -> None:
     ("rows", "tokens", "code", "message"),
     [
         ([{"messages": [{"role": "user", "content": "ab"}]}], 24, "C812",
-         "rows of 'messages' need a chat template, and 'base' has none"),
+         "rows of 'messages' need a chat template, but 'base' has no chat template"),
         ([{"messages": [{"role": "assistant", "content": "ab"}]}], 24, "C804",
-         "'messages' has an answer and no question"),
+         "'messages' has an answer without a question"),
         ([{"question": "ab"}], 24, "C804", "the row has no 'text'"),
         ([{"prompt": "abc"}] * 32, 1, "C813",
          "all 32 first answers to these prompts are cut at 1 tokens"),

@@ -238,7 +238,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
     child = preloaded.start(script, tmp_path, cwd=tmp_path)
     output, errors = child.communicate()
     assert child.returncode == 0, errors
-    kept = "all trials before are kept, and the same command goes on"
+    kept = "all earlier trials are kept; run the same command to continue"
     assert output == f"C303; cannot be written: File too large; {kept}\n"
     study = study_of(tmp_path)
     assert [*map(content, study.trials)] == [content(trial(chosen))]
@@ -274,7 +274,7 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
         ({"objectives": ["maximize c"] * 2}, "its objectives were 'minimize nll' too"),
         ({"objectives": ["maximize c", "minimize nll"]}, "its objectives were in another order"),
         ({"seed": 4, "race": False}, "seed was '0', and now '4'; its races were 'on', and now 'o"),
-        ({"trials": 39}, "it was begun with 40 trials, and now is to have fewer"),
+        ({"trials": 39}, "it began with 40 trials, now fewer"),
     ],
 )
 def test_what_differs_is_refused_in_words(changes: dict[str, Any], said: str) -> None:

@@ -254,7 +254,7 @@ def say(writer: Any, key: str, value: Any) -> None:
 
 
 def is_computed_alike(arch: str, file: Path, tmp_path: Path) -> None:
-    """Assert that llama.cpp computes the same from a file as transformers after reading it."""
+    """Assert that llama.cpp uses the same from a file as transformers after reading it."""
     plan = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n', folder=tmp_path)
     folder = gptailor.compile(plan, tmp_path / "out").folder
     config = AutoConfig.from_pretrained(folder)

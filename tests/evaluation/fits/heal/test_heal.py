@@ -374,7 +374,7 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     said_so = f"{beside + least - 1:,} bytes can't hold the healing: its trained weights"
     assert caught.value.message.startswith(said_so)
     assert f"take {beside:,}, and its largest layer and its ends {least:,}" in caught.value.message
-    assert caught.value.help == f"rank 7 is the largest that fits, or give {beside + least:,} bytes"
+    assert caught.value.help == f"use at most rank 7, or give {beside + least:,} bytes"
     seven = said(folder, SHORT.replace("rank 4", "rank 7"))
     assert started(seven, beside + least - 1)["layers"] == 3
     with pytest.raises(HealError, match="no rank fits"):

@@ -39,7 +39,7 @@ SAMPLED = {
 """Of mixtures of experts and hybrids."""
 KINDS = sorted((set(CONFIGURATIONS) - set(MIXED)) | SAMPLED)
 DROPS = {"diffllama": "drop L4..L5", "nemotron_h": "drop L0"}
-REFUSED = {"sarvam_moe": "transformers computes with it in other pieces"}
+REFUSED = {"sarvam_moe": "transformers computes with it in a different form"}
 WHOLE = ["apertus", "exaone", "gemma4_text", "gpt2", "gpt_oss", "llama", "mamba"]
 NARROW = ["bloom", "exaone", "gemma2", "gpt2", "llama", "nemotron", "olmo"]
 
