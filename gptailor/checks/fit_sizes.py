@@ -156,7 +156,7 @@ def layers_size(checked: Checked, word: str) -> int | Refusal:
                 continue
             first = first or (name, count)
             if count != first[1]:
-                return Refusal(f"{first[0]} has {first[1]:,} {cut.noun}, and {name} has {count:,}")
+                return Refusal(f"{first[0]} has {first[1]:,} {cut.noun}, but {name} has {count:,}")
     if first is None:
         return Refusal(f"the models have no {cut.noun}")
     changed = cut.resized(base.layout, base.config, first[1], first[1])

@@ -163,7 +163,7 @@ def layout_by(family: Family, config: Config, names: Collection[str]) -> Layout 
         )
     what = f"(model type '{read.model_type}')"
     if (why := _unlike_file(read, names, family)) is not None:
-        return Refusal(f"{why}, but its family file declares {what}")
+        return Refusal(f"{why}, which its family file declares {what}")
     if family.proof is not None:
         return read
     for name in sorted({*names} - read.predicting):

@@ -175,7 +175,7 @@ class _Vocabulary:
             parts_text = json.dumps(parts, ensure_ascii=False)[:160]
             names = ", ".join(_PRE.values())
             self.refuse(
-                f"llama.cpp has no name for its pre-tokenizer: {parts_text}",
+                f"has a pre-tokenizer without a name in llama.cpp: {parts_text}",
                 f"llama.cpp's names are {names}",
             )
         return name

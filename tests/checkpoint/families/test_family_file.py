@@ -38,7 +38,7 @@ def test_a_list_moves_with_its_layers_and_keeps_its_words() -> None:
     assert moved(key, {"key": None}, [0, 1]) == ["mamba", "mamba"]
     with pytest.raises(RuleError, match="'key' is missing, but the model has 3 layers"):
         moved(key, {}, [0], count=3)
-    with pytest.raises(RuleError, match="'key' of L0 is 'conv', and its family was proven with"):
+    with pytest.raises(RuleError, match="'key' of L0 is 'conv', but its family was proven with"):
         moved(key, {"key": ["conv", "mamba"]}, [0], count=2)
     untried = Listed(tried=())
     with pytest.raises(RuleError, match="'key' of L0 is 'mamba'"):
@@ -59,7 +59,7 @@ def test_a_number_of_first_layers_is_counted_again() -> None:
     key = First(part="mlp", absent=(1,))
     assert moved(key, {"key": 2}, [1, 2, 3]) == 1
     assert moved(key, {"key": None}, [2, 3]) == 0
-    with pytest.raises(RuleError, match="and a special layer would be L1, after the plain L0"):
+    with pytest.raises(RuleError, match="but a special layer would be L1, after the plain L0"):
         moved(key, {"key": 2}, [2, 0])
     for absent in (None, ()):
         with pytest.raises(RuleError, match="'key' is None, expected an integer of at least 0"):
@@ -160,17 +160,17 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
         (
             {"proof": None, "head": ["nope.weight"]},
             "M204",
-            "no tensor 'nope.weight' of 'head', and",
+            "no tensor 'nope.weight' of 'head', which",
         ),
         (
             {"proof": None, "norm": ["norm.wait"]},
             "M204",
-            "no tensor 'model.norm.wait' of 'norm', and",
+            "no tensor 'model.norm.wait' of 'norm', which",
         ),
         (
             {"proof": None, "embed": ["wte.weight"]},
             "M204",
-            "no tensor 'model.wte.weight' of 'embed', and",
+            "no tensor 'model.wte.weight' of 'embed', which",
         ),
         (
             {"proof": None, "head": []},
@@ -178,7 +178,11 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
             "'lm_head.weight' has no place: name it under 'embed'",
         ),
         ({"proof": None, "norm": []}, "M204", "'model.norm.weight' has no place"),
-        ({"proof": None, "base": "modle."}, "M204", "begins with 'modle.layers.', as 'base'"),
+        (
+            {"proof": None, "base": "modle."},
+            "M204",
+            "begins with 'modle.layers.', the family file's 'base'",
+        ),
         ({"norm": ["norm.weight"] * 2}, "C111", "'model.norm.weight' has two roles"),
         ({"norm": ["embed_tokens.weight"]}, "C111", "'model.embed_tokens.weight' has two roles"),
         ({"embed": ["layers.0.mlp.up_proj.weight"]}, "C111", "mlp.up_proj.weight' has two roles"),
@@ -202,7 +206,7 @@ def test_a_family_file_of_a_stranger_is_one_fault(
     for fault in faults:
         assert said in fault.message
         assert str(file) in f"{fault.message} {fault.help}" or code in {"M301", "M204"}
-        assert code != "C111" or "'gptailor schema --family' prints the form" in fault.help
+        assert code != "C111" or "'gptailor schema --family' prints its form" in fault.help
         assert fault.message.isprintable()
         assert len(fault.message) < 600
     if code not in {None, "M301"}:
@@ -331,7 +335,7 @@ def test_a_key_that_no_model_has_is_named(family: Path, tmp_path: Path) -> None:
     names |= {"epz": None, "num_key_value_heads": None, "epsilons": 1e-6}
     file = write_signed(tmp_path / "f.family.json", config, proof=None, agree=names)
     said = [fault.message for fault in two_models(family, file)]
-    assert "no model has 'epz' ('agree' in its family file)" in said
+    assert f"no model has the key 'epz' under 'agree' in the family file {file}" in said
     assert len(said) == 2
     why = {"epz": "A model without it has the usual one."}
     file = write_signed(tmp_path / "f.family.json", config, proof=None, agree=names, why=why)

@@ -147,7 +147,7 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of({"model_type": "llama", "num_hidden_layers": "4"}, names()),
-            "expected a positive integer for 'num_hidden_layers', got '4' (model type 'llama')",
+            "expected a positive integer for 'num_hidden_layers', got \"4\" (model type 'llama')",
         ),
         (
             lambda: layout_of(config(layers=5), names(4)),
@@ -156,7 +156,7 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of(config(), names(5)),
-            "there is a tensor 'model.layers.4.input_layernorm.weight', and the configuration has "
+            "there is a tensor 'model.layers.4.input_layernorm.weight', but the configuration has "
             "4 layers (model type 'llama')",
         ),
         (
@@ -199,7 +199,7 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of(config("qwen2", layer_types=[FULL] * 3), names()),
-            "'layer_types' has 3 entries, but the model has has 4 layers (model type 'qwen2')",
+            "'layer_types' has 3 entries, but the model has 4 layers (model type 'qwen2')",
         ),
         (
             lambda: layout_of(config("qwen2", layer_types=FULL), names()),
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_can_t_be_cut_says_why(found: Any, message: str) -> No
 def test_an_architecture_like_llama_gets_a_cautious_layout() -> None:
     found = layout("newllama", architectures=["A"] * 4, eos_token_id=[1, 2, 3, 4])
     assert found.notice == (
-        "model type 'newllama' is unknown; its layers are taken to be like Llama's"
+        "model type 'newllama' is unknown; gptailor treats its layers like Llama's"
     )
     assert (
         found.no_scale == found.no_bridge == ("the arithmetic of model type 'newllama' is unknown")
@@ -338,7 +338,7 @@ def refusal(out: dict[str, Any] | Refusal) -> str:
 
 def test_a_dense_layer_after_a_sparse_one() -> None:
     assert refusal(moved("deepseek_v3", (0, 2, 1), first_k_dense_replace=2)) == (
-        "'first_k_dense_replace' makes the first layers dense and all others sparse, and a dense "
+        "'first_k_dense_replace' makes the first layers dense and all others sparse, but a dense "
         "layer would be L2, after the sparse L1"
     )
 
@@ -354,7 +354,7 @@ def test_a_layer_that_computes_with_its_number() -> None:
         "'scale_attn_by_inverse_layer_idx' divides by a layer's own number, and L2 would be L1"
     )
     plain = {**base, "scale_attn_by_inverse_layer_idx": False}
-    assert "L0's own model has it unset" in refusal(
+    assert "the model of L0 has it unset" in refusal(
         moved_config(found, base, layer_entries(found, plain))
     )
 
@@ -388,9 +388,7 @@ def test_the_base_s_configuration_is_left_as_it_is() -> None:
 
 
 def test_entries_of_a_configuration_with_other_layers_are_an_error() -> None:
-    with pytest.raises(
-        ValueError, match="'layer_types' has 3 entries, but the model has has 4 layers"
-    ):
+    with pytest.raises(ValueError, match="'layer_types' has 3 entries, but the model has 4 layers"):
         layer_entries(layout("gemma2"), config("gemma2", layer_types=[FULL] * 3))
 
 

@@ -309,7 +309,7 @@ def test_keys_beside_text_config_change_with_it(made: Any) -> None:
     assert {k for k in both if both[k] != changed[k]} == {
         "num_hidden_layers", "layer_types", "text_config",
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"'num_hidden_layers' is 9, but  in 'text_config'6"):
+    with pytest.raises(ValueError, match=r"'num_hidden_layers' is 9, but 6 in 'text_config'"):
         with_text({**both, "num_hidden_layers": 9}, text)
 
 

@@ -260,7 +260,7 @@ BAD: list[tuple[str, Change, str]] = [
         "gptailor can't read sparse weights",
     ),
     ("compressed-int8-zeros", without("m.weight_zero_point"), "'m.weight' has no zero points"),
-    ("compressed-int8-zeros", shaped("m.weight_zero_point", 32, 4), "should have [32, 8]"),
+    ("compressed-int8-zeros", shaped("m.weight_zero_point", 32, 4), "expected [32, 8]"),
     (
         "compressed-int8-zeros",
         weights_with(group_size=24),
@@ -273,7 +273,7 @@ BAD: list[tuple[str, Change, str]] = [
         "'m.weight_shape' is [1, 1], but it has 32 rows",
     ),
     ("compressed-int4", weights_with(num_bits=3), "its quantisation is to 'int' of 3 bits"),
-    ("compressed-int4", weights_with(num_bits=8), "numbers of 8 bits take another number"),
+    ("compressed-int4", weights_with(num_bits=8), "doesn't match 64 numbers of 8 bits"),
     ("gptq", without("m.scales"), "'m.weight' is quantised, but 'm.scales' is missing"),
     ("gptq", without("m.g_idx"), "has no 'g_idx', which"),
     (
@@ -298,14 +298,14 @@ BAD: list[tuple[str, Change, str]] = [
     (
         "gptq",
         lambda _, tensors: tensors["m.qzeros"].fill_(-1),
-        "writers of GPTQ interpret differently",
+        "can't be read reliably",
     ),
     ("awq", with_(version="gemv"), "'version' of its quantisation is 'gemv'"),
     ("awq", with_(group_size=64), "'m.scales' has the shape [8, 32], expected [1, 32]"),
     (
         "awq",
         lambda _, tensors: tensors.update({"act.scales": torch.ones(3)}),
-        "'act.scales' is present, and its quantised weight",
+        "'act.scales' has no quantised weight",
     ),
     ("bitsandbytes-nf4", without("m.weight.absmax"), "'m.weight.absmax' is missing"),
     (
@@ -345,7 +345,7 @@ BAD: list[tuple[str, Change, str]] = [
         (
             "compressed-int8",
             with_(config_groups={"group_0": {"targets": [target], "weights": {}}}),
-            "could be matched for ever",
+            "quick to match",
         )
         for target in ("re:(.*)*x", "re:((((.*)*)*)*)*$y")
     ),
@@ -384,6 +384,6 @@ def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
     (fault,) = gptailor.check(plan)
     assert (fault.code, fault.at) == ("M213", ("models", "base", "source"))
     name = "'model.layers.1.mlp.up_proj.weight'"
-    assert fault.message.startswith(f"'base': {name} is quantised, and ")
+    assert fault.message.startswith(f"'base': {name} is quantised, but ")
     moved = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)
     assert gptailor.check(moved) == []

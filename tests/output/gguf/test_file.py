@@ -850,7 +850,7 @@ def test_what_a_dead_run_left_is_removed(here: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "config", "said"),
     [
-        ("phi3", SIZES, "no map to GGUF for the model type 'phi3'"),
+        ("phi3", SIZES, "can't write the model type 'phi3' as GGUF"),
         ("llama", {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
         ("qwen3", {"attention_bias": True}, "no place for the tensor 'model.layers.0.self_attn"),
         ("gemma2", {"query_pre_attn_scalar": 16}, "divides attention by the root of 32"),
@@ -941,15 +941,15 @@ AT_A_STRING = {
 @pytest.mark.parametrize(
     ("pieces", "change", "said"),
     [
-        (False, lambda t: t["model"].update(ignore_merges=True), "no name in llama.cpp"),
+        (False, lambda t: t["model"].update(ignore_merges=True), "without a name in llama.cpp"),
         (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
-                                                  "trim_offsets": True}), "no name in llama.cpp"),
-        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "no name in llama.cpp"),
+                                                  "trim_offsets": True}), "without a name in llama.cpp"),
+        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "without a name in llama.cpp"),
         (False, lambda t: t.update(normalizer={"type": "Lowercase"}), "by 'Lowercase'"),
         (False, lambda t: t["added_tokens"][0].update(lstrip=True), "'lstrip' for its token"),
         (True, lambda t: t["model"]["merges"].pop(), "which llama.cpp would"),
         (True, lambda t: later(t["model"]["merges"]), "two merges"),
-        (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces in a way"),
+        (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces differently"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
@@ -961,7 +961,7 @@ def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(here: Path) -> None:
     write_byte_level(here / "base", size=400)
-    assert "has a token of the number 399" in str(refused("C306", lambda: compiled(here)))
+    assert "has a token with the number 399" in str(refused("C306", lambda: compiled(here)))
 
 
 def test_a_tokenizer_of_words_is_refused(here: Path) -> None:
@@ -1039,7 +1039,7 @@ def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, ki
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"pad_token_id": 2**40}, "padding_token_id': expected a number of 32 bits"),
+        ({"pad_token_id": 2**40}, "padding_token_id': expected a number of at most 32 bits"),
         ({"num_key_value_heads": 10**400}, "'num_key_value_heads' is too large"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "x"}}, "'factor' is 'x', expected"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 1e39}}, "'factor' is 1e+39"),
@@ -1073,7 +1073,7 @@ def test_a_setting_without_room_in_the_file_is_refused(
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
-    for name, said in (("q2_k", "'q2_k'; llama-quantize makes"), ("iq2_xxs", "; llama-quantize"),
+    for name, said in (("q2_k", "'q2_k'; make it from an f16 file with llama-quantize"), ("iq2_xxs", "; make it from an f16 file"),
                        ("tq1_0", "trained for it"), ("q9", "'q9'$"),
                        ("Q4_KM", "did you mean 'q4_k_m'"), ("q80", "'q8_0'")):  # fmt: skip
         with pytest.raises(
@@ -1207,9 +1207,9 @@ def test_the_command_refuses_what_does_not_go_together(
     assert cli.run(["compile", "p.tailor", "-o", "out", "--quantize", "q8_0"]) == 2
     assert "--quantize needs an output NAME.gguf" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--gguf", "q8_0"]) == 2
-    assert "--gguf is for an output folder" in capsys.readouterr().err
+    assert "--gguf needs an output folder" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q2_k"]) == 2
-    assert "llama-quantize makes this type of an f16 file" in capsys.readouterr().err
+    assert "make it from an f16 file with llama-quantize" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 
 
@@ -1236,7 +1236,7 @@ def test_a_dry_run_knows_the_size_with_the_lock(
         size = int(notes.partition(missed)[2].partition(" bytes\n")[0].replace(",", ""))
         assert f"{size:,} bytes" in said
         assert f"note: its size contains the lock, {size - bare:,} bytes" in notes
-        assert "a file is smaller without --lock" in notes
+        assert "the file is smaller without --lock" in notes
     assert (here / "out-Q8_0.gguf").stat().st_size == size
 
 

@@ -232,7 +232,7 @@ def test_the_command_says_the_errors_and_what_was_left_out(
         torch.bfloat16
     }
     assert run([*command, str(family / "math" / "in"), "--force"]) == 3
-    assert "lies within the source" in capsys.readouterr().err
+    assert "is inside the source" in capsys.readouterr().err
 
 
 def test_random_projections_come_near_the_best_and_repeat() -> None:

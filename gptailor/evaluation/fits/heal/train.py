@@ -466,7 +466,7 @@ class Training:
         if not self.done:
             raise NotFiniteError("the loss is not finite before the first step")
         message = f"'heal' diverges: the loss is not finite at step {self.done} of {self.steps}"
-        help_ = "use a lower rank or other text"
+        help_ = "nothing was written; use a lower rank or other text"
         raise HealError("C809", message, help_)
 
     def _evaluate(self, loss: float) -> None:
