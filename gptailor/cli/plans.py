@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING
@@ -86,15 +87,29 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
 
 
 def _search_words(plan: "Plan") -> str:
-    """Return the trials of a plan's search block, and how cuts are scored: `, 9 trials: cuts bare`.
+    """Return the trials of a plan's search block, and how they score plans.
 
-    Either may be missing.
+    Either may be missing. `, 9 trials: cuts without repair` is an example.
     """
     from gptailor.searching.space.roles import search_stages
 
     asked = None if plan.search is None else plan.search.trials
     trials = "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
-    return f"{trials}: {stages}" if (stages := search_stages(plan)) else trials
+    words = f"{trials}: {stages}" if (stages := search_stages(plan)) else trials
+    return words + _few_trials(plan)
+
+
+def _few_trials(plan: "Plan") -> str:
+    """Return a warning if a plan's search block leaves the strategy no trial, else ''."""
+    from gptailor.cli.search_view import no_strategy
+    from gptailor.searching.run.schedule import Budget
+    from gptailor.searching.settings import Flags, settings
+    from gptailor.searching.space.roles import separates
+
+    if plan.search is None or not plan.search.objectives:
+        return ""
+    budget = replace(Budget.of(settings(plan, Flags()), 1), separate=separates(plan))
+    return f"\nnote: {few}" if (few := no_strategy(budget)) else ""
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")

@@ -40,7 +40,8 @@ REFUSED = [
     ('expect nll("t") <= 1.1 * bace', "P106", "did you mean 'base'?"),
     ('expect nll(0.1..0.3) <= 1', "P605", "an objective can't contain choices or curves"),
     ('expect nll("t") <= 0.1..0.3', "S101", "expected"),
-    ('expect nll("t") <= 1; expect nll("./t") <= 1.0', "P607", "the expectation 'nll' is given twice"),
+    ('expect nll("t") <= 1; expect nll("./t") <= 1.0', "P607",
+     "the expectation 'nll' is given twice"),
     ('search { require nll("t") < 1 }', "S101", "write '<=' or '>=' before the bound"),
 ]  # fmt: skip
 

@@ -295,8 +295,8 @@ def test_each_way_to_differ_is_named() -> None:
     read = Measurement(facts={"inputs": {("m", "b"): Fact((None, None), path=Path("/m/b"))}})
     differing = lock_differences(Measurement.of(locked), read)
     assert [one.message for one in differing] == [
-        "'a' of model 'm' is in the lock, and is not read",
-        "'b' is read from model 'm', and isn't in the lock",
+        "'a' of model 'm' is in the lock, but isn't used",
+        "'b' of model 'm' is used, but isn't in the lock",
     ]
 
 

@@ -211,11 +211,11 @@ def _method(slots: Sequence[Slot], rows: Sequence[_PartRecipes]) -> MergekitMeth
         (m for m in MERGEKIT_METHODS.values() if m.here == name and m.write is not None), None
     )
     if method is None:
-        raise ConversionError(
-            f"mergekit has no '{name}' that gives the same tensors",
-            place=dotted(places[name]),
-            help=_HOW_TO_USE,
-        )
+        differs = next((m.differs for m in MERGEKIT_METHODS.values() if m.here == name), "")
+        message = f"mergekit has no method '{name}'"
+        if differs:
+            message = f"mergekit can't reproduce '{name}': {differs}"
+        raise ConversionError(message, place=dotted(places[name]), help=_HOW_TO_USE)
     return method
 
 

@@ -610,8 +610,8 @@ _RESCALED = {**_TASK, "rescale": True}
 _TASK_VECTORS = (_read_task_vectors, _write_task_vectors)
 _DRAWN = (_read_task_vectors, None)
 _QUARTILES = (
-    "mergekit computes divergences in float32, where rounding rules them, and draws a million "
-    "entries for the quartiles: near the threshold gptailor chooses otherwise"
+    "mergekit computes divergences in float32, with rounding errors, and samples a million "
+    "entries for the quartiles, so it chooses other entries near the threshold"
 )
 _ON_A_LINE = "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc"
 _COUNTS = (
@@ -619,7 +619,7 @@ _COUNTS = (
     "equal entries all or nothing; where task vectors cancel exactly mergekit's elected sign is +, "
     "and gptailor keeps the base's entry"
 )
-_DRAWS = "other entries are dropped: gptailor's draws follow a seed, mergekit's don't"
+_DRAWS = "mergekit drops other entries in each run, gptailor always those of its seed"
 _NEGATIVE = (
     "where the task vectors' mean cosine is negative mergekit steps away from all sources, "
     "gptailor stays at the base"

@@ -109,6 +109,11 @@ class Budget:
         return max((1 - _STRATEGY) * self.trials - others, 1.0)
 
     @property
+    def left(self) -> float:
+        """The least evaluations that are left for the strategy; 0 without any."""
+        return max(self.trials - self.measured - self.starts - self.random - self.kept, 0.0)
+
+    @property
     def asked_recipes(self) -> float:
         """The most that recipes cost which a strategy asks for."""
         return _ASKED_RECIPES * self.trials if self.separate else 0.0

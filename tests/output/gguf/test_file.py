@@ -943,7 +943,8 @@ AT_A_STRING = {
     [
         (False, lambda t: t["model"].update(ignore_merges=True), "without a name in llama.cpp"),
         (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
-                                                  "trim_offsets": True}), "without a name in llama.cpp"),
+                                                  "trim_offsets": True}),
+         "without a name in llama.cpp"),
         (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "without a name in llama.cpp"),
         (False, lambda t: t.update(normalizer={"type": "Lowercase"}), "by 'Lowercase'"),
         (False, lambda t: t["added_tokens"][0].update(lstrip=True), "'lstrip' for its token"),
@@ -1073,7 +1074,8 @@ def test_a_setting_without_room_in_the_file_is_refused(
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
-    for name, said in (("q2_k", "'q2_k'; make it from an f16 file with llama-quantize"), ("iq2_xxs", "; make it from an f16 file"),
+    for name, said in (("q2_k", "'q2_k'; make it from an f16 file with llama-quantize"),
+                       ("iq2_xxs", "; make it from an f16 file"),
                        ("tq1_0", "trained for it"), ("q9", "'q9'$"),
                        ("Q4_KM", "did you mean 'q4_k_m'"), ("q80", "'q8_0'")):  # fmt: skip
         with pytest.raises(

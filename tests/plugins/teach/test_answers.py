@@ -365,7 +365,7 @@ def test_a_teacher_with_nan_is_refused_before_anything_is_learned(folder: Path) 
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(Exception, match="holds NaN") as caught:
+    with pytest.raises(Exception, match="contains NaN") as caught:
         heal(said(folder, HEAL), on_event=told.append)
     assert "its teacher's predictions are NaN" in str(caught.value)
     assert {event.what for event in told if isinstance(event, Progress)} == {"answering"}
