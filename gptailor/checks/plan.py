@@ -21,6 +21,7 @@ from gptailor.plan.faults import (
     joined_faults,
     listed,
     locate,
+    nearest,
 )
 from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.model_dependencies import depths, needed
@@ -281,7 +282,7 @@ def _a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
 def _the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a dtype that checkpoints can't have."""
     if plan.dtype is not None and plan.dtype not in DTYPES:
-        help_ = f"the dtypes are {listed(DTYPES)}"
+        help_ = nearest(plan.dtype, DTYPES) or f"the dtypes are {listed(DTYPES)}"
         yield Fault("P403", f"there is no dtype '{plan.dtype}' for an output", ("dtype",), help_)
 
 

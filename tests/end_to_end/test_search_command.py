@@ -326,7 +326,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             'must match exactly one objective of: 1 nll("',
         ),
         ("space.tailor", ["--prefer", "2"], 1, "must match exactly one"),
-        ("space.tailor", ["--bridge", "each"], 1, "(in Python, Flags(bridge=…)) needs a plan"),
+        ("space.tailor", ["--bridge", "each"], 1, "--bridge needs a plan"),
         (
             "space.tailor",
             ["--finalists", "2"],

@@ -79,9 +79,9 @@ def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "raw", "message"),
     [
-        ("run.json", None, "holds no search"),
+        ("run.json", None, "is not the folder of a search"),
         ("run.json", b"{", "is damaged: expected JSON"),
-        ("journal.jsonl", None, "has no journal.jsonl"),
+        ("journal.jsonl", None, "has no trials in journal.jsonl"),
         ("journal.jsonl", b"", "has no trials in journal.jsonl yet"),
         ("journal.jsonl", b"[]\n", "line 1 of the journal is damaged"),
     ],
@@ -135,7 +135,7 @@ def test_requirements_count_for_the_front_and_the_best_plan(tmp_path: Path) -> N
     ("name", "note", "message"),
     [
         ("result", RESULT.model_copy(update={"held": (8, 8)}), "2 scores of held-out samples"),
-        ("handed", HandedNote(best=99, curve=()), "names trial 99, and has only"),
+        ("handed", HandedNote(best=99, curve=()), "names trial 99, but has only"),
     ],
 )
 def test_a_result_of_other_trials_is_refused(

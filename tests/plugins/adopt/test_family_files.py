@@ -287,7 +287,7 @@ def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
         ("[]", "is not a JSON object"),
         ("{}", "invalid family file: 'name': field required"),
         ('{"name": "x", "model_types": ["../../x"]}', "'model_types.0': string should match"),
-        ('{"version": 9}', "expected a family file of version , got version 9"),
+        ('{"version": 9}', "expected a family file of version 1, got version 9"),
     ],
 )
 def test_a_file_that_is_none_is_named(here: Path, said: Said, text: str, message: str) -> None:

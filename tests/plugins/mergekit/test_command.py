@@ -103,7 +103,7 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert run(["import", "hub.yml", "--base", "known"]) == 0
     said = capsys.readouterr()
     assert "head from y" in said.out
-    assert "note: hub.yml:3: lamda: mergekit knows no key 'lamda'" in said.err
+    assert "note: hub.yml:3: lamda: mergekit ignores the unknown key 'lamda'" in said.err
     assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
     assert "hub.yml:3: lamda" in capsys.readouterr().err
     (folder / "hub.yml").write_text((folder / "hub.yml").read_text() + "mu: 1\n")
