@@ -325,7 +325,7 @@ def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: 
         opened(tmp_path, begun=True)
     assert (caught.value.code, caught.value.path) == ("C903", tmp_path / JOURNAL)
     assert "run.json" in caught.value.message
-    assert "another RUN" in caught.value.help
+    assert "another folder" in caught.value.help
 
 
 def test_a_search_whose_record_is_lost_is_not_begun_anew(
