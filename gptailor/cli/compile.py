@@ -296,7 +296,7 @@ def _say_update(result: "CompileResult", *, before: bool = False) -> None:
     computed, copied = bytes_in_words(update.computed), bytes_in_words(update.copied)
     if update.whole:
         would = "would be written" if before else "written"
-        options.say_sentences(f"{result.folder.name}: {would} anew{nothing}")
+        options.say_sentences(f"{result.folder.name}: {would} again{nothing}")
     elif before:
         options.say_sentences(f"would compute {computed} and copy {copied}{nothing}")
     else:

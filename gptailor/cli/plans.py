@@ -101,7 +101,6 @@ def _search_words(plan: "Plan") -> str:
 
 def _few_trials(plan: "Plan") -> str:
     """Return a warning if a plan's search block leaves the strategy no trial, else ''."""
-    from gptailor.cli.search_view import no_strategy
     from gptailor.searching.run.schedule import Budget
     from gptailor.searching.settings import Flags, settings
     from gptailor.searching.space.roles import separates
@@ -109,7 +108,7 @@ def _few_trials(plan: "Plan") -> str:
     if plan.search is None or not plan.search.objectives:
         return ""
     budget = replace(Budget.of(settings(plan, Flags()), 1), separate=separates(plan))
-    return f"\nnote: {few}" if (few := no_strategy(budget)) else ""
+    return f"\nnote: {budget.shortage}" if budget.shortage else ""
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")

@@ -208,16 +208,6 @@ def steps(what: str, done: int, total: int) -> str:
 _ESTIMATE = "estimate"
 
 
-def no_strategy(budget: Budget) -> str:
-    """Return a warning if starting plans and finalists leave the strategy no trial, else ''."""
-    if budget.evaluations > budget.trials:
-        words = f"measurements, one starting plan and finalists take more than {budget.trials:,}"
-        return f"{words} trials, so the strategy gets no trial"
-    if budget.left >= 1:
-        return ""
-    return f"the strategy gets no trial: starting plans take all {budget.trials:,}"
-
-
 def estimate(of: events.Estimated, then: str, budget: Budget) -> str:
     """Return the time of the trials left, at the base's pace, and the work after them (`then`).
 
@@ -226,7 +216,7 @@ def estimate(of: events.Estimated, then: str, budget: Budget) -> str:
     parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
         f" base took: about {clock(of.evaluations * of.seconds)}",
-        no_strategy(budget),
+        budget.shortage,
         f"then {then}" * bool(then),
         "bridging each cut comes on top" * (budget.stage(budget.full) == "bridged"),
         "evaluating finalists and held-out scores come on top",

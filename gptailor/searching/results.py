@@ -289,7 +289,7 @@ def _comment(run: RunReading, trial: Trial, plan: Plan) -> Iterable[str]:
         was = "" if earlier is None else f", before {shown_number(earlier[i])}"
         yield f"{aim.name}: {score}{was}, {trial.request.samples} samples."
     if (lost := ledger.loss(trial)) is not None:
-        yield f"{loss_words(lost, ledger.loss_unit)} beside the base."
+        yield f"{loss_words(lost, ledger.loss_unit)} compared with the base."
     if run.unrepaired(trial):
         yield "The search was interrupted before it repaired plans: the scores are without repair."
     made = made_words(Resolved(plan, run.space.layers))

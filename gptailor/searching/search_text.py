@@ -165,7 +165,7 @@ def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
     """Return the comparison of the found plan with a base that isn't larger."""
     if verdict.base is None or not verdict.no_larger:
         return ""
-    return " " + _compared(run, verdict, verdict.base, "the base, uncut, which is no larger")
+    return " " + _compared(run, verdict, verdict.base, "the base, uncut, which isn't larger")
 
 
 def _compared(

@@ -216,7 +216,7 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert command("verify", "out")[0] == 0
     install("mine", MIDDLE, AT, version="1.1")
     code, _, said = command("compile", "p.tailor", "-o", "other", "--locked")
-    differs = "method 'middle': expected the package mine 1.0 by the lock, got mine 1.1"
+    differs = "method 'middle': expected the package mine 1.0 as in the lock, got mine 1.1"
     assert code == 3
     assert f"error[C703]: {differs}\n" in said
     assert not (here / "other").exists()
@@ -413,7 +413,7 @@ def test_a_fit_of_a_package_closes_gaps_and_is_locked_with_its_version(
     assert "mine 1.0" in (bridged / "out" / "README.md").read_text()
     install("mine", FIT.format(adds="pass", change=f"{ZERO} + 1"), FIT_AT, version="1.1")
     said = command("compile", "b.tailor", "-o", "other", "--locked")[2]
-    assert "method 'zero': expected the package mine 1.0 by the lock, got mine 1.1" in said
+    assert "method 'zero': expected the package mine 1.0 as in the lock, got mine 1.1" in said
     GAP_FITS.pop("zero")
     GAP_FITS._problems.pop("zero")
     assert command("compile", "b.tailor", "-o", "out")[0] == 0

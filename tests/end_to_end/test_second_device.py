@@ -278,7 +278,7 @@ def test_devices_are_counted() -> None:
     with second_device(cards=2):
         assert device_of("cuda") == torch.device("cuda")
         assert device_of("cuda:1") == torch.device("cuda:1")
-        with pytest.raises(TailorError, match="'cuda:2' was asked for, but the machine has 2"):
+        with pytest.raises(TailorError, match="can't use 'cuda:2': the machine has 2"):
             device_of("cuda:2")
         pair = [torch.device("cuda:0"), torch.device("cuda:1")]
         assert devices_of(torch.device("cuda"), 2) == pair

@@ -98,7 +98,7 @@ def test_a_fault_names_the_setting(run: Run) -> None:
         (["mix"], "expected NAME=VALUE, got 'mix'"),
         (["mix="], "expected NAME=VALUE, got 'mix='"),
         (["mix=0.1,0.2"], "--set mix=0.1,0.2 has 2 values; give one"),
-        (["mix=0.1", "mix=0.2"], "--set names one 'let' twice"),
+        (["mix=0.1", "mix=0.2"], "--set has one number twice"),
         (["mix=0.1,0.1"], "'mix=0.1,0.1' has a value twice"),
     ],
 )

@@ -114,11 +114,11 @@ def check_proof(file: Family, path: Path) -> None:
     """Raise CheckpointError (C112) for a file with a failed proof, or changed since its proof."""
     if file.proof is None or not file.proof.cases:
         help_ = _AGAIN if file.proof else "name it by --family to use it without a proof"
-        raise CheckpointError("C112", "holds an unproven draft", path, help_)
+        raise CheckpointError("C112", "contains an unproven draft", path, help_)
     if failures := file.proof.failures:
         case = failures[0]
         why = f"{quoted(case.name)}: {quoted(case.failure or '')}"
-        raise CheckpointError("C112", f"holds a draft that failed its proof: {why}", path)
+        raise CheckpointError("C112", f"contains a draft that failed its proof: {why}", path)
     if file.digest != content_digest(file):
         raise CheckpointError("C112", "was changed after it was proven", path, _AGAIN)
 

@@ -380,7 +380,7 @@ class GgufFile(Destination):
                 sketches = self._sketches(recording.sketches, importance)
                 recording.gguf = self.locked(sha256, sketches)
                 header = self._shard(recording.lock(models)).header
-                assert len(header) == len(shard.header), "the draft has other digests alone"
+                assert len(header) == len(shard.header), "the draft differs only in digests"
                 file.write(header, 0)
             if self.update is not None:
                 self.update.refuse_changed(self.path)

@@ -156,7 +156,7 @@ def _convert(
         help_ = "choose a type with a larger range" if isfinite(value) else "repair the model"
         raise CheckpointError(
             "C307",
-            f"{quoted(source.name)} holds {value:.9g}, which {kind.name} can't hold",
+            f"{quoted(source.name)} contains {value:.9g}, which {kind.name} can't represent",
             target,
             help_,
         )

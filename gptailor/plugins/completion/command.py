@@ -70,7 +70,7 @@ def _install(file: Path, text: str) -> None:
         raise TailorError(f"'{file}' exists, but gptailor didn't write it; move it")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(os.path.realpath(file)), text.encode(), file)
-    options.say(f"{file}: {'written' if present is None else 'written anew'}")
+    options.say(f"{file}: {'written' if present is None else 'written again'}")
 
 
 def _bash() -> _Place:

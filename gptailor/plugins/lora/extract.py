@@ -382,7 +382,7 @@ def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
     """Return the values in a dtype. Raises CheckpointError (C408) for one that it can't hold."""
 
     def refuse(number: int) -> NoReturn:
-        message = f"{what} would hold {float(values.reshape(-1)[number]):.9g} in {dtype}"
+        message = f"{what} would contain {float(values.reshape(-1)[number]):.9g} in {dtype}"
         raise CheckpointError("C408", message, file, "choose another --dtype")
 
     result: Tensor = rounded(values, dtype, refuse)

@@ -230,7 +230,7 @@ def _objective(_: EditedText, word: Occurrence, __: SeenModels) -> str:
 
 def objective_markdown(spec: ObjectiveSpec) -> str:
     """Return an objective's direction, unit and arguments."""
-    direction = f"to {spec.direction}" if spec.direction else "its metric says the direction"
+    direction = f"to {spec.direction}" if spec.direction else "its metric has the direction"
     unit = f", in {spec.unit}" if spec.unit else ""
     lines = [f"**{spec.name}**: an objective {direction}{unit}"]
     lines += [

@@ -255,7 +255,7 @@ def _made_model(stage: ImportContext) -> p.Model:
         raise stage.config.error(
             f"'{stage.config.name}' has several recipes, expected one for all its tensors",
             "name",
-            help="import that document by itself, into a plan of its own, and name that as the "
+            help="import that document into a plan of its own, and name the plan as the "
             'model: model NAME = "./stage.tailor"',
         )
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:

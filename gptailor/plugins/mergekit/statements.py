@@ -198,8 +198,8 @@ def _refuse_different_merge(
     if facts is None and recipe.method not in _ENTRYWISE:
         context.notes.append(
             context.config.note(
-                "the base's configuration isn't known: were it a mixture of experts, or read "
-                "images, mergekit would merge it otherwise"
+                "the base's configuration is unknown; mergekit merges a mixture of experts or a "
+                "vision-language model differently"
             )
         )
     if facts is not None and facts.towers:

@@ -241,7 +241,7 @@ def test_a_file_without_a_proof_is_read_only_where_it_is_named(
     assert [fault.code for fault in gptailor.check(plan)] == without
     write_signed(user / "mystery.family.json", config, proof=None)
     [fault] = gptailor.check(plan)
-    assert (fault.code, "holds an unproven draft" in fault.message) == ("C112", True)
+    assert (fault.code, "contains an unproven draft" in fault.message) == ("C112", True)
     assert "--family" in fault.help
 
 

@@ -996,12 +996,12 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = float("nan")
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
     error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q4_1"))
-    assert "up_proj.weight' holds nan, which Q4_1 can't hold" in str(error)
+    assert "up_proj.weight' contains nan, which Q4_1 can't represent" in str(error)
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = -3e38
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
     refused("C307", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
     error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q8_0"))
-    assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
+    assert "up_proj.weight' contains -3.00000001e+38, which Q8_0 can't represent" in str(error)
 
 
 def test_a_type_that_needs_llama_cpps_library_names_it(
