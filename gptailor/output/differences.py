@@ -177,7 +177,7 @@ class Sentences(NamedTuple):
 _LOCKED = "differs from the lock"
 _BY_PACKAGE = "method {name}: expected the package {expected} as in the lock, got {got}"
 _SETTING = "{name} is {got}, but {expected} in the plan's output"
-_OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
+_OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, but {{expected}} in the plan's output"
 _KINDS: Mapping[FactKind, Sentences] = {
     "plan": Sentences("plan", "", "", ("{got} that was locked",)),
     "dtype": Sentences("dtype", "", "", ("{got} {expected}",), unless="plan"),

@@ -231,7 +231,7 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert locked.pop("methods") == {"middle": "mine 1.1"}
     (here / "p.tailor.lock").write_text(json.dumps(locked))
     said = command("compile", "p.tailor", "-o", "other", "--locked")[2]
-    assert "method 'middle': expected the package gptailor by the lock, got mine 1.1" in said
+    assert "method 'middle': expected the package gptailor as in the lock, got mine 1.1" in said
 
 
 def test_a_missing_package_is_named_by_the_lock_beside_the_plan(

@@ -314,7 +314,7 @@ def test_nan_in_a_weight_is_named(tensor: str, says: str, here: Path, case: Case
         gptailor.compile("plan.tailor", "out")
     assert f"{says}: " in str(caught.value)
     assert f"{name}' in " in str(caught.value)
-    assert "model.safetensors holds NaN" in str(caught.value)
+    assert "model.safetensors contains NaN" in str(caught.value)
     assert not (here / "out").exists()
 
 

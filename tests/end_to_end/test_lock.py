@@ -319,9 +319,9 @@ def test_what_was_locked_compiles(here: Path) -> None:
     ("change", "code", "said"),
     [
         (lambda h: (h / "p.tailor").write_text(PLAN.replace("0.25", "0.5")), "C703", "the plan"),
-        (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' has other bytes"),
-        (lambda h: flip(h / "base" / "model.safetensors"), "C704", "'base' has other bytes"),
-        (lambda h: (h / "base" / "tokenizer.json").write_text("{}"), "C704", "2 bytes, and by"),
+        (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' differs from the lock"),
+        (lambda h: flip(h / "base" / "model.safetensors"), "C704", "'base' differs from the lock"),
+        (lambda h: (h / "base" / "tokenizer.json").write_text("{}"), "C704", "2 bytes, expected"),
         (lambda h: shard(h / "math"), "C704", f"'{SHARDED[0]}' of model 'math' is used"),
         (lambda h: (h / "base" / "generation_config.json").unlink(), "C704", "but isn't used"),
         (lambda h: (h / "math" / "tokenizer.json").unlink(), "", ""),
@@ -344,7 +344,7 @@ def test_another_dtype_is_refused(here: Path) -> None:
     locked = gptailor.lock(gptailor.load("p.tailor"))
     error = refused(locked, dtype="bfloat16")
     assert error.code == "C703"
-    assert "the output is bfloat16, and by the lock float32" in error.message
+    assert "the output is bfloat16, but in the lock float32" in error.message
 
 
 def test_a_large_input_is_refused_while_it_is_copied(
@@ -356,7 +356,7 @@ def test_a_large_input_is_refused_while_it_is_copied(
     told: list[int] = []
     error = refused(locked, on_event=sizes(told.append))
     assert error.code == "C704"
-    assert "'model.safetensors' of model 'math' has other bytes" in error.message
+    assert "'model.safetensors' of model 'math' differs from the lock" in error.message
     assert error.path == Path("math/model.safetensors")
 
 

@@ -286,7 +286,7 @@ def test_another_text_or_space_is_refused(
     finally:
         (world / "rows.jsonl").write_text(rows)
     assert refused.code == 3
-    assert "another text in 'rows.jsonl'" in refused.err
+    assert "the text in 'rows.jsonl' differs" in refused.err
 
 
 def test_a_search_in_place_of_its_space_is_named(found: Said, run: Run) -> None:

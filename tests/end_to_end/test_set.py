@@ -141,7 +141,7 @@ def test_a_sweep_of_standard_input_reads_it_once(run: Run, world: Path) -> None:
 
 def test_a_let_is_swept_by_one_option(run: Run) -> None:
     said = run("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", "mix=0", "--set", "mix=1")
-    assert (said.code, "names one 'let' twice" in said.err) == (2, True)
+    assert (said.code, "--set has one number twice" in said.err) == (2, True)
 
 
 def test_a_plan_may_come_twice_beside_a_folder_of_any_name(run: Run, world: Path) -> None:
