@@ -335,7 +335,7 @@ def _output_of(
     own = (os.path.realpath(plan.origin.source.name),) if plan.origin else ()
     within = (*(within or own), os.path.realpath(path))
     if within[-1] in within[:-1] or len(within) > DEEPEST:
-        raise PlanError([Fault("M232", f"'{source}' is made of itself", at)])
+        raise PlanError([Fault("M232", f"'{source}' depends on itself", at)])
     with open_regular(path) as file:
         inner, faults = read_bytes(file.read(MOST_BYTES + 1), str(path), path.parent)
     if inner is None or errors(faults):

@@ -137,7 +137,7 @@ def _passage(path: Path) -> Passage:
     except UnicodeDecodeError as error:
         raise _no_utf8(path, error.start) from None
     if not text.strip():
-        raise CalibrationError("C802", "the file holds no text", path)
+        raise CalibrationError("C802", "the file has no text", path)
     return Passage(text)
 
 
@@ -177,7 +177,9 @@ class StoredTexts:
         except OSError as error:
             raise _unreadable(self.path, error) from None
         except (UnicodeDecodeError, IndexError):
-            raise CalibrationError("C801", "it has changed while it is read", self.path) from None
+            raise CalibrationError(
+                "C801", "the file changed while it was read", self.path
+            ) from None
 
 
 _LONGEST_FIRST_ROW = 2**20
@@ -215,8 +217,8 @@ def require_answer(path: Path, row: object) -> None:
     """Raise CalibrationError (C804) for a row without an answer, which `loss answers` needs."""
     if isinstance(row, Exchange) or (isinstance(row, Chat) and row.asked != row):
         return
-    message = "'loss answers' needs an answer in each row, and this row has no answer"
-    help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
+    message = "the row has no answer, which 'loss answers' needs"
+    help_ = 'give rows such as {"prompt": "…", "response": "…"}, or remove \'loss answers\''
     raise CalibrationError("C804", message, path, getattr(row, "line", None), help_)
 
 
@@ -269,7 +271,7 @@ def _prompt(row: Mapping[str, Any], line: int) -> Passage | Chat:
     if "messages" in row:
         asked = Chat(_messages(row), line).asked
         if not asked.messages:
-            raise _RowError("'messages' has an answer and no question")
+            raise _RowError("'messages' has an answer without a question")
         return asked
     return Passage(_filled(row, "prompt" if "prompt" in row else "text"), line)
 
@@ -286,9 +288,9 @@ def _opening(row: Mapping[str, Any], line: int) -> Passage | Chat:
 def _messages(row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
     entries = _field(row, "messages")
     if not isinstance(entries, list) or not entries:
-        raise _RowError("'messages' is a list of messages")
+        raise _RowError("'messages' must be a list of messages")
     if not all(isinstance(entry, dict) for entry in entries):
-        raise _RowError("a message is an object with 'role' and 'content'")
+        raise _RowError("a message must be an object with 'role' and 'content'")
     return tuple({"role": _filled(e, "role"), "content": _text(e, "content")} for e in entries)
 
 
@@ -308,7 +310,7 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise _RowError(f"'gold' must be a whole number from 0 to {len(choices) - 1}")
     if len(choices) < 2:
-        raise _RowError("expected two choices or more, got one")
+        raise _RowError("expected at least two choices, got one")
     return Question(tuple((c, joined_text(c, a)) for c, a in pairs), choices, gold, line)
 
 
@@ -333,7 +335,7 @@ def _filled(row: Mapping[str, Any], field: str) -> str:
 def _texts(row: Mapping[str, Any], field: str) -> tuple[str, ...]:
     entries = _field(row, field)
     if not isinstance(entries, list) or not entries:
-        raise _RowError(f"'{field}' is a list of texts")
+        raise _RowError(f"'{field}' must be a list of texts")
     texts = tuple(_checked(text, f"an entry of '{field}'") for text in entries)
     if "" in texts:
         raise _RowError(f"an entry of '{field}' is empty")
@@ -344,7 +346,7 @@ def _checked(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise _RowError(f"{what} is not a text")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _RowError(f"{what} has half a surrogate pair, which isn't valid text")
+        raise _RowError(f"{what} is not valid text: half a surrogate pair")
     return value
 
 
@@ -363,7 +365,7 @@ def _unreadable(path: Path, error: OSError) -> CalibrationError:
 
 
 def _no_rows(path: Path) -> CalibrationError:
-    return CalibrationError("C802", "the file holds no rows", path)
+    return CalibrationError("C802", "the file has no rows", path)
 
 
 def _no_prompts(path: Path, form: RowForm) -> CalibrationError:
@@ -432,7 +434,9 @@ def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]
         message = f"the line is not JSON: {why}"
     except RecursionError:
         message = "the line is nested too deeply"
-    raise CalibrationError("C803", message, path, line, f"each line is an object such as {example}")
+    raise CalibrationError(
+        "C803", message, path, line, f"each line must be an object such as {example}"
+    )
 
 
 def _refuse_predictions(path: Path) -> None:

@@ -89,8 +89,8 @@ def open_regular(path: Path, code: str = "C201") -> io.FileIO:
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
-        raise CheckpointError(code, f"is {kind}, where a regular file is needed", path)
+        kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+        raise CheckpointError(code, f"expected a regular file, got {kind}", path)
     return io.FileIO(fd)
 
 
@@ -157,7 +157,7 @@ def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
         with reading(path, offset=offset):
             count = os.preadv(file, [view], offset)
         if not count:
-            message = f"the file ends {len(view)} bytes before the end of a part of a tensor"
+            message = f"the file ends {len(view)} bytes before the end of a tensor"
             raise CheckpointError("C304", message, path, offset=offset)
         offset += count
         view = view[count:]
@@ -193,7 +193,7 @@ MAX_JSON = 100_000_000
 _MAX_DEPTH = 100
 """The deepest nesting of configurations: Python prints and compares nested data by recursion."""
 
-_TOO_DEEP = "is nested too deeply to be JSON of ours"
+_TOO_DEEP = "is nested too deeply"
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -202,7 +202,7 @@ def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
     with open_regular(path, code) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_JSON:
-            raise CheckpointError(code, f"has {size} bytes, more than any JSON file needs", path)
+            raise CheckpointError(code, f"has {size} bytes, which is too large for JSON", path)
         raw = read_exactly(file, size, path, code)
     entries = parse_object(raw, path, code, duplicate)
     for name, value in entries.items():
@@ -238,7 +238,7 @@ def parse_object(
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = "is not JSON: the text is not UTF-8"
+        message = "is not JSON: not UTF-8"
         raise CheckpointError(code, message, path, offset=start + error.start) from error
 
     def refuse(code: str, message: str, at: int) -> CheckpointError:
@@ -250,7 +250,7 @@ def parse_object(
         if half := _HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # a file of UTF-8 can't hold it
-        message = "is not JSON of ours: expected text, got half a surrogate pair"
+        message = "is not JSON: half a surrogate pair"
         raise refuse(code, message, half.start() if half else 0) from error
     except json.JSONDecodeError as error:
         raise refuse(code, f"is not JSON: {error.msg}", error.pos) from error
@@ -261,7 +261,7 @@ def parse_object(
     except ValueError as error:
         raise refuse(code, f"is not JSON: {error}", _undecodable(text, decoder)) from error
     if not isinstance(value, dict):
-        raise refuse(code, "is JSON, but not an object", 0)
+        raise refuse(code, "is not a JSON object", 0)
     return value
 
 

@@ -108,10 +108,10 @@ def _weights(
     if SINGLE in names:
         candidates = [SINGLE]
     if len(candidates) > 1:
-        message = f"holds {len(candidates)} safetensors files and no {INDEX} that joins them"
+        message = f"has {len(candidates)} safetensors files, but no {INDEX} that joins them"
         raise CheckpointError("C104", message, folder)
     if not candidates:
-        raise CheckpointError("C104", f"holds no safetensors weights{_others(names)}", folder)
+        raise CheckpointError("C104", f"has no safetensors weights{_others(names)}", folder)
     return read_header(folder / candidates[0]), (folder / candidates[0],)
 
 
@@ -128,7 +128,7 @@ def only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
     if len(weights) == 1 and is_gguf(folder / weights[0]):
         return folder / weights[0]
     if weights and all(is_gguf(folder / name) for name in weights):
-        message = f"holds {len(weights)} GGUF files: {listed(map(quoted, weights[:8]))}"
+        message = f"has {len(weights)} GGUF files: {listed(map(quoted, weights[:8]))}"
         raise CheckpointError("C104", message, folder, "name one of them as the model's source")
     return None
 
@@ -171,7 +171,7 @@ def _listing(folder: Path) -> list[str]:
         except FileNotFoundError as error:
             whole = os.path.abspath(folder)  # noqa: PTH100 (links stay)
             help_ = nearest_path(folder)
-            help_ = f"from here it is {whole}" if ".." in folder.parts and not help_ else help_
+            help_ = f"the whole path is {whole}" if ".." in folder.parts and not help_ else help_
             raise CheckpointError("C101", "there is no such folder", folder, help_) from error
         except NotADirectoryError as error:
             raise CheckpointError("C101", "is not a folder", folder) from error
@@ -202,7 +202,7 @@ def _read_shards(
             tensors[name] = info
     for name, shard in mapped.items():
         if name not in tensors or tensors[name].file != files[shard]:
-            message = f"the index puts {quoted(name)} into {quoted(shard)}, which lacks it"
+            message = f"the index has {quoted(name)} in {quoted(shard)}, which lacks it"
             raise CheckpointError("C107", message, folder / index)
     return tensors, unique
 

@@ -85,7 +85,7 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
         snapshot(remote.repo, remote.commit, names)
     for name in names:
         if not (folder / name).exists():
-            raise CheckpointError("C503", "the Hub did not deliver it", folder / name)
+            raise CheckpointError("C503", "the Hub didn't send it", folder / name)
 
 
 def _weights(folder: Path, remote: Remote) -> list[str]:
@@ -212,7 +212,7 @@ _ERRORS: Mapping[str, tuple[str, str, str | None]] = {
     "GatedRepoError": ("C501", "is gated on the Hub", f"ask for access on its page, and {_LOG_IN}"),
     "RepositoryNotFoundError": ("C501", "is not on the Hub", f"if it is private, {_LOG_IN}"),
     "RevisionNotFoundError": ("C502", "has no revision '{revision}' on the Hub", ""),
-    "HFValidationError": ("C501", "isn't an id of the Hub", ""),
+    "HFValidationError": ("C501", "is not a valid Hub id", ""),
     "LocalEntryNotFoundError": _NOT_CACHED,
     "OfflineModeIsEnabled": _NOT_CACHED,
     "OSError": ("C503", "not available from the Hub{at}: {line}", ""),
@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _offline() -> str:
-    folder = "give a folder by --model NAME=PATH (in Python, models)"
+    folder = "give a folder by --model NAME=PATH"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return f"HF_HUB_OFFLINE is set; unset it, or {folder}"
     return f"check the connection, or {folder}"

@@ -214,15 +214,15 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     if not paths:
         return plan, []
     if derived := [name for name in paths if name in plan.models and plan.models[name].made]:
-        message = f"'{derived[0]}' is made of other models, so it can't be rebound to a folder"
-        return plan, [Fault("M105", message, help="rebind one of its models")]
+        message = f"'{derived[0]}' is a merge, which --model can't replace with a folder"
+        return plan, [Fault("M105", message, help="replace one of its models")]
     inner = {name: path for name, path in paths.items() if is_inner(plan, name)}
     paths = {name: path for name, path in paths.items() if name not in inner}
     if inner:
         plan = of_inner_plans(plan, "inner", inner)
     if unknown := [name for name in paths if name not in plan.models]:
         names = listed(f"'{name}'" for name in plan.models)
-        message = f"there is no model '{unknown[0]}' in the plan to rebind"
+        message = f"the plan has no model '{unknown[0]}'"
         return plan, [Fault("M105", message, help=f"its models are {names}")]
     bound = {name: _bound(plan.models[name], Path(os.path.abspath(p))) for name, p in paths.items()}  # noqa: PTH100 (links stay)
     copy = plan.model_copy(update={"models": {**plan.models, **bound}})
@@ -341,7 +341,7 @@ class Opener:
         if not is_remote(model) or not path.exists():
             return ""
         kind = "folder" if path.is_dir() else "file"
-        return f'there is a {kind} of that name; a {kind}\'s name starts so: "./{model.source}"'
+        return f'there is a {kind} of that name; write "./{model.source}"'
 
     def _read(self, name: str) -> FoundModel | None:
         model = self.plan.models[name]
@@ -380,9 +380,7 @@ class Opener:
         at, earlier = ("models", name, "source"), {fault.message for fault in self.faults}
         for text in warnings:
             other = text.startswith(OTHER_BASE)
-            help_ = (
-                f"nothing is wrong if {quoted(under.folder.name)} is a copy of it" if other else ""
-            )
+            help_ = f"ignore this if {quoted(under.folder.name)} is a copy of it" if other else ""
             if not other or text not in earlier:  # which is said of the first of several adapters
                 self.faults.append(Fault("M305", text, at, help_, severity="warning"))
         return checkpoint, remotes

@@ -111,9 +111,9 @@ class WholeTokenizer:
         files = tokenizer_files(checkpoint)
         if not any(path.name == _MAIN for path in files):
             message = f"the tokenizer of '{name}' has no {_MAIN}, which a smaller vocabulary needs"
-            help_ = "transformers writes one: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            help_ = "save the tokenizer with transformers, which writes one"
             if is_gguf(checkpoint.folder):
-                help_ = "compile a plan of this file alone into a folder, and name the folder here"
+                help_ = "compile a plan of only this file into a folder, and name the folder here"
             raise CheckpointError("C603", message, checkpoint.folder, help_)
         named = [*named_ids(checkpoint.config)]
         if (generation := generation_config(checkpoint)) is not None:

@@ -103,7 +103,7 @@ def _listed(setting: Any, path: Path) -> dict[str, str]:
             message = "'chat_template': expected a template or a list of templates"
             raise CheckpointError("C602", message, path)
         if not re.fullmatch(r"[\w-]+", name):
-            raise CheckpointError("C602", f"a chat template can't be called {quoted(name)}", path)
+            raise CheckpointError("C602", f"invalid name of a chat template: {quoted(name)}", path)
         templates[name] = text
     return templates
 
@@ -122,7 +122,7 @@ def _decoded(raw: bytes, path: Path) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = f"a chat template is not UTF-8, at byte {error.start}"
+        message = f"a chat template is not UTF-8: invalid byte at offset {error.start}"
         raise CheckpointError("C602", message, path) from error
 
 
@@ -150,7 +150,7 @@ def _syntax_error(text: str) -> str | None:
     except TemplateSyntaxError as error:
         return f"line {error.lineno}: {error.message}"
     except RecursionError:
-        return "its expressions nest too deep"
+        return "its expressions are nested too deeply"
     except ValueError as error:  # of a number with thousands of digits
         return str(error)
     return None

@@ -40,7 +40,7 @@ class UnitedModel:
         """Return the numbers of all tokens. Raises CheckpointError without a tokenizer (C603)."""
         vocabulary = read_vocabulary(self.checkpoint.folder)
         if vocabulary is None:
-            message = f"'{self.name}' has no readable tokenizer, and a union needs all tokenizers"
+            message = f"'{self.name}' has no readable tokenizer, which a union needs"
             raise CheckpointError("C603", message, self.checkpoint.folder)
         return vocabulary.ids
 
@@ -142,7 +142,7 @@ class TokenUnion:
         files: dict[str, bytes | Path] = dict(base.files)
         if _MAIN not in files:
             message = f"the tokenizer of '{base.name}' has no {_MAIN}, which a union needs"
-            help_ = "transformers writes one: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            help_ = "save the tokenizer with transformers, which writes one"
             raise CheckpointError("C603", message, base.checkpoint.folder, help_)
         if not self.added:
             return files

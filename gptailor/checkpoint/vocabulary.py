@@ -229,16 +229,16 @@ def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            raise ValueError(f"no protobuf at byte {at}")
+            raise ValueError(f"expected protobuf at byte {at}")
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 64, 7):
         if at >= len(raw):
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
         byte, at = raw[at], at + 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError(f"no number at byte {at}")
+    raise ValueError(f"expected a number at byte {at}")

@@ -15,15 +15,17 @@ from gptailor.plan.sites import compared_models, named_models, recipes
 def _the_version_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a version of the language that doesn't exist."""
     if plan.version != 1:
-        yield Fault("P102", f"there is no version {plan.version} of the language", ("version",))
+        message = f"unknown version {plan.version} of the language"
+        yield Fault("P102", message, ("version",), "write 'tailor 1', or update gptailor")
 
 
 @rule("P103", missing_in=("model",))
 def _base_is_declared(plan: Plan) -> Iterator[Fault]:
     """Yield a fault if no model is named `base`, which gives all that the plan leaves out."""
     if "base" not in plan.models:
-        close = nearest("base", plan.models)
-        help_ = close or 'add a line such as model base = "./models/base"'
+        help_ = 'add a line such as model base = "./models/base"'
+        near = next((name for name in plan.models if nearest("base", [name])), None)
+        help_ = help_ if near is None else f"rename '{near}' to 'base', or {help_}"
         yield Fault("P103", "no model is named 'base'", ("models",), help_)
 
 
@@ -34,12 +36,12 @@ def _every_name_is_valid(plan: Plan) -> Iterator[Fault]:
     names += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
     for what, at, name in names:
         if re.fullmatch(r"L\d+", name):
-            yield Fault("P105", f"'{name}' is a layer's name, not a {what}'s", at)
+            yield Fault("P105", f"'{name}' is the name of a layer", at, "choose another name")
         elif name in WORDS:
-            yield Fault("P105", f"'{name}' is a word of the language", at, "choose another name")
+            yield Fault("P105", f"'{name}' is a reserved word", at, "choose another name")
         elif not re.fullmatch(r"[^\W\d]\w*", name):
-            help_ = f"a {what}'s name is letters, digits and '_', a letter or '_' first"
-            yield Fault("P105", f"'{name}' can't name a {what}", at, help_)
+            help_ = "use letters, digits and '_', and don't begin with a digit"
+            yield Fault("P105", f"'{name}' is not a valid name for a {what}", at, help_)
 
 
 @rule("P106", missing_in=("model",))
@@ -57,7 +59,7 @@ def _every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     for at, name in references:
         if name not in plan.models:
             models = listed(f"'{model}'" for model in list(plan.models)[:8])
-            declared = f"declared are {models}" if models else "no model is declared"
+            declared = f"the declared models are {models}" if models else "no model is declared"
             help_ = nearest(name, plan.models) or declared
             yield Fault("P106", f"the model '{name}' is not declared", at, help_)
 
@@ -71,33 +73,38 @@ def _every_source_is_valid(plan: Plan) -> Iterator[Fault]:
         at_url = is_at_url(model.source)
         if model.made is not None:
             if model.source or model.on is not None or model.revision is not None:
-                message = f"'{name}' is made of models, and has a source besides"
+                message = f"'{name}' has both a recipe and a source"
                 yield Fault("P109", message, ("models", name), "keep one of the two")
         elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
-            yield Fault("P109", "a source can't contain quotes or line ends", at)
+            yield Fault(
+                "P109", "a source can't contain quotes or line ends", at, "rename the folder"
+            )
         elif not model.source:
-            yield Fault("P109", f"the source of '{name}' is empty", at)
+            yield Fault(
+                "P109", f"the source of '{name}' is empty", at, "name a folder, a URL or a Hub id"
+            )
         elif (local or at_url) and model.revision is not None:
-            kind = "a URL" if at_url else "local"
-            message = f"'{model.source}' is {kind}, and has no revision"
-            yield Fault("P110", message, ("models", name, "revision"))
+            kind = "a URL" if at_url else "a local path"
+            message = f"'{model.source}' is {kind}, which can't have a revision"
+            yield Fault("P110", message, ("models", name, "revision"), "remove the revision")
         elif model.source.endswith(PLAN_SUFFIX):
             yield from _misplaced_plan_file(model, at, local)
         elif not (local or at_url) and not re.fullmatch(
             r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII
         ):
-            help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
+            help_ = f"begin the path of a local folder with '.', '/' or '~': \"./{model.source}\""
             yield Fault("P109", f"'{model.source}' is not a valid Hub id", at, help_)
 
 
 def _misplaced_plan_file(model: Model, at: Place, local: bool) -> Iterator[Fault]:
     """Yield a fault for a plan as an adapter, and for a plan without a local path."""
     if model.on is not None:
-        yield Fault("P109", f"expected a folder for an adapter, got the plan '{model.source}'", at)
+        message = f"expected a folder for an adapter, got the plan '{model.source}'"
+        yield Fault("P109", message, at, "name the adapter's folder")
     elif not local:
-        help_ = f"the path of a plan starts with '.', '/' or '~': \"./{model.source}\""
+        help_ = f"begin the path of a plan with '.', '/' or '~': \"./{model.source}\""
         yield Fault(
-            "P109", f"expected a model of the Hub, got the plan '{model.source}'", at, help_
+            "P109", f"expected a model on the Hub, got the plan '{model.source}'", at, help_
         )
 
 
@@ -127,14 +134,11 @@ def _no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
 
 def _circle(plan: Plan, names: list[str]) -> Fault:
     """Return the fault of a circle of models; its first name is also its last."""
-    if all(plan.models[name].made is None for name in names):
-        message = f"the adapters form a circle: {' + '.join(names)}"
-        help_ = "end the chain at a folder or a model of the Hub"
-        return Fault("P107", message, ("models", names[-1], "on"), help_)
-    at = next(name for name in names if plan.models[name].made is not None)
-    message = f"'{at}' is made of itself"
-    message += "" if len(names) == 2 else f": {' of '.join(names)}"
-    return Fault("P107", message, ("models", at, "made"))
+    help_ = "end the chain at a folder or a model on the Hub"
+    at = next((name for name in names if plan.models[name].made is not None), names[-1])
+    field = "on" if plan.models[at].made is None else "made"
+    message = f"the model '{at}' depends on itself: {' -> '.join(names)}"
+    return Fault("P107", message, ("models", at, field), help_)
 
 
 @rule("P111")
@@ -144,8 +148,8 @@ def _the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
     if base is not None and (base.made is not None or base.on is not None):
         for name in needed(plan, ["base"]):
             if plan.models[name].made is not None:
-                help_ = "name a folder, a model of the Hub, or a plan in a file of its own"
-                message = "the base is made of other models, but task vectors need a checkpoint"
+                help_ = "name a folder, a model on the Hub, or the file of a plan"
+                message = "expected a checkpoint as the base, got a merge of models"
                 yield Fault("P111", message, ("models", name, "made"), help_)
 
 
@@ -155,7 +159,7 @@ def _every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
     chosen = undecided_models(plan)
     for name, model in plan.models.items():
         if model.on in chosen:
-            message = f"expected one model below the adapter, got '{model.on}' with choices"
+            message = f"expected one model for the adapter, got '{model.on}' with choices"
             help_ = "put the adapter on one of its models, or close its choices"
             yield Fault("P112", message, ("models", name, "on"), help_)
 
@@ -166,7 +170,7 @@ def _a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
     for name, model in plan.models.items() if plan.tokenizer == "union" else ():
         plan_of = model.made is None and model.source.endswith(PLAN_SUFFIX)
         if model.made is not None or plan_of:
-            what = "is a plan" if plan_of else "is made of models"
+            what = "is a plan" if plan_of else "is a merge"
             message = f"expected model folders for a union of tokenizers, but '{name}' {what}"
             help_ = "compile it and name the folder, or write 'tokenizer from' a model"
             yield Fault("P402", message, ("tokenizer",), help_)

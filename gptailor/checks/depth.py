@@ -47,16 +47,21 @@ def _every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
             message = f"expected at least 1 layer to drop, got {count}"
             help_ = "write 'maybe' before 'drop' if no layer may be dropped"
             if choice.maybe:
-                help_ = "begin the range at 1; 'maybe' allows that no layer is dropped"
+                help_ = "begin the range at 1; 'maybe' already allows no drop"
         elif high > length:
             message = f"expected at most {length} layers to drop, got {count}"
             help_ = "add layers to the list, or drop fewer"
         elif isinstance(choice, DropWindow) and high > longest:
-            message = f"no {high} layers of this list are neighbours"
-            help_ = f"the longest run of neighbours in it has {longest}"
+            message = _no_run(high, longest)
+            help_ = "drop fewer layers, or name more neighbours"
         else:
             continue
         yield Fault("P503", message, (*at, "count"), help_)
+
+
+def _no_run(wanted: int, longest: int) -> str:
+    """Return the message for a window that is longer than each run of the list."""
+    return f"expected a run of {wanted} neighbouring layers, the list's longest has {longest}"
 
 
 @rule("P505")
@@ -71,7 +76,7 @@ def _every_window_has_places(plan: Plan) -> Iterator[Fault]:
                 continue
             words = f"drop L{first}..L{last}" if first < last else f"drop L{first}"
             words = ("tied maybe " * (first < last) or "maybe ") * window.maybe + words
-            yield Fault("P505", "there is one place for this window", ("windows", i),
+            yield Fault("P505", "the window has only one place", ("windows", i),
                         f"write '{words}'")  # fmt: skip
 
 
@@ -81,7 +86,7 @@ def _no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
     drops: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for at, earlier, position in _overlaps(drops_by_choice(plan), drops):
         message = f"L{position} is in two drops"
-        help_ = f"leave L{position} out of one of the lists"
+        help_ = f"remove L{position} from one of the two"
         yield Fault("P210", message, (*at, "among"), help_, (Also("and here", earlier),))
 
 
@@ -109,25 +114,32 @@ def _every_block_ascends(plan: Plan) -> Iterator[Fault]:
         elif isinstance(entry, RepeatWindow):
             twice = [a for a, b in zip(entry.among, entry.among[1:], strict=False) if a == b]
             if twice:
-                yield Fault("P202", f"duplicate L{twice[0]} in this list", (*at, "among"))
+                yield Fault(
+                    "P202",
+                    f"L{twice[0]} is in this list twice",
+                    (*at, "among"),
+                    "remove one of the two",
+                )
 
 
 @rule("P503", "P504", "P505")
 def _every_count_of_a_block_can_be_met(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each block of too few or too many layers, or with one place."""
     for at, entry in repeated_blocks(plan):
-        yield from _count(entry.times, (*at, "times"), "expected at least 1 repeat of a block")
+        yield from _count(entry.times, (*at, "times"), "expected at least 1 repeat, got 0")
         positions = sorted(entry.positions)
         longest = max((last - first + 1 for first, last in runs(positions)), default=0)
         if isinstance(entry, RepeatWindow):
-            yield from _count(entry.count, (*at, "count"), "expected at least 1 layer in a block")
+            yield from _count(
+                entry.count, (*at, "count"), "expected at least 1 layer to repeat, got 0"
+            )
             most = count_ends(entry.count)[1]
             places = list(islice(windows_of(entry.count, positions), 2))
             if most > longest:
-                message = f"expected a run of {most} neighbours, got at most {longest} in this list"
-                yield Fault("P503", message, (*at, "count"))
+                help_ = "repeat fewer layers, or name more neighbours"
+                yield Fault("P503", _no_run(most, longest), (*at, "count"), help_)
             elif len(places) == 1:
-                message = "there is one place for this block, so it leaves nothing open"
+                message = "the window has only one place"
                 yield Fault(
                     "P505",
                     message,
@@ -136,8 +148,9 @@ def _every_count_of_a_block_can_be_met(plan: Plan) -> Iterator[Fault]:
                 )
         times = count_ends(entry.times)[1]
         if times * longest > LARGEST_LAYER:
-            message = f"{times} times {longest} layers are more than any model has"
-            yield Fault("P503", message, (*at, "times"), f"at most {LARGEST_LAYER} are allowed")
+            got = f"{times:,} times {longest:,}"
+            message = f"expected at most {LARGEST_LAYER:,} repeated layers, got {got}"
+            yield Fault("P503", message, (*at, "times"), "repeat fewer layers, or fewer times")
 
 
 def _count(count: Count, at: Place, least: str) -> Iterator[Fault]:
@@ -154,7 +167,7 @@ def _no_blocks_overlap(plan: Plan) -> Iterator[Fault]:
         both = [plan.repeats[int(place[1])] for place in (at, earlier)]
         may = any(isinstance(block, RepeatWindow) for block in both)
         message = f"L{position} {'may be' if may else 'is'} in two repeated blocks"
-        help_ = "write lists of positions without a common position"
+        help_ = f"remove L{position} from one of the two"
         yield Fault("P222", message, at, help_, (Also("and here", earlier),))
 
 
@@ -165,16 +178,16 @@ def _every_block_ends_with_layers(plan: Plan) -> Iterator[Fault]:
     for at, entry in repeated_blocks(plan):
         ends: tuple[tuple[str, int], ...]
         if isinstance(entry, RepeatWindow):
-            ends, what = tuple(("among", position) for position in entry.among), "may come again"
+            ends, what = tuple(("among", position) for position in entry.among), "may be repeated"
         else:
             ends, what = (("first", entry.first), ("last", entry.last)), "ends a block"
         dropped = next(((name, position) for name, position in ends if position in drops), None)
         if dropped is not None:
             message = f"L{dropped[1]} {what} and is dropped"
             also = (Also("dropped here", drops[dropped[1]]),)
-            help_ = "name layers that stay: those inside may be dropped"
-            if what == "may come again":
-                help_ = f"leave L{dropped[1]} out of the list"
+            help_ = "begin and end the block with kept layers"
+            if what == "may be repeated":
+                help_ = f"remove L{dropped[1]} from one of the two"
             yield Fault("P208", message, (*at, dropped[0]), help_, also)
 
 
@@ -192,8 +205,8 @@ def _no_repeat_window_may_be_dropped(plan: Plan) -> Iterator[Fault]:
     for at, entry in repeated_blocks(plan):
         both = next((position for position in entry.positions if position in dropped), None)
         if isinstance(entry, RepeatWindow) and both is not None:
-            message = f"L{both} may be dropped, but a choice of 'repeat' contains it"
-            help_ = "leave it out of one list, or repeat a block without a choice"
+            message = f"L{both} may be dropped and is in a choice of 'repeat'"
+            help_ = f"remove L{both} from one of the two, or repeat a fixed block"
             also = (Also("it may be dropped here", dropped[both]),)
             yield Fault("P223", message, (*at, "among"), help_, also)
 
@@ -210,12 +223,12 @@ def _no_bridge_is_in_a_block(plan: Plan) -> Iterator[Fault]:
     for i, bridge in enumerate(plan.bridges):
         if bridge.after in inside:
             message = f"a bridge after L{bridge.after} is inside a repeated block"
-            help_ = "a gap inside a block stays open; one after the block may be bridged"
+            help_ = "remove the bridge; a gap after the block may have one"
             also = (Also("the block is here", inside[bridge.after]),)
             yield Fault("P709", message, ("bridges", i, "after"), help_, also)
         elif bridge.after is None:
             gap = next((position for position in sorted(inside) if position + 1 in dropped), None)
             if gap is not None:
-                message = f"the gap after L{gap}, inside a block that comes again, stays open"
+                message = f"the gap after L{gap} is inside a repeated block and stays open"
                 also = (Also("the block is here", inside[gap]),)
                 yield Fault("P710", message, ("bridges", i), also=also, severity="warning")

@@ -11,6 +11,9 @@ from gptailor.plan.resolved import own
 from gptailor.plan.sites import named_models
 from gptailor.program.sources import Checked, has_rows
 
+END_NAMES = {"embed": "embedding", "norm": "final norm", "head": "head"}
+"""The names of the parts outside layers, as messages show them."""
+
 
 @rule("M208", "M209")
 def the_rest_fits(checked: Checked) -> Iterator[Fault]:
@@ -25,14 +28,16 @@ def the_rest_fits(checked: Checked) -> Iterator[Fault]:
 def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
     """Yield a fault for each tensor of a model's rest that is missing or differs in shape."""
     tensors, base_tensors = model.rest(where), checked.base.rest(where)
+    who = f"the {END_NAMES[where]} of '{model.name}'"
     if tensors.keys() != base_tensors.keys():
-        yield Fault("M209", f"the {where} of '{model.name}' has other tensors than the base's", at)
+        message = f"{who} has other tensors than the base's"
+        yield Fault("M209", message, at, "use a model with the same tensors")
         return
-    who = f"the {where} of '{model.name}'"
     for i, tensor in base_tensors.items():
         a, b = tensors[i].spec.shape, tensor.spec.shape
         if a != b and not (has_rows(where, i) and a[1:] == b[1:]):
-            yield Fault("M208", f"{who} has the shape {list(a)}, and the base's {list(b)}", at)
+            message = f"{who} has the shape {list(a)}, expected {list(b)} as in the base"
+            yield Fault("M208", message, at, "use a model with the same shapes")
 
 
 @rule("M304")
@@ -49,14 +54,15 @@ def _a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fa
         if model is not None and not model.layout.tied:
             message = (
                 f"the base ties its embedding and head, but '{name}' doesn't: "
-                f"its {places[0]} serves as both"
+                f"its {END_NAMES[places[0]]} serves as both"
             )
             yield Fault(
-                "M304", message, (places[0],), "name both to untie them", severity="warning"
+                "M304",
+                message,
+                (places[0],),
+                "set 'embed' and 'head' to untie them",
+                severity="warning",
             )
-
-
-_ENDS = {"embed": "embedding", "norm": "final norm", "head": "head"}
 
 
 _SPOTS, _SPOT = 64, 4096
@@ -69,7 +75,7 @@ def _embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
 
     A few bytes of each are compared if the files are present; other models are not reported.
     """
-    silent = [where for where in _ENDS if checked.resolved.plan.rest(where) is None]
+    silent = [where for where in END_NAMES if checked.resolved.plan.rest(where) is None]
     if checked.base.layout.tied and not {"embed", "head"} <= {*silent}:
         silent = [where for where in silent if where == "norm"]
     names = _layer_models(checked)
@@ -82,13 +88,12 @@ def _embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
     differing = {name: own for name, own in ends_by_model.items() if own}
     if not differing:
         return
-    ends = [_ENDS[where] for where in silent if any(where in own for own in differing.values())]
-    whose = listed(f"'{name}'" for name in differing)
+    ends = [END_NAMES[where] for where in silent if any(where in own for own in differing.values())]
+    owners = listed(f"'{name}'" for name in differing)
     stay = f"{listed(ends)} are" if len(ends) > 1 else f"the {ends[0]} is"
     message = f"all layers are from other models, but {stay} the base's"
-    has = "has" if len(differing) == 1 else "have"
-    kept = "; ".join(f"{where} from base" for where in silent if _ENDS[where] in ends)
-    help_ = f"{whose} {has} other values: write 'whole from …' to take them, or '{kept}'"
+    kept = "; ".join(f"{where} from base" for where in silent if END_NAMES[where] in ends)
+    help_ = f"write 'whole from …' to take those of {owners}, or '{kept}' to keep the base's"
     at = ("models", next(iter(differing)), "source")
     yield Fault("M315", message, at, help_, severity="warning")
 

@@ -29,7 +29,7 @@ def only_embedding_and_head_have_tokens(checked: Checked) -> Iterator[Fault]:
     for name, tensor in base.others.items():
         if tensor.spec.shape[:1] == embed.spec.shape[:1]:
             message = f"'vocabulary' isn't supported: {quoted(name)} has a row for each token too"
-            yield Fault("M240", message, ("vocabulary",), "leave it out")
+            yield Fault("M240", message, ("vocabulary",), "remove it")
             return
 
 
@@ -53,11 +53,11 @@ def _the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
             f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
             f"{rows} rows: {shown_tokens(beyond)}"
         )
-        yield Fault("M241", message, ("vocabulary",), "take them out of its tokenizer")
+        yield Fault("M241", message, ("vocabulary",), "remove them from its tokenizer")
     sizes = sizes_of(checked.resolved.declared, cut.size)
     if sizes and sizes[0] < least:
         message = f"expected at least {least:,} tokens, got {sizes[0]:,}"
-        help_ = "these are special tokens, and letters or bytes that any text needs"
+        help_ = "special tokens, and the letters or bytes that any text needs, can't be removed"
         yield Fault("M241", message, ("vocabulary", "size"), help_)
     if sizes and sizes[-1] > total:
         message = f"expected at most {total:,} tokens, got {sizes[-1]:,}"
@@ -73,13 +73,13 @@ def _layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
         own = layers_size(checked, word)
         if isinstance(own, Refusal):
             message = f"'{word}' isn't supported: {own.reason}"
-            yield Fault("M240", message, (word,), "leave it out")
+            yield Fault("M240", message, (word,), "remove it")
             continue
-        noun, (holder, parts, further) = LAYER_CUTS[word].noun, _NAMES[word]
+        noun, (parts, further) = LAYER_CUTS[word].noun, _NAMES[word]
         sizes = sizes_of(checked.resolved.declared, cut.size)
         if sizes and sizes[-1] > own:
-            message = f"expected at most {own:,} {noun}, as {holder} has, got {sizes[-1]:,}"
-            yield Fault("M241", message, (word, "size"))
+            message = f"expected at most {own:,} {noun}, the models' own number, got {sizes[-1]:,}"
+            yield Fault("M241", message, (word, "size"), f"give at most {own:,}")
         elif [*sizes] == [own]:
             message = f"the models' {parts} have {own:,} {noun}, so '{word} {own}' changes nothing"
             yield Fault("M317", message, (word, "size"), severity="warning")
@@ -90,8 +90,8 @@ def _layers_can_be_cut(checked: Checked) -> Iterator[Fault]:
 def _odd_widths(_: Checked, sizes: Sequence[int], _own: int) -> Iterator[Fault]:
     """Yield a warning for a width that kernels are slow at."""
     if odd := [size for size in sizes if size % _TILE]:
-        message = f"{odd[0]:,} isn't a multiple of {_TILE}: kernels are slower at such a width"
-        help_ = f"K-quants of GGUF need a multiple of {_BLOCK}"
+        message = f"{odd[0]:,} isn't a multiple of {_TILE}, so kernels are slower"
+        help_ = f"use a multiple of {_TILE}, or of {_BLOCK} for K-quants of GGUF"
         yield Fault("M317", message, ("width", "size"), help_, severity="warning")
 
 
@@ -99,16 +99,18 @@ def _unroutable(checked: Checked, sizes: Sequence[int], own: int) -> Iterator[Fa
     """Yield a fault for a number of experts that a router can't have."""
     limits = routing(checked.base.layout, checked.base.config)
     if refused := [size for size in sizes if not limits.allows(size)]:
-        message = f"a router can't choose among {refused[0]:,} experts: {_words(limits)}"
+        message = (
+            f"a router can't have {refused[0]:,} expert{'s' * (refused[0] != 1)}: {_words(limits)}"
+        )
         help_ = _allowed(limits, refused[0], own)
         yield Fault("M241", message, ("experts", "size"), help_)
 
 
 _NAMES = {
-    "width": ("the models' MLPs", "MLPs", _odd_widths),
-    "experts": ("a layer", "layers", _unroutable),
+    "width": ("MLPs", _odd_widths),
+    "experts": ("layers", _unroutable),
 }
-"""By cut of layers: the words for the holder of its parts, for these parts, and a further rule.
+"""By cut of layers: the words for its parts, and a further rule.
 
 The rule receives the sizes that change something, and the models' own size.
 """
@@ -116,11 +118,11 @@ The rule receives the sizes that change something, and the models' own size.
 
 def _words(limits: Routing) -> str:
     """Return the limits of a router in words."""
-    taken = f"a token takes {limits.taken:,}"
+    taken = f"each token uses {limits.taken:,}"
     if limits.groups == 1:
         return taken
-    groups = f"of {limits.taken_groups:,} of {limits.groups:,} equal groups"
-    return f"{taken}, {groups}, and a group has at least 2"
+    groups = f"from {limits.taken_groups:,} of {limits.groups:,} equal groups"
+    return f"{taken} {groups} of at least 2"
 
 
 def _allowed(limits: Routing, size: int, own: int) -> str:
@@ -129,9 +131,9 @@ def _allowed(limits: Routing, size: int, own: int) -> str:
     above = next((n for n in range(size + 1, own + 1) if limits.allows(n)), None)
     nearest = [f"{n:,}" for n in (below, above) if n is not None]
     return (
-        f"the nearest numbers are {listed(nearest)}"
+        f"the nearest valid numbers are {listed(nearest)}"
         if len(nearest) > 1
-        else (f"the nearest number is {nearest[0]}" if nearest else "leave it out")
+        else (f"the nearest valid number is {nearest[0]}" if nearest else "remove it")
     )
 
 
@@ -154,7 +156,7 @@ def layers_size(checked: Checked, word: str) -> int | Refusal:
                 continue
             first = first or (name, count)
             if count != first[1]:
-                return Refusal(f"{first[0]} has {first[1]:,} {cut.noun}, and {name} has {count:,}")
+                return Refusal(f"{first[0]} has {first[1]:,} {cut.noun}, but {name} has {count:,}")
     if first is None:
         return Refusal(f"the models have no {cut.noun}")
     changed = cut.resized(base.layout, base.config, first[1], first[1])
@@ -179,9 +181,10 @@ class FitTokens(NamedTuple):
     def reason(self) -> str:
         """The reason for the least number, and a better one."""
         if self.at == ("experts",):
-            compared = f"{self.least} experts are compared"
-            return f"{compared}; a hundred times as many tokens are a good start"
-        return f"a fit on {self.least:,} inputs needs them; ten times as many are a good start"
+            each, better = "expert", 100 * self.least
+        else:
+            each, better = "input of the fit", 10 * self.least
+        return f"give at least {self.least:,} tokens, one for each {each}; better {better:,}"
 
 
 def least_tokens(checked: Checked) -> Iterator[FitTokens]:
@@ -202,10 +205,10 @@ def _fits_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
         if not isinstance(tokens, int) or tokens >= fit.least:
             continue
         at = fit.at if fit.named is None else (*fit.at, "tokens")
-        help_ = f"give at least {fit.least:,}"
+        help_ = fit.reason
         if fit.at == ("experts",):
             message = f"{tokens:,} tokens can't compare {fit.least:,} experts"
             yield Fault("M220", message, at, help_)
         else:
             message = f"{tokens:,} tokens can't determine a fit on {fit.least:,} inputs"
-            yield Fault("M220", message, at, f"{help_}; ten times as many are a good start")
+            yield Fault("M220", message, at, help_)

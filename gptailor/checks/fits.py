@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.checks.rule import ascending, repeats, rule
+from gptailor.checks.rule import NAME_FILE, NO_FILE, ascending, repeats, rule
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import CUTS, HealText, Interval, Named, Plan, SizeRange
 from gptailor.plan.sites import drops_by_choice, numbers
@@ -33,10 +33,10 @@ _LARGEST_TEMPERATURE = 100
 def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
     """Yield a fault for each setting of a text of 'heal' that is out of range."""
     if not text.file:
-        yield Fault("P706", "the text of 'heal' has no name", (*at, "file"))
+        yield Fault("P706", NO_FILE, (*at, "file"), NAME_FILE)
     if not 1 / _LARGEST_WEIGHT <= text.weight <= _LARGEST_WEIGHT:
         message = f"'weight' of 'heal' must be above 0 and at most {_LARGEST_WEIGHT:,}"
-        help_ = "it is the text's share of the tokens; to skip a text, leave it out"
+        help_ = "to skip a text, remove it"
         yield Fault("P706", message, (*at, "weight"), help_)
     if text.answers is None:
         return
@@ -45,7 +45,7 @@ def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
     yield from _beyond(Fault("P706", message, (*at, "answers", "tokens")), tokens)
     if temperature is not None and not 0 <= temperature <= _LARGEST_TEMPERATURE:
         message = f"'temperature' of 'answers' must be a number from 0 to {_LARGEST_TEMPERATURE}"
-        help_ = "0 takes the likeliest token at each step"
+        help_ = "0 always takes the most likely token"
         yield Fault("P706", message, (*at, "answers", "temperature"), help_)
 
 
@@ -62,7 +62,13 @@ def _no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
     for i, earlier in repeats(repr(text.model_copy(update={"weight": 1})) for text in texts):
         message = f"'heal' learns from '{texts[i].file}' twice"
         also = Also("named first here", ("heal", "on", earlier))
-        yield Fault("P711", message, ("heal", "on", i), "name it once, with a 'weight'", (also,))
+        yield Fault(
+            "P711",
+            message,
+            ("heal", "on", i),
+            "name it once; a 'weight' repeats it more often",
+            (also,),
+        )
 
 
 @rule("P712")
@@ -76,14 +82,16 @@ def _predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
             continue
         file = f"'{text.file}' has predictions"
         if text.answers is not None:
-            help_ = "name a file of prompts, or leave 'answers' out"
-            yield Fault("P712", f"{file}, and no prompts", ("heal", "on", i, "answers"), help_)
+            help_ = "name a file of prompts, or remove 'answers'"
+            yield Fault("P712", f"{file}, not prompts", ("heal", "on", i, "answers"), help_)
         elif teacher is not None:
-            help_ = f"put 'from {teacher}' behind the texts that '{teacher}' teaches"
+            help_ = f"write 'from {teacher}' after the other texts only"
+            if all(other.predicted for other in heal.on):
+                help_ = f"remove 'from {teacher}'"
             yield Fault("P712", f"{file} of a teacher, so it can't have another teacher", at, help_)
     if heal.loss == "answers" and any(text.predicted for text in heal.on):
         message = "a file of predictions doesn't mark the tokens of answers"
-        yield Fault("P712", message, ("heal", "loss"), "leave 'loss answers' out")
+        yield Fault("P712", message, ("heal", "loss"), "remove 'loss answers'")
 
 
 @rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole", *CUTS))
@@ -91,7 +99,7 @@ def _healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
     if plan.heal is not None and not plan.may_be_healed:
         message = "nothing is dropped or cut, so there is nothing to heal"
-        help_ = "name a teacher, heal from NAME on …, or a file of predictions"
+        help_ = "remove 'heal', or name a teacher: heal from NAME on …"
         yield Fault("P707", message, ("heal",), help_, severity="warning")
 
 
@@ -100,7 +108,7 @@ def _no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for healing that names layers of a stack, which has no positions."""
     if plan.stack is not None and plan.heal is not None and plan.heal.layers:
         message = "'heal' can't name layers in a plan with a stack"
-        help_ = "leave them out: all layers of the output are trained"
+        help_ = "remove them; all layers of the output are trained"
         yield Fault("P708", message, ("heal", "layers"), help_)
 
 
@@ -113,7 +121,8 @@ def _every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
         if earlier is not None:
             which = f"the gap after L{bridge.after}" if bridge.after is not None else "every gap"
             also = Also("and here", ("bridges", earlier))
-            yield Fault("P701", f"{which} is named twice", ("bridges", i), also=(also,))
+            help_ = "remove one of the two"
+            yield Fault("P701", f"{which} is bridged twice", ("bridges", i), help_, (also,))
         first.setdefault(bridge.after, i)
 
 
@@ -128,8 +137,10 @@ def _every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
             if not dropped:
                 yield _warning("P702", "no layer is dropped, so there is no gap to bridge", i)
         elif bridge.after in fixed:
-            message = f"L{bridge.after} is dropped, so no gap comes after it"
-            yield Fault("P703", message, ("bridges", i, "after"), "name the layer before the gap")
+            message = f"expected a kept layer before the gap, but L{bridge.after} is dropped"
+            yield Fault(
+                "P703", message, ("bridges", i, "after"), "name the last kept layer before the gap"
+            )
         elif bridge.after + 1 not in dropped:
             yield _warning("P702", f"there is no gap after L{bridge.after}", i)
         if bridge.after is None and 0 in fixed:
@@ -138,7 +149,8 @@ def _every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
 
 def _warning(code: str, message: str, i: int) -> Fault:
     """Return a warning about a bridge."""
-    return Fault(code, message, ("bridges", i), severity="warning")
+    help_ = "bridge the layer before a gap, or remove 'bridge'"
+    return Fault(code, message, ("bridges", i), help_, severity="warning")
 
 
 @rule("P705")
@@ -147,7 +159,7 @@ def _bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     for i, bridge in enumerate(plan.bridges):
         tokens, ridge = bridge.tokens, bridge.ridge
         if not bridge.on:
-            yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
+            yield Fault("P705", NO_FILE, ("bridges", i, "on"), NAME_FILE)
         if tokens is not None and not (isinstance(tokens, int) and tokens > 0):
             message = "'tokens' must be a whole number of at least 1"
             yield Fault("P705", message, ("bridges", i, "tokens"))
@@ -184,8 +196,8 @@ def _cut_settings_are_valid(plan: Plan) -> Iterator[Fault]:
         for end in cut.size.between if isinstance(cut.size, SizeRange) else (cut.size,):
             yield from _beyond(Fault("P721", message, (name, "size")), end)
         if cut.ridge is not None and name != "width":
-            message = f"'{name}' has no 'ridge': nothing is fitted"
-            yield Fault("P721", message, (name, "ridge"), "leave it out")
+            message = f"'{name}' can't have a 'ridge', because it fits nothing"
+            yield Fault("P721", message, (name, "ridge"), "remove it")
         elif cut.ridge is not None and cut.ridge < 0:
             message = "'ridge' must be a number of at least 0"
             yield Fault("P721", message, (name, "ridge"))
@@ -196,7 +208,7 @@ def _text_fits_have_a_text(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each text of a fit without a name, and number of tokens out of range."""
     for name, fit in plan.text_fits.items():
         if not fit.on:
-            yield Fault("P721", f"the text of '{name}' has no name", (name, "on"))
+            yield Fault("P721", NO_FILE, (name, "on"), NAME_FILE)
         message = f"'tokens' of '{name}' must be a whole number from 1 to {LARGEST}"
         yield from _beyond(Fault("P721", message, (name, "tokens")), fit.tokens)
 
@@ -211,11 +223,11 @@ def _every_named_size_is_whole(plan: Plan) -> Iterator[Fault]:
         value = plan.numbers[word]
         also = Also("the number is here", ("numbers", word, "value"))
         if isinstance(value, Interval):
-            message = f"expected a size for '{name}', '{word}' is an interval of reals"
-            help_ = f"write the range here, as in '{name} 16384..49152 step 4096'"
+            message = f"expected a size for '{name}', but '{word}' is an interval"
+            help_ = f"write the range of sizes here, as in '{name} 16384..49152 step 4096'"
             yield Fault("P310", message, at, help_, (also,))
         elif any(not isinstance(n, int) or not 1 <= n <= LARGEST for n in numbers(value)):
-            message = f"expected whole numbers of at least 1 for '{name}', '{word}' has another"
+            message = f"expected whole numbers of at least 1 for '{name}', but '{word}' has another"
             yield Fault("P310", message, at, f"write 'let {word} = 1024'", (also,))
 
 
@@ -225,5 +237,5 @@ def _no_union_is_cut(plan: Plan) -> Iterator[Fault]:
     if plan.vocabulary is not None and plan.tokenizer == "union":
         message = "'vocabulary' can't be combined with 'tokenizer union'"
         also = Also("the union is here", ("tokenizer",))
-        help_ = "compile the union first, and cut the folder's vocabulary"
+        help_ = "compile the union first, and cut the compiled folder's vocabulary"
         yield Fault("P722", message, ("vocabulary",), help_, (also,))

@@ -6,6 +6,7 @@ from itertools import groupby, islice
 from gptailor.checks.rule import repeats, rule
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
+from gptailor.plan.registry import LARGEST_SINGLE
 from gptailor.plan.sites import (
     bounded_measures,
     drops_by_choice,
@@ -31,7 +32,7 @@ def _every_recipe_can_be_written(plan: Plan) -> Iterator[Fault]:
         elif at[0] == "layers" and isinstance(recipe, Subset):
             position = plan.layers[int(at[1])].position
             if recipe.layer not in (position, None):
-                message = f"'any of' takes L{position} of each model there, not L{recipe.layer}"
+                message = f"expected L{position} of each model for 'any of', got L{recipe.layer}"
         elif at[0] not in ("layers", "stack") and isinstance(recipe, Merge):
             message = _unwritable_merge(str(at[1] if at[0] == "models" else at[0]), recipe)
         if message:
@@ -43,7 +44,7 @@ def _unwritable_merge(where: str, recipe: Merge) -> str:
     if recipe.share is None and recipe.by is None:
         return f"the merge of '{where}' has no method"
     if recipe.share is not None:
-        return f"'{where}' is merged by a method, such as linear(0.5, 0.5), not by a number"
+        return f"expected a method for '{where}', such as linear(0.5, 0.5), got a number"
     if len(recipe.merge) > 1 and any(isinstance(s.model, OneOfModels) for s in recipe.merge):
         return f"a choice of models can't be one of several sources of '{where}'"
     return ""
@@ -78,7 +79,10 @@ def _every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
         try:
             float(number if not isinstance(number, str) else 0)
         except OverflowError:
-            yield Fault("P306", "the number is too large for a float", place)
+            message = (
+                f"expected at most {LARGEST_SINGLE:.9g}, the largest float32, got a larger one"
+            )
+            yield Fault("P306", message, place)
 
 
 @rule("P310")
@@ -95,7 +99,12 @@ def _a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice that lists a position twice."""
     for at, choice in drops_by_choice(plan):
         for i, _ in islice(repeats(choice.among), 1):
-            yield Fault("P202", f"duplicate L{choice.among[i]} in this list", (*at, "among"))
+            yield Fault(
+                "P202",
+                f"L{choice.among[i]} is in this list twice",
+                (*at, "among"),
+                "remove one of the two",
+            )
 
 
 # ---------------------------------------------------------------------------------- tied statements
@@ -113,7 +122,12 @@ def _a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
             getattr(entry, "factor", None),
         )
         if first.setdefault((at[:-1], entry.tied), shape) != shape:
-            yield Fault("P508", "a tied entry differs from its group", at)
+            yield Fault(
+                "P508",
+                "a tied entry differs from its group",
+                at,
+                "give each entry of a group the same choices",
+            )
 
 
 @rule("P508")
@@ -130,7 +144,7 @@ def _a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
     ]
     for i, _ in repeats(key for *_, key in steps):
         at, layer, _ = steps[i]
-        yield Fault("P508", f"duplicate L{layer} in a tied group", (*at, "recipe"))
+        yield Fault("P508", f"L{layer} is in a tied group twice", (*at, "recipe"))
     ended: set[int | None] = set()
     items = enumerate(plan.stack.items if plan.stack else ())
     for tied, run in groupby(items, lambda pair: pair[1].tied):
@@ -141,10 +155,10 @@ def _a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
 
 
 _INDIVISIBLE = (
-    ("drop_any", "drop any", "it is one choice anyway"),
-    ("windows", "drop window", "it is one choice anyway"),
-    ("bridges", "bridge", ""),
-    ("repeats", "repeat", ""),
+    ("drop_any", "drop any", "remove 'tied'; it is one choice already"),
+    ("windows", "drop window", "remove 'tied'; it is one choice already"),
+    ("bridges", "bridge", "remove 'tied'; it is one choice already"),
+    ("repeats", "repeat", "remove 'tied'; it is one choice already"),
 )
 """The lists in which each entry is one choice by itself, their words, and the remedy."""
 

@@ -33,7 +33,8 @@ def _parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
     for i, layer in enumerate(checked.plan.layers):
         if layer.part in BRANCHES:
             message = f"L{layer.position}.{layer.part} can't be taken by itself: {reason}"
-            yield Fault("M216", message, ("layers", i))
+            help_ = "take the whole layer, or projections such as 'mlp.down'"
+            yield Fault("M216", message, ("layers", i), help_)
             return
 
 
@@ -42,7 +43,8 @@ def _scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for scales in an architecture that has no exact form for folding them."""
     reason = checked.base.layout.no_scale
     if checked.plan.scales and reason is not None:
-        yield Fault("M214", f"'scale' can't be folded into the weights: {reason}", ("scales", 0))
+        message = f"'scale' can't be folded into the weights: {reason}"
+        yield Fault("M214", message, ("scales", 0), "remove 'scale'")
 
 
 @rule("M214")
@@ -53,7 +55,7 @@ def _scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
             where = f"L{slot.position}"
             message = f"the scales before {where} multiply to {slot.divisor:.9g}"
             message += f", expected {_LEAST_SCALE:.3g} to {1 / _LEAST_SCALE:.3g}"
-            yield Fault("M214", message, ("scales", 0), "scale by numbers nearer to 1")
+            yield Fault("M214", message, ("scales", 0), "use numbers nearer to 1")
             return
 
 
@@ -66,8 +68,8 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
     for part in BRANCHES:
         tensors = base.part(0, part)
         if tensors and not any(fold_scale(base.layout, suffix) for suffix in tensors):
-            message = f"a layer's '{part}' has no tensor that a scale could be folded into"
-            yield Fault("M214", message, ("scales", 0))
+            message = f"'scale' can't be folded into the weights: no tensor of '{part}' can take it"
+            yield Fault("M214", message, ("scales", 0), "remove 'scale'")
 
 
 @rule("M208", "M209")
@@ -96,19 +98,24 @@ def _misfit(checked: Checked, slot: Slot, use: Use) -> Fault | None:
     base_tensors = _weights(replace(use, model=checked.base, layer=reference).tensors)
     who = f"L{use.layer} of '{use.model.name}'"
     if missing := base_tensors.keys() - tensors.keys():
-        return Fault("M209", f"{who} has no tensor '{min(missing)}', which the base has", use.at)
+        message = f"{who} has no tensor '{min(missing)}', which the base has"
+        return Fault("M209", message, use.at, _SAME)
     if extra := tensors.keys() - base_tensors.keys():
-        return Fault("M209", f"{who} has a tensor '{min(extra)}', which the base lacks", use.at)
+        message = f"{who} has a tensor '{min(extra)}', which the base lacks"
+        return Fault("M209", message, use.at, _SAME)
     wrong = [n for n in base_tensors if base_tensors[n].spec.shape != tensors[n].spec.shape]
     if not wrong:
         return None
     name = wrong[0]
-    more = f" ({len(wrong) - 1} more tensors differ)" if len(wrong) > 1 else ""
+    more = f"; {len(wrong) - 1} more tensors differ" if len(wrong) > 1 else ""
     message = (
         f"'{name}' of {who} has the shape {list(tensors[name].spec.shape)}, "
-        f"and the base's L{reference} {list(base_tensors[name].spec.shape)}{more}"
+        f"expected {list(base_tensors[name].spec.shape)} as in the base's L{reference}{more}"
     )
-    return Fault("M208", message, use.at)
+    return Fault("M208", message, use.at, "use a model with the same shapes")
+
+
+_SAME = "use a model with the same tensors"
 
 
 def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -144,11 +151,11 @@ def _merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
                 if key is None:
                     continue
                 message = (
-                    f"L{use.layer} of '{use.model.name}' has {key} {entry.get(key)}, and "
-                    f"L{other.layer} of '{other.model.name}' {other_entry.get(key)}"
+                    f"L{use.layer} of '{use.model.name}' has {key} {entry.get(key)}, but "
+                    f"L{other.layer} of '{other.model.name}' has {other_entry.get(key)}"
                 )
-                help_ = "such a part is a layer's of the same kind" if finer else ""
-                yield Fault("M218", message, use.at, help_ or "they can't be merged")
+                how = "take the part from a layer" if finer else "merge only layers"
+                yield Fault("M218", message, use.at, f"{how} with the same {key}")
                 return
 
 
@@ -159,7 +166,9 @@ def _tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
         merged = merges(use.layer_recipe.recipe)
         for tensor in _weights(use.tensors).values() if merged else ():
             if (dtype := tensor.spec.dtype) not in FLOATS:
-                yield Fault("M215", f"'{tensor.spec.name}' is {dtype}, and can't be merged", use.at)
+                name = f"'{tensor.spec.name}' of '{use.model.name}'"
+                message = f"{name} is {dtype}, which can't be merged"
+                yield Fault("M215", message, use.at, "take it from one model")
                 return
 
 
@@ -191,9 +200,9 @@ def _no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
             name = next((suffix for suffix in part if suffix.rpartition(".")[2] == _SCALAR), None)
             if name is not None:
                 message = (
-                    f"L{position} multiplies its output by '{name}', which each run does again"
+                    f"L{position} scales its output by '{name}', and each repeat scales it again"
                 )
-                help_ = "such blocks are known to need that number lowered, which no plan can say"
+                help_ = "evaluate the output; a plan can't change this number"
                 yield Fault("M316", message, at, help_, severity="warning")
                 break
 
@@ -218,7 +227,7 @@ def _features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     at: Place = ("stack",) if checked.plan.stack else ("drops", next(moved, 0))
     after = listed(f"L{place}" for place in places)
     message = (
-        f"the base adds features of an image after its first {count} layers, the output after "
+        f"the base adds an image's features after its first {count} layers, the output after "
         f"{after}" + (", so some features are lost" if len(places) < count else "")
     )
     yield Fault("M310", message, at, f"keep L0..L{count - 1} in their places", severity="warning")
@@ -234,12 +243,15 @@ def _images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
     for key, number in visual_tokens(base.config).items():
         base_token, output_token = base_vocabulary.tokens.get(number), written.tokens.get(number)
         if base_token != output_token:
-            token = "no token" if output_token is None else quoted(output_token)
-            message = (
-                f"the tokenizer of '{owner.name}' has {token} at {number}, which is the base's"
+            expected, token = (
+                "no token" if each is None else quoted(each) for each in (base_token, output_token)
             )
-            expected = "none" if base_token is None else quoted(base_token)
-            yield Fault("M221", f"{message} '{key}' ({expected})", ("tokenizer",))
+            message = (
+                f"expected {expected} at {number}, the base's '{key}', in the tokenizer of "
+                f"'{owner.name}', got {token}"
+            )
+            help_ = "use a tokenizer with the base's image tokens"
+            yield Fault("M221", message, ("tokenizer",), help_)
             return
 
 
@@ -258,7 +270,9 @@ def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
             dtype = tensor.spec.dtype
             if model.layout.quantised is None and dtype.startswith(("F8_", "F6_", "F4")):
                 assert dtype not in FLOATS
-                message = f"'{tensor.spec.name}' of '{model.name}' is {dtype}, and can't be {what}"
+                message = (
+                    f"'{tensor.spec.name}' of '{model.name}' is {dtype}, which can't be {what}"
+                )
                 yield Fault("M215", message, at)
                 return
 
@@ -316,19 +330,19 @@ def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) 
     layout = checked.base.layout
     if is_pattern(part):
         names = sorted(suffix for branch, _, suffix in tensors if branch == "attn") or [""]
-        message = f"no tensor of L{position} fits the pattern {part}"
+        message = f"no tensor of L{position} matches the pattern {part}"
         return message, f"a pattern matches the whole name, such as {quoted(names[0])}"
     message = f"L{position} has no part '{part}'"
     if not layout.family.attn_out:
-        what = f"the roles of the tensors of '{layout.model_type}' are unknown"
-        return f"{message}: {what}", "name them by a pattern in quotes"
+        what = f"gptailor doesn't know the projections of model type '{layout.model_type}'"
+        return f"{message}: {what}", "use a pattern in quotes"
     roles = {role for _, role, _ in tensors}
     fused, fused_words = _FUSED.get(part, ("", ""))
     if fused in roles:
-        return f"{message}: {fused_words} one projection there", f"it is '{fused}'"
+        return f"{message}: {fused_words} one projection", f"use '{fused}'"
     present = [name for name in PROJECTIONS if name in roles]
     has = f"it has {listed(present)}; " if present else ""
-    return message, f"{has}a pattern in quotes names any of its tensors"
+    return message, f"{has}a pattern in quotes can name any tensor"
 
 
 _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
@@ -348,7 +362,9 @@ def _quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
             modules[_WEIGHT.sub("", tensor[2])].add(holds(layer.part, *tensor))
         torn = next((module for module, held in sorted(modules.items()) if len(held) > 1), None)
         if torn is not None:
-            message = f"the pattern {layer.part} takes some tensors of '{torn}', and not all"
-            help_ = f'quantised weights are several tensors: write "{torn}*"'
+            message = (
+                f"the pattern {layer.part} matches only some tensors of the quantised '{torn}'"
+            )
+            help_ = f'write "{torn}*"'
             yield Fault("M231", message, ("layers", i), help_)
             return

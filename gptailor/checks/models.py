@@ -115,8 +115,8 @@ def _is_folder(model: Model) -> bool:
 def _others_have_positions(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each `others` without a position."""
     for at in idle_others(checked.resolved.declared, checked.count):
-        message = "'others' has no effect: other statements decide or drop all layers"
-        yield Fault("M314", message, at, severity="warning")
+        message = "'others' has no effect: other statements set or drop all layers"
+        yield Fault("M314", message, at, "remove it", severity="warning")
 
 
 @rule("M201", stage=1)
@@ -190,15 +190,15 @@ def _something_remains(checked: Checked) -> Iterator[Fault]:
     plan = checked.plan
     fixed = {drop.position for drop in plan.drops if not drop.maybe}
     if plan.stack is None and fixed >= set(range(checked.count)):
-        message = f"all {checked.count} layers are dropped, and nothing remains"
-        yield Fault("M203", message, ("drops", len(plan.drops) - 1))
+        message = f"all {checked.count} layers are dropped"
+        yield Fault("M203", message, ("drops", len(plan.drops) - 1), "keep at least one layer")
     dropped = len(fixed)
     for at, choice in drops_by_choice(plan):
         most = count_ends(choice.count)[1]
         dropped += most
         if dropped >= checked.count and most > 0:
-            message = f"dropping {most} more of {checked.count} layers leaves nothing"
-            yield Fault("M203", message, (*at, "count"))
+            message = f"the drops can remove all {checked.count} layers"
+            yield Fault("M203", message, (*at, "count"), "keep at least one layer")
 
 
 @rule("M205", "M206", "M301", "M302", stage=1)
@@ -215,19 +215,22 @@ def _every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
         at = ("models", name, "source")
         if model.layout.architecture != base.layout.architecture:
             base_value, value = _kind(base.layout), _kind(model.layout)
-            message = f"'{name}' is {value} model, and the base {base_value} one"
-            yield Fault("M205", message, at, "name a fine-tune of the base, or leave it out")
+            message = f"'{name}' is {value} model, but the base is {base_value} model"
+            yield Fault("M205", message, at, "use a fine-tune of the base, or remove it")
             continue
         if name not in source_models:
             continue  # it only teaches
         for difference in incompatible(base.layout, base.config, model.config):
-            base_value = _value_in_words(difference.base_value)
-            value = _value_in_words(difference.other_value)
-            message = f"'{name}' has {difference.key} {value}, and the base {base_value}"
+            key, base_value, value = _first_difference(
+                difference.key, difference.base_value, difference.other_value
+            )
+            message = f"'{name}' has {key} {value}, but the base has {base_value}"
             if difference.severity == "fault":
-                yield Fault("M206", message, at, "its layers would compute something else here")
+                yield Fault(
+                    "M206", message, at, "use a model with the base's setting, which the output has"
+                )
             else:
-                help_ = "the output computes with the base's"
+                help_ = "the output has the base's setting"
                 yield Fault("M302", message, at, help_, severity="warning")
 
 
@@ -241,15 +244,27 @@ def _vain_keys(checked: Checked) -> Iterator[Fault]:
     for key in found.file.agree:
         absent = all(key not in each and found.file.value(key, each) is None for each in configs)
         if absent and key not in found.file.why:
-            message = f"no model has {quoted(key)} ('agree' in its family file)"
-            help_ = f"correct the name, or leave it out; 'why' may explain it: {found.path}"
+            message = (
+                f"no model has the key {quoted(key)} under 'agree' in the family file {found.path}"
+            )
+            help_ = "correct or remove it, or explain it under 'why'"
             yield Fault("M301", message, ("models", "base", "source"), help_, severity="warning")
 
 
 def _kind(layout: Layout) -> str:
     """Return a model type in words, with its language model's type if that is another."""
-    inner = "" if layout.text_type == layout.model_type else f" (with '{layout.text_type}' in it)"
+    inner = "" if layout.text_type == layout.model_type else f" ('{layout.text_type}')"
     return f"a '{layout.model_type}'{inner}"
+
+
+def _first_difference(key: str, base_value: object, value: object) -> tuple[str, str, str]:
+    """Return the first key, within objects, at which two values differ, and both in words."""
+    if isinstance(base_value, dict) and isinstance(value, dict):
+        for inner in (*base_value, *value):
+            if base_value.get(inner) != value.get(inner):
+                at = f"{key}.{inner}"
+                return _first_difference(at, base_value.get(inner), value.get(inner))
+    return key, _value_in_words(base_value), _value_in_words(value)
 
 
 def _value_in_words(value: object) -> str:
@@ -266,10 +281,8 @@ def _predictors_stay(checked: Checked) -> Iterator[Fault]:
     if not base.predicting or any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
     if (why := predictors_lost(checked)) is not None:
-        many = len(base.predicting)
-        tensors = "1 tensor" if many == 1 else f"{many} tensors"
-        message = f"{tensors} of layers that predict further tokens (MTP) are left out: {why}"
-        help_ = "vLLM and SGLang can't decode the output speculatively by MTP"
+        message = f"the output lacks the base's layers for multi-token prediction (MTP): {why}"
+        help_ = "vLLM and SGLang can't use MTP for speculative decoding of the output"
         yield Fault("M318", message, ("models", "base", "source"), help_, severity="warning")
 
 
@@ -280,11 +293,11 @@ def _hidden_states_fit_float16(checked: Checked) -> Iterator[Fault]:
     dtype = stated or config.get("dtype") or config.get("torch_dtype")
     if layout.family.overflows_float16 and dtype == "float16":
         message = (
-            f"hidden states of a '{layout.text_type}' model overflow in float16, and its "
-            "predictions are then NaN"
+            f"hidden states of a '{layout.text_type}' model overflow in float16, so its "
+            "predictions become NaN"
         )
         at: Place = ("dtype",) if stated else ("models", "base", "source")
-        yield Fault("M319", message, at, "compile with dtype bfloat16", severity="warning")
+        yield Fault("M319", message, at, "write 'dtype bfloat16'", severity="warning")
 
 
 @rule("M303", stage=1)
@@ -296,10 +309,11 @@ def _every_model_is_used(checked: Checked) -> Iterator[Fault]:
     idle = [name for name in plan.models if name not in used_names]
     if idle:
         names = listed(f"'{name}'" for name in idle)
-        message = f"the model {names} is declared and never used"
+        message = f"the model {names} is never used"
         if len(idle) > 1:
-            message = f"the models {names} are declared and never used"
-        yield Fault("M303", message, ("models", idle[0], "name"), severity="warning")
+            message = f"the models {names} are never used"
+        help_ = "remove it" if len(idle) == 1 else "remove them"
+        yield Fault("M303", message, ("models", idle[0], "name"), help_, severity="warning")
 
 
 # ---------------------------------------------------------------------- models that no folder holds
@@ -344,13 +358,13 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
         choices = "1 open choice" if count == 1 else f"{count} open choices"
         yield f"has {choices}, expected a closed plan", "'gptailor search' closes them"
     if inner.tokenizer is not None and not isinstance(inner.tokenizer, Take):
-        yield "makes a tokenizer, which no file has yet", compiled
+        yield "has a tokenizer that only its compiled folder has", compiled
     tells = {"base"} if plan.tokenizer is None else set()
     if isinstance(plan.tokenizer, Take):
         tells = {n for _, n, _ in named_models(plan.tokenizer)}
     tells |= {plan.chat_template.model} if isinstance(plan.chat_template, TemplateOf) else set()
     if inner.chat_template is not None and name in needed(plan, tells):
-        yield "gives its tokenizer a chat template, which no file has yet", compiled
+        yield "has a chat template that only its compiled folder has", compiled
 
 
 MODEL_RULES = rules_of(

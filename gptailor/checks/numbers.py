@@ -29,9 +29,11 @@ def _every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P113", f"expected a number, got the model '{name}'", at)
             continue
         declared = listed(f"'{number}'" for number in list(plan.numbers)[:8])
-        help_ = nearest(name, plan.numbers) or (f"named are {declared}" if declared else "")
-        help_ = help_ or f"give one the name: let {name} = {example}"
-        yield Fault("P114", f"no number is named '{name}'", at, help_)
+        help_ = nearest(name, plan.numbers) or (
+            f"the defined numbers are {declared}" if declared else ""
+        )
+        help_ = help_ or f"add a line such as let {name} = {example}"
+        yield Fault("P114", f"the number '{name}' is not defined", at, help_)
 
 
 def _named_counts(plan: p.Plan) -> Iterator[tuple[Place, str, p.Count]]:
@@ -46,14 +48,15 @@ def _every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each count by a name that has another number, or no whole number."""
     for at, name, count in _named_counts(plan):
         value = plan.numbers.get(name)
-        also = Also("the number is here", ("numbers", name, "value"))
+        also = Also("the number is defined here", ("numbers", name, "value"))
         if value is None or value == count:
             continue
         if isinstance(value, int):
-            message = f"the count is {p.count_text(count)}, and '{name}' is {value}"
-            yield Fault("P310", message, (*at, "count"), also=(also,))
+            message = f"the count is {p.count_text(count)}, but '{name}' is {value}"
+            help_ = "give both the same value"
+            yield Fault("P310", message, (*at, "count"), help_, also=(also,))
             continue
-        message = f"expected a whole number of layers to drop, '{name}' is another value"
+        message = f"expected a whole number of layers to drop, but '{name}' is another value"
         help_ = f"write 'let {name} = 7', or a range of counts such as 4..10 in the drop"
         yield Fault("P310", message, (*at, "count"), help_, also=(also,))
 
@@ -65,7 +68,9 @@ def _no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
         if name in plan.models:
             also = Also("the model is declared here", ("models", name, "name"))
             message = f"'{name}' is the name of a model and of a number"
-            yield Fault("P113", message, ("numbers", name, "name"), also=(also,))
+            yield Fault(
+                "P113", message, ("numbers", name, "name"), "rename one of the two", (also,)
+            )
 
 
 @rule("P115", missing_in=ANYWHERE)
@@ -75,8 +80,8 @@ def _every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
     used |= {name for _, name, _ in _named_counts(plan)}
     for name in plan.numbers:
         if name not in used:
-            message = f"the number '{name}' is named and never used"
-            yield Fault("P115", message, ("numbers", name, "name"), severity="warning")
+            message = f"the number '{name}' is never used"
+            yield Fault("P115", message, ("numbers", name, "name"), "remove it", severity="warning")
 
 
 # ------------------------------------------------------------------------------------------- curves
@@ -95,14 +100,17 @@ def _every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
     for at, curve in _curves(plan):
         message = help_ = ""
         if len(curve.curve) < 2:
-            message, help_ = "a curve has two knots or more", "write one number without 'curve'"
+            message, help_ = (
+                "expected at least two knots in a curve, got one",
+                "write one number without 'curve'",
+            )
         elif at[0] in (*p.REST, "bridges"):
             where = "a bridge" if at[0] == "bridges" else f"'{at[0]}'"
-            message = f"a curve spans positions, and {where} has no positions"
+            message, help_ = f"{where} can't have a curve over layers", "write one number"
         elif at[0] in ("others", "whole", "models") and curve.over is not None:
             where = str(at[1] if at[0] == "models" else at[0])
-            message = f"a curve in '{where}' spans all layers of the base"
-            help_ = "leave 'over' out"
+            message = f"a curve in '{where}' always spans all layers of the base"
+            help_ = "remove 'over'"
         elif at[0] in ("layers", "scales"):
             message = _outside(plan, at, curve)
         if message:
@@ -114,11 +122,11 @@ def _outside(plan: p.Plan, at: Place, curve: p.Curve) -> str:
     entries: tuple[p.Layer | p.Scale, ...] = plan.layers if at[0] == "layers" else plan.scales
     position = entries[int(at[1])].position
     if curve.over is None:
-        return "a curve doesn't say over which positions it goes"
+        return "the curve has no range of layers ('over')"
     first, last = curve.over
     if first <= position <= last:
         return ""
-    return f"L{position} lies outside of the curve's L{first}..L{last}"
+    return f"L{position} is outside of the curve's L{first}..L{last}"
 
 
 @rule("P510")
@@ -134,14 +142,14 @@ def _curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
         beside = [(i - 1, (number - 1, last))] if number else []
         beside += [(i + 1, (number + 1, last))] if number < last else []
         if items[i].maybe:
-            message = "in a stack a curve can't go over 'maybe' items"
-            yield Fault("P510", message, at, "write the numbers out")
+            message = "a curve in a stack can't span 'maybe' items"
+            yield Fault("P510", message, at, "write a number for each item")
         elif not 0 <= number <= last or not all(
             over.get(("stack", "items", k, *inner)) == span and _alike(items[k], items[i])
             for k, span in beside
         ):
-            message = "in a stack a curve must go over all items of its statement"
-            yield Fault("P510", message, at)
+            message = "a curve in a stack must span all items of its statement"
+            yield Fault("P510", message, at, "remove 'over'")
 
 
 def _alike(item: p.Item, other: p.Item) -> bool:
@@ -159,13 +167,14 @@ def _others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     for i in patterns[1:]:
         also = Also("and here", ("others", patterns[0]))
         message = "two patterns may match the same tensor"
-        yield Fault("P207", message, ("others", i), "write one of the two", (also,))
+        yield Fault("P207", message, ("others", i), "keep one of the two", (also,))
     parts = [entry.part for entry in plan.others]
     for i, first in repeats(parts):
         if not is_pattern(parts[i]):
             what = f"others.{parts[i]}" if parts[i] else "others"
             also = Also("first given here", ("others", first))
-            yield Fault("P401", f"'{what}' is given twice", ("others", i), also=(also,))
+            help_ = "keep one of the two"
+            yield Fault("P401", f"'{what}' is given twice", ("others", i), help_, (also,))
 
 
 @rule("P511")
@@ -181,9 +190,10 @@ def _no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
     for at, entry in sites.enumerated(plan, "layers", "others"):
         lower = [place for part, place in below if place[0] != at[0] and entry.part in (None, part)]
         if entry.maybe and lower:
-            message = f"'maybe' includes '{lower[0][0]}', which has a choice for each position"
-            help_ = f"write 'tied' before '{lower[0][0]}', or its choice here without 'maybe'"
-            yield Fault("P511", message, (*at, "maybe"), help_, (Also("these", lower[0]),))
+            message = f"'maybe' adds a second choice to that of '{lower[0][0]}' for the same layers"
+            help_ = f"write 'tied {lower[0][0]} …', or all options here without 'maybe'"
+            also = Also("the other choice", lower[0])
+            yield Fault("P511", message, (*at, "maybe"), help_, (also,))
 
 
 @rule("P512")
@@ -203,6 +213,8 @@ def _no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
         if loses and not covers(solid[layer.position], part):
             target = f"L{layer.position}.{layer.part}" if layer.part else f"L{layer.position}"
             message = f"'{target}' overrides an open choice of 'others.{part}'"
-            help_ = "write 'tied' before the choice of 'others', or give the part to positions"
-            yield Fault("P512", message, ("layers", j), help_, (Also("these", ("others", i)),))
+            finer_part = f"L{layer.position}.{part}"
+            help_ = f"write 'tied others.{part} …', or set '{finer_part}' too"
+            also = Also("the choice", ("others", i))
+            yield Fault("P512", message, ("layers", j), help_, (also,))
             return

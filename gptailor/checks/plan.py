@@ -108,7 +108,7 @@ def _fields(plan: Plan) -> Iterator[_Size]:
     items = plan.stack.items if plan.stack is not None else ()
     count = sum(map(len, (*(getattr(plan, name) for name in BY_LAYER), items, layers)))
     count += sum(len(choice.among) for _, choice in drops_by_choice(plan))
-    yield ("layers in a plan", count, MOST_ENTRIES, ("layers",), "")
+    yield ("layers in a plan", count, MOST_ENTRIES, ("layers",), "write several plans")
 
 
 @rule("P214", stage=0)
@@ -142,7 +142,7 @@ def _windows(plan: Plan) -> Iterator[_Size]:
     for at, choice in choices:
         if isinstance(choice, DropWindow | RepeatWindow):
             total += window_count(choice.count, choice.among)
-            help_ = "choose of fewer layers, or of fewer lengths"
+            help_ = "name fewer layers, or fewer lengths"
             yield ("windows to choose from", total, MOST_WINDOWS, at, help_)
 
 
@@ -173,8 +173,8 @@ def _models_are_shallow(plan: Plan) -> Iterator[Fault]:
     depth_of = depths(plan)
     name = max(depth_of, key=depth_of.__getitem__, default="")
     if (depth := depth_of.get(name, 0)) > DEEPEST:
-        message = f"expected models at most {DEEPEST} deep in one another, '{name}' is {depth}"
-        help_ = "compile a part of them first, and name the folder"
+        message = f"expected models nested at most {DEEPEST} deep, '{name}' is nested {depth} deep"
+        help_ = "compile one of them first, and name the folder"
         yield Fault(TOO_LARGE, message, ("models", name, "name"), help_)
 
 
@@ -188,8 +188,8 @@ def _every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
     parts = ["a pattern" if is_pattern(layer.part) else layer.part for layer in layers]
     keys = zip([layer.position for layer in layers], parts, strict=True)
     hits = [Hit(layers[j].position, *_in_text_order(plan, i, j)) for j, i in repeats(keys)]
-    twice = Fault("P207", "is decided twice")
-    yield from joined_faults(plan.origin, hits, twice, "first decided here")
+    twice = Fault("P207", "is set twice", help="remove one of the two")
+    yield from joined_faults(plan.origin, hits, twice, "first set here")
 
 
 def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
@@ -204,10 +204,15 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
 @rule("P209", "P210")
 def _nothing_is_scaled_or_dropped_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position with two scales, or that two drops name."""
-    multiply = "multiply the factors into one 'scale'"
+    multiply = "write one 'scale' with the product of both factors"
     kinds: tuple[tuple[str, Sequence[Drop | Scale], Fault, str], ...] = (
         ("scales", plan.scales, Fault("P209", "is scaled twice", help=multiply), "scaled"),
-        ("drops", plan.drops, Fault("P210", "is dropped twice", help="name it once"), "dropped"),
+        (
+            "drops",
+            plan.drops,
+            Fault("P210", "is dropped twice", help="remove one of the two"),
+            "dropped",
+        ),
     )
     for name, entries, twice, what in kinds:
         hits = [
@@ -226,7 +231,7 @@ def _nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     layers, scales = ([entry.position for entry in each] for each in (plan.layers, plan.scales))
     keep = "keep one of the two"
     conflicts: tuple[tuple[Place, Iterable[int], Fault], ...] = (
-        (("layers",), layers, Fault("P208", "has a source and is dropped", help=keep)),
+        (("layers",), layers, Fault("P208", "is set and dropped", help=keep)),
         (("scales",), scales, Fault("P208", "is scaled and dropped", help=keep)),
         (("heal", "layers"), healed, Fault("P208", "is healed and dropped", help=keep)),
     )
@@ -246,7 +251,7 @@ def _no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
         span = plan.origin.statement(first) if plan.origin else None
         also = Also("the stack is here", ("stack",))
         help_ = "list all layers in the stack, or remove the stack"
-        message = "a plan with a stack has no other statements of layers"
+        message = "a plan with a stack can't have other statements about layers"
         yield Fault("P212", message, first, help_, (also,), span=span)
 
 
@@ -265,9 +270,9 @@ def _a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
     fixed = sum(not item.maybe for item in plan.stack.items)
     if fixed > limit:
         layers = "1 layer" if limit == 1 else f"{limit} layers"
-        message = f"the limit is {layers}, and {fixed} of the stack are not 'maybe'"
+        message = f"the limit is {layers}, but {fixed} items of the stack aren't 'maybe'"
         at = ("stack", "limit")
-        yield Fault("P220", message, at, "a limit takes only 'maybe' items away")
+        yield Fault("P220", message, at, "raise the limit, or write 'maybe' before more items")
 
 
 # ----------------------------------------------------------------------------- the rest and choices
@@ -278,15 +283,17 @@ def _the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a dtype that checkpoints can't have."""
     if plan.dtype is not None and plan.dtype not in DTYPES:
         help_ = nearest(plan.dtype, DTYPES) or f"the dtypes are {listed(DTYPES)}"
-        yield Fault("P403", f"'{plan.dtype}' is not a dtype of an output", ("dtype",), help_)
+        yield Fault("P403", f"there is no dtype '{plan.dtype}' for an output", ("dtype",), help_)
 
 
 @rule("P402")
 def _the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a merged tokenizer, and for one from a model made of models."""
     if isinstance(plan.tokenizer, Merge | Subset):
-        help_ = "'tokenizer union' has the tokens of all models"
-        yield Fault("P402", "tokenizers can't be merged; expected one model", ("tokenizer",), help_)
+        help_ = "name one model, or write 'tokenizer union' for the tokens of all models"
+        yield Fault(
+            "P402", "expected a tokenizer from one model, got a merge", ("tokenizer",), help_
+        )
     names: list[tuple[Place, str]] = []
     if isinstance(plan.tokenizer, Take):
         names += [(("tokenizer", *at), name) for at, name, _ in named_models(plan.tokenizer)]
@@ -294,8 +301,8 @@ def _the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
         names.append((("chat_template",), plan.chat_template.model))
     for at, name in names:
         if any(plan.models[n].made is not None for n in needed(plan, [name])):
-            message = f"'{name}' is made of models, and has no tokenizer of its own"
-            yield Fault("P402", message, at, "name the model that has it")
+            message = f"'{name}' is a merge, which has no tokenizer of its own"
+            yield Fault("P402", message, at, "name one of its models")
 
 
 @rule("P404")
@@ -305,8 +312,9 @@ def _the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
     if not isinstance(template, str) or template in CHAT_TEMPLATES:
         return
     if template[:1] not in (".", "/", "~"):
-        help_ = f"use {listed(CHAT_TEMPLATES)}, a model, or a path that starts with '.', '/' or '~'"
-        yield Fault("P404", f"'{template}' names no chat template", ("chat_template",), help_)
+        names = listed((f'"{name}"' for name in CHAT_TEMPLATES), "or")
+        help_ = f"write {names}, 'from' and a model, or a path that begins with '.', '/' or '~'"
+        yield Fault("P404", f"there is no chat template '{template}'", ("chat_template",), help_)
 
 
 @rule("P306")
@@ -316,7 +324,7 @@ def _every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
     for at, value in values(plan):
         for number in numbers(value):
             if abs(number) > LARGEST_SINGLE:
-                got = f"{number:g}" if isinstance(number, float) else "a larger whole number"
+                got = f"{number:g}" if isinstance(number, float) else "a larger one"
                 yield Fault("P306", f"expected at most {most}, the largest float32, got {got}", at)
 
 
@@ -325,7 +333,8 @@ def _every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each scale of a hidden state that is not above 0."""
     for i, scale in enumerate(plan.scales):
         if any(number <= 0 for number in numbers(scale.factor, plan.numbers)):
-            yield Fault("P405", "a scale must be above 0", ("scales", i, "factor"))
+            help_ = "to remove a layer, write 'drop'"
+            yield Fault("P405", "a scale must be above 0", ("scales", i, "factor"), help_)
 
 
 @rule("P507")
@@ -338,8 +347,8 @@ def _every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
         groups[at[:-1], entry.tied] = first, has
     for at, has in groups.values():
         if not has:
-            yield Fault("P507", "'tied' is before a statement without a choice",
-                        (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
+            yield Fault("P507", "'tied' has no effect on a statement without a choice",
+                        (*at, "tied"), "remove it", severity="warning")  # fmt: skip
 
 
 PLAN_RULES = rules_of(

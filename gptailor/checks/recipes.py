@@ -21,14 +21,14 @@ _PACKAGE = re.compile(r"(?a)\w[\w.-]* \d[\w.+!]*")
 
 _METHODS_OF_MERGEKIT = {
     "dare_linear": "did you mean 'dare'?",
-    "passthrough": "leave it out: without 'by' a model's tensors stay as they are",
+    "passthrough": "remove 'by'; without it a model's tensors stay as they are",
     "ramplus_tl": "did you mean 'ram_plus'?",
-    "scale": "a multiple of one model's tensors is written by linear(0.5)",
+    "scale": "write by linear(0.5) for a multiple of one model's tensors",
 }
 _PARAMETERS_OF_MERGEKIT = {
     "filter_wise": "write by=row",
-    "int8_mask": "leave it out: in mergekit it saves memory, and changes no tensor",
-    "lambda": "it is 'scale' here; multiply the weights of task_arithmetic by it",
+    "int8_mask": "remove it; in mergekit it saves memory and changes no tensor",
+    "lambda": "use 'scale', or multiply the weights of task_arithmetic by it",
     "normalize_weights": "did you mean 'normalize'?",
     "nuslerp_flatten": "write by=row or by=column",
     "nuslerp_row_wise": "write by=column",
@@ -72,7 +72,7 @@ def _every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
             known = f"the {table.kind}s are {listed(names)}" if names else "install its package"
             like = _METHODS_OF_MERGEKIT.get(name) or nearest(name, names)
             help_ = table.problem(name) or help_ or like or known
-            by = f"; by the lock it comes from the package {package}" if package else ""
+            by = f", which the lock has from the package {package}" if package else ""
             yield Fault("P301", f"there is no {table.kind} '{name}'{by}", at, help_)
 
 
@@ -116,7 +116,7 @@ def _every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
             if parameter.integer and isinstance(value, p.Interval):
-                message = f"'{name}' must be a whole number, not an interval of reals"
+                message = f"'{name}' of '{method.name}' must be a whole number, not an interval"
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
         if message := _overfull(call, method, plan) or _uncertain(call, method, plan):
             yield Fault("P303", message, at)
@@ -139,7 +139,7 @@ def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
     for both in _paired(density, gamma):
         for kept, dropped in _together(*both, plan):
             if kept + dropped > 1 + 1e-12:
-                return f"density {kept!r} and gamma {dropped!r} have a sum above 1"
+                return f"expected at most 1 for density + gamma, got {kept!r} + {dropped!r}"
     return ""
 
 
@@ -157,7 +157,7 @@ def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
         low, high = min(ends, default=1.0), max(ends, default=1.0)
         if low < 1 and not (low - most > 0 and high + most < 1):
             shown = f"{low!r}" if low == high else f"{low!r}..{high!r}"
-            return f"density {shown} and epsilon {most!r}: density ± epsilon must be in (0, 1)"
+            return f"density ± epsilon must be in (0, 1), got {shown} ± {most!r}"
     return ""
 
 
@@ -198,10 +198,10 @@ def _whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
                 continue
             if isinstance(value, p.Named):
                 message = f"'{name}' of '{call.name}' must be a whole number, not a name"
-                yield Fault("P310", message, at + inner, "write it out")
+                yield Fault("P310", message, at + inner, "write the number itself")
             elif isinstance(value, p.Curve):
                 message = f"'{name}' of '{call.name}' must be a whole number, not a curve"
-                yield Fault("P510", message, at + inner)
+                yield Fault("P510", message, at + inner, "write one number")
 
 
 @rule("P304")
@@ -213,7 +213,9 @@ def _every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
         count = len(recipe.merge)
         if count < method.least or (method.most is not None and count > method.most):
             wants = "two" if method.least == method.most else f"{method.least} or more"
-            yield Fault("P304", f"'{method.name}' merges {wants} sources, not {count}", at)
+            help_ = "use another method, such as 'linear'"
+            help_ = "add a source" if count < method.least else help_
+            yield Fault("P304", f"'{method.name}' merges {wants} sources, not {count}", at, help_)
 
 
 @rule("P311")
@@ -229,10 +231,10 @@ def _every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
             count = len(argument) if isinstance(argument, tuple) else 1
             if count != source_count and not (count == 1 and parameter.one_serves_all):
                 serves_all = parameter.one_serves_all or parameter.each
-                message = f"'{method.name}' has {count} {parameter.name} for {source_count} sources"
-                help_ = "give one to each"
+                message = f"expected {source_count} numbers for '{parameter.name}', got {count}"
+                help_ = "give one for each source"
                 if parameter.each and count == 1:
-                    help_ += ", or one for all, without parentheses"
+                    help_ += ", or one for all without parentheses"
                 elif serves_all:
                     help_ += ", or one for all"
                 yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
@@ -245,7 +247,7 @@ def _only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault
         one = not (parameter.words or parameter.variadic or parameter.each)
         if one and isinstance(argument, tuple):
             name, count = parameter.name, len(argument)
-            message = f"'{name}' of '{method.name}' must be one number, not {count}"
+            message = f"expected one number for '{name}' of '{method.name}', got {count}"
             yield Fault("P311", message, at)
 
 
@@ -256,7 +258,7 @@ def _every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
         if parameter.words and argument not in parameter.words:
             got = f"'{argument}'" if isinstance(argument, str) else "a number"
             words = listed((f"'{word}'" for word in parameter.words), "or")
-            message = f"'{parameter.name}' of '{method.name}' is {words}, not {got}"
+            message = f"'{parameter.name}' of '{method.name}' must be {words}, not {got}"
             near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
             others = _WORDS_OF_MERGEKIT.get(str(argument).lower(), ())
             same = [f"did you mean '{word}'?" for word in others if word in parameter.words]
@@ -289,7 +291,7 @@ def _no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P313", message, (*at, "arguments", "weight"), _UNDIVIDED)
 
 
-_UNDIVIDED = "choose other weights, or 'normalize=no' where the method has it"
+_UNDIVIDED = "change the weights, or write 'normalize=no' if the method has it"
 
 
 _NO_SUM = 1e-8
@@ -306,9 +308,8 @@ def _cancels(ends: Sequence[Sequence[float]]) -> str:
     sums = (math.fsum(e[0] for e in some)
             for k in range(2, len(signed) + 1) for some in combinations(signed, k))  # fmt: skip
     if any(abs(total) < _NO_SUM for total in sums):
-        return (
-            "weights of sources that agree may sum to 0, and 'normalize=yes' divides by their sum"
-        )
+        signed_words = "weights of sources with the same sign may sum to 0"
+        return f"{signed_words}, and 'normalize=yes' divides by their sum"
     return ""
 
 
@@ -331,10 +332,11 @@ def _a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
         if not isinstance(recipe, p.Merge):
             continue
         if not recipe.merge:
-            yield Fault("P304", "a merge has no source", at)
+            yield Fault("P304", "a merge has no source", at, "add its sources")
         if recipe.share is not None and (len(recipe.merge) != 2 or recipe.by is not None):
             message = "a merge with one number must have two sources and no method"
-            yield Fault("P308", message, (*at, "share"))
+            help_ = "use a method such as linear, with a number for each source"
+            yield Fault("P308", message, (*at, "share"), help_)
 
 
 @rule("P218")
@@ -346,12 +348,10 @@ def _every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
         if isinstance(recipe, p.Subset):
             places = [("layer",)] if (recipe.layer is None) == is_layer else []
         if places:
-            message = (
-                "a layer's source must name a layer"
-                if is_layer
-                else "this source can't name a layer"
-            )
-            yield Fault("P218", message, at + places[0])
+            message, help_ = "this source can't have a layer number", "remove 'layer'"
+            if is_layer:
+                message, help_ = "a layer's source must have a layer number", "add 'layer'"
+            yield Fault("P218", message, at + places[0], help_)
 
 
 @rule("P217")
@@ -382,7 +382,7 @@ def _any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
         if not isinstance(recipe, p.Subset):
             continue
         if recipe.by is None:
-            message = "'any of' may choose several models, and has no method to merge them"
+            message = "'any of' may choose several models without a method to merge them"
             yield Fault("P502", message, at, "add 'by' and a method, such as 'by linear()'")
         for inner, call in sites.calls(recipe):
             method = METHODS.get(call.name)
@@ -407,10 +407,14 @@ def _every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
         repeated = [options[i] for i, _ in repeats(map(_key, options))]
         if repeated:
             option_name = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
-            yield Fault("P505", f"duplicate '{option_name}' in this choice", at)
+            yield Fault(
+                "P505", f"'{option_name}' is in this choice twice", at, "remove one of the two"
+            )
         elif len(options) < 2:
-            what = "a choice of one leaves nothing open" if options else "a choice has no options"
-            yield Fault("P505", what, at, "write it without 'one of'" if options else "")
+            what, help_ = "the choice has no options", "add options"
+            if options:
+                what, help_ = "the choice has only one option", "write it without 'one of'"
+            yield Fault("P505", what, at, help_)
 
 
 def _key(option: object) -> object:

@@ -65,7 +65,8 @@ def _bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
         yield Fault("M219", message, ("bridges", i), help_)
 
 
-_HEAL_ALONE = "remove 'bridge'; 'heal' alone repairs the plan"
+_NO_BRIDGE = "remove 'bridge'"
+_HEAL_ALONE = "remove 'bridge'; 'heal' can repair the plan without it"
 
 
 def _unfoldable(checked: Checked) -> Iterator[tuple[int, str, str]]:
@@ -75,7 +76,7 @@ def _unfoldable(checked: Checked) -> Iterator[tuple[int, str, str]]:
     """
     layout = checked.base.layout
     if layout.no_bridge is not None:
-        yield 0, layout.no_bridge, _HEAL_ALONE
+        yield 0, layout.no_bridge, _HEAL_ALONE if layout.known else _NO_BRIDGE
     for slot in checked.resolved.slots:
         over = bridge_over(checked.plan, slot.position)
         if slot.dropped == "yes" or over is None:
@@ -86,14 +87,14 @@ def _unfoldable(checked: Checked) -> Iterator[tuple[int, str, str]]:
             carriers = [t for suffix, t in tensors if is_bridged(layout, suffix)]
             where = f"L{use.layer} of '{use.model.name}' has"
             if by is not None and any(post_norm(layout, suffix) for suffix, _ in tensors):
-                reason = f"{where} a norm after its MLP, and '{by}' fits no norm"
+                reason = f"{where} a norm after its MLP, which '{by}' can't fit"
                 yield over, reason, f"remove 'by {by}'"
             if not carriers:
-                reason = f"{where} no projection in its MLP that a map could be folded into"
+                reason = f"{where} no suitable projection in its MLP"
                 yield over, reason, _HEAL_ALONE
             for spec in (tensor.spec for tensor in carriers):
                 if spec.dtype not in FLOATS:
-                    yield over, f"{where} '{spec.name}' as {spec.dtype}", _HEAL_ALONE
+                    yield over, f"{where} '{spec.name}' as {spec.dtype}", _NO_BRIDGE
 
 
 def inputs_of_bridges(checked: Checked) -> dict[int, int]:
@@ -133,13 +134,15 @@ def the_undropped_plan_has_a_configuration(checked: Checked) -> Iterator[Fault]:
     fitted = [("a bridge", ("bridges", 0))] * bool(plan.bridges) + fitted
     aims: list[tuple[str, Place, str]] = [(f"{n} is fitted to", at, "") for n, at in fitted[:1]]
     if heal is not None and heal.needs_default_teacher:
-        aims.append(("'heal' learns from", ("heal",), "name another teacher: heal from NAME on …"))
+        aims.append(
+            ("'heal' learns from", ("heal",), "name another teacher, as in heal from NAME on …")
+        )
     if not aims or open_choices(plan) or plan.stack is not None:
         return
     moved = moved_configuration(checked.undone)
     if isinstance(moved, Refusal):
         for what, at, help_ in aims:
-            message = f"{what} the plan without its drops, in which {moved.reason}"
+            message = f"{what} the plan without its drops, which isn't valid: {moved.reason}"
             yield Fault("M217", message, at, help_)
 
 
@@ -185,11 +188,12 @@ def _untrainable(checked: Checked) -> Iterator[Fault]:
     layout, heal = checked.base.layout, checked.plan.heal
     if not layout.known:
         message = f"'heal' can't train the unknown architecture '{layout.model_type}'"
-        yield Fault("M222", message, ("heal",))
+        yield Fault("M222", message, ("heal",), "remove 'heal'")
     wrapper = wrapper_of(checked.base.config)
     if layout.wrapped and (wrapper is None or wrapper.two_ways or layout.text_type in _WITH_TOWERS):
         message = f"'heal' can't train a '{layout.model_type}' model:"
-        yield Fault("M222", f"{message} transformers can't run its language model alone", ("heal",))
+        message += " transformers can't run its language model alone"
+        yield Fault("M222", message, ("heal",), "remove 'heal'")
     asked = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
     rank = asked if isinstance(asked, int) else None
     joined = _JOINED.get(layout.text_type)
@@ -198,16 +202,18 @@ def _untrainable(checked: Checked) -> Iterator[Fault]:
         for suffix, tensor in use.tensors.items():
             if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(suffix):
                 message = f"'heal' can't train '{suffix}' {where}, which is {dtype}"
-                yield Fault("M222", message, ("heal",))
+                yield Fault("M222", message, ("heal",), "name other layers after 'heal'")
         for suffix in learning_tensors(rank, _specs(use)):
             message = f"'heal' can't train '{suffix}' {where}: transformers computes with "
             if rank is None and _ONE_EXPERT.search(suffix):
                 message += "all experts' weights as one tensor"
-                help_ = "heal with a rank, which leaves experts as they are, or name other layers"
+                help_ = (
+                    "use a rank, which doesn't change experts, or name other layers after 'heal'"
+                )
                 yield Fault("M222", message, ("heal",), help_)
             elif joined is not None and joined.search(suffix):
-                message += "it in other pieces"
-                yield Fault("M222", message, ("heal",), "name layers that have no such tensor")
+                message += "it in a different form"
+                yield Fault("M222", message, ("heal",), "name other layers after 'heal'")
 
 
 @rule("M223")
@@ -224,8 +230,8 @@ def _the_rank_fits(checked: Checked) -> Iterator[Fault]:
     ]
     side, name = min(sides, default=(rank, ""))
     if rank > side:
-        message = f"{name} can't change by rank {rank}"
-        yield Fault("M223", message, ("heal", "rank"), f"the largest rank that fits is {side}")
+        message = f"expected a rank of at most {side} for {name}, got {rank}"
+        yield Fault("M223", message, ("heal", "rank"), f"write 'rank {side}' or 'rank full'")
 
 
 @rule("M224")
@@ -249,15 +255,17 @@ def _other_tokens(checked: Checked, teacher: Opened, at: Place) -> Iterator[Faul
         return
     vocabulary = owner.vocabulary if union is None else union.vocabulary
     taught = teacher.vocabulary
-    message = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
+    message = (
+        f"'{teacher.name}' can't be the teacher of an output with the tokenizer of '{owner.name}'"
+    )
+    help_ = "name a teacher with the output's vocabulary"
     if vocabulary is not None and taught is not None and relation(vocabulary, taught) != "same":
-        yield Fault("M224", f"{message}: its vocabulary is another", at)
+        yield Fault("M224", f"{message}: its vocabulary differs", at, help_)
         return
     teacher_tokens, tokens = _rows(teacher), _rows(owner) if union is None else union.size
     if teacher_tokens != tokens:
-        yield Fault(
-            "M224", f"{message}: its distributions have {teacher_tokens} tokens, not {tokens}", at
-        )
+        message += f": it predicts {teacher_tokens} tokens, not {tokens}"
+        yield Fault("M224", message, at, help_)
 
 
 def _rows(model: Opened) -> int | None:

@@ -9,6 +9,8 @@ from gptailor.plan.faults import Fault, Place
 
 _Subject = TypeVar("_Subject")
 
+NO_FILE, NAME_FILE = "the name of the text is empty", 'name a file, such as "text.txt"'
+"""The fault of a fit's text with an empty name, and its remedy."""
 ANYWHERE = ("*",)
 """The `missing_in` of a rule that reports something missing which any statement may hold."""
 

@@ -16,7 +16,7 @@ from gptailor.plan.registry import LEAST_IMPORTANCE_TOKENS, OBJECTIVES, RowForm
 from gptailor.plan.sites import drops_by_choice, measured
 from gptailor.program.sources import Checked
 
-FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
+FEWER_TOKENS = "give more text, or fewer 'tokens'"
 """The remedy for a short text if the plan names the number of tokens."""
 
 
@@ -135,8 +135,8 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
 def few_samples(plan: Plan, most: int, objective: str, size: int) -> Fault:
     """Return the fault (C815) for an objective with fewer samples than `fidelity` goes up to."""
     count = "1 sample" if size == 1 else f"{size:,} samples"
-    message = f"the fidelity goes up to {most:,} samples, and '{objective}' has {count}"
-    help_ = f"give more rows, or a fidelity up to {size:,}; a search holds out the samples beyond"
+    message = f"'fidelity' goes up to {most:,} samples, but '{objective}' has {count}"
+    help_ = f"give more rows, or a fidelity up to {size:,}"
     stated = plan.search is not None and (plan.search.fidelity or (0, 0))[1] == most
     fault = Fault("C815", message, ("search", "fidelity") if stated else (), help_)
     return locate([fault], plan.origin)[0]

@@ -19,6 +19,7 @@ from gptailor.checkpoint.vocabulary import (
     same_files,
     shown_tokens,
 )
+from gptailor.checks.embedding_norm_head import END_NAMES
 from gptailor.checks.rule import rule
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.plan import TemplateOf
@@ -26,6 +27,8 @@ from gptailor.plan.registry import CHAT_TEMPLATES
 from gptailor.plan.resolved import own
 from gptailor.plan.sites import layer_recipes, named_models
 from gptailor.program.sources import AlignedRest, Checked, has_rows, needs_base
+
+_ADD = "add its tokenizer.json"
 
 
 @rule(stage=2)
@@ -68,8 +71,8 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
         return
     unread = [model for model in checked.models.values() if model.vocabulary is None]
     for model in unread:
-        message = f"'{model.name}' has no readable tokenizer, and a union needs all tokenizers"
-        yield Fault("M211", message, ("models", model.name, "source"))
+        message = f"'{model.name}' has no readable tokenizer, which a union needs"
+        yield Fault("M211", message, ("models", model.name, "source"), _ADD)
     misfits = [*_misfits(checked)]
     yield from misfits
     if unread or misfits:
@@ -86,8 +89,8 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
     )
     if missing := next(filter(None, missing_rows), None):
         tokens = [union.vocabulary.tokens.get(number, f"number {number}") for number in missing]
-        message = f"no model has a row for {counted(tokens)} of the base's: {shown_tokens(tokens)}"
-        help_ = "they are beyond its embedding: take them out of its tokenizer"
+        message = f"no model has a row for {counted(tokens)} of the base: {shown_tokens(tokens)}"
+        help_ = "remove them from the base's tokenizer"
         yield Fault("M226", message, ("tokenizer",), help_)
 
 
@@ -102,9 +105,12 @@ def _misfits(checked: Checked) -> Iterator[Fault]:
                 or base_tensor.spec.shape[1:] == tensor.spec.shape[1:]
             ):
                 continue
-            both = f"{list(tensor.spec.shape)}, and the base's {list(base_tensor.spec.shape)}"
-            message = f"the {where} of '{model.name}' has the shape {both}"
-            yield Fault("M208", message, ("models", model.name, "source"))
+            shapes = f"{list(tensor.spec.shape)}, expected {list(base_tensor.spec.shape)}"
+            message = (
+                f"the {END_NAMES[where]} of '{model.name}' has the shape {shapes} as in the base"
+            )
+            help_ = "use a model with the same shapes"
+            yield Fault("M208", message, ("models", model.name, "source"), help_)
             break
 
 
@@ -115,8 +121,9 @@ def _vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
     if union is None or any(model.vocabulary is None for model in checked.models.values()):
         return
     for name, tokens in union.strangers.items():
-        message = f"{counted(tokens)} of the vocabulary of '{name}' become added ones: "
-        help_ = "those are found anywhere in a text, before it is split into the base's tokens"
+        ordinary = counted(tokens).replace("token", "ordinary token")
+        message = f"the union adds {ordinary} of '{name}': "
+        help_ = "added tokens match anywhere in a text, even within words"
         at = ("models", name, "source")
         yield Fault("M312", message + shown_tokens(tokens), at, help_, severity="warning")
 
@@ -134,14 +141,16 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
         if isinstance(template, TemplateOf):
             model = checked.models.get(template.model)
             if model is not None and not templates_of(model.checkpoint):
-                yield Fault("M225", f"'{template.model}' has no chat template", (*at, "model"))
+                message = f"'{template.model}' has no chat template"
+                yield Fault("M225", message, (*at, "model"), "name another model or a file")
         elif is_local(template):
             read_template(folder_of(checked.plan, template))
     except CheckpointError as error:
         yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
     if not _has_tokenizer(checked.tokenizer_model):
         name = checked.tokenizer_model.name
-        yield Fault("M211", f"'{name}' has no readable tokenizer, which a chat template needs", at)
+        message = f"'{name}' has no readable tokenizer, which a chat template needs"
+        yield Fault("M211", message, at, _ADD)
 
 
 @rule("M311")
@@ -157,19 +166,24 @@ def _a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
         are = "is not a token" if len(missing) == 1 else "are not tokens"
         which = listed(f"'{mark}'" for mark in missing)
         message = f"{which} {are} of the output's tokenizer"
-        help_ = "they are split like ordinary text; take the tokenizer of a model that has them"
+        help_ = "use a model's tokenizer that has them; this one splits them like ordinary text"
         yield Fault("M311", message, ("chat_template",), help_, severity="warning")
 
 
 # ------------------------------------------------------------------------------------------- tokens
 
 
+def _has_its_tokenizer(checked: Checked) -> bool:
+    """Return whether the model of a plan's `tokenizer` has one."""
+    return checked.plan.tokenizer is None or _has_tokenizer(checked.tokenizer_model)
+
+
 @rule("M211")
 def _the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a model that gives its tokenizer and lacks one."""
-    if checked.plan.tokenizer is not None and not _has_tokenizer(checked.tokenizer_model):
+    if not _has_its_tokenizer(checked):
         message = f"'{checked.tokenizer_model.name}' has no readable tokenizer"
-        yield Fault("M211", message, ("tokenizer",))
+        yield Fault("M211", message, ("tokenizer",), f"name another model, or {_ADD}")
 
 
 @rule("M210")
@@ -179,7 +193,9 @@ def _every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     Known vocabularies are aligned and may differ.
     """
     owner = checked.tokenizer_model
-    for where in ("embed", "head") if checked.union is None else ():
+    if checked.union is not None or not _has_its_tokenizer(checked):
+        return
+    for where in ("embed", "head"):
         recipe = checked.plan.rest(where) or own(0)
         references = [(at, name) for at, name, _ in named_models(recipe)]
         if needs_base(recipe):
@@ -192,11 +208,11 @@ def _every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
                 continue
             if tensor.spec.shape[0] != owner_tensor.spec.shape[0]:
                 message = (
-                    f"the {where} of '{name}' has {tensor.spec.shape[0]} rows, expected "
-                    f"{owner_tensor.spec.shape[0]} as in '{owner.name}' with the output's tokenizer"
+                    f"the {END_NAMES[where]} of '{name}' has {tensor.spec.shape[0]} rows, expected "
+                    f"{owner_tensor.spec.shape[0]} as in '{owner.name}', which gives the tokenizer"
                 )
                 unknown = model.name if model.vocabulary is None else owner.name
-                help_ = f"'{unknown}' has no readable tokenizer, so its rows can't be matched"
+                help_ = f"add the tokenizer of '{unknown}', so that rows can be matched by token"
                 is_named = checked.plan.rest(where) is not None
                 yield Fault("M210", message, (where, *at) if is_named else ("tokenizer",), help_)
 
@@ -216,7 +232,8 @@ def _every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
             f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
             f"{rows} rows: {shown_tokens(beyond)}"
         )
-        yield Fault("M308", message, at, "the output can't read them", severity="warning")
+        help_ = "the output can't read them; use another tokenizer, or remove them from this one"
+        yield Fault("M308", message, at, help_, severity="warning")
 
 
 @rule("M306", "M307")
@@ -242,14 +259,14 @@ def _disagreement(name: str, vocabulary: Vocabulary, output: Vocabulary) -> Iter
         message = (
             f"'{name}' has {counted(more)} that the output's tokenizer lacks: {shown_tokens(more)}"
         )
-        help_ = f"'tokenizer from {name}' brings them"
+        help_ = f"write 'tokenizer from {name}' to take its tokens"
         yield Fault("M306", message, at, help_, severity="warning")
     elif how == "other":
         moved = [token for token, n in vocabulary.ids.items() if output.ids.get(token, n) != n]
         why = f"{counted(more)} that it lacks: {shown_tokens(more)}"
         why = f"{counted(moved)} with other numbers: {shown_tokens(moved)}" if moved else why
-        message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
-        help_ = "its layers were trained on other tokens"
+        message = f"the vocabulary of '{name}' differs from the output's tokenizer in {why}"
+        help_ = "its layers were trained on other tokens; use a model with the output's vocabulary"
         yield Fault("M307", message, at, help_, severity="warning")
 
 
@@ -257,8 +274,10 @@ def _other_splits(name: str, vocabulary: Vocabulary, output: Vocabulary) -> Iter
     """Yield a warning for a tokenizer that splits texts otherwise, if its tokens agree."""
     parts = differing_splits(output, vocabulary)
     if parts and relation(output, vocabulary) != "other":  # which is a warning already
-        message = f"'{name}' splits texts otherwise than the output's tokenizer, with other "
-        help_ = "its layers were trained on texts that were split otherwise"
+        message = (
+            f"the tokenizer of '{name}' splits texts differently from the output's, with other "
+        )
+        help_ = "its layers were trained on differently split texts"
         at = ("models", name, "source")
         yield Fault("M307", message + listed(parts), at, help_, severity="warning")
 
@@ -293,6 +312,6 @@ def _the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
 
 def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
     """Return the warning about a file that names code."""
-    message = f"{name} of '{model.name}' names code of its own ('auto_map')"
-    help_ = "the output's file lacks it; the code is never run"
+    message = f"{name} of '{model.name}' refers to Python code by 'auto_map'"
+    help_ = "gptailor never runs it, and removes 'auto_map' from the output"
     return Fault("M313", message, at, help_, severity="warning")

@@ -220,17 +220,17 @@ def _refuse_flags(
 ) -> None:
     """Raise a usage error for flags that don't suit the output."""
     if quantize is not None and output.suffix.lower() != ".gguf":
-        raise click.UsageError("--quantize is for an output called NAME.gguf")
+        raise click.UsageError("--quantize needs an output NAME.gguf")
     if gguf and output.suffix.lower() == ".gguf":
-        raise click.UsageError("--gguf is for an output folder; --quantize is for NAME.gguf")
+        raise click.UsageError("--gguf needs an output folder; for NAME.gguf use --quantize")
     if imatrix is not None and quantize is None and not gguf:
-        raise click.UsageError("--imatrix is for quantised GGUF files; add --gguf or --quantize")
+        raise click.UsageError("--imatrix needs --gguf or --quantize")
 
 
 def _refuse_trial(*, dry_run: bool) -> None:
     """Raise a usage error for `--try` without an output, TailorError for missing packages."""
     if dry_run:
-        raise click.UsageError("--try needs a written output, and --dry-run writes nothing")
+        raise click.UsageError("--try needs a written output, but --dry-run writes nothing")
     require("torch", "--try")
     OUTPUT_TRIALS.required("talk", "--try", "talk")
 
@@ -296,7 +296,7 @@ def _say_update(result: "CompileResult", *, before: bool = False) -> None:
     computed, copied = bytes_in_words(update.computed), bytes_in_words(update.copied)
     if update.whole:
         would = "would be written" if before else "written"
-        options.say_sentences(f"{result.folder.name}: {would} anew{nothing}")
+        options.say_sentences(f"{result.folder.name}: {would} again{nothing}")
     elif before:
         options.say_sentences(f"would compute {computed} and copy {copied}{nothing}")
     else:
@@ -332,7 +332,7 @@ def _say_unmet(prepared: "Prepared", result: "CompileResult", *, lock: bool) -> 
         what, has = sizes[entry.name, kind]
         if excess(entry.sign, has, float(entry.bound.number or 0)) > 0:
             help_ = (
-                "a file is smaller without --lock; 'gptailor lock' writes a lock beside the plan"
+                "the file is smaller without --lock; 'gptailor lock' writes a lock next to the plan"
             )
             options.say(
                 f"warning: 'expect {bounded_words(entry)}' isn't met: {what} has {has:,} "
@@ -361,9 +361,9 @@ def lock_flags(
     Raises a usage error for flags that exclude each other.
     """
     if lock and locked:
-        raise click.UsageError("--lock makes a lock, --locked holds to one; give one of them")
+        raise click.UsageError("give --lock to write a lock, or --locked to check one, not both")
     if file is not None and not (lock or locked):
-        raise click.UsageError("--lock-file names a file for --lock or --locked; give one of them")
+        raise click.UsageError("--lock-file needs --lock or --locked")
     if not (lock or locked):
         return None, None
     from gptailor.output.lock import read_lock, refuse_other_file
@@ -474,7 +474,7 @@ def verify_command(
         if len(result.differences) > options.MOST_SHOWN:
             options.say(f"… and {len(result.differences) - options.MOST_SHOWN} more differences")
         for reason in result.unverified:
-            options.say_sentences(f"could not be verified: {reason}")
+            options.say_sentences(f"can't be verified: {reason}")
         count = len(result.differences)
         ends = {
             "verified": "verified",

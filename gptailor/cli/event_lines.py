@@ -74,8 +74,8 @@ class RepairLines:
                 many = f"{layers} layer{'s' * (layers != 1)}"
                 self._say(
                     f"healing {many}: {millions(int(sizes['numbers']))} numbers learn from "
-                    f"{sizes['tokens']:,.0f} tokens, {bytes_in_words(int(sizes['bytes']))} beside "
-                    "the model"
+                    f"{sizes['tokens']:,.0f} tokens, {bytes_in_words(int(sizes['bytes']))} in "
+                    "addition to the model"
                 )
             case Progress():
                 self._progress(event)

@@ -72,16 +72,16 @@ _SYNONYMS = {
 
 _FLAGS = {
     "--allow-crimes": "models of another architecture are refused by name (M205)",
-    "--copy-tokenizer": "leave it out: the tokenizer is always part of the output",
-    "--cuda": "it is 'compile --device cuda'",
-    "--lora-merge-cache": "leave it out: adapters are added as tensors are read",
-    "--out-shard-size": "it is 'compile --shard-size 5GB', in bytes",
-    "--random-seed": "the plan has it, as 'seed=' of the method",
-    "--trust-remote-code": "leave it out: gptailor never runs a repository's code",
+    "--copy-tokenizer": "remove it; the tokenizer is always part of the output",
+    "--cuda": "use 'compile --device cuda'",
+    "--lora-merge-cache": "remove it; adapters are added as tensors are read",
+    "--out-shard-size": "use 'compile --shard-size 5GB', in bytes",
+    "--random-seed": "write 'seed=' of the method in the plan",
+    "--trust-remote-code": "remove it; gptailor never runs a repository's code",
     # options of release 0.2
     "--candidate": "'python examples/paper_plans.py FILE -o PLAN' reads the results of the paper",
-    "--compare-random": "search with '--strategy random' and a RUN of its own",
-    "--repeat-calibration": "search again with another '--seed' and a RUN of its own",
+    "--compare-random": "search with '--strategy random' into another folder",
+    "--repeat-calibration": "search again with another '--seed' into another folder",
     "--storage": "RUN has all trials; '--export FILE' of 'search' writes them as an Optuna study",
     "--study-name": "the study that '--export FILE' writes is named 'gptailor'",
 }

@@ -54,7 +54,7 @@ def assignment(form: str, text: str) -> tuple[str, str]:
     """Return both sides of `NAME=…`. Raises ValueError, which names the form, for one side."""
     name, _, value = text.partition("=")
     if not (name.strip() and value):
-        raise ValueError(f"'{text}' is not {form}")
+        raise ValueError(f"expected {form}, got '{text}'")
     return name.strip(), value
 
 
@@ -68,9 +68,9 @@ def _number_setting(text: str) -> tuple[str, tuple[str, ...]]:
     name, numbers = assignment("NAME=VALUE", text)
     values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", numbers))
     if not all(values):
-        raise ValueError(f"'{text}' is not NAME=VALUE")
+        raise ValueError(f"expected NAME=VALUE, got '{text}'")
     if len(set(values)) < len(values):
-        raise ValueError(f"'{text}' names a value twice")
+        raise ValueError(f"'{text}' has a value twice")
     return name, values
 
 
@@ -93,7 +93,7 @@ def one_value_each(lets: Lets) -> dict[str, str]:
 def _by_name(lets: Lets) -> dict[str, tuple[str, ...]]:
     """Return the values of each name. Raise a usage error for a name that comes twice."""
     if len(named := dict(lets)) < len(lets):
-        raise click.UsageError("--set names one 'let' twice; give its values after one --set")
+        raise click.UsageError("--set has one number twice; give all its values to one --set")
     return named
 
 
@@ -237,9 +237,9 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool | None = None) -> "l
         names = listed(f"'{name}'" for name in targets)
         raise click.UsageError(f"--set expects the file of a plan, got {names}")
     if (count := len(plans) * len(points)) > MOST_SWEPT and not many:
-        help_ = f"give fewer values, {MOST_SWEPT} plans at most"
+        help_ = f"give fewer values, for at most {MOST_SWEPT} plans"
         if many is not None:
-            help_ = "--many-plans evaluates them all"
+            help_ = "add --many-plans to evaluate them all"
         raise click.UsageError(f"--set makes {count} plans; {help_}")
     found: list[str | Plan] = []
     for name in targets:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING
@@ -86,15 +87,28 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
 
 
 def _search_words(plan: "Plan") -> str:
-    """Return the trials of a plan's search block, and how cuts are scored: `, 9 trials: cuts bare`.
+    """Return the trials of a plan's search block, and how they score plans.
 
-    Either may be missing.
+    Either may be missing. `, 9 trials: cuts without repair` is an example.
     """
     from gptailor.searching.space.roles import search_stages
 
     asked = None if plan.search is None else plan.search.trials
     trials = "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
-    return f"{trials}: {stages}" if (stages := search_stages(plan)) else trials
+    words = f"{trials}: {stages}" if (stages := search_stages(plan)) else trials
+    return words + _few_trials(plan)
+
+
+def _few_trials(plan: "Plan") -> str:
+    """Return a warning if a plan's search block leaves the strategy no trial, else ''."""
+    from gptailor.searching.run.schedule import Budget
+    from gptailor.searching.settings import Flags, settings
+    from gptailor.searching.space.roles import separates
+
+    if plan.search is None or not plan.search.objectives:
+        return ""
+    budget = replace(Budget.of(settings(plan, Flags()), 1), separate=separates(plan))
+    return f"\nnote: {budget.shortage}" if budget.shortage else ""
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")
@@ -278,7 +292,7 @@ def _importer(tool: str) -> "Importer":
         or nearest(tool, tools)
         or (f"the tools are {listed(tools)}" if tools else "no importer is installed")
     )
-    raise click.UsageError(f"no importer reads files of '{tool}'; {help_}")
+    raise click.UsageError(f"there is no importer for '{tool}'; {help_}")
 
 
 @click.command("explain", short_help="Explain a code of a message, such as P601.")
@@ -294,7 +308,9 @@ def explain_command(code: str) -> None:
     pages = fault_pages()
     if (page := pages.get(code.upper())) is None:
         near = [known for known in pages if known[:2] == code.upper()[:2]]
-        known = f"codes of this group are {', '.join(near)}" if near else "a code is such as P601"
+        known = (
+            f"the codes of this group are {', '.join(near)}" if near else "a code looks like P601"
+        )
         raise click.UsageError(f"there is no code '{code}'; {known}")
     options.say(f"{code.upper()}: {page.title}" + (f"\n\n{page.plain}" if page.text else ""))
 

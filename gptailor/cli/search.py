@@ -124,7 +124,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     from gptailor.searching.settings import SIZE, Flags, Resources, settings
 
     if values["gpus_per_worker"] > 1 and not values["device"].startswith("cuda"):
-        raise click.UsageError("--gpus-per-worker are CUDA devices; give --device cuda too")
+        raise click.UsageError("--gpus-per-worker needs --device cuda")
 
     flags = Flags(**{name: values[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{n: values[n] for n in Resources.__dataclass_fields__ if n in values})
@@ -148,7 +148,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
 
         def on_event(event: SearchEvent) -> None:
             if isinstance(event, Begun) and chosen.objectives[-1] is SIZE:
-                say("plans have several sizes, so parameters() is an objective too",
+                say("plans have several sizes, so parameters() is added as an objective",
                     err=True)  # fmt: skip
             repairs(event)
             view(event)
@@ -159,7 +159,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
                 models=dict(models), where=where, answers=True, on_event=on_event,
             )  # fmt: skip
         except KeyboardInterrupt:
-            message = "interrupted; the results are kept, and the same command goes on"
+            message = "interrupted; the results are kept, and the same command continues"
             say(message, err=True)
             sys.exit(130)
     if export is not None:
@@ -169,7 +169,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
         options.say_drawn(line)
     options.say_answers(result.answers)
     if result.ended == "interrupted":
-        say("interrupted; all trials are kept, and the same command goes on", err=True)
+        say("interrupted; all trials are kept, and the same command continues", err=True)
         sys.exit(130)
     required = result.summary.end.required
     if required is not None and not required.met:
@@ -256,7 +256,10 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     lost = {} if loss is None else dict([loss])
     if "nats" in lost:
-        say(f"--loss: at most {lost['nats']:g} nats; 2% is a share of the base's scores", err=True)
+        say(
+            f"--loss: at most {lost['nats']:g} nats; write 2% for a share of the base's scores",
+            err=True,
+        )
     bounds = Bounds(parameters, memory, context, layers, **lost, gguf=gguf)
     picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
     kinds = (kind.lower() for kind, _ in gguf)

@@ -216,8 +216,7 @@ def estimate(of: events.Estimated, then: str, budget: Budget) -> str:
     parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
         f" base took: about {clock(of.evaluations * of.seconds)}",
-        f"measurements, one starting plan and finalists take more than --trials {budget.trials}"
-        * (budget.evaluations > budget.trials),
+        budget.shortage,
         f"then {then}" * bool(then),
         "bridging each cut comes on top" * (budget.stage(budget.full) == "bridged"),
         "evaluating finalists and held-out scores come on top",

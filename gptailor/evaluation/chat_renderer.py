@@ -55,7 +55,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"error": f"needs more than {request['memory'] >> 20} MiB of memory"}
     except RecursionError:
-        return {"error": "calls itself without an end"}
+        return {"error": "calls itself endlessly"}
     except Exception as error:  # noqa: BLE001 (a template raises anything)
         return {"error": f"fails: {str(error).strip() or type(error).__name__}"}
     if (longest := sum(map(len, texts))) > request["longest"]:

@@ -57,7 +57,7 @@ def chat_texts(
     answer = _render(json.dumps(request, default=str), seconds)
     if "error" in answer:
         why = quoted(answer["error"], whole=True)[1:-1]
-        raise TailorError(f"the chat template of '{name}' {why}; {remedy}, or mend it")
+        raise TailorError(f"the chat template of '{name}' {why}; {remedy}, or correct it")
     texts: list[str] = answer["texts"]
     return texts
 

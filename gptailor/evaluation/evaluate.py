@@ -254,7 +254,7 @@ class EvaluationRun:
         if not target.bare or not bases:
             return ""
         if len(bases) > 1:
-            named = "--against (in Python, against=…) names the target to compare with"
+            named = "choose the target to compare with by --against"
             return f"the other targets have {len(bases)} bases; {named}"
         [base] = bases.values()
         parts = differing_parts(tokenizer_model(base), tokenizer_model(target.prepared))

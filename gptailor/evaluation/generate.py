@@ -167,10 +167,10 @@ def target_continuations(
     encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
     if chat or (chat is None and tokenizer.chat_template):
         if chat and prepared.plan.chat_template is not None:
-            message = "the plan names a chat template, which its compiled folder has"
+            message = "only the compiled folder has the plan's chat template"
             raise TailorError(f"{message}: compile the plan, and name the folder")
         chats = [([{"role": "user", "content": prompt}], True) for prompt in prompts]
-        remedy = "leave --chat out (in Python, chat=True)"
+        remedy = "remove --chat"
         texts = chat_texts(tokenizer, chats, target.name, remedy)
         encoded = [encoder.plain(text) for text in texts]
         if () in encoded:

@@ -33,7 +33,7 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
     facts = read_gguf(path).facts
     model = facts.get("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
-        _refuse(path, f"its tokenizer has the kind {quoted(str(model))}, which isn't read")
+        _refuse(path, f"its tokenizer has the kind {quoted(str(model))}, which gptailor can't read")
     with temporary_folder(path) as folder:
         tokenizer = _byte_level(path, facts) if model == "gpt2" else _sentence_piece(path)
         try:
@@ -75,7 +75,10 @@ def _byte_level(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     split = SPLITS.get(name) if isinstance(name, str) else None
     if split is None:
         names = listed(map(quoted, SPLITS))
-        _refuse(path, f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}")
+        _refuse(
+            path,
+            f"its tokenizer has the pre-tokenizer {quoted(str(name))}, expected one of {names}",
+        )
     tokens = _items(facts, "tokens")
     context = facts.get(f"{facts.get('general.architecture')}.context_length")
     special = {f"{name}_token": tokens[number] for name, number in _ids(facts).items()}
@@ -101,7 +104,7 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue], split: Split) -> "Tokeni
     try:
         model = models.BPE(ids, merges, ignore_merges=split.whole)
     except Exception as error:  # noqa: BLE001 (tokenizers raises nothing else)
-        _refuse(path, f"its tokenizer's merges don't go with its tokens: {error}")
+        _refuse(path, f"its tokenizer's merges don't match its tokens: {error}")
     tokenizer = Tokenizer(model)
     if facts.get("tokenizer.ggml.pre") == "qwen2":
         tokenizer.normalizer = normalizers.NFC()

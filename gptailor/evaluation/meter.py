@@ -70,7 +70,7 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 def no_reference(name: str, why: str) -> ObjectiveError:
     """Return the error for a model that scores can't be compared with."""
-    return ObjectiveError(f"there are no predictions of the model '{name}' to compare with: {why}")
+    return ObjectiveError(f"can't compare with the model '{name}': {why}")
 
 
 _PREFIX_BYTES = 2**30
@@ -248,8 +248,8 @@ class Meter:
     def _of_target(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
         """Return the results of a work on the model that a target's objective compares with."""
         if name == "base" and target.bare and target.plain:
-            bare = f"'{target.name}' is a model by itself"
-            named = '--model base=FOLDER names its base (in Python, models={"base": FOLDER})'
+            bare = f"'{target.name}' is a model, not a plan"
+            named = "give its base by --model base=FOLDER"
             raise no_reference(name, f"{bare}; {named}")
         if name not in target.origin.models:
             raise no_reference(name, f"'{target.name}' has no such model")

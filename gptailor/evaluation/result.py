@@ -171,8 +171,8 @@ class EvaluationResult:
         for result in (*self.bases, *self.results):
             if result.objective in by_target.setdefault(result.target, {}):
                 raise TailorError(
-                    f"several targets are called '{result.target}': give each target once, "
-                    "or a plan a name by gptailor.loads(text, name=…)"
+                    f"several targets have the name '{result.target}': give each target once, "
+                    "or name plans by gptailor.loads(text, name=…)"
                 )
             by_target[result.target][result.objective] = _each(result.outcome)
         base = {result.target for result in self.bases} or {
@@ -184,7 +184,9 @@ class EvaluationResult:
             if name not in by_target and name == "base" and len(base) == 1:
                 (name,) = base
             if name not in by_target:
-                raise TailorError(f"no target is '{name}'; the targets are {listed(by_target)}")
+                raise TailorError(
+                    f"there is no target '{name}'; the targets are {listed(by_target)}"
+                )
             samples.append(by_target[name])
         mine, theirs = samples
         pairs = ((name, each, theirs.get(name)) for name, each in mine.items())

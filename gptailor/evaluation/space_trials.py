@@ -59,7 +59,7 @@ _MOST_SEEN = 1024
 """The most samples of an objective that a search sees by default."""
 _SEEN_SHARE = 0.75
 """The largest share of a file's samples that a search sees by default."""
-NOTHING_HELD = Failure("error", "no samples are left that the search doesn't see")
+NOTHING_HELD = Failure("error", "no samples remain beyond those of the search")
 
 
 def opened(

@@ -126,7 +126,7 @@ def find_targets(
     for name in models:
         if name.partition(".")[0] not in defined:
             names = listed(f"'{name}'" for name in sorted(defined))
-            message = f"no target has a model '{name}' to rebind"
+            message = f"no target has a model '{name}'"
             raise PlanError([Fault("M105", message, help=f"their models are {names}")])
     return [
         _target(name, plan, origin, models, fit_inner)

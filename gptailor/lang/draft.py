@@ -12,6 +12,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.bounds import LARGEST_LAYER, MOST_ENTRIES, MOST_LAYERS
 from gptailor.plan.faults import TOO_LARGE, Also, Fault, Origin, Place, Source, Span, nearest
 from gptailor.plan.layer_parts import Part, unknown_part
+from gptailor.plan.registry import LARGEST_SINGLE
 
 Spans = Mapping[Place, Span]
 
@@ -75,9 +76,7 @@ class Draft:
         self.entries += more
         if self.entries - more <= MOST_ENTRIES < self.entries:
             message = f"the plan names more than {MOST_ENTRIES:,} layers, models and numbers"
-            self.fault(
-                TOO_LARGE, message, span, "each layer of a statement counts, with its recipe"
-            )
+            self.fault(TOO_LARGE, message, span, "write several plans")
         return self.entries <= MOST_ENTRIES
 
     def once(self, at: Place, placed: Placed) -> None:
@@ -162,13 +161,14 @@ def positions_of(draft: Draft, layers: tree.Layers, *, taker: str = "") -> Posit
     parts = {r.part.text if r.part else None for r in layers.ranges}
     for r in layers.ranges:
         if r.part is not None and taker:
-            draft.fault("P206", f"{taker} takes whole layers, not the part '.{r.part.text}'",
-                        Span(r.part.span.start - 1, r.part.span.end))  # fmt: skip
+            message = f"{taker} takes whole layers, not the part '.{r.part.text}'"
+            span = Span(r.part.span.start - 1, r.part.span.end)
+            draft.fault("P206", message, span, "name the whole layer")
         else:
             part_named(draft, r.part)
     if len(parts) > 1 and len(draft.faults) == before:
-        draft.fault("P205", "this list names whole layers and parts, or two parts", layers.span,
-                    "write a statement for each part")  # fmt: skip
+        message = "expected one part in a list, or whole layers, got several"
+        draft.fault("P205", message, layers.span, "write a statement for each part")
     at = tuple(_expanded(draft, layers))
     if len(draft.faults) > before:
         return None
@@ -193,7 +193,9 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
         if not draft.has_room(len(numbers), r.span):
             break
         if repeated := seen.intersection(numbers):
-            draft.fault("P202", f"duplicate L{min(repeated)} in this list", r.span)
+            draft.fault(
+                "P202", f"L{min(repeated)} is in this list twice", r.span, "remove one of the two"
+            )
         seen.update(numbers)
         for number in numbers:
             edges = {first: r.first.span, last: r.last.span}
@@ -203,7 +205,8 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
 def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:
     """Return whether a model may have a layer of this number; add a fault if not."""
     if word.number > LARGEST_LAYER:
-        draft.fault("P214", f"layer numbers end at {LARGEST_LAYER}", word.span)
+        message = f"expected a layer up to L{LARGEST_LAYER}, got L{word.number}"
+        draft.fault("P214", message, word.span)
         return False
     return True
 
@@ -217,8 +220,8 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
                     "name the same part in the target and all sources, or no part")  # fmt: skip
     elif len(first.at) != len(other.at):
         actual, expected = count_words(len(other.at), "layer"), count_words(len(first.at), "layer")
-        draft.fault("P203", f"lists of unequal length: {actual} here, {expected} there", other.span,
-                    "targets and sources go in step; nothing is broadcast")  # fmt: skip
+        draft.fault("P203", f"expected {expected} as in the statement's first list, got {actual}",
+                    other.span, "name one source layer for each target")  # fmt: skip
     else:
         return True
     return False
@@ -263,7 +266,10 @@ def _all_finite(draft: Draft, nodes: tuple[tree.Fixed, ...]) -> tuple[int | floa
 def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
     if node.name.text != "curve":
         message = f"there is no function '{node.name.text}'"
-        help_ = nearest(node.name.text, ["curve"]) or "a number by position is curve(0.0, 1.0)"
+        help_ = (
+            nearest(node.name.text, ["curve"])
+            or "a number that depends on the layer is written curve(0.0, 1.0)"
+        )
         draft.fault("P301", message, node.name.span, help_)
         return None
     knots = [
@@ -277,7 +283,7 @@ def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
 
 def _knot(draft: Draft, node: tree.Numeral | tree.Word) -> p.Number | p.Named | None:
     if isinstance(node, tree.Between | tree.OneNumber):
-        help_ = "give the choice a name, as in let mix = 0.0..1.0, and write that"
+        help_ = "name the choice, as in let mix = 0.0..1.0, and write its name"
         draft.fault("P510", "a curve's knot can't be a choice", node.span, help_)
         return None
     value = value_of(draft, node)
@@ -298,26 +304,33 @@ def stretch(draft: Draft, node: tree.Range) -> tuple[int, int] | None:
 
 def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
     if math.isinf(number.value):
-        draft.fault("P306", "the number is too large for a float", number.span)
+        message = f"expected at most {LARGEST_SINGLE:.9g}, the largest float32, got a larger one"
+        draft.fault("P306", message, number.span)
         return None
     return number.value
 
 
-def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> Placed | None:
-    """Return a whole number; None, with a fault, for another value."""
+def whole_number(
+    draft: Draft, number: tree.Numeral, what: str, least: int = 0, *, named: str | None = None
+) -> Placed | None:
+    """Return a whole number; None, with a fault, for another value.
+
+    `named` are the words for the least number, if a rule reports smaller ones.
+    """
     value = number.value if isinstance(number, tree.Fixed) else None
     if isinstance(value, int) and least <= value < 2**63:
         return spanned(number, value)
-    help_ = "" if isinstance(number, tree.Fixed) else "it can't be a choice"
-    draft.fault("P310", f"{what} must be a whole number of at least {least}", number.span, help_)
+    help_ = "" if isinstance(number, tree.Fixed) else "write one number, not a choice"
+    at_least = f" of at least {least}" if named is None else named
+    draft.fault("P310", f"{what} must be a whole number{at_least}", number.span, help_)
     return None
 
 
 def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> Placed | None:
     """Return a count, or a range of counts; None, with a fault, for another value."""
     if isinstance(node, tree.Fixed):
-        return whole_number(draft, node, what)
-    low, high = (whole_number(draft, end, what) for end in (node.low, node.high))
+        return whole_number(draft, node, what, named="")
+    low, high = (whole_number(draft, end, what, named="") for end in (node.low, node.high))
     if low is None or high is None:
         return None
     return spanned(node, p.built(p.CountRange, between=(low.entry, high.entry)))

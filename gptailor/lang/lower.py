@@ -66,8 +66,8 @@ def parts_of(statement: tree.Statement) -> dict[str, Any]:
 def _version(draft: d.Draft, statement: tree.Statement, number: tree.Fixed) -> None:
     if number.value != 1:
         shown = f"{number.value!r}"[:20]
-        draft.fault("P102", f"there is no version {shown} of the language", number.span,
-                    "this gptailor reads 'tailor 1'")  # fmt: skip
+        draft.fault("P102", f"unknown version {shown} of the language", number.span,
+                    "write 'tailor 1', or update gptailor")  # fmt: skip
     draft.once(("tailor",), d.spanned(statement, 1))
 
 
@@ -81,14 +81,17 @@ def _model(
 ) -> None:
     if (earlier := draft.single.get(("models", name.text))) is not None:
         also = Also("first declared here", span=earlier.spans["name",])
-        draft.fault("P104", f"the model '{name.text}' is declared twice", name.span, "", also)
+        draft.fault("P104", f"the model '{name.text}' is declared twice", name.span,
+                    "rename or remove one of the two", also)  # fmt: skip
         return
     parts = {"revision": d.placed_text(revision), "on": d.placed_text(on)}
     if isinstance(source, tree.From):
         if on is not None:
-            draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id", source.span)
+            draft.fault("P109", "expected the source of an adapter in quotes", source.span,
+                        "write a folder or a Hub id, as in base + \"./adapter\"")  # fmt: skip
         if revision is not None:
-            draft.fault("P110", "a model that is made of models has no revision", revision.span)
+            draft.fault("P110", "a merge can't have a revision", revision.span,
+                        "remove the revision")  # fmt: skip
         pattern = models_pattern(draft, source, None)
         if pattern is None:  # a fault
             parts = {"source": d.spanned(source, ".")}
@@ -107,8 +110,9 @@ def _let(
     value: tree.Fixed | tree.Between | tree.OneNumber,
 ) -> None:
     if (earlier := draft.single.get(("numbers", name.text))) is not None:
-        also = Also("first named here", span=earlier.spans["name",])
-        draft.fault("P113", f"the number '{name.text}' is named twice", name.span, "", also)
+        also = Also("first defined here", span=earlier.spans["name",])
+        draft.fault("P113", f"the number '{name.text}' is defined twice", name.span,
+                    "rename or remove one of the two", also)  # fmt: skip
         return
     number = d.value_of(draft, value)
     named = d.spanned(statement, 0 if number is None else number)
@@ -377,7 +381,8 @@ def _settings(
         name, node = setting.name.text, setting.value
         what = f"'{name}' of '{owner}'"
         if name in values:
-            draft.fault("P305", f"'{name}' is given twice", setting.name.span)
+            draft.fault("P305", f"'{name}' is given twice", setting.name.span,
+                        "keep one of the two")  # fmt: skip
         if owner == "bridge":
             values[name] = d.placed_number(draft, node)
         elif isinstance(node, tree.Word):
@@ -421,7 +426,7 @@ def _heal(
     words = [node.teacher or teacher for node in on]
     if teacher is not None and teacher not in words:
         message = f"every text names its own teacher, so '{teacher.text}' is never used"
-        help_ = f"leave 'from {teacher.text}' out before 'on'"
+        help_ = f"remove 'from {teacher.text}' before 'on'"
         draft.fault("P305", message, teacher.span, help_)
     healed = d.placed_data(
         p.Heal,
@@ -479,7 +484,8 @@ def _block(
             _items(draft, inner, made_pattern(draft, inner.parts[0], taker="a stack"))
         elif inner.rule == "assign":
             draft.fault("P216", "an item of a stack can't have a target", inner.parts[0].span,
-                        "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
+                        "remove 'L… ='; the items are the output's layers in order")  # fmt: skip
+            _items(draft, inner, made_pattern(draft, inner.parts[1], taker="a stack"))
         else:
             lower_statement(draft, inner)
 
@@ -558,20 +564,20 @@ def _budget(
 
 
 _MARKS = ("tied", "maybe")
-_BLOCK = (("tied",), "repeat", "a block is one choice anyway")
+_BLOCK = (("tied",), "repeat", "remove 'tied'; it is one choice already")
 _EXCLUDED: Mapping[str, tuple[Sequence[str], str, str]] = {
     "whole": (
-        ("maybe",), "whole", "a model has an embedding, a norm and a head in any case",
+        ("maybe",), "whole", "write 'whole from one of …' for a choice",
     ),
-    "dropping_some": (("tied",), "drop {0.text}", "it is one choice anyway"),
+    "dropping_some": (("tied",), "drop {0.text}", "remove 'tied'; it is one choice already"),
     "repeating": _BLOCK,
     "repeating_window": _BLOCK,
     "cutting": (
         _MARKS, "{0.text}",
-        "the range contains the unchanged size: its upper end",
+        "write a range of sizes that ends at the model's own size",
     ),
-    "bridging": (("tied",), "bridge", ""),
-    "heal": (_MARKS, "heal", "healing can't be a choice: a plan is healed or not"),
+    "bridging": (("tied",), "bridge", "remove 'tied'; it is one choice already"),
+    "heal": (_MARKS, "heal", "healing can't be a choice; write two plans"),
 }  # fmt: skip
 """The marks that can't stand before a statement, the statement's words, and the remedy."""
 

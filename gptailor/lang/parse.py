@@ -144,12 +144,12 @@ def parse(source: Source) -> tuple[tree.File, list[Fault]]:
     inside = chain.from_iterable(piece.block.items if piece.block else () for piece in pieces.items)
     beyond = next(islice(chain(pieces.items, inside), MOST_STATEMENTS, None), None)
     if beyond is not None:
-        message = f"expected at most {MOST_STATEMENTS:,} statements, the text goes on with another"
+        message = f"expected at most {MOST_STATEMENTS:,} statements, the text has more"
         fault = Fault(
             TOO_LARGE,
             message,
             span=Span(beyond.start, beyond.end),
-            help="one statement takes a range of layers, as in L0..L99",
+            help="a statement can have a range of layers, as in L0..L99",
         )
         return tree.File(Span(0, 0), (), ()), locate([fault], Origin(source, Path()))
     statements = tuple(_statements(source, pieces, "statement", faults))
@@ -187,15 +187,19 @@ def _block(
     head = source.text[piece.start : piece.brace].strip()
     rule = {"stack": "item", "search": "wish"}.get(head)
     if rule is None:
-        message = f"'{head}' has no block" if head else "a block has no name"
+        message = f"'{head}' can't have a block" if head else "a block without a name"
         where = Span(piece.start, piece.brace) if head else Span(piece.brace, piece.brace + 1)
         faults.append(Fault("S105", message, span=where,
-                            help="only 'stack' and 'search' have one in { }"))  # fmt: skip
+                            help="only 'stack' and 'search' have a block in { }"))  # fmt: skip
         return None
     if inside.closed and (following := source.text[inside.end : piece.end]):
         where = Span(piece.end - len(following.lstrip()), piece.end)
         help_ = "start the next statement on a new line or after ';'"
-        faults.append(Fault("S105", "a statement goes on after its block", span=where, help=help_))
+        faults.append(
+            Fault(
+                "S105", "expected the end of the statement after its block", span=where, help=help_
+            )
+        )
     inner_faults: list[Fault] = []
     statements = tuple(_statements(source, inside, rule, inner_faults))
     faults += inner_faults if inside.closed else []
@@ -220,7 +224,7 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
         plan = plan.read_from(replace(plan.origin, tree=file))
     if not syntax and not any(s.rule == "version" for s in file.statements):
         fault = Fault("P101", "the language version is missing", span=Span(0, 0),
-                      help="write 'tailor 1' as its first statement")  # fmt: skip
+                      help="write 'tailor 1' as the first statement")  # fmt: skip
         faults.append(fault)
     unread = (_unread(source, split(source)[0], file.statements) or [""]) if syntax else []
     all_faults = syntax + faults + check_alone(plan, unread=frozenset(unread))
@@ -273,8 +277,12 @@ def _with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]
     for name, value in numbers.items():
         if name not in spans:
             named = listed(f"'{each}'" for each in spans)
-            help_ = f"it names {named}" if spans else "write 'let', as in: let mix = 0.5"
-            faults.append(Fault("P114", f"no number is named '{name}'", source=source, help=help_))
+            help_ = (
+                f"the defined numbers are {named}" if spans else "add a line such as let mix = 0.5"
+            )
+            faults.append(
+                Fault("P114", f"the number '{name}' is not defined", source=source, help=help_)
+            )
         else:
             faults += _value_faults(name, value)
     if faults:
@@ -308,18 +316,20 @@ def read_bytes(
     """
     if len(raw) > MOST_BYTES:
         message = f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more"
-        help_ = "a plan names models and layers; weights belong in other files"
+        help_ = "name the plan, not a file of weights"
         return None, [Fault(TOO_LARGE, message, source=Source(name, ""), help=help_)]
     try:
         source = Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        message = f"byte {error.start} (line {line}) is not UTF-8"
+        message = f"not UTF-8: invalid byte at offset {error.start}, in line {line}"
         return None, [Fault("S106", message, source=Source(name, ""), help="save it as UTF-8")]
     if source.text.lstrip()[:1] == "{":
         if numbers:
-            message = "a plan in JSON has no 'let' statements with values to replace"
-            return None, [Fault("P114", message, source=source, help="change its 'numbers'")]
+            message = "a plan in JSON can't take values from --let"
+            return None, [
+                Fault("P114", message, source=source, help="change 'numbers' in the file")
+            ]
         return read_json(source, folder)
     if numbers:
         source, faults = _with_numbers(source, numbers)

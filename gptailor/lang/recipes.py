@@ -100,7 +100,7 @@ def _bound(
         if len(positional) > len(free):
             draft.fault(
                 "P305",
-                f"'{method.name}' takes {count_words(len(free), 'argument')} without a name, "
+                f"'{method.name}' takes {count_words(len(free), 'unnamed argument')}, "
                 f"not {len(positional)}",
                 positional[len(free)].span,
                 _taken(method),
@@ -111,11 +111,13 @@ def _bound(
             named = True
             name = method.called(argument.name.text) if method is not None else argument.name.text
             if name in bound:
-                draft.fault("P305", f"'{name}' is given twice", argument.span)
+                draft.fault(
+                    "P305", f"'{name}' is given twice", argument.span, "keep one of the two"
+                )
             bound.setdefault(name, (argument,))
         elif named:
-            draft.fault("P305", "an argument without a name follows an argument with a name",
-                        argument.span)  # fmt: skip
+            draft.fault("P305", "an unnamed argument follows a named one", argument.span,
+                        "write unnamed arguments first")  # fmt: skip
     return bound
 
 
@@ -134,8 +136,8 @@ def measure_of(draft: Draft, call: tree.CallNode) -> dict[str, Placed]:
     for i, node in enumerate(call.arguments):
         value = node.value
         if node.name is None and spec is not None and i >= len(free):
-            most = f"{listed(free)}, no more" if free else "no arguments"
-            draft.fault("P305", f"'{spec.name}' takes {most}", node.span)
+            most = f"only {listed(free)}" if free else "no arguments"
+            draft.fault("P305", f"'{spec.name}' takes {most}", node.span, "remove this argument")
             continue
         name = node.name.text if node.name else (free[i] if i < len(free) else f"argument {i}")
         if name in arguments:
@@ -203,7 +205,7 @@ def models_pattern(draft: Draft, origin: tree.From, at: Positions | None) -> Pat
     else:
         made = _take(models[0])
         if len(models) > 1:
-            draft.fault("P307", "several models are given, and no method to merge them",
+            draft.fault("P307", "several models are given without a method to merge them",
                         named.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
     return Pattern(made, (at,) * len(models)) if len(draft.faults) == before else None
 
@@ -246,7 +248,8 @@ def _share(draft: Draft, node: tree.Merging) -> Placed | None:
                     "'by linear(…)' with a number for each source")  # fmt: skip
         return None
     if node.by is not None:
-        draft.fault("P308", "merge has a number and a method", node.shares[0].span,
-                    "give the number to the method, or leave 'by' out")  # fmt: skip
+        message = "expected a number or a method for a merge, got both"
+        help_ = "give the number to the method, or remove 'by'"
+        draft.fault("P308", message, node.shares[0].span, help_)
         return None
     return placed_number(draft, node.shares[0])

@@ -64,12 +64,12 @@ LESSONS = (
         ("L1 from «“»math”", "model a = «”»a”", "model a = «„»a“", "bridge on «\u2018»a"),
     ),
     Lesson(
-        "it looks like a blank or like nothing; delete it",
+        "it is invisible or looks like a space; delete it",
         "characters",
         ("L1«\u00a0»from math", "«\u200b»L1 from math", "L1 from «\ufeff»math", "«\u2003»drop L1"),
     ),
     Lesson(
-        "lines end with a line feed, with or without a carriage return",
+        "end lines with LF or CRLF",
         "characters",
         ("L1 from math«\r»L2 from math",),
     ),
@@ -350,7 +350,7 @@ def fault(
             return Fault("S102", message, span=span, help=remedy or near or every)
     if isinstance(error, lark.UnexpectedCharacters) and not actual[:1].isascii():
         named = unicodedata.name(actual[0], "no name")
-        message = f"the character U+{ord(actual[0]):04X} ({named}) has no meaning here"
+        message = f"the character U+{ord(actual[0]):04X} ({named}) is not allowed here"
         return Fault("S103", message, span=span, help=remedy)
     text = f"'{_short(actual)}'" if actual else "the end of the statement"
     message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {text}"

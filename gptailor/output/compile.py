@@ -167,7 +167,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         destination.claim(force=force)
     shards = [shard for destination in destinations for shard in destination.shards]
     size, free = sum(shard.size for shard in shards), free_space(destinations[0].path)
-    message = f"the output takes {size:,} bytes, but {free:,} are free"
+    message = f"the output needs {size:,} bytes, but {free:,} are free"
     if free < size and not dry_run:
         raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
@@ -381,8 +381,8 @@ def _chosen_text(
     kinds = [quantised_kind(kind) for kind in types]
     if not any(map(is_weighted, kinds)):
         got = listed([kind.lower() for kind in kinds if kind is not None]) or "no type"
-        message = f"expected a type that an importance matrix changes, got {got}"
-        help_ = "add a quantised GGUF file such as q4_k_m, or leave the importance matrix out"
+        message = f"expected a GGUF type that can use an importance matrix, got {got}"
+        help_ = "add a quantised GGUF file such as q4_k_m, or remove --imatrix"
         raise CheckpointError("C306", message, output, help_)
     return _importance_text(prepared, Path(text))
 
@@ -406,7 +406,7 @@ def _stated_destinations(prepared: Prepared, path: Path) -> Iterator[Destination
     elif len(plan.gguf) > 1:
         got = listed([file.type for file in plan.gguf])
         message = f"expected one statement 'gguf' for one file, got {got}"
-        help_ = "name a folder, or choose one by --quantize (in Python, quantize=…)"
+        help_ = "name a folder, or choose a type with --quantize"
         raise CheckpointError("C306", message, path, help_)
     for i, file in enumerate(plan.gguf):
         with text_errors_as_faults(plan):
@@ -442,11 +442,11 @@ def _destinations(
     kinds = [quantised_kind(kind) or "" for kind in gguf]
     if path.suffix.lower() == ".gguf":
         message = "expected a folder as the output, got a GGUF file"
-        help_ = "name a folder; the GGUF files of 'gguf' are written beside it"
+        help_ = "name a folder; gptailor writes the files of 'gguf' next to it"
         raise CheckpointError("C306", message, path, help_)
     if twice := [kind for i, kind in enumerate(kinds) if kind in kinds[:i]]:
         message = f"expected each type once, got {twice[0].lower()} twice"
-        raise CheckpointError("C306", message, path, "give each type of GGUF files once")
+        raise CheckpointError("C306", message, path, "remove one of the two")
     for kind in kinds:
         yield _destination_of(prepared, gguf_beside(path, kind), kind, text)
 

@@ -171,7 +171,7 @@ def gguf_beside(folder: Path, file_type: str) -> Path:
     """
     absolute = Path(os.path.abspath(folder))  # noqa: PTH100 (links stay)
     if not absolute.name:
-        message = "GGUF files have the name of their folder, and this folder has no name"
+        message = "GGUF files get the name of the output folder, but this one has no name"
         raise CheckpointError("C306", message, folder, "name another folder")
     beside = folder if folder.name == absolute.name else absolute
     return beside.with_name(f"{absolute.name}-{file_type.upper()}.gguf")

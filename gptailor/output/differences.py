@@ -175,36 +175,39 @@ class Sentences(NamedTuple):
 
 
 _LOCKED = "differs from the lock"
-_BY_PACKAGE = "method {name}: expected the package {expected} by the lock, got {got}"
-_SETTING = "{name} is {got}, and by the plan {expected}"
-_OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, and by the plan {{expected}}"
+_BY_PACKAGE = "method {name}: expected the package {expected} as in the lock, got {got}"
+_SETTING = "{name} is {got}, but {expected} in the plan's output"
+_OF_CONFIG = f"{{name}} of {CONFIG} is {{got}}, but {{expected}} in the plan's output"
 _KINDS: Mapping[FactKind, Sentences] = {
     "plan": Sentences("plan", "", "", ("{got} that was locked",)),
     "dtype": Sentences("dtype", "", "", ("{got} {expected}",), unless="plan"),
-    "gguf": Sentences("plan", "", "", ("the plan states {got}, and the lock has {expected}",)),
+    "gguf": Sentences("plan", "", "", ("the plan has {got}, but the lock has {expected}",)),
     "methods": Sentences("plan", _BY_PACKAGE, _BY_PACKAGE, (_BY_PACKAGE,), absent="gptailor"),
     "under": Sentences(
-        "model", "", "", ("model {name}: expected {expected} by the lock, got {got} in the plan",)
+        "model",
+        "",
+        "",
+        ("model {name}: expected {expected} as in the lock, got {got} in the plan",),
     ),
     "families": Sentences(
         "file",
-        "the family file of {name} is in the lock, and isn't read",
-        "the family file of {name} is read, and isn't in the lock",
+        "the family file of {name} is in the lock, but isn't used",
+        "the family file of {name} is used, but isn't in the lock",
         (f"the family file of {{name}} {_LOCKED}",),
     ),
     "inputs": Sentences(
         "file",
-        "{name} of model {owner} is in the lock, and is not read",
-        "{name} is read from model {owner}, and isn't in the lock",
+        "{name} of model {owner} is in the lock, but isn't used",
+        "{name} of model {owner} is used, but isn't in the lock",
         (
-            "{name} of model {owner} has {got} bytes, and by the lock {expected}",
-            "{name} of model {owner} has other bytes than by the lock",
+            "{name} of model {owner} has {got} bytes, expected {expected} as in the lock",
+            "{name} of model {owner} differs from the lock",
         ),
     ),
     "texts": Sentences(
         "file",
         "",  # the plan has another digest
-        "{got} reads a text, and the lock has no such text",
+        "{got} has a text, but the lock has no such text",
         (f"the calibration text of {{got}} {_LOCKED}",),
     ),
     "template": Sentences(
@@ -213,15 +216,15 @@ _KINDS: Mapping[FactKind, Sentences] = {
     "beside": Sentences(
         "file",
         "{name} is missing",
-        "{name} is present, and the plan gives no such file",
-        ("{name} has other bytes than the plan gives",),
+        "{name} is not a file of the plan's output",
+        ("{name} differs from the plan's output",),
     ),
     "config": Sentences("config", _OF_CONFIG, _OF_CONFIG, (_OF_CONFIG,), absent="missing"),
     "config digest": Sentences("config", "", "", (f"{{got}} {_LOCKED}",), unless="config"),
     "imatrix": Sentences(
         "file",
-        "the lock has an importance matrix, and the file lacks one",
-        "the file has an importance matrix, and the lock lacks one",
+        "the lock has an importance matrix, but the file lacks one",
+        "the file has an importance matrix, but the lock lacks one",
         ("the text of the importance matrix differs from the lock",),
     ),
     "metadata": Sentences("config", _SETTING, _SETTING, (_SETTING,), absent="missing"),
@@ -285,14 +288,14 @@ def _of_tensor(expected: TensorDigest | None, actual: TensorDigest | None, by: s
     if actual is None:
         return f"is missing; {by} has it"
     if expected is None:
-        return f"is present, and {by} has no such tensor"
+        return f"is present, but {by} has no such tensor"
     if (actual.dtype, actual.shape) != (expected.dtype, expected.shape):
         form, expected_form = (f"{t.dtype} {list(t.shape)}" for t in (actual, expected))
-        return f"is {form}, and by {by} {expected_form}"
+        return f"is {form}, expected {expected_form} as in {by}"
     if actual.sha256 in {expected.sha256, UNMEASURED}:
         return ""
     if expected.sketch is None or actual.sketch is None:
-        return f"has other bytes than by {by}"
+        return f"differs from {by}"
     apart = _distance(expected.sketch, actual.sketch)
     words = f"differs from {by}: the fitted values are {apart:.1%} off"
     return words if apart > _FIT_TOLERANCE else ""
@@ -325,8 +328,8 @@ def refuse(differences: Iterable[Difference], lock: Lock) -> None:
     raise CheckpointError(code, message, alike[0].path or lock.path, help_)
 
 
-_INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
-_OUTPUT = "another version of {versions} may compute otherwise; 'gptailor lock' locks it anew"
+_INPUTS = "restore the locked files, or run 'gptailor lock' again"
+_OUTPUT = "another version of {versions} may compute different numbers; run 'gptailor lock' again"
 _REFUSALS = {
     **dict.fromkeys(("plan", "dtype"), ("C703", _INPUTS)),
     **dict.fromkeys(("model", "file"), ("C704", _INPUTS)),

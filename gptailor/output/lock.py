@@ -181,10 +181,8 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     if type(version) is not int:
         raise CheckpointError("C701", "invalid lock: no field 'version'", path, _ANEW)
     if version != _LOCK_VERSION:
-        message = (
-            f"is a lock of version {str(version)[:20]}, and this gptailor reads {_LOCK_VERSION}"
-        )
-        newer = "it was made by a newer gptailor; update this one"
+        message = f"expected a lock of version {_LOCK_VERSION}, got version {str(version)[:20]}"
+        newer = "update gptailor, or run 'gptailor lock' again"
         raise CheckpointError("C702", message, path, newer if version > _LOCK_VERSION else _ANEW)
     if "texts" in document:  # the file has an entry for each fit
         raise CheckpointError("C701", "invalid lock: unknown key 'texts'", path, _ANEW)
@@ -269,4 +267,4 @@ def _rendered(value: Any, indent: str = "") -> str:
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
-_ANEW = "'gptailor lock' makes it anew"
+_ANEW = "run 'gptailor lock' again"

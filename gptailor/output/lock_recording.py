@@ -115,7 +115,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     calibration texts, the configuration, and the dtypes and shapes of the output's tensors.
     """
     program, dtype = prepared.compiled.program, prepared.dtype
-    is_in = f"the output is {dtype or 'of several dtypes'}, and by the lock"
+    is_in = f"the output is {dtype or 'of several dtypes'}, but in the lock"
     digest = json_digest(prepared.compiled.config)
     facts: dict[FactKind, Facts] = {
         "plan": alone("plan", plan_digest(prepared.plan), "the plan is not the one"),

@@ -139,7 +139,7 @@ class Verification:
             entry = None if self.lock is None else self.lock.gguf_of_type(kind)
             lock = self.lock and entry and self.lock.model_copy(update={"gguf": entry})
             if not path.exists():
-                self.unverified.append(f"{path.name}: the plan states this file, and it is missing")
+                self.unverified.append(f"{path.name}: the plan has this file, but it is missing")
                 continue
             try:
                 file = Verification(
@@ -198,7 +198,7 @@ class Verification:
         return None
 
     def _plan_facts(self, plan: Plan) -> dict[FactKind, Facts]:
-        dtype, digest = f"{PLAN_FILE} has the dtype {plan.dtype}, and the lock", plan_digest(plan)
+        dtype, digest = f"{PLAN_FILE} has the dtype {plan.dtype}, but the lock", plan_digest(plan)
         facts: dict[FactKind, Facts] = {
             "plan": {("", "plan"): Fact((digest,), f"{PLAN_FILE} is not the plan", name=PLAN_FILE)},
             "dtype": alone("dtype", plan.dtype, dtype),
@@ -248,7 +248,7 @@ class Verification:
                 self._find(locked, Measurement(facts=self.output.settings, tensors=tensors))
                 self.compared.append(f"{len(tensors)} tensors with the lock")
             else:
-                self.unverified.append("the tensors: the lock was made of a folder")
+                self.unverified.append("the tensors: the lock is of a folder")
         if self.tensors_only:
             return
         facts, words = self.output.by_lock(self.plan)
@@ -307,7 +307,7 @@ class Verification:
         names = skipped = planned.decided
         locked, checkpoint = self.output.locked, self.output.checkpoint
         if missing := next((path for path in prepared.texts.values() if not path.is_file()), None):
-            reason = f"their calibration text is gone ({missing})"
+            reason = f"their calibration text is missing ({missing})"
         elif names and locked is None and checkpoint is None:
             reason = "there is no lock"
         else:

@@ -42,7 +42,7 @@ def is_pattern(part: str | None) -> bool:
 def unknown_part(part: str) -> tuple[str, str] | None:
     """Return the message and the help for an unknown part; None for a known one."""
     if part == '""':
-        return "an empty pattern fits no tensor", ""
+        return "an empty pattern matches no tensor", "remove it, or write a pattern"
     if is_pattern(part) or part in NAMED_PARTS:
         return None
     branch = next((name for name in BRANCHES if part.startswith(f"{name}.")), None)

@@ -722,7 +722,7 @@ def data_faults(error: ValidationError, source: Source | None = None) -> list[Fa
             if each["type"] == "extra_forbidden"
             else f"{each['msg'][:1].lower()}{each['msg'][1:]}",
             tuple(each["loc"]),
-            "'gptailor schema' prints all fields of a plan (in Python, Plan.model_json_schema())",
+            "'gptailor schema' prints all fields of a plan",
             source=source,
         )
         for each in error.errors(include_url=False, include_context=False, include_input=False)

@@ -116,7 +116,7 @@ def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Store
     return rounded(values, "F32", refuse)
 
 
-_IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
+_IN_FLOAT32 = "correct the number in the model; gptailor computes in float32"
 
 
 @_quietly
@@ -180,7 +180,9 @@ def _smaller(make: Combine) -> str:
     """Return the advice to change the number that enlarges the result most."""
     if make.provider:
         package = make.provider.rpartition(" ")[0]
-        return f"'{make.method}' comes from {package}: correct it there, or choose another method"
+        return (
+            f"'{make.method}' comes from {package}; correct the package, or choose another method"
+        )
     sizes = {"scale": max(abs(make.divisor), 1 / abs(make.divisor))} if make.divisor != 1.0 else {}
     for name, value in make.arguments:
         numbers = value if isinstance(value, tuple) else (value,)

@@ -386,7 +386,7 @@ def predictors_lost(checked: Checked) -> str | None:
     base, last = checked.base, checked.base.layout.count - 1
     uses = [use for part in BRANCHES for use in checked.uses(checked.resolved.kept[-1], part)]
     if any(use.layer != last for use in uses):
-        return f"they read the output of L{last}, and the output ends with another layer"
+        return f"they read L{last}, which isn't the output's last layer"
     if (cut := _cut_word(checked)) is not None:
         return f"the plan cuts the {cut} of the model"
     if not _has_tokens_of_base(checked):

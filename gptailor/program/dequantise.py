@@ -93,7 +93,7 @@ def _unpacked(spec: forms.TensorSpec, form: forms.PackedIntegers, load: Load) ->
     if form.groups is not None:
         group = load(form.groups).long()
         if not 0 <= int(group.min()) <= int(group.max()) < scales.shape[1]:
-            message = f"{quoted(form.groups.spec.name)} names a group that has no scale"
+            message = f"{quoted(form.groups.spec.name)} names a group without a scale"
             raise CheckpointError("M213", message, form.groups.file)
 
     def read(first: int, end: int) -> Float32[Tensor, "rows columns"]:
@@ -137,10 +137,10 @@ def _zeros(
     if bool((zeros == (1 << form.bits) - 1).any()):
         # Some write it for a zero of 0, some for one of 2^bits; their neighbours differ too.
         name = quoted(form.zeros.spec.name if form.zeros is not None else "")
-        message = (
-            f"{name} has a zero point beyond its bits, which writers of GPTQ interpret differently"
+        message = f"{name} has a zero point beyond its bits, which can't be read reliably"
+        raise CheckpointError(
+            "M213", message, form.values.file, "use a checkpoint in the format 'gptq_v2'"
         )
-        raise CheckpointError("M213", message, form.values.file, "use a checkpoint in 'gptq_v2'")
     return zeros + 1
 
 

@@ -23,11 +23,11 @@ def device_of(name: str) -> torch.device:
     if device.type == "cpu":
         return CPU
     if device.type != "cuda":
-        raise TailorError(f"'{name}': merges run on 'cpu' or on 'cuda'")
+        raise TailorError(f"expected 'cpu' or 'cuda' for merges, got '{name}'")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
         available = f"the machine has {count}" if count else "no CUDA device is available"
-        raise TailorError(f"'{name}' was asked for, and {available}")
+        raise TailorError(f"can't use '{name}': {available}")
     return device
 
 
@@ -41,8 +41,8 @@ def devices_of(first: torch.device, processes: int) -> list[torch.device]:
     index = first.index or 0
     available = torch.cuda.device_count() - index
     if available < processes:
-        message = f"{processes} processes take one GPU each from 'cuda:{index}' on"
-        raise TailorError(f"{message}, and the machine has {available}")
+        message = f"{processes} processes need one GPU each from 'cuda:{index}' on"
+        raise TailorError(f"{message}, but the machine has {available}")
     return [torch.device(first.type, index + number) for number in range(processes)]
 
 

@@ -89,7 +89,7 @@ def _expert_count(use: Use) -> int | Refusal | None:
 
 
 def _unknown(layout: Layout) -> str | None:
-    return None if layout.known else f"model type '{layout.model_type}' is not known"
+    return None if layout.known else f"model type '{layout.model_type}' is unknown"
 
 
 LAYER_CUTS: Mapping[str, LayerCut] = {

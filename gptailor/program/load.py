@@ -72,7 +72,7 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
 def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
     spec = tensor.spec
     if (dtype := TORCH_DTYPES.get(spec.dtype)) is None:
-        raise TailorError(f"'{spec.name}' in '{tensor.file}' is {spec.dtype}, which torch has not")
+        raise TailorError(f"'{spec.name}' in '{tensor.file}' is {spec.dtype}, which torch lacks")
     if not spec.size:
         return torch.empty(spec.shape, dtype=dtype)
     return torch.frombuffer(_bytes_from(tensor, spec.size), dtype=dtype).reshape(spec.shape)
@@ -222,7 +222,7 @@ def _unpacked(
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
     except ImportError as error:
-        message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
+        message = f"{quoted(tensor.spec.name)} is {kind}, which needs the package 'gguf'"
         raise CheckpointError("C110", message, tensor.file, how_to_install("gguf")) from error
     rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*shape[:-1], -1))
     with np.errstate(all="ignore"):  # a merge or a cast refuses NaN and infinity
@@ -303,7 +303,7 @@ def _mean(form: forms.Mean) -> Float32[Tensor, "..."]:
 
 
 _ADAPTED = "the adapter is for another model, or its 'lora_alpha' is too large"
-_IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
+_IN_FLOAT32 = "correct the number in the model; gptailor computes in float32"
 
 
 def _single(info: forms.TensorInfo, values: Float[Tensor, "..."]) -> Float32[Tensor, "..."]:

@@ -122,8 +122,9 @@ def _nested_checkpoint(checked: Checked, fitted: Mapping[str, TensorInfo]) -> Ch
     for tensor in tensors.values():
         size, depth = _measured(tensor)
         if size > MOST_NESTED or depth > DEEPEST:
-            message = f"'{tensor.spec.name}' is made of {size} tensors, {depth} deep"
-            help_ = f"{MOST_NESTED} and {DEEPEST} are the most; compile a part of it first"
+            message = f"'{tensor.spec.name}' depends on {size} tensors, nested {depth} deep"
+            most = f"at most {MOST_NESTED:,} tensors and a depth of {DEEPEST} are allowed"
+            help_ = f"compile one of these models first; {most}"
             raise CheckpointError("M234", message, folder, help_)
     its = owner.checkpoint.files[:1]
     read = [*its] if is_gguf(its[0]) else []  # such a file has the tokenizer in it
@@ -189,7 +190,7 @@ def dequantised(checked: Checked) -> tuple[Checked, list[Fault]]:
     subject = f"'{quantised[0]}'" if len(quantised) == 1 else f"{len(quantised)} models"
     are = "is" if len(quantised) == 1 else "are"
     message = f"{what}: {subject} {are} dequantised, and the output isn't quantised"
-    help_ = "a plan that only moves layers keeps them as they are"
+    help_ = "to keep quantised weights, only move layers"
     return replace(checked, models=read), [Fault("M309", message, at, help_, severity="warning")]
 
 
@@ -226,9 +227,9 @@ def _difference(model: Opened, base: Opened) -> str:
     """Return how a model is quantised in another way than the base; empty where it isn't."""
     method, base_method = model.layout.quantised, base.layout.quantised
     if method != base_method:
-        return f"{_method_in_words(method)}, and the base is {_method_in_words(base_method)}"
+        return f"{_method_in_words(method)}, but the base is {_method_in_words(base_method)}"
     same = quantisation(model.config) == quantisation(base.config)
-    return "" if same else f"quantised ('{method}') in another way than the base"
+    return "" if same else f"quantised ('{method}') differently from the base"
 
 
 def _holds_quantised(model: Opened, where: object) -> bool:

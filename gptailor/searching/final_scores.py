@@ -59,7 +59,7 @@ class Conditions:
         read = {_text(objective, chosen.folder) for objective in chosen.objectives}
         for required in self.required:
             if required.bound.of is not None and required.bound.of not in trials.models:
-                message = f"'{required.bound.of}' is a bound, and no plan takes anything of it"
+                message = f"the plan uses '{required.bound.of}' only for a bound"
                 raise WishError(message)
             key = objective_words(required.objective)
             if OBJECTIVES[required.name].by == "samples":

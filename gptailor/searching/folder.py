@@ -63,7 +63,7 @@ class Folder:
             path_inside(self.path, name)  # each is written
         strange, begun = sorted(names - OURS), (self.path / SETTINGS).exists()
         if strange and not begun:
-            message = f"expected the folder of a search, found {quoted(strange[0])}"
+            message = f"expected the folder of a search, got one with {quoted(strange[0])}"
             raise CheckpointError("C902", message, self.path, "name a new folder")
         self._hold()
         for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):

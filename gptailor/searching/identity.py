@@ -27,9 +27,9 @@ from gptailor.searching.settings import Resources, Settings
 from gptailor.searching.space.space import Space
 
 _WORDS = {
-    "space": "the plan leaves other things open, or its base has other layers",
-    "models": "other files of {}",
-    "data": "another text in {}",
+    "space": "the plan has other choices, or its base has other layers",
+    "models": "the files of {} differ",
+    "data": "the text in {} differs",
     "objectives": "its objectives were {}",
     "samples": "its samples, from cheapest to full, were {}",
     "seed": "its seed was {}",
@@ -150,10 +150,10 @@ def refuse_other(before: RunRecord | None, record: RunRecord, place: Path) -> No
         if was[name] != now[name]
     ]
     if before.trials > record.trials:
-        messages.append(f"it was begun with {before.trials} trials, and now is to have fewer")
+        messages.append(f"it began with {before.trials} trials, now fewer")
     if messages:
-        message = f"holds another search: {'; '.join(messages)}"
-        help_ = "restore its first arguments, or name another RUN"
+        message = f"contains another search: {'; '.join(messages)}"
+        help_ = "restore its first arguments, or name another folder"
         raise CheckpointError("C902", message, place, help_)
 
 
@@ -189,7 +189,7 @@ def _difference(
     old = ", ".join(quoted(str(item), whole=True) for item in before if item not in now)
     new = ", ".join(quoted(str(item), whole=True) for item in now if item not in before)
     if old and new:
-        return words.format(f"{old}, and now {new}")
+        return words.format(f"{old}, now {new}")
     if old:
         return words.format(f"{old} too")
     return words.format(f"without {new}" if new else "in another order")

@@ -251,7 +251,7 @@ class Within:
         message = f"no plan of the space has at most {bound.words(bound.most)}"
         count = self.sizes.of_plan(decode(self._open, tried[smallest])).layers
         size_words = f"the smallest has {least:,.0f}, in {count} layer{'s' * (count != 1)}"
-        help_ = f"{size_words}: raise the bound, or leave more open to drop"
+        help_ = f"{size_words}: raise the bound, or let more layers be dropped"
         self._refuse(bound, message, help_)
 
     def _refuse_all(self) -> NoReturn:
@@ -260,10 +260,12 @@ class Within:
         sizes = " and ".join(bound.words(size) for bound, size in found)
         beyond = next((bound for bound, size in found if size > bound.most), None)
         message = f"no plan of the space has {' and '.join(limits)}"
-        help_ = f"the nearest that was found has {sizes}: raise a bound, or leave more open to drop"
+        help_ = f"the nearest found plan has {sizes}: raise a bound, or let more layers be dropped"
         if beyond is None and self._unfit is not None:
             message += " and layers that llama.cpp can run"
-            help_ = f"one of this size can't be a file: {self._unfit.message}; {self._unfit.help}"
+            help_ = (
+                f"a plan of this size can't be written: {self._unfit.message}; {self._unfit.help}"
+            )
         self._refuse(beyond or self.bounds[0], message, help_)
 
     def _refuse(self, bound: SizeBound, message: str, help_: str) -> NoReturn:

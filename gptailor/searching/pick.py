@@ -26,7 +26,7 @@ from gptailor.searching.settings import WishError
 
 BEST = "best.tailor"
 """The best plan's file in a search's folder."""
-_WRITTEN_ANEW = "the same search command writes it anew, without another trial"
+_WRITTEN_ANEW = "run the same search command again; it writes the file without further trials"
 
 
 @final
@@ -118,16 +118,16 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     files = RunFiles(run)
     handed = _handed(files)
     if handed is None or not handed.curve:
-        help_ = "the same gptailor search command notes them when it ends, or is interrupted"
-        raise files.error("holds no plans that a search found", help_)
+        help_ = "run the same search command again, which writes them at its end"
+        raise files.error("has no plans of a search yet", help_)
     if handed.best is None:
         message = "no plan of this search meets the requirements"
         raise WishError(f"{message}; summary.md names the nearest plan")
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
         if most is not None and all(getattr(point, name) is None for point in handed.curve):
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"
-            message = "the objectives of this search have no such loss"
-            raise WishError(f"{message}: give --loss (in Python, loss=…) {other}")
+            message = "the objectives of this search have no loss in this unit"
+            raise WishError(f"{message}; give --loss {other}")
     kinds = [kind for kind, _ in bounds.gguf]
     measured = handed.curve if kinds else ()  # only then all plans are read
     sizes = {each.trial: _gguf_sizes(_plan_at(files, each)[1], kinds) for each in measured}
@@ -136,7 +136,7 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
     moved = "".join(comment) + format_plan(seen_from(plan, place))
     if any(escaped_control(line) != line for line in moved.split("\n")):
-        message = "expected text, got a control character, which steers a terminal"
+        message = "expected text without control characters"
         raise CheckpointError("C903", message, files.path / point.file, _WRITTEN_ANEW)
     best = handed.best == point.trial
     lock = path_inside(files.path, BEST + SUFFIX) if best and files.storage is None else None
@@ -149,7 +149,7 @@ def _plan_at(files: RunFiles, point: CurvePoint) -> tuple[str, Plan]:
     name = point.file
     raw = files.read(name)
     if raw is None:
-        raise files.error(f"holds no '{name}', which its journal names", _WRITTEN_ANEW)
+        raise files.error(f"lacks '{name}', which its journal names", _WRITTEN_ANEW)
     text = raw.decode(errors="surrogateescape")  # `loads` refuses such a text
     file = files.path / name
     return text, loads(text, folder="." if files.storage else file.parent, name=str(file))

@@ -119,7 +119,7 @@ class SearchResult:
         bounds, ValueError without a bound, for a text that isn't a number and for an unknown type.
         """
         if (parameters, memory, layers, loss) == (None,) * 4 and not gguf:
-            raise ValueError("expected a limit: give parameters, memory, layers, gguf or loss")
+            raise ValueError("expected a limit: parameters, memory, layers, gguf or loss")
         most = (
             None
             if parameters is None
@@ -289,7 +289,7 @@ def _comment(run: RunReading, trial: Trial, plan: Plan) -> Iterable[str]:
         was = "" if earlier is None else f", before {shown_number(earlier[i])}"
         yield f"{aim.name}: {score}{was}, {trial.request.samples} samples."
     if (lost := ledger.loss(trial)) is not None:
-        yield f"{loss_words(lost, ledger.loss_unit)} beside the base."
+        yield f"{loss_words(lost, ledger.loss_unit)} compared with the base."
     if run.unrepaired(trial):
         yield "The search was interrupted before it repaired plans: the scores are without repair."
     made = made_words(Resolved(plan, run.space.layers))

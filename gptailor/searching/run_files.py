@@ -75,7 +75,7 @@ def refuse_former(names: Collection[str], place: Path) -> None:
     if any(name.partition("/")[0] == "study.journal" for name in names):
         raise CheckpointError(
             "C902",
-            "holds a search of an earlier release, with its trials in 'study.journal'",
+            "contains a search of an earlier release, with its trials in 'study.journal'",
             place,
             "continue the search with that release, or name a new RUN; its plans can be compiled",
         )
@@ -85,8 +85,8 @@ def path_inside(folder: Path, name: str) -> Path:
     """Return the path of a file in RUN. Raises CheckpointError C903 for a path out of RUN."""
     path = folder / name
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        message = f"holds {quoted(name)}, which leads out of it"
-        raise CheckpointError("C903", message, folder, "put the file itself into RUN")
+        message = f"contains {quoted(name)}, a link out of the folder"
+        raise CheckpointError("C903", message, folder, "copy the file itself into the folder")
     return path
 
 

@@ -90,7 +90,7 @@ class RunReading:
         """Return the written size of a plan that may be handed over, or of the uncut base."""
         written = self.notes.sizes
         if written is None or not (trial is None or trial.plan in written.plans):
-            raise self.study.error("has no size of a plan that may be handed over")
+            raise self.study.error("has a plan without a size")
         return written.base if trial is None else written.plans[trial.plan]
 
     def layers(self, trial: Trial) -> int:
@@ -211,11 +211,11 @@ def read_run(run: str | Path) -> RunReading:
     files = RunFiles(run)
     record = files.record()
     if record is None:
-        raise files.error("holds no search", "name the RUN of a gptailor search")
+        raise files.error("is not the folder of a search", "name the folder of a gptailor search")
     lines = files.journal()
     if not lines:
         raise files.error(
-            f"has no {JOURNAL} with a line", "a search writes it with its first trial"
+            f"has no trials in {JOURNAL} yet", "wait for the first trial of the search"
         )
     study = Study(lines, files.path / JOURNAL)
     try:

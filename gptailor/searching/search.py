@@ -222,10 +222,11 @@ def forecast(
         file.stat().st_size for model in opened_models.values() for file in model.checkpoint.files
     )
     starts = Starts(space).untried(())["left_out"]
+    left = f"the rest of {budget.trials:,}" if budget.left >= 1 else f"none of {budget.trials:,}"
     for line in (
         f"starting plans, as the budget allows: {', '.join(starts)}",
         f"up to {budget.starts:.3g} evaluations for starting plans and measurements,"
-        f" {budget.kept} for finalists, and the rest of {budget.trials:,} for the strategy",
+        f" {budget.kept} for finalists, and {left} for the strategy",
         f"memory for weights: {bytes_in_words(min(weights, memory or weights))} at most"
         + "; 'gptailor compile --dry-run' of a plan prints the memory for healing" * budget.heals,
     ):
@@ -339,7 +340,7 @@ def _measure(outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Le
     """Add the uncut base's scores on this many samples, which other plans' scores are shares of."""
     measured = read_outcomes(outcomes)
     if not isinstance(measured, Scores):
-        raise SearchError(f"the base itself has no score: {measured}")
+        raise SearchError(f"the base has no score: {measured}")
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]
     noted = dict(study.typed.bases)

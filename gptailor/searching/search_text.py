@@ -79,8 +79,8 @@ def headline(run: RunReading) -> str:
     """Return the search's time, its plans, the found plan and the certainty."""
     ends = {
         "budget": "",
-        "exhausted": "; the strategy found nothing new any more",
-        "interrupted": "; interrupted, and the same command goes on",
+        "exhausted": "; the strategy found nothing new",
+        "interrupted": "; interrupted, and the same command continues",
     }
     trials, verdict, required = run.ledger.trials, run.verdict, run.end.required
     failures = sum(trial.values is None for trial in trials)
@@ -165,7 +165,7 @@ def _beside_smaller_base(run: RunReading, verdict: Verdict) -> str:
     """Return the comparison of the found plan with a base that isn't larger."""
     if verdict.base is None or not verdict.no_larger:
         return ""
-    return " " + _compared(run, verdict, verdict.base, "the base, uncut, which is no larger")
+    return " " + _compared(run, verdict, verdict.base, "the base, uncut, which isn't larger")
 
 
 def _compared(

@@ -104,7 +104,7 @@ class Settings:
         return tuple(r for r in self.requires if OBJECTIVES[r.name].by != "headers")
 
 
-_OBJECTIVE = "give --objective 'nll(\"text.txt\")' (in Python, Flags(objectives=[…]))"
+_OBJECTIVE = "add --objective 'nll(\"text.txt\")'"
 
 
 def settings(plan: Plan, flags: Flags) -> Settings:
@@ -113,7 +113,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         low, high = flags.fidelity
         raise WishError(f"'fidelity': expected two numbers that ascend, got {low}..{high}")
     if open_choices(plan) == 0:
-        raise WishError("the plan leaves nothing open, so there is nothing to search")
+        raise WishError("the plan has no open choices, so there is nothing to search")
     block = plan.search or Search()
     if not (flags.objectives or block.objectives):
         message = "the search has no objective"
@@ -127,7 +127,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     if several and not sizes:
         objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
-        raise WishError("--bridge (in Python, Flags(bridge=…)) needs a plan with 'bridge'")
+        raise WishError("--bridge needs a plan with 'bridge'")
     trials = flags.trials or block.trials or TRIALS
     heals = plan.may_be_healed
     usual: BridgedTrials = "each" if heals else "finalists"
@@ -161,7 +161,7 @@ def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
     """Raise WishError without finalists, or for more than half of the budget."""
     if not final:
         needed = "a plan with 'heal', or 'bridge' with --bridge finalists"
-        raise WishError(f"--finalists (in Python, Flags(finalists=…)) needs {needed}")
+        raise WishError(f"--finalists needs {needed}")
     if not 1 <= finalists <= (most := max(trials // 2, 1)):
         message = f"expected 1 to {most} finalists for {trials} trials, got {finalists}"
         raise WishError(f"{message}: each is evaluated twice")
@@ -207,5 +207,5 @@ def _preferred(text: str, objectives: Sequence[Objective]) -> int:
         if names.count(text) == 1:
             return names.index(text)
     choices = "; ".join(map(" ".join, zip(numbers, words, strict=True)))
-    given = f"--prefer (in Python, Flags(prefer=…)) '{text}'"
+    given = f"--prefer '{text}'"
     raise WishError(f"{given} must match exactly one objective of: {choices}")

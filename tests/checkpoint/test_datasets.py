@@ -74,7 +74,7 @@ def test_a_file_that_changes_or_goes_while_its_rows_are_read_is_named(tmp_path: 
     path = written(tmp_path, {"text": "a"}, {"text": "b"})
     rows = StoredTexts(path)
     path.write_text("")
-    with pytest.raises(CalibrationError, match="it has changed while it is read"):
+    with pytest.raises(CalibrationError, match="the file changed while it was read"):
         [*rows.read([1])]
     path.unlink()
     with pytest.raises(CalibrationError, match="can't be read"):
@@ -110,24 +110,24 @@ def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:
         ("text", {"text": ""}, "'text' is empty"),
         ("text", {"text": 3}, "'text' is not a text"),
         ("text", {"prompt": "p"}, "the row has no 'text'; it has 'prompt'"),
-        ("text", '{"text": "\\ud800"}', "'text' has half a surrogate pair"),
+        ("text", '{"text": "\\ud800"}', "half a surrogate pair"),
         ("choice", {"query": "q", "gold": 0}, "the row has no 'choices'"),
         ("choice", {"query": "q", "choices": ["a", "b"]}, "the row has no 'gold'"),
         ("choice", {"choices": ["a", "b"], "gold": 0}, "the row has no 'query'"),
-        ("choice", {"query": "q", "choices": "ab", "gold": 0}, "is a list of texts"),
+        ("choice", {"query": "q", "choices": "ab", "gold": 0}, "must be a list of texts"),
         ("choice", {"query": "q", "choices": ["a", 1], "gold": 0}, "is not a text"),
         ("choice", {"query": "q", "choices": ["a", ""], "gold": 0}, "is empty"),
         (
             "choice",
             {"query": "q", "choices": ["a"], "gold": 0},
-            "expected two choices or more, got one",
+            "expected at least two choices, got one",
         ),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": 2}, "from 0 to 1"),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": -1}, "from 0 to 1"),
         ("choice", {"query": "q", "choices": ["a", "b"], "gold": True}, "from 0 to 1"),
         ("choice", {"context_options": ["a", "b"], "gold": 0}, "no 'continuation'"),
         ("answer", {"context": "c"}, "the row has no 'answer'"),
-        ("answer", {"context": "c", "answer": "a", "aliases": "b"}, "is a list of texts"),
+        ("answer", {"context": "c", "answer": "a", "aliases": "b"}, "must be a list of texts"),
     ],
 )
 def test_a_row_that_lacks_something_is_refused(

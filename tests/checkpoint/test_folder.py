@@ -96,7 +96,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         assert refused(tmp_path / name).code == "C101"
     assert "no such folder" in str(refused(tmp_path / "none"))
     beside = refused(tmp_path / "kit" / ".." / ".." / "__none__")
-    assert beside.help == f"from here it is {tmp_path.parent / '__none__'}"
+    assert beside.help == f"the whole path is {tmp_path.parent / '__none__'}"
 
 
 def test_the_configuration_is_needed(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_other_weights_are_named(folder: Path) -> None:
     error = refused(folder)
     assert error.code == "C104"
     found = "'adapter_model.safetensors', 'pytorch_model_fp32.bin' and 'q4.GGUF'"
-    assert error.message == f"holds no safetensors weights; found {found}"
+    assert error.message == f"has no safetensors weights; found {found}"
     for n in range(9):
         (folder / f"{n}.bin").touch()
     assert refused(folder).message.endswith("and 7 more")

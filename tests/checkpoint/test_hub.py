@@ -140,13 +140,13 @@ def test_what_is_not_there_is_reported(desk: Desk, hub: Hub, folders: Path) -> N
 def test_a_folder_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     (desk.folder / "models" / "base").mkdir(parents=True)
     said = desk.check('tailor 1\nmodel base = "models/base"\ndrop L1\n').fault("C501")
-    assert 'there is a folder of that name; a folder\'s name starts so: "./models/base"' in said
+    assert 'there is a folder of that name; write "./models/base"' in said
 
 
 def test_a_file_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     (desk.folder / "gemma.gguf").write_bytes(b"GGUF")
     said = desk.check('tailor 1\nmodel base = "gemma.gguf"\ndrop L1\n').fault("C501")
-    assert 'there is a file of that name; a file\'s name starts so: "./gemma.gguf"' in said
+    assert 'there is a file of that name; write "./gemma.gguf"' in said
 
 
 def test_an_id_that_is_none_is_reported(desk: Desk) -> None:

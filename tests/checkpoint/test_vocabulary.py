@@ -167,11 +167,11 @@ BROKEN: dict[str, tuple[Mapping[str, Any], str]] = {
         {**SOUND, "tokenizer_config.json": {"added_tokens_decoder": {"x": {"content": "y"}}}},
         "invalid literal",
     ),
-    "text for SentencePiece": ({"tokenizer.model": b"not a protobuf"}, "no protobuf|beyond"),
+    "text for SentencePiece": ({"tokenizer.model": b"not a protobuf"}, "expected protobuf|beyond"),
     "a pointer": ({"tokenizer.model": b"version https://git-lfs.github.com/spec/v1\n"}, "LFS"),
     "half a piece": ({"tokenizer.model": sentencepiece(["<unk>"])[:6]}, "beyond the file"),
-    "half a number": ({"tokenizer.model": b"\x0a\xff"}, "cut off"),
-    "an endless number": ({"tokenizer.model": b"\x0a" + b"\xff" * 20}, "no number"),
+    "half a number": ({"tokenizer.model": b"\x0a\xff"}, "it is truncated"),
+    "an endless number": ({"tokenizer.model": b"\x0a" + b"\xff" * 20}, "expected a number"),
     "a piece that is no text": ({"tokenizer.model": field(1, field(1, b"\xff"))}, "utf-8"),
 }
 

@@ -220,7 +220,7 @@ def test_a_configuration_has_no_more_layers_than_an_output(tmp_path: Path) -> No
     write_hollow(tmp_path / "base", {**config, "num_hidden_layers": 180_000}, shapes)
     (tmp_path / "plan.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
     [fault] = errors(check(parse.load(tmp_path / "plan.tailor")))
-    assert "at most 10,000 layers, the configuration has 180,000" in fault.message
+    assert "at most 10,000 layers, but the configuration has 180,000" in fault.message
 
 
 SMALL = {

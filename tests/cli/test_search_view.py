@@ -85,10 +85,14 @@ def test_a_budget_below_what_has_to_be_done_is_called_so() -> None:
     assert few.evaluations == 2.5 + 1 + 1 + 2, "one starting plan, a random one, two healed ones"
     assert Budget(200, 8, 8, measured=2.5).evaluations == 200
     words = estimate(Estimated(4.0, 10.0, 8), "", few)
-    more = "measurements, one starting plan and finalists take more than --trials 1"
+    more = "measurements, one starting plan and finalists take more than 1 trials, so the strategy"
     assert words.startswith("4 evaluations of 8 samples at 10 s, as the base took: about 0:40; ")
-    assert more in words
-    assert more not in estimate(Estimated(4.0, 10.0, 8), "", Budget(200, 8, 8))
+    assert f"{more} gets no trial" in words
+    tight = Budget(4, 8, 8, "finalists", heals=True, wanted=1)
+    assert tight.left == 0
+    said = estimate(Estimated(4.0, 10.0, 8), "", tight)
+    assert "; the strategy gets no trial: starting plans take all 4" in said
+    assert "strategy" not in estimate(Estimated(4.0, 10.0, 8), "", Budget(200, 8, 8))
 
 
 def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
@@ -212,5 +216,5 @@ def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
     code = cli.run(["search", str(tmp_path / "p.tailor"), "-o", str(tmp_path / "run"), *options])
     assert isinstance(sys.stderr, io.StringIO)
     assert (code, sys.stderr.getvalue()) == (
-        130, f"{said}interrupted; the results are kept, and the same command goes on\n"
+        130, f"{said}interrupted; the results are kept, and the same command continues\n"
     )  # fmt: skip

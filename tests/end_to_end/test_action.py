@@ -285,13 +285,13 @@ def test_names_and_texts_need_not_be_utf8(repository: Path, github: GitHub) -> N
     (repository / odd).write_bytes(b"tailor 1\n# caf\xe9\n")
     base = committed(repository)
     code, said = run(repository, "check")
-    assert (code, said.count("is not UTF-8")) == (1, 2)
+    assert (code, said.count("not UTF-8")) == (1, 2)
     (repository / "cut.tailor").write_text(PLAN)
     (repository / odd).write_text(PLAN.replace("L1", "L2"))
     committed(repository)
     summary = commented(repository, github, base)
     assert headings(summary) == ["`caf\N{REPLACEMENT CHARACTER}.tailor`", "`cut.tailor`"]
-    assert summary.count("is not UTF-8") == 2
+    assert summary.count("not UTF-8") == 2
     assert ".before" not in summary
 
 

@@ -82,7 +82,7 @@ def test_each_function_of_a_plan_takes_the_path_of_its_file(
         assert gptailor.lock(path).tensors == gptailor.lock(plan).tensors
         gptailor.stitch(path)
         assert gptailor.compile(path, tmp_path / "out", dry_run=True).layers == 5
-        with pytest.raises(gptailor.TailorError, match="leaves nothing open"):
+        with pytest.raises(gptailor.TailorError, match="has no open choices"):
             gptailor.search(path, tmp_path / "run")
     (tmp_path / "m.tailor").write_text(f'tailor 1\nmodel base = "{family}/base"\ndrop L1\n')
     yaml = gptailor.export_mergekit(tmp_path / "m.tailor", layers=6)
@@ -197,7 +197,7 @@ def test_names_are_bound_to_other_folders(family: Path, tmp_path: Path) -> None:
     swapped = {"base": family / "base", "math": family / "code"}
     gptailor.compile(plan, tmp_path / "c", models=swapped)
     assert (tmp_path / "c" / weights).read_bytes() != (tmp_path / "b" / weights).read_bytes()
-    with pytest.raises(gptailor.PlanError, match="no model 'mat' in the plan") as error:
+    with pytest.raises(gptailor.PlanError, match="the plan has no model 'mat'") as error:
         gptailor.compile(plan, tmp_path / "d", models={"mat": family / "code"})
     assert codes(error)[0] == "M105", "what lies here by the other names comes after it"
     assert not (tmp_path / "d").exists()
@@ -226,7 +226,7 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     with pytest.raises(
-        gptailor.TailorError, match="expected a model to replace, got a folder without one"
+        gptailor.TailorError, match="expected a model to replace, got a folder without a model"
     ):
         gptailor.compile(plan, tmp_path / "out", force=True)
     (tmp_path / "out" / "config.json").write_text("{}")

@@ -196,7 +196,7 @@ def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
     [fault] = gptailor.check(write(tmp_path, f"{wanted} {needed - 1}"))
     assert (fault.code, fault.help) == (
         "M220",
-        f"give at least {needed}; ten times as many are a good start",
+        f"give at least {needed} tokens, one for each input of the fit; better {10 * needed}",
     )
     assert not gptailor.check(write(tmp_path, f"{wanted} {needed}"))
 

@@ -104,12 +104,12 @@ def test_a_file_s_template_is_locked_and_follows_the_plan(
     ("content", "says"),
     [
         (b" \n", "a chat template is empty"),
-        (b"\xff", "a chat template is not UTF-8, at byte 0"),
+        (b"\xff", "a chat template is not UTF-8: invalid byte at offset 0"),
         (b"a\n{% for x in y %}", "invalid chat template: line 2: "),
         (b"{{ x", "invalid chat template: line 1: "),
         (
             b"{{ %b }}" % (b"-" * 9999 + b"1"),
-            "invalid chat template: its expressions nest too deep",
+            "invalid chat template: its expressions are nested too deeply",
         ),
         (b"{{ %b }}" % (b"9" * 5000), "invalid chat template: Exceeds the limit"),
         (None, "cannot be read: No such file or directory"),

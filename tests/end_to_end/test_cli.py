@@ -190,8 +190,8 @@ def test_the_version(run: Run) -> None:
         (["check"], "PLAN"),
         (["check", "--frob", "p.tailor"], "--frob"),
         (["check", "--format", "xml", "p.tailor"], "xml"),
-        (["check", "p.tailor", "--model", "math"], "'math' is not NAME=PATH"),
-        (["check", "p.tailor", "--model", "=x"], "'=x' is not NAME=PATH"),
+        (["check", "p.tailor", "--model", "math"], "expected NAME=PATH, got 'math'"),
+        (["check", "p.tailor", "--model", "=x"], "expected NAME=PATH, got '=x'"),
         (["compile", "p.tailor"], "--output"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "big"], "got 'big'"),
         (["compile", "p.tailor", "-o", "out", "--shard-size", "0"], "got '0'"),
@@ -259,7 +259,7 @@ def test_a_model_in_place_of_a_plan_has_its_plan_of_two_lines(
         (["verify", "p.tailor"], "expected a compiled folder or a .gguf file, got another file"),
         (["check", "p.tailor.lock"], "got a plan's lock\n --> p.tailor.lock\n  = help: name "
          "the plan: p.tailor\n"),
-        (["import", "p.tailor"], "got a plan\n  = help: it needs no import"),
+        (["import", "p.tailor"], "got a plan\n  = help: compile it directly"),
         (["eval", "base", "-O", "data/t.jsonl"], 'as in nll("text.txt")'),
     ],
 )  # fmt: skip
@@ -369,7 +369,7 @@ def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(others + search)
     assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open, 16 trials\n"
     (here / "p.tailor").write_text(f'{others}drop L3\nbridge on "p.tailor"\n{search}')
-    stages = "plans uncut, cuts bare, finalists bridged"
+    stages = "first plans with nothing dropped, then cuts without repair; the best are bridged"
     assert run("check", "p.tailor").out.endswith(f"choices open, 16 trials: {stages}\n")
 
 
@@ -763,7 +763,7 @@ def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> N
     (here / "results" / "mine").write_text("dear")
     said = run("compile", "p.tailor", "-o", "results", "--force")
     assert said.code == 3
-    assert "error[C302]: expected a model to replace, got a folder without one" in said.err
+    assert "error[C302]: expected a model to replace, got a folder without a model" in said.err
     assert names(here / "results") == ["mine"]
 
 
@@ -793,7 +793,7 @@ def test_a_target_in_a_file_is_refused_before_anything_is_computed(
 ) -> None:
     said = run("compile", "p.tailor", "-o", "p.tailor/in/out", *flags)
     assert said.code == 3
-    assert "error[C302]: is a file, where a folder is needed" in said.err
+    assert "error[C302]: is a file, expected a folder" in said.err
     assert "p.tailor\n" in said.err
 
 

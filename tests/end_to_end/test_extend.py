@@ -163,7 +163,7 @@ def test_the_package_of_the_page_works(
     assert said == "note: cut.txt: base: the file names no model; './base' is assumed\n"
     code, _, said = command("import", "cut.txt", "--from", "mytol")
     assert code == 2
-    assert "no importer reads files of 'mytol'; did you mean 'mytool'?" in said
+    assert "there is no importer for 'mytol'; did you mean 'mytool'?" in said
 
 
 @pytest.mark.parametrize("options", [False, True])
@@ -216,7 +216,7 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert command("verify", "out")[0] == 0
     install("mine", MIDDLE, AT, version="1.1")
     code, _, said = command("compile", "p.tailor", "-o", "other", "--locked")
-    differs = "method 'middle': expected the package mine 1.0 by the lock, got mine 1.1"
+    differs = "method 'middle': expected the package mine 1.0 as in the lock, got mine 1.1"
     assert code == 3
     assert f"error[C703]: {differs}\n" in said
     assert not (here / "other").exists()
@@ -231,7 +231,7 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert locked.pop("methods") == {"middle": "mine 1.1"}
     (here / "p.tailor.lock").write_text(json.dumps(locked))
     said = command("compile", "p.tailor", "-o", "other", "--locked")[2]
-    assert "method 'middle': expected the package gptailor by the lock, got mine 1.1" in said
+    assert "method 'middle': expected the package gptailor as in the lock, got mine 1.1" in said
 
 
 def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
@@ -243,7 +243,7 @@ def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
     _points.cache_clear()
     for table in (METHODS, METHODS._modules, METHODS._problems):
         table.pop("middle", None)
-    missing = "there is no method 'middle'; by the lock it comes from the package mine 1.0"
+    missing = "there is no method 'middle', which the lock has from the package mine 1.0"
     said = command("check", "p.tailor")[2]
     assert said.count("error") == 1
     assert f"error[P301]: {missing}\n --> p.tailor:4:28\n" in said
@@ -413,7 +413,7 @@ def test_a_fit_of_a_package_closes_gaps_and_is_locked_with_its_version(
     assert "mine 1.0" in (bridged / "out" / "README.md").read_text()
     install("mine", FIT.format(adds="pass", change=f"{ZERO} + 1"), FIT_AT, version="1.1")
     said = command("compile", "b.tailor", "-o", "other", "--locked")[2]
-    assert "method 'zero': expected the package mine 1.0 by the lock, got mine 1.1" in said
+    assert "method 'zero': expected the package mine 1.0 as in the lock, got mine 1.1" in said
     GAP_FITS.pop("zero")
     GAP_FITS._problems.pop("zero")
     assert command("compile", "b.tailor", "-o", "out")[0] == 0
@@ -428,7 +428,7 @@ def test_a_missing_fit_is_named_by_the_lock_beside_the_plan(
     assert "  = help: install its package\n" in said
     (bridged / "b.tailor.lock").write_text('{"methods": {"zero": "mine 1.0"}}')
     said = command("check", "b.tailor")[2]
-    assert "there is no fit 'zero'; by the lock it comes from the package mine 1.0" in said
+    assert "there is no fit 'zero', which the lock has from the package mine 1.0" in said
     assert "  = help: pip install mine==1.0\n" in said
 
 
@@ -557,7 +557,8 @@ def test_nan_of_a_method_names_its_package(install: Install, here: Path, command
     assert code == 1
     assert "error[M401]" in said
     assert (
-        "= help: 'middle' comes from mine 1.0: correct it there, or choose another method" in said
+        "= help: 'middle' comes from mine 1.0; correct the package, or choose another method"
+        in said
     )
     assert not (here / "out").exists()
 

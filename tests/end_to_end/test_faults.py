@@ -72,7 +72,7 @@ def test_every_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "known"), [("P699", "P601, P602"), ("nonsense", "a code is such as P601")]
+    ("code", "known"), [("P699", "P601, P602"), ("nonsense", "a code looks like P601")]
 )
 def test_an_unknown_code_names_its_neighbours(
     capsys: pytest.CaptureFixture[str], code: str, known: str

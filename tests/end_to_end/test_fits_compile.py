@@ -193,7 +193,7 @@ def test_a_folder_is_shown_locked_verified_and_held_to(
     gone = gptailor.verify("out")
     assert gone.result == "unverified"
     if sketched:
-        where = f"their calibration text is gone ({Path('out/../text.txt')})"
+        where = f"their calibration text is missing ({Path('out/../text.txt')})"
         assert gone.unverified == (f"{len(sketched)} fitted or healed tensors: {where}",)
 
 
@@ -314,7 +314,7 @@ def test_nan_in_a_weight_is_named(tensor: str, says: str, here: Path, case: Case
         gptailor.compile("plan.tailor", "out")
     assert f"{says}: " in str(caught.value)
     assert f"{name}' in " in str(caught.value)
-    assert "model.safetensors holds NaN" in str(caught.value)
+    assert "model.safetensors contains NaN" in str(caught.value)
     assert not (here / "out").exists()
 
 

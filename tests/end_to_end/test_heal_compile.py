@@ -286,7 +286,7 @@ def test_a_killed_process_ends_all_with_one_message(folder: Path, preloaded: Pre
     other.communicate()
     assert (first.returncode, other.returncode) == (3, -signal.SIGKILL), errors
     assert errors.count("error: ") == 1
-    assert "error: another process of the group ended; if its memory" in errors
+    assert "error: another process of the group ended; if it had too little memory" in errors
     assert "Traceback" not in errors
     assert not (folder / "out").exists()
 
@@ -328,7 +328,7 @@ def test_lock_and_verify_say_how_healing_goes_on(
     [
         ('drop L2; heal on "text.txt" tokens 1408 rank 4', [], "C806",  # a fault of the plan
          "has 1,408 tokens in whole sequences of 128, and 'heal' needs 1,536"),
-        (CUT, ["--memory", "1000"], "C811", "1,000 bytes can't hold the healing"),
+        (CUT, ["--memory", "1000"], "C811", "1,000 bytes are too few for healing"),
         (CUT.replace("rank 4", "rank full"), ["--memory", "30MB"], "C811", "all its weights"),
     ],
 )  # fmt: skip
@@ -367,7 +367,7 @@ def test_a_loss_that_isnt_a_number_stops_it(
     ("kind", "rank", "says"),
     [
         ("mixtral", "full", "with all experts' weights as one tensor"),
-        ("lara_mini", "4", "computes with it in other pieces"),
+        ("lara_mini", "4", "computes with it in a different form"),
     ],
 )
 def test_what_transformers_cannot_train_is_reported_by_check(

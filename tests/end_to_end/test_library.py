@@ -96,7 +96,7 @@ def test_a_difference_is_paired_and_turns_round(
 def test_an_unknown_target_names_the_known_ones(
     judged: gptailor.EvaluationResult, world: Path
 ) -> None:
-    with pytest.raises(gptailor.TailorError, match="no target is 'nobody'; the targets are"):
+    with pytest.raises(gptailor.TailorError, match="there is no target 'nobody'; the targets are"):
         judged.difference("nobody", str(world / "out"))
 
 
@@ -104,7 +104,7 @@ def test_a_name_of_several_targets_has_no_difference(world: Path) -> None:
     plans = [gptailor.load(world / "plan.tailor") for _ in range(2)]
     scores = gptailor.evaluate(plans, 'nll("a.jsonl")', folder=world)
     with pytest.raises(
-        gptailor.TailorError, match=r"several targets are called.*loads\(text, name"
+        gptailor.TailorError, match=r"several targets have the name.*loads\(text, name"
     ):
         scores.difference(str(world / "plan.tailor"), str(world / "plan.tailor"))
 

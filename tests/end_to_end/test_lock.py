@@ -88,7 +88,7 @@ def test_a_kept_digest_is_for_making_a_lock_alone(
     assert made.tensors == right.tensors
     assert gptailor.lock(plan) == right
     assert gptailor.compile(plan, here / "held", locked=right).lock == right
-    with pytest.raises(CheckpointError, match="other bytes than by the lock"):
+    with pytest.raises(CheckpointError, match="differs from the lock"):
         gptailor.compile(plan, here / "refused", locked=made)
 
 
@@ -220,12 +220,14 @@ def test_adapters_are_locked_apart_from_their_models(here: Path) -> None:
     del document["models"]["code"]["on"]
     inside = (here / "out" / LOCK_FILE).read_text()
     (here / "out" / LOCK_FILE).write_text(json.dumps(document))
-    said = "model 'code': expected a whole model by the lock, got an adapter on 'mid' in the plan"
+    said = (
+        "model 'code': expected a whole model as in the lock, got an adapter on 'mid' in the plan"
+    )
     assert messages(here / "out") == messages(here / "out", tensors_only=True) == [said]
     (here / "out" / LOCK_FILE).write_text(inside)
     (here / "adapter").rename(here / "moved")
     flip(here / "out" / "tokenizer.json")
-    assert messages(here / "out") == ["'tokenizer.json' has other bytes than the plan gives"]
+    assert messages(here / "out") == ["'tokenizer.json' differs from the plan's output"]
     (here / "moved").rename(here / "adapter")
     flip(here / "adapter" / "adapter_model.safetensors")
     assert "'adapter_model.safetensors' of model 'code'" in refused(locked).message
@@ -317,11 +319,11 @@ def test_what_was_locked_compiles(here: Path) -> None:
     ("change", "code", "said"),
     [
         (lambda h: (h / "p.tailor").write_text(PLAN.replace("0.25", "0.5")), "C703", "the plan"),
-        (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' has other bytes"),
-        (lambda h: flip(h / "base" / "model.safetensors"), "C704", "'base' has other bytes"),
-        (lambda h: (h / "base" / "tokenizer.json").write_text("{}"), "C704", "2 bytes, and by"),
-        (lambda h: shard(h / "math"), "C704", f"'{SHARDED[0]}' is read from model 'math'"),
-        (lambda h: (h / "base" / "generation_config.json").unlink(), "C704", "and is not read"),
+        (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' differs from the lock"),
+        (lambda h: flip(h / "base" / "model.safetensors"), "C704", "'base' differs from the lock"),
+        (lambda h: (h / "base" / "tokenizer.json").write_text("{}"), "C704", "2 bytes, expected"),
+        (lambda h: shard(h / "math"), "C704", f"'{SHARDED[0]}' of model 'math' is used"),
+        (lambda h: (h / "base" / "generation_config.json").unlink(), "C704", "but isn't used"),
         (lambda h: (h / "math" / "tokenizer.json").unlink(), "", ""),
     ],
 )
@@ -342,7 +344,7 @@ def test_another_dtype_is_refused(here: Path) -> None:
     locked = gptailor.lock(gptailor.load("p.tailor"))
     error = refused(locked, dtype="bfloat16")
     assert error.code == "C703"
-    assert "the output is bfloat16, and by the lock float32" in error.message
+    assert "the output is bfloat16, but in the lock float32" in error.message
 
 
 def test_a_large_input_is_refused_while_it_is_copied(
@@ -354,7 +356,7 @@ def test_a_large_input_is_refused_while_it_is_copied(
     told: list[int] = []
     error = refused(locked, on_event=sizes(told.append))
     assert error.code == "C704"
-    assert "'model.safetensors' of model 'math' has other bytes" in error.message
+    assert "'model.safetensors' of model 'math' differs from the lock" in error.message
     assert error.path == Path("math/model.safetensors")
 
 
@@ -463,10 +465,16 @@ NORM = "model.norm.weight"
     ("change", "said"),
     [
         (lambda t: t.pop(NORM), f"tensor '{NORM}' is missing"),
-        (lambda t: t.update(more=torch.ones(1)), "tensor 'more' is present, and"),
-        (lambda t: t.update({NORM: t[NORM].half()}), f"tensor '{NORM}' is F16 [16], and by"),
-        (lambda t: t.update({NORM: t[NORM].reshape(4, 4)}), f"'{NORM}' is F32 [4, 4], and by"),
-        (lambda t: t[NORM][3].neg_(), f"tensor '{NORM}' has other bytes than by"),
+        (lambda t: t.update(more=torch.ones(1)), "tensor 'more' is present, but"),
+        (
+            lambda t: t.update({NORM: t[NORM].half()}),
+            f"tensor '{NORM}' is F16 [16], expected F32 [16] as in",
+        ),
+        (
+            lambda t: t.update({NORM: t[NORM].reshape(4, 4)}),
+            f"'{NORM}' is F32 [4, 4], expected F32 [16] as in",
+        ),
+        (lambda t: t[NORM][3].neg_(), f"tensor '{NORM}' differs from"),
     ],
 )
 def test_another_tensor_is_named(
@@ -490,12 +498,12 @@ def test_other_files_are_named(out: Path) -> None:
     (out / "chat_template.jinja").write_text("x")
     said = "\n".join(messages(out))
     for part in (
-        "'new' of config.json is [1], and by the plan missing",
-        "'rope_theta' of config.json is 1.5, and by the plan",
-        "'vocab_size' of config.json is missing, and by the plan 64",
-        "'chat_template.jinja' is present, and the plan gives no such file",
+        "'new' of config.json is [1], but missing in the plan's output",
+        "'rope_theta' of config.json is 1.5, but missing in the plan's output",
+        "'vocab_size' of config.json is missing, but 64 in the plan's output",
+        "'chat_template.jinja' is not a file of the plan's output",
         "'generation_config.json' is missing",
-        "'tokenizer.json' has other bytes than the plan gives",
+        "'tokenizer.json' differs from the plan's output",
     ):
         assert part in said
     assert messages(out, tensors_only=True) == []
@@ -512,7 +520,7 @@ def test_another_plan_is_named(out: Path) -> None:
     plan.write_text(text.replace("0.25", "0.5"))
     assert "plan.tailor is not the plan that was locked" in messages(out)
     plan.write_text(text.replace("float32", "float16"))
-    assert "plan.tailor has the dtype float16, and the lock float32" in messages(out)
+    assert "plan.tailor has the dtype float16, but the lock float32" in messages(out)
     plan.write_text("tailor 1\nL0 frm base\n")
     assert any("can't be compiled" in one for one in messages(out))
 
@@ -535,7 +543,7 @@ def test_a_refusal_names_all_inputs_that_differ(here: Path) -> None:
     (here / "t.jinja").write_text("new")
     flip(here / "math" / "model.safetensors")
     assert refused(locked).message == (
-        "'model.safetensors' of model 'math' has other bytes than by the lock; "
+        "'model.safetensors' of model 'math' differs from the lock; "
         "the chat template differs from the lock"
     )
 
@@ -545,8 +553,8 @@ def test_a_tampered_lock_is_a_difference(out: Path) -> None:
     document["tensors"][NORM]["sha256"] = "0" * 64
     (out / LOCK_FILE).write_text(json.dumps(document))
     assert messages(out) == [
-        f"tensor '{NORM}' has other bytes than by the lock",
-        f"the plan's tensor '{NORM}' has other bytes than by the lock",
+        f"tensor '{NORM}' differs from the lock",
+        f"the plan's tensor '{NORM}' differs from the lock",
     ]
 
 
@@ -571,7 +579,7 @@ def test_other_sources_are_named(here: Path, out: Path) -> None:
     flip(here / "math" / "model.safetensors")
     found = gptailor.verify(out)
     assert [one.message for one in found.differences] == [
-        "'model.safetensors' of model 'math' has other bytes than by the lock"
+        "'model.safetensors' of model 'math' differs from the lock"
     ]
     assert found.differences[0].model == "math"
     assert any("the plan's output" in one for one in found.unverified)
@@ -588,7 +596,7 @@ def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
     assert gptailor.verify(out, models={"math": here / "moved"}).result == "verified"
     assert gptailor.verify(out, tensors_only=True).result == "verified"
     flip(out / "tokenizer.json")
-    assert "'tokenizer.json' has other bytes than the plan gives" in messages(out)
+    assert "'tokenizer.json' differs from the plan's output" in messages(out)
     flip(out / "tokenizer.json")
     config = (out / "config.json").read_text()
     (out / "config.json").write_text(config.replace("64", "65"))
@@ -645,7 +653,7 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, said.splitlines()[0].startswith("differs: tensor '")) == (1, True)
     (here / "math").rename(here / "moved")
     code, said = run("verify", "b")
-    assert (code, "could not be verified: model 'math'" in said) == (3, True)
+    assert (code, "can't be verified: model 'math'" in said) == (3, True)
     assert run("verify", "b", "--model", "math=moved")[0] == 0
     flip(here / "moved" / "model.safetensors")
     code, said = run("compile", "p.tailor", "-o", "c", "--locked", "--model", "math=moved")

@@ -213,9 +213,9 @@ def test_a_plans_faults_have_their_places_in_its_file(root: Path) -> None:
 @pytest.mark.parametrize(
     ("inner", "code", "message"),
     [
-        ('model same = "./other.tailor"\nL0 from same', "M232", "made of itself"),
+        ('model same = "./other.tailor"\nL0 from same', "M232", "depends on itself"),
         ("maybe drop L1", "M233", "has 1 open choice"),
-        ("tokenizer union", "M233", "makes a tokenizer"),
+        ("tokenizer union", "M233", "has a tokenizer that only its compiled folder has"),
     ],
 )
 def test_a_plan_that_isnt_a_model_is_refused(

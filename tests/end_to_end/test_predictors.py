@@ -121,11 +121,11 @@ def test_a_module_keeps_its_names(models: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "text", "why"),
     [
-        ("deep", "drop L5", "they read the output of L5, and the output ends with another layer"),
-        ("deep", f"drop L5; {HEAL}", "the output ends with another layer"),
-        ("deep", "L5.attn = L4.attn base", "the output ends with another layer"),
-        ("deep", "stack { L0..L4 base }", "the output ends with another layer"),
-        ("next", "drop L4..L5", "the output ends with another layer"),
+        ("deep", "drop L5", "they read L5, which isn't the output's last layer"),
+        ("deep", f"drop L5; {HEAL}", "which isn't the output's last layer"),
+        ("deep", "L5.attn = L4.attn base", "which isn't the output's last layer"),
+        ("deep", "stack { L0..L4 base }", "which isn't the output's last layer"),
+        ("next", "drop L4..L5", "which isn't the output's last layer"),
         ("plain", 'width 8 on "TEXT"', "the plan cuts the width of the model"),
         ("few", "drop L2", "the base has tensors of 1 of its 2 such layers"),
     ],

@@ -245,18 +245,18 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--seed", "1"], "its seed was '0', and now '1'"),
-        (["--strategy", "surrogate"], "its strategy was 'random', and now 'surrogate'"),
-        (["--trials", "4"], "it was begun with 8 trials"),
+        (["--seed", "1"], "its seed was '0', now '1'"),
+        (["--strategy", "surrogate"], "its strategy was 'random', now 'surrogate'"),
+        (["--trials", "4"], "it began with 8 trials"),
         (
             ["--fidelity", "4..10"],
-            "its samples, from cheapest to full, were '4..12', and now '4..10'",
+            "its samples, from cheapest to full, were '4..12', now '4..10'",
         ),
-        (["--fidelity", "6"], "were '4..12', and now '6..6'"),
+        (["--fidelity", "6"], "were '4..12', now '6..6'"),
         (["-O", 'perplexity("rows.jsonl")'], "its objectives were"),
         (["--dtype", "bfloat16"], "its models computed in"),
-        (["--no-race"], "its races were 'on', and now 'off'"),
-        (["--model", "math=base"], "other files of 'math'"),
+        (["--no-race"], "its races were 'on', now 'off'"),
+        (["--model", "math=base"], "the files of 'math' differ"),
     ],
 )
 def test_a_folder_of_another_search_is_refused(
@@ -278,7 +278,7 @@ def test_another_text_or_space_is_refused(
     (tmp_path / "space.tailor").write_text(text.replace('"rows', f'"{world}/rows'))
     refused = run("search", tmp_path / "space.tailor", "-o", "run", "--strategy", "random")
     assert refused.code == 3
-    assert "the plan leaves other things open" in refused.err
+    assert "the plan has other choices" in refused.err
     rows = (world / "rows.jsonl").read_text()
     try:
         (world / "rows.jsonl").write_text(rows.replace("dogs", "pigs"))
@@ -286,7 +286,7 @@ def test_another_text_or_space_is_refused(
     finally:
         (world / "rows.jsonl").write_text(rows)
     assert refused.code == 3
-    assert "another text in 'rows.jsonl'" in refused.err
+    assert "the text in 'rows.jsonl' differs" in refused.err
 
 
 def test_a_search_in_place_of_its_space_is_named(found: Said, run: Run) -> None:
@@ -309,7 +309,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
 @pytest.mark.parametrize(
     ("plan", "arguments", "code", "said"),
     [
-        ("closed.tailor", [], 1, "the plan leaves nothing open"),
+        ("closed.tailor", [], 1, "the plan has no open choices"),
         ("bare.tailor", [], 1, "the search has no objective"),
         ("gone.tailor", [], 3, "gone.tailor"),
         ("space.tailor", ["--strategy", "surogate"], 1, "did you mean 'surrogate'?"),
@@ -326,12 +326,12 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             'must match exactly one objective of: 1 nll("',
         ),
         ("space.tailor", ["--prefer", "2"], 1, "must match exactly one"),
-        ("space.tailor", ["--bridge", "each"], 1, "(in Python, Flags(bridge=…)) needs a plan"),
+        ("space.tailor", ["--bridge", "each"], 1, "--bridge needs a plan"),
         (
             "space.tailor",
             ["--finalists", "2"],
             1,
-            "--finalists (in Python, Flags(finalists=…)) needs a plan with",
+            "--finalists needs a plan with",
         ),
         ("healed.tailor", ["--finalists", "5"], 1, "expected 1 to 4 finalists for 8 trials, got 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
@@ -368,7 +368,7 @@ def test_bad_input_is_reported_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--fidelity", "4..21"], 1, "goes up to 21 samples, and 'nll(\"rows.jsonl\")' has 20"),
+        (["--fidelity", "4..21"], 1, "goes up to 21 samples, but 'nll(\"rows.jsonl\")' has 20"),
         (["-O", 'nll("gone.jsonl")'], 3, "gone.jsonl"),
         (["--device", "cuda:99"], 3, "cuda:99"),
         (["--model", "code=base"], 1, "'code'"),
@@ -387,7 +387,7 @@ def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
 def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None:
     refused = run("search", "space.tailor", "-o", "base")
     assert refused.code == 3
-    assert "error[C902]: expected the folder of a search, found 'config.json'" in refused.err
+    assert "error[C902]: expected the folder of a search, got one with 'config.json'" in refused.err
     assert not (world / "base" / ".lock").exists()
     refused = run("search", "space.tailor", "-o", "rows.jsonl")
     assert refused.code == 3
@@ -459,7 +459,7 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130, err
-    assert "the same command goes on" in err
+    assert "the same command continues" in err
     assert "interrupted" in out
     begun = read_run(world / "stopped")
     assert begun.end.ended == "interrupted"
@@ -537,7 +537,7 @@ def test_control_c_while_the_best_plan_is_locked_keeps_everything(
         for _ in ("fresh", "going on after all trials"):
             said = run(*command)
             assert said.code == 130, said.err
-            assert "all trials are kept, and the same command goes on" in said.err
+            assert "all trials are kept, and the same command continues" in said.err
             assert re.match(r"\d plans tried in 0:\d\d; interrupted, ", said.out)
             assert read_run(world / name).end.ended == "interrupted"
             assert commands(world / name)[1] == f"gptailor compile {name}/best.tailor -o DIR"
@@ -553,7 +553,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
     command = ("space.tailor", "--strategy", "random", "-o", "full")
     stopped = search(*command, code=3, before=LIMITED)
     assert "error[C303]: cannot be written: File too large" in stopped.err
-    assert "all trials before are kept, and the same command goes on" in stopped.err
+    assert "all earlier trials are kept; run the same command to continue" in stopped.err
     again = search(*command)
     assert "going on after" in again.err
     assert "Found plan " in again.out
@@ -758,7 +758,7 @@ def test_pick_keeps_to_the_size_of_a_gguf_file(
 ) -> None:
     refused = run("pick", "sized", "--gguf", "q4_0=1G")
     assert refused.code == 3
-    assert "llama.cpp has BPE alone" in refused.err, "the models' tokenizer is of words"
+    assert "llama.cpp has only BPE" in refused.err, "the models' tokenizer is of words"
 
     def size(checked: Checked, compiled: Compiled, kind: str) -> int:
         return compiled.program.size // {"Q4_0": 4, "Q8_0": 2}[kind]
@@ -810,16 +810,16 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
         ),
         (["sized", "--memory", "1k"], 1, "the nearest is front/"),
         (["sized"], 2, "give a limit: --parameters"),
-        (["sized", "--layers", "1", "--loss", "2"], 1, "--loss: at most 2 nats; 2% is a share"),
+        (["sized", "--layers", "1", "--loss", "2"], 1, "at most 2 nats; write 2% for a share"),
         (["sized", "--loss", "much"], 2, "expected a loss such as 2% or 0.05, got 'much'"),
         (["sized", "--parameters", "0"], 2, "got '0'"),
-        (["sized", "--gguf", "q4_0"], 2, "'q4_0' is not TYPE=SIZE"),
+        (["sized", "--gguf", "q4_0"], 2, "expected TYPE=SIZE, got 'q4_0'"),
         (["sized", "--gguf", "q9=1M"], 2, "expected the GGUF type f32, "),
         (["sized", "--gguf", "q4_0=much"], 2, "expected a size such as 5GB or 500MiB, got 'much'"),
         (["sized", "--parameters", "1,00"], 2, "got '1,00'"),
         (["sized", "--parameters", "1,000"], 1, "the nearest is front/"),
         (["sized", "--parameters", "0.000001G"], 1, "the nearest is front/"),
-        (["base", "--layers", "3"], 3, "error[C903]: holds no plans that a search found"),
+        (["base", "--layers", "3"], 3, "error[C903]: has no plans of a search yet"),
         (["gone", "--layers", "3"], 3, "error[C903]"),
     ],
 )
@@ -837,7 +837,7 @@ def test_a_loss_has_its_own_unit_where_it_has_no_share(search: Search, run: Run)
     search("bare.tailor", "-o", "spread", *arguments)
     refused = run("pick", "spread", "--loss", "2%")
     assert refused.code == 1
-    assert "give --loss (in Python, loss=…) in their own" in refused.err
+    assert "give --loss in their own" in refused.err
     assert run("pick", "spread", "--loss", "99").code == 0
 
 

@@ -278,11 +278,11 @@ def test_devices_are_counted() -> None:
     with second_device(cards=2):
         assert device_of("cuda") == torch.device("cuda")
         assert device_of("cuda:1") == torch.device("cuda:1")
-        with pytest.raises(TailorError, match="'cuda:2' was asked for, and the machine has 2"):
+        with pytest.raises(TailorError, match="can't use 'cuda:2': the machine has 2"):
             device_of("cuda:2")
         pair = [torch.device("cuda:0"), torch.device("cuda:1")]
         assert devices_of(torch.device("cuda"), 2) == pair
-        with pytest.raises(TailorError, match="from 'cuda:1' on, and the machine has 1"):
+        with pytest.raises(TailorError, match="from 'cuda:1' on, but the machine has 1"):
             devices_of(pair[1], 2)
         assert memory_of(pair[0]) == MEMORY
         assert peers_of(torch.device("cuda"), 2) == [(pair[1], int(0.9 * MEMORY))]

@@ -161,8 +161,8 @@ def test_another_vocabulary_proper_is_reported(tmp_path: Path) -> None:
     [
         ("mute", "M211", "'chat' has no readable tokenizer"),
         ("slow", "C603", "the tokenizer of 'base' has no tokenizer.json"),
-        ("wide", "M208", "the embed of 'chat' has the shape [65, 24], and the base's"),
-        ("beyond", "M226", "no model has a row for 1 token of the base's: '#'"),
+        ("wide", "M208", "the embedding of 'chat' has the shape [65, 24], expected"),
+        ("beyond", "M226", "no model has a row for 1 token of the base: '#'"),
         ("broken", "C601", "invalid tokenizer"),
     ],
 )

@@ -194,10 +194,10 @@ def test_kl_is_over_the_kept_tokens(models: Path, tmp_path: Path) -> None:
 
 def test_acceptance_has_one_vocabulary(models: Path, tmp_path: Path) -> None:
     wanted, cut = f'acceptance("{models / "rows.jsonl"}")', f'vocabulary {SIZE} on "TEXT"\n'
-    with pytest.raises(ObjectiveError, match=r"different vocabularies: .* without 'vocabulary'"):
+    with pytest.raises(ObjectiveError, match=r"the same vocabulary .* without 'vocabulary'"):
         gptailor.evaluate([plan_of(models, cut)], wanted)
     space = plan_of(models, f"{cut}maybe drop L1\nsearch {{ maximize {wanted} }}")
-    with pytest.raises(ObjectiveError, match=r"different vocabularies: .* without 'vocabulary'"):
+    with pytest.raises(ObjectiveError, match=r"the same vocabulary .* without 'vocabulary'"):
         gptailor.search(space, tmp_path / "run", trials=2)
 
 

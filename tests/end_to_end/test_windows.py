@@ -76,7 +76,7 @@ def test_json_reads_as_the_same_plan(run: Run, world: Path, tmp_path: Path) -> N
 def test_a_search_closes_them_and_the_best_compiles(run: Run, world: Path) -> None:
     found = run("search", "space.tailor", "-o", "run", "--seed", "1")
     assert found.code == 0, found.err
-    too = "plans have several sizes, so parameters() is an objective too"
+    too = "plans have several sizes, so parameters() is added as an objective"
     assert found.err.count(too) == 1
     best = gptailor.load(world / "run" / "best.tailor")
     assert not [*drops_by_choice(best)]

@@ -50,7 +50,7 @@ NESTED = "{% for i in range(9999) %}" * 4 + "{% endfor %}" * 4
         ("{{ 'a' * (10**10) }}", "needs more than 1024 MiB of memory"),
         ("{{ 'a' * 20000000 }}", "gives 20,000,000 characters, more than 10,000,000"),
         (NESTED, "needs more than 1 s"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without an end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself endlessly"),
         ("{{ raise_exception('no system\\nrole') }}", "fails: no system"),
         ({"tools": "x"}, "has no chat template called 'default', only 'tools'"),
         ([1], "expected a text as the chat template of 'base'"),

@@ -176,7 +176,7 @@ def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothi
     kl, math_folder = 'kl("rows.jsonl")', world / "math"
     alone = evaluate(math_folder, kl, folder=world).results[0].outcome
     assert isinstance(alone, Failure)
-    assert "is a model by itself" in alone.message
+    assert "is a model, not a plan" in alone.message
     assert "--model base=FOLDER" in alone.message
     named = evaluate(math_folder, kl, folder=world, models={"base": world / "base"})
     assert score_of(named).value > 0

@@ -73,5 +73,5 @@ def test_texts_become_llama_cpps_tokens(name: str, compiled: Path, tmp_path: Pat
 
 def test_a_way_to_split_that_is_not_known_is_refused(compiled: Path, tmp_path: Path) -> None:
     file = split_as("gigachat-2", compiled, tmp_path / "m.gguf")
-    with pytest.raises(CheckpointError, match="splits texts as 'gigachat-2' does"):
+    with pytest.raises(CheckpointError, match="has the pre-tokenizer 'gigachat-2'"):
         tokenizer_from_gguf(file)

@@ -232,7 +232,7 @@ def test_where_nothing_is_held_out_that_is_reported(say: Say) -> None:
 
 
 def test_a_fidelity_above_the_samples_there_are(say: Say) -> None:
-    with pytest.raises(PlanError, match=r"C815.*up to 25 samples, and 'nll\(.*' has 24 samples"):
+    with pytest.raises(PlanError, match=r"C815.*up to 25 samples, but 'nll\(.*' has 24 samples"):
         trials_of(say(SPACE), full=25)
 
 
@@ -388,6 +388,6 @@ def test_a_model_with_nan_names_the_objective_the_tensor_and_its_file(
         assert isinstance(outcome, Failure)
         assert outcome.reason == "nan"
         assert outcome.message.startswith(f"{objective}: ")
-        assert outcome.message.endswith(f" predictions are NaN; '{name}' in {file} holds NaN")
+        assert outcome.message.endswith(f" predictions are NaN; '{name}' in {file} contains NaN")
     assert all(isinstance(outcome, Score) for outcome in found[1])
     assert all(f"'{name}' in {file}" in str(outcome) for outcome in judged(plan, wished, 5))

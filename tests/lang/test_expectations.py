@@ -34,13 +34,14 @@ REFUSED = [
     ('maybe expect nll("t") <= 1', "S101", "expected"),
     ('search { expect nll("t") <= 1 }', "S102", "in it write 'require'"),
     ('expect accuracy("q") >= 0.5', "P601", "there is no objective 'accuracy'"),
-    ('expect nll("t", form=base) <= 1', "P603", "'nll' takes no argument 'form'"),
-    ("expect nll() <= 1", "P604", "'nll' needs its file"),
+    ('expect nll("t", form=base) <= 1', "P603", "'nll' has no argument 'form'"),
+    ("expect nll() <= 1", "P604", "'nll' needs the argument 'file'"),
     ('expect parameters("t") <= 1M', "P305", "'parameters' takes no arguments"),
     ('expect nll("t") <= 1.1 * bace', "P106", "did you mean 'base'?"),
     ('expect nll(0.1..0.3) <= 1', "P605", "an objective can't contain choices or curves"),
     ('expect nll("t") <= 0.1..0.3', "S101", "expected"),
-    ('expect nll("t") <= 1; expect nll("./t") <= 1.0', "P607", "duplicate expectation 'nll'"),
+    ('expect nll("t") <= 1; expect nll("./t") <= 1.0', "P607",
+     "the expectation 'nll' is given twice"),
     ('search { require nll("t") < 1 }', "S101", "write '<=' or '>=' before the bound"),
 ]  # fmt: skip
 

@@ -117,16 +117,16 @@ FILE = {"size": 1, "sha256": A}
 HOSTILE = {
     "nothing": ("", "C701", "is not JSON"),
     "no JSON": ("tailor 1\n", "C701", "is not JSON"),
-    "a list": ("[]", "C701", "not an object"),
+    "a list": ("[]", "C701", "not a JSON object"),
     "cut off": (lock().text()[:-40], "C701", "is not JSON"),
     "no UTF-8": ("é".encode("latin-1"), "C701", "not UTF-8"),
     "deep": ('{"version": ' + "[" * 100_000, "C701", "nested too deeply"),
     "NaN": ('{"version": NaN}', "C701", "NaN is not a number"),
     "no version": ("{}", "C701", "no field 'version'"),
     "a version that is not a number": ('{"version": true}', "C701", "no field 'version'"),
-    "a newer one": ('{"version": 2, "odd": 1}', "C702", "a lock of version 2"),
-    "an older one": ('{"version": 0}', "C702", "a lock of version 0"),
-    "a huge one": ('{"version": ' + "9" * 4000 + "}", "C702", "of version 9999"),
+    "a newer one": ('{"version": 2, "odd": 1}', "C702", "got version 2"),
+    "an older one": ('{"version": 0}', "C702", "got version 0"),
+    "a huge one": ('{"version": ' + "9" * 4000 + "}", "C702", "version 9999"),
     "twice": (lock().text().replace('"plan"', '"config"'), "C701", "duplicate name 'config'"),
     "a tensor twice": (
         lock().text().replace('"x": {', '"x": {"dtype": "F32", "shape": [], "sha256": ""}, "x": {'),
@@ -285,18 +285,18 @@ def test_each_way_to_differ_is_named() -> None:
     tensors = (Measurement(tensors=digests) for digests in (expected, found))
     assert [one.message for one in lock_differences(*tensors)] == [
         "tensor 'a' is missing; the lock has it",
-        "tensor 'b' has other bytes than by the lock",
-        "tensor 'c' is F32 [1, 2], and by the lock F32 [2]",
-        "tensor 'e' is I32 [2], and by the lock F32 [2]",
-        "tensor 'f' is present, and the lock has no such tensor",
+        "tensor 'b' differs from the lock",
+        "tensor 'c' is F32 [1, 2], expected F32 [2] as in the lock",
+        "tensor 'e' is I32 [2], expected F32 [2] as in the lock",
+        "tensor 'f' is present, but the lock has no such tensor",
     ]
     files = {"a": FileDigest(size=1, sha256=A)}
     locked = lock(models={"m": LockedModel(source="./m", files=files)})
     read = Measurement(facts={"inputs": {("m", "b"): Fact((None, None), path=Path("/m/b"))}})
     differing = lock_differences(Measurement.of(locked), read)
     assert [one.message for one in differing] == [
-        "'a' of model 'm' is in the lock, and is not read",
-        "'b' is read from model 'm', and isn't in the lock",
+        "'a' of model 'm' is in the lock, but isn't used",
+        "'b' of model 'm' is used, but isn't in the lock",
     ]
 
 
@@ -310,7 +310,7 @@ def test_many_differences_are_one_message(tmp_path: Path) -> None:
     assert error.value.path == tmp_path / "p.lock"
     assert error.value.message.startswith("tensor '0' differs; tensor '1' differs; ")
     assert error.value.message.endswith("tensor '4' differs; and 1,229 more differ")
-    may = "may compute otherwise; 'gptailor lock' locks it anew"
+    may = "may compute different numbers; run 'gptailor lock' again"
     assert error.value.help == f"another version of gptailor or torch {may}"
 
 

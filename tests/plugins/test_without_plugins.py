@@ -50,7 +50,7 @@ def test_without_its_plugins_the_core_checks_and_compiles(tmp_path: Path, family
     (tmp_path / "m.yml").write_text("models: [{model: a}]\nmerge_method: linear\n")
     done = run(tmp_path, "gptailor", "import", "m.yml")
     assert done.returncode == 2
-    assert "no importer reads files of 'mergekit'; gptailor " in done.stderr
+    assert "there is no importer for 'mergekit'; gptailor " in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -241,7 +241,7 @@ def test_where_llama_cpp_runs_no_plan_the_reason_is_named(tmp_path: Path) -> Non
     [fault] = caught.value.faults
     assert fault.code == "P609"
     assert "GGUF file in q8_0 and layers that llama.cpp can run" in fault.message
-    assert "its layers slide by no period, as llama.cpp's 'gemma3' must: sFssF" in fault.help
+    assert "its sliding layers aren't periodic, as llama.cpp's 'gemma3' must: sFssF" in fault.help
 
 
 def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

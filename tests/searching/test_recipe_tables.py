@@ -115,12 +115,12 @@ def test_cuts_keep_one_recipe(name: str) -> None:
     ("text", "stages"),
     [
         ("others from one of base, math", ""),
-        ("drop any 2 of L0..L5", "cuts bare"),
-        ('drop any 2 of L0..L5\nbridge on "t"', "cuts bare, finalists bridged"),
-        ('drop any 2 of L0..L5\nheal on "t"', "cuts bare, finalists healed"),
+        ("drop any 2 of L0..L5", "cuts without repair"),
+        ('drop any 2 of L0..L5\nbridge on "t"', "cuts without repair; the best are bridged"),
+        ('drop any 2 of L0..L5\nheal on "t"', "cuts without repair; the best are healed"),
         (
             'others from one of base, math\ndrop any 2 of L0..L5\nbridge on "t"\nheal on "t"',
-            "plans uncut, cuts bridged, finalists healed",
+            "first plans with nothing dropped, then cuts with bridges; the best are healed",
         ),
     ],
 )

@@ -122,7 +122,7 @@ def test_plans_are_noted_as_handed_over_after_they_are_written(
 def test_a_plan_is_picked_by_a_limit_alone(tmp_path: Path, bounds: dict[str, Any]) -> None:
     ended(tmp_path, run_of(tmp_path, trials=4))
     found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
-    with pytest.raises(ValueError, match="expected a limit: give parameters, memory"):
+    with pytest.raises(ValueError, match="expected a limit: parameters, memory"):
         found.pick(**bounds)
 
 

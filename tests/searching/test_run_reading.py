@@ -79,10 +79,10 @@ def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "raw", "message"),
     [
-        ("run.json", None, "holds no search"),
+        ("run.json", None, "is not the folder of a search"),
         ("run.json", b"{", "is damaged: expected JSON"),
-        ("journal.jsonl", None, "has no journal.jsonl"),
-        ("journal.jsonl", b"", "has no journal.jsonl with a line"),
+        ("journal.jsonl", None, "has no trials in journal.jsonl"),
+        ("journal.jsonl", b"", "has no trials in journal.jsonl yet"),
         ("journal.jsonl", b"[]\n", "line 1 of the journal is damaged"),
     ],
 )
@@ -135,7 +135,7 @@ def test_requirements_count_for_the_front_and_the_best_plan(tmp_path: Path) -> N
     ("name", "note", "message"),
     [
         ("result", RESULT.model_copy(update={"held": (8, 8)}), "2 scores of held-out samples"),
-        ("handed", HandedNote(best=99, curve=()), "names trial 99, and has only"),
+        ("handed", HandedNote(best=99, curve=()), "names trial 99, but has only"),
     ],
 )
 def test_a_result_of_other_trials_is_refused(
@@ -150,7 +150,7 @@ def test_a_result_of_other_trials_is_refused(
 def test_a_result_without_sizes_is_refused(tmp_path: Path) -> None:
     run_of(tmp_path, trials=2)
     landscape.study_of(tmp_path).note("result", RESULT)
-    with pytest.raises(CheckpointError, match="has no size of a plan that may be handed over"):
+    with pytest.raises(CheckpointError, match="has a plan without a size"):
         _ = read_run(tmp_path).verdict
 
 
@@ -209,5 +209,5 @@ def test_a_link_out_of_run_is_refused(run: tuple[Path, Ledger], tmp_path: Path, 
     shutil.copytree(run[0], folder)
     shutil.move(folder / name, tmp_path / "outside")
     (folder / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(CheckpointError, match=f"holds '{name}', which leads out of it"):
+    with pytest.raises(CheckpointError, match=f"contains '{name}', a link out of the folder"):
         read_run(folder)

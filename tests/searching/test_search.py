@@ -254,7 +254,7 @@ def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSe
                 Failure("nan", "no number") if not plan.drops else super().score(plan, *arguments)
             )
 
-    with pytest.raises(SearchError, match="the base itself has no score: nan: no number"):
+    with pytest.raises(SearchError, match="the base has no score: nan: no number"):
         search(tmp_path, chosen, Bad()).run()
 
 

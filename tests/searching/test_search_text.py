@@ -165,8 +165,8 @@ def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
 @pytest.mark.parametrize(
     ("reason", "end"),
     [
-        ("exhausted", "; the strategy found nothing new any more."),
-        ("interrupted", "; interrupted, and the same command goes on."),
+        ("exhausted", "; the strategy found nothing new."),
+        ("interrupted", "; interrupted, and the same command continues."),
     ],
 )
 def test_a_search_that_ended_before_its_budget_is_called_so(reason: str, end: str) -> None:

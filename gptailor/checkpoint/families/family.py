@@ -308,8 +308,8 @@ class Family(Closed):
         for key, proven in self.modes.items():
             if (value := config.get(key, self.agree.get(key))) != proven:
                 return (
-                    f"{quoted(key)} is {shown(value)}, and its family was proven with "
-                    f"{shown(proven)}; 'gptailor family MODEL' proves it for this model"
+                    f"{quoted(key)} is {shown(value)}, but its family was proven with "
+                    f"{shown(proven)}; run 'gptailor family MODEL' to prove it for this model"
                 )
         return self.why_not("model", config)
 
@@ -354,7 +354,7 @@ class Family(Closed):
         return None
 
 
-SCALED_SUM = "a layer's own number multiplies the sum of its branches"
+SCALED_SUM = "each layer scales the sum of its branches by a number of its own"
 """The reason why such a family has no bridges, in its file; a narrower MLP is possible there."""
 
 

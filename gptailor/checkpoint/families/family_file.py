@@ -38,7 +38,7 @@ from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Closed
 
 _FILE_VERSION = 1
-_AGAIN = "'gptailor family MODEL' makes it anew, with its proof"
+_AGAIN = "run 'gptailor family MODEL' to make and prove it again"
 _NESTED: Mapping[str, type[Closed]] = {"refused": NotProven, "rotary": Rotary, "proof": Proof}
 """The forms of values in a file, by their keys."""
 
@@ -88,13 +88,13 @@ def read_family_file(path: Path) -> Family:
         raise CheckpointError("C111", f"line {line}: {error.message}", path, error.help) from None
     version = document.get("version")
     if type(version) is int and version != _FILE_VERSION:
-        message = f"is a family file of version {version}, and this gptailor reads {_FILE_VERSION}"
+        message = f"expected a family file of version {_FILE_VERSION}, got version {version}"
         raise CheckpointError("C111", message, path, _AGAIN)
     try:
         file = Family.model_validate(document)
     except pydantic.ValidationError as error:
         message = f"invalid family file: {fault_of(error, RULE_FORMS)}"
-        help_ = f"{_nearest_key(error)}'gptailor schema --family' prints the form of such a file"
+        help_ = f"{_nearest_key(error)}'gptailor schema --family' prints its form"
         raise CheckpointError("C111", message, path, help_) from None
     return file
 
@@ -113,12 +113,12 @@ def _nearest_key(error: pydantic.ValidationError) -> str:
 def check_proof(file: Family, path: Path) -> None:
     """Raise CheckpointError (C112) for a file with a failed proof, or changed since its proof."""
     if file.proof is None or not file.proof.cases:
-        help_ = _AGAIN if file.proof else "name a file without a proof by --family"
-        raise CheckpointError("C112", "holds an unproven draft", path, help_)
+        help_ = _AGAIN if file.proof else "name it by --family to use it without a proof"
+        raise CheckpointError("C112", "contains an unproven draft", path, help_)
     if failures := file.proof.failures:
         case = failures[0]
         why = f"{quoted(case.name)}: {quoted(case.failure or '')}"
-        raise CheckpointError("C112", f"holds a draft that failed its proof: {why}", path)
+        raise CheckpointError("C112", f"contains a draft that failed its proof: {why}", path)
     if file.digest != content_digest(file):
         raise CheckpointError("C112", "was changed after it was proven", path, _AGAIN)
 
@@ -126,7 +126,7 @@ def check_proof(file: Family, path: Path) -> None:
 FAMILY_SUFFIX = ".family.json"
 """End of a family file's name."""
 
-NO_PROOF = "it is not proven of a family from a file"
+NO_PROOF = "a family from a file has no proof of it"
 """The reason why such a family has no `scale` and no `bridge`."""
 
 
@@ -158,10 +158,12 @@ def layout_by(family: Family, config: Config, names: Collection[str]) -> Layout 
         layers = family.base + family.stack
         if any(name.startswith((layers, family.stack)) for name in names):
             return read
-        return Refusal(f"no tensor's name begins with {quoted(layers)}, as 'base' and 'stack' say")
+        return Refusal(
+            f"no tensor begins with {quoted(layers)}, the family file's 'base' and 'stack'"
+        )
     what = f"(model type '{read.model_type}')"
     if (why := _unlike_file(read, names, family)) is not None:
-        return Refusal(f"{why}, and its family file declares {what}")
+        return Refusal(f"{why}, which its family file declares {what}")
     if family.proof is not None:
         return read
     for name in sorted({*names} - read.predicting):

@@ -127,7 +127,7 @@ def _residual_scale(config: Config, count: int) -> float:
     if depth is None:
         return 1.0
     if type(depth) not in {int, float}:
-        raise RuleError(f"'scale_depth' is {shown(depth)}, and should be a number")
+        raise RuleError(f"'scale_depth' is {shown(depth)}, expected a number")
     return float(f"{depth / math.sqrt(count):.12g}")  # the same again where it was solved for
 
 
@@ -211,7 +211,7 @@ def _read_kimi(rule: Stated, config: Config, count: int) -> list[Any]:
         return [FULL if i and i % 4 == 0 else LINEAR for i in range(count)]
     full, linear = settings["full_attn_layers"], settings["kda_layers"]
     if not isinstance(full, list) or not isinstance(linear, list):
-        raise RuleError(f"'linear_attn_config' has {shown(full)}, and should have a list")
+        raise RuleError(f"'linear_attn_config' has {shown(full)}, expected a list")
     if sorted([*full, *linear]) != list(range(1, count + 1)):
         raise RuleError("'linear_attn_config' doesn't list each layer exactly once")
     return [FULL if i + 1 in full else LINEAR for i in range(count)]
@@ -233,7 +233,7 @@ def _read_steps(rule: Stated, config: Config, count: int) -> list[Any]:
     step = int_of(config, "decoder_sparse_step", 1, least=1)
     dense = config.get("mlp_only_layers") or []
     if not isinstance(dense, list | tuple):
-        raise RuleError(f"'mlp_only_layers' is {shown(dense)}, and should be a list")
+        raise RuleError(f"'mlp_only_layers' is {shown(dense)}, expected a list")
     has = bool(config.get("num_experts", config.get("num_local_experts", *rule.absent)))
     sparse = [has and i not in dense and (i + 1) % step == 0 for i in range(count)]
     return [SPARSE if each else DENSE for each in sparse]
@@ -283,9 +283,9 @@ def _read_each(rule: Stated, config: Config, count: int) -> list[Any]:
     value = config.get(key, *rule.absent)
     values = value if isinstance(value, list | tuple) else [value] * count
     if len(values) != count:
-        raise RuleError(f"'{key}' has {len(values)} entries, and the model {count} layers")
+        raise RuleError(f"'{key}' has {len(values)} entries, but the model has {count} layers")
     if not isinstance(value, list | tuple | int):
-        raise RuleError(f"'{key}' is {shown(value)}, and should be a number or a list")
+        raise RuleError(f"'{key}' is {shown(value)}, expected a number or a list")
     return list(values)
 
 
@@ -322,7 +322,7 @@ def _read_depth(rule: Stated, config: Config, count: int) -> list[Any]:
 def _write_depth(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Write minicpm3's `scale_depth`, solved for the number of layers."""
     if len(several := sorted(set(values))) > 1:
-        raise RuleError(f"'scale_depth' makes one factor, and these layers have {several}")
+        raise RuleError(f"a model has one 'scale_depth', but these layers need {several}")
     if config.get("num_hidden_layers") == len(values):
         return dict(config)
     return {**config, "scale_depth": values[0] * math.sqrt(len(values))}
@@ -366,11 +366,11 @@ def _read_times(rule: Stated, config: Config, count: int) -> list[Any]:
     try:
         kinds = [kind for names, times in pairs for _ in range(times) for kind in names]
     except (TypeError, ValueError):
-        message = f"'attention_types' is {shown(pairs)}, and should be lists of types and times"
+        message = f"'attention_types' is {shown(pairs)}, expected lists of types and times"
         raise RuleError(message) from None
     if len(kinds) != count:
         raise RuleError(
-            f"'attention_types' says {len(kinds)} layers, and the model has {count} layers"
+            f"'attention_types' has {len(kinds)} layers, but the model has {count} layers"
         )
     return kinds
 
@@ -389,13 +389,13 @@ def lettered_layers(config: Config) -> list[Any] | None:
     """Return the kinds of a list or of the older pattern; None without."""
     if (listed := config.get("layers_block_type", config.get("layer_types"))) is not None:
         if not isinstance(listed, list | tuple):
-            raise RuleError(f"'layers_block_type' is {shown(listed)}, and should be a list")
+            raise RuleError(f"'layers_block_type' is {shown(listed)}, expected a list")
         return [current_name(kind) for kind in listed]
     if (pattern := config.get("hybrid_override_pattern")) is None:
         return None
     if not isinstance(pattern, str) or not set(pattern) <= _SIGNS.keys():
         form = "a text of 'M', 'E', '*' and '-'"
-        raise RuleError(f"'hybrid_override_pattern' is {shown(pattern)}, and should be {form}")
+        raise RuleError(f"'hybrid_override_pattern' is {shown(pattern)}, expected {form}")
     return [_SIGNS[sign] for sign in pattern]
 
 
@@ -405,7 +405,7 @@ def _read_letters(rule: Stated, config: Config, count: int) -> list[Any]:
         kinds = [LINEAR, "moe", FULL, "mlp"]
     if len(kinds) != count:
         which = f"the pattern of layers has {len(kinds)} entries"
-        raise RuleError(f"{which}, and the model has {count} layers")
+        raise RuleError(f"{which}, but the model has {count} layers")
     return kinds
 
 
@@ -430,9 +430,7 @@ def _write_same(rule: Stated, config: Config, values: Values) -> dict[str, Any]:
     """Refuse layers that have a window elsewhere."""
     for i, each in enumerate(values):
         if each != rule.absent[0]:
-            raise RuleError(
-                f"the model's layers have no window, and the layer that would be L{i} has one"
-            )
+            raise RuleError(f"the model's layers have no window, but the new L{i} has one")
     listed = isinstance(config.get(rule.name), list | tuple)
     return {**config, rule.name: list(values)} if listed else dict(config)
 

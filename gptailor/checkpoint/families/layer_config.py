@@ -116,7 +116,7 @@ def int_of(config: Config, key: str, default: int | None, least: int = 0) -> int
     """Return a key's value, an integer from `least` up. Raises RuleError."""
     value = config.get(key, default)
     if type(value) is not int or value < least:
-        raise RuleError(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
+        raise RuleError(f"'{key}' is {shown(value)}, expected an integer of at least {least}")
     return value
 
 

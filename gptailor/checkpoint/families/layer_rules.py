@@ -73,7 +73,9 @@ class LayerRule(Closed):
     def others(self, config: Config, count: int) -> list[Any]:
         """Return the values of the rule `of`."""
         if self._other is None:
-            raise RuleError(f"'{self.name}' of its family needs 'of', the name of an earlier rule")
+            raise RuleError(
+                f"the rule '{self.name}' of its family needs 'of', the name of an earlier rule"
+            )
         return self._other.read(config, count)
 
     @abstractmethod
@@ -133,10 +135,10 @@ class Listed(LayerRule):
         listed = config.get(key)
         if listed is not None and (listed or not self.empty_is_absent):
             if not isinstance(listed, list | tuple):
-                raise RuleError(f"'{key}' is {shown(listed)}, and the model has {count} layers")
+                raise RuleError(f"'{key}' is {shown(listed)}, but the model has {count} layers")
             if len(listed) != count:
                 entries = f"{len(listed)} entries"
-                raise RuleError(f"'{key}' has {entries}, and the model has {count} layers")
+                raise RuleError(f"'{key}' has {entries}, but the model has {count} layers")
             values = list(listed)
         else:
             values = self._without_list(config, key, count)
@@ -147,7 +149,7 @@ class Listed(LayerRule):
             if value not in self.tried:
                 tried = ", ".join(map(shown, self.tried))
                 raise RuleError(
-                    f"'{key}' of L{i} is {shown(value)}, and its family was proven with {tried}"
+                    f"'{key}' of L{i} is {shown(value)}, but its family was proven with {tried}"
                 )
         return values
 
@@ -160,7 +162,7 @@ class Listed(LayerRule):
         if self.optional:
             return [None] * count
         if self.absent is None or len(self.absent) != count:
-            raise RuleError(f"'{key}' is missing, and the model has {count} layers")
+            raise RuleError(f"'{key}' is missing, but the model has {count} layers")
         return list(self.absent)
 
     def stated(self, config: Config, values: Values) -> dict[str, Any]:
@@ -172,11 +174,13 @@ class Listed(LayerRule):
         for kind in (listed or self.absent or ()) if self.every_kind else ():
             if kind not in values:
                 raise RuleError(
-                    f"'{key}' would have no {shown(kind)} any more, and its family needs a "
+                    f"'{key}' would have no {shown(kind)}, but its family needs a "
                     "layer of each kind"
                 )
         if self.last is not None and values[-1] != self.last:
-            raise RuleError(f"the last layer attends fully, and L{len(values) - 1} would slide")
+            raise RuleError(
+                f"the last layer must have full attention, but L{len(values) - 1} has a window"
+            )
         entries = self._words(listed, values) if self.tried is None else list(values)
         names = (self.name, self.older) if self.older else (self.name,)
         stated = {name: entries for name in names if name == key or name in config}
@@ -237,14 +241,14 @@ class Numbered(LayerRule):
             return self.derived.derive(config, count)
         numbers = self.absent if numbers is None else numbers
         if numbers is None:
-            raise RuleError(f"'{key}' is missing, and should be a list of layers")
+            raise RuleError(f"'{key}' is missing, expected a list of layers")
         if not isinstance(numbers, list | tuple):
-            raise RuleError(f"'{key}' is {shown(numbers)}, and should be a list")
+            raise RuleError(f"'{key}' is {shown(numbers)}, expected a list")
         if self.strict and any(type(number) is not int for number in numbers):
-            raise RuleError(f"'{key}' is {shown(numbers)}, and should be a list of layers")
+            raise RuleError(f"'{key}' is {shown(numbers)}, expected a list of layers")
         beyond = next((n for n in numbers if self.strict and not 0 <= n < count), None)
         if beyond is not None:
-            raise RuleError(f"'{key}' names layer {beyond}, and the model has {count} layers")
+            raise RuleError(f"'{key}' names layer {beyond}, but the model has {count} layers")
         return [self.kinds[i in numbers] for i in range(count)]
 
     def stated(self, config: Config, values: Values) -> dict[str, Any]:
@@ -280,7 +284,7 @@ class First(LayerRule):
     def read(self, config: Config, count: int) -> list[Any]:
         """Return each layer's kind; a null key is an absent one."""
         if self.step_key and (step := config.get(self.step_key, 1)) != 1:
-            raise RuleError(f"'{self.step_key}' is {shown(step)}, which transformers doesn't read")
+            raise RuleError(f"'{self.step_key}' is {shown(step)}, which transformers can't read")
         key = self.key or self.name
         return self.derive({} if config.get(key) is None else {key: config[key]}, count)
 
@@ -299,7 +303,7 @@ class First(LayerRule):
             if value != (first if i < number else later):
                 raise RuleError(
                     f"'{key}' makes the first layers {first} and all others {later}, "
-                    f"and a {first} layer would be L{i}, after the {later} L{number}"
+                    f"but a {first} layer would be L{i}, after the {later} L{number}"
                 )
         if self.every_kind and number in {0, len(values)}:
             raise RuleError(
@@ -370,7 +374,7 @@ class Repeated(LayerRule):
         """Return each layer's kind."""
         kinds = config.get(self.key, self.absent)
         if not isinstance(kinds, list | tuple) or not kinds:
-            raise RuleError(f"'{self.key}' is {shown(kinds)}, and should be a list")
+            raise RuleError(f"'{self.key}' is {shown(kinds)}, expected a list")
         middle = [kinds[i % len(kinds)] for i in range(count)][len(self.begin) :]
         values = [*self.begin, *middle][:count]
         values[count - min(len(self.end), count) :] = self.end[-count:]
@@ -403,7 +407,7 @@ class SlidingWindow(LayerRule):
         kinds = self.others(config, count)
         width = window(config, gated=self.gated, default=self.absent)
         if width is not None and not isinstance(width, int | float):
-            raise RuleError(f"'sliding_window' is {shown(width)}, and should be a number")
+            raise RuleError(f"'sliding_window' is {shown(width)}, expected a number")
         return [width if kind == SLIDING else None for kind in kinds]
 
     def stated(self, config: Config, values: Values) -> dict[str, Any]:
@@ -411,7 +415,7 @@ class SlidingWindow(LayerRule):
         widths = sorted({value for value in values if value is not None})
         if len(widths) > 1:
             several = " and ".join(map(str, widths))
-            message = "'sliding_window' is one number for all layers, and these layers have windows"
+            message = "'sliding_window' is one number for all layers, but these layers have windows"
             raise RuleError(f"{message} of {several}")
         gate = {"use_sliding_window": True} if self.gated else {}
         out = {**config, **gate, "sliding_window": widths[0]} if widths else dict(config)
@@ -444,7 +448,7 @@ class InPlace(LayerRule):
         for i, (value, own) in enumerate(zip(values, self.read(config, len(values)), strict=True)):
             if value is None and self.switch and own is not None:
                 raise RuleError(
-                    f"'{self.switch}' is set for all layers, and L{i}'s own model has it unset"
+                    f"'{self.switch}' is set for all layers, but the model of L{i} has it unset"
                 )
             if value != own:
                 end = f"the {self.layers} layer" if value else "another layer"

@@ -1,5 +1,6 @@
 """(layer, part) ⇄ tensor names and the configuration of each layer: `Layout`, and `layout_of`."""
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -190,7 +191,7 @@ def moved_config(
     counts = {layout.family.count_key, "num_hidden_layers"} & out.keys()
     if (deepest := layout.family.deepest) is not None and len(entries) > deepest:
         return Refusal(
-            f"the model would have {len(entries)} layers, and its family is proven for {deepest} "
+            f"the model would have {len(entries)} layers, but its family is proven for {deepest} "
             "at most"
         )
     try:
@@ -259,7 +260,7 @@ def layout_of(
     family = supplied or FAMILY_OF.get(model_type)
     why = None if family else unfamiliar(config) or unlike_llama(tensor_names)
     if why is not None:
-        return Refusal(f"model type '{model_type}' is not known, and {why}", LEARN)
+        return Refusal(f"model type '{model_type}' is unknown, and {why}", LEARN)
     try:
         layout = _layout(model_type, family or FAMILY_OF["llama"], config, tensor_names)
     except RuleError as error:
@@ -275,7 +276,7 @@ def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout 
         text_type = str(text["model_type"])
         family, refused = FAMILY_OF.get(text_type), _refused(text, text_type)
         if refused is not None or family is None:
-            why = refused.reason if refused else f"model type '{text_type}' is not known"
+            why = refused.reason if refused else f"model type '{text_type}' is unknown"
             return Refusal(f"{why} {of}")
         root, head = vision.root_of(family.base, family.stack, names)
         keys = {family.count_key, "num_hidden_layers"} & text.keys()
@@ -288,7 +289,7 @@ def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout 
         )
         if any(text.get(key) for key in QUANTISATION_KEYS):
             return Refusal(
-                f"its quantisation settings are in 'text_config' {of}, expected at the top level"
+                f"its quantisation settings are in 'text_config', expected at the top level {of}"
             )
         text |= {key: config[key] for key in QUANTISATION_KEYS if key in config}
         layout = _layout(text_type, family, text, names, root)
@@ -312,7 +313,7 @@ def _refused(config: Config, model_type: str) -> Refusal | None:
         return Refusal(f"{what} contains further models ('{key}') in an unknown form")
     rules = FAMILY_OF[model_type].rules if model_type in FAMILY_OF else ()
     if config.get("per_layer_config") and "per_layer_config" not in {rule.name for rule in rules}:
-        return Refusal(f"'per_layer_config' of {what} gives its layers other shapes")
+        return Refusal(f"'per_layer_config' of {what} gives its layers different shapes")
     return None
 
 
@@ -337,7 +338,7 @@ def _layout(
     beyond = {name for name, at in places if at is not None and at[0] >= count}
     if beyond and not any(config.get(key) for key in PREDICTORS):
         which = f"there is a tensor '{min(beyond)}'"
-        raise RuleError(f"{which}, and the configuration has {count} layers")
+        raise RuleError(f"{which}, but the configuration has {count} layers")
     beyond |= set(filter(is_predicting, names))
     _check_layers(family, prefix, count, names)
     for rule in rules:
@@ -389,9 +390,11 @@ def layer_count(family: Family, config: Config) -> int:
         if key is None:
             raise RuleError(f"the configuration has no '{family.count_key}'")
         if type(count := config[key]) is not int or count <= 0:
-            raise RuleError(f"expected a positive integer for '{key}', got {count!r}")
+            raise RuleError(f"expected a positive integer for '{key}', got {json.dumps(count)}")
     if count > MOST_LAYERS:
-        raise RuleError(f"expected at most {MOST_LAYERS:,} layers, the configuration has {count:,}")
+        raise RuleError(
+            f"expected at most {MOST_LAYERS:,} layers, but the configuration has {count:,}"
+        )
     return count
 
 
@@ -406,7 +409,7 @@ def _check_layers(family: Family, prefix: str, count: int, names: Collection[str
         numbers.add(at[0])
     if (missing := next((i for i in range(count) if i not in numbers), None)) is not None:
         which = f"there are no tensors '{prefix}{missing}.…'"
-        raise RuleError(f"{which}, and the configuration has {count} layers")
+        raise RuleError(f"{which}, but the configuration has {count} layers")
 
 
 def _quantised(config: Config, names: Collection[str]) -> str | None:
@@ -420,8 +423,8 @@ def _quantised(config: Config, names: Collection[str]) -> str | None:
 def _cautious(layout: Layout) -> Layout:
     """Return the layout of an architecture that isn't listed, and looks like Llama on disk."""
     what = f"model type '{layout.model_type}'"
-    unclear = f"the arithmetic of {what} is not known"
-    notice = f"{what} is not known; its layers are taken to be like Llama's"
+    unclear = f"the arithmetic of {what} is unknown"
+    notice = f"{what} is unknown; gptailor treats its layers like Llama's"
     return replace(layout, known=False, no_scale=unclear, no_bridge=unclear, notice=notice)
 
 

@@ -76,7 +76,7 @@ def experts_in(
     except RuleError as error:
         return Refusal(str(error))
     if not any(roles[name] in _PROJECTIONS for name in (*numbers, *stacks)):
-        return Refusal("has a router, and no experts that are known")
+        return Refusal("has a router without known experts")
     return LayerExperts(count, numbers, stacks)
 
 
@@ -96,7 +96,7 @@ def _stacked(layout: Layout, name: str, shape: tuple[int, ...], count: int) -> S
     within = _STACKED.search(name) is not None
     if within or (role in _PROJECTIONS and len(shape) > 2):
         if not shape or shape[0] % count or (layout.quantised and shape[0] != count):
-            raise RuleError(f"has '{name}', which can't be parted into {count} experts")
+            raise RuleError(f"has '{name}', which can't be split into {count} experts")
         return Stacked(0, shape[0] // count)
     if role == "mlp.router":
         axis = next((i for i, side in enumerate(shape) if side != 1), 0)
@@ -112,10 +112,10 @@ def _check_alike(numbers: Mapping[str, int], count: int) -> None:
     for name, number in numbers.items():
         tensors.setdefault(number, set()).add(of_expert(name, 0))
     if numbers and sorted(tensors) != list(range(count)):
-        raise RuleError(f"has {len(tensors)} experts, and a router for {count}")
+        raise RuleError(f"has {len(tensors)} experts, but a router for {count}")
     other = next((number for number, names in tensors.items() if names != tensors[0]), None)
     if other is not None:
-        raise RuleError(f"has other tensors of expert {other} than of expert 0")
+        raise RuleError(f"has different tensors for expert {other} and expert 0")
 
 
 def of_expert(name: str, number: int | str) -> str:

@@ -36,7 +36,7 @@ def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[
         return config | {key: _renamed(config[key], moves) for key in keys}
     except RuleError as error:
         entry = f"'{str(error)[:80]}' in the quantisation's configuration"
-        why = "names layers by their numbers, and can't be rewritten for moved layers"
+        why = "names layers by number, and can't be rewritten for moved layers"
         return Refusal(f"{entry} {why}")
 
 

@@ -84,8 +84,8 @@ REFUSED: Mapping[str, str] = {
 # ------------------------------------------------------------------------- types that aren't listed
 
 LEARN = (
-    "'gptailor family MODEL' learns a type that transformers has; for another type write a family "
-    "file and name it by --family (in Python, Plan.with_families)"
+    "if transformers has the type, run 'gptailor family MODEL'; if not, write a family file and "
+    "name it by --family"
 )
 """The remedy for an unknown type."""
 
@@ -122,9 +122,9 @@ def unfamiliar(config: Config) -> str | None:
     count = config.get("num_hidden_layers")
     for key, value in config.items():
         if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):
-            return f"'{key}' may say something of each layer"
+            return f"'{key}' may have an entry for each layer"
         if value and _POSITIONAL.search(key) and not _PLAIN.fullmatch(key):
-            return f"'{key}' may make a layer depend on its place"
+            return f"'{key}' may make a layer depend on its position"
     return None
 
 
@@ -132,9 +132,9 @@ def unproven(family: Family, config: Config) -> Refusal | None:
     """Return a refusal for keys that a family file's proof lacked and that may be by layers."""
     unseen = {key: value for key, value in config.items() if key not in family.seen}
     why = unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
-    whose = f"the family file of model type '{config['model_type']}'"
-    known = "was proven without it" if family.proof else "doesn't name it, under 'plain' or else"
-    return None if why is None else Refusal(f"{why}, and {whose} {known}")
+    file = f"the family file of model type '{config['model_type']}'"
+    known = "was proven without it" if family.proof else "doesn't name it"
+    return None if why is None else Refusal(f"{why}, and {file} {known}")
 
 
 def unlike_llama(names: Collection[str]) -> str | None:

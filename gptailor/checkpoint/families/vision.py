@@ -81,7 +81,7 @@ def text_of(config: Config) -> Config:
         section = {k: v for k, v in config.items() if k not in outer and not _is_visual_token(k)}
     if not isinstance(section, Mapping):
         state = "isn't an object" if TEXT in config else "is missing"
-        raise RuleError(f"'{TEXT}' {state}, where the language model's configuration should be")
+        raise RuleError(f"'{TEXT}' {state}, expected the language model's configuration")
     text = dict(section)
     text["model_type"] = wrapper.text if wrapper.only else section.get("model_type", wrapper.text)
     if wrapper.two_ways and text.get("use_bidirectional_attention") is None:
@@ -104,7 +104,7 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key not in dropped} | new
     count, inner = "num_hidden_layers", config[TEXT]
     if count in new and count in old and config.get(count, old[count]) != old[count]:
-        raise RuleError(f"'{count}' is {config[count]}, and in '{TEXT}' it is {old[count]}")
+        raise RuleError(f"'{count}' is {config[count]}, but {old[count]} in '{TEXT}'")
     outer = {k: v for k, v in config.items() if k not in dropped or v != inner.get(k)}
     both = {k: v for k, v in new.items() if k in outer and outer[k] == old.get(k)}
     kept = {k: v for k, v in inner.items() if k not in dropped}

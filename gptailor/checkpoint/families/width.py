@@ -47,7 +47,7 @@ def mlp_width(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> int | Re
     """
     roles = {name: layout.family.role(name) for name in shapes}
     if "mlp.router" in roles.values() or any("expert" in name for name in shapes):
-        return Refusal("has experts in place of one MLP")
+        return Refusal("has experts instead of one MLP")
     found = {name: neurons_in(layout, name, shape) for name, shape in shapes.items()}
     downs = [name for name in shapes if roles[name] == "mlp.down" and found[name] is not None]
     if len(downs) != 1:

@@ -53,8 +53,8 @@ def apply_adapter(
     lengths = (len(name) for name in (*pieces, *model.tensors))
     longest = max((length for length in lengths if length <= LONGEST_NAME), default=0)
     for key, name in settings.slow_patterns(longest):
-        message = f"'{key}' has {quoted(name)}, a pattern that could be matched for ever"
-        help_ = "write it with less to repeat, or as plain names"
+        message = f"'{key}' has {quoted(name)}, a pattern that takes too long to match"
+        help_ = "write plain names"
         raise CheckpointError("C402", message, folder / ADAPTER_CONFIG, help_)
     layout = model.layout()
     if isinstance(layout, Refusal):
@@ -63,7 +63,7 @@ def apply_adapter(
     work.replace_whole(replacing)
     work.add_deltas(pieces)
     if not work.applied:
-        message = "the adapter changes nothing in the model"
+        message = "the adapter doesn't change the model"
         raise CheckpointError("C401", message, file, next(work.surplus(), ""))
     adapted = replace(model, config=work.config, tensors=work.tensors, files=(*model.files, file))
     base = settings.base_model_name_or_path
@@ -77,7 +77,9 @@ def _weights(folder: Path) -> Path:
         raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
     if not (folder / ADAPTER_CONFIG).exists():
         complete = (folder / CONFIG).exists()
-        help_ = 'this is a whole model: write `model NAME = "…"`' if complete else ""
+        help_ = (
+            'expected an adapter, got a whole model: write `model NAME = "…"`' if complete else ""
+        )
         raise CheckpointError("C401", f"the folder has no {ADAPTER_CONFIG}", folder, help_)
     weights = next((name for name in (ADAPTER, ADAPTER_BIN) if (folder / name).exists()), None)
     if weights is None:
@@ -135,7 +137,7 @@ def _sorted(
         else:
             first = replacing.setdefault(_WRAPPED.sub("", name), tensor)
         if first is not tensor:
-            message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same place"
+            message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same module"
             raise CheckpointError("C403", message, file)
     return pieces, replacing
 
@@ -182,8 +184,8 @@ class _Work:
         return next((each for each in candidates if each in self.tensors), None)
 
     def refuse_place(self, tensor: TensorInfo) -> NoReturn:
-        message = f"{quoted(tensor.spec.name)} has no place in the model"
-        help_ = "the adapter is for another model, or for another version of its code"
+        message = f"the model has no module for {quoted(tensor.spec.name)}"
+        help_ = "use the model that the adapter was trained on"
         self.refuse("C403", message, help_)
 
     def check_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> None:
@@ -191,9 +193,13 @@ class _Work:
         if tensor.spec.shape == wanted:
             return
         message = f"{quoted(tensor.spec.name)} has the shape {list(tensor.spec.shape)}"
-        message += f", and for {quoted(target)} of the model it should be {list(wanted)}"
+        message += f", expected {list(wanted)} for {quoted(target)} of the model"
         vocabulary = target in (self.embed, self.head) and tensor.spec.shape[1:] == wanted[1:]
-        help_ = "the adapter has another vocabulary" if vocabulary else "it is for another model"
+        help_ = (
+            "the adapter has another vocabulary; use the model that it was trained on"
+            if vocabulary
+            else "use the model that the adapter was trained on"
+        )
         self.refuse("C404", message, help_)
 
     def replace_whole(self, replacing: Mapping[str, TensorInfo]) -> None:
@@ -207,7 +213,7 @@ class _Work:
         for name in self.tensors:
             present = name in saved or (self.tied and name == self.head)
             if not present and self.settings.saves(name):
-                message = f"'modules_to_save' names {quoted(name)}, which the file doesn't hold"
+                message = f"'modules_to_save' names {quoted(name)}, which the file lacks"
                 self.refuse("C405", message)
         if self.tied and (self.embed in saved or self.head in saved):
             self._part_or_join(saved)
@@ -231,7 +237,9 @@ class _Work:
         self.config = untied(self.config)
         self.tied = False
         names = listed(quoted(name) for name in brought)
-        self.warnings.append(f"embedding and head are tied no longer: the adapter brings {names}")
+        self.warnings.append(
+            f"the output's embedding and head aren't tied, because the adapter has {names}"
+        )
 
     def add_deltas(self, by_module: Mapping[str, _Pieces]) -> None:
         by_target: dict[str, str] = {}
@@ -241,7 +249,11 @@ class _Work:
                 if other != module:
                     modules = f"{quoted(other)} and {quoted(module)}"
                     message = f"{modules} are one tensor of the model, but the adapter changes each"
-                    self.refuse("C402", message, "PEFT would add both, and nobody trained that")
+                    self.refuse(
+                        "C402",
+                        message,
+                        "PEFT would add both deltas, although neither was trained with the other",
+                    )
                 self._add(target, delta)
 
     def _add(self, name: str, delta: Delta) -> None:
@@ -293,15 +305,15 @@ class _Work:
         pair, name = _pair(pieces), quoted(module)
         for kind in pair:
             if kind not in pieces:
-                self.refuse("C405", f"{name} has no {kind}, and so only a part of a delta")
+                self.refuse("C405", f"{name} has no {kind}, so its delta is incomplete")
         for kind, setting, on in (
             (_MAGNITUDE, "use_dora", self.settings.use_dora),
             (_BIAS, "lora_bias", self.settings.lora_bias and f"{_EMBEDDING}_A" not in pieces),
         ):
             if on and kind not in pieces:
-                self.refuse("C405", f"{name} has no {kind}, and '{setting}' is true")
+                self.refuse("C405", f"{name} has no {kind}, but '{setting}' is true")
             if not on and kind in pieces:
-                self.refuse("C402", f"{name} has a {kind}, and '{setting}' is not true")
+                self.refuse("C402", f"{name} has a {kind}, but '{setting}' is not true")
         if surplus := pieces.keys() - {*pair, _MAGNITUDE, _BIAS}:
             self.refuse("C402", f"{name} has a {min(surplus)} together with its {pair[0]}")
 
@@ -311,19 +323,21 @@ class _Work:
         if target is None:
             self.refuse_place(tensor)
         if (dtype := self.tensors[target].spec.dtype) not in FLOATS:
-            message = f"no delta can be added to {quoted(target)} of the model, which is {dtype}"
-            self.refuse("C402", message, "put the adapter on the model that is not quantised")
+            message = f"can't add a delta to {quoted(target)} of the model, which is {dtype}"
+            self.refuse("C402", message, "put the adapter on the unquantised model")
         return target
 
     def _check_factors(self, module: str, pieces: _Pieces, target: str, *, turned: bool) -> None:
         shape = self.tensors[target].spec.shape
         if len(shape) != 2:
-            self.refuse("C404", f"{quoted(target)} has {len(shape)} dimensions, and a delta two")
+            self.refuse(
+                "C404", f"{quoted(target)} has {len(shape)} dimensions, but a delta has two"
+            )
         pair, rank = _pair(pieces), self.settings.rank_of(module)
         a = pieces[pair[0]]
         if a.spec.shape[:1] != (rank,):
             message = f"{quoted(a.spec.name)} has the shape {list(a.spec.shape)}"
-            self.refuse("C404", f"{message}, and the configuration gives it the rank {rank}")
+            self.refuse("C404", f"{message}, but the configuration has the rank {rank}")
         outputs, inputs = reversed(shape) if turned else shape
         wanted: list[tuple[int, ...]] = [(rank, inputs), (outputs, rank), (outputs,)]
         for kind, its in zip((*pair, _MAGNITUDE), wanted, strict=True):
@@ -340,7 +354,9 @@ class _Work:
         shape = self.tensors[target].spec.shape
         self.check_shape(rows, target, (len(at), *shape[1:]))
         if max(at, default=0) >= shape[0]:
-            message = f"'trainable_token_indices' has {max(at)}, and the model {shape[0]} tokens"
+            message = (
+                f"'trainable_token_indices' has {max(at)}, but the model has {shape[0]} tokens"
+            )
             self.refuse("C404", message)
         return target, NewRows(rows, at)
 
@@ -351,7 +367,10 @@ class _Work:
         names = [name for name in tensors if self._is_missing(name)]
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
+            yield (
+                f"the adapter has no delta for {quoted(names[0])}{more}, although its "
+                "'target_modules' has them"
+            )
 
     def surplus(self) -> Iterator[str]:
         """Warn of deltas that the configuration leaves out, and of patterns that match nothing."""
@@ -364,9 +383,9 @@ class _Work:
                 f"{its} leaves out, as PEFT does"
             )
         if self.settings.trainable_token_indices and not self.has_rows:
-            yield "the adapter's 'trainable_token_indices' names tokens, and its file has no rows"
+            yield "the adapter has no rows for the tokens of its 'trainable_token_indices'"
         for setting, name in self.settings.idle_patterns(self.modules):
-            yield f"the adapter's '{setting}' has {quoted(name)}, which matches no module of it"
+            yield f"the adapter has no module for {quoted(name)} of its '{setting}'"
 
     def _is_missing(self, name: str) -> bool:
         adapted = name in self.changed or (self.tied and name == self.head)

@@ -24,10 +24,10 @@ _FOR_TRAINING = {
 """Settings that don't change a trained adapter's effect on a model."""
 
 _REFUSED = {
-    "alora_invocation_tokens": "an activated LoRA acts on some tokens only, and no weights do that",
-    "arrow_config": "Arrow chooses among adapters token by token, and no weights do that",
+    "alora_invocation_tokens": "an activated LoRA changes only some tokens, which weights can't do",
+    "arrow_config": "Arrow chooses an adapter for each token, which weights can't do",
     "enable_lora": "the parts of a fused projection are adapted apart",
-    "kasa_config": "KaSA cuts the weights of its base",
+    "kasa_config": "KaSA also changes the base's weights",
     "layer_replication": "the adapter is for a stack of repeated layers",
     "monteclora_config": "MonteCLoRA's deltas are drawn at random",
     "target_parameters": "deltas of parameters that aren't a layer's weight (fused experts) can't "
@@ -46,7 +46,7 @@ _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def _different(tokens: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(tokens)) < len(tokens):
-        raise ValueError("a token comes twice")
+        raise ValueError("a token is given twice")
     return tokens
 
 
@@ -226,15 +226,15 @@ def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     if not isinstance(kind, str):
         yield "C401", "has no 'peft_type', so it isn't an adapter's configuration", ""
     elif kind != "LORA":
-        yield "C402", f"the adapter has the kind {quoted(kind)}, and only LoRA can be applied", ""
+        yield "C402", f"expected a LoRA adapter, got the kind {quoted(kind)}", ""
     names = {*LoraSettings.model_fields, "peft_type", "init_lora_weights", *_FOR_TRAINING}
     for key, value in config.items():
         if value and key in _REFUSED:
             yield "C402", f"'{key}' is set: {_REFUSED[key]}", ""
         elif value and key not in names:
-            message = f"{quoted(key)} is a setting that this version doesn't know"
+            message = f"{quoted(key)} is an unknown setting"
             likely = nearest(key[:LONGEST_QUOTED], names)
-            yield "C402", message, likely or "remove it if it only concerns the training"
+            yield "C402", message, likely or "remove it if it is only for training"
     start = config.get("init_lora_weights", True)
     name = start.lower() if isinstance(start, str) else ""
     if name.startswith(_RESIDUAL_STARTS):
@@ -242,10 +242,14 @@ def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
             f"'init_lora_weights' is {quoted(name)}: the deltas are for what this start left "
             "of the base's weights, not for the base"
         )
-        yield "C402", message, "save it with PEFT's path_initial_model_for_weight_conversion"
+        yield (
+            "C402",
+            message,
+            "save the adapter with PEFT's path_initial_model_for_weight_conversion",
+        )
     elif name not in _PLAIN_STARTS and not (start is None or isinstance(start, bool)):
         shown = quoted(str(start))
-        yield "C402", f"'init_lora_weights' is {shown}, which this version doesn't know", ""
+        yield "C402", f"'init_lora_weights' is {shown}, which is unknown", ""
 
 
 def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str]]:
@@ -256,5 +260,5 @@ def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str]]:
         except (re.error, RecursionError, OverflowError) as error:
             yield f"'{key}': expected a regular expression, got {quoted(name)}: {error}", ""
     if isinstance(settings.target_modules, str) and settings.layers_to_transform is not None:
-        message = "'layers_to_transform' is for a list of 'target_modules', and they are a pattern"
-        yield message, "name the layers in the pattern, as PEFT asks for"
+        message = "'layers_to_transform' needs a list of 'target_modules', but it is a pattern"
+        yield message, "name the layers in the pattern"

@@ -123,12 +123,12 @@ class _Archive:
         self.file = file
         self.size = os.fstat(file.fileno()).st_size
         if read_exactly(file, min(4, self.size), path, "C108") != b"PK\x03\x04":
-            message = "isn't a zip archive, as PyTorch has written them since version 1.6"
+            message = "isn't a zip archive, the format of PyTorch since version 1.6"
             _refuse(path, message, _RESAVE, 0)
         self.members = self._members()
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            _refuse(path, f"holds {len(pickles)} files 'data.pkl', and a PyTorch file has one")
+            _refuse(path, f"has {len(pickles)} files 'data.pkl', expected one")
         self.root = pickles[0].removesuffix("data.pkl")
         if (order := self.content("byteorder", 16)) not in {b"", b"little"}:
             _refuse(path, f"its numbers are in byte order {quoted(order.decode('latin-1'))}")
@@ -142,7 +142,7 @@ class _Archive:
         members: dict[str, ByteRange] = {}
         for info in infos:
             if info.filename in members:
-                _refuse(self.path, f"holds {quoted(info.filename)} twice")
+                _refuse(self.path, f"has {quoted(info.filename)} twice")
             members[info.filename] = self._member(info)
         return members
 
@@ -150,9 +150,11 @@ class _Archive:
         """Return a member's bytes, by the member's own header, as PyTorch does."""
         name, at = quoted(info.filename), info.header_offset
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            _refuse(self.path, f"{name} is compressed or encrypted, which PyTorch's never are")
+            _refuse(self.path, f"{name} is compressed or encrypted")
         if not 0 <= at <= self.size - _LOCAL:
-            _refuse(self.path, f"{name} begins outside of the file", at=at if at > 0 else None)
+            _refuse(
+                self.path, f"{name} begins beyond the end of the file", at=at if at > 0 else None
+            )
         self.file.seek(at)
         header = read_exactly(self.file, _LOCAL, self.path, "C108")
         if header[:4] != b"PK\x03\x04":
@@ -212,12 +214,12 @@ def _state_dict(raw: bytes) -> dict[str, _Strided]:
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise _PickleRefusal(f"the pickle is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise _PickleRefusal(f"it holds a {_kind(value)}, and no dictionary of tensors")
+        raise _PickleRefusal(f"expected a dictionary of tensors, got a {_kind(value)}")
     for name, tensor in value.items():
         if not isinstance(name, str):
-            raise _PickleRefusal(f"a name is a {_kind(name)}, and no string")
+            raise _PickleRefusal(f"expected a string as a name, got a {_kind(name)}")
         if not isinstance(tensor, _Strided):
-            raise _PickleRefusal(f"'{name[:80]}' is a {_kind(tensor)}, and no tensor")
+            raise _PickleRefusal(f"expected a tensor for '{name[:80]}', got a {_kind(tensor)}")
     return value
 
 
@@ -241,7 +243,7 @@ class _Machine:
             if opcode.name == "STOP":
                 break
             if (step := _INSTRUCTIONS.get(opcode.name)) is None:
-                raise _PickleRefusal(f"its instruction {opcode.name} is in no state dict")
+                raise _PickleRefusal(f"a state dict has no instruction {opcode.name}")
             step(self, argument)
         (value,) = self.stack
         return value
@@ -269,10 +271,12 @@ class _Machine:
     def name(self, module: object, name: object) -> None:
         """Push a global, if a state dict needs it."""
         if not isinstance(module, str) or not isinstance(name, str):
-            raise _PickleRefusal("it names something by no string")
+            raise _PickleRefusal("expected a string as a name")
         full = f"{module} {name}"
         if full not in _CALLS and full not in _TORCH:
-            raise _PickleRefusal(f"it names '{module[:80]}.{name[:80]}', which is in no state dict")
+            raise _PickleRefusal(
+                f"it names '{module[:80]}.{name[:80]}', which a state dict doesn't contain"
+            )
         self.push(_Global(full))
 
     def store(self, pairs: list[Any]) -> None:
@@ -282,7 +286,7 @@ class _Machine:
             raise _PickleRefusal("it sets an item of something that isn't a dictionary")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str | int):
-                raise _PickleRefusal(f"a name is a {_kind(key)}, and no string")
+                raise _PickleRefusal(f"expected a string as a name, got a {_kind(key)}")
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -312,7 +316,7 @@ class _Machine:
         _, kind, key, _, count = reference
         name = kind.name.rpartition(" ")[2] if isinstance(kind, _Global) else ""
         if name not in _STORAGES or not isinstance(key, str) or not _is_count(count):
-            raise _PickleRefusal("it refers to a storage of no known kind")
+            raise _PickleRefusal("it refers to a storage of an unknown kind")
         self.push(_Storage(key, _STORAGES[name]))
 
 
@@ -344,7 +348,7 @@ def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> _Strided:
         return _Strided(storage, storage.dtype, offset, shape, strides)
     name = arguments[6].name if isinstance(arguments[6], _Global) else ""
     if (dtype := _DTYPES.get(name.rpartition(" ")[2])) is None:
-        raise _PickleRefusal("a tensor has no known dtype")
+        raise _PickleRefusal("a tensor has an unknown dtype")
     return _Strided(storage, dtype, offset, shape, strides)
 
 

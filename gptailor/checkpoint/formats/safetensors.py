@@ -15,7 +15,7 @@ MAX_HEADER = 100_000_000
 
 _LARGEST = 2**64 - 1
 _LFS = b"version "  # how the text of a Git LFS pointer begins
-_CUT = "the file is cut short; download it again"
+_CUT = "the file is truncated; download it again"
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -41,7 +41,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 def _text(file: io.FileIO, size: int, path: Path) -> bytes:
     """Return the header's JSON; its length is used only once it fits into the file."""
     if size < 8:
-        message = f"has {size} bytes, and a safetensors file has at least 8"
+        message = f"has {size} bytes, expected at least 8"
         raise files.CheckpointError("C202", message, path, _CUT, 0)
     first = files.read_exactly(file, 8, path, "C202")
     length = int.from_bytes(first, "little")
@@ -50,7 +50,7 @@ def _text(file: io.FileIO, size: int, path: Path) -> bytes:
         message = f"the header's length is {length} bytes, and the file has {size}"
         raise files.CheckpointError("C202", message, path, pointer if first == _LFS else _CUT, 0)
     if length > MAX_HEADER:
-        message = f"the header's length is {length} bytes; at most {MAX_HEADER} are allowed"
+        message = f"expected a header of at most {MAX_HEADER} bytes, got {length}"
         raise files.CheckpointError("C203", message, path, offset=0)
     return files.read_exactly(file, length, path, "C202")
 

@@ -216,11 +216,11 @@ def temporary_folder(shown: Path) -> Iterator[Path]:
         if error.errno is None:  # a library's own error
             raise
         message = f"its temporary files cannot be written: {reason(error)}"
-        help_ = "set TMPDIR to a folder with more room"
+        help_ = "set TMPDIR to a folder with more space"
         raise CheckpointError("C303", message, shown, help_) from error
 
 
-REPLACE = "--force replaces it (in Python, force=True)"
+REPLACE = "--force replaces it"
 """The remedy for an output that is there."""
 
 

@@ -79,7 +79,7 @@ class SideFolder:
                     return fd
                 self._lock = None
                 os.close(fd)
-        message = f"no temporary folder could be made in {_ATTEMPTS} attempts"
+        message = "can't make a temporary folder"
         raise CheckpointError("C303", message, self.target)
 
     def swap(self, *, force: bool) -> None:
@@ -124,7 +124,9 @@ class SideFolder:
             self.new.rename(self.target)
 
 
-_REMEDY = f"{REPLACE}; gptailor updates an output where it wrote it, from the same plan's file"
+_REMEDY = (
+    f"{REPLACE}; without it gptailor updates only an output of the same plan in the same place"
+)
 
 
 @final
@@ -230,7 +232,7 @@ def _discard(path: Path, target: Path) -> None:
         try:
             old.rename(target)
         except OSError as error:
-            message = f"could not be put back; its old content is in {quoted(str(old), whole=True)}"
+            message = f"can't be restored; its old content is in {quoted(str(old), whole=True)}"
             raise CheckpointError("C303", message, target) from error
     for part in (new, old):
         if part.is_dir() and not part.is_symlink():

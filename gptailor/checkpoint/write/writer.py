@@ -92,7 +92,7 @@ def located(target: Path) -> Path:
             return target.resolve()
         return target.parent.resolve() / target.name
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
-        raise CheckpointError("C302", f"no folder can be made here: {error}", target) from error
+        raise CheckpointError("C302", f"can't make a folder here: {error}", target) from error
 
 
 def check_target(
@@ -104,7 +104,7 @@ def check_target(
     """
     target = located(target)
     if target.is_symlink():
-        raise CheckpointError("C302", "is a link; name the folder that it leads to", target)
+        raise CheckpointError("C302", "is a link; name the folder that it points to", target)
     for source in protected:
         _check_apart(target, source)
     if not os.path.lexists(target):
@@ -120,7 +120,7 @@ def _check_parent(target: Path) -> None:
     """Refuse a target if its missing folders can't be made."""
     parent = next(place for place in target.parents if os.path.lexists(place))
     if not parent.is_dir():
-        raise CheckpointError("C302", "is a file, where a folder is needed", parent)
+        raise CheckpointError("C302", "is a file, expected a folder", parent)
     if not os.access(parent, os.W_OK | os.X_OK):
         read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
         why = os.strerror(errno.EROFS if read_only else errno.EACCES)
@@ -130,7 +130,7 @@ def _check_parent(target: Path) -> None:
 
 def _check_folder(target: Path, *, force: bool) -> None:
     if not target.is_dir():
-        raise CheckpointError("C302", "is a file; the output is a folder", target)
+        raise CheckpointError("C302", "is a file, expected a folder", target)
     if target.is_mount():
         message = "is a mount point, which can't be replaced; name a folder in it"
         raise CheckpointError("C302", message, target)
@@ -142,12 +142,14 @@ def _check_folder(target: Path, *, force: bool) -> None:
 
 def _check_file(target: Path, magic: bytes, *, force: bool) -> None:
     if target.is_dir():
-        raise CheckpointError("C302", "is a folder; the output is a file", target)
+        raise CheckpointError("C302", "is a folder, expected a file", target)
     if not target.is_file():
-        raise CheckpointError("C302", "is not a regular file, so it is not replaced", target)
+        raise CheckpointError(
+            "C302", "is not a regular file, so gptailor doesn't replace it", target
+        )
     with open_regular(target) as file:
         may_go = file.read(len(magic)) in {magic, b""}  # nothing is lost with an empty file
-    message = f"expected a file that begins with {magic.decode()!r} to replace, got another"
+    message = f"expected a file that begins with {magic.decode()!r}, got another"
     error = CheckpointError("C302", message, target, "remove it, or name another file")
     _refuse(target, None if may_go else error, force=force)
 
@@ -178,9 +180,9 @@ def _check_apart(target: Path, source: Path) -> None:
         if same:
             raise CheckpointError("C302", "the output is also a source of the plan", target)
         if target.is_relative_to(place):
-            raise CheckpointError("C302", f"lies within the source {quoted(str(source))}", target)
+            raise CheckpointError("C302", f"is inside the source {quoted(str(source))}", target)
         if place.is_relative_to(target):
-            raise CheckpointError("C302", f"holds the source {quoted(str(source))}", target)
+            raise CheckpointError("C302", f"contains the source {quoted(str(source))}", target)
 
 
 _OF_A_MODEL = ("config.json", "adapter_config.json")
@@ -193,14 +195,14 @@ def kept_because(folder: Path) -> CheckpointError | None:
     The current folder, a home, a repository, a folder without a model and one with other files must
     stay.
     """
-    places = {"the current folder": Path.cwd(), "your home": expanded("~")}
+    places = {"the current folder": Path.cwd(), "your home folder": expanded("~")}
     held = [name for name, place in places.items() if place.is_relative_to(folder)]
     if held:
         got, help_ = f"a folder that contains {held[0]}", "name another folder"
     elif (folder / ".git").exists():
         got, help_ = "a git repository", "name another folder"
     elif not any((folder / name).exists() for name in _OF_A_MODEL):
-        got, help_ = "a folder without one", "remove it, or name another folder"
+        got, help_ = "a folder without a model", "remove it, or name another folder"
     elif others := first_names([*map(escaped, foreign_names(folder))]):
         got = f"a folder that also contains {others}"
         help_ = f"move {others} to another folder; then {REPLACE}"

@@ -169,7 +169,7 @@ class KeptFits:
         if text.tokens < inputs:
             message = f"the text has {text.tokens:,} tokens, and '{statement}' needs at least"
             use = "is fitted on {:,} inputs" if statement != "experts" else "compares {:,} experts"
-            help_ = f"it {use.format(inputs)}; ten times as many tokens are a good start"
+            help_ = f"it {use.format(inputs)}; ten times as many tokens are better"
             raise CalibrationError("C806", f"{message} {inputs:,}", path, help=help_)
         return text
 

@@ -111,7 +111,7 @@ def not_finite(contents: "ModelContents") -> str | None:
     for stored in dict.fromkeys(stored_tensors([*outputs, *contents.others, *contents.end])):
         [stamp] = stamps([stored.file]).values() or [None]
         if (holds := _not_finite(stored, stamp)) is not None:
-            return f"{quoted(stored.spec.name)} in {stored.file} holds {holds}"
+            return f"{quoted(stored.spec.name)} in {stored.file} contains {holds}"
     return None
 
 
@@ -119,7 +119,7 @@ def cause_of_nan(contents: "ModelContents", dtype: torch.dtype) -> str:
     """Return why a model that computed in this dtype may have predicted NaN."""
     if (broken := not_finite(contents)) is not None:
         return broken
-    remedy = "; float16 overflows here: compile or compute with --dtype bfloat16"
+    remedy = "; float16 overflows; use --dtype bfloat16"
     return "all stored tensors are finite" + (remedy if dtype == torch.float16 else "")
 
 

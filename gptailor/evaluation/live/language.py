@@ -28,7 +28,7 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     text, name = dict(text_of(config)), str(config["model_type"])
     if wrapper.two_ways:
         message = f"the language model of a '{name}' model reads a text in both directions"
-        raise TailorError(f"{message}, and can't be run alone")
+        raise TailorError(f"{message} and can't run alone")
     family = FAMILY_OF.get(text["model_type"])
     if family is not None and (like := family.like):  # transformers has it with towers only
         text = CONFIG_MAPPING[text["model_type"]].from_dict(text).to_dict()

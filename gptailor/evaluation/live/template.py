@@ -241,10 +241,10 @@ class ModelTemplate:
                 )
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             why = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
-            message = f"transformers can't make the model of its configuration: {why}"
+            message = f"transformers can't build the model from its configuration: {why}"
             raise TailorError(message) from error
         for name, shape, configured in sorted(report.pop("mismatched_keys", ())):
-            shapes = f"{list(shape)}, and by the configuration {list(configured)}"
+            shapes = f"{list(shape)}, expected {list(configured)} as in the configuration"
             raise TailorError(f"transformers can't load '{name}': it is {shapes}")
         for what, names in report.items():
             if names and what != "unexpected_keys":

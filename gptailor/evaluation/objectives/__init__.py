@@ -59,5 +59,5 @@ def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> Non
     """
     if objective.direction != prepared.direction:
         better = "smaller" if prepared.direction == "minimize" else "larger"
-        message = f"'{prepared.name}' is better where it is {better}: write '{prepared.direction}'"
+        message = f"a {better} '{prepared.name}' is better: write '{prepared.direction}'"
         raise ObjectiveError(message)

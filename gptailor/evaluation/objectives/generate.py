@@ -307,7 +307,7 @@ def _prompt_of(encoder: TokenEncoder, row: Exchange) -> Prompt:
     tokens = encoder.prompt(row.context.rstrip(" \t"))  # a token of blanks would mislead
     if encoder.positions is not None:
         if most >= encoder.positions:
-            words = f"an answer takes {most} tokens, and the model {encoder.positions} in all"
+            words = f"an answer has {most} tokens, but the model takes {encoder.positions} in all"
             raise EncodingError(words, "shorten the row's answers")
         tokens = tokens[most - encoder.positions :]
     lines = any("\n" in answer.strip() for answer in answers)

@@ -69,7 +69,7 @@ def compact(
     ) -> Float[Tensor, " n 1"]:
         if logits.shape[1] != vocabulary:
             raise base.ObjectiveError(
-                f"distributions are compared over one vocabulary: the reference's has "
+                f"expected the same vocabulary: the reference has "
                 f"{vocabulary} tokens, the plan's {logits.shape[1]}"
             )
         tokens = likely[numbers].to(logits.device).long()
@@ -121,7 +121,7 @@ def _prepare_beside(
     """
     if context.reference is None:
         raise base.ObjectiveError(
-            f"'{objective.name}' needs a plan's models, to compare with one of them"
+            f"'{objective.name}' needs a plan, to compare with one of its models"
         )
     model = str(objective.arguments.get("from", "base"))
     beside = partial(compact, context.reference, model, likeliest=LIKELIEST, compare=compare)
@@ -160,7 +160,7 @@ def prepare_acceptance(
     """
     if context.piece_bytes is not None or context.cut:
         raise base.ObjectiveError(
-            "'acceptance' is a share of tokens, and the models have different vocabularies: "
-            "evaluate plans and models with the same tokenizer together, without 'vocabulary'"
+            "'acceptance' needs the same vocabulary in all models; evaluate plans and models "
+            "with the same tokenizer, without 'vocabulary'"
         )
     return _prepare_beside(overlap, "base", objective, context)

@@ -131,7 +131,7 @@ def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> li
     room = window - len(encoder.opening)
     if row.line is None and len(tokens) < room:
         raise EncodingError(
-            f"the text has {len(tokens)} tokens, fewer than a window of {room}", _LONGER
+            f"the text has {len(tokens)} tokens, fewer than the window of {room}", _LONGER
         )
     least = room if row.line is None else 2 - bool(encoder.opening)
     pieces = [tokens[at : at + room] for at in range(0, len(tokens), room)]

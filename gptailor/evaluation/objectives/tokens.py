@@ -69,7 +69,7 @@ class TokenEncoder:
         longest = len(after) if self.positions is None else self.positions
         if len(after) > longest:
             message = f"the answer has {len(after)} tokens, more than the model's {longest}"
-            raise EncodingError(message, "shorten the row, or leave it out")
+            raise EncodingError(message, "shorten or remove the row")
         tokens = before + after
         tokens = tokens if self.positions is None else tokens[-(self.positions + 1) :]
         return Request(tokens, len(tokens) - len(after))
@@ -106,7 +106,7 @@ class TokenEncoder:
 
     def _prefix(self) -> int:
         if self.prefix is None:
-            words = "the context is empty, and the tokenizer has no token to begin with"
+            words = "the context is empty, but the tokenizer has no token that begins a text"
             raise EncodingError(words)
         return self.prefix
 
@@ -235,7 +235,7 @@ def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
         path = folder / "tokenizer_config.json"
         if path.is_file() and any(files_with_code({path.name: path})):
             needs = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
-            message = f"{needs}, which is never run; save it as a 'tokenizer.json'"
+            message = f"{needs}, which gptailor never runs; save it as 'tokenizer.json'"
             raise TailorError(message) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TailorError(f"the tokenizer of '{shown}' can't be loaded: {first}") from error

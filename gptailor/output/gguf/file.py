@@ -103,7 +103,7 @@ def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> Non
         matrix = " with an importance matrix" if weighted else ""
         raise CheckpointError(
             "C110",
-            f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed",
+            f"{listed(lacking)}{matrix} needs the package 'xllamacpp'",
             path,
             how_to_install("gguf"),
         )
@@ -380,7 +380,7 @@ class GgufFile(Destination):
                 sketches = self._sketches(recording.sketches, importance)
                 recording.gguf = self.locked(sha256, sketches)
                 header = self._shard(recording.lock(models)).header
-                assert len(header) == len(shard.header), "the draft has other digests alone"
+                assert len(header) == len(shard.header), "the draft differs only in digests"
                 file.write(header, 0)
             if self.update is not None:
                 self.update.refuse_changed(self.path)

@@ -52,7 +52,7 @@ def gguf_package(target: Path) -> ModuleType:
     except ImportError as error:
         raise CheckpointError(
             "C110",
-            "a GGUF file needs the package 'gguf', which isn't installed",
+            "writing GGUF needs the package 'gguf'",
             target,
             how_to_install("gguf"),
         ) from error
@@ -72,7 +72,7 @@ def header_bytes(
             if ends is not None and not ends[0] <= value <= ends[1]:
                 raise CheckpointError(
                     "C306",
-                    f"{quoted(key)}: expected a number of 32 bits, which a GGUF file can hold",
+                    f"{quoted(key)}: expected a number of at most 32 bits",
                     target,
                 )
             if key != "general.architecture":  # which the writer adds itself
@@ -153,10 +153,10 @@ def _convert(
 
     def refuse(number: int) -> NoReturn:
         value = float(values.reshape(-1)[number])
-        help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
+        help_ = "choose a type with a larger range" if isfinite(value) else "repair the model"
         raise CheckpointError(
             "C307",
-            f"{quoted(source.name)} holds {value:.9g}, which {kind.name} can't hold",
+            f"{quoted(source.name)} contains {value:.9g}, which {kind.name} can't represent",
             target,
             help_,
         )

@@ -61,7 +61,7 @@ def adopt(model: str) -> Family:
         _check_class(model_type, config)
         file = adopted(str(model_type), config, model)
     except UnprovenError as error:
-        message = f"no family of {quoted(str(model_type))} can be drafted: {error}"
+        message = f"can't draft a family for {quoted(str(model_type))}: {error}"
         raise CheckpointError("C114", message, path) from error
     if not tensors:
         return file
@@ -161,7 +161,7 @@ def _subjects(origins: Origins) -> tuple[Tiny, tuple[RunByHand, RunByHand]]:
             why.append(words(error))
         else:
             return tiny, (a, b)
-    raise UnprovenError(f"no tiny model of it could be made: {why[0]}")
+    raise UnprovenError(f"can't make a tiny model of it: {why[0]}")
 
 
 @final
@@ -208,7 +208,7 @@ class _Adoption:
             deep[-1] = Case(name=deep[-1].name, note=note)
         cases += deep
         if not any(case.difference is not None for case in cases if "layers cut" in case.name):
-            cases.append(Case(name="layers cut", failure="no layers could be cut at all"))
+            cases.append(Case(name="layers cut", failure="no layers can be cut"))
         return _proven(drafted, cases)
 
     def _drafted(

@@ -51,7 +51,7 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     if family.proof.failures:
         sys.exit(1)
     if any(kind in FAMILY_OF for kind in family.model_types):
-        say("the release has a family of this type, which goes first; --family takes this one")
+        say("the release has a family of this type; to use this one, give --family")
 
 
 def _result_lines(family: "Family", proof: "Proof", path: Path) -> list[str]:

@@ -50,7 +50,7 @@ _TOLERANCE = 1e-4
 _LEAST_EFFECT = 0.01
 """The least change of a logit that an order of layers must cause, to show anything."""
 
-ONE_KIND = "layers of one kind alone"
+ONE_KIND = "only layers of one kind"
 """The first words of the cases that fail if a layer of each kind must remain."""
 
 
@@ -112,7 +112,7 @@ def orders(kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
         "repeated and reordered": (0, n - 1, *(n // 2,) * 2, *(i for i in range(n) if i % 2)),
         "longer": (*range(n), *range(n // 2, n)),
     }
-    return several | {f"turned by {k}": (*range(k, n), *range(k)) for k in range(1, n)}
+    return several | {f"rotated by {k}": (*range(k, n), *range(k)) for k in range(1, n)}
 
 
 @final
@@ -190,7 +190,9 @@ class Contract:
     def _moved(self, order: Order) -> float:
         order = self._writable(order)
         if list(order) == list(range(self.model.layout.count)):
-            raise _NotTriedError("with its kinds of layers together it is the order that they have")
+            raise _NotTriedError(
+                "grouping layers by kind changes nothing, so there is nothing to try"
+            )
         subject = self.model.subject
         expected = by_hand(subject, [(subject, i) for i in order])
         model = self._reordered(order)
@@ -213,7 +215,7 @@ class Contract:
             a = {key: value for key, value in was.items() if key not in shared}
             b = {key: value for key, value in is_now.items() if key not in shared}
             if (what := differing(a, b)) is not None:
-                raise UnprovenError(f"'{what}' of layer {old} is another once it is layer {new}")
+                raise UnprovenError(f"'{what}' of layer {old} changes when it becomes layer {new}")
 
     def _exchanged(self) -> float:
         models = (self.model, self.second)
@@ -246,7 +248,7 @@ class Contract:
         except Exception as error:
             raise _NotTriedError(f"the original doesn't generate: {words(error)}") from error
         if not torch.allclose(a, b, atol=10 * _TOLERANCE, rtol=10 * _TOLERANCE):
-            raise _NotTriedError("the original itself goes on otherwise with a cache")
+            raise _NotTriedError("the original generates other text with a cache")
         model = self._reordered(self._writable(order))
         return _apart(_generated(model, True), _generated(model, False), 10 * _TOLERANCE)
 
@@ -349,7 +351,7 @@ class Contract:
         save_file(own, folder / "model.safetensors", {"format": "pt"})
         checkpoint = read_by(self.drafted, config, tensors, self.model.subject)
         if checkpoint.entries != list(entries):
-            raise UnprovenError("the configuration that is written says other things of the layers")
+            raise UnprovenError("the written configuration describes different layers")
         return loaded(folder)
 
 

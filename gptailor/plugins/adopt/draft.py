@@ -149,7 +149,7 @@ def _owner(subject: RunByHand, name: str, tensor: torch.Tensor) -> str:
     if name not in state:
         same = [n for n, t in state.items() if t.shape == tensor.shape and torch.equal(t, tensor)]
         if not same:
-            raise UnprovenError(f"tensor '{name}' is saved, and no module has it")
+            raise UnprovenError(f"tensor '{name}' is saved, but belongs to no module")
         name = same[0]
     return name.rpartition(".")[0]
 
@@ -208,7 +208,7 @@ def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
         children = {name for name, child in module.named_children() if child.state_dict()}
         odd, without = words - children, children - words
         if odd and (len(odd), len(without)) != (1, 1):
-            raise UnprovenError(f"tensors '{min(odd)}.…' are saved by another name than they have")
+            raise UnprovenError(f"tensors '{min(odd)}.…' are saved under another name")
         stems |= {word: word for word in words & children}
         stems |= {word: min(without) for word in odd}
     return stems
@@ -316,7 +316,7 @@ def moved_keys(
         return moved
     counts = _first_key(origins, tiny, layers, values)
     if counts is None:
-        raise UnprovenError(f"{why}, and no list of the configuration declares it")
+        raise UnprovenError(f"{why}, but no list of the configuration has it")
     absent = None if origins.given.get(counts) is not None else (origins.full[counts],)
     return moved | {counts: First(kind="first", part=part_of(counts), absent=absent)}
 
@@ -362,7 +362,7 @@ def agreed_keys(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return keys that must agree between models, with defaults, and keys with proven values."""
     if (wide := unshrunk(saved, IDS.shape[1])) is not None:
-        raise UnprovenError(f"{wide} can't be made small, so that its effect would not be seen")
+        raise UnprovenError(f"{wide} can't be made small, so its effect can't be tested")
     apart = {origins.count_key, "num_hidden_layers", *moved, *PREDICTORS}
     agree, modes = {}, {}
     for key, value in saved.items():

@@ -177,8 +177,8 @@ class RunByHand:
                 hooks.enter_context(layer.register_forward_pre_hook(noting, with_kwargs=True))
             self.unchanged = logits(model)
         if order != list(range(count)):
-            ran = ", ".join(map(str, order[:12])) or "not at all"
-            raise UnprovenError(f"the layers don't run once each, in order, but: {ran}")
+            ran = ", ".join(map(str, order[:12])) or "no layer"
+            raise UnprovenError(f"expected each layer to run once, in order, got: {ran}")
 
     def _noting(self, number: int, order: list[int]) -> Callable[..., None]:
         def called(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

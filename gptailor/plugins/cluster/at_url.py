@@ -76,7 +76,7 @@ def _fetch(url: str, folder: Path) -> None:
     if not states:
         raise CheckpointError("C503", "is empty", Path(url))
     if strange := [name for name in states if ".." in Path(name).parts or name.startswith("/")]:
-        raise CheckpointError("C503", f"holds the invalid path {quoted(strange[0])}", Path(url))
+        raise CheckpointError("C503", f"has the invalid path {quoted(strange[0])}", Path(url))
     noted = folder / _FETCHED
     before = kept_json(noted)
     now = {}

@@ -91,7 +91,7 @@ class LaunchedProcesses:
         end = time.monotonic() + longest.total_seconds()
         while not self.store.check(names):
             if time.monotonic() > end:
-                raise TailorError(f"expected {self.size} processes, and one doesn't answer")
+                raise TailorError(f"expected {self.size} processes, but one doesn't answer")
             time.sleep(_POLL_SECONDS)
 
     def heal(self) -> None:
@@ -123,7 +123,7 @@ def join_launched() -> LaunchedProcesses | None:
     try:
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
     except (ValueError, RuntimeError) as error:
-        raise TailorError(f"the processes of torch.distributed can't meet: {error}") from error
+        raise TailorError(f"the processes of torch.distributed can't connect: {error}") from error
     launched = LaunchedProcesses(rank, size, store)
     if rank:
         launched.heal()

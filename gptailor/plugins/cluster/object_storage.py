@@ -161,7 +161,7 @@ class CopiedFolder(Folder):
         names = self._storage.names()
         strange = [name for name in names if name.partition("/")[0] not in OURS]
         if strange and SETTINGS not in names:
-            message = f"expected the folder of a search, found {quoted(strange[0])}"
+            message = f"expected the folder of a search, got one with {quoted(strange[0])}"
             raise CheckpointError("C902", message, self._storage.path, "name a new folder")
         kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
         for name in set(self._copied()) - set(kept):
@@ -216,7 +216,7 @@ class ObjectJournal:
         self._count = 0
         for name in names:
             if name != self._next():
-                message = f"holds no study: {quoted(self._next())} is missing"
+                message = f"has no study: {quoted(self._next())} is missing"
                 raise CheckpointError("C903", message, self._storage.path)
             self._count += 1
         return b"".join(objects[name].removesuffix(b"\n") + b"\n" for name in names)

@@ -23,5 +23,5 @@ def add_search_options(command: click.Command) -> None:
 def _with_ray(context: click.Context, _: click.Parameter, workers: Any) -> Any:
     """Return the number of workers. Raise a usage error without a cluster."""
     if workers is not None and context.params["ray"] is None:
-        raise click.UsageError("--workers needs a Ray cluster; give --ray too", context)
+        raise click.UsageError("--workers needs --ray", context)
     return workers

@@ -183,12 +183,12 @@ class RayWorkers:
             return
         machine = ray.get(worker.actor.machine.remote())
         if machine != self.like:
-            message = f"latency() has no common measure on '{self.like}' and on '{machine}'"
-            raise ClusterError(f"{message}: all workers must have this machine's kind of processor")
+            message = f"latency() can't be compared between '{self.like}' and '{machine}'"
+            raise ClusterError(f"{message}; use workers with this machine's kind of processor")
 
     def _replace(self, worker: _Worker, error: RayError) -> WorkerEvent | None:
         if getattr(error, "actor_init_failed", False):
-            raise ClusterError(f"a worker can't begin: {_last(error)}") from error
+            raise ClusterError(f"a worker can't start: {_last(error)}") from error
         self._lost += 1
         if self._lost > _REPLACED:
             raise ClusterError(f"{self._lost} workers were lost; the last one: {_first(error)}")
@@ -220,7 +220,7 @@ def _fitting(gpus: int) -> int:
         nodes = (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
         counts = [int(count) for count in nodes]
         if not any(counts):
-            raise ClusterError("the Ray cluster has no GPU; give --device cpu (in Python, device)")
+            raise ClusterError("the Ray cluster has no GPU; give --device cpu")
         fitting = sum(count // gpus for count in counts)
         if not fitting:
             most = f"the most that a machine has is {max(counts)}"

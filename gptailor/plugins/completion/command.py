@@ -39,7 +39,7 @@ def completion_command(shell: str | None, installing: bool) -> None:
     """
     name = shell or Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
-        raise click.UsageError("say for which shell: bash, zsh or fish")
+        raise click.UsageError("name a shell: bash, zsh or fish")
     text = _script(name)
     if not installing:
         options.say(text)
@@ -67,10 +67,10 @@ def _install(file: Path, text: str) -> None:
         options.say(f"{file}: exists already, unchanged")
         return
     if present is not None and _MARK not in present:
-        raise TailorError(f"'{file}' exists and was not written by gptailor; move it")
+        raise TailorError(f"'{file}' exists, but gptailor didn't write it; move it")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(os.path.realpath(file)), text.encode(), file)
-    options.say(f"{file}: {'written' if present is None else 'written anew'}")
+    options.say(f"{file}: {'written' if present is None else 'written again'}")
 
 
 def _bash() -> _Place:
@@ -112,7 +112,7 @@ def _home(variable: str, below: str) -> Path:
     try:
         return Path.home() / below
     except RuntimeError as error:
-        raise TailorError("there is no home folder to install it in: set HOME") from error
+        raise TailorError("there is no home folder; set HOME") from error
 
 
 def _shown(path: Path) -> str:

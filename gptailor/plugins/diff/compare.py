@@ -51,7 +51,7 @@ def diff_lines(
         lines = [f"1: {first[0]}", f"2: {second[0]}", "", *drawn, ""]
     files = [_file_words(name) for name, _ in (first, second)]
     compared = [" → ".join(files)] if all(files) and any("GGUF" in each for each in files) else []
-    for line in (words or ["the plans say the same"]) + compared:
+    for line in (words or ["the plans are equal"]) + compared:
         lines += wrapped(line, width, "", "  ")
     return lines, bool(words)
 

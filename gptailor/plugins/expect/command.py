@@ -117,7 +117,7 @@ def _targets(
     expecting = [target for target in found if target.origin.expects]
     if not expecting:
         line = 'expect nll("text.txt") <= 1.1 * base'
-        raise click.UsageError(f"no plan has an expectation; write one, such as {line}")
+        raise click.UsageError(f"no plan has an expectation; write one such as {line}")
     for target in found:
         if not target.origin.expects:
             options.say(f"{target.name}: no expectations", err=True)

@@ -218,7 +218,7 @@ def _refuse_one_sample(target: Target, number: int, objective: PreparedObjective
     """Raise PlanError (M502) for a text with a single sample."""
     if objective.size < LEAST_SAMPLES:
         message = f"expected at least 2 samples for '{objective.name}', got {objective.size}"
-        help_ = "one sample has no standard error: give a longer text"
+        help_ = "one sample has no standard error; give a longer text"
         fault = Fault("M502", message, ("expects", number), help_)
         raise PlanError(locate([fault], target.origin.origin))
 

@@ -151,13 +151,13 @@ def _load_task(name: str, folder: Path) -> Any:
         if name not in manager.all_tasks:
             close = nearest(name, manager.all_subtasks)
             more = f": {close}" if close else ""
-            raise base.ObjectiveError(f"lm-eval knows no task '{name}'{more}")
+            raise base.ObjectiveError(f"lm-eval has no task '{name}'{more}")
         if name not in manager.all_subtasks:
-            raise base.ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
+            raise base.ObjectiveError(f"lm-eval's '{name}' is a group of tasks; name one of them")
     with _refused("load the task", name):
         tasks = list(manager.load(spec)["tasks"].values())
     if len(tasks) != 1:
-        raise base.ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
+        raise base.ObjectiveError(f"lm-eval's '{name}' is a group of tasks; name one of them")
     return tasks[0]
 
 
@@ -323,7 +323,7 @@ def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
     context, settings = instance.args[:2]
     task = f"lm-eval's '{instance.task_name}'"
     if settings.get("do_sample") or settings.get("num_beams", 1) != 1:
-        words = f"{task} draws its answers at random, or by beams; a search's are greedy"
+        words = f"{task} needs sampling or beam search, but gptailor generates greedily"
         raise base.ObjectiveError(words)
     lengths = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
     most, stops = int(lengths[0]) if lengths else NEW_TOKENS, settings.get("until") or []
@@ -333,7 +333,9 @@ def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
         raise base.ObjectiveError(f"{task}: {error}") from None
     if encoder.positions is not None:
         if most >= encoder.positions:
-            words = f"{task} makes {most} tokens, and the model takes {encoder.positions} in all"
+            words = (
+                f"{task} generates {most} tokens, but the model takes {encoder.positions} in all"
+            )
             raise base.ObjectiveError(words)
         tokens = tokens[most - encoder.positions :]
     return Prompt(tokens, most, tuple([stops] if isinstance(stops, str) else stops))

@@ -123,7 +123,7 @@ def _result_lines(adapter: "ExtractResult") -> Iterator[str]:
 def _way(kind: str) -> str:
     """Return the help for a kind that was left out."""
     return (
-        ", since PEFT has no place for them" if kind == "others" else f"; --save {kind} holds them"
+        ", because PEFT can't hold them" if kind == "others" else f"; --save {kind} includes them"
     )
 
 

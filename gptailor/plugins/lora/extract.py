@@ -225,8 +225,8 @@ class _Extraction:
         }
         if not self.targets:
             kinds = listed(dict.fromkeys(change.kind for change in self.changes))
-            what = f"differs from the base in {kinds} alone" if kinds else "is the base, to the bit"
-            message = f"{what}, and a low rank is for projections"
+            what = f"differs from the base only in {kinds}" if kinds else "equals the base exactly"
+            message = f"{what}, but a LoRA changes projections"
             raise CheckpointError("C407", message, self.b.checkpoint.folder)
         self._hold({p: tuned[name] for name, p in places.items() if p is not None})
 
@@ -373,7 +373,7 @@ def _difference(a: TensorInfo, b: TensorInfo) -> float:
         parts.append(float(torch.linalg.vector_norm(part)))
     difference = length(parts)
     if not isfinite(difference):
-        message = f"{quoted(b.spec.name)} holds infinity or NaN, here or in the base"
+        message = f"{quoted(b.spec.name)} contains infinity or NaN in one of the models"
         raise CheckpointError("C408", message, b.file)
     return difference
 
@@ -382,8 +382,8 @@ def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
     """Return the values in a dtype. Raises CheckpointError (C408) for one that it can't hold."""
 
     def refuse(number: int) -> NoReturn:
-        message = f"{what} would hold {float(values.reshape(-1)[number]):.9g} in {dtype}"
-        raise CheckpointError("C408", message, file, "choose another --dtype (in Python, dtype)")
+        message = f"{what} would contain {float(values.reshape(-1)[number]):.9g} in {dtype}"
+        raise CheckpointError("C408", message, file, "choose another --dtype")
 
     result: Tensor = rounded(values, dtype, refuse)
     return result

@@ -56,20 +56,20 @@ def _other_settings(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
     """Yield the differences of two configurations, each with a help."""
     base, tuned = a.layout, b.layout
     if base.model_type != tuned.model_type:
-        yield f"is a '{tuned.model_type}' model, and the base a '{base.model_type}'", ""
+        yield f"is a '{tuned.model_type}' model, but the base is a '{base.model_type}' model", ""
         return
     if base.count != tuned.count:
-        help_ = "compile the plan with its drops alone, and give that folder as the base"
-        yield f"has {tuned.count} layers, and the base {base.count}", help_
+        help_ = "compile a plan with only the drops, and give its folder as the base"
+        yield f"has {tuned.count} layers, but the base has {base.count}", help_
         return
     for key in incompatible(base, a.config, b.config):
         if key.severity == "fault":
-            yield f"has {key.key} {key.other_value}, and the base {key.base_value}", ""
+            yield f"has {key.key} {key.other_value}, but the base has {key.base_value}", ""
     if base.tied != tuned.tied:
-        yield f"has a head that is {'' if tuned.tied else 'not '}tied, other than the base's", ""
+        yield f"has a head that is {'' if tuned.tied else 'not '}tied, unlike the base's", ""
     for layer, (base_entry, entry) in enumerate(zip(a.entries, b.entries, strict=True)):
         if base_entry != entry:
-            yield f"has a layer of another kind than the base at L{layer}", ""
+            yield f"has a different kind of layer at L{layer} than the base", ""
 
 
 def _other_tensors(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
@@ -83,10 +83,10 @@ def _other_tensors(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
         shape, base_shape = (tensors[name].spec.shape for tensors in (tuned, base))
         if shape != base_shape:
             rows = name in (*a.layout.embed[:1], *a.layout.head)
-            help_ = (
-                "a plan of the base with `tokenizer from` the other makes a base with its tokens"
+            help_ = "as the base, compile a plan of it with `tokenizer from` the other"
+            message = (
+                f"{quoted(name)} has the shape {[*shape]}, expected {[*base_shape]} as in the base"
             )
-            message = f"{quoted(name)} has the shape {[*shape]}, and in the base {[*base_shape]}"
             yield message, help_ if rows else ""
 
 

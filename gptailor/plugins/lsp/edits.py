@@ -58,11 +58,11 @@ def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
     if name == word.text:
         return []
     if not re.fullmatch(r"[^\W\d]\w*", name):
-        raise RenameError("a name is letters, digits and '_', a letter or '_' first")
+        raise RenameError("use letters, digits and '_', and don't begin with a digit")
     if re.fullmatch(r"L\d+", name):
-        raise RenameError(f"'{name}' is a layer's name")
+        raise RenameError(f"'{name}' is the name of a layer")
     if name in WORDS:
-        raise RenameError(f"'{name}' is a word of the language")
+        raise RenameError(f"'{name}' is a reserved word")
     plan = text.plan
     for kind, declared in (("model", plan.models), ("number", plan.numbers)) if plan else ():
         if name in declared:

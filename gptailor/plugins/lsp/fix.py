@@ -13,7 +13,7 @@ from gptailor.plugins.lsp.remedies import fixed
 def fix(name: str) -> None:
     """Correct a plan's file, and print each correction on standard error."""
     if name == "-":
-        raise click.UsageError("--fix corrects files, and - is standard input")
+        raise click.UsageError("--fix can't correct standard input (-); name a file")
     before = options.plan_text(name)
     mark = "\ufeff" if before.startswith("\ufeff") else ""
     text = PlanText(Path(name), before.removeprefix(mark))

@@ -181,7 +181,7 @@ def _model_facts(model: Opened) -> str:
 
 def _not_there(plan: p.Plan, declared: p.Model) -> str:
     if is_remote(declared):
-        return "on the Hub; it wasn't looked at, or isn't in the cache"
+        return "on the Hub, not in the cache"
     folder = folder_of(plan, declared.source)
     return f"`{folder}`" if folder.exists() else f"there is no `{folder}`"
 
@@ -230,7 +230,7 @@ def _objective(_: EditedText, word: Occurrence, __: SeenModels) -> str:
 
 def objective_markdown(spec: ObjectiveSpec) -> str:
     """Return an objective's direction, unit and arguments."""
-    direction = f"to {spec.direction}" if spec.direction else "its metric says the direction"
+    direction = f"to {spec.direction}" if spec.direction else "its metric has the direction"
     unit = f", in {spec.unit}" if spec.unit else ""
     lines = [f"**{spec.name}**: an objective {direction}{unit}"]
     lines += [
@@ -255,7 +255,7 @@ def _parameter(_: EditedText, word: Occurrence, __: SeenModels) -> str:
 def _number(text: EditedText, word: Occurrence, _: SeenModels) -> str:
     plan = text.plan
     if plan is None or word.text not in plan.numbers:
-        return f"no number is named `{word.text}`"
+        return f"the number `{word.text}` is not defined"
     value = plan.numbers[word.text]
     uses = len(text.uses(word)) - 1
     declaration = f"```tailor\nlet {word.text} = {tailor.value_words(value)}\n```"

@@ -156,7 +156,7 @@ def _left_out(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Rem
     if fault.code == "P506" and word not in ("maybe", "tied"):
         return None
     end = span.end + len(text.text[span.end :]) - len(text.text[span.end :].lstrip(" \t"))
-    return Remedy(f"leave '{word}' out", (Edit(Span(span.start, end), ""),), fault)
+    return Remedy(f"remove '{word}'", (Edit(Span(span.start, end), ""),), fault)
 
 
 def _unused(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remedy | None:
@@ -187,7 +187,7 @@ _SYNTAX: tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...] = (
      lambda wrong: "..".join(f"L{n}" for n in re.findall(r"\d+", wrong))),
     ("both sides of its point", re.compile(r"(?<![\w.])\.\d+|(?<![\w.])\d+\.(?![\d.])"),
      lambda wrong: f"0{wrong}" if wrong[0] == "." else f"{wrong}0"),
-    ("looks like a blank", re.compile(r"[^\S \t\r\n]|[\u200b\ufeff]"), lambda _: " "),
+    ("looks like a space", re.compile(r"[^\S \t\r\n]|[\u200b\ufeff]"), lambda _: " "),
     ("a comment starts with", re.compile(r"//|--|/\*"), lambda _: "#"),
 )  # fmt: skip
 """A part of the help, the wrong characters, and their correction."""
@@ -205,7 +205,7 @@ def _syntax(text: PlanText, fault: Fault, span: Span, _: re.Match[str]) -> Remed
         for match in wrong.finditer(text.text, start, end):
             words = right(match[0])
             edit = Edit(Span(*match.span()), words)
-            remedy = Remedy(f"write {words.strip() or 'a blank'}", (edit,), fault)
+            remedy = Remedy(f"write {words.strip() or 'a space'}", (edit,), fault)
             if "parentheses" in help_ or match.end() >= span.start:
                 return remedy
     return None
@@ -219,7 +219,7 @@ _MENDS: tuple[
     ("P101", "", _no_version),
     ("", r'add a line such as (model base = "[^"]+")', _missing_base),
     ("", r"^write (\S+\.\.\S+|-?[\d.e+]+)$", _rewritten),
-    ("", r'starts (?:with .*|so): "(\./[^"]+)"$', _quoted_anew),
+    ("", r'(?:begin the path of .*:|; write) "(\./[^"]+)"$', _quoted_anew),
     ("P50[67]", "", _left_out),
     ("P115", "", _unused),
     ("P307|P502", "", _no_method),

@@ -204,8 +204,10 @@ def _excused(fault: Fault) -> Fault:
     match = re.fullmatch(r"is not in the local cache.*\(([^()]+)\)", fault.message)
     if fault.code != NOT_CACHED or match is None:
         return fault
-    why = "isn't in the cache of the Hub: the plan isn't checked against its models"
-    help_ = fault.help if "of that name" in fault.help else "'gptailor check' asks the Hub"
+    why = "is missing from the Hub's cache, so the plan isn't checked against its models"
+    help_ = (
+        fault.help if "of that name" in fault.help else "run 'gptailor check', which asks the Hub"
+    )
     return replace(fault, message=f"'{match[1]}' {why}", help=help_, severity="warning")
 
 

@@ -33,8 +33,8 @@ from gptailor.plugins.mergekit.config import ModelReference
 MODEL_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 HOW_TO_NAME_THE_BASE = (
-    "give a folder that has its config.json, by --base FOLDER (in Python, base=FOLDER); "
-    "it needs no weights. --layers N (in Python, layers=N) gives the number of layers alone"
+    "give a folder with its config.json by --base FOLDER; "
+    "or only the number of layers by --layers N"
 )
 
 
@@ -324,7 +324,7 @@ def _facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
     model_type = str(config.get("model_type"))
     family = FAMILY_OF.get(model_type)
     if family is None:
-        raise RuleError(f"model type '{model_type}' is not known by its configuration alone")
+        raise RuleError(f"gptailor can't recognise model type '{model_type}' by its configuration")
     count, tied = layer_count(family, config), is_tied(config, family)
     return ModelFacts(count, tied, _names_by_type(config), model_type, model_type in WRAPPERS)
 

@@ -125,10 +125,10 @@ def _layer_range(ends: object) -> range:
     if not ends:
         raise ConversionError("this list is empty")
     if len(ends) != 2 or any(type(end) is not int for end in ends):
-        raise ConversionError("a layer_range is two whole numbers, the second not included")
+        raise ConversionError("expected two whole numbers as layer_range, the second one excluded")
     start, end = ends
     if not 0 <= start < end:
-        reason = "is negative" if min(start, end) < 0 else "holds no layer"
+        reason = "is negative" if min(start, end) < 0 else "contains no layer"
         raise ConversionError(f"[{start}, {end}] {reason}", help="[0, 8] is layers 0 to 7")
     return range(start, end)
 
@@ -146,7 +146,7 @@ class ModelPath:
         """Read `path@revision`. Raises ConversionError without a place."""
         path, *revisions = _text(text).split("@")
         if len(revisions) > 1 or not path or revisions == [""]:
-            raise ConversionError(f"{text!r} is not of the form path@revision")
+            raise ConversionError(f"expected path@revision, got {text!r}")
         return cls(path, *revisions)
 
     def __str__(self) -> str:
@@ -166,7 +166,7 @@ class ModelReference:
         """Read `path@revision+adapter`. Raises ConversionError without a place."""
         paths = _text(text).split("+")
         if len(paths) > 2:
-            raise ConversionError("a model has one adapter at most after its '+'")
+            raise ConversionError("expected at most one adapter after the '+' of a model")
         return cls(*map(ModelPath.of, paths))
 
     @property
@@ -294,9 +294,9 @@ class MergekitConfig(ParameterBlock):
 
 _MISSING = {
     "layer_range": "this source has no layer_range",
-    "merge_method": "the file names no merge_method",
-    "model": "no model is named here",
-    "path": "there is no 'path' here",
+    "merge_method": "'merge_method' is missing",
+    "model": "'model' is missing",
+    "path": "'path' is missing",
     "sources": "this slice has no sources",
     "value": "this filter has no value",
 }
@@ -382,13 +382,13 @@ def _block(
                 return walk.fail(at, f"the key {key!r} isn't a text")
         present = [key for key in bodies if block.get(key)]
         if bodies and len(present) != 1:
-            got = f"it has {' and '.join(present)}" if present else "it is missing"
-            return walk.fail(at, f"one of {listed(bodies)} makes the model, and {got}")
+            got = f"got {' and '.join(present)}" if present else "got none of them"
+            return walk.fail(at, f"expected one of {listed(bodies)}, {got}")
         readers = dict.fromkeys(block, known) if callable(known) else known
         before = len(walk.errors)
         for key in (key for key in block if key not in readers):
             near = nearest(key, readers)
-            message = f"mergekit knows no key '{key}' here, and passes over it"
+            message = f"mergekit ignores the unknown key '{key}' here"
             message += f" ({near})" if near else ""
             walk.notes.append(walk.document.note((*at, key), message, ignored=True))
         fields = {}
@@ -425,7 +425,7 @@ def _settings(walk: _Walk, value: Any, at: Place) -> Any:
     """Read a parameter: a value or a gradient, or several of these with filters."""
     kinds = {isinstance(each, dict) for each in (value if isinstance(value, list) else [value])}
     if len(kinds) > 1:
-        return walk.fail(at, "values and filters are mixed in this list")
+        return walk.fail(at, "expected values or filters in this list, got both")
     if True not in kinds:
         values = _values(walk, value, at)
         return values and [Setting("", values)]
@@ -440,7 +440,7 @@ def _slice(walk: _Walk, at: Place, sources: Any, **fields: Any) -> SliceBlock:
 
 def _override(value: object) -> None:
     if value is not None:
-        raise ConversionError("a plan reads a model as its own configuration says")
+        raise ConversionError("remove it; gptailor uses the model's own configuration")
 
 
 # The keys of each block, with their readers.

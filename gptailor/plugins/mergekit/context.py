@@ -55,11 +55,11 @@ class ImportContext:
         """
         name, errors = config.merge_method, []
         if (method := MERGEKIT_METHODS.get(name)) is None:
-            help_ = nearest(name, MERGEKIT_METHODS) or f"they are {listed(MERGEKIT_METHODS)}"
+            help_ = nearest(name, MERGEKIT_METHODS) or f"the methods are {listed(MERGEKIT_METHODS)}"
             message = f"there is no merge_method '{name}'"
             errors.append(config.error(message, "merge_method", help=help_))
         if base.given_layers not in (None, base.layers):
-            message = f"the base has {base.layers} layers, and not {base.given_layers}"
+            message = f"expected {base.layers} layers of the base, got {base.given_layers}"
             errors.append(config.error(message))
         if errors or method is None:
             raise ConversionError.of_all(errors)
@@ -107,7 +107,7 @@ class ImportContext:
         """Raise ConversionError for `models` of an unknown number of layers."""
         if not self.config.slices and self.base.layers is None:
             raise self.config.error(
-                "'models' takes all layers of its models, and their number isn't known "
+                "'models' has all layers of its models, but their number is unknown "
                 f"({self.base.why_unknown})",
                 "models",
                 help=HOW_TO_NAME_THE_BASE,
@@ -127,12 +127,12 @@ class ImportContext:
         facts = self.base.facts
         if facts is not None and facts.names is not None:
             return facts.names
-        unknown = f"of '{self.base.reference}' its configuration isn't known "
+        unknown = f"the configuration of '{self.base.reference}' is unknown "
         unknown += f"({self.base.why_unknown})"
         if facts is not None:
-            unknown = f"of model type '{facts.model_type}' a configuration alone doesn't tell them"
+            unknown = f"model type '{facts.model_type}' has none without its weights"
         block, name = filtered[0]
-        message = f"filters are on the names of tensors, and {unknown}"
+        message = f"filters need the names of tensors, but {unknown}"
         raise block.error(message, "parameters", name, help=HOW_TO_NAME_THE_BASE)
 
     def check(self) -> None:
@@ -140,12 +140,12 @@ class ImportContext:
         if self.tensor_names is not None:
             self.require_depth()
         self.notes += [
-            piece.note("it does nothing, in mergekit neither", "residual_weight")
+            piece.note("it has no effect, also in mergekit", "residual_weight")
             for piece in self.slices
             if piece.residual_weight is not None
         ]
         self.errors += [
-            source.error(f"'{source.model}' is twice in one slice, which mergekit refuses", "model")
+            source.error(f"mergekit refuses '{source.model}' twice in one slice", "model")
             for piece in self.slices
             for i, source in enumerate(piece.sources)
             if source.model in [other.model for other in piece.sources[:i]]
@@ -174,7 +174,7 @@ class ImportContext:
             owner = "the base" if model == base.reference.without_adapter else f"'{model}'"
             self.errors.append(
                 source.error(
-                    f"{owner} has {count} layers, and the range ends at {end}", "layer_range"
+                    f"{owner} has {count} layers, but the range ends at {end}", "layer_range"
                 )
             )
         elif count is None and base.layers is not None and end > base.layers:
@@ -254,13 +254,13 @@ def _checked(
         word = value.lower() if isinstance(value, str) else value
         if word in _TRUE or word in _FALSE:
             return word in _TRUE
-        raise document.error(at, f"'{name}' is true or false, and not {value!r}")
+        raise document.error(at, f"expected true or false for '{name}', got {value!r}")
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise document.error(at, f"'{name}' is a number, and not {value!r}")
+        raise document.error(at, f"expected a number for '{name}', got {value!r}")
     return number
 
 
@@ -270,14 +270,14 @@ def _unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterato
     for name in block.parameters:
         if name in method.parameters:
             continue
-        message = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
+        message = f"'{method.name}' has no '{name}'; it has no effect, also in mergekit"
         if name not in known and name not in _OLD_PARAMETERS:
-            message = f"mergekit knows no parameter '{name}', and passes over it"
+            message = f"mergekit ignores the unknown parameter '{name}'"
             message += _in_brackets(nearest(name, method.parameters))
         yield block.note(message, "parameters", name, ignored=True)
     masks = block.parameters.get("int8_mask", ()) if "int8_mask" in method.shared else ()
     if any(value for setting in masks for value, _ in setting.values):
-        yield block.note("it saves mergekit memory, and changes nothing", "parameters", "int8_mask")
+        yield block.note("it only saves mergekit memory", "parameters", "int8_mask")
 
 
 def _idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
@@ -308,10 +308,10 @@ def _idle_parameters(
     for name in source.parameters:
         if name in method.shared:
             yield source.note(
-                f"'{name}' of one source does nothing, in mergekit neither", "parameters", name
+                f"'{name}' of one source has no effect, also in mergekit", "parameters", name
             )
         elif is_base and "lambda" in method.shared and name in ("weight", "density"):
-            yield source.note(f"the base's own '{name}' does nothing", "parameters", name)
+            yield source.note(f"the base's own '{name}' has no effect", "parameters", name)
 
 
 def _in_brackets(text: str) -> str:

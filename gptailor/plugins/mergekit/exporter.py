@@ -58,8 +58,8 @@ _STAGE_DTYPE = "float32"
 _REFERENCES = ("model", "base_model")
 """Keys of a document that name a model."""
 
-_UNKNOWN = "the base's number of layers isn't known"
-_HOW_TO_COUNT = "--layers N (in Python, layers=N) gives the number of the base's layers"
+_UNKNOWN = "the base's number of layers is unknown"
+_HOW_TO_COUNT = "give the number of the base's layers by --layers N"
 _HOW_TO_USE = "compile the plan, and name its folder as a model in mergekit's file"
 
 _PartRecipes = dict[str, Recipe]
@@ -135,9 +135,9 @@ def _document(plan: Plan, layers: int | None, *, tied: bool = False) -> dict[str
     slots, plan = resolved.kept, resolved.plan
     if not slots:
         raise ConversionError(
-            "expected a layer that stays, got a plan that drops all layers",
+            "expected a plan that keeps a layer, got one that drops all layers",
             place="drops[0]",
-            help="keep a layer",
+            help="keep at least one layer",
         )
     rows = _recipes_of_parts(slots)
     ends = [("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])]
@@ -177,14 +177,14 @@ def _document(plan: Plan, layers: int | None, *, tied: bool = False) -> dict[str
 def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
-        raise ConversionError("the plan has open choices, which mergekit doesn't support")
+        raise ConversionError("the plan has open choices, which mergekit can't express")
     fits = {"scale": plan.scales, "bridge": plan.bridges}
     places = {name: f"{name}s[0]" for name, entries in fits.items() if entries}
     places |= {
         name: name for name in (*plan.text_fits, *(["heal"] if plan.heal is not None else []))
     }
     for name, place in places.items():
-        raise ConversionError(f"mergekit has nothing like '{name}'", place=place, help=_HOW_TO_USE)
+        raise ConversionError(f"mergekit can't express '{name}'", place=place, help=_HOW_TO_USE)
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 
@@ -203,7 +203,7 @@ def _method(slots: Sequence[Slot], rows: Sequence[_PartRecipes]) -> MergekitMeth
     if others:
         two = f"'{name}' and '{others[0]}'"
         raise ConversionError(
-            f"mergekit has one merge_method in a file, and these are {two}",
+            f"mergekit has one merge_method in a file, but the plan has {two}",
             place=dotted(places[others[0]]),
             help=_HOW_TO_USE,
         )
@@ -211,11 +211,11 @@ def _method(slots: Sequence[Slot], rows: Sequence[_PartRecipes]) -> MergekitMeth
         (m for m in MERGEKIT_METHODS.values() if m.here == name and m.write is not None), None
     )
     if method is None:
-        raise ConversionError(
-            f"mergekit has no '{name}' that gives the same tensors",
-            place=dotted(places[name]),
-            help=_HOW_TO_USE,
-        )
+        differs = next((m.differs for m in MERGEKIT_METHODS.values() if m.here == name), "")
+        message = f"mergekit has no method '{name}'"
+        if differs:
+            message = f"mergekit can't reproduce '{name}': {differs}"
+        raise ConversionError(message, place=dotted(places[name]), help=_HOW_TO_USE)
     return method
 
 
@@ -263,8 +263,8 @@ def _refuse_other_rows(
         models = {source["model"] for source in piece["sources"]}
         if models != every or "base_model" in piece or names not in ({"base"}, set(plan.models)):
             raise ConversionError(
-                f"mergekit makes the rows that the {where} lacks of the models of a slice, and the "
-                "plan of all its models",
+                f"mergekit makes missing rows of the {where} from the models of a slice, the plan "
+                "from all its models",
                 place="tokenizer",
                 help="merge all models in the first layer and the last, the embedding and the head",
             )
@@ -277,7 +277,7 @@ def _chat_template(plan: Plan) -> str:
         raise ConversionError(
             "mergekit takes the template that most models have, not a model's template",
             place="chat_template",
-            help="write it to a file, and name that",
+            help="write it to a file, and name the file",
         )
     if template in CHAT_TEMPLATES:
         return template
@@ -296,7 +296,7 @@ def _reference(plan: Plan, name: str) -> str:
         return name
     if not model.source or model.source.endswith(".tailor"):
         raise ConversionError(
-            f"'{name}' is made by a plan, which mergekit has no model for",
+            f"'{name}' is a plan's output, which mergekit can't read",
             place=f"models.{name}",
             help="compile it, and name its folder",
         )
@@ -305,14 +305,14 @@ def _reference(plan: Plan, name: str) -> str:
     for text in (source, model.revision or ""):
         if "+" in text or "@" in text:
             raise ConversionError(
-                f"'{text}' has a '+' or '@', which mergekit reads as something else",
+                f"'{text}' has a '+' or '@', which mergekit misreads",
                 place=f"models.{name}",
             )
     reference = source + (f"@{model.revision}" if model.revision is not None else "")
     if model.on is None:
         return reference
     if plan.models[model.on].on is not None:
-        raise ConversionError("mergekit has one adapter to a model", place=f"models.{name}")
+        raise ConversionError("mergekit allows one adapter for each model", place=f"models.{name}")
     return f"{_reference(plan, model.on)}+{reference}"
 
 
@@ -350,7 +350,7 @@ def _refuse_beside_stages(
         raise ConversionError(
             "each of mergekit's stages has a tokenizer of its own, the base's",
             place="tokenizer",
-            help=f"compile '{stages[0]}' by itself, and name its folder",
+            help=f"compile '{stages[0]}' alone, and name its folder",
         )
     if plan.dtype is None:
         raise ConversionError(
@@ -362,7 +362,7 @@ def _refuse_beside_stages(
     for name, model in plan.models.items():
         if model.made is None and model.on is None and model.source in stages:
             raise ConversionError(
-                f"mergekit takes '{model.source}' for the model that is made of other models",
+                f"mergekit would use the merged model in place of '{model.source}'",
                 place=f"models.{name}",
                 help=f"give 'model {model.source}' another name",
             )
@@ -371,15 +371,15 @@ def _refuse_beside_stages(
             continue
         if (path := text.partition("+")[0].partition("@")[0]) in stages:
             raise ConversionError(
-                f"mergekit takes '{text}' for the model, where it is the document's {key}",
+                f"mergekit would read '{text}' as the model, not as the document's {key}",
                 place=f"models.{path}",
                 help=f"give 'model {path}' another name",
             )
         if text.count("@") > 1 and text.count("+") < 2:  # mergekit stops at an impossible model
             raise ConversionError(
-                "mergekit takes a template with several '@' for a model, where it has stages",
+                "mergekit would read a template with several '@' as a model",
                 place=key,
-                help=f"compile '{stages[0]}' by itself, and name its folder",
+                help=f"compile '{stages[0]}' alone, and name its folder",
             )
 
 
@@ -430,9 +430,11 @@ def _recipes_of_parts(slots: Sequence[Slot]) -> list[_PartRecipes]:
         for part, entry in slot.recipes.items():
             if part in known:
                 continue
-            message = f"the part '{part}' isn't one of Llama's parts, which filters are written for"
+            message = (
+                f"the part '{part}' isn't one of Llama's parts, for which mergekit has filters"
+            )
             if is_pattern(part):
-                message = f"the pattern {part} may fit other tensors in mergekit than here"
+                message = f"the pattern {part} may match other tensors in mergekit"
             raise ConversionError(message, place=dotted(entry.at))
     levels = {branch: max(_level(slot, branch) for slot in slots) for branch in BRANCHES}
     return [
@@ -578,7 +580,7 @@ def _layer_of(row: _PartRecipes, model: str) -> int:
     layers = [(name, layer) for pairs in sources for name, layer in pairs if layer is not None]
     own = [layer for name, layer in layers if name == model]
     if len(set(own)) > 1:
-        raise InexpressibleError(f"two layers of '{model}' in one, which mergekit refuses")
+        raise InexpressibleError(f"mergekit refuses two layers of '{model}' in one merge")
     for pairs in sources:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):

@@ -28,14 +28,14 @@ from gptailor.plugins.mergekit.config import (
 from gptailor.plugins.mergekit.context import ImportContext
 from gptailor.plugins.mergekit.statements import statements
 
-_WINDOWS = "a path of Windows isn't here: --model NAME=PATH (in Python, models) names it"
-_SNAPSHOT = "this folder is not here: the plan names the Hub's model at that commit"
+_WINDOWS = "expected a path of this machine; give it by --model NAME=PATH"
+_SNAPSHOT = "this folder is missing, so the plan names the Hub's model at that commit"
 _ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
 _PROMOTED = (
     "no dtype is named, and the models have {}: mergekit writes the widest of each tensor's "
     "sources, and the plan float32"
 )
-_STAGE_TOKENIZER = "the output has the tokenizer and the template of the last document alone"
+_STAGE_TOKENIZER = "the output has only the last document's tokenizer and template"
 _NO_BASE = (
     "no base_model is named: '{}' is the base of configuration and tokenizer; "
     "mergekit takes them from any of the models, which may differ from run to run"
@@ -104,7 +104,7 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
         raise ConversionError(
             "expected a mergekit configuration, got a plan",
             name=name,
-            help="it needs no import: gptailor compile PLAN -o DIR",
+            help="compile it directly: gptailor compile PLAN -o DIR",
         )
     documents = read_documents(text, name)
     for document in documents:
@@ -175,10 +175,10 @@ _OTHER_TOOLS = {
     "models with a router of its own: a plan's output has its base's architecture",
     "genome": "this is a file of mergekit-evolve, which searches: its result is a "
     "configuration of its own, which can be imported; 'gptailor search' searches a space",
-    "modules": "this merges the modules of a model apart: write the slices or the models of one "
-    "module at the top of the file",
-    "stages": "this lists other files that are to be merged one after the other: import each, "
-    "or join them into one file of several documents, each with its 'name'",
+    "modules": "this merges the modules of a model separately: write the slices or the models of "
+    "one module at the top of the file",
+    "stages": "this lists files for several merges: import each, or join them into one file of "
+    "several documents, each with a 'name'",
 }
 """Keys of files without slices or models at the top, most of them of mergekit's other tools."""
 
@@ -221,19 +221,19 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
         raise final[1].error("two documents have no 'name', and one of them uses others")
     by_name = {str(config.name): config for config in configs}
     if len(by_name) < len(configs):
-        raise configs[-1].error("two documents have one 'name'")
+        raise configs[-1].error("two documents have the same 'name'")
     ordered: list[MergekitConfig] = []
 
     def add(config: MergekitConfig, inside: tuple[MergekitConfig, ...]) -> None:
         if config in inside:
-            raise config.error(f"'{config.name}' is made of itself", "name")
+            raise config.error(f"'{config.name}' depends on itself", "name")
         for reference, block, key in config.references():
             stage = by_name.get(reference.model.path)
             if stage is not None and reference.model.revision is not None:
                 raise block.error(
-                    f"'{stage.name}' is made in this file, and has no revision",
+                    f"'{stage.name}' is made in this file, so it can't have a revision",
                     key,
-                    help=f"leave out '@{reference.model.revision}'",
+                    help=f"remove '@{reference.model.revision}'",
                 )
             if stage is not None and stage not in ordered:
                 add(stage, (*inside, config))
@@ -242,9 +242,7 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
     add(final[0], ())
     if len(ordered) < len(configs):
         unused = next(config for config in configs if config not in ordered)
-        raise unused.error(
-            f"'{unused.name}' is a model by itself, which nothing here is made of", "name"
-        )
+        raise unused.error(f"no other document uses '{unused.name}'", "name")
     return ordered
 
 
@@ -255,9 +253,9 @@ def _made_model(stage: ImportContext) -> p.Model:
     whole = fields.pop("whole", p.Whole(recipe=p.Take(take=p.LayerOf(model="base"))))
     if any(fields.values()):
         raise stage.config.error(
-            f"'{stage.config.name}' isn't made by one recipe for everything",
+            f"'{stage.config.name}' has several recipes, expected one for all its tensors",
             "name",
-            help="import that document by itself, into a plan of its own, and name that as the "
+            help="import that document into a plan of its own, and name the plan as the "
             'model: model NAME = "./stage.tailor"',
         )
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:
@@ -366,7 +364,7 @@ def _dtypes(config: MergekitConfig) -> dict[str, str]:
 def _dtype_errors(config: MergekitConfig) -> list[ConversionError]:
     return [
         config.error(
-            f"'{name}' isn't a dtype of an output",
+            f"there is no dtype '{name}' for an output",
             key,
             help=nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}",
         )
@@ -453,21 +451,23 @@ def _unsupported_rows(context: ImportContext, tokenizer: _Tokenizer) -> Iterator
     if config.tokenizer is None:
         return
     if config.tokenizer_source is not None:
-        yield config.error("tokenizer and tokenizer_source don't go together", "tokenizer_source")
+        yield config.error(
+            "expected 'tokenizer' or 'tokenizer_source', got both", "tokenizer_source"
+        )
     if config.tokenizer.tokens:
         yield config.error(
-            "'tokens' changes the embedding's rows, which no statement does",
+            "'tokens' changes the embedding's rows, which a plan can't do",
             "tokenizer",
             "tokens",
-            help="add the token to a model's tokenizer and embedding, and name that by its folder",
+            help="add the token to a model's tokenizer and embedding, and name its folder",
         )
     multiple = config.tokenizer.pad_to_multiple_of
     if multiple and not _is_padded(context, tokenizer, multiple):
         yield config.error(
-            "'pad_to_multiple_of' adds rows of no token, which no statement does",
+            "'pad_to_multiple_of' adds rows without tokens, which a plan can't do",
             "tokenizer",
             "pad_to_multiple_of",
-            help="leave it out; a number of rows changes no answer",
+            help="remove it; the number of rows doesn't change the output's answers",
         )
 
 
@@ -486,14 +486,14 @@ def _chat_template(context: ImportContext) -> str | None:
     template = context.config.chat_template
     if template is None or template in CHAT_TEMPLATES:
         return template
-    message = f"mergekit has a chat template of the name '{template}', and gptailor doesn't"
+    message = f"gptailor doesn't have mergekit's chat template '{template}'"
     if template == "auto":
         message = (
             "mergekit takes the template that most of the models have; here it is the tokenizer's "
             "own"
         )
     elif "{" in template:
-        message = 'write the template into a file, and say chat_template "./FILE"'
+        message = 'write the template into a file, and then chat_template "./FILE" in the plan'
     context.notes.append(context.config.note(f"{message}; {_NAME_TEMPLATE}", "chat_template"))
     return None
 
@@ -505,8 +505,6 @@ def _file_notes(context: ImportContext) -> Iterator[Note]:
         yield config.note(method.differs, "merge_method")
     for name in ("max_iter", "tol"):
         if name in config.parameters and name in method.shared:
-            yield config.note(
-                "gptailor's karcher goes on until it has converged", "parameters", name
-            )
+            yield config.note("gptailor's karcher iterates until it converges", "parameters", name)
     if config.base_model is None and len(context.names) > 1:
         yield config.note(_NO_BASE.format(context.base.reference))

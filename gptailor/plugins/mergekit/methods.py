@@ -76,7 +76,7 @@ def _coefficient(owner: str, parameters: Mapping[str, ParameterValue], name: str
     """Return a mandatory parameter; a density is kept from 0, no entry, to 1, all entries."""
     value = parameters[name]
     if value is None:
-        raise InexpressibleError(f"'{owner}' has no '{name}', which mergekit demands")
+        raise InexpressibleError(f"'{owner}' needs '{name}' in mergekit")
     if name == "density" and not isinstance(value, Gradient):
         return min(max(float(value), 0.0), 1.0)
     return value if isinstance(value, Gradient) else float(value)
@@ -101,7 +101,7 @@ class SourceTensor:
         return _coefficient(self.model, self.parameters, name)
 
 
-WITHOUT_BASE = "'{}' needs its base_model among the sources, in mergekit too: name one of them"
+WITHOUT_BASE = "'{}' needs one of its sources as base_model, also in mergekit"
 
 
 @final
@@ -198,7 +198,7 @@ class SliceRecipe:
         models = ["base", *self.models] if beside else self.models
         if (beside and isinstance(self.recipe, Take)) or models != list(self.slice_models):
             raise InexpressibleError(
-                f"mergekit's {self.method.name} takes all models of a slice, for each tensor"
+                f"mergekit's {self.method.name} always merges all models of a slice"
             )
 
 
@@ -301,7 +301,7 @@ def _refuse_sum_of_zero(weights: Sequence[Coefficient]) -> None:
         if least <= 0:
             raise NeedsLayerValues
     elif abs(least) < 1e-8:
-        raise InexpressibleError("the weights sum to 0, by which mergekit divides")
+        raise InexpressibleError("the weights sum to 0, and mergekit divides by their sum")
 
 
 # -------------------------------------------------------------------------------- sums and spheres
@@ -320,7 +320,11 @@ def _read_linear(inputs: MethodInputs) -> TensorRecipe:
     sources = [source for source in inputs.sources if source.coefficient("weight") != 0]
     divides = bool(inputs.shared["normalize"])
     if not sources:
-        reason = "sum to 0, by which mergekit divides" if divides else "are 0: a tensor of zeros"
+        reason = (
+            "sum to 0, and mergekit divides by their sum"
+            if divides
+            else "are 0, so the result is a tensor of zeros"
+        )
         raise InexpressibleError(f"the weights {reason}")
     weights = tuple(source.coefficient("weight") for source in sources)
     if divides:
@@ -352,7 +356,7 @@ def _on_arc(
     beyond = next((knot for knot in knots if not 0 <= knot <= 1), None)
     if beyond is not None:
         raise InexpressibleError(
-            f"{shown_name} = {beyond!r} goes beyond the sources; slerp's t lies in [0, 1]"
+            f"{shown_name} = {beyond!r} is out of bounds: slerp's t must be in [0, 1]"
         )
     if t in (0, 1):
         return (second if t else first).alone
@@ -364,9 +368,7 @@ def _write_pair(written: SliceRecipe) -> WrittenParameters:
     t = float(written.argument("t")) if isinstance(written.recipe, Merge) else 0.0
     if written.models[0] != written.slice_models[0]:
         if written.method.name == "nearswap":
-            raise InexpressibleError(
-                "mergekit's nearswap keeps the base_model of a slice, for each tensor"
-            )
+            raise InexpressibleError("mergekit's nearswap always keeps the base_model of a slice")
         t = 1.0 - t
     return [], {"t": t}
 
@@ -437,7 +439,7 @@ def _weights_of_task_vectors(written: SliceRecipe) -> list[dict[str, Any]]:
 
 def _read_model_stock(inputs: MethodInputs) -> TensorRecipe:
     if len(inputs.fine_tunes) < 2:
-        raise InexpressibleError("'model_stock' takes two sources or more besides the base")
+        raise InexpressibleError("'model_stock' needs at least two sources in addition to the base")
     return _read_row(inputs)
 
 
@@ -583,9 +585,7 @@ def _write_task_vectors(written: SliceRecipe) -> WrittenParameters:
             )
         return [{}, *({"weight": 0.0} for _ in fine_tunes)], {}
     if "base" in names:
-        raise InexpressibleError(
-            "the base's own task vector, which is 0, and which mergekit can't name"
-        )
+        raise InexpressibleError("the base as a source, which mergekit can't have here")
     method, scale = METHODS[method_call(written.recipe).name], written.argument("scale")
     normalizes = written.argument("normalize") == "yes"
     shared: dict[str, Any] = {"normalize": True} if normalizes else {}
@@ -610,8 +610,8 @@ _RESCALED = {**_TASK, "rescale": True}
 _TASK_VECTORS = (_read_task_vectors, _write_task_vectors)
 _DRAWN = (_read_task_vectors, None)
 _QUARTILES = (
-    "mergekit computes divergences in float32, where rounding rules them, and draws a million "
-    "entries for the quartiles: near the threshold gptailor chooses otherwise"
+    "mergekit computes divergences in float32, with rounding errors, and samples a million "
+    "entries for the quartiles, so it chooses other entries near the threshold"
 )
 _ON_A_LINE = "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc"
 _COUNTS = (
@@ -619,7 +619,7 @@ _COUNTS = (
     "equal entries all or nothing; where task vectors cancel exactly mergekit's elected sign is +, "
     "and gptailor keeps the base's entry"
 )
-_DRAWS = "other entries are dropped: gptailor's draws follow a seed, mergekit's don't"
+_DRAWS = "mergekit drops other entries in each run, gptailor always those of its seed"
 _NEGATIVE = (
     "where the task vectors' mean cosine is negative mergekit steps away from all sources, "
     "gptailor stays at the base"

@@ -160,7 +160,7 @@ def _read_recipe(
     shared = values(method.shared, number)
     if base is None and method.base in _NEEDED_BASE:
         raise context.config.error(
-            f"'{method.name}' needs a base_model, in mergekit too",
+            f"'{method.name}' needs a base_model, also in mergekit",
             "merge_method",
             help=_NEEDED_BASE[method.base],
         )
@@ -184,7 +184,7 @@ def _refuse_different_merge(
         base = context.base.reference
         if context.base_model_of(piece) != base:
             raise piece.error(
-                f"a plan has one base, '{base}', and this slice has another", "base_model"
+                f"a plan has one base, '{base}', but this slice has another", "base_model"
             )
         layer_of = layer.layer_of_each_model(context)
         if "base" not in layer_of:
@@ -193,13 +193,13 @@ def _refuse_different_merge(
             if layer_of[model] != layer_of["base"]:
                 pair = f"L{layer_of[model]} {model} against L{layer_of['base']} of the base"
                 raise InexpressibleError(
-                    f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
+                    f"'{method.name}' merges {pair}, but a plan compares layers of the same number"
                 )
     if facts is None and recipe.method not in _ENTRYWISE:
         context.notes.append(
             context.config.note(
-                "the base's configuration isn't known: were it a mixture of experts, or read "
-                "images, mergekit would merge it otherwise"
+                "the base's configuration is unknown; mergekit merges a mixture of experts or a "
+                "vision-language model differently"
             )
         )
     if facts is not None and facts.towers:
@@ -308,7 +308,7 @@ def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
     recipes = set(layer.recipes.values())
     if len(recipes) > 1:
         raise layer.piece.error(
-            "parts of a layer are merged differently, and an item of a stack is whole layers",
+            "parts of a layer are merged differently, but an item of a stack has whole layers",
             help=HOW_TO_NAME_THE_BASE if context.base.layers is None else _IN_A_STACK,
         )
     over = (layer.offset, layer.piece.length - 1)

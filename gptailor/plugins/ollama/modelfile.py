@@ -129,7 +129,7 @@ def _rendered_form(
     tokenizer = make(chat_template=template, **dict(tokens))
 
     def render(chats: Any) -> list[str]:
-        return chat_texts(tokenizer, chats, "the output", "leave it out")
+        return chat_texts(tokenizer, chats, "the output", "remove it")
 
     try:
         return ollama_template(render, begin)

@@ -37,7 +37,7 @@ def exporter(file: Path) -> Callable[[str | Path], None]:
     """
     if file.is_dir() or (file.exists() and file.read_bytes()[: len(_BEGIN)] != _BEGIN):
         message = "expected a new file or an exported study, got another file"
-        raise CheckpointError("C301", message, file, "name another one")
+        raise CheckpointError("C301", message, file, "name another file")
     return partial(_export, file)
 
 

@@ -142,7 +142,7 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     sizes |= {name: len(content) for name, content in contents.items()}
     notes = [*_notes(place, plan, matter, facts), *renamed]
     if left_out:
-        uploads = "--include PATTERN (in Python, include) uploads such files"
+        uploads = "--include PATTERN uploads such files"
         notes.append(f"left out: {first_names(left_out)}; {uploads}")
     if scores is not None and (place / PLAN_FILE).stat().st_mtime > Path(scores).stat().st_mtime:
         notes.append(f"the folder was written after {scores}: evaluate it again")
@@ -180,8 +180,8 @@ def upload_folder(
         except errors.HfHubHTTPError as error:
             if getattr(error.response, "status_code", None) not in (401, 403):
                 raise
-            refused = "can't be written: the Hub expects a token with the right to write"
-            help_ = "log in by 'hf auth login' with a token that may write, or set HF_TOKEN"
+            refused = "can't be written: the Hub needs a token with write access"
+            help_ = "log in with 'hf auth login' and a token with write access, or set HF_TOKEN"
             raise CheckpointError("C501", refused, Path(repo), help_) from error
     return str(made.commit_url)
 
@@ -213,7 +213,7 @@ def _chosen_files(folder: Path, include: Sequence[str]) -> tuple[dict[str, Path]
     for name in chosen:
         path = Path(os.path.realpath(root / name))
         if not path.is_relative_to(root):
-            message = f"leads out of the folder, to {path}"
+            message = f"is a link out of the folder, to {path}"
             help_ = "replace the link by a file, or remove it"
             raise CheckpointError("C201", message, folder / name, help_)
         open_regular(folder / name).close()
@@ -255,7 +255,7 @@ def _without_paths(folder: Path, plan: Plan, card: str) -> tuple[dict[str, bytes
     moved = ((name, model.source, own.models[name].source) for name, model in plan.models.items())
     renamed = [f"'{name}' is {source}" for name, path, source in moved if path != source]
     there = f": model {listed(renamed)} there" if renamed else ""
-    return contents, [f"{PLAN_FILE} is uploaded without paths of this machine{there}"]
+    return contents, [f"{PLAN_FILE} is uploaded without this machine's paths{there}"]
 
 
 def _ids_on_card(card: str) -> dict[str, str]:
@@ -275,7 +275,7 @@ def _refuse_ids(ids: Iterable[str]) -> None:
     """Raise CheckpointError (C501) for an invalid id of the Hub."""
     for named in ids:
         if not HUB_ID.fullmatch(named):
-            message = "expected an id of the Hub such as ORG/NAME"
+            message = "expected a Hub id such as ORG/NAME"
             raise CheckpointError("C501", message, Path(named))
 
 
@@ -354,7 +354,7 @@ def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts
     if not (folder / LOCK_FILE).is_file():
         yield "there is no lock: 'gptailor compile --lock' records the digests of all inputs"
     if not (facts.license or matter.get("license")):
-        named = "--license (in Python, CardFacts) names it"
+        named = "give it by --license"
         yield f"{CARD} names no licence, because the base's card names no licence: {named}"
     written = written_record(folder)
     if written is not None and (changed := changed_entries(written.files, folder)):

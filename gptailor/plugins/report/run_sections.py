@@ -7,7 +7,9 @@ from gptailor.plugins.report.search_charts import objectives_section, trials_sec
 from gptailor.plugins.report.section import Section
 from gptailor.searching.run_reading import RunReading
 
-_UNENDED = "The search hasn't ended, so there is no verdict yet. The same search command goes on."
+_UNENDED = (
+    "The search hasn't ended, so there is no verdict yet. The same search command continues it."
+)
 
 
 def run_sections(run: RunReading, effects: Effects) -> list[Section]:

@@ -134,7 +134,7 @@ class _Shrinking:
         context = text_of(whole.compiled.config).get("max_position_embeddings", CONTEXT)
         self.goal = replace(self.goal, context=min(int(context), CONTEXT))
         if self.goal.excess(uncut) <= 1:
-            reason = f"the model meets the goal of {self.goal.words} unchanged: nothing to do"
+            reason = f"the model already meets the goal of {self.goal.words}"
             return ShrinkResult(self.goal, uncut, None, (), None, reason, already=True)
         text = f"{len(self.texts.fit)} rows of text to fit on, {len(self.texts.held)} held out"
         self._say(f"goal: {self.goal.words}; {text}")
@@ -143,7 +143,7 @@ class _Shrinking:
                 "measured quickly: without --quick more types, importance matrices and text count"
             )
         if uncut.is_gguf or whole.models["base"].layout.quantised is not None:
-            self.notes.append("the model is quantised already: its own loss comes on top of these")
+            self.notes.append("the model is already quantised; these losses come on top of its own")
         with TemporaryDirectory(prefix="gptailor-shrink-") as folder:
             names = self.texts.write(Path(folder), self.stem)
             every = [
@@ -243,7 +243,7 @@ class _Shrinking:
             rows += self._healed(comparison, rows)
         rows = self._with_speeds(rows, losses, every[0], drafts)
         self.notes += [
-            f"{row.candidate.kind.lower()} changes nothing: the weights were rounded to it before"
+            f"{row.candidate.kind.lower()} changes nothing; the weights are already rounded to it"
             for row in rows
             if row.candidate.kind and not row.candidate.cuts and row.loss == (0.0, 0.0)
         ]

@@ -44,7 +44,7 @@ class ShrinkTexts:
             message = f"expected {_HELD * _LEAST // 1000} kB of text or more, got about "
             message += f"{_HELD * size / 1000:.1f} kB in {len(rows)} rows"
             raise CalibrationError(
-                "C806", message, files[0], help="give more text, or leave --text out"
+                "C806", message, files[0], help="give more text, or remove --text"
             )
         part, used = [], 0
         for row in fit:

@@ -73,7 +73,7 @@ def merge(
         if single is isinstance(tensors, Mapping):
             expected = "one tensor" if single else "a state dict"
             what = type(tensors).__name__
-            raise TailorError(f"'{model}' has the type {what}, and '{every[0][0]}' {expected}")
+            raise TailorError(f"'{model}' has the type {what}, but '{every[0][0]}' has {expected}")
     if name and not single:
         raise TailorError(
             "'name' is for single tensors; the tensors of state dicts have their keys"
@@ -95,7 +95,7 @@ def _recipe(models: Sequence[str], by: str, arguments: Mapping[str, Any]) -> Mer
         place = [str(part) for part in error.errors(include_input=False)[0]["loc"]]
         wrong = next((name for name in place if name in values), "by")
         value = values.get(wrong, by)
-        raise TailorError(f"{quoted(wrong)} is {value!r}, which no method takes") from error
+        raise TailorError(f"invalid value of {quoted(wrong)}: {value!r}") from error
     stand_ins = {f"m{i}": model for i, model in enumerate(models)}  # a plan's names are words
     recipe = Merge(merge=tuple(LayerOf(model=name, layer=0) for name in stand_ins), by=call)
     declared = {name: Model(source=f"./{name}") for name in (_BASE, *stand_ins)}
@@ -185,14 +185,14 @@ class _Merging:
                 )
             if tensor.dtype not in _FLOATS and not _same(tensor, first):
                 what = f"{_called(key)} is {_dtype_name(first.dtype)}, which can't be merged"
-                raise TailorError(f"{what}, and in '{model}' it has another dtype")
+                raise TailorError(f"{what}, but in '{model}' it has another dtype")
 
     def _check_alike(self, key: str, what: str, model: str, got: object, expected: object) -> None:
         if got == expected:
             return
         first = self.all[0][0]
         help_ = "; 'dtype' gives the result's dtype" if what == "dtype" else ""
-        message = f"the {what} of {_called(key)} is {got} in '{model}', and {expected} in '{first}'"
+        message = f"the {what} of {_called(key)} is {got} in '{model}', but {expected} in '{first}'"
         raise TailorError(message + help_)
 
     def _merged_key(self, key: str) -> Tensor:

@@ -67,9 +67,9 @@ class Ends(Generative):
         """Return the score of a model. Raises ObjectiveError for a model without an end token."""
         own = model.generation_config
         if (own is None or own.eos_token_id is None) and self.encoder.tokenizer.eos_token is None:
-            message = "'ends' needs an end token, and the model and its tokenizer lack it"
+            message = "'ends' needs an end token, which the model and its tokenizer lack"
             raise ObjectiveError(
-                f"{message}; give 'eos_token_id' in generation_config.json, or leave 'ends' out"
+                f"{message}; give 'eos_token_id' in generation_config.json, or remove 'ends'"
             )
         return super().evaluate(model, samples)
 
@@ -99,10 +99,10 @@ def prepare_continuations(objective: Objective, context: ObjectiveContext) -> Pr
             else context.encoder.prompt(_plain_text(row))
         )
         if not tokens:
-            raise EncodingError("the prompt has no tokens", "leave the row out")
+            raise EncodingError("the prompt has no tokens", "remove the row")
         room = context.encoder.positions
         if room is not None and len(tokens) + int(most) > room:
-            words = f"the prompt and its continuation take {len(tokens) + int(most):,} tokens, "
+            words = f"the prompt and its continuation have {len(tokens) + int(most):,} tokens, "
             words += f"more than the model's {room:,}"
             raise EncodingError(words, "shorten the prompt, or give fewer 'tokens'")
         return Prompt(tokens, int(most))
@@ -122,7 +122,7 @@ def _texts(encoder: TokenEncoder, path: Path, rows: Sequence[Passage | Chat]) ->
     if not chats or not encoder.tokenizer.chat_template:
         for row in chats:
             if len(row.messages) > 1:
-                message = "rows of 'messages' need a chat template, and the tokenizer lacks it"
+                message = "rows of 'messages' need a chat template, which the tokenizer lacks"
                 raise CalibrationError("C812", message, path, row.line, _OTHER_ROWS)
         return {}
     asked = [(row.messages, True) for row in chats]

@@ -133,7 +133,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-    [text] = chat_texts(tokenizer, [(turns, False)], name, "leave --try out")
+    [text] = chat_texts(tokenizer, [(turns, False)], name, "remove --try")
     after = tokenizer.encode(text.rpartition(_MARK)[2], add_special_tokens=False)
     return next((number for number in after if number in _special(tokenizer)), None)
 

@@ -35,8 +35,8 @@ _AT_ONCE = 32
 """Prompts that are answered together. A killed run continues after the last of them."""
 _BATCH_TOKENS = 8192
 """Tokens of a batch, padding included."""
-_LONGER = "give 'answers' more 'tokens', or name a teacher that ends its answers"
-_SHORTER = "give shorter prompts, which leave more room, or name a teacher that ends its answers"
+_LONGER = "raise 'tokens' of 'answers', or name a teacher that ends its answers"
+_SHORTER = "give shorter prompts, or name a teacher that ends its answers"
 _FILLED = "give other prompts, or name another teacher"
 
 
@@ -141,7 +141,7 @@ class PromptAnswers:
             encoded = [self.encoder.encode(row.text) for row in rows if isinstance(row, Passage)]
         if () in encoded:
             message, line = "a prompt has no tokens", rows[encoded.index(())].line
-            raise CalibrationError("C805", message, self.path, line, "leave it out")
+            raise CalibrationError("C805", message, self.path, line, "remove it")
         if positions is not None:  # answers become shorter, and a prompt keeps its last half
             longest = max(map(len, encoded))
             most = min(most, max(positions - longest, positions // 2))

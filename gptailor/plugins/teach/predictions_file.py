@@ -130,7 +130,7 @@ class ParquetPredictions:
             raise unusable_predictions("has no sequences, or an empty one", path)
         if len(lengths) > 1:
             message = f"its sequences have from {min(lengths)} to {max(lengths)} tokens"
-            raise unusable_predictions(f"{message}, and not one length", path)
+            raise unusable_predictions(f"{message}, expected one length", path)
         [length] = lengths
         sequences = torch.from_numpy(values.astype(np.int64)).reshape(-1, length)
         return cls(path, file, kept, vocabulary, tokenizer, length, sequences)
@@ -142,10 +142,10 @@ class ParquetPredictions:
         """
         help_ = "name a file of a teacher with the same tokenizer"
         if self.tokenizer != tokenizer:
-            message = "its teacher has another tokenizer than the plan"
+            message = "its teacher's tokenizer differs from the plan's"
             raise unusable_predictions(message, self.path, help_)
         if self.vocabulary != vocabulary:
-            message = f"it predicts {self.vocabulary:,} tokens, and the plan's model {vocabulary:,}"
+            message = f"it predicts {self.vocabulary:,} tokens, the plan's model {vocabulary:,}"
             raise unusable_predictions(message, self.path, help_)
         beyond = ((self.sequences < 0) | (self.sequences >= vocabulary)).any(1)
         if bool(beyond.any()):
@@ -233,7 +233,7 @@ class ParquetPredictions:
             ("NaN or infinity as a log-probability", ~logs.isfinite().all(1)),
             ("probabilities that sum to more than 1", total > 1 + _ROUNDING),
             ("probabilities that sum to less than 1", total < least - _ROUNDING),
-            ("log-probabilities that aren't the largest first", (logs.diff(dim=1) > 0).any(1)),
+            ("log-probabilities that don't descend", (logs.diff(dim=1) > 0).any(1)),
         ):
             if bool(wrong.any()):
                 row, place = divmod(int(wrong.nonzero()[0]), self.length)
@@ -285,9 +285,9 @@ def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, st
         known = settings == _format_settings(kept, vocabulary) and 1 <= kept <= vocabulary
         known = known and isinstance(kept, int) and isinstance(vocabulary, int)
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise unusable_predictions("has no notes of its format and tokenizer", path) from None
+        raise unusable_predictions("lacks the metadata of its format and tokenizer", path) from None
     if not known:
-        raise unusable_predictions("its notes have another format than gptailor writes", path)
+        raise unusable_predictions("expected the metadata of a file from 'gptailor teach'", path)
     return kept, vocabulary, str(tokenizer)
 
 

@@ -100,7 +100,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     require("parquet", "gptailor.teach")
     target = Path(output)
     if not has_predictions(target.name):
-        message = f"its name doesn't end in '{PREDICTIONS_SUFFIX}'"
+        message = f"expected a name that ends in '{PREDICTIONS_SUFFIX}'"
         raise CheckpointError("C302", message, target, f"name it {target.name}{PREDICTIONS_SUFFIX}")
     named = [texts] if isinstance(texts, str | Path) else texts
     paths = list(dict.fromkeys(Path(text) for text in named))
@@ -135,7 +135,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         key = hashlib.sha256(repr(how).encode() + sequences.numpy().tobytes()).hexdigest()[:32]
         with working_folder(key) as folder:
             predictions = Predictions(folder / "predictions", sequences, vocabulary)
-            with explaining_not_finite([contents], paths, "'teach' can't go on"):
+            with explaining_not_finite([contents], paths, "'teach' can't continue"):
                 predictions.learn(partial(stitcher.live, contents), place, on_event)
             notes = _notes(prepared, found.name, paths, seed)
             refuse_changed(stamped)

@@ -55,7 +55,7 @@ class WrittenArchitecture:
         if kind not in WRITTEN:
             raise CheckpointError(
                 "C306",
-                f"there is no map to GGUF for the model type {quoted(kind)}",
+                f"gptailor can't write the model type {quoted(kind)} as GGUF",
                 target,
                 f"gptailor writes {listed(map(quoted, WRITTEN))}",
             )
@@ -71,7 +71,7 @@ class WrittenArchitecture:
             self._config: Any = AutoConfig.for_model(kind, **settings)
         except Exception as error:  # noqa: BLE001 (its checks raise any error)
             first = str(error).splitlines()[0]
-            self.refuse(f"transformers doesn't take the configuration: {first}")
+            self.refuse(f"transformers can't read the configuration: {first}")
         self._type = kind
         self.facts: GgufFacts = {f"{self.name}.{key}": n for key, n in self._facts().items()}
 
@@ -144,29 +144,31 @@ class WrittenArchitecture:
         own, row = self._config, self.architecture
         key = row.activation_keys[0]
         if (activation := getattr(own, key)) != row.activation:
-            computed = f"llama.cpp computes {quoted(row.activation)}"
-            self.refuse(f"{quoted(key)} is {shown(activation)}, and {computed}")
+            computed = f"llama.cpp uses {quoted(row.activation)}"
+            self.refuse(f"{quoted(key)} is {shown(activation)}, but {computed}")
         if getattr(own, "use_bidirectional_attention", None):
-            self.refuse("its attention looks ahead, which llama.cpp's doesn't")
+            self.refuse("its attention isn't causal, but llama.cpp's is")
         if head % 2:
-            self.refuse(f"a head has {head} entries, and llama.cpp rotates pairs")
+            self.refuse(f"a head has {head} entries, but llama.cpp rotates pairs")
         if row.layers_of_27b:
             layers, scalar = own.num_hidden_layers, own.query_pre_attn_scalar
             is_27b = layers == row.layers_of_27b
             scale = own.hidden_size // own.num_attention_heads if is_27b else head
             if scalar != scale:
                 why = f"with {layers} layers llama.cpp divides attention by the root of {scale}"
-                message = f"'query_pre_attn_scalar' is {scalar}, and {why}"
+                message = f"'query_pre_attn_scalar' is {scalar}, but {why}"
                 self.unfit = CheckpointError("C306", message, self.target)
 
     def _numbers(self) -> GgufFacts:
         """Return the numbers of the architecture's row: limits of attention and logits."""
         settings = {n.name: getattr(self._config, n.name) for n in self.architecture.numbers}
         if any(settings[n.name] is None and not n.optional for n in self.architecture.numbers):
-            caps = "caps attention and logits, and the model doesn't both"
+            caps = "caps attention and logits, but the model doesn't cap both"
             self.refuse(f"llama.cpp's {quoted(self.name)} {caps}")
         if _CAP not in settings and getattr(self._config, _CAP, None) is not None:
-            self.refuse(f"its attention is capped, which llama.cpp's {quoted(self.name)} isn't")
+            self.refuse(
+                f"its attention is capped, but that of llama.cpp's {quoted(self.name)} isn't"
+            )
         return {
             number.key: self._real(settings, number.name)
             for number in self.architecture.numbers
@@ -184,7 +186,7 @@ class WrittenArchitecture:
             window = getattr(own, "sliding_window", None) if self._type == "mistral" else None
             types = ["full_attention" if window is None else "sliding_attention"]
         if unknown := sorted(set(types) - {"full_attention", "sliding_attention"}):
-            self.refuse(f"it has layers of {quoted(unknown[0])}, which llama.cpp doesn't compute")
+            self.refuse(f"it has layers of {quoted(unknown[0])}, which llama.cpp lacks")
         return [kind == "sliding_attention" for kind in types]
 
     def _context(self) -> int:
@@ -236,11 +238,11 @@ class WrittenArchitecture:
         if windows.apart and not any(self._slides):
             return {}
         if period is None and windows.apart:
-            help = "drop or order layers so that every n-th layer alone has full attention"
+            help = "drop or reorder layers so that only every n-th layer has full attention"
             help += self._periodic_cut()
             slides = "".join("s" if slides else "F" for slides in self._slides)
             must = f"as llama.cpp's {quoted(self.name)} must"
-            message = f"its layers slide by no period, {must}: {slides}"
+            message = f"its sliding layers aren't periodic, {must}: {slides}"
             self.unfit = CheckpointError("C306", message, self.target, help)
         return {WINDOW_KEY: self._count("sliding_window"), PATTERN_KEY: period or windows.period}
 
@@ -260,7 +262,7 @@ class WrittenArchitecture:
     def _scaled(self, rope: Mapping[str, Any], head: int) -> GgufFacts:
         """Return the base and the scaling; keep llama3's as divisors of the frequencies."""
         if (share := rope.get("partial_rotary_factor", 1.0)) not in (1.0, None):
-            self.refuse(f"{_short(share)} of each head is rotated, and llama.cpp rotates all")
+            self.refuse(f"{_short(share)} of each head is rotated, but llama.cpp rotates all")
         plain: GgufFacts = {"rope.freq_base": self._real(rope, "rope_theta")}
         row, kind = self.architecture, rope.get("rope_type", "default")
         match kind:
@@ -281,19 +283,19 @@ class WrittenArchitecture:
                 return plain
             case "yarn" if not (row.windows and row.windows.apart):
                 return plain | self._yarn(rope)
-        self.refuse(f"rotary embeddings are scaled by {quoted(str(kind))}, which isn't written")
+        self.refuse(
+            f"rotary embeddings are scaled by {quoted(str(kind))}, which gptailor can't write"
+        )
 
     def _yarn(self, rope: Mapping[str, Any]) -> GgufFacts:
         factor = self._real(rope, "factor")
         has_attention = rope.get("attention_factor") is not None
         usual = yarn_attention(factor)
         if has_attention and not math.isclose(self._real(rope, "attention_factor"), usual):
-            self.refuse(
-                f"YaRN's 'attention_factor' isn't the usual function of its factor {factor}"
-            )
+            self.refuse(f"YaRN's 'attention_factor' isn't the default for its factor {factor}")
         for key, default in _YARN.items():
             if (value := rope.get(key)) not in (None, default):
-                self.refuse(f"YaRN's {quoted(key)} is {_short(value)}, which isn't written")
+                self.refuse(f"YaRN's {quoted(key)} is {_short(value)}, which gptailor can't write")
         return {
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": factor,

@@ -185,7 +185,7 @@ def planned_tensors(
         if spec.dtype not in FLOATS:
             raise CheckpointError(
                 "C306",
-                f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have",
+                f"{quoted(spec.name)} is {spec.dtype}, which GGUF can't store",
                 architecture.target,
             )
         # llama.cpp wants vectors in float32.

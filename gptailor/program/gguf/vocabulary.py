@@ -79,7 +79,7 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
             "C306",
             "transformers can't save this kind of tokenizer as 'tokenizer.json'",
             target,
-            "load it by AutoTokenizer, save it, and give that folder",
+            "load it with AutoTokenizer, save it, and give that folder",
         )
     return tokenizer
 
@@ -102,7 +102,7 @@ class _Vocabulary:
 
     def facts(self) -> tuple[GgufFacts, list[str]]:
         if (kind := self.model.get("type")) != "BPE":
-            self.refuse(f"has the kind {quoted(str(kind))}; llama.cpp has BPE alone")
+            self.refuse(f"has the kind {quoted(str(kind))}, but llama.cpp has only BPE")
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if self.model.get(key):
                 self.refuse(f"has {quoted(key)}, which llama.cpp lacks")
@@ -124,7 +124,7 @@ class _Vocabulary:
         for added in self.added:
             self._add(added, tokens, kinds)
         if (most := max(tokens, default=-1)) >= rows:
-            self.refuse(f"has a token of the number {most}, and the embedding {rows} rows")
+            self.refuse(f"has a token with the number {most}, but the embedding has {rows} rows")
         return (
             [tokens.get(n, f"[PAD{n}]") for n in range(rows)],
             [kinds.get(n, UNUSED) for n in range(rows)],
@@ -135,7 +135,7 @@ class _Vocabulary:
         for key in ("single_word", "lstrip", "rstrip"):
             if added.get(key):
                 self.refuse(
-                    f"has {quoted(key)} for its token {quoted(content)}; llama.cpp lacks it"
+                    f"has {quoted(key)} for its token {quoted(content)}, which llama.cpp lacks"
                 )
         kind = UNKNOWN if kinds.get(number) == UNKNOWN else CONTROL
         if not added.get("special"):
@@ -154,8 +154,7 @@ class _Vocabulary:
         normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
         if [part["type"] for part in normalizer] == ["NFC"]:
             self.notes.append(
-                "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as "
-                "they are"
+                "the tokenizer normalizes texts to Unicode's form NFC, but llama.cpp doesn't"
             )
         elif normalizer:
             self.refuse(
@@ -176,7 +175,7 @@ class _Vocabulary:
             parts_text = json.dumps(parts, ensure_ascii=False)[:160]
             names = ", ".join(_PRE.values())
             self.refuse(
-                f"splits texts in a way that has no name in llama.cpp: {parts_text}",
+                f"has a pre-tokenizer without a name in llama.cpp: {parts_text}",
                 f"llama.cpp's names are {names}",
             )
         return name
@@ -206,7 +205,7 @@ class _Vocabulary:
         if not changes and splits == ["Metaspace"]:
             return self._metaspace(before[0])
         parts_text = json.dumps([*normalizer, *before], ensure_ascii=False)[:160]
-        self.refuse(f"treats spaces in a way that llama.cpp doesn't: {parts_text}")
+        self.refuse(f"treats spaces differently from llama.cpp: {parts_text}")
 
     def _metaspace(self, part: dict[str, Any]) -> bool:
         scheme = part.get("prepend_scheme", "always")
@@ -214,7 +213,7 @@ class _Vocabulary:
         if part.get("replacement") != _SPACE:
             self.refuse(f"has {quoted(str(part.get('replacement')))} for spaces")
         if part.get("split", True) and (token := next(inner, None)) is not None:
-            self.refuse(f"splits at spaces, and has the token {quoted(token)}")
+            self.refuse(f"splits at spaces, but has the token {quoted(token)}")
         if scheme == "never":
             return False
         where = "text's beginning" if scheme == "first" else "beginning, and after special tokens"
@@ -255,7 +254,7 @@ class _Vocabulary:
         }
         for name, number in around.items():
             if number is not None and number != named[name]:
-                self.refuse(f"adds another token than its {name} token to a text")
+                self.refuse(f"adds a token other than its {name} token to a text")
             facts[f"tokenizer.ggml.add_{name}_token"] = number is not None
         return facts
 

@@ -9,7 +9,7 @@ from gptailor.checkpoint.write.output_file import writing
 
 JOURNAL: Final = "journal.jsonl"
 """The name of the journal in RUN."""
-RESTORE = "restore it from a copy, or name another RUN"
+RESTORE = "restore it from a copy, or name another folder"
 """The remedy for a journal that can't be read or continued."""
 
 
@@ -44,7 +44,7 @@ class JournalFile:
 
     def append(self, line: bytes) -> None:
         """Write a line to the disk. Raises CheckpointError C303."""
-        kept = "all trials before are kept, and the same command goes on"
+        kept = "all earlier trials are kept; run the same command to continue"
         with writing(self.place, kept), self.place.open("ab") as file:
             file.write(line)
             file.flush()
@@ -59,8 +59,8 @@ def complete_lines(raw: bytes) -> bytes:
 def damaged(number: int, message: str, place: Path) -> CheckpointError:
     """Return the refusal of a journal for its line of that number, from 1."""
     if number > 1:
-        help_ = f"lines 1 to {number - 1} are whole: cut the journal after line {number - 1}"
-        help_ += f" ('head -n {number - 1}'), and the same search command goes on from there"
+        help_ = f"lines 1 to {number - 1} are complete: cut the journal after line {number - 1}"
+        help_ += f" ('head -n {number - 1}'), and run the same search command to continue"
     else:
         help_ = RESTORE
     return CheckpointError("C903", f"line {number} of the journal is damaged: {message}", place,

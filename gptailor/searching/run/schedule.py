@@ -109,6 +109,21 @@ class Budget:
         return max((1 - _STRATEGY) * self.trials - others, 1.0)
 
     @property
+    def left(self) -> float:
+        """The least evaluations that are left for the strategy; 0 without any."""
+        return max(self.trials - self.measured - self.starts - self.random - self.kept, 0.0)
+
+    @property
+    def shortage(self) -> str:
+        """A warning if the strategy gets no trial; empty if it gets one."""
+        if self.evaluations > self.trials:
+            words = f"measurements, one starting plan and finalists take more than {self.trials:,}"
+            return f"{words} trials, so the strategy gets no trial"
+        if self.left >= 1:
+            return ""
+        return f"the strategy gets no trial: starting plans take all {self.trials:,}"
+
+    @property
     def asked_recipes(self) -> float:
         """The most that recipes cost which a strategy asks for."""
         return _ASKED_RECIPES * self.trials if self.separate else 0.0

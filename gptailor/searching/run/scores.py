@@ -164,9 +164,9 @@ def _numbers(text: object, kind: str) -> list[Any]:
         packed = zlib.decompressobj()
         raw = packed.decompress(base64.b85decode(text), _MOST_BYTES)
     except (ValueError, zlib.error) as error:
-        raise ValueError("samples are torn") from error
+        raise ValueError("samples are incomplete") from error
     if not packed.eof or len(raw) % size:
-        raise ValueError("samples are torn")
+        raise ValueError("samples are incomplete")
     planes = np.frombuffer(raw, np.uint8)
     numbers: list[Any] = planes.reshape(size, -1).T.copy().view(kind).ravel().tolist()
     return numbers

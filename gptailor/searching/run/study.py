@@ -138,7 +138,7 @@ class Study:
         if trial.number != len(self.trials):
             raise ValueError(f"expected trial {len(self.trials)}, got trial {trial.number}")
         if trial.request.key in self._keys:
-            raise ValueError("holds an evaluation twice; did two searches write into it?")
+            raise ValueError("has an evaluation twice, perhaps from two searches")
         self._keys.add(trial.request.key)
         self.trials.append(trial)
 
@@ -181,7 +181,7 @@ class Study:
             self._refuse_unlike(name, trial.values, count)
             self._refuse_infinite(name, trial.per_sample)
             if trial.values is not None and trial.samples not in ledger.references:
-                raise self.error(f"has {name} on {trial.samples} samples, and no score of the base")
+                raise self.error(f"has {name} on {trial.samples} samples, but no score of the base")
             if trial.request.samples > ledger.full:
                 raise self.error(f"has {name} on more samples than the search's {ledger.full}")
             if not _fits(space, trial.request.genome):
@@ -189,7 +189,7 @@ class Study:
             ledger.add(trial)
         for number in _named(self.typed):
             if number >= len(self.trials):
-                raise self.error(f"names trial {number}, and has only {len(self.trials)} trials")
+                raise self.error(f"names trial {number}, but has only {len(self.trials)} trials")
 
     def _recall_bases(self, ledger: Ledger) -> None:
         for samples, note in self.typed.bases.items():
@@ -233,9 +233,9 @@ def open_study(journal: Journal, *, begun: bool = False) -> Study:
     """
     study = Study(journal.read(), journal.place, journal.append)
     if begun and not study.typed.version:
-        raise study.error("holds no line, but 'run.json' has the settings of its search")
+        raise study.error("is empty, but 'run.json' has the settings of its search")
     if study.trials and not begun:
-        raise study.error("holds trials, but 'run.json' with the settings of their search is lost")
+        raise study.error("has trials, but 'run.json' with the settings of their search is missing")
     if not study.typed.version:
         study.note("version", gptailor.__version__)
     return study

@@ -100,7 +100,7 @@ class Trial:
         if self.values is not None and self.stderrs is not None:
             refuse_unpaired(self.values, self.stderrs, self.per_sample)
         if self.stopped is not None and self.stopped > self.request.samples:
-            raise ValueError("expected to be given up after fewer samples")
+            raise ValueError("expected fewer samples in a trial that was given up")
         followed = 0 if self.same_as is None else self.same_as + 1
         if max(self.request.asked_after, followed) > self.number:
             raise ValueError("expected a trial with a higher number than the trials before it")

@@ -34,10 +34,11 @@ def _open_roles(plan: Plan) -> set[str]:
 
 
 def search_stages(plan: Plan) -> str:
-    """Return how a search scores plans of an open plan: `cuts bridged, finalists healed`."""
+    """Return how a search scores plans of an open plan: `cuts with bridges, the best healed`."""
     if not cuts(plan):
         return ""
-    recipes = "plans uncut, " if separates(plan) else ""
+    recipes = "first plans with nothing dropped, then " if separates(plan) else ""
     if plan.heal is not None:
-        return f"{recipes}cuts {'bridged' if plan.bridges else 'bare'}, finalists healed"
-    return f"{recipes}cuts bare" + (", finalists bridged" if plan.bridges else "")
+        bridged = "with bridges" if plan.bridges else "without repair"
+        return f"{recipes}cuts {bridged}; the best are healed"
+    return f"{recipes}cuts without repair" + ("; the best are bridged" if plan.bridges else "")

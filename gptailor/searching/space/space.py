@@ -66,7 +66,7 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
     plan = searched(plan, layers, tied)
     collecting = Collecting(plan, layers)
     if not collecting.sites:
-        raise SpaceError("the plan leaves nothing open, so there is nothing to search")
+        raise SpaceError("the plan has no open choices, so there is nothing to search")
     return Space(
         plan,
         layers,

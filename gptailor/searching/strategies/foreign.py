@@ -39,7 +39,7 @@ class Foreign(Strategy):
             got = f"{len(asked)} values" if isinstance(asked, tuple) else type(asked).__name__
             raise self._error(f"returned {got}, expected genomes, shares and the next own state")
         if words := broken_promise(table, asked[0], asked[1], self.population):
-            raise self._error(f"broke its contract: {words}")
+            raise self._error(f"returned an invalid result: {words}")
         genomes, shares, own = asked
         return genomes, shares, own
 

@@ -36,9 +36,9 @@ def test_a_list_moves_with_its_layers_and_keeps_its_words() -> None:
     key = Listed(tried=("mamba", None), absent=("mamba",) * 4)
     assert moved(key, {"key": ["mamba", None, "mamba", None]}, [1, 2]) == [None, "mamba"]
     assert moved(key, {"key": None}, [0, 1]) == ["mamba", "mamba"]
-    with pytest.raises(RuleError, match="'key' is missing, and the model has 3 layers"):
+    with pytest.raises(RuleError, match="'key' is missing, but the model has 3 layers"):
         moved(key, {}, [0], count=3)
-    with pytest.raises(RuleError, match="'key' of L0 is 'conv', and its family was proven with"):
+    with pytest.raises(RuleError, match="'key' of L0 is 'conv', but its family was proven with"):
         moved(key, {"key": ["conv", "mamba"]}, [0], count=2)
     untried = Listed(tried=())
     with pytest.raises(RuleError, match="'key' of L0 is 'mamba'"):
@@ -49,9 +49,9 @@ def test_numbers_of_layers_follow_them() -> None:
     key = Numbered(part="mlp", absent=(0, 2))
     assert moved(key, {"key": [1, 3]}, [3, 0, 1]) == [0, 2]
     assert moved(key, {}, [1, 2]) == [1]
-    with pytest.raises(RuleError, match="'key' names layer 4, and the model has 4 layers"):
+    with pytest.raises(RuleError, match="'key' names layer 4, but the model has 4 layers"):
         moved(key, {"key": [4]}, [0])
-    with pytest.raises(RuleError, match="'key' is missing, and should be a list of layers"):
+    with pytest.raises(RuleError, match="'key' is missing, expected a list of layers"):
         moved(Numbered(part="mlp"), {}, [0])
 
 
@@ -59,10 +59,10 @@ def test_a_number_of_first_layers_is_counted_again() -> None:
     key = First(part="mlp", absent=(1,))
     assert moved(key, {"key": 2}, [1, 2, 3]) == 1
     assert moved(key, {"key": None}, [2, 3]) == 0
-    with pytest.raises(RuleError, match="and a special layer would be L1, after the plain L0"):
+    with pytest.raises(RuleError, match="but a special layer would be L1, after the plain L0"):
         moved(key, {"key": 2}, [2, 0])
     for absent in (None, ()):
-        with pytest.raises(RuleError, match="'key' is None, and should be an integer from 0 up"):
+        with pytest.raises(RuleError, match="'key' is None, expected an integer of at least 0"):
             moved(First(part="mlp", absent=absent), {}, [0])
 
 
@@ -109,7 +109,7 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
     ("changed", "code", "said"),
     [
         ({}, None, ""),
-        ({"moved": {"other": FIRST}}, "M204", "'other' is None, and should be an integer"),
+        ({"moved": {"other": FIRST}}, "M204", "'other' is None, expected an integer"),
         ({"proof": None}, "M301", "the family file of 'mystery' has no proof"),
         ({"layrs": "layers."}, "C111", "unknown key 'layrs'"),
         ({"count_key": ..., "count_kye": "n"}, "C111", "unknown key 'count_kye'"),
@@ -160,17 +160,17 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
         (
             {"proof": None, "head": ["nope.weight"]},
             "M204",
-            "no tensor 'nope.weight' of 'head', and",
+            "no tensor 'nope.weight' of 'head', which",
         ),
         (
             {"proof": None, "norm": ["norm.wait"]},
             "M204",
-            "no tensor 'model.norm.wait' of 'norm', and",
+            "no tensor 'model.norm.wait' of 'norm', which",
         ),
         (
             {"proof": None, "embed": ["wte.weight"]},
             "M204",
-            "no tensor 'model.wte.weight' of 'embed', and",
+            "no tensor 'model.wte.weight' of 'embed', which",
         ),
         (
             {"proof": None, "head": []},
@@ -178,7 +178,11 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
             "'lm_head.weight' has no place: name it under 'embed'",
         ),
         ({"proof": None, "norm": []}, "M204", "'model.norm.weight' has no place"),
-        ({"proof": None, "base": "modle."}, "M204", "begins with 'modle.layers.', as 'base'"),
+        (
+            {"proof": None, "base": "modle."},
+            "M204",
+            "begins with 'modle.layers.', the family file's 'base'",
+        ),
         ({"norm": ["norm.weight"] * 2}, "C111", "'model.norm.weight' has two roles"),
         ({"norm": ["embed_tokens.weight"]}, "C111", "'model.embed_tokens.weight' has two roles"),
         ({"embed": ["layers.0.mlp.up_proj.weight"]}, "C111", "mlp.up_proj.weight' has two roles"),
@@ -202,7 +206,7 @@ def test_a_family_file_of_a_stranger_is_one_fault(
     for fault in faults:
         assert said in fault.message
         assert str(file) in f"{fault.message} {fault.help}" or code in {"M301", "M204"}
-        assert code != "C111" or "'gptailor schema --family' prints the form" in fault.help
+        assert code != "C111" or "'gptailor schema --family' prints its form" in fault.help
         assert fault.message.isprintable()
         assert len(fault.message) < 600
     if code not in {None, "M301"}:
@@ -237,7 +241,7 @@ def test_a_file_without_a_proof_is_read_only_where_it_is_named(
     assert [fault.code for fault in gptailor.check(plan)] == without
     write_signed(user / "mystery.family.json", config, proof=None)
     [fault] = gptailor.check(plan)
-    assert (fault.code, "holds an unproven draft" in fault.message) == ("C112", True)
+    assert (fault.code, "contains an unproven draft" in fault.message) == ("C112", True)
     assert "--family" in fault.help
 
 
@@ -251,8 +255,8 @@ def test_a_key_that_may_be_by_layers_must_be_named(family: Path, tmp_path: Path)
     file = write_signed(tmp_path / "f.family.json", model / "config.json", **names)
     [fault] = gptailor.check(plan.with_families([file]))
     assert fault.code == "M204"
-    assert "'dense_freq' may make a layer depend on its place" in fault.message
-    assert "doesn't name it, under 'plain' or else" in fault.message
+    assert "'dense_freq' may make a layer depend on its position" in fault.message
+    assert "doesn't name it" in fault.message
     moved = {"mlp": {**FIRST, "key": "dense", "step_key": "dense_freq"}}
     file = write_signed(tmp_path / "f.family.json", model / "config.json", **names, moved=moved)
     assert [fault.code for fault in gptailor.check(plan.with_families([file]))] == ["M301"]
@@ -322,7 +326,7 @@ def test_an_unproven_file_has_no_scale_and_no_bridge(family: Path, tmp_path: Pat
     file = write_signed(tmp_path / "f.family.json", config, proof=None)
     for statement in ("scale L2 by 0.5", 'bridge on "t.txt"'):
         said = [fault.message for fault in two_models(family, file, statement)]
-        assert any("it is not proven of a family from a file" in each for each in said), said
+        assert any("a family from a file has no proof of it" in each for each in said), said
 
 
 def test_a_key_that_no_model_has_is_named(family: Path, tmp_path: Path) -> None:
@@ -331,7 +335,7 @@ def test_a_key_that_no_model_has_is_named(family: Path, tmp_path: Path) -> None:
     names |= {"epz": None, "num_key_value_heads": None, "epsilons": 1e-6}
     file = write_signed(tmp_path / "f.family.json", config, proof=None, agree=names)
     said = [fault.message for fault in two_models(family, file)]
-    assert "no model has 'epz' ('agree' in its family file)" in said
+    assert f"no model has the key 'epz' under 'agree' in the family file {file}" in said
     assert len(said) == 2
     why = {"epz": "A model without it has the usual one."}
     file = write_signed(tmp_path / "f.family.json", config, proof=None, agree=names, why=why)

@@ -98,7 +98,9 @@ def test_a_hybrid_keeps_a_layer_that_attends() -> None:
 
 def test_the_last_layer_of_gemma_4_attends_fully() -> None:
     config = {"num_hidden_layers": 6, "hidden_size_per_layer_input": 0, "global_head_dim": 8}
-    with pytest.raises(RuleError, match="the last layer attends fully, and L1 would slide"):
+    with pytest.raises(
+        RuleError, match="the last layer must have full attention, but L1 has a window"
+    ):
         moved("gemma4_text", config, [5, 0])
     out = moved("gemma4_text", config, [0, 5])
     assert out["layer_types"] == [SLIDING, FULL]
@@ -141,5 +143,5 @@ def test_tensors_that_predict_further_tokens_have_a_module() -> None:
 def test_an_unread_bound_of_windows_isnt_a_fault() -> None:
     config = {"num_hidden_layers": 2, "max_window_layers": None}
     assert moved("qwen2", config, [1])["layer_types"] == [FULL]
-    with pytest.raises(RuleError, match="'max_window_layers' is None, and should be an integer"):
+    with pytest.raises(RuleError, match="'max_window_layers' is None, expected an integer"):
         moved("qwen2", {**config, "use_sliding_window": True}, [1])

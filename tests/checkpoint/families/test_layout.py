@@ -147,21 +147,21 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of({"model_type": "llama", "num_hidden_layers": "4"}, names()),
-            "expected a positive integer for 'num_hidden_layers', got '4' (model type 'llama')",
+            "expected a positive integer for 'num_hidden_layers', got \"4\" (model type 'llama')",
         ),
         (
             lambda: layout_of(config(layers=5), names(4)),
-            "there are no tensors 'model.layers.4.…', and the configuration has 5 layers "
+            "there are no tensors 'model.layers.4.…', but the configuration has 5 layers "
             "(model type 'llama')",
         ),
         (
             lambda: layout_of(config(), names(5)),
-            "there is a tensor 'model.layers.4.input_layernorm.weight', and the configuration has "
+            "there is a tensor 'model.layers.4.input_layernorm.weight', but the configuration has "
             "4 layers (model type 'llama')",
         ),
         (
             lambda: layout_of(config("qwen3_moe", mlp_only_layers=3), names()),
-            "'mlp_only_layers' is 3, and should be a list (model type 'qwen3_moe')",
+            "'mlp_only_layers' is 3, expected a list (model type 'qwen3_moe')",
         ),
         (
             lambda: layout_of(config(), [*names(), "model.layers.2.adapter.weight"]),
@@ -174,12 +174,12 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of(config("gemma3", vision_config={}), names()),
-            "'text_config' is missing, where the language model's configuration should be "
+            "'text_config' is missing, expected the language model's configuration "
             "(model type 'gemma3')",
         ),
         (
             lambda: layout_of(config("llava", text_config={"model_type": "newllm"}), names()),
-            "model type 'newllm' is not known (the language model of model type 'llava')",
+            "model type 'newllm' is unknown (the language model of model type 'llava')",
         ),
         (
             lambda: layout_of(config("llava", text_config={"num_hidden_layers": 2}), ["a.b"]),
@@ -195,23 +195,23 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of(config(per_layer_config={"0": {}}), names()),
-            "'per_layer_config' of model type 'llama' gives its layers other shapes",
+            "'per_layer_config' of model type 'llama' gives its layers different shapes",
         ),
         (
             lambda: layout_of(config("qwen2", layer_types=[FULL] * 3), names()),
-            "'layer_types' has 3 entries, and the model has 4 layers (model type 'qwen2')",
+            "'layer_types' has 3 entries, but the model has 4 layers (model type 'qwen2')",
         ),
         (
             lambda: layout_of(config("qwen2", layer_types=FULL), names()),
-            "'layer_types' is 'full_attention', and the model has 4 layers (model type 'qwen2')",
+            "'layer_types' is 'full_attention', but the model has 4 layers (model type 'qwen2')",
         ),
         (
             lambda: layout_of(config("gemma3_text", sliding_window_pattern=0), names()),
-            "'sliding_window_pattern' is 0, and should be an integer from 1 up",
+            "'sliding_window_pattern' is 0, expected an integer of at least 1",
         ),
         (
             lambda: layout_of(config("deepseek_v3", moe_layer_freq=2), names()),
-            "'moe_layer_freq' is 2, which transformers doesn't read (model type 'deepseek_v3')",
+            "'moe_layer_freq' is 2, which transformers can't read (model type 'deepseek_v3')",
         ),
     ],
 )
@@ -227,12 +227,10 @@ def test_a_checkpoint_that_can_t_be_cut_says_why(found: Any, message: str) -> No
 def test_an_architecture_like_llama_gets_a_cautious_layout() -> None:
     found = layout("newllama", architectures=["A"] * 4, eos_token_id=[1, 2, 3, 4])
     assert found.notice == (
-        "model type 'newllama' is not known; its layers are taken to be like Llama's"
+        "model type 'newllama' is unknown; gptailor treats its layers like Llama's"
     )
     assert (
-        found.no_scale
-        == found.no_bridge
-        == ("the arithmetic of model type 'newllama' is not known")
+        found.no_scale == found.no_bridge == ("the arithmetic of model type 'newllama' is unknown")
     )
     assert split_name(found, "model.layers.3.mlp.up_proj.weight") is not None
 
@@ -240,14 +238,14 @@ def test_an_architecture_like_llama_gets_a_cautious_layout() -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"scales": [1.0, 2.0, 3.0, 4.0]}, "'scales' may say something of each layer"),
-        ({"sliding_window": 4096}, "'sliding_window' may make a layer depend on its place"),
-        ({"moe_every_n": 2}, "'moe_every_n' may make a layer depend on its place"),
-        ({"scale_depth": 1.4}, "'scale_depth' may make a layer depend on its place"),
+        ({"scales": [1.0, 2.0, 3.0, 4.0]}, "'scales' may have an entry for each layer"),
+        ({"sliding_window": 4096}, "'sliding_window' may make a layer depend on its position"),
+        ({"moe_every_n": 2}, "'moe_every_n' may make a layer depend on its position"),
+        ({"scale_depth": 1.4}, "'scale_depth' may make a layer depend on its position"),
     ],
 )
 def test_a_key_that_may_depend_on_the_place_is_not_guessed(more: dict[str, Any], why: str) -> None:
-    assert reason("newllama", **more) == f"model type 'newllama' is not known, and {why}"
+    assert reason("newllama", **more) == f"model type 'newllama' is unknown, and {why}"
 
 
 def test_a_key_without_a_value_says_nothing() -> None:
@@ -263,13 +261,13 @@ def test_a_key_without_a_value_says_nothing() -> None:
     ],
 )
 def test_other_tensors_are_not_guessed(rests: tuple[str, ...], why: str) -> None:
-    assert f"model type 'newllama' is not known, and {why}" in reason("newllama", rests)
+    assert f"model type 'newllama' is unknown, and {why}" in reason("newllama", rests)
 
 
 def test_layers_of_two_kinds_are_not_guessed() -> None:
     found = layout_of(config("newllama"), [*names(), "model.layers.2.self_attn.q_norm.weight"])
     assert found == Refusal(
-        "model type 'newllama' is not known, and its layers don't have the same tensors", LEARN
+        "model type 'newllama' is unknown, and its layers don't have the same tensors", LEARN
     )
 
 
@@ -340,7 +338,7 @@ def refusal(out: dict[str, Any] | Refusal) -> str:
 
 def test_a_dense_layer_after_a_sparse_one() -> None:
     assert refusal(moved("deepseek_v3", (0, 2, 1), first_k_dense_replace=2)) == (
-        "'first_k_dense_replace' makes the first layers dense and all others sparse, and a dense "
+        "'first_k_dense_replace' makes the first layers dense and all others sparse, but a dense "
         "layer would be L2, after the sparse L1"
     )
 
@@ -356,7 +354,7 @@ def test_a_layer_that_computes_with_its_number() -> None:
         "'scale_attn_by_inverse_layer_idx' divides by a layer's own number, and L2 would be L1"
     )
     plain = {**base, "scale_attn_by_inverse_layer_idx": False}
-    assert "L0's own model has it unset" in refusal(
+    assert "the model of L0 has it unset" in refusal(
         moved_config(found, base, layer_entries(found, plain))
     )
 
@@ -366,7 +364,7 @@ def test_two_windows_in_one_model() -> None:
     found = layout("gemma2")
     a, b = layer_entries(found, near), layer_entries(found, far)
     assert refusal(moved_config(found, near, [a[0], b[2]])) == (
-        "'sliding_window' is one number for all layers, and these layers have windows of 8 and 16"
+        "'sliding_window' is one number for all layers, but these layers have windows of 8 and 16"
     )
     out = moved_config(found, near, [b[0], a[1]])
     assert isinstance(out, dict)
@@ -390,7 +388,7 @@ def test_the_base_s_configuration_is_left_as_it_is() -> None:
 
 
 def test_entries_of_a_configuration_with_other_layers_are_an_error() -> None:
-    with pytest.raises(ValueError, match="'layer_types' has 3 entries, and the model has 4 layers"):
+    with pytest.raises(ValueError, match="'layer_types' has 3 entries, but the model has 4 layers"):
         layer_entries(layout("gemma2"), config("gemma2", layer_types=[FULL] * 3))
 
 

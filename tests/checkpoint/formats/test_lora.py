@@ -170,9 +170,15 @@ def test_targets_without_a_delta_are_a_warning(base: Checkpoint, tmp_path: Path)
         ({"target_modules": r".*\.0\..*"}, r"'target_modules' '.*\\.0\\..*'"),
         ({"exclude_modules": ["2.self_attn.q_proj"]}, "'exclude_modules' ['2.self_attn.q_proj']"),
         ({"exclude_modules": r".*[2-5]\..*"}, r"'exclude_modules' '.*[2-5]\\..*'"),
-        ({"rank_pattern": {"q_proj": 4, "k_proj": 8}}, "'rank_pattern' has 'k_proj'"),
-        ({"alpha_pattern": {"7.self_attn.q_proj": 8}}, "'alpha_pattern' has '7.self_attn.q_proj'"),
-        ({"trainable_token_indices": [3]}, "'trainable_token_indices' names tokens"),
+        (
+            {"rank_pattern": {"q_proj": 4, "k_proj": 8}},
+            "no module for 'k_proj' of its 'rank_pattern'",
+        ),
+        (
+            {"alpha_pattern": {"7.self_attn.q_proj": 8}},
+            "no module for '7.self_attn.q_proj' of its 'alpha_pattern'",
+        ),
+        ({"trainable_token_indices": [3]}, "the tokens of its 'trainable_token_indices'"),
     ],
 )
 def test_weights_that_the_settings_leave_out_are_a_warning(
@@ -181,7 +187,7 @@ def test_weights_that_the_settings_leave_out_are_a_warning(
     modules = [f"model.layers.{n}.self_attn.q_proj" for n in range(6) if n != 1]
     tensors = {key: value for module in modules for key, value in pair(module).items()}
     warned = apply_adapter(base, adapter(tmp_path / "a", tensors, **settings))[1]
-    [surplus] = [text for text in warned if "it aims at" not in text]
+    [surplus] = [text for text in warned if "has no delta for" not in text]
     assert says in surplus
     if "leaves out" in surplus:
         assert f"{modules[1]!r}" in surplus
@@ -191,7 +197,7 @@ def test_an_adapter_whose_deltas_are_all_left_out_changes_nothing(
     base: Checkpoint, tmp_path: Path
 ) -> None:
     error = refused(base, adapter(tmp_path / "a", target_modules=["q_proj"], layers_to_transform=1))
-    assert (error.code, error.message) == ("C401", "the adapter changes nothing in the model")
+    assert (error.code, error.message) == ("C401", "the adapter doesn't change the model")
     assert f"a delta for '{Q}', which its 'layers_to_transform' 1 leaves out" in error.help
 
 
@@ -339,14 +345,14 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("code", "said", "tensors", "config"),
     [
-        ("C401", "changes nothing", {}, {}),
-        ("C401", "changes nothing", pair(Q), {"lora_alpha": 0}),
+        ("C401", "doesn't change the model", {}, {}),
+        ("C401", "doesn't change the model", pair(Q), {"lora_alpha": 0}),
         ("C402", "expected a float dtype", pair(Q) | {A: torch.zeros(4, 16, dtype=torch.int8)}, {}),
         ("C403", "layers.9", pair("model.layers.9.self_attn.q_proj"), {}),
         ("C403", "experts", pair("model.layers.0.mlp.experts.base_layer"), {}),
         ("C403", "score", pair(Q) | {"base_model.model.score.weight": torch.zeros(2)}, {}),
         ("C403", "lora_diag", pair(Q) | {f"base_model.model.{Q}.lora_diag": torch.ones(4)}, {}),
-        ("C403", "same place", pair(Q) | {A.replace("_A.", "_A.x."): torch.zeros(4, 16)}, {}),
+        ("C403", "same module", pair(Q) | {A.replace("_A.", "_A.x."): torch.zeros(4, 16)}, {}),
         ("C404", "rank 8", pair(Q), {"r": 8}),
         ("C404", "rank 2", pair(Q), {"rank_pattern": {"q_proj": 2}}),
         ("C404", "[4, 16]", pair(Q, into=32), {}),
@@ -401,13 +407,14 @@ def test_an_adapter_of_another_model_is_a_fault(family: Path, tmp_path: Path) ->
     error = refused(open_checkpoint(family / "wide"), adapter(tmp_path / "a"))
     assert error.code == "C404"
     assert f"'{Q}.weight'" in error.message
-    assert error.help == "it is for another model"
+    assert error.help == "use the model that the adapter was trained on"
 
 
 def test_another_vocabulary_is_named_as_such(base: Checkpoint, tmp_path: Path) -> None:
     tensors = pair(Q) | {"base_model.model.model.embed_tokens.weight": torch.zeros(70, HIDDEN)}
     assert (
-        refused(base, adapter(tmp_path / "a", tensors)).help == "the adapter has another vocabulary"
+        refused(base, adapter(tmp_path / "a", tensors)).help
+        == "the adapter has another vocabulary; use the model that it was trained on"
     )
 
 

@@ -204,32 +204,36 @@ BAD: list[tuple[str, Change, str]] = [
     (
         "fp8-block",
         without("m.weight_scale_inv"),
-        "'m.weight' is quantised, and 'm.weight_scale_inv' is missing",
+        "'m.weight' is quantised, but 'm.weight_scale_inv' is missing",
     ),
     (
         "fp8-block",
         shaped("m.weight_scale_inv", 3, 6),
-        "'m.weight_scale_inv' has the shape [3, 6], and should have [3, 7]",
+        "'m.weight_scale_inv' has the shape [3, 6], expected [3, 7]",
     ),
-    ("fp8-block", with_(weight_block_size=None), "has the shape [3, 7], and should have [1, 1]"),
+    ("fp8-block", with_(weight_block_size=None), "has the shape [3, 7], expected [1, 1]"),
     (
         "fp8-block",
         with_(weight_block_size="all"),
         "'weight_block_size' of its quantisation is 'all'",
     ),
     ("fp8-block", with_(quant_method="quip#"), "quantised by 'quip#', expected one of"),
-    ("fp8-block", with_(quant_method="gptq", bits=4), "quantised by 'gptq', and no tensor is"),
+    (
+        "fp8-block",
+        with_(quant_method="gptq", bits=4),
+        "quantised by 'gptq', but no tensor is quantised",
+    ),
     (
         "compressed-fp8-channel",
         without("m.weight_scale"),
-        "quantised by 'compressed-tensors', and no tensor is",
+        "quantised by 'compressed-tensors', but no tensor is quantised",
     ),
     (
         "compressed-fp8-channel",
         shaped("m.weight_scale", 31, 1),
-        "has the shape [31, 1], and should have [32, 1]",
+        "has the shape [31, 1], expected [32, 1]",
     ),
-    ("compressed-fp8-channel", weights_with(type="int"), "'m.weight' is F8_E4M3, and should be I8"),
+    ("compressed-fp8-channel", weights_with(type="int"), "'m.weight' is F8_E4M3, expected I8"),
     (
         "compressed-fp8-channel",
         weights_with(strategy="token"),
@@ -245,18 +249,22 @@ BAD: list[tuple[str, Change, str]] = [
         with_(config_groups={}),
         "'config_groups' of its quantisation is {}",
     ),
-    ("compressed-fp8-channel", with_(transform_config={"a": 1}), "rotated weights aren't read"),
+    (
+        "compressed-fp8-channel",
+        with_(transform_config={"a": 1}),
+        "gptailor can't read rotated weights",
+    ),
     (
         "compressed-fp8-channel",
         with_(sparsity_config={"format": "sparse-24-bitmask"}),
-        "sparse weights aren't read",
+        "gptailor can't read sparse weights",
     ),
     ("compressed-int8-zeros", without("m.weight_zero_point"), "'m.weight' has no zero points"),
-    ("compressed-int8-zeros", shaped("m.weight_zero_point", 32, 4), "should have [32, 8]"),
+    ("compressed-int8-zeros", shaped("m.weight_zero_point", 32, 4), "expected [32, 8]"),
     (
         "compressed-int8-zeros",
         weights_with(group_size=24),
-        "has 64 columns, which groups of 24 don't divide",
+        "has 64 columns, which isn't a multiple of the group of 24",
     ),
     ("compressed-int4", without("m.weight_packed"), "'m.weight_packed' is missing"),
     (
@@ -265,55 +273,55 @@ BAD: list[tuple[str, Change, str]] = [
         "'m.weight_shape' is [1, 1], but it has 32 rows",
     ),
     ("compressed-int4", weights_with(num_bits=3), "its quantisation is to 'int' of 3 bits"),
-    ("compressed-int4", weights_with(num_bits=8), "numbers of 8 bits take another number"),
-    ("gptq", without("m.scales"), "'m.weight' is quantised, and 'm.scales' is missing"),
+    ("compressed-int4", weights_with(num_bits=8), "doesn't match 64 numbers of 8 bits"),
+    ("gptq", without("m.scales"), "'m.weight' is quantised, but 'm.scales' is missing"),
     ("gptq", without("m.g_idx"), "has no 'g_idx', which"),
     (
         "gptq",
         with_(bits=8),
-        "'m.qweight' has 8 rows of words for 64 inputs, and the configuration says 8 bits",
+        "'m.qweight' has 8 rows of words for 64 inputs, but the configuration has 8 bits",
     ),
     ("gptq", with_(bits=5), "'bits' of its quantisation is 5"),
-    ("gptq", with_(bits="4"), "'bits' of its quantisation is '4', and should be a whole number"),
-    ("gptq", with_(group_size=16), "'m.scales' has the shape [8, 32], and should have [4, 32]"),
+    ("gptq", with_(bits="4"), "'bits' of its quantisation is '4', expected a whole number"),
+    ("gptq", with_(group_size=16), "'m.scales' has the shape [8, 32], expected [4, 32]"),
     (
         "gptq",
         with_(checkpoint_format="marlin"),
         "'checkpoint_format' of its quantisation is 'marlin'",
     ),
-    ("gptq", shaped("m.qzeros", 8, 3), "'m.qzeros' has the shape [8, 3], and should have [8, 4]"),
+    ("gptq", shaped("m.qzeros", 8, 3), "'m.qzeros' has the shape [8, 3], expected [8, 4]"),
     (
         "gptq",
         lambda _, tensors: tensors["m.g_idx"].fill_(8),
-        "'m.g_idx' names a group that has no scale",
+        "'m.g_idx' names a group without a scale",
     ),
     (
         "gptq",
         lambda _, tensors: tensors["m.qzeros"].fill_(-1),
-        "writers of GPTQ interpret differently",
+        "can't be read reliably",
     ),
     ("awq", with_(version="gemv"), "'version' of its quantisation is 'gemv'"),
-    ("awq", with_(group_size=64), "'m.scales' has the shape [8, 32], and should have [1, 32]"),
+    ("awq", with_(group_size=64), "'m.scales' has the shape [8, 32], expected [1, 32]"),
     (
         "awq",
         lambda _, tensors: tensors.update({"act.scales": torch.ones(3)}),
-        "'act.scales' is present, and its quantised weight",
+        "'act.scales' has no quantised weight",
     ),
     ("bitsandbytes-nf4", without("m.weight.absmax"), "'m.weight.absmax' is missing"),
     (
         "bitsandbytes-nf4",
         without("m.weight.nested_absmax"),
-        "'m.weight.absmax' is U8, and should be F32",
+        "'m.weight.absmax' is U8, expected F32",
     ),
     (
         "bitsandbytes-nf4",
         shaped("m.weight", 512, 1),
-        "'m.weight' has 512 bytes, and [32, 64] numbers of 4 bits take 1024",
+        "'m.weight' has 512 bytes, but [32, 64] numbers of 4 bits need 1024",
     ),
     (
         "bitsandbytes-nf4",
         without("m.weight.quant_state.bitsandbytes__nf4"),
-        "quantised by 'bitsandbytes', and no tensor is",
+        "quantised by 'bitsandbytes', but no tensor is quantised",
     ),
     (
         "bitsandbytes-nf4",
@@ -322,7 +330,11 @@ BAD: list[tuple[str, Change, str]] = [
     ),
     ("compressed-int8", weights_with(type=["int"]), "its quantisation is to ['int'] of 8 bits"),
     ("compressed-int8", weights_with(strategy=[]), "'strategy' of its quantisation is []"),
-    ("compressed-int8", with_(sparsity_config={"format": [1]}), "sparse weights aren't read"),
+    (
+        "compressed-int8",
+        with_(sparsity_config={"format": [1]}),
+        "gptailor can't read sparse weights",
+    ),
     (
         "compressed-fp8-block",
         weights_with(block_structure="9" * 5000 + "x1"),
@@ -333,13 +345,13 @@ BAD: list[tuple[str, Change, str]] = [
         (
             "compressed-int8",
             with_(config_groups={"group_0": {"targets": [target], "weights": {}}}),
-            "could be matched for ever",
+            "quick to match",
         )
         for target in ("re:(.*)*x", "re:((((.*)*)*)*)*$y")
     ),
     ("bitsandbytes-nf4", state_with(nested_offset=10**400), "'nested_offset' of 'm.weight.quant"),
     ("bitsandbytes-nf4", state_with(nested_offset=1e300), "'nested_offset' of 'm.weight.quant"),
-    ("bitsandbytes-int8", shaped("m.SCB", 31), "'m.SCB' has the shape [31], and should have [32]"),
+    ("bitsandbytes-int8", shaped("m.SCB", 31), "'m.SCB' has the shape [31], expected [32]"),
 ]
 
 
@@ -358,7 +370,7 @@ def test_fp8_in_an_int8_checkpoint_has_no_scale(tmp_path: Path) -> None:
         tensors["other.weight"] = torch.ones(3, 3).to(torch.float8_e4m3fn)
 
     message = reads(change, "compressed-int8", tmp_path)
-    assert message == "'other.weight' is F8_E4M3, and has no scale"
+    assert message == "'other.weight' is F8_E4M3, but has no scale"
 
 
 def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
@@ -372,6 +384,6 @@ def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
     (fault,) = gptailor.check(plan)
     assert (fault.code, fault.at) == ("M213", ("models", "base", "source"))
     name = "'model.layers.1.mlp.up_proj.weight'"
-    assert fault.message.startswith(f"'base': {name} is quantised, and ")
+    assert fault.message.startswith(f"'base': {name} is quantised, but ")
     moved = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)
     assert gptailor.check(moved) == []

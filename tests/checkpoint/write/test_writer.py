@@ -620,7 +620,7 @@ def test_force_replaces_no_folder_with_files_that_arent_models(target: Path, nam
     assert (
         error.message == f"expected a model to replace, got a folder that also contains {mine.name}"
     )
-    help_ = "--force replaces it (in Python, force=True)"
+    help_ = "--force replaces it"
     assert error.help == f"move {mine.name} to another folder; then {help_}"
     assert refused("C301", target).help == error.help
     assert tree(target) == before
@@ -672,7 +672,7 @@ def test_an_old_one_that_cannot_be_put_back_is_kept(
 
     monkeypatch.setattr(side_folder, "exchange_names", lambda *_: False)
     monkeypatch.setattr(Path, "rename", races)
-    with pytest.raises(CheckpointError, match="could not be put back") as caught:
+    with pytest.raises(CheckpointError, match="can't be restored") as caught:
         write(target, force=True)
     (side,) = sides(target)
     assert tree(side / "old") == before
@@ -714,13 +714,13 @@ def test_sources_are_protected(tmp_path: Path) -> None:
         protected = [tmp_path / "other", place]
         for target, word in (
             (source, "is also a source"),
-            (source / "new" / "out", "lies within"),
-            (link / "out", "lies within"),
-            (tmp_path / "models", "holds"),
+            (source / "new" / "out", "is inside"),
+            (link / "out", "is inside"),
+            (tmp_path / "models", "contains"),
         ):
             error = refused("C302", target, force=True, protected=protected)
             assert word in error.message
-        assert "holds" in refused("C302", link.parent, force=True, protected=[link]).message
+        assert "contains" in refused("C302", link.parent, force=True, protected=[link]).message
         check_target(tmp_path / "models" / "chat2", force=True, protected=protected)
 
 
@@ -754,7 +754,7 @@ def test_free_space_is_the_nearest_parents(tmp_path: Path) -> None:
         TargetExists(Path("out"), "mine.txt"),
         TargetExists(Path("out")),
         CheckpointError("C204", "is not JSON", Path("out/config.json"), "repair it", 7),
-        CalibrationError("C802", "the file holds no rows", Path("a.jsonl"), 3, "add a row"),
+        CalibrationError("C802", "the file has no rows", Path("a.jsonl"), 3, "add a row"),
     ],
     ids=["changed", "exists", "offset", "line"],
 )

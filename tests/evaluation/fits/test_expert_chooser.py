@@ -327,15 +327,15 @@ def faults_of(folder: Path, statements: str) -> list[tuple[str, str, str | None]
 def test_a_number_that_a_router_allows(folder: Path) -> None:
     assert faults_of(folder, 'experts 4 on "rows.jsonl"') == []
     [(code, message, _)] = faults_of(folder, 'experts 7 on "rows.jsonl"')
-    assert (code, message) == ("M241", "expected at most 6 experts, as a layer has, got 7")
+    assert (code, message) == ("M241", "expected at most 6 experts, the models' own number, got 7")
     [(code, message, help_)] = faults_of(folder, 'experts 1 on "rows.jsonl"')
     assert code == "M241"
-    assert message == "a router can't choose among 1 experts: a token takes 2"
-    assert help_ == "the nearest number is 2"
+    assert message == "a router can't have 1 expert: each token uses 2"
+    assert help_ == "the nearest valid number is 2"
     [(code, message, _)] = faults_of(folder, 'experts 6 on "rows.jsonl"')
     assert (code, "'experts 6' changes nothing" in message) == ("M317", True)
     [(code, _, help_)] = faults_of(folder, 'experts 2 on "rows.jsonl" tokens 5')
-    assert (code, help_) == ("M220", "give at least 6")
+    assert (code, help_) == ("M220", "give at least 6 tokens, one for each expert; better 600")
 
 
 def test_a_number_that_groups_allow(tmp_path: Path) -> None:
@@ -343,9 +343,9 @@ def test_a_number_that_groups_allow(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl")
     [(code, message, help_)] = faults_of(tmp_path, 'experts 7 on "rows.jsonl"')
     assert code == "M241"
-    reason = "a token takes 2, of 1 of 2 equal groups, and a group has at least 2"
-    assert message == f"a router can't choose among 7 experts: {reason}"
-    assert help_ == "the nearest numbers are 6 and 8"
+    reason = "each token uses 2 from 1 of 2 equal groups of at least 2"
+    assert message == f"a router can't have 7 experts: {reason}"
+    assert help_ == "the nearest valid numbers are 6 and 8"
     assert faults_of(tmp_path, 'experts 4..12 step 2 on "rows.jsonl"') == []
     tiny_model("deepseek_v3", tmp_path / "base", n_routed_experts=12, topk_group=2)
     assert [code for code, *_ in faults_of(tmp_path, 'experts 2 on "rows.jsonl"')] == ["M241"]
@@ -359,8 +359,8 @@ def test_layers_with_other_numbers_of_experts_are_refused(tmp_path: Path) -> Non
     write_hollow(tmp_path / "layers", config, shapes)
     write_rows(tmp_path / "rows.jsonl")
     for name, reason in (
-        ("router", "L1 of 'base' has 3 experts, and a router for 4"),
-        ("layers", "L0 of 'base' has 4 experts, and L1 of 'base' has 3"),
+        ("router", "L1 of 'base' has 3 experts, but a router for 4"),
+        ("layers", "L0 of 'base' has 4 experts, but L1 of 'base' has 3"),
     ):
         text = f'tailor 1\nmodel base = "./{name}"\nexperts 2 on "rows.jsonl"'
         faults = gptailor.check(gptailor.loads(text, folder=tmp_path))
@@ -375,7 +375,7 @@ def test_models_with_other_numbers_of_experts_are_refused(folder: Path, tmp_path
         f'experts 2 on "{folder}/rows.jsonl"'
     )
     found = [fault.message for fault in gptailor.check(gptailor.loads(text, folder=tmp_path))]
-    assert "'math' has num_local_experts 4, and the base 6" in found
+    assert "'math' has num_local_experts 4, but the base has 6" in found
 
 
 def test_a_text_with_too_few_tokens_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ REFUSED = {
     "mpt": "its configuration has no number of an MLP's neurons (64)",
     "gpt_neo": "its configuration has no number of an MLP's neurons (64)",
     "gpt_neox_japanese": "its configuration has no number of an MLP's neurons (64)",
-    "mixtral": "L0 of 'base' has experts in place of one MLP",
+    "mixtral": "L0 of 'base' has experts instead of one MLP",
     "openai-gpt": "a layer passes the sum of hidden state and branch through a norm",
 }
 """Families with MLPs that can't be narrowed, and the reason."""

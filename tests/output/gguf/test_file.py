@@ -643,7 +643,7 @@ def test_force_replaces_gguf_files_alone(here: Path, when: str) -> None:
         write()
     on_event = write if when == "meanwhile" else ignore_events
     error = refused("C302", lambda: compiled(here, force=True, on_event=on_event))
-    assert "expected a file that begins with 'GGUF' to replace, got another" in str(error)
+    assert "expected a file that begins with 'GGUF', got another" in str(error)
     assert file.read_text() == "mine"
 
 
@@ -763,7 +763,7 @@ def test_without_a_temporary_folder_the_output_and_the_remedy_are_named(
     assert error.message.startswith("its temporary files cannot be written: No such file")
     assert (error.path, error.help) == (
         here / "out.gguf",
-        "set TMPDIR to a folder with more room",
+        "set TMPDIR to a folder with more space",
     )
 
 
@@ -850,7 +850,7 @@ def test_what_a_dead_run_left_is_removed(here: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "config", "said"),
     [
-        ("phi3", SIZES, "no map to GGUF for the model type 'phi3'"),
+        ("phi3", SIZES, "can't write the model type 'phi3' as GGUF"),
         ("llama", {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
         ("qwen3", {"attention_bias": True}, "no place for the tensor 'model.layers.0.self_attn"),
         ("gemma2", {"query_pre_attn_scalar": 16}, "divides attention by the root of 32"),
@@ -941,15 +941,16 @@ AT_A_STRING = {
 @pytest.mark.parametrize(
     ("pieces", "change", "said"),
     [
-        (False, lambda t: t["model"].update(ignore_merges=True), "no name in llama.cpp"),
+        (False, lambda t: t["model"].update(ignore_merges=True), "without a name in llama.cpp"),
         (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
-                                                  "trim_offsets": True}), "no name in llama.cpp"),
-        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "no name in llama.cpp"),
+                                                  "trim_offsets": True}),
+         "without a name in llama.cpp"),
+        (False, lambda t: t.update(pre_tokenizer=AT_A_STRING), "without a name in llama.cpp"),
         (False, lambda t: t.update(normalizer={"type": "Lowercase"}), "by 'Lowercase'"),
         (False, lambda t: t["added_tokens"][0].update(lstrip=True), "'lstrip' for its token"),
         (True, lambda t: t["model"]["merges"].pop(), "which llama.cpp would"),
         (True, lambda t: later(t["model"]["merges"]), "two merges"),
-        (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces in a way"),
+        (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces differently"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
@@ -961,7 +962,7 @@ def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(here: Path) -> None:
     write_byte_level(here / "base", size=400)
-    assert "has a token of the number 399" in str(refused("C306", lambda: compiled(here)))
+    assert "has a token with the number 399" in str(refused("C306", lambda: compiled(here)))
 
 
 def test_a_tokenizer_of_words_is_refused(here: Path) -> None:
@@ -995,12 +996,12 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = float("nan")
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
     error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q4_1"))
-    assert "up_proj.weight' holds nan, which Q4_1 can't hold" in str(error)
+    assert "up_proj.weight' contains nan, which Q4_1 can't represent" in str(error)
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = -3e38
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
     refused("C307", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
     error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q8_0"))
-    assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
+    assert "up_proj.weight' contains -3.00000001e+38, which Q8_0 can't represent" in str(error)
 
 
 def test_a_type_that_needs_llama_cpps_library_names_it(
@@ -1008,7 +1009,7 @@ def test_a_type_that_needs_llama_cpps_library_names_it(
 ) -> None:
     monkeypatch.setattr("gptailor.output.gguf.quantise._library", lambda: None)
     error = refused("C110", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
-    assert "iq4_nl: expected the package 'xllamacpp' to be installed" in str(error)
+    assert "iq4_nl needs the package 'xllamacpp'" in str(error)
     assert "pip install 'gptailor[gguf]'" in str(error)
     assert not (here / "x.gguf").exists()
     compiled(here, "y.gguf", quantize="q4_0")
@@ -1039,7 +1040,7 @@ def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, ki
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"pad_token_id": 2**40}, "padding_token_id': expected a number of 32 bits"),
+        ({"pad_token_id": 2**40}, "padding_token_id': expected a number of at most 32 bits"),
         ({"num_key_value_heads": 10**400}, "'num_key_value_heads' is too large"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "x"}}, "'factor' is 'x', expected"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 1e39}}, "'factor' is 1e+39"),
@@ -1073,7 +1074,8 @@ def test_a_setting_without_room_in_the_file_is_refused(
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
-    for name, said in (("q2_k", "'q2_k'; llama-quantize makes"), ("iq2_xxs", "; llama-quantize"),
+    for name, said in (("q2_k", "'q2_k'; make it from an f16 file with llama-quantize"),
+                       ("iq2_xxs", "; make it from an f16 file"),
                        ("tq1_0", "trained for it"), ("q9", "'q9'$"),
                        ("Q4_KM", "did you mean 'q4_k_m'"), ("q80", "'q8_0'")):  # fmt: skip
         with pytest.raises(
@@ -1205,11 +1207,11 @@ def test_the_command_refuses_what_does_not_go_together(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["compile", "p.tailor", "-o", "out", "--quantize", "q8_0"]) == 2
-    assert "--quantize is for an output called NAME.gguf" in capsys.readouterr().err
+    assert "--quantize needs an output NAME.gguf" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--gguf", "q8_0"]) == 2
-    assert "--gguf is for an output folder" in capsys.readouterr().err
+    assert "--gguf needs an output folder" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q2_k"]) == 2
-    assert "llama-quantize makes this type of an f16 file" in capsys.readouterr().err
+    assert "make it from an f16 file with llama-quantize" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 
 
@@ -1236,7 +1238,7 @@ def test_a_dry_run_knows_the_size_with_the_lock(
         size = int(notes.partition(missed)[2].partition(" bytes\n")[0].replace(",", ""))
         assert f"{size:,} bytes" in said
         assert f"note: its size contains the lock, {size - bare:,} bytes" in notes
-        assert "a file is smaller without --lock" in notes
+        assert "the file is smaller without --lock" in notes
     assert (here / "out-Q8_0.gguf").stat().st_size == size
 
 

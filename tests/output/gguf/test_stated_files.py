@@ -108,7 +108,7 @@ def test_a_lock_has_the_files_and_a_changed_file_is_found(here: Path) -> None:
     file.unlink()
     found = gptailor.verify("out")
     assert found.result == "unverified"
-    assert "out-Q8_0.gguf: the plan states this file, and it is missing" in found.unverified
+    assert "out-Q8_0.gguf: the plan has this file, but it is missing" in found.unverified
 
 
 def test_a_file_of_another_plan_is_found(here: Path) -> None:
@@ -127,9 +127,7 @@ def test_other_files_than_the_locked_ones_are_refused(here: Path) -> None:
     lock = gptailor.lock(stating("gguf f16"))
     gptailor.compile(stating("gguf f16"), "out", locked=lock)
     gptailor.compile(stating("gguf f16"), "alone.gguf", locked=lock)
-    with pytest.raises(
-        CheckpointError, match="the plan states Q8_0, and the lock has F16"
-    ) as caught:
+    with pytest.raises(CheckpointError, match="the plan has Q8_0, but the lock has F16") as caught:
         gptailor.compile(stating("gguf q8_0"), "again", locked=lock)
     assert caught.value.code == "C703"
     gptailor.compile(stating(), "option", gguf=["q8_0"], locked=lock)
@@ -177,7 +175,7 @@ def test_a_size_names_the_type_of_the_only_file() -> None:
     measures = (plan.search.objectives[1], *plan.search.requires, *plan.expects)
     assert [each.arguments["gguf"] for each in measures] == ["q8_0"] * 3
     assert "expect bytes(gguf) <= 1M\n" in gptailor.format(f"{CUT}gguf q8_0\n{wishes}")
-    with pytest.raises(PlanError, match="it is the type of a plan with one statement 'gguf'"):
+    with pytest.raises(PlanError, match="add one statement 'gguf' to the plan"):
         gptailor.loads(f"{CUT}gguf q8_0\ngguf f16\n{wishes}")
 
 
@@ -196,7 +194,7 @@ def test_check_finds_files_that_the_format_has_not(here: Path, drop: str) -> Non
     )
     faults = gptailor.check(gptailor.loads(text, folder="."))
     assert {fault.code for fault in faults} == {"C306"}
-    assert all("there is no map to GGUF for the model type 'phi'" in f.message for f in faults)
+    assert all("gptailor can't write the model type 'phi' as GGUF" in f.message for f in faults)
     spans = [fault.span for fault in faults if fault.span is not None]
     assert [text[span.start : span.end] for span in spans] == ["gguf q8_0", "f16"]
 

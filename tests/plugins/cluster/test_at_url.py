@@ -193,5 +193,5 @@ def test_a_model_at_a_url_compiles_as_the_folder_does(tmp_path: Path) -> None:
 
 
 def test_a_url_has_no_revision() -> None:
-    with pytest.raises(PlanError, match="'s3://b/m' is a URL, and has no revision"):
+    with pytest.raises(PlanError, match="'s3://b/m' is a URL, which can't have a revision"):
         gptailor.loads('tailor 1\nmodel base = "s3://b/m" @ "main"\ndrop L1\n')

@@ -142,7 +142,7 @@ def fail(group: ProcessGroup) -> None:
     ("work", "codes", "speaks", "message"),
     [
         ("refuse", (1, 1), 1, "the second process refuses"),
-        ("die", (1, 3), 0, "another process of the group ended; if its memory did not suffice"),
+        ("die", (1, 3), 0, "another process of the group ended; if it had too little memory"),
         ("fail", (1, 1), 0, "the first process fails"),
     ],
 )

@@ -82,9 +82,9 @@ def test_a_machine_of_another_kind_and_one_that_lacks_something_are_reported(
     cluster: dict[str, Any],
 ) -> None:
     assert cluster["refused"] == [
-        "latency() has no common measure on 'a quick machine' and on 'a slow machine': "
-        "all workers must have this machine's kind of processor",
-        "a worker can't begin: there is no 'texts/maths.jsonl' here",
+        "latency() can't be compared between 'a quick machine' and 'a slow machine'; "
+        "use workers with this machine's kind of processor",
+        "a worker can't start: there is no 'texts/maths.jsonl' here",
     ]
     assert cluster["alike"] == "budget"
 

@@ -108,7 +108,7 @@ def test_the_shell_is_the_environments(
         monkeypatch.setenv("SHELL", unknown)
         said = run("completion", "--install")
         assert (said.code, said.out) == (2, "")
-        assert "say for which shell: bash, zsh or fish" in said.err
+        assert "name a shell: bash, zsh or fish" in said.err
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_old_script_is_replaced_and_a_strange_file_is_not(run: Run, home: Pat
     file.write_text("complete -W mine gptailor\n")
     said = run("completion", "--install")
     assert (said.code, said.out) == (3, "")
-    assert said.err == f"error: '{file}' exists and was not written by gptailor; move it\n"
+    assert said.err == f"error: '{file}' exists, but gptailor didn't write it; move it\n"
     assert files(home) == {FILES["bash"]: "complete -W mine gptailor\n"}
 
 

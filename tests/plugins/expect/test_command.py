@@ -374,6 +374,6 @@ def test_a_plan_that_isnt_a_gguf_file_is_named_by_its_drops(run: Run, tmp_path: 
     code, said, _ = run(str(tmp_path / "p"))
     assert code == 3
     words = " ".join(said.split())
-    assert "FAIL: [C306] without L1 its layers slide by no period, as llama.cpp's" in words
-    assert "'gemma3' must: sFssF; drop or order layers so" in words
+    assert "FAIL: [C306] without L1 its sliding layers aren't periodic, as llama.cpp's" in words
+    assert "'gemma3' must: sFssF; drop or reorder layers so" in words
     assert "\\n" not in said

@@ -111,4 +111,4 @@ def test_json_stays_json(run: Run) -> None:
 
 def test_standard_input_is_no_file(run: Run) -> None:
     said = run("check", "-", "--fix")
-    assert (said.code, "- is standard input" in said.err) == (2, True)
+    assert (said.code, "standard input (-)" in said.err) == (2, True)

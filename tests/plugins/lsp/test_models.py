@@ -50,7 +50,7 @@ def test_what_is_not_in_the_cache_is_excused_unless_the_hub_is_asked(tmp_path, m
     (tmp_path / "inner.tailor").write_text(plan)
     text = opened(plan.replace("org/name", "./inner.tailor") if inner else plan, tmp_path)
     (fault,) = seen_models(text).faults
-    assert fault.message.startswith("'org/name' isn't in the cache of the Hub")
+    assert fault.message.startswith("'org/name' is missing from the Hub's cache")
     assert diagnostic(text, fault).severity == types.DiagnosticSeverity.Information
     (fault,) = seen_models(text, hub=True).faults
     assert (fault.message, fault.help) == (f"{why} (org/name)", "check the connection")

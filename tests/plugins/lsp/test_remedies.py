@@ -84,7 +84,7 @@ def test_a_misspelled_word_is_changed_where_it_is_a_word():
 def test_a_fix_of_a_fault_against_models_is_not_preferred():
     text = opened(f'{HEAD}model x = "some/folder"\nL1 from x\nscale L2 by mix\n')
     span = Span(text.text.index('"some'), text.text.index('"some') + 13)
-    help_ = 'there is a folder of that name; a folder\'s name starts so: "./some/folder"'
+    help_ = 'there is a folder of that name; write "./some/folder"'
     (remedy,) = remedies(text, [Fault("C503", "is not here", (), help_, span=span)])
     assert (remedy.title[-15:], remedy.sure) == ('"./some/folder"', False)
     worse = Fault("M999", "there is no 'math'", (), "did you mean '§'?", span=Span(31, 37))

@@ -293,8 +293,8 @@ def test_rename_changes_all_uses_of_a_name_and_nothing_else():
     [
         ("L1 from ma‸th", "mix", "there is a number 'mix' already"),
         ("scale L1 by m‸ix", "math", "there is a model 'math' already"),
-        ("L1 from ma‸th", "L7", "a layer's name"),
-        ("L1 from ma‸th", "drop", "a word of the language"),
+        ("L1 from ma‸th", "L7", "the name of a layer"),
+        ("L1 from ma‸th", "drop", "a reserved word"),
         ("L1 from ma‸th", "a-b", "letters, digits"),
         ("L1 from ma‸th", "", "letters, digits"),
         ("L1 from b‸ase", "other", "always named 'base'"),

@@ -60,7 +60,7 @@ def test_a_plan_that_is_there_is_not_overwritten(
     assert "note: " in capsys.readouterr().err
     assert run(["import", "merge.yml", "-o", "merge.tailor"]) == 3
     assert (folder / "merge.tailor").read_text() == "precious"
-    help_ = "--force replaces it (in Python, force=True)"
+    help_ = "--force replaces it"
     said = f"error[C301]: exists already\n --> merge.tailor\n  = help: {help_}\n"
     assert capsys.readouterr().err == said  # no notes before it
     assert run(["import", "merge.yml", "-o", "merge.tailor", "--force"]) == 0
@@ -103,7 +103,7 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert run(["import", "hub.yml", "--base", "known"]) == 0
     said = capsys.readouterr()
     assert "head from y" in said.out
-    assert "note: hub.yml:3: lamda: mergekit knows no key 'lamda'" in said.err
+    assert "note: hub.yml:3: lamda: mergekit ignores the unknown key 'lamda'" in said.err
     assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
     assert "hub.yml:3: lamda" in capsys.readouterr().err
     (folder / "hub.yml").write_text((folder / "hub.yml").read_text() + "mu: 1\n")

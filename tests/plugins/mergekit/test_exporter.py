@@ -122,7 +122,7 @@ def test_a_union_is_one_where_its_rows_are_made_of_all_models() -> None:
     ],
 )
 def test_a_union_with_other_rows_is_refused(body: str) -> None:
-    with pytest.raises(ConversionError, match="mergekit makes the rows that the") as caught:
+    with pytest.raises(ConversionError, match="mergekit makes missing rows of the") as caught:
         exported(f"tokenizer union\n{body}")
     assert caught.value.place == "tokenizer"
 
@@ -142,7 +142,7 @@ def test_a_chat_template_is_written_by_name_or_whole(tmp_path: Path) -> None:
 def test_what_is_made_by_a_plan_isnt_a_model_there() -> None:
     plan = gptailor.loads(f"{HEAD}L0 from math")
     models = {**plan.models, "math": p.Model(source="./other.tailor")}
-    with pytest.raises(ConversionError, match="made by a plan") as caught:
+    with pytest.raises(ConversionError, match="a plan's output") as caught:
         export_mergekit(plan.model_copy(update={"models": models}), 2)
     assert caught.value.place == "models.math"
 
@@ -260,7 +260,7 @@ MIX = "model mix = math, code by linear()\n"
         (f"{MIX}whole from mix", "dtype", "without a dtype"),
         (f"{MIX}dtype float32\ntokenizer from math\nwhole from mix", "tokenizer", "of its own"),
         ('model ties = base\nmodel x = "ties"\ndtype float32\nL0 from ties, x by linear()',
-         "models.x", "takes 'ties' for the model that is made"),
+         "models.x", "would use the merged model in place of 'ties'"),
         ("model linear = math, code by linear()\ndtype float32\nwhole from linear",
          "models.linear", "the document's merge_method"),
         ("model mix = math, code by dare(0.5)\ndtype float32\nwhole from mix",
@@ -286,7 +286,7 @@ def test_a_stage_of_unknown_depth_is_refused_where_it_needs_layers() -> None:
     known = gptailor.loads(f"{HEAD}model mix = math by ties()\n{body}")
     assert "models" in next(iter(yaml.safe_load_all(export_mergekit(known))))
     for made in ("math, code by linear()", "math by ties(density=curve(0.2, 0.8))"):
-        with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
+        with pytest.raises(ConversionError, match="number of layers is unknown") as caught:
             export_mergekit(gptailor.loads(f"{HEAD}model mix = {made}\n{body}"))
         assert caught.value.place == "models.mix"
 
@@ -303,16 +303,16 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
 @pytest.mark.parametrize(
     ("body", "place", "said"),
     [
-        ("scale L1 by 0.9", "scales[0]", "nothing like 'scale'"),
-        ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
-        ('drop L5\nheal on "x.txt"', "heal", "nothing like 'heal'"),
+        ("scale L1 by 0.9", "scales[0]", "can't express 'scale'"),
+        ('bridge on "x.txt"', "bridges[0]", "can't express 'bridge'"),
+        ('drop L5\nheal on "x.txt"', "heal", "can't express 'heal'"),
         ("drop any 1 of L0..L5", "", "open choices"),
         ("drop L0..L5", "drops[0]", "drops all layers"),
         ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
         ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
         ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
         ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken unchanged"),
-        ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
+        ("L0 from base, two by karcher()", "layers[0]", "always merges all models"),
     ],
 )
 def test_what_mergekit_cant_say_is_refused_with_its_statement(
@@ -325,7 +325,7 @@ def test_what_mergekit_cant_say_is_refused_with_its_statement(
 
 
 def test_an_overlay_needs_the_number_of_layers() -> None:
-    with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
+    with pytest.raises(ConversionError, match="number of layers is unknown") as caught:
         export_mergekit(tailor("L0 from two"))
     assert "--layers N" in (caught.value.help or "")
 

@@ -57,7 +57,7 @@ def test_a_link_out_of_the_folder_is_refused(desk: Desk) -> None:
     assert desk.compile().code == 0
     (desk.folder / "secret").write_text("a key")
     shutil.copy(desk.folder / "out" / "model.safetensors", desk.folder / "weights")
-    out = "leads out of the folder"
+    out = "is a link out of the folder"
     for i, (name, to, reason) in enumerate((
         ("tokenizer.json", "../secret", out),
         ("README.md", "../secret", out),
@@ -67,7 +67,7 @@ def test_a_link_out_of_the_folder_is_refused(desk: Desk) -> None:
         ("vocab.json", "chain", out),
         ("vocab.json", "gone", "cannot be read"),
         ("vocab.json", "vocab.json", "cannot be read"),
-        ("vocab.json", ".", "is a folder"),
+        ("vocab.json", ".", "expected a regular file, got a folder"),
     )):  # fmt: skip
         folder = shutil.copytree(desk.folder / "out", desk.folder / f"got{i}")
         (folder / "chain").symlink_to("../secret")
@@ -105,9 +105,9 @@ def test_a_file_of_others_is_uploaded_only_by_its_name(desk: Desk) -> None:
     assert uploaded.pop("runs/log.txt") == b"mine"
     assert not [name for name in uploaded if "runs" in name]
     done = desk.run(*upload, "--include", "special*", HF_TOKEN="hf_writer")
-    assert (done.code, "leads out of the folder" in done.err) == (3, True)
+    assert (done.code, "is a link out of the folder" in done.err) == (3, True)
     done = desk.run(*upload, "--include", "linked", HF_TOKEN="hf_writer")
-    assert (done.code, "is a folder" in done.err) == (3, True)
+    assert (done.code, "expected a regular file, got a folder" in done.err) == (3, True)
     done = desk.run(*upload, "--include", "*.md5", HF_TOKEN="hf_writer")
     assert (done.code, "expected a file that matches '*.md5', got none" in done.err) == (3, True)
 
@@ -158,7 +158,7 @@ def test_an_upload_has_no_paths_of_the_machine_and_verifies(desk: Desk, folders:
     assert [locked[name]["source"] for name in ("base", "math")] == ["org/base", "./base"]
     texts = [content for name, content in files.items() if not name.endswith(".safetensors")]
     assert not [text for text in texts if b"../" in text or bytes(desk.folder) in text]
-    note = "note: plan.tailor is uploaded without paths of this machine: "
+    note = "note: plan.tailor is uploaded without this machine's paths: "
     assert f"{note}model 'base' is org/base and 'math' is ./base there" in done.err
     for name, content in files.items():
         (desk.folder / "got" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +309,7 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", "--upload", HF_TOKEN=token)
     assert (done.code, published(desk)) == (3, {})
-    refused = "can't be written: the Hub expects a token with the right to write"
+    refused = "can't be written: the Hub needs a token with write access"
     assert f"error[C501]: {refused}" in done.err
     assert "Traceback" not in done.err
 
@@ -317,8 +317,8 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("out", "me/model", "--base-model", "no id"), "error[C501]: expected an id of the Hub"),
-        (("out", "model"), "error[C501]: expected an id of the Hub such as ORG/NAME"),
+        (("out", "me/model", "--base-model", "no id"), "error[C501]: expected a Hub id"),
+        (("out", "model"), "error[C501]: expected a Hub id such as ORG/NAME"),
         (("nowhere", "me/model"), "error[C101]: expected a folder that 'gptailor compile' wrote"),
         (("out/model.safetensors", "me/model"), "'hf upload ORG/NAME model.safetensors' uploads"),
     ],

@@ -265,7 +265,7 @@ def test_a_journal_without_sizes_costs_the_report_its_trials_alone(run: Run, wor
     (world / "run" / "best.tailor").write_text(PLAN.replace("./", "../"))
     assert run("report", "run", "-o", "run.html", "--no-continuations").code == 0
     found = sections((world / "run.html").read_text())
-    assert "has no size of a plan that may be handed over" in found["trials"]
+    assert "has a plan without a size" in found["trials"]
     assert {"map", "size", "plan"} <= found.keys()
 
 

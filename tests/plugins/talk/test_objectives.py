@@ -96,11 +96,11 @@ def test_chats_have_the_template_and_texts_have_none(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "code", "said"),
     [
-        ("", "C802", "the file holds no rows"),
+        ("", "C802", "the file has no rows"),
         ('{"answer": "a"}', "C804", "the row has no 'context'"),
         ('{"prompt": ""}', "C804", "'prompt' is empty"),
         (json.dumps({"text": "a" * 99}), "C805",
-         "the prompt and its continuation take 129 tokens, more than the model's 128"),
+         "the prompt and its continuation have 129 tokens, more than the model's 128"),
         ('{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}',
          "C812", "rows of 'messages' need a chat template"),
     ],
@@ -137,7 +137,7 @@ def test_a_model_without_an_end_token_has_no_share_of_ends(folder: Path, tmp_pat
     file = rows(tmp_path, {"text": "a"})
     ends, loops = scores(base, file, 'ends("FILE", tokens=9)', 'loops("FILE", tokens=9)')
     assert isinstance(ends, Failure)
-    assert "'ends' needs an end token, and the model and its tokenizer lack it" in ends.message
+    assert "'ends' needs an end token, which the model and its tokenizer lack" in ends.message
     assert loops == 0.0
 
 

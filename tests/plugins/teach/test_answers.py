@@ -315,9 +315,9 @@ def test_prompts_stand_in_the_teachers_chat_template(folder: Path) -> None:
     ("rows", "tokens", "code", "message"),
     [
         ([{"messages": [{"role": "user", "content": "ab"}]}], 24, "C812",
-         "rows of 'messages' need a chat template, and 'base' has none"),
+         "rows of 'messages' need a chat template, but 'base' has no chat template"),
         ([{"messages": [{"role": "assistant", "content": "ab"}]}], 24, "C804",
-         "'messages' has an answer and no question"),
+         "'messages' has an answer without a question"),
         ([{"question": "ab"}], 24, "C804", "the row has no 'text'"),
         ([{"prompt": "abc"}] * 32, 1, "C813",
          "all 32 first answers to these prompts are cut at 1 tokens"),
@@ -365,7 +365,7 @@ def test_a_teacher_with_nan_is_refused_before_anything_is_learned(folder: Path) 
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(Exception, match="holds NaN") as caught:
+    with pytest.raises(Exception, match="contains NaN") as caught:
         heal(said(folder, HEAL), on_event=told.append)
     assert "its teacher's predictions are NaN" in str(caught.value)
     assert {event.what for event in told if isinstance(event, Progress)} == {"answering"}

@@ -191,7 +191,7 @@ def test_missing_rows_of_predictions_are_refused(
         ([torch.nan], "NaN or infinity"),
         ([torch.inf], "NaN or infinity"),
         ([-torch.inf], "NaN or infinity"),
-        ([-3.0, -2.0], "log-probabilities that aren't the largest first"),
+        ([-3.0, -2.0], "log-probabilities that don't descend"),
     ],
 )
 @pytest.mark.parametrize("kept", [1, KEPT])

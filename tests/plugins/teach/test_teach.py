@@ -296,15 +296,15 @@ def test_a_file_is_replaced_only_by_force_and_ends_in_its_suffix(folder: Path) -
 @pytest.mark.parametrize(
     ("key", "notes", "why"),
     [
-        ("distillkit", {"exact_k": 1}, "another format"),
-        ("distillkit", {"delta_encoding": True}, "another format"),
-        ("distillkit", {"k": None}, "another format|no notes"),
-        ("distillkit", {"k": 0, "exact_k": 0}, "another format"),
-        ("distillkit", {"k": 65, "exact_k": 65}, "another format"),
+        ("distillkit", {"exact_k": 1}, "expected the metadata"),
+        ("distillkit", {"delta_encoding": True}, "expected the metadata"),
+        ("distillkit", {"k": None}, "expected the metadata|lacks the metadata"),
+        ("distillkit", {"k": 0, "exact_k": 0}, "expected the metadata"),
+        ("distillkit", {"k": 65, "exact_k": 65}, "expected the metadata"),
         ("distillkit", {"k": 5, "exact_k": 5}, "expected 20 bytes of a prediction in row 1"),
-        ("distillkit", {"k": 64.0, "exact_k": 64.0}, "another format"),
-        ("distillkit", {"d": 128}, "predicts 128 tokens, and the plan's model 64"),
-        ("gptailor", {"tokenizer": "another"}, "another tokenizer"),
+        ("distillkit", {"k": 64.0, "exact_k": 64.0}, "expected the metadata"),
+        ("distillkit", {"d": 128}, "predicts 128 tokens, the plan's model 64"),
+        ("gptailor", {"tokenizer": "another"}, "tokenizer differs"),
     ],
 )
 def test_a_file_in_another_format_is_refused(
@@ -320,7 +320,7 @@ def test_a_file_without_notes_is_refused(folder: Path) -> None:
     taught(folder)
     file = folder / "taught.parquet"
     parquet.write_table(parquet.read_table(file).replace_schema_metadata(None), file)
-    with pytest.raises(CalibrationError, match=r"C814.*no notes"):
+    with pytest.raises(CalibrationError, match=r"C814.*lacks the metadata"):
         heal(said(folder, HEAL))
 
 
@@ -329,7 +329,7 @@ def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
     taught_again = folder / "other.parquet"
     teach(folder / "base", folder / "text.jsonl", taught_again, length=8, tokens=512)
     both = 'drop L2\nheal on "taught.parquet", "other.parquet" tokens 256'
-    with pytest.raises(CalibrationError, match=r"C814.*8 tokens, and the rows of .* have 16"):
+    with pytest.raises(CalibrationError, match=r"C814.*8 tokens, but the rows of .* have 16"):
         heal(said(folder, both))
     file = folder / "taught.parquet"
     table = parquet.read_table(file)
@@ -348,7 +348,7 @@ def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
     (folder / "base").rename(folder / "long")
     (folder / "short").rename(folder / "base")
     with pytest.raises(
-        CalibrationError, match=r"100 tokens, and the model takes 64[^$]*--length 64"
+        CalibrationError, match=r"100 tokens, but the model takes 64[^$]*--length 64"
     ):
         heal(plan)
 
@@ -400,7 +400,7 @@ def test_only_healing_reads_predictions(folder: Path) -> None:
     [
         ('drop L2\nheal on "t.parquet" from base', "can't have another teacher"),
         ('drop L2\nheal from base on "t.parquet"', "can't have another teacher"),
-        ('drop L2\nheal on answers("t.parquet")', "no prompts"),
+        ('drop L2\nheal on answers("t.parquet")', "not prompts"),
         ('drop L2\nheal on "t.parquet" loss answers', "mark the tokens of answers"),
     ],
 )

@@ -238,7 +238,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
     child = preloaded.start(script, tmp_path, cwd=tmp_path)
     output, errors = child.communicate()
     assert child.returncode == 0, errors
-    kept = "all trials before are kept, and the same command goes on"
+    kept = "all earlier trials are kept; run the same command to continue"
     assert output == f"C303; cannot be written: File too large; {kept}\n"
     study = study_of(tmp_path)
     assert [*map(content, study.trials)] == [content(trial(chosen))]
@@ -250,7 +250,7 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
     study = study_of(tmp_path)
     study.note("bases", {16: Scores((2.0,), (0.1,))})
     study.add(trial(chosen))
-    with pytest.raises(CheckpointError, match="has trial 0 on 64 samples, and no score of the"):
+    with pytest.raises(CheckpointError, match="has trial 0 on 64 samples, but no score of the"):
         study_of(tmp_path).recall(Ledger(chosen.aims, 64), chosen.space)
 
 
@@ -260,21 +260,21 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"digests": {"space": "b", "models": {}, "data": {}}}, "the plan leaves other things"),
-        ({"seed": 4}, "its seed was '0', and now '4'"),
+        ({"digests": {"space": "b", "models": {}, "data": {}}}, "the plan has other choices"),
+        ({"seed": 4}, "its seed was '0', now '4'"),
         (
             {"digests": {"space": "a", "models": {"base": "1", "math": "3"}, "data": {}}},
-            "other files of 'base', 'math'",
+            "the files of 'base', 'math' differ",
         ),
         ({"digests": {"space": "a", "models": {}, "data": {"a.txt": "1"}}}, "text in 'a.txt'"),
         (
             {"objectives": ["minimize nll", "minimize b"]},
-            "its objectives were 'maximize c', and now 'minimize b'",
+            "its objectives were 'maximize c', now 'minimize b'",
         ),
         ({"objectives": ["maximize c"] * 2}, "its objectives were 'minimize nll' too"),
         ({"objectives": ["maximize c", "minimize nll"]}, "its objectives were in another order"),
-        ({"seed": 4, "race": False}, "seed was '0', and now '4'; its races were 'on', and now 'o"),
-        ({"trials": 39}, "it was begun with 40 trials, and now is to have fewer"),
+        ({"seed": 4, "race": False}, "seed was '0', now '4'; its races were 'on', now 'o"),
+        ({"trials": 39}, "it began with 40 trials, now fewer"),
     ],
 )
 def test_what_differs_is_refused_in_words(changes: dict[str, Any], said: str) -> None:
@@ -321,11 +321,11 @@ def test_a_journal_without_one_line_is_refused(
 def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: str) -> None:
     if lost == "lines":
         (tmp_path / JOURNAL).touch()
-    with pytest.raises(CheckpointError, match="holds no line") as caught:
+    with pytest.raises(CheckpointError, match="is empty") as caught:
         opened(tmp_path, begun=True)
     assert (caught.value.code, caught.value.path) == ("C903", tmp_path / JOURNAL)
     assert "run.json" in caught.value.message
-    assert "another RUN" in caught.value.help
+    assert "another folder" in caught.value.help
 
 
 def test_a_search_whose_record_is_lost_is_not_begun_anew(
@@ -333,7 +333,7 @@ def test_a_search_whose_record_is_lost_is_not_begun_anew(
 ) -> None:
     opened(tmp_path, begun=False)
     opened(tmp_path, begun=False).add(trial(chosen))
-    with pytest.raises(CheckpointError, match=r"run.json' with .* is lost"):
+    with pytest.raises(CheckpointError, match=r"run.json' with .* is missing"):
         opened(tmp_path, begun=False)
 
 

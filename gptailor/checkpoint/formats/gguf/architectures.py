@@ -228,7 +228,7 @@ def _phi3(facts: FileFacts) -> dict[str, Any]:
 
 def _granite(facts: FileFacts) -> dict[str, Any]:
     if facts.fact("rope.scaling.finetuned") is False:
-        facts.refuse("has no rotary embeddings, and every model of 'granite' has them")
+        facts.refuse("has no rotary embeddings, which 'granite' needs")
     # llama.cpp's scale of attention where the file has no scale.
     return {"attention_multiplier": facts.real("attention.scale", facts.head**-0.5)}
 
@@ -237,7 +237,9 @@ def _stablelm(facts: FileFacts) -> dict[str, Any]:
     rotated = facts.count("rope.dimension_count", facts.head)
     share = rotated / facts.head
     if int(facts.head * share) != rotated:
-        facts.refuse(f"rotates {rotated} of {facts.head} in each head, which isn't an exact share")
+        facts.refuse(
+            f"rotates {rotated} of {facts.head} in each head, which isn't an exact fraction"
+        )
     return {
         "partial_rotary_factor": share,
         "rope_parameters": {**read_rotary(facts), "partial_rotary_factor": share},
@@ -248,17 +250,19 @@ def _stablelm(facts: FileFacts) -> dict[str, Any]:
 
 def _gpt2(facts: FileFacts) -> dict[str, Any]:
     if facts.kv != facts.heads:
-        facts.refuse(f"has {facts.heads} heads with {facts.kv} of keys, which 'gpt2' can't have")
+        facts.refuse(
+            f"has {facts.heads} heads with {facts.kv} heads of keys, which 'gpt2' can't have"
+        )
     return {"n_inner": None if facts.wide == 4 * facts.hidden else facts.wide}
 
 
 def _falcon(facts: FileFacts) -> dict[str, Any]:
     if (layout := facts.fact("tensor_data_layout")) not in {None, "jploski"}:
-        facts.refuse(f"lays out queries, keys and values by {layout!r}, which isn't read")
+        facts.refuse(f"lays out queries, keys and values by {layout!r}, which gptailor can't read")
     two = facts.has("attn_norm_2.weight")
     if not two and facts.kv > 1 and facts.fact("rope.freq_base") is None:
         # llama.cpp's converter leaves out a base of Falcon 2 other than 10 000.
-        facts.refuse("is a Falcon 2, and lacks the base of its rotary embeddings")
+        facts.refuse("is a Falcon 2 without the base of its rotary embeddings")
     new = two or facts.kv > 1
     return {
         "new_decoder_architecture": new,

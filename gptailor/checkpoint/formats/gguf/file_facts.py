@@ -48,16 +48,16 @@ class FileFacts:
             value = value[0]
         if type(value) is not int or not 0 < value < 2**31:
             message = f"'{self.name}.{key}' is {shown(value)}"
-            self.refuse(f"{message}, and should be a positive whole number")
+            self.refuse(f"{message}, expected a positive whole number")
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
         """Return a positive number, with the fewest digits that mean it in float32."""
         value = default if self.fact(key) is None else self.fact(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(f"'{self.name}.{key}' is {shown(value)}, and should be a number")
+            self.refuse(f"'{self.name}.{key}' is {shown(value)}, expected a number")
         if not math.isfinite(value) or value <= 0:
-            self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
+            self.refuse(f"'{self.name}.{key}' is {value!r}, expected a positive number")
         return _short_single(float(value))
 
 
@@ -101,7 +101,7 @@ def read_rotary(facts: FileFacts) -> dict[str, Any]:
     kind = facts.fact("rope.scaling.type") or "none"
     if FREQUENCIES in facts.header.tensors:
         if kind != "none":
-            facts.refuse(f"has {quoted(FREQUENCIES)} together with the scaling {quoted(str(kind))}")
+            facts.refuse(f"has both {quoted(FREQUENCIES)} and the scaling {quoted(str(kind))}")
         return _read_llama3(facts, theta)
     plain = {"rope_theta": theta, "rope_type": "default"}
     if kind == "none" and facts.fact("rope.scale_linear") is None:
@@ -110,7 +110,9 @@ def read_rotary(facts: FileFacts) -> dict[str, Any]:
         key = "rope.scaling.factor" if kind == "linear" else "rope.scale_linear"
         return plain | {"rope_type": "linear", "factor": facts.real(key)}
     if kind != "yarn":
-        facts.refuse(f"'{facts.name}.rope.scaling.type' is {shown(kind)}, which isn't read")
+        facts.refuse(
+            f"'{facts.name}.rope.scaling.type' is {shown(kind)}, which gptailor can't read"
+        )
     return plain | _read_yarn(facts)
 
 
@@ -126,10 +128,10 @@ def _read_yarn(facts: FileFacts) -> dict[str, Any]:
         **{name: facts.real(key) for name, key in given.items() if facts.fact(key) is not None},
     }
     if facts.real(f"{scaling}yarn_ext_factor", 1.0) != 1:
-        facts.refuse(f"'{facts.name}.{scaling}yarn_ext_factor' isn't 1, which isn't read")
+        facts.refuse(f"'{facts.name}.{scaling}yarn_ext_factor' isn't 1, which gptailor can't read")
     if facts.fact(f"{scaling}attn_factor") is not None:
         if "attention_factor" in yarn:
-            facts.refuse(f"says two factors of attention under '{facts.name}.{scaling}'")
+            facts.refuse(f"has two factors of attention under '{facts.name}.{scaling}'")
         # llama.cpp multiplies the usual factor by it; transformers replaces the usual factor.
         yarn["attention_factor"] = yarn_attention(factor) * facts.real(f"{scaling}attn_factor")
     return yarn
@@ -145,18 +147,18 @@ def _read_llama3(facts: FileFacts, theta: float) -> dict[str, Any]:
     header = facts.header
     entry, count = header.tensors[FREQUENCIES], facts.head // 2
     if (entry.spec.dtype, entry.spec.shape) != ("F32", (count,)):
-        facts.refuse(f"{quoted(FREQUENCIES)} is not {count} numbers of float32")
+        facts.refuse(f"expected {count} numbers of float32 for {quoted(FREQUENCIES)}")
     with open_regular(header.path) as file:
         file.seek(entry.offset)
         divisors = struct.unpack(f"<{count}f", read_exactly(file, 4 * count, header.path, "C109"))
     if not all(0 < divisor < math.inf for divisor in divisors):
-        facts.refuse(f"{quoted(FREQUENCIES)} are not all positive numbers")
+        facts.refuse(f"expected only positive numbers for {quoted(FREQUENCIES)}")
     factor = _short_single(max(divisors))
     low, high, length = 1.0, 4.0, 8192
     expected = llama3_divisors(theta, facts.head, factor, low=low, high=high, length=length)
     pairs = zip(divisors, expected, strict=True)
     if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
-        facts.refuse(f"{quoted(FREQUENCIES)} are not the factors of Llama 3.1's scaling")
+        facts.refuse(f"{quoted(FREQUENCIES)} doesn't have the factors of Llama 3.1's scaling")
     return {
         "rope_theta": theta, "rope_type": "llama3", "factor": factor, "low_freq_factor": low,
         "high_freq_factor": high, "original_max_position_embeddings": length,

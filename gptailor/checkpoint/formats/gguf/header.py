@@ -59,7 +59,7 @@ class _Reader:
     def bytes(self, count: int) -> bytes:
         """Return the next bytes; the count is first compared with the file's size."""
         if count > self.size - self.at:
-            self.refuse("the file is cut short", "download it again")
+            self.refuse("the file is truncated", "download it again")
         if count > MAX_GGUF_HEADER - self.at:
             self.refuse(f"the header is longer than {MAX_GGUF_HEADER} bytes")
         raw = self.file.read(count)
@@ -102,13 +102,13 @@ class _Reader:
         if version not in {2, 3}:
             big = int.from_bytes(version.to_bytes(4, "little"), "big") in {2, 3}
             what = "is in big-endian byte order" if big else f"has version {version}"
-            self.refuse(f"{what}; versions 2 and 3 in little-endian order are read")
+            self.refuse(f"{what}, expected version 2 or 3 in little-endian order")
         tensors, facts = self.number("Q"), self._facts(self.number("Q"))
         return Header(self.path, facts, self._placed(self._table(tensors), facts))
 
     def _credible(self, count: int, least: int, what: str) -> int:
         if count * least > self.size:
-            self.refuse(f"declares {count} {what}, more than it has room for")
+            self.refuse(f"declares {count} {what}, more than the file can contain")
         return count
 
     def _facts(self, count: int) -> dict[str, GgufValue]:
@@ -116,7 +116,7 @@ class _Reader:
         for _ in range(self._credible(count, 13, "facts")):
             name = self.string()
             if name in facts:
-                self.refuse(f"says {quoted(name)} twice")
+                self.refuse(f"has {quoted(name)} twice")
             facts[name] = self.value(self.number("I"))
         return facts
 
@@ -126,7 +126,7 @@ class _Reader:
             begin, entry = self.at, self._entry()
             if (name := entry.spec.name) in table:
                 self.at = begin
-                self.refuse(f"there are two tensors {quoted(name)}")
+                self.refuse(f"has two tensors {quoted(name)}")
             table[name] = entry
         return list(table.values())
 
@@ -135,14 +135,17 @@ class _Reader:
         name = self.string()
         dimensions = self.number("I")
         if dimensions > _MAX_DIMENSIONS:
-            self.refuse(f"{quoted(name)} has {dimensions} dimensions; at most 4 are allowed")
+            self.refuse(f"{quoted(name)} has {dimensions} dimensions, expected at most 4")
         extents = [self.number("Q") for _ in range(dimensions)]
         number = self.number("I")
         kind = KIND_NUMBERS.get(number)
         if kind is None:
-            self.refuse(f"{quoted(name)} has type {number}, which can't be dequantised here")
+            self.refuse(f"{quoted(name)} has type {number}, which gptailor can't dequantise")
         if extents and extents[0] % kind.block:
-            self.refuse(f"a row of {quoted(name)} has {extents[0]} entries, no whole blocks")
+            self.refuse(
+                f"a row of {quoted(name)} has {extents[0]} entries, expected a multiple of "
+                f"{kind.block}"
+            )
         spec = TensorSpec(name, kind.name, tuple(reversed(extents)))
         return TensorInfo(spec, self.path, self.number("Q"))
 
@@ -152,7 +155,7 @@ class _Reader:
         """Return the tensors by name; refuse a tensor that leaves the file or overlaps another."""
         alignment = facts.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            self.refuse(f"'general.alignment' is {shown(alignment)}, and no power of two")
+            self.refuse(f"'general.alignment' is {shown(alignment)}, expected a power of two")
         start = -(-self.at // alignment) * alignment
         end, tensors = start, {}
         for entry in sorted(table, key=lambda entry: entry.offset):

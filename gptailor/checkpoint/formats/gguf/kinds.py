@@ -97,6 +97,6 @@ def unwritten_type(name: str) -> str:
     if near := spelt.get(kind.replace("_", "").replace("-", "")):
         return f"did you mean '{near}'?"
     if "_K" in kind or kind.startswith("IQ"):
-        return "llama-quantize makes this type of an f16 file"
+        return "make it from an f16 file with llama-quantize"
     is_trained = kind.startswith("TQ") or kind.endswith("FP4")
-    return "this type is for models that were trained for it" if is_trained else ""
+    return "it is only for models that were trained for it" if is_trained else ""

@@ -88,16 +88,16 @@ class _File(FileFacts):
         """The projections that have a bias."""
         if self.biased not in own.biased:
             names = listed(sorted(self.biased)) or "no projection"
-            self.refuse(f"{names} of its first layer has a bias, which '{name}' can't say")
+            self.refuse(f"{names} of its first layer has a bias, which '{name}' can't have")
 
     def _check_keys(self) -> None:
         name, known = self.name, _KNOWN | self.architecture.keys
         known |= ROTARY_KEYS if self.architecture.rotated != "none" else frozenset()
         for key in self.header.facts:
             if key.startswith(f"{name}.") and key.removeprefix(f"{name}.") not in known:
-                self.refuse(f"has {quoted(key)}, which is unknown here")
+                self.refuse(f"has the unknown key {quoted(key)}")
         if self.experts and "ffn_gate_exps" not in self.stems:
-            self.refuse(f"is a mixture of {self.experts} experts, which '{name}' can't express")
+            self.refuse(f"has {self.experts} experts, which '{name}' can't have")
 
     def _check_heads(self) -> None:
         hidden, heads, kv, head = self.hidden, self.heads, self.kv, self.head
@@ -105,7 +105,7 @@ class _File(FileFacts):
             count = self.count(key, head)
             part = self.architecture.rotated == "some" and key.startswith("rope.")
             if count > head or count % 2 or (count != head and not part):
-                self.refuse(f"'{self.name}.{key}' is {count}, and a head has {head}")
+                self.refuse(f"'{self.name}.{key}' is {count}, but a head has {head}")
         if heads % kv or head % 2:
             self.refuse(f"has {heads} heads of {head} for {kv} of keys and values")
         if "square" in self.architecture.traits and heads * head != hidden:
@@ -123,9 +123,9 @@ class _File(FileFacts):
             row = name.endswith("_inp_shexp.weight")  # of one row, which some write without it
             if self.tensors[name].spec.shape not in {shape, shape[1:] if row else shape}:
                 actual = list(self.tensors[name].spec.shape)
-                self.refuse(f"{quoted(name)} has the shape {actual}, and should have {list(shape)}")
+                self.refuse(f"{quoted(name)} has the shape {actual}, expected {list(shape)}")
         if extra := sorted(self.tensors.keys() - shapes.keys() - {FREQUENCIES}):
-            self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
+            self.refuse(f"has the unknown tensor {quoted(extra[0])} for '{self.name}'")
         entries = [entry for entry in self.tensors.values() if entry.spec.name in shapes]
         infos = (info for entry in entries for info in self._tensors_of(entry))
         tensors = {info.spec.name: info for info in infos}
@@ -268,7 +268,7 @@ class _File(FileFacts):
             period = self.count(PATTERN_KEY, windows.period)
             pattern = tuple((number + 1) % period != 0 for number in range(self.layers))
         elif len(pattern) != self.layers or not all(each in (0, 1) for each in pattern):
-            self.refuse(f"'{PATTERN_KEY}' isn't a list of {self.layers} booleans")
+            self.refuse(f"expected a list of {self.layers} booleans for '{PATTERN_KEY}'")
         types = ["sliding_attention" if each else "full_attention" for each in pattern]
         return {"layer_types": types, "sliding_window": self.count(WINDOW_KEY)}
 

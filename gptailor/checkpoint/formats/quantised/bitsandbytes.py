@@ -46,7 +46,7 @@ def _read_4bit(pieces: QuantisedTensors, name: str, kind: str) -> None:
     entries = math.prod(shape)
     if values.spec.size != -(-entries // 2):
         message = f"{quoted(name)} has {values.spec.size} bytes"
-        pieces.refuse(f"{message}, and {list(shape)} numbers of 4 bits take {-(-entries // 2)}")
+        pieces.refuse(f"{message}, but {list(shape)} numbers of 4 bits need {-(-entries // 2)}")
     table = pieces.take(f"{name}.quant_map", name, ("F32",))
     pieces.check_shape(table, (_TABLE,))
     nested = None
@@ -85,10 +85,10 @@ def _read_state(pieces: QuantisedTensors, tensor: TensorInfo, kind: type[_State]
     """Return a state, which is JSON in bytes."""
     name = quoted(tensor.spec.name)
     if tensor.spec.dtype != "U8" or tensor.spec.size > _LONGEST_STATE:
-        pieces.refuse(f"{name} isn't a text of bitsandbytes")
+        pieces.refuse(f"{name} isn't a valid text of bitsandbytes")
     if (raw := pieces.content(tensor)) is None:
         help = "fetch the model with `hf download`, and name its folder"
-        why = "and can't be read where it is"
+        why = "which can't be read from the Hub"
         pieces.refuse(f"{name} has the form of its weight's quantisation, {why}", help)
     try:
         return kind.model_validate_json(raw)
@@ -97,4 +97,4 @@ def _read_state(pieces: QuantisedTensors, tensor: TensorInfo, kind: type[_State]
     if not place:
         pieces.refuse(f"{name} isn't a JSON object")
     value = json.loads(raw).get(place[0])
-    pieces.refuse(f"'{place[0]}' of {name} is {shown(value)}, which isn't read")
+    pieces.refuse(f"'{place[0]}' of {name} is {shown(value)}, which gptailor can't read")

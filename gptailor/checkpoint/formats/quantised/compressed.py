@@ -58,7 +58,7 @@ def read_compressed(pieces: QuantisedTensors) -> None:
         scales = pieces.take(f"{name}_scale", name)
         zeros = pieces.find(f"{name}_zero_point")
         if zeros is None and not scheme.symmetric:
-            pieces.refuse(f"{quoted(name)} has no zero points, and its quantisation is asymmetric")
+            pieces.refuse(f"{quoted(name)} has no zero points, but its quantisation is asymmetric")
         rows, columns = pieces.check_matrix(values)
         _check_group(pieces, name, scheme, columns)
         block = scheme.block and (scheme.block[0] or rows, scheme.block[1] or columns)
@@ -80,10 +80,10 @@ def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
             pieces.refuse(f"{quoted(shape.spec.name)} is {list(stated)}, but it has {rows} rows")
     if -(-columns * scheme.bits // _WORD) != words:
         message = f"{quoted(values.spec.name)} has {words} columns of words"
-        pieces.refuse(f"{message}, and {columns} numbers of {scheme.bits} bits take another number")
+        pieces.refuse(f"{message}, which doesn't match {columns} numbers of {scheme.bits} bits")
     _check_group(pieces, name, scheme, columns)
     if scheme.block is None or scheme.block[0] != 1:
-        pieces.refuse(f"{quoted(name)} is packed, and has no scale of its own for each row")
+        pieces.refuse(f"{quoted(name)} is packed, but has no scale for each row")
     width = scheme.block[1] or columns
     grid = (rows, -(-columns // width))
     pieces.check_shape(scales, grid)
@@ -105,16 +105,16 @@ def _numbers(pieces: QuantisedTensors, tensor: TensorInfo) -> tuple[int, ...] | 
 def _check_group(pieces: QuantisedTensors, name: str, scheme: _Scheme, columns: int) -> None:
     if scheme.group and columns % scheme.group:
         message = f"{quoted(name)} has {columns} columns"
-        pieces.refuse(f"{message}, which groups of {scheme.group} don't divide")
+        pieces.refuse(f"{message}, which isn't a multiple of the group of {scheme.group}")
 
 
 def _check_settings(pieces: QuantisedTensors) -> None:
     """Refuse settings that change weights, or a layer's arithmetic, in further ways."""
     sparsity = pieces.settings.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format") not in (None, "dense"):
-        pieces.refuse_setting("sparsity_config", sparsity, "sparse weights aren't read")
+        pieces.refuse_setting("sparsity_config", sparsity, "gptailor can't read sparse weights")
     if (transforms := pieces.settings.get("transform_config")) not in (None, {}):
-        pieces.refuse_setting("transform_config", transforms, "rotated weights aren't read")
+        pieces.refuse_setting("transform_config", transforms, "gptailor can't read rotated weights")
 
 
 def _schemes(pieces: QuantisedTensors) -> dict[str, _Scheme]:
@@ -122,11 +122,11 @@ def _schemes(pieces: QuantisedTensors) -> dict[str, _Scheme]:
     by_target: dict[str, _Scheme] = {}
     groups = pieces.settings.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
-        pieces.refuse_setting("config_groups", groups, "should name groups of layers")
+        pieces.refuse_setting("config_groups", groups, "expected names of groups of layers")
     for key, group in groups.items():
         targets = group.get("targets") if isinstance(group, Mapping) else None
         if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
-            pieces.refuse_setting(str(key), group, "should have a list of targets")
+            pieces.refuse_setting(str(key), group, "expected a list of targets")
         if group.get("weights") is not None:  # else of activations only
             by_target |= dict.fromkeys(targets, _read_scheme(pieces, group))
     return by_target
@@ -135,18 +135,18 @@ def _schemes(pieces: QuantisedTensors) -> dict[str, _Scheme]:
 def _read_scheme(pieces: QuantisedTensors, group: Mapping[str, Any]) -> _Scheme:
     weights = group["weights"]
     if not isinstance(weights, Mapping):
-        pieces.refuse_setting("weights", weights, "should be an object")
+        pieces.refuse_setting("weights", weights, "expected an object")
     format_ = group.get("format") or pieces.settings.get("format")
     if format_ not in (*_PLAIN, _PACKED):
         formats = ", ".join(map(quoted, (*_PLAIN, _PACKED)))
-        pieces.refuse_setting("format", format_, f"those read are {formats}")
+        pieces.refuse_setting("format", format_, f"expected one of {formats}")
     bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
     allowed = (2, 4, 8) if format_ == _PACKED else (8,) if kind == "float" else range(1, 9)
     if type(bits) is not int or bits not in allowed or kind not in ("int", "float"):
         form = f"{shown(kind)} of {shown(bits)} bits"
-        pieces.refuse(f"its quantisation is to {form}, which '{format_}' isn't read with")
+        pieces.refuse(f"its quantisation is to {form}, which gptailor can't read in '{format_}'")
     if format_ == _PACKED and kind != "int":
-        pieces.refuse_setting("type", kind, "whole numbers are packed")
+        pieces.refuse_setting("type", kind, "expected packed whole numbers")
     dtype = "F8_E4M3" if kind == "float" else "I8"
     symmetric = bool(weights.get("symmetric", True))
     return _with_blocks(pieces, _Scheme(dtype, bits, symmetric, format_ == _PACKED), weights)
@@ -165,14 +165,14 @@ def _with_blocks(pieces: QuantisedTensors, scheme: _Scheme, weights: Mapping[str
             return replace(scheme, block=(1, None))
         case "group":
             if type(size) is not int or size < 1:
-                pieces.refuse_setting("group_size", size, "should be a positive whole number")
+                pieces.refuse_setting("group_size", size, "expected a positive whole number")
             return replace(scheme, group=size, block=(1, size))
         case "block":
             sides = weights.get("block_structure")
             if isinstance(sides, str):  # an older form: 128x128
                 sides = [int(n) if _SIZE.fullmatch(n) else n for n in sides.split("x")]
             return replace(scheme, block=pieces.sides("block_structure", sides))
-    pieces.refuse_setting("strategy", strategy, "isn't read")
+    pieces.refuse_setting("strategy", strategy, "gptailor can't read it")
 
 
 def _scheme(pieces: QuantisedTensors, by_target: Mapping[str, _Scheme], module: str) -> _Scheme:
@@ -182,12 +182,12 @@ def _scheme(pieces: QuantisedTensors, by_target: Mapping[str, _Scheme], module: 
     for target in sorted(t for t in by_target if t.startswith("re:")):
         pattern = target.removeprefix("re:")
         if may_hang(pattern, len(module)):
-            pieces.refuse_setting("targets", target, "could be matched for ever")
+            pieces.refuse_setting("targets", target, "expected a pattern that is quick to match")
         try:
             if re.match(pattern, module):
                 return by_target[target]
         except (re.error, RecursionError, OverflowError):
-            pieces.refuse_setting("targets", target, "isn't a pattern")
+            pieces.refuse_setting("targets", target, "expected a valid pattern")
     classes = [s for target, s in by_target.items() if _CLASS.fullmatch(target)]
     if len(set(classes)) != 1:
         how = "no group" if not classes else "several groups"

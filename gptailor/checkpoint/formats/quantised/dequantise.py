@@ -57,12 +57,15 @@ def dequantised_checkpoint(
     _READERS[method](pieces)
     if not pieces.made:
         claim = f"the configuration declares weights quantised by '{method}'"
-        pieces.refuse(f"{claim}, and no tensor is", "the configuration isn't this checkpoint's")
+        pieces.refuse(
+            f"{claim}, but no tensor is quantised",
+            "remove 'quantization_config' from config.json, or download the model again",
+        )
     for name, tensor in pieces.left.items():
         if name.endswith(_ENDS):
-            pieces.refuse(f"{quoted(name)} is present, and its quantised weight is missing")
+            pieces.refuse(f"{quoted(name)} has no quantised weight")
         if tensor.spec.dtype.startswith(("F8_", "F6_", "F4")):
-            pieces.refuse(f"{quoted(name)} is {tensor.spec.dtype}, and has no scale")
+            pieces.refuse(f"{quoted(name)} is {tensor.spec.dtype}, but has no scale")
     kept = {key: value for key, value in config.items() if key not in QUANTISATION_KEYS}
     return kept, pieces.left | pieces.made
 

@@ -18,12 +18,12 @@ def read_gptq(pieces: QuantisedTensors) -> None:
     """Read each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
     kind: _Kind = pieces.settings.get("checkpoint_format") or "gptq"
     if kind not in ("gptq", "gptq_v2"):
-        pieces.refuse_setting("checkpoint_format", kind, "'gptq' and 'gptq_v2' are read")
+        pieces.refuse_setting("checkpoint_format", kind, "expected 'gptq' or 'gptq_v2'")
     if pieces.settings.get("is_marlin_format"):
-        pieces.refuse_setting("is_marlin_format", True, "Marlin's order isn't read")
+        pieces.refuse_setting("is_marlin_format", True, "gptailor can't read Marlin's order")
     bits, group = pieces.number("bits"), pieces.number("group_size", -1)
     if bits not in _GPTQ_BITS:
-        pieces.refuse_setting("bits", bits, "2, 3, 4 and 8 are read")
+        pieces.refuse_setting("bits", bits, "expected 2, 3, 4 or 8")
     for stem in pieces.stems(".qweight"):
         _read_weight(pieces, stem, kind, bits, group)
 
@@ -47,7 +47,7 @@ def _read_weight(pieces: QuantisedTensors, stem: str, kind: _Kind, bits: int, gr
     own = bits if uniform else words * _BITS // inputs
     if own not in _GPTQ_BITS or -(-inputs * own // _BITS) != words:
         message = f"{quoted(values.spec.name)} has {words} rows of words for {inputs} inputs"
-        pieces.refuse(f"{message}, and the configuration says {bits} bits")
+        pieces.refuse(f"{message}, but the configuration has {bits} bits")
     width = -(-inputs // pieces.check_matrix(scales)[0])
     if uniform:
         width = _group(pieces, inputs, group)
@@ -64,7 +64,7 @@ def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
         groups = pieces.take(f"{stem}.g_idx", f"{stem}.weight", _WORDS)
         if len(groups.spec.shape) != 1 or not groups.spec.elements:
             shape = list(groups.spec.shape)
-            pieces.refuse(f"{quoted(groups.spec.name)} has the shape {shape}, and isn't a list")
+            pieces.refuse(f"{quoted(groups.spec.name)} has the shape {shape}, expected a list")
         return groups
     if pieces.settings.get("desc_act"):
         pieces.refuse(f"'{stem}.weight' has no 'g_idx', which 'desc_act' needs")
@@ -74,7 +74,7 @@ def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
 def _group(pieces: QuantisedTensors, inputs: int, size: int) -> int:
     """Return the number of inputs that share a scale; -1 stands for all."""
     if size == 0 or size < -1:
-        pieces.refuse_setting("group_size", size, "should be -1 or positive")
+        pieces.refuse_setting("group_size", size, "expected -1 or a positive number")
     return inputs if size == -1 else min(size, inputs)
 
 
@@ -82,11 +82,11 @@ def read_awq(pieces: QuantisedTensors) -> None:
     """Read each `X.qweight` with `X.scales` and `X.qzeros`, in the order of AWQ's `gemm`."""
     version = pieces.settings.get("version") or "gemm"
     if str(version).lower() != "gemm":
-        pieces.refuse_setting("version", version, "'gemm' is read")
+        pieces.refuse_setting("version", version, "expected 'gemm'")
     bits = pieces.number("bits", pieces.number("w_bit", 4))
     group = pieces.number("group_size", pieces.number("q_group_size", 128))
     if bits != 4:
-        pieces.refuse_setting("bits", bits, "4 are read")
+        pieces.refuse_setting("bits", bits, "expected 4")
     for stem in pieces.stems(".qweight"):
         values, scales, zeros = _taken(pieces, stem)
         inputs, words = pieces.check_matrix(values)

@@ -35,7 +35,7 @@ class QuantisedTensors:
 
     def refuse_setting(self, key: str, value: object, wanted: str) -> NoReturn:
         """Raise CheckpointError for a setting that isn't read."""
-        self.refuse(f"'{key}' of its quantisation is {shown(value)}, and {wanted}")
+        self.refuse(f"'{key}' of its quantisation is {shown(value)}, {wanted}")
 
     def stems(self, suffix: str) -> list[str]:
         """Return the names of all tensors with the suffix, without it."""
@@ -46,7 +46,7 @@ class QuantisedTensors:
         value = self.settings.get(key)
         value = default if value is None else value
         if type(value) is not int:
-            self.refuse_setting(key, value, "should be a whole number")
+            self.refuse_setting(key, value, "expected a whole number")
         return value
 
     def sides(self, key: str, value: object) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class QuantisedTensors:
         match value:
             case [int(rows), int(columns)] if rows > 0 and columns > 0:
                 return rows, columns
-        self.refuse_setting(key, value, "should be two whole numbers")
+        self.refuse_setting(key, value, "expected two whole numbers")
 
     def find(self, name: str) -> TensorInfo | None:
         """Take a tensor, if it exists."""
@@ -64,10 +64,10 @@ class QuantisedTensors:
         """Take a tensor that `of` needs; it must have one of these dtypes."""
         tensor = self.find(name)
         if tensor is None:
-            self.refuse(f"{quoted(of)} is quantised, and {quoted(name)} is missing")
+            self.refuse(f"{quoted(of)} is quantised, but {quoted(name)} is missing")
         if tensor.spec.dtype not in dtypes:
             wanted = " or ".join(dtypes)
-            self.refuse(f"{quoted(name)} is {tensor.spec.dtype}, and should be {wanted}")
+            self.refuse(f"{quoted(name)} is {tensor.spec.dtype}, expected {wanted}")
         return tensor
 
     def content(self, tensor: TensorInfo) -> bytes | None:
@@ -82,15 +82,15 @@ class QuantisedTensors:
         """Refuse a tensor with another shape than these."""
         spec = tensor.spec
         if spec.shape not in wanted:
-            sizes = f"{list(spec.shape)}, and should have {list(wanted[0])}"
-            help = "the configuration and the tensors belong to two checkpoints, or one is damaged"
+            sizes = f"{list(spec.shape)}, expected {list(wanted[0])}"
+            help = "download the model again; its configuration and tensors don't match"
             self.refuse(f"{quoted(spec.name)} has the shape {sizes}", help)
 
     def check_matrix(self, tensor: TensorInfo) -> tuple[int, int]:
         """Return the rows and columns of a tensor; refuse one that isn't a matrix."""
         if len(tensor.spec.shape) != 2 or not tensor.spec.elements:
             shape = list(tensor.spec.shape)
-            self.refuse(f"{quoted(tensor.spec.name)} has the shape {shape}, and isn't a matrix")
+            self.refuse(f"{quoted(tensor.spec.name)} has the shape {shape}, expected a matrix")
         return tensor.spec.shape[0], tensor.spec.shape[1]
 
     def add(self, name: str, shape: tuple[int, ...], form: Quantised) -> None:

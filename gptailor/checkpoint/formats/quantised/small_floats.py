@@ -40,7 +40,7 @@ def block_scaled(
     """Return a matrix, or a stack of them, with a scale per block; None is the whole matrix."""
     shape = values.spec.shape
     if len(shape) < 2 or not values.spec.elements:
-        pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, and isn't a matrix")
+        pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, expected a matrix")
     *stack, rows, columns = shape
     height, width = block or (rows, columns)
     block = (min(height, rows), min(width, columns))
@@ -66,7 +66,7 @@ def read_mxfp4(pieces: QuantisedTensors) -> None:
         shape = values.spec.shape
         if len(shape) != 4 or shape[-1] != _BYTES or not values.spec.elements:
             message = f"{quoted(values.spec.name)} has the shape {list(shape)}"
-            pieces.refuse(f"{message}, and should have four axes, the last of {_BYTES} bytes")
+            pieces.refuse(f"{message}, expected four axes, the last of {_BYTES} bytes")
         pieces.check_shape(scales, shape[:-1])
         experts, columns, blocks, size = shape
         pieces.add(stem, (experts, blocks * 2 * size, columns), Microscaled(values, scales))

@@ -319,7 +319,7 @@ def fold_fit(
 
 def _rounded(name: str, tensor: Tensor, dtype: str) -> Tensor:
     """Return a fitted tensor rounded to its dtype. Raises BridgeError (C807)."""
-    error = BridgeError("C807", f"'{name}' fitted has values that {dtype} can't hold")
+    error = BridgeError("C807", f"the fitted '{name}' has values that {dtype} can't represent")
     return in_dtype(tensor, dtype, error)
 
 

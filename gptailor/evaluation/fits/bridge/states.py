@@ -285,5 +285,5 @@ def mlp(layer: nn.Module, layout: Layout) -> nn.Module:
     names = [name for name, _ in layer.named_parameters() if projection(layout, name) == "mlp"]
     holders = {name.partition(".")[0] for name in names}
     if len(holders) != 1:
-        raise TailorError(f"a layer of model type '{layout.model_type}' has no one MLP branch")
+        raise TailorError(f"a layer of model type '{layout.model_type}' has no single MLP branch")
     return layer.get_submodule(holders.pop())

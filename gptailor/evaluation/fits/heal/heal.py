@@ -225,7 +225,7 @@ class HealingJob:
             like = f"the rows of {first.path} have {first.length}"
             for wanted, why in ((longest, taken), (first.length, like)):
                 if file.length != wanted:
-                    message = f"its sequences have {file.length} tokens, and {why}"
+                    message = f"its sequences have {file.length} tokens, but {why}"
                     help_ = f"make the file with 'gptailor teach --length {wanted}'"
                     raise unusable_predictions(message, file.path, help_)
         return files
@@ -490,6 +490,6 @@ def _folded(
         name, dtype = output.spec.name, output.spec.dtype
         if name in learning.names[index]:
             folded = learning.folded(index, name, makes.of_layer(content, output))
-            message = f"'{name}' healed has values that {dtype} can't hold"
+            message = f"the healed '{name}' has values that {dtype} can't represent"
             tensors[name] = in_dtype(folded, dtype, HealError("C809", message, LONGER_DTYPE))
     return tensors

@@ -138,8 +138,10 @@ class LowRankChanges(Learning):
         """Raise HealError (C810) for a projection that its layer computes without its module."""
         if skipped := sorted(self._factors.keys() - self._ran):
             layer, _, name = skipped[0].partition(".")
-            message = f"'{name}' of the output's layer {layer} isn't computed by its own module"
-            raise HealError("C810", message, "name other layers, or heal with 'rank full'")
+            message = (
+                f"'{name}' of the output's layer {layer} has no module of its own in transformers"
+            )
+            raise HealError("C810", message, "name other layers after 'heal', or write 'rank full'")
 
     def apply(self) -> None:
         """Do nothing, as the layers hold the parameters themselves."""
@@ -239,5 +241,5 @@ def _projection(module: nn.Module, layer: int, name: str) -> nn.Linear | Conv1D:
 
 
 def _missing(layer: int, name: str) -> HealError:
-    message = f"transformers has no '{name}' of its own in the output's layer {layer}"
-    return HealError("C810", message, "such a layer can't learn; name other layers")
+    message = f"transformers has no separate '{name}' in the output's layer {layer}"
+    return HealError("C810", message, "name other layers after 'heal'")

@@ -85,8 +85,8 @@ def collective() -> Iterator[None]:
         yield
     except RuntimeError as error:
         message = "another process of the group ended"
-        help_ = "give --memory (in Python, memory) or start fewer processes"
-        raise TailorError(f"{message}; if its memory did not suffice, {help_}") from error
+        help_ = "give --memory, or start fewer processes"
+        raise TailorError(f"{message}; if it had too little memory, {help_}") from error
 
 
 # ------------------------------------------------------------------------------ started together

@@ -106,7 +106,9 @@ class TeacherChats:
     def require(self, path: Path) -> None:
         """Raise CalibrationError (C812) if the template is missing."""
         if self.template is None:
-            message = f"rows of 'messages' need a chat template, and '{self.name}' has none"
+            message = (
+                f"rows of 'messages' need a chat template, but '{self.name}' has no chat template"
+            )
             raise CalibrationError("C812", message, path, help=_OTHER_ROWS)
 
     def texts(self, path: Path, chats: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:

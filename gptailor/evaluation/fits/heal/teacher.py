@@ -48,7 +48,7 @@ def explaining_not_finite(
             help_ = "fetch the file again, or name another model"
             raise HealError("C809", f"{what}: {error}: {broken}", help_) from None
         paths = listed(map(str, texts))
-        message = f"{what}: {error} on {paths}, and all stored tensors are finite"
+        message = f"{what}: {error} on {paths}, although all stored tensors are finite"
         raise HealError("C809", message, "use other text, or another model") from None
 
 

@@ -33,7 +33,7 @@ _STEPS = 96
 """The steps that few tokens are divided into; chosen in `benchmarks/notes/heal.md`, *Steps*."""
 HELD_OUT_EVERY = 20
 """One in this many sequences of a text is held out: the last one."""
-_MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"
+_MORE_PROMPTS = "give more prompts, longer answers or fewer 'tokens'"
 """The remedy if the answers to a file of prompts are too short."""
 
 

@@ -115,8 +115,8 @@ class HealingMemory:
             return None if whole else self.limit - self.bytes
         needed = "all its weights" if whole else "its largest layer and its ends"
         message = (
-            f"{self.limit:,} bytes can't hold the healing: its trained weights and its workspace "
-            f"take {self.bytes:,}, and {needed} {least:,}"
+            f"{self.limit:,} bytes are too few for healing: trained weights and workspace need "
+            f"{self.bytes:,}, and {needed} {least:,}"
         )
         raise HealError("C811", message, self._remedy())
 
@@ -128,8 +128,8 @@ class HealingMemory:
         largest = bisect_left(ranks, True, key=lambda rank: not self._fits(rank))
         needed = self.bytes + self._least
         if largest:
-            return f"rank {largest} is the largest that fits, or give {needed:,} bytes"
-        return f"no rank fits; give {needed:,} bytes"
+            return f"use at most rank {largest}, or give {needed:,} bytes"
+        return f"give {needed:,} bytes; no rank fits"
 
     def _fits(self, rank: int) -> bool:
         other = replace(self, healing=replace(self.healing, rank=rank))
@@ -466,7 +466,7 @@ class Training:
         if not self.done:
             raise NotFiniteError("the loss is not finite before the first step")
         message = f"'heal' diverges: the loss is not finite at step {self.done} of {self.steps}"
-        help_ = "nothing was written; heal with a lower rank or on other text"
+        help_ = "nothing was written; use a lower rank or other text"
         raise HealError("C809", message, help_)
 
     def _evaluate(self, loss: float) -> None:

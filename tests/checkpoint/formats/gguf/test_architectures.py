@@ -195,7 +195,7 @@ def test_layers_slide_as_the_file_says(
 def test_a_list_for_other_layers_is_refused(tmp_path: Path) -> None:
     tiny_model("gemma3_text", tmp_path / "base", layers=7, **GEMMA)
     write(tmp_path / "m.gguf", "gemma3", tmp_path / "base", pattern=[True, False])
-    with pytest.raises(CheckpointError, match="isn't a list of 7 booleans"):
+    with pytest.raises(CheckpointError, match="expected a list of 7 booleans"):
         open_gguf(tmp_path / "m.gguf")
 
 

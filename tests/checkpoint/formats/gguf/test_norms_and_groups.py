@@ -254,7 +254,7 @@ def say(writer: Any, key: str, value: Any) -> None:
 
 
 def is_computed_alike(arch: str, file: Path, tmp_path: Path) -> None:
-    """Assert that llama.cpp computes the same from a file as transformers after reading it."""
+    """Assert that llama.cpp uses the same from a file as transformers after reading it."""
     plan = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n', folder=tmp_path)
     folder = gptailor.compile(plan, tmp_path / "out").folder
     config = AutoConfig.from_pretrained(folder)
@@ -407,18 +407,18 @@ FEWER = {
         ),
         ("granite", {"facts": {"rope.dimension_count": 8}}, "'granite.rope.dimension_count' is 8"),
         ("falcon-7b", {"facts": {"tensor_data_layout": "other"}}, "lays out .* by 'other'"),
-        ("falcon2", {"facts": {"rope.freq_base": None}}, "lacks the base"),
+        ("falcon2", {"facts": {"rope.freq_base": None}}, "without the base"),
         ("falcon-40b", {"more": {"blk.1.attn_norm_2.bias": None}}, "'blk.1.attn_norm_2.bias'"),
         ("olmo2-yarn", {"facts": {"rope.scaling.yarn_ext_factor": 0.5}}, "ext_factor' isn't 1"),
         (
             "olmo2-yarn",
             {"facts": {"rope.scaling.yarn_attn_factor": 1.0, "rope.scaling.attn_factor": 1.0}},
-            "says two factors of attention",
+            "has two factors of attention",
         ),
         ("granite", {"facts": {"attention.head_count_kv": [2, 4]}}, "head_count_kv' is"),
         ("command-r", {"more": {"output.weight": NORM}}, "'output.weight'"),
         ("command-r", {"more": {"blk.0.attn_k_norm.weight": NORM}}, "'blk.0.attn_q_norm.weight'"),
-        ("command-r", {"facts": {"logit_scale": 0.0}}, "should be positive"),
+        ("command-r", {"facts": {"logit_scale": 0.0}}, "expected a positive number"),
         ("stablelm", {"facts": {"rope.dimension_count": 5}}, "rope.dimension_count' is 5"),
         ("stablelm", {"facts": {"rope.dimension_count": 18}}, "rope.dimension_count' is 18"),
         ("stablelm2", {"more": {"blk.0.attn_v.bias": None}}, "attn_k and attn_q of its first"),
@@ -426,7 +426,7 @@ FEWER = {
         ("gpt2", {"facts": {"context_length": 63}}, "'position_embd.weight' has the shape"),
         ("gpt2", {"facts": {"rope.freq_base": 1e4}}, "'gpt2.rope.freq_base'"),
         ("gpt2", {"more": {"output_norm.bias": None}}, "has no tensor 'output_norm.bias'"),
-        ("starcoder2", {"more": {"blk.0.ffn_up.bias": None}}, "'starcoder2' can't say"),
+        ("starcoder2", {"more": {"blk.0.ffn_up.bias": None}}, "'starcoder2' can't have"),
         ("starcoder2", {"facts": {"attention.layer_norm_rms_epsilon": 1e-5}}, "rms_epsilon'"),
     ],
 )  # fmt: skip

@@ -690,7 +690,7 @@ def test_tokens_that_are_named_have_to_be_there_as_for_heal(say: Say, folder: Pa
         fitted(say('drop L2; bridge on "some.txt" tokens 3000000'))
     message = "the text has 900 tokens, and 'bridge' needs 3,000,000"
     assert (caught.value.code, caught.value.message) == ("C806", message)
-    assert caught.value.help == "give more text, or ask for fewer 'tokens'"
+    assert caught.value.help == "give more text, or fewer 'tokens'"
     [bridge] = fitted(say('drop L2; bridge on "some.txt"')).results.values()
     assert bridge.tokens == 900
 

@@ -192,5 +192,5 @@ def test_another_packages_fit_has_no_norm(tmp_path: Path) -> None:
         for table in (GAP_FITS, GAP_FITS._modules):
             del table["ordinary"]
     assert fault.code == "M219"
-    assert "L0 of 'base' has a norm after its MLP, and 'ordinary' fits no norm" in fault.message
+    assert "L0 of 'base' has a norm after its MLP, which 'ordinary' can't fit" in fault.message
     assert fault.help == "remove 'by ordinary'"

@@ -371,10 +371,10 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     with pytest.raises(HealError) as caught:
         heal(plan, memory=beside + least - 1)
     assert caught.value.code == "C811"
-    said_so = f"{beside + least - 1:,} bytes can't hold the healing: its trained weights"
+    said_so = f"{beside + least - 1:,} bytes are too few for healing: trained weights"
     assert caught.value.message.startswith(said_so)
-    assert f"take {beside:,}, and its largest layer and its ends {least:,}" in caught.value.message
-    assert caught.value.help == f"rank 7 is the largest that fits, or give {beside + least:,} bytes"
+    assert f"need {beside:,}, and its largest layer and its ends {least:,}" in caught.value.message
+    assert caught.value.help == f"use at most rank 7, or give {beside + least:,} bytes"
     seven = said(folder, SHORT.replace("rank 4", "rank 7"))
     assert started(seven, beside + least - 1)["layers"] == 3
     with pytest.raises(HealError, match="no rank fits"):
@@ -388,7 +388,7 @@ def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> N
     beside = int(started(plan, 2**40)["bytes"])
     with pytest.raises(HealError, match=r"all its weights") as caught:
         heal(plan, memory=beside + model - 1)
-    assert re.match(r"rank \d+ is the largest that fits", caught.value.help)
+    assert re.match(r"use at most rank \d+", caught.value.help)
     bounded, whole = heal(plan, memory=beside + model), heal(plan)
     assert bounded.result.numbers["healed"] == pytest.approx(
         whole.result.numbers["healed"], rel=1e-4

@@ -209,14 +209,14 @@ def test_the_last_answer_of_messages_counts(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "template", "code", "message"),
     [
-        ({"text": "abc"}, None, "C804", "'loss answers' needs an answer in each row"),
-        ({"messages": [{"role": "user", "content": "abc"}]}, CHAT, "C804", "needs an answer"),
+        ({"text": "abc"}, None, "C804", "the row has no answer"),
+        ({"messages": [{"role": "user", "content": "abc"}]}, CHAT, "C804", "has no answer"),
         ({"messages": ANSWERED}, None, "C812",
-         "rows of 'messages' need a chat template, and 'math' has none"),
+         "rows of 'messages' need a chat template, but 'math' has no chat template"),
         ({"messages": ANSWERED}, "{{ raise_exception('no') }}", "C812",
          "the chat template of 'math' fails: no; give rows of 'prompt' or 'text'"),
-        ({"messages": []}, CHAT, "C804", "'messages' is a list of messages"),
-        ({"messages": ["abc"]}, CHAT, "C804", "a message is an object with 'role' and 'content'"),
+        ({"messages": []}, CHAT, "C804", "'messages' must be a list of messages"),
+        ({"messages": ["abc"]}, CHAT, "C804", "a message must be an object with 'role' and"),
         ({"messages": [{"role": "user"}]}, CHAT, "C804", "the row has no 'content'"),
     ],
 )  # fmt: skip
@@ -230,7 +230,7 @@ def test_rows_that_have_no_answers_are_refused(
 
 
 def test_plain_text_has_no_answers(folder: Path) -> None:
-    with pytest.raises(CalibrationError, match="needs an answer in each row"):
+    with pytest.raises(CalibrationError, match="the row has no answer"):
         counted_text(folder, "text.txt")
 
 

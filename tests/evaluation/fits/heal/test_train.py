@@ -299,7 +299,7 @@ def test_a_model_with_nan_names_the_tensor_and_its_file(
     text = f'model other = "./other"; drop L2\nheal{teacher} on "text.txt" tokens 1024 rank {rank}'
     with pytest.raises(HealError) as caught:
         heal(said(tmp_path, text))
-    where = f"'model.layers.1.mlp.up_proj.weight' in {file} holds NaN"
+    where = f"'model.layers.1.mlp.up_proj.weight' in {file} contains NaN"
     assert (caught.value.code, caught.value.message) == (
         "C809", f"'heal' can't learn: {says}: {where}",
     )  # fmt: skip
@@ -317,4 +317,6 @@ def test_where_all_weights_are_finite_the_text_is_named(tmp_path: Path) -> None:
     save_file({n: t.clamp(-3e38, 3e38) for n, t in tensors.items()}, file, {"format": "pt"})
     with pytest.raises(HealError) as caught:
         heal(said(tmp_path, 'drop L2\nheal on "text.txt" tokens 1024 rank 4'))
-    assert f"NaN on {tmp_path / 'text.txt'}, and all stored tensors are" in caught.value.message
+    assert (
+        f"NaN on {tmp_path / 'text.txt'}, although all stored tensors are" in caught.value.message
+    )
