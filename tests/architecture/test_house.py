@@ -41,7 +41,7 @@ def defined(tree: ast.Module) -> Iterator[str]:
             yield node.target.id
 
 
-def test_a_public_name_stands_for_one_thing() -> None:
+def test_a_public_name_has_one_definition() -> None:
     homes: dict[str, list[str]] = defaultdict(list)
     for module, tree in trees().items():
         for name in defined(tree):
@@ -80,7 +80,7 @@ def test_a_class_is_final_or_abstract() -> None:
     assert loose == []
 
 
-def test_nothing_derives_from_a_class_that_is_whole_by_itself() -> None:
+def test_no_class_derives_from_a_final_class() -> None:
     """A class of ours that has descendants has something for them to say, or is an error's kind."""
     final = {node.name for _, node in classes() if "final" in map(named, node.decorator_list)}
     bases = {named(base) for _, node in classes() for base in node.bases}
@@ -112,7 +112,7 @@ def arrows() -> Mapping[str, frozenset[str]]:
     return {name: frozenset(imports(tree, known) - {name}) for name, tree in known.items()}
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_import_cycles() -> None:
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -131,7 +131,7 @@ def room(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def test_the_house_has_few_floors() -> None:
+def test_the_package_has_few_layers() -> None:
     below: dict[str, set[str]] = defaultdict(set)
     for name, others in arrows().items():
         below[room(name)] |= {room(other) for other in others} - {room(name)}

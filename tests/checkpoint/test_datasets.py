@@ -81,7 +81,7 @@ def test_a_file_that_changes_or_goes_while_its_rows_are_read_is_named(tmp_path: 
         [*rows.read([1])]
 
 
-def test_a_byte_that_is_no_text_has_its_offset_after_the_byte_order_mark(tmp_path: Path) -> None:
+def test_the_offset_of_an_invalid_byte_counts_the_byte_order_mark(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "text.txt"):
         (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "\xe2\x80"}')
         with pytest.raises(CalibrationError, match="invalid byte at offset 25"):

@@ -89,7 +89,7 @@ def test_links_into_a_blob_store_are_followed(sharded: Path, tmp_path: Path) -> 
     assert open_checkpoint(sharded).tensors.keys() == {"a", "b"}
 
 
-def test_folders_that_are_none(tmp_path: Path) -> None:
+def test_missing_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("none", "file", "loop", "file/below", "a\0b"):
@@ -158,7 +158,7 @@ def test_an_index_stays_within_its_folder(sharded: Path) -> None:
         assert "not a file within the folder" in refused(sharded).message
 
 
-def test_files_that_an_index_names_are_there(sharded: Path) -> None:
+def test_a_missing_file_of_an_index_is_refused(sharded: Path) -> None:
     path = sharded / "two.safetensors"
     path.unlink()
     assert refused(sharded).code == "C106"
@@ -172,7 +172,7 @@ def test_files_that_an_index_names_are_there(sharded: Path) -> None:
     assert "symbolic links" in error.message
 
 
-def test_what_an_index_says_is_so(sharded: Path) -> None:
+def test_an_index_with_wrong_entries_is_refused(sharded: Path) -> None:
     write_index(sharded, {"a": "two.safetensors", "b": "one.safetensors"})
     assert refused(sharded).code == "C107"
     write_index(sharded, {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"})

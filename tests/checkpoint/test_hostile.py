@@ -230,7 +230,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("text", "hostile"), SAID, ids=ids)
-def test_the_command_line_says_it_and_leaves_nothing(
+def test_the_command_line_reports_a_hostile_folder_and_leaves_no_output(
     tmp_path: Path, text: str, hostile: HostileFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folders.model(tmp_path / "sound")
@@ -245,7 +245,7 @@ def test_the_command_line_says_it_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(("name", "hostile"), FILES, ids=ids)
-def test_the_command_line_says_it_of_a_file(
+def test_the_command_line_reports_a_hostile_file(
     tmp_path: Path, name: str, hostile: Hostile, capfd: pytest.CaptureFixture[str]
 ) -> None:
     weights = {"x.bin": "pytorch_model.bin", "x.safetensors": "model.safetensors"}.get(name, name)
@@ -280,7 +280,7 @@ def test_settings_of_another_type_are_a_difference(
     assert {fault.code for fault in errors(gptailor.check(plan))} == {"M206"}
 
 
-def test_a_layers_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+def test_a_layer_number_of_thousands_of_digits_is_ignored(tmp_path: Path) -> None:
     name = "model.layers." + "9" * 5000 + ".self_attn.q_proj.weight"
     folders.model(tmp_path / "model", folders.CONFIG, *folders.NAMES, name)
     plan = gptailor.loads('tailor 1\nmodel base = "./model"\nL0 = L0 base\n', folder=tmp_path)

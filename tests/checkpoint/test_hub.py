@@ -126,7 +126,7 @@ def test_a_token_opens_a_private_model(desk: Desk, hub: Hub, folders: Path) -> N
 # --------------------------------------------------------------------------------- refusals
 
 
-def test_what_is_not_there_is_reported(desk: Desk, hub: Hub, folders: Path) -> None:
+def test_missing_and_gated_repositories_are_reported(desk: Desk, hub: Hub, folders: Path) -> None:
     hub.add("org/gated", folders / "base", gated=True)
     said = desk.compile(plan=PRIVATE.replace("private", "gated")).fault("C501")
     assert "is gated" in said
@@ -149,11 +149,11 @@ def test_a_file_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     assert 'there is a file of that name; a file\'s name starts so: "./gemma.gguf"' in said
 
 
-def test_an_id_that_is_none_is_reported(desk: Desk) -> None:
+def test_an_invalid_id_is_reported(desk: Desk) -> None:
     assert "a--b" in desk.check('tailor 1\nmodel base = "a--b"\ndrop L1\n').fault("C501")
 
 
-def test_without_cache_and_network_it_says_so(desk: Desk, hub: Hub) -> None:
+def test_a_missing_cache_and_network_are_reported(desk: Desk, hub: Hub) -> None:
     plan = 'tailor 1\nmodel base = "org/base"\ndrop L1\n'
     said = desk.compile(plan=plan, HF_HUB_OFFLINE="1").fault("C503")
     assert "HF_HUB_OFFLINE is set" in said
@@ -204,7 +204,9 @@ def test_the_single_file_wins_over_an_old_index(
     assert same(desk.made(), load_file(folders / "base" / "model.safetensors"))
 
 
-def test_of_several_gguf_files_none_is_fetched(desk: Desk, hub: Hub, tmp_path: Path) -> None:
+def test_several_gguf_files_are_refused_before_a_download(
+    desk: Desk, hub: Hub, tmp_path: Path
+) -> None:
     (tmp_path / "quants").mkdir()
     for name in ("a-q4.gguf", "a-q8.gguf"):
         (tmp_path / "quants" / name).write_bytes(b"GGUF" * 100)
@@ -220,7 +222,7 @@ def test_a_server_that_fails_is_reported(desk: Desk, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 8, (40).to_bytes(8, "little")], ids=["huge", "no JSON"])
-def test_weights_that_are_none_are_reported(
+def test_invalid_weights_are_reported(
     desk: Desk, hub: Hub, folders: Path, tmp_path: Path, size: bytes
 ) -> None:
     shutil.copytree(folders / "base", tmp_path / "bad")
@@ -230,7 +232,7 @@ def test_weights_that_are_none_are_reported(
     assert "model.safetensors" in said
 
 
-def test_an_index_of_a_file_that_is_not_there_is_reported(
+def test_an_index_with_a_missing_file_is_reported(
     desk: Desk, hub: Hub, folders: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folders / "math", tmp_path / "lacking")

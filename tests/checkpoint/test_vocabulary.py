@@ -214,7 +214,7 @@ def test_any_bytes_are_a_vocabulary_or_refused(
         ({"x": 0, "y": 1}, "other"),
     ],
 )
-def test_what_a_vocabulary_is_to_another(theirs: dict[str, int], how: str) -> None:
+def test_vocabularies_are_compared(theirs: dict[str, int], how: str) -> None:
     assert relation(Vocabulary({"a": 0, "b": 1}), Vocabulary(theirs)) == how
 
 

@@ -21,7 +21,7 @@ from gptailor.lang.parse import read_bytes
      ("ties(normalize=false)", "P312", "did you mean 'no'?"),
      ("ties(normalize=yess)", "P312", "did you mean 'yes'?")],
 )  # fmt: skip
-def test_mergekits_names_have_remedies_of_their_own(call: str, code: str, help_: str) -> None:
+def test_mergekits_names_have_their_own_remedies(call: str, code: str, help_: str) -> None:
     text = f'tailor 1\nmodel base = "a"\nmodel b = "b"\nmodel c = "c"\nL1 from b, c by {call}\n'
     [fault] = read_bytes(text.encode(), "a.tailor", Path())[1]
     assert fault.code == code

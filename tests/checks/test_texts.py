@@ -42,9 +42,7 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
         ('drop L1\nbridge on "a.txt"', []),
     ],
 )  # fmt: skip
-def test_texts_that_are_not_there_are_faults(
-    family: Path, text: str, expected: list[tuple[str, str]]
-) -> None:
+def test_missing_texts_are_faults(family: Path, text: str, expected: list[tuple[str, str]]) -> None:
     missing = [fault for fault in codes(family, text) if fault[0] == "C801"]
     assert missing == expected
 
@@ -226,7 +224,7 @@ def test_a_row_behind_the_first_is_a_fault_with_its_place(family: Path, tmp_path
         assert text[fault.span.start : fault.span.end] == '"rows.jsonl"'
 
 
-def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
+def test_a_part_of_an_unread_statement_is_not_reported_missing() -> None:
     def codes_alone(text: str) -> list[str]:
         source = Source("p.tailor", HEAD + text)
         return [fault.code for fault in read_text(source, Path())[1]]
@@ -238,7 +236,7 @@ def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
     assert codes_alone('heal on "t"\ndrop L1..2') == ["S101"]
 
 
-def test_an_objective_stands_twice_by_two_names_of_its_text() -> None:
+def test_two_paths_of_one_text_are_the_same_objective() -> None:
     text = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\nsearch {\n  minimize nll("t.jsonl")\n'
     with pytest.raises(gptailor.PlanError, match="P607"):
         gptailor.loads(text + '  minimize nll("./t.jsonl")\n}\n')

@@ -31,7 +31,9 @@ def healed(held: int, *losses: float) -> FitResult:
         ),
     ],
 )
-def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:
+def test_the_last_line_has_the_losses_of_healing(
+    losses: tuple[float, float, float], expected: str
+) -> None:
     said: list[str] = []
     end = healed(1_000, *losses)
     RepairLines(said.append)(end)
@@ -39,7 +41,7 @@ def test_what_healing_came_to(losses: tuple[float, float, float], expected: str)
     assert said == [f"healed on 4,096 tokens: {expected} (on 1,000 tokens held out)"]
 
 
-def test_few_held_out_tokens_are_called_few() -> None:
+def test_a_small_held_out_set_is_reported() -> None:
     said: list[str] = []
     RepairLines(said.append)(healed(999, 0.9, 0.4, 0.2))
     assert said[0].endswith("(on 999 tokens held out, so few that the numbers are rough)")
@@ -55,7 +57,7 @@ def test_a_result_that_is_used_again_has_no_second_line() -> None:
     assert said[0] != said[1]
 
 
-def test_what_the_teachers_answers_take_is_reported_before_they_are_made() -> None:
+def test_the_cost_of_answers_is_reported_before_they_are_made() -> None:
     said: list[str] = []
     lines = RepairLines(said.append)
     for done in (0, 100, 2048):

@@ -80,7 +80,7 @@ def test_the_estimate_has_bridging_and_healing(
     assert "; then healing 2 plans; bridging each cut comes on top; evaluating" in words
 
 
-def test_a_budget_below_what_has_to_be_done_is_called_so() -> None:
+def test_a_budget_below_the_required_evaluations_is_reported() -> None:
     few = Budget(1, 8, 8, "finalists", heals=True, wanted=1, measured=2.5)
     assert few.evaluations == 2.5 + 1 + 1 + 2, "one starting plan, a random one, two healed ones"
     assert Budget(200, 8, 8, measured=2.5).evaluations == 200
@@ -91,7 +91,7 @@ def test_a_budget_below_what_has_to_be_done_is_called_so() -> None:
     assert more not in estimate(Estimated(4.0, 10.0, 8), "", Budget(200, 8, 8))
 
 
-def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
+def test_each_line_estimates_the_time_left_from_past_trials(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course(monkeypatch, 3.0)
@@ -106,7 +106,7 @@ def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
     assert said(capsys).endswith("; 4:40 left"), "12 trials of 15 s, one repair of 100 s"
 
 
-def test_what_nobody_knows_is_said_to_come(
+def test_repairs_of_unknown_cost_are_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course(monkeypatch, None)

@@ -162,9 +162,7 @@ def test_faults_are_annotations_and_a_plan_is_canonical(repository: Path) -> Non
     assert run(repository, "check", PLANS="*.none") == (0, "there are no plans\n")
 
 
-def test_a_pull_request_is_told_what_it_changes_in_one_comment(
-    repository: Path, github: GitHub
-) -> None:
+def test_one_comment_shows_the_changes_of_a_pull_request(repository: Path, github: GitHub) -> None:
     base = git(repository, "rev-parse", "HEAD")
     (repository / "cut.tailor").write_text(PLAN.replace("L1", "L2..L3"))
     (repository / "gone.tailor").unlink()
@@ -193,7 +191,7 @@ def test_a_pull_request_is_told_what_it_changes_in_one_comment(
     assert github.asked[-1] == "PATCH /repos/owner/plans/issues/comments/1000"
 
 
-def test_nothing_is_said_where_no_plan_changes_and_a_refusal_is_a_warning(
+def test_unchanged_plans_give_no_comment_and_a_refusal_is_a_warning(
     repository: Path, github: GitHub
 ) -> None:
     base = git(repository, "rev-parse", "HEAD")
@@ -241,7 +239,7 @@ def cloned(folder: Path, *options: str) -> Path:
 
 @pytest.mark.parametrize("depth", [["--depth=1"], []])
 @pytest.mark.parametrize("base", ["main", "main~1"])
-def test_what_the_base_branch_gained_since_isnt_a_change(
+def test_commits_of_the_base_branch_are_not_changes(
     pulled: Path, github: GitHub, depth: list[str], base: str
 ) -> None:
     base = git(pulled, "rev-parse", base)
@@ -269,7 +267,7 @@ def test_the_authors_own_merge_is_a_commit_like_any(pulled: Path, github: GitHub
     assert headings(commented(clone, github, base)) == ["`cut.tailor`"]
 
 
-def test_what_cannot_be_fetched_is_reported(pulled: Path, github: GitHub) -> None:
+def test_a_commit_that_cannot_be_fetched_is_reported(pulled: Path, github: GitHub) -> None:
     base = git(pulled, "rev-parse", "main")
     clone = cloned(pulled, "--branch=pull", "--single-branch", "--depth=1")
     git(clone, "fetch", "--quiet", "--depth=1", "origin", base)
@@ -366,7 +364,7 @@ def another_gptailor(tmp_path: Path) -> str:
     return str(tmp_path / "other")
 
 
-def test_a_command_has_no_token_and_none_is_the_pull_requests(
+def test_a_command_has_no_token_and_runs_no_code_of_the_pull_request(
     repository: Path, another_gptailor: str
 ) -> None:
     folder = repository / "gptailor"
@@ -411,7 +409,7 @@ def test_only_a_bots_comment_is_renewed(repository: Path, github: GitHub) -> Non
     assert [one["body"] for one in github.comments[:2]] == [mark, mark]
 
 
-def test_expectations_are_marked_and_stand_in_the_summary(repository: Path) -> None:
+def test_expectations_are_marked_and_listed_in_the_summary(repository: Path) -> None:
     assert run(repository, "test") == (0, "no plan states an expectation\n")
     tiny_model("llama", repository / "b", layers=2)
     (repository / "cut.tailor").write_text(f"{PLAN}expect parameters() < base\n")

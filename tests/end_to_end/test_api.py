@@ -203,7 +203,7 @@ def test_names_are_bound_to_other_folders(family: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
-def test_what_is_said_of_the_written_folder_is_so(family: Path, tmp_path: Path) -> None:
+def test_the_result_of_compile_describes_the_written_folder(family: Path, tmp_path: Path) -> None:
     written = gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "out")
     assert written.folder == tmp_path / "out"
     assert written.layers == 5
@@ -217,7 +217,7 @@ def test_what_is_said_of_the_written_folder_is_so(family: Path, tmp_path: Path) 
     assert str(family) not in card.split("## Models")[0]
 
 
-def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
+def test_an_existing_target_is_kept(family: Path, tmp_path: Path) -> None:
     plan = gptailor.loads(TEXT, folder=family)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("dear")
@@ -340,7 +340,7 @@ def test_errors_are_names_of_the_package(name: str) -> None:
     assert issubclass(getattr(gptailor, name), gptailor.TailorError | Warning)
 
 
-def test_what_can_not_be_formatted_says_why() -> None:
+def test_format_reports_a_syntax_fault() -> None:
     with pytest.raises(gptailor.PlanError) as error:
         gptailor.format("tailor 1\nL0 frm base\n")
     assert error.value.faults[0].code.startswith("S")
@@ -388,7 +388,7 @@ def test_no_module_takes_the_place_of_a_verb(preloaded: Preloaded) -> None:
     assert child.returncode == 0
 
 
-def test_type_checkers_are_told_of_each_name() -> None:
+def test_the_stub_lists_each_public_name() -> None:
     stub = Path(gptailor.__file__).with_suffix(".pyi").read_text()
     names = {line.split()[-1] for line in stub.splitlines() if line.startswith("from ")}
     assert names | {"__version__"} == set(gptailor.__all__) == set(dir(gptailor))

@@ -87,7 +87,7 @@ def test_the_folders_own_plan_makes_it_again(folder: Path) -> None:
         assert torch.equal(tensor, load_file(folder / "deep/out/model.safetensors")[name])
 
 
-def test_the_program_says_which_tensors_are_bridged(folder: Path) -> None:
+def test_the_program_marks_bridged_tensors(folder: Path) -> None:
     program = prepare(plan_of(folder)).compiled.program
     assert program.fitted == set(BRIDGED)
     [said] = [line for line in program_lines(program) if line.startswith(BRIDGED[1])]
@@ -160,7 +160,7 @@ def test_a_dry_run_and_the_card_show_the_gaps(
     assert "| L3..L4 | dropped, bridged over |" in card
 
 
-def test_the_command_says_how_good_each_fit_is(
+def test_the_command_prints_the_quality_of_each_fit(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
@@ -209,9 +209,7 @@ def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
         ('drop L1; bridge on "text.txt" ridge 0.1..0.2', "P801"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_before_anything_runs(
-    folder: Path, text: str, code: str
-) -> None:
+def test_an_impossible_fit_is_refused_before_it_runs(folder: Path, text: str, code: str) -> None:
     with pytest.raises(PlanError) as caught:
         gptailor.compile(write(folder, text), folder / "out")
     assert [fault.code for fault in caught.value.faults if fault.severity == "error"] == [code]

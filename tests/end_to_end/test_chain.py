@@ -250,7 +250,7 @@ def test_show_and_a_dry_run_have_every_step(
     assert not (own_cache / "gptailor" / "inner").exists()
 
 
-def test_a_killed_run_goes_on_at_its_step(folder: Path) -> None:
+def test_a_killed_run_resumes_at_its_step(folder: Path) -> None:
     plan = gptailor.load(folder / "step3.tailor")
 
     def stopped_after(count: int) -> Callable[[Event], None]:
@@ -292,7 +292,7 @@ gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
 """
 
 
-def test_a_process_that_is_killed_in_the_second_step_goes_on_there(
+def test_a_process_that_is_killed_in_the_second_step_resumes_there(
     folder: Path, preloaded: Preloaded
 ) -> None:
     def started(output: str, seconds: float) -> Child:
@@ -364,7 +364,7 @@ def test_a_fitted_plan_may_teach(folder: Path) -> None:
     assert contents(folder / "out-step1.tailor") == contents(folder / "out-stage")
 
 
-def test_an_unchanged_chain_writes_nothing_anew(
+def test_an_unchanged_chain_is_not_written_again(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["compile", str(folder / "step3.tailor"), "-o", str(folder / "out")]

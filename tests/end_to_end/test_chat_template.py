@@ -115,7 +115,7 @@ def test_a_file_s_template_is_locked_and_follows_the_plan(
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_what_isnt_a_template_is_refused_before_anything_is_written(
+def test_an_invalid_template_is_refused_before_any_output(
     content: bytes | None, says: str, models: Path, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -129,7 +129,7 @@ def test_what_isnt_a_template_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_transformers_adds_to_jinja_is_known(tmp_path: Path) -> None:
+def test_the_jinja_extensions_of_transformers_are_known(tmp_path: Path) -> None:
     text = (
         "{% for x in y %}{% if x %}{% break %}{% endif %}{% generation %}{{ x }}{% endgeneration %}"
     )
@@ -168,7 +168,7 @@ def test_templates_in_the_tokenizer_s_settings(
         assert templates_of(checkpoint) == found
 
 
-def test_show_says_it() -> None:
+def test_show_prints_the_chat_template() -> None:
     plan = gptailor.loads(f'{HEAD}chat_template "chatml"\n')
     shown = [*plan_map("a plan", Resolved(plan, 2), known=False, width=80)]
     assert any(line.split() == ["chat_template", '"chatml"'] for line in shown)

@@ -351,12 +351,12 @@ def test_a_folder_of_a_search_names_its_best_plan(
 # ------------------------------------------------------------------------------------------- check
 
 
-def test_a_sound_plan_is_said_to_be_one(run: Run, here: Path) -> None:
+def test_a_valid_plan_is_reported_without_faults(run: Run, here: Path) -> None:
     assert run("check", "p.tailor") == (0, "p.tailor: no faults\n", "")
     assert run("check", "-", stdin=PLAN) == (0, "<stdin>: no faults\n", "")
 
 
-def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
+def test_check_counts_the_open_choices(run: Run, here: Path) -> None:
     others = (
         'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nothers from one of base, math\n'
     )
@@ -373,7 +373,7 @@ def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
     assert run("check", "p.tailor").out.endswith(f"choices open, 16 trials: {stages}\n")
 
 
-def test_a_tied_head_isnt_a_choice_beside_its_embedding(run: Run, here: Path) -> None:
+def test_a_tied_embedding_and_head_are_one_choice(run: Run, here: Path) -> None:
     tiny_model("llama", here / "one", layers=2, tie_word_embeddings=True)
     tiny_model("llama", here / "two", layers=2, tie_word_embeddings=True)
     (here / "p.tailor").write_text(
@@ -453,7 +453,7 @@ def test_no_more_faults_than_people_read(run: Run, here: Path) -> None:
     assert "more faults" in said.err
 
 
-def test_a_plan_that_is_no_text(run: Run, here: Path) -> None:
+def test_a_plan_that_isnt_text_is_refused(run: Run, here: Path) -> None:
     (here / "p.tailor").write_bytes(PLAN.encode() + b"# \xff\n")
     for command in ("check", "fmt", "show", "json"):
         for arguments in ([command, "p.tailor"], [command, "-"]):
@@ -539,7 +539,7 @@ m █ █ ▂
     assert run("show", "-", stdin=PLAN).out == said.out.replace("p.tailor", "<stdin>")
 
 
-def test_the_map_without_the_models_says_what_it_knows(run: Run, here: Path) -> None:
+def test_the_map_shows_known_layers_without_the_models(run: Run, here: Path) -> None:
     (here / "base").unlink()
     said = run("show", "p.tailor")
     assert said.code == 0
@@ -637,7 +637,7 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
 
 
-def test_a_compilation_says_what_it_wrote(run: Run, here: Path) -> None:
+def test_compile_prints_the_written_files(run: Run, here: Path) -> None:
     said = run("compile", "p.tailor", "-o", "deep/out")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("deep/out: 5 layers (the base has 6), 0.0 M parameters, 47.3 kB")
@@ -741,7 +741,7 @@ def test_an_open_plan_is_not_compiled(run: Run, here: Path) -> None:
     assert not (here / "out").exists()
 
 
-def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> None:
+def test_an_existing_folder_is_kept_without_force(run: Run, here: Path) -> None:
     (here / "out").mkdir()
     (here / "out" / "mine").write_text("dear")
     said = run("compile", "p.tailor", "-o", "out")

@@ -326,7 +326,7 @@ def test_a_plan_of_nothing_is_the_base(pair: Path, tmp_path: Path) -> None:
     assert torch.equal(logits(loaded(tmp_path / "out")), logits(loaded(pair / "base")))
 
 
-def test_a_cut_and_stitched_model_is_what_it_says(pair: Path, tmp_path: Path) -> None:
+def test_a_cut_and_stitched_model_equals_its_plan(pair: Path, tmp_path: Path) -> None:
     plan = plan_of(
         "L0 from math; L4.mlp from math; merge(L5 base, L5 math, 0.3); drop L1..L2", pair
     )
@@ -357,7 +357,7 @@ def test_each_layer_keeps_its_kind_of_attention(tmp_path: Path) -> None:
     assert torch.allclose(logits(after), logits(before), atol=1e-5)
 
 
-def test_generation_with_a_cache_says_the_same(pair: Path, tmp_path: Path) -> None:
+def test_generation_with_a_cache_gives_the_same_tokens(pair: Path, tmp_path: Path) -> None:
     gptailor.compile(plan_of("drop L2..L3; L4 from math", pair), tmp_path / "out")
     model, tokenizer = loaded(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
     tokens = tokenizer("stitch", return_tensors="pt").input_ids
@@ -509,7 +509,7 @@ def test_sharded_models_are_read_like_single_files(
     assert_same(read(tmp_path / "b"), read(tmp_path / "a"))
 
 
-def test_progress_is_told_of_every_byte(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_progress_counts_every_byte(folders: dict[str, Path], tmp_path: Path) -> None:
     told: list[int] = []
     models = {"base": folders["base-float32"], "math": folders["math"]}
     on_event = sizes(told.append)

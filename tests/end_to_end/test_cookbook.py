@@ -50,7 +50,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lay_out(tmp_path_factory.mktemp("kitchen"))
 
 
-def test_there_are_twenty_recipes_or_more() -> None:
+def test_there_are_at_least_twenty_recipes() -> None:
     assert len(RECIPES) >= 20
     assert all(one.commands for one in RECIPES)
 
@@ -83,7 +83,7 @@ def cook(recipe: Recipe, kitchen: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=[one.heading for one in RECIPES])
-def test_a_recipe_does_what_it_says(
+def test_the_commands_of_a_recipe_succeed(
     recipe: Recipe,
     kitchen: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -174,7 +174,7 @@ def test_the_comparison_of_the_demo_is_of_pairs(
     )
 
 
-def test_texts_of_other_sources_are_of_three_kinds_and_none_is_empty(demo: Demo) -> None:
+def test_texts_of_other_sources_have_three_kinds_and_are_not_empty(demo: Demo) -> None:
     here = demo("demo.py")
     texts = [*here["other_sources"]()]
     assert texts[0].startswith("The old mill")

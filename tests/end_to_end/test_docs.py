@@ -84,7 +84,7 @@ def test_a_statement_in_a_table_reads(place: str, text: str) -> None:
     assert not faults, place + "\n".join(to_text(fault) for fault in faults)
 
 
-def test_there_is_something_to_test() -> None:
+def test_the_pages_have_examples_and_statements() -> None:
     assert len(examples()) >= 25
     assert len(statements()) >= 25
 
@@ -123,7 +123,7 @@ def test_the_codes_that_the_page_names_are_explained() -> None:
         assert f"### {code} " in faults or f"\n| {code} | " in faults
 
 
-def test_what_commands_say_of_themselves_is_current() -> None:
+def test_the_page_of_commands_is_current() -> None:
     page = ROOT / "docs" / "commands.md"
     text = page.read_text("utf-8")
     pasted = runpy.run_path(str(page.with_suffix(".py")))["pasted"]
@@ -143,7 +143,7 @@ def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded
     assert code == 0, f"python docs/models.py pastes it\n{said}"
 
 
-def test_the_help_says_of_commands_what_they_say() -> None:
+def test_the_list_of_commands_has_their_first_sentences() -> None:
     context = cli.make_context("gptailor", [], resilient_parsing=True, terminal_width=100)
     text = cli.get_help(context) + "\n"
     for name in cli.list_commands(context):
@@ -178,7 +178,7 @@ def test_the_page_of_the_api_is_current_and_has_every_name() -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if ">>> " in (ROOT / p).read_text("utf-8")])
-def test_what_a_page_shows_of_python_is_so(page: str) -> None:
+def test_python_examples_of_a_page_are_correct(page: str) -> None:
     text = "".join(one.text for one in blocks(page) if one.language == "python")
     examples = doctest.DocTestParser().get_doctest(text, {}, page, None, 0)
     assert examples.examples

@@ -80,7 +80,7 @@ def test_a_plan_is_judged_healed_and_this_is_reported(
     assert live == folder != bare
 
 
-def test_a_plan_and_its_folder_score_alike(run: Run) -> None:
+def test_a_plan_and_its_folder_have_equal_scores(run: Run) -> None:
     said = run("cut.tailor", "out", "base", *flags(*OBJECTIVES), "--format", "json", "--no-speed")
     assert said.code == 0, said.err
     found = json.loads(said.out)
@@ -99,7 +99,7 @@ def test_a_plan_and_its_folder_score_alike(run: Run) -> None:
     assert sizes["cut.tailor"] == sizes["out"] == (4, sizes["base"][1] * 4 // 5)
 
 
-def test_the_base_is_judged_beside(run: Run) -> None:
+def test_the_base_is_evaluated_too(run: Run) -> None:
     said = run("cut.tailor", *flags('nll("rows.jsonl")'), "--format", "json")
     found = json.loads(said.out)
     [mine], [base] = found["results"], found["bases"]
@@ -125,7 +125,7 @@ def test_the_base_is_named_as_it_is_found_from_here(run: Run, world: Path) -> No
     assert "../base" not in said.out
 
 
-def test_a_folder_whose_base_is_gone_has_scores_and_no_share(run: Run, world: Path) -> None:
+def test_a_folder_without_its_base_has_scores_and_no_share(run: Run, world: Path) -> None:
     plan = (world / "out" / "plan.tailor").read_text()
     (world / "orphan").mkdir()
     for file in (world / "out").iterdir():
@@ -165,7 +165,7 @@ def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2/" in said.err, "progress is said in lines where there is no terminal"
 
 
-def test_differences_are_paired_and_from_whatever_is_named(run: Run) -> None:
+def test_differences_are_paired_and_relative_to_the_named_target(run: Run) -> None:
     wanted = ("cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed", "--against", "out")
     [cut, out] = json.loads(run(*wanted, "--format", "json", "--each").out)["results"]
     assert (cut["against"], cut["difference"]) == ("out", {"value": 0.0, "stderr": 0.0})
@@ -236,7 +236,7 @@ def test_memory_that_holds_no_layer_is_a_failure(run: Run) -> None:
 
 
 @pytest.mark.parametrize("memory", ["40kB"])
-def test_streamed_layers_score_alike(run: Run, memory: str) -> None:
+def test_streamed_layers_have_equal_scores(run: Run, memory: str) -> None:
     arguments = ("cut.tailor", *flags('nll("long.txt")'), "--no-speed", "--format", "json")
     whole, streamed = run(*arguments), run(*arguments, "--memory", memory)
     assert streamed.code == 0, streamed.out
@@ -261,7 +261,7 @@ def test_an_answer_without_words_is_reported(
     assert capsys.readouterr().out == f"base\n{shown}\n"
 
 
-def test_plans_and_folders_speak_alike_and_a_failure_is_one(
+def test_plans_and_folders_generate_the_same_text(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path
 ) -> None:
     monkeypatch.chdir(world)

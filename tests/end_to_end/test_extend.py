@@ -234,7 +234,7 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert "method 'middle': expected the package gptailor by the lock, got mine 1.1" in said
 
 
-def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
+def test_the_lock_next_to_a_plan_names_a_missing_package(
     install: Install, here: Path, command: Command
 ) -> None:
     site = install("mine", MIDDLE, AT)
@@ -259,7 +259,7 @@ def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
 
 
 @pytest.mark.parametrize("changed", ["the function", "what it calls", "the version"])
-def test_an_output_of_other_code_is_computed_anew(
+def test_an_output_of_changed_code_is_computed_again(
     changed: str, install: Install, here: Path, command: Command
 ) -> None:
     called = METHOD.format(result="scaled(sources[0])") + "    def scaled(x):\n        return x\n"
@@ -420,7 +420,7 @@ def test_a_fit_of_a_package_closes_gaps_and_is_locked_with_its_version(
     assert (bridged / "out" / weights).read_bytes() != (bridged / "open" / weights).read_bytes()
 
 
-def test_a_missing_fit_is_named_by_the_lock_beside_the_plan(
+def test_the_lock_next_to_a_plan_names_the_package_of_a_missing_fit(
     install: Install, bridged: Path, command: Command
 ) -> None:
     said = command("check", "b.tailor")[2]

@@ -84,7 +84,7 @@ def test_a_tokenizer_of_code_alone_is_one_message(
 
 
 @pytest.mark.parametrize("text", ["[1]", "", '{"a": ' + "[" * 900 + "]" * 900 + "}"])
-def test_settings_that_are_no_object_are_refused(text: str, tmp_path: Path) -> None:
+def test_settings_that_arent_an_object_are_refused(text: str, tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base", layers=2)
     (tmp_path / "base" / "generation_config.json").write_text(text)
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)

@@ -50,7 +50,7 @@ def test_a_continuation_loops() -> None:
     assert repetition("") == {"loops": False, "repeats": 0.0}
 
 
-def test_names_stand_for_files() -> None:
+def test_names_of_texts_become_files() -> None:
     files = {"TEXT": Path("a.jsonl"), "PROMPTS": Path("p.jsonl")}
     variant = Variant("L1", "bridge on TEXT; heal on answers(PROMPTS) tokens 9", 2)
     bridge, heal = 'bridge on "a.jsonl"', 'heal on answers("p.jsonl") tokens 9 seed 2'

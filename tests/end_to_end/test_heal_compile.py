@@ -67,9 +67,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(("heal", "first"), [("rank 4", 0), ("rank full", 0), ("rank 4", 2)])
-def test_what_the_program_marks_and_nothing_else_is_changed(
-    folder: Path, heal: str, first: int
-) -> None:
+def test_exactly_the_marked_tensors_change(folder: Path, heal: str, first: int) -> None:
     layers = "" if not first else "L3 "
     plan = write(folder, f'drop L2; heal {layers}on "text.txt" tokens 1024 {heal}')
     program = prepare(plan).compiled.program
@@ -85,7 +83,7 @@ def test_what_the_program_marks_and_nothing_else_is_changed(
     assert len(marked) == len(changed)
 
 
-def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
+def test_a_bridge_is_fitted_first_and_three_losses_are_printed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, f'drop L2; bridge on "text.txt" tokens 800 ridge 0.01; {HEAL}')
@@ -210,7 +208,7 @@ gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
 """
 
 
-def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_went_on(
+def test_two_processes_and_a_resumed_one_give_the_same_bytes(
     folder: Path, preloaded: Preloaded
 ) -> None:
     def started(output: str, seconds: float) -> Child:
@@ -307,7 +305,7 @@ def test_torchrun_starts_processes_that_heal_together(folder: Path, preloaded: P
     assert equal(tensors(folder / "out"), tensors(folder / "one"))
 
 
-def test_lock_and_verify_say_how_healing_goes_on(
+def test_lock_and_verify_print_the_progress_of_healing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = str(folder / "plan.tailor")
@@ -332,7 +330,7 @@ def test_lock_and_verify_say_how_healing_goes_on(
         (CUT.replace("rank 4", "rank full"), ["--memory", "30MB"], "C811", "all its weights"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_healed_is_one_message_and_nothing_is_written(
+def test_an_impossible_healing_is_one_message_and_writes_nothing(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     text: str,
@@ -370,7 +368,7 @@ def test_a_loss_that_isnt_a_number_stops_it(
         ("lara_mini", "4", "computes with it in other pieces"),
     ],
 )
-def test_what_transformers_cannot_train_is_reported_by_check(
+def test_check_reports_a_family_that_cannot_be_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, rank: str, says: str
 ) -> None:
     tiny_model(kind, tmp_path / "base")

@@ -158,7 +158,7 @@ def test_each_trial_is_a_plan(searched: gptailor.SearchResult) -> None:
         searched.plan_of(99)
 
 
-def test_the_measured_influence_of_layers_is_there(searched: gptailor.SearchResult) -> None:
+def test_the_result_has_the_measured_influence_of_layers(searched: gptailor.SearchResult) -> None:
     assert len(searched.influence["base"]) == 5
     assert all(0 < each < 2 for each in searched.influence["base"])
 

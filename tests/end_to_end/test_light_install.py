@@ -150,13 +150,13 @@ def said(place: Path) -> Mapping[str, tuple[int, str, str]]:
 
 
 @pytest.mark.parametrize("line", DONE)
-def test_it_is_done(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
+def test_a_command_runs_without_extras(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
     code, out, err = said[line]
     assert (code, err) == (0, ""), out
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *VERBS])
-def test_what_is_missing_is_reported_once_with_the_way_to_get_it(
+def test_a_missing_extra_is_reported_once_with_its_installation(
     said: Mapping[str, tuple[int, str, str]], name: str
 ) -> None:
     expected = f"error: {REFUSED[name]}\n" if name in REFUSED else VERBS[name]
@@ -170,7 +170,7 @@ def test_a_gguf_file_names_its_package(said: Mapping[str, tuple[int, str, str]])
     assert "help: pip install 'gptailor[gguf]'" in err
 
 
-def test_nothing_half_written_is_left(
+def test_refused_commands_leave_no_folder(
     said: Mapping[str, tuple[int, str, str]], place: Path
 ) -> None:
     there = {path.name for path in place.iterdir() if path.is_dir()}

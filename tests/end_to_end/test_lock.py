@@ -185,7 +185,7 @@ def test_the_lock_in_the_folder_fits_the_plan_in_it(here: Path) -> None:
     assert again.lock.tensors == inside.tensors
 
 
-def test_without_a_lock_none_is_made(here: Path) -> None:
+def test_compile_without_locking_writes_no_lock(here: Path) -> None:
     written = gptailor.compile(gptailor.load("p.tailor"), here / "out")
     assert written.lock is None
     assert not (here / "out" / LOCK_FILE).exists()
@@ -305,7 +305,7 @@ def test_the_layout_of_the_sources_changes_files_and_no_tensor(here: Path, famil
 # --------------------------------------------------------------------------------- refusals
 
 
-def test_what_was_locked_compiles(here: Path) -> None:
+def test_a_locked_plan_compiles(here: Path) -> None:
     locked = gptailor.lock(gptailor.load("p.tailor"))
     locked.write("p.tailor.lock")
     written = gptailor.compile(gptailor.load("p.tailor"), "new", locked="p.tailor.lock")
@@ -438,7 +438,7 @@ def test_a_folder_as_it_was_compiled_is_verified(out: Path) -> None:
     assert gptailor.verify(out).result == "verified"
 
 
-def test_progress_is_told_of_all_work(out: Path) -> None:
+def test_progress_counts_all_work(out: Path) -> None:
     told: list[int] = []
     begun = Verification(out)
     begun.run(sizes(told.append))
@@ -501,7 +501,7 @@ def test_other_files_are_named(out: Path) -> None:
     assert messages(out, tensors_only=True) == []
 
 
-def test_a_card_may_be_written_anew(out: Path) -> None:
+def test_a_changed_model_card_still_verifies(out: Path) -> None:
     (out / "README.md").write_text("# My model\n")
     assert gptailor.verify(out).result == "verified"
 
@@ -551,7 +551,7 @@ def test_a_tampered_lock_is_a_difference(out: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"version": 2}', '{"version": 1, "version": 1}'])
-def test_a_lock_that_is_none_stops_a_verification(out: Path, content: str) -> None:
+def test_an_invalid_lock_stops_a_verification(out: Path, content: str) -> None:
     (out / LOCK_FILE).write_text(content)
     with pytest.raises(CheckpointError) as error:
         gptailor.verify(out)
@@ -579,7 +579,7 @@ def test_other_sources_are_named(here: Path, out: Path) -> None:
     assert gptailor.verify(out).differences == ()  # a tensor that the plan doesn't take
 
 
-def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
+def test_missing_sources_leave_a_folder_unverified(here: Path, out: Path) -> None:
     (here / "math").rename(here / "moved")
     found = gptailor.verify(out)
     assert found.result == "unverified"

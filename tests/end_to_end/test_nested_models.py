@@ -226,7 +226,7 @@ def test_a_plan_that_isnt_a_model_is_refused(
     assert (fault.code, message in fault.message) == (code, True)
 
 
-def test_a_plan_of_another_architecture_or_that_is_not_there_is_refused(
+def test_a_missing_plan_or_one_of_another_architecture_is_refused(
     root: Path, tmp_path: Path
 ) -> None:
     tiny_model("qwen2", tmp_path / "qwen", layers=COUNT)

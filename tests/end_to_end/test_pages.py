@@ -34,14 +34,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_file_of_mergekits_is_the_plan_beside_it(name: str, folder: Path) -> None:
+def test_a_file_of_mergekit_becomes_the_plan_next_to_it(name: str, folder: Path) -> None:
     (folder / f"{name}.yml").write_text(FILES[f"{name}.yml"])
     assert cli.run(["import", f"{name}.yml", "-o", "made.tailor"]) == 0
     beside = gptailor.loads(FILES[f"{name}.tailor"], folder=folder)
     assert gptailor.format(gptailor.load("made.tailor")) == gptailor.format(beside)
 
 
-def test_there_are_pairs() -> None:
+def test_the_page_has_six_pairs_or_more() -> None:
     assert len(PAIRS) >= 6
 
 

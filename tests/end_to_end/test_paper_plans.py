@@ -37,7 +37,7 @@ def pruning(chosen: dict[int, str], removed: list[int], scale: float = 0.5) -> d
 CHOSEN = {0: "000", 1: "010", 2: "101", 4: "111", 5: "100"}
 
 
-def test_none_is_the_base_one_a_candidate_more_are_merged() -> None:
+def test_layers_with_several_candidates_are_merged() -> None:
     plan, _ = from_paper(pruning(CHOSEN, [3]))
     body = """
         norm from candidate_0; head from candidate_0
@@ -193,7 +193,7 @@ def test_layer_wise_fusion_is_a_method_for_each_group_and_branch() -> None:
         (fusion(["linear"] * 3), "layer_selection_method", "3 groups"),
     ],
 )  # fmt: skip
-def test_what_is_no_such_document_is_refused(document: Any, place: str, said: str) -> None:
+def test_an_invalid_document_is_refused(document: Any, place: str, said: str) -> None:
     with pytest.raises(ConversionError) as caught:
         from_paper(document)
     assert said in str(caught.value)

@@ -38,7 +38,7 @@ def options(*more: str) -> Any:
     return parsed(["--text", "text.txt", *more])
 
 
-def test_a_share_is_of_the_uncut_models_score_and_stands_beside_the_published_one(
+def test_the_table_has_shares_of_the_uncut_score_and_the_published_shares(
     tmp_path: Path,
 ) -> None:
     results = kept(tmp_path / "results.json")

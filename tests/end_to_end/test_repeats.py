@@ -65,7 +65,7 @@ AS_STACKS = {
 
 
 @pytest.mark.parametrize("body", AS_STACKS)
-def test_a_block_that_comes_again_is_the_stack_to_the_byte(
+def test_a_repeated_block_has_the_bytes_of_its_stack(
     body: str, world: Path, tmp_path: Path
 ) -> None:
     gptailor.compile(plan_of(body, world), tmp_path / "again")
@@ -83,7 +83,7 @@ def test_copies_are_identical_and_draws_are_too(world: Path, tmp_path: Path) -> 
     assert not torch.equal(tensors[name.format(1)], tensors[name.format(0)])
 
 
-def test_the_live_model_is_the_folder_and_each_run_has_a_cache_of_its_own(
+def test_the_live_model_equals_the_folder_and_each_run_has_its_own_cache(
     world: Path, tmp_path: Path
 ) -> None:
     plan = plan_of("L3.mlp from math; repeat L2..L3 times 2; scale L2 by 0.9", world)
@@ -101,7 +101,7 @@ def test_the_live_model_is_the_folder_and_each_run_has_a_cache_of_its_own(
     assert torch.equal(cached, plain)
 
 
-def test_a_scale_in_a_block_is_gone_through_in_every_run(world: Path) -> None:
+def test_a_scale_in_a_block_applies_in_every_run(world: Path) -> None:
     """The hidden state after L2 is halved twice, which the layers after it are divided by."""
     with torch.no_grad():
         tokens = torch.arange(3, 12)[None]
@@ -152,7 +152,7 @@ def test_a_locked_plan_verifies(world: Path, tmp_path: Path) -> None:
     assert again.repeats == gptailor.load(folder / "plan.tailor").repeats
 
 
-def test_show_says_how_many_runs(world: Path, tmp_path: Path, capsys: Any) -> None:
+def test_show_prints_the_number_of_runs(world: Path, tmp_path: Path, capsys: Any) -> None:
     plan = world / "shown.tailor"
     plan.write_text(HEAD + "repeat L1..L2 times 2\nmaybe repeat window 1..2 of L4..L5")
     assert run(["show", str(plan)]) == 0

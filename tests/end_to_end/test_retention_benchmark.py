@@ -72,7 +72,7 @@ def cells() -> Cells:
     )
 
 
-def test_what_is_won_back_is_measured_by_the_dense_model_that_the_search_would_choose(
+def test_recovery_is_relative_to_the_best_uncut_recipe(
     cells: Cells,
 ) -> None:
     assert cells.uncut.method == "merge"
@@ -120,7 +120,7 @@ def test_a_page_without_marks_is_left_as_it_is(cells: Cells, tmp_path: Path) -> 
     assert file.read_text() == "# Results\n"
 
 
-def test_a_line_that_was_broken_off_is_not_there(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ignored(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "cells.jsonl")
     journal.add("a", 1)
     with journal.file.open("a") as lines:
@@ -183,7 +183,7 @@ def public_texts(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(
+def test_the_benchmark_measures_all_cells_writes_its_page_and_resumes(
     preloaded: Preloaded, tmp_path: Path
 ) -> None:
     methods = [name for name in METHODS if name not in LEFT_OUT]

@@ -190,9 +190,7 @@ def test_the_best_plan_compiles_to_its_lock_from_anywhere(
     assert run("verify", tmp_path / "out").code == 0
 
 
-def test_plans_are_canonical_and_say_where_they_come_from(
-    found: Said, run: Run, world: Path
-) -> None:
+def test_found_plans_are_canonical_and_name_their_trial(found: Said, run: Run, world: Path) -> None:
     [front] = (world / "run" / "front").iterdir()
     best = world / "run" / "best.tailor"
     assert run("fmt", "--check", best, front).code == 0
@@ -229,7 +227,7 @@ def test_the_summary_has_what_it_is_compared_with(found: Said, world: Path) -> N
     assert page.count("\n| ") == len({*starts, verdict.found, verdict.best, drawn}) + 2
 
 
-def test_the_same_command_is_over_at_once_and_changes_nothing(
+def test_the_same_command_ends_at_once_and_changes_nothing(
     found: Said, run: Run, world: Path
 ) -> None:
     before = {p: p.read_bytes() for p in (world / "run").rglob("*") if p.is_file()}
@@ -375,7 +373,7 @@ def test_bad_input_is_reported_before_anything_is_loaded(
         (["--export", "rows.jsonl"], 3, "error[C301]"),
     ],
 )
-def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
+def test_a_missing_requirement_is_one_message_and_leaves_no_folder(
     run: Run, world: Path, arguments: list[str], code: int, said: str
 ) -> None:
     refused = run("search", "space.tailor", "-o", "new", *arguments)
@@ -437,7 +435,7 @@ def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     assert "kl(" in found.out
 
 
-def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
+def test_the_printed_eval_command_has_the_dtype_of_the_search(
     search: Search, run: Run, world: Path
 ) -> None:
     flags = ["--strategy", "random", "--trials", "4", "--dtype", "bfloat16"]
@@ -449,7 +447,7 @@ def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
     assert (result["score"],) == verdict_of(read_run(world / "short")).best.values
 
 
-def test_control_c_keeps_everything_and_the_same_command_goes_on(
+def test_control_c_keeps_everything_and_the_same_command_resumes(
     search: Search, run: Run, world: Path
 ) -> None:
     command = ("space.tailor", "--strategy", "random", "--trials", "30", "-o")
@@ -495,9 +493,7 @@ def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> 
     assert said.out == ""
 
 
-def test_plans_of_an_interrupted_search_have_their_repairs_and_are_called_unrepaired(
-    world: Path, run: Run
-) -> None:
+def test_plans_of_an_interrupted_search_are_reported_as_unrepaired(world: Path, run: Run) -> None:
     def stop(event: SearchEvent) -> None:
         if isinstance(event, Scored) and event.trial.full:
             raise KeyboardInterrupt
@@ -547,7 +543,7 @@ def test_control_c_while_the_best_plan_is_locked_keeps_everything(
     assert (world / name / "best.tailor.lock").exists()
 
 
-def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_message_and_the_same_command_resumes(
     search: Search, world: Path
 ) -> None:
     command = ("space.tailor", "--strategy", "random", "-o", "full")
@@ -582,7 +578,7 @@ def caching(folder: Path) -> str:
     return f"import os\nos.environ['XDG_CACHE_HOME'] = {str(folder)!r}"
 
 
-def test_finalists_are_healed_once_and_score_as_their_plans_do(
+def test_finalists_are_healed_once_and_have_the_scores_of_their_plans(
     search: Search, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = caching(world / "cache")
@@ -717,7 +713,7 @@ def test_one_search_gives_the_curve_of_quality_over_size(
         assert "- quality over size: " in (world / "sized" / "summary.md").read_text()
 
 
-def test_sizes_are_no_news_before_an_error(sized: Said, search: Search, world: Path) -> None:
+def test_sizes_are_not_reported_before_an_error(sized: Said, search: Search, world: Path) -> None:
     said = search("sized.tailor", "-o", "sized", "--seed", "9", "--strategy", "random", code=3)
     assert "another search" in said.err
     assert "several sizes" not in said.err
@@ -823,7 +819,7 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
         (["gone", "--layers", "3"], 3, "error[C903]"),
     ],
 )
-def test_what_cannot_be_picked_is_reported(
+def test_an_impossible_pick_is_reported(
     sized: Said, run: Run, arguments: list[str], code: int, said: str
 ) -> None:
     refused = run("pick", *arguments)

@@ -152,7 +152,7 @@ def test_latency_is_an_objective_that_the_study_remembers(search: Search, world:
     assert "latencies" in (world / "quick" / "journal.jsonl").read_text()
 
 
-def test_nothing_is_searched_by_sizes_alone(search: Search) -> None:
+def test_a_search_by_size_alone_is_refused(search: Search) -> None:
     (search.folder / "open.tailor").write_text(SPACE.format(""))
     said = search("open.tailor", "-o", "refused", "-O", "parameters()", code=1)
     assert "no objective measures quality" in said.err
@@ -166,7 +166,7 @@ def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) 
     assert "trial 0" not in said.err
 
 
-def test_an_evaluation_counts_for_its_text_alone(search: Search, world: Path) -> None:
+def test_an_evaluation_is_reused_for_its_own_text_alone(search: Search, world: Path) -> None:
     """The requirement is edited, then another one comes in, then its text is another."""
     (world / "other.txt").write_text(letters(16_000, 2))
     one, two = 'require nll("code.txt") <= 2.0 * base', 'require nll("other.txt") <= 2.0 * base'

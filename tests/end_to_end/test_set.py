@@ -144,7 +144,7 @@ def test_a_let_is_swept_by_one_option(run: Run) -> None:
     assert (said.code, "names one 'let' twice" in said.err) == (2, True)
 
 
-def test_a_plan_may_come_twice_beside_a_folder_of_any_name(run: Run, world: Path) -> None:
+def test_a_plan_may_be_given_twice_with_a_folder_of_any_name(run: Run, world: Path) -> None:
     if not (world / "x with y").exists():
         (world / "x with y").symlink_to(world / "math")
     said = run("eval", "plan.tailor", "plan.tailor", "x with y", "-O", 'nll("text.jsonl")',
@@ -153,7 +153,7 @@ def test_a_plan_may_come_twice_beside_a_folder_of_any_name(run: Run, world: Path
     assert said.out.count("over 'mix'") == 1
 
 
-def test_folders_stay_beside_a_sweep(run: Run) -> None:
+def test_a_sweep_evaluates_folders_too(run: Run) -> None:
     said = run("eval", "math", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed",
                "--set", "mix=0.5", "--format", "json")  # fmt: skip
     targets = [row["target"] for row in json.loads(said.out)["results"]]
@@ -268,7 +268,9 @@ def test_a_text_in_the_home_is_found(
 
 
 @pytest.mark.usefixtures("renders_here")
-def test_a_plan_says_the_same_as_its_folder(run: Run, world: Path, tmp_path: Path) -> None:
+def test_diff_finds_no_difference_between_a_plan_and_its_folder(
+    run: Run, world: Path, tmp_path: Path
+) -> None:
     (world / "t.jinja").write_text("{{ messages }}")
     (world / "long.txt").write_text("a cat sat on the mat. " * 60)
     lines = ["drop L2", 'bridge on "long.txt" tokens 240', 'chat_template "./t.jinja"']

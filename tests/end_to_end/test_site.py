@@ -115,7 +115,7 @@ def test_every_link_leads_to_a_page_and_a_place_on_it(pages: dict[Path, Html]) -
     assert [one for one in dead if not one.startswith("404")] == []
 
 
-def test_nothing_is_fetched_from_elsewhere(out: Path, pages: dict[Path, Html]) -> None:
+def test_pages_load_no_foreign_files(out: Path, pages: dict[Path, Html]) -> None:
     for path, page in pages.items():
         if path.name == "404.html":  # stands at no place of its own
             continue

@@ -116,7 +116,7 @@ def test_where_the_base_has_all_tokens_its_files_stay(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
 
 
-def test_settings_beside_tell_the_same_tokens(tmp_path: Path) -> None:
+def test_tokenizer_settings_list_the_same_tokens(tmp_path: Path) -> None:
     """Readers that don't know `tokenizer.json` find the tokens where they look."""
     model(tmp_path, "base", ORDER)
     model(tmp_path, "chat", EXTENDED, rows=65)

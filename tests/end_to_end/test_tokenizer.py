@@ -285,7 +285,7 @@ def test_settings_that_the_tokenizer_s_model_lacks_are_left_out(tmp_path: Path) 
 # ---------------------------------------------------------------------- other files of a tokenizer
 
 
-def test_a_sentencepiece_model_says_which_is_which(tmp_path: Path) -> None:
+def test_a_sentencepiece_model_gives_the_tokens(tmp_path: Path) -> None:
     base, chat = model(tmp_path, "base", ORDER), model(tmp_path, "chat", SWAPPED, rows=66)
     for name, tokens in (("base", ORDER), ("chat", SWAPPED)):
         (tmp_path / name / "tokenizer.json").unlink()
@@ -304,7 +304,7 @@ def test_a_sentencepiece_model_says_which_is_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
-def test_added_tokens_beside_equal_files(file: str, tmp_path: Path) -> None:
+def test_equal_vocabularies_with_different_added_tokens_differ(file: str, tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER)
     chat = model(tmp_path, "chat", ORDER)
     path = tmp_path / "chat" / file
@@ -338,7 +338,7 @@ def test_added_tokens_beside_equal_files(file: str, tmp_path: Path) -> None:
         ([*SWAPPED[:3], *"€£¥"], "M307", "another vocabulary .*3 tokens that it lacks: '€'"),
     ],
 )
-def test_what_is_said_of_layers(
+def test_layers_of_a_model_with_other_tokens_give_a_warning(
     tokens: list[str] | None, code: str | None, says: str, tmp_path: Path
 ) -> None:
     model(tmp_path, "base", ORDER)
@@ -412,7 +412,7 @@ def test_equal_tokens_that_are_split_otherwise_are_a_warning(
 
 
 @pytest.mark.parametrize("kind", ["LlamaTokenizer", "Qwen2Tokenizer", "GemmaTokenizer"])
-def test_a_tokenizer_that_transformers_saved_again_splits_alike(kind: str, tmp_path: Path) -> None:
+def test_a_tokenizer_saved_again_by_transformers_splits_the_same(kind: str, tmp_path: Path) -> None:
     import transformers
 
     for name in ("base", "chat"):
@@ -468,7 +468,7 @@ def test_a_task_vector_s_base_has_to_fit_too(tmp_path: Path) -> None:
     assert [fault.code for fault in faults] == ["M210"]
 
 
-def test_a_model_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
+def test_a_tokenizer_from_a_model_without_one_is_a_fault(tmp_path: Path) -> None:
     model(tmp_path, "base", ORDER)
     model(tmp_path, "chat", None)
     _, faults = checked(tmp_path, "tokenizer from chat")

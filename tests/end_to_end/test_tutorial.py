@@ -55,7 +55,7 @@ def done(command: str) -> int:
     return 0
 
 
-def test_the_tutorial_does_what_it_says(
+def test_the_commands_of_the_tutorial_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -60,7 +60,7 @@ def test_a_stitched_model_reads_a_text_as_the_compiled_one(
     assert sum(parameter.numel() for parameter in live.parameters()) < whole
 
 
-def test_what_stands_for_a_language_model_is_said_by_its_family() -> None:
+def test_a_family_names_the_architecture_of_its_language_model() -> None:
     like = {name: family.like for name, family in FAMILY_OF.items() if family.like}
     assert like == {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
     for name, stands in like.items():
@@ -173,7 +173,7 @@ def test_another_tokenizer_keeps_the_numbers_of_images(made: Any, tmp_path: Path
     assert (out / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
 
 
-def test_a_dtype_is_said_of_towers_too(made: Any, tmp_path: Path) -> None:
+def test_towers_have_the_dtype_too(made: Any, tmp_path: Path) -> None:
     out = compiled("dtype bfloat16", tmp_path / "out", base=made("qwen2_5_vl"))
     config = settings_of(out)
     parts = (config, config["text_config"], config["vision_config"])

@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wor
     return in_process(capsys)
 
 
-def test_they_are_checked_formatted_and_shown(run: Run) -> None:
+def test_windows_are_checked_formatted_and_shown(run: Run) -> None:
     checked = run("check", "space.tailor")
     assert checked.code == 0, checked.err
     assert "3 choices open" in checked.out + checked.err
@@ -56,7 +56,7 @@ def test_they_are_checked_formatted_and_shown(run: Run) -> None:
     assert "P801" in refused.err
 
 
-def test_they_differ_by_what_they_say(run: Run, world: Path) -> None:
+def test_diff_shows_changed_windows(run: Run, world: Path) -> None:
     (world / "other.tailor").write_text(SPACE.replace("2..3 of", "2 of"))
     said = run("diff", "space.tailor", "other.tailor").out
     assert "only in the first: maybe drop window 2..3 of L3..L6" in said

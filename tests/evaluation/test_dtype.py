@@ -87,9 +87,7 @@ def test_a_card_without_products_in_bfloat16_computes_in_float32(
     assert quick_dtype(models, "cuda") is None
 
 
-def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_resumes_in_its_first_dtype(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = models_of(plan)
     own, wide = (RunRecord.model_construct(dtype=dtype) for dtype in (None, "float32"))
     slow_halves(monkeypatch, True)

@@ -128,7 +128,7 @@ def test_equal_plans_in_two_folders_learn_from_their_own_texts(world: Path, tmp_
     assert score_of(found, 1) == score_of(alone[1]) != score_of(found)
 
 
-def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
+def test_each_cut_plan_is_listed_with_its_uncut_plan(world: Path) -> None:
     merged = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\n'
     (world / "whole.tailor").write_text(merged)
     (world / "again.tailor").write_text(merged + "drop L1\n")
@@ -208,7 +208,7 @@ def compiled_on(world: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
+def test_a_base_that_is_a_target_is_evaluated_once(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(compiled_on(world, tmp_path))
@@ -230,7 +230,7 @@ def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
     assert both.results[0].against == str(world / "base"), "a given base of a base is compared"
 
 
-def test_a_model_by_itself_stands_beside_a_folder_without_its_base(
+def test_a_model_and_a_folder_without_its_base_are_evaluated_together(
     world: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(world / "base", tmp_path / "base")
@@ -349,7 +349,7 @@ def test_progress_counts_to_the_end(world: Path) -> None:
     assert {event.total for event in told} == {4}
 
 
-def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
+def test_nan_weights_of_a_model_are_a_failure_of_that_model_alone(
     world: Path, tmp_path: Path
 ) -> None:
     folder = tiny_model("llama", tmp_path / "broken", layers=2)
@@ -380,12 +380,14 @@ def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
         (math.inf, 2.0, "minimize", None),
     ],
 )
-def test_what_is_retained(mine: float, base: float, direction: str, share: float | None) -> None:
+def test_the_retained_share_of_a_score(
+    mine: float, base: float, direction: str, share: float | None
+) -> None:
     found = retained_score(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
     assert found == (None if share is None else pytest.approx(share))
 
 
-def test_nothing_is_retained_of_or_by_a_failure() -> None:
+def test_a_failure_has_no_retained_share() -> None:
     score, failed = Score(1.0, 0.1, 2), Failure("nan", "NaN")
     assert retained_score(score, failed, "maximize") is None
     assert retained_score(failed, score, "maximize") is None
@@ -439,7 +441,7 @@ def test_latency_is_held_to_the_base_of_the_same_rounds(world: Path) -> None:
     assert result.retained != again.results[0].retained  # it was measured
 
 
-def test_a_size_stands_beside_what_is_read(world: Path) -> None:
+def test_sizes_and_objectives_are_evaluated_together(world: Path) -> None:
     wishes = ["parameters()", 'nll("rows.jsonl")']
     found = evaluate([world / "cut.tailor", world / "base"], wishes, folder=world)
     [alone] = evaluate(world / "cut.tailor", wishes[1], folder=world).results

@@ -53,7 +53,7 @@ def test_short_answers_are_those_of_the_base_and_of_the_plan(folder: Path) -> No
     assert [answer.text for answer in found] == [answer.text for answer in wanted]
 
 
-def test_a_model_that_overflows_in_float16_is_told_the_remedy(
+def test_a_model_that_overflows_in_float16_is_refused_with_a_remedy(
     folder: Path, tmp_path: Path, own_cache: Path
 ) -> None:
     shutil.copytree(folder / "base", tmp_path / "base")

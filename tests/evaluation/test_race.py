@@ -65,7 +65,7 @@ def test_a_difference_without_a_spread_is_what_it_is() -> None:
     assert [probability(value, 0.0, 3.0) for value in (-1.0, 0.0, 1.0)] == [1.0, 0.5, 0.0]
 
 
-def test_texts_count_alike_however_long_they_are() -> None:
+def test_texts_have_equal_weight_whatever_their_length() -> None:
     pair, counts = [Estimate(1.0, 0.1), Estimate(-1.0, 0.1)], [4, 1000]
     assert below_together(pair, counts, [0.5, 0.5]) == pytest.approx(0.5)
     turned = below_together(pair[::-1], counts[::-1], [0.4, 0.6])
@@ -73,7 +73,7 @@ def test_texts_count_alike_however_long_they_are() -> None:
     assert below_together(pair, counts, [0.6, 0.4]) < below_together(pair, counts, [0.55, 0.45])
 
 
-def test_what_nobody_can_tell_is_a_tie() -> None:
+def test_an_infinite_error_is_a_tie() -> None:
     assert below_together([Estimate(1.0, math.inf)], [1], [1.0]) == 0.5
 
 
@@ -105,7 +105,7 @@ def test_equal_plans_are_seldom_given_up_and_bad_ones_soon() -> None:
     assert given_up(0.3) > 0.95
 
 
-def test_a_plan_that_leads_by_one_objective_goes_on() -> None:
+def test_a_plan_that_leads_by_one_objective_continues() -> None:
     better, worse = drawn(16, 0.3, 0)[::-1]
     race = Race(((better, worse),), (1.0, 1.0))
     assert not race.lost((worse, better)), "it is the better one by the second"
@@ -137,7 +137,7 @@ def scored(trials: Trials, plans: Sequence[Plan], race: Race | None) -> list[Out
     return [found[number] for number in range(len(plans))]
 
 
-def test_a_race_that_nobody_loses_has_the_scores_of_eval_to_the_last_bit(say: Say) -> None:
+def test_a_race_without_losers_has_exactly_the_scores_of_eval(say: Say) -> None:
     trials = trials_of(say(SPACE), *FORWARD, full=12)
     plans = [say(text) for text in CUTS]
     race = Race((), (1.0,) * len(FORWARD))

@@ -23,7 +23,7 @@ def test_a_use_keeps_a_value_longer() -> None:
     assert names(kept) == "ac"
 
 
-def test_what_fits_stays() -> None:
+def test_values_that_fit_are_kept() -> None:
     kept = filled()
     kept.forget(30)
     assert names(kept) == "abc"

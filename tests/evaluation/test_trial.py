@@ -181,7 +181,7 @@ def test_bridges_are_kept_or_left_out(say: Say) -> None:
     assert bridged != judged(bare, OBJECTIVES[:1], 8)
 
 
-def test_what_fails_is_a_value_beside_the_others(say: Say) -> None:
+def test_a_failed_plan_is_a_value_among_the_scores(say: Say) -> None:
     plans = [say("drop L2, L4"), say("L1 from math, code by linear(3e38, 3e38)"), say(CUTS[1])]
     found = outcomes(trials_of(say(SPACE), *OBJECTIVES[:2], full=5), plans, 5)
     assert all(isinstance(one, Failure) for one in found[1])
@@ -198,7 +198,7 @@ def test_a_low_fidelity_is_the_beginning_of_the_full_one(say: Say) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_is_held_out_comes_after_what_is_seen(say: Say, seed: int) -> None:
+def test_held_out_samples_follow_the_seen_samples(say: Say, seed: int) -> None:
     objectives = ('multiple_choice("choices.jsonl")', 'margin("choices.jsonl")')
     trials = trials_of(say(SPACE), *objectives, full=8, seed=seed)
     assert (trials.full, max(trials.helds), trials.helds) == (8, 8, (8, 8))
@@ -220,7 +220,7 @@ def test_without_a_fidelity_a_quarter_of_the_smallest_file_is_held_out(say: Say)
     assert trials.helds == (7, 6, 7, 7, 7, 7)
 
 
-def test_an_objective_without_held_out_samples_leaves_none_to_the_others(say: Say) -> None:
+def test_one_objective_without_held_out_samples_holds_out_none(say: Say) -> None:
     assert trials_of(say(SPACE), *OBJECTIVES[:3], full=22).helds == (2, 1, 2)
     assert trials_of(say(SPACE), *OBJECTIVES[:3], full=23).helds == (0, 0, 0)
 
@@ -241,7 +241,7 @@ def test_a_space_with_faults(say: Say) -> None:
         opened(say("drop any 3 of L7..L9"))
 
 
-def test_the_search_block_says_what_is_wanted(say: Say) -> None:
+def test_trials_take_objectives_from_the_search_block(say: Say) -> None:
     block = 'search {\n minimize nll("rows.jsonl")\n maximize generate("pairs.jsonl")\n}'
     bound, models, _ = opened(say(f"{SPACE}\n{block}"))
     assert bound.search is not None

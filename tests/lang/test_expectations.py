@@ -52,7 +52,7 @@ def read(text: str) -> tuple[Plan, str]:
 
 
 @pytest.mark.parametrize(("text", "meant"), MEANT, ids=[text for text, _ in MEANT])
-def test_what_a_text_means(text: str, meant: tuple[object, ...]) -> None:
+def test_an_expectation_is_read_and_written(text: str, meant: tuple[object, ...]) -> None:
     plan, faults = read(text)
     assert not faults
     [entry] = plan.expects
@@ -63,7 +63,7 @@ def test_what_a_text_means(text: str, meant: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize(("text", "code", "words"), REFUSED, ids=[text for text, _, _ in REFUSED])
-def test_how_a_text_is_refused(text: str, code: str, words: str) -> None:
+def test_invalid_expectations_are_refused(text: str, code: str, words: str) -> None:
     _, faults = read(text)
     assert f"error[{code}]" in faults
     assert words in faults

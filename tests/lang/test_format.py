@@ -167,7 +167,7 @@ def test_a_tied_list_is_put_in_order() -> None:
     assert canonical(text) == format_plan(accepted(text))
 
 
-def test_there_are_golden_pairs() -> None:
+def test_there_are_six_golden_pairs_or_more() -> None:
     assert len(GOLDEN) >= 6
 
 

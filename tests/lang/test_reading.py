@@ -289,7 +289,7 @@ def test_the_layers_that_a_file_names_are_bounded() -> None:
     assert codes(f"{HEAD}merge({sources})") == ["P116"]
 
 
-def test_faults_are_in_the_order_of_the_text_and_none_twice() -> None:
+def test_faults_are_unique_and_in_the_order_of_the_text() -> None:
     text = HEAD + "L9..L0 from math\nL1 from nowhere\ndrop any 3 of L1\nfoo\nL1 from math, base\n"
     faults = outcome(text)
     starts = [fault.span.start for fault in faults if fault.span]

@@ -23,7 +23,7 @@ def faults_of(text: str, start: str) -> list[Fault]:
 
 
 @pytest.mark.parametrize(("lesson", "sample"), SAMPLES, ids=[sample for _, sample in SAMPLES])
-def test_a_sample_is_told_its_remedy(lesson: Lesson, sample: str) -> None:
+def test_each_sample_has_its_remedy(lesson: Lesson, sample: str) -> None:
     before, characters, after = re.split("[«»]", sample)
     text = IN_A_FILE.get(lesson.start, "{}")
     start = text.index("{}") if text == "{}" else len(text.partition("{}")[0]) - 1

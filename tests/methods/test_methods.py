@@ -389,7 +389,7 @@ def test_every_method_has_its_kernel() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_kernel_says_what_it_does(method: str) -> None:
+def test_a_docstring_of_a_kernel_has_its_five_parts(method: str) -> None:
     text = type(KERNELS[method]).__doc__ or ""
     parts = ["Formula:", "Granularity:", "Arithmetic:", "Degenerate:", "Paper:"]
     places = [text.find(f"    {part} ") for part in parts]
@@ -888,7 +888,7 @@ def test_a_live_tensor_may_be_a_parameter_and_strided() -> None:
     assert same(result, wanted)
 
 
-def test_the_result_has_the_bases_dtype_unless_said() -> None:
+def test_the_result_has_the_dtype_of_the_base_by_default() -> None:
     base, *sources = tensors(2)
     half = base.to(torch.bfloat16)
     assert merge("linear", half, sources).dtype == torch.bfloat16

@@ -54,7 +54,7 @@ def refused(path: Path) -> CheckpointError:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
-def test_what_is_written_is_read_again(tmp_path: Path, dtype: str | None) -> None:
+def test_a_written_lock_is_read_again(tmp_path: Path, dtype: str | None) -> None:
     written = lock(dtype=dtype)
     written.write(tmp_path / "p.lock")
     found = read_lock(tmp_path / "p.lock")
@@ -72,7 +72,7 @@ def test_equal_locks_are_equal_texts_with_a_line_for_each_tensor() -> None:
     assert list(json.loads(text)) == sorted(json.loads(text))
 
 
-def test_an_old_lock_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_an_old_lock_is_replaced_whole_without_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "p.lock"
     path.write_text("old")
     lock().write(path)
@@ -193,7 +193,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_isnt_a_lock_is_refused_in_one_message(tmp_path: Path, name: str) -> None:
+def test_an_invalid_lock_is_refused_in_one_message(tmp_path: Path, name: str) -> None:
     content, code, said = HOSTILE[name]
     path = tmp_path / "p.lock"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -236,7 +236,7 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path) -> Non
     assert touched(lambda: os.utime(path, ns=(1, 1))).code == "C304"
 
 
-def test_a_change_while_it_is_read_is_told_though_its_time_is_kept(tmp_path: Path) -> None:
+def test_a_change_during_reading_is_found_though_the_time_is_equal(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(2**20))
     before = path.stat()
@@ -251,7 +251,7 @@ def test_a_change_while_it_is_read_is_told_though_its_time_is_kept(tmp_path: Pat
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threads: int) -> None:
+def test_digests_do_not_depend_on_the_pieces(tmp_path: Path, threads: int) -> None:
     content = os.urandom(5_000)
     (tmp_path / "f").write_bytes(content)
     payloads = {

@@ -111,7 +111,7 @@ def test_a_dropped_layer_moves_the_others_without_computing(here: Path) -> None:
     assert content(here / "out") == fresh(here, cut)
 
 
-def test_nothing_changed(here: Path) -> None:
+def test_an_unchanged_output_is_not_computed(here: Path) -> None:
     compiled(here, MERGED)
     before = content(here / "out")
     update = compiled(here, MERGED)
@@ -120,7 +120,7 @@ def test_nothing_changed(here: Path) -> None:
     assert content(here / "out") == before
 
 
-def test_a_changed_source_is_computed_anew(here: Path) -> None:
+def test_a_changed_source_is_computed_again(here: Path) -> None:
     compiled(here, MERGED)
     shutil.copyfile(here / "base" / "model.safetensors", here / "math" / "model.safetensors")
     update = compiled(here, MERGED)
@@ -130,7 +130,7 @@ def test_a_changed_source_is_computed_anew(here: Path) -> None:
     assert content(here / "out") == fresh(here, MERGED)
 
 
-def test_another_dtype_is_computed_anew(here: Path) -> None:
+def test_another_dtype_is_computed_again(here: Path) -> None:
     compiled(here, MERGED)
     update = compiled(here, MERGED, dtype="float16")
     assert update is not None
@@ -323,7 +323,7 @@ def test_a_reused_tensor_must_have_its_digest_in_the_lock(here: Path, threads: i
     assert content(here / "out") == before
 
 
-def test_a_source_that_changed_with_its_time_kept_is_computed_anew(here: Path) -> None:
+def test_a_changed_source_with_an_equal_time_is_computed_again(here: Path) -> None:
     compiled(here, MERGED)
     merged = open_checkpoint(here / "math").tensors["model.layers.0.mlp.down_proj.weight"]
     damaged(ByteRange(merged.file, merged.offset, merged.spec.size))

@@ -111,7 +111,7 @@ def test_a_wrong_type_is_named_with_the_expected_one(
 
 
 @pytest.mark.wrong_types
-def test_a_word_that_is_none_of_the_known_ones_is_a_wrong_value() -> None:
+def test_an_unknown_word_is_a_wrong_value() -> None:
     with pytest.raises(ValueError, match=r"'bridge': expected 'each' \| .* \| None, got 'none'"):
         gptailor.Flags(bridge="none")  # type: ignore[arg-type]
 

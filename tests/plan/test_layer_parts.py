@@ -98,7 +98,7 @@ def models_of(slot: Slot) -> dict[str, list[object]]:
     }
 
 
-def test_what_is_said_of_a_position_wins_over_the_others_and_these_over_the_whole() -> None:
+def test_entries_of_a_position_override_others_and_others_override_whole() -> None:
     text = (
         "others.norms from code; others.mlp.up from code; others.attn from math; whole from chat\n"
         "L1.attn from base; L2 from base; maybe L3.mlp from base; maybe L4 from base"
@@ -132,7 +132,7 @@ def test_parts_are_shown_from_coarse_to_fine() -> None:
     ]
 
 
-def test_json_says_parts_as_text_does_and_refuses_others() -> None:
+def test_json_has_the_parts_of_the_text_and_refuses_unknown_ones() -> None:
     text = HEAD + 'L0.attn.q from math\nL0.norms from math\nL1."*.bias" from code\n'
     plan = gptailor.loads(text)
     json = plan.model_dump_json(exclude_none=True)

@@ -29,14 +29,14 @@ def ts(text: str, count: int = 8) -> dict[int, object]:
     return found
 
 
-def test_a_curve_goes_by_position_number_from_the_first_to_the_last() -> None:
+def test_a_curve_follows_position_numbers() -> None:
     assert ts("L0, L2, L4 from base, math by slerp(curve(0, 1))") == {0: 0.0, 2: 0.5, 4: 1.0}
     assert ts("L1..L2, L5 from base, math by slerp(curve(0.0, 1.0))") == {1: 0.0, 2: 0.25, 5: 1.0}
     assert ts("L3 from base, math by slerp(curve(0.2, 0.9))") == {3: 0.9}
     assert ts("L0..L1 from base, math by slerp(curve(0.1, 0.5, 0.7))") == {0: 0.1, 1: 0.7}
 
 
-def test_in_others_a_curve_goes_over_the_whole_base_whatever_is_dropped() -> None:
+def test_a_curve_of_others_spans_the_whole_base() -> None:
     wanted = {0: 0.0, 1: 0.25, 3: 0.75}
     text = "others from base, math by slerp(curve(0, 1))\ndrop L2, L4"
     assert ts(text, 5) == wanted
@@ -67,7 +67,7 @@ def test_no_curve_leaves_its_knots_by_rounding() -> None:
         assert max(numbers) <= 1.0
 
 
-def test_what_is_finer_wins_and_what_is_named_wins_over_the_others() -> None:
+def test_finer_entries_override_coarser_ones() -> None:
     text = (
         "others.attn from math\nothers from code\nL1 from base\nL2.mlp from base\nwhole from math"
     )
@@ -103,7 +103,7 @@ def test_the_whole_gives_what_the_plan_does_not_name() -> None:
     assert made.embed == plan_of("embed from code").embed
 
 
-def test_of_the_wholes_curve_the_ends_have_the_ends() -> None:
+def test_the_embedding_and_head_have_the_ends_of_the_curve_of_whole() -> None:
     made = written_out(plan_of("whole from base, math by slerp(curve(0.1, 0.5, 0.9))"), 3)
     found = [made.embed, *(layer.recipe for layer in made.layers), made.norm, made.head]
     calls = [recipe.by for recipe in found if isinstance(recipe, Merge)]
@@ -111,7 +111,7 @@ def test_of_the_wholes_curve_the_ends_have_the_ends() -> None:
     assert given == [0.1, 0.1, 0.5, 0.9, 0.9, 0.9]
 
 
-def test_what_is_open_keeps_its_name() -> None:
+def test_an_open_choice_keeps_its_name() -> None:
     plan = plan_of("let t = 0..1\nL0..L1 from base, math by slerp(curve(0, t))")
     assert written_out(plan, 4) == plan
     [first, _] = written_out(plan, 4).layers

@@ -286,7 +286,7 @@ def test_adapters_are_chained(bases: Path, tmp_path: Path) -> None:
         {"target_modules": ["embed_tokens"], "r": 4},
     ],
 )
-def test_in_half_precision_one_rounding_is_made(
+def test_a_delta_in_half_precision_is_rounded_once(
     config: dict[str, Any], bases: Path, tmp_path: Path
 ) -> None:
     adapter = train(load_model(bases / "half"), tmp_path / "adapter", **config)
@@ -367,7 +367,9 @@ def test_a_delta_that_overflows_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wild", [float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["w", "a", "b", "m"])
-def test_what_is_not_finite_in_an_adapter_is_named(name: str, wild: float, tmp_path: Path) -> None:
+def test_a_value_of_an_adapter_that_is_not_finite_is_named(
+    name: str, wild: float, tmp_path: Path
+) -> None:
     shapes = {"w": (3, 2), "a": (1, 2), "b": (3, 1), "m": (3,)}
     values = {each: torch.ones(shape) for each, shape in shapes.items()}
     values[name].reshape(-1)[1] = wild

@@ -235,7 +235,7 @@ def test_a_device_makes_the_same_bytes(method: str, cuda: str, tmp_path: Path) -
     assert raw == joined(made)
 
 
-def test_nothing_is_read_until_it_is_asked_for_and_files_are_closed(tmp_path: Path) -> None:
+def test_files_are_opened_on_demand_and_closed(tmp_path: Path) -> None:
     base, *sources = near((100,))
     made = output(tmp_path, "ties", base, sources)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (Path.iterdir holds it open itself)
@@ -341,7 +341,7 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
         assert [f.message for f in fault.faults] == [said]
 
 
-def test_what_rounds_down_to_the_largest_isnt_an_overflow(tmp_path: Path) -> None:
+def test_a_value_that_rounds_to_the_largest_number_is_no_overflow(tmp_path: Path) -> None:
     source = torch.tensor([65519.99, -65519.99])
     made = output(tmp_path, "linear", source, [source], "F16")
     object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))

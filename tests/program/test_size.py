@@ -74,7 +74,7 @@ def test_an_indexers_key_is_kept_too(tmp_path: Path) -> None:
     assert found.kv_cache == (latent + rotated + key) * layers * 4
 
 
-def test_a_dtype_changes_bytes_and_a_head_of_its_own_parameters(tmp_path: Path) -> None:
+def test_a_dtype_changes_bytes_and_an_untied_head_changes_parameters(tmp_path: Path) -> None:
     tied = tiny_model("llama", tmp_path / "tied", tie_word_embeddings=True)
     other = tiny_model("llama", tmp_path / "other", seed=1, tie_word_embeddings=True)
     plain, half = size_of(tied), size_of(tied, "dtype bfloat16")

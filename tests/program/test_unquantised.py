@@ -92,7 +92,7 @@ def test_a_merge_is_that_of_the_numbers(format_: str, source: Path, tmp_path: Pa
         'model tuned = math + "./lora"; L1 from tuned',
     ],
 )
-def test_whatever_is_computed_is_computed_of_the_numbers(
+def test_every_computation_uses_dequantised_numbers(
     statements: str, models: Path, tmp_path: Path
 ) -> None:
     adapter(models)
@@ -122,7 +122,7 @@ def adapter(folder: Path) -> None:
     "statements",
     ["L0 from math", "drop L0..L1", "norm from base, math by linear()", "head from math"],
 )
-def test_what_only_moves_keeps_its_bytes(statements: str, models: Path, tmp_path: Path) -> None:
+def test_moved_layers_keep_their_bytes(statements: str, models: Path, tmp_path: Path) -> None:
     assert said(models, text(statements)) == [] or "math" not in statements
     found = compiled(models, text(statements), tmp_path / "out")
     assert any(tensor.dtype == torch.float8_e4m3fn for tensor in found.values())

@@ -18,7 +18,7 @@ from gptailor.reporting.terminal_encoding import in_encoding
         ("◆", "no-such-encoding", "*"),
     ],
 )
-def test_what_an_encoding_lacks_is_reported_otherwise(
+def test_characters_that_an_encoding_lacks_are_replaced(
     text: str, encoding: str | None, wanted: str
 ) -> None:
     assert in_encoding(text, encoding) == wanted

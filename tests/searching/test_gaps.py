@@ -31,7 +31,7 @@ def cost(errors: np.ndarray, dropped: tuple[int, ...]) -> float | None:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_they_are_the_best_of_all_cuts(count: int, seed: int) -> None:
+def test_the_found_cuts_are_the_best_of_all(count: int, seed: int) -> None:
     errors = drawn(9, 4, seed)
     droppable = set(range(1, 9)) - {seed + 1}
     every = [

@@ -78,7 +78,7 @@ def rows(genomes: Genome) -> list[Genome]:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_what_is_within_is_known_of_many_genomes_at_once(name: str, folder: Path) -> None:
+def test_bounds_are_checked_for_many_genomes_together(name: str, folder: Path) -> None:
     most = MOST[name]
     found = within(folder, SPACES[name], f"parameters() <= {ENDS + most * LAYER}")
     drawn = sample(found.space.table, key_of(7), MANY)
@@ -114,7 +114,7 @@ def test_rare_windows_are_fitted(statements: str, most: int, tmp_path: Path) -> 
     assert [found.holds(one) for one in rows(drawn)] == inside
 
 
-def test_what_is_near_a_bound_is_exact(folder: Path) -> None:
+def test_sizes_near_a_bound_are_exact(folder: Path) -> None:
     """A part of a parameter beyond is beyond, which is less than sums are exact to."""
     found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER - 0.001:.3f}")
     drawn = rows(sample(found.space.table, key_of(7), 64))

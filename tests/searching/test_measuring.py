@@ -119,7 +119,7 @@ def test_progress_goes_up_to_what_there_is_to_do(
     assert {what.partition(" ")[0] for what, _, _ in said} == words
 
 
-def test_what_it_cost_is_noted(tmp_path: Path) -> None:
+def test_the_cost_of_measuring_is_recorded(tmp_path: Path) -> None:
     trials = Measured()
     _, _, study = measured(tmp_path, trials)
     of_samples = [one for one in trials.asked if not one.startswith("gaps")]
@@ -131,7 +131,7 @@ def test_what_it_cost_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "at"), [(BRIDGED, 0), (BRIDGED, 2), (TEXT, 0), (TEXT, 3), (TEXT, 4), (TEXT, 8)]
 )
-def test_what_was_interrupted_goes_on(tmp_path: Path, text: str, at: int) -> None:
+def test_interrupted_measuring_resumes(tmp_path: Path, text: str, at: int) -> None:
     whole, _, undisturbed = measured(tmp_path / "whole", every := Measured(), text)
     assert len(every.asked) > at
     with pytest.raises(Interrupted):
@@ -176,13 +176,13 @@ def test_cuts_that_a_bridge_closes_best_are_starting_plans(tmp_path: Path) -> No
     assert not any(one.startswith("gaps") for one in trials.asked)
 
 
-def test_what_repairs_cost_is_not_guessed_where_evaluations_do_more_than_read() -> None:
+def test_the_cost_of_repairs_is_unknown_for_generative_objectives() -> None:
     trials: Any = SimpleNamespace(seen=[object()], plan=loads(BRIDGED))
     assert repair_cost(trials, HEALED) is None
     assert repair_cost(trials, BUDGET) == 0, "nothing is repaired"
 
 
-def test_what_repairs_cost_goes_by_the_tokens_that_a_text_has(tmp_path: Path) -> None:
+def test_the_cost_of_repairs_depends_on_the_tokens_of_a_text(tmp_path: Path) -> None:
     def cost(text: str) -> float:
         (tmp_path / "text.txt").write_text(text)
         seen = [Mock(spec=Forward)]

@@ -58,7 +58,7 @@ def test_a_gguf_file_has_bounds_by_its_type(
     assert (found[0].size.layers, found[1]) == (layers, kept)
 
 
-def test_what_is_not_known_keeps_to_no_bound() -> None:
+def test_unknown_shares_meet_no_bound() -> None:
     unknown = [point(20, 0.5, share=None), point(24, 0.1, share=None)]
     found = picked(unknown, Bounds(share=0.9))
     assert not found[1]

@@ -122,7 +122,7 @@ def test_the_best_plan_was_scored_on_all_samples(tmp_path: Path) -> None:
         assert best.stopped is None
 
 
-def test_what_was_given_up_is_reported_as_behind_its_rival() -> None:
+def test_a_stopped_trial_is_reported_as_behind_its_rival() -> None:
     """The first eighth is easy for every cut: on that alone the loser would seem the better one."""
     told: list[Any] = []
 
@@ -201,7 +201,7 @@ def test_a_search_that_was_killed_ends_with_the_same_study(found: Search, tmp_pa
     assert record(again.ledger.trials) == record(found.ledger.trials)
 
 
-def test_the_study_says_what_was_given_up(found: Search) -> None:
+def test_the_study_records_stopped_trials(found: Search) -> None:
     assert any(trial.stopped is not None for trial in found.ledger.trials)
     again = Study((found.study.place).read_bytes(), found.study.place).trials
     assert repr(record(again)) == repr(record(found.ledger.trials))
@@ -229,7 +229,7 @@ def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(
     assert race_of(found.ledger, last.request) is None, "a study of before there were races"
 
 
-def test_on_several_workers_who_is_quick_changes_nothing(tmp_path: Path) -> None:
+def test_races_do_not_depend_on_the_speed_of_workers(tmp_path: Path) -> None:
     """The rest of the budget is counted in the order of asking, however long a trial took."""
     chosen = setting(aims=(NLL,), budget=Budget(20, 16, FULL), races=True)
     found = []

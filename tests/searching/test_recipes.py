@@ -124,7 +124,7 @@ def test_cuts_are_searched_with_the_best_recipe_alone(done: Any) -> None:
     assert len({trial.plan for trial in searched}) > 8
 
 
-def test_rivals_are_repaired_too_and_what_is_found_is_no_worse(done: Any) -> None:
+def test_rivals_are_repaired_and_the_found_plan_is_no_worse(done: Any) -> None:
     found, _ = done
     ledger = found.ledger
     rivals = [t for t in ledger.of(STARTS) if isinstance(t.request.origin, RivalPlan)]
@@ -141,7 +141,7 @@ def test_rivals_are_repaired_too_and_what_is_found_is_no_worse(done: Any) -> Non
     assert ledger.cost() <= BUDGET.trials + 1
 
 
-def test_the_summary_says_what_a_loss_before_repair_is_worth(done: Any) -> None:
+def test_the_summary_compares_losses_before_and_after_repair(done: Any) -> None:
     found, _ = done
     ledger = found.ledger
     pairs = [(ledger.before(trial), trial) for trial in ledger.of(FINAL)]
@@ -156,7 +156,7 @@ def test_the_summary_says_what_a_loss_before_repair_is_worth(done: Any) -> None:
 
 
 @pytest.mark.parametrize("at", [3, 12, 25, 40, 52])
-def test_a_search_goes_on_where_it_was_broken_off(tmp_path: Path, done: Any, at: int) -> None:
+def test_an_interrupted_search_resumes(tmp_path: Path, done: Any, at: int) -> None:
     whole, _ = done
     first = search(tmp_path, repaired(), Repairing())
     for _ in first.steps():

@@ -46,7 +46,7 @@ def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
     return made, made.of(RANDOM)
 
 
-def test_it_is_near_what_as_many_normal_draws_reach() -> None:
+def test_the_expected_best_of_random_search_matches_normal_draws() -> None:
     chance = np.random.default_rng(0)
     found = [
         expected(*ledger(list(map(float, chance.normal(0.5, 0.1, 16))), 184)) for _ in range(100)
@@ -144,7 +144,7 @@ def test_a_limit_that_isnt_a_number_is_named(
         found.pick(**bounds)
 
 
-def test_a_command_with_a_name_of_this_process_says_that_a_shell_cannot_run_it(
+def test_a_command_with_an_unregistered_objective_is_marked_as_unusable_in_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended(tmp_path, run_of(tmp_path, trials=4))

@@ -14,7 +14,7 @@ from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.trial_evaluator import workers_of
 
 
-def test_what_is_a_folder_and_what_a_url() -> None:
+def test_folders_and_urls_are_distinguished() -> None:
     assert local_or_url("run") == Path("run")
     assert local_or_url(Path("s3")) == Path("s3")
     assert local_or_url("file:///tmp/a%20run") == Path("/tmp/a run")

@@ -122,7 +122,7 @@ def test_another_seed_gives_others(tmp_path: Path, chosen: SearchSetting) -> Non
 # ------------------------------------------------------------------------------ one plan, one score
 
 
-def test_a_known_plan_is_told_and_costs_nothing(tmp_path: Path) -> None:
+def test_a_repeated_plan_is_recorded_and_costs_nothing(tmp_path: Path) -> None:
     evaluate = Counting()
     found = search(tmp_path, setting(strategy=Stubborn()), evaluate)
     assert found.run() == "exhausted"
@@ -178,7 +178,7 @@ class Killing:
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 11])
-def test_killed_again_and_again_it_ends_as_if_undisturbed(
+def test_a_search_killed_repeatedly_ends_with_the_same_study(
     tmp_path: Path, chosen: SearchSetting, every: int
 ) -> None:
     (tmp_path / "calm").mkdir()
@@ -203,7 +203,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
     assert seconds == [[t.seconds for t in of.ledger.trials] for of in (calm, found)]
 
 
-def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_a_larger_budget_resumes_an_ended_search(tmp_path: Path, chosen: SearchSetting) -> None:
     first = ran(tmp_path, chosen)
     more = ran(tmp_path, setting(budget=Budget(20, 16, 64)))
     many = len(first.ledger.trials)
@@ -224,7 +224,7 @@ def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: SearchS
 # --------------------------------------------------------------------------------------- what fails
 
 
-def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_a_failure_is_recorded_and_never_wins(tmp_path: Path, chosen: SearchSetting) -> None:
     evaluate = Counting(fails=lambda plan: plan.drops[0].position == 0)
     found = ran(tmp_path, setting(seed=1), evaluate)
     failed = [trial for trial in found.ledger.trials if trial.values is None]
@@ -236,7 +236,9 @@ def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: SearchSetting)
     assert best not in failed
 
 
-def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_a_search_without_any_score_stops_with_the_reason(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
     evaluate = Counting(fails=lambda plan: True)
     found = search(tmp_path, chosen, evaluate)
     with pytest.raises(SearchError, match=r"none of the first 8 trials has.* 8 of them: too bad"):
@@ -247,7 +249,7 @@ def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: SearchS
     assert [t.values for t in mended.ledger.trials[:8]] == [None] * 8
 
 
-def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_a_base_without_a_score_ends_the_search(tmp_path: Path, chosen: SearchSetting) -> None:
     class Bad(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
             return (
@@ -337,7 +339,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Search:
     return ran(folder, setting(aims=(NLL, ACCURACY, KL), budget=Budget(30, 16, 64)))
 
 
-def test_the_front_holds_what_nothing_betters(three: Search) -> None:
+def test_the_front_has_the_undominated_trials(three: Search) -> None:
     ledger = three.ledger
     whole = [t for t in ledger.trials if t.full and t.same_as is None]
     front = ledger.front()
@@ -372,7 +374,7 @@ def test_a_preferred_objective_decides(tmp_path: Path) -> None:
         assert ledger.losses([best])[0][number] == losses.min()
 
 
-def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
+def test_weights_are_drawn_for_each_ask(tmp_path: Path) -> None:
     seen: list[tuple[float, ...]] = []
 
     @dataclass(frozen=True)
@@ -410,7 +412,9 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
         ("from-full", "bare", "bridged"),
     ],
 )
-def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: Stage, full: Stage) -> None:
+def test_the_bridge_setting_chooses_bridged_trials(
+    tmp_path: Path, bridge: Any, low: Stage, full: Stage
+) -> None:
     evaluate = Counting()
     found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridge)), evaluate)
     assert {t.request.stage for t in found.ledger.trials if not t.full} == {low}
@@ -492,7 +496,7 @@ def test_where_size_is_an_objective_finalists_are_of_several_sizes(tmp_path: Pat
 
 
 @pytest.mark.parametrize("bridge", [None, "each", "from-full", "finalists"])
-def test_as_many_of_the_best_as_wished_are_healed_in_the_end(tmp_path: Path, bridge: Any) -> None:
+def test_the_requested_number_of_finalists_is_healed(tmp_path: Path, bridge: Any) -> None:
     chosen = setting(budget=Budget(20, 16, 64, bridge, heals=True, wanted=3))
     ledger = ran(tmp_path, chosen).ledger
     final = finals(ledger)
@@ -533,7 +537,7 @@ def test_a_finalist_that_cannot_be_healed_failed_and_others_decide(tmp_path: Pat
             assert best in final
 
 
-def test_killed_while_finalists_are_healed_it_heals_none_twice(tmp_path: Path) -> None:
+def test_a_search_killed_while_healing_heals_no_finalist_twice(tmp_path: Path) -> None:
     chosen = setting(budget=Budget(20, 16, 64, heals=True, wanted=4))
     (tmp_path / "undisturbed").mkdir()
     many = len(finals(ran(tmp_path / "undisturbed", chosen).ledger))
@@ -561,7 +565,7 @@ def test_killed_while_finalists_are_healed_it_heals_none_twice(tmp_path: Path) -
     assert len(healed) == many
 
 
-def test_more_finalists_go_on_beyond_the_end(tmp_path: Path) -> None:
+def test_more_finalists_resume_an_ended_search(tmp_path: Path) -> None:
     def chosen(wanted: int) -> SearchSetting:
         return setting(budget=Budget(20, 16, 64, heals=True, wanted=wanted))
 
@@ -592,7 +596,7 @@ def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:
     assert len({t.request.key for t in found.ledger.trials}) == len(found.ledger.trials)
 
 
-def test_who_is_quick_changes_nothing(tmp_path: Path) -> None:
+def test_the_speed_of_workers_changes_nothing(tmp_path: Path) -> None:
     """Workers of any speed, lost ones among them: one seed and as many workers give one study."""
     chosen = setting(budget=Budget(30, 16, 64))
     moments = itertools.count()
@@ -613,7 +617,7 @@ def test_who_is_quick_changes_nothing(tmp_path: Path) -> None:
         assert other.study.typed == calm.study.typed
 
 
-def test_trials_are_told_in_the_order_of_asking(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_trials_are_recorded_in_the_order_of_asking(tmp_path: Path, chosen: SearchSetting) -> None:
     ledger = ran(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 2.3, 1.4))).ledger
     order = [STARTS, RANDOM, SEARCH]
     keys = [(order.index(t.request.phase), *t.request.key[1:]) for t in ledger.trials]
@@ -678,7 +682,9 @@ def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("at", [3, 9, 14, 16])
-def test_several_workers_killed_go_on(tmp_path: Path, chosen: SearchSetting, at: int) -> None:
+def test_a_killed_search_with_several_workers_resumes(
+    tmp_path: Path, chosen: SearchSetting, at: int
+) -> None:
     killing = Killing(at, Counting())
     first = search(
         tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)), on_event=killing.seen
@@ -761,7 +767,7 @@ def test_a_stage_with_other_plans_keeps_the_trials_of_its_plans(tmp_path: Path) 
         assert all(map(np.array_equal, told.genome, starts.genomes[n]))
 
 
-def test_alone_gives_what_its_judge_gives() -> None:
+def test_the_single_worker_returns_the_scores_of_its_judge() -> None:
     workers = Alone(Counting())
     plan = gptailor.loads(BASE)
     workers.submit(Task(7, (plan, plan), 64, "bare", ()))
@@ -774,7 +780,7 @@ def test_alone_gives_what_its_judge_gives() -> None:
 # ------------------------------------------------------------------------------------------- Ctrl-C
 
 
-def test_who_ignores_interrupts_is_not_interrupted() -> None:
+def test_a_process_that_ignores_interrupts_is_not_interrupted() -> None:
     """A script's background job: Ctrl-C is for what runs in the foreground."""
     events: list[str] = []
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

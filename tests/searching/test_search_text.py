@@ -169,7 +169,7 @@ def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
         ("interrupted", "; interrupted, and the same command goes on."),
     ],
 )
-def test_a_search_that_ended_before_its_budget_is_called_so(reason: str, end: str) -> None:
+def test_an_early_end_is_reported(reason: str, end: str) -> None:
     assert headline(ended(ended=reason)).startswith(f"4 plans tried in 0:02{end}")
 
 
@@ -187,7 +187,7 @@ SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 d
         (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
 )
-def test_a_tie_is_called_a_tie(unseen: float, wanted: str) -> None:
+def test_a_tie_is_reported(unseen: float, wanted: str) -> None:
     scores = {0: Scores((unseen,), (0.01,)), 1: Scores((3.0,), (0.01,))}
     assert wanted in headline(ended(FOUND, START, unseen=scores))
 
@@ -220,7 +220,7 @@ def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, ve
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
-def test_too_few_samples_are_called_too_few(held: int, few: bool) -> None:
+def test_too_few_samples_are_reported(held: int, few: bool) -> None:
     for better in (True, False):
         scores = Scores((2.75 if better else 3.5,), (0.01,))
         first = headline(ended(FOUND, START, held=held, unseen={0: scores}))
@@ -279,7 +279,7 @@ def test_a_tie_has_the_number_of_samples_that_would_decide_it(
                " held-out samples; about 120 a text would decide it."),
     ],
 )  # fmt: skip
-def test_a_base_that_is_no_larger_is_compared_too(unseen: float, verdict: str) -> None:
+def test_a_base_of_the_same_size_is_compared_too(unseen: float, verdict: str) -> None:
     scores = {0: Scores((unseen,), (0.01,))}
     run = ended(FOUND, START, base_size=SIZE.parameters, unseen=scores)
     assert headline(run).endswith(f" {verdict}")
@@ -314,7 +314,7 @@ UNMET = RequiredNote(evaluated=3, whole=True, met=(), nearest=None, rows=())
 @pytest.mark.parametrize(
     ("required", "end"), [(None, "No plan has a score."), (UNMET, "There is no best plan.")]
 )
-def test_without_a_plan_the_first_lines_say_so(required: RequiredNote | None, end: str) -> None:
+def test_the_first_lines_report_a_missing_plan(required: RequiredNote | None, end: str) -> None:
     failed = told(0, None, failure=Failure("nan", "no"))
     shown = ended(failed, held=0, required=required)
     assert headline(shown).endswith(f" {end}")
@@ -328,7 +328,7 @@ def test_without_a_plan_the_first_lines_say_so(required: RequiredNote | None, en
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_each_row_is_a_line_and_stands_in_columns(width: int) -> None:
+def test_each_row_is_a_line_in_columns(width: int) -> None:
     mixed = BestWindow(of=UniformMerge(models=("math", "code"), coefficient=0.6))
     cuts = {n: (*range(3, 24, 2), 2 * n) for n in range(1, 5)}
     starts = [told(n, 3.0 + n / 10, STARTS, mixed, cut) for n, cut in cuts.items()]
@@ -439,7 +439,7 @@ def test_a_failure_on_what_was_held_out_is_reported() -> None:
     assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
 
 
-def test_a_simpler_plan_has_a_row_of_its_own() -> None:
+def test_a_simpler_plan_has_its_own_row() -> None:
     alike = {0: Scores((3.0,), (0.5,)), 1: Scores((2.99,), (0.5,))}
     found = told(0, 2.5, dropped=(4,))
     names = [cells[0] for cells in rows(ended(found, START, unseen=alike))]
@@ -489,7 +489,7 @@ def test_the_last_line_has_the_cost() -> None:
     assert words(ended(FOUND)).endswith("samples: 1 for 1 trial; 1 for the base.")
 
 
-def test_what_had_no_room_is_reported() -> None:
+def test_untried_starting_plans_are_reported() -> None:
     run = ended(left_out=("9 of 15 windows", "greedy removal"), beyond=("math",))
     for line in (
         "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"

@@ -279,7 +279,7 @@ drop any {k} of L1..L8
 
 
 @pytest.mark.parametrize("k", ["3", "2..4"])
-def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: str) -> None:
+def test_cuts_of_equal_layers_are_not_named_after_the_base(k: str) -> None:
     given = space_of(loads(HEAD + ALIKE.format(k=k)), 10)
     starts = Starts(given, removal=(3, 4, 5, 6), cheapest=0.25)
     made = [one for stage in drive(starts, apart) for one in stage]
@@ -294,7 +294,7 @@ def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: st
     assert starts.untried(set())["left_out"][0] == "block influence"
 
 
-def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
+def test_a_plan_without_drops_starts_with_its_own_layers() -> None:
     given = space_of(loads(HEAD + "whole from math, code by ties(0.3..1.0)"), 4)
     assert [called(one) for stage in drive(Starts(given), apart) for one in stage] == [
         "the plan's layers"
@@ -336,7 +336,7 @@ def test_windows_that_would_cost_too_much_are_left_out_by_influence() -> None:
     assert all(abs(middle - 20) <= 3 for middle in middles)
 
 
-def test_each_size_has_a_plan_whose_cut_is_within_the_next() -> None:
+def test_each_size_has_a_cut_inside_the_next_larger_cut() -> None:
     given = paper(k="4..10")
     influence = {"base": [abs(position - 20.5) for position in range(30)]}
     stages = drive(Starts(given, influence, cheapest=0.1), apart)
@@ -504,7 +504,7 @@ def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
     assert {"best window on base", "greedy removal on base"} <= set(names)
 
 
-def test_what_was_left_out_is_reported() -> None:
+def test_untried_starts_are_reported() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))
@@ -515,7 +515,7 @@ def test_what_was_left_out_is_reported() -> None:
     assert "block influence on code" in starts.untried({of_math})["left_out"]
 
 
-def test_what_is_beyond_bounds_had_room() -> None:
+def test_starts_outside_bounds_are_reported_separately() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))
@@ -546,7 +546,7 @@ def test_where_all_failed_starts_end() -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
-def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
+def test_equal_trials_give_the_same_stage(share: float) -> None:
     given = paper()
     starts = Starts(given, cheapest=share)
     first = drive(starts, apart)

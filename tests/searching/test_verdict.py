@@ -54,7 +54,7 @@ def test_objectives_on_one_text_have_their_errors_together() -> None:
     assert both.value == pytest.approx(alone.value)
 
 
-def test_what_is_maximised_gains_where_it_is_more() -> None:
+def test_a_maximised_objective_gains_with_larger_values() -> None:
     measure = Comparison((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
     found = measure.gain(scores([2.0] * 9, [0.6] * 9), scores([2.5] * 9, [0.5] * 9))
     assert found.value == pytest.approx((0.5 / 2.0 + 0.1 / 0.5) / 2)
@@ -110,7 +110,7 @@ def judged(
     )
 
 
-def test_what_is_better_than_every_start_is_best() -> None:
+def test_a_plan_better_than_every_start_is_best() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, STARTS, TEXT + 1), trial(2, SEARCH, TEXT - 0.1))
     found = judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY})
     assert found.gain.sure
@@ -120,7 +120,7 @@ def test_what_is_better_than_every_start_is_best() -> None:
     assert found.no_larger is False
 
 
-def test_of_two_better_rivals_the_surely_better_one_counts() -> None:
+def test_the_surely_better_of_two_rivals_decides() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     by_luck = trial(0, STARTS, TEXT - 0.05 + 0.4 * noise, values=(3.0,))
@@ -177,14 +177,14 @@ def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
     assert judged(of, plans, recipes={0: scores(TEXT)}).best.number == 0, "recipes weren't compared"
 
 
-def test_of_equals_the_smaller_one_is_simpler_whatever_it_says() -> None:
+def test_the_smaller_of_two_equal_plans_is_simpler() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
     assert judged(of, {0: SIMPLE, 1: WORDY}, {0: 10.0, 1: 9.0}).best.number == 1
 
 
-def test_of_plans_as_simple_as_each_other_the_better_score_counts() -> None:
+def test_the_better_score_decides_between_equally_simple_plans() -> None:
     noise = np.random.default_rng(5).normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
@@ -214,13 +214,13 @@ def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
     assert not found.gain.sure
 
 
-def test_without_a_score_there_is_no_verdict() -> None:
+def test_a_missing_score_gives_no_verdict() -> None:
     assert judged(ledger(), {}) is None
     alone = judged(ledger(trial(0, SEARCH, TEXT)), {0: SIMPLE})
     assert alone.rival is None
 
 
-def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
+def test_sizes_are_no_measure_of_quality() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = ledger(aims=(NLL, size))
     measure = of.comparison((2.0, 100.0), samples=("a", "b"))
@@ -259,7 +259,7 @@ def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> No
     assert of.loss(one) == pytest.approx((10.0, 5.0))
 
 
-def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
+def test_the_other_objectives_measure_quality_if_a_size_is_preferred() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = Ledger((NLL, NLL, size), 4, prefer=2)
     of.references[4] = (2.0, 2.0, 100.0)
@@ -272,7 +272,7 @@ def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
     assert of.comparison(None, samples=("a", "b", "c")).numbers == (0, 1)
 
 
-def test_of_one_preferred_size_the_best_plan_is_found() -> None:
+def test_the_best_plan_of_the_preferred_size_is_found() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = Ledger((NLL, size), 4, prefer=1)
     of.references[4] = (2.0, 100.0)

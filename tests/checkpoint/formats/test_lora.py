@@ -187,17 +187,13 @@ def test_weights_that_the_settings_leave_out_are_a_warning(
         assert f"{modules[1]!r}" in surplus
 
 
-def test_an_adapter_whose_deltas_are_all_left_out_changes_nothing(
-    base: Checkpoint, tmp_path: Path
-) -> None:
+def test_an_adapter_without_used_deltas_is_refused(base: Checkpoint, tmp_path: Path) -> None:
     error = refused(base, adapter(tmp_path / "a", target_modules=["q_proj"], layers_to_transform=1))
     assert (error.code, error.message) == ("C401", "the adapter changes nothing in the model")
     assert f"a delta for '{Q}', which its 'layers_to_transform' 1 leaves out" in error.help
 
 
-def test_all_linear_and_slow_patterns_of_targets_take_what_was_trained(
-    base: Checkpoint, tmp_path: Path
-) -> None:
+def test_slow_target_patterns_match_the_trained_modules(base: Checkpoint, tmp_path: Path) -> None:
     for targets in (
         "all-linear",
         "(a+)+",
@@ -208,7 +204,7 @@ def test_all_linear_and_slow_patterns_of_targets_take_what_was_trained(
         assert said == []
 
 
-def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_path: Path) -> None:
+def test_training_settings_are_ignored(base: Checkpoint, tmp_path: Path) -> None:
     folder = adapter(
         tmp_path / "a",
         lora_dropout=0.1,
@@ -262,7 +258,7 @@ def test_no_tensor_library_is_needed() -> None:
         ("use_something", True),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(
+def test_an_unsupported_setting_is_refused_by_name(
     setting: str, value: object, base: Checkpoint, tmp_path: Path
 ) -> None:
     error = refused(base, adapter(tmp_path / "a", **{setting: value}))
@@ -426,7 +422,9 @@ def test_a_delta_on_both_ends_of_a_tied_model_is_refused(family: Path, tmp_path:
     assert "one tensor" in error.message
 
 
-def test_folders_that_are_no_adapter(base: Checkpoint, family: Path, tmp_path: Path) -> None:
+def test_invalid_adapter_folders_are_refused(
+    base: Checkpoint, family: Path, tmp_path: Path
+) -> None:
     assert refused(base, tmp_path / "none").code == "C101"
     whole = refused(base, family / "math")
     assert whole.code == "C401"
@@ -534,7 +532,7 @@ def test_a_bad_adapter_is_a_fault_of_its_model(family: Path, tmp_path: Path) -> 
     assert [(f.code, f.at) for f in faults] == [("C404", ("models", "code", "source"))]
 
 
-def test_a_model_that_is_not_there_is_one_fault(family: Path, tmp_path: Path) -> None:
+def test_a_missing_model_is_one_fault(family: Path, tmp_path: Path) -> None:
     lost = plan(
         family,
         gone=Model(source=str(tmp_path / "gone")),
@@ -559,7 +557,7 @@ def test_an_adapter_bound_in_an_adapters_place_is_on_the_same_model(
     assert whole.models["code"] == Model(source=str(family / "math"))
 
 
-def test_whoever_binds_the_base_isnt_told_that_the_adapter_names_another(
+def test_a_bound_base_gives_no_warning_about_the_adapters_base(
     family: Path, tmp_path: Path
 ) -> None:
     on_another = adapter(tmp_path / "a", base_model_name_or_path="they/elsewhere")

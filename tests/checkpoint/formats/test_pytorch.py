@@ -93,7 +93,7 @@ def archive(file: Path, pickled: bytes, *, method: int = zipfile.ZIP_STORED, **m
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
+def test_code_in_a_pickle_never_runs(tmp_path: Path, protocol: int) -> None:
     mark = tmp_path / "it-ran"
     hostile = {"a": Calls(os.system, f"touch {mark}")}
     torch.save({"a": torch.ones(1)}, tmp_path / "w.bin")
@@ -229,7 +229,7 @@ scale L0 by 0.5
 
 @pytest.mark.parametrize("kind", ["-bin", "-bins"])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_it_compiles_to_the_same_tensors(
+def test_a_pickle_compiles_to_the_same_tensors(
     models: Path, tmp_path: Path, kind: str, dtype: str | None
 ) -> None:
     for name, suffix in (("a", ""), ("b", kind)):

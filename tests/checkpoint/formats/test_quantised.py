@@ -34,9 +34,7 @@ def stored(folder: Path, stem: str, made: QuantisedMatrix) -> dict[str, TensorIn
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_matrix_is_what_its_formula_says(
-    format_: str, shape: tuple[int, int], tmp_path: Path
-) -> None:
+def test_a_matrix_equals_its_formula(format_: str, shape: tuple[int, int], tmp_path: Path) -> None:
     settings, make = FORMATS[format_]
     made = make(1, shape)
     tensors = stored(tmp_path, "m.", made)
@@ -344,7 +342,7 @@ BAD: list[tuple[str, Change, str]] = [
 
 
 @pytest.mark.parametrize(("format_", "change", "message"), BAD, ids=range(len(BAD)))
-def test_what_cannot_be_read_is_reported(
+def test_unreadable_quantised_tensors_are_reported(
     format_: str,
     change: Change,
     message: str,
@@ -361,7 +359,7 @@ def test_fp8_in_an_int8_checkpoint_has_no_scale(tmp_path: Path) -> None:
     assert message == "'other.weight' is F8_E4M3, and has no scale"
 
 
-def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_tensor_is_reported_at_its_model(tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base", layers=2)
     write_quantised(tmp_path / "base", "fp8-tensor")
     file = tmp_path / "base" / "model.safetensors"

@@ -106,7 +106,7 @@ def test_places_are_bytes_of_the_file(file: Path) -> None:
     assert str(refused(file)).endswith(f" --> {file}, byte {len(content) - 4}")
 
 
-def test_help_says_what_to_do(file: Path) -> None:
+def test_the_help_of_an_error_is_a_remedy(file: Path) -> None:
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "git lfs pull" in str(refused(file))
     file.write_bytes(VALID[:20])

@@ -78,7 +78,7 @@ def test_an_interrupt_lets_the_others_go(interrupt: Callable[[], None]) -> None:
         tell(1)
 
 
-def test_listeners_are_told_by_one_thread_at_a_time() -> None:
+def test_one_thread_at_a_time_calls_the_listener() -> None:
     crew = Crew(4)
     inside = 0
     most = 0

@@ -121,7 +121,7 @@ def test_experts_that_no_token_takes_leave_without_a_trace(family: str, tmp_path
     assert torch.allclose(logits(stitch(cut)), logits(after), rtol=1e-6, atol=1e-6)
 
 
-def test_gemma_4_with_experts_beside_its_mlps(tmp_path: Path) -> None:
+def test_gemma_4_with_experts_and_mlps_is_cut(tmp_path: Path) -> None:
     sizes = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 12}
     base = tiny_model("gemma4_text", tmp_path / "base", enable_moe_block=True, **sizes)
     write_rows(tmp_path / "rows.jsonl")

@@ -140,7 +140,7 @@ def tensors_in_memory() -> dict[int, int]:
 
 
 @pytest.mark.parametrize("memory", [None, 300_000_000])
-def test_the_weights_of_a_fit_are_gone_when_the_next_one_begins(
+def test_the_weights_of_a_fit_are_freed_before_the_next_fit(
     memory: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_model("mixtral", tmp_path / "base", num_local_experts=6)

@@ -33,7 +33,7 @@ def healing_store(folder: Path, most: int = 10_000) -> TensorStore:
     return TensorStore(folder, most)
 
 
-def test_what_is_put_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_stored_healing_is_read_back_exactly(tmp_path: Path) -> None:
     store = healing_store(tmp_path / "new")
     assert store.get("one") is None
     store.put("one", healing(7, 1 / 3))
@@ -44,7 +44,7 @@ def test_what_is_put_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["one.safetensors"]
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_healing_is_removed_first(tmp_path: Path) -> None:
     store = healing_store(tmp_path)
     for age, name in enumerate(("one", "two")):
         store.put(name, healing(1000))
@@ -58,7 +58,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"{" * 100])
-def test_a_file_that_is_broken_is_as_if_it_were_not_there(tmp_path: Path, raw: bytes) -> None:
+def test_a_broken_file_is_treated_as_missing(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "one.safetensors").write_bytes(raw)
     assert healing_store(tmp_path).get("one") is None
 
@@ -234,12 +234,12 @@ def begun(body: str, folder: Path) -> str:
         CUT + "; L5 from math",
     ],
 )
-def test_whatever_decides_the_result_is_another_healing(known: Path, other: str) -> None:
+def test_each_input_of_the_result_gives_another_healing(known: Path, other: str) -> None:
     assert begun(CUT, known) == "known"
     assert begun(other, known) == "learned"
 
 
-def test_a_model_that_was_written_anew_is_another(world: Path) -> None:
+def test_a_rewritten_model_gives_another_healing(world: Path) -> None:
     healed(CUT, world)
     tiny_model("llama", world / "base", seed=5, layers=6)
     assert begun(CUT, world) == "learned"
@@ -272,7 +272,7 @@ BRIDGE = 'drop L2..L3; bridge on "text.txt" tokens 512'
         (BRIDGE + "; L5 from math", []),
     ],
 )
-def test_whatever_decides_a_bridge_makes_another_one(
+def test_each_input_of_a_bridge_gives_another_bridge(
     known: Path, other: str, expected: list[str]
 ) -> None:
     said, found = healed(other, known)

@@ -245,7 +245,7 @@ def fitted(x: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
 # ------------------------------------------------------------------------------- with other parts
 
 
-def test_a_bridge_is_fitted_on_the_narrow_layers_and_aims_at_the_whole(say: Say) -> None:
+def test_a_bridge_after_narrow_layers_approximates_the_whole_model(say: Say) -> None:
     bare = 'width 16 on "text.txt" tokens 1000\ndrop L2..L3\n'
     whole = logits(stitch(say("")))
     errors = [

@@ -74,7 +74,7 @@ def test_numbers_do_not_depend_on_the_order_of_requests(pool: PreTrainedModel) -
     assert same(forth, [back[0][::-1]])
 
 
-def test_each_row_is_the_one_that_it_is_said_to_be(pool: PreTrainedModel) -> None:
+def test_each_row_has_its_request_number(pool: PreTrainedModel) -> None:
     asked = requests(15)
 
     def told(logits: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def test_two_texts_of_a_work_may_want_the_same_row(pool: PreTrainedModel) -> Non
         assert torch.equal(logits, found[1][0][1:])
 
 
-def test_nothing_asked_is_nothing_found(pool: PreTrainedModel) -> None:
+def test_empty_requests_give_empty_results(pool: PreTrainedModel) -> None:
     assert Evaluator().run(lent(pool, [0]), []) == []
     assert Evaluator().run(lent(pool, [0]), [Work([], whole)]) == [[]]
 
@@ -258,7 +258,7 @@ def test_memory_for_half_the_batch(
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
     ],
 )
-def test_what_allocators_raise_is_memory(error: Exception) -> None:
+def test_errors_of_allocators_are_memory_failures(error: Exception) -> None:
     def do() -> None:
         raise error
 

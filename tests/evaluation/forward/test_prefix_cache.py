@@ -178,7 +178,7 @@ def kept(known: PrefixCache) -> set[str]:
     return {"".join(map(str, beginning[2:])) for beginning in known._states}
 
 
-def test_what_saves_least_gives_way() -> None:
+def test_the_prefix_that_saves_least_is_dropped_first() -> None:
     known = PrefixCache(2 * 16)
     paths = [path(text) for text in ("abcx", "abcy", "abcz", "aw", "ab")]
     known.expect(paths)

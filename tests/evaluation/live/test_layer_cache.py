@@ -156,7 +156,7 @@ def test_layers_that_the_latest_model_lacks_make_room() -> None:
     assert all(content in one.resident.layers for content in second)
 
 
-def test_a_lent_layer_is_there_and_gone(say: Say) -> None:
+def test_a_lent_layer_is_loaded_and_freed(say: Say) -> None:
     plan = say("drop L1; L2 from math")
     whole = stitch(plan)
     live = streamed(plan, whole, 3)

@@ -144,7 +144,7 @@ def test_another_dtype_is_the_folders_loaded_in_it(text: str, say: Say, tmp_path
     assert torch.equal(logits(stitch(plan, dtype=torch.float16)), logits(folder))
 
 
-def test_other_folders_stand_in_for_models(say: Say, family: Path) -> None:
+def test_models_may_be_replaced_by_other_folders(say: Say, family: Path) -> None:
     swapped = stitch(say("L2 from math"), models={"math": family / "code"})
     assert torch.equal(logits(swapped), logits(stitch(say("L2 from code"))))
 
@@ -250,7 +250,7 @@ def test_the_footprint_is_the_models_own(say: Say) -> None:
     assert cache_bytes(live) == heads * width * both * layers * width_of_float
 
 
-def test_what_cannot_be_stitched_is_refused(say: Say, family: Path) -> None:
+def test_impossible_stitchings_are_refused(say: Say, family: Path) -> None:
     models = prepare(say(ALL)).models
     with pytest.raises(TailorError, match="'cuda:99' was asked for"):
         Stitcher(models, device="cuda:99")

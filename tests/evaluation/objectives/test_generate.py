@@ -47,7 +47,7 @@ def alone(model: PreTrainedModel, tokens: tuple[int, ...], most: int) -> list[in
     return said
 
 
-def test_a_batch_says_what_each_prompt_says_alone(
+def test_a_batch_generates_the_same_as_each_prompt_alone(
     model: PreTrainedModel, tokenizer: AutoTokenizer
 ) -> None:
     model.generation_config.repetition_penalty = 9.0  # a model's own taste counts for nothing
@@ -76,7 +76,7 @@ def test_text_ends_before_a_stop(model: PreTrainedModel, tokenizer: AutoTokenize
     assert said == [whole[: whole.index(stop)], whole]
 
 
-def test_the_answers_are_those_that_the_model_says(
+def test_answers_end_at_the_models_end_token(
     model: PreTrainedModel, tokenizer: AutoTokenizer, tmp_path: Path
 ) -> None:
     for text in TEXTS[:2]:
@@ -116,7 +116,7 @@ def test_a_text_has_a_line_and_eight_tokens_more_than_the_longest_answer(
     assert (line.most, line.stops, lines.stops) == (longest + 8, ("\n",), ())
 
 
-def test_blanks_count_for_nothing_and_case_does() -> None:
+def test_blanks_are_ignored_and_case_is_kept() -> None:
     assert normalised_answer("  a \t b\n") == "a b"
     assert normalised_answer("e\u0301") == normalised_answer("\u00e9")
     assert normalised_answer("A") != normalised_answer("a")

@@ -122,7 +122,7 @@ FILES = {
 # -------------------------------------------------------------------------------- every objective
 
 
-def test_every_objective_of_the_registry_is_there() -> None:
+def test_every_objective_of_the_registry_has_a_prepare_function() -> None:
     of_plan = {"parameters", "bytes", "kv_cache", "latency"}
     assert set(PREPARE) == OBJECTIVES.own == {*FILES, *of_plan}
 
@@ -450,7 +450,9 @@ def likelihoods(world: World, model: str, query: str, choices: Sequence[str]) ->
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes"])
-def test_accuracy_is_how_often_the_gold_choice_is_likeliest(world: World, metric: str) -> None:
+def test_accuracy_is_the_share_of_rows_with_the_gold_choice_first(
+    world: World, metric: str
+) -> None:
     rows = [
         {"query": f"{n} is", "choices": ["é" * 3, "ab", "seven"], "gold": n % 3} for n in range(12)
     ]

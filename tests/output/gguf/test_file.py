@@ -302,7 +302,7 @@ def test_rows_that_arent_whole_blocks_keep_the_plans_dtype_and_this_is_reported(
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0"
 
 
-def test_metadata_says_what_the_model_is_and_what_it_is_made_of(here: Path) -> None:
+def test_metadata_names_the_model_and_its_sources(here: Path) -> None:
     (here / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Ours\n")
     written = gptailor.compile(gptailor.load("p.tailor"), here / "mine.gguf", quantize="q8_0")
     header = read_gguf(written.folder)
@@ -523,7 +523,7 @@ def test_bridged_tensors_are_compared_by_their_sketches(here: Path, quantize: st
     assert gptailor.verify("out.gguf").result == "unverified"
 
 
-def test_a_lock_in_the_metadata_that_is_none_is_refused(here: Path) -> None:
+def test_an_invalid_lock_in_the_metadata_is_refused(here: Path) -> None:
     file = compiled(here, locking=True)
     file.write_bytes(file.read_bytes().replace(b'"version": 1', b'"version": x'))
     refused("C701", lambda: gptailor.verify(file))
@@ -647,7 +647,7 @@ def test_force_replaces_gguf_files_alone(here: Path, when: str) -> None:
     assert file.read_text() == "mine"
 
 
-def test_force_replaces_no_other_file_beside_a_folder(here: Path) -> None:
+def test_force_replaces_no_foreign_file_next_to_a_folder(here: Path) -> None:
     file = here / "out-F32.gguf"
     file.write_text("mine")
     plan = gptailor.load("p.tailor")
@@ -835,7 +835,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     assert Path(str(error.path)).name == "model.safetensors"
 
 
-def test_what_a_dead_run_left_is_removed(here: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(here: Path) -> None:
     left = here / ".out.gguf.partial-1-0123456789abcdef"
     left.mkdir()
     (left / "new").write_text("half")
@@ -862,7 +862,7 @@ def test_what_a_dead_run_left_is_removed(here: Path) -> None:
         ("gemma", {"tie_word_embeddings": False}, "no place for the tensor 'lm_head.weight'"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_computes_otherwise_is_refused_by_name(
+def test_settings_that_llama_cpp_computes_differently_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, config: Any, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -1085,7 +1085,7 @@ def test_types_that_cannot_be_written_are_refused_by_name() -> None:
 # ------------------------------------------------------------------------------ beside a folder
 
 
-def test_files_beside_a_folder_are_those_written_alone(here: Path) -> None:
+def test_files_next_to_a_folder_equal_files_written_alone(here: Path) -> None:
     plan = gptailor.load("p.tailor")
     folder = gptailor.compile(plan, here / "out", gguf=["q6_k", "bf16"], locking=True)
     assert [file.folder.name for file in folder.gguf] == ["out-Q6_K.gguf", "out-BF16.gguf"]
@@ -1147,7 +1147,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_is(here: Path) -
 # -------------------------------------------------------------------------------------- the command
 
 
-def test_the_command_writes_a_file_and_says_what_it_is(
+def test_the_command_writes_a_file_and_describes_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q8_0", "--lock"]) == 0
@@ -1176,7 +1176,7 @@ def test_the_command_writes_a_file_and_says_what_it_is(
     assert "computed" not in said
 
 
-def test_the_command_writes_files_beside_the_folder(
+def test_the_command_writes_files_next_to_the_folder(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ["compile", "p.tailor", "-o", "out", "--gguf", "q4_k_m", "--gguf", "f16"]

@@ -60,7 +60,7 @@ def test_a_stated_file_has_the_bytes_of_the_option(here: Path) -> None:
     assert values(weighted.folder) == values(option.folder)
 
 
-def test_files_are_written_beside_a_folder_and_their_statements_are_in_its_plan(here: Path) -> None:
+def test_stated_files_are_written_next_to_the_folder_and_kept_in_its_plan(here: Path) -> None:
     plan = stating("gguf q8_0  # for laptops", 'gguf q4_0 on "text.txt"')
     made = gptailor.compile(plan, "deep/out")
     assert [file.folder.name for file in made.gguf] == ["out-Q4_0.gguf", "out-Q8_0.gguf"]
@@ -218,7 +218,7 @@ def test_an_interrupt_leaves_complete_outputs_alone(here: Path, after: int) -> N
         assert gptailor.verify(left).result == "verified"
 
 
-def test_a_text_of_a_file_is_none_of_a_trial(here: Path) -> None:
+def test_the_text_of_a_gguf_file_is_not_read_by_trials(here: Path) -> None:
     text = 'gguf q4_0 on "text.txt"\nsearch { minimize nll("other.txt") }'
     space = stating("maybe drop L0", text)
     trials = Trials.__new__(Trials)

@@ -35,7 +35,7 @@ def draft(made: dict[str, Family], kind: str) -> Family:
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_a_draft_says_what_the_release_says(made: dict[str, Family], kind: str) -> None:
+def test_a_draft_equals_the_released_family(made: dict[str, Family], kind: str) -> None:
     file, known = draft(made, kind), FAMILY_OF[kind]
 
     assert file.proof.failures == []

@@ -47,7 +47,7 @@ def stored(**files: str) -> str:
     return url
 
 
-def test_what_is_here_and_unchanged_is_not_fetched_again(got: Counter[str]) -> None:
+def test_unchanged_files_are_not_fetched_again(got: Counter[str]) -> None:
     url = stored(one="1", two="2")
     folder = fetched_folder(url)
     assert folder == kept_folder(url)
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_what_was_fetched_is_fetched_again(
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"one": 1}', b"\xff"])
-def test_a_damaged_list_of_what_was_fetched_counts_as_none(got: Counter[str], raw: bytes) -> None:
+def test_a_damaged_list_of_fetched_files_is_ignored(got: Counter[str], raw: bytes) -> None:
     url = stored(one="1")
     (fetched_folder(url) / ".fetched.json").write_bytes(raw)
     fetched_folder(url)
@@ -172,7 +172,7 @@ def test_without_a_home_another_users_temporary_folder_is_refused(
         ("nowhere://bucket/model", "not available: Protocol not known: nowhere"),
     ],
 )
-def test_a_folder_that_cannot_be_had_is_one_fault(url: str, said: str) -> None:
+def test_an_unavailable_folder_is_one_fault(url: str, said: str) -> None:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{url}"\ndrop L1\n')
     with pytest.raises(PlanError, match="C503") as refused:
         gptailor.compile(plan, "out")

@@ -40,7 +40,7 @@ def searches() -> list[list[str]]:
     return found
 
 
-def test_there_are_files_for_three_kinds_of_cluster() -> None:
+def test_three_kinds_of_cluster_have_files() -> None:
     assert SLURM.startswith("#!")
     assert "#SBATCH" in SLURM
     kube, sky = documents()
@@ -56,7 +56,7 @@ def test_a_shell_reads_them(script: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", searches(), ids=lambda arguments: arguments[-4])
-def test_their_searches_are_of_todays_options(arguments: list[str]) -> None:
+def test_the_files_of_clusters_use_current_options(arguments: list[str]) -> None:
     context = cli.make_context("gptailor", [], resilient_parsing=True)
     command = cli.get_command(context, "search")
     assert command is not None
@@ -76,7 +76,7 @@ def test_a_manifest_asks_for_a_gpu_for_the_search_and_each_worker() -> None:
     assert names == {mount["name"] for mount in container["volumeMounts"]}
 
 
-def test_they_use_extras_that_there_are() -> None:
+def test_the_files_of_clusters_name_existing_extras() -> None:
     project = ROOT / "pyproject.toml"
     extras = set(re.findall(r"^(\w+) = \[", project.read_text("utf-8"), re.MULTILINE))
     asked = re.findall(r"gptailor\[([\w,]+)\]", "\n".join([PAGE, *FILES.values()]))

@@ -67,7 +67,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
 
 
-def test_what_is_put_is_there_on_another_machine(
+def test_stored_files_are_available_on_another_machine(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with folder_at(url) as run:
@@ -225,7 +225,7 @@ def test_a_url_of_the_former_format_is_refused(url: str) -> None:
             read(url)
 
 
-def test_an_object_whose_name_leads_out_of_run_is_not_fetched(
+def test_an_object_with_a_name_outside_run_is_not_fetched(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = "memory://strange/run"

@@ -119,6 +119,6 @@ def test_a_worker_has_its_share_of_the_processors(
     assert ray_workers._cpus(count) == cpus
 
 
-def test_a_cluster_that_is_not_there_is_one_message() -> None:
+def test_a_missing_cluster_is_one_message() -> None:
     with pytest.raises(ray_workers.ClusterError, match=r"Ray is not available at '127\.0\.0\.1:1'"):
         ray_workers.RayWorkers(Counting, "127.0.0.1:1", 2)

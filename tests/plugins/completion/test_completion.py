@@ -86,7 +86,7 @@ def test_completion_completes(typed: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("shell", FILES)
-def test_it_writes_one_file_that_is_what_is_printed(run: Run, home: Path, shell: str) -> None:
+def test_install_writes_the_printed_script(run: Run, home: Path, shell: str) -> None:
     said = run("completion", shell, "--install")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith(f"{home / FILES[shell]}: written\n")
@@ -120,7 +120,7 @@ def test_the_shell_is_the_environments(
         ("fish", "XDG_CONFIG_HOME", "fish/completions/gptailor.fish"),
     ],
 )
-def test_places_that_are_set_are_heeded(
+def test_folders_of_the_environment_are_used(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, shell: str, variable: str, file: str
 ) -> None:
     monkeypatch.setenv(variable, str(home / "own place"))
@@ -138,7 +138,7 @@ def test_places_that_are_set_are_heeded(
         (":", FILES["bash"]),
     ],
 )
-def test_the_first_of_bashs_folders_that_is_absolute_is_heeded(
+def test_the_first_absolute_folder_of_bash_is_used(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, said: str, file: str
 ) -> None:
     monkeypatch.chdir(home)

@@ -262,7 +262,7 @@ def test_a_compiled_folder_has_the_expectations_of_its_plan(run: Run, world: Pat
     assert str(world) not in card
 
 
-def test_a_text_is_named_that_is_not_there_or_too_small(run: Run, world: Path) -> None:
+def test_a_missing_or_short_text_is_named(run: Run, world: Path) -> None:
     gone = plan(world, "gone.tailor", 'nll("gone.jsonl") <= 9', 'kl("none.jsonl") <= 9')
     said = run(gone, "--junit", "not.xml")
     assert said.code == 1
@@ -277,7 +277,7 @@ def test_a_text_is_named_that_is_not_there_or_too_small(run: Run, world: Path) -
     assert not (world / "not.xml").exists()
 
 
-def test_a_score_that_is_missing_is_no_pass(run: Run, world: Path) -> None:
+def test_a_missing_score_fails_the_expectation(run: Run, world: Path) -> None:
     file = tiny_model("llama", world / "broken", layers=5) / "model.safetensors"
     tensors = load_file(file)
     tensors["model.norm.weight"].fill_(math.nan)
@@ -324,7 +324,7 @@ def test_other_models_and_numbers(run: Run, world: Path) -> None:
     assert run(name, "--set", "mix=0.0", "--model", f"math={world / 'base'}").code == 0
 
 
-def test_in_python(world: Path) -> None:
+def test_expectations_are_evaluated_in_python(world: Path) -> None:
     declared = gptailor.load(world / plan(world, "py.tailor", 'nll("rows.jsonl") <= 99'))
     [result] = gptailor.evaluate_expectations(declared, samples=8)
     assert isinstance(result, gptailor.ExpectationResult)
@@ -356,7 +356,7 @@ def test_a_report_of_results_never_replaces_a_plan(run: Run, world: Path) -> Non
     assert (world / name).read_text() == before
 
 
-def test_a_model_that_only_an_expectation_names_is_no_part_of_the_lock(world: Path) -> None:
+def test_the_lock_ignores_models_of_expectations_alone(world: Path) -> None:
     lock = gptailor.lock(gptailor.load(world / plan(world, "locked.tailor")))
     rival = PLAN + 'model rival = "./math"\n'
     more = gptailor.load(world / plan(world, "more.tailor", "parameters() < rival", text=rival))

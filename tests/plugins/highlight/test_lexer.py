@@ -59,7 +59,7 @@ def test_words_are_coloured_as_the_parser_takes_them(statement: str) -> None:
             assert kind is (Keyword.Pseudo if token in word_groups()["choice"] else Keyword), token
 
 
-def test_an_argument_may_be_called_as_a_keyword() -> None:
+def test_an_argument_may_have_the_name_of_a_keyword() -> None:
     kinds = {value: kind for _, kind, value in coloured("L1 from a, b by dare(seed=3)")}
     assert (kinds["from"], kinds["seed"], kinds["dare"]) == (
         Keyword,
@@ -68,7 +68,7 @@ def test_an_argument_may_be_called_as_a_keyword() -> None:
     )
 
 
-def test_what_has_no_meaning_is_an_error() -> None:
+def test_unknown_characters_are_coloured_as_errors() -> None:
     assert [kind for _, kind, value in coloured("L1 from “math”") if value in "“”"] == [
         Error,
         Error,

@@ -29,6 +29,6 @@ def test_registries_are_groups():
     ("start", "there", "absent"),
     [("statement", "drop", "minimize"), ("item", "merge", "drop"), ("wish", "trials", "merge")],
 )
-def test_what_begins(start, there, absent):
+def test_words_that_may_begin_a_statement(start, there, absent):
     assert there in beginning(parser(), start)
     assert absent not in beginning(parser(), start)

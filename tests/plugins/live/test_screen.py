@@ -100,7 +100,7 @@ def drawn(width: int, height: int = 25, trials: int = 3) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_it_says_what_people_want_to_know_and_fits(width: int) -> None:
+def test_the_screen_shows_the_state_and_fits_its_width(width: int) -> None:
     lines = drawn(width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
@@ -118,13 +118,13 @@ def test_shares_are_drawn_where_the_screen_is_high_enough() -> None:
     assert not any("▄" in line for line in low)
 
 
-def test_before_anything_is_known() -> None:
+def test_the_screen_is_drawn_before_the_first_trial() -> None:
     lines = drawn(80, trials=0)
     assert "0/40" in lines[0]
     assert "left" not in lines[0]
 
 
-def test_it_is_the_view_of_searches_on_terminals() -> None:
+def test_the_screen_is_the_view_of_searches_on_terminals() -> None:
     assert VIEWS.get("terminal") is Screen
 
 

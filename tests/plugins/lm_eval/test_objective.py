@@ -221,7 +221,7 @@ def test_log_likelihoods_are_the_harness_own(world: World, begins: bool) -> None
         ({"task": "endless.yaml"}, "makes 900 tokens, and the model takes 128 in all"),
     ],
 )
-def test_what_is_not_there_is_reported_in_one_line(
+def test_missing_data_is_reported_in_one_line(
     world: World, arguments: dict[str, str], message: str
 ) -> None:
     task = json.loads((world.folder / "said.yaml").read_text())

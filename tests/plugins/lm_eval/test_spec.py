@@ -47,7 +47,7 @@ def test_a_task_may_be_a_file() -> None:
     assert not metric.is_file("own.yaml")
 
 
-def test_it_is_gptailors_own() -> None:
+def test_the_objective_belongs_to_gptailor() -> None:
     plan = gptailor.loads(PLAN)
     assert plan.search is not None
     assert search_packages(plan, plan.search.objectives, "random") == ()

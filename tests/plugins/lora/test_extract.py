@@ -145,7 +145,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("kind", LEFT)
-def test_what_has_no_place_is_said_and_all_else_is_the_other_models(
+def test_tensors_outside_the_adapter_are_reported_and_all_others_match(
     kind: str, tmp_path: Path
 ) -> None:
     make, auto = tiny_model, AutoModelForCausalLM
@@ -186,7 +186,7 @@ def test_what_has_no_place_is_said_and_all_else_is_the_other_models(
         ("huge", "C408", "choose another --dtype"),
     ],
 )
-def test_what_no_adapter_can_say_is_refused_and_nothing_is_written(
+def test_differences_that_no_adapter_can_express_are_refused(
     other: str, code: str, said: str, family: Path, tmp_path: Path
 ) -> None:
     made_of: dict[str, tuple[str, float]] = {
@@ -208,7 +208,7 @@ def test_what_no_adapter_can_say_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_the_errors_and_what_was_left_out(
+def test_the_command_prints_errors_and_omitted_tensors(
     family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["extract-lora", str(family / "base"), str(family / "math"), "-o"]

@@ -74,7 +74,7 @@ def test_marks_and_line_ends_stay(run: Run) -> None:
     assert Path("p.tailor").read_bytes() == raw.replace(b"L3..L1", b"L1..L3")
 
 
-def test_a_number_whose_use_is_misspelt_stays(run: Run) -> None:
+def test_a_number_with_a_misspelt_use_is_kept(run: Run) -> None:
     Path("p.tailor").write_text(HEAD + "let mixture = 0.5\nL1 from base, math by slerp(mixtur)\n")
     run("check", "p.tailor", "--fix")
     assert "let mixture = 0.5\n" in Path("p.tailor").read_text()
@@ -109,6 +109,6 @@ def test_json_stays_json(run: Run) -> None:
     assert run("check", "p.json", "--fix").code == 0
 
 
-def test_standard_input_is_no_file(run: Run) -> None:
+def test_standard_input_cannot_be_fixed(run: Run) -> None:
     said = run("check", "-", "--fix")
     assert (said.code, "- is standard input" in said.err) == (2, True)

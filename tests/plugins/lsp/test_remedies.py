@@ -51,7 +51,7 @@ def test_helps_that_are_changes_are_quick_fixes(said, mended):
     assert made == [f"{HEAD}scale L30 by mix\n{mended}\n"]
 
 
-def test_what_is_missing_can_be_added():
+def test_remedies_add_missing_statements():
     text = opened("L1 from zzz\n")
     made = {r.title: edited(text.text, r.edits) for r in remedies(text, text.faults)}
     assert made["write 'tailor 1' at the top"] == "tailor 1\nL1 from zzz\n"

@@ -130,7 +130,7 @@ def changed(uri, text, edits):
     return text
 
 
-def test_the_server_says_what_it_can(editor):
+def test_the_server_lists_its_capabilities(editor):
     can = editor.capabilities
     assert can.position_encoding == "utf-16"
     assert can.rename_provider.prepare_provider
@@ -193,7 +193,7 @@ def test_hover_names_the_layer_and_the_faults_page(editor):
     assert editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**where)) is None
 
 
-def test_completion_goes_by_the_place(editor):
+def test_completion_depends_on_the_position(editor):
     uri = editor.open(f"{HEAD}L1 from base, math by s\n")
     where = editor.at(uri, 3, 23)
     found = editor.ask(types.TEXT_DOCUMENT_COMPLETION, types.CompletionParams(**where))
@@ -220,7 +220,7 @@ def test_a_name_is_found_listed_and_changed_everywhere(editor):
     assert "# math 😀" in renamed
 
 
-def test_definition_opens_a_file_and_nothing_of_a_user_who_is_none(editor):
+def test_definition_opens_a_file_and_ignores_unknown_users(editor):
     for name, there in (("./text.txt", True), ("~no-such-user/text.txt", False)):
         (editor.folder / "text.txt").write_text("some text\n")
         uri = editor.open(f'{HEAD}search {{ minimize nll("{name}") }}\n')
@@ -269,7 +269,7 @@ def test_outlines_are_reported(editor):
     assert list(found[:5]) == [3, 6, 4, 4, 1]
 
 
-def test_requests_that_are_none_are_answered_and_the_next_one_is_too(editor):
+def test_the_server_answers_invalid_requests_and_continues(editor):
     with pytest.raises(JsonRpcMethodNotFound):
         editor.ask("textDocument/nonsense", {})
     sent = {"jsonrpc": "2.0", "id": "bad", "method": "textDocument/hover", "params": {"no": 1}}

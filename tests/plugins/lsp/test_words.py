@@ -80,7 +80,7 @@ def test_a_line_separator_of_unicode_ends_no_line():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
-def test_each_offset_comes_back(encoding):
+def test_each_offset_survives_the_conversion(encoding):
     text = "a\r\n\r# 😀é\u2028\n\nmodel base"
     lines = TextLines(text, encoding)
     for offset in range(len(text) + 1):
@@ -130,7 +130,7 @@ def test_each_offset_comes_back(encoding):
         ("L1 from §§ ‸", set(), {"base"}),
     ],
 )
-def test_what_is_offered(said, there, absent):
+def test_completion_offers_fitting_words(said, there, absent):
     text, offset = marked(said)
     labels = {item.label for item in completions(text, offset, NOT_SEEN)}
     assert there <= labels
@@ -190,7 +190,7 @@ def test_the_bases_layers_are_offered(folder):
         ("merge(L1 base, ‸", None, None),
     ],
 )
-def test_a_call_says_what_it_takes_and_which_comes_next(said, name, active):
+def test_signature_help_marks_the_active_parameter(said, name, active):
     found = signature_help(*marked(said))
     if name is None:
         assert found is None
@@ -214,7 +214,7 @@ def test_every_word_of_the_grammar_is_explained():
     assert {word for word in spelled().values() if word[0].isalpha()} == set(KEYWORDS)
 
 
-def test_hover_says_what_a_layer_is_made_of_and_where_it_comes_out(folder):
+def test_hover_shows_the_sources_and_output_position_of_a_layer(folder):
     plan = "drop L0\n‸L3 from math\nscale L4 by 0.5\n"
     assert "`math`" in said_at(plan, folder)
     assert "L2 of the output's 5 layers" in said_at(plan, folder)
@@ -224,7 +224,7 @@ def test_hover_says_what_a_layer_is_made_of_and_where_it_comes_out(folder):
     assert "layer 5 of 6" in said_at("L1 = L‸5 math", folder)
 
 
-def test_hover_says_what_a_model_is(folder):
+def test_hover_describes_a_model(folder):
     said = said_at("L1 from m‸ath", folder)
     assert "llama, 6 layers" in said
     assert str(folder / "math") in said
@@ -232,7 +232,7 @@ def test_hover_says_what_a_model_is(folder):
     assert "not declared" in said_at("L1 from m‸oth")
 
 
-def test_hover_says_how_large_the_output_is(folder):
+def test_hover_shows_the_size_of_the_output(folder):
     plan = 'model base = "./base"\ndrop L1..L2\n'
     assert "4 layers" in said_at(plan, folder, "tail‸or 1\n")
     assert "4 layers" in said_at(plan.replace("base =", "‸base ="), folder, "tailor 1\n")
@@ -256,7 +256,7 @@ def test_hover_says_how_large_the_output_is(folder):
         ("drop L1 # sc‸ale", ""),
     ],
 )
-def test_hover_says_what_a_word_is(said, expected):
+def test_hover_describes_a_word(said, expected):
     found = said_at(said)
     assert expected in found if expected else found == ""
 
@@ -367,7 +367,7 @@ def test_a_byte_order_mark_isnt_a_fault():
     assert layers_named(text) == 2
 
 
-def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys):
+def test_the_command_names_its_missing_extra(monkeypatch, capsys):
     monkeypatch.setattr("gptailor.plan.optional_packages.find_spec", lambda name: None)
     assert run(["lsp"]) == 3
     said = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
@@ -375,7 +375,7 @@ def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("number", range(0, 75, 3))
-def test_whatever_is_written_is_answered(number):
+def test_the_server_answers_any_text(number):
     refused = sorted((Path(__file__).parents[2] / "refused").glob("*.tailor"))
     whole = refused[number % len(refused)].read_text("utf-8")
     for share in (0.3, 0.8, 1.0):

@@ -51,7 +51,7 @@ def test_an_imported_plan_compiles(folder: Path, capsys: pytest.CaptureFixture[s
     assert "merge_method: task_arithmetic" in capsys.readouterr().out
 
 
-def test_a_plan_that_is_there_is_not_overwritten(
+def test_an_existing_plan_is_not_overwritten(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "merge.tailor").write_text("precious")
@@ -74,7 +74,7 @@ def test_a_plan_that_is_there_is_not_overwritten(
         ("no.yml", "models: [", "no.yml:1: invalid YAML"),
     ],
 )
-def test_what_isnt_a_plan_is_refused(
+def test_an_invalid_file_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
 ) -> None:
     (folder / name).write_text(text)
@@ -83,7 +83,7 @@ def test_what_isnt_a_plan_is_refused(
     assert not (folder / "new.tailor").exists()
 
 
-def test_what_mergekit_cannot_say_is_refused(
+def test_an_export_refuses_statements_that_mergekit_lacks(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = folder / "scaled.tailor"
@@ -112,7 +112,7 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert [line.partition(": ")[0] for line in lines] == ["error", "error"]
 
 
-def test_what_is_no_file_is_refused_as_a_file_of_mergekit(
+def test_a_missing_file_is_refused_as_a_file_of_mergekit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,7 @@ def test_ties_has_numbers_for_each_source() -> None:
     }
 
 
-def test_expectations_are_no_part_of_a_model() -> None:
+def test_expectations_are_not_exported() -> None:
     body = "whole from math, code by linear(0.5, 0.5)"
     assert exported(f'{body}\nexpect nll("t.txt") <= 1.1 * base') == exported(body)
 
@@ -51,7 +51,7 @@ def test_expectations_are_no_part_of_a_model() -> None:
 # ---------------------------------------------------------------------------------- along the depth
 
 
-def test_the_slerp_that_everybody_copies_is_what_they_copy() -> None:
+def test_the_popular_slerp_plan_becomes_the_popular_file() -> None:
     body = (
         "others.attn from base, math by slerp(curve(0.0, 0.5, 0.3, 0.7, 1.0))\n"
         "others.mlp from base, math by slerp(curve(1.0, 0.5, 0.7, 0.3, 0.0))\n"
@@ -139,7 +139,7 @@ def test_a_chat_template_is_written_by_name_or_whole(tmp_path: Path) -> None:
         exported('chat_template "./gone.jinja"', folder=tmp_path)
 
 
-def test_what_is_made_by_a_plan_isnt_a_model_there() -> None:
+def test_a_model_made_by_a_plan_is_not_exported() -> None:
     plan = gptailor.loads(f"{HEAD}L0 from math")
     models = {**plan.models, "math": p.Model(source="./other.tailor")}
     with pytest.raises(ConversionError, match="made by a plan") as caught:
@@ -150,7 +150,7 @@ def test_what_is_made_by_a_plan_isnt_a_model_there() -> None:
 # ------------------------------------------------------------------------------------- finer parts
 
 
-def test_norms_by_themselves_make_the_file_that_everybody_copies() -> None:
+def test_separate_norms_become_the_popular_file() -> None:
     body = (
         "others.attn from base, math by slerp(curve(0.0, 0.5, 0.3, 0.7, 1.0))\n"
         "others.mlp from base, math by slerp(curve(1.0, 0.5, 0.7, 0.3, 0.0))\n"
@@ -166,7 +166,7 @@ def test_norms_by_themselves_make_the_file_that_everybody_copies() -> None:
     }
 
 
-def test_a_projection_is_told_from_what_its_branch_has_left() -> None:
+def test_a_projection_has_its_own_filter_before_its_branch() -> None:
     body = (
         "whole from base, math by slerp(0.5)\nL0..L1.attn from base, math by slerp(0.25)\n"
         "L0..L1.attn.q from base, math by slerp(0.5)\nL0..L1.mlp.down from math"
@@ -241,7 +241,7 @@ def test_models_that_are_made_are_documents_before_those_that_name_them(tmp_path
         'model mix = math, code by linear()\nmodel lora = mix + "./lora"\nL1 from lora',
     ],
 )
-def test_made_models_come_back_by_import(body: str, tmp_path: Path) -> None:
+def test_made_models_survive_export_and_import(body: str, tmp_path: Path) -> None:
     plan = gptailor.loads(f"{HEAD}dtype float32\n{body}")
     text = export_mergekit(plan, 4)
     again, _ = from_mergekit(text, "f.yml", models={"base": known_base(tmp_path, 4)})
@@ -268,7 +268,7 @@ MIX = "model mix = math, code by linear()\n"
         ("model mix = one of math, code\ndtype float32\nwhole from mix", "", "open choices"),
     ],
 )  # fmt: skip
-def test_what_stages_cant_say_is_refused(body: str, place: str, said: str) -> None:
+def test_stages_that_mergekit_lacks_are_refused(body: str, place: str, said: str) -> None:
     with pytest.raises(ConversionError) as caught:
         exported(body)
     assert said in caught.value.message
@@ -315,7 +315,7 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
         ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
     ],
 )
-def test_what_mergekit_cant_say_is_refused_with_its_statement(
+def test_a_statement_that_mergekit_lacks_is_refused_at_its_place(
     body: str, place: str, said: str
 ) -> None:
     with pytest.raises(ConversionError) as caught:

@@ -73,12 +73,12 @@ def tailor(body: str, *, head: str = 'model base = "a/base"\nmodel two = "b/two"
 # ------------------------------------------------------------------------------------ the examples
 
 
-def test_there_are_examples() -> None:
+def test_there_are_fifteen_examples_or_more() -> None:
     assert len(FILES) >= 15
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_an_example_becomes_the_plan_beside_it(path: Path) -> None:
+def test_an_example_becomes_the_plan_next_to_it(path: Path) -> None:
     plan, notes = read(path.read_text(encoding="utf-8"))
     assert gptailor.format(plan) == path.with_suffix(".tailor").read_text(encoding="utf-8")
     said = "".join(f"{note}\n" for note in notes)
@@ -92,7 +92,7 @@ def test_an_imported_plan_has_no_faults_and_survives_its_text(path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_an_imported_plan_goes_back_and_comes_again(path: Path) -> None:
+def test_an_imported_plan_survives_export_and_import(path: Path) -> None:
     plan = imported(path.read_text(encoding="utf-8"))
     if path.stem in NOT_EXPORTED:
         with pytest.raises(ConversionError, match=NOT_EXPORTED[path.stem]):
@@ -108,7 +108,7 @@ def test_an_imported_plan_goes_back_and_comes_again(path: Path) -> None:
 # --------------------------------------------------------------------------------------- gradients
 
 
-def test_a_gradient_lies_on_lines_through_its_values() -> None:
+def test_a_gradient_interpolates_linearly_between_its_values() -> None:
     plan = imported(SLERP + "parameters: {t: [0.0, 1.0, 0.5]}", 5)
     body = "whole from base, two by slerp(curve(0.0, 1.0, 0.5))\nnorm from base\nhead from base"
     assert plan == tailor(body)
@@ -116,7 +116,7 @@ def test_a_gradient_lies_on_lines_through_its_values() -> None:
     assert shares == [0.0, 0.5, 1.0, 0.75, 0.5]
 
 
-def test_a_gradient_starts_anew_in_each_slice_and_is_at_its_end_in_a_slice_of_one() -> None:
+def test_a_gradient_starts_again_in_each_slice() -> None:
     both = (
         "{{sources: [{{model: a/base, layer_range: [{0}]}}, {{model: b/two, layer_range: [{0}]}}]}}"
     )
@@ -171,7 +171,7 @@ def test_a_filter_is_the_parts_that_it_is_of(filter_: str, body: str) -> None:
     assert imported(SLERP + T.format(filter_), 2) == tailor(body)
 
 
-def test_the_slerp_that_everybody_copies_is_four_statements() -> None:
+def test_the_popular_slerp_file_becomes_four_statements() -> None:
     text = SLERP + (
         "parameters:\n  t:\n  - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}\n"
         "  - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}\n  - value: 0.5\n"
@@ -379,7 +379,7 @@ def test_task_vectors(text: str, recipe: str) -> None:
         (TWO + "merge_method: linear\nparameters: {weight: 0}", "sum to 0"),
     ],
 )
-def test_what_has_no_equivalent_is_refused_by_name(text: str, said: str) -> None:
+def test_keys_without_an_equivalent_are_refused_by_name(text: str, said: str) -> None:
     assert said in refused(text).message
 
 
@@ -618,7 +618,7 @@ def test_a_range_beyond_a_stage_is_found() -> None:
     assert refused(text).message == "'mix' has 6 layers, and the range ends at 9"
 
 
-def test_notes_stand_in_order_of_their_lines() -> None:
+def test_notes_are_sorted_by_line() -> None:
     notes = read(IGNORED + "lamda: 1\ndtype: bfloat16\n")[1]
     lines = [note.line or 0 for note in notes]
     assert lines == sorted(lines)
@@ -632,7 +632,7 @@ def test_a_note_on_a_path_has_its_line() -> None:
     assert "file.yml:3: E:\\m\\two: a path of Windows" in notes
 
 
-def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
+def test_an_ignored_key_is_reported_with_the_missing_key() -> None:
     good = task("ties", "weight: 1", "weight: 1")
     error = refused(good.replace("parameters: {weight", "paramters: {weight", 1))
     said = [one.message for one in (error, *error.others)]
@@ -642,7 +642,7 @@ def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
     assert any("no parameter 'wieght'" in one.message for one in (misspelt, *misspelt.others))
 
 
-def test_all_that_is_wrong_with_a_file_is_reported_at_once() -> None:
+def test_all_faults_of_a_file_are_reported_together() -> None:
     text = (
         "models:\n- {model: a/base}\n- {model: b/two, parameters: {weight: heavy}}\n"
         "- {model: c@d@e}\nmerge_method: 3\n"
@@ -688,7 +688,7 @@ merge_method: passthrough
 """
 
 
-def test_what_depends_on_an_unknown_base_is_refused_and_nothing_else() -> None:
+def test_only_keys_that_depend_on_an_unknown_base_are_refused() -> None:
     unknown = refused(SLICES, None).message
     assert "whether the head of 'a/base' is its embedding isn't known" in unknown
     same = SLICES.replace("b/two", "a/base")
@@ -739,7 +739,7 @@ def test_files_of_mergekits_other_tools_are_refused_by_what_they_are() -> None:
     assert "mergekit-evolve" in refused(evolved).message
 
 
-def test_one_note_stands_for_all_places_of_which_it_says_the_same() -> None:
+def test_equal_notes_of_several_places_are_one_note() -> None:
     text = task("ties", "weight: 1, lambda: 2", "weight: 1, lambda: 3")
     assert "models[0].parameters.lambda (and 1 more): 'lambda' of one source" in notes_of(text)
 
@@ -825,7 +825,7 @@ def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> 
         (TWO + "merge_method: karcher\nparameters: {max_iter: 3}", "parameters.max_iter: "),
     ],
 )
-def test_what_differs_is_noted(text: str, note: str) -> None:
+def test_a_difference_is_noted(text: str, note: str) -> None:
     assert note in notes_of(text)
 
 
@@ -962,7 +962,7 @@ def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -
         assert torch.allclose(after[name], tensor, rtol=1e-6, atol=1e-6), name
 
 
-def test_a_stack_needs_none() -> None:
+def test_a_stack_needs_no_base_depth() -> None:
     plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
     text = export_mergekit(plan)
     assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]

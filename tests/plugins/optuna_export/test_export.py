@@ -26,7 +26,7 @@ def exported(run: Path) -> optuna.Study:
     return optuna.load_study(study_name="gptailor", storage=optuna.storages.JournalStorage(backend))
 
 
-def test_optuna_reads_what_it_knows(tmp_path: Path) -> None:
+def test_optuna_reads_the_exported_study(tmp_path: Path) -> None:
     (run := tmp_path / "run").mkdir()
     ledger = run_of(run, trials=12, fails=lambda plan: plan.drops[0].position == 0)
     found = exported(run)

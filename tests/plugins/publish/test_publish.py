@@ -28,7 +28,7 @@ def test_the_command_has_a_help(desk: Desk) -> None:
     assert done.out == desk.run("publish", "-h").out
 
 
-def test_publishing_only_plans_until_it_is_told_to_upload(desk: Desk) -> None:
+def test_publish_uploads_only_with_the_flag(desk: Desk) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", HF_TOKEN="hf_writer")
     assert done.code == 0, done.err
@@ -170,7 +170,7 @@ def test_an_upload_has_no_paths_of_the_machine_and_verifies(desk: Desk, folders:
     assert (done.code, "got: verified" in done.out) == (0, True), done.out + done.err
 
 
-def test_what_readers_would_miss_is_reported(desk: Desk, folders: Path) -> None:
+def test_missing_facts_are_reported_before_publishing(desk: Desk, folders: Path) -> None:
     plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
     assert desk.compile(plan=plan).code == 0
     said = desk.run("publish", "out", "me/model").err

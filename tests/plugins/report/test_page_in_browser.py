@@ -90,7 +90,7 @@ DRAWN = """() => [...document.querySelectorAll("[data-chart]")].map((place) => {
 })"""
 
 
-def test_it_opens_from_disk_without_an_error_or_a_network(opened: Any, report: Path) -> None:
+def test_the_page_opens_from_disk_without_errors_or_a_network(opened: Any, report: Path) -> None:
     assert opened.said == []
     asked = [one for one in opened.asked if not one.startswith(("data:", "blob:"))]
     assert {*asked} == {report.as_uri()}
@@ -208,7 +208,7 @@ CUT = """() => [...document.querySelectorAll("[data-chart] text")].filter((text)
 """The texts of charts that the edge of the page cuts, or that are shortened."""
 
 
-def test_it_fits_a_phone(page: Any) -> None:
+def test_the_page_fits_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     page.wait_for_function("document.querySelector('[data-chart] svg').clientWidth <= 390")
@@ -235,7 +235,7 @@ def test_a_text_can_be_copied(page: Any) -> None:
     page.wait_for_function(said)
 
 
-def test_hovering_a_layer_says_its_recipe(page: Any) -> None:
+def test_hovering_a_layer_shows_its_recipe(page: Any) -> None:
     page.locator("#map").scroll_into_view_if_needed()
     page.locator("#map .mark-rect path").nth(0).hover(force=True)
     said = page.locator("#vg-tooltip-element").inner_text()
@@ -243,7 +243,7 @@ def test_hovering_a_layer_says_its_recipe(page: Any) -> None:
     assert "made of" in said
 
 
-def test_it_prints_light_whatever_the_screen_is(page: Any) -> None:
+def test_the_printed_page_is_always_light(page: Any) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate(INK) == "rgb(0, 0, 0)"

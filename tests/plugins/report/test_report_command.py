@@ -90,7 +90,7 @@ def test_expectations_have_a_section(run: Run, world: Path) -> None:
     assert "gptailor test cut.tailor" in html.unescape(found["expectations"])
 
 
-def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) -> None:
+def test_the_report_of_a_plan_has_map_size_text_lock_and_command(run: Run, world: Path) -> None:
     assert run("lock", "cut.tailor").code == 0
     said = run("report", "cut.tailor", "-o", "cut.html", "--no-continuations", "--pictures", "pics")
     assert said.code == 0
@@ -115,7 +115,7 @@ def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) 
 
 
 @pytest.mark.usefixtures("one_thread", "brief_answers")
-def test_base_and_result_go_on_with_the_prompt(run: Run, world: Path) -> None:
+def test_the_report_has_continuations_of_base_and_result(run: Run, world: Path) -> None:
     asked = ("--prompt", "a cat <b>", "--tokens", "5")
     assert run("report", "cut.tailor", "-o", "cut.html", *asked).code == 0
     says = sections((world / "cut.html").read_text())["says"]
@@ -127,7 +127,7 @@ def test_base_and_result_go_on_with_the_prompt(run: Run, world: Path) -> None:
         assert f"<h3>{name}</h3>\n<blockquote>{end}" in says
 
 
-def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path) -> None:
+def test_the_report_of_a_folder_has_its_plan(run: Run, world: Path) -> None:
     assert run("compile", "cut.tailor", "-o", "out", "--lock").code == 0
     assert run("report", "out", "-o", "out.html", "--no-continuations").code == 0
     found = sections((world / "out.html").read_text())
@@ -143,14 +143,14 @@ def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path)
     assert html.escape("The base is missing.") in alone["says"]
 
 
-def test_of_a_model_that_nobody_compiled_it_has_no_command(run: Run, world: Path) -> None:
+def test_the_report_of_a_foreign_model_has_no_command(run: Run, world: Path) -> None:
     assert run("report", "math", "-o", "math.html", "--no-continuations").code == 0
     found = sections((world / "math.html").read_text())
     assert "again" not in found
     assert "6 of base" in found["map"]
 
 
-def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> None:
+def test_the_report_of_an_open_plan_has_its_known_parts(run: Run, world: Path) -> None:
     (world / "open.tailor").write_text(
         'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
         "drop any 1 of L1..L4\nothers from one of base, math\n"
@@ -161,7 +161,7 @@ def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> N
     assert "the plan leaves 7 choices open" in found["says"]
 
 
-def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
+def test_missing_models_are_reported(run: Run, world: Path) -> None:
     shutil.rmtree(world / "base")
     assert run("report", "cut.tailor", "-o", "cut.html").code == 0
     found = sections((world / "cut.html").read_text())
@@ -186,7 +186,7 @@ def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path
     assert (world / "cut.tailor").read_text() == PLAN
 
 
-def test_a_best_plan_with_faults_is_said_to_have_them(run: Run, world: Path) -> None:
+def test_faults_of_the_best_plan_are_reported(run: Run, world: Path) -> None:
     (folder := world / "run").mkdir()
     (folder / "run.json").write_text("{}")
     (folder / "best.tailor").write_text("tailor 1\nwhatever\n")
@@ -195,7 +195,7 @@ def test_a_best_plan_with_faults_is_said_to_have_them(run: Run, world: Path) -> 
     assert not (world / "run.html").exists()
 
 
-def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: Path) -> None:
+def test_the_report_of_a_search_has_its_result_and_all_trials(run: Run, world: Path) -> None:
     (world / "run").mkdir()
     ledger = run_of(world / "run", trials=8)
     killed = run("report", "run", "-o", "killed.html")
@@ -241,9 +241,7 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     assert len(gone["map"].split('<th scope="row">')) == 9  # 8 layers, as run.json says
 
 
-def test_a_search_that_went_on_after_its_end_has_files_of_that_end(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_resumed_search_keeps_the_files_of_its_end(run: Run, tmp_path: Path) -> None:
     ledger, page = run_of(tmp_path, trials=4), tmp_path / "page.html"
     ended(tmp_path, ledger)
     study, last = study_of(tmp_path), ledger.trials[-1]
@@ -280,7 +278,7 @@ def test_a_journal_without_sizes_costs_the_report_its_trials_alone(run: Run, wor
         (("broken.tailor", "-o", "new.html"), 1, "S1"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(
+def test_invalid_arguments_are_reported_and_nothing_is_written(
     run: Run, world: Path, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     (world / "old.html").write_text("old")
@@ -294,9 +292,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     assert (world / "old.html").read_text().startswith("<!doctype html>")
 
 
-def test_without_the_packages_it_says_which(
-    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_are_named(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
     found = run("report", "cut.tailor", "-o", "cut.html")
     assert found.code == 3

@@ -88,7 +88,7 @@ def test_one_trial_shows_no_effect() -> None:
     assert (first.mean, first.count, first.others) == (-1.0, 2, 2)
 
 
-def test_what_is_missing_is_reported(reading: RunReading, effects: Effects) -> None:
+def test_missing_sections_are_reported(reading: RunReading, effects: Effects) -> None:
     assert effects.learned == []
     [why] = effects.missing
     assert "drifting, which has no model of the layers" in why
@@ -141,7 +141,7 @@ def test_every_trial_with_a_score_has_a_mark_and_its_plan(reading: RunReading) -
     assert len(made.table.rows) == len(trials)
 
 
-def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
+def test_a_ruined_plan_is_drawn_at_the_edge(run: tuple[Path, Ledger]) -> None:
     reading = read_run(run[0])
     last = next(t for t in reversed(reading.ledger.trials) if t.full and t.same_as is None)
     ruined = (1e6 + reading.ledger.references[64][0],)
@@ -201,7 +201,7 @@ def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None
     assert learned_effects(landscape.space(), recipes, None) == []
 
 
-def test_what_the_surrogate_learned_goes_the_way_of_the_landscape(run: tuple[Path, Ledger]) -> None:
+def test_learned_effects_follow_the_landscape(run: tuple[Path, Ledger]) -> None:
     effects = learned_effects(landscape.space(), run[1], None)
     dropped = {one.layer: one for one in effects if one.state == "dropped"}
     assert dropped.keys() == set(range(LAYERS))

@@ -158,7 +158,7 @@ def test_the_size_of_a_gguf_file_is_its_own(run: Run, world: Path) -> None:
     assert (said.code, "nothing to do" in said.out) == (0, True), said
 
 
-def test_an_impossible_goal_is_said_before_anything_is_measured(
+def test_an_impossible_goal_is_reported_before_measuring(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses.Losses, "_measured", lambda *_: pytest.fail("measured"))
@@ -202,7 +202,7 @@ def test_an_interrupted_command_writes_nothing_and_continues(
     assert not [each for each in later if (each[1], each[2]) in {(a[1], a[2]) for a in made}]
 
 
-def test_a_full_disk_is_said_and_nothing_is_left(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(plan: object, file: Path, **options: object) -> None:

@@ -120,7 +120,7 @@ def test_a_goal_bounds_bytes_with_the_cache() -> None:
             ShrinkGoal(**wrong)
 
 
-def test_a_quarter_of_the_rows_is_held_out_and_none_is_lost(tmp_path: Path) -> None:
+def test_a_quarter_of_the_rows_is_held_out(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(letters(900, seed) for seed in range(60)))
     texts = ShrinkTexts.of([tmp_path / "a.txt"], 5000)
     words = "".join((tmp_path / "a.txt").read_text().split())

@@ -176,7 +176,7 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({"a": {"w": W / 0}}, {}, "got inf in 'w'[0, 0] of 'a'"),
     ],
 )
-def test_what_does_not_go_together_is_refused_by_name(
+def test_incompatible_arguments_are_refused_by_name(
     sources: Any, how: dict[str, Any], said: str
 ) -> None:
     by, rest = [how["by"]] if "by" in how else [], {**how}

@@ -77,7 +77,7 @@ def context(
     return prepared, tokenizer
 
 
-def test_chats_have_the_template_and_texts_have_none(folder: Path, tmp_path: Path) -> None:
+def test_only_chats_use_the_template(folder: Path, tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "b"}, {"role": "assistant", "content": "no"}]
     file = rows(tmp_path, {"prompt": "a"}, {"messages": chat}, {"text": "c"}, {"context": "d"})
     prepare, tokenizer = context(folder, file, "<{{ messages[0]['content'] }}>")
@@ -141,7 +141,7 @@ def test_a_model_without_an_end_token_has_no_share_of_ends(folder: Path, tmp_pat
     assert loops == 0.0
 
 
-def test_they_are_checked_as_plans_are(tmp_path: Path) -> None:
+def test_arguments_of_the_objectives_are_checked(tmp_path: Path) -> None:
     for text, code in (
         ('minimize ends("p.jsonl")', "P602"),
         ('minimize loops("p.jsonl", tokens="a")', "P603"),

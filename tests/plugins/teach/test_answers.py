@@ -92,7 +92,7 @@ def test_tokens_are_drawn_by_their_probabilities(folder: Path) -> None:
     assert float((found - expected).abs().sum()) < 0.2
 
 
-def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) -> None:
+def test_the_answer_of_a_row_depends_on_its_seed_alone(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     prompts = [Prompt(tuple(tokenizer.encode(letters(4 + n, seed=n))), 9) for n in range(6)]
@@ -214,7 +214,7 @@ def test_an_answer_is_shorter_before_its_prompt_is_cut(
     assert {len(one.tokens) for one in seen} == {min(length, 128 - most)}
 
 
-def test_a_run_that_is_killed_while_the_teacher_answers_goes_on(
+def test_a_run_that_is_killed_while_the_teacher_answers_resumes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(answers, "_AT_ONCE", 4)
@@ -297,7 +297,7 @@ def test_the_undropped_plan_has_the_plans_chat_template(folder: Path, where: str
     assert prompts_of(folder, text) == {"uxyz.a"}
 
 
-def test_prompts_stand_in_the_teachers_chat_template(folder: Path) -> None:
+def test_prompts_use_the_teachers_chat_template(folder: Path) -> None:
     def prompts(rows: list[dict[str, object]]) -> set[str]:
         write(folder, rows * 20)
         return prompts_of(folder, HEAL)

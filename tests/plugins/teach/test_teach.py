@@ -83,7 +83,7 @@ def test_predictions_are_those_of_the_model(folder: Path) -> None:
         torch.testing.assert_close(logs.exp().sum(1), torch.ones(16))
 
 
-def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
+def test_a_file_is_decoded_by_its_format(folder: Path) -> None:
     taught(folder)
     table = parquet.read_table(folder / "taught.parquet")
     row = table.slice(3, 1).to_pylist()[0]
@@ -114,7 +114,7 @@ def test_healing_learns_from_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
-def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
+def test_a_model_has_no_loss_against_its_own_predictions(folder: Path, text: str) -> None:
     """Each sequence has its own predictions, in any order, and next to a smaller file."""
     taught(folder)
     notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
@@ -153,7 +153,7 @@ def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
     assert found.result.numbers["healed"] < found.result.numbers["start"]
 
 
-def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
+def test_the_card_of_a_healed_folder_names_its_predictions(folder: Path) -> None:
     taught(folder)
     plan = said(folder, HEAL)
     written = gptailor.compile(plan, folder / "out", locking=True)
@@ -196,7 +196,7 @@ def test_without_tokens_the_whole_text_is_taught(folder: Path) -> None:
     assert written.sequences == sum(lengths) // 17
 
 
-def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = taught(folder)
     bytes_ = whole.file.read_bytes()
 
@@ -353,7 +353,7 @@ def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
         heal(plan)
 
 
-def test_the_command_says_what_it_wrote(
+def test_the_command_describes_the_written_file(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -377,7 +377,7 @@ def test_the_command_says_what_it_wrote(
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 is how they begin", b'{"text": "a"}\n'])
-def test_what_isnt_a_parquet_is_refused(folder: Path, content: bytes) -> None:
+def test_an_invalid_parquet_file_is_refused(folder: Path, content: bytes) -> None:
     (folder / "taught.parquet").write_bytes(content)
     with pytest.raises(CalibrationError, match=r"C814.*can't be read as Parquet"):
         heal(said(folder, HEAL))

@@ -61,7 +61,7 @@ def test_only_samples_that_both_have_are_compared() -> None:
     assert found == (0.0, 0.0)
 
 
-def test_what_cannot_be_told_has_an_infinite_error() -> None:
+def test_an_unknown_error_is_infinite() -> None:
     one = PerSample((1.0,), (1,))
     assert paired_difference(one, one).stderr == math.inf
     many = PerSample((1e4, 1e4), (1, 1), exponential=True)
@@ -91,7 +91,7 @@ def test_a_study_keeps_them_to_the_bit(rows: list[tuple[float, int]], to_e: bool
     assert per_sample_from_json(per_sample_to_json(found)) == found
 
 
-def test_they_are_short() -> None:
+def test_scores_of_samples_are_short_in_json() -> None:
     tokens = DRAWN.integers(20, 512, 256).tolist()
     nats = (np.array(tokens) * DRAWN.normal(3, 0.5, 256)).tolist()
     [kept] = per_sample_to_json(per_objective([ratio(nats, tokens)]))

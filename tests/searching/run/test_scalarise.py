@@ -11,7 +11,7 @@ from gptailor.searching.strategies.strategy import scalarise
 NAN = float("nan")
 
 
-def test_it_is_the_augmented_chebyshev_norm() -> None:
+def test_the_fitness_is_the_augmented_chebyshev_norm() -> None:
     values = np.array([[1.0, 4.0], [2.0, 1.0]])
     found = scalarise(values, np.array([0.8, 0.2]))
     assert np.allclose(found, [0.8 + 0.05 * 1.6, 1.6 + 0.05 * 1.8])
@@ -28,7 +28,7 @@ def test_a_failure_in_one_objective_is_a_failure() -> None:
     assert np.isnan(found).tolist() == [True, True, False]
 
 
-def test_a_row_that_betters_another_has_the_lower_fitness() -> None:
+def test_a_dominating_row_has_the_lower_fitness() -> None:
     values = np.random.default_rng(0).random((50, 3))
     worse = values + np.array([0.0, 0.01, 0.0])
     for weights in (np.array([0.2, 0.3, 0.5]), np.array([0.9, 0.05, 0.05])):
@@ -62,13 +62,13 @@ def losses(values: list[float], measure: LossMeasure) -> list[float]:
     return [measure.loss(value) for value in values]
 
 
-def test_by_the_base_a_value_is_what_is_lost_of_it() -> None:
+def test_a_loss_by_the_base_is_the_lost_share() -> None:
     assert losses([2.0, 3.0], LossMeasure("minimize", 2.0, 2.0)) == [0.0, 0.5]
     assert losses([0.5, 0.25], LossMeasure("maximize", 0.5, 0.5)) == [0.0, 0.5]
     assert np.isnan(LossMeasure("minimize", 2.0, 2.0).loss(NAN))
 
 
-def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
+def test_losses_by_the_spread_are_0_to_1_for_starting_plans() -> None:
     starts = [0.2, 0.6, NAN, float("inf")]
     found = losses([0.2, 0.6, 0.1], LossMeasure.of_spread("minimize", starts))
     assert found == pytest.approx([0.0, 1.0, -0.25])

@@ -72,7 +72,7 @@ def content(told: Trial) -> list[Any]:
 # ------------------------------------------------------------------------------------------- trials
 
 
-def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_recorded_trials_are_read_back(tmp_path: Path, chosen: SearchSetting) -> None:
     whole = trial(chosen, 0, seconds=1.25)
     low = trial(chosen, 1, share=0.25)
     low = trial(chosen, 1, share=0.25, request=replace(low.request, samples=16, stage="healed"))
@@ -88,7 +88,7 @@ def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSettin
     assert [*map(content, again)] == [*map(content, (whole, low, failed, one, hit, sampled))]
 
 
-def test_a_decision_comes_back_and_is_written_once(tmp_path: Path) -> None:
+def test_a_note_is_read_back_and_written_once(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     study.note("bases", {64: Scores((2.0,), (math.inf,))})
     study.note("held_out", {"base": Scores((2.0,), (0.5,))})
@@ -189,7 +189,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, raw: bytes) -> None
         (lambda line: b"[" * 10_000, "expected JSON"),
     ],
 )
-def test_a_damaged_line_is_named_and_the_search_goes_on_without_it(
+def test_a_damaged_line_is_named_and_skipped(
     tmp_path: Path, chosen: SearchSetting, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     study = study_of(tmp_path)
@@ -277,7 +277,9 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
         ({"trials": 39}, "it was begun with 40 trials, and now is to have fewer"),
     ],
 )
-def test_what_differs_is_refused_in_words(changes: dict[str, Any], said: str) -> None:
+def test_a_different_search_is_refused_with_the_differences(
+    changes: dict[str, Any], said: str
+) -> None:
     space = setting().space
     record = record_of((NLL, ACCURACY), 40, space) | {
         "objectives": ["minimize nll", "maximize c"],
@@ -318,7 +320,7 @@ def test_a_journal_without_one_line_is_refused(
 
 
 @pytest.mark.parametrize("lost", ["lines", "file"])
-def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: str) -> None:
+def test_a_search_without_its_journal_is_not_started_again(tmp_path: Path, lost: str) -> None:
     if lost == "lines":
         (tmp_path / JOURNAL).touch()
     with pytest.raises(CheckpointError, match="holds no line") as caught:
@@ -328,7 +330,7 @@ def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: 
     assert "another RUN" in caught.value.help
 
 
-def test_a_search_whose_record_is_lost_is_not_begun_anew(
+def test_a_search_without_its_record_is_not_started_again(
     tmp_path: Path, chosen: SearchSetting
 ) -> None:
     opened(tmp_path, begun=False)

@@ -18,16 +18,16 @@ def rows(*values: tuple[float, ...]) -> np.ndarray:
     return np.array(values, dtype=float)
 
 
-def test_what_is_bettered_leaves() -> None:
+def test_dominated_rows_leave_the_front() -> None:
     found = front(rows((1, 3), (2, 2), (3, 1), (2, 3), (3, 3)))
     assert found.tolist() == [True, True, True, False, False]
 
 
-def test_of_equal_rows_the_first_stays() -> None:
+def test_the_first_of_equal_rows_stays_on_the_front() -> None:
     assert front(rows((1, 1), (1, 1), (0, 2), (1, 1))).tolist() == [True, False, True, False]
 
 
-def test_a_failure_is_on_no_front_and_betters_nobody() -> None:
+def test_a_failure_is_never_on_the_front() -> None:
     assert front(rows((NAN, 0), (NAN, NAN), (5, 5))).tolist() == [False, False, True]
     assert front(rows((NAN, 0))).tolist() == [False]
     assert front(np.zeros((0, 2))).tolist() == []

@@ -228,7 +228,7 @@ def drawn(space: Space, seed: int) -> Genome:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_genome_is_a_plan_that_its_active_genes_say(name: str) -> None:
+def test_every_genome_gives_the_plan_of_its_active_genes(name: str) -> None:
     one = space(name)
     for seed in range(12):
         check(one, drawn(one, seed))
@@ -236,7 +236,7 @@ def test_every_genome_is_a_plan_that_its_active_genes_say(name: str) -> None:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=strategies.plans(), seed=st.integers(0, 2**31 - 1), beyond=st.sampled_from([1, 2, 50]))
-def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
+def test_the_space_of_any_plan_decodes_and_encodes(plan: Plan, seed: int, beyond: int) -> None:
     named = [entry.position for entry in (*plan.layers, *plan.drops, *plan.scales)]
     named += [position for _, choice in drops_by_choice(plan) for position in choice.among]
     named += [bridge.after for bridge in plan.bridges if bridge.after is not None]
@@ -300,7 +300,7 @@ def test_samples_are_uniform_and_of_the_right_size() -> None:
     assert np.abs(dropped.mean(0) - 3 / 8).max() < 0.03
 
 
-def test_samples_of_counts_have_each_size_alike() -> None:
+def test_each_size_is_sampled_equally_often() -> None:
     one = space("counts")
     population = sample(one.table, key_of(3), 3000)
     sizes = population.bits[:, :4].sum(1)
@@ -355,7 +355,7 @@ def drops_by_name(space: Space, genome: Genome) -> set[int]:
 
 
 @pytest.mark.parametrize("name", ["counts", "window", "windows", "window of others"])
-def test_what_leaves_is_what_the_genes_are_called(name: str) -> None:
+def test_dropped_layers_are_named_by_their_genes(name: str) -> None:
     one = space(name)
     population = sample(one.table, key_of(11), 60)
     for n in range(60):
@@ -364,7 +364,7 @@ def test_what_leaves_is_what_the_genes_are_called(name: str) -> None:
         assert dropped == drops_by_name(one, genome)
 
 
-def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
+def test_a_window_is_one_gene_with_its_drops_as_features() -> None:
     one = space_of(loads(HEAD + "drop window 2..4 of L1..L6"), 8)
     assert names_of(one) == ["drop window L1..L6"]
     [pick] = one.picks
@@ -379,7 +379,7 @@ def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
     assert beside == {"L2..L4", "L4..L6", "L2..L5", "L3..L6", "L4..L5", "L3..L4"}
 
 
-def test_a_plan_whose_drops_arent_window_is_refused() -> None:
+def test_a_plan_with_drops_outside_a_window_is_refused() -> None:
     one = space_of(loads(HEAD + "drop window 2..3 of L1..L4, L6..L8"), 9)
     for drops in ("L1", "L1, L3", "L1..L4", "L4, L6", "L1..L2, L7..L8"):
         with pytest.raises(SpaceError, match="no closed choices give its drops"):

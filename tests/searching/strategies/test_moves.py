@@ -66,7 +66,7 @@ def test_a_window_that_is_not_taken_stays_as_it_is() -> None:
     assert not (moved & ~taken).any()
 
 
-def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
+def test_a_move_changes_the_size_of_an_open_set_by_one() -> None:
     of = space(COUNTS)
     before = sample(of.table, key_of(3), MANY)
     after = resize(sites(of, before, key_of(4)), before)
@@ -80,7 +80,7 @@ def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
 
 
 @pytest.mark.parametrize("text", [COUNTS, WINDOWS, f"{COUNTS}\ndrop window 2 of L12..L15"])
-def test_what_is_bred_is_in_the_space(text: str) -> None:
+def test_offspring_are_in_the_space(text: str) -> None:
     """After a move and a crossing counts are within bounds, and a window is one window."""
     of = space(f"{text}\nL0..L15 from any of math, code by linear()")
     parents = sample(of.table, key_of(5), 32)

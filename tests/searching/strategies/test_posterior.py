@@ -52,7 +52,7 @@ def agreement(of: Table, by: Coefficients) -> float:
     return float(np.corrcoef(expected[:, 0], fitness(of, rows))[0, 1])
 
 
-def test_features_that_say_what_leaves_are_known() -> None:
+def test_dropped_layers_have_known_features() -> None:
     of = table()
     assert of.at_features[of.drops].tolist() == list(range(LAYERS))
     rows = effects(of, 0, 5)
@@ -64,7 +64,7 @@ def test_a_sum_is_learned() -> None:
     assert agreement(of, fitted(of, 120)) > 0.95
 
 
-def test_what_was_measured_of_layers_makes_up_for_trials() -> None:
+def test_measured_layers_replace_trials() -> None:
     of = table()
     about = COSTS * np.exp(0.3 * np.random.default_rng(2).normal(size=LAYERS))
     without = agreement(of, fitted(of, 12))
@@ -72,7 +72,7 @@ def test_what_was_measured_of_layers_makes_up_for_trials() -> None:
 
 
 @pytest.mark.parametrize("nothing", [np.zeros(LAYERS), np.full(LAYERS, np.nan)])
-def test_a_measure_that_says_nothing_changes_nothing(nothing: np.ndarray) -> None:
+def test_a_measure_without_information_changes_nothing(nothing: np.ndarray) -> None:
     of = table()
     assert np.array_equal(fitted(of, 12, nothing).features, fitted(of, 12).features)
 

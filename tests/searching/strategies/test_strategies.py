@@ -52,12 +52,12 @@ def test_names_are_their_own() -> None:
 
 
 @names
-def test_it_keeps_the_contract(name: str) -> None:
+def test_a_strategy_keeps_the_contract(name: str) -> None:
     check_strategy(name)
 
 
 @names
-def test_what_is_asked_is_new(name: str) -> None:
+def test_a_strategy_asks_for_new_plans(name: str) -> None:
     one, of = strategy(name), space("mixed")
     state = started(one, of)
     for turn in range(4):
@@ -81,7 +81,7 @@ def test_a_failure_neither_wins_nor_breaks(name: str) -> None:
 
 
 @names
-def test_nothing_but_failures_is_searched_on(name: str) -> None:
+def test_a_strategy_continues_after_failures_alone(name: str) -> None:
     one, of = strategy(name), space("mixed")
     state = one.init(of.table, CAPACITY, key_of(0))
     for seed in range(3):
@@ -161,7 +161,7 @@ def test_little_is_compiled(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES.own - {"random"}))
-def test_it_is_better_than_chance(name: str) -> None:
+def test_a_strategy_beats_random_search(name: str) -> None:
     of = space("mixed")
     assert searched(name, of) < searched("random", of)
 

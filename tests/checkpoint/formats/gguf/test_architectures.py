@@ -183,7 +183,7 @@ SLIDES = [True, False, True, True, False, True, True]
     ("said", "slides"),
     [(None, [True] * 5 + [False, True]), (2, [True, False] * 3 + [True]), (SLIDES, SLIDES)],
 )
-def test_layers_slide_as_the_file_says(
+def test_sliding_layers_follow_the_file(
     said: int | list[bool] | None, slides: list[bool], tmp_path: Path
 ) -> None:
     tiny_model("gemma3_text", tmp_path / "base", layers=7, **GEMMA)
@@ -219,7 +219,7 @@ def test_a_matrix_of_one_row_may_be_a_matrix(
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers, about its own loading
-def test_what_is_compiled_computes_what_the_model_does(
+def test_the_compiled_file_computes_the_same_logits_as_the_model(
     made: tuple[str, Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     _, root, _ = made
@@ -282,7 +282,7 @@ ROUND: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", ROUND)
-def test_what_is_written_is_read_back(family: str, tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(family: str, tmp_path: Path) -> None:
     settings = {**SIZES, "pad_token_id": None, "bos_token_id": 356, "eos_token_id": 358}
     settings |= {"vocab_size": 384, **ROUND[family]}
     write_byte_level(tiny_model(family, tmp_path / "base", layers=7, **settings))

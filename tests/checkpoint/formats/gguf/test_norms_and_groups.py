@@ -322,7 +322,9 @@ def test_the_configuration_is_the_models_own(made: Made) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers, about its own loading
-def test_what_is_compiled_computes_what_the_model_does(made: Made, tmp_path: Path) -> None:
+def test_the_compiled_file_computes_the_same_logits_as_the_model(
+    made: Made, tmp_path: Path
+) -> None:
     _, _, root, _ = made
     ids = torch.arange(3, 43)[None]
     for change in ("", "drop L1"):
@@ -430,7 +432,7 @@ FEWER = {
         ("starcoder2", {"facts": {"attention.layer_norm_rms_epsilon": 1e-5}}, "rms_epsilon'"),
     ],
 )  # fmt: skip
-def test_what_a_model_cannot_have_is_refused(
+def test_impossible_settings_are_refused(
     case: str, changes: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     file = rewritten(case, tmp_path, **changes)
@@ -439,7 +441,7 @@ def test_what_a_model_cannot_have_is_refused(
     assert caught.value.code == "C109"
 
 
-def test_attention_is_scaled_as_llama_cpp_does_where_a_granite_says_nothing(tmp_path: Path) -> None:
+def test_a_granite_without_scales_has_the_scales_of_llama_cpp(tmp_path: Path) -> None:
     unsaid = dict.fromkeys(("attention.scale", "embedding_scale", "residual_scale"))
     config, _ = open_gguf(rewritten("granite", tmp_path, facts=unsaid))
     assert config["attention_multiplier"] == 0.25  # the root of 1/16

@@ -261,7 +261,7 @@ def write_theta(file: Path, facts: dict[str, Any], tensors: dict[str, np.ndarray
     file.write_bytes(raw[:at] + value + raw[at + 4 :])
 
 
-def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(file, "falcon-h1")
     writer.write_header_to_file()

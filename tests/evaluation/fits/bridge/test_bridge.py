@@ -253,7 +253,7 @@ def test_inputs_that_are_always_zero_change_nothing(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_isnt_a_number_is_refused(drawn: Drawn, which: int, value: float) -> None:
+def test_states_that_are_not_finite_are_refused(drawn: Drawn, which: int, value: float) -> None:
     drawn[which][3, 1] = value
     with pytest.raises(BridgeError, match="not finite"):
         statistics(*drawn)
@@ -262,7 +262,7 @@ def test_what_isnt_a_number_is_refused(drawn: Drawn, which: int, value: float) -
 # ----------------------------------------------------------------------------- the text's tokens
 
 
-def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) -> None:
+def test_the_requested_number_of_tokens_is_taken(folder: Path) -> None:
     encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder / "base"), 128)
     text = calibration_text(folder / "text.txt", 700, encoder)
     assert text.tokens == 700 == sum(int(batch.real.sum()) for batch in text.batches)
@@ -271,7 +271,7 @@ def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) 
     assert all(batch.tokens.numel() <= BRIDGE_BATCH_TOKENS for batch in text.batches)
 
 
-def test_rows_are_sequences_of_their_own(folder: Path) -> None:
+def test_each_row_is_its_own_sequence(folder: Path) -> None:
     (folder / "rows.jsonl").write_text('{"text": "abc"}\n{"context": "ab", "answer": "cdefghij"}\n')
     encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder / "base"), 8)
     text = calibration_text(folder / "rows.jsonl", 100, encoder)
@@ -343,7 +343,7 @@ def test_a_later_gap_is_fitted_on_the_bridged_models_states(say: Say, folder: Pa
     assert list(found.results) == ["L0", "L2"]
 
 
-def test_of_three_gaps_each_goes_on_from_the_last(say: Say, folder: Path) -> None:
+def test_each_of_three_gaps_is_fitted_after_the_previous_bridge(say: Say, folder: Path) -> None:
     end = 'on "text.txt" tokens 800 ridge 0.001'
     drops = "drop L1, L3, L5; scale L2 by 1.5"
     found = fitted(say(f"{drops}; bridge {end}"))
@@ -359,7 +359,7 @@ def test_the_final_norm_ends_a_gap_and_a_gap_without_a_bridge_stays(say: Say, fo
     assert_made(found, 2, naive(loaded(folder / "base"), cut, (3, 6, 2)))
 
 
-def test_a_gap_of_another_text_goes_on_from_the_first(say: Say, folder: Path) -> None:
+def test_a_gap_with_another_text_is_fitted_after_the_first_bridge(say: Say, folder: Path) -> None:
     (folder / "same.txt").write_text((folder / "text.txt").read_text())
     end = "tokens 800 ridge 0.001"
     plan = f'drop L1, L3..L4; bridge L0 on "text.txt" {end}; bridge L2 on "same.txt" {end}'
@@ -592,7 +592,7 @@ def test_a_fit_does_not_depend_on_the_plans_before_it(say: Say) -> None:
         assert torch.equal(weight, made)
 
 
-def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
+def test_plans_with_equal_first_layers_share_a_fit(say: Say) -> None:
     told: list[str] = []
 
     def begun(event: Progress) -> None:

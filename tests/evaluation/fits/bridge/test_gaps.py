@@ -48,13 +48,13 @@ def gaps_of(layers: int) -> Iterator[tuple[int, int]]:
         yield from ((after, width) for width in (1, 2) if after + 1 + width <= layers)
 
 
-def test_there_is_one_for_each_gap(folder: Path) -> None:
+def test_each_gap_has_an_error(folder: Path) -> None:
     found = errors(folder)
     assert [len(row) for row in found] == [2] * (len(found) - 2) + [1, 0]
     assert all(one >= 0 for row in found for one in row)
 
 
-def test_what_is_explained_is_what_a_fit_explains(folder: Path) -> None:
+def test_a_gap_error_agrees_with_the_explained_share_of_its_fit(folder: Path) -> None:
     """`explained` of a fit is 1 - left / whole; the whole is the error with an endless ridge."""
     found = errors(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -87,7 +87,7 @@ def test_the_fit_is_the_formula(count: int, seed: int, monkeypatch: pytest.Monke
     assert count < 90 or numbers["held_out"] > 0.5
 
 
-def test_a_branch_that_adds_the_wished_part_stays() -> None:
+def test_a_branch_that_already_fits_is_kept() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(64, 6, generator=draw)
     start = NormedBranch(torch.eye(6).double(), torch.full((6,), 2.0).double(), 1e-6)

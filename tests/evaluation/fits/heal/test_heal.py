@@ -177,7 +177,7 @@ def test_each_text_is_learned_from_its_own_teacher(
     assert [file.tokens for file in found.result.texts] == [2048, 2048]
 
 
-def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
+def test_each_teacher_is_loaded_once_and_reads_only_its_own_texts(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = '"a.txt" from other, "text.txt", "b.txt" from other tokens 3072 rank 4'
@@ -234,7 +234,7 @@ def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.M
     assert prompts > other_prompts
 
 
-def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two: Path) -> None:
+def test_a_run_that_is_killed_between_two_teachers_resumes_to_the_same_bytes(two: Path) -> None:
     plan = said(two, f'{MODELS}heal on "a.txt" from other, "b.txt" tokens 2048 rank 4')
     expected = heal(plan)
     told: list[int] = []
@@ -261,9 +261,7 @@ def test_a_stack_learns_from_the_base(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "rank"), [("gpt2", "4"), ("gemma2", "full"), ("exaone", "full"), ("mixtral", "4")]
 )
-def test_what_is_said_of_a_family_is_true_of_the_model(
-    kind: str, rank: str, tmp_path: Path
-) -> None:
+def test_each_family_heals_to_a_smaller_loss(kind: str, rank: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base", layers=4)
     (tmp_path / "text.txt").write_text(letters(900))
     plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 768 rank {rank}')
@@ -271,7 +269,7 @@ def test_what_is_said_of_a_family_is_true_of_the_model(
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl"])
-def test_of_a_vision_language_model_the_language_model_is_healed(kind: str, tmp_path: Path) -> None:
+def test_the_language_model_of_a_vision_model_is_healed(kind: str, tmp_path: Path) -> None:
     tiny_vision(kind, tmp_path / "base")
     (tmp_path / "text.txt").write_text(letters(900))
     found = fit(prepare(said(tmp_path, 'drop L1\nheal on "text.txt" tokens 512 rank 4')))
@@ -336,7 +334,7 @@ def started(plan: Plan, memory: int | None) -> dict[str, float]:
     return {"layers": told[0].total, **told[0].numbers}
 
 
-def test_before_anything_runs_it_says_what_it_takes(folder: Path) -> None:
+def test_the_cost_of_healing_is_reported_first(folder: Path) -> None:
     small, large = (started(said(folder, f"{SHORT[:-1]}{rank}"), None) for rank in (1, 8))
     assert (small["layers"], small["tokens"]) == (3, 1024)
     # q, o 16x16; k, v 8x16; gate, up, down 24x16
@@ -361,7 +359,7 @@ def test_with_less_memory_layers_are_streamed_to_the_same_loss(
     assert same(streamed, roomy)
 
 
-def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
+def test_too_little_memory_is_refused_with_a_rank_that_fits(
     folder: Path,
 ) -> None:
     plan = said(folder, SHORT.replace("rank 4", "rank 8"))
@@ -400,7 +398,7 @@ def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> N
 
 
 @pytest.mark.parametrize("what", ["text", "teacher", "tokenizer", "layer"])
-def test_what_was_kept_is_for_the_same_plan_files_and_text_alone(
+def test_a_kept_state_is_used_for_equal_inputs_alone(
     folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
@@ -423,7 +421,7 @@ def test_what_was_kept_is_for_the_same_plan_files_and_text_alone(
     assert first_step(said(folder, text)) == 0
 
 
-def test_of_two_at_once_each_is_on_its_own(folder: Path, expected: HealedLayers) -> None:
+def test_two_simultaneous_healings_are_independent(folder: Path, expected: HealedLayers) -> None:
     plan = said(folder, SHORT)
     inner: list[HealedLayers] = []
 
@@ -475,7 +473,7 @@ def test_a_healing_that_fails_leaves_no_state(
 # ----------------------------------------------------------------------------------------- repairs
 
 
-def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
+def test_a_plan_is_bridged_first_and_healed_once(folder: Path) -> None:
     bridge = 'bridge on "text.txt" tokens 800 ridge 0.01\n'
     plan = said(folder, SHORT.replace("\n", f"\n{bridge}"))
     prepared = prepare(plan)
@@ -509,7 +507,7 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     assert own == pytest.approx(found.result.numbers["start"], rel=1e-4)
 
 
-def test_what_a_killed_run_left_long_ago_goes(folder: Path, tmp_path: Path) -> None:
+def test_old_states_of_killed_runs_are_removed(folder: Path, tmp_path: Path) -> None:
     left, fresh = (cache_folder() / "heal" / name for name in ("left", "fresh"))
     for place in (left, fresh):
         place.mkdir(parents=True)

@@ -182,7 +182,7 @@ def test_the_weights_themselves_learn_by_their_gradient_and_are_folded(
 
 
 @pytest.mark.parametrize("kind", NARROW)
-def test_in_bfloat16_the_gradient_is_nearly_the_same(kind: str, tmp_path: Path) -> None:
+def test_the_gradient_in_bfloat16_is_nearly_the_same(kind: str, tmp_path: Path) -> None:
     plan, known = plan_of(kind, tmp_path, "rank 2"), taught()
     loss, slopes = learned(case(plan), known, recompute=True)
     narrow = case(plan, dtype=torch.bfloat16)
@@ -286,7 +286,7 @@ def test_weights_as_inputs_by_outputs_are_folded_transposed() -> None:
     assert layer.c.weight.shape == (8, 3)
 
 
-def test_a_projection_that_is_not_called_is_refused() -> None:
+def test_an_uncalled_projection_is_refused() -> None:
     layer = layer_of(a=nn.Linear(8, 6), b=nn.Linear(8, 6))
     names = named("a.weight", "b.weight")
     changes = LowRankChanges({0: layer}, names, 4, 0, torch.device("cpu"))
@@ -325,7 +325,7 @@ def test_a_tensor_under_another_name_is_found_by_its_values() -> None:
         assert e.value.code == "C810"
 
 
-def test_of_two_equal_tensors_neither_is_taken_for_one_under_another_name() -> None:
+def test_an_ambiguous_renamed_tensor_is_refused() -> None:
     layer = layer_of(q=nn.LayerNorm(8), k=nn.LayerNorm(8))
     with pytest.raises(HealError, match=r"'old\.norm'"):
         matched(["old.norm"], {"old.norm": torch.ones(8)}, layer, 0)

@@ -35,7 +35,7 @@ def expected(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kept", [5, 64, 128])
-def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
+def test_the_most_probable_tokens_are_kept_and_the_rest_is_summed(
     folder: Path, tmp_path: Path, kept: int
 ) -> None:
     made = Predictions(tmp_path / "here", TOKENS, 64, kept)
@@ -53,7 +53,7 @@ def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
     assert files == 77 * 4 * (found_tokens.shape[1] + found.shape[1])
 
 
-def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
+def test_the_teacher_is_asked_once_and_resumes_after_an_interrupt(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "AT_ONCE", 24)
@@ -92,7 +92,7 @@ def damaged(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("name", ["teacher.json", "teacher.tokens", "teacher.logs"])
 @pytest.mark.parametrize("how", ["flip", "empty", "zeros", "short"])
-def test_what_is_damaged_is_asked_again(
+def test_damaged_predictions_are_computed_again(
     folder: Path, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "AT_ONCE", 24)
@@ -119,7 +119,7 @@ def test_predictions_of_another_text_are_not_taken(folder: Path, tmp_path: Path)
     assert asked.times == 2
 
 
-def test_on_a_full_disk_predictions_are_in_memory(
+def test_predictions_stay_in_memory_if_the_disk_is_full(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

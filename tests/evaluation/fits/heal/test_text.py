@@ -37,7 +37,7 @@ def text(
     return healing_texts([source], tokens, encoder, seed, exactly=exactly)
 
 
-def test_whole_sequences_of_so_many_tokens_are_learned_and_one_in_twenty_is_held_out(
+def test_one_in_twenty_sequences_is_held_out(
     folder: Path,
 ) -> None:
     found = text(folder, "text.txt", 640)
@@ -94,7 +94,7 @@ def test_every_token_of_the_total_is_given_to_a_text(folder: Path) -> None:
     assert [file.tokens // 16 for file in found.read] == [13, 13, 14]
 
 
-def test_a_text_that_is_too_short_for_its_share_says_so(folder: Path) -> None:
+def test_a_text_shorter_than_its_share_is_refused(folder: Path) -> None:
     shares = {"text.txt": Fraction(1, 10), "rows.jsonl": Fraction(9, 10)}
     with pytest.raises(CalibrationError) as caught:
         mixture(folder, shares, 2000)
@@ -114,7 +114,7 @@ def test_the_seed_alone_draws_the_order(folder: Path, name: str) -> None:
     assert not torch.equal(one.learned.tokens, other.learned.tokens)
 
 
-def test_a_text_that_is_shorter_says_both_numbers(folder: Path) -> None:
+def test_the_message_about_a_short_text_has_both_numbers(folder: Path) -> None:
     with pytest.raises(CalibrationError) as caught:
         text(folder, "text.txt", 1000)
     said = "the text has 992 tokens in whole sequences of 16, and 'heal' needs 1,040"
@@ -234,5 +234,5 @@ def test_plain_text_has_no_answers(folder: Path) -> None:
         counted_text(folder, "text.txt")
 
 
-def test_a_window_is_no_longer_than_the_model_takes(folder: Path) -> None:
+def test_a_window_has_at_most_the_models_length(folder: Path) -> None:
     assert text(folder, "text.txt", 256, window=128).learned.tokens.shape == (2, 128)

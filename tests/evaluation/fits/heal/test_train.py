@@ -84,13 +84,13 @@ def test_without_a_layer_that_does_nothing_there_is_nothing_to_learn(idle: Path,
     assert_untouched(found, idle, (0, 1, 3))
 
 
-def test_in_bfloat16_a_layer_that_does_nothing_is_healed_to_next_to_nothing(idle: Path) -> None:
+def test_dropping_an_idle_layer_heals_to_a_tiny_loss_in_bfloat16(idle: Path) -> None:
     plan = said(idle, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     found = heal(plan, dtype=torch.bfloat16)
     assert found.result.numbers["healed"] <= found.result.numbers["start"] < 1e-3
 
 
-def test_a_layer_that_matters_is_won_back_alike_by_full_rank_and_by_the_weights_themselves(
+def test_full_rank_and_full_training_recover_a_layer_equally(
     folder: Path,
 ) -> None:
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
@@ -136,7 +136,7 @@ def test_a_rate_that_spoils_leaves_what_learning_began_with(
 
 
 @pytest.mark.parametrize(("rank", "name"), [("4", "LOW_RANK_RATE"), ("full", "WHOLE_RATE")])
-def test_a_loss_that_isnt_a_number_says_at_which_step(
+def test_a_loss_that_is_not_finite_names_its_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, name: str
 ) -> None:
     monkeypatch.setattr(train, name, 1e30)
@@ -149,7 +149,7 @@ def test_a_loss_that_isnt_a_number_says_at_which_step(
 # ------------------------------------------------------------------------------- told, and gone on
 
 
-def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> None:
+def test_each_step_reports_its_losses_and_the_time_left(folder: Path) -> None:
     told: list[Progress] = []
     plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     found = heal(plan, on_event=progress("healing", told.append))
@@ -187,7 +187,7 @@ def same(one: HealedLayers, other: HealedLayers) -> bool:
     ("kind", "rank"),
     [("llama", "4"), ("llama", "full"), ("deepseek_v32", "4")],  # an indexer has no gradient
 )
-def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     kind: str, rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
@@ -240,7 +240,7 @@ def one_bit(file: Path) -> None:
     ],
     ids=["truncated", "empty", "a tensor is missing", "a bit is flipped"],
 )
-def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
+def test_a_damaged_state_is_discarded_and_gives_the_same_bytes(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -257,7 +257,7 @@ def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
     assert same(found, heal(plan))
 
 
-def test_a_state_that_learned_from_other_predictions_is_begun_anew(
+def test_a_state_of_other_predictions_is_discarded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
