@@ -159,7 +159,7 @@ def doors() -> Iterator[tuple[str, frozenset[str]]]:
             pytest.fail(f"{path} has no __all__")
 
 
-def test_packages_are_entered_by_their_doors() -> None:
+def test_importers_use_the_public_modules_of_a_package() -> None:
     """Importers outside a package use only the modules that its `__all__` names."""
     strangers = [
         f"{name} -> {other}"

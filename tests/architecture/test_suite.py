@@ -46,7 +46,7 @@ def test_draws_depend_on_the_test_alone(request: pytest.FixtureRequest) -> None:
     assert (random.random(), torch.rand(3).tolist()) == first
 
 
-def test_the_seed_decides_the_order_and_files_stay_together(
+def test_the_seed_determines_the_order_and_files_stay_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [f"tests/{file}.py::test_{n}" for file in "abc" for n in range(4)]

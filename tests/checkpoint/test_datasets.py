@@ -191,13 +191,13 @@ def test_more_rows_leave_the_order_of_the_others(size: int, seed: int) -> None:
     assert [number for number in longer if number < size] == order(size, seed)
 
 
-def test_the_order_is_the_seeds() -> None:
+def test_the_order_depends_on_the_seed() -> None:
     assert order(8, 0) == [3, 7, 5, 4, 2, 6, 0, 1]
     assert order(8, 0) != order(8, 1)
 
 
 @given(st.text(), st.text(min_size=1))
-def test_context_and_continuation_are_apart(context: str, continuation: str) -> None:
+def test_a_blank_separates_context_and_continuation(context: str, continuation: str) -> None:
     text = context + joined_text(context, continuation)
     assert not context or text[len(context) - 1].isspace() or text[len(context)].isspace()
     assert joined_text(context, continuation) in (continuation, f" {continuation}")

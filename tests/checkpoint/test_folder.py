@@ -75,7 +75,7 @@ def test_the_single_file_wins_as_in_transformers(sharded: Path) -> None:
     assert open_checkpoint(sharded).tensors.keys() == {"c"}
 
 
-def test_one_file_of_another_name_will_do(folder: Path) -> None:
+def test_a_single_file_of_another_name_is_read(folder: Path) -> None:
     save_file(A, folder / "weights.safetensors")
     assert open_checkpoint(folder).files == (folder / "weights.safetensors",)
 
@@ -197,7 +197,7 @@ def test_a_broken_shard_is_named(sharded: Path) -> None:
     assert (error.code, error.path) == ("C202", sharded / "two.safetensors")
 
 
-def test_side_files(folder: Path) -> None:
+def test_tokenizer_and_template_files_are_found(folder: Path) -> None:
     save_file(A, folder / "model.safetensors")
     checkpoint = open_checkpoint(folder)
     assert tokenizer_files(checkpoint) == ()

@@ -112,7 +112,7 @@ def test_a_file_that_shrinks_is_refused(
 
 
 @pytest.mark.parametrize(("name", "hostile"), FILES, ids=ids)
-def test_little_memory_is_taken(tmp_path: Path, name: str, hostile: Hostile) -> None:
+def test_a_hostile_file_takes_little_memory(tmp_path: Path, name: str, hostile: Hostile) -> None:
     path = tmp_path / name
     path.write_bytes(hostile.content)
     tracemalloc.start()

@@ -124,7 +124,7 @@ KINDS: dict[str, tuple[Mapping[str, Any], dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_of_file(kind: str, tmp_path: Path) -> None:
+def test_each_kind_of_vocabulary_file_is_read(kind: str, tmp_path: Path) -> None:
     files, ids = KINDS[kind]
     assert ids_of(write(tmp_path, files)) == ids
 
@@ -219,7 +219,7 @@ def test_vocabularies_are_compared(theirs: dict[str, int], how: str) -> None:
 
 
 @given(IDS, IDS)
-def test_relations_turn_round(a: dict[str, int], b: dict[str, int]) -> None:
+def test_the_relation_of_vocabularies_is_symmetric(a: dict[str, int], b: dict[str, int]) -> None:
     turned = {"same": "same", "extension": "part", "part": "extension", "other": "other"}
     ours, theirs = Vocabulary(a), Vocabulary(b)
     assert relation(theirs, ours) == turned[relation(ours, theirs)]

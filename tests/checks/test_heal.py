@@ -137,7 +137,7 @@ def test_repeated_positions_are_sorted_and_unique() -> None:
     assert Heal(on=(HealText(file="t"),), layers=(4, 1, 4, 2)).layers == (1, 2, 4)
 
 
-def test_the_digest_knows_the_settings_and_not_the_path() -> None:
+def test_the_digest_depends_on_settings_and_not_on_the_path() -> None:
     def digest(body: str) -> str:
         return plan_digest(gptailor.loads(HEAD + "drop L1\n" + body))
 

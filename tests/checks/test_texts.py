@@ -208,7 +208,7 @@ def test_a_wrong_row_of_an_objective_is_a_fault_with_its_place(
     ]
 
 
-def test_a_row_behind_the_first_is_a_fault_with_its_place(family: Path, tmp_path: Path) -> None:
+def test_an_invalid_later_row_is_a_fault_with_its_place(family: Path, tmp_path: Path) -> None:
     good = '{"text": "' + "abcdefgh" * 20 + '"}\n'
     (family / "rows.jsonl").write_text(good + '{"words": "a"}\n')
     text = f'{HEAD}drop L1\nbridge on "rows.jsonl"\n'

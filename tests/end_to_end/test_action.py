@@ -212,7 +212,7 @@ def test_patterns_are_a_block_of_lines(repository: Path, said: str) -> None:
     assert run(repository, "check", PLANS=said) == (0, "1 plan, no faults\n")
 
 
-def test_no_pattern_is_the_usual_one(repository: Path) -> None:
+def test_an_empty_pattern_is_the_default(repository: Path) -> None:
     assert run(repository, "check", PLANS="\n") == (0, "3 plans, no faults\n")
 
 

@@ -237,7 +237,7 @@ def test_an_existing_target_is_kept(family: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "plan.tailor").exists()
 
 
-def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
+def test_a_raising_event_receiver_leaves_no_files(family: Path, tmp_path: Path) -> None:
     def stop(event: object) -> None:
         raise KeyboardInterrupt
 
@@ -346,7 +346,7 @@ def test_format_reports_a_syntax_fault() -> None:
     assert error.value.faults[0].code.startswith("S")
 
 
-def test_the_world_isnt_a_fault_of_the_plan(tmp_path: Path) -> None:
+def test_a_missing_file_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.tailor").write_text("tailor 1\n")
     for kind in (FileNotFoundError, gptailor.TailorError):
         with pytest.raises(kind, match=r"cuts.tailor' is missing[\s\S]*did you mean .*cut.tailor'"):

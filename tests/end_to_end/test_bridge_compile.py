@@ -187,7 +187,7 @@ def test_the_command_prints_the_quality_of_each_fit(
         ("deepseek_v3", "drop L2; maybe drop L1", 24),
     ],
 )
-def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
+def test_a_fit_needs_as_many_tokens_as_inputs(
     tmp_path: Path, kind: str, plan: str, needed: int
 ) -> None:
     tiny_model(kind, tmp_path / "base")

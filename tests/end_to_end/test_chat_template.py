@@ -59,7 +59,7 @@ def test_a_template_by_name_takes_the_place_of_all_others(models: Path, tmp_path
     assert gptailor.verify(tmp_path / "out").result == "verified"
 
 
-def test_a_model_s_templates_come_all(models: Path, tmp_path: Path) -> None:
+def test_all_templates_of_a_model_are_copied(models: Path, tmp_path: Path) -> None:
     text = HEAD.replace("./", f"{models}/") + "chat_template from chat\n"
     gptailor.compile(gptailor.loads(text), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")

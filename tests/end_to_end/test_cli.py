@@ -109,7 +109,7 @@ def test_the_help_names_all_commands(run: Run) -> None:
      ("merge", "L0..L9 from math"), ("compil", "Did you mean"),
      ("merge", "gptailor import"), ("mergekit-yaml", "gptailor import merge.yml -o plan.tailor")],
 )  # fmt: skip
-def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, instead: str) -> None:
+def test_a_command_of_other_tools_is_answered_with_ours(run: Run, word: str, instead: str) -> None:
     said = run(word, "p.tailor")
     assert said.code == 2
     assert f"No such command '{word}'." in said.err
@@ -178,7 +178,7 @@ def test_each_command_has_a_help(run: Run, command: str) -> None:
     assert run(command, "-h").out == said.out
 
 
-def test_the_version(run: Run) -> None:
+def test_version_prints_the_version(run: Run) -> None:
     for flag in ("--version", "-V"):
         assert run(flag) == (0, f"gptailor, version {gptailor.__version__}\n", "")
 
@@ -229,7 +229,7 @@ def test_misuse_is_2_and_names_what_it_is(
         ("base", "[C201]: expected a plan's file, got the folder 'base'"),
     ],
 )
-def test_a_plan_that_can_not_be_read_is_3(
+def test_an_unreadable_plan_exits_with_3(
     run: Run, here: Path, arguments: list[str], plan: str, reason: str
 ) -> None:
     if plan == "base" and arguments[0] in ("show", "diff"):
@@ -476,7 +476,7 @@ def test_plans_are_formatted_in_place(run: Run, here: Path) -> None:
     assert [n for n in names(here) if n.startswith(".")] == []
 
 
-def test_a_link_to_a_plan_stays_one(run: Run, here: Path) -> None:
+def test_fmt_keeps_a_link_to_a_plan(run: Run, here: Path) -> None:
     (here / "link.tailor").symlink_to("p.tailor")
     assert run("fmt", "link.tailor").code == 0
     assert (here / "link.tailor").is_symlink()
@@ -689,7 +689,9 @@ def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
     assert names(here) == before
 
 
-def test_the_flags_of_compile(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_compile_take_effect(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat16", "--shard-size", "10kB",
                "--model", "math=code")  # fmt: skip
@@ -707,7 +709,9 @@ def test_the_flags_of_compile(run: Run, here: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("size", ["5000", "5kB", "0.005 MB", "4.8828125KiB"])
-def test_sizes(run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_sizes_have_units(
+    run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     assert run("compile", "p.tailor", "-o", "out", "--shard-size", size).code == 0
     assert run("compile", "p.tailor", "-o", "same", "--shard-size", "5000B").code == 0

@@ -313,7 +313,7 @@ def test_the_plan_in_the_folder_compiles_to_it_again(
 # ----------------------------------------------------------------------------------- every family
 
 
-def test_a_plan_of_nothing_is_the_base(pair: Path, tmp_path: Path) -> None:
+def test_a_plan_without_changes_is_the_base(pair: Path, tmp_path: Path) -> None:
     gptailor.compile(plan_of("", pair), tmp_path / "out")
     assert_same(read(tmp_path / "out"), read(pair / "base"))
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

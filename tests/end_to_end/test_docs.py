@@ -72,7 +72,7 @@ def faults_of(text: str) -> list[Fault]:
 
 
 @pytest.mark.parametrize("block", examples(), ids=lambda block: block.place)
-def test_an_example_reads_as_it_is_marked(block: Block) -> None:
+def test_an_example_is_valid_or_refused_as_marked(block: Block) -> None:
     faults = faults_of(block.text)
     assert re.fullmatch(r"(\S+\.tailor)?", block.marks) or block.marks == "refuse"
     assert bool(faults) == (block.marks == "refuse"), "\n".join(to_text(fault) for fault in faults)

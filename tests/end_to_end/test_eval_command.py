@@ -143,7 +143,7 @@ def test_a_folder_without_its_base_has_scores_and_no_share(run: Run, world: Path
     assert json.loads(there.out)["results"][0]["retained"] is not None
 
 
-def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eval_prints_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     said = run("cut.tailor", "out", *flags(*OBJECTIVES))
     assert said.code == 0

@@ -120,7 +120,7 @@ def page_package(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
 
 @pytest.mark.slow
 @pytest.mark.pages
-def test_the_package_of_the_page_works(
+def test_the_example_package_of_the_page_works(
     install: Install, here: Path, family: Path, command: Command
 ) -> None:
     code, groups = page_package(here)

@@ -231,7 +231,7 @@ def noted(event: Event, steps: list[int]) -> None:
     ],
     indirect=["case"],
 )
-def test_a_text_that_does_not_serve_is_one_fault_and_nothing_is_written(
+def test_an_unusable_text_is_one_fault_and_writes_nothing(
     text: str | None, case: Case, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "text.txt").unlink()

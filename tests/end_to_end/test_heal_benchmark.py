@@ -28,7 +28,7 @@ def test_the_last_number_of_an_answer_counts() -> None:
     assert last_number("none") is None
 
 
-def test_code_is_what_an_answer_defines() -> None:
+def test_the_code_of_an_answer_is_extracted() -> None:
     assert program_of(ANSWER) == "def double(number):\n    return 2 * number"
     assert program_of("You are a function.") == ""
 
@@ -42,7 +42,7 @@ def test_code_passes_its_tests(test: str, passed: bool) -> None:
     assert found == {"MBPP written": True, "MBPP passed": passed}
 
 
-def test_a_continuation_loops() -> None:
+def test_a_looping_continuation_is_found() -> None:
     looping = repetition("so it goes on " * 4)
     assert looping["loops"]
     assert math.isclose(looping["repeats"], 9 / 13)

@@ -78,7 +78,7 @@ def test_records_are_the_rows_of_the_csv(judged: gptailor.EvaluationResult) -> N
     assert {row["unit"] for row in rows} == {"nats a token"}
 
 
-def test_a_difference_is_paired_and_turns_round(
+def test_a_difference_is_paired_and_antisymmetric(
     judged: gptailor.EvaluationResult, world: Path
 ) -> None:
     plan, out = str(world / "plan.tailor"), str(world / "out")

@@ -517,7 +517,7 @@ def test_another_plan_is_named(out: Path) -> None:
     assert any("can't be compiled" in one for one in messages(out))
 
 
-def test_a_plan_is_read_no_further_than_one_may_be_long(out: Path) -> None:
+def test_reading_a_plan_stops_at_the_size_limit(out: Path) -> None:
     os.truncate(out / "plan.tailor", 16 * MOST_BYTES)
     tracemalloc.start()
     said = messages(out, tensors_only=True)
@@ -618,7 +618,7 @@ def test_a_folder_without_a_plan_is_not_verified(family: Path, tmp_path: Path) -
 # ------------------------------------------------------------------------------- the command line
 
 
-def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_and_verify_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         code = cli.run(arguments)
         said = capsys.readouterr()

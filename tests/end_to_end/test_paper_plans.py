@@ -89,7 +89,7 @@ def test_the_models_of_13b_are_the_papers() -> None:
     assert any("names no models" in note.message for note in notes)
 
 
-def test_the_candidates_of_7b_are_placeholders_or_given() -> None:
+def test_candidates_of_7b_are_placeholders_or_arguments() -> None:
     document = pruning(dict.fromkeys(range(23), "001"), list(range(23, 32)))
     plan, notes = from_paper(document)
     assert plan.models["candidate_2"].source == "./candidate_2"
@@ -200,7 +200,7 @@ def test_an_invalid_document_is_refused(document: Any, place: str, said: str) ->
     assert caught.value.place == place
 
 
-def test_as_many_models_as_candidates_are_given() -> None:
+def test_the_number_of_models_equals_the_number_of_candidates() -> None:
     with pytest.raises(ConversionError, match="3 candidates, and 1 are given"):
         from_paper(pruning(CHOSEN, [3]), models=["a/b"])
 

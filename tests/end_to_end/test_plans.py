@@ -86,9 +86,7 @@ def test_the_steps_of_a_chain_drop_the_stated_layers(shelf: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path not in STEPS], ids=named)
-def test_a_plan_goes_with_models_of_its_bases_depth(
-    path: Path, shelf: Path, tmp_path: Path
-) -> None:
+def test_a_plan_is_valid_with_models_of_its_depth(path: Path, shelf: Path, tmp_path: Path) -> None:
     plan = gptailor.load(path)
     count = LAYERS[plan.models["base"].source]
     models = {name: _model(shelf, count, seed) for seed, name in enumerate(plan.models)}

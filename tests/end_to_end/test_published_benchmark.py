@@ -98,7 +98,7 @@ def test_a_text_that_is_too_short_to_choose_layers_is_refused(tmp_path: Path) ->
     assert json.loads(chosen.read_text())["text"].startswith(" = Three")
 
 
-def test_a_drop_belongs_to_the_number_of_layers_that_it_keeps() -> None:
+def test_drops_are_assigned_by_the_number_of_kept_layers() -> None:
     given = options("--keep", "28", "35", "--drop", "L26..L33", "--drop", "L3")
     assert drops_of(given, BASE) == {28: "L26..L33", 35: "L3"}
 

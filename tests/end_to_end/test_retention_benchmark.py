@@ -96,7 +96,7 @@ def test_tables_have_the_mean_over_seeds_and_the_range_of_shares(cells: Cells) -
     assert any("| a \\| b ⏎ c | e | f |" in row for row in rows)
 
 
-def test_answers_to_read_are_those_of_few_methods(cells: Cells) -> None:
+def test_answers_of_few_methods_are_shown(cells: Cells) -> None:
     more = Cells([*cells.cells, cell("laco", 5.0)], {**cells.words, "laco": "LaCo"})
     tables, _, answers = page(more).partition("### Greedy text")
     assert "| LaCo |" in tables
@@ -131,7 +131,7 @@ def test_an_incomplete_line_is_ignored(tmp_path: Path) -> None:
     assert Journal(journal.file).known == {"a": 1, "c": [3]}
 
 
-def test_folding_adds_what_others_differ_by() -> None:
+def test_folding_adds_differences_of_layers() -> None:
     once = Layer(2, {2: 1.0}).folding([Layer(3, {3: 1.0}), Layer(4, {4: 1.0})])
     assert once.weights == {2: -1.0, 3: 1.0, 4: 1.0}
     twice = Layer(1, {1: 1.0}).folding([once])

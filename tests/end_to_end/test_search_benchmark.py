@@ -108,7 +108,7 @@ def test_offspring_drop_as_many_layers() -> None:
 
 
 @pytest.mark.parametrize("name", ["random", "one-shot", "EvoPress", "Optuna TPE"])
-def test_a_searcher_begins_with_the_starting_plans(name: str, table: Table) -> None:
+def test_a_peer_begins_with_the_starting_plans(name: str, table: Table) -> None:
     landscape = Measured(table, 0)
     course = run(landscape, peers({}, 40)[name], 0, 40)
     count = len(landscape.starts.bits)
@@ -119,7 +119,7 @@ def test_a_searcher_begins_with_the_starting_plans(name: str, table: Table) -> N
     assert course.at(40) == pytest.approx(best)
 
 
-def test_a_race_gives_up_what_is_surely_worse() -> None:
+def test_a_race_stops_a_surely_worse_plan() -> None:
     chance = np.random.default_rng(0)
     best = chance.normal(3, 1, SAMPLES)
     worse = best + chance.normal(0.3, 0.1, SAMPLES)

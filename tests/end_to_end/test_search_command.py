@@ -640,7 +640,7 @@ def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, worl
     assert gptailor.load(world / "too-short" / "best.tailor").heal is None
 
 
-def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:
+def test_the_help_lists_the_strategies_of_the_registry(run: Run) -> None:
     own = [name for name in STRATEGIES if name in STRATEGIES.own]
     assert own[0] == "surrogate"
     said = " ".join(run("search", "--help").out.split())
@@ -719,7 +719,7 @@ def test_sizes_are_not_reported_before_an_error(sized: Said, search: Search, wor
     assert "several sizes" not in said.err
 
 
-def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Path) -> None:
+def test_pick_writes_the_plan_within_a_bound(sized: Said, run: Run, world: Path) -> None:
     curve = read_run(world / "sized").curve
     (folder := world / "elsewhere").mkdir(exist_ok=True)
     for point in curve:
@@ -749,7 +749,7 @@ def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Pat
     assert file.read_text() == content
 
 
-def test_pick_keeps_to_the_size_of_a_gguf_file(
+def test_pick_respects_the_size_of_a_gguf_file(
     sized: Said, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = run("pick", "sized", "--gguf", "q4_0=1G")

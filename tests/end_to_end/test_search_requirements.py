@@ -121,7 +121,9 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
     )
 
 
-def test_where_nothing_meets_it_the_nearest_is_reported(search: Search, world: Path) -> None:
+def test_the_nearest_plan_is_reported_if_none_meets_the_requirement(
+    search: Search, world: Path
+) -> None:
     out, run = searched(search, "none", 'require nll("code.txt") <= 0.5 * math', code=1)
     assert not (world / "none" / "best.tailor").exists()
     assert not (world / "none" / "best.tailor.lock").exists()

@@ -380,7 +380,7 @@ def _in_autocast(kind: str, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_found(name: str) -> None:
+def test_a_device_mistake_is_found(name: str) -> None:
     with second_device(cards=2), pytest.raises((RuntimeError, TypeError)):
         MISTAKES[name](torch.ones(3, device="cuda"), torch.arange(3, device="cuda"))
 
@@ -400,7 +400,7 @@ def test_operations_that_cuda_allows_are_accepted() -> None:
         assert x.to("cuda") is x
 
 
-def test_a_stream_waits_for_the_one_that_computes() -> None:
+def test_a_stream_must_wait_for_the_computing_one() -> None:
     with second_device():
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):

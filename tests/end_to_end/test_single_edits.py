@@ -168,7 +168,7 @@ def test_an_end_that_isnt_a_token_is_one_message(
 
 
 @pytest.mark.parametrize("file", ["base/config.json", "base/tokenizer_config.json"])
-def test_half_a_surrogate_pair_is_one_message(
+def test_an_unpaired_surrogate_is_one_message(
     file: str, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world)

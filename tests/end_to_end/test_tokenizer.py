@@ -230,7 +230,7 @@ def test_rows_of_several_dtypes(asked: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ties", [(True, False), (False, True)], ids=["base", "chat"])
-def test_one_of_two_is_tied(ties: tuple[bool, bool], tmp_path: Path) -> None:
+def test_a_tied_and_an_untied_model_exchange_rows(ties: tuple[bool, bool], tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER, tie_word_embeddings=ties[0])
     chat = model(tmp_path, "chat", EXTENDED, rows=65, tie_word_embeddings=ties[1])
     found = compiled(tmp_path, "tokenizer from chat")

@@ -125,7 +125,7 @@ def test_a_live_model_equals_the_folder(models: Path, tmp_path: Path) -> None:
     assert gptailor.verify(tmp_path / "out").result == "verified"
 
 
-def test_generation_of_a_live_model_ends_at_the_new_number(models: Path, tmp_path: Path) -> None:
+def test_generation_ends_at_the_renumbered_end_token(models: Path, tmp_path: Path) -> None:
     base = shutil.copytree(models / "base", tmp_path / "base")
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [358, 356]}))
     plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"', str(base))

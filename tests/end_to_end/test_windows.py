@@ -73,7 +73,7 @@ def test_json_reads_as_the_same_plan(run: Run, world: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread", "brief_answers")
-def test_a_search_closes_them_and_the_best_compiles(run: Run, world: Path) -> None:
+def test_a_search_chooses_windows_and_the_best_plan_compiles(run: Run, world: Path) -> None:
     found = run("search", "space.tailor", "-o", "run", "--seed", "1")
     assert found.code == 0, found.err
     too = "plans have several sizes, so parameters() is an objective too"

@@ -60,7 +60,7 @@ def models_of(plan: Path) -> dict[str, Opened]:
     return opened(load(plan))[1]
 
 
-def test_only_what_is_slow_and_fits_is_widened(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_slow_dtypes_that_fit_are_widened(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = models_of(plan)
     slow_halves(monkeypatch, True)
     assert quick_dtype(models, "cpu") == torch.float32

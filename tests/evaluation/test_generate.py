@@ -95,7 +95,7 @@ def test_a_chat_template_of_the_tokenizer_has_the_prompt(
     assert asked == [([{"role": "user", "content": SHORT_PROMPT}], True)] * 2
 
 
-def test_no_short_answer_beyond_the_memory_or_without_a_tokenizer(
+def test_short_answers_need_memory_and_a_tokenizer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = folder / "cut.tailor"

@@ -114,13 +114,13 @@ def test_a_plan_that_leads_by_one_objective_continues() -> None:
     assert not Race(((better,),), (-1.0,)).lost((worse,))
 
 
-def test_any_rival_may_win() -> None:
+def test_a_race_is_lost_against_any_rival() -> None:
     better, worse = drawn(16, 0.3, 0)[::-1]
     assert Race(((worse,), (better,)), (1.0,)).lost((worse,))
     assert not Race(((worse,),), (1.0,)).lost((worse,)), "a tie"
 
 
-def test_looks_have_at_least_four_samples() -> None:
+def test_a_race_compares_at_least_four_samples() -> None:
     assert [race_counts(n) for n in (256, 9, 4)] == [(32, 128), (0, 4), (0, 0)]
 
 
@@ -144,7 +144,7 @@ def test_a_race_without_losers_has_exactly_the_scores_of_eval(say: Say) -> None:
     assert scored(trials, plans, race) == outcomes(trials, plans, 12)
 
 
-def test_a_trial_that_has_lost_has_the_scores_of_its_first_samples(say: Say) -> None:
+def test_a_lost_trial_has_the_scores_of_its_first_samples(say: Say) -> None:
     trials = trials_of(say(SPACE), *FORWARD[:2], full=12)
     plans = [say(text) for text in CUTS]
     (each_of,) = [rivals(trials, say(""), 12)]

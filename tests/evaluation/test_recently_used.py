@@ -15,7 +15,7 @@ def names(kept: RecentlyUsed[str, int]) -> str:
     return "".join(name for name in "abc" if kept.of(name, lambda: -1) >= 0)
 
 
-def test_a_use_keeps_a_value_longer() -> None:
+def test_a_used_value_is_kept_longer() -> None:
     kept = filled()
     assert kept.of("a", lambda: 7) == 0
     kept.forget(29)
@@ -29,7 +29,7 @@ def test_values_that_fit_are_kept() -> None:
     assert names(kept) == "abc"
 
 
-def test_the_latest_value_stays_however_large() -> None:
+def test_the_latest_value_is_kept_whatever_its_size() -> None:
     kept = filled()
     kept.forget(0)
     assert names(kept) == "c"

@@ -139,7 +139,7 @@ def test_scores_are_those_of_eval(say: Say) -> None:
     assert trials.meter.evaluator.layers_saved > 0
 
 
-def test_a_plan_has_the_same_scores_in_any_company(say: Say) -> None:
+def test_a_plan_has_the_same_scores_in_any_batch(say: Say) -> None:
     plans = [say(text) for text in CUTS]
     together = outcomes(trials_of(say(SPACE), full=9), plans, 9)
     apart = trials_of(say(SPACE), full=9)

@@ -147,7 +147,7 @@ def test_comments_in_parentheses_stay_with_their_statement() -> None:
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name.partition(".")[0])
-def test_a_golden_pair(path: Path) -> None:
+def test_formatting_gives_the_golden_text(path: Path) -> None:
     written = path.with_name(path.name.replace(".canonical.", ".input.")).read_text()
     made = canonical(written)
     assert made == path.read_text()

@@ -144,7 +144,7 @@ TOKENS = st.sampled_from(
 
 @given(st.lists(TOKENS, max_size=24).map(" ".join))
 @settings(max_examples=drawn(300))
-def test_words_in_any_order_are_read(text: str) -> None:
+def test_any_words_are_accepted_or_refused_as_the_grammar_does(text: str) -> None:
     outcome(text)
     _, faults = parse(Source("drawn.tailor", text))
     assert (not faults) == is_of_the_grammar(text), faults
@@ -331,7 +331,7 @@ def test_a_fault_of_a_chat_template_is_at_its_model() -> None:
     assert at == ["code"], faults
 
 
-def test_two_texts_of_one_cut_may_be_joined() -> None:
+def test_the_help_for_two_texts_suggests_joining_them() -> None:
     cuts = 'vocabulary 100 on "a.txt"\nvocabulary 100 on "b.txt"\n'
     [twice] = errors(outcome(HEAD + cuts))
     assert twice.help == "keep one of the two; to use both texts, join them in one file"

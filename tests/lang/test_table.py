@@ -71,7 +71,7 @@ def test_without_a_readable_table_it_is_made_of_the_grammar(
     assert parse.parser.__wrapped__() is anew
 
 
-def test_no_word_but_these_stands_where_a_name_may() -> None:
+def test_six_words_cannot_be_names() -> None:
     """So models are named by all others: `heal`, `full`, `rank`."""
     states = parse.parser().parser.parser._parse_table.states  # type: ignore[attr-defined]
     words = {t.name for t in parse.parser().terminals if t.pattern.value.isalpha()}

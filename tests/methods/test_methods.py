@@ -566,7 +566,7 @@ def test_scale_0_is_the_base(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "breadcrumbs_ties", "della"])
-def test_an_election_of_what_is_whole_is_ties(method: str) -> None:
+def test_an_election_at_full_density_equals_ties(method: str) -> None:
     base, *sources = tensors(3)
     more: dict[str, object] = {"weight": (1.0, 0.4, 0.7), "normalize": "yes", "density": 1.0}
     wanted = merge("ties", base, sources, **more)
@@ -606,7 +606,7 @@ def test_equal_magnitudes_have_their_ranks_in_order() -> None:
     assert float(result[:, 50:].mean()) > float(result[:, :50].mean()) + 0.3
 
 
-def test_a_source_without_weight_is_left_out() -> None:
+def test_a_source_of_weight_0_is_ignored() -> None:
     base, one, two = tensors(2)
     two[3, 4] = math.nan
     for method in ("ties", "dare", "dare_ties", "breadcrumbs", "della", "della_linear"):

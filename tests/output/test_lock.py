@@ -84,7 +84,7 @@ def test_an_old_lock_is_replaced_whole_without_leftovers(tmp_path: Path) -> None
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_linked_lock_is_written_through_its_link(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "p.lock").symlink_to("real")
     lock().write(tmp_path / "p.lock")
@@ -272,7 +272,7 @@ def test_a_tensor_of_another_size_has_no_digest() -> None:
 # ------------------------------------------------------------------------------------ what differs
 
 
-def test_each_way_to_differ_is_named() -> None:
+def test_each_kind_of_difference_is_named() -> None:
     like = TensorDigest(dtype="F32", shape=(2,), sha256=A)
     expected = {"a": like, "b": like, "c": like, "d": like, "e": like}
     found = {

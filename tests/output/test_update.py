@@ -349,7 +349,7 @@ def test_a_folder_that_another_compile_updates_meanwhile_stays(here: Path) -> No
     assert content(here / "out") == left == fresh(here, "L1 from math\n")
 
 
-def test_a_folder_that_is_removed_meanwhile_is_missed(here: Path) -> None:
+def test_a_folder_removed_during_an_update_is_an_error(here: Path) -> None:
     """Another one may have stood in its place for a moment."""
     compiled(here, MERGED)
 

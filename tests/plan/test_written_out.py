@@ -60,7 +60,7 @@ def test_a_curve_is_mergekits_gradient(knots: tuple[float, ...], first: int, las
     assert curve_at(knots, last, first, last) == knots[-1]
 
 
-def test_no_curve_leaves_its_knots_by_rounding() -> None:
+def test_rounding_keeps_a_curve_within_its_knots() -> None:
     for last in range(1, 40):
         numbers = [curve_at([0.1, 1.0, 1.0, 0.3], n, 0, last) for n in range(last + 1)]
         assert min(numbers) >= 0.1
@@ -92,7 +92,7 @@ def rest_of(text: str, *tied: str) -> list[str]:
     return [where for where in ("embed", "norm", "head") if made.rest(where) is not None]
 
 
-def test_the_whole_gives_what_the_plan_does_not_name() -> None:
+def test_whole_applies_to_parts_that_the_plan_does_not_name() -> None:
     whole = "whole from math"
     assert rest_of(whole) == ["embed", "norm", "head"]
     assert rest_of(whole, "base", "math") == ["embed", "norm"]

@@ -17,7 +17,7 @@ from gptailor.reporting.table import shortened, table_lines
 from gptailor.reporting.terminal_encoding import wrapped
 
 
-def test_values_are_shown_as_far_as_they_are_sure() -> None:
+def test_values_are_rounded_by_their_errors() -> None:
     given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0), (-2e-15, 1e-15)]
     said = [with_error(*one) for one in given]
     assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0", "0 ± 0"]
@@ -91,5 +91,5 @@ def test_a_number_of_bytes_may_be_a_text() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
-def test_a_clock(seconds: float, said: str) -> None:
+def test_seconds_become_a_clock(seconds: float, said: str) -> None:
     assert clock(float(seconds)) == said

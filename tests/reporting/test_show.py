@@ -140,7 +140,7 @@ def rows(body: str, count: int = 8) -> list[str]:
          ["L0..L3 base L4..L7", "L4..L5 maybe math L0..L1"]),
     ],
 )  # fmt: skip
-def test_rows_join_what_goes_in_step(body: str, wanted: list[str]) -> None:
+def test_rows_join_adjacent_layers(body: str, wanted: list[str]) -> None:
     assert rows(body) == wanted
 
 
@@ -157,7 +157,7 @@ def test_every_model_has_its_own_letter(names: list[str]) -> None:
     assert len(set(found.values())) == len(names)
 
 
-def test_the_colours_are_the_models() -> None:
+def test_each_model_has_its_colour() -> None:
     lines = shown("L0..L1 from math; merge(L2 base, L2 math, 0.5); drop L3", count=4)
     (row,) = [line for line in lines if "◆" in line and "merged" not in line]
     assert click.unstyle(row) == "  m m ◆ ·"
@@ -200,7 +200,7 @@ def test_choices_of_others_are_counted_at_each_position() -> None:
     assert plain(shown(body, 8, known=False))[1] == "  8 open; 2 choices open"
 
 
-def test_a_stack_is_numbered_from_its_start() -> None:
+def test_layers_of_a_stack_are_numbered_from_its_start() -> None:
     lines = plain(shown("stack { L0..L39 base; L30..L39 math }"))
     assert lines[0] == "p: a stack of 50 layers"
     assert lines[-2:] == ["  L0..L39   base", "  L40..L49  math L30..L39"]

@@ -244,7 +244,7 @@ def test_where_llama_cpp_runs_no_plan_the_reason_is_named(tmp_path: Path) -> Non
     assert "its layers slide by no period, as llama.cpp's 'gemma3' must: sFssF" in fault.help
 
 
-def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each limit alone, the smallest plan is beyond the other limit."""
 
     def counted(self: Within, genome: Genome, **_: bool) -> list[float]:
@@ -298,7 +298,7 @@ def test_starting_plans_beyond_are_left_out(folder: Path, tmp_path: Path) -> Non
     assert all(found.holds(trial.request.genome) for trial in ledger.trials)
 
 
-def test_without_such_a_requirement_a_space_is_as_it_is(folder: Path) -> None:
+def test_other_requirements_are_no_bounds(folder: Path) -> None:
     space, _, _ = made(folder, SPACES["counts"], 'nll("a.txt") <= 2.0', "latency() <= base")
     assert space.plan.search is not None
     assert size_bounds(space.plan, space.plan.search.requires) == []

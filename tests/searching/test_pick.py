@@ -35,7 +35,9 @@ CURVE = [point(20, 0.5), point(24, 0.1), point(28, 0.02)]
         (Bounds(layers=24, share=0.05), 28, False),
     ],
 )
-def test_the_best_that_keeps_to_it_or_the_nearest(bounds: Bounds, layers: int, kept: bool) -> None:
+def test_pick_chooses_the_best_within_bounds_or_the_nearest(
+    bounds: Bounds, layers: int, kept: bool
+) -> None:
     found = picked(CURVE, bounds)
     assert (found[0].size.layers, found[1]) == (layers, kept)
 
@@ -64,6 +66,6 @@ def test_unknown_shares_meet_no_bound() -> None:
     assert not found[1]
 
 
-def test_a_cache_that_is_not_known_takes_nothing() -> None:
+def test_an_unknown_cache_counts_as_empty() -> None:
     found = picked([point(20, 0.5, None)], Bounds(memory=4000, context=4096))
     assert found[1]

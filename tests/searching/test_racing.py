@@ -213,7 +213,7 @@ def test_a_race_travels_with_its_task(found: Search) -> None:
     assert (task.stage, task.race) == ("bare", race)
 
 
-def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(
+def test_rivals_are_the_trials_known_at_the_request(
     found: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [trial for trial in found.ledger.of(SEARCH) if trial.request.asked_after]

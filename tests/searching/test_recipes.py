@@ -183,7 +183,7 @@ def test_more_trials_keep_the_best_recipe(tmp_path: Path, done: Any) -> None:
     assert {numbers(more.setting, trial) for trial in later} == {recipe}
 
 
-def test_the_bare_score_alone_would_choose_another_recipe(tmp_path: Path, done: Any) -> None:
+def test_the_unrepaired_score_prefers_another_recipe(tmp_path: Path, done: Any) -> None:
     whole, _ = done
     together = replace(BUDGET, separate=False)
     of = repaired(budget=together)

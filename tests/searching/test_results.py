@@ -56,13 +56,13 @@ def test_the_expected_best_of_random_search_matches_normal_draws() -> None:
     assert np.mean(losses) == pytest.approx(100 * (1 - best), abs=2), "in % of the base's score"
 
 
-def test_from_few_plans_nothing_is_reported() -> None:
+def test_few_plans_give_no_expected_best() -> None:
     draws = [0.1, 0.2] * (ENOUGH // 2)
     assert expected(*ledger(draws, 10)) is not None
     assert expected(*ledger(draws[1:], 10)) is None
 
 
-def test_all_that_what_was_found_is_compared_with_is_scored() -> None:
+def test_all_compared_plans_are_scored() -> None:
     """A starting plan that meets the requirements is, behind better ones that don't."""
     made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
     made.references[4] = (1.0,)

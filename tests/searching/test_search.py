@@ -301,7 +301,7 @@ def test_a_base_may_score_zero_or_less(
     assert len(again.ledger.trials) == len(ledger.trials), "the journal is read again"
 
 
-def test_points_stay_points_on_held_out_samples() -> None:
+def test_held_out_losses_keep_the_unit_of_points() -> None:
     ledger = Ledger((ACCURACY._replace(unit="accuracy"),), 64)
     ledger.references[64] = (0.0,)
     assert ledger.comparison((0.25,)).widths == (0.01,)
@@ -624,7 +624,7 @@ def test_trials_are_recorded_in_the_order_of_asking(tmp_path: Path, chosen: Sear
     assert keys == sorted(keys)
 
 
-def test_a_worker_that_is_stuck_is_not_waited_for_and_that_is_noted(tmp_path: Path) -> None:
+def test_the_search_continues_without_a_stuck_worker(tmp_path: Path) -> None:
     """Its trial is told when it ends, and the study notes that the order was given up."""
     chosen = setting(budget=Budget(20, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
     chosen = dataclasses.replace(chosen, patience=5.0)
@@ -718,7 +718,7 @@ class NoStarts:
         return None
 
 
-def test_without_starting_plans_it_searches_all_the_same(tmp_path: Path) -> None:
+def test_a_search_runs_without_starting_plans(tmp_path: Path) -> None:
     found = ran(tmp_path, setting(starts=NoStarts(), budget=Budget(6, 16, 64)))
     assert phases(found) == [RANDOM, SEARCH]
 
@@ -729,7 +729,7 @@ def test_one_trial_is_a_search(tmp_path: Path) -> None:
     assert found.ledger.best() is not None
 
 
-def test_starts_see_each_stage_whole(tmp_path: Path) -> None:
+def test_each_stage_of_starts_is_told_as_a_whole(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Watching(Staged):

@@ -501,7 +501,7 @@ def test_untried_starting_plans_are_reported() -> None:
     assert "beyond" not in markdown(ended())
 
 
-def test_commands_stay_whole() -> None:
+def test_commands_are_not_broken() -> None:
     run, line = ended(), "    gptailor compile run/best.tailor -o DIR"
     assert line in list(summary_lines(run, 30, commands=COMMANDS))
     assert line in markdown(run, COMMANDS).splitlines()
@@ -523,7 +523,7 @@ def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
     assert "- nll <= base (3): it has 2.5, held out 2.75" in text
 
 
-def test_where_nothing_meets_the_requirements_the_nearest_plan_has_its_values() -> None:
+def test_the_nearest_plan_has_values_if_none_meets_the_requirements() -> None:
     row = RequirementNote(require="nll <= 1", measure="nll", bound=1.0, held_bound=1.0)
     required = RequiredNote(evaluated=1, whole=True, met=(), nearest=1, rows=(row,))
     text = words(ended(required=required, conditions={START.plan: {"nll": (2.75, None)}}))
@@ -533,7 +533,7 @@ def test_where_nothing_meets_the_requirements_the_nearest_plan_has_its_values() 
     assert "There is no best plan." in text
 
 
-def test_numbers_are_short() -> None:
+def test_numbers_are_rounded() -> None:
     assert shown_number(3.78512, 0.0412) == "3.785 ± 0.041"
     assert shown_number(None) == "?"
     assert shown_number(127_434_816.0, 0.0) == "127,434,816"

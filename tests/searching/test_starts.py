@@ -214,7 +214,7 @@ def test_a_merge_of_some_models_has_the_coefficients_that_it_can_have() -> None:
 
 
 @pytest.mark.parametrize(("cheapest", "room"), [(1.0, 3.0), (1.0, 4.0), (0.25, 2.0), (0.5, 3.0)])
-def test_a_short_room_has_each_model_alone_and_their_mean(cheapest: float, room: float) -> None:
+def test_a_small_budget_tries_each_model_and_their_mean(cheapest: float, room: float) -> None:
     merge = "others from math, code by task_arithmetic(weight=(m, c))\ndrop any 3 of L1..L8"
     given = space_of(loads(HEAD + TWO + merge), 10)
     stages = drive(Starts(given, cheapest=cheapest, room=room), apart)
@@ -245,7 +245,7 @@ def test_named_weights_are_all_tried_in_full_where_there_is_room(room: float) ->
 # ------------------------------------------------------------------------------- what names promise
 
 
-def test_compositions() -> None:
+def test_compositions_are_models_and_uniform_merges() -> None:
     names = [composition_words(one) for one in compositions(paper())]
     assert names[:5] == ["base", "math", "code", "chat", "uniform merge"]
     assert names[5:] == [
@@ -352,7 +352,7 @@ def test_each_size_has_a_cut_inside_the_next_larger_cut() -> None:
     assert all("math" in name for name in plans)
 
 
-def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
+def test_nested_cuts_follow_greedy_removal() -> None:
     given = paper(k="2..4")
     stages = drive(Starts(given, removal=(9, 3, 20, 11), cheapest=0.1), apart)
     named = {called(one): dropped(decode(given, one.genome)) for stage in stages for one in stage}
@@ -489,9 +489,7 @@ def test_greedy_removal_costs_four_evaluations_at_most(k: int, share: float) -> 
 
 @pytest.mark.parametrize("room", [1.0, 3.0, 6.0, 12.0, 40.0])
 @pytest.mark.parametrize("share", SHARES)
-def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
-    share: float, room: float
-) -> None:
+def test_a_small_budget_still_tries_the_best_window_and_removal(share: float, room: float) -> None:
     given = paper()
     influence = {"base": [abs(position - 15.0) for position in range(30)]}
     starts = Starts(given, influence, tuple(range(12, 19)), share, room)
@@ -537,7 +535,7 @@ def test_a_failure_is_never_the_best() -> None:
     assert not any("math" in name for name in names)
 
 
-def test_where_all_failed_starts_end() -> None:
+def test_starts_end_if_all_plans_failed() -> None:
     stages = drive(Starts(paper(), cheapest=0.25), lambda plan: (math.nan, math.inf))
     assert sum(map(len, stages)) > 10
 
@@ -557,7 +555,7 @@ def test_equal_trials_give_the_same_stage(share: float) -> None:
             assert same(one.genome, other.genome)
 
 
-def test_losses_count_by_their_order_alone() -> None:
+def test_only_the_order_of_losses_matters() -> None:
     given = paper()
 
     def several(shift: float, factor: float) -> Evaluate:

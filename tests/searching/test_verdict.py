@@ -131,7 +131,7 @@ def test_the_surely_better_of_two_rivals_decides() -> None:
     assert found.gain.value == pytest.approx(-0.04)
 
 
-def test_a_tie_is_the_simpler_plans() -> None:
+def test_the_simpler_plan_wins_a_tie() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05  # a little better, by luck
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
@@ -152,7 +152,7 @@ def test_a_simpler_plan_is_handed_over_within_one_standard_error(errors: float, 
     assert found.best.number == best
 
 
-def test_a_start_that_leads_on_the_deciding_samples_is_handed_over() -> None:
+def test_a_start_that_leads_on_the_deciding_samples_is_best() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() - 0.15  # worse by 1.5 standard errors
     of = ledger(trial(0, STARTS, TEXT + 0.5), trial(1, SEARCH, TEXT + noise))
@@ -161,7 +161,7 @@ def test_a_start_that_leads_on_the_deciding_samples_is_handed_over() -> None:
     assert judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY}).best.number == 2
 
 
-def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
+def test_a_recipe_that_lost_uncut_does_not_win_a_tie() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
@@ -206,7 +206,7 @@ def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
     assert found.best.number == 1
 
 
-def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
+def test_a_start_may_be_the_best_plan() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + 1))
     found = judged(of, {0: SIMPLE, 1: SIMPLE})
     assert found.rival is found.found

@@ -91,7 +91,7 @@ LEFT_OUT = {
         "test_a_large_plan_needs_its_headers_and_little_memory",
     ],
     "end_to_end/test_search_benchmark.py": [
-        "test_a_race_gives_up_what_is_surely_worse",
+        "test_a_race_stops_a_surely_worse_plan",
     ],
     "end_to_end/test_search_command.py": [
         "test_a_full_disk_is_one_message_and_the_same_command_resumes",
@@ -113,7 +113,7 @@ LEFT_OUT = {
         "test_latency_is_an_objective_that_the_study_remembers",
         "test_texts_are_split_as_a_search_of_each_splits_them",
         "test_an_evaluation_is_reused_for_its_own_text_alone",
-        "test_where_nothing_meets_it_the_nearest_is_reported",
+        "test_the_nearest_plan_is_reported_if_none_meets_the_requirement",
     ],
     "end_to_end/test_startup.py": [
         "test_a_merge_imports_numpy_alone",
@@ -160,7 +160,7 @@ LEFT_OUT = {
         "test_bounds_are_checked_for_many_genomes_together",
     ],
     "searching/test_racing.py": [
-        "test_a_rival_is_what_was_known_when_a_trial_was_asked_for",
+        "test_rivals_are_the_trials_known_at_the_request",
         "test_a_kill_while_the_base_is_noted_leaves_the_same_races",
         "test_a_search_that_was_killed_ends_with_the_same_study",
         "test_races_do_not_depend_on_the_speed_of_workers",
@@ -210,7 +210,7 @@ ONE_IN = {
         "": 6,
     },
     "checkpoint/test_hostile.py": {
-        "test_little_memory_is_taken": 3,
+        "test_a_hostile_file_takes_little_memory": 3,
         "test_sound_files_are_read_and_cut_ones_are_not": 3,
         "test_the_command_line_reports_a_hostile_folder_and_leaves_no_output": 48,
         "test_the_command_line_reports_a_hostile_file": 64,
@@ -241,7 +241,7 @@ ONE_IN = {
         "test_another_tensor_is_named": 3,
     },
     "end_to_end/test_plans.py": {
-        "test_a_plan_goes_with_models_of_its_bases_depth": 12,
+        "test_a_plan_is_valid_with_models_of_its_depth": 12,
     },
     "end_to_end/test_scale.py": {
         "test_no_file_of_weights_is_mapped": 2,
@@ -370,7 +370,7 @@ ONE_IN = {
         "test_all_starts_together_cost_little": 3,
         "test_greedy_removal_costs_four_evaluations_at_most": 4,
         "test_starts_are_genomes_of_any_space": 3,
-        "test_where_room_is_short_the_best_window_and_removal_still_have_theirs": 4,
+        "test_a_small_budget_still_tries_the_best_window_and_removal": 4,
     },
 }
 """Tests of many cases, by their file, and how many of the first cases `make test` runs.

@@ -105,7 +105,7 @@ def decoded(entry: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_matrix_is_what_its_library_makes_of_it(name: str, tmp_path: Path) -> None:
+def test_a_matrix_equals_the_result_of_its_library(name: str, tmp_path: Path) -> None:
     entry = GOLDEN[name]
     tensors = {f"m.{end}": decoded(tensor) for end, tensor in entry["tensors"].items()}
     save_file(tensors, tmp_path / "model.safetensors")
@@ -114,7 +114,7 @@ def test_a_matrix_is_what_its_library_makes_of_it(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8, torch.float8_e8m0fnu])
-def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path) -> None:
+def test_fp8_equals_the_result_of_transformers(kind: torch.dtype, tmp_path: Path) -> None:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
     made = fp8(3, (48, 64), (16, 32))
@@ -130,7 +130,7 @@ def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path)
     assert values.equal(theirs)
 
 
-def test_mxfp4_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
+def test_mxfp4_equals_the_result_of_transformers(tmp_path: Path) -> None:
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     made = mxfp4(4, 2, 96, 6)

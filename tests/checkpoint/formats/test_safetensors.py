@@ -79,7 +79,7 @@ STRICTER = {"same_name", "same_name_escaped", "same_field", "extra_field", "meta
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
-def test_the_reference_refuses_them_too(file: Path, hostile: Hostile) -> None:
+def test_the_reference_refuses_hostile_headers_too(file: Path, hostile: Hostile) -> None:
     file.write_bytes(hostile.content)
     try:
         with safe_open(file, "pt"):
@@ -95,7 +95,7 @@ def test_a_huge_header_is_refused_unread(file: Path) -> None:
     assert refused(file).code == "C203"
 
 
-def test_places_are_bytes_of_the_file(file: Path) -> None:
+def test_an_error_has_the_byte_offset_in_the_file(file: Path) -> None:
     file.write_bytes(framed('{"é" 1}'))
     assert refused(file).offset == 8 + len('{"é" '.encode())
     file.write_bytes(framed(b'{"\xff'))

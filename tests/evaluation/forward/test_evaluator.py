@@ -88,7 +88,7 @@ def test_each_row_has_its_request_number(pool: PreTrainedModel) -> None:
             number += 1
 
 
-def test_works_have_their_own_numbers_in_one_run(pool: PreTrainedModel) -> None:
+def test_several_works_have_separate_results(pool: PreTrainedModel) -> None:
     asked, plan = requests(12), lent(pool, range(4))
     works = [Work(asked, likelihood), Work([], whole), Work(asked[3:6], whole)]
     found = results(Evaluator(batch_tokens=64).run(plan, works))
@@ -98,7 +98,7 @@ def test_works_have_their_own_numbers_in_one_run(pool: PreTrainedModel) -> None:
         assert torch.equal(values, likelihood(logits, targets, targets))
 
 
-def test_two_texts_of_a_work_may_want_the_same_row(pool: PreTrainedModel) -> None:
+def test_two_texts_of_a_work_may_need_the_same_row(pool: PreTrainedModel) -> None:
     letters = [Request((7, 8, 1), 2), Request((7, 8, 2), 2)]
     works = [Work(letters, whole), Work([Request((7, 8, 3), 1)], whole)]
     found = results(Evaluator().run(lent(pool, range(3)), works))
@@ -207,7 +207,7 @@ def test_an_exception_in_a_measure(
     assert found == Failure("error", "KeyError: 'gone'")
 
 
-def test_a_measure_of_another_shape(
+def test_a_measure_with_a_wrong_shape_fails(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     def summed(logits: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def test_nan_in_a_layer(pool: PreTrainedModel, asked: list[Request], evaluator: 
     assert re.fullmatch(r"\d+ of \d+ predictions are NaN", found.message)
 
 
-def test_no_memory_at_all(
+def test_too_little_memory_for_one_row_fails(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     plan = broken(lent(pool, range(6)), 2, lambda _: torch.empty(HUGE, dtype=torch.uint8))
@@ -237,7 +237,7 @@ def test_no_memory_at_all(
     assert plan.lendings == [0, 1, 2, 0, 1, 2]  # twice
 
 
-def test_memory_for_half_the_batch(
+def test_a_batch_is_halved_if_memory_is_short(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     def eats(hidden: Tensor) -> None:
@@ -308,6 +308,6 @@ def test_a_failed_plan_leaves_no_tensor_behind(
 
 
 @pytest.mark.parametrize("first", [-1, 0, 3, 4])
-def test_a_request_predicts_something_from_something(first: int) -> None:
+def test_a_request_without_context_or_target_is_refused(first: int) -> None:
     with pytest.raises(ValueError, match="can't be predicted"):
         replace(Request((3, 4, 5), 1), first=first)

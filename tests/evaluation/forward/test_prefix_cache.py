@@ -79,20 +79,20 @@ def test_a_common_beginning_runs_once(pool: PreTrainedModel) -> None:
     assert (evaluator.layers_run, evaluator.layers_saved) == (9, 7)
 
 
-def test_without_room_every_layer_runs(pool: PreTrainedModel) -> None:
+def test_a_cache_without_room_saves_no_layer(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE - 1)
     together(evaluator, plans(pool, [[0, 1, 2], [0, 1, 3]]))
     assert (evaluator.layers_run, evaluator.layers_saved) == (6, 0)
 
 
-def test_twins_run_once(pool: PreTrainedModel) -> None:
+def test_equal_plans_run_once(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
     found = together(evaluator, plans(pool, [[0, 1, 2], [0, 1, 2]]))
     assert torch.equal(found[0], found[1])
     assert (evaluator.layers_run, evaluator.layers_saved) == (3, 3)
 
 
-def test_another_start_has_nothing_in_common(pool: PreTrainedModel) -> None:
+def test_plans_with_different_starts_share_nothing(pool: PreTrainedModel) -> None:
     one, other = plans(pool, [[0, 1, 2], [0, 1, 2]])
     other = replace(other, start="another")
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
@@ -100,7 +100,7 @@ def test_another_start_has_nothing_in_common(pool: PreTrainedModel) -> None:
     assert evaluator.layers_saved == 0
 
 
-def test_other_requests_have_nothing_in_common(pool: PreTrainedModel) -> None:
+def test_different_requests_share_nothing(pool: PreTrainedModel) -> None:
     plan = lent(pool, [0, 1, 2])
     evaluator = Evaluator(batch_tokens=64, cache=9 * STATE)
     together(evaluator, [plan, plan])
@@ -112,7 +112,7 @@ def test_other_requests_have_nothing_in_common(pool: PreTrainedModel) -> None:
     assert (evaluator.layers_run, evaluator.layers_saved) == (6, 6)
 
 
-def test_plans_one_by_one_share_where_earlier_ones_parted(pool: PreTrainedModel) -> None:
+def test_later_plans_share_the_common_beginning(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
     for order in ([0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 5]):
         evaluator.run(lent(pool, order), WORKS)
@@ -193,7 +193,7 @@ def test_the_prefix_that_saves_least_is_dropped_first() -> None:
     assert known.bytes == 2 * 16
 
 
-def test_letting_go_keeps_what_is_known() -> None:
+def test_clear_drops_states_and_keeps_paths() -> None:
     known = PrefixCache(2 * 16)
     known.expect([path("ab"), path("ac")])
     ran(known, path("ab"))

@@ -189,7 +189,7 @@ def test_nll_is_the_mean_over_tokens(world: World) -> None:
     assert score.samples == 8
 
 
-def test_perplexity_is_its_exponential(world: World) -> None:
+def test_perplexity_is_the_exponential_of_nll(world: World) -> None:
     nats = world.score(world.forward("nll", file="rows.jsonl"), "base")
     score = world.score(world.forward("perplexity", file="rows.jsonl"), "base")
     assert score.value == math.exp(nats.value)

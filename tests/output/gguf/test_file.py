@@ -952,7 +952,7 @@ AT_A_STRING = {
         (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces in a way"),
     ],
 )  # fmt: skip
-def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
+def test_a_tokenizer_that_llama_cpp_lacks_is_refused_with_the_reason(
     here: Path, pieces: bool, change: Callable[[dict[str, Any]], None], said: str
 ) -> None:
     tokenizer(change, pieces)
@@ -1250,7 +1250,7 @@ def test_an_expectation_that_a_size_misses_is_named(
     assert capsys.readouterr().err.startswith(warning)
 
 
-def test_a_smaller_vocabulary_of_a_file_names_the_way(tmp_path: Path) -> None:
+def test_a_vocabulary_cut_of_a_gguf_file_is_refused_with_a_remedy(tmp_path: Path) -> None:
     model(tmp_path / "base", layers=2)
     whole = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
     gptailor.compile(whole, tmp_path / "whole.gguf")

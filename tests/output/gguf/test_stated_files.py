@@ -188,7 +188,7 @@ def test_a_found_plan_keeps_the_files_of_its_space() -> None:
 
 
 @pytest.mark.parametrize("drop", ["drop L1", "maybe drop L1"])
-def test_check_finds_files_that_the_format_has_not(here: Path, drop: str) -> None:
+def test_check_finds_architectures_that_gguf_lacks(here: Path, drop: str) -> None:
     tiny_model("phi", here / "phi", layers=2)
     text = (
         f'tailor 1\nmodel base = "./phi"\n{drop}\ngguf q8_0\nexpect bytes(gguf=f16) <= 1M\n'

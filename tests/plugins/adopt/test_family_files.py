@@ -201,7 +201,7 @@ def test_a_file_is_found_where_it_is_named_and_in_the_user_s_folder(here: Path) 
     assert run(["check", "cut.tailor"]) == 0
 
 
-def test_the_release_s_own_family_wins_unless_a_file_is_named(
+def test_a_built_in_family_overrides_a_file_that_is_not_named(
     here: Path, said: Said, tmp_path: Path
 ) -> None:
     document = json.loads(Path("newday.family.json").read_text())

@@ -50,7 +50,7 @@ def test_three_kinds_of_cluster_have_files() -> None:
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda script: script.split("\n")[0][:30])
-def test_a_shell_reads_them(script: str) -> None:
+def test_bash_parses_the_scripts(script: str) -> None:
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -161,7 +161,7 @@ def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread", "brief_answers")
-def test_the_whole_of_a_run_is_at_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_complete_at_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plans there compile anywhere, and the same command continues on another machine."""
     url = f"memory://bucket-{uuid.uuid4().hex}/run"
     tiny_model("llama", tmp_path / "base", layers=7)

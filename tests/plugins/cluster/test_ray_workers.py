@@ -67,9 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
-    cluster: dict[str, Any], calm: str
-) -> None:
+def test_a_lost_machine_leaves_the_study_the_same(cluster: dict[str, Any], calm: str) -> None:
     """The search goes on with the worker that is left; a machine that comes is used again."""
     said = cluster
     assert (said["ended"], said["done"], said["lost"], said["late"]) == ("budget", 2, 1, 0)
@@ -78,7 +76,7 @@ def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_a_machine_of_another_kind_and_one_that_lacks_something_are_reported(
+def test_unlike_and_incomplete_machines_are_reported(
     cluster: dict[str, Any],
 ) -> None:
     assert cluster["refused"] == [

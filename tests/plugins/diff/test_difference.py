@@ -90,7 +90,7 @@ def said(a: str, b: str, count: int = 8) -> Sequence[str]:
          ["output L3: L3 base → L3 attn: base; mlp: math"]),
     ],
 )  # fmt: skip
-def test_differences(a: str, b: str, wanted: list[str]) -> None:
+def test_differences_are_printed(a: str, b: str, wanted: list[str]) -> None:
     assert said(a, b) == wanted
     assert bool(said(b, a)) is bool(wanted)
 

@@ -300,7 +300,7 @@ def test_a_missing_score_fails_the_expectation(run: Run, world: Path) -> None:
     assert failing.out.endswith("2 passed; 2 failed\n")
 
 
-def test_misuse(run: Run, world: Path) -> None:
+def test_wrong_arguments_exit_with_2(run: Run, world: Path) -> None:
     said = run(plan(world, "bare.tailor"))
     assert said.code == 2
     assert "no plan has an expectation" in said.err

@@ -75,7 +75,7 @@ def test_unknown_characters_are_coloured_as_errors() -> None:
     ]
 
 
-def test_pygments_finds_it() -> None:
+def test_pygments_finds_the_lexer() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     home = f"{TailorLexer.__module__}:{TailorLexer.__name__}"
     assert project["entry-points"]["pygments.lexers"] == {"tailor": home}

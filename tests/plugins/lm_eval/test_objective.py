@@ -169,7 +169,7 @@ def test_the_samples_of_a_lower_fidelity_are_the_first_ones(world: World, harnes
     assert list(other.work().requests) != least
 
 
-def test_our_rows_have_the_harness_accuracy(world: World, found: Found) -> None:
+def test_the_accuracy_equals_that_of_the_harness(world: World, found: Found) -> None:
     for metric in ("acc", "acc_norm"):
         objective = world.forward("multiple_choice", file="many.jsonl", metric=metric)
         score = world.score(objective, "math")

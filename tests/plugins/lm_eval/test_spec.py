@@ -21,7 +21,7 @@ HEAD = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\n'
 PLAN = HEAD + 'search { maximize lm_eval(metric="acc,none", task="arc") }\n'
 
 
-def test_its_arguments_are_put_in_order() -> None:
+def test_arguments_of_lm_eval_are_sorted() -> None:
     assert '  maximize lm_eval("arc", metric="acc,none")\n' in gptailor.format(PLAN)
     assert gptailor.loads(f'{HEAD}expect lm_eval("arc") >= 0.9 * base\n').expects[0].bound.of
 
@@ -92,7 +92,9 @@ def test_without_the_plugin_it_is_an_unknown_objective(tmp_path: Path) -> None:
     assert re.findall(r"error.*", done.stderr) == ["error[P601]: there is no objective 'lm_eval'"]
 
 
-def test_a_slip_gets_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_misspelt_objective_has_a_suggestion(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "p.tailor").write_text(PLAN.replace("lm_eval", "lm_evil"))
     said = in_process(capsys)("check", "--alone", tmp_path / "p.tailor")
     assert "did you mean 'lm_eval'" in said.err

@@ -67,7 +67,7 @@ def test_a_number_that_is_never_used_can_be_removed():
     assert edited(text.text, remedy.edits) == f"{HEAD}drop L1\n".replace("let mix = 0.5..1.0\n", "")
 
 
-def test_a_change_that_mends_nothing_is_not_offered():
+def test_a_useless_change_is_not_offered():
     text = opened(f"{HEAD}bring L1 from math\nscale L2 by mix\n")
     assert text.faults[0].help == "did you mean 'bridge'?"
     assert list(remedies(text, text.faults)) == []

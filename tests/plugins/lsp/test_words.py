@@ -137,7 +137,7 @@ def test_completion_offers_fitting_words(said, there, absent):
     assert not absent & labels
 
 
-def test_an_item_takes_the_place_of_what_was_typed():
+def test_a_completion_replaces_the_typed_word():
     text, offset = marked("L1 from ma‸")
     item = next(i for i in completions(text, offset, NOT_SEEN) if i.label == "math")
     assert item.text_edit.range == types.Range(types.Position(4, 8), types.Position(4, 10))
@@ -329,7 +329,7 @@ def test_formatting_is_that_of_fmt_and_leaves_faults_alone():
 # ---------------------------------------------------------------------------------- the whole text
 
 
-def test_symbols_folds_and_tokens():
+def test_a_plan_has_symbols_folds_and_tokens():
     text = opened(f"# one\n# two\n{HEAD}stack {{\n  L0 base\n  L1 math\n}}\n")
     assert [s.name for s in symbols(text)] == ["tailor 1", "base", "math", "mix", "stack"]
     assert [s.name for s in symbols(text)[-1].children] == ["L0 base", "L1 math"]

@@ -96,7 +96,7 @@ def test_a_list_gives_each_layer_its_number_to_the_bit(knots: list[float], layer
         assert values == [found] * layers
 
 
-def test_numbers_on_no_line_stay_apart() -> None:
+def test_numbers_off_a_line_are_separate_slices() -> None:
     body = "\n".join(f"L{n} from math by task_arithmetic({x})" for n, x in enumerate((0.1, 0.7)))
     assert len(exported(body)["slices"]) == 2
     assert knots_of([0.1, 0.2, 0.1, 0.4, 0.1]) == [0.1, 0.2, 0.1, 0.4, 0.1]

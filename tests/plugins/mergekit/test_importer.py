@@ -167,7 +167,7 @@ T = "parameters: {{t: [{{filter: {}, value: 1}}, {{value: 0}}]}}"
         ("layers.0.mlp", "L0.mlp from two\nL0.norms from base"),
     ],
 )
-def test_a_filter_is_the_parts_that_it_is_of(filter_: str, body: str) -> None:
+def test_a_filter_becomes_its_parts(filter_: str, body: str) -> None:
     assert imported(SLERP + T.format(filter_), 2) == tailor(body)
 
 
@@ -223,7 +223,7 @@ def test_filters_in_a_stack_are_refused() -> None:
     assert "item of a stack" in refused(text).message
 
 
-def test_a_bases_own_tensor_names_are_those_that_count(family: Path) -> None:
+def test_filters_match_the_tensor_names_of_the_base(family: Path) -> None:
     text = (
         "models: [{model: ./qwen}, {model: ./qwen2}]\nmerge_method: slerp\nbase_model: ./qwen\n"
         "parameters: {t: [{filter: q_proj.bias, value: 1}, {value: 0}]}"
@@ -950,7 +950,7 @@ def sayable(draw: st.DrawFn) -> str:
 
 @settings(max_examples=drawn(40))
 @given(body=sayable())
-def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -> None:
+def test_export_and_import_give_the_same_tensors(body: str, family: Path) -> None:
     folders = {name: family / name for name in ("base", "math", "code")}
     head = "".join(f'model {name} = "{folder}"\n' for name, folder in folders.items())
     plan = tailor(body, head=head)

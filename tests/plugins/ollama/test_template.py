@@ -178,7 +178,7 @@ def test_an_unsupported_template_is_not_converted(template: str) -> None:
     assert derived(template) is None
 
 
-def test_a_begin_token_that_the_file_does_not_add_has_no_place() -> None:
+def test_a_begin_token_that_the_file_does_not_add_has_no_template() -> None:
     assert derived(MISTRAL, begin="") is None
 
 

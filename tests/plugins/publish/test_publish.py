@@ -329,7 +329,7 @@ def test_a_wrong_publication_is_refused(desk: Desk, words: tuple[str, ...], mess
     assert (done.code, message in done.err) == (3, True)
 
 
-def test_a_hub_that_is_away_is_one_message(desk: Desk) -> None:
+def test_an_unreachable_hub_is_one_message(desk: Desk) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", "--upload", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.code == 3

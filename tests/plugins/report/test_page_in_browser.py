@@ -136,7 +136,7 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_stands_out(page: Any, dark: bool) -> None:
+def test_all_text_has_contrast(page: Any, dark: bool) -> None:
     page.emulate_media(color_scheme="dark" if dark else "light")
     fold = "(open) => document.querySelectorAll('details').forEach((d) => { d.open = open; })"
     page.evaluate(fold, True)
@@ -161,7 +161,7 @@ REACHABLE = """() => [...document.querySelectorAll("*")].map((one, i) => [one, i
   && one.checkVisibility()).map(([, i]) => i)"""
 
 
-def test_all_is_reached_by_the_keyboard_and_seen_there(page: Any) -> None:
+def test_the_keyboard_reaches_every_control(page: Any) -> None:
     wanted = page.evaluate(REACHABLE)
     page.evaluate("getSelection().removeAllRanges()")
     went: list[int] = []

@@ -103,14 +103,14 @@ def test_each_kind_of_effect_has_a_section(reading: RunReading, effects: Effects
     assert [one.anchor for one in shown][-4:-1] == ["layers", "layers-learned", "windows"]
 
 
-def test_states_are_what_became_of_each_layer() -> None:
+def test_each_layer_has_a_state() -> None:
     plan = gptailor.loads(landscape.BASE + 'model math = "./math"\ndrop L1\nL2.attn from math\n')
     assert layer_states(Resolved(plan, 4).slots) == ["kept", "dropped", "changed", "kept"]
     stack = gptailor.loads(landscape.BASE + "stack {\n  L0..L3 base\n}\n")
     assert layer_states(Resolved(stack, 4).slots) is None
 
 
-def test_the_best_so_far_is_that_of_a_loop(reading: RunReading, run: tuple[Path, Ledger]) -> None:
+def test_the_best_so_far_equals_a_naive_loop(reading: RunReading, run: tuple[Path, Ledger]) -> None:
     spent, best, wanted = 0.0, math.inf, []
     for told in run[1].trials:
         spent += 0.0 if told.same_as is not None else told.share
@@ -194,7 +194,7 @@ def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
     assert "No trial has a score." in page_html("Search", "", run_sections(reading, Effects()))
 
 
-def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:
+def test_trials_of_recipes_have_no_effects_of_layers(run: tuple[Path, Ledger]) -> None:
     recipes = Ledger(run[1].aims, run[1].full)
     for trial in run[1].trials[:3]:
         recipes.add(replace(trial, request=replace(trial.request, phase=RECIPES)))

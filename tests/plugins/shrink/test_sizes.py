@@ -55,7 +55,7 @@ def test_the_size_of_a_candidate_is_that_of_its_file(
     assert cost.is_gguf
 
 
-def test_each_way_has_its_least_cut_for_a_goal(world: Path) -> None:
+def test_each_kind_of_cut_has_its_smallest_cut_for_a_goal(world: Path) -> None:
     drafts = drafts_of(world)
     whole = drafts.cost(ShrinkCandidate())
     assert whole is not None
@@ -102,7 +102,7 @@ def test_windows_of_gemma_keep_full_attention_in_each_sixth_layer(world: Path) -
     assert "C306" in drafts.refusals["layers"]
 
 
-def test_a_refused_way_has_no_cut_and_a_reason(world: Path) -> None:
+def test_a_refused_kind_of_cut_has_a_reason(world: Path) -> None:
     drafts = drafts_of(world)
     step = CutStep("vocabulary", 10, ('vocabulary 10 on "t.jsonl"',), "10 tokens")
     assert drafts.prepared((step,)) is None

@@ -341,7 +341,7 @@ def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
         heal(said(folder, HEAL))
 
 
-def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
+def test_a_model_with_shorter_windows_is_refused(folder: Path) -> None:
     taught(folder, length=100, tokens=None)
     tiny_model("llama", folder / "short", layers=4, max_position_embeddings=64)
     plan = said(folder, HEAL)

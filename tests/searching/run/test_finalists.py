@@ -126,7 +126,7 @@ def test_plans_with_close_numbers_are_similar(space: Space) -> None:
     assert distinct(space.table, []) == []
 
 
-def test_coarse_features_are_those_of_like_plans(space: Space) -> None:
+def test_similar_plans_have_equal_coarse_features(space: Space) -> None:
     one, near, far = (features(space.table, of(space, (1, 2), s)) for s in (1.0, 0.9985, 0.9))
     assert (coarse(one) == coarse(near)).all()
     assert (coarse(one) != coarse(far)).any()

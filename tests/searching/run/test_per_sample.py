@@ -29,7 +29,7 @@ def ratio(sums: list[float], counts: list[int], *, exponential: bool = False) ->
     return PerSample(tuple(sums), tuple(counts), exponential).score()
 
 
-def test_a_score_is_what_its_samples_make() -> None:
+def test_a_score_is_computed_from_its_samples() -> None:
     for score in (mean(SUMS), ratio(SUMS, COUNTS), ratio(SUMS, COUNTS, exponential=True)):
         assert score.each is not None
         assert score.each.score().value == pytest.approx(score.value, rel=1e-15)
@@ -46,7 +46,7 @@ def test_the_difference_of_means_has_the_error_of_the_differences() -> None:
     assert found.stderr < mean(SUMS).stderr / 10
 
 
-def test_a_ratios_difference_is_that_of_resampled_ones() -> None:
+def test_the_error_of_a_ratio_difference_equals_a_bootstrap() -> None:
     """Beside a bootstrap over samples."""
     other = (np.array(SUMS) * 1.1 + DRAWN.normal(0, 5, 64)).tolist()
     found = paired_difference(_of(ratio(other, COUNTS)), _of(ratio(SUMS, COUNTS)))
@@ -99,7 +99,7 @@ def test_scores_of_samples_are_short_in_json() -> None:
     assert sum(map(len, kept.values())) < 256 * 8
 
 
-def test_torn_ones_are_refused() -> None:
+def test_damaged_samples_are_refused() -> None:
     for text in ("c-pn", "~~~~"):
         with pytest.raises(ValueError, match=r"torn|b85|base85"):
             per_sample_from_json([{"sums": text}])

@@ -44,7 +44,7 @@ def test_weights_are_of_the_simplex_and_by_key() -> None:
     assert draw_weights(key_of(0), 1).tolist() == [1.0]
 
 
-def test_a_size_that_differs_more_than_scores_decides_no_more_than_they() -> None:
+def test_a_size_has_no_more_weight_than_scores() -> None:
     even = np.array([0.5, 0.5])
     scores = np.array([0.10, 0.12, 0.14, 0.18, 0.9, NAN])  # of cuts, the larger the smaller
     sizes = np.array([1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
@@ -83,7 +83,7 @@ def test_losses_by_the_spread_are_0_to_1_for_starting_plans() -> None:
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_one_more_in_a_score_loses_as_much_anywhere(direction: AimDirection) -> None:
+def test_a_loss_is_linear_in_the_score(direction: AimDirection) -> None:
     for measure in (
         LossMeasure(direction, 2.0, 2.0),
         LossMeasure.of_spread(direction, [1.0, 5.0]),

@@ -308,7 +308,7 @@ def test_each_size_is_sampled_equally_often() -> None:
     assert (population.bits[:, 4:7].sum(1) == 2).all()
 
 
-def test_exact_without_sizes_keeps_to_what_a_set_may_have() -> None:
+def test_exact_respects_the_bounds_of_a_set() -> None:
     one = space_of(loads(HEAD + "drop any 1..2 of L0..L3"), 10)
 
     def taken(*scores: float) -> list[int]:
@@ -391,13 +391,13 @@ def test_a_plan_with_drops_outside_a_window_is_refused() -> None:
     assert not decode(counted, encode(counted, loads(HEAD))).drops
 
 
-def test_exact_takes_the_highest_of_each_set() -> None:
+def test_exact_chooses_the_highest_of_each_set() -> None:
     one = space_of(loads(HEAD + "drop any 2 of L0..L3\ndrop any 1 of L5..L6\nmaybe drop L8"), 10)
     scores = np.array([0.1, 0.9, -1.0, 0.5, -3.0, -2.0, -0.1], np.float32)
     assert np.asarray(exact(one.table, scores)).tolist() == [0, 1, 0, 1, 0, 1, 0]
 
 
-def test_reals_have_few_digits_and_reach_both_ends() -> None:
+def test_reals_have_few_digits_and_include_both_ends() -> None:
     [real] = space("real").reals
     assert [real.value(share) for share in (0.0, 1 / 3, 1.0)] == [0.5, 1.0, 2.0]
     assert real.value(0.1234567) == 0.685
@@ -418,7 +418,7 @@ def test_a_plan_from_elsewhere_is_refused() -> None:
     }
 
 
-def test_a_digest_tells_spaces_apart() -> None:
+def test_different_spaces_have_different_digests() -> None:
     text, layers = SPACES["bits"]
     plan = loads(HEAD + text)
     same = loads(HEAD + f"{text}\nsearch {{\n  trials 3\n}}")

@@ -56,7 +56,7 @@ def test_a_window_begins_or_ends_one_position_further_on_or_back() -> None:
     assert steps == {(-1, -1), (1, 1), (-1, 0), (0, 1), (1, 0), (0, -1)}
 
 
-def test_a_window_that_is_not_taken_stays_as_it_is() -> None:
+def test_a_move_leaves_an_unused_window() -> None:
     of = space("maybe drop window 2..3 of L0..L5\nmaybe drop L9")
     before = sample(of.table, key_of(1), MANY)
     after = slide(sites(of, before, key_of(2)), before)

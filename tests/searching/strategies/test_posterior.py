@@ -59,7 +59,7 @@ def test_dropped_layers_have_known_features() -> None:
     assert (rows[:, of.drops].sum(axis=1) == 6).all()
 
 
-def test_a_sum_is_learned() -> None:
+def test_the_posterior_learns_a_sum() -> None:
     of = table()
     assert agreement(of, fitted(of, 120)) > 0.95
 
@@ -77,7 +77,7 @@ def test_a_measure_without_information_changes_nothing(nothing: np.ndarray) -> N
     assert np.array_equal(fitted(of, 12, nothing).features, fitted(of, 12).features)
 
 
-def test_padding_takes_part_in_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     of = table()
     found = fitted(of, 40)
     monkeypatch.setattr(posterior, "_LEAST", 128)

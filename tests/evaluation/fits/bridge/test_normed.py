@@ -97,7 +97,7 @@ def test_a_branch_that_already_fits_is_kept() -> None:
     assert numbers == {"explained": 0.0, "held_out": 0.0}
 
 
-def test_a_channel_that_adds_nothing_stays_finite() -> None:
+def test_an_output_channel_of_zeros_stays_finite() -> None:
     draw = torch.Generator().manual_seed(0)
     x, wished = torch.randn(64, 6, generator=draw), torch.randn(64, 6, generator=draw)
     wished[:, 2] = 0

@@ -70,7 +70,7 @@ def test_more_words_are_split(
     assert not torch.equal(other.tokens, made.tokens)
 
 
-def test_the_teacher_finds_the_new_token_likely(
+def test_replacement_tokens_are_probable_to_the_teacher(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -112,7 +112,7 @@ def test_special_tokens_stay(
     assert seen > len(made.tokens) // 4
 
 
-def test_only_what_counts_is_replaced(
+def test_only_counted_tokens_are_replaced(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path
 ) -> None:
     whole, half = WholeVocabulary(cut), LENGTH // 2

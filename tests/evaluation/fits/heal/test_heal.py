@@ -196,7 +196,7 @@ def test_each_teacher_is_loaded_once_and_reads_only_its_own_texts(
     assert {event.total for event in told} == {told[-1].done}
 
 
-def test_near_the_teacher_steps_are_small(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_small_for_a_small_loss(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e-6)
     far = heal(said(two, SHORT))
     monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e6)
@@ -293,7 +293,7 @@ def test_where_transformers_has_no_language_model_alone_it_is_refused(
     assert "can't run its language model alone" in fault.message
 
 
-def test_the_device_decides_what_products_are_made_in(made: Path, tmp_path: Path) -> None:
+def test_the_device_determines_the_dtype_of_products(made: Path, tmp_path: Path) -> None:
     for kind in ("llama", "mixtral", "granitemoe", "mamba"):
         tiny_model(kind, tmp_path / kind, layers=2)
     prepared = {
@@ -493,7 +493,7 @@ def test_a_plan_is_bridged_first_and_healed_once(folder: Path) -> None:
     )  # it learned in bfloat16, where that is fast
 
 
-def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
+def test_healing_begins_from_the_bridged_weights(folder: Path) -> None:
     prepared = prepare(said(folder, SHORT))
     base = load_file(folder / "base" / "model.safetensors")
     nudged = base["model.layers.1.mlp.down_proj.weight"] * 1.1

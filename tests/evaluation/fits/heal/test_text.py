@@ -49,7 +49,7 @@ def test_one_in_twenty_sequences_is_held_out(
     assert (len(few.learned.tokens), len(few.held.tokens)) == (2, 1)
 
 
-def test_the_tokens_are_the_texts_each_once(folder: Path) -> None:
+def test_each_piece_of_the_text_is_used_once(folder: Path) -> None:
     found = text(folder, "text.txt", 640)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     whole = tokenizer.encode((folder / "text.txt").read_text().lower(), add_special_tokens=False)

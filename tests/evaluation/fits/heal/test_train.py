@@ -126,7 +126,7 @@ def test_only_the_layers_that_are_named_learn(folder: Path) -> None:
 # --------------------------------------------------------------------------------- the best state
 
 
-def test_a_rate_that_spoils_leaves_what_learning_began_with(
+def test_a_diverging_rate_leaves_the_first_weights(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 30.0)
