@@ -92,15 +92,15 @@ def test_no_class_derives_from_a_final_class() -> None:
 
 def imports(tree: ast.Module, known: Mapping[str, object]) -> set[str]:
     """The modules of ours that a module imports, at its top or later."""
-    found = set()
+    results = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else node.module)
+                results.add(inner if inner in known else node.module)
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found & known.keys()
+            results |= {alias.name for alias in node.names}
+    return results & known.keys()
 
 
 @cache

@@ -122,7 +122,7 @@ def test_a_test_that_writes_to_the_home_fails(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_interrupts_are_tested_where_the_caller_ignores_them() -> None:
-    tests = "tests/checkpoint/write/test_tensors.py::test_an_interrupt_lets_the_others_go"
+    tests = "tests/checkpoint/write/test_tensors.py::test_an_interrupt_stops_the_other_threads"
     done = run_pytest(tests, before=ignore_interrupts)
     assert done.returncode == 0, done.stdout
 
