@@ -186,7 +186,7 @@ def test_samples_are_drawn_once_each(size: int, seed: int) -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 2**53))
-def test_more_rows_leave_the_order_of_the_others(size: int, seed: int) -> None:
+def test_more_rows_keep_the_order_of_the_first_rows(size: int, seed: int) -> None:
     longer = order(size + 1, seed)
     assert [number for number in longer if number < size] == order(size, seed)
 

@@ -124,8 +124,8 @@ def test_other_weights_are_named(folder: Path) -> None:
     (folder / "q4.GGUF").touch()
     error = refused(folder)
     assert error.code == "C104"
-    found = "'adapter_model.safetensors', 'pytorch_model_fp32.bin' and 'q4.GGUF'"
-    assert error.message == f"holds no safetensors weights; found {found}"
+    result = "'adapter_model.safetensors', 'pytorch_model_fp32.bin' and 'q4.GGUF'"
+    assert error.message == f"holds no safetensors weights; found {result}"
     for n in range(9):
         (folder / f"{n}.bin").touch()
     assert refused(folder).message.endswith("and 7 more")
@@ -209,8 +209,8 @@ def test_tokenizer_and_template_files_are_found(folder: Path) -> None:
     (templates / "notes.txt").touch()
     (folder / "README.md").touch()
     (folder / "generation_config.json").touch()
-    found = [str(path.relative_to(folder)) for path in tokenizer_files(checkpoint)]
-    assert found == [*TOKENIZER_FILES, "additional_chat_templates/tool.jinja"]
+    results = [str(path.relative_to(folder)) for path in tokenizer_files(checkpoint)]
+    assert results == [*TOKENIZER_FILES, "additional_chat_templates/tool.jinja"]
     assert generation_config(checkpoint) == folder / "generation_config.json"
 
 

@@ -61,10 +61,10 @@ def _soon() -> Iterator[None]:
 def refused(read: Read, path: Path) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
         read(path)
-    said = str(caught.value)
-    said.encode("utf-8")
-    assert all(c.isprintable() or c == "\n" for c in said)
-    assert len(said) < 1000 + len(str(path))
+    message = str(caught.value)
+    message.encode("utf-8")
+    assert all(c.isprintable() or c == "\n" for c in message)
+    assert len(message) < 1000 + len(str(path))
     return caught.value
 
 
@@ -101,10 +101,10 @@ def test_a_file_that_shrinks_is_refused(
     fstat = os.fstat
 
     def then_shrinks(fd: int) -> os.stat_result:
-        found = fstat(fd)
-        if found.st_size == len(sound):
+        result = fstat(fd)
+        if result.st_size == len(sound):
             shrinks(len(sound) // 3)
-        return found
+        return result
 
     shrinks = partial(os.truncate, path)
     monkeypatch.setattr(os, "fstat", then_shrinks)
@@ -162,10 +162,10 @@ def test_sparse_files_of_terabytes_and_bombs_fit_into_a_process(
     done = subprocess.run([sys.executable, "-c", program, *paths, sound], capture_output=True,
                           text=True, check=True, timeout=60)  # fmt: skip
     assert not done.stderr
-    said = done.stdout.splitlines()
-    assert len(said) >= len(paths)
+    lines = done.stdout.splitlines()
+    assert len(lines) >= len(paths)
     bombs = len(pickles.BOMBS) if module == "pickled" else 0
-    assert sum(line.endswith(" instructions") for line in said) == bombs
+    assert sum(line.endswith(" instructions") for line in lines) == bombs
 
 
 def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
@@ -253,9 +253,9 @@ def test_the_command_line_reports_a_hostile_file(
     (tmp_path / "model" / weights).write_bytes(hostile.content)
     (tmp_path / "cut.tailor").write_text('tailor 1\nmodel base = "./model"\nL0 = L0 base\n')
     assert cli.run(["check", str(tmp_path / "cut.tailor")]) == 1
-    said = capfd.readouterr().err
-    assert f"error[{hostile.code}]" in said
-    assert hostile.offset is None or f", byte {hostile.offset})" in said
+    output = capfd.readouterr().err
+    assert f"error[{hostile.code}]" in output
+    assert hostile.offset is None or f", byte {hostile.offset})" in output
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_the_home_of_an_unknown_user_is_not_expanded() -> None:
         ("~/base", "~/base"),
     ],
 )
-def test_a_source_is_named_as_it_is_found_from_here(
+def test_a_source_is_a_path_from_the_current_folder(
     source: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()

@@ -49,9 +49,9 @@ def write(folder: Path, files: Mapping[str, Any]) -> Path:
 
 
 def ids_of(folder: Path) -> dict[str, int]:
-    found = read_vocabulary(folder)
-    assert found is not None
-    return dict(found.ids)
+    result = read_vocabulary(folder)
+    assert result is not None
+    return dict(result.ids)
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -238,7 +238,7 @@ def test_the_relation_of_vocabularies_is_symmetric(a: dict[str, int], b: dict[st
     ],
 )
 def test_folders_of_the_same_files(files: Mapping[str, Any], same: bool, tmp_path: Path) -> None:
-    one = write(tmp_path / "one", {"vocab.json": {"a": 0}})
+    file = write(tmp_path / "one", {"vocab.json": {"a": 0}})
     other = write(tmp_path / "other", files)
-    assert same_files(one, other) is same
-    assert same_files(other, one) is same
+    assert same_files(file, other) is same
+    assert same_files(other, file) is same

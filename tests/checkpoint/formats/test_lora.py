@@ -54,7 +54,7 @@ def delta(model: Checkpoint, module: str = Q) -> LowRank:
 
 
 def test_a_delta_replaces_one_tensor_and_keeps_its_spec(base: Checkpoint, tmp_path: Path) -> None:
-    made, said = apply_adapter(base, adapter(tmp_path / "a"))
+    made, messages = apply_adapter(base, adapter(tmp_path / "a"))
     assert changed(base, made) == {f"{Q}.weight"}
     old, new = base.tensors[f"{Q}.weight"], made.tensors[f"{Q}.weight"]
     assert new.spec == old.spec
@@ -62,7 +62,7 @@ def test_a_delta_replaces_one_tensor_and_keeps_its_spec(base: Checkpoint, tmp_pa
     assert new.form.base == old
     assert delta(made).scale == 2.0
     assert not delta(made).transposed
-    assert (made.config, made.folder, said) == (base.config, base.folder, [])
+    assert (made.config, made.folder, messages) == (base.config, base.folder, [])
     assert made.files == (*base.files, tmp_path / "a/adapter_model.safetensors")
     hash(new)
 
@@ -135,9 +135,9 @@ def test_another_base_name_is_a_warning(
     named: str | None, warned: bool, base: Checkpoint, tmp_path: Path
 ) -> None:
     folder = adapter(tmp_path / "a", base_model_name_or_path=named)
-    _, said = apply_adapter(base, folder)
-    assert len(said) == warned
-    assert not warned or "another base" in said[0]
+    _, messages = apply_adapter(base, folder)
+    assert len(messages) == warned
+    assert not warned or "another base" in messages[0]
 
 
 def test_the_hubs_cache_and_the_configuration_name_a_base_too(family: Path, tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_the_hubs_cache_and_the_configuration_name_a_base_too(family: Path, tmp_
 
 def test_targets_without_a_delta_are_a_warning(base: Checkpoint, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", target_modules=["q_proj"])
-    (said,) = apply_adapter(base, folder)[1]
-    assert "'model.layers.1.self_attn.q_proj.weight' and 4 more" in said
+    (message,) = apply_adapter(base, folder)[1]
+    assert "'model.layers.1.self_attn.q_proj.weight' and 4 more" in message
     adapter(folder, target_modules=["q_proj"], layers_to_transform=[0])
     assert apply_adapter(base, folder)[1] == []
 
@@ -199,9 +199,9 @@ def test_slow_target_patterns_match_the_trained_modules(base: Checkpoint, tmp_pa
         "(a+)+",
         r"(?:.*?(?:q|k).*?(?:_).*?)|(?:a.*b.*(?:c|d)(?:e)(?:f))",
     ):
-        made, said = apply_adapter(base, adapter(tmp_path / "a", target_modules=targets))
+        made, messages = apply_adapter(base, adapter(tmp_path / "a", target_modules=targets))
         assert changed(base, made) == {f"{Q}.weight"}
-        assert said == []
+        assert messages == []
 
 
 def test_training_settings_are_ignored(base: Checkpoint, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_training_settings_are_ignored(base: Checkpoint, tmp_path: Path) -> None
         use_future=None,
         future_config={},
     )
-    made, said = apply_adapter(base, folder)
-    assert said == []
+    made, messages = apply_adapter(base, folder)
+    assert messages == []
     assert not delta(made).transposed
 
 
@@ -333,7 +333,7 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "tensors", "config"),
+    ("code", "message", "tensors", "config"),
     [
         ("C401", "changes nothing", {}, {}),
         ("C401", "changes nothing", pair(Q), {"lora_alpha": 0}),
@@ -382,14 +382,14 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_faults(
     code: str,
-    said: str,
+    message: str,
     tensors: dict[str, Tensor],
     config: dict[str, Any],
     base: Checkpoint,
     tmp_path: Path,
 ) -> None:
     error = refused(base, adapter(tmp_path / "a", tensors, **config))
-    assert (error.code, said in error.message) == (code, True), error.message
+    assert (error.code, message in error.message) == (code, True), error.message
     assert error.path == tmp_path / "a/adapter_model.safetensors"
 
 
@@ -400,7 +400,9 @@ def test_an_adapter_of_another_model_is_a_fault(family: Path, tmp_path: Path) ->
     assert error.help == "it is for another model"
 
 
-def test_another_vocabulary_is_named_as_such(base: Checkpoint, tmp_path: Path) -> None:
+def test_an_adapter_of_another_vocabulary_is_refused_with_this_reason(
+    base: Checkpoint, tmp_path: Path
+) -> None:
     tensors = pair(Q) | {"base_model.model.model.embed_tokens.weight": torch.zeros(70, HIDDEN)}
     assert (
         refused(base, adapter(tmp_path / "a", tensors)).help == "the adapter has another vocabulary"
@@ -444,7 +446,9 @@ def test_invalid_adapter_folders_are_refused(
         assert refused(base, folder).code == "C401"
 
 
-def test_an_adapter_in_pytorchs_format_is_the_same_one(base: Checkpoint, tmp_path: Path) -> None:
+def test_an_adapter_in_pytorchs_format_gives_the_same_tensors(
+    base: Checkpoint, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     tensors = {name: torch.randn_like(tensor) for name, tensor in pair(Q).items()}
     new, old = adapter(tmp_path / "new", tensors), adapter(tmp_path / "old")

@@ -39,12 +39,12 @@ def test_a_matrix_equals_its_formula(format_: str, shape: tuple[int, int], tmp_p
     made = make(1, shape)
     tensors = stored(tmp_path, "m.", made)
     config = {"quantization_config": settings, "dtype": "float16"}
-    after, found = dequantised_checkpoint(config, tensors, tmp_path)
+    after, result = dequantised_checkpoint(config, tensors, tmp_path)
     assert after == {"dtype": "float16"}
-    assert found.keys() == {"m.weight"}
-    assert found["m.weight"].spec == TensorSpec("m.weight", "F16", shape)
-    assert load_tensor(found["m.weight"]).equal(made.values)
-    assert read_in_chunks(found["m.weight"], 100).equal(made.values)
+    assert result.keys() == {"m.weight"}
+    assert result["m.weight"].spec == TensorSpec("m.weight", "F16", shape)
+    assert load_tensor(result["m.weight"]).equal(made.values)
+    assert read_in_chunks(result["m.weight"], 100).equal(made.values)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -57,10 +57,10 @@ def test_a_scale_that_is_not_finite_is_refused(format_: str, wild: float, tmp_pa
     (tensor,) = scales.values()
     tensor.reshape(-1)[-1] = wild
     config = {"quantization_config": settings, "dtype": "float32"}
-    _, found = dequantised_checkpoint(config, stored(tmp_path, "m.", made), tmp_path)
-    said = r"got (nan|-?inf) in 'm.weight'\[\d+, \d+\] of 'base' once it is dequantised"
-    with pytest.raises(NotFiniteFault, match=said):
-        read_in_chunks(found["m.weight"], 100)
+    _, result = dequantised_checkpoint(config, stored(tmp_path, "m.", made), tmp_path)
+    message = r"got (nan|-?inf) in 'm.weight'\[\d+, \d+\] of 'base' once it is dequantised"
+    with pytest.raises(NotFiniteFault, match=message):
+        read_in_chunks(result["m.weight"], 100)
 
 
 def test_blocks_that_are_larger_than_the_matrix_are_the_matrix(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_experts_in_mxfp4_are_transposed(tmp_path: Path) -> None:
     made = mxfp4(2, 3, 64, 10)
     tensors = stored(tmp_path, "mlp.experts.gate_up_proj", made)
     config = {"quantization_config": {"quant_method": "mxfp4"}}
-    _, found = dequantised_checkpoint(config, tensors, tmp_path)
-    (tensor,) = found.values()
+    _, result = dequantised_checkpoint(config, tensors, tmp_path)
+    (tensor,) = result.values()
     assert tensor.spec == TensorSpec("mlp.experts.gate_up_proj", "BF16", (3, 64, 10))
     assert load_tensor(tensor).equal(made.values)
     assert read_in_chunks(tensor, 100).equal(made.values)
@@ -109,8 +109,8 @@ def test_a_matrix_equals_the_result_of_its_library(name: str, tmp_path: Path) ->
     entry = GOLDEN[name]
     tensors = {f"m.{end}": decoded(tensor) for end, tensor in entry["tensors"].items()}
     save_file(tensors, tmp_path / "model.safetensors")
-    found = read_header(tmp_path / "model.safetensors")
-    assert read(entry["settings"], found, tmp_path).equal(decoded(entry["values"]))
+    result = read_header(tmp_path / "model.safetensors")
+    assert read(entry["settings"], result, tmp_path).equal(decoded(entry["values"]))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8, torch.float8_e8m0fnu])
@@ -134,8 +134,8 @@ def test_mxfp4_equals_the_result_of_transformers(tmp_path: Path) -> None:
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     made = mxfp4(4, 2, 96, 6)
-    found = stored(tmp_path, "m.weight", made)
-    values = read({"quant_method": "mxfp4"}, found, tmp_path)
+    result = stored(tmp_path, "m.weight", made)
+    values = read({"quant_method": "mxfp4"}, result, tmp_path)
     blocks, scales = made.tensors["_blocks"], made.tensors["_scales"]
     assert values.equal(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
 
@@ -153,15 +153,15 @@ def reads(change: Change, format_: str, folder: Path) -> str:
     tensors = {f"m.{end}": tensor for end, tensor in make(1, (32, 64)).tensors.items()}
     change(settings, tensors)
     save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors")
-    found = read_header(folder / "model.safetensors")
+    result = read_header(folder / "model.safetensors")
     with pytest.raises(CheckpointError) as error:
-        read(settings, found, folder)
+        read(settings, result, folder)
     assert error.value.code == "M213"
     return error.value.message
 
 
-def read(settings: dict[str, Any], found: dict[str, TensorInfo], folder: Path) -> Tensor:
-    _, made = dequantised_checkpoint({"quantization_config": settings}, found, folder)
+def read(settings: dict[str, Any], result: dict[str, TensorInfo], folder: Path) -> Tensor:
+    _, made = dequantised_checkpoint({"quantization_config": settings}, result, folder)
     return load_tensor(made["m.weight"])
 
 

@@ -41,16 +41,16 @@ def refused(file: Path) -> CheckpointError:
 
 def test_tensors_are_where_the_reference_put_them(file: Path) -> None:
     file.write_bytes(VALID)
-    found = read_header(file)
-    assert found.keys() == TENSORS.keys()
-    for name, info in found.items():
+    result = read_header(file)
+    assert result.keys() == TENSORS.keys()
+    for name, info in result.items():
         tensor = TENSORS[name]
         assert info.file == file
         assert info.spec.name == name
         assert info.spec.shape == tuple(tensor.shape)
         raw = VALID[info.offset : info.offset + info.spec.size]
         assert raw == tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    offsets = [info.offset for info in found.values()]
+    offsets = [info.offset for info in result.values()]
     assert offsets == sorted(offsets)
 
 
@@ -181,13 +181,13 @@ def _agree(factory: pytest.TempPathFactory, content: bytes) -> None:
     file = factory.getbasetemp() / "mutated.safetensors"
     file.write_bytes(content)
     try:
-        found = read_header(file)
+        result = read_header(file)
     except CheckpointError as error:
         str(error).encode()
         return
     with safe_open(file, "pt") as reference:
-        assert found.keys() == set(reference.keys())
-        for name, info in found.items():
+        assert result.keys() == set(reference.keys())
+        for name, info in result.items():
             tensor = reference.get_slice(name)
             assert (tensor.get_dtype(), tensor.get_shape()) == (info.spec.dtype, [*info.spec.shape])
-    assert sum(info.spec.size for info in found.values()) <= len(content)
+    assert sum(info.spec.size for info in result.values()) <= len(content)

@@ -33,10 +33,10 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def digested(file: Path) -> str:
     """The digest that a command of its own gets, and keeps."""
     known = KnownDigests()
-    found = known.of(file)
+    result = known.of(file)
     known.keep()
-    assert found.size == file.stat().st_size
-    return found.sha256
+    assert result.size == file.stat().st_size
+    return result.sha256
 
 
 def written(file: Path, raw: bytes) -> str:

@@ -133,7 +133,7 @@ def test_files_are_filled_in_order() -> None:
     st.lists(st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.integers(0, 9)), max_size=12),
     st.integers(1, 60),
 )
-def test_every_tensor_is_aligned_and_there_once(
+def test_every_tensor_is_aligned_and_occurs_once(
     tensors: list[tuple[str, int]], shard_size: int
 ) -> None:
     specs = [TensorSpec(str(n), dtype, (size * 4,)) for n, (dtype, size) in enumerate(tensors)]
@@ -680,7 +680,7 @@ def test_an_old_one_that_cannot_be_put_back_is_kept(
     assert tree(target) == {"theirs": b""}
 
 
-def test_a_target_that_appears_meanwhile_is_kept(target: Path) -> None:
+def test_a_target_that_appears_during_writing_is_kept(target: Path) -> None:
     def races(spec: TensorSpec) -> Iterator[bytes]:
         target.mkdir(exist_ok=True)
         (target / "theirs").touch()
