@@ -27,7 +27,7 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_declared_choice_gives_no_warning(tied: Path, text: str, kept: str) -> None:
-    found = [f for f in gptailor.check(gptailor.loads(HEAD + text, folder=tied)) if f.code]
-    messages = [fault.message for fault in found if fault.code == "M315"]
+    results = [f for f in gptailor.check(gptailor.loads(HEAD + text, folder=tied)) if f.code]
+    messages = [fault.message for fault in results if fault.code == "M315"]
     assert len(messages) == bool(kept)
     assert all(kept in message for message in messages), messages

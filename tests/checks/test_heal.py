@@ -94,7 +94,7 @@ SAME_TEACHERS = [
 
 
 @pytest.mark.parametrize(("canonical", "others"), SAME_TEACHERS)
-def test_the_same_teachers_are_one_plan_however_they_are_named(
+def test_two_notations_of_the_same_teachers_give_equal_plans(
     canonical: str, others: list[str]
 ) -> None:
     plan = gptailor.loads(f"{HEAD}drop L1\nheal {canonical}")
@@ -129,7 +129,7 @@ def test_a_stack_learns_from_the_base_or_the_named_teacher() -> None:
 
 
 @pytest.mark.parametrize("body", ["drop L1", 'L1 from heal\nheal on "t"', 'heal L1 on "t"'])
-def test_where_nothing_is_dropped_nothing_is_healed(body: str) -> None:
+def test_a_plan_without_drops_is_not_healed(body: str) -> None:
     assert healed(body) is None
 
 

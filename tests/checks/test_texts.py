@@ -63,8 +63,8 @@ def test_a_text_with_fewer_bytes_than_tokens_is_too_short(
     family: Path, text: str, expected: list[str]
 ) -> None:
     """The texts have seven bytes; one is enough only for as many tokens."""
-    found = codes(family, f"drop L1\n{text}\n")
-    assert [words for code, words in found if code == "C806"] == expected
+    result = codes(family, f"drop L1\n{text}\n")
+    assert [words for code, words in result if code == "C806"] == expected
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_the_first_row_has_the_fields_that_are_read(
         (family / f"{name}.jsonl").write_text(row)
     (family / "text.txt").write_text("abcdefghijkl")
     try:
-        found = [(c, at) for c, at in codes(family, text) if c in {"C802", "C803", "C804"}]
+        results = [(c, at) for c, at in codes(family, text) if c in {"C802", "C803", "C804"}]
     finally:
         for name in rows:
             (family / f"{name}.jsonl").unlink()
         (family / "text.txt").unlink()
-    assert [code for code, _ in found] == expected
-    assert all(at.strip('"').partition(".")[0] in (*rows, "text") for _, at in found)
+    assert [code for code, _ in results] == expected
+    assert all(at.strip('"').partition(".")[0] in (*rows, "text") for _, at in results)
 
 
 def test_a_wrong_row_is_refused_before_anything_is_computed(family: Path, tmp_path: Path) -> None:
@@ -266,9 +266,9 @@ def test_tokens_are_counted_before_a_text_is_used(
     (family / "some.txt").write_text("…" * 20, encoding="utf-8")
     (family / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "…………"}]}\n')
     plan = gptailor.loads(f"{HEAD}drop L1\n{text}\n", folder=family)
-    found = [fault for fault in gptailor.check(plan) if fault.code == "C806"]
-    assert [fault.message.partition(" (")[0] for fault in found] == expected
+    results = [fault for fault in gptailor.check(plan) if fault.code == "C806"]
+    assert [fault.message.partition(" (")[0] for fault in results] == expected
     if expected:
         with pytest.raises(gptailor.PlanError) as refused:
             gptailor.compile(plan, tmp_path / "out", dry_run=True)
-        assert [fault.message for fault in refused.value.faults] == [f.message for f in found]
+        assert [fault.message for fault in refused.value.faults] == [f.message for f in results]
