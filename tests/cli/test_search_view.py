@@ -139,7 +139,7 @@ def test_a_trial_is_a_line_however_much_it_drops() -> None:
     assert all(" …; " in line for line in said)
 
 
-def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
+def test_healing_of_a_second_plan_is_announced_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course(monkeypatch, 3.0)
@@ -184,7 +184,7 @@ def view_of_a_plugin() -> Iterator[OnSearchEvent]:
 
 
 @pytest.mark.parametrize(
-    ("plugin", "stream", "options", "said"),
+    ("plugin", "stream", "options", "expected"),
     [
         (True, Terminal, [], f"viewed {MEASURING}\n"),
         (True, Terminal, ["--no-live"], "measuring: 1 of 2\n"),
@@ -193,7 +193,7 @@ def view_of_a_plugin() -> Iterator[OnSearchEvent]:
     ],
 )
 def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
-    plugin: bool, stream: type[io.StringIO], options: list[str], said: str,
+    plugin: bool, stream: type[io.StringIO], options: list[str], expected: str,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def search(*_: object, on_event: OnSearchEvent, **__: object) -> None:
@@ -212,5 +212,5 @@ def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
     code = cli.run(["search", str(tmp_path / "p.tailor"), "-o", str(tmp_path / "run"), *options])
     assert isinstance(sys.stderr, io.StringIO)
     assert (code, sys.stderr.getvalue()) == (
-        130, f"{said}interrupted; the results are kept, and the same command goes on\n"
+        130, f"{expected}interrupted; the results are kept, and the same command goes on\n"
     )  # fmt: skip
