@@ -46,7 +46,7 @@ class GitHub:
 
             def do_PATCH(self) -> None:
                 self._answer({})
-                there = {one["id"]: one for one in api.comments}
+                there = {comment["id"]: comment for comment in api.comments}
                 there[int(self.path.rpartition("/")[2])]["body"] = self._body()["body"]
 
             def _body(self) -> Any:
@@ -150,15 +150,15 @@ def headings(summary: str) -> list[str]:
 def test_faults_are_annotations_and_a_plan_is_canonical(repository: Path) -> None:
     assert run(repository, "check") == (0, "3 plans, no faults\n")
     (repository / "gone.tailor").write_text(PLAN.replace("\n\n", "\n"))
-    code, said = run(repository, "check")
-    assert (code, said) == (
+    code, output = run(repository, "check")
+    assert (code, output) == (
         1,
         "::error file=gone.tailor::not in canonical form: run gptailor fmt\n",
     )
     (repository / "cut.tailor").write_text(PLAN + "L1 from maths\n")
-    code, said = run(repository, "check")
+    code, output = run(repository, "check")
     assert code == 1
-    assert said.startswith("::error file=cut.tailor,line=")
+    assert output.startswith("::error file=cut.tailor,line=")
     assert run(repository, "check", PLANS="*.none") == (0, "there are no plans\n")
 
 
@@ -207,9 +207,11 @@ def test_unchanged_plans_give_no_comment_and_a_refusal_is_a_warning(
     refusing.server.server_close()
 
 
-@pytest.mark.parametrize("said", ["cut.tailor\n", "\r\ncut.tailor\r\n\r\n", "  cut.tailor\n \n"])
-def test_patterns_are_a_block_of_lines(repository: Path, said: str) -> None:
-    assert run(repository, "check", PLANS=said) == (0, "1 plan, no faults\n")
+@pytest.mark.parametrize(
+    "patterns", ["cut.tailor\n", "\r\ncut.tailor\r\n\r\n", "  cut.tailor\n \n"]
+)
+def test_patterns_are_a_block_of_lines(repository: Path, patterns: str) -> None:
+    assert run(repository, "check", PLANS=patterns) == (0, "1 plan, no faults\n")
 
 
 def test_an_empty_pattern_is_the_default(repository: Path) -> None:
@@ -248,7 +250,7 @@ def test_commits_of_the_base_branch_are_not_changes(
 
 
 @pytest.mark.parametrize("depth", [["--depth=1"], []])
-def test_githubs_merge_is_compared_with_what_it_merges_into(
+def test_githubs_merge_commit_is_compared_with_its_target_branch(
     pulled: Path, github: GitHub, depth: list[str]
 ) -> None:
     old = git(pulled, "rev-parse", "main~2")
@@ -282,8 +284,8 @@ def test_names_and_texts_need_not_be_utf8(repository: Path, github: GitHub) -> N
     (repository / "cut.tailor").write_bytes(b"tailor 1\n# caf\xe9\n")
     (repository / odd).write_bytes(b"tailor 1\n# caf\xe9\n")
     base = committed(repository)
-    code, said = run(repository, "check")
-    assert (code, said.count("is not UTF-8")) == (1, 2)
+    code, output = run(repository, "check")
+    assert (code, output.count("is not UTF-8")) == (1, 2)
     (repository / "cut.tailor").write_text(PLAN)
     (repository / odd).write_text(PLAN.replace("L1", "L2"))
     committed(repository)
@@ -338,9 +340,9 @@ def test_links_are_not_followed(repository: Path, github: GitHub) -> None:
     assert headings(summary) == ["`cut.tailor`", "`environ.tailor`"]
     assert summary.count("is no plain file, and isn't read") == 2
     assert "secret" not in summary
-    code, said = run(repository, "check")
+    code, output = run(repository, "check")
     assert code == 0
-    assert said == (
+    assert output == (
         "::notice file=cut.tailor::not checked: it isn't a plain file\n"
         "::notice file=environ.tailor::not checked: it isn't a plain file\n"
         "2 plans, no faults\n"
@@ -370,12 +372,12 @@ def test_a_command_has_no_token_and_runs_no_code_of_the_pull_request(
     folder = repository / "gptailor"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise SystemExit('mine is run')\n")
-    code, said = run(repository, "check", GITHUB_TOKEN="secret")
-    assert (code, said) == (0, "3 plans, no faults\n")
-    code, said = run(
+    code, output = run(repository, "check", GITHUB_TOKEN="secret")
+    assert (code, output) == (0, "3 plans, no faults\n")
+    code, output = run(
         repository, "check", GITHUB_TOKEN="secret", CANONICAL="false", PYTHONPATH=another_gptailor
     )
-    assert (code, said) == (0, "token None\n3 plans, no faults\n")
+    assert (code, output) == (0, "token None\n3 plans, no faults\n")
 
 
 def test_a_check_of_form_that_breaks_isnt_a_fault_of_form(
@@ -386,8 +388,8 @@ def test_a_check_of_form_that_breaks_isnt_a_fault_of_form(
         "import sys\nif sys.argv[1] == 'fmt':\n"
         "    print('broken by 100%', file=sys.stderr)\n    sys.exit(3)\n"
     )
-    code, said = run(repository, "check", PLANS="cut.tailor", PYTHONPATH=another_gptailor)
-    assert (code, said) == (
+    code, output = run(repository, "check", PLANS="cut.tailor", PYTHONPATH=another_gptailor)
+    assert (code, output) == (
         1,
         "::error file=cut.tailor::gptailor fmt --check ended with 3: broken by 100%25\n",
     )
@@ -405,8 +407,8 @@ def test_only_a_bots_comment_is_renewed(repository: Path, github: GitHub) -> Non
     committed(repository)
     commented(repository, github, base)
     commented(repository, github, base)
-    assert [one["id"] for one in github.comments] == [1, 2, 3, 1000]
-    assert [one["body"] for one in github.comments[:2]] == [mark, mark]
+    assert [comment["id"] for comment in github.comments] == [1, 2, 3, 1000]
+    assert [comment["body"] for comment in github.comments[:2]] == [mark, mark]
 
 
 def test_expectations_are_marked_and_listed_in_the_summary(repository: Path) -> None:
@@ -416,25 +418,27 @@ def test_expectations_are_marked_and_listed_in_the_summary(repository: Path) -> 
     (repository / "gone.tailor").write_text(f"{PLAN}expect parameters() <= 1k\n")
     committed(repository)
     summary = repository.parent / "summary.md"
-    code, said = run(repository, "test", GITHUB_STEP_SUMMARY=str(summary))
+    code, output = run(repository, "test", GITHUB_STEP_SUMMARY=str(summary))
     assert code == 1
-    assert "::error file=gone.tailor,line=6," in said
+    assert "::error file=gone.tailor,line=6," in output
     text = summary.read_text("utf-8")
     assert "parameters() < base" in text
     assert "::error" not in text
     code, _ = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples 64 --seed 1")
     assert code == 0
-    code, said = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples none")
-    assert (code, "'none' is not a valid integer" in said) == (2, True)
+    code, output = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples none")
+    assert (code, "'none' is not a valid integer" in output) == (2, True)
 
 
 def test_the_action_runs_this_script_and_is_given_no_text_to_run() -> None:
     action = yaml.safe_load((ACTION / "action.yml").read_text("utf-8"))
     steps = action["runs"]["steps"]
-    said = [step["run"] for step in steps if "run" in step]
-    assert not any("${{" in line for line in said)  # what others write reaches the environment only
+    scripts = [step["run"] for step in steps if "run" in step]
+    assert not any(
+        "${{" in line for line in scripts
+    )  # what others write reaches the environment only
     for word in ("check", "test", "comment"):
-        assert any(line.endswith(f'plans.py" {word}') for line in said)
+        assert any(line.endswith(f'plans.py" {word}') for line in scripts)
     used = {value for step in steps for value in step.get("env", {}).values()}
     names = ("plans", "alone", "canonical", "test", "test-options", "token")
     assert used == {f"${{{{ inputs.{name} }}}}" for name in names}

@@ -145,13 +145,13 @@ BROKEN = {
 def test_faults_are_the_same_from_everywhere(family: Path, tmp_path: Path, code: str) -> None:
     models = {name: {"source": str(family / name)} for name in ("base", "math")}
     plan = Plan.model_validate({"models": models, **BROKEN[code]})
-    (found,) = (f for f in gptailor.check(plan) if f.severity == "error")
-    assert found.code == code
+    (result,) = (f for f in gptailor.check(plan) if f.severity == "error")
+    assert result.code == code
     for text in (plan.model_dump_json(), gptailor.format(plan)):
         with pytest.raises(gptailor.PlanError) as error:
             gptailor.loads(text)
         assert code in codes(error)
-        assert found.message in str(error.value)
+        assert result.message in str(error.value)
     with pytest.raises(gptailor.PlanError) as error:
         gptailor.compile(plan, tmp_path / "out")
     assert code in codes(error)
@@ -373,7 +373,7 @@ def test_a_verb_of_a_plugin_that_is_missing_names_it(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_no_module_takes_the_place_of_a_verb(preloaded: Preloaded) -> None:
+def test_no_module_replaces_a_function_of_the_package(preloaded: Preloaded) -> None:
     """One module needs lm-eval, and one file is C that ctypes loads."""
     script = (
         "import importlib, pkgutil, gptailor\n"
@@ -410,4 +410,4 @@ def test_the_rules_of_a_plan_run_once(
     gptailor.compile(plan, tmp_path / "out")
     assert len(seen) == 1
     gptailor.compile(plan, tmp_path / "half", dtype="float16")
-    assert [one.dtype for one in seen] == [None, "float16"], "another plan"
+    assert [item.dtype for item in seen] == [None, "float16"], "another plan"

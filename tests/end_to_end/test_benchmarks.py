@@ -78,8 +78,8 @@ def test_the_peak_is_the_processs_own(tmp_path: Path) -> None:
     )
     log = tmp_path / "log"
     done = subprocess.run(python(script, child, log), capture_output=True, check=True, cwd=ROOT)
-    said = next(line for line in log.read_text().splitlines() if line.startswith("VmHWM"))
-    assert int(done.stdout) == pytest.approx(int(said.split()[1]) * 1024, rel=0.02)
+    output = next(line for line in log.read_text().splitlines() if line.startswith("VmHWM"))
+    assert int(done.stdout) == pytest.approx(int(output.split()[1]) * 1024, rel=0.02)
     assert int(done.stdout) > 200_000_000
 
 

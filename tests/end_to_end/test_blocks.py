@@ -133,15 +133,15 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("block", of("console"), ids=shown)
 def test_commands_of_a_page_exist(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = list(commands(block))
-    assert found, "no line begins with '$ '"
-    for words in found:
+    results = list(commands(block))
+    assert results, "no line begins with '$ '"
+    for words in results:
         program = Path(words[0]).name
         if program == "gptailor":
             understood(words[1:], monkeypatch)
         else:
             assert program in FOREIGN, words
-            files = {one.marks: one.text for one in blocks(block.page)}
+            files = {item.marks: item.text for item in blocks(block.page)}
             LOOKED_UP.get(program, lambda *_: None)(words[1:], files)
 
 
@@ -199,10 +199,12 @@ def test_python_examples_call_existing_functions(block: Block) -> None:
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gptailor."):
             module = importlib.import_module(str(node.module))
-            known |= {one.asname or one.name: getattr(module, one.name) for one in node.names}
+            known |= {name.asname or name.name: getattr(module, name.name) for name in node.names}
     for node in nodes:
         called = _called(node.func, known) if isinstance(node, ast.Call) else None
-        if called is not None and not any(isinstance(one, ast.Starred) for one in node.args):
+        if called is not None and not any(
+            isinstance(argument, ast.Starred) for argument in node.args
+        ):
             named = {str(word.arg): word.value for word in node.keywords}
             inspect.signature(called).bind(*node.args, **named)
 

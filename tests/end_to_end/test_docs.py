@@ -50,7 +50,7 @@ def examples() -> list[Block]:
 
 def statements() -> list[tuple[str, str]]:
     """Place and text of each statement in a table of statements."""
-    found = []
+    results = []
     for page in PAGES:
         form = None
         for number, line in enumerate((ROOT / page).read_text("utf-8").splitlines(), 1):
@@ -58,8 +58,8 @@ def statements() -> list[tuple[str, str]]:
             form = CELLS.get(first, form) if first is not None else None
             for text in re.findall(r"`([^`]+)`", first or "") if form else ():
                 if "…" not in text and not needs_missing_plugin(text):
-                    found.append((f"{page}:{number}", form.format(text)))
-    return found
+                    results.append((f"{page}:{number}", form.format(text)))
+    return results
 
 
 def faults_of(text: str) -> list[Fault]:
@@ -139,8 +139,8 @@ def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded
     version = ".".join(transformers.__version__.split(".")[:2])
     if f"types of transformers {version} " not in text:
         pytest.skip(f"the page's list is of another release than {version}")
-    code, _, said = preloaded.run(page.with_suffix(".py"), "--check")
-    assert code == 0, f"python docs/models.py pastes it\n{said}"
+    code, _, errors = preloaded.run(page.with_suffix(".py"), "--check")
+    assert code == 0, f"python docs/models.py pastes it\n{errors}"
 
 
 def test_the_list_of_commands_has_their_first_sentences() -> None:
@@ -179,10 +179,10 @@ def test_the_page_of_the_api_is_current_and_has_every_name() -> None:
 
 @pytest.mark.parametrize("page", [p for p in pages() if ">>> " in (ROOT / p).read_text("utf-8")])
 def test_python_examples_of_a_page_are_correct(page: str) -> None:
-    text = "".join(one.text for one in blocks(page) if one.language == "python")
+    text = "".join(block.text for block in blocks(page) if block.language == "python")
     examples = doctest.DocTestParser().get_doctest(text, {}, page, None, 0)
     assert examples.examples
-    said: list[str] = []
+    messages: list[str] = []
     with torch.random.fork_rng(devices=[]):
-        found = doctest.DocTestRunner(verbose=False).run(examples, out=said.append)
-    assert not found.failed, "".join(said)
+        result = doctest.DocTestRunner(verbose=False).run(examples, out=messages.append)
+    assert not result.failed, "".join(messages)

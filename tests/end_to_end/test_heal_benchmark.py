@@ -38,8 +38,8 @@ def test_the_code_of_an_answer_is_extracted() -> None:
     [("assert double(2) == 4", True), ("assert double(2) == 5", False), ("exit(0)", False)],
 )
 def test_code_passes_its_tests(test: str, passed: bool) -> None:
-    found = scores({"task": "MBPP", "tests": test}, ANSWER)
-    assert found == {"MBPP written": True, "MBPP passed": passed}
+    result = scores({"task": "MBPP", "tests": test}, ANSWER)
+    assert result == {"MBPP written": True, "MBPP passed": passed}
 
 
 def test_a_looping_continuation_is_found() -> None:

@@ -145,8 +145,8 @@ def said(place: Path) -> Mapping[str, tuple[int, str, str]]:
     command = [sys.executable, "-c", SCRIPT, json.dumps(BROUGHT), lines]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @pytest.mark.parametrize("line", DONE)
@@ -184,13 +184,13 @@ def test_every_extra_is_one_of_the_project_and_has_these_packages() -> None:
     ]
 
     def brought(extra: str) -> set[str]:
-        found = set()
+        results = set()
         for wanted in extras[extra]:
             if inner := re.fullmatch(r"gptailor\[(.+)\]", wanted):
-                found |= {name for one in inner[1].split(",") for name in brought(one)}
+                results |= {name for item in inner[1].split(",") for name in brought(item)}
             else:
-                found.add(re.split(r"[<>=\[]", wanted)[0].replace("-", "_"))
-        return found
+                results.add(re.split(r"[<>=\[]", wanted)[0].replace("-", "_"))
+        return results
 
     for extra, modules in EXTRAS.items():
         packages = {DISTRIBUTIONS.get(module, module).replace("-", "_") for module in modules}

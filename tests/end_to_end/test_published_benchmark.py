@@ -138,8 +138,8 @@ def test_a_score_has_the_published_metric_and_the_count_of_all_parts() -> None:
         "n-samples": {"a": {"effective": 3}, "b": {"effective": 4}},
     }
     pytest.importorskip("lm_eval")
-    found = score_of("mmlu", results, "cpu")
-    assert (found.metric, found.score, found.stderr, found.samples) == ("acc,none", 0.5, 0.1, 7)
+    result = score_of("mmlu", results, "cpu")
+    assert (result.metric, result.score, result.stderr, result.samples) == ("acc,none", 0.5, 0.1, 7)
     assert score_of("mine", results, "cpu").stderr is None
     with pytest.raises(RefusedError, match="got f1,none"):
         score_of("odd", results, "cpu")

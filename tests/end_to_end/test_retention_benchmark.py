@@ -31,7 +31,7 @@ LEFT_OUT = {"cut", "select", "merged", "bridge"}
 """Searches like `heal`'s: one is enough to see that they run."""
 
 
-def cell(method: str, nats: float, **said: Any) -> Cell:
+def cell(method: str, nats: float, **fields: Any) -> Cell:
     """A cell with two losses on the same sources, and losses of 1 more on other sources."""
     losses = [
         nats - 0.5,
@@ -54,7 +54,7 @@ def cell(method: str, nats: float, **said: Any) -> Cell:
         },
         "evaluations": 1.0, "seconds": 2.0, "note": "L1",
     }  # fmt: skip
-    return Cell(method=method, **(about | said))
+    return Cell(method=method, **(about | fields))
 
 
 @pytest.fixture
@@ -139,9 +139,9 @@ def test_folding_adds_differences_of_layers() -> None:
 
 
 def test_a_page_has_the_command_without_the_places_of_one_machine() -> None:
-    said = ["--folder", "/a", "--data", "/b", "--only-page", "--model", "/c", "--texts", "3"]
-    told = parsed([*said, "--page", "page.md"]).command
-    assert told == "python benchmarks/retention.py --data DATA --texts 3 --page page.md"
+    arguments = ["--folder", "/a", "--data", "/b", "--only-page", "--model", "/c", "--texts", "3"]
+    command = parsed([*arguments, "--page", "page.md"]).command
+    assert command == "python benchmarks/retention.py --data DATA --texts 3 --page page.md"
 
 
 def public_texts(folder: Path) -> None:
