@@ -36,10 +36,10 @@ def slow_halves(there: pytest.MonkeyPatch, slow: bool) -> None:
 
 
 def judged(plan: Path, dtype: torch.dtype | None = None) -> tuple[float, TargetSize]:
-    found = evaluate(plan, 'nll("rows.jsonl")', folder=plan.parent, dtype=dtype)
-    outcome = found.results[0].outcome
+    result = evaluate(plan, 'nll("rows.jsonl")', folder=plan.parent, dtype=dtype)
+    outcome = result.results[0].outcome
     assert isinstance(outcome, Score)
-    return outcome.value, found.subjects[0]
+    return outcome.value, result.subjects[0]
 
 
 def test_a_processor_without_products_of_16_bits_computes_in_float32(

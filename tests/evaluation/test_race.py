@@ -61,7 +61,7 @@ def test_probabilities_are_those_of_students_tables(t: float, freedom: float, be
     assert probability(t, 1.0, freedom) == pytest.approx(below, abs=2e-3)
 
 
-def test_a_difference_without_a_spread_is_what_it_is() -> None:
+def test_a_difference_without_a_spread_has_probability_0_or_1() -> None:
     assert [probability(value, 0.0, 3.0) for value in (-1.0, 0.0, 1.0)] == [1.0, 0.5, 0.0]
 
 
@@ -92,7 +92,7 @@ def test_a_score_is_that_of_its_samples_and_of_the_first_of_them() -> None:
 # -------------------------------------------------------------------------------------- who loses
 
 
-def test_equal_plans_are_seldom_given_up_and_bad_ones_soon() -> None:
+def test_equal_plans_are_rarely_stopped_and_worse_plans_soon() -> None:
     def given_up(lift: float) -> float:
         lost = 0
         for seed in range(400):
@@ -128,13 +128,13 @@ def test_a_race_compares_at_least_four_samples() -> None:
 
 
 def rivals(trials: Trials, plan: Plan, samples: int) -> tuple[PerSample, ...]:
-    [(_, found)] = trials.run([plan], samples, stage="bare")
-    return tuple(one.each for one in found if isinstance(one, Score) and one.each is not None)
+    [(_, result)] = trials.run([plan], samples, stage="bare")
+    return tuple(item.each for item in result if isinstance(item, Score) and item.each is not None)
 
 
 def scored(trials: Trials, plans: Sequence[Plan], race: Race | None) -> list[Outcomes]:
-    found = dict(trials.run(plans, trials.full, stage="bare", race=race))
-    return [found[number] for number in range(len(plans))]
+    results = dict(trials.run(plans, trials.full, stage="bare", race=race))
+    return [results[number] for number in range(len(plans))]
 
 
 def test_a_race_without_losers_has_exactly_the_scores_of_eval(say: Say) -> None:
@@ -154,9 +154,9 @@ def test_a_lost_trial_has_the_scores_of_its_first_samples(say: Say) -> None:
         )
         for one in each_of
     )
-    found = scored(trials, plans, Race((unbeatable,), (1.0, 1.0)))
-    assert {score.samples for of in found for score in of if isinstance(score, Score)} == {6}
-    for mine, low in zip(found, outcomes(trials, plans, 6), strict=True):
+    result = scored(trials, plans, Race((unbeatable,), (1.0, 1.0)))
+    assert {score.samples for of in result for score in of if isinstance(score, Score)} == {6}
+    for mine, low in zip(result, outcomes(trials, plans, 6), strict=True):
         for one, other in zip(mine, low, strict=True):
             assert isinstance(one, Score)
             assert isinstance(other, Score)
@@ -167,8 +167,8 @@ def test_a_race_saves_layers(say: Say, tmp_path: Path) -> None:
     trials = trials_of(say(SPACE), *FORWARD[:1], full=16)
     plans = [say(text) for text in CUTS]
     lost = Race((tuple(each([0.0] * 16, r.counts) for r in rivals(trials, say(""), 16)),), (1.0,))
-    found = scored(trials, plans, lost)
-    assert all(isinstance(one, Score) and one.samples == 8 for (one,) in found)
+    result = scored(trials, plans, lost)
+    assert all(isinstance(one, Score) and one.samples == 8 for (one,) in result)
     assert all(
         one.samples == 16 for (one,) in scored(trials, plans, None) if isinstance(one, Score)
     )

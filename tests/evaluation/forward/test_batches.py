@@ -32,7 +32,7 @@ def packed(
 def test_each_prediction_is_made_once_from_its_text(
     works: list[list[Request]], size: int, edge: int | None
 ) -> None:
-    found = set()
+    results = set()
     for batch in packed(works, size, edge):
         length = batch.tokens.shape[1]
         assert batch.wanted.tolist() == sorted(set(batch.wanted.tolist()))
@@ -47,9 +47,9 @@ def test_each_prediction_is_made_once_from_its_text(
                 text = batch.tokens[place // length, : place % length + 1].tolist()
                 assert text == list(request.tokens[:position])
                 assert target == request.tokens[position]
-                found.add((share.work, row))
+                results.add((share.work, row))
     wanted = [(w, n) for w, one in enumerate(works) for n in range(sum(r.predicted for r in one))]
-    assert sorted(found) == wanted
+    assert sorted(results) == wanted
 
 
 @settings(max_examples=40)
