@@ -85,7 +85,7 @@ def test_expectations_keep_their_order_and_their_comments() -> None:
     assert before == after
 
 
-def test_a_requirement_of_json_isnt_a_strict_one() -> None:
+def test_a_strict_requirement_in_json_is_refused() -> None:
     body = {
         "models": {"base": {"source": "./base"}},
         "search": {"requires": [{"name": "parameters", "sign": "<", "bound": {"number": 1}}]},

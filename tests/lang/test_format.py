@@ -75,7 +75,7 @@ def commented(draw, lines: list[str]) -> str:
 def comments_of(text: str) -> Counter[str]:
     """Every comment of a text, found without the parser under test."""
     strings_out = re.sub(r'"[^"\n#]*"', '""', text)
-    return Counter(found.rstrip() for found in re.findall(r"#[^\n]*", strings_out))
+    return Counter(match.rstrip() for match in re.findall(r"#[^\n]*", strings_out))
 
 
 PLAIN = [

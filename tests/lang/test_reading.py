@@ -64,9 +64,9 @@ LAYERS = ["L0", "L1", "L2", "L3", "L9", "L07", "L9999", "L10000", "L" + "9" * 30
 STRINGS = ['"./b"', '"org/name"', '""', '"a # b"', '"ünï ;{}()"']
 
 
-def words(found: list[str]) -> st.SearchStrategy[str]:
+def words(result: list[str]) -> st.SearchStrategy[str]:
     """These words, a blank behind them so that they don't run into the next."""
-    return st.sampled_from(found).map(lambda word: f"{word} ")
+    return st.sampled_from(result).map(lambda word: f"{word} ")
 
 
 def drawn_texts() -> st.SearchStrategy[str]:
@@ -170,8 +170,8 @@ def test_a_plan_with_some_bytes_changed_is_read(plan: Plan, data: st.DataObject)
             del raw[at]
         else:
             raw[at:at] = raw[at : at + 9]
-    found, faults = read_bytes(bytes(raw), "changed.tailor", Path())
-    assert found is not None or errors(faults)
+    result, faults = read_bytes(bytes(raw), "changed.tailor", Path())
+    assert result is not None or errors(faults)
     try:
         text = bytes(raw).removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError:
@@ -230,13 +230,13 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused(name: str) -> None:
     text, expected = BAD[name]
-    found = codes(text)
+    result = codes(text)
     if name.startswith(("an open", "many")):
-        assert set(expected or ()) <= set(found)
+        assert set(expected or ()) <= set(result)
     elif expected is None:
-        assert set(found) == {"S107"}
+        assert set(result) == {"S107"}
     else:
-        assert found == expected
+        assert result == expected
 
 
 GOOD = {

@@ -54,7 +54,7 @@ UNREADABLE = (
 
 
 @pytest.mark.parametrize("held", UNREADABLE)
-def test_without_a_readable_table_it_is_made_of_the_grammar(
+def test_a_missing_or_damaged_table_is_made_from_the_grammar(
     monkeypatch: pytest.MonkeyPatch, held: bytes | type[OSError], anew: lark.Lark
 ) -> None:
     inside = pkgutil.get_data
@@ -79,6 +79,6 @@ def test_six_words_cannot_be_names() -> None:
     assert beside == {"ONE", "ANY", "BY", "FROM", "MINIMIZE", "MAXIMIZE"}
 
 
-def test_signs_are_spelled_too() -> None:
+def test_signs_have_a_spelling() -> None:
     assert parse.spelled()["EQUAL"] == "="
     assert "NAME" not in parse.spelled()
