@@ -20,13 +20,13 @@ def plan_of(text: str) -> Plan:
 
 def ts(text: str, count: int = 8) -> dict[int, object]:
     """The `t` of each position's slerp."""
-    found = {}
+    results = {}
     for slot in Resolved(plan_of(text), count).slots:
         recipe = slot.recipes[None].recipe
         if slot.position is not None and isinstance(recipe, Merge):
             assert isinstance(recipe.by, MethodCall)
-            found[slot.position] = recipe.by.arguments["t"]
-    return found
+            results[slot.position] = recipe.by.arguments["t"]
+    return results
 
 
 def test_a_curve_follows_position_numbers() -> None:
@@ -71,14 +71,14 @@ def test_finer_entries_override_coarser_ones() -> None:
     text = (
         "others.attn from math\nothers from code\nL1 from base\nL2.mlp from base\nwhole from math"
     )
-    found = [
+    results = [
         tuple(slot.part(part).recipe.take.model for part in ("attn", "mlp"))  # type: ignore[union-attr]
         for slot in Resolved(plan_of(text), 4).slots
     ]
-    assert found == [("math", "code"), ("base", "base"), ("math", "base"), ("math", "code")]
+    assert results == [("math", "code"), ("base", "base"), ("math", "base"), ("math", "code")]
 
 
-def test_the_plan_with_nothing_dropped_has_the_others_there() -> None:
+def test_the_plan_with_nothing_dropped_has_others_in_place_of_dropped_layers() -> None:
     plan = plan_of('others from math\ndrop L1..L2\nbridge on "t"')
     assert [gap.after for gap in Resolved(plan, 4).gaps] == [0]
     made = [slot.recipes[None].recipe for slot in Resolved(plan, 4).undone.kept]
@@ -105,8 +105,8 @@ def test_whole_applies_to_parts_that_the_plan_does_not_name() -> None:
 
 def test_the_embedding_and_head_have_the_ends_of_the_curve_of_whole() -> None:
     made = written_out(plan_of("whole from base, math by slerp(curve(0.1, 0.5, 0.9))"), 3)
-    found = [made.embed, *(layer.recipe for layer in made.layers), made.norm, made.head]
-    calls = [recipe.by for recipe in found if isinstance(recipe, Merge)]
+    results = [made.embed, *(layer.recipe for layer in made.layers), made.norm, made.head]
+    calls = [recipe.by for recipe in results if isinstance(recipe, Merge)]
     given = [call.arguments["t"] for call in calls if isinstance(call, MethodCall)]
     assert given == [0.1, 0.1, 0.5, 0.9, 0.9, 0.9]
 
@@ -126,7 +126,7 @@ def test_a_plan_with_nothing_to_write_out_is_itself() -> None:
     assert written_out(plan, 4) is plan
 
 
-def test_faults_of_what_is_written_out_have_their_places_in_the_text() -> None:
+def test_faults_of_a_written_out_plan_have_places_in_its_text() -> None:
     plan = plan_of("others from math, code by slerp(0.5)\nwhole from code")
     made = written_out(plan, 3)
     for at in (("layers", 2, "recipe", "merge", 1, "model"), ("head", "take", "model")):
