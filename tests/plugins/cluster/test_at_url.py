@@ -114,9 +114,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing_half(
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "gone"])
-def test_a_file_that_is_not_what_was_fetched_is_fetched_again(
-    got: Counter[str], damage: str
-) -> None:
+def test_a_missing_or_damaged_copy_is_fetched_again(got: Counter[str], damage: str) -> None:
     url = stored(one="11", two="2")
     place = fetched_folder(url) / "one"
     if damage == "gone":
@@ -166,17 +164,17 @@ def test_without_a_home_another_users_temporary_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("memory://nothing-is-here/models", "is empty"),
         ("nowhere://bucket/model", "not available: Protocol not known: nowhere"),
     ],
 )
-def test_an_unavailable_folder_is_one_fault(url: str, said: str) -> None:
+def test_an_unavailable_folder_is_one_fault(url: str, message: str) -> None:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{url}"\ndrop L1\n')
     with pytest.raises(PlanError, match="C503") as refused:
         gptailor.compile(plan, "out")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_model_at_a_url_compiles_as_the_folder_does(tmp_path: Path) -> None:

@@ -25,19 +25,19 @@ def documents() -> list[dict[str, Any]]:
 def scripts() -> list[str]:
     """All that a shell gets: the page's blocks, a file, and what YAML hands to a shell."""
     shown = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    inside = [one[key] for one in documents() for key in ("setup", "run") if key in one]
+    inside = [item[key] for item in documents() for key in ("setup", "run") if key in item]
     return [*shown, SLURM, *inside, documents()[0]["spec"]["entrypoint"]]
 
 
 def searches() -> list[list[str]]:
     """The arguments of each `gptailor search`, as a shell would hand them on."""
-    found = []
+    results = []
     for script in scripts():
         joined = script.replace("\\\n", " ")
-        for said in re.findall(r"gptailor search (.*)", joined):
-            whole = re.sub(r'"?\$\(\(.*?\)\)"?', "7", said)
-            found.append(shlex.split(whole))
-    return found
+        for arguments in re.findall(r"gptailor search (.*)", joined):
+            whole = re.sub(r'"?\$\(\(.*?\)\)"?', "7", arguments)
+            results.append(shlex.split(whole))
+    return results
 
 
 def test_three_kinds_of_cluster_have_files() -> None:
@@ -60,10 +60,10 @@ def test_the_files_of_clusters_use_current_options(arguments: list[str]) -> None
     context = cli.make_context("gptailor", [], resilient_parsing=True)
     command = cli.get_command(context, "search")
     assert command is not None
-    said = command.make_context("search", list(arguments), parent=context).params
-    assert said["ray"]
-    assert said["device"] == "cuda"
-    assert said["workers"] == 7
+    options = command.make_context("search", list(arguments), parent=context).params
+    assert options["ray"]
+    assert options["device"] == "cuda"
+    assert options["workers"] == 7
 
 
 def test_a_manifest_asks_for_a_gpu_for_the_search_and_each_worker() -> None:

@@ -173,13 +173,13 @@ search { minimize nll("rows.jsonl") }
 """
     (tmp_path / "space.tailor").write_text(text)
     plan = gptailor.load(tmp_path / "space.tailor")
-    found = whole_search(plan, url, Flags(trials=4, fidelity=(4, 4)))
+    result = whole_search(plan, url, Flags(trials=4, fidelity=(4, 4)))
     names = ObjectStorage(url).names()
     assert {"best.tailor", "best.tailor.lock", "run.json", "start.tailor",
             "summary.md"} <= set(names)  # fmt: skip
     assert not any("digests" in name or name.startswith(".") for name in names)
-    reading, before = read_run(url), len(found.summary.ledger.trials)
-    assert len(reading.ledger.trials) == len(found.summary.ledger.trials)
+    reading, before = read_run(url), len(result.summary.ledger.trials)
+    assert len(reading.ledger.trials) == len(result.summary.ledger.trials)
     assert all(reading.made(trial) for trial in reading.ledger.trials)
     (tmp_path / "elsewhere").mkdir()
     best = tmp_path / "elsewhere" / "best.tailor"

@@ -37,8 +37,8 @@ def ran(how: str, folder: Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,22 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.plugins.cluster.clustered import chosen
 
     folder = tmp_path_factory.mktemp("calm")
-    found = search(folder, chosen(), workers=Simulated(Counting(), (1.0, 2.0)))
-    found.run()
-    return repr(record(found.ledger.trials))
+    result = search(folder, chosen(), workers=Simulated(Counting(), (1.0, 2.0)))
+    result.run()
+    return repr(record(result.ledger.trials))
 
 
 @pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_the_study_is_the_same(tmp_path: Path, calm: str) -> None:
-    said = ran("worker", tmp_path)
-    assert (said["ended"], said["done"], said["lost"], said["late"]) == ("budget", 1, 1, 0)
-    assert said["replaced"]
-    assert said["trials"] == calm
+    outcome = ran("worker", tmp_path)
+    assert (outcome["ended"], outcome["done"], outcome["lost"], outcome["late"]) == (
+        "budget",
+        1,
+        1,
+        0,
+    )
+    assert outcome["replaced"]
+    assert outcome["trials"] == calm
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +74,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.thorough
 def test_a_lost_machine_leaves_the_study_the_same(cluster: dict[str, Any], calm: str) -> None:
     """The search goes on with the worker that is left; a machine that comes is used again."""
-    said = cluster
-    assert (said["ended"], said["done"], said["lost"], said["late"]) == ("budget", 2, 1, 0)
-    assert said["trials"] == calm
+    outcome = cluster
+    assert (outcome["ended"], outcome["done"], outcome["lost"], outcome["late"]) == (
+        "budget",
+        2,
+        1,
+        0,
+    )
+    assert outcome["trials"] == calm
 
 
 @pytest.mark.slow
@@ -87,7 +97,7 @@ def test_unlike_and_incomplete_machines_are_reported(
     assert cluster["alike"] == "budget"
 
 
-def test_a_worker_is_replaced_where_what_it_sent_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_replaced_if_its_result_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process lives, so that Ray doesn't raise `RayActorError`."""
     monkeypatch.setattr(ray_workers, "_connect", lambda address, count: None)
     monkeypatch.setattr(ray_workers, "_cpus", lambda count: 1)

@@ -12,7 +12,7 @@ from tests.support.tiny import tiny_model
 from tests.support.tiny_bytes import model
 
 
-def test_plans_of_two_folders_know_that_embedding_and_head_are_one(
+def test_plans_of_two_folders_have_a_tied_head_in_the_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, name in enumerate(("base", "math")):
@@ -22,8 +22,8 @@ def test_plans_of_two_folders_know_that_embedding_and_head_are_one(
         head = 'tailor 1\nmodel base = "../base"\nmodel math = "../math"\n'
         (tmp_path / folder / "p.tailor").write_text(head + text)
     monkeypatch.chdir(tmp_path)
-    said = ["embed: base → math", "norm: base → math", "L0..L1: base → math"]
-    assert gptailor.diff("a/p.tailor", "b/p.tailor") == said
+    expected = ["embed: base → math", "norm: base → math", "L0..L1: base → math"]
+    assert gptailor.diff("a/p.tailor", "b/p.tailor") == expected
 
 
 def test_plans_of_two_vocabularies_are_compared_without_their_tokenizer(

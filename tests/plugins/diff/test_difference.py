@@ -115,14 +115,14 @@ def test_a_long_open_plan_is_reported_in_few_words() -> None:
 
 
 def drawn(a: str, b: str, count: int = 8, width: int = 80) -> Sequence[str]:
-    plans = (gptailor.loads(HEAD + one) for one in (a, b))
+    plans = (gptailor.loads(HEAD + item) for item in (a, b))
     return [
         click.unstyle(line)
         for line in difference_map(*(Resolved(plan, count) for plan in plans), width)
     ]
 
 
-def test_two_maps_stand_above_each_other_and_what_differs_is_marked() -> None:
+def test_two_maps_are_aligned_and_differences_are_marked() -> None:
     a = "L0..L1 from math; L5 from base, math by slerp(0.5); drop L7"
     b = "L1 from math; L5 from base, math by slerp(0.25); drop L3; scale L6 by 0.5"
     assert drawn(a, b) == [
@@ -142,7 +142,7 @@ def test_equal_layers_of_stacks_are_aligned() -> None:
     assert lines[1:4] == ["1 b b²b²b²b²b b b b b", "2 b     b b b b b b b", "    ^ ^"]
 
 
-def test_a_repeated_block_differs_from_a_single_one() -> None:
+def test_a_repeated_block_differs_from_the_block_run_once() -> None:
     assert drawn("", "repeat L1..L2")[3] == "    ^ ^"
 
 

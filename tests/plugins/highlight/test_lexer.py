@@ -18,16 +18,16 @@ KINDS = {"LAYER": Name.Constant, "NUMBER": Number, "SIZE": Number, "STRING": Str
 
 def coloured(text: str) -> list[tuple[int, _TokenType, str]]:
     """Offset, kind and text of each token but blanks and comments."""
-    found = TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text)
-    return [one for one in found if one[2].strip() and one[1] is not Comment.Single]
+    result = TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text)
+    return [item for item in result if item[2].strip() and item[1] is not Comment.Single]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_a_plan_is_coloured_without_a_gap(path: Path) -> None:
     text = path.read_text("utf-8")
-    found = list(TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text))
-    assert "".join(value for _, _, value in found) == text
-    assert [value for _, kind, value in found if kind is Error] == []
+    results = list(TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text))
+    assert "".join(value for _, _, value in results) == text
+    assert [value for _, kind, value in results if kind is Error] == []
 
 
 @pytest.mark.parametrize(

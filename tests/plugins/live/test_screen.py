@@ -104,11 +104,11 @@ def test_the_screen_shows_the_state_and_fits_its_width(width: int) -> None:
     lines = drawn(width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for said in ("2.25/40", "3 trials", "best start  0: L2, L5 dropped, math",
+    for expected in ("2.25/40", "3 trials", "best start  0: L2, L5 dropped, math",
                  "best        1: L2, L5 dropped; ", "nats lost", "last        2: L2, L5 dropped",
                  "16 samples, given up", "1 plan", "1 given up early", "b ◆ · b b · b b",
                  "evaluating 4 plans", "3.8 ± 0.11", "1.7 ± 0.049"):  # fmt: skip
-        assert said in text, said
+        assert expected in text, expected
 
 
 def test_shares_are_drawn_where_the_screen_is_high_enough() -> None:
@@ -149,7 +149,7 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "expected"),
     [
         (Progress("searching", 3, 24, "measuring"), "measuring: 3 of 24"),
         (Progress("asking", 0, 0), "choosing the next plans"),
@@ -158,5 +158,5 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
         (Warned([Fault("C101", "an old file", severity="warning")]), "warning[C101]: an old file"),
     ],
 )
-def test_the_view_has_what_is_done_now(event: SearchEvent, said: str) -> None:
-    assert said in shown_after(begun(), event)
+def test_the_screen_shows_the_current_activity(event: SearchEvent, expected: str) -> None:
+    assert expected in shown_after(begun(), event)

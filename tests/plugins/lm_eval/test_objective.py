@@ -163,8 +163,8 @@ def test_the_samples_of_a_lower_fidelity_are_the_first_ones(world: World, harnes
     assert list(whole.work(7).requests) == least == list(whole.work().requests)[: len(least)]
     assert world.score(whole, "math", 7) == world.score(few, "math")
     chosen = order(len(ROWS), 0)[:7]
-    found = theirs(world, harness, "choice", samples={"tiny_choice": chosen})
-    assert world.score(few, "math").value == found["acc_norm,none"]
+    result = theirs(world, harness, "choice", samples={"tiny_choice": chosen})
+    assert world.score(few, "math").value == result["acc_norm,none"]
     other = world.forward("lm_eval", task="choice.yaml", samples=7, seed=1)
     assert list(other.work().requests) != least
 

@@ -27,8 +27,12 @@ def test_arguments_of_lm_eval_are_sorted() -> None:
 
 
 def test_without_a_direction_it_is_maximised() -> None:
-    found, said = read_objective('lm_eval("arc")')
-    assert (found.direction, said, measure_words(found)) == ("maximize", False, 'lm_eval("arc")')
+    result, stated = read_objective('lm_eval("arc")')
+    assert (result.direction, stated, measure_words(result)) == (
+        "maximize",
+        False,
+        'lm_eval("arc")',
+    )
     assert read_objective('minimize lm_eval("arc")')[0].direction == "minimize"
 
 
@@ -96,5 +100,5 @@ def test_a_misspelt_objective_has_a_suggestion(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "p.tailor").write_text(PLAN.replace("lm_eval", "lm_evil"))
-    said = in_process(capsys)("check", "--alone", tmp_path / "p.tailor")
-    assert "did you mean 'lm_eval'" in said.err
+    result = in_process(capsys)("check", "--alone", tmp_path / "p.tailor")
+    assert "did you mean 'lm_eval'" in result.err

@@ -36,11 +36,11 @@ def test_all_uses_of_a_name_are_found_and_nothing_else():
 
 
 def test_argument_words_are_settings_and_layers_have_their_models():
-    found = {(word.kind, word.text): word for word in PlanText(Path("plan.tailor"), SAID).words}
-    assert ("setting", "yes") in found
-    assert found["layer", "L5"].models == ("base",)
-    assert found["layer", "L6"].models == ("m", "base")
-    assert found["layer", "L4"].models == ()
+    results = {(word.kind, word.text): word for word in PlanText(Path("plan.tailor"), SAID).words}
+    assert ("setting", "yes") in results
+    assert results["layer", "L5"].models == ("base",)
+    assert results["layer", "L6"].models == ("m", "base")
+    assert results["layer", "L4"].models == ()
 
 
 @pytest.mark.parametrize(("node", "part"), [*names._WORDS, *((n, "") for n in names._STRINGS)])

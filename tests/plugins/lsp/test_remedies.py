@@ -20,7 +20,7 @@ def opened(text):
 
 
 @pytest.mark.parametrize(
-    ("said", "mended"),
+    ("typed", "mended"),
     [
         ("L1 frm math", "L1 from math"),
         ("L1 from maths", "L1 from math"),
@@ -45,8 +45,8 @@ def opened(text):
         ("drop\u00a0L1", "drop L1"),
     ],
 )
-def test_helps_that_are_changes_are_quick_fixes(said, mended):
-    text = opened(f"{HEAD}scale L30 by mix\n{said}\n")
+def test_helps_that_are_changes_are_quick_fixes(typed, mended):
+    text = opened(f"{HEAD}scale L30 by mix\n{typed}\n")
     made = [edited(text.text, remedy.edits) for remedy in remedies(text, text.faults)]
     assert made == [f"{HEAD}scale L30 by mix\n{mended}\n"]
 

@@ -50,9 +50,9 @@ def opened(text, folder=NOWHERE):
     return EditedText((folder / "plan.tailor").as_uri(), text)
 
 
-def marked(said, folder=NOWHERE, head=HEAD):
+def marked(typed, folder=NOWHERE, head=HEAD):
     """A text, and the offset of the mark ‸ in it, which is taken out."""
-    text = head + said
+    text = head + typed
     return opened(text.replace("‸", ""), folder), text.index("‸")
 
 
@@ -92,7 +92,7 @@ def test_each_offset_survives_the_conversion(encoding):
 
 
 @pytest.mark.parametrize(
-    ("said", "there", "absent"),
+    ("typed", "there", "absent"),
     [
         ("‸", {"drop", "merge", "stack", "expect"}, {"minimize", "base"}),
         ("L1 from ‸", {"base", "math", "one", "any"}, {"mix", "linear"}),
@@ -130,8 +130,8 @@ def test_each_offset_survives_the_conversion(encoding):
         ("L1 from §§ ‸", set(), {"base"}),
     ],
 )
-def test_completion_offers_fitting_words(said, there, absent):
-    text, offset = marked(said)
+def test_completion_offers_fitting_words(typed, there, absent):
+    text, offset = marked(typed)
     labels = {item.label for item in completions(text, offset, NOT_SEEN)}
     assert there <= labels
     assert not absent & labels
@@ -152,7 +152,7 @@ def test_calls_are_snippets_where_the_editor_has_them():
 
 
 @pytest.mark.parametrize(
-    ("said", "there", "absent"),
+    ("typed", "there", "absent"),
     [
         ('model x = "‸', {"./", "../"}, {"base/"}),
         ('model x = "./‸"', {"base/", "math/", "cut.tailor"}, {"text.txt"}),
@@ -164,8 +164,8 @@ def test_calls_are_snippets_where_the_editor_has_them():
         ('model x = "./base" @ "‸"', set(), {"base/"}),
     ],
 )
-def test_files_are_offered_in_quotes(folder, said, there, absent):
-    text, offset = marked(said, folder)
+def test_files_are_offered_in_quotes(folder, typed, there, absent):
+    text, offset = marked(typed, folder)
     labels = {item.label for item in completions(text, offset, NOT_SEEN)}
     assert there <= labels
     assert not absent & labels
@@ -174,11 +174,11 @@ def test_files_are_offered_in_quotes(folder, said, there, absent):
 def test_the_bases_layers_are_offered(folder):
     text, offset = marked("drop L‸", folder)
     labels = [item.label for item in completions(text, offset, seen_models(text))]
-    assert [one for one in labels if one[0] == "L"] == [f"L{n}" for n in range(6)]
+    assert [entry for entry in labels if entry[0] == "L"] == [f"L{n}" for n in range(6)]
 
 
 @pytest.mark.parametrize(
-    ("said", "name", "active"),
+    ("typed", "name", "active"),
     [
         ("L1 from base, math by ties(‸", "ties", "density"),
         ("L1 from base, math by ties(0.5, ‸)", "ties", "scale"),
@@ -190,24 +190,24 @@ def test_the_bases_layers_are_offered(folder):
         ("merge(L1 base, ‸", None, None),
     ],
 )
-def test_signature_help_marks_the_active_parameter(said, name, active):
-    found = signature_help(*marked(said))
+def test_signature_help_marks_the_active_parameter(typed, name, active):
+    result = signature_help(*marked(typed))
     if name is None:
-        assert found is None
+        assert result is None
     else:
-        shown = found.signatures[0]
+        shown = result.signatures[0]
         assert shown.label.startswith(f"{name}(")
-        assert shown.parameters[found.active_parameter].label.startswith(f"{active}: ")
-        assert shown.parameters[found.active_parameter].label in shown.label
+        assert shown.parameters[result.active_parameter].label.startswith(f"{active}: ")
+        assert shown.parameters[result.active_parameter].label in shown.label
 
 
 # ------------------------------------------------------------------------------------------- hover
 
 
-def said_at(said, folder=NOWHERE, head=HEAD):
-    text, offset = marked(said, folder, head)
-    found = hovered(text, offset, seen_models(text))
-    return found[0] if found is not None else ""
+def said_at(typed, folder=NOWHERE, head=HEAD):
+    text, offset = marked(typed, folder, head)
+    result = hovered(text, offset, seen_models(text))
+    return result[0] if result is not None else ""
 
 
 def test_every_word_of_the_grammar_is_explained():
@@ -225,9 +225,9 @@ def test_hover_shows_the_sources_and_output_position_of_a_layer(folder):
 
 
 def test_hover_describes_a_model(folder):
-    said = said_at("L1 from m‸ath", folder)
-    assert "llama, 6 layers" in said
-    assert str(folder / "math") in said
+    hover = said_at("L1 from m‸ath", folder)
+    assert "llama, 6 layers" in hover
+    assert str(folder / "math") in hover
     assert "there is no" in said_at("L1 from m‸ath")
     assert "not declared" in said_at("L1 from m‸oth")
 
@@ -244,7 +244,7 @@ def test_hover_shows_the_size_of_the_output(folder):
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("typed", "expected"),
     [
         ("L1 from base, math by s‸lerp(0.5)", "spherical interpolation"),
         ("L1 from base, math by ties(den‸sity=0.5)", "a number in (0, 1]"),
@@ -256,9 +256,9 @@ def test_hover_shows_the_size_of_the_output(folder):
         ("drop L1 # sc‸ale", ""),
     ],
 )
-def test_hover_describes_a_word(said, expected):
-    found = said_at(said)
-    assert expected in found if expected else found == ""
+def test_hover_describes_a_word(typed, expected):
+    result = said_at(typed)
+    assert expected in result if expected else result == ""
 
 
 def test_a_file_in_the_home_folder_is_found(folder, monkeypatch):
@@ -289,7 +289,7 @@ def test_rename_changes_all_uses_of_a_name_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("said", "name", "why"),
+    ("typed", "name", "why"),
     [
         ("L1 from ma‸th", "mix", "there is a number 'mix' already"),
         ("scale L1 by m‸ix", "math", "there is a model 'math' already"),
@@ -304,8 +304,8 @@ def test_rename_changes_all_uses_of_a_name_and_nothing_else():
         ("stack {\nL1 ma‸th\nL2 math by\n}", "other", "line 7 has a fault and contains 'math'"),
     ],
 )
-def test_rename_is_refused_with_its_reason(said, name, why):
-    text, offset = marked(said)
+def test_rename_is_refused_with_its_reason(typed, name, why):
+    text, offset = marked(typed)
     with pytest.raises(RenameError, match=why):
         renamed(text, offset, name)
 
@@ -337,7 +337,7 @@ def test_a_plan_has_symbols_folds_and_tokens():
     assert len(semantic_tokens(text).data) == 5 * 5  # three declared, two used
 
 
-def test_the_models_of_a_plan_with_faults_are_known_too(folder):
+def test_the_models_of_a_plan_with_faults_are_found(folder):
     text = opened(f"{HEAD}drop L1\ndrop L1\n", folder)
     seen = seen_models(text)
     assert text.sound is None
@@ -370,8 +370,8 @@ def test_a_byte_order_mark_isnt_a_fault():
 def test_the_command_names_its_missing_extra(monkeypatch, capsys):
     monkeypatch.setattr("gptailor.plan.optional_packages.find_spec", lambda name: None)
     assert run(["lsp"]) == 3
-    said = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
-    assert said in capsys.readouterr().err
+    message = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", range(0, 75, 3))

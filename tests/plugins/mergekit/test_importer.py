@@ -81,8 +81,8 @@ def test_there_are_fifteen_examples_or_more() -> None:
 def test_an_example_becomes_the_plan_next_to_it(path: Path) -> None:
     plan, notes = read(path.read_text(encoding="utf-8"))
     assert gptailor.format(plan) == path.with_suffix(".tailor").read_text(encoding="utf-8")
-    said = "".join(f"{note}\n" for note in notes)
-    assert said == path.with_suffix(".notes").read_text(encoding="utf-8")
+    text = "".join(f"{note}\n" for note in notes)
+    assert text == path.with_suffix(".notes").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -360,7 +360,7 @@ def test_task_vectors(text: str, recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (task("ties", "weight: 1, density: 0.5", settings="rescale: true"), "rescale: true"),
         (task("ties", "density: 0.5"), "has no 'weight', which mergekit demands"),
@@ -379,8 +379,8 @@ def test_task_vectors(text: str, recipe: str) -> None:
         (TWO + "merge_method: linear\nparameters: {weight: 0}", "sum to 0"),
     ],
 )
-def test_keys_without_an_equivalent_are_refused_by_name(text: str, said: str) -> None:
-    assert said in refused(text).message
+def test_keys_without_an_equivalent_are_refused_by_name(text: str, message: str) -> None:
+    assert message in refused(text).message
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "place", "said"),
+    ("text", "line", "place", "message"),
     [
         ("merge_method: [", 1, "", "invalid YAML"),
         ("- a", None, "", "expected a mapping"),
@@ -479,24 +479,24 @@ def test_task_vectors_of_another_base_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_a_faulty_file_is_refused_with_its_key_and_line(
-    text: str, line: int | None, place: str, said: str
+    text: str, line: int | None, place: str, message: str
 ) -> None:
     error = refused(text)
-    assert said in error.message
+    assert message in error.message
     assert (error.line, error.place) == (line, place)
     assert str(error).startswith(f"file.yml:{line}: " if line else "file.yml: ")
 
 
 @pytest.mark.parametrize(
-    ("span", "said"),
+    ("span", "message"),
     [("[3, 2]", "holds no layer"), ("[-1, 2]", "is negative"), ("[0, 9]", "the base has 6 layers"),
      ("[0]", "two whole numbers"), ("[0, 1.5]", "two whole numbers"), ("4", "expected a list")],
 )  # fmt: skip
-def test_a_faulty_range_is_refused(span: str, said: str) -> None:
+def test_a_faulty_range_is_refused(span: str, message: str) -> None:
     text = (
         f"slices: [{{sources: [{{model: a/b, layer_range: {span}}}]}}]\nmerge_method: passthrough"
     )
-    assert said in refused(text).message
+    assert message in refused(text).message
     assert refused(text).place == "slices[0].sources[0].layer_range"
 
 
@@ -512,13 +512,13 @@ parameters: {dtype: bfloat16}
 
 def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> None:
     notes = notes_of(IGNORED)
-    for said in ("file.yml:2: select_topk: mergekit knows no key 'select_topk' here",
+    for message in ("file.yml:2: select_topk: mergekit knows no key 'select_topk' here",
                  "file.yml:4: models[0].revision: mergekit knows no key",
                  "file.yml:5: models[1].parametrs: mergekit knows no key 'parametrs' here, and "
                  "passes over it (did you mean 'parameters'?)",
                  "file.yml:4: models[0].parameters.wieght: mergekit knows no parameter 'wieght'",
                  "file.yml:6: parameters.dtype: mergekit knows no parameter"):  # fmt: skip
-        assert said in notes
+        assert message in notes
     error = refused(IGNORED, strict=True)
     assert [each.line for each in (error, *error.others)] == [2, 4, 4, 5, 6]
     sources = "sources: [{model: a/b, layer_range: [0, 1]}]"
@@ -553,10 +553,10 @@ def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
     word: str, near: str
 ) -> None:
     text = SLERP + f"parameters: {{t: [{{filter: {word}, value: 1}}, {{value: 0}}]}}"
-    said = f"file.yml:4: parameters.t: no tensor has '{word}' in mergekit's name for it"
-    assert said in notes_of(text)
+    message = f"file.yml:4: parameters.t: no tensor has '{word}' in mergekit's name for it"
+    assert message in notes_of(text)
     error = refused(text, 2, strict=True)
-    assert str(error).startswith(said)
+    assert str(error).startswith(message)
     assert error.message.endswith(f"(did you mean '{near}'?)")
     good = text.replace(word, near)
     assert read(good, 2, strict=True)[0] == imported(good, 2)
@@ -571,9 +571,9 @@ def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
 )
 def test_a_filter_after_values_for_all_its_tensors_is_noted(t: str, word: str) -> None:
     text = SLERP + f"parameters: {{t: {t}}}"
-    said = f"file.yml:4: parameters.t: values before '{word}' have all of its tensors"
-    assert said in notes_of(text)
-    assert str(refused(text, strict=True)).startswith(said)
+    message = f"file.yml:4: parameters.t: values before '{word}' have all of its tensors"
+    assert message in notes_of(text)
+    assert str(refused(text, strict=True)).startswith(message)
     other_order = text.replace("[{value: 0.5}, ", "[").replace(
         "value: 1}]", "value: 1}, {value: 0}]"
     )
@@ -635,11 +635,11 @@ def test_a_note_on_a_path_has_its_line() -> None:
 def test_an_ignored_key_is_reported_with_the_missing_key() -> None:
     good = task("ties", "weight: 1", "weight: 1")
     error = refused(good.replace("parameters: {weight", "paramters: {weight", 1))
-    said = [one.message for one in (error, *error.others)]
-    assert any("has no 'weight', which mergekit demands" in one for one in said)
-    assert any("knows no key 'paramters'" in one for one in said)
+    messages = [item.message for item in (error, *error.others)]
+    assert any("has no 'weight', which mergekit demands" in item for item in messages)
+    assert any("knows no key 'paramters'" in item for item in messages)
     misspelt = refused(task("ties", "wieght: 1", "weight: 1"))
-    assert any("no parameter 'wieght'" in one.message for one in (misspelt, *misspelt.others))
+    assert any("no parameter 'wieght'" in item.message for item in (misspelt, *misspelt.others))
 
 
 def test_all_faults_of_a_file_are_reported_together() -> None:
@@ -713,8 +713,8 @@ def test_filters_are_on_mergekits_names_of_the_base() -> None:
     attention = "others.attn from two\nothers.norms from base"
     assert read(text.replace("FILTER", ".attn."), models=gpt2)[0] == tailor(attention)
     mixed = {"base": folder_of(2, "mixtral", model_type="mixtral", num_local_experts=2)}
-    found, notes = read(text.replace("FILTER", "mlp"), models=mixed)
-    assert found == tailor("others.mlp from two\nothers.norms from base")
+    result, notes = read(text.replace("FILTER", "mlp"), models=mixed)
+    assert result == tailor("others.mlp from two\nothers.norms from base")
     assert "block_sparse" not in str(notes)
 
 
@@ -732,7 +732,7 @@ def test_experts_that_mergekit_merges_as_one_are_refused_by_methods_that_see_it(
     assert "one pattern at most" in refused(text, **given).message
 
 
-def test_files_of_mergekits_other_tools_are_refused_by_what_they_are() -> None:
+def test_files_of_mergekits_other_tools_are_refused_by_the_tools_name() -> None:
     moe = "base_model: a/base\ngate_mode: hidden\nexperts: [{source_model: b/two}]"
     assert "mergekit-moe" in refused(moe).message
     evolved = "genome: {models: [a/base]}\ntasks: [{name: x}]"
@@ -755,8 +755,8 @@ def test_windows_paths_and_snapshots_have_readable_names() -> None:
     plan, notes = read(text)
     assert list(plan.models) == ["base", "sao10k_lyra_v1", "llama_3"]
     assert plan.models["sao10k_lyra_v1"].source == "./E:/mergekit/Sao10K_Lyra-v1"
-    found = plan.models["llama_3"]
-    assert (found.source, found.revision) == ("VAGO/Llama-3", commit)
+    result = plan.models["llama_3"]
+    assert (result.source, result.revision) == ("VAGO/Llama-3", commit)
     assert "Sao10K_Lyra-v1: a path of Windows" in "\n".join(map(str, notes))
 
 
@@ -788,8 +788,8 @@ def test_a_union_of_tokenizers_is_that_of_the_model_which_has_all_tokens(tmp_pat
     for name, extra in (("small", []), ("large", ["new"])):
         (tmp_path / name).mkdir()
         vocab = {token: i for i, token in enumerate(["a", "b", *extra])}
-        said = {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": []}
-        (tmp_path / name / "tokenizer.json").write_text(json.dumps(said))
+        tokenizer = {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": []}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokenizer))
         (tmp_path / name / "config.json").write_text(json.dumps(UNTIED | {"num_hidden_layers": 6}))
     text = SLERP + "parameters: {t: 0.5}\ntokenizer: {}"
     small, large = tmp_path / "small", tmp_path / "large"
@@ -883,7 +883,7 @@ JUNK: list[Any] = [None, True, -1, 2.5, "x", "", [], {}, [1], {"a": 1}, [[1]], {
 
 
 def _leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [at] if at else []
+    result = [at] if at else []
     pairs = (
         value.items()
         if isinstance(value, dict)
@@ -892,8 +892,8 @@ def _leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         else ()
     )
     for key, inner in pairs:
-        found += _leaves(inner, (*at, key))
-    return found
+        result += _leaves(inner, (*at, key))
+    return result
 
 
 @settings(max_examples=drawn(50))
@@ -993,7 +993,7 @@ models:
 """
 
 
-def test_documents_that_others_are_made_of_are_made_models() -> None:
+def test_documents_that_other_documents_use_become_made_models() -> None:
     head = (
         'model base = "a/base"\nmodel two = "b/two"\nmodel three = "c/three"\n'
         "model first = base, two by linear()\nmodel second = first, three by slerp(0.25)\n"
@@ -1003,7 +1003,7 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("{model: b/two}\n", "{model: second}\n", "is made of itself"),
         ("name: second", "name: first", "two documents have one 'name'"),
@@ -1015,9 +1015,9 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
          "a plan has one base, 'a/base'"),
     ],
 )  # fmt: skip
-def test_documents_that_arent_made_models_are_refused(old: str, new: str, said: str) -> None:
+def test_documents_that_arent_made_models_are_refused(old: str, new: str, message: str) -> None:
     assert old in STAGES
-    assert said in str(refused(STAGES.replace(old, new), 4))
+    assert message in str(refused(STAGES.replace(old, new), 4))
 
 
 def test_filters_in_a_stack_are_refused_with_the_way_around_them() -> None:

@@ -27,10 +27,10 @@ FACTS = {
 
 def parsed(text: str) -> list[tuple[str, str]]:
     """The instructions of a Modelfile, as Ollama's parser reads their values."""
-    found = re.findall(
+    results = re.findall(
         r'^([A-Z]+(?: (?<=PARAMETER )\w+)?) (?:"""(.*?)"""|(.*?))$', text, re.M | re.S
     )
-    return [(name, long or short.strip('"')) for name, long, short in found]
+    return [(name, long or short.strip('"')) for name, long, short in results]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_model_without_a_chat_template_has_no_modelfile(here: Path) -> None:
     assert not [*here.glob("*Modelfile")]
 
 
-def test_without_a_template_in_its_form_it_refers_to_the_file() -> None:
+def test_a_modelfile_without_a_template_refers_to_the_file() -> None:
     text = modelfile_text("x.gguf", FACTS, None, {"eos_token_id": [2, 3, 99], "top_p": True})
     assert "# Ollama uses the template in x.gguf itself.\n" in text
     assert parsed(text) == [

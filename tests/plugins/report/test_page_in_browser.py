@@ -92,7 +92,7 @@ DRAWN = """() => [...document.querySelectorAll("[data-chart]")].map((place) => {
 
 def test_the_page_opens_from_disk_without_errors_or_a_network(opened: Any, report: Path) -> None:
     assert opened.said == []
-    asked = [one for one in opened.asked if not one.startswith(("data:", "blob:"))]
+    asked = [url for url in opened.asked if not url.startswith(("data:", "blob:"))]
     assert {*asked} == {report.as_uri()}
     drawn = opened.page.evaluate(DRAWN)
     names = [name for name, *_ in drawn]
@@ -231,16 +231,16 @@ def test_a_click_and_a_choice_show_a_plan(page: Any) -> None:
 
 def test_a_text_can_be_copied(page: Any) -> None:
     page.locator("#plan .copy").click()
-    said = "['Copied', 'Selected'].includes(document.querySelector('#plan .copy').textContent)"
-    page.wait_for_function(said)
+    condition = "['Copied', 'Selected'].includes(document.querySelector('#plan .copy').textContent)"
+    page.wait_for_function(condition)
 
 
 def test_hovering_a_layer_shows_its_recipe(page: Any) -> None:
     page.locator("#map").scroll_into_view_if_needed()
     page.locator("#map .mark-rect path").nth(0).hover(force=True)
-    said = page.locator("#vg-tooltip-element").inner_text()
-    assert "layer" in said
-    assert "made of" in said
+    text = page.locator("#vg-tooltip-element").inner_text()
+    assert "layer" in text
+    assert "made of" in text
 
 
 def test_the_printed_page_is_always_light(page: Any) -> None:

@@ -74,8 +74,8 @@ def test_predictions_are_those_of_the_model(folder: Path) -> None:
     with torch.no_grad():
         logits = model(file.sequences).logits.log_softmax(-1)
     rows = list(range(31, -1, -1))
-    found = {rows[place]: (tokens, logs) for place, tokens, logs in file.read(rows, 5)}
-    for row, (tokens, logs) in found.items():
+    results = {rows[place]: (tokens, logs) for place, tokens, logs in file.read(rows, 5)}
+    for row, (tokens, logs) in results.items():
         expected, _ = logits[row].topk(5)
         torch.testing.assert_close(logs[:, :5], expected, atol=1e-5, rtol=1e-5)
         own = logits[row].gather(1, tokens.long())
@@ -106,11 +106,11 @@ def test_a_file_is_decoded_by_its_format(folder: Path) -> None:
 
 def test_healing_learns_from_a_file(folder: Path) -> None:
     taught(folder)
-    found = heal(said(folder, HEAL))
-    assert sum(text.tokens for text in found.result.texts) == 256
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, HEAL))
+    assert sum(text.tokens for text in result.result.texts) == 256
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
     again = heal(said(folder, HEAL))
-    assert again.result.numbers["healed"] == found.result.numbers["healed"]
+    assert again.result.numbers["healed"] == result.result.numbers["healed"]
 
 
 @pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
@@ -119,8 +119,8 @@ def test_a_model_has_no_loss_against_its_own_predictions(folder: Path, text: str
     taught(folder)
     notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
     file = ParquetPredictions.open(folder / "taught.parquet")
-    found = sorted(file.read(range(32), 5), key=lambda each: each[0])
-    tokens, logs = (torch.cat([each[part] for each in found]) for part in (1, 2))
+    results = sorted(file.read(range(32), 5), key=lambda each: each[0])
+    tokens, logs = (torch.cat([each[part] for each in results]) for part in (1, 2))
     chunks = [(file.sequences, tokens, logs[:, :5])]
     write_predictions(folder / "few.parquet", chunks, 5, 64, notes)
     learned = heal(said(folder, f"heal on {text} tokens 256 rank 4"))
@@ -148,9 +148,9 @@ def test_a_file_that_changes_before_several_processes_open_it_is_refused(
 def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
     tiny_model("llama", folder / "teacher", layers=6, seed=1)
     teach(folder / "teacher", folder / "text.jsonl", folder / "taught.parquet", length=16)
-    found = heal(said(folder, 'heal on "taught.parquet" tokens 256 rank 4'))
-    assert found.result.numbers["start"] > 0.01, "the base differs from its teacher"
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, 'heal on "taught.parquet" tokens 256 rank 4'))
+    assert result.result.numbers["start"] > 0.01, "the base differs from its teacher"
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
 
 
 def test_the_card_of_a_healed_folder_names_its_predictions(folder: Path) -> None:
@@ -170,9 +170,9 @@ def test_the_card_of_a_healed_folder_names_its_predictions(folder: Path) -> None
 def test_files_and_texts_are_mixed(folder: Path) -> None:
     taught(folder)
     text = 'drop L2\nheal on "taught.parquet", "text.jsonl" tokens 512 rank 4'
-    found = heal(said(folder, text))
-    assert [text.tokens for text in found.result.texts] == [256, 256]
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, text))
+    assert [text.tokens for text in result.result.texts] == [256, 256]
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
 
 
 def test_an_unusable_file_is_refused_before_a_teacher_predicts(
@@ -324,7 +324,7 @@ def test_a_file_without_notes_is_refused(folder: Path) -> None:
         heal(said(folder, HEAL))
 
 
-def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
+def test_sequences_have_one_length_within_the_models_limit(folder: Path) -> None:
     taught(folder)
     taught_again = folder / "other.parquet"
     teach(folder / "base", folder / "text.jsonl", taught_again, length=8, tokens=512)
