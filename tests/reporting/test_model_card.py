@@ -77,8 +77,8 @@ def test_the_card_of_a_merge_has_the_word_merged(prepared: Prepared) -> None:
     )
     merged = prepare(gptailor.loads(plan, folder=prepared.models["base"].checkpoint.folder.parent))
     sizes = merged.base_size, merged.output_size
-    found = card("T", "out", merged.resolved, plan, sizes, "1")
-    assert "A language model merged from the layers of other models" in found
+    result = card("T", "out", merged.resolved, plan, sizes, "1")
+    assert "A language model merged from the layers of other models" in result
     assert "A language model stitched from the layers of other models" in made(prepared, 0.5, 0.2)
 
 

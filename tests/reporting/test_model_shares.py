@@ -42,5 +42,5 @@ model code = "./code"
     ],
 )
 def test_shares_follow_the_recipe(body: str, wanted: dict[str, float] | None) -> None:
-    found = slot_shares(Resolved(gptailor.loads(HEAD + body), 2).slots[0])
-    assert found == (None if wanted is None else pytest.approx(wanted))
+    result = slot_shares(Resolved(gptailor.loads(HEAD + body), 2).slots[0])
+    assert result == (None if wanted is None else pytest.approx(wanted))

@@ -61,8 +61,8 @@ def test_a_gguf_file_has_the_map_of_its_plan_and_its_own_size(tmp_path: Path) ->
     ],
 )
 def test_layers_along_a_line_share_a_row(numbers: tuple[float, ...], wanted: list[str]) -> None:
-    found = short_rows([Row(f"L{at}", f"slerp({number})") for at, number in enumerate(numbers)])
-    assert [f"{row.where} {row.what}" for row in found] == wanted
+    result = short_rows([Row(f"L{at}", f"slerp({number})") for at, number in enumerate(numbers)])
+    assert [f"{row.where} {row.what}" for row in result] == wanted
 
 
 def test_layers_that_count_up_share_a_row() -> None:
@@ -94,8 +94,8 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def rows(body: str, count: int = 8) -> list[str]:
-    found = layer_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
-    return [f"{row.where} {row.what}" for row in found]
+    result = layer_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
+    return [f"{row.where} {row.what}" for row in result]
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_rows_join_adjacent_layers(body: str, wanted: list[str]) -> None:
 
 
 def test_names_with_equal_beginnings_have_different_letters() -> None:
-    found = letters(["base", "math", "maths", "m", "b"])
-    assert list(found.values())[:3] == ["b", "m", "a"]
-    assert len(set(found.values())) == 5
+    result = letters(["base", "math", "maths", "m", "b"])
+    assert list(result.values())[:3] == ["b", "m", "a"]
+    assert len(set(result.values())) == 5
 
 
 @given(st.lists(st.from_regex(r"[ab_]{1,3}", fullmatch=True), unique=True, max_size=30))
 def test_every_model_has_its_own_letter(names: list[str]) -> None:
-    found = letters(names)
-    assert list(found) == names
-    assert len(set(found.values())) == len(names)
+    result = letters(names)
+    assert list(result) == names
+    assert len(set(result.values())) == len(names)
 
 
 def test_each_model_has_its_colour() -> None:
@@ -194,7 +194,7 @@ def test_an_open_plan_counts_its_choices() -> None:
     assert lines[-1].split() == ["drop", "any", "2", "of", "L0..L7"]
 
 
-def test_choices_of_others_are_counted_at_each_position() -> None:
+def test_choices_in_others_are_counted_at_each_position() -> None:
     body = "others from one of base, math; drop any 2 of L0..L7"
     assert plain(shown(body, 8))[1] == "  8 open; 9 choices open"
     assert plain(shown(body, 8, known=False))[1] == "  8 open; 2 choices open"
@@ -215,7 +215,7 @@ def test_healing_has_its_own_row() -> None:
     assert '  heal     L0 from math on "t.txt" rank full seed 1' in lines
 
 
-def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
+def test_a_let_has_a_row_and_layers_that_use_it_are_open() -> None:
     lines = plain(shown("let t = 0..1\nothers from base, math by slerp(t)\nwhole from math", 4))
     assert lines[1].strip() == "4 open; 1 choice open"
     assert [line.split(maxsplit=1) for line in lines[-5:]] == [
@@ -224,7 +224,7 @@ def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
     ]  # fmt: skip
 
 
-def test_a_model_that_is_made_of_others_is_a_row() -> None:
+def test_a_made_model_has_a_row() -> None:
     lines = plain(shown("model mix = base, math by slerp(0.5)\nL0..L1 from mix", 4))
     assert lines[-1].split(maxsplit=1) == ["model", "mix = base, math by slerp(0.5)"]
 
@@ -253,8 +253,8 @@ def test_marks_fit_into_the_terminal(width: int) -> None:
 
 def test_show_lists_repeated_layers_of_a_stack() -> None:
     lines = plain(shown("stack { L0..L3 base; L1..L3 base; L3 math; L2 base; L3 math }"))
-    said = [line.split(maxsplit=1)[1] for line in lines if line.startswith("  again")]
-    assert said == ["base L1, L3: 2 runs", "base L2: 3 runs", "math L3: 2 runs"]
+    repeated = [line.split(maxsplit=1)[1] for line in lines if line.startswith("  again")]
+    assert repeated == ["base L1, L3: 2 runs", "base L2: 3 runs", "math L3: 2 runs"]
 
 
 def test_shares_of_merges_are_drawn_below_the_layers() -> None:
@@ -307,6 +307,6 @@ def test_entries_of_an_unreadable_base_are_shown_for_all_layers() -> None:
     body = "others.attn from base, math by slerp(curve(0.1, 0.4))\nmaybe others.mlp from math"
     lines = plain(shown(body, 0, known=False))
     assert lines[0] == "p: some layers of './base', which can't be read"
-    said = [line.split(maxsplit=1) for line in lines if " slerp" in line or "others.mlp" in line]
-    assert said == [["others.attn", "base, math by slerp(curve(0.1, 0.4))"],
+    entries = [line.split(maxsplit=1) for line in lines if " slerp" in line or "others.mlp" in line]
+    assert entries == [["others.attn", "base, math by slerp(curve(0.1, 0.4))"],
                     ["others.mlp", "maybe math"]]  # fmt: skip
