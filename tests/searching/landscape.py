@@ -184,17 +184,17 @@ class SearchSetting:
 
 
 def setting(**changes: Any) -> SearchSetting:
-    found = space()
-    said: dict[str, Any] = {
-        "space": found,
+    result = space()
+    fields: dict[str, Any] = {
+        "space": result,
         "base": gptailor.loads(BASE),
         "aims": (NLL,),
         "strategy": Drifting(),
-        "starts": Staged(found),
+        "starts": Staged(result),
         "budget": Budget(12, 16, 64),
         "seed": 5,
     }
-    return SearchSetting(**(said | changes))
+    return SearchSetting(**(fields | changes))
 
 
 def study_of(folder: Path) -> Study:

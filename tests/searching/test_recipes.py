@@ -92,25 +92,25 @@ def numbers(of: SearchSetting, trial: Trial, *, cut: bool = True) -> tuple[float
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     evaluator = Repairing()
-    found = search(tmp_path_factory.mktemp("run"), repaired(), evaluator)
-    assert found.run() in ("budget", "exhausted")
-    return found, evaluator
+    result = search(tmp_path_factory.mktemp("run"), repaired(), evaluator)
+    assert result.run() in ("budget", "exhausted")
+    return result, evaluator
 
 
 def test_recipes_come_first_and_nothing_of_them_is_dropped(done: Any) -> None:
-    found, evaluator = done
-    phases = [trial.request.phase for trial in found.ledger.trials]
+    result, evaluator = done
+    phases = [trial.request.phase for trial in result.ledger.trials]
     assert phases[: phases.count(RECIPES)] == [RECIPES] * phases.count(RECIPES)
     uncut = [plan for plan, stage in evaluator.asked if stage == "uncut"]
     assert len(uncut) > 8
     assert not any(plan.drops for plan in uncut)
-    words = {trial.request.origin.kind for trial in found.ledger.of(RECIPES)}
+    words = {trial.request.origin.kind for trial in result.ledger.of(RECIPES)}
     assert words == {"layers", "strategy"}
 
 
 def test_cuts_are_searched_with_the_best_recipe_alone(done: Any) -> None:
-    found, _ = done
-    of, ledger = found.setting, found.ledger
+    result, _ = done
+    of, ledger = result.setting, result.ledger
     uncut = [trial for trial in ledger.of(RECIPES) if trial.full]
     best = min(uncut, key=lambda trial: trial.values[0])
     recipe = numbers(of, best, cut=False)
@@ -124,9 +124,9 @@ def test_cuts_are_searched_with_the_best_recipe_alone(done: Any) -> None:
     assert len({trial.plan for trial in searched}) > 8
 
 
-def test_rivals_are_repaired_and_the_found_plan_is_no_worse(done: Any) -> None:
-    found, _ = done
-    ledger = found.ledger
+def test_rivals_are_repaired_and_do_not_beat_the_found_plan(done: Any) -> None:
+    result, _ = done
+    ledger = result.ledger
     rivals = [t for t in ledger.of(STARTS) if isinstance(t.request.origin, RivalPlan)]
     assert {(t.request.origin.of.kind, t.request.origin.cut) for t in rivals} == {
         (kind, cut) for kind in ("merge", "model") for cut in ("best window", "block influence")
@@ -142,8 +142,8 @@ def test_rivals_are_repaired_and_the_found_plan_is_no_worse(done: Any) -> None:
 
 
 def test_the_summary_compares_losses_before_and_after_repair(done: Any) -> None:
-    found, _ = done
-    ledger = found.ledger
+    result, _ = done
+    ledger = result.ledger
     pairs = [(ledger.before(trial), trial) for trial in ledger.of(FINAL)]
     both = [(a.values[0], b.values[0]) for a, b in pairs if a is not None]
     before, after = zip(*both, strict=True)
@@ -195,9 +195,9 @@ def test_the_unrepaired_score_prefers_another_recipe(tmp_path: Path, done: Any) 
 
 def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: Path) -> None:
     chosen = repaired(budget=Budget(7, 16, 64, heals=True, separate=True))
-    found = search(tmp_path, chosen, Repairing())
-    assert found.run() == "budget"
-    ledger = found.ledger
+    result = search(tmp_path, chosen, Repairing())
+    assert result.run() == "budget"
+    ledger = result.ledger
     origins = [trial.request.origin for trial in ledger.of(RECIPES)]
     assert all(isinstance(origin, PlanLayers) and origin.of for origin in origins)
     compared = [

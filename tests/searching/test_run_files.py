@@ -37,8 +37,8 @@ def test_urls_and_clusters_name_the_plugin_that_they_need() -> None:
         RunFiles("s3://bucket/run")
     plan = gptailor.loads('tailor 1\nmodel base = "s3://bucket/base"\nmaybe drop L1\n')
     [fault] = gptailor.check(plan)
-    said = f"not available: a model at a URL {missing} (s3://bucket/base)"
-    assert (fault.code, fault.message) == ("C503", said.replace("s3://", "s3:/"))
+    message = f"not available: a model at a URL {missing} (s3://bucket/base)"
+    assert (fault.code, fault.message) == ("C503", message.replace("s3://", "s3:/"))
     chosen = settings(plan, Flags(objectives=('nll("text.txt")',)))
     with pytest.raises(TailorError, match=rf"^--ray {missing}"):
         workers_of(None, chosen, Resources(ray="local"), print)

@@ -49,19 +49,21 @@ def test_a_run_of_another_version_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         ("tailor 1\nmodel", "has an open plan that can't be used"),
         (f"{landscape.BASE}drop any 1 of L0..L7\n", "has trial 0 of another space"),
     ],
 )
-def test_a_space_that_trials_are_not_of_is_refused(tmp_path: Path, space: str, said: str) -> None:
+def test_a_space_that_trials_are_not_of_is_refused(
+    tmp_path: Path, space: str, message: str
+) -> None:
     run_of(tmp_path, trials=6)
     record = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**record, "space": space}))
     with pytest.raises(CheckpointError, match="C903") as caught:
         read_run(tmp_path)
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
@@ -158,17 +160,17 @@ def test_each_trial_is_as_the_study_has_it(run: tuple[Path, Ledger]) -> None:
     reading, space = read_run(run[0]), landscape.space()
     assert len(reading.ledger.trials) == len(run[1].trials) > 40
     [base] = run[1].references[64]
-    for shown, told in zip(reading.ledger.trials, run[1].trials, strict=True):
+    for shown, recorded in zip(reading.ledger.trials, run[1].trials, strict=True):
         assert (shown.number, shown.values, shown.stderrs, shown.share) == (
-            told.number, told.values, told.stderrs, told.share
+            recorded.number, recorded.values, recorded.stderrs, recorded.share
         )  # fmt: skip
-        assert reading.text(shown) == gptailor.format(decode(space, told.request.genome))
+        assert reading.text(shown) == gptailor.format(decode(space, recorded.request.genome))
         assert reading.layers(shown) == LAYERS - 2
         lost = reading.ledger.loss(shown)
         assert lost is not None
-        if told.full:
-            assert told.values is not None
-            assert lost.value == pytest.approx(told.values[0] - base)
+        if recorded.full:
+            assert recorded.values is not None
+            assert lost.value == pytest.approx(recorded.values[0] - base)
         assert reading.held_loss(shown) is None, "nothing is held out"
 
 

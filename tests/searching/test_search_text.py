@@ -77,8 +77,14 @@ def told(
     request = TrialRequest(phase, 0, number, origin, genome, 64, stage, 0)
     values = (value,) if isinstance(value, float) else value
     errors = None if values is None else (0.02,) * len(values)
-    said = {"plan": str(dropped), "share": 1.0, "values": values, "stderrs": errors, "seconds": 0.5}
-    return Trial(number, request, **(said | changes))
+    fields = {
+        "plan": str(dropped),
+        "share": 1.0,
+        "values": values,
+        "stderrs": errors,
+        "seconds": 0.5,
+    }
+    return Trial(number, request, **(fields | changes))
 
 
 FOUND = told(0, 2.5, dropped=(4,))
@@ -279,7 +285,7 @@ def test_a_tie_has_the_number_of_samples_that_would_decide_it(
                " held-out samples; about 120 a text would decide it."),
     ],
 )  # fmt: skip
-def test_a_base_of_the_same_size_is_compared_too(unseen: float, verdict: str) -> None:
+def test_the_headline_compares_with_a_base_of_equal_size(unseen: float, verdict: str) -> None:
     scores = {0: Scores((unseen,), (0.01,))}
     run = ended(FOUND, START, base_size=SIZE.parameters, unseen=scores)
     assert headline(run).endswith(f" {verdict}")
@@ -301,9 +307,9 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     assert "25.00 ± 0.71 % of the base's score lost on the mean of 2 objectives, on 64" in first
     assert "by 50.0 ± 1.0 % of the base's score." in first
     assert "expected to lose 50 % of the base's score (found: 25)" in words(shown)
-    head, _, found, *_ = rows(shown)[2:]
+    head, _, result, *_ = rows(shown)[2:]
     assert head == ["(1)", "(2)", "% lost"]
-    assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "1.5 ± 0.02", "25"]
+    assert result == ["found 0: L4 dropped", "2.5 ± 0.02", "1.5 ± 0.02", "25"]
     preferring = ended(*trials, aims=(NLL, COUNTED), held=0, prefer=0)
     assert 'nats lost by nll("a.txt") alone, on' in headline(preferring)
 
@@ -349,8 +355,8 @@ def test_each_row_is_a_line_in_columns(width: int) -> None:
 
 
 def test_rows_name_plans_by_number_and_cut() -> None:
-    found = told(0, 2.5, dropped=(4, 6))
-    assert rows(ended(found, told(1, 3.0, STARTS, MATH, (3, 4, 5)), told(
+    result = told(0, 2.5, dropped=(4, 6))
+    assert rows(ended(result, told(1, 3.0, STARTS, MATH, (3, 4, 5)), told(
         2, 3.5, RANDOM, RandomPlan(), (9,))), 100) == [
         ['nll("a.txt"): less is better; 64 samples, 30 held out'],
         ["score", "held out", "nats lost"],
@@ -363,10 +369,10 @@ def test_rows_name_plans_by_number_and_cut() -> None:
 
 def test_losses_by_byte_are_named_above_their_table() -> None:
     by_byte = NLL._replace(unit="bits a byte")
-    said = rows(ended(aims=(by_byte,)), 120)
+    table = rows(ended(aims=(by_byte,)), 120)
     unit = "in bits a byte, because the vocabularies differ"
-    assert said[0] == [f'nll("a.txt"): {unit}; less is better; 64 samples, 30 held out']
-    assert said[1][-1] == "bits a byte lost"
+    assert table[0] == [f'nll("a.txt"): {unit}; less is better; 64 samples, 30 held out']
+    assert table[1][-1] == "bits a byte lost"
 
 
 def test_the_recipe_of_cuts_has_a_row_with_nothing_dropped() -> None:
@@ -382,9 +388,9 @@ def test_the_recipe_of_cuts_has_a_row_with_nothing_dropped() -> None:
 
 
 def test_trials_that_were_bridged_need_no_repair_in_the_end() -> None:
-    found = told(0, 3.0, STARTS, BestWindow(), (5,))
-    assert "compared cuts. All plans were bridged." in words(ended(found, bridge="each"))
-    assert "The best plans were bridged at the end." in words(ended(found, bridge="finalists"))
+    result = told(0, 3.0, STARTS, BestWindow(), (5,))
+    assert "compared cuts. All plans were bridged." in words(ended(result, bridge="each"))
+    assert "The best plans were bridged at the end." in words(ended(result, bridge="finalists"))
 
 
 @pytest.mark.parametrize(
@@ -433,16 +439,16 @@ def test_a_finalist_that_failed_has_its_reason() -> None:
     assert line in markdown(run).splitlines()
 
 
-def test_a_failure_on_what_was_held_out_is_reported() -> None:
+def test_a_failure_on_held_out_samples_is_reported() -> None:
     run = ended(unseen={0: HeldOutFailure(failure="nan")})
-    [found] = [cells for cells in rows(run) if "found" in cells[0]]
-    assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
+    [result] = [cells for cells in rows(run) if "found" in cells[0]]
+    assert result == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
 
 
 def test_a_simpler_plan_has_its_own_row() -> None:
     alike = {0: Scores((3.0,), (0.5,)), 1: Scores((2.99,), (0.5,))}
-    found = told(0, 2.5, dropped=(4,))
-    names = [cells[0] for cells in rows(ended(found, START, unseen=alike))]
+    result = told(0, 2.5, dropped=(4,))
+    names = [cells[0] for cells in rows(ended(result, START, unseen=alike))]
     assert names[3:5] == ["found 0: L4 dropped", "simpler 1: L3 dropped"]
     assert not [cells for cells in rows(ended()) if "simpler" in cells[0]]
 
@@ -543,8 +549,8 @@ def test_numbers_are_rounded() -> None:
 
 
 def test_an_error_that_is_not_known_is_not_shown() -> None:
-    found = told(0, 2.5, dropped=(4,), stderrs=(math.inf,))
-    [shown] = [cells for cells in rows(ended(found, START, held=0)) if "found" in cells[0]]
+    result = told(0, 2.5, dropped=(4,), stderrs=(math.inf,))
+    [shown] = [cells for cells in rows(ended(result, START, held=0)) if "found" in cells[0]]
     assert shown == ["found 0: L4 dropped", "2.5", "0.5"]
 
 

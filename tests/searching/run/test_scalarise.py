@@ -13,19 +13,19 @@ NAN = float("nan")
 
 def test_the_fitness_is_the_augmented_chebyshev_norm() -> None:
     values = np.array([[1.0, 4.0], [2.0, 1.0]])
-    found = scalarise(values, np.array([0.8, 0.2]))
-    assert np.allclose(found, [0.8 + 0.05 * 1.6, 1.6 + 0.05 * 1.8])
+    result = scalarise(values, np.array([0.8, 0.2]))
+    assert np.allclose(result, [0.8 + 0.05 * 1.6, 1.6 + 0.05 * 1.8])
 
 
 def test_one_objective_keeps_its_order() -> None:
     values = np.array([[-1.0], [0.0], [3.0]])
-    found = scalarise(values, np.ones(1))
-    assert bool((np.diff(found) > 0).all())
+    result = scalarise(values, np.ones(1))
+    assert bool((np.diff(result) > 0).all())
 
 
 def test_a_failure_in_one_objective_is_a_failure() -> None:
-    found = scalarise(np.array([[NAN, 1.0], [1.0, np.inf], [1.0, 1.0]]), np.array([1.0, 0.0]))
-    assert np.isnan(found).tolist() == [True, True, False]
+    result = scalarise(np.array([[NAN, 1.0], [1.0, np.inf], [1.0, 1.0]]), np.array([1.0, 0.0]))
+    assert np.isnan(result).tolist() == [True, True, False]
 
 
 def test_a_dominating_row_has_the_lower_fitness() -> None:
@@ -51,9 +51,9 @@ def test_a_size_has_no_more_weight_than_scores() -> None:
     losses = np.stack([scores, sizes], axis=1)
     least = int(np.nanargmin(scalarise(losses, even)))
     assert least == 3
-    found = by_spread(even, losses)
-    assert found.sum() == pytest.approx(1)
-    assert found[0] / found[1] == pytest.approx(0.5 / 0.04)
+    result = by_spread(even, losses)
+    assert result.sum() == pytest.approx(1)
+    assert result[0] / result[1] == pytest.approx(0.5 / 0.04)
     assert by_spread(even, losses[:3]).tolist() == even.tolist()
     assert by_spread(np.ones(1), losses[:, :1]).tolist() == [1.0]
 
@@ -70,8 +70,8 @@ def test_a_loss_by_the_base_is_the_lost_share() -> None:
 
 def test_losses_by_the_spread_are_0_to_1_for_starting_plans() -> None:
     starts = [0.2, 0.6, NAN, float("inf")]
-    found = losses([0.2, 0.6, 0.1], LossMeasure.of_spread("minimize", starts))
-    assert found == pytest.approx([0.0, 1.0, -0.25])
+    result = losses([0.2, 0.6, 0.1], LossMeasure.of_spread("minimize", starts))
+    assert result == pytest.approx([0.0, 1.0, -0.25])
     upwards, alone, nothing = (
         LossMeasure.of_spread("maximize", starts),
         LossMeasure.of_spread("minimize", [0.5]),

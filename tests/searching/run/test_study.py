@@ -51,7 +51,7 @@ def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
     origin = StrategyPlan(strategy="drifting")
     request = TrialRequest(SEARCH, number, 0, origin, genome_of(chosen), 64, "bare", number)
     many = len(chosen.aims)
-    said = {
+    fields = {
         "number": number,
         "request": request,
         "plan": "0" * 64,
@@ -59,14 +59,14 @@ def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
         "values": tuple(1.5 + i for i in range(many)),
         "stderrs": (0.25,) * many,
     }
-    return Trial(**(said | changes))
+    return Trial(**(fields | changes))
 
 
-def content(told: Trial) -> list[Any]:
-    request = replace(told.request, genome=genome_of(setting()))
-    asked = [getattr(request, one.name) for one in fields(request) if one.name != "genome"]
-    kept = [getattr(told, one.name) for one in fields(told) if one.name != "request"]
-    return [asked, genome_to_json(told.request.genome), kept]
+def content(trial: Trial) -> list[Any]:
+    request = replace(trial.request, genome=genome_of(setting()))
+    asked = [getattr(request, item.name) for item in fields(request) if item.name != "genome"]
+    kept = [getattr(trial, item.name) for item in fields(trial) if item.name != "request"]
+    return [asked, genome_to_json(trial.request.genome), kept]
 
 
 # ------------------------------------------------------------------------------------------- trials
@@ -82,8 +82,8 @@ def test_recorded_trials_are_read_back(tmp_path: Path, chosen: SearchSetting) ->
     each = PerSample((1.5, 0.25, math.inf), (2, 1, 7))
     sampled = trial(chosen, 5, per_sample=(each,), stopped=3)
     study = study_of(tmp_path)
-    for told in (whole, low, failed, one, hit, sampled):
-        study.add(told)
+    for recorded in (whole, low, failed, one, hit, sampled):
+        study.add(recorded)
     again = study_of(tmp_path).trials
     assert [*map(content, again)] == [*map(content, (whole, low, failed, one, hit, sampled))]
 
@@ -258,7 +258,7 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"digests": {"space": "b", "models": {}, "data": {}}}, "the plan leaves other things"),
         ({"seed": 4}, "its seed was '0', and now '4'"),
@@ -278,7 +278,7 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
     ],
 )
 def test_a_different_search_is_refused_with_the_differences(
-    changes: dict[str, Any], said: str
+    changes: dict[str, Any], message: str
 ) -> None:
     space = setting().space
     record = record_of((NLL, ACCURACY), 40, space) | {
@@ -293,7 +293,7 @@ def test_a_different_search_is_refused_with_the_differences(
     with pytest.raises(CheckpointError) as caught:
         refuse_other(before, now, Path("run"))
     assert caught.value.code == "C902"
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 def opened(folder: Path, *, begun: bool) -> Study:
@@ -362,8 +362,10 @@ ORIGINS = {
 
 @pytest.mark.parametrize("words", ORIGINS)
 def test_an_origin_is_noted_as_data(tmp_path: Path, chosen: SearchSetting, words: str) -> None:
-    told = trial(chosen)
-    study_of(tmp_path).add(replace(told, request=replace(told.request, origin=ORIGINS[words])))
+    recorded = trial(chosen)
+    study_of(tmp_path).add(
+        replace(recorded, request=replace(recorded.request, origin=ORIGINS[words]))
+    )
     [again] = study_of(tmp_path).trials
     assert again.request.origin == ORIGINS[words]
     assert origin_words(again.request.origin) == words

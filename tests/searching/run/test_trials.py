@@ -19,8 +19,8 @@ def rows(*values: tuple[float, ...]) -> np.ndarray:
 
 
 def test_dominated_rows_leave_the_front() -> None:
-    found = front(rows((1, 3), (2, 2), (3, 1), (2, 3), (3, 3)))
-    assert found.tolist() == [True, True, True, False, False]
+    result = front(rows((1, 3), (2, 2), (3, 1), (2, 3), (3, 3)))
+    assert result.tolist() == [True, True, True, False, False]
 
 
 def test_the_first_of_equal_rows_stays_on_the_front() -> None:
@@ -67,7 +67,7 @@ def told_trial(number: int, values: tuple[float, ...]) -> Trial:
         (("nats", "accuracy"), None, 0),  # in shares of the base's scores
     ],
 )
-def test_the_mean_of_the_objectives_decides_or_the_preferred_one(
+def test_the_preferred_objective_or_the_mean_decides(
     units: tuple[str, str], prefer: int | None, wins: int
 ) -> None:
     counted = units[1] == "accuracy"
@@ -80,8 +80,8 @@ def test_the_mean_of_the_objectives_decides_or_the_preferred_one(
     for number, (first, lost) in enumerate([(2.2, 0.6), (2.1, 1.3), (2.4, 0.1)]):
         other = (0.78, 0.5, 0.7)[number] if counted else 3.0 + lost
         ledger.add(told_trial(number, (first, other)))
-    found = ledger.best()
-    assert found is not None
-    assert found.number == wins
-    assert ledger.ranked(ledger.trials, 1) == [found]
+    result = ledger.best()
+    assert result is not None
+    assert result.number == wins
+    assert ledger.ranked(ledger.trials, 1) == [result]
     assert len(ledger.ranked(ledger.trials, 9)) == 3

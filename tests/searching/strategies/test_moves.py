@@ -27,10 +27,10 @@ def space(text: str) -> Space:
     return space_of(loads(HEAD + text), 16)
 
 
-def sites(of: Space, found: Genome, key: Key) -> MoveSites:
+def sites(of: Space, result: Genome, key: Key) -> MoveSites:
     table = of.table
     chance = uniform(key, (MANY, 7))
-    return MoveSites(table, neighbourhood(table), active(table, found), chance)
+    return MoveSites(table, neighbourhood(table), active(table, result), chance)
 
 
 def row(population: Genome, n: int) -> Genome:
@@ -84,9 +84,9 @@ def test_offspring_are_in_the_space(text: str) -> None:
     """After a move and a crossing counts are within bounds, and a window is one window."""
     of = space(f"{text}\nL0..L15 from any of math, code by linear()")
     parents = sample(of.table, key_of(5), 32)
-    found = bred(of.table, neighbourhood(of.table), parents, MANY, (key_of(7), key_of(8)))
+    result = bred(of.table, neighbourhood(of.table), parents, MANY, (key_of(7), key_of(8)))
     for number, (low, high) in enumerate(zip(of.table.low, of.table.high, strict=True)):
-        on = found.bits[:, of.table.group == number].sum(axis=1)
+        on = result.bits[:, of.table.group == number].sum(axis=1)
         assert ((low <= on) & (on <= high)).all()
-    assert ((found.picks >= 0) & (found.picks < of.table.options)).all()
-    assert any(drops(of, found, n) != drops(of, parents, n % 32) for n in range(MANY))
+    assert ((result.picks >= 0) & (result.picks < of.table.options)).all()
+    assert any(drops(of, result, n) != drops(of, parents, n % 32) for n in range(MANY))

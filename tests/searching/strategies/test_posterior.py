@@ -26,8 +26,8 @@ def effects(of: Table, seed: int, many: int) -> np.ndarray:
 
 
 def fitness(of: Table, rows: np.ndarray) -> np.ndarray:
-    found: np.ndarray = rows[:, of.drops] @ COSTS
-    return found
+    result: np.ndarray = rows[:, of.drops] @ COSTS
+    return result
 
 
 def fitted(of: Table, many: int, prior: np.ndarray | None = None) -> Coefficients:
@@ -79,8 +79,8 @@ def test_a_measure_without_information_changes_nothing(nothing: np.ndarray) -> N
 
 def test_padding_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     of = table()
-    found = fitted(of, 40)
+    result = fitted(of, 40)
     monkeypatch.setattr(posterior, "_LEAST", 128)
     monkeypatch.setattr(posterior, "_STEP", 1024)
-    for one, other in zip(found, fitted(of, 40), strict=True):
+    for one, other in zip(result, fitted(of, 40), strict=True):
         assert np.allclose(one, other, atol=1e-4)

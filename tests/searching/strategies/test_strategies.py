@@ -39,8 +39,8 @@ def started(one: Any, of: Space, tells: int = 2) -> State:
     """A state that was told some random genomes, which the strategy never asked for."""
     state = one.init(of.table, CAPACITY, key_of(0))
     for seed in range(tells):
-        found = some(of, 100 + seed)
-        state = one.tell(of.table, state, found, losses_of(found), np.ones(4))
+        result = some(of, 100 + seed)
+        state = one.tell(of.table, state, result, losses_of(result), np.ones(4))
     return state
 
 
@@ -130,10 +130,10 @@ def test_the_best_plan_of_each_size_improves() -> None:
     state = started(one, of, tells=4)
 
     def best() -> dict[int, float]:
-        found: dict[int, float] = {}
+        results: dict[int, float] = {}
         for bits, value in zip(state.archive.genomes.bits, state.archive.values, strict=True):
-            found[int(bits.sum())] = min(float(value[0]), found.get(int(bits.sum()), np.inf))
-        return found
+            results[int(bits.sum())] = min(float(value[0]), results.get(int(bits.sum()), np.inf))
+        return results
 
     before = best()
     for turn in range(6):
@@ -168,12 +168,12 @@ def test_a_strategy_beats_random_search(name: str) -> None:
 
 def searched(name: str, of: Space) -> float:
     """The mean of the last asks' losses at full fidelity."""
-    one = strategy(name)
-    state = started(one, of)
-    found: list[float] = []
+    chosen = strategy(name)
+    state = started(chosen, of)
+    results: list[float] = []
     for turn in range(16):
-        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        population, fidelity, state = chosen.ask(of.table, state, key_of(turn), ONE)
         values = losses_of(population)
-        found += values[:, 0].tolist()
-        state = one.tell(of.table, state, population, values, fidelity)
-    return float(np.mean(found[len(found) // 2 :]))
+        results += values[:, 0].tolist()
+        state = chosen.tell(of.table, state, population, values, fidelity)
+    return float(np.mean(results[len(results) // 2 :]))
