@@ -140,7 +140,7 @@ class Lines:
                 self._said &= {_ESTIMATE}  # the next search may take the same steps
                 ledger, _, space, _ = self._rest.search
                 mark = ", best" if ledger.best() is trial else ""
-                scored = f"as trial {trial.same_as}"
+                scored = f"same plan as trial {trial.same_as}"
                 if trial.same_as is None:
                     scored = scores_words(trial, ledger) + trial_remarks(trial, ledger) + mark
                 after = "; ".join(filter(None, (scored, self._rest.words)))

@@ -469,7 +469,7 @@ def test_control_c_keeps_everything_and_the_same_command_resumes(
     again = search(*command, "stopped")
     assert f"going on after {len(begun.ledger.trials)} trials" in again.err
     calm = search(*command, "resting")
-    outs = [re.sub(r"tried in [\d:]+", "", " ".join(item.out.split())) for item in (again, calm)]
+    outs = [re.sub(r"trials? in [\d:]+", "", " ".join(item.out.split())) for item in (again, calm)]
     assert outs[0].replace("stopped/", "resting/") == outs[1]
     plans = [(world / name / "best.tailor").read_text() for name in ("stopped", "resting")]
     assert plans[0] == plans[1]
@@ -534,7 +534,7 @@ def test_control_c_while_the_best_plan_is_locked_keeps_everything(
             result = run(*command)
             assert result.code == 130, result.err
             assert "all trials are kept, and the same command goes on" in result.err
-            assert re.match(r"\d plans tried in 0:\d\d; interrupted, ", result.out)
+            assert re.match(r"\d trials? in 0:\d\d; interrupted, ", result.out)
             assert read_run(world / name).end.ended == "interrupted"
             assert commands(world / name)[1] == f"gptailor compile {name}/best.tailor -o DIR"
             assert "--locked" not in (world / name / "summary.md").read_text()
@@ -552,7 +552,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_resumes(
     assert "all trials before are kept, and the same command goes on" in stopped.err
     again = search(*command)
     assert "going on after" in again.err
-    assert "Found plan " in again.out
+    assert "Found plan: " in again.out
 
 
 def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world: Path) -> None:
@@ -854,7 +854,7 @@ def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Pat
     verdict = verdict_of(reading)
     first = " ".join(found.out.partition("\n\n")[0].split())
     assert first in (world / "run" / "summary.md").read_text().splitlines()
-    assert f"Found plan {verdict.found.number} (L" in first
+    assert f"Found plan: trial {verdict.found.number} (L" in first
     assert re.search(r" nats (lost|won), on 8 held-out samples\. ", first)
     assert verdict.held
     assert reading.ledger.loss_unit == "nats"

@@ -155,13 +155,13 @@ def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
     measured = MeasuredNote(seconds=40.0)
     run = ended(FOUND, START, WORSE, DRAWN, failed, again, measured=measured)
     assert headline(run) == (
-        "5 plans tried in 0:44, 1 failed. Found plan 0 (L4 dropped): 0.750 ± 0.010 nats lost, on"
-        " 30 held-out samples. Better than the best of 2 starting plans, plan 1 (greedy removal),"
+        "6 trials in 0:44, 1 failed. Found plan: trial 0 (L4 dropped), 0.750 ± 0.010 nats lost, on"
+        " 30 held-out samples. Better than the best of 2 starting plans, trial 1 (greedy removal),"
         " by 0.250 ± 0.014 nats."
     )
     assert headline(ended(FOUND, START, held=0)) == (
-        "2 plans tried in 0:01. Found plan 0 (L4 dropped): 0.500 ± 0.020 nats lost, on 64 samples,"
-        " none held out. Better than plan 1 (greedy removal), by 0.250 ± 0.028 nats."
+        "2 trials in 0:01. Found plan: trial 0 (L4 dropped), 0.500 ± 0.020 nats lost, on 64 samples"
+        ", none held out. Better than trial 1 (greedy removal), by 0.250 ± 0.028 nats."
     )
     lines = list(summary_lines(run, 80))
     assert " ".join(lines[: lines.index("")]) == headline(run)
@@ -176,10 +176,10 @@ def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
     ],
 )
 def test_an_early_end_is_reported(reason: str, end: str) -> None:
-    assert headline(ended(ended=reason)).startswith(f"4 plans tried in 0:02{end}")
+    assert headline(ended(ended=reason)).startswith(f"4 trials in 0:02{end}")
 
 
-SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 dropped)."
+SIMPLER = "best.tailor is a simpler plan within one standard error, trial 1 (L3 dropped)."
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 d
     [
         (
             3.005,
-            "A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
+            "A tie with trial 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
             f" samples; about 960 a text would decide it. {SIMPLER}",
         ),
-        (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
+        (3.25, f"Worse than trial 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
 )
 def test_a_tie_is_reported(unseen: float, wanted: str) -> None:
@@ -200,7 +200,7 @@ def test_a_tie_is_reported(unseen: float, wanted: str) -> None:
 
 def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> None:
     best = told(0, 2.25, STARTS, GreedyRemoval())
-    wanted = "The search found nothing better than a starting plan, plan 0 (greedy removal)."
+    wanted = "The search found nothing better than a starting plan, trial 0 (greedy removal)."
     assert headline(ended(best, told(1, 2.5, dropped=(4,)))).endswith(wanted)
     alone = "No starting plan was repaired in the same way, so it is compared with no plan."
     assert headline(ended(FOUND)).endswith(alone)
@@ -210,9 +210,9 @@ def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> N
 
 
 @pytest.mark.parametrize(("unseen", "verdict"), [
-    (2.75, "Better than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
-    (3.01, "A tie with plan 1 (greedy removal), which is larger: worse by 0.010 ± 0.014 nats on"),
-    (3.25, "Worse than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+    (2.75, "Better than trial 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+    (3.01, "A tie with trial 1 (greedy removal), which is larger: worse by 0.010 ± 0.014 nats on"),
+    (3.25, "Worse than trial 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
 ])  # fmt: skip
 def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, verdict: str) -> None:
     size = Aim("parameters()", "minimize", "base", unit="parameters", size=True)
@@ -294,7 +294,7 @@ def test_the_headline_compares_with_a_base_of_equal_size(unseen: float, verdict:
 def test_a_base_that_scores_zero_has_its_losses_in_points() -> None:
     trials = [told(0, 0.25), told(1, 0.125, STARTS, GreedyRemoval(), dropped=(4,))]
     run = ended(*trials, aims=(COUNTED,), base=0.0, held=0)
-    assert "Found plan 0 (L3 dropped): 25.0 ± 2.0 points won, on 64 samples" in headline(run)
+    assert "Found plan: trial 0 (L3 dropped), 25.0 ± 2.0 points won, on 64 samples" in headline(run)
     assert rows(run)[1] == ["score", "points lost"]
 
 
@@ -423,7 +423,7 @@ def test_repaired_plans_have_their_scores_before_it() -> None:
         ["start 5: L4 dropped, healing changed nothing", "3 → 3 ± 0.02"],
         ["finalist 6: L6 dropped", "2.875 → 2.5 ± 0.02"],
     ], "a plan that was repaired less is not compared"
-    assert "Found plan 4 (L3 dropped, healed): " in headline(run)
+    assert "Found plan: trial 4 (L3 dropped, healed), " in headline(run)
     line = "A loss of 1 between plans before they were healed was 3 after it (3 plans, rank"
     assert line in words(run)
     assert "rank correlation" not in markdown(ended(heals=True))
@@ -434,7 +434,7 @@ def test_a_finalist_that_failed_has_its_reason() -> None:
     failed = told(1, None, FINAL, failure=failure, stage="healed")
     run = ended(told(0, 2.75), failed, heals=True)
     assert "2.75 → failed" in words(run)
-    line = "- plan 1 (L3 dropped, healed): failed: error: error[C806]: too short"
+    line = "- trial 1 (L3 dropped, healed): failed: error: error[C806]: too short"
     assert line in list(summary_lines(run, 80))
     assert line in markdown(run).splitlines()
 
@@ -487,7 +487,7 @@ def test_the_last_line_has_the_cost() -> None:
                 measured=MeasuredNote(evaluations=3.25))  # fmt: skip
     line = (
         "Cost in evaluations on all samples: 2.25 for 4 trials; 3.25 for measuring layers; 1"
-        " for the base; 1 repeated plan; 1 given up early (spared: 0.75); a slow worker was not"
+        " for the base; 1 repeated plan; 1 given up early (saved: 0.75); a slow worker was not"
         " waited for 2 times: the same seed may give other trials; with tpe of mine 1.0."
     )
     assert words(run).endswith(line)
