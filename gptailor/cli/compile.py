@@ -141,7 +141,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     After a cut or a stack without either, the command that continues a prompt is printed.
 
     If the folder contains an older output of the plan, unchanged tensors are copied from it, and
-    the changed parts are printed. A folder of another plan, or with files changed by hand, is refused.
+    the changed parts are printed. A folder of another plan, or with files changed by hand, is
+    refused.
 
     An output called NAME.gguf is a file for llama.cpp. It includes the tokenizer and the chat
     template. Its metadata contains the plan. It needs the package gguf. docs/models.md lists the
