@@ -322,7 +322,7 @@ def objectives_section(run: RunReading) -> Section | None:
     return Section(
         "objectives",
         "Every trial: two objectives",
-        f"Trials on all samples. Better is {best}. On the front is a plan that no other one betters"
+        f"Trials on all samples. Better is {best}. On the front is a plan that no other plan beats"
         " in all objectives. Axes are chosen below the chart.",
         chart,
         _trials_table(run, run.front, ""),
