@@ -63,7 +63,7 @@ def _sample_range(text: str) -> tuple[int, int]:
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
               help="The seed of samples and strategy. Default: 0.")  # fmt: skip
 @click.option(
-    "--strategy", metavar="NAME", help="surrogate, random or a package's. Default: surrogate."
+    "--strategy", metavar="NAME", help="surrogate, random, or a package's. Default: surrogate."
 )
 @click.option("-O", "--objective", "objectives", multiple=True, metavar="OBJECTIVE",
               help="An objective that replaces the objectives of the search block. May be given "
