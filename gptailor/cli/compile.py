@@ -92,16 +92,15 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
               help="The maximum number of bytes of a weights file, at least 1MB.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace any model at the output, after the new model is complete, and compute "
-              "all tensors. A folder with other files too is refused.")  # fmt: skip
+              "all tensors. A folder with other files is refused.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
 @click.option("--try", "tried", is_flag=True,
-              help="Then let the output and its base answer three short prompts, and print whether "
+              help="Let the output and its base answer three short prompts, and print whether "
               "answers end, loop and follow the chat template.")  # fmt: skip
 @click.option(
     "--lock",
     is_flag=True,
-    help="Write the plan's lock beside the plan and into the folder or the GGUF file, which "
-    "then has more bytes.",
+    help="Write the plan's lock beside the plan and into the folder or the GGUF file, which grows.",
 )
 @click.option("--locked", is_flag=True,
               help="Refuse any difference from the plan's lock.")  # fmt: skip
@@ -113,8 +112,8 @@ def _no_folder(context: click.Context, _: click.Parameter, plan: str) -> str:
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
               help="The device that merges, bridges and heals: cpu, cuda or cuda:1.")  # fmt: skip
 @click.option("--memory", type=options.BYTE_SIZE, metavar="SIZE",
-              help="The maximum number of bytes on the device for bridging and "
-              "healing.")  # fmt: skip
+              help="The maximum size on the device for bridging and healing. Default: no "
+              "limit.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
     output: Path,
@@ -139,10 +138,10 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     The folder appears complete or not at all. It contains the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input. After bridging or healing, the base
     and the output answer one short prompt, and an answer that ends at once or loops is marked.
-    After a cut or a stack without these, the command that continues a prompt is printed.
+    After a cut or a stack without either, the command that continues a prompt is printed.
 
-    Compiled again into its folder, a changed plan copies the tensors that are made as before, and
-    prints the changed parts. A folder of another plan, or with files that somebody else changed, is
+    If the folder contains an older output of the plan, unchanged tensors are copied from it, and
+    the changed parts are printed. A folder of another plan, or with files changed by hand, is
     refused.
 
     An output called NAME.gguf is a file for llama.cpp. It includes the tokenizer and the chat
@@ -150,13 +149,13 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     models that can be written as GGUF. --gguf writes such files beside the folder. Bridges are
     fitted and layers healed once for all outputs.
 
-    A plan states such files by 'gguf q4_k_m': -o DIR writes them beside the folder, and -o
-    NAME.gguf writes the file of a plan with one such statement. --quantize, --gguf and --imatrix
-    replace all 'gguf' statements of the plan.
+    With a statement such as 'gguf q4_k_m' in the plan, -o DIR also writes that file beside the
+    folder, and -o NAME.gguf writes only that file. --quantize, --gguf and --imatrix replace all
+    'gguf' statements of the plan.
 
     --lock records the digests of all inputs and outputs. A GGUF file contains its lock, and
-    --dry-run --lock prints its size with it. --locked takes the same inputs and makes
-    the same bytes, or refuses to compile. See 'gptailor lock'.
+    --dry-run --lock prints its size with it. --locked makes the same bytes from the same inputs, or
+    refuses to compile. See 'gptailor lock'.
     """
     _refuse_flags(output, quantize, gguf, imatrix)
     if tried:
@@ -394,7 +393,7 @@ def lock_command(
     """Write the lock of PLAN: digests of all files that it reads and of each tensor it makes.
 
     The command computes the tensors, and keeps only their digests. After that, 'gptailor compile
-    PLAN -o DIR --locked' takes the same inputs and makes the same bytes, or refuses. An old lock is
+    PLAN -o DIR --locked' makes the same bytes from the same inputs, or refuses. An old lock is
     replaced.
     """
     from gptailor.output.compile import lock

@@ -45,7 +45,8 @@ Example, with a plan and its compiled folder:
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True,
                 type=click.Path(allow_dash=True))  # fmt: skip
 @click.option("-O", "--objective", "objectives", multiple=True, required=True, metavar="OBJECTIVE",
-              help="An objective, as in a search block. May be given several times.")  # fmt: skip
+              help='An objective, such as nll("text.txt"). May be given several '
+              "times.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), metavar="N",
               help="The maximum number of samples of each objective. Default: all.")  # fmt: skip
 @SEED
@@ -64,7 +65,7 @@ Example, with a plan and its compiled folder:
               show_default=True, help="text for people, json for programs, csv for "
               "spreadsheets.")  # fmt: skip
 @click.option(
-    "--each", is_flag=True, help="With --format json: also print the terms of each sample."
+    "--each", is_flag=True, help="With --format json: also print each sample's sum and count."
 )
 @click.option(
     "--many-plans", is_flag=True, help="Evaluate more than 100 plans of --set with several values."
@@ -96,12 +97,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     The command prints each objective's score with its standard error. It prints the difference from
     the base's score, measured sample by sample. It prints sizes and speeds beside the base's sizes
-    and speeds, measured in the same run. In the end all models answer one short prompt, and an
+    and speeds, measured in the same run. At the end all models answer one short prompt, and an
     answer that ends at once or loops is marked.
 
     The base of a compiled model is the base that its plan names, unless the folder is itself the
-    base of another target. The base of a model is the base that --model base=DIR names, or else the
-    base of the other targets. A model under several names is one target, with the first name.
+    base of another target. The base of any other model is the base that --model base=DIR names, or
+    else the base of the other targets. A model under several names is one target.
 
     Relative paths in objectives start at the current folder. The exit code is 3 if a target has no
     score.
@@ -283,7 +284,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """Continue PROMPT with each TARGET: a plan, a compiled folder, or any model by itself.
 
     Plans are stitched in memory, and bridged and healed as they declare. Nothing is written. Each
-    target adds its likeliest token at each step. The exit code is 3 if a target fails.
+    step adds the most probable token. The exit code is 3 if a target fails.
     """
     from gptailor.evaluation import targets as targeting
 

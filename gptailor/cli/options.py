@@ -121,7 +121,7 @@ FAMILY = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="A family file for the models' type. May be given several times.",
+    help="A file that 'gptailor family' wrote. May be given several times.",
 )
 DEVICE = click.option(
     "--device",
@@ -135,7 +135,7 @@ OUTPUT_DTYPE = click.option(
     "--dtype",
     type=_DTYPES,
     metavar="DTYPE",
-    help="float32, float16 or bfloat16. Replaces the plan's dtype.",
+    help="float32, float16 or bfloat16. Default: the plan's dtype.",
 )
 DTYPE = click.option(
     "--dtype",
@@ -155,7 +155,8 @@ MEMORY = click.option(
     "--memory",
     type=BYTE_SIZE,
     metavar="SIZE",
-    help="The maximum number of bytes of weights on the device. Layers are streamed.",
+    help="The maximum size of weights on the device, such as 8GB. Layers are streamed. Default: no "
+    "limit.",
 )
 
 

@@ -60,9 +60,9 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
 ) -> None:
     """Check plans, by themselves and against the headers of their models.
 
-    The command reports all faults, each once. For an open plan it also prints the number of choices
-    that a search has, and the number of trials in the search block. 'gptailor search --dry-run'
-    estimates the time. The exit code is 1 if there are any faults. A warning is not a fault.
+    The command reports all faults, each once. For an open plan it also prints the number of open
+    choices and the budget of the search block. 'gptailor search --dry-run' estimates the time. The
+    exit code is 1 if there are any faults. A warning is not a fault.
     """
     for name in plans if fix else ():
         FIXES.required("text", "--fix", "lsp")(name)
@@ -101,7 +101,7 @@ def _search_words(plan: "Plan") -> str:
 
 def _few_trials(plan: "Plan") -> str:
     """Return a warning if a plan's search block leaves the strategy no trial, else ''."""
-    from gptailor.searching.run.schedule import Budget
+    from gptailor.searching.run.budget import Budget
     from gptailor.searching.settings import Flags, settings
     from gptailor.searching.space.roles import separates
 
@@ -160,7 +160,7 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     "--program", is_flag=True, help="Print the operations that make each tensor of the output."
 )
 @click.option(
-    "--layers", is_flag=True, help="Print each layer along a curve, with all digits of its numbers."
+    "--layers", is_flag=True, help="Print a row for each layer of a curve, with all digits."
 )
 def show_command(
     plan: str,
@@ -172,8 +172,8 @@ def show_command(
 ) -> None:
     """Show the layers of PLAN as a map, with a cell for each layer and a colour for each model.
 
-    PLAN may also be any model's folder or GGUF file. For a compiled one, the map shows its plan.
-    The size below the map is that of a GGUF file, with the types of its tensors.
+    PLAN may also be any model's folder or GGUF file. The map of a compiled model shows its plan.
+    Below the map of a GGUF file are its size and the types of its tensors.
 
     Positions are the base's layer numbers. In a stack they are the output's layer numbers. The size
     of the output is below the map, if the plan has no open choices and its models are available.
@@ -255,11 +255,11 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     output: Path | None,
     force: bool,
 ) -> None:
-    """Convert a mergekit configuration to a plan, or a file that an installed package reads.
+    """Convert a mergekit configuration, or a file that an installed package reads, to a plan.
 
-    The command reports each part that differs or has no equivalent on standard error. It refuses a
-    part that a plan can't express. It drops nothing silently. It assumes nothing about models that
-    are not available.
+    The command reports each part that differs or has no equivalent on standard error. It refuses
+    parts that a plan can't express, and drops nothing silently. It assumes nothing about missing
+    models.
     """
     from gptailor.checkpoint.write.output_file import refuse_output
 
@@ -300,8 +300,7 @@ def _importer(tool: str) -> "Importer":
 def explain_command(code: str) -> None:
     """Explain the CODE of a message, such as P601: its meaning and the remedy.
 
-    Codes of plans (S, P, M) have an example too. The page Faults of the
-    documentation has all codes.
+    Codes of plans (S, P, M) have an example. The page Faults of the documentation has all codes.
     """
     from gptailor.plan.fault_pages import fault_pages
 

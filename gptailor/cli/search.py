@@ -59,7 +59,7 @@ def _sample_range(text: str) -> tuple[int, int]:
               help="The search's folder, or a URL such as s3://bucket/run. An existing search "
                    "there continues.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), metavar="N",
-              help="The budget, in evaluations on all samples. Default: 200.")  # fmt: skip
+              help="The budget: the cost of N trials on all samples. Default: 200.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
               help="The seed of samples and strategy. Default: 0.")  # fmt: skip
 @click.option(
@@ -69,7 +69,8 @@ def _sample_range(text: str) -> tuple[int, int]:
               help="An objective that replaces the objectives of the search block. May be given "
                    "several times.")  # fmt: skip
 @click.option("--prefer", metavar="OBJECTIVE",
-              help="The objective, or its number, that selects the best plan.")  # fmt: skip
+              help="The objective, or its number, that selects the best plan. Default: the mean of "
+                   "all.")  # fmt: skip
 @click.option("--fidelity", type=options.InWords("A..B", _sample_range),
               help="The number of samples of a trial, from the cheapest trial (A) to all "
                    "samples (B). May be a single number.")  # fmt: skip
@@ -77,11 +78,11 @@ def _sample_range(text: str) -> tuple[int, int]:
               help="The trials that are bridged. Default: each if the plan heals, or else "
                    "finalists.")  # fmt: skip
 @click.option("--finalists", type=click.IntRange(min=1), metavar="N",
-              help="The number of best plans that are bridged and healed at the end, as the plan "
-                   "declares. Default: a tenth of --trials, at most 5.")  # fmt: skip
+              help="The number of best plans that are bridged and healed at the end. Default: a "
+                   "tenth of --trials, at most 5.")  # fmt: skip
 @click.option("--no-race", "race", is_flag=True, flag_value=False, default=True,
-              help="Score each trial on all samples, even if it has lost after some "
-                   "samples.")  # fmt: skip
+              help="Score each trial on all its samples, even if it is surely worse after "
+                   "some.")  # fmt: skip
 @options.MODEL
 @options.SET
 @options.FAMILY
@@ -95,8 +96,8 @@ def _sample_range(text: str) -> tuple[int, int]:
               help="Also write the trials as an Optuna study, a journal that optuna-dashboard "
                    "reads.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
-              help="Print what the search would ask for, its evaluations, time and memory, and "
-                   "write nothing. The base is scored for the time.")  # fmt: skip
+              help="Print the stages of the search, its cost, time and memory, and write nothing. "
+                   "The base is scored to measure the time.")  # fmt: skip
 @click.option("--no-live", is_flag=True, help="Print plain lines on a terminal too.")
 def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     plan: str,
@@ -111,9 +112,9 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
 ) -> None:
     """Search the open choices of PLAN for the best plan, by trials.
 
-    The folder RUN contains the best plan, the front of several objectives, a lock, a summary and
-    the journal of all trials. The first trials are starting plans that people make without a
-    search. In the end the base and the best plan answer one short prompt.
+    A trial scores one plan without open choices. The first trials are starting plans, which need no
+    search. The folder RUN contains the best plan, the front of several objectives, a lock, a
+    summary and the journal of all trials.
 
     An option has precedence over the plan's search block. Relative paths in --objective start at
     the current folder.

@@ -12,8 +12,8 @@ from gptailor.plan.doors import Door
 from gptailor.plan.events import Progress
 from gptailor.reporting.quantities import clock, shown_number
 from gptailor.searching import search as events
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.origin import origin_words
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, Ledger, Trial
 from gptailor.searching.search_text import loss_words, short_recipe, short_unit, stage_words
 from gptailor.searching.space.decode import plan_cut_words
@@ -140,7 +140,7 @@ class Lines:
                 self._said &= {_ESTIMATE}  # the next search may take the same steps
                 ledger, _, space, _ = self._rest.search
                 mark = ", best" if ledger.best() is trial else ""
-                scored = f"as trial {trial.same_as}"
+                scored = f"same plan as trial {trial.same_as}"
                 if trial.same_as is None:
                     scored = scores_words(trial, ledger) + trial_remarks(trial, ledger) + mark
                 after = "; ".join(filter(None, (scored, self._rest.words)))

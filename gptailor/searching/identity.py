@@ -21,8 +21,8 @@ from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import commits_of
 from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.records import Aim, RunRecord, SearchDigests
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.settings import Resources, Settings
 from gptailor.searching.space.space import Space
 

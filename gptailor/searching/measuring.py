@@ -21,8 +21,8 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import at_stage
 from gptailor.reporting.measure import LossMeasure
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.origin import UniformMerge, composition_words
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.scores import Scores, read_outcomes
 from gptailor.searching.run.study import FoundNote, Study
 from gptailor.searching.settings import Settings

@@ -28,8 +28,9 @@ from gptailor.searching.limits import Sizes, Within, size_bounds
 from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import SearchResult, put_results
 from gptailor.searching.run.asking import Asking
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.records import Ended, ResultNote, RunRecord, RunSizes
-from gptailor.searching.run.schedule import Budget, Schedule, StartSource
+from gptailor.searching.run.schedule import Schedule, StartSource
 from gptailor.searching.run.scores import Scores, read_outcomes
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial

@@ -76,7 +76,7 @@ def summary_lines(
 
 
 def headline(run: RunReading) -> str:
-    """Return the search's time, its plans, the found plan and the certainty."""
+    """Return the search's trials and time, the found plan and the certainty."""
     ends = {
         "budget": "",
         "exhausted": "; the strategy found nothing new",
@@ -87,8 +87,7 @@ def headline(run: RunReading) -> str:
     failed = f", {failures} failed" if failures else ""
     seconds = math.fsum(trial.seconds for trial in trials)
     took = clock(round(seconds, 1) + run.notes.measured.seconds)
-    plans = _count(len(trials) - run.ledger.hits, "plan")
-    tried = f"{plans} tried in {took}{failed}{ends[run.end.ended]}."
+    tried = f"{_count(len(trials), 'trial')} in {took}{failed}{ends[run.end.ended]}."
     if verdict is None:
         unmet = required is not None and not required.met
         return f"{tried} {'There is no best plan.' if unmet else 'No plan has a score.'}"
@@ -107,10 +106,10 @@ def _count(count: float, noun: str) -> str:
 
 
 def _named(run: RunReading, trial: Trial) -> str:
-    """Return `plan 7 (L12..L18 dropped, math 0.6, healed)`."""
+    """Return `trial 7 (L12..L18 dropped, math 0.6, healed)`."""
     origin, stage = trial.request.origin, stage_words(trial, run.ledger)
     words = ", ".join(filter(None, (_cut(run, trial), short_recipe(origin), stage)))
-    return f"plan {trial.number} ({words or origin_words(origin)})"
+    return f"trial {trial.number} ({words or origin_words(origin)})"
 
 
 def _cut(run: RunReading, trial: Trial) -> str:
@@ -125,10 +124,10 @@ def _found(run: RunReading, verdict: Verdict) -> str:
     mean = f" on the mean of {len(numbers)} objectives" if len(numbers) > 1 else ""
     if len(numbers) < len(ledger.rated):
         mean = f" by {ledger.aims[numbers[0]].name} alone"
-    words = "" if lost is None else f": {loss_words(lost, ledger.loss_unit)}{mean}"
+    words = "" if lost is None else f", {loss_words(lost, ledger.loss_unit)}{mean}"
     held = _count(_samples(run, verdict), "held-out sample")
     own = _count(found.request.samples, "sample") + ", none held out" * (not any(run.end.held))
-    return f"Found {_named(run, found)}{words}, on {held if verdict.held else own}."
+    return f"Found plan: {_named(run, found)}{words}, on {held if verdict.held else own}."
 
 
 def _samples(run: RunReading, verdict: Verdict) -> int:
@@ -149,7 +148,7 @@ def _beside_start(run: RunReading, verdict: Verdict) -> str:
         return (
             f"No starting plan was repaired in the same way{meets}, so it is compared with no plan."
         )
-    plan = f"plan {rival.number} ({origin_words(rival.request.origin)})"
+    plan = f"trial {rival.number} ({origin_words(rival.request.origin)})"
     if rival is verdict.found:
         return f"The search found nothing better than a starting plan, {plan}."
     many = f"the best of {verdict.starts} starting plans, " if verdict.starts > 1 else ""
@@ -444,14 +443,14 @@ def _cost(run: RunReading) -> str:
     samples = {trial.request.samples for trial in ledger.trials}
     of_base = round(math.fsum(count / ledger.full for count in samples), 3)
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
-    spared = math.fsum(t.request.samples / ledger.full - t.share for t in stopped)
+    saved = math.fsum(t.request.samples / ledger.full - t.share for t in stopped)
     times = "once" if late == 1 else f"{late} times"
     parts = {
         f"{round(ledger.cost(), 3):.3g} for {_count(trials, 'trial')}": trials,
         f"{spent:.3g} for measuring layers": spent,
         f"{of_base:.3g} for the base": of_base,
         f"{_count(ledger.hits, 'repeated plan')}": ledger.hits,
-        f"{len(stopped)} given up early (spared: {round(spared, 3):g})": len(stopped),
+        f"{len(stopped)} given up early (saved: {round(saved, 3):g})": len(stopped),
         f"a slow worker was not waited for {times}: the same seed may give other trials": late,
         f"with {', '.join(run.record.packages)}": len(run.record.packages),
     }

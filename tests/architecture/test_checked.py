@@ -82,7 +82,7 @@ def test_axes_of_one_name_agree(checked: Callable[..., object]) -> None:
         checked(first_sum)(torch.ones(2, 3), torch.ones(2, 4))
 
 
-def test_a_static_method_stays_one(checked: Callable[..., object]) -> None:
+def test_a_checked_static_method_stays_static(checked: Callable[..., object]) -> None:
     method = checked(vars(Counter)["twice"])
     assert isinstance(method, staticmethod)
     assert method.__func__(2) == 4

@@ -41,7 +41,7 @@ def defined(tree: ast.Module) -> Iterator[str]:
             yield node.target.id
 
 
-def test_a_public_name_stands_for_one_thing() -> None:
+def test_a_public_name_has_one_definition() -> None:
     homes: dict[str, list[str]] = defaultdict(list)
     for module, tree in trees().items():
         for name in defined(tree):
@@ -80,7 +80,7 @@ def test_a_class_is_final_or_abstract() -> None:
     assert loose == []
 
 
-def test_nothing_derives_from_a_class_that_is_whole_by_itself() -> None:
+def test_no_class_derives_from_a_final_class() -> None:
     """A class of ours that has descendants has something for them to say, or is an error's kind."""
     final = {node.name for _, node in classes() if "final" in map(named, node.decorator_list)}
     bases = {named(base) for _, node in classes() for base in node.bases}
@@ -92,15 +92,15 @@ def test_nothing_derives_from_a_class_that_is_whole_by_itself() -> None:
 
 def imports(tree: ast.Module, known: Mapping[str, object]) -> set[str]:
     """The modules of ours that a module imports, at its top or later."""
-    found = set()
+    results = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else node.module)
+                results.add(inner if inner in known else node.module)
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found & known.keys()
+            results |= {alias.name for alias in node.names}
+    return results & known.keys()
 
 
 @cache
@@ -112,7 +112,7 @@ def arrows() -> Mapping[str, frozenset[str]]:
     return {name: frozenset(imports(tree, known) - {name}) for name, tree in known.items()}
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_import_cycles() -> None:
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -131,7 +131,7 @@ def room(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def test_the_house_has_few_floors() -> None:
+def test_the_package_has_few_layers() -> None:
     below: dict[str, set[str]] = defaultdict(set)
     for name, others in arrows().items():
         below[room(name)] |= {room(other) for other in others} - {room(name)}
@@ -159,7 +159,7 @@ def doors() -> Iterator[tuple[str, frozenset[str]]]:
             pytest.fail(f"{path} has no __all__")
 
 
-def test_packages_are_entered_by_their_doors() -> None:
+def test_importers_use_the_public_modules_of_a_package() -> None:
     """Importers outside a package use only the modules that its `__all__` names."""
     strangers = [
         f"{name} -> {other}"

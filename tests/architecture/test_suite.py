@@ -46,7 +46,7 @@ def test_draws_depend_on_the_test_alone(request: pytest.FixtureRequest) -> None:
     assert (random.random(), torch.rand(3).tolist()) == first
 
 
-def test_the_seed_decides_the_order_and_files_stay_together(
+def test_the_seed_determines_the_order_and_files_stay_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [f"tests/{file}.py::test_{n}" for file in "abc" for n in range(4)]
@@ -72,7 +72,7 @@ def test_a_shared_fixture_draws_by_its_own_name(number: float) -> None:
     assert random.random() == number
 
 
-def test_hypothesis_draws_anew_in_thorough_runs_only() -> None:
+def test_hypothesis_draws_new_examples_in_thorough_runs_only() -> None:
     assert settings().derandomize is not THOROUGH
 
 
@@ -93,12 +93,12 @@ def test_tests_that_are_left_out_exist() -> None:
 
 
 def test_some_cases_of_a_test_are_left_out() -> None:
-    file, test = "checkpoint/test_hostile.py", "test_the_command_line_says_it_of_a_file"
+    file, test = "checkpoint/test_hostile.py", "test_the_command_line_reports_a_hostile_file"
     kept = [n for n in range(128) if not is_left_out(file, f"{test}[a]", n)]
     assert kept == [0, 64]
     assert is_left_out("checks/test_sizes.py", f"{LEFT_OUT['checks/test_sizes.py'][0]}", 0)
     assert not is_left_out(
-        "checks/test_sizes.py", "test_what_is_too_large_is_one_error[sources]", 3
+        "checks/test_sizes.py", "test_an_oversized_plan_is_one_error[sources]", 3
     )
 
 
@@ -122,7 +122,7 @@ def test_a_test_that_writes_to_the_home_fails(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_interrupts_are_tested_where_the_caller_ignores_them() -> None:
-    tests = "tests/checkpoint/write/test_tensors.py::test_an_interrupt_lets_the_others_go"
+    tests = "tests/checkpoint/write/test_tensors.py::test_an_interrupt_stops_the_other_threads"
     done = run_pytest(tests, before=ignore_interrupts)
     assert done.returncode == 0, done.stdout
 

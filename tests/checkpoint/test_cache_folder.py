@@ -7,13 +7,13 @@ from gptailor.checkpoint.cache_folder import keep_json, kept_json
 VALUE = {"a": [1, 2.5, None, "ü"], "b": {"c": True}}
 
 
-def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+def test_a_kept_value_is_read_back(tmp_path: Path) -> None:
     keep_json(tmp_path / "it.json", VALUE)
     assert kept_json(tmp_path / "it.json") == VALUE
     assert [file.name for file in tmp_path.iterdir()] == ["it.json"]
 
 
-def test_what_is_missing_or_damaged_is_empty(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_empty(tmp_path: Path) -> None:
     file = tmp_path / "it.json"
     assert kept_json(file) == {}
     keep_json(file, VALUE)

@@ -81,7 +81,7 @@ def test_a_file_that_changes_or_goes_while_its_rows_are_read_is_named(tmp_path: 
         [*rows.read([1])]
 
 
-def test_a_byte_that_is_no_text_has_its_offset_after_the_byte_order_mark(tmp_path: Path) -> None:
+def test_the_offset_of_an_invalid_byte_counts_the_byte_order_mark(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "text.txt"):
         (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "\xe2\x80"}')
         with pytest.raises(CalibrationError, match="invalid byte at offset 25"):
@@ -186,18 +186,18 @@ def test_samples_are_drawn_once_each(size: int, seed: int) -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 2**53))
-def test_more_rows_leave_the_order_of_the_others(size: int, seed: int) -> None:
+def test_more_rows_keep_the_order_of_the_first_rows(size: int, seed: int) -> None:
     longer = order(size + 1, seed)
     assert [number for number in longer if number < size] == order(size, seed)
 
 
-def test_the_order_is_the_seeds() -> None:
+def test_the_order_depends_on_the_seed() -> None:
     assert order(8, 0) == [3, 7, 5, 4, 2, 6, 0, 1]
     assert order(8, 0) != order(8, 1)
 
 
 @given(st.text(), st.text(min_size=1))
-def test_context_and_continuation_are_apart(context: str, continuation: str) -> None:
+def test_a_blank_separates_context_and_continuation(context: str, continuation: str) -> None:
     text = context + joined_text(context, continuation)
     assert not context or text[len(context) - 1].isspace() or text[len(context)].isspace()
     assert joined_text(context, continuation) in (continuation, f" {continuation}")

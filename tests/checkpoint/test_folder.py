@@ -75,7 +75,7 @@ def test_the_single_file_wins_as_in_transformers(sharded: Path) -> None:
     assert open_checkpoint(sharded).tensors.keys() == {"c"}
 
 
-def test_one_file_of_another_name_will_do(folder: Path) -> None:
+def test_a_single_file_of_another_name_is_read(folder: Path) -> None:
     save_file(A, folder / "weights.safetensors")
     assert open_checkpoint(folder).files == (folder / "weights.safetensors",)
 
@@ -89,7 +89,7 @@ def test_links_into_a_blob_store_are_followed(sharded: Path, tmp_path: Path) -> 
     assert open_checkpoint(sharded).tensors.keys() == {"a", "b"}
 
 
-def test_folders_that_are_none(tmp_path: Path) -> None:
+def test_missing_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("none", "file", "loop", "file/below", "a\0b"):
@@ -124,8 +124,8 @@ def test_other_weights_are_named(folder: Path) -> None:
     (folder / "q4.GGUF").touch()
     error = refused(folder)
     assert error.code == "C104"
-    found = "'adapter_model.safetensors', 'pytorch_model_fp32.bin' and 'q4.GGUF'"
-    assert error.message == f"has no safetensors weights; found {found}"
+    result = "'adapter_model.safetensors', 'pytorch_model_fp32.bin' and 'q4.GGUF'"
+    assert error.message == f"has no safetensors weights; found {result}"
     for n in range(9):
         (folder / f"{n}.bin").touch()
     assert refused(folder).message.endswith("and 7 more")
@@ -158,7 +158,7 @@ def test_an_index_stays_within_its_folder(sharded: Path) -> None:
         assert "not a file within the folder" in refused(sharded).message
 
 
-def test_files_that_an_index_names_are_there(sharded: Path) -> None:
+def test_a_missing_file_of_an_index_is_refused(sharded: Path) -> None:
     path = sharded / "two.safetensors"
     path.unlink()
     assert refused(sharded).code == "C106"
@@ -172,7 +172,7 @@ def test_files_that_an_index_names_are_there(sharded: Path) -> None:
     assert "symbolic links" in error.message
 
 
-def test_what_an_index_says_is_so(sharded: Path) -> None:
+def test_an_index_with_wrong_entries_is_refused(sharded: Path) -> None:
     write_index(sharded, {"a": "two.safetensors", "b": "one.safetensors"})
     assert refused(sharded).code == "C107"
     write_index(sharded, {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"})
@@ -197,7 +197,7 @@ def test_a_broken_shard_is_named(sharded: Path) -> None:
     assert (error.code, error.path) == ("C202", sharded / "two.safetensors")
 
 
-def test_side_files(folder: Path) -> None:
+def test_tokenizer_and_template_files_are_found(folder: Path) -> None:
     save_file(A, folder / "model.safetensors")
     checkpoint = open_checkpoint(folder)
     assert tokenizer_files(checkpoint) == ()
@@ -209,8 +209,8 @@ def test_side_files(folder: Path) -> None:
     (templates / "notes.txt").touch()
     (folder / "README.md").touch()
     (folder / "generation_config.json").touch()
-    found = [str(path.relative_to(folder)) for path in tokenizer_files(checkpoint)]
-    assert found == [*TOKENIZER_FILES, "additional_chat_templates/tool.jinja"]
+    results = [str(path.relative_to(folder)) for path in tokenizer_files(checkpoint)]
+    assert results == [*TOKENIZER_FILES, "additional_chat_templates/tool.jinja"]
     assert generation_config(checkpoint) == folder / "generation_config.json"
 
 

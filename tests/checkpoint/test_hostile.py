@@ -61,10 +61,10 @@ def _soon() -> Iterator[None]:
 def refused(read: Read, path: Path) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
         read(path)
-    said = str(caught.value)
-    said.encode("utf-8")
-    assert all(c.isprintable() or c == "\n" for c in said)
-    assert len(said) < 1000 + len(str(path))
+    message = str(caught.value)
+    message.encode("utf-8")
+    assert all(c.isprintable() or c == "\n" for c in message)
+    assert len(message) < 1000 + len(str(path))
     return caught.value
 
 
@@ -101,10 +101,10 @@ def test_a_file_that_shrinks_is_refused(
     fstat = os.fstat
 
     def then_shrinks(fd: int) -> os.stat_result:
-        found = fstat(fd)
-        if found.st_size == len(sound):
+        result = fstat(fd)
+        if result.st_size == len(sound):
             shrinks(len(sound) // 3)
-        return found
+        return result
 
     shrinks = partial(os.truncate, path)
     monkeypatch.setattr(os, "fstat", then_shrinks)
@@ -112,7 +112,7 @@ def test_a_file_that_shrinks_is_refused(
 
 
 @pytest.mark.parametrize(("name", "hostile"), FILES, ids=ids)
-def test_little_memory_is_taken(tmp_path: Path, name: str, hostile: Hostile) -> None:
+def test_a_hostile_file_takes_little_memory(tmp_path: Path, name: str, hostile: Hostile) -> None:
     path = tmp_path / name
     path.write_bytes(hostile.content)
     tracemalloc.start()
@@ -162,10 +162,10 @@ def test_sparse_files_of_terabytes_and_bombs_fit_into_a_process(
     done = subprocess.run([sys.executable, "-c", program, *paths, sound], capture_output=True,
                           text=True, check=True, timeout=60)  # fmt: skip
     assert not done.stderr
-    said = done.stdout.splitlines()
-    assert len(said) >= len(paths)
+    lines = done.stdout.splitlines()
+    assert len(lines) >= len(paths)
     bombs = len(pickles.BOMBS) if module == "pickled" else 0
-    assert sum(line.endswith(" instructions") for line in said) == bombs
+    assert sum(line.endswith(" instructions") for line in lines) == bombs
 
 
 def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("text", "hostile"), SAID, ids=ids)
-def test_the_command_line_says_it_and_leaves_nothing(
+def test_the_command_line_reports_a_hostile_folder_and_leaves_no_output(
     tmp_path: Path, text: str, hostile: HostileFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folders.model(tmp_path / "sound")
@@ -245,7 +245,7 @@ def test_the_command_line_says_it_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(("name", "hostile"), FILES, ids=ids)
-def test_the_command_line_says_it_of_a_file(
+def test_the_command_line_reports_a_hostile_file(
     tmp_path: Path, name: str, hostile: Hostile, capfd: pytest.CaptureFixture[str]
 ) -> None:
     weights = {"x.bin": "pytorch_model.bin", "x.safetensors": "model.safetensors"}.get(name, name)
@@ -253,9 +253,9 @@ def test_the_command_line_says_it_of_a_file(
     (tmp_path / "model" / weights).write_bytes(hostile.content)
     (tmp_path / "cut.tailor").write_text('tailor 1\nmodel base = "./model"\nL0 = L0 base\n')
     assert cli.run(["check", str(tmp_path / "cut.tailor")]) == 1
-    said = capfd.readouterr().err
-    assert f"error[{hostile.code}]" in said
-    assert hostile.offset is None or f", byte {hostile.offset})" in said
+    output = capfd.readouterr().err
+    assert f"error[{hostile.code}]" in output
+    assert hostile.offset is None or f", byte {hostile.offset})" in output
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_settings_of_another_type_are_a_difference(
     assert {fault.code for fault in errors(gptailor.check(plan))} == {"M206"}
 
 
-def test_a_layers_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+def test_a_layer_number_of_thousands_of_digits_is_ignored(tmp_path: Path) -> None:
     name = "model.layers." + "9" * 5000 + ".self_attn.q_proj.weight"
     folders.model(tmp_path / "model", folders.CONFIG, *folders.NAMES, name)
     plan = gptailor.loads('tailor 1\nmodel base = "./model"\nL0 = L0 base\n', folder=tmp_path)

@@ -114,9 +114,9 @@ def test_a_cache_that_something_else_filled_is_read_offline(
 
 def test_a_token_opens_a_private_model(desk: Desk, hub: Hub, folders: Path) -> None:
     hub.add("org/private", folders / "base", token="hf_secret")
-    said = desk.compile(plan=PRIVATE).fault("C501")
-    assert "hf auth login" in said
-    assert "HF_TOKEN" in said
+    message = desk.compile(plan=PRIVATE).fault("C501")
+    assert "hf auth login" in message
+    assert "HF_TOKEN" in message
     assert "hf_wrong" not in desk.compile(plan=PRIVATE, HF_TOKEN="hf_wrong").fault("C501")
     done = desk.compile(plan=PRIVATE, HF_TOKEN="hf_secret")
     assert (done.code, done.err) == (0, ""), done
@@ -126,11 +126,11 @@ def test_a_token_opens_a_private_model(desk: Desk, hub: Hub, folders: Path) -> N
 # --------------------------------------------------------------------------------- refusals
 
 
-def test_what_is_not_there_is_reported(desk: Desk, hub: Hub, folders: Path) -> None:
+def test_missing_and_gated_repositories_are_reported(desk: Desk, hub: Hub, folders: Path) -> None:
     hub.add("org/gated", folders / "base", gated=True)
-    said = desk.compile(plan=PRIVATE.replace("private", "gated")).fault("C501")
-    assert "is gated" in said
-    assert "org/gated" in said
+    message = desk.compile(plan=PRIVATE.replace("private", "gated")).fault("C501")
+    assert "is gated" in message
+    assert "org/gated" in message
     assert "org/private" in desk.check(PRIVATE).fault("C501")
     missing = 'tailor 1\nmodel base = "org/base" @ "{}"\ndrop L1\n'
     assert "'v9'" in desk.compile(plan=missing.format("v9")).fault("C502")
@@ -139,28 +139,28 @@ def test_what_is_not_there_is_reported(desk: Desk, hub: Hub, folders: Path) -> N
 
 def test_a_folder_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     (desk.folder / "models" / "base").mkdir(parents=True)
-    said = desk.check('tailor 1\nmodel base = "models/base"\ndrop L1\n').fault("C501")
-    assert 'there is a folder of that name; write "./models/base"' in said
+    message = desk.check('tailor 1\nmodel base = "models/base"\ndrop L1\n').fault("C501")
+    assert 'there is a folder of that name; write "./models/base"' in message
 
 
 def test_a_file_that_was_named_like_an_id_is_reported(desk: Desk) -> None:
     (desk.folder / "gemma.gguf").write_bytes(b"GGUF")
-    said = desk.check('tailor 1\nmodel base = "gemma.gguf"\ndrop L1\n').fault("C501")
-    assert 'there is a file of that name; write "./gemma.gguf"' in said
+    message = desk.check('tailor 1\nmodel base = "gemma.gguf"\ndrop L1\n').fault("C501")
+    assert 'there is a file of that name; write "./gemma.gguf"' in message
 
 
-def test_an_id_that_is_none_is_reported(desk: Desk) -> None:
+def test_an_invalid_id_is_reported(desk: Desk) -> None:
     assert "a--b" in desk.check('tailor 1\nmodel base = "a--b"\ndrop L1\n').fault("C501")
 
 
-def test_without_cache_and_network_it_says_so(desk: Desk, hub: Hub) -> None:
+def test_a_missing_cache_and_network_are_reported(desk: Desk, hub: Hub) -> None:
     plan = 'tailor 1\nmodel base = "org/base"\ndrop L1\n'
-    said = desk.compile(plan=plan, HF_HUB_OFFLINE="1").fault("C503")
-    assert "HF_HUB_OFFLINE is set" in said
-    assert "--model NAME=PATH" in said
+    message = desk.compile(plan=plan, HF_HUB_OFFLINE="1").fault("C503")
+    assert "HF_HUB_OFFLINE is set" in message
+    assert "--model NAME=PATH" in message
     assert hub.requests == []
-    said = desk.compile(plan=plan, HF_ENDPOINT="http://127.0.0.1:9").fault("C503")
-    assert "check the connection" in said
+    message = desk.compile(plan=plan, HF_ENDPOINT="http://127.0.0.1:9").fault("C503")
+    assert "check the connection" in message
     assert desk.check(plan).code == 0
     done = desk.compile(plan=plan, HF_HUB_OFFLINE="1")  # its headers are known, not its weights
     assert "HF_HUB_OFFLINE is set" in done.err
@@ -171,8 +171,8 @@ def test_a_connection_that_breaks_after_the_small_files_is_reported(desk: Desk) 
     plan = f'tailor 1\nmodel base = "org/base" @ "{commit_of("org/base")}"\ndrop L1\n'
     assert desk.check(plan).code == 0
     shutil.rmtree(desk.folder / "home" / "assets")
-    said = desk.check(plan, HF_ENDPOINT="http://127.0.0.1:9").fault("C503")
-    assert "check the connection" in said
+    message = desk.check(plan, HF_ENDPOINT="http://127.0.0.1:9").fault("C503")
+    assert "check the connection" in message
 
 
 def test_pickled_weights_are_fetched_whole_and_read_offline(
@@ -204,13 +204,15 @@ def test_the_single_file_wins_over_an_old_index(
     assert same(desk.made(), load_file(folders / "base" / "model.safetensors"))
 
 
-def test_of_several_gguf_files_none_is_fetched(desk: Desk, hub: Hub, tmp_path: Path) -> None:
+def test_several_gguf_files_are_refused_before_a_download(
+    desk: Desk, hub: Hub, tmp_path: Path
+) -> None:
     (tmp_path / "quants").mkdir()
     for name in ("a-q4.gguf", "a-q8.gguf"):
         (tmp_path / "quants" / name).write_bytes(b"GGUF" * 100)
     hub.add("org/quants", tmp_path / "quants")
-    said = desk.check('tailor 1\nmodel base = "org/quants"\ndrop L1\n').fault("C104")
-    assert "'a-q4.gguf' and 'a-q8.gguf'" in said
+    message = desk.check('tailor 1\nmodel base = "org/quants"\ndrop L1\n').fault("C104")
+    assert "'a-q4.gguf' and 'a-q8.gguf'" in message
     assert not [name for name in hub.whole() if name.endswith(".gguf")]
 
 
@@ -220,17 +222,17 @@ def test_a_server_that_fails_is_reported(desk: Desk, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 8, (40).to_bytes(8, "little")], ids=["huge", "no JSON"])
-def test_weights_that_are_none_are_reported(
+def test_invalid_weights_are_reported(
     desk: Desk, hub: Hub, folders: Path, tmp_path: Path, size: bytes
 ) -> None:
     shutil.copytree(folders / "base", tmp_path / "bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(size + b"no header" * 20)
     hub.add("org/bad", tmp_path / "bad")
-    said = desk.check('tailor 1\nmodel base = "org/bad"\ndrop L1\n').fault("C204")
-    assert "model.safetensors" in said
+    message = desk.check('tailor 1\nmodel base = "org/bad"\ndrop L1\n').fault("C204")
+    assert "model.safetensors" in message
 
 
-def test_an_index_of_a_file_that_is_not_there_is_reported(
+def test_an_index_with_a_missing_file_is_reported(
     desk: Desk, hub: Hub, folders: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folders / "math", tmp_path / "lacking")

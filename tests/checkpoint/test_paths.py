@@ -16,7 +16,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expanded("./~/models") == Path("~/models")
 
 
-def test_nobodys_home_is_a_folder_that_isnt_there() -> None:
+def test_the_home_of_an_unknown_user_is_not_expanded() -> None:
     assert expanded("~nobody-of-that-name/models") == Path("~nobody-of-that-name/models")
 
 
@@ -31,7 +31,7 @@ def test_nobodys_home_is_a_folder_that_isnt_there() -> None:
         ("~/base", "~/base"),
     ],
 )
-def test_a_source_is_named_as_it_is_found_from_here(
+def test_a_source_is_a_path_from_the_current_folder(
     source: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()

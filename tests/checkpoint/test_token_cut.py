@@ -91,7 +91,7 @@ def cut(request: pytest.FixtureRequest, whole: WholeTokenizer) -> TokenCut:
 @given(st.text(max_size=60))
 @example("".join(TRICKY))
 @example("jazz zoo z 'z")
-def test_every_text_comes_back_as_before(cut: TokenCut, text: str) -> None:
+def test_every_text_decodes_as_before(cut: TokenCut, text: str) -> None:
     before, after = cut.whole.tokenizer, tokenizer_of(cut)
     old, new = (t.encode(text, add_special_tokens=False) for t in (before, after))
     assert after.decode(new.ids) == before.decode(old.ids)
@@ -226,7 +226,7 @@ def test_the_report_counts_the_whole_text(tmp_path: Path) -> None:
     assert cut_of(whole, whole.total).report.growth == 0
 
 
-def test_a_changed_text_is_counted_anew(tmp_path: Path) -> None:
+def test_a_changed_text_is_counted_again(tmp_path: Path) -> None:
     whole = whole_of(write_byte_level(tmp_path / "model"))
     assert (
         cut_of(whole, whole.least + 2, "about " * 9).kept

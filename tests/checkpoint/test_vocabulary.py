@@ -49,9 +49,9 @@ def write(folder: Path, files: Mapping[str, Any]) -> Path:
 
 
 def ids_of(folder: Path) -> dict[str, int]:
-    found = read_vocabulary(folder)
-    assert found is not None
-    return dict(found.ids)
+    result = read_vocabulary(folder)
+    assert result is not None
+    return dict(result.ids)
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -124,7 +124,7 @@ KINDS: dict[str, tuple[Mapping[str, Any], dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_of_file(kind: str, tmp_path: Path) -> None:
+def test_each_kind_of_vocabulary_file_is_read(kind: str, tmp_path: Path) -> None:
     files, ids = KINDS[kind]
     assert ids_of(write(tmp_path, files)) == ids
 
@@ -214,12 +214,12 @@ def test_any_bytes_are_a_vocabulary_or_refused(
         ({"x": 0, "y": 1}, "other"),
     ],
 )
-def test_what_a_vocabulary_is_to_another(theirs: dict[str, int], how: str) -> None:
+def test_vocabularies_are_compared(theirs: dict[str, int], how: str) -> None:
     assert relation(Vocabulary({"a": 0, "b": 1}), Vocabulary(theirs)) == how
 
 
 @given(IDS, IDS)
-def test_relations_turn_round(a: dict[str, int], b: dict[str, int]) -> None:
+def test_the_relation_of_vocabularies_is_symmetric(a: dict[str, int], b: dict[str, int]) -> None:
     turned = {"same": "same", "extension": "part", "part": "extension", "other": "other"}
     ours, theirs = Vocabulary(a), Vocabulary(b)
     assert relation(theirs, ours) == turned[relation(ours, theirs)]
@@ -238,7 +238,7 @@ def test_relations_turn_round(a: dict[str, int], b: dict[str, int]) -> None:
     ],
 )
 def test_folders_of_the_same_files(files: Mapping[str, Any], same: bool, tmp_path: Path) -> None:
-    one = write(tmp_path / "one", {"vocab.json": {"a": 0}})
+    file = write(tmp_path / "one", {"vocab.json": {"a": 0}})
     other = write(tmp_path / "other", files)
-    assert same_files(one, other) is same
-    assert same_files(other, one) is same
+    assert same_files(file, other) is same
+    assert same_files(other, file) is same

@@ -26,8 +26,8 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("L0..L3 from math\nembed from math\nnorm from base\n", ""),
     ],
 )
-def test_what_is_chosen_has_no_warning(tied: Path, text: str, kept: str) -> None:
-    found = [f for f in gptailor.check(gptailor.loads(HEAD + text, folder=tied)) if f.code]
-    messages = [fault.message for fault in found if fault.code == "M315"]
+def test_a_declared_choice_gives_no_warning(tied: Path, text: str, kept: str) -> None:
+    results = [f for f in gptailor.check(gptailor.loads(HEAD + text, folder=tied)) if f.code]
+    messages = [fault.message for fault in results if fault.code == "M315"]
     assert len(messages) == bool(kept)
     assert all(kept in message for message in messages), messages

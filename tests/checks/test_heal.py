@@ -38,13 +38,13 @@ def healed(body: str, count: int = 8) -> Healing | None:
     return Resolved(gptailor.loads(HEAD + body), count).healing
 
 
-def test_what_is_not_said_has_its_default() -> None:
+def test_missing_settings_have_defaults() -> None:
     assert healed('drop L1\nheal on "t"', 4) == Healing(
         (HealText(file="t"),), HEAL_TOKENS, HEAL_RANK, HEAL_SEED, indices=(0, 1, 2)
     )
 
 
-def test_what_is_said_holds_in_any_order() -> None:
+def test_settings_may_come_in_any_order() -> None:
     wanted = Healing(
         (HealText(file="t", teacher="heal"),), 5, None, 3, (1, 3, 4), only_answers=True
     )
@@ -94,7 +94,7 @@ SAME_TEACHERS = [
 
 
 @pytest.mark.parametrize(("canonical", "others"), SAME_TEACHERS)
-def test_the_same_teachers_are_one_plan_however_they_are_named(
+def test_two_notations_of_the_same_teachers_give_equal_plans(
     canonical: str, others: list[str]
 ) -> None:
     plan = gptailor.loads(f"{HEAD}drop L1\nheal {canonical}")
@@ -118,7 +118,7 @@ def test_json_has_one_plain_text_as_a_string() -> None:
     assert dumped({"on": [{"file": "t", "weight": 2}]}) == {"on": [{"file": "t", "weight": 2}]}
 
 
-def test_a_stack_learns_from_the_base_unless_it_says_another() -> None:
+def test_a_stack_learns_from_the_base_or_the_named_teacher() -> None:
     stack = "stack { L0..L2 base; L1 heal }\n"
     healing = healed(f'{stack}heal on "t"')
     assert healing is not None
@@ -129,15 +129,15 @@ def test_a_stack_learns_from_the_base_unless_it_says_another() -> None:
 
 
 @pytest.mark.parametrize("body", ["drop L1", 'L1 from heal\nheal on "t"', 'heal L1 on "t"'])
-def test_where_nothing_is_dropped_nothing_is_healed(body: str) -> None:
+def test_a_plan_without_drops_is_not_healed(body: str) -> None:
     assert healed(body) is None
 
 
-def test_the_same_positions_once_and_in_order() -> None:
+def test_repeated_positions_are_sorted_and_unique() -> None:
     assert Heal(on=(HealText(file="t"),), layers=(4, 1, 4, 2)).layers == (1, 2, 4)
 
 
-def test_the_digest_knows_the_settings_and_not_the_path() -> None:
+def test_the_digest_depends_on_settings_and_not_on_the_path() -> None:
     def digest(body: str) -> str:
         return plan_digest(gptailor.loads(HEAD + "drop L1\n" + body))
 
@@ -213,7 +213,7 @@ def test_projections_are_the_matrices_of_a_layer(family: Path) -> None:
     assert all(side == min(layer[name].shape[-2:]) for name, side in sides.items())
 
 
-def test_a_mask_beside_the_weights_learns_nothing(tmp_path: Path) -> None:
+def test_a_mask_among_the_weights_is_not_trained(tmp_path: Path) -> None:
     tiny_model("gpt2", tmp_path / "base")
     file = tmp_path / "base" / "model.safetensors"
     mask = torch.ones(1, 1, 4, 4, dtype=torch.uint8)

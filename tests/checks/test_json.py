@@ -170,7 +170,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_the_language_cant_say_is_refused(name: str) -> None:
+def test_invalid_json_fields_are_refused(name: str) -> None:
     code, fields = CASES[name]
     text = json.dumps({"models": MODELS, **fields})
     _, faults = read_json(Source("plan.json", text), Path())

@@ -11,7 +11,7 @@ from gptailor.lang.parse import read_bytes
     ("call", "code", "help_"),
     [("dare_linear(0.5)", "P301", "did you mean 'dare'?"),
      ("ramplus_tl()", "P301", "did you mean 'ram_plus'?"),
-     ("passthrough()", "P301", "leave it out"),
+     ("passthrough()", "P301", "remove 'by'"),
      ("scale(0.5)", "P301", "by linear(0.5)"),
      ("ties(lambda=0.5)", "P302", "use 'scale'"),
      ("ties(int8_mask=true)", "P302", "remove it"),
@@ -21,7 +21,7 @@ from gptailor.lang.parse import read_bytes
      ("ties(normalize=false)", "P312", "did you mean 'no'?"),
      ("ties(normalize=yess)", "P312", "did you mean 'yes'?")],
 )  # fmt: skip
-def test_mergekits_names_have_remedies_of_their_own(call: str, code: str, help_: str) -> None:
+def test_mergekits_names_have_their_own_remedies(call: str, code: str, help_: str) -> None:
     text = f'tailor 1\nmodel base = "a"\nmodel b = "b"\nmodel c = "c"\nL1 from b, c by {call}\n'
     [fault] = read_bytes(text.encode(), "a.tailor", Path())[1]
     assert fault.code == code

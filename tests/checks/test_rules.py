@@ -93,7 +93,7 @@ def test_a_rule_yields_exactly_the_codes_that_it_declares(
     assert [name for name, rule in RULES.items() if shown[name] - set(rule.codes)] == []
 
 
-def test_every_code_of_a_plan_is_declared_by_a_rule_or_stands_outside_of_checks() -> None:
+def test_every_code_of_a_plan_is_declared_by_a_rule_or_used_outside_of_checks() -> None:
     package = Path(gptailor.__file__).parent
     outside = [p for p in package.rglob("*.py") if p.parent != package / "checks"]
     elsewhere = set[str]().union(*map(codes_of, outside))

@@ -86,7 +86,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize(("text", "code", "limit"), TOO_LARGE.values(), ids=TOO_LARGE)
-def test_what_is_too_large_is_one_error(text: str, code: str, limit: str) -> None:
+def test_an_oversized_plan_is_one_error(text: str, code: str, limit: str) -> None:
     [fault] = errors(faults_of(text))
     assert fault.code == code
     assert limit in fault.message
@@ -111,7 +111,7 @@ AT_THE_LIMIT = {
 
 
 @pytest.mark.parametrize("text", AT_THE_LIMIT.values(), ids=AT_THE_LIMIT)
-def test_what_is_at_the_limit_is_read(text: str) -> None:
+def test_a_plan_at_the_limit_is_read(text: str) -> None:
     assert not errors(faults_of(text))
 
 
@@ -184,9 +184,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[No
 
 
 @pytest.mark.parametrize("count", [10, 40])
-def test_models_below_one_another_are_looked_at_once(
-    count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_model_of_a_chain_is_visited_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = counting(monkeypatch, model_dependencies, "below")
     text = chained("{}", ' + "./lora"', count) + f"L0 from m{count - 1}\n"
     assert not errors(faults_of(text))
@@ -208,7 +206,7 @@ def test_a_misspelt_name_is_compared_with_few_and_once(monkeypatch: pytest.Monke
     assert compared == [bounds.MOST_COMPARED]
 
 
-def test_wishes_that_stand_twice_are_found_by_one_pass() -> None:
+def test_one_pass_finds_repeated_objectives() -> None:
     wishes = 'minimize nll("./t")\nmaximize nll("t")\nminimize nll("t")\n'
     required = 'require nll("t") <= 1\nrequire nll("./t") <= 1.0\n'
     reported = [f.code for f in faults_of("search {\n" + wishes + required + "}")]

@@ -42,9 +42,7 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
         ('drop L1\nbridge on "a.txt"', []),
     ],
 )  # fmt: skip
-def test_texts_that_are_not_there_are_faults(
-    family: Path, text: str, expected: list[tuple[str, str]]
-) -> None:
+def test_missing_texts_are_faults(family: Path, text: str, expected: list[tuple[str, str]]) -> None:
     missing = [fault for fault in codes(family, text) if fault[0] == "C801"]
     assert missing == expected
 
@@ -65,8 +63,8 @@ def test_a_text_with_fewer_bytes_than_tokens_is_too_short(
     family: Path, text: str, expected: list[str]
 ) -> None:
     """The texts have seven bytes; one is enough only for as many tokens."""
-    found = codes(family, f"drop L1\n{text}\n")
-    assert [words for code, words in found if code == "C806"] == expected
+    result = codes(family, f"drop L1\n{text}\n")
+    assert [words for code, words in result if code == "C806"] == expected
 
 
 @pytest.mark.parametrize(
@@ -141,13 +139,13 @@ def test_the_first_row_has_the_fields_that_are_read(
         (family / f"{name}.jsonl").write_text(row)
     (family / "text.txt").write_text("abcdefghijkl")
     try:
-        found = [(c, at) for c, at in codes(family, text) if c in {"C802", "C803", "C804"}]
+        results = [(c, at) for c, at in codes(family, text) if c in {"C802", "C803", "C804"}]
     finally:
         for name in rows:
             (family / f"{name}.jsonl").unlink()
         (family / "text.txt").unlink()
-    assert [code for code, _ in found] == expected
-    assert all(at.strip('"').partition(".")[0] in (*rows, "text") for _, at in found)
+    assert [code for code, _ in results] == expected
+    assert all(at.strip('"').partition(".")[0] in (*rows, "text") for _, at in results)
 
 
 def test_a_wrong_row_is_refused_before_anything_is_computed(family: Path, tmp_path: Path) -> None:
@@ -210,7 +208,7 @@ def test_a_wrong_row_of_an_objective_is_a_fault_with_its_place(
     ]
 
 
-def test_a_row_behind_the_first_is_a_fault_with_its_place(family: Path, tmp_path: Path) -> None:
+def test_an_invalid_later_row_is_a_fault_with_its_place(family: Path, tmp_path: Path) -> None:
     good = '{"text": "' + "abcdefgh" * 20 + '"}\n'
     (family / "rows.jsonl").write_text(good + '{"words": "a"}\n')
     text = f'{HEAD}drop L1\nbridge on "rows.jsonl"\n'
@@ -226,7 +224,7 @@ def test_a_row_behind_the_first_is_a_fault_with_its_place(family: Path, tmp_path
         assert text[fault.span.start : fault.span.end] == '"rows.jsonl"'
 
 
-def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
+def test_a_part_of_an_unread_statement_is_not_reported_missing() -> None:
     def codes_alone(text: str) -> list[str]:
         source = Source("p.tailor", HEAD + text)
         return [fault.code for fault in read_text(source, Path())[1]]
@@ -238,7 +236,7 @@ def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
     assert codes_alone('heal on "t"\ndrop L1..2') == ["S101"]
 
 
-def test_an_objective_stands_twice_by_two_names_of_its_text() -> None:
+def test_two_paths_of_one_text_are_the_same_objective() -> None:
     text = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\nsearch {\n  minimize nll("t.jsonl")\n'
     with pytest.raises(gptailor.PlanError, match="P607"):
         gptailor.loads(text + '  minimize nll("./t.jsonl")\n}\n')
@@ -268,9 +266,9 @@ def test_tokens_are_counted_before_a_text_is_used(
     (family / "some.txt").write_text("…" * 20, encoding="utf-8")
     (family / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "…………"}]}\n')
     plan = gptailor.loads(f"{HEAD}drop L1\n{text}\n", folder=family)
-    found = [fault for fault in gptailor.check(plan) if fault.code == "C806"]
-    assert [fault.message.partition(" (")[0] for fault in found] == expected
+    results = [fault for fault in gptailor.check(plan) if fault.code == "C806"]
+    assert [fault.message.partition(" (")[0] for fault in results] == expected
     if expected:
         with pytest.raises(gptailor.PlanError) as refused:
             gptailor.compile(plan, tmp_path / "out", dry_run=True)
-        assert [fault.message for fault in refused.value.faults] == [f.message for f in found]
+        assert [fault.message for fault in refused.value.faults] == [f.message for f in results]

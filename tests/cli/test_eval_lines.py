@@ -8,7 +8,7 @@ from gptailor.cli.event_lines import RepairLines
 from gptailor.plan.events import Progress
 
 
-def test_each_line_says_how_long_the_others_take(
+def test_each_line_has_the_time_of_the_remaining_repairs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [10.0]

@@ -31,44 +31,46 @@ def healed(held: int, *losses: float) -> FitResult:
         ),
     ],
 )
-def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:
-    said: list[str] = []
+def test_the_last_line_has_the_losses_of_healing(
+    losses: tuple[float, float, float], expected: str
+) -> None:
+    messages: list[str] = []
     end = healed(1_000, *losses)
-    RepairLines(said.append)(end)
-    RepairLines(said.append, ends=False)(end)
-    assert said == [f"healed on 4,096 tokens: {expected} (on 1,000 tokens held out)"]
+    RepairLines(messages.append)(end)
+    RepairLines(messages.append, ends=False)(end)
+    assert messages == [f"healed on 4,096 tokens: {expected} (on 1,000 tokens held out)"]
 
 
-def test_few_held_out_tokens_are_called_few() -> None:
-    said: list[str] = []
-    RepairLines(said.append)(healed(999, 0.9, 0.4, 0.2))
-    assert said[0].endswith("(on 999 tokens held out, so few that the numbers are rough)")
+def test_a_small_held_out_set_is_reported() -> None:
+    messages: list[str] = []
+    RepairLines(messages.append)(healed(999, 0.9, 0.4, 0.2))
+    assert messages[0].endswith("(on 999 tokens held out, so few that the numbers are rough)")
 
 
 def test_a_result_that_is_used_again_has_no_second_line() -> None:
-    said: list[str] = []
-    lines = RepairLines(said.append)
+    messages: list[str] = []
+    lines = RepairLines(messages.append)
     first, other = healed(640, 0.8, 0.4, 0.2), healed(640, 0.8, 0.4, 0.3)
     for end in (first, other, first):
         lines(end)
-    assert len(said) == 2
-    assert said[0] != said[1]
+    assert len(messages) == 2
+    assert messages[0] != messages[1]
 
 
-def test_what_the_teachers_answers_take_is_reported_before_they_are_made() -> None:
-    said: list[str] = []
-    lines = RepairLines(said.append)
+def test_the_cost_of_answers_is_reported_before_they_are_made() -> None:
+    messages: list[str] = []
+    lines = RepairLines(messages.append)
     for done in (0, 100, 2048):
         lines(Progress("answering", done, 2048, "/data/prompts.jsonl"))
-    assert said == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]
+    assert messages == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]
 
 
 def test_reused_predictions_of_a_teacher_have_one_line() -> None:
-    said: list[str] = []
-    lines = RepairLines(said.append)
+    messages: list[str] = []
+    lines = RepairLines(messages.append)
     for done in (90, 100):
         lines(Progress("reading", done, 100, reused=True))
-    assert said == ["healing: reuses the teacher's earlier predictions"]
+    assert messages == ["healing: reuses the teacher's earlier predictions"]
 
 
 @pytest.mark.parametrize(
@@ -99,35 +101,35 @@ def test_a_long_fit_reports_its_layers(
 ) -> None:
     clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
     monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    said: list[str] = []
-    lines = RepairLines(said.append, every_gap=True)
+    messages: list[str] = []
+    lines = RepairLines(messages.append, every_gap=True)
     lines(begun)
     for layer in (1, 7, 8):
         lines(replace(begun, done=layer, seconds_left=10.0 * (begun.total - layer)))
-    assert said == expected
+    assert messages == expected
 
 
 def test_an_importance_matrix_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([11.0, 11.0, 12.0])
     monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    said: list[str] = []
-    lines = RepairLines(said.append, every_gap=True)
+    messages: list[str] = []
+    lines = RepairLines(messages.append, every_gap=True)
     for layer in (3, 4):
         lines(Progress("importance matrix", layer, 30, seconds_left=20.0))
-    assert said == ["importance matrix: layer 3 of 30, 20 s left"]
+    assert messages == ["importance matrix: layer 3 of 30, 20 s left"]
 
 
 def test_steps_of_healing_have_losses_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 100.0, 105.0, 111.0, 111.0, 112.0])
     monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    said: list[str] = []
-    lines = RepairLines(said.append)
+    messages: list[str] = []
+    lines = RepairLines(messages.append)
     lines(Progress("healing", 0, 9, numbers={"held_out": 0.5}))
     for done in (1, 5, 9):
         losses = {"loss": 0.25, "held_out": 0.125}
         lines(Progress("healing", done, 9, seconds_left=10.0 * (9 - done), numbers=losses))
     lines(Progress("healing", 0, 0, reused=True))
-    assert said == [
+    assert messages == [
         "healing: step 0 of 9, held out 0.500",
         "healing: step 5 of 9, loss 0.250, held out 0.125, 40 s left",
         "healing: step 9 of 9, loss 0.250, held out 0.125, 0 s left",

@@ -13,9 +13,9 @@ import gptailor
 from gptailor.cli import main as cli
 from gptailor.cli.search_view import VIEWS, Lines, estimate, stages_words
 from gptailor.plan.events import Progress
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.origin import BestWindow, StrategyPlan, UniformMerge
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
 from gptailor.searching.search import Begun, Estimated, OnSearchEvent, Scored
 from gptailor.searching.space.space import space_of
@@ -80,7 +80,7 @@ def test_the_estimate_has_bridging_and_healing(
     assert "; then healing 2 plans; bridging each cut comes on top; evaluating" in words
 
 
-def test_a_budget_below_what_has_to_be_done_is_called_so() -> None:
+def test_a_budget_below_the_required_evaluations_is_reported() -> None:
     few = Budget(1, 8, 8, "finalists", heals=True, wanted=1, measured=2.5)
     assert few.evaluations == 2.5 + 1 + 1 + 2, "one starting plan, a random one, two healed ones"
     assert Budget(200, 8, 8, measured=2.5).evaluations == 200
@@ -95,7 +95,7 @@ def test_a_budget_below_what_has_to_be_done_is_called_so() -> None:
     assert "strategy" not in estimate(Estimated(4.0, 10.0, 8), "", Budget(200, 8, 8))
 
 
-def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
+def test_each_line_estimates_the_time_left_from_past_trials(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course(monkeypatch, 3.0)
@@ -110,7 +110,7 @@ def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
     assert said(capsys).endswith("; 4:40 left"), "12 trials of 15 s, one repair of 100 s"
 
 
-def test_what_nobody_knows_is_said_to_come(
+def test_repairs_of_unknown_cost_are_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course(monkeypatch, None)
@@ -143,7 +143,7 @@ def test_a_trial_is_a_line_however_much_it_drops() -> None:
     assert all(" …; " in line for line in said)
 
 
-def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
+def test_healing_of_a_second_plan_is_announced_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course(monkeypatch, 3.0)
@@ -188,7 +188,7 @@ def view_of_a_plugin() -> Iterator[OnSearchEvent]:
 
 
 @pytest.mark.parametrize(
-    ("plugin", "stream", "options", "said"),
+    ("plugin", "stream", "options", "expected"),
     [
         (True, Terminal, [], f"viewed {MEASURING}\n"),
         (True, Terminal, ["--no-live"], "measuring: 1 of 2\n"),
@@ -197,7 +197,7 @@ def view_of_a_plugin() -> Iterator[OnSearchEvent]:
     ],
 )
 def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
-    plugin: bool, stream: type[io.StringIO], options: list[str], said: str,
+    plugin: bool, stream: type[io.StringIO], options: list[str], expected: str,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def search(*_: object, on_event: OnSearchEvent, **__: object) -> None:
@@ -216,5 +216,5 @@ def test_a_terminal_has_the_view_of_a_plugin_and_everything_else_has_lines(
     code = cli.run(["search", str(tmp_path / "p.tailor"), "-o", str(tmp_path / "run"), *options])
     assert isinstance(sys.stderr, io.StringIO)
     assert (code, sys.stderr.getvalue()) == (
-        130, f"{said}interrupted; the results are kept, and the same command continues\n"
+        130, f"{expected}interrupted; the results are kept, and the same command continues\n"
     )  # fmt: skip

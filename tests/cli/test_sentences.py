@@ -62,7 +62,7 @@ def test_a_faults_message_and_help_break_and_its_excerpt_stays(
     ]
 
 
-def test_lines_elsewhere_stay_whole(
+def test_lines_for_files_are_not_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")

@@ -46,7 +46,7 @@ class GitHub:
 
             def do_PATCH(self) -> None:
                 self._answer({})
-                there = {one["id"]: one for one in api.comments}
+                there = {comment["id"]: comment for comment in api.comments}
                 there[int(self.path.rpartition("/")[2])]["body"] = self._body()["body"]
 
             def _body(self) -> Any:
@@ -150,21 +150,19 @@ def headings(summary: str) -> list[str]:
 def test_faults_are_annotations_and_a_plan_is_canonical(repository: Path) -> None:
     assert run(repository, "check") == (0, "3 plans, no faults\n")
     (repository / "gone.tailor").write_text(PLAN.replace("\n\n", "\n"))
-    code, said = run(repository, "check")
-    assert (code, said) == (
+    code, output = run(repository, "check")
+    assert (code, output) == (
         1,
         "::error file=gone.tailor::not in canonical form: run gptailor fmt\n",
     )
     (repository / "cut.tailor").write_text(PLAN + "L1 from maths\n")
-    code, said = run(repository, "check")
+    code, output = run(repository, "check")
     assert code == 1
-    assert said.startswith("::error file=cut.tailor,line=")
+    assert output.startswith("::error file=cut.tailor,line=")
     assert run(repository, "check", PLANS="*.none") == (0, "there are no plans\n")
 
 
-def test_a_pull_request_is_told_what_it_changes_in_one_comment(
-    repository: Path, github: GitHub
-) -> None:
+def test_one_comment_shows_the_changes_of_a_pull_request(repository: Path, github: GitHub) -> None:
     base = git(repository, "rev-parse", "HEAD")
     (repository / "cut.tailor").write_text(PLAN.replace("L1", "L2..L3"))
     (repository / "gone.tailor").unlink()
@@ -180,7 +178,7 @@ def test_a_pull_request_is_told_what_it_changes_in_one_comment(
                            "`gone.tailor`", "`new.tailor (new)`"]  # fmt: skip
     assert "L2..L3" in parts["`cut.tailor`"]
     assert ".before" not in summary
-    assert "the plans say the same" in parts["`deep er/moved.tailor → deep er/to.tailor`"]
+    assert "the plans are equal" in parts["`deep er/moved.tailor → deep er/to.tailor`"]
     assert parts["`gone.tailor`"].strip() == "is removed"
     assert "dropped" in parts["`new.tailor (new)`"]
     assert git(repository, "status", "--porcelain") == ""
@@ -193,7 +191,7 @@ def test_a_pull_request_is_told_what_it_changes_in_one_comment(
     assert github.asked[-1] == "PATCH /repos/owner/plans/issues/comments/1000"
 
 
-def test_nothing_is_said_where_no_plan_changes_and_a_refusal_is_a_warning(
+def test_unchanged_plans_give_no_comment_and_a_refusal_is_a_warning(
     repository: Path, github: GitHub
 ) -> None:
     base = git(repository, "rev-parse", "HEAD")
@@ -209,12 +207,14 @@ def test_nothing_is_said_where_no_plan_changes_and_a_refusal_is_a_warning(
     refusing.server.server_close()
 
 
-@pytest.mark.parametrize("said", ["cut.tailor\n", "\r\ncut.tailor\r\n\r\n", "  cut.tailor\n \n"])
-def test_patterns_are_a_block_of_lines(repository: Path, said: str) -> None:
-    assert run(repository, "check", PLANS=said) == (0, "1 plan, no faults\n")
+@pytest.mark.parametrize(
+    "patterns", ["cut.tailor\n", "\r\ncut.tailor\r\n\r\n", "  cut.tailor\n \n"]
+)
+def test_patterns_are_a_block_of_lines(repository: Path, patterns: str) -> None:
+    assert run(repository, "check", PLANS=patterns) == (0, "1 plan, no faults\n")
 
 
-def test_no_pattern_is_the_usual_one(repository: Path) -> None:
+def test_an_empty_pattern_is_the_default(repository: Path) -> None:
     assert run(repository, "check", PLANS="\n") == (0, "3 plans, no faults\n")
 
 
@@ -241,7 +241,7 @@ def cloned(folder: Path, *options: str) -> Path:
 
 @pytest.mark.parametrize("depth", [["--depth=1"], []])
 @pytest.mark.parametrize("base", ["main", "main~1"])
-def test_what_the_base_branch_gained_since_isnt_a_change(
+def test_commits_of_the_base_branch_are_not_changes(
     pulled: Path, github: GitHub, depth: list[str], base: str
 ) -> None:
     base = git(pulled, "rev-parse", base)
@@ -250,7 +250,7 @@ def test_what_the_base_branch_gained_since_isnt_a_change(
 
 
 @pytest.mark.parametrize("depth", [["--depth=1"], []])
-def test_githubs_merge_is_compared_with_what_it_merges_into(
+def test_githubs_merge_commit_is_compared_with_its_target_branch(
     pulled: Path, github: GitHub, depth: list[str]
 ) -> None:
     old = git(pulled, "rev-parse", "main~2")
@@ -269,7 +269,7 @@ def test_the_authors_own_merge_is_a_commit_like_any(pulled: Path, github: GitHub
     assert headings(commented(clone, github, base)) == ["`cut.tailor`"]
 
 
-def test_what_cannot_be_fetched_is_reported(pulled: Path, github: GitHub) -> None:
+def test_a_commit_that_cannot_be_fetched_is_reported(pulled: Path, github: GitHub) -> None:
     base = git(pulled, "rev-parse", "main")
     clone = cloned(pulled, "--branch=pull", "--single-branch", "--depth=1")
     git(clone, "fetch", "--quiet", "--depth=1", "origin", base)
@@ -284,8 +284,8 @@ def test_names_and_texts_need_not_be_utf8(repository: Path, github: GitHub) -> N
     (repository / "cut.tailor").write_bytes(b"tailor 1\n# caf\xe9\n")
     (repository / odd).write_bytes(b"tailor 1\n# caf\xe9\n")
     base = committed(repository)
-    code, said = run(repository, "check")
-    assert (code, said.count("not UTF-8")) == (1, 2)
+    code, output = run(repository, "check")
+    assert (code, output.count("not UTF-8")) == (1, 2)
     (repository / "cut.tailor").write_text(PLAN)
     (repository / odd).write_text(PLAN.replace("L1", "L2"))
     committed(repository)
@@ -311,7 +311,7 @@ def test_no_file_of_the_pull_request_is_written_or_removed(
     there = sorted(repository.parent.iterdir())
     summary = commented(repository, github, base)
     assert "`deep er/moved.tailor → to.tailor`" in headings(summary)
-    assert summary.count("the plans say the same") == 1
+    assert summary.count("the plans are equal") == 1
     assert outside.read_text() == "mine\n"
     assert set(repository.parent.iterdir()) - set(there) <= {
         repository.parent / name for name in ("event.json", "summary.md")
@@ -340,9 +340,9 @@ def test_links_are_not_followed(repository: Path, github: GitHub) -> None:
     assert headings(summary) == ["`cut.tailor`", "`environ.tailor`"]
     assert summary.count("is no plain file, and isn't read") == 2
     assert "secret" not in summary
-    code, said = run(repository, "check")
+    code, output = run(repository, "check")
     assert code == 0
-    assert said == (
+    assert output == (
         "::notice file=cut.tailor::not checked: it isn't a plain file\n"
         "::notice file=environ.tailor::not checked: it isn't a plain file\n"
         "2 plans, no faults\n"
@@ -366,18 +366,18 @@ def another_gptailor(tmp_path: Path) -> str:
     return str(tmp_path / "other")
 
 
-def test_a_command_has_no_token_and_none_is_the_pull_requests(
+def test_a_command_has_no_token_and_runs_no_code_of_the_pull_request(
     repository: Path, another_gptailor: str
 ) -> None:
     folder = repository / "gptailor"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise SystemExit('mine is run')\n")
-    code, said = run(repository, "check", GITHUB_TOKEN="secret")
-    assert (code, said) == (0, "3 plans, no faults\n")
-    code, said = run(
+    code, output = run(repository, "check", GITHUB_TOKEN="secret")
+    assert (code, output) == (0, "3 plans, no faults\n")
+    code, output = run(
         repository, "check", GITHUB_TOKEN="secret", CANONICAL="false", PYTHONPATH=another_gptailor
     )
-    assert (code, said) == (0, "token None\n3 plans, no faults\n")
+    assert (code, output) == (0, "token None\n3 plans, no faults\n")
 
 
 def test_a_check_of_form_that_breaks_isnt_a_fault_of_form(
@@ -388,8 +388,8 @@ def test_a_check_of_form_that_breaks_isnt_a_fault_of_form(
         "import sys\nif sys.argv[1] == 'fmt':\n"
         "    print('broken by 100%', file=sys.stderr)\n    sys.exit(3)\n"
     )
-    code, said = run(repository, "check", PLANS="cut.tailor", PYTHONPATH=another_gptailor)
-    assert (code, said) == (
+    code, output = run(repository, "check", PLANS="cut.tailor", PYTHONPATH=another_gptailor)
+    assert (code, output) == (
         1,
         "::error file=cut.tailor::gptailor fmt --check ended with 3: broken by 100%25\n",
     )
@@ -407,36 +407,38 @@ def test_only_a_bots_comment_is_renewed(repository: Path, github: GitHub) -> Non
     committed(repository)
     commented(repository, github, base)
     commented(repository, github, base)
-    assert [one["id"] for one in github.comments] == [1, 2, 3, 1000]
-    assert [one["body"] for one in github.comments[:2]] == [mark, mark]
+    assert [comment["id"] for comment in github.comments] == [1, 2, 3, 1000]
+    assert [comment["body"] for comment in github.comments[:2]] == [mark, mark]
 
 
-def test_expectations_are_marked_and_stand_in_the_summary(repository: Path) -> None:
+def test_expectations_are_marked_and_listed_in_the_summary(repository: Path) -> None:
     assert run(repository, "test") == (0, "no plan states an expectation\n")
     tiny_model("llama", repository / "b", layers=2)
     (repository / "cut.tailor").write_text(f"{PLAN}expect parameters() < base\n")
     (repository / "gone.tailor").write_text(f"{PLAN}expect parameters() <= 1k\n")
     committed(repository)
     summary = repository.parent / "summary.md"
-    code, said = run(repository, "test", GITHUB_STEP_SUMMARY=str(summary))
+    code, output = run(repository, "test", GITHUB_STEP_SUMMARY=str(summary))
     assert code == 1
-    assert "::error file=gone.tailor,line=6," in said
+    assert "::error file=gone.tailor,line=6," in output
     text = summary.read_text("utf-8")
     assert "parameters() < base" in text
     assert "::error" not in text
     code, _ = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples 64 --seed 1")
     assert code == 0
-    code, said = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples none")
-    assert (code, "'none' is not a valid integer" in said) == (2, True)
+    code, output = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples none")
+    assert (code, "'none' is not a valid integer" in output) == (2, True)
 
 
 def test_the_action_runs_this_script_and_is_given_no_text_to_run() -> None:
     action = yaml.safe_load((ACTION / "action.yml").read_text("utf-8"))
     steps = action["runs"]["steps"]
-    said = [step["run"] for step in steps if "run" in step]
-    assert not any("${{" in line for line in said)  # what others write reaches the environment only
+    scripts = [step["run"] for step in steps if "run" in step]
+    assert not any(
+        "${{" in line for line in scripts
+    )  # what others write reaches the environment only
     for word in ("check", "test", "comment"):
-        assert any(line.endswith(f'plans.py" {word}') for line in said)
+        assert any(line.endswith(f'plans.py" {word}') for line in scripts)
     used = {value for step in steps for value in step.get("env", {}).values()}
     names = ("plans", "alone", "canonical", "test", "test-options", "token")
     assert used == {f"${{{{ inputs.{name} }}}}" for name in names}

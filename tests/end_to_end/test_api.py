@@ -145,13 +145,13 @@ BROKEN = {
 def test_faults_are_the_same_from_everywhere(family: Path, tmp_path: Path, code: str) -> None:
     models = {name: {"source": str(family / name)} for name in ("base", "math")}
     plan = Plan.model_validate({"models": models, **BROKEN[code]})
-    (found,) = (f for f in gptailor.check(plan) if f.severity == "error")
-    assert found.code == code
+    (result,) = (f for f in gptailor.check(plan) if f.severity == "error")
+    assert result.code == code
     for text in (plan.model_dump_json(), gptailor.format(plan)):
         with pytest.raises(gptailor.PlanError) as error:
             gptailor.loads(text)
         assert code in codes(error)
-        assert found.message in str(error.value)
+        assert result.message in str(error.value)
     with pytest.raises(gptailor.PlanError) as error:
         gptailor.compile(plan, tmp_path / "out")
     assert code in codes(error)
@@ -203,7 +203,7 @@ def test_names_are_bound_to_other_folders(family: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
-def test_what_is_said_of_the_written_folder_is_so(family: Path, tmp_path: Path) -> None:
+def test_the_result_of_compile_describes_the_written_folder(family: Path, tmp_path: Path) -> None:
     written = gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "out")
     assert written.folder == tmp_path / "out"
     assert written.layers == 5
@@ -217,7 +217,7 @@ def test_what_is_said_of_the_written_folder_is_so(family: Path, tmp_path: Path) 
     assert str(family) not in card.split("## Models")[0]
 
 
-def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
+def test_an_existing_target_is_kept(family: Path, tmp_path: Path) -> None:
     plan = gptailor.loads(TEXT, folder=family)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("dear")
@@ -237,7 +237,7 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "plan.tailor").exists()
 
 
-def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
+def test_a_raising_event_receiver_leaves_no_files(family: Path, tmp_path: Path) -> None:
     def stop(event: object) -> None:
         raise KeyboardInterrupt
 
@@ -340,13 +340,13 @@ def test_errors_are_names_of_the_package(name: str) -> None:
     assert issubclass(getattr(gptailor, name), gptailor.TailorError | Warning)
 
 
-def test_what_can_not_be_formatted_says_why() -> None:
+def test_format_reports_a_syntax_fault() -> None:
     with pytest.raises(gptailor.PlanError) as error:
         gptailor.format("tailor 1\nL0 frm base\n")
     assert error.value.faults[0].code.startswith("S")
 
 
-def test_the_world_isnt_a_fault_of_the_plan(tmp_path: Path) -> None:
+def test_a_missing_file_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.tailor").write_text("tailor 1\n")
     for kind in (FileNotFoundError, gptailor.TailorError):
         with pytest.raises(kind, match=r"cuts.tailor' is missing[\s\S]*did you mean .*cut.tailor'"):
@@ -373,7 +373,7 @@ def test_a_verb_of_a_plugin_that_is_missing_names_it(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_no_module_takes_the_place_of_a_verb(preloaded: Preloaded) -> None:
+def test_no_module_replaces_a_function_of_the_package(preloaded: Preloaded) -> None:
     """One module needs lm-eval, and one file is C that ctypes loads."""
     script = (
         "import importlib, pkgutil, gptailor\n"
@@ -388,7 +388,7 @@ def test_no_module_takes_the_place_of_a_verb(preloaded: Preloaded) -> None:
     assert child.returncode == 0
 
 
-def test_type_checkers_are_told_of_each_name() -> None:
+def test_the_stub_lists_each_public_name() -> None:
     stub = Path(gptailor.__file__).with_suffix(".pyi").read_text()
     names = {line.split()[-1] for line in stub.splitlines() if line.startswith("from ")}
     assert names | {"__version__"} == set(gptailor.__all__) == set(dir(gptailor))
@@ -410,4 +410,4 @@ def test_the_rules_of_a_plan_run_once(
     gptailor.compile(plan, tmp_path / "out")
     assert len(seen) == 1
     gptailor.compile(plan, tmp_path / "half", dtype="float16")
-    assert [one.dtype for one in seen] == [None, "float16"], "another plan"
+    assert [item.dtype for item in seen] == [None, "float16"], "another plan"

@@ -34,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_both_tools_are_told_the_same(case: Case, models: Path, tmp_path: Path) -> None:
+def test_both_tools_receive_the_same_plan(case: Case, models: Path, tmp_path: Path) -> None:
     ours = gptailor.loads(case.plan(8, models).replace("tailor 1\n", "tailor 1\ndtype bfloat16\n"))
     document = json.dumps(case.document(8, models))
     mergekit = pytest.importorskip("gptailor.plugins.mergekit.importer")
@@ -78,12 +78,12 @@ def test_the_peak_is_the_processs_own(tmp_path: Path) -> None:
     )
     log = tmp_path / "log"
     done = subprocess.run(python(script, child, log), capture_output=True, check=True, cwd=ROOT)
-    said = next(line for line in log.read_text().splitlines() if line.startswith("VmHWM"))
-    assert int(done.stdout) == pytest.approx(int(said.split()[1]) * 1024, rel=0.02)
+    output = next(line for line in log.read_text().splitlines() if line.startswith("VmHWM"))
+    assert int(done.stdout) == pytest.approx(int(output.split()[1]) * 1024, rel=0.02)
     assert int(done.stdout) > 200_000_000
 
 
-def test_the_first_write_is_no_preallocation(tmp_path: Path) -> None:
+def test_preallocation_is_not_the_first_write(tmp_path: Path) -> None:
     script = (
         "import os, sys, time; from pathlib import Path; side = Path(sys.argv[1]);"
         "side.mkdir(parents=True); os.write(1, b'hello');"

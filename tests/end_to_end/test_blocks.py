@@ -76,7 +76,7 @@ def of(*languages: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_links_lead_somewhere_on_github(page: str) -> None:
+def test_links_of_a_page_exist_on_github(page: str) -> None:
     dead = []
     for _, to in links(page):
         parts = urlsplit(to)
@@ -95,10 +95,10 @@ def test_links_lead_somewhere_on_github(page: str) -> None:
 
 CHECKS: dict[str, str] = {
     "tailor": "test_docs.py reads it, and refuses what is marked so",
-    "console": "test_a_command_is_one_that_there_is",
-    "python": "test_python_calls_what_there_is, and test_docs.py runs what stands behind >>>",
-    "bash": "test_a_shell_reads_it",
-    "sh": "test_a_shell_reads_it",
+    "console": "test_commands_of_a_page_exist",
+    "python": "test_python_examples_call_existing_functions, and test_docs.py runs >>> lines",
+    "bash": "test_bash_parses_a_shell_block",
+    "sh": "test_bash_parses_a_shell_block",
     "json": "test_data_can_be_read",
     "yaml": "test_data_can_be_read",
     "toml": "test_data_can_be_read",
@@ -132,16 +132,16 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("block", of("console"), ids=shown)
-def test_a_command_is_one_that_there_is(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = list(commands(block))
-    assert found, "no line begins with '$ '"
-    for words in found:
+def test_commands_of_a_page_exist(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = list(commands(block))
+    assert results, "no line begins with '$ '"
+    for words in results:
         program = Path(words[0]).name
         if program == "gptailor":
             understood(words[1:], monkeypatch)
         else:
             assert program in FOREIGN, words
-            files = {one.marks: one.text for one in blocks(block.page)}
+            files = {item.marks: item.text for item in blocks(block.page)}
             LOOKED_UP.get(program, lambda *_: None)(words[1:], files)
 
 
@@ -192,17 +192,19 @@ LOOKED_UP: dict[str, Callable[[list[str], dict[str, str]], None]] = {
 
 
 @pytest.mark.parametrize("block", [b for b in of("python") if ">>>" not in b.text], ids=shown)
-def test_python_calls_what_there_is(block: Block) -> None:
+def test_python_examples_call_existing_functions(block: Block) -> None:
     """Imports of ours are found, and each call of a verb has arguments that the verb takes."""
     known: dict[str, Any] = {"gptailor": gptailor}
     nodes = list(ast.walk(ast.parse(block.text)))
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gptailor."):
             module = importlib.import_module(str(node.module))
-            known |= {one.asname or one.name: getattr(module, one.name) for one in node.names}
+            known |= {name.asname or name.name: getattr(module, name.name) for name in node.names}
     for node in nodes:
         called = _called(node.func, known) if isinstance(node, ast.Call) else None
-        if called is not None and not any(isinstance(one, ast.Starred) for one in node.args):
+        if called is not None and not any(
+            isinstance(argument, ast.Starred) for argument in node.args
+        ):
             named = {str(word.arg): word.value for word in node.keywords}
             inspect.signature(called).bind(*node.args, **named)
 
@@ -218,7 +220,7 @@ def _called(node: ast.expr, known: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("block", of("bash", "sh"), ids=shown)
-def test_a_shell_reads_it(block: Block) -> None:
+def test_bash_parses_a_shell_block(block: Block) -> None:
     done = subprocess.run(["bash", "-n"], input=block.text, text=True, check=False)
     assert done.returncode == 0
 

@@ -52,13 +52,13 @@ def plan_of(folder: Path) -> Plan:
 
 
 def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     plan = plan_of(folder)
     bridged: list[FitResult] = []
 
     def on_event(event: Event) -> None:
         if isinstance(event, Progress) and not event.done:
-            told.append(event.at)
+            messages.append(event.at)
         elif isinstance(event, FitResult):
             bridged.append(event)
 
@@ -67,7 +67,7 @@ def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
     model, live = AutoModelForCausalLM.from_pretrained(folder / "out"), stitch(plan)
     for name, tensor in live.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
-    assert told == ["the gap after L0", "the gap after L2"]
+    assert messages == ["the gap after L0", "the gap after L2"]
     bare = stitch(write(folder, "drop L1, L3..L4"))
     changed = [n for n, t in bare.state_dict().items() if not torch.equal(t, live.state_dict()[n])]
     assert changed == BRIDGED
@@ -87,7 +87,7 @@ def test_the_folders_own_plan_makes_it_again(folder: Path) -> None:
         assert torch.equal(tensor, load_file(folder / "deep/out/model.safetensors")[name])
 
 
-def test_the_program_says_which_tensors_are_bridged(folder: Path) -> None:
+def test_the_program_marks_bridged_tensors(folder: Path) -> None:
     program = prepare(plan_of(folder)).compiled.program
     assert program.fitted == set(BRIDGED)
     [said] = [line for line in program_lines(program) if line.startswith(BRIDGED[1])]
@@ -116,9 +116,11 @@ def test_a_bridge_is_verified_to_a_tolerance(
 ) -> None:
     gptailor.compile(plan_of(folder), folder / "out")
     altered(folder / "out", name, by)
-    found = gptailor.verify(folder / "out")
-    assert found.result == result
-    assert [one.name for one in found.differences] == ([name] if result == "differs" else [])
+    verification = gptailor.verify(folder / "out")
+    assert verification.result == result
+    assert [difference.name for difference in verification.differences] == (
+        [name] if result == "differs" else []
+    )
 
 
 def test_a_lock_of_other_rounding_holds(folder: Path) -> None:
@@ -150,9 +152,9 @@ def test_a_dry_run_and_the_card_show_the_gaps(
     assert "L1          dropped, bridged over\n" in capsys.readouterr().out
     (folder / "text.txt").rename(folder / "kept.txt")
     assert run(["show", name]) == 0
-    said = capsys.readouterr().out
-    assert "─ bridged over" in said
-    assert "  time and memory of bridging: 'gptailor compile --dry-run'\n" in said
+    output = capsys.readouterr().out
+    assert "─ bridged over" in output
+    assert "  time and memory of bridging: 'gptailor compile --dry-run'\n" in output
     (folder / "kept.txt").rename(folder / "text.txt")
     gptailor.compile(plan_of(folder), folder / "out")
     card = (folder / "out" / "README.md").read_text()
@@ -160,16 +162,18 @@ def test_a_dry_run_and_the_card_show_the_gaps(
     assert "| L3..L4 | dropped, bridged over |" in card
 
 
-def test_the_command_says_how_good_each_fit_is(
+def test_the_command_prints_the_quality_of_each_fit(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
-    said = capsys.readouterr()
-    fits = re.findall(r"^bridge after (L\d): fitted on 600 tokens; .* (-?\d+\.\d)%", said.out, re.M)
+    output = capsys.readouterr()
+    fits = re.findall(
+        r"^bridge after (L\d): fitted on 600 tokens; .* (-?\d+\.\d)%", output.out, re.M
+    )
     assert [after for after, _ in fits] == ["L0", "L2"]
-    assert "bridging the gap after L2" in said.err
+    assert "bridging the gap after L2" in output.err
     written = gptailor.compile(plan_of(folder), folder / "again")
-    assert [f"{100 * one.numbers['held_out']:.1f}" for one in written.fits.values()] == [
+    assert [f"{100 * fit.numbers['held_out']:.1f}" for fit in written.fits.values()] == [
         share for _, share in fits
     ]
     assert not gptailor.compile(write(folder, "drop L1"), folder / "bare").fits
@@ -187,7 +191,7 @@ def test_the_command_says_how_good_each_fit_is(
         ("deepseek_v3", "drop L2; maybe drop L1", 24),
     ],
 )
-def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
+def test_a_fit_needs_as_many_tokens_as_inputs(
     tmp_path: Path, kind: str, plan: str, needed: int
 ) -> None:
     tiny_model(kind, tmp_path / "base")
@@ -209,9 +213,7 @@ def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
         ('drop L1; bridge on "text.txt" ridge 0.1..0.2', "P801"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_before_anything_runs(
-    folder: Path, text: str, code: str
-) -> None:
+def test_an_impossible_fit_is_refused_before_it_runs(folder: Path, text: str, code: str) -> None:
     with pytest.raises(PlanError) as caught:
         gptailor.compile(write(folder, text), folder / "out")
     assert [fault.code for fault in caught.value.faults if fault.severity == "error"] == [code]

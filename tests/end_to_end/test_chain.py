@@ -206,8 +206,8 @@ def test_a_lock_has_each_steps_texts_and_compares_them(folder: Path) -> None:
         gptailor.compile(plan, folder / "third", locked=lock)
     assert caught.value.code == "C704"
     assert not (folder / "third").exists()
-    found = "; ".join(each.message for each in gptailor.verify(folder / "out").differences)
-    assert "'base.base.heal'" in found
+    result = "; ".join(each.message for each in gptailor.verify(folder / "out").differences)
+    assert "'base.base.heal'" in result
     (folder / "text.txt").unlink()
     assert gptailor.verify(folder / "out").result == "unverified"
 
@@ -242,15 +242,15 @@ def test_show_and_a_dry_run_have_every_step(
     assert 'heal    on "text.txt" tokens 512 rank 2' in drawn
     plan, out = str(folder / "step3.tailor"), folder / "out"
     assert run(["compile", plan, "-o", str(out), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"healing base\.base +about .* for 500 tokens", said)
-    assert re.search(r"healing base +about .* for 500 tokens", said)
-    assert said.index("base.base  ") < said.index("base  ")
+    output = capsys.readouterr().out
+    assert re.search(r"healing base\.base +about .* for 500 tokens", output)
+    assert re.search(r"healing base +about .* for 500 tokens", output)
+    assert output.index("base.base  ") < output.index("base  ")
     assert not out.exists()
     assert not (own_cache / "gptailor" / "inner").exists()
 
 
-def test_a_killed_run_goes_on_at_its_step(folder: Path) -> None:
+def test_a_killed_run_resumes_at_its_step(folder: Path) -> None:
     plan = gptailor.load(folder / "step3.tailor")
 
     def stopped_after(count: int) -> Callable[[Event], None]:
@@ -292,7 +292,7 @@ gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
 """
 
 
-def test_a_process_that_is_killed_in_the_second_step_goes_on_there(
+def test_a_process_that_is_killed_in_the_second_step_resumes_there(
     folder: Path, preloaded: Preloaded
 ) -> None:
     def started(output: str, seconds: float) -> Child:
@@ -306,8 +306,8 @@ def test_a_process_that_is_killed_in_the_second_step_goes_on_there(
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (folder / "out").exists()
-    _, told = started("out", 0).communicate()
-    first, second = told.split("base (step2.tailor)\n")
+    _, errors = started("out", 0).communicate()
+    first, second = errors.split("base (step2.tailor)\n")
     assert first.splitlines() == ["base.base (step1.tailor)", "reused"]
     assert int(second.splitlines()[0]) >= 2
     started("other", 0).communicate()
@@ -364,7 +364,7 @@ def test_a_fitted_plan_may_teach(folder: Path) -> None:
     assert contents(folder / "out-step1.tailor") == contents(folder / "out-stage")
 
 
-def test_an_unchanged_chain_writes_nothing_anew(
+def test_an_unchanged_chain_is_not_written_again(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["compile", str(folder / "step3.tailor"), "-o", str(folder / "out")]

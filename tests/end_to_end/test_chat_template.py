@@ -44,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_template_by_name_takes_the_place_of_all_others(models: Path, tmp_path: Path) -> None:
+def test_a_named_template_replaces_all_others(models: Path, tmp_path: Path) -> None:
     plan = gptailor.loads(HEAD.replace("./", f"{models}/") + 'chat_template "chatml"\n')
     assert [fault.code for fault in gptailor.check(plan)] == ["M303", "M311"]
     gptailor.compile(plan, tmp_path / "out")
@@ -59,7 +59,7 @@ def test_a_template_by_name_takes_the_place_of_all_others(models: Path, tmp_path
     assert gptailor.verify(tmp_path / "out").result == "verified"
 
 
-def test_a_model_s_templates_come_all(models: Path, tmp_path: Path) -> None:
+def test_all_templates_of_a_model_are_copied(models: Path, tmp_path: Path) -> None:
     text = HEAD.replace("./", f"{models}/") + "chat_template from chat\n"
     gptailor.compile(gptailor.loads(text), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -86,9 +86,9 @@ def test_a_file_s_template_is_locked_and_follows_the_plan(
     capsys.readouterr()
     kept = (models / "ours.jinja").read_text()
     (models / "ours.jinja").write_text("theirs")
-    found = gptailor.verify(out)
+    result = gptailor.verify(out)
     assert "the chat template differs from the lock" in [
-        difference.message for difference in found.differences
+        difference.message for difference in result.differences
     ]
     lock = out / "plan.tailor.lock"
     assert run(["compile", str(out / "plan.tailor"), "-o", f"{out}2", "--locked"]) == 3
@@ -115,7 +115,7 @@ def test_a_file_s_template_is_locked_and_follows_the_plan(
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_what_isnt_a_template_is_refused_before_anything_is_written(
+def test_an_invalid_template_is_refused_before_any_output(
     content: bytes | None, says: str, models: Path, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -129,7 +129,7 @@ def test_what_isnt_a_template_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_transformers_adds_to_jinja_is_known(tmp_path: Path) -> None:
+def test_the_jinja_extensions_of_transformers_are_known(tmp_path: Path) -> None:
     text = (
         "{% for x in y %}{% if x %}{% break %}{% endif %}{% generation %}{{ x }}{% endgeneration %}"
     )
@@ -138,7 +138,7 @@ def test_what_transformers_adds_to_jinja_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("setting", "expected"),
     [
         ("one", {"default": "one"}),
         ([{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}],
@@ -151,24 +151,26 @@ def test_what_transformers_adds_to_jinja_is_known(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_templates_in_the_tokenizer_s_settings(
-    said: object, found: Mapping[str, str] | None, models: Path, tmp_path: Path
+    setting: object, expected: Mapping[str, str] | None, models: Path, tmp_path: Path
 ) -> None:
     for path in (models / "chat").iterdir():
         if path.is_file() and path.suffix != ".jinja":
             (tmp_path / path.name).symlink_to(path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").unlink()
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": said}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"chat_template": setting})
+    )
     checkpoint = open_checkpoint(tmp_path)
-    if found is None:
+    if expected is None:
         with pytest.raises(CheckpointError) as caught:
             templates_of(checkpoint)
         assert caught.value.code == "C602"
     else:
-        assert templates_of(checkpoint) == found
+        assert templates_of(checkpoint) == expected
 
 
-def test_show_says_it() -> None:
+def test_show_prints_the_chat_template() -> None:
     plan = gptailor.loads(f'{HEAD}chat_template "chatml"\n')
     shown = [*plan_map("a plan", Resolved(plan, 2), known=False, width=80)]
     assert any(line.split() == ["chat_template", '"chatml"'] for line in shown)

@@ -66,9 +66,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     done = reading(in_process(capsys), monkeypatch)
 
     def call(*arguments: object, **given: str | bytes) -> Said:
-        said = done(*arguments, **given)
-        assert "\x1b" not in said.out + said.err
-        return said
+        result = done(*arguments, **given)
+        assert "\x1b" not in result.out + result.err
+        return result
 
     return call
 
@@ -91,15 +91,15 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_help_names_all_commands(run: Run) -> None:
-    said = run("--help")
-    assert said.code == 0
+    result = run("--help")
+    assert result.code == 0
     for group, commands in GROUPS.items():
-        listed = said.out.partition(f"{group}:\n")[2].partition("\n\n")[0].splitlines()
+        listed = result.out.partition(f"{group}:\n")[2].partition("\n\n")[0].splitlines()
         assert [line.split()[0] for line in listed][: len(commands)] == list(commands)
         assert not any(line.endswith("...") for line in listed)
-    headings = [line for line in said.out.splitlines() if line.endswith(":") and line[0] != " "]
+    headings = [line for line in result.out.splitlines() if line.endswith(":") and line[0] != " "]
     assert headings == ["Options:", *(f"{group}:" for group in GROUPS)]
-    assert run("-h").out == said.out
+    assert run("-h").out == result.out
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_the_help_names_all_commands(run: Run) -> None:
      ("merge", "L0..L9 from math"), ("compil", "Did you mean"),
      ("merge", "gptailor import"), ("mergekit-yaml", "gptailor import merge.yml -o plan.tailor")],
 )  # fmt: skip
-def test_a_command_of_other_tools_has_what_does_its_work(run: Run, word: str, instead: str) -> None:
-    said = run(word, "p.tailor")
-    assert said.code == 2
-    assert f"No such command '{word}'." in said.err
-    assert instead in said.err
+def test_a_command_of_other_tools_is_answered_with_ours(run: Run, word: str, instead: str) -> None:
+    result = run(word, "p.tailor")
+    assert result.code == 2
+    assert f"No such command '{word}'." in result.err
+    assert instead in result.err
 
 
 @pytest.mark.parametrize("word", ["quantize", "prune", "compress", "reduce", "distill"])
@@ -124,9 +124,9 @@ def test_another_word_for_a_command_names_it_if_it_exists(
     monkeypatch.setattr(main.COMMANDS, "installed", dict)
     assert "gptailor shrink" not in run(word, "p.tailor").err
     monkeypatch.setitem(main._COMMANDS, "shrink", ("compile", "Write", "Shrink a model."))
-    said = run(word, "p.tailor")
-    assert said.code == 2
-    assert f"No such command '{word}'. See 'gptailor shrink --help'. " in said.err
+    result = run(word, "p.tailor")
+    assert result.code == 2
+    assert f"No such command '{word}'. See 'gptailor shrink --help'. " in result.err
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_a_models_folder_in_place_of_a_plan_gets_a_plan_and_a_command(
     monkeypatch.delitem(main._COMMANDS, "shrink", raising=False)
     monkeypatch.setattr(main.COMMANDS, "installed", dict)
     for arguments in (["compile", "base"], ["compile", "base", "-o", "out"]):
-        said = run(*arguments)
-        assert (said.code, lines in said.err, "shrink" in said.err) == (3, True, False)
+        result = run(*arguments)
+        assert (result.code, lines in result.err, "shrink" in result.err) == (3, True, False)
     monkeypatch.setitem(main._COMMANDS, "shrink", ("compile", "Write", "Shrink a model."))
-    said = run("compile", "base", "-o", "out")
-    assert lines in said.err
-    assert said.err.endswith("  Or without a plan: gptailor shrink base\n")
+    result = run("compile", "base", "-o", "out")
+    assert lines in result.err
+    assert result.err.endswith("  Or without a plan: gptailor shrink base\n")
     assert not (here / "out").exists()
     (here / "out").mkdir()
     assert "shrink" not in run("compile", "out").err  # no model
@@ -156,29 +156,29 @@ def test_a_models_folder_in_place_of_a_plan_gets_a_plan_and_a_command(
 
 def test_flags_of_mergekit_and_of_earlier_releases_have_their_remedies(run: Run) -> None:
     for flag, remedy in main._FLAGS.items():
-        said = run("compile", flag, "p.tailor", "-o", "out")
-        assert said.code == 2
-        assert f"No such option '{flag}'; {remedy}" in said.err
+        result = run("compile", flag, "p.tailor", "-o", "out")
+        assert result.code == 2
+        assert f"No such option '{flag}'; {remedy}" in result.err
     assert "'--force'" in run("compile", "p.tailor", "-o", "out", "--forced").err
 
 
 def test_an_output_without_its_option_has_the_whole_line(run: Run) -> None:
-    said = run("compile", "merge.tailor", "out")
-    assert said.code == 2
+    result = run("compile", "merge.tailor", "out")
+    assert result.code == 2
     line = "Missing option '-o' / '--output'; write: gptailor compile merge.tailor -o out"
-    assert line in said.err
+    assert line in result.err
     assert run("compile", "merge.tailor").err.endswith("Missing option '-o' / '--output'.\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_a_help(run: Run, command: str) -> None:
-    said = run(command, "--help")
-    assert said.code == 0
-    assert said.out.startswith(f"Usage: gptailor {command}")
-    assert run(command, "-h").out == said.out
+    result = run(command, "--help")
+    assert result.code == 0
+    assert result.out.startswith(f"Usage: gptailor {command}")
+    assert run(command, "-h").out == result.out
 
 
-def test_the_version(run: Run) -> None:
+def test_version_prints_the_version(run: Run) -> None:
     for flag in ("--version", "-V"):
         assert run(flag) == (0, f"gptailor, version {gptailor.__version__}\n", "")
 
@@ -206,15 +206,15 @@ def test_the_version(run: Run) -> None:
         (["generate", "Once upon", "base"], "then a prompt, got 'base' last"),
     ],
 )
-def test_misuse_is_2_and_names_what_it_is(
+def test_misuse_exits_with_2_and_names_the_mistake(
     run: Run, here: Path, arguments: list[str], named: str
 ) -> None:
     before = names(here)
-    said = run(*arguments)
-    assert said.code == 2
-    assert said.out == ""
-    assert named in said.err
-    assert "Usage: gptailor" in said.err
+    result = run(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert named in result.err
+    assert "Usage: gptailor" in result.err
     assert names(here) == before
 
 
@@ -229,15 +229,15 @@ def test_misuse_is_2_and_names_what_it_is(
         ("base", "[C201]: expected a plan's file, got the folder 'base'"),
     ],
 )
-def test_a_plan_that_can_not_be_read_is_3(
+def test_an_unreadable_plan_exits_with_3(
     run: Run, here: Path, arguments: list[str], plan: str, reason: str
 ) -> None:
     if plan == "base" and arguments[0] in ("show", "diff"):
         pytest.skip("these take folders")
-    said = run(*arguments, plan)
-    assert said.code == 3
-    assert said.err.startswith(f"error{reason}")
-    assert said.err.count("\n") <= (2 if plan != "base" else 8)
+    result = run(*arguments, plan)
+    assert result.code == 3
+    assert result.err.startswith(f"error{reason}")
+    assert result.err.count("\n") <= (2 if plan != "base" else 8)
     assert not (here / "out").exists()
 
 
@@ -245,16 +245,16 @@ def test_a_plan_that_can_not_be_read_is_3(
 def test_a_model_in_place_of_a_plan_has_its_plan_of_two_lines(
     run: Run, here: Path, output: list[str]
 ) -> None:
-    said = run("compile", "base", *output)
-    assert said.code == 3
-    lines = said.err.splitlines()
+    result = run("compile", "base", *output)
+    assert result.code == 3
+    lines = result.err.splitlines()
     assert any(line.endswith("then: gptailor compile plan.tailor -o out") for line in lines)
     (here / "plan.tailor").write_text("\n".join(lines[3:5]).replace("    ", "") + "\n")
     assert run("compile", "plan.tailor", "-o", "out", "--dry-run").code == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["verify", "p.tailor"], "expected a compiled folder or a .gguf file, got another file"),
         (["check", "p.tailor.lock"], "got a plan's lock\n --> p.tailor.lock\n  = help: name "
@@ -264,19 +264,19 @@ def test_a_model_in_place_of_a_plan_has_its_plan_of_two_lines(
     ],
 )  # fmt: skip
 def test_a_file_in_place_of_another_is_named(
-    run: Run, here: Path, arguments: list[str], said: str
+    run: Run, here: Path, arguments: list[str], message: str
 ) -> None:
     (here / "p.tailor.lock").write_text('{"lock": 1, "models": {}, "tensors": {}}')
     done = run(*arguments)
     assert done.code in {1, 3}
-    assert said in done.err
+    assert message in done.err
     assert done.err.count("error") == 1
 
 
 def test_a_misspelt_command_names_the_nearest(run: Run) -> None:
-    said = run("complie", "p.tailor")
-    assert said.code == 2
-    assert "No such command 'complie'. Did you mean 'compile'?" in said.err
+    result = run("complie", "p.tailor")
+    assert result.code == 2
+    assert "No such command 'complie'. Did you mean 'compile'?" in result.err
     assert "Did you mean" not in run("xyz").err
 
 
@@ -285,21 +285,23 @@ def test_a_misspelt_file_or_folder_names_the_nearest(run: Run, here: Path) -> No
     (here / "p.tailor").write_text(
         PLAN.replace('"./math"', '"./mth"') + 'bridge on "cal.jsn"\nexpect nll("zz") <= 1\n'
     )
-    said = run("check", "p.tailor", "--format", "json")
-    helps = {fault["code"] + fault["message"][-9:]: fault["help"] for fault in json.loads(said.out)}
+    result = run("check", "p.tailor", "--format", "json")
+    helps = {
+        fault["code"] + fault["message"][-9:]: fault["help"] for fault in json.loads(result.out)
+    }
     assert set(helps.values()) == {"did you mean 'math'?", "did you mean 'cal.jsonl'?", ""}
-    said = run("eval", "base", "-O", 'nll("cal.jsn")')
-    assert "error[C801]" in said.err
-    assert "did you mean 'cal.jsonl'?" in said.err
-    said = run("eval", "base", "-O", 'multiple_choice("cal.jsonl")')
-    assert "error[C804]: the row has no 'query'; it has 'text'\n --> cal.jsonl:1" in said.err
+    result = run("eval", "base", "-O", 'nll("cal.jsn")')
+    assert "error[C801]" in result.err
+    assert "did you mean 'cal.jsonl'?" in result.err
+    result = run("eval", "base", "-O", 'multiple_choice("cal.jsonl")')
+    assert "error[C804]: the row has no 'query'; it has 'text'\n --> cal.jsonl:1" in result.err
 
 
 def test_a_misspelt_word_beyond_the_listed_ones_has_a_suggestion(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(PLAN + 'heal on "cal.jsonl" token 500\n')
-    said = run("check", "p.tailor", "--alone")
-    assert "'rank' or something else, found 'token'" in said.err
-    assert "did you mean 'tokens'?" in said.err
+    result = run("check", "p.tailor", "--alone")
+    assert "'rank' or something else, found 'token'" in result.err
+    assert "did you mean 'tokens'?" in result.err
 
 
 def test_a_range_beyond_a_model_is_one_fault_for_each_model(run: Run, here: Path) -> None:
@@ -309,8 +311,8 @@ def test_a_range_beyond_a_model_is_one_fault_for_each_model(run: Run, here: Path
         'tailor 1\nmodel base = "./base"\nmodel a = "./a"\nmodel b = "./b"\n'
         "whole from a, b by linear()\n"
     )
-    said = run("check", "p.tailor", "--format", "json")
-    assert [fault["message"] for fault in json.loads(said.out)] == [
+    result = run("check", "p.tailor", "--format", "json")
+    assert [fault["message"] for fault in json.loads(result.out)] == [
         "L3..L5 are beyond the model 'a', which has 3 layers",
         "L3..L5 are beyond the model 'b', which has 3 layers",
     ]
@@ -337,9 +339,9 @@ def test_a_folder_of_a_search_names_its_best_plan(
     (here / "run").mkdir()
     (here / "run" / SETTINGS).write_text("{}")
     (here / "run" / BEST).write_text(PLAN)
-    said = run(*arguments, "run") if arguments[0] != "generate" else run("generate", "run", "a")
-    assert said.code == 3
-    assert said.err == (
+    result = run(*arguments, "run") if arguments[0] != "generate" else run("generate", "run", "a")
+    assert result.code == 3
+    assert result.err == (
         "error[C201]: 'run' is the folder of a search, expected a plan or a model\n"
         "  = help: its best plan is run/best.tailor; 'gptailor search SPACE -o run' continues the "
         "search\n"
@@ -351,12 +353,12 @@ def test_a_folder_of_a_search_names_its_best_plan(
 # ------------------------------------------------------------------------------------------- check
 
 
-def test_a_sound_plan_is_said_to_be_one(run: Run, here: Path) -> None:
+def test_a_valid_plan_is_reported_without_faults(run: Run, here: Path) -> None:
     assert run("check", "p.tailor") == (0, "p.tailor: no faults\n", "")
     assert run("check", "-", stdin=PLAN) == (0, "<stdin>: no faults\n", "")
 
 
-def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
+def test_check_counts_the_open_choices(run: Run, here: Path) -> None:
     others = (
         'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nothers from one of base, math\n'
     )
@@ -373,7 +375,7 @@ def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
     assert run("check", "p.tailor").out.endswith(f"choices open, 16 trials: {stages}\n")
 
 
-def test_a_tied_head_isnt_a_choice_beside_its_embedding(run: Run, here: Path) -> None:
+def test_a_tied_embedding_and_head_are_one_choice(run: Run, here: Path) -> None:
     tiny_model("llama", here / "one", layers=2, tie_word_embeddings=True)
     tiny_model("llama", here / "two", layers=2, tie_word_embeddings=True)
     (here / "p.tailor").write_text(
@@ -386,49 +388,49 @@ def test_a_tied_head_isnt_a_choice_beside_its_embedding(run: Run, here: Path) ->
 def test_all_faults_of_all_plans_are_shown(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text(PLAN + "drop L4\nL1 from math\n")
     (here / "r.tailor").write_text(PLAN + "drop L9\n")
-    said = run("check", "q.tailor", "p.tailor", "r.tailor")
-    assert said.code == 1
-    assert said.out == "p.tailor: no faults\n"
+    result = run("check", "q.tailor", "p.tailor", "r.tailor")
+    assert result.code == 1
+    assert result.out == "p.tailor: no faults\n"
     for wanted in ("error[P210]", "error[P207]", "error[M201]", "q.tailor:7:", "r.tailor:7:6"):
-        assert wanted in said.err
-    assert said.err.count("error[") == 3
+        assert wanted in result.err
+    assert result.err.count("error[") == 3
 
 
 def test_warnings_arent_faults(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(PLAN + 'model code = "./code"\n')
-    said = run("check", "p.tailor")
-    assert said.code == 0
-    assert "warning[M303]" in said.err
+    result = run("check", "p.tailor")
+    assert result.code == 0
+    assert "warning[M303]" in result.err
 
 
 def test_models_are_read_unless_a_plan_is_checked_alone(run: Run, here: Path) -> None:
     (here / "math").unlink()
-    said = run("check", "p.tailor")
-    assert said.code == 1
-    assert "./math" in said.err
+    result = run("check", "p.tailor")
+    assert result.code == 1
+    assert "./math" in result.err
     assert run("check", "--alone", "p.tailor").code == 0
     assert run("check", "p.tailor", "--model", "math=code").code == 0
-    said = run("check", "p.tailor", "--model", "mat=code")
-    assert said.code == 1
-    assert "M105" in said.err
-    assert "'mat'" in said.err
+    result = run("check", "p.tailor", "--model", "mat=code")
+    assert result.code == 1
+    assert "M105" in result.err
+    assert "'mat'" in result.err
 
 
 def test_a_folder_without_a_configuration_is_named(run: Run, here: Path) -> None:
     (here / "empty").mkdir()
-    said = run("check", "p.tailor", "--model", "math=empty")
-    assert said.code == 1
-    assert "config.json" in said.err
-    said = run("compile", "p.tailor", "-o", "out", "--model", "math=empty")
-    assert said.code == 1
+    result = run("check", "p.tailor", "--model", "math=empty")
+    assert result.code == 1
+    assert "config.json" in result.err
+    result = run("compile", "p.tailor", "-o", "out", "--model", "math=empty")
+    assert result.code == 1
     assert not (here / "out").exists()
 
 
 def test_faults_for_machines(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text(PLAN + "drop L4\n")
-    said = run("check", "--format", "json", "q.tailor", "p.tailor")
-    (fault,) = json.loads(said.out)
-    assert (said.code, said.err) == (1, "")
+    result = run("check", "--format", "json", "q.tailor", "p.tailor")
+    (fault,) = json.loads(result.out)
+    assert (result.code, result.err) == (1, "")
     assert (fault["code"], fault["severity"], fault["file"]) == ("P210", "error", "q.tailor")
     assert (fault["line"], fault["column"], fault["end_column"]) == (7, 6, 8)
     assert fault["also"][0]["line"] == 6
@@ -437,30 +439,30 @@ def test_faults_for_machines(run: Run, here: Path) -> None:
 
 def test_faults_for_pull_requests(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text(PLAN + "drop L4\n")
-    said = run("check", "--format", "github", "q.tailor")
-    assert (said.code, said.err) == (1, "")
-    assert said.out.startswith(
+    result = run("check", "--format", "github", "q.tailor")
+    assert (result.code, result.err) == (1, "")
+    assert result.out.startswith(
         "::error file=q.tailor,line=7,col=6,endLine=7,endColumn=8,title=P210::"
     )
-    assert said.out.count("\n") == 1
+    assert result.out.count("\n") == 1
 
 
 def test_no_more_faults_than_people_read(run: Run, here: Path) -> None:
     lines = "".join(f"L0 from model{i}\n" for i in range(150))
-    said = run("check", "-", stdin=PLAN.replace("L0..L1 from math\n", lines))
-    assert said.code == 1
-    assert said.err.count("error[") == screen.MOST_SHOWN
-    assert "more faults" in said.err
+    result = run("check", "-", stdin=PLAN.replace("L0..L1 from math\n", lines))
+    assert result.code == 1
+    assert result.err.count("error[") == screen.MOST_SHOWN
+    assert "more faults" in result.err
 
 
-def test_a_plan_that_is_no_text(run: Run, here: Path) -> None:
+def test_a_plan_that_isnt_text_is_refused(run: Run, here: Path) -> None:
     (here / "p.tailor").write_bytes(PLAN.encode() + b"# \xff\n")
     for command in ("check", "fmt", "show", "json"):
         for arguments in ([command, "p.tailor"], [command, "-"]):
-            said = run(*arguments, stdin=PLAN.encode() + b"# \xff\n")
-            assert said.code == 1, arguments
-            assert "error[S106]" in said.err
-            assert "line 7" in said.err
+            result = run(*arguments, stdin=PLAN.encode() + b"# \xff\n")
+            assert result.code == 1, arguments
+            assert "error[S106]" in result.err
+            assert "line 7" in result.err
 
 
 # --------------------------------------------------------------------------------------------- fmt
@@ -476,7 +478,7 @@ def test_plans_are_formatted_in_place(run: Run, here: Path) -> None:
     assert [n for n in names(here) if n.startswith(".")] == []
 
 
-def test_a_link_to_a_plan_stays_one(run: Run, here: Path) -> None:
+def test_fmt_keeps_a_link_to_a_plan(run: Run, here: Path) -> None:
     (here / "link.tailor").symlink_to("p.tailor")
     assert run("fmt", "link.tailor").code == 0
     assert (here / "link.tailor").is_symlink()
@@ -485,11 +487,11 @@ def test_a_link_to_a_plan_stays_one(run: Run, here: Path) -> None:
 
 def test_checking_and_diffing_write_nothing(run: Run, here: Path) -> None:
     for flag in ("--check", "--diff"):
-        said = run("fmt", flag, "p.tailor")
-        assert (said.code, said.err) == (1, "")
-        assert "p.tailor" in said.out
+        result = run("fmt", flag, "p.tailor")
+        assert (result.code, result.err) == (1, "")
+        assert "p.tailor" in result.out
         assert (here / "p.tailor").read_text() == PLAN
-    assert "+\n" in said.out
+    assert "+\n" in result.out
     (here / "q.tailor").write_text(CANONICAL)
     for flag in ("--check", "--diff"):
         assert run("fmt", flag, "q.tailor") == (0, "", "")
@@ -500,11 +502,11 @@ def test_standard_input_is_formatted_to_standard_output(run: Run, here: Path) ->
     assert run("fmt", "-", stdin=CANONICAL) == (0, CANONICAL, "")
 
 
-def test_a_broken_plan_is_left_alone_and_the_others_are_not(run: Run, here: Path) -> None:
+def test_fmt_rewrites_valid_plans_and_leaves_invalid_ones_unchanged(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text("tailor 1\nfrob\n")
-    said = run("fmt", "q.tailor", "p.tailor")
-    assert (said.code, said.out) == (1, "p.tailor: rewritten\n")
-    assert "q.tailor:2:" in said.err
+    result = run("fmt", "q.tailor", "p.tailor")
+    assert (result.code, result.out) == (1, "p.tailor: rewritten\n")
+    assert "q.tailor:2:" in result.err
     assert (here / "q.tailor").read_text() == "tailor 1\nfrob\n"
 
 
@@ -512,10 +514,10 @@ def test_a_broken_plan_is_left_alone_and_the_others_are_not(run: Run, here: Path
 
 
 def test_the_map_shows_each_layer(run: Run, here: Path) -> None:
-    said = run("show", "p.tailor")
-    assert (said.code, said.err) == (0, "")
+    result = run("show", "p.tailor")
+    assert (result.code, result.err) == (0, "")
     assert (
-        said.out
+        result.out
         == """\
 p.tailor: 6 layers of './base'
   2 of math, 1 merged, 2 of base, 1 dropped
@@ -536,35 +538,35 @@ m █ █ ▂
   11,824 parameters, 47.3 kB; KV cache: 320 bytes a token
 """
     )
-    assert run("show", "-", stdin=PLAN).out == said.out.replace("p.tailor", "<stdin>")
+    assert run("show", "-", stdin=PLAN).out == result.out.replace("p.tailor", "<stdin>")
 
 
-def test_the_map_without_the_models_says_what_it_knows(run: Run, here: Path) -> None:
+def test_the_map_shows_known_layers_without_the_models(run: Run, here: Path) -> None:
     (here / "base").unlink()
-    said = run("show", "p.tailor")
-    assert said.code == 0
-    assert "at least 5 layers" in said.out
+    result = run("show", "p.tailor")
+    assert result.code == 0
+    assert "at least 5 layers" in result.out
 
 
 def test_the_program_is_one_line_a_tensor(run: Run, here: Path) -> None:
-    said = run("show", "--program", "p.tailor")
-    assert said.code == 0
-    lines = said.out.splitlines()
+    result = run("show", "--program", "p.tailor")
+    assert result.code == 0
+    lines = result.out.splitlines()
     assert lines[0].startswith("model.embed_tokens.weight F32[64,16] = copy base/")
     assert len(lines) == 3 + 5 * 9
     merged = [line for line in lines if "= linear(" in line]
     assert len(merged) == 9
     assert all(line.startswith("model.layers.2.") for line in merged)
     assert all("weight=(0.75, 0.25)" in line for line in merged)
-    said = run("show", "--program", "p.tailor", "--model", "base=none")
-    assert said.code == 1
+    result = run("show", "--program", "p.tailor", "--model", "base=none")
+    assert result.code == 1
 
 
 def test_differences_in_words(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text(PLAN.replace("drop L4", "drop L3..L4").replace("0.25", "0.5"))
-    said = run("diff", "p.tailor", "q.tailor")
-    assert said.code == 1
-    lines = said.out.splitlines()
+    result = run("diff", "p.tailor", "q.tailor")
+    assert result.code == 1
+    lines = result.out.splitlines()
     assert lines[:2] == ["1: p.tailor", "2: q.tailor"]
     assert "      ^ ^" in lines
     assert lines[-2:] == [
@@ -572,13 +574,13 @@ def test_differences_in_words(run: Run, here: Path) -> None:
         "L3: base → dropped",
     ]
     (here / "r.tailor").write_text(CANONICAL)
-    assert run("diff", "p.tailor", "r.tailor") == (0, "the plans say the same\n", "")
+    assert run("diff", "p.tailor", "r.tailor") == (0, "the plans are equal\n", "")
     assert run("diff", "-", "p.tailor", stdin=PLAN).code == 0
 
 
 def test_folders_are_shown_and_compared_as_the_plans_they_are(run: Run, here: Path) -> None:
     assert run("compile", "p.tailor", "-o", "out").code == 0
-    assert run("diff", "p.tailor", "out") == (0, "the plans say the same\n", "")
+    assert run("diff", "p.tailor", "out") == (0, "the plans are equal\n", "")
     assert run("diff", "out", "p.tailor").code == 0
     assert run("compile", "p.tailor", "-o", "half", "--dtype", "float16").code == 0
     assert run("diff", "p.tailor", "half").out == "dtype: as the base → float16\n"
@@ -588,26 +590,26 @@ def test_folders_are_shown_and_compared_as_the_plans_they_are(run: Run, here: Pa
 
 
 def test_json_is_a_plan_too(run: Run, here: Path) -> None:
-    said = run("json", "p.tailor")
-    assert (said.code, said.err) == (0, "")
-    (here / "p.json").write_text(said.out)
+    result = run("json", "p.tailor")
+    assert (result.code, result.err) == (0, "")
+    (here / "p.json").write_text(result.out)
     assert run("diff", "p.tailor", "p.json").code == 0
     assert run("check", "p.json").code == 0
-    assert run("json", "p.json").out == said.out
+    assert run("json", "p.json").out == result.out
     assert run("compile", "p.json", "-o", "a").code == 0
     assert run("compile", "p.tailor", "-o", "b").code == 0
     assert_same_weights(here / "a", here / "b")
-    said = run("check", "-", stdin='{"layer": []}')
-    assert said.code == 1
-    assert "S107" in said.err
+    result = run("check", "-", stdin='{"layer": []}')
+    assert result.code == 1
+    assert "S107" in result.err
 
 
 def test_the_schema_describes_plans(run: Run, here: Path) -> None:
-    said = run("schema").out
-    assert said == (ROOT / "docs" / "plan.schema.json").read_text("utf-8"), (
+    output = run("schema").out
+    assert output == (ROOT / "docs" / "plan.schema.json").read_text("utf-8"), (
         "gptailor schema > docs/plan.schema.json"
     )
-    schema = json.loads(said)
+    schema = json.loads(output)
     assert schema["$id"] == "urn:gptailor:plan:1"
     document = json.loads(run("json", "p.tailor").out)
     assert schema["title"] == "Plan"
@@ -637,14 +639,14 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
 
 
-def test_a_compilation_says_what_it_wrote(run: Run, here: Path) -> None:
-    said = run("compile", "p.tailor", "-o", "deep/out")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("deep/out: 5 layers (the base has 6), 0.0 M parameters, 47.3 kB")
+def test_compile_prints_the_written_files(run: Run, here: Path) -> None:
+    result = run("compile", "p.tailor", "-o", "deep/out")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("deep/out: 5 layers (the base has 6), 0.0 M parameters, 47.3 kB")
     assert set(names(here / "deep" / "out")) >= {"config.json", "model.safetensors", "plan.tailor"}
     assert names(here / "deep") == ["out"]
-    said = run("compile", "-", "-o", "other", stdin=PLAN)
-    assert said.code == 0
+    result = run("compile", "-", "-o", "other", stdin=PLAN)
+    assert result.code == 0
     assert_same_weights(here / "other", here / "deep" / "out")
 
 
@@ -676,24 +678,26 @@ def test_a_folder_behind_a_link_names_its_models(run: Run, here: Path) -> None:
     assert run("compile", "p.tailor", "-o", "out").code == 0
     (here / "far" / "away").mkdir(parents=True)
     (here / "far" / "away" / "link").symlink_to("../../out")
-    said = run("show", "far/away/link")
-    assert "layers of './base'" in said.out.splitlines()[0]
+    result = run("show", "far/away/link")
+    assert "layers of './base'" in result.out.splitlines()[0]
 
 
 def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
     before = names(here)
-    said = run("compile", "p.tailor", "-o", "out", "--dry-run")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("would write out: 5 layers (the base has 6)\n")
-    assert "merge(L2 base, L2 math, 0.25)" in said.out
+    result = run("compile", "p.tailor", "-o", "out", "--dry-run")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("would write out: 5 layers (the base has 6)\n")
+    assert "merge(L2 base, L2 math, 0.25)" in result.out
     assert names(here) == before
 
 
-def test_the_flags_of_compile(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_compile_take_effect(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
-    said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat16", "--shard-size", "10kB",
+    result = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat16", "--shard-size", "10kB",
                "--model", "math=code")  # fmt: skip
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     shards = sorted((here / "out").glob("*.safetensors"))
     assert len(shards) > 1
     tensors = {k: v for shard in shards for k, v in load_file(shard).items()}
@@ -707,7 +711,9 @@ def test_the_flags_of_compile(run: Run, here: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("size", ["5000", "5kB", "0.005 MB", "4.8828125KiB"])
-def test_sizes(run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_sizes_have_units(
+    run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compile_module, "SMALLEST_SHARD", 1)
     assert run("compile", "p.tailor", "-o", "out", "--shard-size", size).code == 0
     assert run("compile", "p.tailor", "-o", "same", "--shard-size", "5000B").code == 0
@@ -715,44 +721,44 @@ def test_sizes(run: Run, here: Path, size: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_dtype_names_the_option(run: Run, here: Path) -> None:
-    said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat61")
-    assert said.code == 2
-    assert "Invalid value for '--dtype': 'bfloat61'" in said.err
-    assert "bfloat16" in said.err
+    result = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat61")
+    assert result.code == 2
+    assert "Invalid value for '--dtype': 'bfloat61'" in result.err
+    assert "bfloat16" in result.err
     assert not (here / "out").exists()
 
 
 def test_a_faulty_plan_is_not_compiled(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(PLAN + "drop L4\n")
-    said = run("compile", "p.tailor", "-o", "deep/out")
-    assert (said.code, said.out) == (1, "")
-    assert "error[P210]" in said.err
+    result = run("compile", "p.tailor", "-o", "deep/out")
+    assert (result.code, result.out) == (1, "")
+    assert "error[P210]" in result.err
     assert not (here / "deep").exists()
 
 
 def test_an_open_plan_is_not_compiled(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(PLAN.replace("0.25", "0.0..1.0"))
     assert run("check", "p.tailor").code == 0
-    said = run("compile", "p.tailor", "-o", "out")
-    assert said.code == 1
-    assert "expected a closed plan, got 1 open choice" in said.err
-    assert "0.0..1.0" in said.err, "the line of the choice"
-    assert "gptailor search" in said.err
+    result = run("compile", "p.tailor", "-o", "out")
+    assert result.code == 1
+    assert "expected a closed plan, got 1 open choice" in result.err
+    assert "0.0..1.0" in result.err, "the line of the choice"
+    assert "gptailor search" in result.err
     assert not (here / "out").exists()
 
 
-def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> None:
+def test_an_existing_folder_is_kept_without_force(run: Run, here: Path) -> None:
     (here / "out").mkdir()
     (here / "out" / "mine").write_text("dear")
-    said = run("compile", "p.tailor", "-o", "out")
-    assert said.code == 3
-    assert "exists already" in said.err
-    assert "--force" not in said.err
+    result = run("compile", "p.tailor", "-o", "out")
+    assert result.code == 3
+    assert "exists already" in result.err
+    assert "--force" not in result.err
     assert names(here / "out") == ["mine"]
     (here / "out" / "config.json").write_text("{}")
-    said = run("compile", "p.tailor", "-o", "out", "--force")
-    assert said.code == 3
-    assert "move mine to another folder; then --force replaces it" in said.err
+    result = run("compile", "p.tailor", "-o", "out", "--force")
+    assert result.code == 3
+    assert "move mine to another folder; then --force replaces it" in result.err
     assert names(here / "out") == ["config.json", "mine"]
     (here / "out" / "mine").unlink()
     assert run("compile", "p.tailor", "-o", "out", "--force").code == 0
@@ -761,9 +767,9 @@ def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> Non
 def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> None:
     (here / "results").mkdir()
     (here / "results" / "mine").write_text("dear")
-    said = run("compile", "p.tailor", "-o", "results", "--force")
-    assert said.code == 3
-    assert "error[C302]: expected a model to replace, got a folder without a model" in said.err
+    result = run("compile", "p.tailor", "-o", "results", "--force")
+    assert result.code == 3
+    assert "error[C302]: expected a model to replace, got a folder without a model" in result.err
     assert names(here / "results") == ["mine"]
 
 
@@ -771,38 +777,38 @@ def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> N
 def test_a_target_that_would_destroy_something(run: Run, here: Path, target: str) -> None:
     before = names(here), names(here / "base")
     for flags in ([], ["--force"]):
-        said = run("compile", "p.tailor", "-o", target, *flags)
-        assert said.code == 3
-        assert said.err.startswith("error")
-        assert len(said.err.splitlines()) <= 4
+        result = run("compile", "p.tailor", "-o", target, *flags)
+        assert result.code == 3
+        assert result.err.startswith("error")
+        assert len(result.err.splitlines()) <= 4
     assert (names(here), names(here / "base")) == before
     assert (here / "p.tailor").read_text() == PLAN
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system that nobody can write")
 def test_a_target_that_can_not_be_written(run: Run, here: Path) -> None:
-    said = run("compile", "p.tailor", "-o", "/proc/nowhere/out")
-    assert said.code == 3
-    assert "cannot be written" in said.err
-    assert "/proc/nowhere" in said.err
+    result = run("compile", "p.tailor", "-o", "/proc/nowhere/out")
+    assert result.code == 3
+    assert "cannot be written" in result.err
+    assert "/proc/nowhere" in result.err
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
 def test_a_target_in_a_file_is_refused_before_anything_is_computed(
     run: Run, here: Path, flags: list[str]
 ) -> None:
-    said = run("compile", "p.tailor", "-o", "p.tailor/in/out", *flags)
-    assert said.code == 3
-    assert "error[C302]: is a file, expected a folder" in said.err
-    assert "p.tailor\n" in said.err
+    result = run("compile", "p.tailor", "-o", "p.tailor/in/out", *flags)
+    assert result.code == 3
+    assert "error[C302]: is a file, expected a folder" in result.err
+    assert "p.tailor\n" in result.err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_read_only_folder(run: Run, here: Path) -> None:
     (here / "locked").mkdir(mode=0o500)
-    said = run("compile", "p.tailor", "-o", "locked/out")
-    assert said.code == 3
-    assert "Permission denied" in said.err
+    result = run("compile", "p.tailor", "-o", "locked/out")
+    assert result.code == 3
+    assert "Permission denied" in result.err
     assert names(here / "locked") == []
 
 
@@ -831,20 +837,20 @@ def process(
 
 def test_a_disk_that_is_full_leaves_nothing(here: Path) -> None:
     before = names(here)
-    said = process("compile", "p.tailor", "-o", "deep/out", limit=20_000)
-    assert said.returncode == 3
-    assert said.stderr.startswith("error[C303]: cannot be written: File too large\n")
-    assert "deep/out/model.safetensors" in said.stderr
-    assert "Traceback" not in said.stderr
+    result = process("compile", "p.tailor", "-o", "deep/out", limit=20_000)
+    assert result.returncode == 3
+    assert result.stderr.startswith("error[C303]: cannot be written: File too large\n")
+    assert "deep/out/model.safetensors" in result.stderr
+    assert "Traceback" not in result.stderr
     assert names(here) == before
 
 
 def test_formatting_on_a_full_disk_keeps_the_plan(here: Path) -> None:
     before = names(here)
-    said = process("fmt", "p.tailor", limit=50)
-    assert said.returncode == 3
-    assert said.stderr.startswith("error[C303]: cannot be written: ")
-    assert " --> p.tailor" in said.stderr
+    result = process("fmt", "p.tailor", limit=50)
+    assert result.returncode == 3
+    assert result.stderr.startswith("error[C303]: cannot be written: ")
+    assert " --> p.tailor" in result.stderr
     assert (here / "p.tailor").read_text() == PLAN
     assert names(here) == before
 
@@ -865,9 +871,9 @@ def test_colours_are_for_terminals(here: Path) -> None:
     assert "\x1b[" not in process("check", "p.tailor").stderr
     for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
         environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
-        said = on_a_terminal("check", "p.tailor", env={**environment, "TERM": "xterm", **extra})
-        assert ("\x1b[" in said) is coloured
-        assert "error[P210]" in said
+        output = on_a_terminal("check", "p.tailor", env={**environment, "TERM": "xterm", **extra})
+        assert ("\x1b[" in output) is coloured
+        assert "error[P210]" in output
 
 
 def on_a_terminal(*arguments: str, env: dict[str, str]) -> str:
@@ -951,5 +957,5 @@ def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path, force: bool) -
 
 def grown(folder: Path) -> bool:
     """True if a compilation has written some of its weights."""
-    found = folder.glob(".out.partial-*/new/*.safetensors")
-    return any(file.stat().st_size > 2**20 for file in found)
+    result = folder.glob(".out.partial-*/new/*.safetensors")
+    return any(file.stat().st_size > 2**20 for file in result)

@@ -79,16 +79,16 @@ def plan_of(text: str, folder: Path) -> Plan:
 
 def loaded(folder: Path) -> Any:
     """The model as transformers has it, all of its weights from the folder and all of those."""
-    model, said = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not any(said.values()), said
+    model, notes = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(notes.values()), notes
     return model.eval()
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """The same tensors to the bit: names, dtypes, shapes, entries."""
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        ours = found[name]
+        ours = actual[name]
         assert (ours.dtype, ours.shape) == (tensor.dtype, tensor.shape), name
         same = ours.contiguous().view(torch.uint8).equal(tensor.contiguous().view(torch.uint8))
         assert same, f"{name}: {(ours.double() - tensor.double()).abs().max()} apart"
@@ -156,7 +156,7 @@ def recipes(
     count = 2 if kind == "share" else draw(st.integers(1, 3))
     merge = draw(st.lists(source(at, names), min_size=count, max_size=count))
     if stacked:
-        merge = [{**one, "layer": at} for one in merge]
+        merge = [{**item, "layer": at} for item in merge]
     if kind == "share":
         return {"merge": merge, "share": draw(coefficients)}
     return {"merge": merge, "by": draw(calls(count))} if kind == "by" else {"merge": merge}
@@ -272,7 +272,7 @@ def bound(folders: dict[str, Path], base: str) -> dict[str, Path]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=closed_plans(), base=st.sampled_from(BASES))
-def test_the_output_is_what_the_plan_means(
+def test_the_output_has_the_tensors_of_the_naive_interpreter(
     folders: dict[str, Path], tmp_path: Path, body: dict[str, Any], base: str
 ) -> None:
     plan = Plan.model_validate(body)
@@ -313,7 +313,7 @@ def test_the_plan_in_the_folder_compiles_to_it_again(
 # ----------------------------------------------------------------------------------- every family
 
 
-def test_a_plan_of_nothing_is_the_base(pair: Path, tmp_path: Path) -> None:
+def test_a_plan_without_changes_is_the_base(pair: Path, tmp_path: Path) -> None:
     gptailor.compile(plan_of("", pair), tmp_path / "out")
     assert_same(read(tmp_path / "out"), read(pair / "base"))
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -326,7 +326,7 @@ def test_a_plan_of_nothing_is_the_base(pair: Path, tmp_path: Path) -> None:
     assert torch.equal(logits(loaded(tmp_path / "out")), logits(loaded(pair / "base")))
 
 
-def test_a_cut_and_stitched_model_is_what_it_says(pair: Path, tmp_path: Path) -> None:
+def test_a_cut_and_stitched_model_equals_its_plan(pair: Path, tmp_path: Path) -> None:
     plan = plan_of(
         "L0 from math; L4.mlp from math; merge(L5 base, L5 math, 0.3); drop L1..L2", pair
     )
@@ -357,11 +357,11 @@ def test_each_layer_keeps_its_kind_of_attention(tmp_path: Path) -> None:
     assert torch.allclose(logits(after), logits(before), atol=1e-5)
 
 
-def test_generation_with_a_cache_says_the_same(pair: Path, tmp_path: Path) -> None:
+def test_generation_with_a_cache_gives_the_same_tokens(pair: Path, tmp_path: Path) -> None:
     gptailor.compile(plan_of("drop L2..L3; L4 from math", pair), tmp_path / "out")
     model, tokenizer = loaded(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
     tokens = tokenizer("stitch", return_tensors="pt").input_ids
-    said = [
+    generated = [
         model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
@@ -373,8 +373,8 @@ def test_generation_with_a_cache_says_the_same(pair: Path, tmp_path: Path) -> No
         )
         for cache in (True, False)
     ]
-    assert torch.equal(*said)
-    assert said[0].shape[1] == tokens.shape[1] + 8
+    assert torch.equal(*generated)
+    assert generated[0].shape[1] == tokens.shape[1] + 8
 
 
 def test_a_scale_is_the_hidden_state_multiplied(pair: Path, tmp_path: Path) -> None:
@@ -443,19 +443,19 @@ def test_embedding_and_head_of_a_tied_model(
     names = "; ".join(f'model {name} = "{path}"' for name, path in tied.items())
     plan = gptailor.loads(f"tailor 1; {names}; {text}")
     warned = gptailor.check(plan)
-    found = [(f.code, f.severity) for f in warned if f.code != "M303"]  # an unused model
-    assert found == [("M304", "warning")] * warns
+    results = [(f.code, f.severity) for f in warned if f.code != "M303"]  # an unused model
+    assert results == [("M304", "warning")] * warns
     gptailor.compile(plan, tmp_path / "out")
-    found = read(tmp_path / "out")
-    assert_same(found, interpret(plan, tied))
+    results = read(tmp_path / "out")
+    assert_same(results, interpret(plan, tied))
     model = loaded(tmp_path / "out")
     assert model.config.tie_word_embeddings is not bool(heads)
-    head = found["lm_head.weight" if heads else "model.embed_tokens.weight"]
+    head = results["lm_head.weight" if heads else "model.embed_tokens.weight"]
     assert torch.equal(model.lm_head.weight, head)
-    assert torch.equal(model.model.embed_tokens.weight, found["model.embed_tokens.weight"])
+    assert torch.equal(model.model.embed_tokens.weight, results["model.embed_tokens.weight"])
 
 
-def test_a_larger_vocabulary_comes_with_its_tokenizer(tmp_path: Path) -> None:
+def test_embedding_and_tokenizer_of_a_model_with_more_tokens_are_used(tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base", layers=2)
     tiny_model("llama", tmp_path / "math", seed=1, layers=2, vocab_size=72, eos_token_id=5)
     plan = plan_of("embed from math; head from math; tokenizer from math", tmp_path)
@@ -473,7 +473,9 @@ def test_a_larger_vocabulary_comes_with_its_tokenizer(tmp_path: Path) -> None:
 PLAN = "L0 from math; merge(L1 base, L1 math, 0.25); L2 = L0 math; drop L3; dtype bfloat16"
 
 
-def test_shards_hold_what_one_file_holds(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_shards_hold_the_tensors_of_the_single_file(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     models = {"base": folders["base-float32"], "math": folders["math"]}
     plan = plan_of(PLAN, tmp_path)
     single = gptailor.compile(plan, tmp_path / "single", models=models)
@@ -509,12 +511,12 @@ def test_sharded_models_are_read_like_single_files(
     assert_same(read(tmp_path / "b"), read(tmp_path / "a"))
 
 
-def test_progress_is_told_of_every_byte(folders: dict[str, Path], tmp_path: Path) -> None:
-    told: list[int] = []
+def test_progress_counts_every_byte(folders: dict[str, Path], tmp_path: Path) -> None:
+    counts: list[int] = []
     models = {"base": folders["base-float32"], "math": folders["math"]}
-    on_event = sizes(told.append)
+    on_event = sizes(counts.append)
     gptailor.compile(plan_of(PLAN, tmp_path), tmp_path / "out", models=models, on_event=on_event)
-    assert sum(told) == sum(f.stat().st_size for f in (tmp_path / "out").iterdir())
+    assert sum(counts) == sum(f.stat().st_size for f in (tmp_path / "out").iterdir())
 
 
 def test_the_same_plan_gives_the_same_bytes(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Recipe(NamedTuple):
 
 
 def recipes() -> list[Recipe]:
-    found = []
+    results = []
     for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
         files = {
             match[1]: match[2]
@@ -37,8 +37,8 @@ def recipes() -> list[Recipe]:
         commands = re.findall(r"^\$ gptailor (.*)$", section, re.MULTILINE)
         if not commands:  # as the page's first lines say
             commands = [f"compile {name} -o {name.removesuffix('.tailor')}" for name in files]
-        found.append(Recipe(section.partition("\n")[0], files, commands))
-    return found
+        results.append(Recipe(section.partition("\n")[0], files, commands))
+    return results
 
 
 RECIPES = recipes()
@@ -50,9 +50,9 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lay_out(tmp_path_factory.mktemp("kitchen"))
 
 
-def test_there_are_twenty_recipes_or_more() -> None:
+def test_there_are_at_least_twenty_recipes() -> None:
     assert len(RECIPES) >= 20
-    assert all(one.commands for one in RECIPES)
+    assert all(recipe.commands for recipe in RECIPES)
 
 
 def outputs(recipe: Recipe) -> set[str]:
@@ -65,7 +65,7 @@ def used(recipe: Recipe) -> list[Recipe]:
     """The earlier recipes with files or outputs that its commands name."""
     words = {word for command in recipe.commands for word in shlex.split(command)}
     before = RECIPES[: RECIPES.index(recipe)]
-    return [one for one in before if words & (one.files.keys() | outputs(one))]
+    return [item for item in before if words & (item.files.keys() | outputs(item))]
 
 
 def cook(recipe: Recipe, kitchen: Path) -> None:
@@ -74,16 +74,16 @@ def cook(recipe: Recipe, kitchen: Path) -> None:
         for often, seldom in FEWER.items():
             text = text.replace(often, seldom)  # noqa: PLW2901
         (kitchen / name).write_text(text)
-    for one in used(recipe):
-        if not all((kitchen / name).exists() for name in outputs(one)):
-            cook(one, kitchen)
+    for item in used(recipe):
+        if not all((kitchen / name).exists() for name in outputs(item)):
+            cook(item, kitchen)
     for command in recipe.commands:
         words = shlex.split(command)
         assert cli.run(words) == int(words[0] == "diff"), command
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=[one.heading for one in RECIPES])
-def test_a_recipe_does_what_it_says(
+@pytest.mark.parametrize("recipe", RECIPES, ids=[item.heading for item in RECIPES])
+def test_the_commands_of_a_recipe_succeed(
     recipe: Recipe,
     kitchen: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,7 @@ def test_a_recipe_does_what_it_says(
         shutil.rmtree(name, ignore_errors=True)
         Path(name).unlink(missing_ok=True)
     cook(recipe, kitchen)
-    said = capsys.readouterr()
-    assert not re.search(r"\berror[\[:]", said.err)
-    assert "Traceback" not in said.err
+    output = capsys.readouterr()
+    assert not re.search(r"\berror[\[:]", output.err)
+    assert "Traceback" not in output.err
     assert all((kitchen / name).exists() for name in outputs(recipe))

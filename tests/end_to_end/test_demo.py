@@ -97,7 +97,7 @@ def headings(name: str) -> list[str]:
     """Return the headings that a script prints, in order."""
     calls = (node for node in ast.walk(ast.parse((EXAMPLES / name).read_text("utf-8")))
              if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say")  # fmt: skip
-    return [one.args[0].value for one in sorted(calls, key=lambda call: call.lineno)]
+    return [item.args[0].value for item in sorted(calls, key=lambda call: call.lineno)]
 
 
 @pytest.mark.parametrize("name", ["demo.py", "demo_full.py"])
@@ -148,8 +148,8 @@ def test_plans_by_hand_have_the_size_and_the_repair_of_the_found_plan(
     drops = [[[drop.position for drop in plan.drops] for plan in row] for row in plans]
     assert drops[0] == [[13, 14, 15, 16], [25, 26, 27, 28], [13, 14, 15, 16]]
     assert [cut[::5] for cut in drops[1]] == [[4, 17], [23, 28], [12, 17]]
-    found, late, middle = plans[0]
-    assert found.bridges == late.bridges == middle.bridges
+    result, late, middle = plans[0]
+    assert result.bridges == late.bridges == middle.bridges
     recipes = [Resolved(plan, 30).slots[0].recipes[None].recipe for plan in plans[0]]
     assert recipes[0] == recipes[1] == recipes[2]
     assert [words[:2] for words in ran] == [["pick", str(tmp_path / "run")]] * 2
@@ -174,7 +174,7 @@ def test_the_comparison_of_the_demo_is_of_pairs(
     )
 
 
-def test_texts_of_other_sources_are_of_three_kinds_and_none_is_empty(demo: Demo) -> None:
+def test_texts_of_other_sources_have_three_kinds_and_are_not_empty(demo: Demo) -> None:
     here = demo("demo.py")
     texts = [*here["other_sources"]()]
     assert texts[0].startswith("The old mill")

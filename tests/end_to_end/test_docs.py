@@ -50,7 +50,7 @@ def examples() -> list[Block]:
 
 def statements() -> list[tuple[str, str]]:
     """Place and text of each statement in a table of statements."""
-    found = []
+    results = []
     for page in PAGES:
         form = None
         for number, line in enumerate((ROOT / page).read_text("utf-8").splitlines(), 1):
@@ -58,8 +58,8 @@ def statements() -> list[tuple[str, str]]:
             form = CELLS.get(first, form) if first is not None else None
             for text in re.findall(r"`([^`]+)`", first or "") if form else ():
                 if "…" not in text and not needs_missing_plugin(text):
-                    found.append((f"{page}:{number}", form.format(text)))
-    return found
+                    results.append((f"{page}:{number}", form.format(text)))
+    return results
 
 
 def faults_of(text: str) -> list[Fault]:
@@ -72,7 +72,7 @@ def faults_of(text: str) -> list[Fault]:
 
 
 @pytest.mark.parametrize("block", examples(), ids=lambda block: block.place)
-def test_an_example_reads_as_it_is_marked(block: Block) -> None:
+def test_an_example_is_valid_or_refused_as_marked(block: Block) -> None:
     faults = faults_of(block.text)
     assert re.fullmatch(r"(\S+\.tailor)?", block.marks) or block.marks == "refuse"
     assert bool(faults) == (block.marks == "refuse"), "\n".join(to_text(fault) for fault in faults)
@@ -84,7 +84,7 @@ def test_a_statement_in_a_table_reads(place: str, text: str) -> None:
     assert not faults, place + "\n".join(to_text(fault) for fault in faults)
 
 
-def test_there_is_something_to_test() -> None:
+def test_the_pages_have_examples_and_statements() -> None:
     assert len(examples()) >= 25
     assert len(statements()) >= 25
 
@@ -123,7 +123,7 @@ def test_the_codes_that_the_page_names_are_explained() -> None:
         assert f"### {code} " in faults or f"\n| {code} | " in faults
 
 
-def test_what_commands_say_of_themselves_is_current() -> None:
+def test_the_page_of_commands_is_current() -> None:
     page = ROOT / "docs" / "commands.md"
     text = page.read_text("utf-8")
     pasted = runpy.run_path(str(page.with_suffix(".py")))["pasted"]
@@ -139,11 +139,11 @@ def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded
     version = ".".join(transformers.__version__.split(".")[:2])
     if f"types of transformers {version} " not in text:
         pytest.skip(f"the page's list is of another release than {version}")
-    code, _, said = preloaded.run(page.with_suffix(".py"), "--check")
-    assert code == 0, f"python docs/models.py pastes it\n{said}"
+    code, _, errors = preloaded.run(page.with_suffix(".py"), "--check")
+    assert code == 0, f"python docs/models.py pastes it\n{errors}"
 
 
-def test_the_help_says_of_commands_what_they_say() -> None:
+def test_the_list_of_commands_has_their_first_sentences() -> None:
     context = cli.make_context("gptailor", [], resilient_parsing=True, terminal_width=100)
     text = cli.get_help(context) + "\n"
     for name in cli.list_commands(context):
@@ -178,11 +178,11 @@ def test_the_page_of_the_api_is_current_and_has_every_name() -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if ">>> " in (ROOT / p).read_text("utf-8")])
-def test_what_a_page_shows_of_python_is_so(page: str) -> None:
-    text = "".join(one.text for one in blocks(page) if one.language == "python")
+def test_python_examples_of_a_page_are_correct(page: str) -> None:
+    text = "".join(block.text for block in blocks(page) if block.language == "python")
     examples = doctest.DocTestParser().get_doctest(text, {}, page, None, 0)
     assert examples.examples
-    said: list[str] = []
+    messages: list[str] = []
     with torch.random.fork_rng(devices=[]):
-        found = doctest.DocTestRunner(verbose=False).run(examples, out=said.append)
-    assert not found.failed, "".join(said)
+        result = doctest.DocTestRunner(verbose=False).run(examples, out=messages.append)
+    assert not result.failed, "".join(messages)

@@ -41,28 +41,28 @@ def patterns(rule):
 
 
 def test_every_word_of_the_language_has_a_colour(grammars):
-    found = [re.compile(one.replace(r"\G", "")) for one in patterns(grammars.grammar())]
+    results = [re.compile(pattern.replace(r"\G", "")) for pattern in patterns(grammars.grammar())]
     samples = {"method": "{}(", "objective": "{}(", "function": "{}(", "dtype": "dtype {}"}
     samples["file type"] = "gguf {}"
     samples |= {"branch": ".{}", "norms": ".{}", "role": ".mlp.{}", "setting": "={}"}
     plain = re.compile(grammars.NAME)
     for group, words in word_groups().items():
         for word in words:
-            said = samples.get(group, "{}").format(word)
-            matches = [m for one in found for m in one.finditer(said) if word in m[0]]
-            assert any(m.re.pattern != rf"(?<![\w.]){plain.pattern}" for m in matches), said
+            sample = samples.get(group, "{}").format(word)
+            matches = [m for item in results for m in item.finditer(sample) if word in m[0]]
+            assert any(m.re.pattern != rf"(?<![\w.]){plain.pattern}" for m in matches), sample
 
 
 def test_the_extension_is_of_the_language():
-    said = json.loads((EXTENSION / "package.json").read_text())
+    document = json.loads((EXTENSION / "package.json").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert said["version"] == project["version"]
-    contributed = said["contributes"]
+    assert document["version"] == project["version"]
+    contributed = document["contributes"]
     assert contributed["languages"][0]["extensions"] == [".tailor"]
     for grammar in contributed["grammars"]:
         assert (EXTENSION / grammar["path"]).is_file()
     locked = json.loads((EXTENSION / "package-lock.json").read_text())
-    assert locked["packages"][""]["dependencies"] == said["dependencies"]
+    assert locked["packages"][""]["dependencies"] == document["dependencies"]
     source = (EXTENSION / "src" / "extension.ts").read_text()
     for setting in contributed["configuration"]["properties"]:
         assert f'get("{setting.removeprefix("gptailor.")}"' in source

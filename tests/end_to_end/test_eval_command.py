@@ -76,65 +76,69 @@ def test_a_plan_is_judged_healed_and_this_is_reported(
     assert done.code == 0
     assert "healing 4 layers: " in done.err
     assert "healing: step 8 of 8" in done.err
-    live, bare, folder = (one["score"] for one in json.loads(done.out)["results"])
+    live, bare, folder = (result["score"] for result in json.loads(done.out)["results"])
     assert live == folder != bare
 
 
-def test_a_plan_and_its_folder_score_alike(run: Run) -> None:
-    said = run("cut.tailor", "out", "base", *flags(*OBJECTIVES), "--format", "json", "--no-speed")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
-    results = found["results"]
-    assert [one["target"] for one in results] == ["cut.tailor"] * 4 + ["out"] * 4 + ["base"] * 4
+def test_a_plan_and_its_folder_have_equal_scores(run: Run) -> None:
+    outcome = run(
+        "cut.tailor", "out", "base", *flags(*OBJECTIVES), "--format", "json", "--no-speed"
+    )
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    results = result["results"]
+    assert [item["target"] for item in results] == ["cut.tailor"] * 4 + ["out"] * 4 + ["base"] * 4
     keys = ("objective", "score", "stderr", "samples", "retained")
     plan, out, base = (
-        [tuple(one[key] for key in keys) for one in results[at : at + 4]] for at in (0, 4, 8)
+        [tuple(item[key] for key in keys) for item in results[at : at + 4]] for at in (0, 4, 8)
     )
     assert plan == out
     assert plan != base
-    assert [one[0] for one in plan] == list(OBJECTIVES)
+    assert [item[0] for item in plan] == list(OBJECTIVES)
     assert base[1][1] == 0, "the base is where it is"
-    assert found["bases"] == [], "the base is a target"
-    sizes = {one["target"]: (one["layers"], one["kv_bytes"]) for one in found["targets"]}
+    assert result["bases"] == [], "the base is a target"
+    sizes = {
+        target["target"]: (target["layers"], target["kv_bytes"]) for target in result["targets"]
+    }
     assert sizes["cut.tailor"] == sizes["out"] == (4, sizes["base"][1] * 4 // 5)
 
 
-def test_the_base_is_judged_beside(run: Run) -> None:
-    said = run("cut.tailor", *flags('nll("rows.jsonl")'), "--format", "json")
-    found = json.loads(said.out)
-    [mine], [base] = found["results"], found["bases"]
+def test_the_base_is_evaluated_too(run: Run) -> None:
+    outcome = run("cut.tailor", *flags('nll("rows.jsonl")'), "--format", "json")
+    result = json.loads(outcome.out)
+    [mine], [base] = result["results"], result["bases"]
     assert base["target"] == "./base"
     assert mine["retained"] == pytest.approx(base["score"] / mine["score"])
     assert mine["samples"] == 8
-    [target] = found["targets"]
+    [target] = result["targets"]
     assert target["speed"].keys() == {"prefill", "decoding"}
     assert target["base_speed"]["decoding"] > 0
 
 
-def test_one_text_by_two_names_is_one(run: Run) -> None:
-    said = run("cut.tailor", *flags('nll("rows.jsonl")', 'nll("./rows.jsonl")'), "--no-speed")
-    assert said.code == 2
-    assert 'nll("./rows.jsonl") is given twice' in said.err
+def test_one_text_under_two_names_is_refused_as_given_twice(run: Run) -> None:
+    result = run("cut.tailor", *flags('nll("rows.jsonl")', 'nll("./rows.jsonl")'), "--no-speed")
+    assert result.code == 2
+    assert 'nll("./rows.jsonl") is given twice' in result.err
 
 
-def test_the_base_is_named_as_it_is_found_from_here(run: Run, world: Path) -> None:
+def test_the_base_is_a_path_from_the_current_folder(run: Run, world: Path) -> None:
     (world / "found").mkdir()
     (world / "found" / "cut.tailor").write_text(PLAN.replace('"./', '"../'))
-    said = run("found/cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed")
-    assert "difference from ./base, paired" in said.out, said.err
-    assert "../base" not in said.out
+    result = run("found/cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed")
+    assert "difference from ./base, paired" in result.out, result.err
+    assert "../base" not in result.out
 
 
-def test_a_folder_whose_base_is_gone_has_scores_and_no_share(run: Run, world: Path) -> None:
+def test_a_folder_without_its_base_has_scores_and_no_share(run: Run, world: Path) -> None:
     plan = (world / "out" / "plan.tailor").read_text()
     (world / "orphan").mkdir()
     for file in (world / "out").iterdir():
         (world / "orphan" / file.name).write_bytes(file.read_bytes())
     (world / "orphan" / "plan.tailor").write_text(plan.replace("../base", "../gone"))
     arguments = ("orphan", *flags('nll("rows.jsonl")', 'kl("rows.jsonl")'), "--no-speed")
-    said = run(*arguments, "--format", "json")
-    nll, kl = json.loads(said.out)["results"]
-    assert said.code == 3
+    result = run(*arguments, "--format", "json")
+    nll, kl = json.loads(result.out)["results"]
+    assert result.code == 3
     assert (nll["retained"], nll["samples"]) == (None, 8)
     assert kl["score"] is None
     assert "the base of 'orphan' is missing" in kl["failure"]["message"]
@@ -143,11 +147,11 @@ def test_a_folder_whose_base_is_gone_has_scores_and_no_share(run: Run, world: Pa
     assert json.loads(there.out)["results"][0]["retained"] is not None
 
 
-def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eval_prints_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    said = run("cut.tailor", "out", *flags(*OBJECTIVES))
-    assert said.code == 0
-    lines = said.out.splitlines()
+    result = run("cut.tailor", "out", *flags(*OBJECTIVES))
+    assert result.code == 0
+    lines = result.out.splitlines()
     assert max(map(len, lines)) <= 80
     choice = next(name for name in OBJECTIVES if name.startswith("multiple_choice"))
     at = lines.index(f"({1 + list(OBJECTIVES).index(choice)}) {choice}:")
@@ -162,10 +166,10 @@ def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = lines[at + 1 :]
     names = [line.partition(":")[0] for line in answers if line[2] != " "]
     assert names == ["  ./base", "  cut.tailor", "  out"]
-    assert "2/" in said.err, "progress is said in lines where there is no terminal"
+    assert "2/" in result.err, "progress is said in lines where there is no terminal"
 
 
-def test_differences_are_paired_and_from_whatever_is_named(run: Run) -> None:
+def test_differences_are_paired_and_relative_to_the_named_target(run: Run) -> None:
     wanted = ("cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed", "--against", "out")
     [cut, out] = json.loads(run(*wanted, "--format", "json", "--each").out)["results"]
     assert (cut["against"], cut["difference"]) == ("out", {"value": 0.0, "stderr": 0.0})
@@ -187,13 +191,13 @@ def test_samples_are_a_prefix_by_the_seed(run: Run) -> None:
     other = run(
         "base", *flags('nll("rows.jsonl")'), "--samples", 3, "--seed", 7, "--format", "json"
     )
-    score = [json.loads(one.out)["results"][0]["score"] for one in (few, same, other)]
+    score = [json.loads(item.out)["results"][0]["score"] for item in (few, same, other)]
     assert score[0] == score[1] != score[2]
 
 
 def test_a_plan_from_standard_input(run: Run) -> None:
-    said = run("-", *flags('nll("rows.jsonl")'), "--no-speed", "--format", "json", stdin=PLAN)
-    assert json.loads(said.out)["results"][0]["target"] == "<stdin>"
+    result = run("-", *flags('nll("rows.jsonl")'), "--no-speed", "--format", "json", stdin=PLAN)
+    assert json.loads(result.out)["results"][0]["target"] == "<stdin>"
 
 
 @pytest.mark.parametrize(
@@ -221,22 +225,22 @@ def test_a_plan_from_standard_input(run: Run) -> None:
 def test_bad_input_is_one_clear_message(
     run: Run, arguments: list[str], code: int, named: str
 ) -> None:
-    said = run(*arguments)
-    assert said.code == code, said.err
-    assert named in said.err
-    assert said.out == ""
+    result = run(*arguments)
+    assert result.code == code, result.err
+    assert named in result.err
+    assert result.out == ""
 
 
 def test_memory_that_holds_no_layer_is_a_failure(run: Run) -> None:
-    said = run("cut.tailor", *flags('nll("long.txt")'), "--memory", "100B", "--format", "json")
-    assert said.code == 3
-    [result] = json.loads(said.out)["results"]
+    outcome = run("cut.tailor", *flags('nll("long.txt")'), "--memory", "100B", "--format", "json")
+    assert outcome.code == 3
+    [result] = json.loads(outcome.out)["results"]
     assert result["score"] is None
     assert result["failure"]["reason"] in ("error", "memory")
 
 
 @pytest.mark.parametrize("memory", ["40kB"])
-def test_streamed_layers_score_alike(run: Run, memory: str) -> None:
+def test_streamed_layers_have_equal_scores(run: Run, memory: str) -> None:
     arguments = ("cut.tailor", *flags('nll("long.txt")'), "--no-speed", "--format", "json")
     whole, streamed = run(*arguments), run(*arguments, "--memory", memory)
     assert streamed.code == 0, streamed.out
@@ -261,7 +265,7 @@ def test_an_answer_without_words_is_reported(
     assert capsys.readouterr().out == f"base\n{shown}\n"
 
 
-def test_plans_and_folders_speak_alike_and_a_failure_is_one(
+def test_plans_and_folders_generate_the_same_text(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path
 ) -> None:
     monkeypatch.chdir(world)
@@ -270,11 +274,11 @@ def test_plans_and_folders_speak_alike_and_a_failure_is_one(
         capsys.readouterr()
         given = ["generate", *arguments, "--tokens", "6", "--format", "json"]
         assert cli.run(given) == code
-        found: list[dict[str, str]] = json.loads(capsys.readouterr().out)
-        return found
+        result: list[dict[str, str]] = json.loads(capsys.readouterr().out)
+        return result
 
     plan, out, base = said("cut.tailor", "out", "base", "a cat and")
-    assert [one["target"] for one in (plan, out, base)] == ["cut.tailor", "out", "base"]
+    assert [item["target"] for item in (plan, out, base)] == ["cut.tailor", "out", "base"]
     assert plan["text"] == out["text"]
     assert base["text"]
     [failed] = said("base", "a cat", "--chat", code=3)

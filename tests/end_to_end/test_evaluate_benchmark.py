@@ -31,10 +31,10 @@ def test_trials_are_plans_of_one_size(variants: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_it_prints_its_figures(preloaded: Preloaded) -> None:
+def test_the_benchmark_prints_its_figures(preloaded: Preloaded) -> None:
     small = {"shape": "tiny", "windows": "2", "length": "16", "rounds": "1", "trials": "3"}
     flags = [part for name, value in small.items() for part in (f"--{name}", value)]
-    code, output, said = preloaded.run(ROOT / "benchmarks/evaluate.py", *flags)
-    assert code == 0, said
+    code, output, errors = preloaded.run(ROOT / "benchmarks/evaluate.py", *flags)
+    assert code == 0, errors
     assert len(output.splitlines()) == 5
     assert "over a bare forward" in output

@@ -40,8 +40,8 @@ def test_a_search_chooses_a_number_of_experts(folder: Path) -> None:
 def test_a_search_with_a_fixed_number_of_experts(folder: Path) -> None:
     search = 'search { minimize nll("rows.jsonl"); trials 2 }'
     cut = 'experts 2 on "text.txt" tokens 400'
-    found = gptailor.search(
+    result = gptailor.search(
         write(folder, f"{cut}\nmaybe drop any 1 of L1..L4\n{search}"), folder / "run"
     )
-    assert found.best is not None
+    assert result.best is not None
     assert gptailor.load(folder / "run" / "best.tailor").experts is not None

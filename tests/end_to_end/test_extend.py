@@ -79,8 +79,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     def command(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         code = run([*map(str, arguments)])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return command
 
@@ -120,7 +120,7 @@ def page_package(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
 
 @pytest.mark.slow
 @pytest.mark.pages
-def test_the_package_of_the_page_works(
+def test_the_example_package_of_the_page_works(
     install: Install, here: Path, family: Path, command: Command
 ) -> None:
     code, groups = page_package(here)
@@ -158,12 +158,12 @@ def test_the_package_of_the_page_works(
     assert "The gaps are closed by `patch`" in (here / "bridged" / "README.md").read_text()
     assert command("verify", "bridged")[0] == 0
     (here / "cut.txt").write_text("4 2\n")
-    code, out, said = command("import", "cut.txt", "--from", "mytool")
+    code, out, output = command("import", "cut.txt", "--from", "mytool")
     assert (code, out) == (0, 'tailor 1\n\nmodel base = "./base"\n\ndrop L2, L4\n')
-    assert said == "note: cut.txt: base: the file names no model; './base' is assumed\n"
-    code, _, said = command("import", "cut.txt", "--from", "mytol")
+    assert output == "note: cut.txt: base: the file names no model; './base' is assumed\n"
+    code, _, output = command("import", "cut.txt", "--from", "mytol")
     assert code == 2
-    assert "there is no importer for 'mytol'; did you mean 'mytool'?" in said
+    assert "there is no importer for 'mytol'; did you mean 'mytool'?" in output
 
 
 @pytest.mark.parametrize("options", [False, True])
@@ -215,10 +215,10 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert (here / "out" / weights).read_bytes() == (here / "half" / weights).read_bytes()
     assert command("verify", "out")[0] == 0
     install("mine", MIDDLE, AT, version="1.1")
-    code, _, said = command("compile", "p.tailor", "-o", "other", "--locked")
+    code, _, output = command("compile", "p.tailor", "-o", "other", "--locked")
     differs = "method 'middle': expected the package mine 1.0 as in the lock, got mine 1.1"
     assert code == 3
-    assert f"error[C703]: {differs}\n" in said
+    assert f"error[C703]: {differs}\n" in output
     assert not (here / "other").exists()
     result = gptailor.verify("out")
     (difference,) = result.differences
@@ -230,11 +230,11 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     locked = json.loads((here / "p.tailor.lock").read_text())
     assert locked.pop("methods") == {"middle": "mine 1.1"}
     (here / "p.tailor.lock").write_text(json.dumps(locked))
-    said = command("compile", "p.tailor", "-o", "other", "--locked")[2]
-    assert "method 'middle': expected the package gptailor as in the lock, got mine 1.1" in said
+    output = command("compile", "p.tailor", "-o", "other", "--locked")[2]
+    assert "method 'middle': expected the package gptailor as in the lock, got mine 1.1" in output
 
 
-def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
+def test_the_lock_next_to_a_plan_names_a_missing_package(
     install: Install, here: Path, command: Command
 ) -> None:
     site = install("mine", MIDDLE, AT)
@@ -244,22 +244,22 @@ def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
     for table in (METHODS, METHODS._modules, METHODS._problems):
         table.pop("middle", None)
     missing = "there is no method 'middle', which the lock has from the package mine 1.0"
-    said = command("check", "p.tailor")[2]
-    assert said.count("error") == 1
-    assert f"error[P301]: {missing}\n --> p.tailor:4:28\n" in said
-    assert "  = help: pip install mine==1.0\n" in said
+    output = command("check", "p.tailor")[2]
+    assert output.count("error") == 1
+    assert f"error[P301]: {missing}\n --> p.tailor:4:28\n" in output
+    assert "  = help: pip install mine==1.0\n" in output
     (difference,) = gptailor.verify("out").differences
     assert missing in difference.message
     lock = here / "p.tailor.lock"
     for damaged in ("{", '{"methods": {"middle": "mine; rm 1"}}', '{"methods": {"middle": 1}}'):
         lock.write_text(damaged)
-        said = command("check", "p.tailor")[2]
-        assert "error[P301]: there is no method 'middle'\n" in said
-        assert "help: the methods are" in said
+        output = command("check", "p.tailor")[2]
+        assert "error[P301]: there is no method 'middle'\n" in output
+        assert "help: the methods are" in output
 
 
 @pytest.mark.parametrize("changed", ["the function", "what it calls", "the version"])
-def test_an_output_of_other_code_is_computed_anew(
+def test_an_output_of_changed_code_is_computed_again(
     changed: str, install: Install, here: Path, command: Command
 ) -> None:
     called = METHOD.format(result="scaled(sources[0])") + "    def scaled(x):\n        return x\n"
@@ -288,9 +288,9 @@ def test_a_module_that_fails_halfway_provides_nothing(
 ) -> None:
     install("mine", MIDDLE + "\n    raise RuntimeError('late')\n", AT)
     for _ in range(2):
-        code, _, said = command("check", "p.tailor")
+        code, _, output = command("check", "p.tailor")
         assert code == 1
-        assert "mine 1.0 provides it and can't be imported: RuntimeError: late" in said
+        assert "mine 1.0 provides it and can't be imported: RuntimeError: late" in output
     with pytest.raises(ContractError, match="can't be imported: RuntimeError: late"):
         check_method("middle")
     with pytest.raises(ContractError, match="there is no objective 'none'"):
@@ -299,9 +299,9 @@ def test_a_module_that_fails_halfway_provides_nothing(
 
 def test_an_entry_has_its_own_name(install: Install, here: Path, command: Command) -> None:
     install("mine", MIDDLE.replace('"middle"', '"other"'), AT)
-    code, _, said = command("check", "p.tailor")
+    code, _, output = command("check", "p.tailor")
     assert code == 1
-    assert "mine 1.0: expected the method 'middle', got the name 'other'" in said
+    assert "mine 1.0: expected the method 'middle', got the name 'other'" in output
 
 
 STRATEGY = """
@@ -341,9 +341,9 @@ def test_a_wrong_strategy_is_one_message(
     (here / "space.tailor").write_text(
         f'{head}drop any 1 of L0..L3\nsearch {{ minimize nll("t.txt"); trials 20; fidelity 2 }}\n'
     )
-    code, _, said = command("search", "space.tailor", "-o", "run", "--strategy", "odd")
-    assert code == 3, said
-    last = said.strip().splitlines()[-1]
+    code, _, output = command("search", "space.tailor", "-o", "run", "--strategy", "odd")
+    assert code == 3, output
+    last = output.strip().splitlines()[-1]
     assert last.startswith("error: the strategy 'odd' of mine 1.0 ")
     assert says in last
     with pytest.raises(gptailor.TailorError, match=r"'odd' of mine 1\.0 "):
@@ -412,24 +412,24 @@ def test_a_fit_of_a_package_closes_gaps_and_is_locked_with_its_version(
     assert command("verify", "out")[0] == 0
     assert "mine 1.0" in (bridged / "out" / "README.md").read_text()
     install("mine", FIT.format(adds="pass", change=f"{ZERO} + 1"), FIT_AT, version="1.1")
-    said = command("compile", "b.tailor", "-o", "other", "--locked")[2]
-    assert "method 'zero': expected the package mine 1.0 as in the lock, got mine 1.1" in said
+    output = command("compile", "b.tailor", "-o", "other", "--locked")[2]
+    assert "method 'zero': expected the package mine 1.0 as in the lock, got mine 1.1" in output
     GAP_FITS.pop("zero")
     GAP_FITS._problems.pop("zero")
     assert command("compile", "b.tailor", "-o", "out")[0] == 0
     assert (bridged / "out" / weights).read_bytes() != (bridged / "open" / weights).read_bytes()
 
 
-def test_a_missing_fit_is_named_by_the_lock_beside_the_plan(
+def test_the_lock_next_to_a_plan_names_the_package_of_a_missing_fit(
     install: Install, bridged: Path, command: Command
 ) -> None:
-    said = command("check", "b.tailor")[2]
-    assert "error[P301]: there is no fit 'zero'\n --> b.tailor:4:11\n" in said
-    assert "  = help: install its package\n" in said
+    output = command("check", "b.tailor")[2]
+    assert "error[P301]: there is no fit 'zero'\n --> b.tailor:4:11\n" in output
+    assert "  = help: install its package\n" in output
     (bridged / "b.tailor.lock").write_text('{"methods": {"zero": "mine 1.0"}}')
-    said = command("check", "b.tailor")[2]
-    assert "there is no fit 'zero', which the lock has from the package mine 1.0" in said
-    assert "  = help: pip install mine==1.0\n" in said
+    output = command("check", "b.tailor")[2]
+    assert "there is no fit 'zero', which the lock has from the package mine 1.0" in output
+    assert "  = help: pip install mine==1.0\n" in output
 
 
 @pytest.mark.parametrize(
@@ -445,11 +445,11 @@ def test_a_wrong_fit_is_one_message(
     adds: str, change: str, says: str, install: Install, bridged: Path, command: Command
 ) -> None:
     install("mine", FIT.format(adds=adds, change=change), FIT_AT)
-    code, _, said = command("compile", "b.tailor", "-o", "out")
+    code, _, output = command("compile", "b.tailor", "-o", "out")
     assert code == 3
-    assert "error[C808]: the gap after L1: the fit 'zero' of mine 1.0" in said
-    assert says in said
-    assert "Traceback" not in said
+    assert "error[C808]: the gap after L1: the fit 'zero' of mine 1.0" in output
+    assert says in output
+    assert "Traceback" not in output
     assert not (bridged / "out").exists()
 
 
@@ -505,20 +505,20 @@ def test_a_broken_package_stops_no_command(
 
 
 def test_an_unknown_name_is_one_fault_at_its_place(here: Path, command: Command) -> None:
-    code, _, said = command("check", "p.tailor")
+    code, _, output = command("check", "p.tailor")
     assert code == 1
-    assert said.count("error[") == 1
-    assert "error[P301]: there is no method 'middle'\n --> p.tailor:4:28" in said
+    assert output.count("error[") == 1
+    assert "error[P301]: there is no method 'middle'\n --> p.tailor:4:28" in output
 
 
 def test_a_package_that_fails_is_one_line_and_a_traceback_on_request(
     install: Install, here: Path, command: Command
 ) -> None:
     install("mine", "raise RuntimeError('no\\nluck')", AT)
-    code, _, said = command("check", "p.tailor")
+    code, _, output = command("check", "p.tailor")
     assert code == 1
-    assert "= help: mine 1.0 provides it and can't be imported: RuntimeError: no\n" in said
-    assert "Traceback" not in said
+    assert "= help: mine 1.0 provides it and can't be imported: RuntimeError: no\n" in output
+    assert "Traceback" not in output
     assert "Traceback" in command("-v", "check", "p.tailor")[2]
 
 
@@ -527,9 +527,9 @@ def test_two_packages_of_one_name_are_a_fault(
 ) -> None:
     install("mine", MIDDLE, AT)
     install("yours", MIDDLE, {"methods": {"middle": "yours:middle"}}, version="2.0")
-    code, _, said = command("check", "p.tailor")
+    code, _, output = command("check", "p.tailor")
     assert code == 1
-    assert "= help: mine 1.0 and yours 2.0 provide it: uninstall one of them" in said
+    assert "= help: mine 1.0 and yours 2.0 provide it: uninstall one of them" in output
 
 
 @pytest.mark.parametrize(
@@ -545,20 +545,20 @@ def test_a_wrong_result_of_a_method_is_one_message_and_no_output(
     result: str, says: str, install: Install, here: Path, command: Command
 ) -> None:
     install("mine", METHOD.format(result=result), AT)
-    code, _, said = command("compile", "p.tailor", "-o", "out")
+    code, _, output = command("compile", "p.tailor", "-o", "out")
     assert code == 3
-    assert said.splitlines()[-1] == f"error: the method 'middle' of mine 1.0 {says}"
+    assert output.splitlines()[-1] == f"error: the method 'middle' of mine 1.0 {says}"
     assert not (here / "out").exists()
 
 
 def test_nan_of_a_method_names_its_package(install: Install, here: Path, command: Command) -> None:
     install("mine", METHOD.format(result="sources[0] * np.float32('nan')"), AT)
-    code, _, said = command("compile", "p.tailor", "-o", "out")
+    code, _, output = command("compile", "p.tailor", "-o", "out")
     assert code == 1
-    assert "error[M401]" in said
+    assert "error[M401]" in output
     assert (
         "= help: 'middle' comes from mine 1.0; correct the package, or choose another method"
-        in said
+        in output
     )
     assert not (here / "out").exists()
 
@@ -586,10 +586,10 @@ def test_a_wrong_result_of_an_objective_is_a_failure(
 ) -> None:
     install("mine", OBJECTIVE.format(result=result), {"objectives": {"liking": "mine:liking"}})
     (here / "a.jsonl").write_text('{"context": "a b", "answer": "c"}\n' * 2)
-    code, out, said = command("eval", "half.tailor", "-O", 'liking("a.jsonl")', "--no-speed")
+    code, out, output = command("eval", "half.tailor", "-O", 'liking("a.jsonl")', "--no-speed")
     assert code != 0
-    assert says in re.sub(r"\s+", " ", out + said)
-    assert "Traceback" not in said
+    assert says in re.sub(r"\s+", " ", out + output)
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -615,7 +615,7 @@ def test_a_default_is_within_its_bounds() -> None:
         gptailor.Parameter("mean", 2.0, low=0, high=1)
 
 
-def test_a_method_of_a_notebook_may_be_replaced_by_itself_alone() -> None:
+def test_only_the_same_function_may_replace_a_registered_method() -> None:
     def first(sources, base):  # type: ignore[no-untyped-def] # as a notebook has it
         return sources[0]
 
@@ -678,6 +678,6 @@ def test_a_command_of_a_package_is_listed_and_runs(install: Install, command: Co
     listed = command("--help")[1].partition("Plugins:\n")[2].splitlines()
     assert {"  fail", "  greet"} <= {*listed}
     assert command("greet") == (0, "hello\n", "")
-    status, _, said = command("fail")
+    status, _, output = command("fail")
     assert status == 2
-    assert "the command 'fail': mine 1.0 provides it and can't be imported" in said
+    assert "the command 'fail': mine 1.0 provides it and can't be imported" in output

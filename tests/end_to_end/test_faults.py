@@ -28,9 +28,9 @@ def sections() -> dict[str, str]:
 def examples() -> list[tuple[str, str, str]]:
     """Code, language and text of each example."""
     return [
-        (code, *found)
+        (code, *match)
         for code, section in sections().items()
-        for found in re.findall(r"^```(tailor|json)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        for match in re.findall(r"^```(tailor|json)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     ]
 
 
@@ -58,11 +58,11 @@ def test_every_code_of_a_plan_has_an_example() -> None:
 def test_every_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     run = in_process(capsys)
     for code in sorted(all_codes()):
-        said = run("explain", code.lower())
-        assert (said.code, said.err) == (0, "")
-        assert said.out.startswith(f"{code}: ")
-        assert "```" not in said.out
-        assert ("Remedy: " in said.out) == (code[0] == "C")
+        result = run("explain", code.lower())
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith(f"{code}: ")
+        assert "```" not in result.out
+        assert ("Remedy: " in result.out) == (code[0] == "C")
     assert run("explain", "C101").out == (
         "C101: the folder is missing or unreadable\n\n"
         "Remedy: Correct the file that the message names, or download the folder again.\n"
@@ -77,8 +77,8 @@ def test_every_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_code_names_its_neighbours(
     capsys: pytest.CaptureFixture[str], code: str, known: str
 ) -> None:
-    said = in_process(capsys)("explain", code)
-    assert (said.code, known in said.err) == (2, True)
+    result = in_process(capsys)("explain", code)
+    assert (result.code, known in result.err) == (2, True)
 
 
 def test_the_documented_codes_are_those_of_the_sources() -> None:

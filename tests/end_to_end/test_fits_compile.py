@@ -165,11 +165,11 @@ def test_a_folder_is_shown_locked_verified_and_held_to(
     assert case.dry in capsys.readouterr().out
     assert not (here / "out").exists()
     assert run(["compile", "plan.tailor", "-o", "out", "--lock"]) == 0
-    said = capsys.readouterr()
-    assert case.begins in said.err
-    found = re.search(rf"^{case.line}", said.out, re.MULTILINE)
-    assert found is not None, said.out
-    assert case.card.format(found[1]) in (here / "out" / "README.md").read_text()
+    output = capsys.readouterr()
+    assert case.begins in output.err
+    result = re.search(rf"^{case.line}", output.out, re.MULTILINE)
+    assert result is not None, output.out
+    assert case.card.format(result[1]) in (here / "out" / "README.md").read_text()
     lock, plan = read_lock(here / "plan.tailor.lock"), gptailor.load("plan.tailor")
     assert {at: text.tokens for at, text in lock.texts.items()} == {case.at: case.tokens}
     sketched = {name for name, tensor in lock.tensors.items() if tensor.sketch}
@@ -231,7 +231,7 @@ def noted(event: Event, steps: list[int]) -> None:
     ],
     indirect=["case"],
 )
-def test_a_text_that_does_not_serve_is_one_fault_and_nothing_is_written(
+def test_an_unusable_text_is_one_fault_and_writes_nothing(
     text: str | None, case: Case, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "text.txt").unlink()
@@ -241,10 +241,10 @@ def test_a_text_that_does_not_serve_is_one_fault_and_nothing_is_written(
     into = "plan.tailor", "-o", "out"
     for command in (["compile", *into], ["compile", *into, "--dry-run"], ["lock", "plan.tailor"]):
         assert run(command) == 1
-        said = capsys.readouterr().err
-        assert said.count("error[") == 1
-        assert f"error[{code}]: " in said
-        assert " --> plan.tailor:" in said
+        output = capsys.readouterr().err
+        assert output.count("error[") == 1
+        assert f"error[{code}]: " in output
+        assert " --> plan.tailor:" in output
     with pytest.raises(PlanError):
         stitch(gptailor.load("plan.tailor"))
     assert not (here / "out").exists()
@@ -255,8 +255,8 @@ def test_a_text_that_does_not_serve_is_one_fault_and_nothing_is_written(
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = model(torch.arange(40)[None]).logits
-    return found
+        result: torch.Tensor = model(torch.arange(40)[None]).logits
+    return result
 
 
 BESIDE = (

@@ -44,9 +44,9 @@ def coded(folder: Path, *, vision: bool) -> Path:
 def test_no_output_names_code_and_each_file_is_reported(vision: bool, tmp_path: Path) -> None:
     coded(tmp_path / "base", vision=vision)
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)
-    told = [fault.message for fault in gptailor.check(plan) if fault.code == "M313"]
+    messages = [fault.message for fault in gptailor.check(plan) if fault.code == "M313"]
     names = sorted((*NAMED, *(PROCESSOR if vision else ())))
-    assert sorted(message.split()[0] for message in told) == names
+    assert sorted(message.split()[0] for message in messages) == names
     out = tmp_path / "out"
     gptailor.compile(plan, out, locking=True)
     texts = {path.name: path.read_text() for path in out.glob("*.json")}
@@ -59,7 +59,9 @@ def test_no_output_names_code_and_each_file_is_reported(vision: bool, tmp_path: 
     assert not gptailor.verify(out).differences
     kept = texts["tokenizer_config.json"]
     (out / "tokenizer_config.json").write_text(kept.replace("128", "129"))
-    assert [one.name for one in gptailor.verify(out).differences] == ["tokenizer_config.json"]
+    assert [difference.name for difference in gptailor.verify(out).differences] == [
+        "tokenizer_config.json"
+    ]
 
 
 def test_a_tokenizer_of_code_alone_is_one_message(
@@ -76,15 +78,15 @@ def test_a_tokenizer_of_code_alone_is_one_message(
     for arguments in (["generate", str(base), "a"], ["eval", str(base), "-O", wish]):
         capsys.readouterr()
         assert run(arguments) == 3
-        said = capsys.readouterr()
-        words = " ".join((said.out + said.err).split())
+        output = capsys.readouterr()
+        words = " ".join((output.out + output.err).split())
         assert "needs code of its own ('auto_map' in tokenizer_config.json)" in words
-        assert "Traceback" not in said.err
-        assert "trust_remote_code" not in said.out + said.err
+        assert "Traceback" not in output.err
+        assert "trust_remote_code" not in output.out + output.err
 
 
 @pytest.mark.parametrize("text", ["[1]", "", '{"a": ' + "[" * 900 + "]" * 900 + "}"])
-def test_settings_that_are_no_object_are_refused(text: str, tmp_path: Path) -> None:
+def test_settings_that_arent_an_object_are_refused(text: str, tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base", layers=2)
     (tmp_path / "base" / "generation_config.json").write_text(text)
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)

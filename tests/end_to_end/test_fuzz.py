@@ -65,10 +65,10 @@ def _repeat(draw: st.DrawFn, raw: bytes, _: tuple[bytes, ...]) -> bytes:
 
 def _number(draw: st.DrawFn, raw: bytes, _: tuple[bytes, ...]) -> bytes:
     """Replace a number of the text; the length of a header that contains it follows."""
-    found = list(re.finditer(rb"(?<![\w.])-?\d+", raw))
-    if not found:
+    results = list(re.finditer(rb"(?<![\w.])-?\d+", raw))
+    if not results:
         return raw
-    match = draw(st.sampled_from(found))
+    match = draw(st.sampled_from(results))
     changed = raw[: match.start()] + draw(st.sampled_from(NUMBERS)) + raw[match.end() :]
     length = int.from_bytes(raw[:8], "little")
     if not 8 <= match.start() < match.end() <= 8 + length <= len(raw):
@@ -115,5 +115,5 @@ def test_a_header_is_read_if_its_tensors_fill_the_file(
     taken = TARGETS["header"].once(raw, folder)
     assert taken == (max(0, end + more) == end)
     if taken:
-        found = read_header(folder / "x.safetensors")
-        assert {name: info.spec.size for name, info in found.items()} == sizes
+        result = read_header(folder / "x.safetensors")
+        assert {name: info.spec.size for name, info in result.items()} == sizes

@@ -28,7 +28,7 @@ def test_a_file_for_services_parses(name: str) -> None:
     assert isinstance(read(name), dict)
 
 
-def test_the_version_is_one() -> None:
+def test_all_files_have_the_same_version() -> None:
     assert read("CITATION.cff")["version"] == PROJECT["project"]["version"] == gptailor.__version__
 
 
@@ -86,7 +86,7 @@ def test_links_and_paths_of_a_page_lead_somewhere(page: str) -> None:
         assert (ROOT / path).exists() or (ROOT / "gptailor" / path).exists(), path
 
 
-def test_an_image_is_built_of_what_a_wheel_is_built_of() -> None:
+def test_an_image_and_a_wheel_are_built_from_the_same_files() -> None:
     kept = {
         line.removeprefix("!")
         for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()

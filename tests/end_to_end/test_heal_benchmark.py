@@ -28,7 +28,7 @@ def test_the_last_number_of_an_answer_counts() -> None:
     assert last_number("none") is None
 
 
-def test_code_is_what_an_answer_defines() -> None:
+def test_the_code_of_an_answer_is_extracted() -> None:
     assert program_of(ANSWER) == "def double(number):\n    return 2 * number"
     assert program_of("You are a function.") == ""
 
@@ -38,11 +38,11 @@ def test_code_is_what_an_answer_defines() -> None:
     [("assert double(2) == 4", True), ("assert double(2) == 5", False), ("exit(0)", False)],
 )
 def test_code_passes_its_tests(test: str, passed: bool) -> None:
-    found = scores({"task": "MBPP", "tests": test}, ANSWER)
-    assert found == {"MBPP written": True, "MBPP passed": passed}
+    result = scores({"task": "MBPP", "tests": test}, ANSWER)
+    assert result == {"MBPP written": True, "MBPP passed": passed}
 
 
-def test_a_continuation_loops() -> None:
+def test_a_looping_continuation_is_found() -> None:
     looping = repetition("so it goes on " * 4)
     assert looping["loops"]
     assert math.isclose(looping["repeats"], 9 / 13)
@@ -50,7 +50,7 @@ def test_a_continuation_loops() -> None:
     assert repetition("") == {"loops": False, "repeats": 0.0}
 
 
-def test_names_stand_for_files() -> None:
+def test_names_of_texts_become_files() -> None:
     files = {"TEXT": Path("a.jsonl"), "PROMPTS": Path("p.jsonl")}
     variant = Variant("L1", "bridge on TEXT; heal on answers(PROMPTS) tokens 9", 2)
     bridge, heal = 'bridge on "a.jsonl"', 'heal on answers("p.jsonl") tokens 9 seed 2'

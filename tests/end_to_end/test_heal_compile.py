@@ -67,16 +67,14 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(("heal", "first"), [("rank 4", 0), ("rank full", 0), ("rank 4", 2)])
-def test_what_the_program_marks_and_nothing_else_is_changed(
-    folder: Path, heal: str, first: int
-) -> None:
+def test_exactly_the_marked_tensors_change(folder: Path, heal: str, first: int) -> None:
     layers = "" if not first else "L3 "
     plan = write(folder, f'drop L2; heal {layers}on "text.txt" tokens 1024 {heal}')
     program = prepare(plan).compiled.program
     gptailor.compile(plan, folder / "out")
     bare = stitch(write(folder, "drop L2")).state_dict()
-    found = tensors(folder / "out")
-    changed = {name for name, tensor in found.items() if not torch.equal(tensor, bare[name])}
+    result = tensors(folder / "out")
+    changed = {name for name, tensor in result.items() if not torch.equal(tensor, bare[name])}
     assert changed == program.fitted
     assert min(int(name.split(".")[2]) for name in changed) == first
     assert ("model.layers.2.input_layernorm.weight" in changed) == (heal == "rank full")
@@ -85,27 +83,28 @@ def test_what_the_program_marks_and_nothing_else_is_changed(
     assert len(marked) == len(changed)
 
 
-def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
+def test_a_bridge_is_fitted_first_and_three_losses_are_printed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, f'drop L2; bridge on "text.txt" tokens 800 ridge 0.01; {HEAL}')
     monkeypatch.setenv("COLUMNS", "400")
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     line = (
         r"healed on 1,024 tokens: ([\d.]+) nats a token from the teacher, bridged ([\d.]+), "
         r"healed ([\d.]+) \(on 128 tokens held out, so few that the numbers are rough\)"
     )
-    found = re.search(line, said.out)
-    assert found is not None
-    bare, bridged, healed = (float(one) for one in found.groups())
+    result = re.search(line, output.out)
+    assert result is not None
+    bare, bridged, healed = (float(group) for group in result.groups())
     assert healed <= bridged < bare
-    answers = said.out[said.out.index('\n\nanswers to "The sky is blue because":') :]
+    answers = output.out[output.out.index('\n\nanswers to "The sky is blue because":') :]
     names = re.findall(r"^  (\S+):", answers, re.MULTILINE)
     assert [Path(name).name for name in names] == ["base", "out"]
-    assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens, .* beside", said.err)
+    learns = r"healing 3 layers: .* numbers learn from 1,024 tokens, .* in addition"
+    assert re.search(learns, output.err)
     assert re.search(
-        r"healing: step \d+ of \d+, loss [\d.]+, held out [\d.]+, \d+ s left", said.err
+        r"healing: step \d+ of \d+, loss [\d.]+, held out [\d.]+, \d+ s left", output.err
     )
     lines = program_lines(prepare(plan_of(folder)).compiled.program)
     [line] = [line for line in lines if line.startswith("model.layers.1.mlp.down_proj.weight ")]
@@ -132,14 +131,14 @@ def test_a_healed_tensor_is_verified_to_a_tolerance(
     compiled: Path, folder: Path, by: float, result: str
 ) -> None:
     shutil.copytree(compiled, folder / "out")
-    found, name = tensors(folder / "out"), "model.layers.0.self_attn.q_proj.weight"
-    noise = torch.randn(found[name].shape, generator=torch.Generator().manual_seed(0))
-    found[name] += by * found[name].norm() / noise.norm() * noise
-    save_file(found, folder / "out" / "model.safetensors", metadata={"format": "pt"})
+    healed_tensors, name = tensors(folder / "out"), "model.layers.0.self_attn.q_proj.weight"
+    noise = torch.randn(healed_tensors[name].shape, generator=torch.Generator().manual_seed(0))
+    healed_tensors[name] += by * healed_tensors[name].norm() / noise.norm() * noise
+    save_file(healed_tensors, folder / "out" / "model.safetensors", metadata={"format": "pt"})
     assert gptailor.verify(folder / "out").result == result
 
 
-def test_a_named_teacher_is_among_the_locks_files(folder: Path) -> None:
+def test_the_lock_has_the_files_of_the_teacher(folder: Path) -> None:
     plan = write(folder, f'model other = "./other"; drop L2; {HEAL.replace("on", "from other on")}')
     lock = gptailor.compile(plan, folder / "out", locking=True).lock
     assert lock is not None
@@ -185,8 +184,8 @@ def test_a_gguf_file_has_the_healed_weights(
     ours = tensors(tmp_path / "out")["model.layers.1.mlp.down_proj.weight"]
     base = tensors(tmp_path / "base")["model.layers.2.mlp.down_proj.weight"]
     reader = gguf.GGUFReader(str(tmp_path / "out.gguf"))
-    [found] = [one for one in reader.tensors if one.name == "blk.1.ffn_down.weight"]
-    assert torch.equal(torch.from_numpy(found.data.copy()), ours)
+    [result] = [tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_down.weight"]
+    assert torch.equal(torch.from_numpy(result.data.copy()), ours)
     assert not torch.equal(ours, base)
     assert run(["verify", str(tmp_path / "out.gguf")]) == 0
     assert "healing 2 layers: " in capsys.readouterr().err
@@ -210,7 +209,7 @@ gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
 """
 
 
-def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_went_on(
+def test_two_processes_and_a_resumed_one_give_the_same_bytes(
     folder: Path, preloaded: Preloaded
 ) -> None:
     def started(output: str, seconds: float) -> Child:
@@ -226,9 +225,9 @@ def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_w
     assert not (folder / "out").exists()
     for name, begins in (("out", (3, 4)), ("one", (0,)), ("two", (0,))):
         again = started(name, 0)
-        _, told = again.communicate()
-        assert again.returncode == 0, told
-        steps = [int(line) for line in told.splitlines() if line.isdigit()]
+        _, errors = again.communicate()
+        assert again.returncode == 0, errors
+        steps = [int(line) for line in errors.splitlines() if line.isdigit()]
         assert steps[0] in begins
         assert steps == list(range(steps[0], 9))
     assert equal(tensors(folder / "out"), tensors(folder / "one"))
@@ -307,17 +306,19 @@ def test_torchrun_starts_processes_that_heal_together(folder: Path, preloaded: P
     assert equal(tensors(folder / "out"), tensors(folder / "one"))
 
 
-def test_lock_and_verify_say_how_healing_goes_on(
+def test_lock_and_verify_print_the_progress_of_healing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = str(folder / "plan.tailor")
     commands = (["lock", plan], ["compile", plan, "-o", "out"], ["verify", "out"], ["lock", plan])
     for command in commands:  # lock and verify learn anew
         assert run([word if word != "out" else str(folder / "out") for word in command]) == 0
-        said = capsys.readouterr().err
+        output = capsys.readouterr().err
         if command[0] != "compile":  # compile knows the result by then
-            assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens", said), said
-            assert "healing: step" in said
+            assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens", output), (
+                output
+            )
+            assert "healing: step" in output
 
 
 # -------------------------------------------------------------------------------------- bad input
@@ -332,7 +333,7 @@ def test_lock_and_verify_say_how_healing_goes_on(
         (CUT.replace("rank 4", "rank full"), ["--memory", "30MB"], "C811", "all its weights"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_healed_is_one_message_and_nothing_is_written(
+def test_an_impossible_healing_is_one_message_and_writes_nothing(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     text: str,
@@ -344,10 +345,10 @@ def test_what_cannot_be_healed_is_one_message_and_nothing_is_written(
     out = str(folder / "out")
     ended = run(["compile", str(folder / "plan.tailor"), "-o", out, *options])
     assert ended == (1 if code == "C806" else 3)
-    said = capsys.readouterr().err
-    assert f"error[{code}]: " in said
-    assert says in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert f"error[{code}]: " in output
+    assert says in output
+    assert "Traceback" not in output
     assert not (folder / "out").exists()
 
 
@@ -356,9 +357,9 @@ def test_a_loss_that_isnt_a_number_stops_it(
 ) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 1e30)
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 3
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert re.search(
-        r"error\[C809\]: 'heal' diverges: the loss is not finite at step \d of 8", said
+        r"error\[C809\]: 'heal' diverges: the loss is not finite at step \d of 8", output
     )
     assert not (folder / "out").exists()
 
@@ -370,7 +371,7 @@ def test_a_loss_that_isnt_a_number_stops_it(
         ("lara_mini", "4", "computes with it in a different form"),
     ],
 )
-def test_what_transformers_cannot_train_is_reported_by_check(
+def test_check_reports_a_family_that_cannot_be_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, rank: str, says: str
 ) -> None:
     tiny_model(kind, tmp_path / "base")

@@ -47,7 +47,7 @@ def kitchen(laid_out: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_does_what_it_says(
+def test_the_commands_of_a_page_succeed(
     name: str, kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if cli.COMMANDS.problem(name):

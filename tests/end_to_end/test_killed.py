@@ -171,12 +171,12 @@ def test_a_kill_while_an_old_output_is_replaced_loses_neither(
     for at in moments(seen_by(runs, place, **options)):
         put(place.target, old)
         ended = runs(place.plan, place.target, **options, at=at)
-        found = tree(place.target)
+        result = tree(place.target)
         if not place.target.exists():
             (saved,) = place.outputs.glob(".new.partial-*/old")
             assert tree(saved) == old
             aside += 1
-        assert found in (old, wanted) or not place.target.exists()
+        assert result in (old, wanted) or not place.target.exists()
         assert tree(place.sources) == place.before
         if ended.code == 0:
             break
@@ -185,7 +185,7 @@ def test_a_kill_while_an_old_output_is_replaced_loses_neither(
         if again.code:  # gptailor wrote the old one without a record, and may record the new one
             assert again.code == 3
             assert "error[C301]" in again.said
-            assert tree(place.target) == (found or old)
+            assert tree(place.target) == (result or old)
         succeeds(runs(place.plan, place.target, **options))
         assert place.around() == ["new"]
         assert tree(place.target) == wanted
@@ -213,8 +213,8 @@ def test_a_kill_from_outside_at_any_time(merging: Runs, place: Place) -> None:
         put(place.target, wanted)
         ended = merging(place.merges, place.target, shard_size=10**9, force=True, after=i * 0.004)
         killed += ended.code == -signal.SIGKILL
-        found = tree(place.target)
-        assert found == wanted or "model.safetensors" in found
+        result = tree(place.target)
+        assert result == wanted or "model.safetensors" in result
         assert place.before == tree(place.sources)
     assert killed > 0
     succeeds(merging(place.merges, place.target, shard_size=SHARD, force=True))
@@ -234,24 +234,24 @@ def test_a_signal_ends_the_command_and_leaves_nothing_at_once(
     wanted = made_in_peace(runs, place, place.plan, dtype="bfloat16")
     command = ["compile", str(place.plan), "-o", str(place.target), "--dtype", "bfloat16"]
     command += ["--force"] if force else []
-    said = place.folder / "said"
+    log = place.folder / "said"
     if force:
         put(place.target, old)
-    for at in moments(seen_by(runs, place, cli=command, stderr=str(said))):
+    for at in moments(seen_by(runs, place, cli=command, stderr=str(log))):
         if force:
             put(place.target, old)
-        ended = runs(place.plan, place.target, cli=command, at=at, do=signal_, stderr=str(said))
-        found = tree(place.target)
+        ended = runs(place.plan, place.target, cli=command, at=at, do=signal_, stderr=str(log))
+        result = tree(place.target)
         if ended.code == 0:
-            assert found == wanted
+            assert result == wanted
             break
         assert ended.code == code
-        assert said.read_text().strip() == ("interrupted" if code == 130 else "")
-        assert place.around() == (["new"] if found else [])
-        assert found in ((old, wanted) if force else ({}, wanted))
+        assert log.read_text().strip() == ("interrupted" if code == 130 else "")
+        assert place.around() == (["new"] if result else [])
+        assert result in ((old, wanted) if force else ({}, wanted))
         assert tree(place.sources) == place.before
         shutil.rmtree(place.target, ignore_errors=True)
-        said.unlink()
+        log.unlink()
     assert at > 20
 
 
@@ -304,13 +304,13 @@ def test_a_disk_that_fills_up_during_an_update(merging: Runs, place: Place, smal
     """The old folder stays, and the next compile updates it."""
     command = ["compile", str(place.merges), "-o", str(place.target)]
     where = {"XDG_CACHE_HOME": str(place.folder / "cache"), "PATH": os.environ["PATH"]}
-    said = place.folder / "said"
+    log = place.folder / "said"
 
     def compiled(plan: str, *more: str, **how: Any) -> Ended:
         place.merges.write_text(plan)
-        said.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
         settings = {"environment": where, "cwd": str(place.folder), "seconds": 60}
-        settings |= {"cli": [*command, *more], "stderr": str(said)}
+        settings |= {"cli": [*command, *more], "stderr": str(log)}
         return merging(place.merges, place.target, **settings, **how)
 
     changed = MERGES.replace("L1..L2", "L2")
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up_during_an_update(merging: Runs, place: Place, smal
         assert place.around() == ["new"]
         assert tree(place.target) == (old if ended.code else wanted)
         if ended.code:
-            assert "error[C30" in said.read_text()
+            assert "error[C30" in log.read_text()
         assert compiled(changed).code == 0
         assert tree(place.target) == wanted
     assert codes == {0, 3}
@@ -439,12 +439,12 @@ def test_a_run_that_ends_while_another_is_at_work(runs: Runs, place: Place, forc
     fast = {"plan": str(place.plan), "output": str(place.target)}
     for at in range(0, 1000, 3):
         first, second = runs.together({**slow, "at": at}, fast)
-        found = tree(place.target)
-        assert found in (mine, theirs)
+        result = tree(place.target)
+        assert result in (mine, theirs)
         if len(first.moments) <= at:
             break
         # The second is refused only where the first was through before it began.
         assert (first.code, second.code) in ([(0, 0), (0, 3)] if force else [(3, 0), (0, 3)])
-        assert found == (mine if first.code == 0 else theirs)
+        assert result == (mine if first.code == 0 else theirs)
         assert place.around() == ["new"]
         shutil.rmtree(place.target)

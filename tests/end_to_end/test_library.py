@@ -78,7 +78,7 @@ def test_records_are_the_rows_of_the_csv(judged: gptailor.EvaluationResult) -> N
     assert {row["unit"] for row in rows} == {"nats a token"}
 
 
-def test_a_difference_is_paired_and_turns_round(
+def test_a_difference_is_paired_and_antisymmetric(
     judged: gptailor.EvaluationResult, world: Path
 ) -> None:
     plan, out = str(world / "plan.tailor"), str(world / "out")
@@ -118,10 +118,10 @@ def test_a_notebook_shows_a_table(judged: gptailor.EvaluationResult) -> None:
 
 @pytest.fixture(scope="module")
 def searched(world: Path) -> gptailor.SearchResult:
-    found: gptailor.SearchResult = gptailor.search(
+    result: gptailor.SearchResult = gptailor.search(
         gptailor.load(world / "space.tailor"), world / "run", trials=5
     )
-    return found
+    return result
 
 
 def test_a_search_has_its_best_plan(searched: gptailor.SearchResult, world: Path) -> None:
@@ -158,7 +158,7 @@ def test_each_trial_is_a_plan(searched: gptailor.SearchResult) -> None:
         searched.plan_of(99)
 
 
-def test_the_measured_influence_of_layers_is_there(searched: gptailor.SearchResult) -> None:
+def test_the_result_has_the_measured_influence_of_layers(searched: gptailor.SearchResult) -> None:
     assert len(searched.influence["base"]) == 5
     assert all(0 < each < 2 for each in searched.influence["base"])
 
@@ -181,8 +181,8 @@ def test_a_plan_is_picked_by_the_size_of_its_gguf_file(
 
     monkeypatch.setattr("gptailor.evaluation.gguf_contents.gguf_size", size)
     least = min(point.size.layers for point in searched.summary.curve)
-    found = searched.pick(gguf={"q4_0": f"{least}kB"})
-    assert found.drops == searched.pick(layers=least).drops
+    result = searched.pick(gguf={"q4_0": f"{least}kB"})
+    assert result.drops == searched.pick(layers=least).drops
     with pytest.raises(gptailor.TailorError, match="no plan meets these limits"):
         searched.pick(gguf={"q4_0": 1000 * least - 1})
     with pytest.raises(ValueError, match="expected the GGUF type"):
@@ -221,7 +221,7 @@ def test_the_script_of_the_guide_runs(
     assert [layer.position for layer in names["again"].layers] == [1]
 
 
-def test_mergekits_yaml_becomes_a_plan_and_goes_back(world: Path) -> None:
+def test_mergekits_yaml_survives_import_and_export(world: Path) -> None:
     text = YAML.format(folder=world)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -298,7 +298,7 @@ def test_bounds_may_be_written_in_words(searched: gptailor.SearchResult) -> None
         searched.pick(layers=0)
 
 
-def test_a_difference_takes_plans_and_paths_and_has_the_base_by_itself(world: Path) -> None:
+def test_a_difference_takes_plans_or_paths_and_defaults_to_the_base(world: Path) -> None:
     plan = gptailor.load(world / "plan.tailor")
     scores = gptailor.evaluate([plan, world / "math"], 'nll("a.jsonl")', folder=world)
     (named,) = scores.difference(str(world / "plan.tailor"), str(world / "math")).values()

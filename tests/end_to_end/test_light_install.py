@@ -145,18 +145,18 @@ def said(place: Path) -> Mapping[str, tuple[int, str, str]]:
     command = [sys.executable, "-c", SCRIPT, json.dumps(BROUGHT), lines]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @pytest.mark.parametrize("line", DONE)
-def test_it_is_done(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
+def test_a_command_runs_without_extras(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
     code, out, err = said[line]
     assert (code, err) == (0, ""), out
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *VERBS])
-def test_what_is_missing_is_reported_once_with_the_way_to_get_it(
+def test_a_missing_extra_is_reported_once_with_its_installation(
     said: Mapping[str, tuple[int, str, str]], name: str
 ) -> None:
     expected = f"error: {REFUSED[name]}\n" if name in REFUSED else VERBS[name]
@@ -170,7 +170,7 @@ def test_a_gguf_file_names_its_package(said: Mapping[str, tuple[int, str, str]])
     assert "help: pip install 'gptailor[gguf]'" in err
 
 
-def test_nothing_half_written_is_left(
+def test_refused_commands_leave_no_folder(
     said: Mapping[str, tuple[int, str, str]], place: Path
 ) -> None:
     there = {path.name for path in place.iterdir() if path.is_dir()}
@@ -184,13 +184,13 @@ def test_every_extra_is_one_of_the_project_and_has_these_packages() -> None:
     ]
 
     def brought(extra: str) -> set[str]:
-        found = set()
+        results = set()
         for wanted in extras[extra]:
             if inner := re.fullmatch(r"gptailor\[(.+)\]", wanted):
-                found |= {name for one in inner[1].split(",") for name in brought(one)}
+                results |= {name for item in inner[1].split(",") for name in brought(item)}
             else:
-                found.add(re.split(r"[<>=\[]", wanted)[0].replace("-", "_"))
-        return found
+                results.add(re.split(r"[<>=\[]", wanted)[0].replace("-", "_"))
+        return results
 
     for extra, modules in EXTRAS.items():
         packages = {DISTRIBUTIONS.get(module, module).replace("-", "_") for module in modules}

@@ -82,8 +82,8 @@ def expected(folder: Path, special_from: int = SPECIAL_FROM) -> dict[tuple[int, 
     with torch.inference_mode():
         logprobs = model(torch.tensor([ids[:40]])).logits[0].log_softmax(-1)
     best = logprobs.argmax(-1).tolist()
-    said = {n: tokenizer.decode([best[n]]) for n in range(10, 40) if best[n] < special_from}
-    ends = [n for n, text in said.items() if "\ufffd" not in text]
+    predicted = {n: tokenizer.decode([best[n]]) for n in range(10, 40) if best[n] < special_from}
+    ends = [n for n, text in predicted.items() if "\ufffd" not in text]
     return {tuple(ids[: n + 1]): logprobs[n] for n in ends[::5]}
 
 
@@ -99,9 +99,9 @@ def test_probabilities_are_those_of_the_folder_in_transformers(tmp_path: Path, c
     answers = llama_cpp.ask(file, prompts=list(wanted), vocabulary=384)
     tolerance = 1e-3 if case.startswith("gemma") else 1e-5  # its GELU is a table in float16
     for ours, theirs in zip(wanted.values(), answers.logprobs, strict=True):
-        said = torch.tensor(theirs)
-        there = said > -1e30  # a probability that float32 hasn't
-        assert (ours - said)[there].abs().max() < tolerance * ours.std()
+        logits = torch.tensor(theirs)
+        there = logits > -1e30  # a probability that float32 hasn't
+        assert (ours - logits)[there].abs().max() < tolerance * ours.std()
         assert there.float().mean() > 0.5
 
 
@@ -117,9 +117,9 @@ def test_fewer_tokens_and_narrower_mlps_compute_the_same(
     assert len(wanted) > 1
     answers = llama_cpp.ask(file, prompts=list(wanted), vocabulary=tokens)
     for ours, theirs in zip(wanted.values(), answers.logprobs, strict=True):
-        said = torch.tensor(theirs)
-        there = said > -1e30
-        assert (ours - said)[there].abs().max() < 1e-5 * ours.std()
+        logits = torch.tensor(theirs)
+        there = logits > -1e30
+        assert (ours - logits)[there].abs().max() < 1e-5 * ours.std()
         assert there.float().mean() > 0.5
 
 
@@ -129,7 +129,7 @@ def test_fewer_tokens_and_narrower_mlps_compute_the_same(
     ["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "iq4_nl", "q4_1", "q4_0",
      "q3_k_m"],
 )  # fmt: skip
-def test_a_quantised_file_computes_what_its_weights_do(tmp_path: Path, quantize: str) -> None:
+def test_a_quantised_file_computes_the_logits_of_its_weights(tmp_path: Path, quantize: str) -> None:
     """Compare with transformers with the same weights, which gptailor reads from the file.
 
     llama.cpp rounds the other factors too, to the file's kind of float or to 8 bits.
@@ -157,13 +157,17 @@ def test_a_cut_of_smollm2_writes_the_same_text(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    said = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    texts = [said, "def fibonacci(n):\n", "The three most important things to know about tomatoes"]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    texts = [
+        prompt,
+        "def fibonacci(n):\n",
+        "The three most important things to know about tomatoes",
+    ]
     asked = [tokenizer(text).input_ids for text in texts]
     answers = llama_cpp.ask(file, texts=[*TRICKY, *texts], prompts=asked, new_tokens=24,
                             chats=[chat])  # fmt: skip
     assert answers.tokens == [tokenizer(text).input_ids for text in [*TRICKY, *texts]]
-    assert answers.templated == [said]
+    assert answers.templated == [prompt]
     for ids, theirs in zip(asked, answers.greedy, strict=True):
         made = model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)
         ours = made[0, len(ids) :].tolist()

@@ -122,16 +122,16 @@ def refused(locked: Lock | Path, **how: Any) -> CheckpointError:
 
 
 def messages(folder: Path, **how: Any) -> list[str]:
-    return [one.message for one in gptailor.verify(folder, **how).differences]
+    return [difference.message for difference in gptailor.verify(folder, **how).differences]
 
 
 # ---------------------------------------------------------------------------------- the lock's
 # contents
 
 
-def test_the_lock_names_what_is_read_and_no_more(here: Path) -> None:
-    found = gptailor.lock(gptailor.load("p.tailor"))
-    assert {name: sorted(model.files) for name, model in found.models.items()} == {
+def test_the_lock_has_exactly_the_files_that_are_read(here: Path) -> None:
+    result = gptailor.lock(gptailor.load("p.tailor"))
+    assert {name: sorted(model.files) for name, model in result.models.items()} == {
         "base": [
             "config.json",
             "generation_config.json",
@@ -141,10 +141,10 @@ def test_the_lock_names_what_is_read_and_no_more(here: Path) -> None:
         ],
         "math": ["config.json", "model.safetensors"],
     }
-    assert found.dtype == "float32"
-    assert found.models["math"].source == "./math"
+    assert result.dtype == "float32"
+    assert result.models["math"].source == "./math"
     size = (here / "math" / "model.safetensors").stat().st_size
-    assert found.models["math"].files["model.safetensors"].size == size
+    assert result.models["math"].files["model.safetensors"].size == size
 
 
 def test_only_shards_that_the_output_is_made_of_are_locked(here: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_lock_in_the_folder_fits_the_plan_in_it(here: Path) -> None:
     assert again.lock.tensors == inside.tensors
 
 
-def test_without_a_lock_none_is_made(here: Path) -> None:
+def test_compile_without_locking_writes_no_lock(here: Path) -> None:
     written = gptailor.compile(gptailor.load("p.tailor"), here / "out")
     assert written.lock is None
     assert not (here / "out" / LOCK_FILE).exists()
@@ -220,10 +220,10 @@ def test_adapters_are_locked_apart_from_their_models(here: Path) -> None:
     del document["models"]["code"]["on"]
     inside = (here / "out" / LOCK_FILE).read_text()
     (here / "out" / LOCK_FILE).write_text(json.dumps(document))
-    said = (
+    message = (
         "model 'code': expected a whole model as in the lock, got an adapter on 'mid' in the plan"
     )
-    assert messages(here / "out") == messages(here / "out", tensors_only=True) == [said]
+    assert messages(here / "out") == messages(here / "out", tensors_only=True) == [message]
     (here / "out" / LOCK_FILE).write_text(inside)
     (here / "adapter").rename(here / "moved")
     flip(here / "out" / "tokenizer.json")
@@ -293,21 +293,21 @@ def test_a_configuration_without_the_weights_dtype_stays_as_it_is(
 
 
 def test_the_layout_of_the_sources_changes_files_and_no_tensor(here: Path, family: Path) -> None:
-    found = [gptailor.lock(gptailor.load("p.tailor"))]
+    results = [gptailor.lock(gptailor.load("p.tailor"))]
     for backwards in (False, True):
         shutil.rmtree(here / "math")
         shutil.copytree(family / "math", here / "math")
         shard(here / "math", backwards=backwards)
-        found.append(gptailor.lock(gptailor.load("p.tailor")))
-    assert found[0].tensors == found[1].tensors == found[2].tensors
-    files = [lock.models["math"].files for lock in found]
+        results.append(gptailor.lock(gptailor.load("p.tailor")))
+    assert results[0].tensors == results[1].tensors == results[2].tensors
+    files = [lock.models["math"].files for lock in results]
     assert files[0] != files[1] != files[2] != files[0]
 
 
 # --------------------------------------------------------------------------------- refusals
 
 
-def test_what_was_locked_compiles(here: Path) -> None:
+def test_a_locked_plan_compiles(here: Path) -> None:
     locked = gptailor.lock(gptailor.load("p.tailor"))
     locked.write("p.tailor.lock")
     written = gptailor.compile(gptailor.load("p.tailor"), "new", locked="p.tailor.lock")
@@ -316,7 +316,7 @@ def test_what_was_locked_compiles(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "said"),
+    ("change", "code", "message"),
     [
         (lambda h: (h / "p.tailor").write_text(PLAN.replace("0.25", "0.5")), "C703", "the plan"),
         (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' differs from the lock"),
@@ -328,7 +328,7 @@ def test_what_was_locked_compiles(here: Path) -> None:
     ],
 )
 def test_other_inputs_are_refused(
-    here: Path, change: Callable[[Path], object], code: str, said: str
+    here: Path, change: Callable[[Path], object], code: str, message: str
 ) -> None:
     locked = gptailor.lock(gptailor.load("p.tailor"))
     change(here)
@@ -337,7 +337,7 @@ def test_other_inputs_are_refused(
         return
     error = refused(locked)
     assert error.code == code
-    assert said in error.message
+    assert message in error.message
 
 
 def test_another_dtype_is_refused(here: Path) -> None:
@@ -353,8 +353,8 @@ def test_a_large_input_is_refused_while_it_is_copied(
     monkeypatch.setattr("gptailor.output.lock_recording.EARLY_BYTES", 0)
     locked = gptailor.lock(gptailor.load("p.tailor"))
     flip(here / "math" / "model.safetensors")
-    told: list[int] = []
-    error = refused(locked, on_event=sizes(told.append))
+    counts: list[int] = []
+    error = refused(locked, on_event=sizes(counts.append))
     assert error.code == "C704"
     assert "'model.safetensors' of model 'math' differs from the lock" in error.message
     assert error.path == Path("math/model.safetensors")
@@ -433,22 +433,22 @@ def test_a_lock_holds_a_model_of_the_hub_at_its_commit(family: Path, tmp_path: P
 
 
 def test_a_folder_as_it_was_compiled_is_verified(out: Path) -> None:
-    found = gptailor.verify(out)
-    assert (found.result, found.differences, found.unverified) == ("verified", (), ())
-    assert len(found.compared) == 5
+    result = gptailor.verify(out)
+    assert (result.result, result.differences, result.unverified) == ("verified", (), ())
+    assert len(result.compared) == 5
     (out / LOCK_FILE).unlink()
     assert gptailor.verify(out).result == "verified"
 
 
-def test_progress_is_told_of_all_work(out: Path) -> None:
-    told: list[int] = []
+def test_progress_counts_all_work(out: Path) -> None:
+    counts: list[int] = []
     begun = Verification(out)
-    begun.run(sizes(told.append))
-    assert sum(told) == begun.work
+    begun.run(sizes(counts.append))
+    assert sum(counts) == begun.work
     prepared = ready(gptailor.load("p.tailor"))
-    told.clear()
-    gptailor.lock(prepared, on_event=sizes(told.append))
-    assert sum(told) == work(prepared)
+    counts.clear()
+    gptailor.lock(prepared, on_event=sizes(counts.append))
+    assert sum(counts) == work(prepared)
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -462,7 +462,7 @@ NORM = "model.norm.weight"
 
 @pytest.mark.parametrize("locked", [True, False])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda t: t.pop(NORM), f"tensor '{NORM}' is missing"),
         (lambda t: t.update(more=torch.ones(1)), "tensor 'more' is present, but"),
@@ -477,14 +477,14 @@ NORM = "model.norm.weight"
         (lambda t: t[NORM][3].neg_(), f"tensor '{NORM}' differs from"),
     ],
 )
-def test_another_tensor_is_named(
-    out: Path, change: Callable[[dict[str, Any]], object], said: str, locked: bool
+def test_a_changed_tensor_is_reported(
+    out: Path, change: Callable[[dict[str, Any]], object], expected: str, locked: bool
 ) -> None:
     change_tensors(out, change)
     if not locked:
         (out / LOCK_FILE).unlink()
     (message,) = messages(out)
-    assert said in message
+    assert expected in message
     assert messages(out, tensors_only=True) == ([message] if locked else [])
 
 
@@ -496,7 +496,7 @@ def test_other_files_are_named(out: Path) -> None:
     flip(out / "tokenizer.json")
     (out / "generation_config.json").unlink()
     (out / "chat_template.jinja").write_text("x")
-    said = "\n".join(messages(out))
+    text = "\n".join(messages(out))
     for part in (
         "'new' of config.json is [1], but missing in the plan's output",
         "'rope_theta' of config.json is 1.5, but missing in the plan's output",
@@ -505,16 +505,16 @@ def test_other_files_are_named(out: Path) -> None:
         "'generation_config.json' is missing",
         "'tokenizer.json' differs from the plan's output",
     ):
-        assert part in said
+        assert part in text
     assert messages(out, tensors_only=True) == []
 
 
-def test_a_card_may_be_written_anew(out: Path) -> None:
+def test_a_changed_model_card_still_verifies(out: Path) -> None:
     (out / "README.md").write_text("# My model\n")
     assert gptailor.verify(out).result == "verified"
 
 
-def test_another_plan_is_named(out: Path) -> None:
+def test_a_changed_plan_is_reported(out: Path) -> None:
     plan = out / "plan.tailor"
     text = plan.read_text()
     plan.write_text(text.replace("0.25", "0.5"))
@@ -522,17 +522,17 @@ def test_another_plan_is_named(out: Path) -> None:
     plan.write_text(text.replace("float32", "float16"))
     assert "plan.tailor has the dtype float16, but the lock float32" in messages(out)
     plan.write_text("tailor 1\nL0 frm base\n")
-    assert any("can't be compiled" in one for one in messages(out))
+    assert any("can't be compiled" in message for message in messages(out))
 
 
-def test_a_plan_is_read_no_further_than_one_may_be_long(out: Path) -> None:
+def test_reading_a_plan_stops_at_the_size_limit(out: Path) -> None:
     os.truncate(out / "plan.tailor", 16 * MOST_BYTES)
     tracemalloc.start()
-    said = messages(out, tensors_only=True)
+    lines = messages(out, tensors_only=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(said) == 1
-    assert f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more" in said[0]
+    assert len(lines) == 1
+    assert f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more" in lines[0]
     assert peak < 4 * MOST_BYTES
 
 
@@ -559,7 +559,7 @@ def test_a_tampered_lock_is_a_difference(out: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"version": 2}', '{"version": 1, "version": 1}'])
-def test_a_lock_that_is_none_stops_a_verification(out: Path, content: str) -> None:
+def test_an_invalid_lock_stops_a_verification(out: Path, content: str) -> None:
     (out / LOCK_FILE).write_text(content)
     with pytest.raises(CheckpointError) as error:
         gptailor.verify(out)
@@ -570,29 +570,29 @@ def test_a_lock_that_is_none_stops_a_verification(out: Path, content: str) -> No
 def test_a_damaged_folder_differs(out: Path) -> None:
     file = out / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    found = gptailor.verify(out)
-    assert found.result == "differs"
-    assert "the folder isn't a model" in found.differences[0].message
+    result = gptailor.verify(out)
+    assert result.result == "differs"
+    assert "the folder isn't a model" in result.differences[0].message
 
 
 def test_other_sources_are_named(here: Path, out: Path) -> None:
     flip(here / "math" / "model.safetensors")
-    found = gptailor.verify(out)
-    assert [one.message for one in found.differences] == [
+    result = gptailor.verify(out)
+    assert [difference.message for difference in result.differences] == [
         "'model.safetensors' of model 'math' differs from the lock"
     ]
-    assert found.differences[0].model == "math"
-    assert any("the plan's output" in one for one in found.unverified)
+    assert result.differences[0].model == "math"
+    assert any("the plan's output" in message for message in result.unverified)
     (out / LOCK_FILE).unlink()
     assert gptailor.verify(out).differences == ()  # a tensor that the plan doesn't take
 
 
-def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
+def test_missing_sources_leave_a_folder_unverified(here: Path, out: Path) -> None:
     (here / "math").rename(here / "moved")
-    found = gptailor.verify(out)
-    assert found.result == "unverified"
-    assert any("'math'" in one for one in found.unverified)
-    assert any("tensors with the lock" in one for one in found.compared)
+    result = gptailor.verify(out)
+    assert result.result == "unverified"
+    assert any("'math'" in message for message in result.unverified)
+    assert any("tensors with the lock" in message for message in result.compared)
     assert gptailor.verify(out, models={"math": here / "moved"}).result == "verified"
     assert gptailor.verify(out, tensors_only=True).result == "verified"
     flip(out / "tokenizer.json")
@@ -607,17 +607,17 @@ def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
 
 
 def test_sources_that_do_not_fit_any_more_differ(here: Path, family: Path, out: Path) -> None:
-    found = gptailor.verify(out, models={"math": family / "wide"})
-    assert found.result == "differs"
-    assert "plan.tailor can't be compiled" in found.differences[0].message
+    result = gptailor.verify(out, models={"math": family / "wide"})
+    assert result.result == "differs"
+    assert "plan.tailor can't be compiled" in result.differences[0].message
     with pytest.raises(gptailor.PlanError, match="M105"):
         gptailor.verify(out, models={"mth": here / "math"})
 
 
 def test_a_folder_without_a_plan_is_not_verified(family: Path, tmp_path: Path) -> None:
-    found = gptailor.verify(family / "base")
-    assert found.result == "unverified"
-    assert "the plan: there is no plan.tailor" in found.unverified
+    result = gptailor.verify(family / "base")
+    assert result.result == "unverified"
+    assert "the plan: there is no plan.tailor" in result.unverified
     with pytest.raises(CheckpointError) as error:
         gptailor.verify(tmp_path / "none")
     assert error.value.code == "C101"
@@ -626,40 +626,40 @@ def test_a_folder_without_a_plan_is_not_verified(family: Path, tmp_path: Path) -
 # ------------------------------------------------------------------------------- the command line
 
 
-def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_and_verify_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         code = cli.run(arguments)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        output = capsys.readouterr()
+        return code, output.out + output.err
 
     assert run("lock", "p.tailor") == (0, "p.tailor.lock: 7 files of 2 models, 48 tensors\n")
     printed = run("lock", "p.tailor", "-o", "-")
     assert printed == (0, (here / "p.tailor.lock").read_text())
     assert run("compile", "p.tailor", "-o", "a", "--locked")[0] == 0
     assert run("compile", "p.tailor", "-o", "a", "--locked", "--dry-run", "--force")[0] == 0
-    code, said = run("compile", "p.tailor", "-o", "b", "--lock", "--lock-file", "b.lock")
+    code, output = run("compile", "p.tailor", "-o", "b", "--lock", "--lock-file", "b.lock")
     assert code == 0
-    assert "b.lock: 7 files of 2 models, 48 tensors" in said.splitlines()
+    assert "b.lock: 7 files of 2 models, 48 tensors" in output.splitlines()
     assert (here / "b.lock").read_text() == (here / "p.tailor.lock").read_text()
     assert (here / "a" / LOCK_FILE).read_text() == (here / "b" / LOCK_FILE).read_text()
-    code, said = run("verify", "a")
-    assert (code, said.startswith("a: verified; compared: 48 tensors with the lock")) == (0, True)
+    code, output = run("verify", "a")
+    assert (code, output.startswith("a: verified; compared: 48 tensors with the lock")) == (0, True)
     flip(here / "a" / "model.safetensors")
-    code, said = run("verify", "a", "--format", "json")
-    record = json.loads(said)
+    code, output = run("verify", "a", "--format", "json")
+    record = json.loads(output)
     assert (code, record["result"], len(record["differences"])) == (1, "differs", 1)
     assert record["differences"][0].keys() == {"kind", "name", "model", "file", "message"}
-    code, said = run("verify", "a")
-    assert (code, said.splitlines()[0].startswith("differs: tensor '")) == (1, True)
+    code, output = run("verify", "a")
+    assert (code, output.splitlines()[0].startswith("differs: tensor '")) == (1, True)
     (here / "math").rename(here / "moved")
-    code, said = run("verify", "b")
-    assert (code, "can't be verified: model 'math'" in said) == (3, True)
+    code, output = run("verify", "b")
+    assert (code, "can't be verified: model 'math'" in output) == (3, True)
     assert run("verify", "b", "--model", "math=moved")[0] == 0
     flip(here / "moved" / "model.safetensors")
-    code, said = run("compile", "p.tailor", "-o", "c", "--locked", "--model", "math=moved")
-    assert (code, said.startswith("error[C704]: ")) == (3, True)
-    code, said = run("compile", "p.tailor", "-o", "c", "--locked", "--lock-file", "none")
-    assert (code, said.startswith("error[C701]: ")) == (3, True)
+    code, output = run("compile", "p.tailor", "-o", "c", "--locked", "--model", "math=moved")
+    assert (code, output.startswith("error[C704]: ")) == (3, True)
+    code, output = run("compile", "p.tailor", "-o", "c", "--locked", "--lock-file", "none")
+    assert (code, output.startswith("error[C701]: ")) == (3, True)
     assert not (here / "c").exists()
 
 

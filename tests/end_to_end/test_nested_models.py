@@ -61,12 +61,12 @@ def read(folder: Path) -> dict[str, Tensor]:
     return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Names, dtypes and bits."""
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype, name
+        assert torch.equal(actual[name], tensor), name
 
 
 def test_a_made_model_is_the_folder_that_it_would_be_in_float32(root: Path, tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ head from two
     gptailor.compile(made, tmp_path / "made", locking=True)
     folder = said(f'{math}model mix = "{tmp_path / "mix"}"\n{body}', root)
     gptailor.compile(folder, tmp_path / "folder")
-    found = read(tmp_path / "made")
-    assert_same(found, read(tmp_path / "folder"))
+    result = read(tmp_path / "made")
+    assert_same(result, read(tmp_path / "folder"))
 
     live = gptailor.stitch(made).state_dict()
-    assert all(torch.equal(live[name], tensor) for name, tensor in found.items())
+    assert all(torch.equal(live[name], tensor) for name, tensor in result.items())
 
     lock = json.loads((tmp_path / "made" / "plan.tailor.lock").read_text())
     assert sorted(lock["models"]) == ["base", "chat", "code", "math"]
@@ -98,7 +98,7 @@ head from two
     again = gptailor.load(tmp_path / "made" / "plan.tailor")
     assert again.models["two"] == made.models["two"]
     gptailor.compile(again, tmp_path / "again", locked=tmp_path / "made" / "plan.tailor.lock")
-    assert_same(read(tmp_path / "again"), found)
+    assert_same(read(tmp_path / "again"), result)
 
 
 def test_a_plan_with_zeros_expands_blocks(root: Path, tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ norm from deep, chat by linear(0.5, 0.5)
     plan = said('model deep = "./sub/deep.tailor"\ntokenizer from deep' + body, root)
     gptailor.compile(plan, tmp_path / "out", locking=True)
     gptailor.compile(said(f'model deep = "{tmp_path / "deep"}"' + body, root), tmp_path / "folder")
-    found = read(tmp_path / "out")
-    assert_same(found, read(tmp_path / "folder"))
+    result = read(tmp_path / "out")
+    assert_same(result, read(tmp_path / "folder"))
     live = gptailor.stitch(plan).state_dict()
-    assert all(torch.equal(live[name], tensor) for name, tensor in found.items())
+    assert all(torch.equal(live[name], tensor) for name, tensor in result.items())
 
     lock = json.loads((tmp_path / "out" / "plan.tailor.lock").read_text())
     inside = {"deep", "deep.base", "deep.code", "deep.math"}
@@ -145,11 +145,11 @@ norm from deep, chat by linear(0.5, 0.5)
     assert not gptailor.verify(tmp_path / "out").differences
     assert "| deep.math |" in (tmp_path / "out" / "README.md").read_text()
     gptailor.compile(gptailor.load(tmp_path / "out" / "plan.tailor"), tmp_path / "again")
-    assert_same(read(tmp_path / "again"), found)
+    assert_same(read(tmp_path / "again"), result)
 
     gptailor.compile(plan, tmp_path / "bound", models={"deep.math": root / "chat"})
     assert not torch.equal(read(tmp_path / "bound")["model.embed_tokens.weight"],
-                           found["model.embed_tokens.weight"])  # fmt: skip
+                           result["model.embed_tokens.weight"])  # fmt: skip
     with pytest.raises(gptailor.TailorError, match=r"'deep\.math'"):
         gptailor.compile(
             plan,
@@ -160,7 +160,7 @@ norm from deep, chat by linear(0.5, 0.5)
     (root / "sub" / "deep.tailor").write_text(INNER.replace("0.25", "0.5"))
     differing = gptailor.verify(tmp_path / "out").differences
     (root / "sub" / "deep.tailor").write_text(INNER)
-    assert any(one.name == "deep.tailor" for one in differing)
+    assert any(item.name == "deep.tailor" for item in differing)
 
 
 def test_the_base_may_be_a_plan(root: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_plan_that_isnt_a_model_is_refused(
     assert (fault.code, message in fault.message) == (code, True)
 
 
-def test_a_plan_of_another_architecture_or_that_is_not_there_is_refused(
+def test_a_missing_plan_or_one_of_another_architecture_is_refused(
     root: Path, tmp_path: Path
 ) -> None:
     tiny_model("qwen2", tmp_path / "qwen", layers=COUNT)

@@ -23,14 +23,14 @@ def test_the_notebook_runs_and_its_results_are_shown(capsys: pytest.CaptureFixtu
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), NOTEBOOK.name, "eval"), names)
             shown += [] if value is None else [value]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     faults, plan_map, scores, table, differences, best_map = shown
     assert faults == []
     assert "L4 is dropped" not in str(plan_map)
     for html in (plan_map, scores, best_map):
         assert html._repr_html_().startswith("<")
     assert len(table) == 5
-    assert "L9 is beyond the base, which has 8 layers" in said
+    assert "L9 is beyond the base, which has 8 layers" in output
     assert differences[0].startswith("let share: 0.5 → ")
     assert names["model"].config.num_hidden_layers == 7
     best = names["trials"]["loss"].min()

@@ -71,7 +71,7 @@ def test_a_wheel_holds_the_grammar_and_works(
 
 
 @pytest.mark.thorough
-def test_both_wheels_are_alike(published: dict[str, Path]) -> None:
+def test_both_wheels_have_the_same_files(published: dict[str, Path]) -> None:
     with zipfile.ZipFile(published["tree"]) as a, zipfile.ZipFile(published["again"]) as b:
         assert sorted(a.namelist()) == sorted(b.namelist())
         assert all(a.read(n) == b.read(n) for n in a.namelist() if n.startswith("gptailor/"))

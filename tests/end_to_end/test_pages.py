@@ -25,23 +25,23 @@ PAIRS = sorted(name.removesuffix(".yml") for name in FILES if name.endswith(".ym
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four models of sixteen layers; only their configurations are read."""
-    said = {"model_type": "llama", "num_hidden_layers": 16, "tie_word_embeddings": False}
+    config = {"model_type": "llama", "num_hidden_layers": 16, "tie_word_embeddings": False}
     for name in ("base", "math", "code", "chat"):
         (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "config.json").write_text(json.dumps(said))
+        (tmp_path / "models" / name / "config.json").write_text(json.dumps(config))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_file_of_mergekits_is_the_plan_beside_it(name: str, folder: Path) -> None:
+def test_a_file_of_mergekit_becomes_the_plan_next_to_it(name: str, folder: Path) -> None:
     (folder / f"{name}.yml").write_text(FILES[f"{name}.yml"])
     assert cli.run(["import", f"{name}.yml", "-o", "made.tailor"]) == 0
     beside = gptailor.loads(FILES[f"{name}.tailor"], folder=folder)
     assert gptailor.format(gptailor.load("made.tailor")) == gptailor.format(beside)
 
 
-def test_there_are_pairs() -> None:
+def test_the_page_has_six_pairs_or_more() -> None:
     assert len(PAIRS) >= 6
 
 
@@ -68,9 +68,9 @@ def test_the_readme_and_the_first_page_have_one_plan() -> None:
 def numbers(value: object) -> list[float]:
     """All numbers in some figures, without a heat map's."""
     if isinstance(value, dict):
-        return [one for inner in value.values() for one in numbers(inner)]
+        return [number for inner in value.values() for number in numbers(inner)]
     if isinstance(value, list):
-        return [one for inner in value for one in numbers(inner)]
+        return [number for inner in value for number in numbers(inner)]
     return [value] if isinstance(value, float) else []
 
 
@@ -80,8 +80,8 @@ def test_a_chart_shows_figures_of_the_page_that_they_are_from(name: str) -> None
     place = re.search(r"(docs|benchmarks)/\S+\.md", figures["what"])
     assert place is not None
     page = (DOCS.parent / place[0]).read_text(encoding="utf-8")
-    found = numbers(figures)
-    assert found
-    for number in found:
+    result = numbers(figures)
+    assert result
+    for number in result:
         assert re.search(rf"\b{number}(?!\d)|\b{number}0\b", page), number
     assert (DOCS / "pictures" / f"{name}.svg").exists()

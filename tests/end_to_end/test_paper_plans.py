@@ -37,7 +37,7 @@ def pruning(chosen: dict[int, str], removed: list[int], scale: float = 0.5) -> d
 CHOSEN = {0: "000", 1: "010", 2: "101", 4: "111", 5: "100"}
 
 
-def test_none_is_the_base_one_a_candidate_more_are_merged() -> None:
+def test_layers_with_several_candidates_are_merged() -> None:
     plan, _ = from_paper(pruning(CHOSEN, [3]))
     body = """
         norm from candidate_0; head from candidate_0
@@ -89,7 +89,7 @@ def test_the_models_of_13b_are_the_papers() -> None:
     assert any("names no models" in note.message for note in notes)
 
 
-def test_the_candidates_of_7b_are_placeholders_or_given() -> None:
+def test_candidates_of_7b_are_placeholders_or_arguments() -> None:
     document = pruning(dict.fromkeys(range(23), "001"), list(range(23, 32)))
     plan, notes = from_paper(document)
     assert plan.models["candidate_2"].source == "./candidate_2"
@@ -125,9 +125,9 @@ def test_depth_wise_is_a_stack_of_ordered_subsets() -> None:
 
 def test_depth_wise_scales_are_noted() -> None:
     _, notes = from_paper(depth_wise(["001", "000"], scale_0=1.5, scale_1=0.5))
-    said = {note.place: note.message for note in notes}
-    assert "multiplied by 1.5" in said["scale_0"]
-    assert "multiplied by 0.5" in said["scale_1"]  # which is the base's
+    messages = {note.place: note.message for note in notes}
+    assert "multiplied by 1.5" in messages["scale_0"]
+    assert "multiplied by 0.5" in messages["scale_1"]  # which is the base's
 
 
 def fusion(methods: list[str]) -> dict[str, Any]:
@@ -164,13 +164,13 @@ def test_layer_wise_fusion_is_a_method_for_each_group_and_branch() -> None:
         L4..L5.norms from alpha, beta by ties(0.25, 2.5)
     """
     assert plan == tailor(body, head)
-    said = {note.place: note.message for note in notes}
-    assert "1 - density" in said["layer_selection_method_2"]
-    assert "sum of 1" in said["layer_selection_method_0"]
+    messages = {note.place: note.message for note in notes}
+    assert "1 - density" in messages["layer_selection_method_2"]
+    assert "sum of 1" in messages["layer_selection_method_0"]
 
 
 @pytest.mark.parametrize(
-    ("document", "place", "said"),
+    ("document", "place", "message"),
     [
         ({}, "", "unknown keys"),
         ([], "", "expected a JSON object"),
@@ -193,14 +193,14 @@ def test_layer_wise_fusion_is_a_method_for_each_group_and_branch() -> None:
         (fusion(["linear"] * 3), "layer_selection_method", "3 groups"),
     ],
 )  # fmt: skip
-def test_what_is_no_such_document_is_refused(document: Any, place: str, said: str) -> None:
+def test_an_invalid_document_is_refused(document: Any, place: str, message: str) -> None:
     with pytest.raises(ConversionError) as caught:
         from_paper(document)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.place == place
 
 
-def test_as_many_models_as_candidates_are_given() -> None:
+def test_the_number_of_models_equals_the_number_of_candidates() -> None:
     with pytest.raises(ConversionError, match="3 candidates, and 1 are given"):
         from_paper(pruning(CHOSEN, [3]), models=["a/b"])
 
@@ -223,11 +223,11 @@ def test_the_script_writes_the_plan_of_a_file(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("{", "error: .*found.json: Expecting"), ("{}", "error: .*found.json: unknown keys")],
 )
-def test_the_script_refuses_another_file(tmp_path: Path, text: str, said: str) -> None:
+def test_the_script_refuses_another_file(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "found.json").write_text(text)
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         main([str(tmp_path / "found.json"), "-o", str(tmp_path / "new.tailor")])
     assert not (tmp_path / "new.tailor").exists()

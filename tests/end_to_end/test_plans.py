@@ -46,7 +46,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shelf")
 
 
-def test_there_are_plans() -> None:
+def test_each_folder_of_plans_has_files() -> None:
     assert {path.parent.name for path in FILES} >= {
         "llama2",
         "recipes",
@@ -69,11 +69,11 @@ def test_a_plan_is_in_canonical_form(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_a_plan_says_what_it_is_in_a_comment(path: Path) -> None:
+def test_a_plan_begins_with_a_comment(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
-def test_the_steps_of_a_chain_drop_what_they_say(shelf: Path, tmp_path: Path) -> None:
+def test_the_steps_of_a_chain_drop_the_stated_layers(shelf: Path, tmp_path: Path) -> None:
     (tmp_path / "calibration.jsonl").write_text(f'{{"text": "{"a stitch in time " * 9_000}"}}\n')
     for path in STEPS:
         shutil.copy(path, tmp_path)
@@ -86,9 +86,7 @@ def test_the_steps_of_a_chain_drop_what_they_say(shelf: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path not in STEPS], ids=named)
-def test_a_plan_goes_with_models_of_its_bases_depth(
-    path: Path, shelf: Path, tmp_path: Path
-) -> None:
+def test_a_plan_is_valid_with_models_of_its_depth(path: Path, shelf: Path, tmp_path: Path) -> None:
     plan = gptailor.load(path)
     count = LAYERS[plan.models["base"].source]
     models = {name: _model(shelf, count, seed) for seed, name in enumerate(plan.models)}

@@ -38,7 +38,7 @@ def options(*more: str) -> Any:
     return parsed(["--text", "text.txt", *more])
 
 
-def test_a_share_is_of_the_uncut_models_score_and_stands_beside_the_published_one(
+def test_the_table_has_shares_of_the_uncut_score_and_the_published_shares(
     tmp_path: Path,
 ) -> None:
     results = kept(tmp_path / "results.json")
@@ -98,7 +98,7 @@ def test_a_text_that_is_too_short_to_choose_layers_is_refused(tmp_path: Path) ->
     assert json.loads(chosen.read_text())["text"].startswith(" = Three")
 
 
-def test_a_drop_belongs_to_the_number_of_layers_that_it_keeps() -> None:
+def test_drops_are_assigned_by_the_number_of_kept_layers() -> None:
     given = options("--keep", "28", "35", "--drop", "L26..L33", "--drop", "L3")
     assert drops_of(given, BASE) == {28: "L26..L33", 35: "L3"}
 
@@ -138,8 +138,8 @@ def test_a_score_has_the_published_metric_and_the_count_of_all_parts() -> None:
         "n-samples": {"a": {"effective": 3}, "b": {"effective": 4}},
     }
     pytest.importorskip("lm_eval")
-    found = score_of("mmlu", results, "cpu")
-    assert (found.metric, found.score, found.stderr, found.samples) == ("acc,none", 0.5, 0.1, 7)
+    result = score_of("mmlu", results, "cpu")
+    assert (result.metric, result.score, result.stderr, result.samples) == ("acc,none", 0.5, 0.1, 7)
     assert score_of("mine", results, "cpu").stderr is None
     with pytest.raises(RefusedError, match="got f1,none"):
         score_of("odd", results, "cpu")

@@ -65,7 +65,7 @@ AS_STACKS = {
 
 
 @pytest.mark.parametrize("body", AS_STACKS)
-def test_a_block_that_comes_again_is_the_stack_to_the_byte(
+def test_a_repeated_block_has_the_bytes_of_its_stack(
     body: str, world: Path, tmp_path: Path
 ) -> None:
     gptailor.compile(plan_of(body, world), tmp_path / "again")
@@ -73,7 +73,7 @@ def test_a_block_that_comes_again_is_the_stack_to_the_byte(
     assert bytes_of(tmp_path / "again") == bytes_of(tmp_path / "stack")
 
 
-def test_copies_are_identical_and_draws_are_too(world: Path, tmp_path: Path) -> None:
+def test_the_runs_of_a_repeated_layer_have_equal_random_draws(world: Path, tmp_path: Path) -> None:
     plan = plan_of("L1 from math, base by dare(density=0.5); repeat L1 times 2", world)
     gptailor.compile(plan, tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
@@ -83,7 +83,7 @@ def test_copies_are_identical_and_draws_are_too(world: Path, tmp_path: Path) -> 
     assert not torch.equal(tensors[name.format(1)], tensors[name.format(0)])
 
 
-def test_the_live_model_is_the_folder_and_each_run_has_a_cache_of_its_own(
+def test_the_live_model_equals_the_folder_and_each_run_has_its_own_cache(
     world: Path, tmp_path: Path
 ) -> None:
     plan = plan_of("L3.mlp from math; repeat L2..L3 times 2; scale L2 by 0.9", world)
@@ -101,7 +101,7 @@ def test_the_live_model_is_the_folder_and_each_run_has_a_cache_of_its_own(
     assert torch.equal(cached, plain)
 
 
-def test_a_scale_in_a_block_is_gone_through_in_every_run(world: Path) -> None:
+def test_a_scale_in_a_block_applies_in_every_run(world: Path) -> None:
     """The hidden state after L2 is halved twice, which the layers after it are divided by."""
     with torch.no_grad():
         tokens = torch.arange(3, 12)[None]
@@ -109,8 +109,8 @@ def test_a_scale_in_a_block_is_gone_through_in_every_run(world: Path) -> None:
         bare = stitch(plan_of("repeat L2", world))
         seen: list[list[torch.Tensor]] = []
         for model in (scaled, bare):
-            found = model(tokens, output_hidden_states=True).hidden_states
-            seen.append(list(found))
+            result = model(tokens, output_hidden_states=True).hidden_states
+            seen.append(list(result))
     ratio = {n: (seen[0][n] / seen[1][n]).median() for n in (1, 2)}
     assert ratio[1] == ratio[2] == 1
     assert not torch.allclose(seen[0][4], seen[1][4])
@@ -133,9 +133,9 @@ def test_a_gap_inside_a_block_stays_open_and_one_before_it_is_bridged(
 ) -> None:
     body = "repeat L2..L4; drop L1, L3"
     gptailor.compile(plan_of(body, world), tmp_path / "bare")
-    said = plan_of(f'{body}\nbridge on "text.txt" tokens 600', world)
-    assert "P710" in [fault.code for fault in gptailor.check(said)]
-    gptailor.compile(said, tmp_path / "bridged")
+    bridged = plan_of(f'{body}\nbridge on "text.txt" tokens 600', world)
+    assert "P710" in [fault.code for fault in gptailor.check(bridged)]
+    gptailor.compile(bridged, tmp_path / "bridged")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("bare", "bridged"))
     changed = [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
     assert changed == ["model.layers.0.mlp.down_proj.weight"]
@@ -145,21 +145,21 @@ def test_a_locked_plan_verifies(world: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(world, tmp_path / "work"))
     (folder / "plan.tailor").write_text(HEAD + "repeat L1..L2 times 2")
     assert run(["lock", str(folder / "plan.tailor")]) == 0
-    said = ["compile", str(folder / "plan.tailor"), "-o", str(folder / "out"), "--locked"]
-    assert run(said) == 0
+    command = ["compile", str(folder / "plan.tailor"), "-o", str(folder / "out"), "--locked"]
+    assert run(command) == 0
     assert run(["verify", str(folder / "out")]) == 0
     again = gptailor.load(folder / "out" / "plan.tailor")
     assert again.repeats == gptailor.load(folder / "plan.tailor").repeats
 
 
-def test_show_says_how_many_runs(world: Path, tmp_path: Path, capsys: Any) -> None:
+def test_show_prints_the_number_of_runs(world: Path, tmp_path: Path, capsys: Any) -> None:
     plan = world / "shown.tailor"
     plan.write_text(HEAD + "repeat L1..L2 times 2\nmaybe repeat window 1..2 of L4..L5")
     assert run(["show", str(plan)]) == 0
-    said = capsys.readouterr().out
-    assert "4 more by 'repeat': 10 layers" in said
-    assert re.search(r"repeat +L1\.\.L2 times 2: 3 runs", said)
-    assert re.search(r"repeat +maybe window 1\.\.2 of L4\.\.L5: 2 runs", said)
+    output = capsys.readouterr().out
+    assert "4 more by 'repeat': 10 layers" in output
+    assert re.search(r"repeat +L1\.\.L2 times 2: 3 runs", output)
+    assert re.search(r"repeat +maybe window 1\.\.2 of L4\.\.L5: 2 runs", output)
 
 
 def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsys: Any) -> None:
@@ -173,14 +173,14 @@ def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsy
     assert "b b³b³b b b\n" in card
     capsys.readouterr()
     assert run(["show", str(tmp_path / "out")]) == 0
-    said = " ".join(capsys.readouterr().out.split())  # a long path goes on in the next line
-    assert re.search(r"out: 10 layers \(the base '.*' has 6\)", said)
+    output = " ".join(capsys.readouterr().out.split())  # a long path goes on in the next line
+    assert re.search(r"out: 10 layers \(the base '.*' has 6\)", output)
     assert run(["diff", str(plan), str(tmp_path / "out")]) == 0
 
 
 def test_mergekit_has_a_block_as_slices(world: Path) -> None:
-    said = yaml.safe_load(gptailor.export_mergekit(plan_of("repeat L1..L2", world), 6))
-    ranges = [one["sources"][0]["layer_range"] for one in said["slices"]]
+    document = yaml.safe_load(gptailor.export_mergekit(plan_of("repeat L1..L2", world), 6))
+    ranges = [item["sources"][0]["layer_range"] for item in document["slices"]]
     assert ranges == [[0, 3], [1, 6]]
     whole = plan_of("whole from base, math by linear(0.5, 0.5); repeat L1..L2", world)
     ranges = [

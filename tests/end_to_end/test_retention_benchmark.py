@@ -31,7 +31,7 @@ LEFT_OUT = {"cut", "select", "merged", "bridge"}
 """Searches like `heal`'s: one is enough to see that they run."""
 
 
-def cell(method: str, nats: float, **said: Any) -> Cell:
+def cell(method: str, nats: float, **fields: Any) -> Cell:
     """A cell with two losses on the same sources, and losses of 1 more on other sources."""
     losses = [
         nats - 0.5,
@@ -54,7 +54,7 @@ def cell(method: str, nats: float, **said: Any) -> Cell:
         },
         "evaluations": 1.0, "seconds": 2.0, "note": "L1",
     }  # fmt: skip
-    return Cell(method=method, **(about | said))
+    return Cell(method=method, **(about | fields))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def cells() -> Cells:
     )
 
 
-def test_what_is_won_back_is_measured_by_the_dense_model_that_the_search_would_choose(
+def test_recovery_is_relative_to_the_best_uncut_recipe(
     cells: Cells,
 ) -> None:
     assert cells.uncut.method == "merge"
@@ -96,7 +96,7 @@ def test_tables_have_the_mean_over_seeds_and_the_range_of_shares(cells: Cells) -
     assert any("| a \\| b ⏎ c | e | f |" in row for row in rows)
 
 
-def test_answers_to_read_are_those_of_few_methods(cells: Cells) -> None:
+def test_answers_of_few_methods_are_shown(cells: Cells) -> None:
     more = Cells([*cells.cells, cell("laco", 5.0)], {**cells.words, "laco": "LaCo"})
     tables, _, answers = page(more).partition("### Greedy text")
     assert "| LaCo |" in tables
@@ -120,7 +120,7 @@ def test_a_page_without_marks_is_left_as_it_is(cells: Cells, tmp_path: Path) -> 
     assert file.read_text() == "# Results\n"
 
 
-def test_a_line_that_was_broken_off_is_not_there(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ignored(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "cells.jsonl")
     journal.add("a", 1)
     with journal.file.open("a") as lines:
@@ -131,7 +131,7 @@ def test_a_line_that_was_broken_off_is_not_there(tmp_path: Path) -> None:
     assert Journal(journal.file).known == {"a": 1, "c": [3]}
 
 
-def test_folding_adds_what_others_differ_by() -> None:
+def test_folding_adds_differences_of_layers() -> None:
     once = Layer(2, {2: 1.0}).folding([Layer(3, {3: 1.0}), Layer(4, {4: 1.0})])
     assert once.weights == {2: -1.0, 3: 1.0, 4: 1.0}
     twice = Layer(1, {1: 1.0}).folding([once])
@@ -139,9 +139,9 @@ def test_folding_adds_what_others_differ_by() -> None:
 
 
 def test_a_page_has_the_command_without_the_places_of_one_machine() -> None:
-    said = ["--folder", "/a", "--data", "/b", "--only-page", "--model", "/c", "--texts", "3"]
-    told = parsed([*said, "--page", "page.md"]).command
-    assert told == "python benchmarks/retention.py --data DATA --texts 3 --page page.md"
+    arguments = ["--folder", "/a", "--data", "/b", "--only-page", "--model", "/c", "--texts", "3"]
+    command = parsed([*arguments, "--page", "page.md"]).command
+    assert command == "python benchmarks/retention.py --data DATA --texts 3 --page page.md"
 
 
 def public_texts(folder: Path) -> None:
@@ -183,7 +183,7 @@ def public_texts(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(
+def test_the_benchmark_measures_all_cells_writes_its_page_and_resumes(
     preloaded: Preloaded, tmp_path: Path
 ) -> None:
     methods = [name for name in METHODS if name not in LEFT_OUT]

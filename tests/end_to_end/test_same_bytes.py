@@ -89,14 +89,14 @@ def made(folder: Path, cores: int, seed: str, **options: object) -> dict[str, st
         check=True,
         env=environment,
     )
-    found = {
+    results = {
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(output.rglob("*"))
         if path.is_file()
     }
     for path in sorted(output.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    return found
+    return results
 
 
 @cache

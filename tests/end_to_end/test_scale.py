@@ -139,7 +139,7 @@ def test_a_large_output_is_planned_whole(tmp_path: Path) -> None:
     assert prepared.size > 130e9
 
 
-def test_what_the_disk_has_no_room_for_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_output_larger_than_the_disk_is_refused_first(tmp_path: Path) -> None:
     config, shapes = llama(**{**LLAMA_3_70B, "hidden_size": 2**16, "intermediate_size": 2**18})
     write_hollow(tmp_path / "base", config, shapes, 8)  # 10 TB
     if free_space(tmp_path) > 8e12:

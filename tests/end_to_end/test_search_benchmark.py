@@ -90,8 +90,8 @@ def test_any_values_give_a_plan_of_the_space(slots: bool) -> None:
     space = Synthetic("pairs", "30/3/7", 0).space
     parameters, chance = Parameters(space, slots=slots), np.random.default_rng(0)
     for _ in range(20):
-        values = {one.name: chance.integers(one.count) if one.count else chance.random()
-                  for one in parameters.all}  # fmt: skip
+        values = {item.name: chance.integers(item.count) if item.count else chance.random()
+                  for item in parameters.all}  # fmt: skip
         bits = parameters.genome(values).bits
         for number, (low, high) in enumerate(zip(space.table.low, space.table.high, strict=True)):
             assert low <= bits[space.table.group == number].sum() <= high
@@ -108,7 +108,7 @@ def test_offspring_drop_as_many_layers() -> None:
 
 
 @pytest.mark.parametrize("name", ["random", "one-shot", "EvoPress", "Optuna TPE"])
-def test_a_searcher_begins_with_the_starting_plans(name: str, table: Table) -> None:
+def test_a_peer_begins_with_the_starting_plans(name: str, table: Table) -> None:
     landscape = Measured(table, 0)
     course = run(landscape, peers({}, 40)[name], 0, 40)
     count = len(landscape.starts.bits)
@@ -119,16 +119,16 @@ def test_a_searcher_begins_with_the_starting_plans(name: str, table: Table) -> N
     assert course.at(40) == pytest.approx(best)
 
 
-def test_a_race_gives_up_what_is_surely_worse() -> None:
+def test_a_race_stops_a_surely_worse_plan() -> None:
     chance = np.random.default_rng(0)
     best = chance.normal(3, 1, SAMPLES)
     worse = best + chance.normal(0.3, 0.1, SAMPLES)
     assert race(worse, best) < SAMPLES
     assert race(best - 0.1, best) == SAMPLES
     for pruner in PRUNERS.values():
-        found = raced(np.stack([best, worse, best - 0.1]), 1, pruner)
-        assert (found.trials, found.pruned, found.better, found.wrong) == (2, 1, 1, 0)
-        assert found.kept == 0
+        result = raced(np.stack([best, worse, best - 0.1]), 1, pruner)
+        assert (result.trials, result.pruned, result.better, result.wrong) == (2, 1, 1, 0)
+        assert result.kept == 0
 
 
 def test_a_false_verdict_is_counted(table: Table) -> None:

@@ -102,15 +102,15 @@ class Search:
         if before:
             process = self.begin(*arguments, before=before)
             out, err = process.communicate()
-            said = Said(process.returncode or 0, out, err)
+            result = Said(process.returncode or 0, out, err)
         else:
             told, errors = StringIO(), StringIO()
             with chdir(self.folder), redirect_stdout(told), redirect_stderr(errors):
                 ended = cli.run(["search", *map(str, arguments)])
-            said = Said(ended, told.getvalue(), errors.getvalue())
-        assert said.code == code, said.err
-        assert "Traceback" not in said.err, said.err
-        return said
+            result = Said(ended, told.getvalue(), errors.getvalue())
+        assert result.code == code, result.err
+        assert "Traceback" not in result.err, result.err
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +152,9 @@ def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> Non
         ".lock", "best.tailor", "best.tailor.lock",
         "start.tailor", "front", "run.json", "journal.jsonl", "summary.md",
     }  # fmt: skip
-    said = read_run(world / "run")
-    assert said.ledger.cost() <= 8
-    assert said.end.ended == "budget"
+    reading = read_run(world / "run")
+    assert reading.ledger.cost() <= 8
+    assert reading.end.ended == "budget"
     settings = json.loads((world / "run" / "run.json").read_text())
     assert settings["strategy"] == "random"
     assert settings["trials"] == 8
@@ -170,7 +170,7 @@ def test_progress_is_lines_and_results_a_table(found: Said) -> None:
     assert "run/best.tailor" in found.out
 
 
-def test_the_best_plan_scores_what_was_recorded(found: Said, run: Run, world: Path) -> None:
+def test_the_printed_command_gives_the_recorded_score(found: Said, run: Run, world: Path) -> None:
     """By the very command that the summary names."""
     best = verdict_of(read_run(world / "run")).best
     words = re.findall(r"'[^']*'|\S+", commands(world / "run")[0])
@@ -190,16 +190,14 @@ def test_the_best_plan_compiles_to_its_lock_from_anywhere(
     assert run("verify", tmp_path / "out").code == 0
 
 
-def test_plans_are_canonical_and_say_where_they_come_from(
-    found: Said, run: Run, world: Path
-) -> None:
+def test_found_plans_are_canonical_and_name_their_trial(found: Said, run: Run, world: Path) -> None:
     [front] = (world / "run" / "front").iterdir()
     best = world / "run" / "best.tailor"
     assert run("fmt", "--check", best, front).code == 0
-    said = read_run(world / "run")
-    number = verdict_of(said).best.number
+    reading = read_run(world / "run")
+    number = verdict_of(reading).best.number
     text = best.read_text()
-    assert f"trial {number} of {len(said.ledger.trials)}" in text
+    assert f"trial {number} of {len(reading.ledger.trials)}" in text
     assert "seed 0" in text
     assert 'nll("rows.jsonl"): ' in text
     assert "2 dropped" in text
@@ -212,15 +210,15 @@ def test_plans_are_canonical_and_say_where_they_come_from(
     assert gptailor.check(ones[0]) == []
 
 
-def test_the_summary_has_what_it_is_compared_with(found: Said, world: Path) -> None:
-    said = read_run(world / "run")
-    verdict, starts = verdict_of(said), best_starts(said.ledger)
-    assert said.ledger.references[12]
-    assert said.held_scores(None)
-    assert said.held_scores(verdict.best)
+def test_a_run_has_the_scores_of_base_and_starts_for_its_summary(found: Said, world: Path) -> None:
+    reading = read_run(world / "run")
+    verdict, starts = verdict_of(reading), best_starts(reading.ledger)
+    assert reading.ledger.references[12]
+    assert reading.held_scores(None)
+    assert reading.held_scores(verdict.best)
     assert starts
-    assert all(map(said.held_scores, starts))
-    [drawn] = drawn_plans(said.ledger)
+    assert all(map(reading.held_scores, starts))
+    [drawn] = drawn_plans(reading.ledger)
     best = min(trial.values[0] for trial in starts if trial.values)
     assert verdict.best.values is not None
     assert verdict.best.values[0] <= best
@@ -229,7 +227,7 @@ def test_the_summary_has_what_it_is_compared_with(found: Said, world: Path) -> N
     assert page.count("\n| ") == len({*starts, verdict.found, verdict.best, drawn}) + 2
 
 
-def test_the_same_command_is_over_at_once_and_changes_nothing(
+def test_the_same_command_ends_at_once_and_changes_nothing(
     found: Said, run: Run, world: Path
 ) -> None:
     before = {p: p.read_bytes() for p in (world / "run").rglob("*") if p.is_file()}
@@ -243,7 +241,7 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--seed", "1"], "its seed was '0', now '1'"),
         (["--strategy", "surrogate"], "its strategy was 'random', now 'surrogate'"),
@@ -260,14 +258,14 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
     ],
 )
 def test_a_folder_of_another_search_is_refused(
-    found: Said, run: Run, world: Path, arguments: list[str], said: str
+    found: Said, run: Run, world: Path, arguments: list[str], message: str
 ) -> None:
     before = (world / "run" / "run.json").read_text()
     wanted = ["--strategy", "random", *arguments]
     refused = run("search", "space.tailor", "-o", "run", *wanted)
     assert refused.code == 3
     assert "error[C902]" in refused.err
-    assert said in refused.err
+    assert message in refused.err
     assert (world / "run" / "run.json").read_text() == before
 
 
@@ -307,7 +305,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
 
 
 @pytest.mark.parametrize(
-    ("plan", "arguments", "code", "said"),
+    ("plan", "arguments", "code", "message"),
     [
         ("closed.tailor", [], 1, "the plan has no open choices"),
         ("bare.tailor", [], 1, "the search has no objective"),
@@ -356,17 +354,17 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
     ],
 )
 def test_bad_input_is_reported_before_anything_is_loaded(
-    run: Run, world: Path, plan: str, arguments: list[str], code: int, said: str
+    run: Run, world: Path, plan: str, arguments: list[str], code: int, message: str
 ) -> None:
     refused = run("search", plan, "-o", "new", *arguments)
     assert refused.code == code, refused.err
-    assert said in refused.err
+    assert message in refused.err
     assert refused.out == ""
     assert not (world / "new").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--fidelity", "4..21"], 1, "goes up to 21 samples, but 'nll(\"rows.jsonl\")' has 20"),
         (["-O", 'nll("gone.jsonl")'], 3, "gone.jsonl"),
@@ -375,16 +373,16 @@ def test_bad_input_is_reported_before_anything_is_loaded(
         (["--export", "rows.jsonl"], 3, "error[C301]"),
     ],
 )
-def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
-    run: Run, world: Path, arguments: list[str], code: int, said: str
+def test_a_missing_requirement_is_one_message_and_leaves_no_folder(
+    run: Run, world: Path, arguments: list[str], code: int, message: str
 ) -> None:
     refused = run("search", "space.tailor", "-o", "new", *arguments)
     assert refused.code == code, refused.err
-    assert said in refused.err
+    assert message in refused.err
     assert not (world / "new").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None:
+def test_a_folder_that_is_not_of_a_search_is_refused(run: Run, world: Path) -> None:
     refused = run("search", "space.tailor", "-o", "base")
     assert refused.code == 3
     assert "error[C902]: expected the folder of a search, got one with 'config.json'" in refused.err
@@ -397,7 +395,7 @@ def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None
 # ------------------------------------------------------------------------------- what else it does
 
 
-def test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named(
+def test_starts_of_named_coefficients_have_each_model_alone_and_bounds_are_reported(
     search: Search, world: Path
 ) -> None:
     text = (
@@ -407,37 +405,37 @@ def test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named(
     )
     (world / "named.tailor").write_text(text)
     wishes = ["-O", 'nll("rows.jsonl")', "--strategy", "random", "--trials", "16"]
-    found = search("named.tailor", "-o", "named", *wishes)
-    said = read_run(world / "named")
-    origins = {origin_words(trial.request.origin) for trial in best_starts(said.ledger)}
+    result = search("named.tailor", "-o", "named", *wishes)
+    reading = read_run(world / "named")
+    origins = {origin_words(trial.request.origin) for trial in best_starts(reading.ledger)}
     assert {"base", "math", "code", "uniform merge", "uniform merge by 1"} <= origins
     plan = gptailor.loads((world / "named" / "best.tailor").read_text())
     ends = {f"let {name}": value for name, value in plan.numbers.items() if value in (0, 1)}
-    numbers = numbers_at_bounds(said.space, verdict_of(said).best)
+    numbers = numbers_at_bounds(reading.space, verdict_of(reading).best)
     assert {name: value for name, value, _ in numbers} == ends
-    assert ("at a bound of their interval" in " ".join(found.out.split())) == bool(ends)
+    assert ("at a bound of their interval" in " ".join(result.out.split())) == bool(ends)
 
 
 def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     """Their files named from the current folder."""
     wishes = ["-O", 'nll("rows.jsonl")', "-O", 'multiple_choice("questions.jsonl")']
     wishes += ["-O", 'kl("rows.jsonl")', "--prefer", "nll", "--strategy", "random"]
-    found = search("bare.tailor", "-o", "several", *wishes, "--trials", "10")
-    said = read_run(world / "several")
-    assert [aim.name for aim in said.ledger.aims] == [wishes[i] for i in (1, 3, 5)]
-    assert [aim.scale for aim in said.ledger.aims] == ["base", "base", "spread"]
-    verdict = verdict_of(said)
+    result = search("bare.tailor", "-o", "several", *wishes, "--trials", "10")
+    reading = read_run(world / "several")
+    assert [aim.name for aim in reading.ledger.aims] == [wishes[i] for i in (1, 3, 5)]
+    assert [aim.scale for aim in reading.ledger.aims] == ["base", "base", "spread"]
+    verdict = verdict_of(reading)
     front = sorted(path.name for path in (world / "several" / "front").iterdir())
-    handed = {*said.front, *(said.ledger.trials[point.trial] for point in said.curve)}
+    handed = {*reading.front, *(reading.ledger.trials[point.trial] for point in reading.curve)}
     handed |= {verdict.found, verdict.best}
     assert front == sorted(f"trial-{trial.number:04}.tailor" for trial in handed)
-    values = [trial.values[0] for trial in said.front if trial.values]
+    values = [trial.values[0] for trial in reading.front if trial.values]
     assert verdict.found.values is not None
     assert verdict.found.values[0] == min(values)
-    assert "kl(" in found.out
+    assert "kl(" in result.out
 
 
-def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
+def test_the_printed_eval_command_has_the_dtype_of_the_search(
     search: Search, run: Run, world: Path
 ) -> None:
     flags = ["--strategy", "random", "--trials", "4", "--dtype", "bfloat16"]
@@ -449,7 +447,7 @@ def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
     assert (result["score"],) == verdict_of(read_run(world / "short")).best.values
 
 
-def test_control_c_keeps_everything_and_the_same_command_goes_on(
+def test_control_c_keeps_everything_and_the_same_command_resumes(
     search: Search, run: Run, world: Path
 ) -> None:
     command = ("space.tailor", "--strategy", "random", "--trials", "30", "-o")
@@ -471,7 +469,7 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     again = search(*command, "stopped")
     assert f"going on after {len(begun.ledger.trials)} trials" in again.err
     calm = search(*command, "resting")
-    outs = [re.sub(r"tried in [\d:]+", "", " ".join(one.out.split())) for one in (again, calm)]
+    outs = [re.sub(r"trials? in [\d:]+", "", " ".join(item.out.split())) for item in (again, calm)]
     assert outs[0].replace("stopped/", "resting/") == outs[1]
     plans = [(world / name / "best.tailor").read_text() for name in ("stopped", "resting")]
     assert plans[0] == plans[1]
@@ -479,9 +477,9 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
 
 def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
-    said = search("healed.tailor", "-o", "dry", "--dry-run", "--trials", "40")
+    result = search("healed.tailor", "-o", "dry", "--dry-run", "--trials", "40")
     assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
-    words = " ".join(said.err.split())
+    words = " ".join(result.err.split())
     for part in (
         "starting plans, as the budget allows: block influence on base, block influence on math,"
         " 3 of 3 windows up to ",
@@ -492,12 +490,10 @@ def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> 
         "then bridging and healing 7 plans at most: about ",
     ):
         assert part in words
-    assert said.out == ""
+    assert result.out == ""
 
 
-def test_plans_of_an_interrupted_search_have_their_repairs_and_are_called_unrepaired(
-    world: Path, run: Run
-) -> None:
+def test_plans_of_an_interrupted_search_are_reported_as_unrepaired(world: Path, run: Run) -> None:
     def stop(event: SearchEvent) -> None:
         if isinstance(event, Scored) and event.trial.full:
             raise KeyboardInterrupt
@@ -535,10 +531,10 @@ def test_control_c_while_the_best_plan_is_locked_keeps_everything(
     with monkeypatch.context() as patched:
         patched.setattr(results, "lock_beside", interrupted)
         for _ in ("fresh", "going on after all trials"):
-            said = run(*command)
-            assert said.code == 130, said.err
-            assert "all trials are kept, and the same command continues" in said.err
-            assert re.match(r"\d plans tried in 0:\d\d; interrupted, ", said.out)
+            result = run(*command)
+            assert result.code == 130, result.err
+            assert "all trials are kept, and the same command continues" in result.err
+            assert re.match(r"\d plans tried in 0:\d\d; interrupted, ", result.out)
             assert read_run(world / name).end.ended == "interrupted"
             assert commands(world / name)[1] == f"gptailor compile {name}/best.tailor -o DIR"
             assert "--locked" not in (world / name / "summary.md").read_text()
@@ -547,7 +543,7 @@ def test_control_c_while_the_best_plan_is_locked_keeps_everything(
     assert (world / name / "best.tailor.lock").exists()
 
 
-def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_message_and_the_same_command_resumes(
     search: Search, world: Path
 ) -> None:
     command = ("space.tailor", "--strategy", "random", "-o", "full")
@@ -556,17 +552,17 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
     assert "all earlier trials are kept; run the same command to continue" in stopped.err
     again = search(*command)
     assert "going on after" in again.err
-    assert "Found plan " in again.out
+    assert "Found plan: " in again.out
 
 
 def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world: Path) -> None:
     bridged = SPACE + 'bridge on "text.txt" tokens 2048\n' + WISHES
     (world / "bridged.tailor").write_text(bridged)
     search("bridged.tailor", "-o", "fitted", "--strategy", "random")
-    said = read_run(world / "fitted")
-    found = verdict_of(said).best
+    reading = read_run(world / "fitted")
+    found = verdict_of(reading).best
     assert found.request.stage == "bridged"
-    assert said.record.bridge == "finalists"
+    assert reading.record.bridge == "finalists"
     best = world / "fitted" / "best.tailor"
     assert [bridge.on for bridge in gptailor.load(best).bridges] == ["../text.txt"]
     score = commands(world / "fitted")[0]
@@ -582,7 +578,7 @@ def caching(folder: Path) -> str:
     return f"import os\nos.environ['XDG_CACHE_HOME'] = {str(folder)!r}"
 
 
-def test_finalists_are_healed_once_and_score_as_their_plans_do(
+def test_finalists_are_healed_once_and_have_the_scores_of_their_plans(
     search: Search, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = caching(world / "cache")
@@ -599,13 +595,13 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     then = r"; then bridging and healing 4 plans at most: about \d+:\d\d; bridging each cut comes"
     assert re.search(then, " ".join(began.err.split()))
     assert re.search(r"^\S+/16  \d+: L.*; \d+:\d\d left$", began.err, re.MULTILINE)
-    said = read_run(world / "repaired")
-    found, final = verdict_of(said).best, said.ledger.of(FINAL)
-    assert (said.record.heals, said.record.finalists) == (True, 2)
+    reading = read_run(world / "repaired")
+    found, final = verdict_of(reading).best, reading.ledger.of(FINAL)
+    assert (reading.record.heals, reading.record.finalists) == (True, 2)
     assert found.request.stage == "healed"
     assert found in final
     for trial in final:
-        before = said.ledger.before(trial)
+        before = reading.ledger.before(trial)
         assert before is not None
         assert before.values is not None
         name = rf"^  \w+ {trial.number}: L.* {shown_number(before.values[0])} → "
@@ -644,11 +640,11 @@ def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, worl
     assert gptailor.load(world / "too-short" / "best.tailor").heal is None
 
 
-def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:
+def test_the_help_lists_the_strategies_of_the_registry(run: Run) -> None:
     own = [name for name in STRATEGIES if name in STRATEGIES.own]
     assert own[0] == "surrogate"
-    said = " ".join(run("search", "--help").out.split())
-    assert f"{', '.join(own)}, or a package's. Default: surrogate." in said
+    output = " ".join(run("search", "--help").out.split())
+    assert f"{', '.join(own)}, or a package's. Default: surrogate." in output
 
 
 def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:
@@ -694,13 +690,13 @@ def sized(search: Search, world: Path) -> Said:
 def test_one_search_gives_the_curve_of_quality_over_size(
     sized: Said, run: Run, world: Path
 ) -> None:
-    said = read_run(world / "sized")
-    assert [aim.name for aim in said.ledger.aims] == ['nll("rows.jsonl")', "parameters()"]
+    reading = read_run(world / "sized")
+    assert [aim.name for aim in reading.ledger.aims] == ['nll("rows.jsonl")', "parameters()"]
     assert sized.err.count("plans have several sizes") == 1
     answers = sized.out[sized.out.index('answers to "The sky is blue because":') :].splitlines()
     names = [line.partition(":")[0] for line in answers[1:] if line[2] != " "]
     assert names == ["  base", "  sized/best.tailor"]
-    curve = said.curve
+    curve = reading.curve
     assert [point.size.layers for point in curve] == sorted(point.size.layers for point in curve)
     losses = [point.lost for point in curve]
     assert losses == sorted(losses, reverse=True)
@@ -709,7 +705,7 @@ def test_one_search_gives_the_curve_of_quality_over_size(
         assert 6 - len(plan.drops) == point.size.layers
         shown = run("show", world / "sized" / point.file).out
         assert f"{point.size.parameters:,}" in shown
-        held = said.held_scores(said.ledger.trials[point.trial])
+        held = reading.held_scores(reading.ledger.trials[point.trial])
         assert held is not None
         assert held.values[1] == point.size.parameters
     if len(curve) > 1:
@@ -717,13 +713,13 @@ def test_one_search_gives_the_curve_of_quality_over_size(
         assert "- quality over size: " in (world / "sized" / "summary.md").read_text()
 
 
-def test_sizes_are_no_news_before_an_error(sized: Said, search: Search, world: Path) -> None:
-    said = search("sized.tailor", "-o", "sized", "--seed", "9", "--strategy", "random", code=3)
-    assert "another search" in said.err
-    assert "several sizes" not in said.err
+def test_sizes_are_not_reported_before_an_error(sized: Said, search: Search, world: Path) -> None:
+    result = search("sized.tailor", "-o", "sized", "--seed", "9", "--strategy", "random", code=3)
+    assert "another search" in result.err
+    assert "several sizes" not in result.err
 
 
-def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Path) -> None:
+def test_pick_writes_the_plan_within_a_bound(sized: Said, run: Run, world: Path) -> None:
     curve = read_run(world / "sized").curve
     (folder := world / "elsewhere").mkdir(exist_ok=True)
     for point in curve:
@@ -753,7 +749,7 @@ def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Pat
     assert file.read_text() == content
 
 
-def test_pick_keeps_to_the_size_of_a_gguf_file(
+def test_pick_respects_the_size_of_a_gguf_file(
     sized: Said, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = run("pick", "sized", "--gguf", "q4_0=1G")
@@ -801,7 +797,7 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (
             ["sized", "--layers", "1"],
@@ -823,12 +819,12 @@ def test_a_plan_is_picked_without_numpy(sized: Said, world: Path) -> None:
         (["gone", "--layers", "3"], 3, "error[C903]"),
     ],
 )
-def test_what_cannot_be_picked_is_reported(
-    sized: Said, run: Run, arguments: list[str], code: int, said: str
+def test_an_impossible_pick_is_reported(
+    sized: Said, run: Run, arguments: list[str], code: int, message: str
 ) -> None:
     refused = run("pick", *arguments)
     assert refused.code == code
-    assert said in refused.err
+    assert message in refused.err
     assert refused.out == ""
 
 
@@ -844,24 +840,24 @@ def test_a_loss_has_its_own_unit_where_it_has_no_share(search: Search, run: Run)
 def test_a_draft_is_searched_by_its_acceptance(search: Search, world: Path) -> None:
     arguments = ["-O", 'acceptance("rows.jsonl")', "--strategy", "random", "--trials", "3"]
     search("bare.tailor", "-o", "draft", *arguments)
-    said = read_run(world / "draft")
-    [aim] = said.ledger.aims
+    reading = read_run(world / "draft")
+    [aim] = reading.ledger.aims
     assert (aim.direction, aim.scale) == ("maximize", "base")
-    found = verdict_of(said).found.values
-    assert found == max(trial.values for trial in said.front if trial.values)
-    assert 0 < found[0] < 1
-    assert said.ledger.references[said.ledger.full] == (1.0,)
+    result = verdict_of(reading).found.values
+    assert result == max(trial.values for trial in reading.front if trial.values)
+    assert 0 < result[0] < 1
+    assert reading.ledger.references[reading.ledger.full] == (1.0,)
 
 
 def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Path) -> None:
-    said = read_run(world / "run")
-    verdict = verdict_of(said)
+    reading = read_run(world / "run")
+    verdict = verdict_of(reading)
     first = " ".join(found.out.partition("\n\n")[0].split())
     assert first in (world / "run" / "summary.md").read_text().splitlines()
-    assert f"Found plan {verdict.found.number} (L" in first
+    assert f"Found plan: trial {verdict.found.number} (L" in first
     assert re.search(r" nats (lost|won), on 8 held-out samples\. ", first)
     assert verdict.held
-    assert said.ledger.loss_unit == "nats"
+    assert reading.ledger.loss_unit == "nats"
     better = verdict.gain is not None and verdict.gain.sure
     assert better is ("Better than" in first)
     if better:

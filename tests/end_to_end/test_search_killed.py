@@ -25,8 +25,8 @@ search(Path(sys.argv[1]), setting(), Counting(seconds=0.01)).run()
 
 def ran(preloaded: Preloaded, folder: Path) -> None:
     process = preloaded.start(SEARCH, folder, cwd=folder)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
 
 
 def lines(folder: Path) -> int:

@@ -53,8 +53,8 @@ def search(request: pytest.FixtureRequest, world: Path) -> Search:
 
 def searched(search: Search, name: str, *lines: str, code: int = 0) -> tuple[str, RunReading]:
     (search.folder / f"{name}.tailor").write_text(SPACE.format("\n  ".join(lines)))
-    said = search(f"{name}.tailor", "-o", name, code=code)
-    return said.out + said.err, read_run(search.folder / name)
+    result = search(f"{name}.tailor", "-o", name, code=code)
+    return result.out + result.err, read_run(search.folder / name)
 
 
 def values(run: RunReading) -> list[tuple[float | None, float | None]]:
@@ -89,13 +89,13 @@ def test_no_plan_beyond_a_size_is_tried(search: Search, world: Path) -> None:
 def test_a_bound_below_the_smallest_plan_ends_it_before_it_begins(search: Search) -> None:
     text = SPACE.format("require parameters() <= 5k")
     (search.folder / "tiny.tailor").write_text(text)
-    said = search("tiny.tailor", "-o", "tiny", code=1)
-    assert "error[P609]: no plan of the space has at most 5,000 parameters" in said.err
-    assert f"the smallest has {ENDS + 3 * LAYER:,}, in 3 layers" in said.err
+    result = search("tiny.tailor", "-o", "tiny", code=1)
+    assert "error[P609]: no plan of the space has at most 5,000 parameters" in result.err
+    assert f"the smallest has {ENDS + 3 * LAYER:,}, in 3 layers" in result.err
     assert not (search.folder / "tiny").exists()
 
 
-def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: Path) -> None:
+def test_the_best_plan_meets_the_required_scores(search: Search, world: Path) -> None:
     line = 'require nll("code.txt") <= 1.05 * base'
     out, run = searched(search, "kept", line, "require latency() <= 60.0")
     required = run.end.required
@@ -121,7 +121,9 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
     )
 
 
-def test_where_nothing_meets_it_the_nearest_is_reported(search: Search, world: Path) -> None:
+def test_the_nearest_plan_is_reported_if_none_meets_the_requirement(
+    search: Search, world: Path
+) -> None:
     out, run = searched(search, "none", 'require nll("code.txt") <= 0.5 * math', code=1)
     assert not (world / "none" / "best.tailor").exists()
     assert not (world / "none" / "best.tailor.lock").exists()
@@ -152,21 +154,21 @@ def test_latency_is_an_objective_that_the_study_remembers(search: Search, world:
     assert "latencies" in (world / "quick" / "journal.jsonl").read_text()
 
 
-def test_nothing_is_searched_by_sizes_alone(search: Search) -> None:
+def test_a_search_by_size_alone_is_refused(search: Search) -> None:
     (search.folder / "open.tailor").write_text(SPACE.format(""))
-    said = search("open.tailor", "-o", "refused", "-O", "parameters()", code=1)
-    assert "no objective measures quality" in said.err
+    result = search("open.tailor", "-o", "refused", "-O", "parameters()", code=1)
+    assert "no objective measures quality" in result.err
 
 
 def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) -> None:
     (search.folder / "lost.tailor").write_text(SPACE.format('require nll("gone.txt") <= base'))
-    said = search("lost.tailor", "-o", "lost", code=1)
-    assert "error[C801]: can't be read: No such file or directory" in said.err
-    assert "gone.txt" in said.err
-    assert "trial 0" not in said.err
+    result = search("lost.tailor", "-o", "lost", code=1)
+    assert "error[C801]: can't be read: No such file or directory" in result.err
+    assert "gone.txt" in result.err
+    assert "trial 0" not in result.err
 
 
-def test_an_evaluation_counts_for_its_text_alone(search: Search, world: Path) -> None:
+def test_an_evaluation_is_reused_for_its_own_text_alone(search: Search, world: Path) -> None:
     """The requirement is edited, then another one comes in, then its text is another."""
     (world / "other.txt").write_text(letters(16_000, 2))
     one, two = 'require nll("code.txt") <= 2.0 * base', 'require nll("other.txt") <= 2.0 * base'
@@ -190,7 +192,7 @@ def test_an_evaluation_counts_for_its_text_alone(search: Search, world: Path) ->
     assert "evaluating the requirements" in out
 
 
-def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
+def test_an_interrupt_before_requirements_are_evaluated_keeps_the_best_plan(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No plan meets the requirement; the nearest plan has a file, though no front has it."""
@@ -201,28 +203,28 @@ def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
         if isinstance(event, Progress) and event.at.startswith("evaluating"):
             raise KeyboardInterrupt
 
-    found = find(plan, world / "stopped", on_event=stop)
-    assert found.ended == "interrupted"
-    assert found.best == world / "stopped" / "best.tailor"
-    assert found.best.exists()
-    assert found.summary.end.required is not None
-    assert found.summary.end.required.evaluated == 0
-    said = (world / "stopped" / "summary.md").read_text()
-    assert "are not evaluated on all plans yet" in said
-    assert "meets the requirements" not in said
+    result = find(plan, world / "stopped", on_event=stop)
+    assert result.ended == "interrupted"
+    assert result.best == world / "stopped" / "best.tailor"
+    assert result.best.exists()
+    assert result.summary.end.required is not None
+    assert result.summary.end.required.evaluated == 0
+    summary = (world / "stopped" / "summary.md").read_text()
+    assert "are not evaluated on all plans yet" in summary
+    assert "meets the requirements" not in summary
 
     def worst_is_nearest(_: Conditions, told: Any, bounds: object) -> float:
         return 1 / (told[0][0] or 1.0)
 
     monkeypatch.setattr(Conditions, "_excess", worst_is_nearest)
-    found = find(plan, world / "stopped")
-    assert found.best is None
+    result = find(plan, world / "stopped")
+    assert result.best is None
     assert not (world / "stopped" / "best.tailor").exists()
-    assert found.summary.end.required is not None
-    nearest = found.summary.end.required.nearest
+    assert result.summary.end.required is not None
+    nearest = result.summary.end.required.nearest
     assert nearest is not None
-    handed = {trial.number for trial in found.summary.front}
-    assert nearest not in handed | {point.trial for point in found.summary.curve}
+    handed = {trial.number for trial in result.summary.front}
+    assert nearest not in handed | {point.trial for point in result.summary.curve}
     assert (world / "stopped" / front_file(nearest)).exists()
 
 

@@ -122,8 +122,8 @@ def fitted(text: str, base: str = "base", memory: int | None = None) -> Compute:
         if prepared.resolved.healing is not None:
             healed = healed_layers(prepared, device=torch.device(device), memory=memory)
             return healed.result.numbers["start"], healed.result.numbers["healed"], healed.tensors
-        found = fit(prepared, device=device, memory=memory, anew=True)
-        return found.tensors, repr(found.chosen)
+        result = fit(prepared, device=device, memory=memory, anew=True)
+        return result.tensors, repr(result.chosen)
 
     return compute
 
@@ -174,8 +174,8 @@ def written(folder: Path, device: str) -> Any:
 def weighed(folder: Path, device: str) -> Any:
     prepared = said(folder, BRIDGED)
     text = importance_text(prepared, folder / "text.txt")
-    found = fit(prepared, device=device, anew=True)
-    return dict(importance_matrix(prepared, text, found, device=device, anew=True))
+    result = fit(prepared, device=device, anew=True)
+    return dict(importance_matrix(prepared, text, result, device=device, anew=True))
 
 
 def influence(folder: Path, device: str) -> Any:
@@ -188,9 +188,9 @@ def influence(folder: Path, device: str) -> Any:
 
 
 def answered(folder: Path, device: str) -> Any:
-    [found] = answer(folder / "base", "a", tokens=3, device=device)
-    assert found.failure is None
-    return found.text
+    [result] = answer(folder / "base", "a", tokens=3, device=device)
+    assert result.failure is None
+    return result.text
 
 
 SAME: dict[str, Compute] = {
@@ -239,9 +239,9 @@ def same(one: Any, other: Any, *, exactly: bool) -> bool:
 def test_a_card_gives_the_numbers_of_the_cpu(name: str, folder: Path) -> None:
     expected = SAME[name](folder, "cpu")
     with second_device() as card:
-        found = SAME[name](folder, "cuda")
+        result = SAME[name](folder, "cuda")
     assert card.ran, "nothing ran on the card"
-    assert same(expected, found, exactly=name not in LEARNED)
+    assert same(expected, result, exactly=name not in LEARNED)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -380,12 +380,12 @@ def _in_autocast(kind: str, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_found(name: str) -> None:
+def test_a_device_mistake_is_found(name: str) -> None:
     with second_device(cards=2), pytest.raises((RuntimeError, TypeError)):
         MISTAKES[name](torch.ones(3, device="cuda"), torch.arange(3, device="cuda"))
 
 
-def test_what_cuda_allows_is_no_mistake() -> None:
+def test_operations_that_cuda_allows_are_accepted() -> None:
     with second_device():
         x = torch.arange(3.0, device="cuda")
         assert x[torch.tensor([2])].tolist() == [2]
@@ -400,7 +400,7 @@ def test_what_cuda_allows_is_no_mistake() -> None:
         assert x.to("cuda") is x
 
 
-def test_a_stream_waits_for_the_one_that_computes() -> None:
+def test_a_stream_must_wait_for_the_stream_that_computes() -> None:
     with second_device():
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):

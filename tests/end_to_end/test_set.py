@@ -40,8 +40,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wor
 
 
 def test_a_value_replaces_that_of_the_text(run: Run) -> None:
-    said = run("json", "plan.tailor", "--set", "mix=0.75")
-    assert json.loads(said.out)["numbers"] == {"mix": 0.75, "late": 0.1}
+    result = run("json", "plan.tailor", "--set", "mix=0.75")
+    assert json.loads(result.out)["numbers"] == {"mix": 0.75, "late": 0.1}
 
 
 def test_a_choice_is_closed(run: Run) -> None:
@@ -50,8 +50,8 @@ def test_a_choice_is_closed(run: Run) -> None:
 
 
 def test_a_number_becomes_a_choice(run: Run) -> None:
-    said = run("check", "plan.tailor", "--set", "mix=0.1..0.9", "--set", "late=one of (0.5, 1)")
-    assert "2 choices open" in said.out
+    result = run("check", "plan.tailor", "--set", "mix=0.1..0.9", "--set", "late=one of (0.5, 1)")
+    assert "2 choices open" in result.out
 
 
 def test_the_compiled_plan_has_the_value(run: Run, world: Path, tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_the_same_in_python(world: Path) -> None:
     ],
 )
 def test_a_wrong_value_is_a_fault(run: Run, setting: str, message: str) -> None:
-    said = run("check", "plan.tailor", "--set", setting)
-    assert said.code == 1
-    assert said.err.startswith(message)
+    result = run("check", "plan.tailor", "--set", setting)
+    assert result.code == 1
+    assert result.err.startswith(message)
 
 
 def test_a_fault_names_the_setting(run: Run) -> None:
-    said = run("check", "plan.tailor", "--set", "mix=0.2..0.1")
-    assert " --> plan.tailor with mix=0.2..0.1:4:1\n" in said.err
+    result = run("check", "plan.tailor", "--set", "mix=0.2..0.1")
+    assert " --> plan.tailor with mix=0.2..0.1:4:1\n" in result.err
 
 
 @pytest.mark.parametrize(
@@ -103,28 +103,28 @@ def test_a_fault_names_the_setting(run: Run) -> None:
     ],
 )
 def test_a_wrong_option_is_a_usage_error(run: Run, settings: list[str], message: str) -> None:
-    said = run("check", "plan.tailor", *(word for s in settings for word in ("--set", s)))
-    assert said.code == 2
-    assert message in said.err
+    result = run("check", "plan.tailor", *(word for s in settings for word in ("--set", s)))
+    assert result.code == 2
+    assert message in result.err
 
 
 def test_a_plan_in_json_has_no_lets(run: Run, world: Path) -> None:
     (world / "plan.json").write_text(run("json", "plan.tailor").out)
-    said = run("check", "plan.json", "--set", "mix=0.5")
-    assert (said.code, "change 'numbers' in the file" in said.err) == (1, True)
+    result = run("check", "plan.json", "--set", "mix=0.5")
+    assert (result.code, "change 'numbers' in the file" in result.err) == (1, True)
 
 
 def test_eval_sweeps_a_value_and_draws_a_chart(run: Run, world: Path) -> None:
     swept = ("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed")
-    said = run(*swept, "--set", "mix=0.0,0.5,1.0", "--format", "json")
-    assert said.code == 0, said.err
-    rows = [r for r in json.loads(said.out)["results"] if " with " in r["target"]]
+    result = run(*swept, "--set", "mix=0.0,0.5,1.0", "--format", "json")
+    assert result.code == 0, result.err
+    rows = [r for r in json.loads(result.out)["results"] if " with " in r["target"]]
     assert [row["target"] for row in rows] == [f"plan.tailor with mix={m}" for m in (0.0, 0.5, 1.0)]
-    one = json.loads(run(*swept, "--set", "mix=0.5", "--format", "json").out)["results"]
-    assert [r["score"] for r in one if " with " in r["target"]] == [rows[1]["score"]]
-    said = run(*swept, "--set", "mix=0.0,0.5,1.0").out
+    single = json.loads(run(*swept, "--set", "mix=0.5", "--format", "json").out)["results"]
+    assert [r["score"] for r in single if " with " in r["target"]] == [rows[1]["score"]]
+    result = run(*swept, "--set", "mix=0.0,0.5,1.0").out
     head, *chart = (
-        said.partition("over 'mix'")[2].partition("answers to")[0].strip("\n").splitlines()
+        result.partition("over 'mix'")[2].partition("answers to")[0].strip("\n").splitlines()
     )
     assert head == f" (bars begin at {min(row['score'] for row in rows):.4g})"
     assert [line.split()[0] for line in chart] == ["0.0", "0.5", "1.0"]
@@ -133,52 +133,54 @@ def test_eval_sweeps_a_value_and_draws_a_chart(run: Run, world: Path) -> None:
 
 
 def test_a_sweep_of_standard_input_reads_it_once(run: Run, world: Path) -> None:
-    said = run("eval", "-", "-O", 'nll("text.jsonl")', "--no-speed", "--set", "mix=0.2,0.4",
+    result = run("eval", "-", "-O", 'nll("text.jsonl")', "--no-speed", "--set", "mix=0.2,0.4",
                stdin=(world / "plan.tailor").read_text())  # fmt: skip
-    assert said.code == 0, said.err
-    assert said.out.count("<stdin> with mix=") >= 2
+    assert result.code == 0, result.err
+    assert result.out.count("<stdin> with mix=") >= 2
 
 
 def test_a_let_is_swept_by_one_option(run: Run) -> None:
-    said = run("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", "mix=0", "--set", "mix=1")
-    assert (said.code, "--set has one number twice" in said.err) == (2, True)
+    result = run(
+        "eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", "mix=0", "--set", "mix=1"
+    )
+    assert (result.code, "--set has one number twice" in result.err) == (2, True)
 
 
-def test_a_plan_may_come_twice_beside_a_folder_of_any_name(run: Run, world: Path) -> None:
+def test_a_plan_may_be_given_twice_with_a_folder_of_any_name(run: Run, world: Path) -> None:
     if not (world / "x with y").exists():
         (world / "x with y").symlink_to(world / "math")
-    said = run("eval", "plan.tailor", "plan.tailor", "x with y", "-O", 'nll("text.jsonl")',
+    result = run("eval", "plan.tailor", "plan.tailor", "x with y", "-O", 'nll("text.jsonl")',
                "--no-speed", "--set", "mix=0.1,0.4")  # fmt: skip
-    assert said.code == 0, said.err
-    assert said.out.count("over 'mix'") == 1
+    assert result.code == 0, result.err
+    assert result.out.count("over 'mix'") == 1
 
 
-def test_folders_stay_beside_a_sweep(run: Run) -> None:
-    said = run("eval", "math", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed",
+def test_a_sweep_evaluates_folders_too(run: Run) -> None:
+    result = run("eval", "math", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed",
                "--set", "mix=0.5", "--format", "json")  # fmt: skip
-    targets = [row["target"] for row in json.loads(said.out)["results"]]
+    targets = [row["target"] for row in json.loads(result.out)["results"]]
     assert {"math", "plan.tailor with mix=0.5"} <= set(targets)
 
 
 def test_a_sweep_of_many_plans_asks_first(run: Run) -> None:
     values = ",".join(str(n / 200) for n in range(101))
-    said = run("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", f"mix={values}")
-    assert said.code == 2
-    assert "--set makes 101 plans; add --many-plans to evaluate them all" in said.err
+    result = run("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", f"mix={values}")
+    assert result.code == 2
+    assert "--set makes 101 plans; add --many-plans to evaluate them all" in result.err
 
 
 def test_a_sweep_needs_a_plan(run: Run) -> None:
-    said = run("eval", "math", "-O", 'nll("text.jsonl")', "--set", "mix=0.5")
-    assert (said.code, "--set expects the file of a plan, got 'math'" in said.err) == (2, True)
+    result = run("eval", "math", "-O", 'nll("text.jsonl")', "--set", "mix=0.5")
+    assert (result.code, "--set expects the file of a plan, got 'math'" in result.err) == (2, True)
 
 
 def test_every_combination_is_a_plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gptailor.cli.options import swept
 
     monkeypatch.chdir(world)
-    found = swept(["plan.tailor", "math"], (("mix", ("0.1", "0.2")), ("late", ("0.3", "0.4"))))
-    assert found[-1] == "math"
-    numbers = [plan.numbers for plan in found[:-1]]  # type: ignore[union-attr]
+    result = swept(["plan.tailor", "math"], (("mix", ("0.1", "0.2")), ("late", ("0.3", "0.4"))))
+    assert result[-1] == "math"
+    numbers = [plan.numbers for plan in result[:-1]]  # type: ignore[union-attr]
     assert [(n["mix"], n["late"]) for n in numbers] == [
         (0.1, 0.3), (0.1, 0.4), (0.2, 0.3), (0.2, 0.4),
     ]  # fmt: skip
@@ -211,12 +213,12 @@ def _count(world: Path) -> None:
 
 
 @pytest.mark.usefixtures("_count")
-def test_a_count_is_set_too(run: Run) -> None:
+def test_an_option_sets_the_count_of_dropped_layers(run: Run) -> None:
     assert json.loads(run("json", "count.tailor").out)["drop_any"][0]["count"] == 1
     set_to_two = json.loads(run("json", "count.tailor", "--set", "n=2").out)
     assert set_to_two["drop_any"] == [{"count": 2, "among": [0, 1], "named": "n"}]
-    said = run("check", "count.tailor", "--set", "n=0.5")
-    assert (said.code, "error[P310]" in said.err) == (1, True)
+    result = run("check", "count.tailor", "--set", "n=0.5")
+    assert (result.code, "error[P310]" in result.err) == (1, True)
     assert (
         "expected at most 2 layers to drop, got 3"
         in run("check", "count.tailor", "--set", "n=3").err
@@ -228,9 +230,9 @@ def test_a_count_in_json_is_its_number(run: Run, world: Path) -> None:
     document = json.loads(run("json", "count.tailor").out)
     document["numbers"]["n"] = 2
     (world / "count.json").write_text(json.dumps(document))
-    said = run("check", "count.json")
-    assert said.code == 1
-    assert "error[P310]: the count is 1, but 'n' is 2" in said.err
+    result = run("check", "count.json")
+    assert result.code == 1
+    assert "error[P310]: the count is 1, but 'n' is 2" in result.err
 
 
 # ------------------------------------------------------------------------------------- references
@@ -240,21 +242,21 @@ def test_each_value_has_its_own_reference(run: Run, world: Path) -> None:
     text = PLAN.partition("let late")[0]
     text += "model blend = base, math by linear(1, mix)\nwhole from blend\n"
     (world / "blend.tailor").write_text(text)
-    said = run("eval", "blend.tailor", "--set", "mix=0.3,0.7", "--format", "json", "--no-speed",
+    result = run("eval", "blend.tailor", "--set", "mix=0.3,0.7", "--format", "json", "--no-speed",
                "-O", 'kl("text.jsonl", from=blend)')  # fmt: skip
-    assert said.code == 0
-    values = [row["score"] for row in json.loads(said.out)["results"]]
+    assert result.code == 0
+    values = [row["score"] for row in json.loads(result.out)["results"]]
     assert len(values) == 2
     assert all(abs(value) < 1e-5 for value in values), "a plan's own blend is the reference"
 
 
 def test_too_many_plans_name_a_flag_that_exists(run: Run) -> None:
     values = ",".join(str(n / 200) for n in range(101))
-    said = run("eval", "plan.tailor", "--set", f"mix={values}", "-O", "parameters()")
-    assert "add --many-plans to evaluate them all" in said.err
-    said = run("generate", "plan.tailor", "--set", f"mix={values}", "a cat")
-    assert (said.code, "--many-plans" in said.err) == (2, False)
-    assert "give fewer values, for at most 100 plans" in said.err
+    result = run("eval", "plan.tailor", "--set", f"mix={values}", "-O", "parameters()")
+    assert "add --many-plans to evaluate them all" in result.err
+    result = run("generate", "plan.tailor", "--set", f"mix={values}", "a cat")
+    assert (result.code, "--many-plans" in result.err) == (2, False)
+    assert "give fewer values, for at most 100 plans" in result.err
 
 
 def test_a_text_in_the_home_is_found(
@@ -268,19 +270,21 @@ def test_a_text_in_the_home_is_found(
 
 
 @pytest.mark.usefixtures("renders_here")
-def test_a_plan_says_the_same_as_its_folder(run: Run, world: Path, tmp_path: Path) -> None:
+def test_diff_finds_no_difference_between_a_plan_and_its_folder(
+    run: Run, world: Path, tmp_path: Path
+) -> None:
     (world / "t.jinja").write_text("{{ messages }}")
     (world / "long.txt").write_text("a cat sat on the mat. " * 60)
     lines = ["drop L2", 'bridge on "long.txt" tokens 240', 'chat_template "./t.jinja"']
     (world / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\n' + "\n".join(lines))
     assert run("compile", "cut.tailor", "-o", tmp_path / "out").code == 0
-    said = run("diff", "cut.tailor", tmp_path / "out")
-    assert (said.code, said.out) == (0, "the plans say the same\n")
+    result = run("diff", "cut.tailor", tmp_path / "out")
+    assert (result.code, result.out) == (0, "the plans are equal\n")
 
 
 def test_an_export_names_the_given_folder(run: Run, world: Path) -> None:
     text = PLAN.partition("let late")[0] + "merge(L0 base, L0 math, mix)\n"
     (world / "merge.tailor").write_text(text)
-    said = run("export", "merge.tailor", "--model", f"math={world / 'base'}")
-    assert (said.code, "./math" in said.out) == (0, False)
+    result = run("export", "merge.tailor", "--model", f"math={world / 'base'}")
+    assert (result.code, "./math" in result.out) == (0, False)
     assert run("export", "merge.tailor", "--model", "none=./base", "--layers", "4").code == 1

@@ -105,12 +105,12 @@ def ends_well(
         code = run(command)
     finally:
         path.write_bytes(kept)
-    said = "".join(capsys.readouterr())
+    output = "".join(capsys.readouterr())
     assert code in {0, 1, 3}
-    assert code == 0 or said.strip()
-    assert FOREIGN.search(said) is None, said
+    assert code == 0 or output.strip()
+    assert FOREIGN.search(output) is None, output
     assert not list(world.glob(".*partial*"))
-    return code, said
+    return code, output
 
 
 @pytest.mark.parametrize("file", READERS)
@@ -150,9 +150,9 @@ def test_settings_that_transformers_refuses_are_one_message(
 ) -> None:
     monkeypatch.chdir(world)
     document = json.loads((world / file).read_text()) | change
-    code, said = ends_well(EVAL, world, file, document, capsys)
+    code, output = ends_well(EVAL, world, file, document, capsys)
     assert code == 3
-    assert says in " ".join(said.split())
+    assert says in " ".join(output.split())
 
 
 @pytest.mark.parametrize("end", [float("nan"), "x", [[]], 10**30, -1])
@@ -162,20 +162,20 @@ def test_an_end_that_isnt_a_token_is_one_message(
     monkeypatch.chdir(world)
     file = "out/generation_config.json"
     document = json.loads((world / file).read_text()) | {"eos_token_id": end}
-    code, said = ends_well(GENERATE, world, file, document, capsys)
+    code, output = ends_well(GENERATE, world, file, document, capsys)
     assert code == 3
-    assert "expected token numbers as 'eos_token_id', got" in " ".join(said.split())
+    assert "expected token numbers as 'eos_token_id', got" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("file", ["base/config.json", "base/tokenizer_config.json"])
-def test_half_a_surrogate_pair_is_one_message(
+def test_an_unpaired_surrogate_is_one_message(
     file: str, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world)
     document = json.loads((world / file).read_text()) | {"architectures": ["😀", "\ud800"]}
-    code, said = ends_well(COMPILE, world, file, document, capsys)
+    code, output = ends_well(COMPILE, world, file, document, capsys)
     assert code in {1, 3}
-    assert "half a surrogate pair" in " ".join(said.split())
+    assert "half a surrogate pair" in " ".join(output.split())
 
 
 def test_a_long_setting_is_cut(
@@ -183,6 +183,6 @@ def test_a_long_setting_is_cut(
 ) -> None:
     monkeypatch.chdir(world)
     document = json.loads((world / "base/config.json").read_text()) | {"hidden_act": "a" * 3000}
-    code, said = ends_well(COMPILE, world, "base/config.json", document, capsys)
+    code, output = ends_well(COMPILE, world, "base/config.json", document, capsys)
     assert code == 1
-    assert max(map(len, said.split())) < 200
+    assert max(map(len, output.split())) < 200

@@ -71,9 +71,9 @@ def out(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with `pages`, as they are laid out, and the `site`."""
     folder = tmp_path_factory.mktemp("docs")
     builder.stage(folder)
-    code, said = builder.built(folder)
-    assert code == 0, said
-    assert "arning" not in said
+    code, output = builder.built(folder)
+    assert code == 0, output
+    assert "arning" not in output
     return folder
 
 
@@ -86,8 +86,8 @@ def named(nav: Any) -> Iterator[str]:
     """The pages of a navigation."""
     for entry in nav:
         inner = entry.values() if isinstance(entry, dict) else [entry]
-        for one in inner:
-            yield from named(one) if isinstance(one, list) else [one]
+        for item in inner:
+            yield from named(item) if isinstance(item, list) else [item]
 
 
 def test_every_page_is_in_the_navigation_once(out: Path) -> None:
@@ -112,10 +112,10 @@ def test_every_link_leads_to_a_page_and_a_place_on_it(pages: dict[Path, Html]) -
             )
             if not there.is_file() or not whole:
                 dead.append(f"{path.name}: {link}")
-    assert [one for one in dead if not one.startswith("404")] == []
+    assert [item for item in dead if not item.startswith("404")] == []
 
 
-def test_nothing_is_fetched_from_elsewhere(out: Path, pages: dict[Path, Html]) -> None:
+def test_pages_load_no_foreign_files(out: Path, pages: dict[Path, Html]) -> None:
     for path, page in pages.items():
         if path.name == "404.html":  # stands at no place of its own
             continue

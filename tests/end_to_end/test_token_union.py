@@ -55,22 +55,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ma
     return root, made
 
 
-def assert_rows(found: Tensor, rows: Mapping[str, Tensor]) -> None:
-    assert len(found) == len(UNION)
+def assert_rows(result: Tensor, rows: Mapping[str, Tensor]) -> None:
+    assert len(result) == len(UNION)
     for number, token in enumerate(UNION):
-        torch.testing.assert_close(found[number], rows[token], rtol=0, atol=0, msg=token)
+        torch.testing.assert_close(result[number], rows[token], rtol=0, atol=0, msg=token)
 
 
 def test_rows_are_the_base_s_the_only_one_s_or_the_mean(
     models: tuple[Path, dict[str, Made]],
 ) -> None:
     root, made = models
-    found = compiled(root, "tokenizer union; head from chat, math by linear()")
-    assert_rows(found[EMBED], wanted(EMBED, "base", "base", made))
+    result = compiled(root, "tokenizer union; head from chat, math by linear()")
+    assert_rows(result[EMBED], wanted(EMBED, "base", "base", made))
     sides = [wanted(HEAD, name, "chat math", made) for name in ("chat", "math")]
     mean = {token: (sides[0][token] + sides[1][token]) / 2 for token in UNION}
     for number, token in enumerate(UNION):
-        torch.testing.assert_close(found[HEAD][number], mean[token], msg=token)
+        torch.testing.assert_close(result[HEAD][number], mean[token], msg=token)
     tokenizer = AutoTokenizer.from_pretrained(root / "out")
     assert tokenizer.get_vocab() == {token: number for number, token in enumerate(UNION)}
     assert tokenizer("<|pad|>a<|im_end|>").input_ids == [65, ORDER.index("a"), 64]
@@ -83,7 +83,7 @@ def test_rows_are_the_base_s_the_only_one_s_or_the_mean(
 
     plan = gptailor.load(root / "plan.tailor")
     stitched = gptailor.stitch(plan)
-    assert torch.equal(stitched.get_input_embeddings().weight, found[EMBED])
+    assert torch.equal(stitched.get_input_embeddings().weight, result[EMBED])
     prepared = prepare(plan)
     base = prepared.models["base"]
     assert tokenizer_of(base).get_vocab() == tokenizer.get_vocab()
@@ -99,24 +99,24 @@ def test_a_task_vector_s_base_has_the_same_rows(
     root, made = models
     plan, _ = checked(root, "tokenizer union; embed from math by task_arithmetic(0.5)")
     gptailor.compile(plan, tmp_path / "out")
-    found = load_file(tmp_path / "out" / "model.safetensors")[EMBED]
+    result = load_file(tmp_path / "out" / "model.safetensors")[EMBED]
     theirs, ours = (wanted(EMBED, name, "base math", made) for name in ("math", "base"))
     for number, token in enumerate(UNION):
         row = ours[token] + 0.5 * (theirs[token] - ours[token])
-        torch.testing.assert_close(found[number], row, msg=token)
+        torch.testing.assert_close(result[number], row, msg=token)
 
 
-def test_where_the_base_has_all_tokens_its_files_stay(tmp_path: Path) -> None:
+def test_the_tokenizer_files_stay_if_the_base_has_all_tokens(tmp_path: Path) -> None:
     base = model(tmp_path, "base", EXTENDED, rows=65, tie_word_embeddings=True)
     model(tmp_path, "chat", ORDER, rows=64, tie_word_embeddings=True)
-    found = compiled(tmp_path, "tokenizer union; L1 from chat")
-    assert torch.equal(found[EMBED], base.tensors[EMBED])
-    assert HEAD not in found
+    result = compiled(tmp_path, "tokenizer union; L1 from chat")
+    assert torch.equal(result[EMBED], base.tensors[EMBED])
+    assert HEAD not in result
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
 
 
-def test_settings_beside_tell_the_same_tokens(tmp_path: Path) -> None:
+def test_tokenizer_settings_list_the_same_tokens(tmp_path: Path) -> None:
     """Readers that don't know `tokenizer.json` find the tokens where they look."""
     model(tmp_path, "base", ORDER)
     model(tmp_path, "chat", EXTENDED, rows=65)
@@ -144,16 +144,16 @@ def test_a_union_is_scored_as_its_folder(models: tuple[Path, dict[str, Made]]) -
     objectives = ['nll("rows.jsonl")', "parameters()"]
     alone = gptailor.evaluate(root / "united", objectives, folder=root, speed=False)
     live = gptailor.evaluate(root / "union.tailor", objectives, folder=root, speed=False)
-    found = [[result.outcome for result in each.results] for each in (alone, live)]
-    assert found[0] == found[1]
+    results = [[result.outcome for result in each.results] for each in (alone, live)]
+    assert results[0] == results[1]
 
 
 def test_another_vocabulary_proper_is_reported(tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER[:60], rows=60)
     chat = model(tmp_path, "chat", ORDER)
-    found = compiled(tmp_path, "tokenizer union; L1 from chat", "M312")[EMBED]
-    assert torch.equal(found[:60], base.tensors[EMBED])
-    assert torch.equal(found[60:], chat.tensors[EMBED][60:63])
+    result = compiled(tmp_path, "tokenizer union; L1 from chat", "M312")[EMBED]
+    assert torch.equal(result[:60], base.tensors[EMBED])
+    assert torch.equal(result[60:], chat.tensors[EMBED][60:63])
 
 
 @pytest.mark.parametrize(

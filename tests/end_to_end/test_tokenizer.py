@@ -96,14 +96,14 @@ def compiled(root: Path, text: str, *warnings: str) -> Mapping[str, Tensor]:
     return load_file(root / "out" / "model.safetensors")
 
 
-def assert_rows(found: Tensor, owner: Made, rows: Mapping[str, Tensor]) -> None:
+def assert_rows(result: Tensor, owner: Made, rows: Mapping[str, Tensor]) -> None:
     """Each token's row is the one that is told; rows of no token are the owner's."""
-    told = {owner.ids[token]: row for token, row in rows.items()}
-    own = owner.tensors[EMBED if found.shape == owner.tensors[EMBED].shape else HEAD]
-    assert len(found) == len(own)
-    for number, row in enumerate(found):
-        if number in told:
-            assert torch.equal(row.float(), told[number]), f"row {number}"
+    by_number = {owner.ids[token]: row for token, row in rows.items()}
+    own = owner.tensors[EMBED if result.shape == owner.tensors[EMBED].shape else HEAD]
+    assert len(result) == len(own)
+    for number, row in enumerate(result):
+        if number in by_number:
+            assert torch.equal(row.float(), by_number[number]), f"row {number}"
 
 
 def by_token(where: str, owner: Made, *models: Made) -> dict[str, Tensor]:
@@ -156,19 +156,19 @@ VARIANTS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_tokenizer_comes_with_rows(variant: str, tied: bool, tmp_path: Path) -> None:
+def test_a_tokenizer_brings_its_embedding_rows(variant: str, tied: bool, tmp_path: Path) -> None:
     tokens, rows, warnings = VARIANTS[variant]
     tie = {"tie_word_embeddings": tied}
     base = model(tmp_path, "base", ORDER, **tie)
     settings = CHAT if rows > 64 else {"eos_token_id": 4}
     chat = model(tmp_path, "chat", tokens, rows=rows, **settings, **tie)
-    found = compiled(tmp_path, "tokenizer from chat", *warnings)
+    result = compiled(tmp_path, "tokenizer from chat", *warnings)
     for where in (EMBED,) if tied else (EMBED, HEAD):
-        assert_rows(found[where], chat, by_token(where, chat, base))
+        assert_rows(result[where], chat, by_token(where, chat, base))
         padding = torch.tensor([n for n in range(rows) if n >= len(tokens)], dtype=torch.long)
         ours = base.tensors[where] if variant == "same" else chat.tensors[where]
-        assert torch.equal(found[where][padding], ours[padding])
-    assert (HEAD in found) is not tied
+        assert torch.equal(result[where][padding], ours[padding])
+    assert (HEAD in result) is not tied
     assert_whole(tmp_path, "chat", rows)
 
 
@@ -177,9 +177,9 @@ def test_rows_are_put_in_the_base_s_order(variant: str, tmp_path: Path) -> None:
     tokens, rows, _ = VARIANTS[variant]
     base = model(tmp_path, "base", ORDER)
     chat = model(tmp_path, "chat", tokens, rows=rows)
-    found = compiled(tmp_path, "embed from chat")
-    assert_rows(found[EMBED], base, by_token(EMBED, base, chat))
-    assert torch.equal(found[HEAD], base.tensors[HEAD])
+    result = compiled(tmp_path, "embed from chat")
+    assert_rows(result[EMBED], base, by_token(EMBED, base, chat))
+    assert torch.equal(result[HEAD], base.tensors[HEAD])
     assert_whole(tmp_path, "base", 64)
 
 
@@ -187,9 +187,9 @@ def test_a_third_model_s_embedding_fits_the_tokenizer(tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER)
     math = model(tmp_path, "math", SWAPPED, rows=66)
     chat = model(tmp_path, "chat", EXTENDED, rows=65)
-    found = compiled(tmp_path, "tokenizer from chat; embed from math")
-    assert_rows(found[EMBED], chat, by_token(EMBED, chat, math))
-    assert_rows(found[HEAD], chat, by_token(HEAD, chat, base))
+    result = compiled(tmp_path, "tokenizer from chat; embed from math")
+    assert_rows(result[EMBED], chat, by_token(EMBED, chat, math))
+    assert_rows(result[HEAD], chat, by_token(HEAD, chat, base))
     assert_whole(tmp_path, "chat", 65)
 
 
@@ -200,9 +200,9 @@ def test_merged_rows_are_those_of_one_token(tmp_path: Path) -> None:
     text = (
         "tokenizer from chat; embed from math, base by linear(); head from base, chat by linear()"
     )
-    found = compiled(tmp_path, text)
-    assert_rows(found[EMBED], chat, by_token(EMBED, chat, math, base))
-    assert_rows(found[HEAD], chat, by_token(HEAD, chat, base, chat))
+    result = compiled(tmp_path, text)
+    assert_rows(result[EMBED], chat, by_token(EMBED, chat, math, base))
+    assert_rows(result[HEAD], chat, by_token(HEAD, chat, base, chat))
 
 
 def test_a_task_vector_is_taken_token_by_token(tmp_path: Path) -> None:
@@ -210,33 +210,33 @@ def test_a_task_vector_is_taken_token_by_token(tmp_path: Path) -> None:
     math = model(tmp_path, "math", SWAPPED, rows=66)
     chat = model(tmp_path, "chat", EXTENDED, rows=65)
     text = "tokenizer from chat; embed from math, chat by task_arithmetic(0.5, 0.0)"
-    found = compiled(tmp_path, text)[EMBED]
+    result = compiled(tmp_path, text)[EMBED]
     theirs, ours = by_token(EMBED, chat, math), by_token(EMBED, chat, base)
     for token, number in chat.ids.items():
         wanted = ours[token] + 0.5 * (theirs[token] - ours[token])
-        torch.testing.assert_close(found[number], wanted)
+        torch.testing.assert_close(result[number], wanted)
 
 
 @pytest.mark.parametrize("asked", ["", "dtype bfloat16; ", "dtype float32; "])
 def test_rows_of_several_dtypes(asked: str, tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER, dtype="bfloat16")
     chat = model(tmp_path, "chat", EXTENDED, rows=65, dtype="float32")
-    found = compiled(tmp_path, f"{asked}tokenizer from chat")
+    result = compiled(tmp_path, f"{asked}tokenizer from chat")
     dtype = torch.float32 if "32" in asked else torch.bfloat16
     for where in (EMBED, HEAD):
-        assert found[where].dtype == dtype
+        assert result[where].dtype == dtype
         rows = {t: row.to(dtype).float() for t, row in by_token(where, chat, base).items()}
-        assert_rows(found[where], chat, rows)
+        assert_rows(result[where], chat, rows)
 
 
 @pytest.mark.parametrize("ties", [(True, False), (False, True)], ids=["base", "chat"])
-def test_one_of_two_is_tied(ties: tuple[bool, bool], tmp_path: Path) -> None:
+def test_a_tied_and_an_untied_model_exchange_rows(ties: tuple[bool, bool], tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER, tie_word_embeddings=ties[0])
     chat = model(tmp_path, "chat", EXTENDED, rows=65, tie_word_embeddings=ties[1])
-    found = compiled(tmp_path, "tokenizer from chat")
-    assert (HEAD in found) is ties[1]
-    for where in found.keys() & {EMBED, HEAD}:
-        assert_rows(found[where], chat, by_token(where, chat, base))
+    result = compiled(tmp_path, "tokenizer from chat")
+    assert (HEAD in result) is ties[1]
+    for where in result.keys() & {EMBED, HEAD}:
+        assert_rows(result[where], chat, by_token(where, chat, base))
     assert_whole(tmp_path, "chat", 65)
 
 
@@ -244,13 +244,13 @@ def test_positions_arent_tokens(tmp_path: Path) -> None:
     """GPT-2's embedding has rows for tokens and rows for positions."""
     base = model(tmp_path, "base", ORDER, family="gpt2")
     chat = model(tmp_path, "chat", EXTENDED, rows=65, family="gpt2", **CHAT)
-    found = compiled(tmp_path, "tokenizer from chat")
+    result = compiled(tmp_path, "tokenizer from chat")
     for number, token in enumerate(EXTENDED):
         whose = base if token in base.ids else chat
         row = whose.tensors["transformer.wte.weight"][number]
-        assert torch.equal(found["transformer.wte.weight"][number], row)
+        assert torch.equal(result["transformer.wte.weight"][number], row)
     positions = "transformer.wpe.weight"
-    assert torch.equal(found[positions], base.tensors[positions])
+    assert torch.equal(result[positions], base.tensors[positions])
     assert_whole(tmp_path, "chat", 65)
 
 
@@ -266,10 +266,10 @@ def test_positions_go_with_the_embedding(
     text: str, tokens: str, positions: str, tmp_path: Path
 ) -> None:
     made = {name: model(tmp_path, name, ORDER, family="gpt2") for name in ("base", "chat")}
-    found = compiled(tmp_path, text)
+    result = compiled(tmp_path, text)
     for where, name in (("wte", tokens), ("wpe", positions)):
         tensor = f"transformer.{where}.weight"
-        assert torch.equal(found[tensor], made[name].tensors[tensor])
+        assert torch.equal(result[tensor], made[name].tensors[tensor])
 
 
 def test_settings_that_the_tokenizer_s_model_lacks_are_left_out(tmp_path: Path) -> None:
@@ -285,18 +285,18 @@ def test_settings_that_the_tokenizer_s_model_lacks_are_left_out(tmp_path: Path) 
 # ---------------------------------------------------------------------- other files of a tokenizer
 
 
-def test_a_sentencepiece_model_says_which_is_which(tmp_path: Path) -> None:
+def test_a_sentencepiece_model_gives_the_tokens(tmp_path: Path) -> None:
     base, chat = model(tmp_path, "base", ORDER), model(tmp_path, "chat", SWAPPED, rows=66)
     for name, tokens in (("base", ORDER), ("chat", SWAPPED)):
         (tmp_path / name / "tokenizer.json").unlink()
         (tmp_path / name / "tokenizer.model").write_bytes(sentencepiece(tokens))
     added = json.dumps({"<|x|>": 63, "<|y|>": 64})
     (tmp_path / "chat" / "added_tokens.json").write_text(added)
-    found = compiled(tmp_path, "tokenizer from chat", "M307")
+    result = compiled(tmp_path, "tokenizer from chat", "M307")
     for number, token in enumerate([*SWAPPED, "<|x|>", "<|y|>"]):
         row = base.row(EMBED, token)
         wanted = chat.tensors[EMBED][number] if row is None else row
-        assert torch.equal(found[EMBED][number], wanted), token
+        assert torch.equal(result[EMBED][number], wanted), token
     for name in ("tokenizer.model", "added_tokens.json"):
         out, theirs = tmp_path / "out" / name, tmp_path / "chat" / name
         assert out.read_bytes() == theirs.read_bytes()
@@ -304,7 +304,7 @@ def test_a_sentencepiece_model_says_which_is_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
-def test_added_tokens_beside_equal_files(file: str, tmp_path: Path) -> None:
+def test_equal_vocabularies_with_different_added_tokens_differ(file: str, tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER)
     chat = model(tmp_path, "chat", ORDER)
     path = tmp_path / "chat" / file
@@ -317,9 +317,9 @@ def test_added_tokens_beside_equal_files(file: str, tmp_path: Path) -> None:
     _, faults = checked(tmp_path, "L1 from chat")
     assert [fault.code for fault in faults] == ["M306"]
     assert "'<|x|>'" in faults[0].message
-    found = compiled(tmp_path, "L1 from chat; tokenizer from chat")
-    assert torch.equal(found[EMBED][:63], base.tensors[EMBED][:63])
-    assert torch.equal(found[EMBED][63], chat.tensors[EMBED][63])
+    result = compiled(tmp_path, "L1 from chat; tokenizer from chat")
+    assert torch.equal(result[EMBED][:63], base.tensors[EMBED][:63])
+    assert torch.equal(result[EMBED][63], chat.tensors[EMBED][63])
 
 
 # ------------------------------------------------------------------------------------ messages
@@ -346,7 +346,7 @@ def test_added_tokens_beside_equal_files(file: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_said_of_layers(
+def test_layers_of_a_model_with_other_tokens_give_a_warning(
     tokens: list[str] | None, code: str | None, says: str, tmp_path: Path
 ) -> None:
     model(tmp_path, "base", ORDER)
@@ -420,7 +420,7 @@ def test_equal_tokens_that_are_split_otherwise_are_a_warning(
 
 
 @pytest.mark.parametrize("kind", ["LlamaTokenizer", "Qwen2Tokenizer", "GemmaTokenizer"])
-def test_a_tokenizer_that_transformers_saved_again_splits_alike(kind: str, tmp_path: Path) -> None:
+def test_a_tokenizer_saved_again_by_transformers_splits_the_same(kind: str, tmp_path: Path) -> None:
     import transformers
 
     for name in ("base", "chat"):
@@ -457,9 +457,9 @@ def test_unknown_vocabularies_must_be_of_equal_size(
     names = {name: None if name == unknown else ORDER for name in ("base", "chat")}
     model(tmp_path, "base", names["base"])
     chat = model(tmp_path, "chat", names["chat"])
-    found = compiled(tmp_path, f"{where} from chat")
+    result = compiled(tmp_path, f"{where} from chat")
     name = EMBED if where == "embed" else HEAD
-    assert torch.equal(found[name], chat.tensors[name])
+    assert torch.equal(result[name], chat.tensors[name])
     model(tmp_path, "chat", names["chat"], rows=72)
     _, faults = checked(tmp_path, f"{where} from chat")
     assert [fault.code for fault in faults] == ["M210"]
@@ -476,7 +476,7 @@ def test_a_task_vector_s_base_has_to_fit_too(tmp_path: Path) -> None:
     assert [fault.code for fault in faults] == ["M210"]
 
 
-def test_a_model_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
+def test_a_tokenizer_from_a_model_without_one_is_a_fault(tmp_path: Path) -> None:
     model(tmp_path, "base", ORDER)
     model(tmp_path, "chat", None)
     _, faults = checked(tmp_path, "tokenizer from chat")
@@ -489,16 +489,16 @@ def test_tokens_beyond_the_embedding_are_reported(tmp_path: Path) -> None:
     _, faults = checked(tmp_path, "tokenizer from chat")
     assert [(fault.code, fault.severity) for fault in faults] == [("M308", "warning")]
     assert "1 token beyond its embedding's 64 rows: '<|im_end|>'" in faults[0].message
-    found = compiled(tmp_path, "tokenizer from chat", "M308")
-    assert found[EMBED].shape == chat.tensors[EMBED].shape
+    result = compiled(tmp_path, "tokenizer from chat", "M308")
+    assert result[EMBED].shape == chat.tensors[EMBED].shape
 
 
 def test_a_token_beyond_a_model_s_rows_is_the_tokenizer_s(tmp_path: Path) -> None:
     base = model(tmp_path, "base", EXTENDED, rows=64)
     chat = model(tmp_path, "chat", EXTENDED, rows=65)
-    found = compiled(tmp_path, "tokenizer from chat")
-    assert torch.equal(found[EMBED][:64], base.tensors[EMBED])
-    assert torch.equal(found[EMBED][64], chat.tensors[EMBED][64])
+    result = compiled(tmp_path, "tokenizer from chat")
+    assert torch.equal(result[EMBED][:64], base.tensors[EMBED])
+    assert torch.equal(result[EMBED][64], chat.tensors[EMBED][64])
 
 
 @pytest.mark.parametrize("broken", ["base", "chat"])

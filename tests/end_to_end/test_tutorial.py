@@ -55,7 +55,7 @@ def done(command: str) -> int:
     return 0
 
 
-def test_the_tutorial_does_what_it_says(
+def test_the_commands_of_the_tutorial_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,4 +72,4 @@ def test_the_tutorial_does_what_it_says(
             ran += 1
     assert ran >= (15 if THOROUGH else 6)
     last = {"found", "found.gguf", "report.html"} if THOROUGH else {"healed"}
-    assert last <= {one.name for one in tmp_path.iterdir()}
+    assert last <= {item.name for item in tmp_path.iterdir()}

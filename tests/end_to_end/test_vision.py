@@ -36,8 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> VisionMaker:
 
 def of_text(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
-        return found
+        result: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
+        return result
 
 
 # ------------------------------------------------------------------------------------ live models
@@ -60,7 +60,7 @@ def test_a_stitched_model_reads_a_text_as_the_compiled_one(
     assert sum(parameter.numel() for parameter in live.parameters()) < whole
 
 
-def test_what_stands_for_a_language_model_is_said_by_its_family() -> None:
+def test_a_family_names_the_architecture_of_its_language_model() -> None:
     like = {name: family.like for name, family in FAMILY_OF.items() if family.like}
     assert like == {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
     for name, stands in like.items():
@@ -103,9 +103,9 @@ def test_a_plan_scores_what_its_folder_scores(kind: str, made: Any, tmp_path: Pa
         write_tokenizer(folder)
     objectives = [f'nll("{tmp_path}/text.txt")', f'kl("{tmp_path}/text.txt")']
 
-    found = gptailor.evaluate([plan, out], objectives, samples=4)
+    evaluation = gptailor.evaluate([plan, out], objectives, samples=4)
 
-    scores = [result.outcome for result in found.results]
+    scores = [result.outcome for result in evaluation.results]
     assert scores[: len(scores) // 2] == scores[len(scores) // 2 :]
 
 
@@ -152,8 +152,8 @@ def test_a_folder_is_locked_and_verified_with_its_processor(made: Any, tmp_path:
 
     for models in (None, {"base": tmp_path / "gone"}):
         (tmp_path / "gone").mkdir(exist_ok=True)
-        found = gptailor.verify(tmp_path / "out", models=models).differences
-        assert [d.name for d in found if d.kind == "file"] == ["preprocessor_config.json"]
+        result = gptailor.verify(tmp_path / "out", models=models).differences
+        assert [d.name for d in result if d.kind == "file"] == ["preprocessor_config.json"]
 
 
 def test_another_tokenizer_keeps_the_numbers_of_images(made: Any, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_another_tokenizer_keeps_the_numbers_of_images(made: Any, tmp_path: Path
     assert (out / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
 
 
-def test_a_dtype_is_said_of_towers_too(made: Any, tmp_path: Path) -> None:
+def test_vision_towers_have_the_dtype_of_the_plan(made: Any, tmp_path: Path) -> None:
     out = compiled("dtype bfloat16", tmp_path / "out", base=made("qwen2_5_vl"))
     config = settings_of(out)
     parts = (config, config["text_config"], config["vision_config"])
@@ -229,9 +229,9 @@ def test_layers_in_a_quantisation_are_the_language_model_s(made: Any) -> None:
     layout = layout_of(config, tensors_of(made("mistral3")).keys())
     assert not isinstance(layout, Refusal)
     assert layout.quantised == "fp8"
-    found = requantised(layout, config, [(0, 0), (3, 3)])
-    assert not isinstance(found, Refusal)
-    assert found["quantization_config"]["modules_to_not_convert"] == [
+    result = requantised(layout, config, [(0, 0), (3, 3)])
+    assert not isinstance(result, Refusal)
+    assert result["quantization_config"]["modules_to_not_convert"] == [
         "vision_tower.transformer.layers.3.attention.q_proj",
         "language_model.model.layers.1.mlp.down_proj",
         "multi_modal_projector",

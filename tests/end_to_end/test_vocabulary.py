@@ -50,8 +50,8 @@ def logits(folder: Path, text: str) -> tuple[list[str], torch.Tensor]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     encoded = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
-        found: torch.Tensor = model(**encoded).logits[0]
-    return tokenizer.convert_ids_to_tokens(encoded.input_ids[0].tolist()), found
+        result: torch.Tensor = model(**encoded).logits[0]
+    return tokenizer.convert_ids_to_tokens(encoded.input_ids[0].tolist()), result
 
 
 @pytest.mark.parametrize("base", ["base", "tied"])
@@ -125,7 +125,7 @@ def test_a_live_model_equals_the_folder(models: Path, tmp_path: Path) -> None:
     assert gptailor.verify(tmp_path / "out").result == "verified"
 
 
-def test_generation_of_a_live_model_ends_at_the_new_number(models: Path, tmp_path: Path) -> None:
+def test_generation_ends_at_the_renumbered_end_token(models: Path, tmp_path: Path) -> None:
     base = shutil.copytree(models / "base", tmp_path / "base")
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [358, 356]}))
     plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"', str(base))
@@ -154,8 +154,8 @@ def test_without_the_models_the_tokenizer_is_not_compared(models: Path, tmp_path
     plan = gptailor.loads(f'{head}vocabulary {SIZE} on "{models / "text.txt"}"', folder=tmp_path)
     gptailor.compile(plan, tmp_path / "out", locking=True)
     shutil.rmtree(tmp_path / "base")
-    found = gptailor.verify(tmp_path / "out")
-    assert (found.result, found.differences) == ("unverified", ())
+    result = gptailor.verify(tmp_path / "out")
+    assert (result.result, result.differences) == ("unverified", ())
 
 
 def test_vocabularies_are_compared_by_byte(models: Path, tmp_path: Path) -> None:
@@ -234,7 +234,9 @@ def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
     assert reader.fields["tokenizer.ggml.eos_token_id"].contents() == vocabulary["<|im_end|>"]
 
 
-def test_a_cut_vocabulary_alone_learns_from_the_whole_one(models: Path, tmp_path: Path) -> None:
+def test_a_model_with_a_cut_vocabulary_learns_from_the_uncut_one(
+    models: Path, tmp_path: Path
+) -> None:
     text = 'vocabulary 270 on "TEXT"\nheal on "TEXT" tokens 2048 rank full'
     result = gptailor.compile(plan_of(models, text), tmp_path / "out")
     losses = result.fits["heal"].numbers
@@ -259,11 +261,11 @@ def test_a_search_chooses_the_size(models: Path, tmp_path: Path) -> None:
         f'vocabulary 270..360 step 30 on "{models / "text.txt"}"\ndrop any 1..2 of L1..L3\n'
         f'search {{ minimize nll("{models / "rows.jsonl"}"); trials 6; fidelity 4 }}\n'
     )
-    found = gptailor.search(gptailor.load(path), tmp_path / "run")
-    assert found.best is not None
-    ledger = found.summary.ledger
+    result = gptailor.search(gptailor.load(path), tmp_path / "run")
+    assert result.best is not None
+    ledger = result.summary.ledger
     assert ledger.aims[0].unit == ledger.loss_unit == "bits a byte"
-    best = gptailor.load(found.best)
+    best = gptailor.load(result.best)
     assert best.vocabulary is not None
     assert best.vocabulary.size in range(270, 361, 30)
     gptailor.compile(best, tmp_path / "out")

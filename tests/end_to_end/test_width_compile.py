@@ -47,9 +47,9 @@ def test_the_program_has_the_width_of_each_tensor(folder: Path) -> None:
 def test_a_search_chooses_a_width(folder: Path) -> None:
     search = 'search { minimize nll("rows.jsonl"); require parameters() <= 12000; trials 3 }'
     plan = write(folder, f'width 8..24 step 8 on "text.txt" tokens 400\n{search}')
-    found = gptailor.search(plan, folder / "run")
+    result = gptailor.search(plan, folder / "run")
     best = gptailor.load(folder / "run" / "best.tailor")
     assert best.width is not None
     assert best.width.size in {8, 16}
-    assert found.best is not None
+    assert result.best is not None
     assert stitch(best).config.intermediate_size == best.width.size

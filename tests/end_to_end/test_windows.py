@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wor
     return in_process(capsys)
 
 
-def test_they_are_checked_formatted_and_shown(run: Run) -> None:
+def test_windows_are_checked_formatted_and_shown(run: Run) -> None:
     checked = run("check", "space.tailor")
     assert checked.code == 0, checked.err
     assert "3 choices open" in checked.out + checked.err
@@ -56,28 +56,30 @@ def test_they_are_checked_formatted_and_shown(run: Run) -> None:
     assert "P801" in refused.err
 
 
-def test_they_differ_by_what_they_say(run: Run, world: Path) -> None:
+def test_diff_shows_changed_windows(run: Run, world: Path) -> None:
     (world / "other.tailor").write_text(SPACE.replace("2..3 of", "2 of"))
-    said = run("diff", "space.tailor", "other.tailor").out
-    assert "only in the first: maybe drop window 2..3 of L3..L6" in said
-    assert "only in the second: maybe drop window 2 of L3..L6" in said
+    output = run("diff", "space.tailor", "other.tailor").out
+    assert "only in the first: maybe drop window 2..3 of L3..L6" in output
+    assert "only in the second: maybe drop window 2 of L3..L6" in output
 
 
 def test_json_reads_as_the_same_plan(run: Run, world: Path, tmp_path: Path) -> None:
     as_json = tmp_path / "space.json"
     as_json.write_text(run("json", "space.tailor").out)
-    said = json.loads(as_json.read_text())
-    assert said["windows"] == [{"maybe": True, "count": {"between": [2, 3]}, "among": [3, 4, 5, 6]}]
+    document = json.loads(as_json.read_text())
+    assert document["windows"] == [
+        {"maybe": True, "count": {"between": [2, 3]}, "among": [3, 4, 5, 6]}
+    ]
     assert gptailor.load(as_json) == gptailor.load(world / "space.tailor")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread", "brief_answers")
-def test_a_search_closes_them_and_the_best_compiles(run: Run, world: Path) -> None:
-    found = run("search", "space.tailor", "-o", "run", "--seed", "1")
-    assert found.code == 0, found.err
+def test_a_search_chooses_windows_and_the_best_plan_compiles(run: Run, world: Path) -> None:
+    result = run("search", "space.tailor", "-o", "run", "--seed", "1")
+    assert result.code == 0, result.err
     too = "plans have several sizes, so parameters() is added as an objective"
-    assert found.err.count(too) == 1
+    assert result.err.count(too) == 1
     best = gptailor.load(world / "run" / "best.tailor")
     assert not [*drops_by_choice(best)]
     dropped = {drop.position for drop in best.drops}
@@ -86,7 +88,7 @@ def test_a_search_closes_them_and_the_best_compiles(run: Run, world: Path) -> No
     assert window == [*range(window[0], window[-1] + 1)] if window else True
     assert len(window) in (0, 2, 3)
     assert dropped <= {0, 1, 3, 4, 5, 6}
-    names = found.out + found.err
+    names = result.out + result.err
     journal = (world / "run" / "journal.jsonl").read_text()
     assert '"kind":"window"' in journal.replace(" ", ""), "starting plans drop windows"
     assert "nothing dropped" not in names, "one layer leaves at least"

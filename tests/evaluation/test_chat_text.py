@@ -30,15 +30,15 @@ def test_a_chat_is_rendered_as_transformers_does(tokenizer: PreTrainedTokenizerB
     assert chat_texts(tokenizer, [(ASKED, True)], "base", "") == [wanted]
 
 
-def test_a_template_that_shows_the_date_can_be_given_one(
+def test_the_date_of_a_template_can_be_set(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     tokenizer.chat_template = "{{ strftime_now('%d %B %Y') }}"
     chats = [(ASKED, True)]
     assert chat_texts(tokenizer, chats, "base", "", date="2024-07-26") == ["26 July 2024"]
     today = [f"{datetime.now():%d %B %Y}"]
-    found = chat_texts(tokenizer, chats, "base", "")
-    assert found == today or today != [f"{datetime.now():%d %B %Y}"], "midnight passed"
+    result = chat_texts(tokenizer, chats, "base", "")
+    assert result == today or today != [f"{datetime.now():%d %B %Y}"], "midnight passed"
 
 
 NESTED = "{% for i in range(9999) %}" * 4 + "{% endfor %}" * 4

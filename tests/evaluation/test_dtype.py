@@ -36,10 +36,10 @@ def slow_halves(there: pytest.MonkeyPatch, slow: bool) -> None:
 
 
 def judged(plan: Path, dtype: torch.dtype | None = None) -> tuple[float, TargetSize]:
-    found = evaluate(plan, 'nll("rows.jsonl")', folder=plan.parent, dtype=dtype)
-    outcome = found.results[0].outcome
+    result = evaluate(plan, 'nll("rows.jsonl")', folder=plan.parent, dtype=dtype)
+    outcome = result.results[0].outcome
     assert isinstance(outcome, Score)
-    return outcome.value, found.subjects[0]
+    return outcome.value, result.subjects[0]
 
 
 def test_a_processor_without_products_of_16_bits_computes_in_float32(
@@ -60,7 +60,7 @@ def models_of(plan: Path) -> dict[str, Opened]:
     return opened(load(plan))[1]
 
 
-def test_only_what_is_slow_and_fits_is_widened(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_slow_dtypes_that_fit_are_widened(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = models_of(plan)
     slow_halves(monkeypatch, True)
     assert quick_dtype(models, "cpu") == torch.float32
@@ -87,9 +87,7 @@ def test_a_card_without_products_in_bfloat16_computes_in_float32(
     assert quick_dtype(models, "cuda") is None
 
 
-def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_resumes_in_its_first_dtype(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = models_of(plan)
     own, wide = (RunRecord.model_construct(dtype=dtype) for dtype in (None, "float32"))
     slow_halves(monkeypatch, True)

@@ -62,13 +62,15 @@ def test_a_gguf_file_has_the_kv_cache_of_llama_cpp(tmp_path: Path) -> None:
     file = tmp_path / "out-Q4_0.gguf"
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat sat"}\n' * 4)
     asked = ['nll("rows.jsonl")', "kv_cache()", "bytes(gguf=q4_0)", "bytes(gguf=q8_0)", "bytes()"]
-    found = evaluate([folder, file], asked, folder=tmp_path)
-    caches = [subject.size.kv_cache for subject in found.subjects]
-    assert caches[0] == caches[1] == score_of(found, 1).value == score_of(found, 6).value
+    actual = evaluate([folder, file], asked, folder=tmp_path)
+    caches = [subject.size.kv_cache for subject in actual.subjects]
+    assert caches[0] == caches[1] == score_of(actual, 1).value == score_of(actual, 6).value
     size = file.stat().st_size
-    assert score_of(found, 2).value == score_of(found, 7).value == score_of(found, 9).value == size
-    assert score_of(found, 3).value == score_of(found, 8).value > size, "of another type"
-    assert {Path(result.target).resolve() for result in found.bases} == {tmp_path / "base"}
+    assert (
+        score_of(actual, 2).value == score_of(actual, 7).value == score_of(actual, 9).value == size
+    )
+    assert score_of(actual, 3).value == score_of(actual, 8).value > size, "of another type"
+    assert {Path(result.target).resolve() for result in actual.bases} == {tmp_path / "base"}
 
 
 def score_of(judgement: EvaluationResult, at: int = 0) -> Score:
@@ -83,17 +85,17 @@ def judging(world: Path, *names: str, objective: str = 'nll("rows.jsonl")') -> E
     return EvaluationRun(targets, wishes, Samples(world), Placement())
 
 
-def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) -> None:
+def test_targets_on_one_base_share_layers_and_first_hidden_states(world: Path) -> None:
     run = judging(world, "cut.tailor", "more.tailor")
-    found = run.run(speed=False)
-    assert not found.failed
+    result = run.run(speed=False)
+    assert not result.failed
     assert len(run.bases) == 1
     families = {run.meter.family(t.prepared.models) for t in run.targets}
     assert len(families) == 1
     layers_run = run.meter.evaluator.layers_run
     assert layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
     alone = evaluate(world / "more.tailor", 'nll("rows.jsonl")', folder=world)
-    assert score_of(alone) == score_of(found, 1)
+    assert score_of(alone) == score_of(result, 1)
 
 
 def test_a_compiled_folder_as_its_own_base_is_evaluated_alone(world: Path, tmp_path: Path) -> None:
@@ -122,31 +124,31 @@ def test_equal_plans_in_two_folders_learn_from_their_own_texts(world: Path, tmp_
         plan = f'tailor 1\nmodel base = "{world / "base"}"\ndrop L1\n'
         plans.append(tmp_path / name / "cut.tailor")
         plans[-1].write_text(plan + 'heal on "text.txt" tokens 512 rank 2\n')
-    found = evaluate(plans, 'nll("rows.jsonl")', folder=world)
+    result = evaluate(plans, 'nll("rows.jsonl")', folder=world)
     alone = [evaluate(plan, 'nll("rows.jsonl")', folder=world) for plan in plans]
-    assert score_of(found) == score_of(alone[0])
-    assert score_of(found, 1) == score_of(alone[1]) != score_of(found)
+    assert score_of(result) == score_of(alone[0])
+    assert score_of(result, 1) == score_of(alone[1]) != score_of(result)
 
 
-def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
+def test_each_cut_plan_is_listed_with_its_uncut_plan(world: Path) -> None:
     merged = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\n'
     (world / "whole.tailor").write_text(merged)
     (world / "again.tailor").write_text(merged + "drop L1\n")
     targets = [world / name for name in ("cut.tailor", "more.tailor", "again.tailor")]
-    found = evaluate(targets, 'nll("rows.jsonl")', folder=world, uncut=True)
+    actual = evaluate(targets, 'nll("rows.jsonl")', folder=world, uncut=True)
     whole = evaluate(world / "whole.tailor", 'nll("rows.jsonl")', folder=world)
-    names = [result.target.removeprefix(f"{world}/") for result in found.results]
+    names = [result.target.removeprefix(f"{world}/") for result in actual.results]
     assert names == ["cut.tailor", "more.tailor", "more.tailor, uncut", "again.tailor"]
-    assert score_of(found, 2) == score_of(whole)
+    assert score_of(actual, 2) == score_of(whole)
 
 
 def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
     run = judging(world, "more.tailor", "other.tailor")
     first, second = (run.meter.family(target.prepared.models) for target in run.targets)
     assert first != second
-    found = run.run(speed=False)
+    result = run.run(speed=False)
     assert (
-        score_of(found, 1)
+        score_of(result, 1)
         == evaluate(world / "base", 'nll("rows.jsonl")', folder=world).results[0].outcome
     )
 
@@ -162,15 +164,15 @@ def test_a_plan_object_and_a_file_are_the_same(world: Path) -> None:
 
 def test_kl_compares_with_the_model_that_is_named(world: Path) -> None:
     objectives = ['kl("rows.jsonl")', 'kl("rows.jsonl", from=math)']
-    found = evaluate(world / "more.tailor", objectives, folder=world)
-    from_base, from_math = score_of(found), score_of(found, 1)
+    result = evaluate(world / "more.tailor", objectives, folder=world)
+    from_base, from_math = score_of(result), score_of(result, 1)
     assert from_base.value > 0
     assert from_math.value > 0
     assert from_base != from_math
-    assert [one.retained for one in found.results] == [None, None]
+    assert [item.retained for item in result.results] == [None, None]
 
 
-def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothing(
+def test_a_model_without_a_plan_is_compared_only_with_a_stated_base(
     world: Path,
 ) -> None:
     kl, math_folder = 'kl("rows.jsonl")', world / "math"
@@ -180,7 +182,7 @@ def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothi
     assert "--model base=FOLDER" in alone.message
     named = evaluate(math_folder, kl, folder=world, models={"base": world / "base"})
     assert score_of(named).value > 0
-    assert [Path(one.target).resolve() for one in named.bases] == [(world / "base").resolve()]
+    assert [Path(base.target).resolve() for base in named.bases] == [(world / "base").resolve()]
     whole = gptailor.loads('tailor 1\nmodel base = "./base"\nmodel m = "./math"\nwhole from m\n',
                            folder=world)  # fmt: skip
     assert score_of(named) == score_of(evaluate(whole, kl, folder=world))
@@ -188,15 +190,15 @@ def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothi
     assert isinstance(own.results[0].outcome, Failure)
 
 
-def test_a_model_by_itself_is_held_to_the_one_base_that_the_others_have(world: Path) -> None:
+def test_a_model_without_a_plan_is_compared_with_the_only_base_of_the_plans(world: Path) -> None:
     wanted = ['nll("rows.jsonl")', 'kl("rows.jsonl")']
-    found = evaluate([world / "cut.tailor", world / "math", world / "base"], wanted, folder=world)
-    by_name = {(Path(one.target).name, one.objective[:2]): one for one in found.results}
+    result = evaluate([world / "cut.tailor", world / "math", world / "base"], wanted, folder=world)
+    by_name = {(Path(item.target).name, item.objective[:2]): item for item in result.results}
     assert by_name["math", "nl"].retained is not None
     named = evaluate(world / "math", wanted, folder=world, models={"base": world / "base"})
     assert by_name["math", "kl"].outcome == named.results[1].outcome
     assert by_name["base", "kl"].outcome == Score(0.0, 0.0, 5), "the others' base is itself"
-    assert not found.bases
+    assert not result.bases
 
 
 def compiled_on(world: Path, folder: Path) -> Path:
@@ -208,29 +210,29 @@ def compiled_on(world: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
+def test_a_base_that_is_a_target_is_evaluated_once(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(compiled_on(world, tmp_path))
-    told: list[Progress] = []
+    events: list[Progress] = []
     wanted = [f'{name}("{world / "rows.jsonl"}")' for name in ("nll", "kl")]
     for targets in (["base", "short"], ["short.tailor", "base"]):
-        told.clear()
-        found = evaluate(targets, wanted, on_event=progress("evaluating", told.append))
-        assert not found.bases
-        assert [row.target for row in found.results] == [name for name in targets for _ in wanted]
-        assert {row.against for row in found.results if row.target != "base"} >= {"base"}
-        assert {row.against for row in found.results if row.target == "base"} == {""}
-        assert told[-1].total == 2, "one forward pass for each target"
+        events.clear()
+        result = evaluate(targets, wanted, on_event=progress("evaluating", events.append))
+        assert not result.bases
+        assert [row.target for row in result.results] == [name for name in targets for _ in wanted]
+        assert {row.against for row in result.results if row.target != "base"} >= {"base"}
+        assert {row.against for row in result.results if row.target == "base"} == {""}
+        assert events[-1].total == 2, "one forward pass for each target"
     alone = evaluate(["base"], wanted)
     assert [Path(row.target).name for row in alone.bases] == ["base"] * 2, "the base of the base"
-    assert score_of(alone) == score_of(found, 2)
+    assert score_of(alone) == score_of(result, 2)
     both = evaluate(["base", "short", world / "base"], wanted)
     assert not both.bases
     assert both.results[0].against == str(world / "base"), "a given base of a base is compared"
 
 
-def test_a_model_by_itself_stands_beside_a_folder_without_its_base(
+def test_a_model_and_a_folder_without_its_base_are_evaluated_together(
     world: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(world / "base", tmp_path / "base")
@@ -249,10 +251,10 @@ def test_one_model_under_several_names_is_one_target(
     (tmp_path / "plain.tailor").write_text('tailor 1\nmodel base = "./base"\n')
     names = ["link", "./base", "base", "short", str(tmp_path / "base"), "plain.tailor"]
     nll = f'nll("{world / "rows.jsonl"}")'
-    found = evaluate(names, nll, against="base")
-    assert [row.target for row in found.results] == ["link", "short"]
-    assert found.results[1].against == "link"
-    assert not found.bases
+    result = evaluate(names, nll, against="base")
+    assert [row.target for row in result.results] == ["link", "short"]
+    assert result.results[1].against == "link"
+    assert not result.bases
 
 
 def test_equal_weights_with_another_configuration_are_another_model(
@@ -265,12 +267,12 @@ def test_equal_weights_with_another_configuration_are_another_model(
     settings = json.loads((variant / "config.json").read_text())
     settings["rms_norm_eps"] = 1.0
     (variant / "config.json").write_text(json.dumps(settings))
-    found = evaluate([world / "base", variant], 'nll("rows.jsonl")', folder=world)
+    result = evaluate([world / "base", variant], 'nll("rows.jsonl")', folder=world)
     alone = evaluate(variant, 'nll("rows.jsonl")', folder=world)
-    assert score_of(found) != score_of(found, 1) == score_of(alone)
+    assert score_of(result) != score_of(result, 1) == score_of(alone)
 
 
-def test_a_tokenizer_is_compared_by_what_it_does(world: Path, tmp_path: Path) -> None:
+def test_tokenizers_with_equal_behaviour_are_equal(world: Path, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(world / "math", tuned)
     tokenizer = AutoTokenizer.from_pretrained(tuned)
@@ -281,24 +283,24 @@ def test_a_tokenizer_is_compared_by_what_it_does(world: Path, tmp_path: Path) ->
     assert all((tuned / n).read_bytes() != (world / "math" / n).read_bytes() for n in names)
 
     def held() -> Result:
-        [_, found] = evaluate(
+        [_, result] = evaluate(
             [world / "cut.tailor", tuned], 'nll("rows.jsonl")', folder=world
         ).results
-        return found
+        return result
 
-    found = held()
-    assert found.difference is not None
-    assert not found.unpaired
+    result = held()
+    assert result.difference is not None
+    assert not result.unpaired
     settings = json.loads((tuned / names[1]).read_text()) | {"eos_token": "a"}
     (tuned / names[1]).write_text(json.dumps(settings))
     tokens = json.loads((tuned / names[0]).read_text()) | {"normalizer": None}
     (tuned / names[0]).write_text(json.dumps(tokens))
-    found = held()
-    assert found.difference is None
-    assert "its tokenizer is not the base's" in found.unpaired
-    assert "normalizer" in found.unpaired
-    assert "special tokens" in found.unpaired
-    assert "vocabulary" not in found.unpaired
+    result = held()
+    assert result.difference is None
+    assert "its tokenizer is not the base's" in result.unpaired
+    assert "normalizer" in result.unpaired
+    assert "special tokens" in result.unpaired
+    assert "vocabulary" not in result.unpaired
 
 
 def test_bases_and_references_that_are_adapters(world: Path, tmp_path: Path) -> None:
@@ -309,7 +311,7 @@ def test_bases_and_references_that_are_adapters(world: Path, tmp_path: Path) -> 
     objectives = ['kl("rows.jsonl")', 'kl("rows.jsonl", from={})']
     for head, cut, other in ((models, "drop L2", "plain"), (swapped, "L0 from tuned", "tuned")):
         plan = gptailor.loads(f"tailor 1\n{head}{cut}\n", folder=world)
-        wanted = [one.format(other) for one in objectives]
+        wanted = [item.format(other) for item in objectives]
         from_base, from_other = (
             score_of(evaluate(plan, wanted, folder=world), at) for at in (0, 1)
         )
@@ -337,19 +339,19 @@ def test_another_folder_for_a_name(world: Path) -> None:
 
 
 def test_progress_counts_to_the_end(world: Path) -> None:
-    told: list[Progress] = []
+    events: list[Progress] = []
     evaluate(
         [world / "cut.tailor", world / "base"],
         'nll("rows.jsonl")',
         folder=world,
         speed=True,
-        on_event=progress("evaluating", told.append),
+        on_event=progress("evaluating", events.append),
     )
-    assert [event.done for event in told] == list(range(5))
-    assert {event.total for event in told} == {4}
+    assert [event.done for event in events] == list(range(5))
+    assert {event.total for event in events} == {4}
 
 
-def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
+def test_nan_weights_of_a_model_are_a_failure_of_that_model_alone(
     world: Path, tmp_path: Path
 ) -> None:
     folder = tiny_model("llama", tmp_path / "broken", layers=2)
@@ -357,13 +359,13 @@ def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
     with torch.no_grad():
         model.model.norm.weight.fill_(math.nan)
     model.save_pretrained(folder)
-    found = evaluate([folder, world / "base"], 'nll("rows.jsonl")', folder=world)
-    broken, base = found.results
+    result = evaluate([folder, world / "base"], 'nll("rows.jsonl")', folder=world)
+    broken, base = result.results
     assert isinstance(broken.outcome, Failure)
     assert broken.outcome.reason == "nan"
     assert isinstance(base.outcome, Score)
-    assert found.failed
-    record = json.loads(found.to_json())["results"][0]
+    assert result.failed
+    record = json.loads(result.to_json())["results"][0]
     assert (record["score"], record["failure"]["reason"]) == (None, "nan")
 
 
@@ -380,12 +382,14 @@ def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
         (math.inf, 2.0, "minimize", None),
     ],
 )
-def test_what_is_retained(mine: float, base: float, direction: str, share: float | None) -> None:
-    found = retained_score(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
-    assert found == (None if share is None else pytest.approx(share))
+def test_the_retained_share_of_a_score(
+    mine: float, base: float, direction: str, share: float | None
+) -> None:
+    result = retained_score(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
+    assert result == (None if share is None else pytest.approx(share))
 
 
-def test_nothing_is_retained_of_or_by_a_failure() -> None:
+def test_a_failure_has_no_retained_share() -> None:
     score, failed = Score(1.0, 0.1, 2), Failure("nan", "NaN")
     assert retained_score(score, failed, "maximize") is None
     assert retained_score(failed, score, "maximize") is None
@@ -413,17 +417,17 @@ def test_speeds_of_a_model_and_its_base(family: str, tmp_path: Path) -> None:
 
 
 def test_sizes_are_counted_and_need_no_samples(world: Path) -> None:
-    found = evaluate(world / "cut.tailor", ["parameters()", "kv_cache()"], folder=world)
+    result = evaluate(world / "cut.tailor", ["parameters()", "kv_cache()"], folder=world)
     heads, width, both, bytes_of_float = 2, 4, 2, 4
     size = gptailor.stitch(gptailor.load(world / "cut.tailor")).num_parameters()
     wanted = [(size, 0.0, 0), (3 * heads * width * both * bytes_of_float, 0.0, 0)]
-    outcomes = [one.outcome for one in found.results]
+    outcomes = [item.outcome for item in result.results]
     assert [(o.value, o.stderr, o.samples) for o in outcomes if isinstance(o, Score)] == wanted
-    [whole, cache] = found.bases
+    [whole, cache] = result.bases
     assert isinstance(whole.outcome, Score)
-    assert found.results[0].retained == size / whole.outcome.value
+    assert result.results[0].retained == size / whole.outcome.value
     assert cache.outcome == Score(float(4 * heads * width * both * bytes_of_float), 0.0, 0)
-    assert found.results[1].retained == 3 / 4
+    assert result.results[1].retained == 3 / 4
 
 
 def test_latency_is_held_to_the_base_of_the_same_rounds(world: Path) -> None:
@@ -439,9 +443,9 @@ def test_latency_is_held_to_the_base_of_the_same_rounds(world: Path) -> None:
     assert result.retained != again.results[0].retained  # it was measured
 
 
-def test_a_size_stands_beside_what_is_read(world: Path) -> None:
+def test_sizes_and_objectives_are_evaluated_together(world: Path) -> None:
     wishes = ["parameters()", 'nll("rows.jsonl")']
-    found = evaluate([world / "cut.tailor", world / "base"], wishes, folder=world)
+    result = evaluate([world / "cut.tailor", world / "base"], wishes, folder=world)
     [alone] = evaluate(world / "cut.tailor", wishes[1], folder=world).results
-    assert [one.objective for one in found.results] == wishes * 2
-    assert found.results[1].outcome == alone.outcome
+    assert [item.objective for item in result.results] == wishes * 2
+    assert result.results[1].outcome == alone.outcome

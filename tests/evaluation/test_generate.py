@@ -34,9 +34,9 @@ CUT = 'tailor 1\nmodel base = "./base"\ndrop L2\n'
     ],
 )
 def test_the_signs_of_a_ruined_model(text: str, sign: str) -> None:
-    found = GeneratedText("out", text).sign
-    assert found.startswith(sign)
-    assert bool(found) == bool(sign)
+    result = GeneratedText("out", text).sign
+    assert result.startswith(sign)
+    assert bool(result) == bool(sign)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_short_answers_are_those_of_the_base_and_of_the_plan(folder: Path) -> None:
-    found = short_answers_of(folder / "cut.tailor", Meter(Placement()))
+    result = short_answers_of(folder / "cut.tailor", Meter(Placement()))
     wanted = generate([folder / "base", folder / "cut.tailor"], SHORT_PROMPT, tokens=40)
-    assert [answer.target for answer in found] == ["base", str(folder / "cut.tailor")]
-    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+    assert [answer.target for answer in result] == ["base", str(folder / "cut.tailor")]
+    assert [answer.text for answer in result] == [answer.text for answer in wanted]
 
 
-def test_a_model_that_overflows_in_float16_is_told_the_remedy(
+def test_a_model_that_overflows_in_float16_is_refused_with_a_remedy(
     folder: Path, tmp_path: Path, own_cache: Path
 ) -> None:
     shutil.copytree(folder / "base", tmp_path / "base")
@@ -92,7 +92,7 @@ def test_a_chat_template_of_the_tokenizer_has_the_prompt(
     assert asked == [([{"role": "user", "content": SHORT_PROMPT}], True)] * 2
 
 
-def test_no_short_answer_beyond_the_memory_or_without_a_tokenizer(
+def test_short_answers_need_memory_and_a_tokenizer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = folder / "cut.tailor"

@@ -71,7 +71,7 @@ def test_texts_become_llama_cpps_tokens(name: str, compiled: Path, tmp_path: Pat
     assert llama_cpp.ask(file, texts=TEXTS).tokens == [tokenizer(t).input_ids for t in TEXTS]
 
 
-def test_a_way_to_split_that_is_not_known_is_refused(compiled: Path, tmp_path: Path) -> None:
+def test_an_unknown_pre_tokenizer_is_refused(compiled: Path, tmp_path: Path) -> None:
     file = split_as("gigachat-2", compiled, tmp_path / "m.gguf")
     with pytest.raises(CheckpointError, match="has the pre-tokenizer 'gigachat-2'"):
         tokenizer_from_gguf(file)

@@ -61,7 +61,7 @@ def never(name: str, work: Work) -> Sequence[Tensor]:
     raise AssertionError(f"no objective compares with '{name}'")
 
 
-def test_searches_by_one_meter_load_models_once_and_keep_their_scores(
+def test_searches_with_one_meter_load_models_once_and_have_equal_scores(
     world: Path, placed: list[Placement]
 ) -> None:
     plan, models, _ = opened(plan_on(world, "base"))
@@ -94,7 +94,7 @@ def test_the_two_families_used_last_stay_loaded_and_share_the_memory(
     assert [place.memory for place in placed] == [500_000] * 4
 
 
-def test_objectives_are_prepared_once_for_plans_that_read_alike(world: Path) -> None:
+def test_objectives_are_prepared_once_for_plans_with_equal_readings(world: Path) -> None:
     meter = Meter(Placement())
     plan, models = plan_on(world, "base"), models_on(world, "base")
     reading = Reading(models["base"], 64, "base", plan)

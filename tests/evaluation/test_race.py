@@ -61,11 +61,11 @@ def test_probabilities_are_those_of_students_tables(t: float, freedom: float, be
     assert probability(t, 1.0, freedom) == pytest.approx(below, abs=2e-3)
 
 
-def test_a_difference_without_a_spread_is_what_it_is() -> None:
+def test_a_difference_without_a_spread_has_probability_0_or_1() -> None:
     assert [probability(value, 0.0, 3.0) for value in (-1.0, 0.0, 1.0)] == [1.0, 0.5, 0.0]
 
 
-def test_texts_count_alike_however_long_they_are() -> None:
+def test_texts_have_equal_weight_whatever_their_length() -> None:
     pair, counts = [Estimate(1.0, 0.1), Estimate(-1.0, 0.1)], [4, 1000]
     assert below_together(pair, counts, [0.5, 0.5]) == pytest.approx(0.5)
     turned = below_together(pair[::-1], counts[::-1], [0.4, 0.6])
@@ -73,7 +73,7 @@ def test_texts_count_alike_however_long_they_are() -> None:
     assert below_together(pair, counts, [0.6, 0.4]) < below_together(pair, counts, [0.55, 0.45])
 
 
-def test_what_nobody_can_tell_is_a_tie() -> None:
+def test_an_infinite_error_is_a_tie() -> None:
     assert below_together([Estimate(1.0, math.inf)], [1], [1.0]) == 0.5
 
 
@@ -92,7 +92,7 @@ def test_a_score_is_that_of_its_samples_and_of_the_first_of_them() -> None:
 # -------------------------------------------------------------------------------------- who loses
 
 
-def test_equal_plans_are_seldom_given_up_and_bad_ones_soon() -> None:
+def test_equal_plans_are_rarely_stopped_and_worse_plans_soon() -> None:
     def given_up(lift: float) -> float:
         lost = 0
         for seed in range(400):
@@ -105,7 +105,7 @@ def test_equal_plans_are_seldom_given_up_and_bad_ones_soon() -> None:
     assert given_up(0.3) > 0.95
 
 
-def test_a_plan_that_leads_by_one_objective_goes_on() -> None:
+def test_a_plan_that_leads_by_one_objective_continues() -> None:
     better, worse = drawn(16, 0.3, 0)[::-1]
     race = Race(((better, worse),), (1.0, 1.0))
     assert not race.lost((worse, better)), "it is the better one by the second"
@@ -114,13 +114,13 @@ def test_a_plan_that_leads_by_one_objective_goes_on() -> None:
     assert not Race(((better,),), (-1.0,)).lost((worse,))
 
 
-def test_any_rival_may_win() -> None:
+def test_a_race_is_lost_against_any_rival() -> None:
     better, worse = drawn(16, 0.3, 0)[::-1]
     assert Race(((worse,), (better,)), (1.0,)).lost((worse,))
     assert not Race(((worse,),), (1.0,)).lost((worse,)), "a tie"
 
 
-def test_looks_have_at_least_four_samples() -> None:
+def test_a_race_compares_at_least_four_samples() -> None:
     assert [race_counts(n) for n in (256, 9, 4)] == [(32, 128), (0, 4), (0, 0)]
 
 
@@ -128,23 +128,23 @@ def test_looks_have_at_least_four_samples() -> None:
 
 
 def rivals(trials: Trials, plan: Plan, samples: int) -> tuple[PerSample, ...]:
-    [(_, found)] = trials.run([plan], samples, stage="bare")
-    return tuple(one.each for one in found if isinstance(one, Score) and one.each is not None)
+    [(_, result)] = trials.run([plan], samples, stage="bare")
+    return tuple(item.each for item in result if isinstance(item, Score) and item.each is not None)
 
 
 def scored(trials: Trials, plans: Sequence[Plan], race: Race | None) -> list[Outcomes]:
-    found = dict(trials.run(plans, trials.full, stage="bare", race=race))
-    return [found[number] for number in range(len(plans))]
+    results = dict(trials.run(plans, trials.full, stage="bare", race=race))
+    return [results[number] for number in range(len(plans))]
 
 
-def test_a_race_that_nobody_loses_has_the_scores_of_eval_to_the_last_bit(say: Say) -> None:
+def test_a_race_without_losers_has_exactly_the_scores_of_eval(say: Say) -> None:
     trials = trials_of(say(SPACE), *FORWARD, full=12)
     plans = [say(text) for text in CUTS]
     race = Race((), (1.0,) * len(FORWARD))
     assert scored(trials, plans, race) == outcomes(trials, plans, 12)
 
 
-def test_a_trial_that_has_lost_has_the_scores_of_its_first_samples(say: Say) -> None:
+def test_a_lost_trial_has_the_scores_of_its_first_samples(say: Say) -> None:
     trials = trials_of(say(SPACE), *FORWARD[:2], full=12)
     plans = [say(text) for text in CUTS]
     (each_of,) = [rivals(trials, say(""), 12)]
@@ -154,9 +154,9 @@ def test_a_trial_that_has_lost_has_the_scores_of_its_first_samples(say: Say) -> 
         )
         for one in each_of
     )
-    found = scored(trials, plans, Race((unbeatable,), (1.0, 1.0)))
-    assert {score.samples for of in found for score in of if isinstance(score, Score)} == {6}
-    for mine, low in zip(found, outcomes(trials, plans, 6), strict=True):
+    result = scored(trials, plans, Race((unbeatable,), (1.0, 1.0)))
+    assert {score.samples for of in result for score in of if isinstance(score, Score)} == {6}
+    for mine, low in zip(result, outcomes(trials, plans, 6), strict=True):
         for one, other in zip(mine, low, strict=True):
             assert isinstance(one, Score)
             assert isinstance(other, Score)
@@ -167,8 +167,8 @@ def test_a_race_saves_layers(say: Say, tmp_path: Path) -> None:
     trials = trials_of(say(SPACE), *FORWARD[:1], full=16)
     plans = [say(text) for text in CUTS]
     lost = Race((tuple(each([0.0] * 16, r.counts) for r in rivals(trials, say(""), 16)),), (1.0,))
-    found = scored(trials, plans, lost)
-    assert all(isinstance(one, Score) and one.samples == 8 for (one,) in found)
+    result = scored(trials, plans, lost)
+    assert all(isinstance(one, Score) and one.samples == 8 for (one,) in result)
     assert all(
         one.samples == 16 for (one,) in scored(trials, plans, None) if isinstance(one, Score)
     )

@@ -15,7 +15,7 @@ def names(kept: RecentlyUsed[str, int]) -> str:
     return "".join(name for name in "abc" if kept.of(name, lambda: -1) >= 0)
 
 
-def test_a_use_keeps_a_value_longer() -> None:
+def test_a_used_value_is_kept_longer() -> None:
     kept = filled()
     assert kept.of("a", lambda: 7) == 0
     kept.forget(29)
@@ -23,13 +23,13 @@ def test_a_use_keeps_a_value_longer() -> None:
     assert names(kept) == "ac"
 
 
-def test_what_fits_stays() -> None:
+def test_values_that_fit_are_kept() -> None:
     kept = filled()
     kept.forget(30)
     assert names(kept) == "abc"
 
 
-def test_the_latest_value_stays_however_large() -> None:
+def test_the_latest_value_is_kept_whatever_its_size() -> None:
     kept = filled()
     kept.forget(0)
     assert names(kept) == "c"

@@ -88,7 +88,7 @@ def test_unlike_objectives_have_no_mean_and_accuracies_a_share() -> None:
     assert lines[-1].split() == ["cut", "50.0", "%"], "nats have no share"
 
 
-def test_those_of_a_kind_have_their_mean_beside_another_kind() -> None:
+def test_objectives_of_one_kind_have_a_mean() -> None:
     columns = ['nll("a")', 'mc("x")', 'nll("b")', 'kl("c")']
     marks = [marked(2.0, 0.5), marked(7.0, 0.1), marked(1.0, 0.1), marked(9.0, 0.1)]
     lines = lines_of(columns, [("cut", marks)], 120)
@@ -183,7 +183,7 @@ def test_another_unit_is_named_above_the_table() -> None:
     assert second == f"nll: {LESS}"
 
 
-def test_without_speeds_there_are_no_columns_of_them() -> None:
+def test_missing_speeds_have_no_columns() -> None:
     _, head, row = sizes_of([TargetSize("base", OutputSize(10, 40, 8, 2))], 80)
     assert head.split() == ["layers", "parameters", "KV/token"]
     assert row.split() == ["base", "2", "10", "8", "B"]

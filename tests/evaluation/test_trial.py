@@ -98,7 +98,7 @@ def trials_of(
     place: Placement | None = None,
     seed: int = 0,
 ) -> Trials:
-    wishes = [read_objective(one, plan.models) for one in objectives or OBJECTIVES[:1]]
+    wishes = [read_objective(item, plan.models) for item in objectives or OBJECTIVES[:1]]
     bound, models, _ = opened(plan)
     assert plan.origin is not None
     return Trials(
@@ -113,19 +113,19 @@ def trials_of(
 
 
 def outcomes(trials: Trials, plans: Sequence[Plan], samples: int, **how: bool) -> list[Outcomes]:
-    found = dict(trials.run(plans, samples, stage=how.get("stage", "bare")))
-    return [found[number] for number in range(len(plans))]
+    results = dict(trials.run(plans, samples, stage=how.get("stage", "bare")))
+    return [results[number] for number in range(len(plans))]
 
 
 def judged(plan: Plan, objectives: Sequence[str], samples: int | None) -> Outcomes:
     assert plan.origin is not None
-    found = evaluate(plan, objectives, samples=samples, folder=plan.origin.folder)
-    return tuple(one.outcome for one in found.results)
+    result = evaluate(plan, objectives, samples=samples, folder=plan.origin.folder)
+    return tuple(item.outcome for item in result.results)
 
 
 def values(given: Outcomes) -> list[float]:
-    assert all(isinstance(one, Score) for one in given)
-    return [one.value for one in given if isinstance(one, Score)]
+    assert all(isinstance(item, Score) for item in given)
+    return [item.value for item in given if isinstance(item, Score)]
 
 
 # ------------------------------------------------------------------------------------------ scores
@@ -134,12 +134,12 @@ def values(given: Outcomes) -> list[float]:
 def test_scores_are_those_of_eval(say: Say) -> None:
     trials = trials_of(say(SPACE), *OBJECTIVES, full=7)
     plans = [say(text) for text in CUTS]
-    for plan, found in zip(plans, outcomes(trials, plans, 7), strict=True):
-        assert found == judged(plan, OBJECTIVES, 7)
+    for plan, result in zip(plans, outcomes(trials, plans, 7), strict=True):
+        assert result == judged(plan, OBJECTIVES, 7)
     assert trials.meter.evaluator.layers_saved > 0
 
 
-def test_a_plan_has_the_same_scores_in_any_company(say: Say) -> None:
+def test_a_plan_has_the_same_scores_in_any_batch(say: Say) -> None:
     plans = [say(text) for text in CUTS]
     together = outcomes(trials_of(say(SPACE), full=9), plans, 9)
     apart = trials_of(say(SPACE), full=9)
@@ -157,15 +157,15 @@ def test_a_bounded_memory_changes_no_score(say: Say) -> None:
 def test_each_plan_is_measured_with_its_own_tokenizer(say: Say) -> None:
     space = say(f"{SPACE}; tokenizer from one of base, foreign")
     plans = [say("drop L2, L4"), say("tokenizer from foreign; drop L2, L4")]
-    found = outcomes(trials_of(space, full=6), plans, 6)
-    assert found[0] != found[1]
+    actual = outcomes(trials_of(space, full=6), plans, 6)
+    assert actual[0] != actual[1]
     assert plans[0].origin is not None
     by_byte = evaluate(plans, OBJECTIVES[:1], samples=6, folder=plans[0].origin.folder)
-    assert found == [(result.outcome,) for result in by_byte.results]
+    assert actual == [(result.outcome,) for result in by_byte.results]
     assert by_byte.by_byte
 
 
-def test_the_uncut_base_is_a_plan_too(say: Say) -> None:
+def test_a_trial_of_the_uncut_base_has_its_score(say: Say) -> None:
     base = say("")
     assert outcomes(trials_of(say(SPACE), full=6), [base], 6)[0] == judged(base, OBJECTIVES[:1], 6)
 
@@ -181,24 +181,24 @@ def test_bridges_are_kept_or_left_out(say: Say) -> None:
     assert bridged != judged(bare, OBJECTIVES[:1], 8)
 
 
-def test_what_fails_is_a_value_beside_the_others(say: Say) -> None:
+def test_a_failed_plan_is_a_value_among_the_scores(say: Say) -> None:
     plans = [say("drop L2, L4"), say("L1 from math, code by linear(3e38, 3e38)"), say(CUTS[1])]
-    found = outcomes(trials_of(say(SPACE), *OBJECTIVES[:2], full=5), plans, 5)
-    assert all(isinstance(one, Failure) for one in found[1])
-    assert [found[0], found[2]] == [judged(plans[i], OBJECTIVES[:2], 5) for i in (0, 2)]
+    result = outcomes(trials_of(say(SPACE), *OBJECTIVES[:2], full=5), plans, 5)
+    assert all(isinstance(item, Failure) for item in result[1])
+    assert [result[0], result[2]] == [judged(plans[i], OBJECTIVES[:2], 5) for i in (0, 2)]
 
 
 # ----------------------------------------------------------------------------------------- samples
 
 
-def test_a_low_fidelity_is_the_beginning_of_the_full_one(say: Say) -> None:
+def test_a_low_fidelity_uses_the_first_samples_of_the_full_fidelity(say: Say) -> None:
     trials = trials_of(say(SPACE), *OBJECTIVES[:3], full=12)
     plan = say(CUTS[0])
     assert outcomes(trials, [plan], 3)[0] == judged(plan, OBJECTIVES[:3], 3)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_is_held_out_comes_after_what_is_seen(say: Say, seed: int) -> None:
+def test_held_out_samples_follow_the_seen_samples(say: Say, seed: int) -> None:
     objectives = ('multiple_choice("choices.jsonl")', 'margin("choices.jsonl")')
     trials = trials_of(say(SPACE), *objectives, full=8, seed=seed)
     assert (trials.full, max(trials.helds), trials.helds) == (8, 8, (8, 8))
@@ -220,18 +220,18 @@ def test_without_a_fidelity_a_quarter_of_the_smallest_file_is_held_out(say: Say)
     assert trials.helds == (7, 6, 7, 7, 7, 7)
 
 
-def test_an_objective_without_held_out_samples_leaves_none_to_the_others(say: Say) -> None:
+def test_one_objective_without_enough_samples_disables_held_out_samples(say: Say) -> None:
     assert trials_of(say(SPACE), *OBJECTIVES[:3], full=22).helds == (2, 1, 2)
     assert trials_of(say(SPACE), *OBJECTIVES[:3], full=23).helds == (0, 0, 0)
 
 
-def test_where_nothing_is_held_out_that_is_reported(say: Say) -> None:
+def test_missing_held_out_samples_are_reported(say: Say) -> None:
     trials = trials_of(say(SPACE), 'nll("rows.jsonl")', 'generate("pairs.jsonl")', full=ROWS)
     assert max(trials.helds) == 0
     assert list(trials.run([say(CUTS[0])], None, stage="bare")) == [(0, (NOTHING_HELD,) * 2)]
 
 
-def test_a_fidelity_above_the_samples_there_are(say: Say) -> None:
+def test_a_fidelity_above_the_available_samples_is_refused(say: Say) -> None:
     with pytest.raises(PlanError, match=r"C815.*up to 25 samples, but 'nll\(.*' has 24 samples"):
         trials_of(say(SPACE), full=25)
 
@@ -241,7 +241,7 @@ def test_a_space_with_faults(say: Say) -> None:
         opened(say("drop any 3 of L7..L9"))
 
 
-def test_the_search_block_says_what_is_wanted(say: Say) -> None:
+def test_trials_take_objectives_from_the_search_block(say: Say) -> None:
     block = 'search {\n minimize nll("rows.jsonl")\n maximize generate("pairs.jsonl")\n}'
     bound, models, _ = opened(say(f"{SPACE}\n{block}"))
     assert bound.search is not None
@@ -264,7 +264,7 @@ def test_the_search_block_says_what_is_wanted(say: Say) -> None:
 
 def tensor_bytes() -> int:
     gc.collect()
-    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
     return sum(
         {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
     )
@@ -301,7 +301,7 @@ def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
 
     used = []
     for _ in range(4):
-        assert all(len(values(found)) == 1 for found in outcomes(trials, six(), 3))
+        assert all(len(values(item)) == 1 for item in outcomes(trials, six(), 3))
         used.append(tensor_bytes())
     assert max(used[2:]) < used[1] + 40_000
     plan = six()[0]
@@ -313,14 +313,14 @@ def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
 
 def by_hooks(model: PreTrainedModel, texts: Sequence[tuple[int, ...]]) -> list[float]:
     """Block influence as ShortGPT has it, text by text."""
-    found: list[list[float]] = [[] for _ in decoder_layers(model)]
+    results: list[list[float]] = [[] for _ in decoder_layers(model)]
 
     def note(index: int) -> Callable[..., None]:
         def hook(_: object, arguments: tuple[torch.Tensor, ...], after: object) -> None:
             made = after[0] if isinstance(after, tuple) else after
             assert isinstance(made, torch.Tensor)
             pairs = torch.cosine_similarity(arguments[0].double(), made.double(), dim=-1)
-            found[index] += pairs.flatten().tolist()
+            results[index] += pairs.flatten().tolist()
 
         return hook
 
@@ -329,7 +329,7 @@ def by_hooks(model: PreTrainedModel, texts: Sequence[tuple[int, ...]]) -> list[f
     with torch.no_grad():
         for text in texts:
             model(torch.tensor([text[:-1]]))
-    return [1 - sum(one) / len(one) for one in found]
+    return [1 - sum(item) / len(item) for item in results]
 
 
 def test_block_influence_is_one_minus_the_mean_cosine(say: Say) -> None:
@@ -351,20 +351,20 @@ def test_block_influence_without_a_forward_objective(say: Say) -> None:
 
 def test_trials_know_sizes_and_measure_each_shape_once(say: Say) -> None:
     trials = trials_of(say(SPACE), 'nll("rows.jsonl")', "parameters()", "latency()", full=4)
-    told: list[dict[str, float]] = []
-    trials.latencies.on_measured = lambda known: told.append(dict(known))
+    received: list[dict[str, float]] = []
+    trials.latencies.on_measured = lambda known: received.append(dict(known))
     plans = [say("drop L1"), say("drop L2"), say("drop L1..L2"), say("")]
-    found = [values(one) for one in outcomes(trials, plans, 4)]
-    sizes, times = [one[1] for one in found], [one[2] for one in found]
+    results = [values(item) for item in outcomes(trials, plans, 4)]
+    sizes, times = [item[1] for item in results], [item[2] for item in results]
     assert sizes[0] == sizes[1] < sizes[3]
     assert sizes[3] - sizes[0] == sizes[0] - sizes[2]
     assert times[0] == times[1], "they are of one shape"
-    assert len(set(times)) == len(told) == len(told[-1]) == 3
+    assert len(set(times)) == len(received) == len(received[-1]) == 3
     alone = trials_of(say(SPACE), 'nll("rows.jsonl")', full=4)
-    assert [one[0] for one in found] == [values(one)[0] for one in outcomes(alone, plans, 4)]
+    assert [item[0] for item in results] == [values(item)[0] for item in outcomes(alone, plans, 4)]
     later = trials_of(say(SPACE), 'nll("rows.jsonl")', "latency()", full=4)
-    later.latencies.known |= told[-1]
-    assert [values(one)[1] for one in outcomes(later, plans, 4)] == times
+    later.latencies.known |= received[-1]
+    assert [values(item)[1] for item in outcomes(later, plans, 4)] == times
 
 
 # ------------------------------------------------------------------------------------- no numbers
@@ -383,11 +383,11 @@ def test_a_model_with_nan_names_the_objective_the_tensor_and_its_file(
     plan, sound = (gptailor.loads(text + cut, folder=texts) for cut in ("drop L2", "drop L1"))
     wished = ('nll("rows.jsonl")', 'perplexity("pairs.jsonl")')
     trials = trials_of(plan, *wished, full=5)
-    found = dict(trials.run([plan, sound], 5, stage="bare", race=race))
-    for objective, outcome in zip(wished, found[0], strict=True):
+    results = dict(trials.run([plan, sound], 5, stage="bare", race=race))
+    for objective, outcome in zip(wished, results[0], strict=True):
         assert isinstance(outcome, Failure)
         assert outcome.reason == "nan"
         assert outcome.message.startswith(f"{objective}: ")
         assert outcome.message.endswith(f" predictions are NaN; '{name}' in {file} contains NaN")
-    assert all(isinstance(outcome, Score) for outcome in found[1])
+    assert all(isinstance(outcome, Score) for outcome in results[1])
     assert all(f"'{name}' in {file}" in str(outcome) for outcome in judged(plan, wished, 5))

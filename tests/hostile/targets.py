@@ -42,8 +42,8 @@ def source(raw: bytes, folder: Path) -> None:
     pieces = [*raw.split(CUT), b"", b"", b""]
     for name, content in zip((INDEX, "one.st", "two.st", "config.json"), pieces, strict=False):
         (folder / name).write_bytes(content)
-    found = open_checkpoint(folder)
-    assert all(info.file in found.files for info in found.tensors.values())
+    result = open_checkpoint(folder)
+    assert all(info.file in result.files for info in result.tensors.values())
 
 
 def gguf(raw: bytes, folder: Path) -> None:
@@ -94,10 +94,10 @@ def config(raw: bytes, folder: Path) -> None:
         read_settings(folder)
     except TailorError as error:
         str(error).encode("utf-8")
-    found = open_checkpoint(folder)
-    layout = layout_of(found.config, found.tensors)
+    result = open_checkpoint(folder)
+    layout = layout_of(result.config, result.tensors)
     if isinstance(layout, Layout):
-        moved_config(layout, found.config, 2 * layer_entries(layout, found.config))
+        moved_config(layout, result.config, 2 * layer_entries(layout, result.config))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def read(text: str) -> tuple[Plan, str]:
 
 
 @pytest.mark.parametrize(("text", "meant"), MEANT, ids=[text for text, _ in MEANT])
-def test_what_a_text_means(text: str, meant: tuple[object, ...]) -> None:
+def test_an_expectation_is_read_and_written(text: str, meant: tuple[object, ...]) -> None:
     plan, faults = read(text)
     assert not faults
     [entry] = plan.expects
@@ -64,7 +64,7 @@ def test_what_a_text_means(text: str, meant: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize(("text", "code", "words"), REFUSED, ids=[text for text, _, _ in REFUSED])
-def test_how_a_text_is_refused(text: str, code: str, words: str) -> None:
+def test_invalid_expectations_are_refused(text: str, code: str, words: str) -> None:
     _, faults = read(text)
     assert f"error[{code}]" in faults
     assert words in faults
@@ -86,7 +86,7 @@ def test_expectations_keep_their_order_and_their_comments() -> None:
     assert before == after
 
 
-def test_a_requirement_of_json_isnt_a_strict_one() -> None:
+def test_a_strict_requirement_in_json_is_refused() -> None:
     body = {
         "models": {"base": {"source": "./base"}},
         "search": {"requires": [{"name": "parameters", "sign": "<", "bound": {"number": 1}}]},

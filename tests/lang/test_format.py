@@ -75,7 +75,7 @@ def commented(draw, lines: list[str]) -> str:
 def comments_of(text: str) -> Counter[str]:
     """Every comment of a text, found without the parser under test."""
     strings_out = re.sub(r'"[^"\n#]*"', '""', text)
-    return Counter(found.rstrip() for found in re.findall(r"#[^\n]*", strings_out))
+    return Counter(match.rstrip() for match in re.findall(r"#[^\n]*", strings_out))
 
 
 PLAIN = [
@@ -147,7 +147,7 @@ def test_comments_in_parentheses_stay_with_their_statement() -> None:
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name.partition(".")[0])
-def test_a_golden_pair(path: Path) -> None:
+def test_formatting_gives_the_golden_text(path: Path) -> None:
     written = path.with_name(path.name.replace(".canonical.", ".input.")).read_text()
     made = canonical(written)
     assert made == path.read_text()
@@ -167,7 +167,7 @@ def test_a_tied_list_is_put_in_order() -> None:
     assert canonical(text) == format_plan(accepted(text))
 
 
-def test_there_are_golden_pairs() -> None:
+def test_there_are_six_golden_pairs_or_more() -> None:
     assert len(GOLDEN) >= 6
 
 

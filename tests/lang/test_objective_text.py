@@ -12,10 +12,14 @@ def test_an_objective_knows_its_direction(name: str) -> None:
     spec = OBJECTIVES[name]
     required = [argument for argument in spec.arguments if argument.required]
     call = f'{spec.name}("a")' if required else f"{spec.name}()"
-    found, said = read_objective(call)
-    assert (found.name, found.direction, said) == (spec.name, spec.direction or "maximize", False)
-    again, said = read_objective(f"{found.direction} {call}")
-    assert (again, said) == (found, True)
+    result, stated = read_objective(call)
+    assert (result.name, result.direction, stated) == (
+        spec.name,
+        spec.direction or "maximize",
+        False,
+    )
+    again, stated = read_objective(f"{result.direction} {call}")
+    assert (again, stated) == (result, True)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,6 @@ def test_a_fault_has_its_place(text: str, code: str, place: str) -> None:
     assert f"--> --objective:{place}" in str(caught.value)
 
 
-def test_a_model_that_is_known_may_be_named() -> None:
-    found, _ = read_objective('kl("a", from=math)', ("base", "math"))
-    assert found.arguments == {"file": "a", "from": "math"}
+def test_an_objective_may_name_a_declared_model() -> None:
+    result, _ = read_objective('kl("a", from=math)', ("base", "math"))
+    assert result.arguments == {"file": "a", "from": "math"}

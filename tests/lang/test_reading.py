@@ -64,9 +64,9 @@ LAYERS = ["L0", "L1", "L2", "L3", "L9", "L07", "L9999", "L10000", "L" + "9" * 30
 STRINGS = ['"./b"', '"org/name"', '""', '"a # b"', '"ünï ;{}()"']
 
 
-def words(found: list[str]) -> st.SearchStrategy[str]:
+def words(result: list[str]) -> st.SearchStrategy[str]:
     """These words, a blank behind them so that they don't run into the next."""
-    return st.sampled_from(found).map(lambda word: f"{word} ")
+    return st.sampled_from(result).map(lambda word: f"{word} ")
 
 
 def drawn_texts() -> st.SearchStrategy[str]:
@@ -144,7 +144,7 @@ TOKENS = st.sampled_from(
 
 @given(st.lists(TOKENS, max_size=24).map(" ".join))
 @settings(max_examples=drawn(300))
-def test_words_in_any_order_are_read(text: str) -> None:
+def test_any_words_are_accepted_or_refused_as_the_grammar_does(text: str) -> None:
     outcome(text)
     _, faults = parse(Source("drawn.tailor", text))
     assert (not faults) == is_of_the_grammar(text), faults
@@ -170,8 +170,8 @@ def test_a_plan_with_some_bytes_changed_is_read(plan: Plan, data: st.DataObject)
             del raw[at]
         else:
             raw[at:at] = raw[at : at + 9]
-    found, faults = read_bytes(bytes(raw), "changed.tailor", Path())
-    assert found is not None or errors(faults)
+    result, faults = read_bytes(bytes(raw), "changed.tailor", Path())
+    assert result is not None or errors(faults)
     try:
         text = bytes(raw).removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError:
@@ -230,13 +230,13 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused(name: str) -> None:
     text, expected = BAD[name]
-    found = codes(text)
+    result = codes(text)
     if name.startswith(("an open", "many")):
-        assert set(expected or ()) <= set(found)
+        assert set(expected or ()) <= set(result)
     elif expected is None:
-        assert set(found) == {"S107"}
+        assert set(result) == {"S107"}
     else:
-        assert found == expected
+        assert result == expected
 
 
 GOOD = {
@@ -289,7 +289,7 @@ def test_the_layers_that_a_file_names_are_bounded() -> None:
     assert codes(f"{HEAD}merge({sources})") == ["P116"]
 
 
-def test_faults_are_in_the_order_of_the_text_and_none_twice() -> None:
+def test_faults_are_unique_and_in_the_order_of_the_text() -> None:
     text = HEAD + "L9..L0 from math\nL1 from nowhere\ndrop any 3 of L1\nfoo\nL1 from math, base\n"
     faults = outcome(text)
     starts = [fault.span.start for fault in faults if fault.span]
@@ -331,7 +331,7 @@ def test_a_fault_of_a_chat_template_is_at_its_model() -> None:
     assert at == ["code"], faults
 
 
-def test_two_texts_of_one_cut_may_be_joined() -> None:
+def test_the_help_for_two_texts_suggests_joining_them() -> None:
     cuts = 'vocabulary 100 on "a.txt"\nvocabulary 100 on "b.txt"\n'
     [twice] = errors(outcome(HEAD + cuts))
     assert twice.help == "keep one of the two; to use both texts, join them in one file"

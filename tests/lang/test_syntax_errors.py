@@ -23,7 +23,7 @@ def faults_of(text: str, start: str) -> list[Fault]:
 
 
 @pytest.mark.parametrize(("lesson", "sample"), SAMPLES, ids=[sample for _, sample in SAMPLES])
-def test_a_sample_is_told_its_remedy(lesson: Lesson, sample: str) -> None:
+def test_each_sample_has_its_remedy(lesson: Lesson, sample: str) -> None:
     before, characters, after = re.split("[«»]", sample)
     text = IN_A_FILE.get(lesson.start, "{}")
     start = text.index("{}") if text == "{}" else len(text.partition("{}")[0]) - 1
@@ -61,7 +61,7 @@ def test_a_mergekit_file_is_one_fault_that_names_import(name: str, text: str, li
     assert fault.help == f"convert it: gptailor import {file} -o plan.tailor"
 
 
-def test_a_plan_may_be_named_as_yaml_is() -> None:
+def test_a_plan_may_have_a_yaml_suffix() -> None:
     text = 'tailor 1\nmodel base = "a"\n'
     assert parse.read_bytes(text.encode(), "a.yml", Path())[1] == []
     [fault] = parse.read_bytes(f"{text}L1 fom base\n".encode(), "a.yml", Path())[1]

@@ -54,7 +54,7 @@ UNREADABLE = (
 
 
 @pytest.mark.parametrize("held", UNREADABLE)
-def test_without_a_readable_table_it_is_made_of_the_grammar(
+def test_a_missing_or_damaged_table_is_made_from_the_grammar(
     monkeypatch: pytest.MonkeyPatch, held: bytes | type[OSError], anew: lark.Lark
 ) -> None:
     inside = pkgutil.get_data
@@ -71,7 +71,7 @@ def test_without_a_readable_table_it_is_made_of_the_grammar(
     assert parse.parser.__wrapped__() is anew
 
 
-def test_no_word_but_these_stands_where_a_name_may() -> None:
+def test_six_words_cannot_be_names() -> None:
     """So models are named by all others: `heal`, `full`, `rank`."""
     states = parse.parser().parser.parser._parse_table.states  # type: ignore[attr-defined]
     words = {t.name for t in parse.parser().terminals if t.pattern.value.isalpha()}
@@ -79,6 +79,6 @@ def test_no_word_but_these_stands_where_a_name_may() -> None:
     assert beside == {"ONE", "ANY", "BY", "FROM", "MINIMIZE", "MAXIMIZE"}
 
 
-def test_signs_are_spelled_too() -> None:
+def test_signs_have_a_spelling() -> None:
     assert parse.spelled()["EQUAL"] == "="
     assert "NAME" not in parse.spelled()

@@ -134,7 +134,7 @@ def dropped(
     likely: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Task vectors, entries dropped by draws and the others rescaled."""
-    found = []
+    results = []
     for i, (name, source) in enumerate(zip(NAMES, sources, strict=False)):
         vector = (source - base).astype(np.float32).astype(float)
         share = np.full(len(vector), given["density"][i])
@@ -147,8 +147,8 @@ def dropped(
             left = left / share
         elif given["rescale"] == "l1" and np.abs(left).sum():
             left = left * np.abs(vector).sum() / np.abs(left).sum()
-        found.append(left)
-    return found
+        results.append(left)
+    return results
 
 
 def ranked(base: np.ndarray, sources: list[np.ndarray], given: dict) -> list[np.ndarray]:
@@ -189,15 +189,15 @@ def naive_breadcrumbs_ties(base: np.ndarray, sources: list[np.ndarray], given: d
 
 
 def crumbs(base: np.ndarray, sources: list[np.ndarray], given: dict) -> list[np.ndarray]:
-    found = []
+    results = []
     for source, density, gamma in zip(sources, given["density"], given["gamma"], strict=True):
         vector = (source - base).astype(np.float32).astype(float)
         kept = max(1, round(density * len(vector)))
         above = min(round(gamma * len(vector)), len(vector) - kept)
         order = np.sort(np.abs(vector))[::-1][above : above + kept]
         inside = (np.abs(vector) <= order[0]) & (np.abs(vector) >= order[-1])
-        found.append(np.where(inside, vector, 0))
-    return found
+        results.append(np.where(inside, vector, 0))
+    return results
 
 
 def naive_sce(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
@@ -389,7 +389,7 @@ def test_every_method_has_its_kernel() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_kernel_says_what_it_does(method: str) -> None:
+def test_a_docstring_of_a_kernel_has_its_five_parts(method: str) -> None:
     text = type(KERNELS[method]).__doc__ or ""
     parts = ["Formula:", "Granularity:", "Arithmetic:", "Degenerate:", "Paper:"]
     places = [text.find(f"    {part} ") for part in parts]
@@ -455,7 +455,7 @@ def test_linear_of_one_source_is_the_source() -> None:
     assert same(merge("linear", source, [source], weight=(1.0,)), source)
 
 
-def test_linear_leaves_out_what_has_no_weight() -> None:
+def test_linear_ignores_sources_without_weight() -> None:
     source = torch.tensor([1.0, -0.0])
     wild = torch.tensor([math.inf, math.nan])
     assert same(merge("linear", source, [wild, source], weight=(0.0, 1.0)), source)
@@ -540,7 +540,7 @@ def test_ties_keeps_one_entry_at_least() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wild", [math.inf, -math.inf, math.nan])
-def test_no_method_gives_what_is_not_finite(method: str, wild: float) -> None:
+def test_no_method_returns_infinite_numbers_or_nan(method: str, wild: float) -> None:
     base, a, b = tensors(2)
     b[3, 4] = wild
     density = {"density": 1.0} if METHODS[method].parameter("density") else {}
@@ -566,7 +566,7 @@ def test_scale_0_is_the_base(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "breadcrumbs_ties", "della"])
-def test_an_election_of_what_is_whole_is_ties(method: str) -> None:
+def test_an_election_at_full_density_equals_ties(method: str) -> None:
     base, *sources = tensors(3)
     more: dict[str, object] = {"weight": (1.0, 0.4, 0.7), "normalize": "yes", "density": 1.0}
     wanted = merge("ties", base, sources, **more)
@@ -606,7 +606,7 @@ def test_equal_magnitudes_have_their_ranks_in_order() -> None:
     assert float(result[:, 50:].mean()) > float(result[:, :50].mean()) + 0.3
 
 
-def test_a_source_without_weight_is_left_out() -> None:
+def test_a_source_of_weight_0_is_ignored() -> None:
     base, one, two = tensors(2)
     two[3, 4] = math.nan
     for method in ("ties", "dare", "dare_ties", "breadcrumbs", "della", "della_linear"):
@@ -629,7 +629,7 @@ def test_nearswap_keeps_the_first_source() -> None:
     assert same(result[near], b[near])
 
 
-def test_ram_adds_what_is_alone_and_averages_what_is_shared() -> None:
+def test_ram_adds_unique_changes_and_averages_shared_changes() -> None:
     base = torch.tensor([1.0, 1.0, 1.0, -0.0])
     one, two = base + torch.tensor([2.0, 0.0, 4.0, 0.0]), base + torch.tensor([0.0, 3.0, 2.0, 0.0])
     assert merge("ram", base, [one, two]).tolist() == [3.0, 4.0, 4.0, 0.0]
@@ -807,8 +807,8 @@ def test_a_threshold_is_the_ranks_largest(
     vector = torch.tensor(values)
     ranks = data.draw(st.lists(st.integers(1, len(values)), min_size=1, max_size=3))
     ordered = vector.abs().sort(descending=True).values
-    (found,) = thresholds(whole([vector], step, torch.zeros(len(values))), [ranks])
-    assert list(found) == [magnitude(ordered)[rank - 1].item() for rank in ranks]
+    (result,) = thresholds(whole([vector], step, torch.zeros(len(values))), [ranks])
+    assert list(result) == [magnitude(ordered)[rank - 1].item() for rank in ranks]
 
 
 def test_a_sum_is_as_exact_as_a_float64() -> None:
@@ -888,7 +888,7 @@ def test_a_live_tensor_may_be_a_parameter_and_strided() -> None:
     assert same(result, wanted)
 
 
-def test_the_result_has_the_bases_dtype_unless_said() -> None:
+def test_the_result_has_the_dtype_of_the_base_by_default() -> None:
     base, *sources = tensors(2)
     half = base.to(torch.bfloat16)
     assert merge("linear", half, sources).dtype == torch.bfloat16
@@ -918,7 +918,7 @@ def test_whole_numbers_arent_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "source", "dtype", "said"),
+    ("arguments", "source", "dtype", "message"),
     [
         (
             {"weight": (1e38,)},
@@ -937,12 +937,12 @@ def test_whole_numbers_arent_weights() -> None:
     ],
 )
 def test_an_overflow_names_the_number_that_is_too_large(
-    arguments: dict, source: float, dtype: torch.dtype, said: tuple[str, ...]
+    arguments: dict, source: float, dtype: torch.dtype, message: tuple[str, ...]
 ) -> None:
     given, tensor = complete("linear", 1, **arguments), torch.full((2,), source)
     with pytest.raises(OverflowFault) as caught:
         merge_tensors("linear", given, None, [tensor], ["m"], PLACE, dtype=dtype)
-    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert all(part in str(caught.value) for part in message), str(caught.value)
 
 
 @pytest.mark.parametrize("divisor", [1e300, 1e-30, 1e-60])

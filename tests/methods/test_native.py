@@ -53,10 +53,10 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def used(library: Path) -> Iterator[None]:
     """Let this library compute."""
-    found = native.library_at(library)
-    assert found is not None
+    result = native.library_at(library)
+    assert result is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "library", lambda: found)
+        patch.setattr(native, "library", lambda: result)
         yield
 
 
@@ -72,11 +72,11 @@ def tensors(count: int, dtype: torch.dtype) -> list[Tensor]:
     rng = torch.Generator().manual_seed(count)
     base = torch.randn(ENTRIES, generator=rng)
     base[::7], base[3::11], base[5::13] = 0.0, -0.0, 1e-40
-    found = [base]
+    results = [base]
     for _ in range(count):
         change = 0.3 * torch.randn(ENTRIES, generator=rng)
-        found.append(base + change * (torch.rand(ENTRIES, generator=rng) < 0.8))
-    return [tensor.to(dtype).reshape(2, -1) for tensor in found]
+        results.append(base + change * (torch.rand(ENTRIES, generator=rng) < 0.8))
+    return [tensor.to(dtype).reshape(2, -1) for tensor in results]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -97,7 +97,7 @@ def test_every_method_is_compared() -> None:
 @pytest.mark.usefixtures("used")
 def test_the_library_computes_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise this file compares NumPy with NumPy."""
-    found, calls = native.library(), []
+    result, calls = native.library(), []
 
     class Counted(ctypes.CDLL):
         def __init__(self) -> None:
@@ -105,7 +105,7 @@ def test_the_library_computes_where_it_can(monkeypatch: pytest.MonkeyPatch) -> N
 
         def __getattr__(self, name: str) -> object:
             calls.append(name)
-            return getattr(found, name)
+            return getattr(result, name)
 
     monkeypatch.setattr(native, "library", Counted)
     for method, count in {"slerp": 2, "task_arithmetic": 1, "ties": 2}.items():
@@ -151,14 +151,14 @@ def test_sums_and_choices_have_the_same_bits(
 
     def result() -> list[bytes]:
         with np.errstate(all="ignore"):
-            found = [
+            results = [
                 combination(vectors, numbers, chunk),
                 base_moved(chunk, chunk.task_vectors(), numbers),
                 agreement(vectors, numbers),
                 agreement(vectors, [1.0, 1.0], numbers),
                 within(vectors[0], *sorted(magnitude(vectors[1])[[0, -1]].tolist())),
             ]
-        return [np.where(np.isnan(each), np.float32(0), each).tobytes() for each in found]
+        return [np.where(np.isnan(each), np.float32(0), each).tobytes() for each in results]
 
     wanted = by_numpy(result)
     with pytest.MonkeyPatch.context() as patch:

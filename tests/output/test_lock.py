@@ -54,13 +54,13 @@ def refused(path: Path) -> CheckpointError:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
-def test_what_is_written_is_read_again(tmp_path: Path, dtype: str | None) -> None:
+def test_a_written_lock_is_read_again(tmp_path: Path, dtype: str | None) -> None:
     written = lock(dtype=dtype)
     written.write(tmp_path / "p.lock")
-    found = read_lock(tmp_path / "p.lock")
-    assert found == written
-    assert found.path == tmp_path / "p.lock"
-    assert found.text() == written.text() == (tmp_path / "p.lock").read_text("utf-8")
+    result = read_lock(tmp_path / "p.lock")
+    assert result == written
+    assert result.path == tmp_path / "p.lock"
+    assert result.text() == written.text() == (tmp_path / "p.lock").read_text("utf-8")
 
 
 def test_equal_locks_are_equal_texts_with_a_line_for_each_tensor() -> None:
@@ -72,7 +72,7 @@ def test_equal_locks_are_equal_texts_with_a_line_for_each_tensor() -> None:
     assert list(json.loads(text)) == sorted(json.loads(text))
 
 
-def test_an_old_lock_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_an_old_lock_is_replaced_whole_without_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "p.lock"
     path.write_text("old")
     lock().write(path)
@@ -84,7 +84,7 @@ def test_an_old_lock_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: P
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_linked_lock_is_written_through_its_link(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "p.lock").symlink_to("real")
     lock().write(tmp_path / "p.lock")
@@ -92,7 +92,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "real") == lock()
 
 
-def test_a_lock_that_can_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_written_changes_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for place in ("folder", "pipe", "none/p.lock"):
@@ -193,13 +193,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_isnt_a_lock_is_refused_in_one_message(tmp_path: Path, name: str) -> None:
-    content, code, said = HOSTILE[name]
+def test_an_invalid_lock_is_refused_in_one_message(tmp_path: Path, name: str) -> None:
+    content, code, message = HOSTILE[name]
     path = tmp_path / "p.lock"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     error = refused(path)
     assert error.code == code
-    assert said in error.message
+    assert message in error.message
     assert "\x1b" not in str(error)
 
 
@@ -215,10 +215,10 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000  # more than a block
     (tmp_path / "f").write_bytes(content)
-    told: list[int] = []
+    counts: list[int] = []
     expected = FileDigest(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    assert of_file(tmp_path / "f", told.append) == expected == of_bytes(content)
-    assert sum(told) == len(content)
+    assert of_file(tmp_path / "f", counts.append) == expected == of_bytes(content)
+    assert sum(counts) == len(content)
     (tmp_path / "f").write_bytes(b"")
     assert of_file(tmp_path / "f") == of_bytes(b"")
 
@@ -236,7 +236,7 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path) -> Non
     assert touched(lambda: os.utime(path, ns=(1, 1))).code == "C304"
 
 
-def test_a_change_while_it_is_read_is_told_though_its_time_is_kept(tmp_path: Path) -> None:
+def test_a_change_during_reading_is_found_though_the_time_is_equal(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(2**20))
     before = path.stat()
@@ -251,7 +251,7 @@ def test_a_change_while_it_is_read_is_told_though_its_time_is_kept(tmp_path: Pat
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threads: int) -> None:
+def test_digests_do_not_depend_on_the_pieces(tmp_path: Path, threads: int) -> None:
     content = os.urandom(5_000)
     (tmp_path / "f").write_bytes(content)
     payloads = {
@@ -259,8 +259,8 @@ def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threa
         "made": [memoryview(content)[1_000:3_000], b"", content[3_000:]],
     }
     tensors = {TensorSpec(name, "F32", (10, 100)): made for name, made in payloads.items()}
-    found = digests_of(tensors, Crew(threads))
-    assert found == dict.fromkeys(payloads, hashlib.sha256(content[1_000:]).hexdigest())
+    result = digests_of(tensors, Crew(threads))
+    assert result == dict.fromkeys(payloads, hashlib.sha256(content[1_000:]).hexdigest())
 
 
 def test_a_tensor_of_another_size_has_no_digest() -> None:
@@ -272,18 +272,18 @@ def test_a_tensor_of_another_size_has_no_digest() -> None:
 # ------------------------------------------------------------------------------------ what differs
 
 
-def test_each_way_to_differ_is_named() -> None:
+def test_each_kind_of_difference_is_named() -> None:
     like = TensorDigest(dtype="F32", shape=(2,), sha256=A)
     expected = {"a": like, "b": like, "c": like, "d": like, "e": like}
-    found = {
+    results = {
         "b": like.model_copy(update={"sha256": B}),
         "c": like.model_copy(update={"shape": (1, 2)}),
         "d": like,
         "e": like.model_copy(update={"dtype": "I32"}),
         "f": like,
     }
-    tensors = (Measurement(tensors=digests) for digests in (expected, found))
-    assert [one.message for one in lock_differences(*tensors)] == [
+    tensors = (Measurement(tensors=digests) for digests in (expected, results))
+    assert [item.message for item in lock_differences(*tensors)] == [
         "tensor 'a' is missing; the lock has it",
         "tensor 'b' differs from the lock",
         "tensor 'c' is F32 [1, 2], expected F32 [2] as in the lock",
@@ -294,7 +294,7 @@ def test_each_way_to_differ_is_named() -> None:
     locked = lock(models={"m": LockedModel(source="./m", files=files)})
     read = Measurement(facts={"inputs": {("m", "b"): Fact((None, None), path=Path("/m/b"))}})
     differing = lock_differences(Measurement.of(locked), read)
-    assert [one.message for one in differing] == [
+    assert [item.message for item in differing] == [
         "'a' of model 'm' is in the lock, but isn't used",
         "'b' of model 'm' is used, but isn't in the lock",
     ]

@@ -17,8 +17,8 @@ from tests.support.tiny_adapter import adapter
 
 def front_matter(folder: Path) -> dict[str, object]:
     text = (folder / "README.md").read_text()
-    found: dict[str, object] = yaml.safe_load(text.split("---\n")[1])
-    return found
+    result: dict[str, object] = yaml.safe_load(text.split("---\n")[1])
+    return result
 
 
 def made(folder: Path, text: str) -> Path:
@@ -28,7 +28,7 @@ def made(folder: Path, text: str) -> Path:
     return folder / "out"
 
 
-def test_a_card_has_a_licence_and_what_it_was_made_of(tmp_path: Path) -> None:
+def test_a_card_has_the_licence_and_the_base_models(tmp_path: Path) -> None:
     base = tiny_model("llama", tmp_path / "base", layers=2)
     tiny_model("llama", tmp_path / "math", layers=2, seed=1)
     (base / "README.md").write_text("---\nlicense: apache-2.0\ntags:\n- x\n---\n# base\n")

@@ -102,7 +102,7 @@ def test_only_changed_tensors_are_computed(here: Path) -> None:
     assert out == fresh(here, changed)
 
 
-def test_a_dropped_layer_moves_the_others_without_computing(here: Path) -> None:
+def test_dropping_a_layer_renumbers_the_others_without_computing(here: Path) -> None:
     compiled(here, MERGED)
     cut = "L0 from base, math by slerp(0.3)\ndrop L1\nL2..L3 from base, math by slerp(0.3)\n"
     update = compiled(here, cut)
@@ -111,7 +111,7 @@ def test_a_dropped_layer_moves_the_others_without_computing(here: Path) -> None:
     assert content(here / "out") == fresh(here, cut)
 
 
-def test_nothing_changed(here: Path) -> None:
+def test_an_unchanged_output_is_not_computed(here: Path) -> None:
     compiled(here, MERGED)
     before = content(here / "out")
     update = compiled(here, MERGED)
@@ -120,7 +120,7 @@ def test_nothing_changed(here: Path) -> None:
     assert content(here / "out") == before
 
 
-def test_a_changed_source_is_computed_anew(here: Path) -> None:
+def test_a_changed_source_is_computed_again(here: Path) -> None:
     compiled(here, MERGED)
     shutil.copyfile(here / "base" / "model.safetensors", here / "math" / "model.safetensors")
     update = compiled(here, MERGED)
@@ -130,7 +130,7 @@ def test_a_changed_source_is_computed_anew(here: Path) -> None:
     assert content(here / "out") == fresh(here, MERGED)
 
 
-def test_another_dtype_is_computed_anew(here: Path) -> None:
+def test_another_dtype_is_computed_again(here: Path) -> None:
     compiled(here, MERGED)
     update = compiled(here, MERGED, dtype="float16")
     assert update is not None
@@ -181,7 +181,7 @@ def test_a_copy_of_the_folder_in_its_place_is_refused(here: Path) -> None:
     refused(here, MERGED, "README.md, config.json and generation_config.json and 4 more")
 
 
-def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(here: Path) -> None:
+def test_a_folder_that_is_replaced_during_an_update_is_not_mixed(here: Path) -> None:
     """Another compile ends into the same folder while this one copies from it."""
     compiled(here, MERGED)
     other = gptailor.loads(HEAD.format(family=here) + "L0..L3 from base, math by slerp(0.9)\n")
@@ -199,7 +199,7 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(here: Path) -> None:
     assert content(here / "out") == after
 
 
-def test_a_folder_with_a_lock_keeps_one(here: Path) -> None:
+def test_an_update_of_a_locked_folder_writes_a_lock(here: Path) -> None:
     compiled(here, MERGED, locking=True)
     compiled(here, "L0 from math\n")
     updated = content(here / "out")
@@ -323,7 +323,7 @@ def test_a_reused_tensor_must_have_its_digest_in_the_lock(here: Path, threads: i
     assert content(here / "out") == before
 
 
-def test_a_source_that_changed_with_its_time_kept_is_computed_anew(here: Path) -> None:
+def test_a_changed_source_with_an_equal_time_is_computed_again(here: Path) -> None:
     compiled(here, MERGED)
     merged = open_checkpoint(here / "math").tensors["model.layers.0.mlp.down_proj.weight"]
     damaged(ByteRange(merged.file, merged.offset, merged.spec.size))
@@ -332,7 +332,7 @@ def test_a_source_that_changed_with_its_time_kept_is_computed_anew(here: Path) -
     assert content(here / "out") == fresh(here, MERGED)
 
 
-def test_a_folder_that_another_compile_updates_meanwhile_stays(here: Path) -> None:
+def test_a_folder_that_another_compile_updates_at_the_same_time_is_kept(here: Path) -> None:
     """Both update it from one plan's file; the one that ends last is refused."""
     compiled(here, MERGED)
     done: list[object] = []
@@ -349,7 +349,7 @@ def test_a_folder_that_another_compile_updates_meanwhile_stays(here: Path) -> No
     assert content(here / "out") == left == fresh(here, "L1 from math\n")
 
 
-def test_a_folder_that_is_removed_meanwhile_is_missed(here: Path) -> None:
+def test_a_folder_removed_during_an_update_is_an_error(here: Path) -> None:
     """Another one may have stood in its place for a moment."""
     compiled(here, MERGED)
 
@@ -387,7 +387,7 @@ def test_a_folder_that_appears_while_force_writes_is_kept(here: Path) -> None:
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
-def test_an_output_whose_process_ended_at_the_exchange_is_updated(
+def test_an_output_is_updated_after_a_kill_at_the_exchange(
     here: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
 ) -> None:
     swap = SideFolder.swap

@@ -51,7 +51,7 @@ def test_a_folder_behind_a_link_is_left_to_its_own_parent(here: Path) -> None:
     assert sources(here / "out") == {"base": "../models/base", "math": "../lab/math-v7"}
 
 
-def test_a_plan_and_an_output_in_a_linked_folder_are_beside_each_other(here: Path) -> None:
+def test_a_plan_and_an_output_in_a_linked_folder_have_relative_paths(here: Path) -> None:
     (here / "p.tailor").write_text(TEXT)
     (here / "far" / "away").mkdir(parents=True)
     (here / "far" / "away" / "link").symlink_to(here)

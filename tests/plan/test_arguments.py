@@ -111,7 +111,7 @@ def test_a_wrong_type_is_named_with_the_expected_one(
 
 
 @pytest.mark.wrong_types
-def test_a_word_that_is_none_of_the_known_ones_is_a_wrong_value() -> None:
+def test_an_unknown_word_is_a_wrong_value() -> None:
     with pytest.raises(ValueError, match=r"'bridge': expected 'each' \| .* \| None, got 'none'"):
         gptailor.Flags(bridge="none")  # type: ignore[arg-type]
 
@@ -138,7 +138,7 @@ def test_a_verb_keeps_its_signature_and_can_be_sent_to_another_process(tmp_path:
         gptailor.check("p", on_event=print)  # type: ignore[call-arg]
 
 
-def test_a_search_result_is_known_without_importing_searches() -> None:
+def test_a_wrong_target_of_report_names_the_allowed_types() -> None:
     with pytest.raises(TypeError, match=r"'target': expected str \| Path \| Plan \| SearchResult"):
         called(lambda: gptailor.report(None, "out.html"))  # type: ignore[arg-type]
 

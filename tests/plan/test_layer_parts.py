@@ -52,7 +52,7 @@ def test_two_parts_that_share_a_tensor_may_overlap_and_those_of_one_rank_do_not(
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "expected"),
     [
         ('"*"', set(LAYER)),
         ('"*.q_proj.*"', {"self_attn.q_proj.weight"}),
@@ -63,8 +63,8 @@ def test_two_parts_that_share_a_tensor_may_overlap_and_those_of_one_rank_do_not(
         ('"input_layernorm.weight"', {"input_layernorm.weight"}),
     ],
 )
-def test_a_pattern_is_of_the_whole_name_in_its_case(pattern: str, found: set[str]) -> None:
-    assert held(pattern) == found
+def test_a_pattern_is_of_the_whole_name_in_its_case(pattern: str, expected: set[str]) -> None:
+    assert held(pattern) == expected
 
 
 def test_the_finest_part_that_holds_a_tensor_decides_it() -> None:
@@ -73,7 +73,7 @@ def test_the_finest_part_that_holds_a_tensor_decides_it() -> None:
         'L1.norms = L2.norms code; L1."*_norm.*" from base'
     )
     [_, slot] = Resolved(gptailor.loads(HEAD + text), 2).slots
-    part_of = {one.at: one.part for one in slot.part_recipes}
+    part_of = {item.at: item.part for item in slot.part_recipes}
     parts = {rest: part_of[slot.tensor(*of, rest).at] for rest, of in LAYER.items()}
     assert parts == {
         "input_layernorm.weight": "norms",
@@ -93,29 +93,29 @@ def models_of(slot: Slot) -> dict[str, list[object]]:
     """The models that each tensor may be of: the first, and the models below a `maybe`."""
     made = {rest: slot.tensor(*of, rest) for rest, of in LAYER.items()}
     return {
-        rest: [one.recipe.take.model for one in first.chain if isinstance(one.recipe, Take)]
+        rest: [item.recipe.take.model for item in first.chain if isinstance(item.recipe, Take)]
         for rest, first in made.items()
     }
 
 
-def test_what_is_said_of_a_position_wins_over_the_others_and_these_over_the_whole() -> None:
+def test_a_position_overrides_others_and_others_overrides_whole() -> None:
     text = (
         "others.norms from code; others.mlp.up from code; others.attn from math; whole from chat\n"
         "L1.attn from base; L2 from base; maybe L3.mlp from base; maybe L4 from base"
     )
-    found = [models_of(slot) for slot in Resolved(gptailor.loads(HEAD + text), 5).slots]
+    results = [models_of(slot) for slot in Resolved(gptailor.loads(HEAD + text), 5).slots]
     q, norm, next_norm = (f"{name}.weight" for name in ("self_attn.q_proj", *NORM_NAMES))
     up, down = "mlp.up_proj.weight", "mlp.down_proj.qweight"
-    assert [one[q] for one in found[:4]] == [["math"], ["base"], ["base"], ["math"]]
-    assert found[4][q] == ["base", "math"]
-    assert [one[norm] for one in found[:4]] == [["code"], ["base"], ["base"], ["code"]]
-    assert [one[next_norm] for one in found[:3]] == [["code"], ["code"], ["base"]]
-    assert found[3][next_norm] == found[3][up] == found[4][up] == ["base", "code"]
-    assert [one[down] for one in found[:3]] == [["chat"], ["chat"], ["base"]]
-    assert found[3][down] == found[4][down] == ["base", "chat"]
+    assert [item[q] for item in results[:4]] == [["math"], ["base"], ["base"], ["math"]]
+    assert results[4][q] == ["base", "math"]
+    assert [item[norm] for item in results[:4]] == [["code"], ["base"], ["base"], ["code"]]
+    assert [item[next_norm] for item in results[:3]] == [["code"], ["code"], ["base"]]
+    assert results[3][next_norm] == results[3][up] == results[4][up] == ["base", "code"]
+    assert [item[down] for item in results[:3]] == [["chat"], ["chat"], ["base"]]
+    assert results[3][down] == results[4][down] == ["base", "chat"]
 
 
-def test_two_patterns_of_the_others_are_a_fault() -> None:
+def test_two_patterns_in_others_are_a_fault() -> None:
     with pytest.raises(PlanError, match="P207"):
         gptailor.loads(HEAD + 'others."*.q_proj.*" from math; others."*.weight" from code')
 
@@ -123,8 +123,8 @@ def test_two_patterns_of_the_others_are_a_fault() -> None:
 def test_parts_are_shown_from_coarse_to_fine() -> None:
     text = "L0.attn.q from math; L1 from math; L1.norms from code; L2.mlp from code\n"
     plan = gptailor.loads(HEAD + text + 'L2."*" from math')
-    said = [row.what for row in layer_rows(Resolved(plan, 4).slots)]
-    assert said == [
+    labels = [row.what for row in layer_rows(Resolved(plan, 4).slots)]
+    assert labels == [
         "base; attn.q: math",
         "math; norms: code",
         'attn: base; mlp: code; "*": math',
@@ -132,7 +132,7 @@ def test_parts_are_shown_from_coarse_to_fine() -> None:
     ]
 
 
-def test_json_says_parts_as_text_does_and_refuses_others() -> None:
+def test_json_has_the_parts_of_the_text_and_refuses_unknown_parts() -> None:
     text = HEAD + 'L0.attn.q from math\nL0.norms from math\nL1."*.bias" from code\n'
     plan = gptailor.loads(text)
     json = plan.model_dump_json(exclude_none=True)

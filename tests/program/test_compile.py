@@ -58,16 +58,16 @@ def listing(plan: Path, models: Path) -> str:
     checked = prepared.checked
     program = draft_program(checked)
     before = program_lines(program)
-    said = ["draft", *(f"  {line}" for line in before)]
+    lines = ["draft", *(f"  {line}" for line in before)]
     for each in PASSES:
         program = each(program, checked)
         after = program_lines(program)
-        said.append(each.__name__)
-        said += [f"  {line}" for line in after if line not in before]
+        lines.append(each.__name__)
+        lines += [f"  {line}" for line in after if line not in before]
         before = after
     assert program == compile_plan(prepared.checked).program
     assert program == prepared.compiled.program
-    return "\n".join(said) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("plan", sorted(GOLDEN.glob("*.tailor")), ids=lambda path: path.stem)

@@ -157,11 +157,11 @@ def merged(model: Any, *adapters: Path) -> dict[str, Tensor]:
 
 
 def apply(base: Path, *adapters: Path) -> tuple[Checkpoint, list[str]]:
-    checkpoint, said = open_checkpoint(base), []
+    checkpoint, messages = open_checkpoint(base), []
     for folder in adapters:
         checkpoint, warned = apply_adapter(checkpoint, folder)
-        said += warned
-    return checkpoint, said
+        messages += warned
+    return checkpoint, messages
 
 
 def check(checkpoint: Checkpoint, expected: dict[str, Tensor], *, atol: float = 2e-6) -> int:
@@ -225,14 +225,16 @@ def test_deltas_that_peft_does_not_read_are_left_out(
     settings = adapter / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | LEFT_OUT[case]))
     expected = merged(load_model(bases / "llama"), adapter)
-    checkpoint, said = apply(bases / "llama", adapter)
-    assert 0 < check(checkpoint, expected) == 14 - left_out(said)
+    checkpoint, messages = apply(bases / "llama", adapter)
+    assert 0 < check(checkpoint, expected) == 14 - left_out(messages)
 
 
 def left_out(warned: list[str]) -> int:
     """The number of modules that warnings name as left out."""
-    said = [text for text in warned if "leaves out" in text]
-    return len(said) + sum(int(more) for more in re.findall(r"' and (\d+) more", "".join(said)))
+    messages = [text for text in warned if "leaves out" in text]
+    return len(messages) + sum(
+        int(more) for more in re.findall(r"' and (\d+) more", "".join(messages))
+    )
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("tied")])
@@ -240,10 +242,12 @@ def test_a_tied_model_stays_tied_as_in_peft(case: str, bases: Path, tmp_path: Pa
     base, config = CASES[case]
     adapter = train(load_model(bases / base), tmp_path / "adapter", **config)
     model = peft.PeftModel.from_pretrained(load_model(bases / base), adapter).merge_and_unload()
-    checkpoint, said = apply(bases / base, adapter)
+    checkpoint, messages = apply(bases / base, adapter)
     assert checkpoint.config["tie_word_embeddings"] == model.config.tie_word_embeddings
     assert ("lm_head.weight" in checkpoint.tensors) != model.config.tie_word_embeddings
-    assert any("tied" in text for text in said) == (case not in ("tied tokens", "tied, kept tied"))
+    assert any("tied" in text for text in messages) == (
+        case not in ("tied tokens", "tied, kept tied")
+    )
 
 
 def test_the_scale_of_the_delta_has_the_patterns_effect(bases: Path, tmp_path: Path) -> None:
@@ -265,16 +269,18 @@ def test_the_scale_of_the_delta_has_the_patterns_effect(bases: Path, tmp_path: P
 
 
 def test_adapters_are_chained(bases: Path, tmp_path: Path) -> None:
-    one = train(load_model(bases / "llama"), tmp_path / "one", target_modules=ALL, use_dora=True)
-    model = peft.PeftModel.from_pretrained(load_model(bases / "llama"), one).merge_and_unload()
+    adapter = train(
+        load_model(bases / "llama"), tmp_path / "one", target_modules=ALL, use_dora=True
+    )
+    model = peft.PeftModel.from_pretrained(load_model(bases / "llama"), adapter).merge_and_unload()
     config = {"target_modules": ATTENTION, "modules_to_save": ["lm_head"], "r": 3}
     two = train(model, tmp_path / "two", seed=1, **config)
-    checkpoint, _ = apply(bases / "llama", one, two)
-    check(checkpoint, merged(load_model(bases / "llama"), one, two))
+    checkpoint, _ = apply(bases / "llama", adapter, two)
+    check(checkpoint, merged(load_model(bases / "llama"), adapter, two))
     form = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"].form
     assert isinstance(form, Adapted)
     assert [isinstance(delta, LowRank) for delta in form.deltas] == [True, True]
-    assert checkpoint.files[1:] == tuple(f / "adapter_model.safetensors" for f in (one, two))
+    assert checkpoint.files[1:] == tuple(f / "adapter_model.safetensors" for f in (adapter, two))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +292,7 @@ def test_adapters_are_chained(bases: Path, tmp_path: Path) -> None:
         {"target_modules": ["embed_tokens"], "r": 4},
     ],
 )
-def test_in_half_precision_one_rounding_is_made(
+def test_a_delta_in_half_precision_is_rounded_once(
     config: dict[str, Any], bases: Path, tmp_path: Path
 ) -> None:
     adapter = train(load_model(bases / "half"), tmp_path / "adapter", **config)
@@ -367,13 +373,15 @@ def test_a_delta_that_overflows_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wild", [float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["w", "a", "b", "m"])
-def test_what_is_not_finite_in_an_adapter_is_named(name: str, wild: float, tmp_path: Path) -> None:
+def test_a_value_of_an_adapter_that_is_not_finite_is_named(
+    name: str, wild: float, tmp_path: Path
+) -> None:
     shapes = {"w": (3, 2), "a": (1, 2), "b": (3, 1), "m": (3,)}
     values = {each: torch.ones(shape) for each, shape in shapes.items()}
     values[name].reshape(-1)[1] = wild
     w, a, b, m = (stored(tmp_path, each, tensor) for each, tensor in values.items())
-    said = f"got {wild} in '{name}'.* of '{tmp_path.name}/{name}"
-    with pytest.raises(NotFiniteFault, match=said):
+    message = f"got {wild} in '{name}'.* of '{tmp_path.name}/{name}"
+    with pytest.raises(NotFiniteFault, match=message):
         load_tensor(adapted(w, LowRank(a, b, 1.0, magnitude=m)))
 
 
@@ -410,13 +418,13 @@ L1 from {name}
 def test_a_plan_with_an_adapter_compiles(
     name: str, count: int, bases: Path, tmp_path: Path
 ) -> None:
-    one = train(load_model(bases / "llama"), tmp_path / "one", target_modules=ALL, r=4)
-    model = peft.PeftModel.from_pretrained(load_model(bases / "llama"), one).merge_and_unload()
+    adapter = train(load_model(bases / "llama"), tmp_path / "one", target_modules=ALL, r=4)
+    model = peft.PeftModel.from_pretrained(load_model(bases / "llama"), adapter).merge_and_unload()
     two = train(model, tmp_path / "two", seed=1, target_modules=ATTENTION, r=4)
-    adapters = [one, two][:count]
+    adapters = [adapter, two][:count]
     expected = merged(load_model(bases / "llama"), *adapters)
     plan = tmp_path / "plan.tailor"
-    plan.write_text(PLAN.format(bases=bases, one=one, two=two, name=name))
+    plan.write_text(PLAN.format(bases=bases, one=adapter, two=two, name=name))
     gptailor.compile(gptailor.load(plan), tmp_path / "out")
     written = load_file(tmp_path / "out/model.safetensors")
     base = load_file(bases / "llama/model.safetensors")

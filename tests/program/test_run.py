@@ -160,7 +160,7 @@ def test_any_shape_dtype_and_chunk_is_as_in_memory(
 def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
     base, *sources = near((129, 257))
     made = [output(tmp_path, method, base, sources, "BF16") for method in METHODS]
-    wanted = hashlib.sha256(b"".join(joined(one) for one in made)).hexdigest()
+    wanted = hashlib.sha256(b"".join(joined(item) for item in made)).hexdigest()
     program = tmp_path / "again.py"
     program.write_text(
         "import hashlib, torch\n"
@@ -224,7 +224,7 @@ def test_several_threads_make_several_tensors(tmp_path: Path) -> None:
     base, *sources = near((5000,))
     made = [output(tmp_path, m, base, sources) for m in METHODS]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(joined, made)) == [joined(one) for one in made]
+        assert list(pool.map(joined, made)) == [joined(item) for item in made]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -235,7 +235,7 @@ def test_a_device_makes_the_same_bytes(method: str, cuda: str, tmp_path: Path) -
     assert raw == joined(made)
 
 
-def test_nothing_is_read_until_it_is_asked_for_and_files_are_closed(tmp_path: Path) -> None:
+def test_files_are_opened_on_demand_and_closed(tmp_path: Path) -> None:
     base, *sources = near((100,))
     made = output(tmp_path, "ties", base, sources)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (Path.iterdir holds it open itself)
@@ -337,11 +337,11 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
             joined(made, chunk_bytes)
         fault = caught.value
         assert isinstance(fault, TailorError)
-        said = f"'{PLACE}'[5, 3, 2] is -65520, but float16 ends at 65504"
-        assert [f.message for f in fault.faults] == [said]
+        message = f"'{PLACE}'[5, 3, 2] is -65520, but float16 ends at 65504"
+        assert [f.message for f in fault.faults] == [message]
 
 
-def test_what_rounds_down_to_the_largest_isnt_an_overflow(tmp_path: Path) -> None:
+def test_a_value_that_rounds_to_the_largest_number_does_not_overflow(tmp_path: Path) -> None:
     source = torch.tensor([65519.99, -65519.99])
     made = output(tmp_path, "linear", source, [source], "F16")
     object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
@@ -357,8 +357,8 @@ def test_a_source_that_is_not_finite_is_named(tmp_path: Path, wild: float, dtype
     for chunk_bytes in (4, 1 << 20):
         with pytest.raises(NotFiniteFault) as caught:
             joined(made, chunk_bytes)
-        said = f"expected finite numbers, got {wild} in 'math.weight'[1, 1] of 'math'"
-        assert [f.message for f in caught.value.faults] == [said]
+        message = f"expected finite numbers, got {wild} in 'math.weight'[1, 1] of 'math'"
+        assert [f.message for f in caught.value.faults] == [message]
 
 
 def test_an_overflow_of_the_arithmetic_is_a_fault(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def cached(folder: Path) -> int:
     model = AutoModelForCausalLM.from_pretrained(folder)
     made = model(input_ids=torch.zeros((1, 1), dtype=torch.int64), use_cache=True)
     layers = made.past_key_values.layers
-    return sum(t.numel() * t.element_size() for one in layers for t in (one.keys, one.values))
+    return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
 
 
 @pytest.mark.parametrize("family", SIZED)
@@ -51,13 +51,13 @@ def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{folder}"\ndrop L2..L3\n')
     gptailor.compile(plan, tmp_path / "out")
 
-    found = size_of(folder, "drop L2..L3")
+    result = size_of(folder, "drop L2..L3")
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert found.parameters == model.num_parameters()
+    assert result.parameters == model.num_parameters()
     weights = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
-    assert 0 < weights - found.bytes < 32_000  # the header
-    assert found.kv_cache == cached(tmp_path / "out")
+    assert 0 < weights - result.bytes < 32_000  # the header
+    assert result.kv_cache == cached(tmp_path / "out")
 
 
 @pytest.mark.parametrize("family", STATES)
@@ -70,11 +70,11 @@ def test_only_layers_that_attend_keep_tokens(family: str, tmp_path: Path) -> Non
 
 def test_an_indexers_key_is_kept_too(tmp_path: Path) -> None:
     latent, rotated, key, layers = 8, 4, 8, 6
-    found = size_of(tiny_model("deepseek_v32", tmp_path / "base"))
-    assert found.kv_cache == (latent + rotated + key) * layers * 4
+    result = size_of(tiny_model("deepseek_v32", tmp_path / "base"))
+    assert result.kv_cache == (latent + rotated + key) * layers * 4
 
 
-def test_a_dtype_changes_bytes_and_a_head_of_its_own_parameters(tmp_path: Path) -> None:
+def test_a_dtype_changes_bytes_and_an_untied_head_changes_parameters(tmp_path: Path) -> None:
     tied = tiny_model("llama", tmp_path / "tied", tie_word_embeddings=True)
     other = tiny_model("llama", tmp_path / "other", seed=1, tie_word_embeddings=True)
     plain, half = size_of(tied), size_of(tied, "dtype bfloat16")
@@ -86,8 +86,8 @@ def test_a_dtype_changes_bytes_and_a_head_of_its_own_parameters(tmp_path: Path) 
 def test_the_size_of_a_large_model_needs_its_headers_alone(tmp_path: Path) -> None:
     config, shapes = llama(**LLAMA_3_70B)
     write_hollow(tmp_path / "base", config, shapes)
-    found = size_of(tmp_path / "base")
-    assert found == OutputSize(70_553_706_496, 2 * 70_553_706_496, 2 * 8 * 128 * 80 * 2, 80)
+    result = size_of(tmp_path / "base")
+    assert result == OutputSize(70_553_706_496, 2 * 70_553_706_496, 2 * 8 * 128 * 80 * 2, 80)
 
 
 def test_a_quantised_models_cache_is_of_its_heads(tmp_path: Path) -> None:

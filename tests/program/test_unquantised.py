@@ -59,11 +59,11 @@ def compiled(folder: Path, plan: str, out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model.safetensors")
 
 
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
+def assert_same(actual: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert found[name].equal(tensor), name
+        assert actual[name].dtype == tensor.dtype, name
+        assert actual[name].equal(tensor), name
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -72,8 +72,8 @@ def test_a_merge_is_that_of_the_numbers(format_: str, source: Path, tmp_path: Pa
     merge = "L0 from math; L1 from base, math by task_arithmetic(0.7); drop L2"
     (warning,) = said(folder, text(merge))
     assert (warning.code, warning.severity) == ("M309", "warning")
-    found = compiled(folder, text(merge), tmp_path / "out")
-    assert_same(found, compiled(folder, text(merge, ("plain", "plain")), tmp_path / "wanted"))
+    result = compiled(folder, text(merge), tmp_path / "out")
+    assert_same(result, compiled(folder, text(merge, ("plain", "plain")), tmp_path / "wanted"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config == json.loads((tmp_path / "wanted" / "config.json").read_text())
     assert "quantization_config" not in config
@@ -92,13 +92,13 @@ def test_a_merge_is_that_of_the_numbers(format_: str, source: Path, tmp_path: Pa
         'model tuned = math + "./lora"; L1 from tuned',
     ],
 )
-def test_whatever_is_computed_is_computed_of_the_numbers(
+def test_every_computation_uses_dequantised_numbers(
     statements: str, models: Path, tmp_path: Path
 ) -> None:
     adapter(models)
-    found = compiled(models, text(statements), tmp_path / "out")
+    result = compiled(models, text(statements), tmp_path / "out")
     wanted = compiled(models, text(statements, ("plain", "plain")), tmp_path / "wanted")
-    assert_same(found, wanted)
+    assert_same(result, wanted)
     assert {fault.code for fault in said(models, text(statements))} == {"M309"}
 
 
@@ -122,10 +122,10 @@ def adapter(folder: Path) -> None:
     "statements",
     ["L0 from math", "drop L0..L1", "norm from base, math by linear()", "head from math"],
 )
-def test_what_only_moves_keeps_its_bytes(statements: str, models: Path, tmp_path: Path) -> None:
+def test_moved_layers_keep_their_bytes(statements: str, models: Path, tmp_path: Path) -> None:
     assert said(models, text(statements)) == [] or "math" not in statements
-    found = compiled(models, text(statements), tmp_path / "out")
-    assert any(tensor.dtype == torch.float8_e4m3fn for tensor in found.values())
+    result = compiled(models, text(statements), tmp_path / "out")
+    assert any(tensor.dtype == torch.float8_e4m3fn for tensor in result.values())
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "fp8"
 
@@ -144,9 +144,9 @@ def test_models_quantised_in_different_ways_are_mixed_as_numbers(
     (warning,) = said(tmp_path, text("L0 from math", kinds))
     assert warning.code == "M309"
     assert "'math' is" in warning.message
-    found = compiled(tmp_path, text("L0 from math", kinds), tmp_path / "out")
+    result = compiled(tmp_path, text("L0 from math", kinds), tmp_path / "out")
     other = ("plain", "number" if kinds[1] == "other" else "plain")
-    assert_same(found, compiled(tmp_path, text("L0 from math", other), tmp_path / "wanted"))
+    assert_same(result, compiled(tmp_path, text("L0 from math", other), tmp_path / "wanted"))
 
 
 def test_the_output_has_the_dtype_that_the_configuration_names(
@@ -156,11 +156,11 @@ def test_the_output_has_the_dtype_that_the_configuration_names(
         shutil.copytree(path, tmp_path / "packed" / path.name)
         file = tmp_path / "packed" / path.name / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "bfloat16"}))
-    found = compiled(tmp_path, text("L0 from base, math by linear()"), tmp_path / "out")
-    assert {t.dtype for name, t in found.items() if "_proj" in name} == {torch.bfloat16}
+    result = compiled(tmp_path, text("L0 from base, math by linear()"), tmp_path / "out")
+    assert {t.dtype for name, t in result.items() if "_proj" in name} == {torch.bfloat16}
     again = tmp_path / "out" / "plan.tailor"
     gptailor.compile(gptailor.load(again), tmp_path / "again")
-    assert_same(load_file(tmp_path / "again" / "model.safetensors"), found)
+    assert_same(load_file(tmp_path / "again" / "model.safetensors"), result)
 
 
 def test_a_moved_model_is_stitched_of_its_numbers(models: Path, tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_gpt_oss_in_mxfp4_is_computed_with_and_moved(tmp_path: Path) -> None:
     settings = {"quantization_config": {"quant_method": "mxfp4"}}
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     text = 'tailor 1\nmodel base = "./{}"\nL0 from base; drop L2; scale L0 by 0.5'
-    found = compiled(tmp_path, text.format("packed"), tmp_path / "out")
-    assert_same(found, compiled(tmp_path, text.format("plain"), tmp_path / "wanted"))
+    result = compiled(tmp_path, text.format("packed"), tmp_path / "out")
+    assert_same(result, compiled(tmp_path, text.format("plain"), tmp_path / "wanted"))
     moved = 'tailor 1\nmodel base = "./packed"\ndrop L0..L1'
     kept = compiled(tmp_path, moved, tmp_path / "moved")
     name = "model.layers.{}.mlp.experts.down_proj_blocks"

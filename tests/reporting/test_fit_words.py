@@ -13,7 +13,7 @@ bridge on "b.txt"
 """
 
 
-def test_only_gaps_are_called_closed() -> None:
+def test_only_bridges_report_a_closed_gap() -> None:
     texts = (FitText(1, "a" * 64, 5000),)
     results = {
         "width": FitResult("width", "width", texts, {"recovered": 0.5}),

@@ -71,18 +71,18 @@ def test_a_card_has_the_scores_of_the_search_that_found_the_plan(prepared: Prepa
     assert "## Search" not in card_of("# My own words.\n" + PLAN)
 
 
-def test_a_merge_is_called_merged(prepared: Prepared) -> None:
+def test_the_card_of_a_merge_has_the_word_merged(prepared: Prepared) -> None:
     plan = PLAN.replace(
         "drop L1", 'model math = "./base"\nL0 = merge(L0 base, L0 math, 0.5)\ndrop L1'
     )
     merged = prepare(gptailor.loads(plan, folder=prepared.models["base"].checkpoint.folder.parent))
     sizes = merged.base_size, merged.output_size
-    found = card("T", "out", merged.resolved, plan, sizes, "1")
-    assert "A language model merged from the layers of other models" in found
+    result = card("T", "out", merged.resolved, plan, sizes, "1")
+    assert "A language model merged from the layers of other models" in result
     assert "A language model stitched from the layers of other models" in made(prepared, 0.5, 0.2)
 
 
-def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:
+def test_an_ineffective_healing_is_reported(prepared: Prepared) -> None:
     text = made(prepared, math.nan, 0.4)
     assert "| L0 | `t.txt` | 600 | 0.1 | unknown |" in text
     assert "0.400. No step reduced it, so the layers stay as they were." in text

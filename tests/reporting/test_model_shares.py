@@ -41,6 +41,6 @@ model code = "./code"
         ("L0 from one of math, code", None),
     ],
 )
-def test_shares_are_what_a_recipe_says(body: str, wanted: dict[str, float] | None) -> None:
-    found = slot_shares(Resolved(gptailor.loads(HEAD + body), 2).slots[0])
-    assert found == (None if wanted is None else pytest.approx(wanted))
+def test_shares_follow_the_recipe(body: str, wanted: dict[str, float] | None) -> None:
+    result = slot_shares(Resolved(gptailor.loads(HEAD + body), 2).slots[0])
+    assert result == (None if wanted is None else pytest.approx(wanted))

@@ -17,13 +17,13 @@ from gptailor.reporting.table import shortened, table_lines
 from gptailor.reporting.terminal_encoding import wrapped
 
 
-def test_values_are_shown_as_far_as_they_are_sure() -> None:
+def test_values_are_rounded_by_their_errors() -> None:
     given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0), (-2e-15, 1e-15)]
-    said = [with_error(*one) for one in given]
-    assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0", "0 ± 0"]
+    texts = [with_error(*item) for item in given]
+    assert texts == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0", "0 ± 0"]
 
 
-def test_names_lose_what_paths_share() -> None:
+def test_shortened_names_lose_their_middle() -> None:
     assert shortened("abcdef", 4) == "ab…f"
     assert shortened("abcdef", 5) == "ab…ef"
     assert shortened("a\x1bb", 9) == "a b"
@@ -47,7 +47,7 @@ def test_numbers_in_words() -> None:
     assert speeds == ("930 (×1.14)", "31.5", "?")
 
 
-def test_columns_stand_below_each_other_in_ascii_too() -> None:
+def test_columns_are_aligned_in_ascii() -> None:
     rows = [["runs/a-search-with-a-long-name/front/trial-12.tailor", "3.2 ± 0.1"], ["b", "failed"]]
     lines = [*table_lines(["", "score"], rows, 40, "ascii")]
     assert lines == [
@@ -90,6 +90,6 @@ def test_a_number_of_bytes_may_be_a_text() -> None:
             byte_count(size)
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
-def test_a_clock(seconds: float, said: str) -> None:
-    assert clock(float(seconds)) == said
+@pytest.mark.parametrize(("seconds", "expected"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
+def test_seconds_become_a_clock(seconds: float, expected: str) -> None:
+    assert clock(float(seconds)) == expected

@@ -61,8 +61,8 @@ def test_a_gguf_file_has_the_map_of_its_plan_and_its_own_size(tmp_path: Path) ->
     ],
 )
 def test_layers_along_a_line_share_a_row(numbers: tuple[float, ...], wanted: list[str]) -> None:
-    found = short_rows([Row(f"L{at}", f"slerp({number})") for at, number in enumerate(numbers)])
-    assert [f"{row.where} {row.what}" for row in found] == wanted
+    result = short_rows([Row(f"L{at}", f"slerp({number})") for at, number in enumerate(numbers)])
+    assert [f"{row.where} {row.what}" for row in result] == wanted
 
 
 def test_layers_that_count_up_share_a_row() -> None:
@@ -94,8 +94,8 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def rows(body: str, count: int = 8) -> list[str]:
-    found = layer_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
-    return [f"{row.where} {row.what}" for row in found]
+    result = layer_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
+    return [f"{row.where} {row.what}" for row in result]
 
 
 @pytest.mark.parametrize(
@@ -140,24 +140,24 @@ def rows(body: str, count: int = 8) -> list[str]:
          ["L0..L3 base L4..L7", "L4..L5 maybe math L0..L1"]),
     ],
 )  # fmt: skip
-def test_rows_join_what_goes_in_step(body: str, wanted: list[str]) -> None:
+def test_rows_join_adjacent_layers(body: str, wanted: list[str]) -> None:
     assert rows(body) == wanted
 
 
-def test_letters_differ_though_names_begin_alike() -> None:
-    found = letters(["base", "math", "maths", "m", "b"])
-    assert list(found.values())[:3] == ["b", "m", "a"]
-    assert len(set(found.values())) == 5
+def test_names_with_equal_beginnings_have_different_letters() -> None:
+    result = letters(["base", "math", "maths", "m", "b"])
+    assert list(result.values())[:3] == ["b", "m", "a"]
+    assert len(set(result.values())) == 5
 
 
 @given(st.lists(st.from_regex(r"[ab_]{1,3}", fullmatch=True), unique=True, max_size=30))
-def test_every_model_has_a_letter_of_its_own(names: list[str]) -> None:
-    found = letters(names)
-    assert list(found) == names
-    assert len(set(found.values())) == len(names)
+def test_every_model_has_its_own_letter(names: list[str]) -> None:
+    result = letters(names)
+    assert list(result) == names
+    assert len(set(result.values())) == len(names)
 
 
-def test_the_colours_are_the_models() -> None:
+def test_each_model_has_its_colour() -> None:
     lines = shown("L0..L1 from math; merge(L2 base, L2 math, 0.5); drop L3", count=4)
     (row,) = [line for line in lines if "◆" in line and "merged" not in line]
     assert click.unstyle(row) == "  m m ◆ ·"
@@ -194,28 +194,28 @@ def test_an_open_plan_counts_its_choices() -> None:
     assert lines[-1].split() == ["drop", "any", "2", "of", "L0..L7"]
 
 
-def test_what_others_leave_open_counts_at_each_position() -> None:
+def test_choices_in_others_are_counted_at_each_position() -> None:
     body = "others from one of base, math; drop any 2 of L0..L7"
     assert plain(shown(body, 8))[1] == "  8 open; 9 choices open"
     assert plain(shown(body, 8, known=False))[1] == "  8 open; 2 choices open"
 
 
-def test_a_stack_is_numbered_from_its_start() -> None:
+def test_layers_of_a_stack_are_numbered_from_its_start() -> None:
     lines = plain(shown("stack { L0..L39 base; L30..L39 math }"))
     assert lines[0] == "p: a stack of 50 layers"
     assert lines[-2:] == ["  L0..L39   base", "  L40..L49  math L30..L39"]
 
 
-def test_a_base_that_is_not_there_is_called_missing() -> None:
+def test_a_missing_base_is_reported() -> None:
     assert "at least 3 layers of './base'" in shown("drop L2", 3, known=False)[0]
 
 
-def test_healing_has_a_row_of_its_own() -> None:
+def test_healing_has_its_own_row() -> None:
     lines = plain(shown('drop L3..L39\nheal L0 from math on "t.txt" seed 1 rank full'))
     assert '  heal     L0 from math on "t.txt" rank full seed 1' in lines
 
 
-def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
+def test_a_let_has_a_row_and_layers_that_use_it_are_open() -> None:
     lines = plain(shown("let t = 0..1\nothers from base, math by slerp(t)\nwhole from math", 4))
     assert lines[1].strip() == "4 open; 1 choice open"
     assert [line.split(maxsplit=1) for line in lines[-5:]] == [
@@ -224,7 +224,7 @@ def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
     ]  # fmt: skip
 
 
-def test_a_model_that_is_made_of_others_is_a_row() -> None:
+def test_a_made_model_has_a_row() -> None:
     lines = plain(shown("model mix = base, math by slerp(0.5)\nL0..L1 from mix", 4))
     assert lines[-1].split(maxsplit=1) == ["model", "mix = base, math by slerp(0.5)"]
 
@@ -238,7 +238,7 @@ def test_layers_that_run_again_are_marked() -> None:
     assert plain(shown("maybe repeat L1", 8))[0] == "p: 8 layers of './base'"
 
 
-def test_a_stack_marks_layers_that_stand_several_times() -> None:
+def test_a_stack_marks_repeated_layers() -> None:
     lines = plain(shown("stack { L0..L2 base; L1..L2 base; L1 math; maybe L0 base }"))
     assert "  b b²b²b²b²m ○" in lines
     assert "² 2 runs" in lines[6]
@@ -251,10 +251,10 @@ def test_marks_fit_into_the_terminal(width: int) -> None:
     assert "".join(lines).count("b²") == 40
 
 
-def test_a_stack_says_which_layers_stand_several_times() -> None:
+def test_show_lists_repeated_layers_of_a_stack() -> None:
     lines = plain(shown("stack { L0..L3 base; L1..L3 base; L3 math; L2 base; L3 math }"))
-    said = [line.split(maxsplit=1)[1] for line in lines if line.startswith("  again")]
-    assert said == ["base L1, L3: 2 runs", "base L2: 3 runs", "math L3: 2 runs"]
+    repeated = [line.split(maxsplit=1)[1] for line in lines if line.startswith("  again")]
+    assert repeated == ["base L1, L3: 2 runs", "base L2: 3 runs", "math L3: 2 runs"]
 
 
 def test_shares_of_merges_are_drawn_below_the_layers() -> None:
@@ -266,7 +266,7 @@ def test_shares_of_merges_are_drawn_below_the_layers() -> None:
     assert "a maths" in lines[start + 6]
 
 
-def test_a_gradient_of_each_branch_has_lines_of_its_own() -> None:
+def test_a_gradient_of_each_branch_has_its_own_lines() -> None:
     body = "L0..L2.attn from base, math by slerp(curve(0, 1))\n"
     body += "L0..L2.mlp from base, math by slerp(curve(1, 0))"
     lines = plain(shown(body, 3))
@@ -303,10 +303,10 @@ def test_shares_stay_below_their_layers_on_any_screen(width: int) -> None:
     assert lines[row + 2][at] == "█"
 
 
-def test_what_nobody_can_count_is_said_of_all() -> None:
+def test_entries_of_an_unreadable_base_are_shown_for_all_layers() -> None:
     body = "others.attn from base, math by slerp(curve(0.1, 0.4))\nmaybe others.mlp from math"
     lines = plain(shown(body, 0, known=False))
     assert lines[0] == "p: some layers of './base', which can't be read"
-    said = [line.split(maxsplit=1) for line in lines if " slerp" in line or "others.mlp" in line]
-    assert said == [["others.attn", "base, math by slerp(curve(0.1, 0.4))"],
+    entries = [line.split(maxsplit=1) for line in lines if " slerp" in line or "others.mlp" in line]
+    assert entries == [["others.attn", "base, math by slerp(curve(0.1, 0.4))"],
                     ["others.mlp", "maybe math"]]  # fmt: skip

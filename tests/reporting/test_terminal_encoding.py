@@ -18,15 +18,15 @@ from gptailor.reporting.terminal_encoding import in_encoding
         ("◆", "no-such-encoding", "*"),
     ],
 )
-def test_what_an_encoding_lacks_is_reported_otherwise(
+def test_characters_that_an_encoding_lacks_are_replaced(
     text: str, encoding: str | None, wanted: str
 ) -> None:
     assert in_encoding(text, encoding) == wanted
 
 
-def test_each_symbol_of_a_map_has_another_character_there() -> None:
+def test_each_symbol_of_a_map_has_its_own_ascii_character() -> None:
     kinds = ([*SYMBOLS.values()], [*SHARES], [*RUN_MARKS])
     for kind in kinds:
-        found = [in_encoding(one, "ascii") for one in kind]
-        assert len(set(found)) == len(kind)
-        assert all(len(one) == 1 for one in found)
+        results = [in_encoding(item, "ascii") for item in kind]
+        assert len(set(results)) == len(kind)
+        assert all(len(item) == 1 for item in results)

@@ -16,10 +16,11 @@ from gptailor.evaluation.scores import Failure, Outcome, Race, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.asking import Asking
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.journal import JOURNAL, JournalFile
 from gptailor.searching.run.origin import BestWindow, WindowCut
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget, Stages, Start
+from gptailor.searching.run.schedule import Stages, Start
 from gptailor.searching.run.study import Study, open_study
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run.workers import (
@@ -184,17 +185,17 @@ class SearchSetting:
 
 
 def setting(**changes: Any) -> SearchSetting:
-    found = space()
-    said: dict[str, Any] = {
-        "space": found,
+    result = space()
+    fields: dict[str, Any] = {
+        "space": result,
         "base": gptailor.loads(BASE),
         "aims": (NLL,),
         "strategy": Drifting(),
-        "starts": Staged(found),
+        "starts": Staged(result),
         "budget": Budget(12, 16, 64),
         "seed": 5,
     }
-    return SearchSetting(**(said | changes))
+    return SearchSetting(**(fields | changes))
 
 
 def study_of(folder: Path) -> Study:

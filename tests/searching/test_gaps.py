@@ -20,18 +20,18 @@ def drawn(layers: int, widest: int, seed: int) -> np.ndarray:
 def cost(errors: np.ndarray, dropped: tuple[int, ...]) -> float | None:
     layers, widest = errors.shape
     kept = [p for p in range(layers) if p not in dropped]
-    found = 0.0
+    result = 0.0
     for after, until in pairwise([*kept, layers]):
         width = until - after - 1
         if width > widest:
             return None
-        found += errors[after + 1, width - 1] if width else 0.0
-    return found
+        result += errors[after + 1, width - 1] if width else 0.0
+    return result
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_they_are_the_best_of_all_cuts(count: int, seed: int) -> None:
+def test_the_found_cuts_are_the_best_of_all(count: int, seed: int) -> None:
     errors = drawn(9, 4, seed)
     droppable = set(range(1, 9)) - {seed + 1}
     every = [
@@ -39,11 +39,11 @@ def test_they_are_the_best_of_all_cuts(count: int, seed: int) -> None:
         for cut in combinations(sorted(droppable), count)
         if (total := cost(errors, cut)) is not None
     ]
-    found = shortest_paths(errors, droppable, count)
-    assert found == [cut for _, cut in sorted(every)[:3]]
+    result = shortest_paths(errors, droppable, count)
+    assert result == [cut for _, cut in sorted(every)[:3]]
 
 
-def test_the_first_layer_stays_and_what_cannot_be_is_nothing() -> None:
+def test_the_first_layer_stays_and_impossible_cuts_give_an_empty_list() -> None:
     errors = drawn(5, 4, 0)
     assert all(0 not in cut for cut in shortest_paths(errors, range(5), 2))
     assert shortest_paths(errors, {1, 2}, 3) == []
@@ -78,16 +78,16 @@ def test_features_count_gaps_and_their_errors() -> None:
     cuts = [(1,), (1, 3), (0, 1, 2), (4,)]
     genomes = [composed(space, BASE_ALONE, cut) for cut in cuts]
     population = Genome(*map(np.stack, zip(*genomes, strict=True)))
-    found = gap_features(space.table, features(space.table, population))
+    result = gap_features(space.table, features(space.table, population))
     errors = space.table.gap_errors
     assert errors is not None
     gaps = [[1.0], [1.0, 3.0], [9.0], [9.0]]
     log = np.log(errors).mean()
     expected = [
-        [len(each), sum(each) / errors.mean(), sum(np.log(one) - log for one in each)]
+        [len(each), sum(each) / errors.mean(), sum(np.log(item) - log for item in each)]
         for each in gaps
     ]
-    np.testing.assert_allclose(found, np.array(expected) / 2, rtol=1e-6)
+    np.testing.assert_allclose(result, np.array(expected) / 2, rtol=1e-6)
 
 
 def test_a_space_without_measured_gaps_has_no_features_of_them() -> None:

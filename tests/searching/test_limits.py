@@ -13,8 +13,9 @@ from gptailor.plan.faults import PlanError
 from gptailor.program.sources import Checked
 from gptailor.searching.limits import Sizes, Within, measured_sizes, size_bounds
 from gptailor.searching.run import schedule
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.origin import RandomPlan
-from gptailor.searching.run.schedule import Budget, Start
+from gptailor.searching.run.schedule import Start
 from gptailor.searching.run.trials import STARTS
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome, genome_to_json
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(
     folder: Path, statements: str, *required: str, count: int = 6
 ) -> tuple[Space, Sizes, list[str]]:
-    wanted = "; ".join(f"require {one}" for one in required)
+    wanted = "; ".join(f"require {item}" for item in required)
     models = "".join(f'model {name} = "./{name}"\n' for name in ("base", "math"))
     text = f'tailor 1\n{models}{statements}\nsearch {{ minimize nll("a.txt"); {wanted} }}\n'
     plan, opened_models, _ = opened(gptailor.loads(text, folder=folder))
@@ -70,7 +71,7 @@ def within(folder: Path, statements: str, *required: str, count: int = 6) -> Wit
 
 
 def layers(space: Space, genomes: Sequence[Genome], sizes: Sizes) -> list[int]:
-    return [sizes.of_plan(decode(space, one)).layers for one in genomes]
+    return [sizes.of_plan(decode(space, genome)).layers for genome in genomes]
 
 
 def rows(genomes: Genome) -> list[Genome]:
@@ -78,20 +79,20 @@ def rows(genomes: Genome) -> list[Genome]:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_what_is_within_is_known_of_many_genomes_at_once(name: str, folder: Path) -> None:
+def test_bounds_are_checked_for_many_genomes_together(name: str, folder: Path) -> None:
     most = MOST[name]
-    found = within(folder, SPACES[name], f"parameters() <= {ENDS + most * LAYER}")
-    drawn = sample(found.space.table, key_of(7), MANY)
-    counts = layers(found.space, rows(drawn), found.sizes)
+    result = within(folder, SPACES[name], f"parameters() <= {ENDS + most * LAYER}")
+    drawn = sample(result.space.table, key_of(7), MANY)
+    counts = layers(result.space, rows(drawn), result.sizes)
     inside = [count <= most for count in counts]
     assert True in inside
     assert False in inside
-    assert allowed(found.space.table, drawn).tolist() == inside
-    assert [found.holds(one) for one in rows(drawn)] == inside
-    others = [found.or_other(one, key_of(n)) for n, one in enumerate(rows(drawn))]
-    assert all(found.holds(one) for one in others)
+    assert allowed(result.space.table, drawn).tolist() == inside
+    assert [result.holds(row) for row in rows(drawn)] == inside
+    others = [result.or_other(one, key_of(n)) for n, one in enumerate(rows(drawn))]
+    assert all(result.holds(item) for item in others)
     assert len({str(one) for one, ok in zip(others, inside, strict=True) if not ok}) > 1
-    [least] = layers(found.space, [found.smallest], found.sizes)
+    [least] = layers(result.space, [result.smallest], result.sizes)
     assert least == min(counts)
 
 
@@ -107,25 +108,25 @@ def test_rare_windows_are_fitted(statements: str, most: int, tmp_path: Path) -> 
     tiny_model("llama", tmp_path / "base", num_hidden_layers=30)
     tiny_model("llama", tmp_path / "math", num_hidden_layers=30)
     required = f"parameters() <= {ENDS + most * LAYER}"
-    found = within(tmp_path, statements, required, count=30)
-    drawn = sample(found.space.table, key_of(9), MANY)
-    inside = [count <= most for count in layers(found.space, rows(drawn), found.sizes)]
-    assert allowed(found.space.table, drawn).tolist() == inside
-    assert [found.holds(one) for one in rows(drawn)] == inside
+    result = within(tmp_path, statements, required, count=30)
+    drawn = sample(result.space.table, key_of(9), MANY)
+    inside = [count <= most for count in layers(result.space, rows(drawn), result.sizes)]
+    assert allowed(result.space.table, drawn).tolist() == inside
+    assert [result.holds(row) for row in rows(drawn)] == inside
 
 
-def test_what_is_near_a_bound_is_exact(folder: Path) -> None:
+def test_sizes_near_a_bound_are_exact(folder: Path) -> None:
     """A part of a parameter beyond is beyond, which is less than sums are exact to."""
-    found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER - 0.001:.3f}")
-    drawn = rows(sample(found.space.table, key_of(7), 64))
-    counts = layers(found.space, drawn, found.sizes)
-    assert [found.holds(one) for one in drawn] == [count < 4 for count in counts]
+    result = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER - 0.001:.3f}")
+    drawn = rows(sample(result.space.table, key_of(7), 64))
+    counts = layers(result.space, drawn, result.sizes)
+    assert [result.holds(item) for item in drawn] == [count < 4 for count in counts]
 
 
 @pytest.mark.parametrize("strategy", ["surrogate", "random"])
-def test_strategies_ask_for_what_is_within(strategy: str, folder: Path) -> None:
-    found = within(folder, SPACES["models"], f"kv_cache() <= {4 * CACHE}")
-    table, asked = found.space.table, strategy_of(strategy)
+def test_strategies_ask_for_plans_within_the_bound(strategy: str, folder: Path) -> None:
+    result = within(folder, SPACES["models"], f"kv_cache() <= {4 * CACHE}")
+    table, asked = result.space.table, strategy_of(strategy)
     state = asked.init(table, 64, key_of(0), 1)
     drawn = sample(table, key_of(1), 8)
     told = drawn, np.arange(8, dtype=np.float32)[:, None], np.ones(8, np.float32)
@@ -141,7 +142,7 @@ def test_strategies_ask_for_what_is_within(strategy: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("required", "said", "least"),
+    ("required", "message", "least"),
     [
         ("parameters() <= 5000", "at most 5,000 parameters", f"{ENDS + 3 * LAYER:,}, in 3 layers"),
         ("parameters() <= 0.25 * base", "at most 3,444 parameters", "in 3 layers"),
@@ -150,13 +151,13 @@ def test_strategies_ask_for_what_is_within(strategy: str, folder: Path) -> None:
     ],
 )
 def test_a_bound_below_the_smallest_plan_is_a_fault(
-    required: str, said: str, least: str, folder: Path
+    required: str, message: str, least: str, folder: Path
 ) -> None:
     with pytest.raises(PlanError) as caught:
         within(folder, SPACES["counts"], required)
     [fault] = caught.value.faults
     assert fault.code == "P609"
-    assert said in fault.message
+    assert message in fault.message
     assert least in fault.help
     assert fault.span is not None
 
@@ -169,11 +170,11 @@ def test_models_with_larger_layers_are_distinguished(tmp_path: Path) -> None:
     statements = "L2..L4 from one of base, math; drop any 2 of L0..L5"
     space, sizes, _ = made(tmp_path, statements)
     drawn = rows(sample(space.table, key_of(0), 64))
-    every = [sizes.of_plan(decode(space, one)).parameters for one in drawn]
+    every = [sizes.of_plan(decode(space, item)).parameters for item in drawn]
     middle = sorted(set(every))[len(set(every)) // 2]
-    found = within(tmp_path, statements, f"parameters() <= {middle}")
+    result = within(tmp_path, statements, f"parameters() <= {middle}")
     assert len(set(every)) > 1
-    assert allowed(found.space.table, sample(space.table, key_of(0), 64)).tolist() == [
+    assert allowed(result.space.table, sample(space.table, key_of(0), 64)).tolist() == [
         size <= middle for size in every
     ]
 
@@ -186,7 +187,7 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     text = "drop any 1..3 of L0..L5"
     space, sizes, _ = made(tmp_path, text)
     drawn = rows(sample(space.table, key_of(7), 48))
-    plans = [decode(space, one) for one in drawn]
+    plans = [decode(space, item) for item in drawn]
     measure, _ = read_objective("bytes(gguf=q4_k_m)")
     every = [measured_sizes(Checked.of(plan, sizes.models), [measure])[0] for plan in plans]
     counts = [sizes.of_plan(plan).layers for plan in plans]
@@ -194,9 +195,9 @@ def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_p
     assert file.stat().st_size == every[0]
     three, bound, five = (every[counts.index(count)] for count in (3, 4, 5))
     assert bound - three != five - bound
-    found = within(tmp_path, text, f"bytes(gguf=q4_k_m) <= {bound}")
-    assert [found.holds(one) for one in drawn] == [count <= 4 for count in counts]
-    assert all(found.holds(found.or_other(one, key_of(n))) for n, one in enumerate(drawn))
+    result = within(tmp_path, text, f"bytes(gguf=q4_k_m) <= {bound}")
+    assert [result.holds(item) for item in drawn] == [count <= 4 for count in counts]
+    assert all(result.holds(result.or_other(one, key_of(n))) for n, one in enumerate(drawn))
     with pytest.raises(PlanError) as caught:
         within(tmp_path, text, "bytes(gguf=q4_k_m) <= 1k")
     [fault] = caught.value.faults
@@ -215,25 +216,25 @@ def test_plans_that_llama_cpp_cannot_run_are_beyond_a_bound_of_a_gguf_file(
     for name in ("base", "math"):
         model(tmp_path / name, "gemma3_text", layers=9, layer_types=kinds)
     text = "drop any 1..3 of L3..L8"
-    found = within(tmp_path, text, "bytes(gguf=q8_0) <= 1M", count=9)
-    drawn = rows(sample(found.space.table, key_of(7), 24))
+    result = within(tmp_path, text, "bytes(gguf=q8_0) <= 1M", count=9)
+    drawn = rows(sample(result.space.table, key_of(7), 24))
     run = []
-    for one in drawn:
-        kept = [kind for at, kind in enumerate(kinds) if at < 3 or not one.bits[at - 3]]
+    for item in drawn:
+        kept = [kind for at, kind in enumerate(kinds) if at < 3 or not item.bits[at - 3]]
         by_period = [
             [FULL if i % p == p - 1 else SLIDING for i in range(len(kept))] for p in range(1, 10)
         ]
         run.append(kept in by_period)
     assert {*run} == {True, False}
-    assert [found.holds(one) for one in drawn] == run
-    assert allowed(found.space.table, sample(found.space.table, key_of(7), 24)).all()
-    others = [found.or_other(one, key_of(n)) for n, one in enumerate(drawn)]
-    assert all(found.holds(other) for other in others)
-    least = found.sizes.of_plan(decode(found.space, found.smallest)).layers
-    assert (least, found.holds(found.smallest)) == (6, True)
+    assert [result.holds(item) for item in drawn] == run
+    assert allowed(result.space.table, sample(result.space.table, key_of(7), 24)).all()
+    others = [result.or_other(item, key_of(n)) for n, item in enumerate(drawn)]
+    assert all(result.holds(other) for other in others)
+    least = result.sizes.of_plan(decode(result.space, result.smallest)).layers
+    assert (least, result.holds(result.smallest)) == (6, True)
 
 
-def test_where_llama_cpp_runs_no_plan_the_reason_is_named(tmp_path: Path) -> None:
+def test_a_plan_that_llama_cpp_cannot_run_has_a_reason(tmp_path: Path) -> None:
     for name in ("base", "math"):
         model(tmp_path / name, "gemma3_text", layers=6, layer_types=[SLIDING, SLIDING, FULL] * 2)
     with pytest.raises(PlanError) as caught:
@@ -244,7 +245,7 @@ def test_where_llama_cpp_runs_no_plan_the_reason_is_named(tmp_path: Path) -> Non
     assert "its sliding layers aren't periodic, as llama.cpp's 'gemma3' must: sFssF" in fault.help
 
 
-def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each limit alone, the smallest plan is beyond the other limit."""
 
     def counted(self: Within, genome: Genome, **_: bool) -> list[float]:
@@ -253,8 +254,8 @@ def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Within, "_counted", counted)
     both = "drop any 3 of L0..L5"
-    found = within(folder, both, "parameters() <= 11", "kv_cache() <= 11")
-    assert found.holds(found.smallest)
+    result = within(folder, both, "parameters() <= 11", "kv_cache() <= 11")
+    assert result.holds(result.smallest)
     with pytest.raises(PlanError) as caught:
         within(folder, both, "parameters() <= 9", "kv_cache() <= 9")
     [fault] = caught.value.faults
@@ -264,11 +265,11 @@ def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.wrong_types
 def test_starting_plans_beyond_are_left_out(folder: Path, tmp_path: Path) -> None:
-    found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
+    result = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
     starts = [
-        Start(RandomPlan(), one, 1.0) for one in rows(sample(found.space.table, key_of(3), 12))
+        Start(RandomPlan(), row, 1.0) for row in rows(sample(result.space.table, key_of(3), 12))
     ]
-    inside = [found.holds(start.genome) for start in starts]
+    inside = [result.holds(start.genome) for start in starts]
     assert {*inside[:6]} == {*inside[6:]} == {True, False}
     heard: list[Start] = []
 
@@ -280,25 +281,25 @@ def test_starting_plans_beyond_are_left_out(folder: Path, tmp_path: Path) -> Non
             yield starts[6:]
 
     chosen = setting(
-        space=found.space,
+        space=result.space,
         base=gptailor.loads(BASE),
         starts=Stages(),
         strategy=Drifting(shares=(1.0,) * 3),
         budget=Budget(40, 64, 64),
-        within=found,
+        within=result,
     )
     ledger = (done := search(tmp_path, chosen)).ledger
     done.run()
     asked = sorted((trial.request for trial in ledger.of(STARTS)), key=lambda one: one.key)
-    assert [genome_to_json(one.genome) for one in asked] == [
+    assert [genome_to_json(request.genome) for request in asked] == [
         genome_to_json(start.genome) for start, ok in zip(starts, inside, strict=True) if ok
     ]
     assert [start.share for start in heard] == [float(ok) for ok in inside[:6]]
     assert [bool(np.isnan(start.losses).all()) for start in heard] == [not ok for ok in inside[:6]]
-    assert all(found.holds(trial.request.genome) for trial in ledger.trials)
+    assert all(result.holds(trial.request.genome) for trial in ledger.trials)
 
 
-def test_without_such_a_requirement_a_space_is_as_it_is(folder: Path) -> None:
+def test_other_requirements_are_no_bounds(folder: Path) -> None:
     space, _, _ = made(folder, SPACES["counts"], 'nll("a.txt") <= 2.0', "latency() <= base")
     assert space.plan.search is not None
     assert size_bounds(space.plan, space.plan.search.requires) == []

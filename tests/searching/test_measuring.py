@@ -17,7 +17,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching import measuring
 from gptailor.searching.measuring import repair_cost, starts_of
-from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.study import Study
 from gptailor.searching.settings import Flags, settings
 from gptailor.searching.space.space import Space, space_of
@@ -88,62 +88,62 @@ def measured(
     space: Space = space_of(loads(text), 8)
     folder.mkdir(exist_ok=True)
     study = study_of(folder)
-    said: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "gap_errors_of", Measured.gap_errors)
         chosen = settings(space.plan, Flags(objectives=('nll("text.txt")',)))
-        found, left = starts_of(
+        result, left = starts_of(
             space,
             trials,  # type: ignore[arg-type]
             BUDGET,
             study,
             chosen,
-            lambda *how: said.append(how),
+            lambda *how: progress.append(how),
         )
     assert left.measured == study.typed.measured.evaluations
-    return found, said, study
+    return result, progress, study
 
 
 @pytest.mark.parametrize(
     ("text", "words"), [(TEXT, {"measuring", "removing"}), (BRIDGED, {"measuring"})]
 )
-def test_progress_goes_up_to_what_there_is_to_do(
+def test_progress_grows_up_to_the_number_of_measurements(
     tmp_path: Path, text: str, words: set[str]
 ) -> None:
     trials = Measured()
-    _, said, _ = measured(tmp_path, trials, text)
-    done = [number for _, number, _ in said]
+    _, progress, _ = measured(tmp_path, trials, text)
+    done = [number for _, number, _ in progress]
     assert done == sorted(done)
-    assert {total for _, _, total in said} == {len(trials.asked)}
+    assert {total for _, _, total in progress} == {len(trials.asked)}
     assert done[-1] == len(trials.asked)
-    assert {what.partition(" ")[0] for what, _, _ in said} == words
+    assert {what.partition(" ")[0] for what, _, _ in progress} == words
 
 
-def test_what_it_cost_is_noted(tmp_path: Path) -> None:
+def test_the_cost_of_measuring_is_recorded(tmp_path: Path) -> None:
     trials = Measured()
     _, _, study = measured(tmp_path, trials)
-    of_samples = [one for one in trials.asked if not one.startswith("gaps")]
+    of_samples = [request for request in trials.asked if not request.startswith("gaps")]
     assert len(of_samples) < len(trials.asked)
     assert study.typed.measured.evaluations == pytest.approx(len(of_samples) / 8 + 1)
-    assert {one.split()[1] for one in of_samples} == {"8"}
+    assert {item.split()[1] for item in of_samples} == {"8"}
 
 
 @pytest.mark.parametrize(
     ("text", "at"), [(BRIDGED, 0), (BRIDGED, 2), (TEXT, 0), (TEXT, 3), (TEXT, 4), (TEXT, 8)]
 )
-def test_what_was_interrupted_goes_on(tmp_path: Path, text: str, at: int) -> None:
+def test_interrupted_measuring_resumes(tmp_path: Path, text: str, at: int) -> None:
     whole, _, undisturbed = measured(tmp_path / "whole", every := Measured(), text)
     assert len(every.asked) > at
     with pytest.raises(Interrupted):
         measured(tmp_path / "cut", first := Measured(at), text)
-    found, _, study = measured(tmp_path / "cut", second := Measured(), text)
+    result, _, study = measured(tmp_path / "cut", second := Measured(), text)
     assert len(second.asked) < len(every.asked) or at == 0
     lost = len(first.asked) + len(second.asked) - len(every.asked)
     assert 0 <= lost < 8, "no more than one round of removal"
     kept, expected = (of.typed.measured.found for of in (study, undisturbed))
     assert kept == expected
-    assert (found.influence, found.bridged) == (whole.influence, whole.bridged)
-    assert [*found.removal] == [*whole.removal]
+    assert (result.influence, result.bridged) == (whole.influence, whole.bridged)
+    assert [*result.removal] == [*whole.removal]
 
 
 def test_a_kill_after_any_note_counts_no_cost_twice(tmp_path: Path) -> None:
@@ -167,30 +167,30 @@ def test_a_kill_after_any_note_counts_no_cost_twice(tmp_path: Path) -> None:
 
 
 def test_cuts_that_a_bridge_closes_best_are_starting_plans(tmp_path: Path) -> None:
-    found, _, _ = measured(tmp_path, Measured())
-    assert found.bridged[0] == (5, 6), "the one gap that leaves least"
-    assert len(found.bridged) == 3
-    assert not found.removal, "greedy removal measures bare plans"
+    result, _, _ = measured(tmp_path, Measured())
+    assert result.bridged[0] == (5, 6), "the one gap that leaves least"
+    assert len(result.bridged) == 3
+    assert not result.removal, "greedy removal measures bare plans"
     without, _, _ = measured(tmp_path / "bare", trials := Measured(), TEXT)
     assert without.bridged == ()
-    assert not any(one.startswith("gaps") for one in trials.asked)
+    assert not any(request.startswith("gaps") for request in trials.asked)
 
 
-def test_what_repairs_cost_is_not_guessed_where_evaluations_do_more_than_read() -> None:
+def test_the_cost_of_repairs_is_unknown_for_generative_objectives() -> None:
     trials: Any = SimpleNamespace(seen=[object()], plan=loads(BRIDGED))
     assert repair_cost(trials, HEALED) is None
     assert repair_cost(trials, BUDGET) == 0, "nothing is repaired"
 
 
-def test_what_repairs_cost_goes_by_the_tokens_that_a_text_has(tmp_path: Path) -> None:
+def test_the_cost_of_repairs_depends_on_the_tokens_of_a_text(tmp_path: Path) -> None:
     def cost(text: str) -> float:
         (tmp_path / "text.txt").write_text(text)
         seen = [Mock(spec=Forward)]
         seen[0].requests.return_value = [SimpleNamespace(tokens=range(100))]
         trials: Any = SimpleNamespace(seen=seen, plan=loads(BRIDGED, folder=tmp_path))
-        found = repair_cost(trials, HEALED)
-        assert found is not None
-        return found
+        result = repair_cost(trials, HEALED)
+        assert result is not None
+        return result
 
     assert cost("word " * 6000) == pytest.approx(2 * 10_000 / 100)
     assert cost("word " * 60_000) == pytest.approx(2 * 65_536 / 100)

@@ -11,9 +11,9 @@ from gptailor.searching.run.records import CurvePoint
 
 def point(layers: int, loss: float, cache: int | None = -1, **changes: Any) -> CurvePoint:
     kept = layers if cache == -1 else cache
-    found = {"trial": layers, "size": OutputSize(layers * 100, layers * 200, kept, layers),
+    results = {"trial": layers, "size": OutputSize(layers * 100, layers * 200, kept, layers),
              "lost": loss, "share": loss, "nats": 3 * loss}  # fmt: skip
-    return CurvePoint(**found | changes)
+    return CurvePoint(**results | changes)
 
 
 CURVE = [point(20, 0.5), point(24, 0.1), point(28, 0.02)]
@@ -35,9 +35,11 @@ CURVE = [point(20, 0.5), point(24, 0.1), point(28, 0.02)]
         (Bounds(layers=24, share=0.05), 28, False),
     ],
 )
-def test_the_best_that_keeps_to_it_or_the_nearest(bounds: Bounds, layers: int, kept: bool) -> None:
-    found = picked(CURVE, bounds)
-    assert (found[0].size.layers, found[1]) == (layers, kept)
+def test_pick_chooses_the_best_within_bounds_or_the_nearest(
+    bounds: Bounds, layers: int, kept: bool
+) -> None:
+    result = picked(CURVE, bounds)
+    assert (result[0].size.layers, result[1]) == (layers, kept)
 
 
 @pytest.mark.parametrize(
@@ -54,16 +56,16 @@ def test_a_gguf_file_has_bounds_by_its_type(
 ) -> None:
     sizes = {"Q4_0": 1, "Q8_0": 2}
     files = [[each.size.layers * sizes[kind] for kind, _ in bounds] for each in CURVE]
-    found = picked(CURVE, Bounds(share=0.9, gguf=tuple(bounds)), files)
-    assert (found[0].size.layers, found[1]) == (layers, kept)
+    result = picked(CURVE, Bounds(share=0.9, gguf=tuple(bounds)), files)
+    assert (result[0].size.layers, result[1]) == (layers, kept)
 
 
-def test_what_is_not_known_keeps_to_no_bound() -> None:
+def test_unknown_shares_meet_no_bound() -> None:
     unknown = [point(20, 0.5, share=None), point(24, 0.1, share=None)]
-    found = picked(unknown, Bounds(share=0.9))
-    assert not found[1]
+    result = picked(unknown, Bounds(share=0.9))
+    assert not result[1]
 
 
-def test_a_cache_that_is_not_known_takes_nothing() -> None:
-    found = picked([point(20, 0.5, None)], Bounds(memory=4000, context=4096))
-    assert found[1]
+def test_an_unknown_cache_counts_as_empty() -> None:
+    result = picked([point(20, 0.5, None)], Bounds(memory=4000, context=4096))
+    assert result[1]

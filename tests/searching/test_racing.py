@@ -15,9 +15,9 @@ from gptailor.evaluation.scores import Outcome, PerSample, Race, race_counts
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run.asking import Asking
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.incumbent import race_of
 from gptailor.searching.run.origin import StrategyPlan
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import Study
 from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.run.workers import Task
@@ -54,11 +54,11 @@ class Sampling:
             sums = [self.score(plan, sample) for sample in range(full)]
             looks = [n for n in race_counts(full) if n] if race is not None else []
             for count in (*looks, full):
-                found = PerSample(tuple(sums[:count]), (1,) * count).score()
-                assert found.each is not None
-                if count == full or (race is not None and race.lost((found.each,))):
+                result = PerSample(tuple(sums[:count]), (1,) * count).score()
+                assert result.each is not None
+                if count == full or (race is not None and race.lost((result.each,))):
                     self.used.append(count)
-                    yield index, (found,)
+                    yield index, (result,)
                     break
 
     def score(self, plan: Plan, sample: int) -> float:
@@ -72,9 +72,9 @@ class Sampling:
 def ran(folder: Path, evaluate: Sampling, *, races: bool = True, seed: int = 5) -> Search:
     folder.mkdir(exist_ok=True)
     chosen = setting(aims=(NLL,), budget=Budget(16, 16, FULL), races=races, seed=seed)
-    found = search(folder, chosen, evaluate)
-    found.run()
-    return found
+    result = search(folder, chosen, evaluate)
+    result.run()
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +90,22 @@ def found(whole: tuple[Search, Sampling]) -> Search:
     return whole[0]
 
 
-def test_trials_that_have_lost_cost_what_they_took(whole: tuple[Search, Sampling]) -> None:
-    found, evaluate = whole
-    stopped = [trial for trial in found.ledger.trials if trial.stopped is not None]
+def test_stopped_trials_cost_the_samples_that_they_used(whole: tuple[Search, Sampling]) -> None:
+    result, evaluate = whole
+    stopped = [trial for trial in result.ledger.trials if trial.stopped is not None]
     assert stopped
     for trial in stopped:
         assert trial.request.phase == SEARCH
         assert trial.samples in race_counts(trial.request.samples)
         assert trial.cost in {trial.samples / FULL, 0}
         assert not trial.full
-    assert all(trial.stopped is None for trial in found.ledger.of(STARTS, RANDOM))
+    assert all(trial.stopped is None for trial in result.ledger.of(STARTS, RANDOM))
     bases = [FULL, 16]
-    assert sum(evaluate.used) == sum(bases) + round(FULL * found.ledger.cost())
-    assert found.ledger.cost() <= 16
+    assert sum(evaluate.used) == sum(bases) + round(FULL * result.ledger.cost())
+    assert result.ledger.cost() <= 16
 
 
-def test_a_race_asks_for_more_plans_than_the_same_budget_without(
-    found: Search, tmp_path: Path
-) -> None:
+def test_racing_tries_more_plans_with_the_same_budget(found: Search, tmp_path: Path) -> None:
     without = ran(tmp_path / "all", Sampling(), races=False)
     assert all(trial.stopped is None for trial in without.ledger.trials)
     assert len(found.ledger.trials) > len(without.ledger.trials)
@@ -115,29 +113,29 @@ def test_a_race_asks_for_more_plans_than_the_same_budget_without(
 
 def test_the_best_plan_was_scored_on_all_samples(tmp_path: Path) -> None:
     for seed in range(3):
-        found = ran(tmp_path / str(seed), Sampling(), seed=seed)
-        best = found.ledger.best()
+        result = ran(tmp_path / str(seed), Sampling(), seed=seed)
+        best = result.ledger.best()
         assert best is not None
         assert best.full
         assert best.stopped is None
 
 
-def test_what_was_given_up_is_reported_as_behind_its_rival() -> None:
+def test_a_stopped_trial_is_reported_as_behind_its_rival() -> None:
     """The first eighth is easy for every cut: on that alone the loser would seem the better one."""
-    told: list[Any] = []
+    events: list[Any] = []
 
     class Hearing(Drifting):
         def tell(
             self, table: Table, state: Any, population: Genome, values: Any, share: Any
         ) -> Any:
-            told.extend(values[:, 0])
+            events.extend(values[:, 0])
             return state
 
     ledger = Ledger((NLL,), FULL)
     ledger.references = {8: (2.0,), 32: (2.0,), FULL: (2.0,)}
     genomes = Genome(*sample(space().table, key_of(0), 2))
     easy, all_ = (1.0,) * 8, (1.0,) * 8 + (5.0,) * 56
-    for number_, sums in enumerate((all_, tuple(one + 0.5 for one in easy))):
+    for number_, sums in enumerate((all_, tuple(item + 0.5 for item in easy))):
         each = PerSample(sums, (1,) * len(sums))
         genome = Genome(*(genes[number_] for genes in genomes))
         request = TrialRequest(
@@ -156,7 +154,7 @@ def test_what_was_given_up_is_reported_as_behind_its_rival() -> None:
     asking.ask(2, 3)
     [[best], [alone]] = ledger.losses([first, lost])
     assert alone < best
-    assert told == pytest.approx([best, best + 0.25, best + 0.25])
+    assert events == pytest.approx([best, best + 0.25, best + 0.25])
 
 
 def test_a_kill_while_the_base_is_noted_leaves_the_same_races(
@@ -201,7 +199,7 @@ def test_a_search_that_was_killed_ends_with_the_same_study(found: Search, tmp_pa
     assert record(again.ledger.trials) == record(found.ledger.trials)
 
 
-def test_the_study_says_what_was_given_up(found: Search) -> None:
+def test_the_study_records_stopped_trials(found: Search) -> None:
     assert any(trial.stopped is not None for trial in found.ledger.trials)
     again = Study((found.study.place).read_bytes(), found.study.place).trials
     assert repr(record(again)) == repr(record(found.ledger.trials))
@@ -213,7 +211,7 @@ def test_a_race_travels_with_its_task(found: Search) -> None:
     assert (task.stage, task.race) == ("bare", race)
 
 
-def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(
+def test_rivals_are_the_trials_known_at_the_request(
     found: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [trial for trial in found.ledger.of(SEARCH) if trial.request.asked_after]
@@ -229,15 +227,15 @@ def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(
     assert race_of(found.ledger, last.request) is None, "a study of before there were races"
 
 
-def test_on_several_workers_who_is_quick_changes_nothing(tmp_path: Path) -> None:
+def test_races_do_not_depend_on_the_speed_of_workers(tmp_path: Path) -> None:
     """The rest of the budget is counted in the order of asking, however long a trial took."""
     chosen = setting(aims=(NLL,), budget=Budget(20, 16, FULL), races=True)
-    found = []
+    results = []
     for name, slow in {"alike": (1.0, 1.0), "unlike": (1.0, 3.1), "other": (2.7, 1.0)}.items():
         (folder := tmp_path / name).mkdir()
-        found.append(search(folder, chosen, workers=Simulated(Sampling(), slow)))
-        found[-1].run()
-    calm, *others = (record(one.ledger.trials) for one in found)
+        results.append(search(folder, chosen, workers=Simulated(Sampling(), slow)))
+        results[-1].run()
+    calm, *others = (record(item.ledger.trials) for item in results)
     assert any(trial["stopped"] for trial in calm)
     for other in others:
         assert other == calm

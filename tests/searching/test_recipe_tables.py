@@ -57,11 +57,11 @@ def test_a_size_or_a_ridge_with_a_name_isnt_a_recipe(size: str) -> None:
     space = space_of(loads(f"{text}\nL0 from any of math, code by linear()"), 8)
     assert separates(space.plan)
     [named] = [gene for gene in (*space.picks, *space.reals) if gene.subject.role == "let"]
-    recipe = Genome(*(one[0] for one in sample(space.table, key_of(1), 1)))
+    recipe = Genome(*(item[0] for item in sample(space.table, key_of(1), 1)))
     drawn = genomes(sample(cut_table(space, recipe), key_of(2), 32))
     at = space.picks.index(named) if named in space.picks else space.reals.index(named)
     genes = 1 if named in space.picks else 2
-    assert len({float(one[genes][at]) for one in drawn}) > 1, "it is searched with the cuts"
+    assert len({float(item[genes][at]) for item in drawn}) > 1, "it is searched with the cuts"
 
 
 @pytest.mark.parametrize("name", [name for name, separate in SEPARATE.items() if separate])

@@ -12,6 +12,7 @@ import gptailor
 from gptailor.evaluation.scores import Outcome, Race, Score
 from gptailor.plan.plan import Merge, Plan
 from gptailor.plan.stage import Stage
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.origin import (
     PlanLayers,
     RivalPlan,
@@ -19,7 +20,6 @@ from gptailor.searching.run.origin import (
     of_best_recipe,
     origin_words,
 )
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, RECIPES, SEARCH, STARTS, Trial
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.space import space_of
@@ -92,25 +92,25 @@ def numbers(of: SearchSetting, trial: Trial, *, cut: bool = True) -> tuple[float
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     evaluator = Repairing()
-    found = search(tmp_path_factory.mktemp("run"), repaired(), evaluator)
-    assert found.run() in ("budget", "exhausted")
-    return found, evaluator
+    result = search(tmp_path_factory.mktemp("run"), repaired(), evaluator)
+    assert result.run() in ("budget", "exhausted")
+    return result, evaluator
 
 
 def test_recipes_come_first_and_nothing_of_them_is_dropped(done: Any) -> None:
-    found, evaluator = done
-    phases = [trial.request.phase for trial in found.ledger.trials]
+    result, evaluator = done
+    phases = [trial.request.phase for trial in result.ledger.trials]
     assert phases[: phases.count(RECIPES)] == [RECIPES] * phases.count(RECIPES)
     uncut = [plan for plan, stage in evaluator.asked if stage == "uncut"]
     assert len(uncut) > 8
     assert not any(plan.drops for plan in uncut)
-    words = {trial.request.origin.kind for trial in found.ledger.of(RECIPES)}
+    words = {trial.request.origin.kind for trial in result.ledger.of(RECIPES)}
     assert words == {"layers", "strategy"}
 
 
 def test_cuts_are_searched_with_the_best_recipe_alone(done: Any) -> None:
-    found, _ = done
-    of, ledger = found.setting, found.ledger
+    result, _ = done
+    of, ledger = result.setting, result.ledger
     uncut = [trial for trial in ledger.of(RECIPES) if trial.full]
     best = min(uncut, key=lambda trial: trial.values[0])
     recipe = numbers(of, best, cut=False)
@@ -124,9 +124,9 @@ def test_cuts_are_searched_with_the_best_recipe_alone(done: Any) -> None:
     assert len({trial.plan for trial in searched}) > 8
 
 
-def test_rivals_are_repaired_too_and_what_is_found_is_no_worse(done: Any) -> None:
-    found, _ = done
-    ledger = found.ledger
+def test_rivals_are_repaired_and_do_not_beat_the_found_plan(done: Any) -> None:
+    result, _ = done
+    ledger = result.ledger
     rivals = [t for t in ledger.of(STARTS) if isinstance(t.request.origin, RivalPlan)]
     assert {(t.request.origin.of.kind, t.request.origin.cut) for t in rivals} == {
         (kind, cut) for kind in ("merge", "model") for cut in ("best window", "block influence")
@@ -141,9 +141,9 @@ def test_rivals_are_repaired_too_and_what_is_found_is_no_worse(done: Any) -> Non
     assert ledger.cost() <= BUDGET.trials + 1
 
 
-def test_the_summary_says_what_a_loss_before_repair_is_worth(done: Any) -> None:
-    found, _ = done
-    ledger = found.ledger
+def test_the_summary_compares_losses_before_and_after_repair(done: Any) -> None:
+    result, _ = done
+    ledger = result.ledger
     pairs = [(ledger.before(trial), trial) for trial in ledger.of(FINAL)]
     both = [(a.values[0], b.values[0]) for a, b in pairs if a is not None]
     before, after = zip(*both, strict=True)
@@ -156,7 +156,7 @@ def test_the_summary_says_what_a_loss_before_repair_is_worth(done: Any) -> None:
 
 
 @pytest.mark.parametrize("at", [3, 12, 25, 40, 52])
-def test_a_search_goes_on_where_it_was_broken_off(tmp_path: Path, done: Any, at: int) -> None:
+def test_an_interrupted_search_resumes(tmp_path: Path, done: Any, at: int) -> None:
     whole, _ = done
     first = search(tmp_path, repaired(), Repairing())
     for _ in first.steps():
@@ -183,7 +183,7 @@ def test_more_trials_keep_the_best_recipe(tmp_path: Path, done: Any) -> None:
     assert {numbers(more.setting, trial) for trial in later} == {recipe}
 
 
-def test_the_bare_score_alone_would_choose_another_recipe(tmp_path: Path, done: Any) -> None:
+def test_the_unrepaired_score_prefers_another_recipe(tmp_path: Path, done: Any) -> None:
     whole, _ = done
     together = replace(BUDGET, separate=False)
     of = repaired(budget=together)
@@ -195,9 +195,9 @@ def test_the_bare_score_alone_would_choose_another_recipe(tmp_path: Path, done: 
 
 def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: Path) -> None:
     chosen = repaired(budget=Budget(7, 16, 64, heals=True, separate=True))
-    found = search(tmp_path, chosen, Repairing())
-    assert found.run() == "budget"
-    ledger = found.ledger
+    result = search(tmp_path, chosen, Repairing())
+    assert result.run() == "budget"
+    ledger = result.ledger
     origins = [trial.request.origin for trial in ledger.of(RECIPES)]
     assert all(isinstance(origin, PlanLayers) and origin.of for origin in origins)
     compared = [

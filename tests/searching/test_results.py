@@ -46,23 +46,23 @@ def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
     return made, made.of(RANDOM)
 
 
-def test_it_is_near_what_as_many_normal_draws_reach() -> None:
+def test_the_expected_best_of_random_search_matches_normal_draws() -> None:
     chance = np.random.default_rng(0)
-    found = [
+    results = [
         expected(*ledger(list(map(float, chance.normal(0.5, 0.1, 16))), 184)) for _ in range(100)
     ]
     best = chance.normal(0.5, 0.1, (4000, 200)).max(axis=1).mean()
-    losses = [one for one in found if one is not None]
+    losses = [item for item in results if item is not None]
     assert np.mean(losses) == pytest.approx(100 * (1 - best), abs=2), "in % of the base's score"
 
 
-def test_from_few_plans_nothing_is_reported() -> None:
+def test_few_plans_give_no_expected_best() -> None:
     draws = [0.1, 0.2] * (ENOUGH // 2)
     assert expected(*ledger(draws, 10)) is not None
     assert expected(*ledger(draws[1:], 10)) is None
 
 
-def test_all_that_what_was_found_is_compared_with_is_scored() -> None:
+def test_all_compared_plans_are_scored() -> None:
     """A starting plan that meets the requirements is, behind better ones that don't."""
     made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
     made.references[4] = (1.0,)
@@ -87,8 +87,10 @@ def test_numbers_at_an_end_of_their_interval_are_named() -> None:
     assert [real.name for real in space.reals] == ["let c", "let m", "let t"]
     genome = Genome(np.zeros(2, np.bool_), NOTHING.picks, np.array([0.0, 1.0, 0.0], np.float32))
     request = TrialRequest("search", 0, 0, RandomPlan(), genome, 4, "bare", 0)
-    found = list(numbers_at_bounds(space, Trial(0, request, "plan", 1.0)))  # t: no model is chosen
-    assert found == [("let c", 0.2, "low"), ("let m", 1.0, "high")], (
+    results = list(
+        numbers_at_bounds(space, Trial(0, request, "plan", 1.0))
+    )  # t: no model is chosen
+    assert results == [("let c", 0.2, "low"), ("let m", 1.0, "high")], (
         "t says nothing where no model is chosen"
     )
     none = genome._replace(reals=np.array([0.5, 0.0, 0.0], np.float32))
@@ -121,9 +123,9 @@ def test_plans_are_noted_as_handed_over_after_they_are_written(
 @pytest.mark.parametrize("bounds", [{}, {"context": 4096}, {"gguf": {}}])
 def test_a_plan_is_picked_by_a_limit_alone(tmp_path: Path, bounds: dict[str, Any]) -> None:
     ended(tmp_path, run_of(tmp_path, trials=4))
-    found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
+    result = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
     with pytest.raises(ValueError, match="expected a limit: parameters, memory"):
-        found.pick(**bounds)
+        result.pick(**bounds)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +141,12 @@ def test_a_limit_that_isnt_a_number_is_named(
     tmp_path: Path, bounds: dict[str, Any], message: str
 ) -> None:
     ended(tmp_path, run_of(tmp_path, trials=4))
-    found = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
+    result = results.SearchResult("budget", read_run(tmp_path), None, tmp_path)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        found.pick(**bounds)
+        result.pick(**bounds)
 
 
-def test_a_command_with_a_name_of_this_process_says_that_a_shell_cannot_run_it(
+def test_a_command_with_an_unregistered_objective_is_marked_as_unusable_in_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended(tmp_path, run_of(tmp_path, trials=4))
@@ -155,8 +157,8 @@ def test_a_command_with_a_name_of_this_process_says_that_a_shell_cannot_run_it(
     monkeypatch.setattr(results, "seen_from", lambda plan, place: plan)  # needs no models
     monkeypatch.setattr(results, "lock_beside", lambda best: None)
     with folder_at(tmp_path) as folder:
-        found = results.put_results(folder, run, {}, chosen, print)
-    scored, compiled = found.commands
+        result = results.put_results(folder, run, {}, chosen, print)
+    scored, compiled = result.commands
     words = "  # in Python, by gptailor.evaluate: no installed package has own"
     assert scored.endswith(f"--samples 64 --seed 0{words}")
     assert "#" not in compiled

@@ -14,7 +14,7 @@ from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.trial_evaluator import workers_of
 
 
-def test_what_is_a_folder_and_what_a_url() -> None:
+def test_folders_and_urls_are_distinguished() -> None:
     assert local_or_url("run") == Path("run")
     assert local_or_url(Path("s3")) == Path("s3")
     assert local_or_url("file:///tmp/a%20run") == Path("/tmp/a run")
@@ -37,8 +37,8 @@ def test_urls_and_clusters_name_the_plugin_that_they_need() -> None:
         RunFiles("s3://bucket/run")
     plan = gptailor.loads('tailor 1\nmodel base = "s3://bucket/base"\nmaybe drop L1\n')
     [fault] = gptailor.check(plan)
-    said = f"not available: a model at a URL {missing} (s3://bucket/base)"
-    assert (fault.code, fault.message) == ("C503", said.replace("s3://", "s3:/"))
+    message = f"not available: a model at a URL {missing} (s3://bucket/base)"
+    assert (fault.code, fault.message) == ("C503", message.replace("s3://", "s3:/"))
     chosen = settings(plan, Flags(objectives=('nll("text.txt")',)))
     with pytest.raises(TailorError, match=rf"^--ray {missing}"):
         workers_of(None, chosen, Resources(ray="local"), print)

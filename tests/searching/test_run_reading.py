@@ -23,7 +23,7 @@ from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
 run = written_run.run
 
 
-def test_a_search_that_goes_on_is_left_alone(run: tuple[Path, Ledger]) -> None:
+def test_reading_leaves_a_running_search_unchanged(run: tuple[Path, Ledger]) -> None:
     journal = run[0] / "journal.jsonl"
     before = journal.read_bytes()
     torn = before + b'{"trial":{"num'
@@ -49,19 +49,21 @@ def test_a_run_of_another_version_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         ("tailor 1\nmodel", "has an open plan that can't be used"),
         (f"{landscape.BASE}drop any 1 of L0..L7\n", "has trial 0 of another space"),
     ],
 )
-def test_a_space_that_trials_are_not_of_is_refused(tmp_path: Path, space: str, said: str) -> None:
+def test_a_space_that_trials_are_not_of_is_refused(
+    tmp_path: Path, space: str, message: str
+) -> None:
     run_of(tmp_path, trials=6)
     record = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**record, "space": space}))
     with pytest.raises(CheckpointError, match="C903") as caught:
         read_run(tmp_path)
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_run_of_the_former_format_is_refused(tmp_path: Path) -> None:
         ("journal.jsonl", b"[]\n", "line 1 of the journal is damaged"),
     ],
 )
-def test_what_holds_no_search_is_one_message(
+def test_a_folder_without_a_search_is_one_message(
     tmp_path: Path, name: str, raw: bytes | None, message: str
 ) -> None:
     run_of(tmp_path, trials=2)
@@ -102,7 +104,7 @@ SIZE = OutputSize(6_000_000, 12_000_000, 64, 6)
 RESULT = ResultNote(ended="budget", held=(8,), required=None, left_out=(), beyond=())
 
 
-def test_a_search_that_goes_on_after_its_end_has_no_result(tmp_path: Path) -> None:
+def test_a_resumed_search_has_no_result(tmp_path: Path) -> None:
     ledger, study = run_of(tmp_path, trials=2), landscape.study_of(tmp_path)
     study.note("sizes", RunSizes(base=SIZE, plans={t.plan: SIZE for t in ledger.trials}))
     study.note("result", RESULT)
@@ -116,7 +118,7 @@ def test_a_search_that_goes_on_after_its_end_has_no_result(tmp_path: Path) -> No
     assert read_run(tmp_path).notes.result is None
 
 
-def test_requirements_count_for_the_front_and_the_best_plan(tmp_path: Path) -> None:
+def test_requirements_apply_to_the_front_and_the_best_plan(tmp_path: Path) -> None:
     ledger, study = run_of(tmp_path, trials=12), landscape.study_of(tmp_path)
     whole = [t for t in ledger.candidates() if t is not ledger.best()]
     required = RequiredNote(evaluated=2, whole=True, met=(whole[0].number,), nearest=None, rows=())
@@ -158,21 +160,21 @@ def test_each_trial_is_as_the_study_has_it(run: tuple[Path, Ledger]) -> None:
     reading, space = read_run(run[0]), landscape.space()
     assert len(reading.ledger.trials) == len(run[1].trials) > 40
     [base] = run[1].references[64]
-    for shown, told in zip(reading.ledger.trials, run[1].trials, strict=True):
+    for shown, recorded in zip(reading.ledger.trials, run[1].trials, strict=True):
         assert (shown.number, shown.values, shown.stderrs, shown.share) == (
-            told.number, told.values, told.stderrs, told.share
+            recorded.number, recorded.values, recorded.stderrs, recorded.share
         )  # fmt: skip
-        assert reading.text(shown) == gptailor.format(decode(space, told.request.genome))
+        assert reading.text(shown) == gptailor.format(decode(space, recorded.request.genome))
         assert reading.layers(shown) == LAYERS - 2
         lost = reading.ledger.loss(shown)
         assert lost is not None
-        if told.full:
-            assert told.values is not None
-            assert lost.value == pytest.approx(told.values[0] - base)
+        if recorded.full:
+            assert recorded.values is not None
+            assert lost.value == pytest.approx(recorded.values[0] - base)
         assert reading.held_loss(shown) is None, "nothing is held out"
 
 
-def test_a_held_out_loss_is_beside_the_base(tmp_path: Path) -> None:
+def test_a_held_out_loss_is_relative_to_the_base(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, trials=2)
     notes = {"base": Scores((2.0,), (0.1,)), ledger.trials[0].plan: Scores((2.5,), (0.1,))}
     landscape.study_of(tmp_path).note("held_out", notes)

@@ -77,8 +77,14 @@ def told(
     request = TrialRequest(phase, 0, number, origin, genome, 64, stage, 0)
     values = (value,) if isinstance(value, float) else value
     errors = None if values is None else (0.02,) * len(values)
-    said = {"plan": str(dropped), "share": 1.0, "values": values, "stderrs": errors, "seconds": 0.5}
-    return Trial(number, request, **(said | changes))
+    fields = {
+        "plan": str(dropped),
+        "share": 1.0,
+        "values": values,
+        "stderrs": errors,
+        "seconds": 0.5,
+    }
+    return Trial(number, request, **(fields | changes))
 
 
 FOUND = told(0, 2.5, dropped=(4,))
@@ -149,13 +155,13 @@ def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
     measured = MeasuredNote(seconds=40.0)
     run = ended(FOUND, START, WORSE, DRAWN, failed, again, measured=measured)
     assert headline(run) == (
-        "5 plans tried in 0:44, 1 failed. Found plan 0 (L4 dropped): 0.750 ± 0.010 nats lost, on"
-        " 30 held-out samples. Better than the best of 2 starting plans, plan 1 (greedy removal),"
+        "6 trials in 0:44, 1 failed. Found plan: trial 0 (L4 dropped), 0.750 ± 0.010 nats lost, on"
+        " 30 held-out samples. Better than the best of 2 starting plans, trial 1 (greedy removal),"
         " by 0.250 ± 0.014 nats."
     )
     assert headline(ended(FOUND, START, held=0)) == (
-        "2 plans tried in 0:01. Found plan 0 (L4 dropped): 0.500 ± 0.020 nats lost, on 64 samples,"
-        " none held out. Better than plan 1 (greedy removal), by 0.250 ± 0.028 nats."
+        "2 trials in 0:01. Found plan: trial 0 (L4 dropped), 0.500 ± 0.020 nats lost, on 64 samples"
+        ", none held out. Better than trial 1 (greedy removal), by 0.250 ± 0.028 nats."
     )
     lines = list(summary_lines(run, 80))
     assert " ".join(lines[: lines.index("")]) == headline(run)
@@ -169,11 +175,11 @@ def test_the_first_lines_have_time_plans_loss_error_and_verdict() -> None:
         ("interrupted", "; interrupted, and the same command continues."),
     ],
 )
-def test_a_search_that_ended_before_its_budget_is_called_so(reason: str, end: str) -> None:
-    assert headline(ended(ended=reason)).startswith(f"4 plans tried in 0:02{end}")
+def test_an_early_end_is_reported(reason: str, end: str) -> None:
+    assert headline(ended(ended=reason)).startswith(f"4 trials in 0:02{end}")
 
 
-SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 dropped)."
+SIMPLER = "best.tailor is a simpler plan within one standard error, trial 1 (L3 dropped)."
 
 
 @pytest.mark.parametrize(
@@ -181,20 +187,20 @@ SIMPLER = "best.tailor is a simpler plan within one standard error, plan 1 (L3 d
     [
         (
             3.005,
-            "A tie with plan 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
+            "A tie with trial 1 (greedy removal): worse by 0.005 ± 0.014 nats on 30 held-out"
             f" samples; about 960 a text would decide it. {SIMPLER}",
         ),
-        (3.25, f"Worse than plan 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
+        (3.25, f"Worse than trial 1 (greedy removal), by 0.250 ± 0.014 nats. {SIMPLER}"),
     ],
 )
-def test_a_tie_is_called_a_tie(unseen: float, wanted: str) -> None:
+def test_a_tie_is_reported(unseen: float, wanted: str) -> None:
     scores = {0: Scores((unseen,), (0.01,)), 1: Scores((3.0,), (0.01,))}
     assert wanted in headline(ended(FOUND, START, unseen=scores))
 
 
 def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> None:
     best = told(0, 2.25, STARTS, GreedyRemoval())
-    wanted = "The search found nothing better than a starting plan, plan 0 (greedy removal)."
+    wanted = "The search found nothing better than a starting plan, trial 0 (greedy removal)."
     assert headline(ended(best, told(1, 2.5, dropped=(4,)))).endswith(wanted)
     alone = "No starting plan was repaired in the same way, so it is compared with no plan."
     assert headline(ended(FOUND)).endswith(alone)
@@ -204,9 +210,9 @@ def test_a_starting_plan_may_be_the_best_or_the_only_kind_that_is_missing() -> N
 
 
 @pytest.mark.parametrize(("unseen", "verdict"), [
-    (2.75, "Better than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
-    (3.01, "A tie with plan 1 (greedy removal), which is larger: worse by 0.010 ± 0.014 nats on"),
-    (3.25, "Worse than plan 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+    (2.75, "Better than trial 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
+    (3.01, "A tie with trial 1 (greedy removal), which is larger: worse by 0.010 ± 0.014 nats on"),
+    (3.25, "Worse than trial 1 (greedy removal), which is larger, by 0.250 ± 0.014 nats."),
 ])  # fmt: skip
 def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, verdict: str) -> None:
     size = Aim("parameters()", "minimize", "base", unit="parameters", size=True)
@@ -220,7 +226,7 @@ def test_a_smaller_plan_is_compared_with_larger_starting_plans(unseen: float, ve
 
 
 @pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
-def test_too_few_samples_are_called_too_few(held: int, few: bool) -> None:
+def test_too_few_samples_are_reported(held: int, few: bool) -> None:
     for better in (True, False):
         scores = Scores((2.75 if better else 3.5,), (0.01,))
         first = headline(ended(FOUND, START, held=held, unseen={0: scores}))
@@ -273,13 +279,13 @@ def test_a_tie_has_the_number_of_samples_that_would_decide_it(
 @pytest.mark.parametrize(
     ("unseen", "verdict"),
     [
-        (2.75, "Worse than the base, uncut, which is no larger, by 0.500 ± 0.010 nats."),
-        (2.0, "Better than the base, uncut, which is no larger, by 0.250 ± 0.010 nats."),
-        (2.24, "A tie with the base, uncut, which is no larger: better by 0.010 ± 0.010 nats on 30"
+        (2.75, "Worse than the base, uncut, which isn't larger, by 0.500 ± 0.010 nats."),
+        (2.0, "Better than the base, uncut, which isn't larger, by 0.250 ± 0.010 nats."),
+        (2.24, "A tie with the base, uncut, which isn't larger: better by 0.010 ± 0.010 nats on 30"
                " held-out samples; about 120 a text would decide it."),
     ],
 )  # fmt: skip
-def test_a_base_that_is_no_larger_is_compared_too(unseen: float, verdict: str) -> None:
+def test_the_headline_compares_with_a_base_of_equal_size(unseen: float, verdict: str) -> None:
     scores = {0: Scores((unseen,), (0.01,))}
     run = ended(FOUND, START, base_size=SIZE.parameters, unseen=scores)
     assert headline(run).endswith(f" {verdict}")
@@ -288,7 +294,7 @@ def test_a_base_that_is_no_larger_is_compared_too(unseen: float, verdict: str) -
 def test_a_base_that_scores_zero_has_its_losses_in_points() -> None:
     trials = [told(0, 0.25), told(1, 0.125, STARTS, GreedyRemoval(), dropped=(4,))]
     run = ended(*trials, aims=(COUNTED,), base=0.0, held=0)
-    assert "Found plan 0 (L3 dropped): 25.0 ± 2.0 points won, on 64 samples" in headline(run)
+    assert "Found plan: trial 0 (L3 dropped), 25.0 ± 2.0 points won, on 64 samples" in headline(run)
     assert rows(run)[1] == ["score", "points lost"]
 
 
@@ -301,9 +307,9 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     assert "25.00 ± 0.71 % of the base's score lost on the mean of 2 objectives, on 64" in first
     assert "by 50.0 ± 1.0 % of the base's score." in first
     assert "expected to lose 50 % of the base's score (found: 25)" in words(shown)
-    head, _, found, *_ = rows(shown)[2:]
+    head, _, result, *_ = rows(shown)[2:]
     assert head == ["(1)", "(2)", "% lost"]
-    assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "1.5 ± 0.02", "25"]
+    assert result == ["found 0: L4 dropped", "2.5 ± 0.02", "1.5 ± 0.02", "25"]
     preferring = ended(*trials, aims=(NLL, COUNTED), held=0, prefer=0)
     assert 'nats lost by nll("a.txt") alone, on' in headline(preferring)
 
@@ -314,7 +320,7 @@ UNMET = RequiredNote(evaluated=3, whole=True, met=(), nearest=None, rows=())
 @pytest.mark.parametrize(
     ("required", "end"), [(None, "No plan has a score."), (UNMET, "There is no best plan.")]
 )
-def test_without_a_plan_the_first_lines_say_so(required: RequiredNote | None, end: str) -> None:
+def test_the_first_lines_report_a_missing_plan(required: RequiredNote | None, end: str) -> None:
     failed = told(0, None, failure=Failure("nan", "no"))
     shown = ended(failed, held=0, required=required)
     assert headline(shown).endswith(f" {end}")
@@ -328,7 +334,7 @@ def test_without_a_plan_the_first_lines_say_so(required: RequiredNote | None, en
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_each_row_is_a_line_and_stands_in_columns(width: int) -> None:
+def test_each_row_is_a_line_in_columns(width: int) -> None:
     mixed = BestWindow(of=UniformMerge(models=("math", "code"), coefficient=0.6))
     cuts = {n: (*range(3, 24, 2), 2 * n) for n in range(1, 5)}
     starts = [told(n, 3.0 + n / 10, STARTS, mixed, cut) for n, cut in cuts.items()]
@@ -349,8 +355,8 @@ def test_each_row_is_a_line_and_stands_in_columns(width: int) -> None:
 
 
 def test_rows_name_plans_by_number_and_cut() -> None:
-    found = told(0, 2.5, dropped=(4, 6))
-    assert rows(ended(found, told(1, 3.0, STARTS, MATH, (3, 4, 5)), told(
+    result = told(0, 2.5, dropped=(4, 6))
+    assert rows(ended(result, told(1, 3.0, STARTS, MATH, (3, 4, 5)), told(
         2, 3.5, RANDOM, RandomPlan(), (9,))), 100) == [
         ['nll("a.txt"): less is better; 64 samples, 30 held out'],
         ["score", "held out", "nats lost"],
@@ -363,10 +369,10 @@ def test_rows_name_plans_by_number_and_cut() -> None:
 
 def test_losses_by_byte_are_named_above_their_table() -> None:
     by_byte = NLL._replace(unit="bits a byte")
-    said = rows(ended(aims=(by_byte,)), 120)
+    table = rows(ended(aims=(by_byte,)), 120)
     unit = "in bits a byte, because the vocabularies differ"
-    assert said[0] == [f'nll("a.txt"): {unit}; less is better; 64 samples, 30 held out']
-    assert said[1][-1] == "bits a byte lost"
+    assert table[0] == [f'nll("a.txt"): {unit}; less is better; 64 samples, 30 held out']
+    assert table[1][-1] == "bits a byte lost"
 
 
 def test_the_recipe_of_cuts_has_a_row_with_nothing_dropped() -> None:
@@ -382,9 +388,9 @@ def test_the_recipe_of_cuts_has_a_row_with_nothing_dropped() -> None:
 
 
 def test_trials_that_were_bridged_need_no_repair_in_the_end() -> None:
-    found = told(0, 3.0, STARTS, BestWindow(), (5,))
-    assert "compared cuts. All plans were bridged." in words(ended(found, bridge="each"))
-    assert "The best plans were bridged at the end." in words(ended(found, bridge="finalists"))
+    result = told(0, 3.0, STARTS, BestWindow(), (5,))
+    assert "compared cuts. All plans were bridged." in words(ended(result, bridge="each"))
+    assert "The best plans were bridged at the end." in words(ended(result, bridge="finalists"))
 
 
 @pytest.mark.parametrize(
@@ -417,7 +423,7 @@ def test_repaired_plans_have_their_scores_before_it() -> None:
         ["start 5: L4 dropped, healing changed nothing", "3 → 3 ± 0.02"],
         ["finalist 6: L6 dropped", "2.875 → 2.5 ± 0.02"],
     ], "a plan that was repaired less is not compared"
-    assert "Found plan 4 (L3 dropped, healed): " in headline(run)
+    assert "Found plan: trial 4 (L3 dropped, healed), " in headline(run)
     line = "A loss of 1 between plans before they were healed was 3 after it (3 plans, rank"
     assert line in words(run)
     assert "rank correlation" not in markdown(ended(heals=True))
@@ -428,21 +434,21 @@ def test_a_finalist_that_failed_has_its_reason() -> None:
     failed = told(1, None, FINAL, failure=failure, stage="healed")
     run = ended(told(0, 2.75), failed, heals=True)
     assert "2.75 → failed" in words(run)
-    line = "- plan 1 (L3 dropped, healed): failed: error: error[C806]: too short"
+    line = "- trial 1 (L3 dropped, healed): failed: error: error[C806]: too short"
     assert line in list(summary_lines(run, 80))
     assert line in markdown(run).splitlines()
 
 
-def test_a_failure_on_what_was_held_out_is_reported() -> None:
+def test_a_failure_on_held_out_samples_is_reported() -> None:
     run = ended(unseen={0: HeldOutFailure(failure="nan")})
-    [found] = [cells for cells in rows(run) if "found" in cells[0]]
-    assert found == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
+    [result] = [cells for cells in rows(run) if "found" in cells[0]]
+    assert result == ["found 0: L4 dropped", "2.5 ± 0.02", "failed"]
 
 
-def test_a_simpler_plan_has_a_row_of_its_own() -> None:
+def test_a_simpler_plan_has_its_own_row() -> None:
     alike = {0: Scores((3.0,), (0.5,)), 1: Scores((2.99,), (0.5,))}
-    found = told(0, 2.5, dropped=(4,))
-    names = [cells[0] for cells in rows(ended(found, START, unseen=alike))]
+    result = told(0, 2.5, dropped=(4,))
+    names = [cells[0] for cells in rows(ended(result, START, unseen=alike))]
     assert names[3:5] == ["found 0: L4 dropped", "simpler 1: L3 dropped"]
     assert not [cells for cells in rows(ended()) if "simpler" in cells[0]]
 
@@ -481,7 +487,7 @@ def test_the_last_line_has_the_cost() -> None:
                 measured=MeasuredNote(evaluations=3.25))  # fmt: skip
     line = (
         "Cost in evaluations on all samples: 2.25 for 4 trials; 3.25 for measuring layers; 1"
-        " for the base; 1 repeated plan; 1 given up early (spared: 0.75); a slow worker was not"
+        " for the base; 1 repeated plan; 1 given up early (saved: 0.75); a slow worker was not"
         " waited for 2 times: the same seed may give other trials; with tpe of mine 1.0."
     )
     assert words(run).endswith(line)
@@ -489,7 +495,7 @@ def test_the_last_line_has_the_cost() -> None:
     assert words(ended(FOUND)).endswith("samples: 1 for 1 trial; 1 for the base.")
 
 
-def test_what_had_no_room_is_reported() -> None:
+def test_untried_starting_plans_are_reported() -> None:
     run = ended(left_out=("9 of 15 windows", "greedy removal"), beyond=("math",))
     for line in (
         "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
@@ -501,7 +507,7 @@ def test_what_had_no_room_is_reported() -> None:
     assert "beyond" not in markdown(ended())
 
 
-def test_commands_stay_whole() -> None:
+def test_commands_are_not_broken() -> None:
     run, line = ended(), "    gptailor compile run/best.tailor -o DIR"
     assert line in list(summary_lines(run, 30, commands=COMMANDS))
     assert line in markdown(run, COMMANDS).splitlines()
@@ -523,7 +529,7 @@ def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
     assert "- nll <= base (3): it has 2.5, held out 2.75" in text
 
 
-def test_where_nothing_meets_the_requirements_the_nearest_plan_has_its_values() -> None:
+def test_the_nearest_plan_has_values_if_none_meets_the_requirements() -> None:
     row = RequirementNote(require="nll <= 1", measure="nll", bound=1.0, held_bound=1.0)
     required = RequiredNote(evaluated=1, whole=True, met=(), nearest=1, rows=(row,))
     text = words(ended(required=required, conditions={START.plan: {"nll": (2.75, None)}}))
@@ -533,7 +539,7 @@ def test_where_nothing_meets_the_requirements_the_nearest_plan_has_its_values() 
     assert "There is no best plan." in text
 
 
-def test_numbers_are_short() -> None:
+def test_numbers_are_rounded() -> None:
     assert shown_number(3.78512, 0.0412) == "3.785 ± 0.041"
     assert shown_number(None) == "?"
     assert shown_number(127_434_816.0, 0.0) == "127,434,816"
@@ -543,8 +549,8 @@ def test_numbers_are_short() -> None:
 
 
 def test_an_error_that_is_not_known_is_not_shown() -> None:
-    found = told(0, 2.5, dropped=(4,), stderrs=(math.inf,))
-    [shown] = [cells for cells in rows(ended(found, START, held=0)) if "found" in cells[0]]
+    result = told(0, 2.5, dropped=(4,), stderrs=(math.inf,))
+    [shown] = [cells for cells in rows(ended(result, START, held=0)) if "found" in cells[0]]
     assert shown == ["found 0: L4 dropped", "2.5", "0.5"]
 
 

@@ -52,7 +52,9 @@ def drive(starts: Starts, evaluate: Evaluate) -> list[list[Start]]:
     made: list[list[Start]] = []
     while stage := next_stage(stages, told):
         made.append(stage)
-        told = [one._replace(losses=evaluate(decode(starts.space, one.genome))) for one in stage]
+        told = [
+            start._replace(losses=evaluate(decode(starts.space, start.genome))) for start in stage
+        ]
     return made
 
 
@@ -63,7 +65,7 @@ def called(start: Start) -> str:
 
 def origins(stages: Sequence[Sequence[Start]]) -> set[TrialOrigin]:
     """The origins of all stages."""
-    return {one.origin for stage in stages for one in stage}
+    return {start.origin for stage in stages for start in stage}
 
 
 def dropped(plan: Plan) -> list[int]:
@@ -71,13 +73,13 @@ def dropped(plan: Plan) -> list[int]:
 
 
 def names_of(plan: Plan) -> set[str]:
-    found = set()
+    results = set()
     for layer in plan.layers:
         if isinstance(layer.recipe, Take):
-            found.add(str(layer.recipe.take.model))
+            results.add(str(layer.recipe.take.model))
         elif isinstance(layer.recipe, Merge):
-            found |= {str(source.model) for source in layer.recipe.merge}
-    return found
+            results |= {str(source.model) for source in layer.recipe.merge}
+    return results
 
 
 def apart(plan: Plan) -> tuple[float, ...]:
@@ -102,11 +104,11 @@ def test_starts_are_genomes_of_any_space(name: str, share: float) -> None:
     stages = drive(starts, lambda plan: (float(len(plan.drops)),))
     assert stages
     for stage in stages:
-        for one in stage:
-            assert 0 < one.share <= 1
-            assert same(encode(given, decode(given, one.genome)), one.genome)
-    said = [(called(one), one.share) for stage in stages for one in stage]
-    assert len(set(said)) == len(said)
+        for start in stage:
+            assert 0 < start.share <= 1
+            assert same(encode(given, decode(given, start.genome)), start.genome)
+    named = [(called(start), start.share) for stage in stages for start in stage]
+    assert len(set(named)) == len(named)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -132,7 +134,7 @@ def test_influence_is_of_plans_without_drops(name: str) -> None:
 def test_all_starts_together_cost_little(given: Space, share: float) -> None:
     stages = drive(Starts(given, cheapest=share), lambda plan: (float(sum(dropped(plan))),))
     several = len(given.table.ranged) or len(given.table.inside_pick)
-    assert sum(one.share for stage in stages for one in stage) <= (26 if several else 20)
+    assert sum(start.share for stage in stages for start in stage) <= (26 if several else 20)
 
 
 # ------------------------------------------------------------------- numbers of fixed merges
@@ -191,12 +193,12 @@ def test_fixed_merges_begin_with_each_model_alone_and_uniform_merges(
 ) -> None:
     given = space_of(loads(HEAD + text), 4)
     order = sorted(range(len(given.reals)), key=lambda i: "let c" in given.reals[i].name)
-    found = {}
+    results = {}
     for of in compositions(given):
         shares = composed(given, of).reals
         values = [given.reals[i].value(float(shares[i])) for i in order]
-        found[composition_words(of)] = tuple(values[: len(wanted[composition_words(of)])])
-    assert found == {name: pytest.approx(values) for name, values in wanted.items()}
+        results[composition_words(of)] = tuple(values[: len(wanted[composition_words(of)])])
+    assert results == {name: pytest.approx(values) for name, values in wanted.items()}
 
 
 def test_a_merge_of_some_models_has_the_coefficients_that_it_can_have() -> None:
@@ -214,14 +216,16 @@ def test_a_merge_of_some_models_has_the_coefficients_that_it_can_have() -> None:
 
 
 @pytest.mark.parametrize(("cheapest", "room"), [(1.0, 3.0), (1.0, 4.0), (0.25, 2.0), (0.5, 3.0)])
-def test_a_short_room_has_each_model_alone_and_their_mean(cheapest: float, room: float) -> None:
+def test_a_small_budget_tries_each_model_and_their_mean(cheapest: float, room: float) -> None:
     merge = "others from math, code by task_arithmetic(weight=(m, c))\ndrop any 3 of L1..L8"
     given = space_of(loads(HEAD + TWO + merge), 10)
     stages = drive(Starts(given, cheapest=cheapest, room=room), apart)
-    names = {called(one).removeprefix("block influence on ") for stage in stages for one in stage}
+    names = {
+        called(start).removeprefix("block influence on ") for stage in stages for start in stage
+    }
     assert {"math", "code", MEAN} <= names
     first = [stage for stage in stages if called(stage[0]).startswith("block influence")]
-    assert sum(one.share for stage in first for one in stage) <= room
+    assert sum(start.share for stage in first for start in stage) <= room
 
 
 def test_coefficients_of_a_choice_are_its_options() -> None:
@@ -233,20 +237,20 @@ def test_coefficients_of_a_choice_are_its_options() -> None:
 
 
 @pytest.mark.parametrize("room", [7, math.inf])
-def test_named_weights_are_all_tried_in_full_where_there_is_room(room: float) -> None:
+def test_starts_of_named_weights_include_the_sum_of_all_models(room: float) -> None:
     given = space_of(
         loads(HEAD + TWO + "others from math, code by task_arithmetic(weight=(m, c))"), 4
     )
     (stage,) = drive(Starts(given, room=room), lambda plan: (0.0,))
-    assert [called(one) for one in stage] == ["base", "math", "code", MEAN, FULL, *MERGES]
-    assert len({one.genome.reals.tobytes() for one in stage}) == 7
+    assert [called(start) for start in stage] == ["base", "math", "code", MEAN, FULL, *MERGES]
+    assert len({start.genome.reals.tobytes() for start in stage}) == 7
 
 
 # ------------------------------------------------------------------------------- what names promise
 
 
-def test_compositions() -> None:
-    names = [composition_words(one) for one in compositions(paper())]
+def test_compositions_are_models_and_uniform_merges() -> None:
+    names = [composition_words(item) for item in compositions(paper())]
     assert names[:5] == ["base", "math", "code", "chat", "uniform merge"]
     assert names[5:] == [
         f"uniform merge of {a} and {b}"
@@ -261,7 +265,7 @@ def test_compositions() -> None:
 def test_models_alone_and_the_mean_of_all() -> None:
     given = paper()
     (stage, *_) = drive(Starts(given), apart)
-    plans = {called(one): decode(given, one.genome) for one in stage}
+    plans = {called(start): decode(given, start.genome) for start in stage}
     assert names_of(plans["block influence on base"]) == set()
     assert names_of(plans["block influence on code"]) == {"code"}
     merged = plans["block influence on uniform merge"].layers[0].recipe
@@ -279,24 +283,24 @@ drop any {k} of L1..L8
 
 
 @pytest.mark.parametrize("k", ["3", "2..4"])
-def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: str) -> None:
+def test_cuts_of_equal_layers_are_not_named_after_the_base(k: str) -> None:
     given = space_of(loads(HEAD + ALIKE.format(k=k)), 10)
     starts = Starts(given, removal=(3, 4, 5, 6), cheapest=0.25)
-    made = [one for stage in drive(starts, apart) for one in stage]
-    names = {called(one) for one in made}
+    made = [start for stage in drive(starts, apart) for start in stage]
+    names = {called(item) for item in made}
     whole = decode(given, made[0].genome).whole
     assert whole is not None
     assert isinstance(whole.recipe, Merge)
     assert not any(" on " in name for name in names)
     window = "best window" if k == "3" else "best window of 3"
     assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
-    assert starts.untried({one.origin for one in made})["left_out"] == ()
+    assert starts.untried({item.origin for item in made})["left_out"] == ()
     assert starts.untried(set())["left_out"][0] == "block influence"
 
 
-def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
+def test_a_plan_without_drops_starts_with_its_own_layers() -> None:
     given = space_of(loads(HEAD + "whole from math, code by ties(0.3..1.0)"), 4)
-    assert [called(one) for stage in drive(Starts(given), apart) for one in stage] == [
+    assert [called(start) for stage in drive(Starts(given), apart) for start in stage] == [
         "the plan's layers"
     ]
 
@@ -308,7 +312,7 @@ def test_block_influence_drops_the_layers_of_least_influence() -> None:
         "math": [float(10 - position) for position in range(10)],
     }
     (stage, *_) = drive(Starts(given, influence), apart)
-    cuts = {called(one): dropped(decode(given, one.genome)) for one in stage}
+    cuts = {called(start): dropped(decode(given, start.genome)) for start in stage}
     assert cuts["block influence on base"] == [1, 3, 5]
     assert cuts["block influence on math"] == [7, 8, 9]
     assert cuts["block influence on code"] == [1, 3, 5], "the base's, where it wasn't measured"
@@ -318,7 +322,9 @@ def test_block_influence_drops_the_layers_of_least_influence() -> None:
 def test_the_best_window_is_found_and_tried_on_the_base_too(share: float) -> None:
     given = paper()
     stages = drive(Starts(given, cheapest=share), apart)
-    full = {called(one): decode(given, one.genome) for s in stages for one in s if one.share == 1}
+    full = {
+        called(item): decode(given, item.genome) for s in stages for item in s if item.share == 1
+    }
     best = full["best window on math"]
     assert dropped(best) == list(range(12, 19))
     assert names_of(best) == {"math"}
@@ -330,18 +336,18 @@ def test_windows_that_would_cost_too_much_are_left_out_by_influence() -> None:
     given = paper()
     influence = {"base": [abs(position - 20.0) for position in range(30)]}
     stages = drive(Starts(given, influence), apart)
-    windows = [one for stage in stages for one in stage if called(one).startswith("window ")]
-    middles = [np.mean(dropped(decode(given, one.genome))) for one in windows]
+    windows = [start for stage in stages for start in stage if called(start).startswith("window ")]
+    middles = [np.mean(dropped(decode(given, window.genome))) for window in windows]
     assert len(middles) == 6
     assert all(abs(middle - 20) <= 3 for middle in middles)
 
 
-def test_each_size_has_a_plan_whose_cut_is_within_the_next() -> None:
+def test_each_size_has_a_cut_inside_the_next_larger_cut() -> None:
     given = paper(k="4..10")
     influence = {"base": [abs(position - 20.5) for position in range(30)]}
     stages = drive(Starts(given, influence, cheapest=0.1), apart)
     [sizes] = [stage for stage in stages if called(stage[0]).endswith(", 4 layers")]
-    plans = {called(one): (decode(given, one.genome), one.share) for one in sizes}
+    plans = {called(item): (decode(given, item.genome), item.share) for item in sizes}
     of_each = {len(dropped(plan)): dropped(plan) for plan, _ in plans.values()}
     of_each[7] = dropped(decode(given, stages[0][0].genome))
     assert sorted(of_each) == [*range(4, 11)]
@@ -352,10 +358,12 @@ def test_each_size_has_a_plan_whose_cut_is_within_the_next() -> None:
     assert all("math" in name for name in plans)
 
 
-def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
+def test_nested_cuts_follow_greedy_removal() -> None:
     given = paper(k="2..4")
     stages = drive(Starts(given, removal=(9, 3, 20, 11), cheapest=0.1), apart)
-    named = {called(one): dropped(decode(given, one.genome)) for stage in stages for one in stage}
+    named = {
+        called(start): dropped(decode(given, start.genome)) for stage in stages for start in stage
+    }
     assert named["greedy removal on math"] == [3, 9, 20]
     assert named["greedy removal on math, 2 layers"] == [3, 9]
     assert named["greedy removal on math, 4 layers"] == [3, 9, 11, 20]
@@ -371,9 +379,9 @@ def test_the_smallest_and_the_largest_size_have_their_best_bridged_cut(
     errors = [[abs(after - 9) + number for number in range(1, 20 - after)] for after in range(20)]
     given = with_gap_errors(space_of(loads(text), 20), errors)
     stages = drive(Starts(given, room=room), apart)
-    cuts = [one for stage in stages for one in stage if isinstance(one.origin, BridgedCut)]
+    cuts = [start for stage in stages for start in stage if isinstance(start.origin, BridgedCut)]
     assert stages[0] == cuts[:1], "no cut by block influence stands first"
-    assert [len(dropped(decode(given, one.genome))) for one in cuts] == sizes
+    assert [len(dropped(decode(given, item.genome))) for item in cuts] == sizes
 
 
 CUTS = """drop any 1..3 of L2..L9
@@ -387,7 +395,7 @@ L0..L11 from any of math, code by linear()"""
 def test_each_cut_alone_has_its_smallest_size(room: float, tried: int) -> None:
     given = space_of(loads(HEAD + CUTS), 12)
     stages = drive(Starts(given, room=room), apart)
-    plans = {called(one): decode(given, one.genome) for stage in stages for one in stage}
+    plans = {called(start): decode(given, start.genome) for stage in stages for start in stage}
     small = {"width 256 on math": (400, 256), "vocabulary 100 on math": (100, 512)}
     assert [name for name in plans if name in small] == [*small][:tried]
     for name, plan in plans.items():
@@ -402,8 +410,8 @@ WINDOWS = "drop window 3..5 of L2..L9\nL0..L11 from any of math, code by linear(
 def windows_tried(starts: Starts) -> list[list[int]]:
     stages = drive(starts, apart)
     given = starts.space
-    tried = [one for stage in stages for one in stage if called(one).startswith("window ")]
-    return [dropped(decode(given, one.genome)) for one in tried]
+    tried = [start for stage in stages for start in stage if called(start).startswith("window ")]
+    return [dropped(decode(given, item.genome)) for item in tried]
 
 
 def test_all_windows_are_tried_on_few_samples() -> None:
@@ -454,15 +462,15 @@ def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None
 
     width = candidates(given, 0.1)
     rounds = list(greedy_removal(given, wholes(given)["base"], influence, evaluate, width))
-    found = rounds[-1]
+    result = rounds[-1]
     assert rounds == [(5,), (5, 8), (5, 8, 4)]
     again = greedy_removal(given, wholes(given)["base"], influence, evaluate, width, rounds[0])
     assert list(again) == rounds[1:], "as if it had never been interrupted"
     tried = seen[: -2 * width]
     assert {len(cut) for cut in tried} == {1, 2, 3}
     assert len(tried) == 3 * width
-    stages = drive(Starts(given, removal=found, cheapest=0.1), apart)
-    last = {called(one): decode(given, one.genome) for one in stages[-1]}
+    stages = drive(Starts(given, removal=result, cheapest=0.1), apart)
+    last = {called(start): decode(given, start.genome) for start in stages[-1]}
     assert {name: dropped(plan) for name, plan in last.items()} == {
         "greedy removal on base": [4, 5, 8],
         "greedy removal on math": [4, 5, 8],
@@ -489,40 +497,38 @@ def test_greedy_removal_costs_four_evaluations_at_most(k: int, share: float) -> 
 
 @pytest.mark.parametrize("room", [1.0, 3.0, 6.0, 12.0, 40.0])
 @pytest.mark.parametrize("share", SHARES)
-def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
-    share: float, room: float
-) -> None:
+def test_a_small_budget_still_tries_the_best_window_and_removal(share: float, room: float) -> None:
     given = paper()
     influence = {"base": [abs(position - 15.0) for position in range(30)]}
     starts = Starts(given, influence, tuple(range(12, 19)), share, room)
     stages = drive(starts, apart)
-    cost = sum(one.share for stage in stages for one in stage)
+    cost = sum(start.share for stage in stages for start in stage)
     assert cost <= max(room, 1) + 5, "what comes last is cut by the schedule"
-    names = [called(one) for stage in stages for one in stage]
+    names = [called(start) for stage in stages for start in stage]
     first = next(name for name in names if name.startswith("window "))
     assert "L12..L18" in first, "windows of least influence come first"
     assert {"best window on base", "greedy removal on base"} <= set(names)
 
 
-def test_what_was_left_out_is_reported() -> None:
+def test_untried_starts_are_reported() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))
     assert starts.untried(tried)["left_out"] == ()
-    some = {one for one in tried if not isinstance(one, WindowCut | GreedyRemoval)}
+    some = {item for item in tried if not isinstance(item, WindowCut | GreedyRemoval)}
     assert starts.untried(some)["left_out"] == ("24 of 24 windows", "greedy removal")
     of_math = BlockInfluenceCut(of=ModelAlone(model="math"))
     assert "block influence on code" in starts.untried({of_math})["left_out"]
 
 
-def test_what_is_beyond_bounds_had_room() -> None:
+def test_starts_outside_bounds_are_reported_separately() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
     tried = origins(drive(starts, apart))
-    cuts = {one for one in tried if isinstance(one, WindowCut) and 12 in one.dropped}
-    said = starts.untried(tried - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
-    assert said["left_out"] == ()
-    assert [name for name in said["beyond"] if "window" in name] == ["7 of 24 windows"]
+    cuts = {item for item in tried if isinstance(item, WindowCut) and 12 in item.dropped}
+    untried = starts.untried(tried - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
+    assert untried["left_out"] == ()
+    assert [name for name in untried["beyond"] if "window" in name] == ["7 of 24 windows"]
     assert starts.untried(set())["beyond"] == ()
 
 
@@ -533,11 +539,11 @@ def test_a_failure_is_never_the_best() -> None:
         return (math.nan,) if "math" in names_of(plan) else apart(plan)
 
     stages = drive(Starts(given, cheapest=0.25), evaluate)
-    names = [called(one) for stage in stages[2:] for one in stage]
+    names = [called(start) for stage in stages[2:] for start in stage]
     assert not any("math" in name for name in names)
 
 
-def test_where_all_failed_starts_end() -> None:
+def test_starts_end_if_all_plans_failed() -> None:
     stages = drive(Starts(paper(), cheapest=0.25), lambda plan: (math.nan, math.inf))
     assert sum(map(len, stages)) > 10
 
@@ -546,7 +552,7 @@ def test_where_all_failed_starts_end() -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
-def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
+def test_equal_trials_give_the_same_stage(share: float) -> None:
     given = paper()
     starts = Starts(given, cheapest=share)
     first = drive(starts, apart)
@@ -557,7 +563,7 @@ def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
             assert same(one.genome, other.genome)
 
 
-def test_losses_count_by_their_order_alone() -> None:
+def test_only_the_order_of_losses_matters() -> None:
     given = paper()
 
     def several(shift: float, factor: float) -> Evaluate:

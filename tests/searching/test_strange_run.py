@@ -104,8 +104,8 @@ def reported(run: Path) -> None:
 
 def files_of(folder: Path) -> dict[Path, bytes]:
     """Return all files in a folder, but for a search's lock."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {path.relative_to(folder): path.read_bytes() for path in found}
+    result = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder): path.read_bytes() for path in result}
 
 
 def test_each_edit_of_its_files_ends_in_success_or_one_message(whole: Path, tmp_path: Path) -> None:
@@ -160,11 +160,11 @@ def test_pick_and_report_refuse_doctored_notes(
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(out):
         assert command(["pick", str(run), "--layers", "9"]) == 3
-    said = out.getvalue()
-    assert said.startswith(f"error[C903]: line {len(lines) + 1} of the journal is damaged: ")
-    assert "run the same search command to continue" in said
+    output = out.getvalue()
+    assert output.startswith(f"error[C903]: line {len(lines) + 1} of the journal is damaged: ")
+    assert "run the same search command to continue" in output
     assert not {"Traceback", "SECRET", "\x1b"} & {word for word in ("Traceback", "SECRET", "\x1b")
-                                                   if word in said}  # fmt: skip
+                                                   if word in output}  # fmt: skip
     with pytest.raises(CheckpointError, match="C903"):
         read_run(run)
 
@@ -236,7 +236,7 @@ def test_a_plan_with_control_characters_does_not_reach_the_terminal(
         pick(run, Bounds(layers=9), tmp_path)
 
 
-def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
+def test_a_lock_that_another_search_removes_is_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search that fails before its first trial removes its lock and RUN."""

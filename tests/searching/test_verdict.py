@@ -26,20 +26,20 @@ TEXT = DRAWN.normal(3.0, 1.0, 100)  # the difficulty of each sample, for any pla
 
 
 def scores(*each: Sequence[float]) -> Scores:
-    made = [mean(list(map(float, one))) for one in each]
-    samples = tuple(PerSample(tuple(map(float, one)), (1,) * len(one)) for one in each)
-    return Scores([one.value for one in made], [one.stderr for one in made], samples)
+    made = [mean(list(map(float, item))) for item in each]
+    samples = tuple(PerSample(tuple(map(float, item)), (1,) * len(item)) for item in each)
+    return Scores([item.value for item in made], [item.stderr for item in made], samples)
 
 
 def test_a_gain_has_the_error_of_the_differences() -> None:
     mine = TEXT - 0.05 + DRAWN.normal(0, 0.1, 100)
     measure = Comparison((NLL,), (0,), (1.0,), ("a.txt",), "nats")
-    found = measure.gain(scores(mine), scores(TEXT))
-    assert found.value == pytest.approx((TEXT - mine).mean(), abs=1e-9)
-    assert found.stderr == pytest.approx((TEXT - mine).std(ddof=1) / 10, rel=1e-9)
-    assert found.sure
+    result = measure.gain(scores(mine), scores(TEXT))
+    assert result.value == pytest.approx((TEXT - mine).mean(), abs=1e-9)
+    assert result.stderr == pytest.approx((TEXT - mine).std(ddof=1) / 10, rel=1e-9)
+    assert result.sure
     unpaired = math.sqrt(TEXT.var(ddof=1) / 50)
-    assert found.stderr < unpaired / 5
+    assert result.stderr < unpaired / 5
 
 
 def test_objectives_on_one_text_have_their_errors_together() -> None:
@@ -54,33 +54,33 @@ def test_objectives_on_one_text_have_their_errors_together() -> None:
     assert both.value == pytest.approx(alone.value)
 
 
-def test_what_is_maximised_gains_where_it_is_more() -> None:
+def test_a_maximised_objective_gains_with_larger_values() -> None:
     measure = Comparison((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
-    found = measure.gain(scores([2.0] * 9, [0.6] * 9), scores([2.5] * 9, [0.5] * 9))
-    assert found.value == pytest.approx((0.5 / 2.0 + 0.1 / 0.5) / 2)
+    result = measure.gain(scores([2.0] * 9, [0.6] * 9), scores([2.5] * 9, [0.5] * 9))
+    assert result.value == pytest.approx((0.5 / 2.0 + 0.1 / 0.5) / 2)
 
 
 def test_without_samples_the_scores_own_errors_count() -> None:
     measure = Comparison((NLL,), (0,), (1.0,), ("a",))
-    found = measure.gain(Scores([2.0], [0.3], ()), Scores([2.5], [0.4], (None,)))
-    assert found == (0.5, pytest.approx(0.5))
+    result = measure.gain(Scores([2.0], [0.3], ()), Scores([2.5], [0.4], (None,)))
+    assert result == (0.5, pytest.approx(0.5))
 
 
 def trial(number: int, phase: str, each: Sequence[float], **changes: Any) -> Trial:
     request = TrialRequest(
         phase, 0, number, StrategyPlan(strategy=f"plan {number}"), NOTHING, 4, "bare", 0
     )
-    found = scores(each)
-    said = {"values": tuple(found.values), "stderrs": tuple(found.stderrs),
-            "per_sample": found.per_sample}  # fmt: skip
-    return Trial(number, request, str(number), 1.0, **(said | changes))
+    result = scores(each)
+    fields = {"values": tuple(result.values), "stderrs": tuple(result.stderrs),
+            "per_sample": result.per_sample}  # fmt: skip
+    return Trial(number, request, str(number), 1.0, **(fields | changes))
 
 
 def ledger(*trials: Trial, aims: tuple[Aim, ...] = (NLL,)) -> Ledger:
     made = Ledger(aims, full=4)
     made.references[4] = (2.0,) * len(aims)
-    for one in trials:
-        made.add(one)
+    for trial in trials:
+        made.add(trial)
     return made
 
 
@@ -110,35 +110,35 @@ def judged(
     )
 
 
-def test_what_is_better_than_every_start_is_best() -> None:
+def test_a_plan_better_than_every_start_is_best() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, STARTS, TEXT + 1), trial(2, SEARCH, TEXT - 0.1))
-    found = judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY})
-    assert found.gain.sure
-    assert (found.best.number, found.found.number, found.starts) == (2, 2, 2)
-    assert found.rival.number == 0
-    assert found.gain.value == pytest.approx(0.1)
-    assert found.no_larger is False
+    result = judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY})
+    assert result.gain.sure
+    assert (result.best.number, result.found.number, result.starts) == (2, 2, 2)
+    assert result.rival.number == 0
+    assert result.gain.value == pytest.approx(0.1)
+    assert result.no_larger is False
 
 
-def test_of_two_better_rivals_the_surely_better_one_counts() -> None:
+def test_the_surely_better_of_two_rivals_decides() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     by_luck = trial(0, STARTS, TEXT - 0.05 + 0.4 * noise, values=(3.0,))
     surely = trial(1, STARTS, TEXT - 0.04 + 0.1 * noise, values=(3.0,))
     of = ledger(by_luck, surely, trial(2, SEARCH, TEXT, values=(2.0,)))
-    found = judged(of, dict.fromkeys(range(3), SIMPLE))
-    assert found.gain.reversed.sure
-    assert found.gain.value == pytest.approx(-0.04)
+    result = judged(of, dict.fromkeys(range(3), SIMPLE))
+    assert result.gain.reversed.sure
+    assert result.gain.value == pytest.approx(-0.04)
 
 
-def test_a_tie_is_the_simpler_plans() -> None:
+def test_the_simpler_plan_wins_a_tie() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05  # a little better, by luck
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
-    found = judged(of, {0: SIMPLE, 1: WORDY})
-    assert not found.gain.sure
-    assert (found.found.number, found.best.number) == (1, 0)
-    assert not found.gain.reversed.sure
+    result = judged(of, {0: SIMPLE, 1: WORDY})
+    assert not result.gain.sure
+    assert (result.found.number, result.best.number) == (1, 0)
+    assert not result.gain.reversed.sure
     assert judged(of, {0: WORDY, 1: SIMPLE}).best.number == 1
 
 
@@ -147,12 +147,12 @@ def test_a_simpler_plan_is_handed_over_within_one_standard_error(errors: float, 
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + errors * noise.std(ddof=1) / 10
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
-    found = judged(of, {0: SIMPLE, 1: WORDY})
-    assert not found.gain.sure
-    assert found.best.number == best
+    result = judged(of, {0: SIMPLE, 1: WORDY})
+    assert not result.gain.sure
+    assert result.best.number == best
 
 
-def test_a_start_that_leads_on_the_deciding_samples_is_handed_over() -> None:
+def test_a_start_that_leads_on_the_deciding_samples_is_best() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() - 0.15  # worse by 1.5 standard errors
     of = ledger(trial(0, STARTS, TEXT + 0.5), trial(1, SEARCH, TEXT + noise))
@@ -161,7 +161,7 @@ def test_a_start_that_leads_on_the_deciding_samples_is_handed_over() -> None:
     assert judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY}).best.number == 2
 
 
-def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
+def test_a_recipe_that_lost_uncut_does_not_win_a_tie() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
@@ -177,20 +177,20 @@ def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
     assert judged(of, plans, recipes={0: scores(TEXT)}).best.number == 0, "recipes weren't compared"
 
 
-def test_of_equals_the_smaller_one_is_simpler_whatever_it_says() -> None:
+def test_the_smaller_of_two_equal_plans_is_simpler() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
     assert judged(of, {0: SIMPLE, 1: WORDY}, {0: 10.0, 1: 9.0}).best.number == 1
 
 
-def test_of_plans_as_simple_as_each_other_the_better_score_counts() -> None:
+def test_the_better_score_decides_between_equally_simple_plans() -> None:
     noise = np.random.default_rng(5).normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
-    found = judged(of, {0: SIMPLE, 1: SIMPLE})
-    assert not found.gain.sure
-    assert found.best.number == 1
+    result = judged(of, {0: SIMPLE, 1: SIMPLE})
+    assert not result.gain.sure
+    assert result.best.number == 1
 
 
 def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
@@ -201,26 +201,26 @@ def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
         trial(1, STARTS, TEXT - 0.01 + DRAWN.normal(0, 0.001, 100)),
         trial(2, SEARCH, TEXT + noise - 0.05),
     )
-    found = judged(of, {0: SIMPLE, 1: WORDY, 2: WORDY + "L1.mlp from math\n"})
-    assert not found.gain.sure
-    assert found.best.number == 1
+    result = judged(of, {0: SIMPLE, 1: WORDY, 2: WORDY + "L1.mlp from math\n"})
+    assert not result.gain.sure
+    assert result.best.number == 1
 
 
-def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
+def test_a_start_may_be_the_best_plan() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + 1))
-    found = judged(of, {0: SIMPLE, 1: SIMPLE})
-    assert found.rival is found.found
-    assert found.best.number == 0
-    assert not found.gain.sure
+    result = judged(of, {0: SIMPLE, 1: SIMPLE})
+    assert result.rival is result.found
+    assert result.best.number == 0
+    assert not result.gain.sure
 
 
-def test_without_a_score_there_is_no_verdict() -> None:
+def test_a_missing_score_gives_no_verdict() -> None:
     assert judged(ledger(), {}) is None
     alone = judged(ledger(trial(0, SEARCH, TEXT)), {0: SIMPLE})
     assert alone.rival is None
 
 
-def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
+def test_sizes_are_no_measure_of_quality() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = ledger(aims=(NLL, size))
     measure = of.comparison((2.0, 100.0), samples=("a", "b"))
@@ -251,7 +251,7 @@ def test_objectives_without_a_share_are_compared_by_the_spread_of_the_starts() -
     assert measure.gain(mine, theirs).value == pytest.approx((0.5 + 0.5) / 2)
 
 
-def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> None:
+def test_shares_of_the_base_are_in_percent_in_messages() -> None:
     of = Ledger((ACCURACY, ACCURACY), 4)
     of.references[4] = (0.5, 0.8)
     of.add(one := trial(0, SEARCH, TEXT, values=(0.4, 0.8), stderrs=(0.05, 0.0), per_sample=()))
@@ -259,20 +259,20 @@ def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> No
     assert of.loss(one) == pytest.approx((10.0, 5.0))
 
 
-def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
+def test_the_other_objectives_measure_quality_if_a_size_is_preferred() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = Ledger((NLL, NLL, size), 4, prefer=2)
     of.references[4] = (2.0, 2.0, 100.0)
     exact = {"stderrs": (0.0,) * 3, "per_sample": ()}
     small = trial(0, STARTS, TEXT, values=(4.0, 3.0, 50.0), **exact)
     large = trial(1, STARTS, TEXT, values=(3.0, 2.0, 90.0), **exact)
-    for one in (small, large):
-        of.add(one)
-    assert [of.mean_loss(one) for one in (small, large)] == [0.75, 0.25]
+    for item in (small, large):
+        of.add(item)
+    assert [of.mean_loss(item) for item in (small, large)] == [0.75, 0.25]
     assert of.comparison(None, samples=("a", "b", "c")).numbers == (0, 1)
 
 
-def test_of_one_preferred_size_the_best_plan_is_found() -> None:
+def test_the_best_plan_of_the_preferred_size_is_found() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = Ledger((NLL, size), 4, prefer=1)
     of.references[4] = (2.0, 100.0)
@@ -281,4 +281,4 @@ def test_of_one_preferred_size_the_best_plan_is_found() -> None:
     best = of.best()
     assert best is not None
     assert best.number == 1
-    assert [one.number for one in of.ranked(of.trials, 4)] == [1, 2, 0, 3]
+    assert [item.number for item in of.ranked(of.trials, 4)] == [1, 2, 0, 3]

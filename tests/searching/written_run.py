@@ -9,8 +9,8 @@ import pytest
 
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.records import Aim, ResultNote, RunSizes
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.scores import Scores
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.space.space import Space
@@ -36,10 +36,10 @@ def run_of(
     """Write a RUN as a killed search leaves it; return its trials."""
     chosen = landscape.setting(aims=aims, budget=Budget(trials, 16, 64))
     evaluator = landscape.Counting(aims, fails=fails)
-    found = landscape.search(folder, chosen, evaluator)
-    found.run()
+    result = landscape.search(folder, chosen, evaluator)
+    result.run()
     (folder / "run.json").write_text(json.dumps(record_of(aims, trials, chosen.space)))
-    return found.ledger
+    return result.ledger
 
 
 SIZE = OutputSize(6_000_000, 12_000_000, 64, 6)

@@ -49,7 +49,7 @@ def _is_of_axes(hint: Any) -> bool:
     if isinstance(hint, list | tuple):  # the arguments of a Callable
         return any(map(_is_of_axes, hint))
     where = getattr(hint, "__module__", None) or "", type(hint).__module__
-    return any(one.startswith("jaxtyping") for one in where) or any(
+    return any(item.startswith("jaxtyping") for item in where) or any(
         map(_is_of_axes, get_args(hint))
     )
 

@@ -201,7 +201,7 @@ class Moments:
 def _run(wanted: dict[str, Any], answer: int) -> None:
     """In the fork: compile, and say how it went."""
     moments = Moments(wanted)
-    code, said = 0, ""
+    code, message = 0, ""
     if wanted.get("stderr"):
         os.dup2(os.open(wanted["stderr"], os.O_WRONLY | os.O_CREAT, 0o600), 2)
     os.environ["XDG_CACHE_HOME"] = wanted["cache"]
@@ -235,9 +235,9 @@ def _run(wanted: dict[str, Any], answer: int) -> None:
                 **options,
             )
         except (TailorError, OSError, TypeError) as error:
-            code, said = getattr(error, "exit_code", 99), str(error) or repr(error)
+            code, message = getattr(error, "exit_code", 99), str(error) or repr(error)
     moments.busy = True
-    os.write(answer, json.dumps({"code": code, "said": said, "moments": moments.seen}).encode())
+    os.write(answer, json.dumps({"code": code, "said": message, "moments": moments.seen}).encode())
     os._exit(code)
 
 
@@ -247,8 +247,8 @@ def _start(wanted: dict[str, Any]) -> tuple[int, int]:
         try:
             _run(wanted, writing)
         except BaseException as error:  # noqa: BLE001 (a fork must never go back into the loop)
-            said = {"code": 98, "said": repr(error), "moments": []}
-            os.write(writing, json.dumps(said).encode())
+            outcome = {"code": 98, "said": repr(error), "moments": []}
+            os.write(writing, json.dumps(outcome).encode())
         os._exit(98)
     os.close(writing)
     if "after" in wanted:
@@ -262,8 +262,8 @@ def _end(pid: int, reading: int) -> dict[str, Any]:
         text = pipe.read()
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    said = json.loads(text) if text else {"said": "", "moments": []}
-    return {**said, "code": code}
+    outcome = json.loads(text) if text else {"said": "", "moments": []}
+    return {**outcome, "code": code}
 
 
 def _compile_once() -> None:
@@ -294,7 +294,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     for line in sys.stdin:
         started = [_start(wanted) for wanted in json.loads(line)]
-        print(json.dumps([_end(*one) for one in started]), flush=True)
+        print(json.dumps([_end(*item) for item in started]), flush=True)
 
 
 if __name__ == "__main__":

@@ -74,15 +74,15 @@ def healed_layers(
     fitted = Fitted(prepared.checked, changes={"bridge": bridged or {}})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(heal_module, "healing_dtype", lambda *_: dtype)
-        found = heal_module.Healer(stitcher, anew=True).run(fitted, on_event)
-    return HealedLayers(found.changes["heal"], found.results["heal"])
+        result = heal_module.Healer(stitcher, anew=True).run(fitted, on_event)
+    return HealedLayers(result.changes["heal"], result.results["heal"])
 
 
 def wanted(prepared: Prepared) -> Healing:
     """How the plan is healed."""
-    found = prepared.resolved.healing
-    assert found is not None
-    return found
+    result = prepared.resolved.healing
+    assert result is not None
+    return result
 
 
 def heal(
@@ -126,5 +126,5 @@ def text_of(plan: Plan, *, only_answers: bool = False) -> HealingTexts:
 @torch.no_grad()
 def divergence(teacher: PreTrainedModel, model: PreTrainedModel, tokens: Tensor) -> float:
     """KL(teacher || model) of whole distributions, in nats a token."""
-    p, q = (one(tokens[:, :-1]).logits.double().log_softmax(-1) for one in (teacher, model))
+    p, q = (item(tokens[:, :-1]).logits.double().log_softmax(-1) for item in (teacher, model))
     return float((p.exp() * (p - q)).sum(-1).mean())

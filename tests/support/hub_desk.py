@@ -60,12 +60,12 @@ class Done:
 
     def fault(self, code: str) -> str:
         """Return the output, which is one fault alone."""
-        said = self.out + self.err
-        assert self.code == 1, said
-        assert said.count("error[") == 1, said
-        assert f"error[{code}]: " in said, said
-        assert "Traceback" not in said, said
-        return said
+        output = self.out + self.err
+        assert self.code == 1, output
+        assert output.count("error[") == 1, output
+        assert f"error[{code}]: " in output, output
+        assert "Traceback" not in output, output
+        return output
 
 
 @dataclass
@@ -109,8 +109,8 @@ class Desk:
 
     def cached(self) -> set[str]:
         """The weights in the cache."""
-        found = (self.folder / "home").rglob("snapshots/*/*.safetensors")
-        return {path.name for path in found if path.exists()}
+        result = (self.folder / "home").rglob("snapshots/*/*.safetensors")
+        return {path.name for path in result if path.exists()}
 
 
 @pytest.fixture(scope="module")

@@ -160,16 +160,16 @@ class _Handler(BaseHTTPRequestHandler):
                     for o in json.loads(body)["objects"]
                 ],
             }
-        if found := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
-            files = self.hub.uploads[found[1]]
+        if result := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
+            files = self.hub.uploads[result[1]]
             for line in map(json.loads, body.splitlines()):
                 value = line["value"]
                 if line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = self.hub.blobs[value["oid"]]
-            commit = commit_of(found[1])
-            url = f"{self.hub.endpoint}/{found[1]}/commit/{commit}"
+            commit = commit_of(result[1])
+            url = f"{self.hub.endpoint}/{result[1]}/commit/{commit}"
             return {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""}
         raise _RefusedError(404, "EntryNotFound")
 
@@ -182,24 +182,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _dispatch(self, path: str) -> None:
         if self.hub.broken:
             raise _RefusedError(500, "Internal")
-        if found := API.fullmatch(path):
-            self._answer(self._described(**found.groupdict()))
-        elif found := FILE.fullmatch(path):
-            self._file(**found.groupdict())
+        if result := API.fullmatch(path):
+            self._answer(self._described(**result.groupdict()))
+        elif result := FILE.fullmatch(path):
+            self._file(**result.groupdict())
         else:
             raise _RefusedError(404, "EntryNotFound")
 
     def _commit(self, repo: str, revision: str | None) -> tuple[Repository, str]:
-        found = self.hub.repositories.get(repo)
-        if found is None:
+        result = self.hub.repositories.get(repo)
+        if result is None:
             raise _RefusedError(401, "RepoNotFound")
-        if found.token and self.headers["Authorization"] != f"Bearer {found.token}":
+        if result.token and self.headers["Authorization"] != f"Bearer {result.token}":
             raise _RefusedError(401, "RepoNotFound")
         name = unquote(revision or "main")
-        commit = found.refs.get(name, name)
-        if commit not in found.commits:
+        commit = result.refs.get(name, name)
+        if commit not in result.commits:
             raise _RefusedError(404, "RevisionNotFound")
-        return found, commit
+        return result, commit
 
     def _described(self, repo: str, what: str | None, revision: str | None) -> bytes:
         repository, commit = self._commit(repo, revision)

@@ -11,9 +11,9 @@ def layer_tensors(
 ) -> dict[str, str]:
     """The tensors of a layer or a part of it: the name within the layer, and the whole name."""
     places = {name: split_name(layout, name) for name in names}
-    found = {name: place for name, place in places.items() if isinstance(place, tuple)}
+    results = {name: place for name, place in places.items() if isinstance(place, tuple)}
     return {
         place[2]: name
-        for name, place in found.items()
+        for name, place in results.items()
         if place[0] == layer and part in {None, place[1]}
     }

@@ -85,8 +85,8 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     def logprobs(prompt: list[int]) -> list[float]:
         given = {"prompt": prompt, "n_predict": 1, "n_probs": asked["vocabulary"]}
         top = post("/completion", greedy | given)["completion_probabilities"][0]["top_logprobs"]
-        found = {one["id"]: one["logprob"] for one in top}
-        return [found.get(i, -math.inf) for i in range(asked["vocabulary"])]
+        results = {item["id"]: item["logprob"] for item in top}
+        return [results.get(i, -math.inf) for i in range(asked["vocabulary"])]
 
     special = {"add_special": True, "parse_special": True}
     texts, prompts = asked["texts"], asked["prompts"]

@@ -37,9 +37,9 @@ def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
     def put(name: str, values: Tensor, like: Tensor) -> None:
         out[name] = values.to(wanted or like.dtype)
 
-    for number, (position, said, divisor) in enumerate(layers(plan, base)):
+    for number, (position, entries, divisor) in enumerate(layers(plan, base)):
         for rest in inside(base, 0):
-            recipe = finest(said, rest)
+            recipe = finest(entries, rest)
             first = sources_of(recipe)[0]
             own = f"model.layers.{first.layer if position is None else position}.{rest}"
             by = divisor if rest.startswith(OUTPUTS) else 1.0
@@ -53,19 +53,19 @@ def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
 
 def with_whole_ends(plan: Plan, models: Mapping[str, Tensors]) -> Plan:
     """The plan with `whole` as its embedding, norm and head, where it names none; no names left."""
-    said = {where: plan.rest(where) for where in ("embed", "norm", "head")}
+    stated = {where: plan.rest(where) for where in ("embed", "norm", "head")}
     if plan.whole is not None:
         recipe = plan.whole.recipe
         tied = [HEAD not in models[str(s.model)] for s in sources_of(recipe)]
-        unsaid = [where for where in said if said[where] is None]
+        unsaid = [where for where in stated if stated[where] is None]
         if HEAD not in models["base"] and len(unsaid) < 2 + ("norm" in unsaid):
             unsaid = [where for where in unsaid if where == "norm"]
         elif HEAD not in models["base"] and all(tied):
             unsaid.remove("head")
-        said |= {where: plain(plan, recipe, 0 if where == "embed" else 1, (0, 1))
+        stated |= {where: plain(plan, recipe, 0 if where == "embed" else 1, (0, 1))
                  for where in unsaid}  # fmt: skip
-    found = {w: None if r is None else plain(plan, r, 0, (0, 1)) for w, r in said.items()}
-    return plan.model_copy(update=found)
+    results = {w: None if r is None else plain(plan, r, 0, (0, 1)) for w, r in stated.items()}
+    return plan.model_copy(update=results)
 
 
 def plain(plan: Plan, recipe: Recipe, at: int | None, over: tuple[int, int]) -> Recipe:
@@ -89,7 +89,7 @@ def valued(plan: Plan, value: Any, at: int | None, over: tuple[int, int]) -> Any
         knots = [valued(plan, knot, at, over) for knot in value.curve]
         return curve(knots, first, 0, last) if at is None else curve(knots, at, first, last)
     if isinstance(value, tuple):
-        return tuple(valued(plan, one, at, over) for one in value)
+        return tuple(valued(plan, item, at, over) for item in value)
     return value
 
 
@@ -106,18 +106,18 @@ def curve(knots: Sequence[float], at: int, first: int, last: int) -> float:
 
 def highest_first(plan: Plan, position: int) -> Iterator[dict[str | None, Recipe]]:
     """Yield the recipes of a position's parts: its own, of `others`, of `whole`, the base's."""
-    yield {one.part: one.recipe for one in plan.layers if one.position == position}
-    yield {one.part: at(one.recipe, position) for one in plan.others}
+    yield {layer.part: layer.recipe for layer in plan.layers if layer.position == position}
+    yield {item.part: at(item.recipe, position) for item in plan.others}
     yield {None: at(plan.whole.recipe, position)} if plan.whole is not None else {}
     yield {None: Take(take=LayerOf(model="base", layer=position))}
 
 
 def at(recipe: Recipe, position: int) -> Recipe:
     """The recipe with each source's layer of that number."""
-    found = tuple(LayerOf(model=one.model, layer=position) for one in sources_of(recipe))
+    results = tuple(LayerOf(model=item.model, layer=position) for item in sources_of(recipe))
     if isinstance(recipe, Take):
-        return Take(take=found[0])
-    return recipe.model_copy(update={"merge": found})
+        return Take(take=results[0])
+    return recipe.model_copy(update={"merge": results})
 
 
 def add_made(plan: Plan, name: str, models: dict[str, Tensors]) -> None:
@@ -179,12 +179,12 @@ def finest(levels: Sequence[Mapping[str | None, Recipe]], rest: str) -> Recipe:
     norm = rest.split(".", maxsplit=1)[0].endswith("layernorm")
     branch = "mlp" if rest.startswith(MLP) else "attn"
     finer = "norms" if norm else f"{branch}.{rest.split('.')[1].removesuffix('_proj')}"
-    for said in levels:
-        patterns = [part for part in said if part and part[0] == '"']
+    for entry in levels:
+        patterns = [part for part in entry if part and part[0] == '"']
         held = [part for part in patterns if fnmatchcase(rest, part.strip('"'))]
         for part in (*held, finer, branch, None):
-            if part in said:
-                return said[part]
+            if part in entry:
+                return entry[part]
     raise AssertionError("the last level says all")
 
 
@@ -197,18 +197,18 @@ def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, Levels, float]]:
         items = [plain(plan, item.recipe, None, (0, 1)) for item in plan.stack.items]
         return [(None, [{None: recipe}], 1.0) for recipe in items]
     count = 1 + max(int(name.split(".")[2]) for name in base if name.startswith("model.layers."))
-    found: list[tuple[int | None, Levels, float]] = []
+    results: list[tuple[int | None, Levels, float]] = []
     divisor = 1.0
     for position in walked(plan, count):
         levels = [
-            {part: plain(plan, recipe, position, (0, count - 1)) for part, recipe in said.items()}
-            for said in highest_first(plan, position)
+            {part: plain(plan, recipe, position, (0, count - 1)) for part, recipe in entry.items()}
+            for entry in highest_first(plan, position)
         ]
         if position not in [drop.position for drop in plan.drops]:
-            found.append((position, levels, divisor))
+            results.append((position, levels, divisor))
             factors = [s.factor for s in plan.scales if s.position == position]
             divisor *= math.prod(number(valued(plan, f, position, (0, 1))) for f in factors)
-    return found
+    return results
 
 
 def walked(plan: Plan, count: int) -> Iterator[int]:

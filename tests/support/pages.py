@@ -43,10 +43,10 @@ def needs_missing_plugin(text: str) -> bool:
 def pages() -> list[str]:
     """All pages that people read, by their path in the tree."""
     folders = ("docs", "examples", "benchmarks", "news", "plans", ".github", "editors", "gptailor")
-    found = [*ROOT.glob("*.md"), *(p for f in folders for p in (ROOT / f).rglob("*.md"))]
+    results = [*ROOT.glob("*.md"), *(p for f in folders for p in (ROOT / f).rglob("*.md"))]
     return sorted(
         str(path.relative_to(ROOT))
-        for path in found
+        for path in results
         if path.parent.name != "news" or path.name == "README.md"
         if "node_modules" not in path.parts
     )
@@ -61,26 +61,26 @@ def tokens(page: str) -> list[Token]:
 
 def blocks(page: str) -> list[Block]:
     """A page's fenced blocks, those in lists too."""
-    found = []
+    results = []
     for token in tokens(page):
         if token.type == "fence" and token.map is not None:
             language, _, marks = token.info.strip().partition(" ")
-            found.append(Block(page, token.map[0] + 1, language, marks.strip(), token.content))
-    return found
+            results.append(Block(page, token.map[0] + 1, language, marks.strip(), token.content))
+    return results
 
 
 def anchors(page: str) -> set[str]:
     """The anchors that GitHub gives a page's headings, and those that it sets itself."""
-    found: set[str] = set()
+    results: set[str] = set()
     for opening, inline in zip(tokens(page), tokens(page)[1:], strict=False):
         if opening.type == "heading_open":
-            found.add(_fresh(_slug(inline), found))
-    return found | set(re.findall(r'<a (?:id|name)="([^"]+)"', (ROOT / page).read_text("utf-8")))
+            results.add(_fresh(_slug(inline), results))
+    return results | set(re.findall(r'<a (?:id|name)="([^"]+)"', (ROOT / page).read_text("utf-8")))
 
 
 def _slug(heading: Token) -> str:
-    said = "".join(part.content for part in heading.children or ())
-    return re.sub(r"[^\w\- ]", "", said.strip().lower()).replace(" ", "-")
+    text = "".join(part.content for part in heading.children or ())
+    return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
 
 
 def _fresh(slug: str, taken: set[str]) -> str:

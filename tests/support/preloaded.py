@@ -71,10 +71,10 @@ class Child:
         """Standard output and standard error, once it has ended."""
         while self.poll() is None:
             time.sleep(0.002)
-        said = self._text(0), self._text(1)
+        texts = self._text(0), self._text(1)
         for file in self._said:
             file.close()
-        return said
+        return texts
 
     def _text(self, which: int) -> str:
         fd = self._said[which].fileno()  # its position is the child's too

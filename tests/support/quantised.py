@@ -45,8 +45,8 @@ def _rounded(values: Numbers) -> Tensor:
 def _grid(each: Numbers, height: int, width: int, shape: tuple[int, ...]) -> Numbers:
     """A number for each block, for each of its entries."""
     rows = [each[i // height] for i in range(shape[0])]
-    found = [[row[j // width] for j in range(shape[1])] for row in rows]
-    return np.array(found, dtype=np.float64)
+    results = [[row[j // width] for j in range(shape[1])] for row in rows]
+    return np.array(results, dtype=np.float64)
 
 
 def fp8(
@@ -59,8 +59,8 @@ def fp8(
     grid = (-(-shape[0] // height), -(-shape[1] // width))
     scales = torch.from_numpy(drawn.uniform(1e-4, 1e-3, grid)).float()
     spread = _grid(scales.double().numpy(), height, width, shape)
-    found = _rounded(values.double().numpy() * spread)
-    return QuantisedMatrix({"weight": values, f"weight_scale{suffix}": scales}, found)
+    result = _rounded(values.double().numpy() * spread)
+    return QuantisedMatrix({"weight": values, f"weight_scale{suffix}": scales}, result)
 
 
 def int8(
@@ -73,11 +73,11 @@ def int8(
     scales = torch.from_numpy(drawn.uniform(1e-4, 1e-3, grid)).bfloat16()
     zeros = np.zeros(grid, np.int64) if symmetric else drawn.integers(-100, 100, grid)
     spread = _grid(scales.double().numpy(), *block, shape)
-    found = _rounded((values - _grid(zeros, *block, shape)) * spread)
+    result = _rounded((values - _grid(zeros, *block, shape)) * spread)
     tensors = {"weight": torch.from_numpy(values).to(torch.int8), "weight_scale": scales}
     if not symmetric:
         tensors["weight_zero_point"] = torch.from_numpy(zeros).to(torch.int8)
-    return QuantisedMatrix(tensors, found)
+    return QuantisedMatrix(tensors, result)
 
 
 def _words(rows: Numbers, bits: int) -> Tensor:
@@ -101,7 +101,7 @@ def packed_int(
     scales = torch.from_numpy(drawn.uniform(1e-2, 1e-1, grid)).bfloat16()
     zeros = np.zeros(grid, np.int64) if symmetric else drawn.integers(-half, half, grid)
     spread = _grid(scales.double().numpy(), 1, group, shape)
-    found = _rounded((values - _grid(zeros, 1, group, shape)) * spread)
+    result = _rounded((values - _grid(zeros, 1, group, shape)) * spread)
     tensors = {
         "weight_packed": _words(values + half, bits),
         "weight_scale": scales,
@@ -109,7 +109,7 @@ def packed_int(
     }
     if not symmetric:
         tensors["weight_zero_point"] = _words((zeros + half).T, bits).T.contiguous()
-    return QuantisedMatrix(tensors, found)
+    return QuantisedMatrix(tensors, result)
 
 
 def gptq(
@@ -126,14 +126,14 @@ def gptq(
     if ordered:
         groups = drawn.permutation(groups)
     spread = scales.double().numpy()[:, groups]
-    found = _rounded((values - zeros[:, groups]) * spread)
+    result = _rounded((values - zeros[:, groups]) * spread)
     tensors = {
         "qweight": _words(values, bits).T.contiguous(),
         "qzeros": _words((zeros - int(first)).T, bits),
         "scales": scales.T.contiguous(),
         "g_idx": torch.from_numpy(groups).int(),
     }
-    return QuantisedMatrix(tensors, found)
+    return QuantisedMatrix(tensors, result)
 
 
 def awq(seed: int, shape: tuple[int, int], group: int) -> QuantisedMatrix:
@@ -144,14 +144,14 @@ def awq(seed: int, shape: tuple[int, int], group: int) -> QuantisedMatrix:
     zeros = drawn.integers(0, 16, (rows, columns // group))
     scales = torch.from_numpy(drawn.uniform(1e-2, 1e-1, zeros.shape)).half()
     spread = _grid(scales.double().numpy(), 1, group, shape)
-    found = _rounded((values - _grid(zeros, 1, group, shape)) * spread)
+    result = _rounded((values - _grid(zeros, 1, group, shape)) * spread)
     order = np.concatenate([np.arange(rows).reshape(-1, 8)[:, [0, 2, 4, 6, 1, 3, 5, 7]]]).ravel()
     tensors = {
         "qweight": _words(values.T[:, order], 4),
         "qzeros": _words(zeros.T[:, order], 4),
         "scales": scales.T.contiguous(),
     }
-    return QuantisedMatrix(tensors, found)
+    return QuantisedMatrix(tensors, result)
 
 
 def bnb_4bit(
@@ -191,8 +191,8 @@ def bnb_4bit(
     text = json.dumps(state).encode()
     tensors[f"weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(list(text)).to(torch.uint8)
     each = maxima.astype(np.float64)[np.arange(entries) // block]
-    found = table.double().numpy()[values] * each
-    return QuantisedMatrix(tensors, _rounded(found.reshape(shape)))
+    result = table.double().numpy()[values] * each
+    return QuantisedMatrix(tensors, _rounded(result.reshape(shape)))
 
 
 def bnb_int8(seed: int, shape: tuple[int, int]) -> QuantisedMatrix:
@@ -201,9 +201,9 @@ def bnb_int8(seed: int, shape: tuple[int, int]) -> QuantisedMatrix:
     values = torch.from_numpy(drawn.integers(-127, 128, shape)).to(torch.int8)
     maxima = torch.from_numpy(drawn.uniform(0.01, 0.1, shape[0])).float()
     once = values.numpy().astype(np.float32) * maxima.numpy()[:, None]
-    found = once * np.float32(7.874015718698502e-3)
+    result = once * np.float32(7.874015718698502e-3)
     tensors = {"weight": values, "SCB": maxima, "weight_format": torch.tensor(0).to(torch.uint8)}
-    return QuantisedMatrix(tensors, torch.from_numpy(found))
+    return QuantisedMatrix(tensors, torch.from_numpy(result))
 
 
 def mxfp4(seed: int, experts: int, inputs: int, outputs: int) -> QuantisedMatrix:
@@ -212,12 +212,12 @@ def mxfp4(seed: int, experts: int, inputs: int, outputs: int) -> QuantisedMatrix
     codes = drawn.integers(0, 16, (experts, outputs, inputs // 32, 32))
     exponents = drawn.integers(100, 130, codes.shape[:-1])
     signed = np.array([*FP4, *(-number for number in FP4)])
-    found = signed[codes] * np.exp2(exponents - 127.0)[..., None]
+    result = signed[codes] * np.exp2(exponents - 127.0)[..., None]
     tensors = {
         "_blocks": torch.from_numpy(codes[..., ::2] | (codes[..., 1::2] << 4)).to(torch.uint8),
         "_scales": torch.from_numpy(exponents).to(torch.uint8),
     }
-    flat = found.reshape(experts, outputs, inputs)
+    flat = result.reshape(experts, outputs, inputs)
     return QuantisedMatrix(tensors, _rounded(np.swapaxes(flat, 1, 2).copy()))
 
 

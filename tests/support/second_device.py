@@ -361,8 +361,8 @@ def missing_on_cuda() -> frozenset[str]:
     keys, delegates = dict[str, set[str]](), dict[str, str]()
     for block in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
         name = block.partition("(")[0]
-        found = re.findall(r"^    ([A-Z][A-Za-z0-9, ]*): ", block, flags=re.MULTILINE)
-        keys[name] = {key.strip() for each in found for key in each.split(",")}
+        results = re.findall(r"^    ([A-Z][A-Za-z0-9, ]*): ", block, flags=re.MULTILINE)
+        keys[name] = {key.strip() for each in results for key in each.split(",")}
         if delegate := re.search(r"^  structured_delegate: (\S+)", block, flags=re.MULTILINE):
             delegates[name] = delegate[1]
     for name, whole in delegates.items():

@@ -130,7 +130,7 @@ def picks(names: list[str]) -> st.SearchStrategy[Any]:
         return st.sampled_from(names)
     several = st.lists(st.sampled_from(names), min_size=2, max_size=3, unique=True)
     return st.one_of(
-        st.sampled_from(names), several.map(lambda found: p.OneOfModels(one_of=tuple(found)))
+        st.sampled_from(names), several.map(lambda result: p.OneOfModels(one_of=tuple(result)))
     )
 
 
@@ -139,21 +139,23 @@ def merges(draw: Draw, names: list[str], layers: st.SearchStrategy[int], stack: 
     """Layers merged; in a stack a method that needs the base has one layer number."""
     count = draw(st.integers(1, 3))
     numbers = [draw(layers) for _ in range(count)]
-    found = tuple(p.LayerOf(model=draw(picks(names)), layer=n) for n in numbers)
+    results = tuple(p.LayerOf(model=draw(picks(names)), layer=n) for n in numbers)
     how = draw(st.sampled_from(["share", "by", "neither"]))
     if how == "share" and count == 2:
-        return p.Merge(merge=found, share=draw(values(REALS)))
+        return p.Merge(merge=results, share=draw(values(REALS)))
     if how == "by":
         by = draw(methods(count, no_base=stack and len(set(numbers)) > 1))
-        return p.Merge(merge=found, by=by)
-    return p.Merge(merge=found)
+        return p.Merge(merge=results, by=by)
+    return p.Merge(merge=results)
 
 
 @st.composite
 def subsets(draw: Draw, names: list[str], layer: int | None) -> p.Subset:
     """A choice of any of the models."""
-    found = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
-    return p.Subset(any_of=tuple(found), layer=layer, by=draw(methods(len(found), any_number=True)))
+    result = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+    return p.Subset(
+        any_of=tuple(result), layer=layer, by=draw(methods(len(result), any_number=True))
+    )
 
 
 @st.composite
@@ -176,8 +178,8 @@ def rest_recipes(draw: Draw, names: list[str], where: str) -> p.Recipe:
         return p.Take(take=p.LayerOf(model=draw(picks(names))))
     if kind == "subset":
         return draw(subsets(names, None))
-    found = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
-    sources = tuple(p.LayerOf(model=name) for name in found)
+    result = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
+    sources = tuple(p.LayerOf(model=name) for name in result)
     if len(sources) == 1:
         sources = (p.LayerOf(model=draw(picks(names))),)
     return p.Merge(merge=sources, by=draw(methods(len(sources))))
@@ -242,17 +244,19 @@ def moved(recipe: p.Recipe, step: int) -> p.Recipe:
     """The recipe some layers on."""
     if isinstance(recipe, p.Subset):
         return recipe.model_copy(update={"layer": (recipe.layer or 0) + step})
-    found = tuple(p.LayerOf(model=s.model, layer=(s.layer or 0) + step) for _, s in sources(recipe))
+    results = tuple(
+        p.LayerOf(model=s.model, layer=(s.layer or 0) + step) for _, s in sources(recipe)
+    )
     if isinstance(recipe, p.Take):
-        return p.Take(take=found[0])
-    return recipe.model_copy(update={"merge": found})
+        return p.Take(take=results[0])
+    return recipe.model_copy(update={"merge": results})
 
 
 @st.composite
 def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
     """Layers, drops, scales and bridges that keep out of each other's way."""
     free = sorted(draw(st.sets(POSITIONS, max_size=10)))
-    found: dict[str, list[Any]] = {
+    results: dict[str, list[Any]] = {
         n: [] for n in ("layers", "drops", "drop_any", "windows", "scales")
     }
     for n, position in enumerate(free):
@@ -261,19 +265,19 @@ def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
         tied = draw(st.sampled_from([None, 0, n]))
         if kind == "drops":
             maybe = True if tied == 0 else draw(st.booleans())
-            found["drops"].append(p.Drop(position=position, maybe=maybe, tied=tied))
+            results["drops"].append(p.Drop(position=position, maybe=maybe, tied=tied))
         if kind in ("layers", "both"):
             run = draw(layers(names, position, n))
-            found["layers"] += [layer for layer in run if layer.position < following]
+            results["layers"] += [layer for layer in run if layer.position < following]
         if kind in ("scales", "both"):
             factor = draw(values(st.floats(1e-3, 1e3)))
             tied = draw(st.sampled_from([None, n]))
             maybe = draw(st.booleans())
-            found["scales"].append(
+            results["scales"].append(
                 p.Scale(position=position, factor=factor, maybe=maybe, tied=tied)
             )
     if draw(st.booleans()):
-        taken = {drop.position for drop in found["drops"]}
+        taken = {drop.position for drop in results["drops"]}
         among = sorted(draw(st.sets(POSITIONS, min_size=1, max_size=6)) - taken)
         if among:
             kind, maybe = draw(st.sampled_from([p.DropAny, p.DropWindow])), draw(st.booleans())
@@ -283,36 +287,36 @@ def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
             low, high = sorted(draw(st.tuples(*2 * [st.integers(1, most)])))
             count = low if low == high else p.CountRange(between=(low, high))
             if kind is p.DropAny or len(list(windows_of(count, among))) > 1:
-                found[name].append(kind(count=count, among=tuple(among), maybe=maybe))
-    fixed = {drop.position for drop in found["drops"] if not drop.maybe}
-    may = {drop.position for drop in found["drops"]}
-    several = (*found["drop_any"], *found["windows"])
-    may |= {one for choice in several for one in choice.among}
+                results[name].append(kind(count=count, among=tuple(among), maybe=maybe))
+    fixed = {drop.position for drop in results["drops"] if not drop.maybe}
+    may = {drop.position for drop in results["drops"]}
+    several = (*results["drop_any"], *results["windows"])
+    may |= {item for choice in several for item in choice.among}
     again = draw(repeats(fixed, may))
-    inside = {one for repeat in again for one in range(*stretch_of(repeat))}
-    return {**found, "repeats": again, "bridges": draw(bridges(fixed | inside))}
+    inside = {item for repeat in again for item in range(*stretch_of(repeat))}
+    return {**results, "repeats": again, "bridges": draw(bridges(fixed | inside))}
 
 
 @st.composite
 def repeats(draw: Draw, dropped: set[int], may: set[int]) -> list[p.Repeat | p.RepeatWindow]:
     """Blocks that come again, one after the other, their ends not dropped; some are choices."""
-    found: list[p.Repeat | p.RepeatWindow] = []
+    results: list[p.Repeat | p.RepeatWindow] = []
     times = st.sampled_from([1, 1, 3, p.CountRange(between=(1, 2)), p.CountRange(between=(2, 4))])
     start = draw(st.integers(0, 8))
     for _ in range(draw(st.integers(0, 2))):
         last = start + draw(st.integers(0, 4))
-        among = tuple(one for one in range(start, last + 1) if one not in may)
+        among = tuple(item for item in range(start, last + 1) if item not in may)
         kinds = [1, 2, p.CountRange(between=(1, 2)), p.CountRange(between=(2, 3))]
         count = draw(st.sampled_from(kinds))
         longest = max((b - a + 1 for a, b in runs(among)), default=0)
         most = p.count_ends(count)[1]
-        said: dict[str, Any] = {"times": draw(times), "maybe": draw(st.booleans())}
+        fields: dict[str, Any] = {"times": draw(times), "maybe": draw(st.booleans())}
         if draw(st.booleans()) and most <= longest and len(list(windows_of(count, among))) > 1:
-            found.append(p.RepeatWindow(count=count, among=among, **said))
+            results.append(p.RepeatWindow(count=count, among=among, **fields))
         elif not {start, last} & dropped:
-            found.append(p.Repeat(first=start, last=last, **said))
+            results.append(p.Repeat(first=start, last=last, **fields))
         start = last + 1 + draw(st.integers(0, 3))
-    return found
+    return results
 
 
 @st.composite
@@ -427,7 +431,7 @@ def renumbered(draw: Draw, entry: Any, known: list[str], over: tuple[int, int] |
         return entry
     named = [st.just(p.Named(named=name)) for name in known]
     knots = st.lists(st.one_of(st.floats(0.1, 0.9), *named), min_size=2, max_size=3)
-    curves = knots.map(lambda found: p.Curve(curve=tuple(found), over=over))
+    curves = knots.map(lambda result: p.Curve(curve=tuple(result), over=over))
     number = st.one_of(curves, *named)
     if recipe.share is not None and draw(st.booleans()):
         recipe = recipe.model_copy(update={"share": draw(number)})
@@ -440,18 +444,18 @@ def renumbered(draw: Draw, entry: Any, known: list[str], over: tuple[int, int] |
 @st.composite
 def cuts(draw: Draw) -> dict[str, p.SizeCut]:
     """Some of the statements that make something smaller, open or closed."""
-    found = {}
+    results = {}
     for name in sorted(draw(st.sets(st.sampled_from(p.CUTS)))):
         low, step, steps = draw(st.tuples(*3 * [st.integers(1, 9)]))
         open_size = p.SizeRange(between=(low, low + step * steps), step=step)
         ridges = [None, 0, 0.5] if name == "width" else [None]
-        found[name] = p.SizeCut(
+        results[name] = p.SizeCut(
             size=draw(st.sampled_from([low, open_size])),
             on=draw(TEXTS),
             tokens=draw(st.sampled_from([None, 1, 65536])),
             ridge=draw(st.sampled_from(ridges)),
         )
-    return found
+    return results
 
 
 # -------------------------------------------------------------------------------------- the blocks
@@ -541,22 +545,22 @@ def models(draw: Draw) -> dict[str, p.Model]:
 
     The base isn't on a model that is made of others.
     """
-    found: dict[str, p.Model] = {}
+    results: dict[str, p.Model] = {}
     for name in ("base", *draw(st.lists(NAMES, max_size=4, unique=True))):
-        if name in found:
+        if name in results:
             continue
         kind = draw(st.sampled_from(["local", "hub", "adapter", "made"]))
-        if kind == "made" and found:
-            found[name] = p.Model(made=draw(rest_recipes(sorted(found), name)))
+        if kind == "made" and results:
+            results[name] = p.Model(made=draw(rest_recipes(sorted(results), name)))
             continue
-        under = sorted(n for n in found if not has_made(found, n))
+        under = sorted(n for n in results if not has_made(results, n))
         on = draw(st.sampled_from(under)) if kind == "adapter" and under else None
         if kind == "hub":
             revision = draw(st.one_of(st.none(), REVISIONS))
-            found[name] = p.Model(source=draw(HUB), revision=revision, on=on)
+            results[name] = p.Model(source=draw(HUB), revision=revision, on=on)
         else:
-            found[name] = p.Model(source=draw(LOCAL), on=on)
-    return found
+            results[name] = p.Model(source=draw(LOCAL), on=on)
+    return results
 
 
 def has_made(declared: dict[str, p.Model], name: str) -> bool:
@@ -571,11 +575,11 @@ def plans(draw: Draw) -> p.Plan:
     declared = draw(models())
     names = sorted(declared)
     tellers = [name for name in names if not has_made(declared, name)]
-    said: dict[str, list[str | None]] = {where: [None] for where in p.REST}
-    said["tokenizer"] = [None, "union"] if tellers == names else [None]
+    stated: dict[str, list[str | None]] = {where: [None] for where in p.REST}
+    stated["tokenizer"] = [None, "union"] if tellers == names else [None]
     telling = dict.fromkeys(p.REST, names) | {"tokenizer": tellers}
     rest = {
-        where: draw(st.one_of(st.sampled_from(said[where]), rest_recipes(telling[where], where)))
+        where: draw(st.one_of(st.sampled_from(stated[where]), rest_recipes(telling[where], where)))
         for where in sorted(draw(st.sets(st.sampled_from(p.REST))))
     }
     layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))

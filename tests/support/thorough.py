@@ -35,16 +35,16 @@ LEFT_OUT = {
         "test_the_library_is_needed_for_quantised_tensors_alone",
     ],
     "checks/test_sizes.py": [
-        "test_what_is_too_large_is_one_error[layers of a long stack]",
-        "test_what_is_too_large_is_one_error[layers of an endless stack]",
-        "test_what_is_too_large_is_one_error[layers of statements]",
-        "test_what_is_too_large_is_one_error[numbers with names]",
+        "test_an_oversized_plan_is_one_error[layers of a long stack]",
+        "test_an_oversized_plan_is_one_error[layers of an endless stack]",
+        "test_an_oversized_plan_is_one_error[layers of statements]",
+        "test_an_oversized_plan_is_one_error[numbers with names]",
     ],
     "end_to_end/test_second_device.py": [
         "test_halves_learn_on_a_card",
     ],
     "end_to_end/test_api.py": [
-        "test_no_module_takes_the_place_of_a_verb",
+        "test_no_module_replaces_a_function_of_the_package",
     ],
     "end_to_end/test_benchmarks.py": [
         "test_a_written_model_has_the_tensors_of_its_shape",
@@ -53,7 +53,7 @@ LEFT_OUT = {
         "test_a_plan_on_a_fitted_plan_is_the_plan_on_its_folder[biases]",
         "test_a_plan_on_a_fitted_plan_is_the_plan_on_its_folder[heal]",
         "test_a_plan_on_a_fitted_plan_is_the_plan_on_its_folder[vocabulary and heal]",
-        "test_a_process_that_is_killed_in_the_second_step_goes_on_there",
+        "test_a_process_that_is_killed_in_the_second_step_resumes_there",
         "test_bounded_memory_gives_the_folders_output",
     ],
     "end_to_end/test_cli.py": [
@@ -64,7 +64,7 @@ LEFT_OUT = {
     ],
     "end_to_end/test_heal_compile.py": [
         "test_a_killed_process_ends_all_with_one_message",
-        "test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_went_on",
+        "test_two_processes_and_a_resumed_one_give_the_same_bytes",
     ],
     "end_to_end/test_killed.py": [
         "test_a_disk_that_fills_up_during_an_update",
@@ -91,19 +91,19 @@ LEFT_OUT = {
         "test_a_large_plan_needs_its_headers_and_little_memory",
     ],
     "end_to_end/test_search_benchmark.py": [
-        "test_a_race_gives_up_what_is_surely_worse",
+        "test_a_race_stops_a_surely_worse_plan",
     ],
     "end_to_end/test_search_command.py": [
-        "test_a_full_disk_is_one_message_and_the_same_command_goes_on",
+        "test_a_full_disk_is_one_message_and_the_same_command_resumes",
         "test_a_loss_has_its_own_unit_where_it_has_no_share",
         "test_a_text_that_is_too_short_fails_the_finalists_alone",
-        "test_control_c_keeps_everything_and_the_same_command_goes_on",
+        "test_control_c_keeps_everything_and_the_same_command_resumes",
         "test_control_c_while_the_best_plan_is_locked_keeps_everything",
-        "test_finalists_are_healed_once_and_score_as_their_plans_do",
-        "test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named",
+        "test_finalists_are_healed_once_and_have_the_scores_of_their_plans",
+        "test_starts_of_named_coefficients_have_each_model_alone_and_bounds_are_reported",
         "test_one_search_gives_the_curve_of_quality_over_size",
         "test_several_objectives_have_a_front",
-        "test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype",
+        "test_the_printed_eval_command_has_the_dtype_of_the_search",
     ],
     "end_to_end/test_search_killed.py": [
         "test_killed_at_random_moments_it_ends_with_the_same_study",
@@ -112,8 +112,8 @@ LEFT_OUT = {
         "test_a_found_plan_keeps_the_expectations",
         "test_latency_is_an_objective_that_the_study_remembers",
         "test_texts_are_split_as_a_search_of_each_splits_them",
-        "test_an_evaluation_counts_for_its_text_alone",
-        "test_where_nothing_meets_it_the_nearest_is_reported",
+        "test_an_evaluation_is_reused_for_its_own_text_alone",
+        "test_the_nearest_plan_is_reported_if_none_meets_the_requirement",
     ],
     "end_to_end/test_startup.py": [
         "test_a_merge_imports_numpy_alone",
@@ -122,10 +122,10 @@ LEFT_OUT = {
         "test_two_processes_give_the_same_bytes",
     ],
     "evaluation/fits/test_fits.py": [
-        "test_the_weights_of_a_fit_are_gone_when_the_next_one_begins[300000000]",
+        "test_the_weights_of_a_fit_are_freed_before_the_next_fit[300000000]",
     ],
     "evaluation/fits/heal/test_heal.py": [
-        "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
+        "test_a_run_that_is_killed_between_two_teachers_resumes_to_the_same_bytes",
     ],
     "plugins/report/test_run_sections.py": [
         "test_five_hundred_trials_fit_a_page",
@@ -134,16 +134,16 @@ LEFT_OUT = {
         "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
     ],
     "plugins/teach/test_answers.py": [
-        "test_a_run_that_is_killed_while_the_teacher_answers_goes_on",
+        "test_a_run_that_is_killed_while_the_teacher_answers_resumes",
     ],
     "plugins/test_without_plugins.py": [
         "test_without_a_plugin_the_tests_of_the_core_pass",
     ],
     "plugins/adopt/test_adopt.py": [
-        "test_a_draft_says_what_the_release_says",
+        "test_a_draft_equals_the_released_family",
     ],
     "plugins/adopt/test_family_files.py": [
-        "test_a_file_that_is_there_is_replaced_only_by_force",
+        "test_an_existing_file_is_replaced_only_by_force",
         "test_a_header_s_other_tensors_fail_the_proof",
     ],
     "plugins/lora/test_hub_models.py": [
@@ -157,13 +157,13 @@ LEFT_OUT = {
     ],
     "searching/test_limits.py": [
         "test_rare_windows_are_fitted",
-        "test_what_is_within_is_known_of_many_genomes_at_once",
+        "test_bounds_are_checked_for_many_genomes_together",
     ],
     "searching/test_racing.py": [
-        "test_a_rival_is_what_was_known_when_a_trial_was_asked_for",
+        "test_rivals_are_the_trials_known_at_the_request",
         "test_a_kill_while_the_base_is_noted_leaves_the_same_races",
         "test_a_search_that_was_killed_ends_with_the_same_study",
-        "test_on_several_workers_who_is_quick_changes_nothing",
+        "test_races_do_not_depend_on_the_speed_of_workers",
         "test_the_best_plan_was_scored_on_all_samples",
     ],
 }
@@ -172,17 +172,17 @@ code with one process, one size or one moment."""
 
 ONE_IN = {
     "searching/strategies/test_strategies.py": {
-        "test_it_keeps_the_contract": 2,
+        "test_a_strategy_keeps_the_contract": 2,
     },
     "output/gguf/test_file.py": {
         "test_blocks_of_weights_too_small_for_their_type_are_noted": 3,
         "test_quantised_matrices_are_those_of_llama_cpps_package": 3,
     },
     "plugins/adopt/test_family_files.py": {
-        "test_a_file_that_is_none_is_named": 3,
+        "test_an_invalid_file_is_named": 3,
     },
     "checks/test_sizes.py": {
-        "test_what_is_too_large_is_one_error": 3,
+        "test_an_oversized_plan_is_one_error": 3,
     },
     "output/gguf/test_weighted_file.py": {
         "test_each_matrix_of_a_layer_is_weighted_by_its_columns": 3,
@@ -196,9 +196,9 @@ ONE_IN = {
         "test_a_scaled_hidden_state_folds_into_the_layers_after_it": 3,
         "test_all_layers_in_order_are_the_model_itself": 4,
         "test_every_tensor_has_a_place": 6,
-        "test_layers_cut_and_reordered": 4,
+        "test_a_model_with_cut_and_reordered_layers_equals_one_made_by_hand": 4,
         "test_lists_are_derived_as_transformers_does": 6,
-        "test_the_mlp_projection_is_what_a_bridge_changes": 3,
+        "test_a_bridge_changes_only_the_mlp_projection": 3,
     },
     "checkpoint/families/test_vision.py": {
         "": 6,
@@ -210,16 +210,16 @@ ONE_IN = {
         "": 6,
     },
     "checkpoint/test_hostile.py": {
-        "test_little_memory_is_taken": 3,
+        "test_a_hostile_file_takes_little_memory": 3,
         "test_sound_files_are_read_and_cut_ones_are_not": 3,
-        "test_the_command_line_says_it_and_leaves_nothing": 48,
-        "test_the_command_line_says_it_of_a_file": 64,
+        "test_the_command_line_reports_a_hostile_folder_and_leaves_no_output": 48,
+        "test_the_command_line_reports_a_hostile_file": 64,
     },
     "checks/test_texts.py": {
         "test_one_fault_hides_no_other": 3,
     },
     "end_to_end/test_benchmarks.py": {
-        "test_both_tools_are_told_the_same": 3,
+        "test_both_tools_receive_the_same_plan": 3,
     },
     "end_to_end/test_compile.py": {
         "test_embedding_and_head_of_a_tied_model": 2,
@@ -230,18 +230,18 @@ ONE_IN = {
         "test_a_source_that_is_pulled_away": 4,
     },
     "end_to_end/test_light_install.py": {
-        "test_it_is_done": 3,
+        "test_a_command_runs_without_extras": 3,
     },
     "end_to_end/test_llama_cpp.py": {
-        "test_a_quantised_file_computes_what_its_weights_do": 6,
+        "test_a_quantised_file_computes_the_logits_of_its_weights": 6,
         "test_probabilities_are_those_of_the_folder_in_transformers": 5,
         "test_texts_become_the_same_tokens": 2,
     },
     "end_to_end/test_lock.py": {
-        "test_another_tensor_is_named": 3,
+        "test_a_changed_tensor_is_reported": 3,
     },
     "end_to_end/test_plans.py": {
-        "test_a_plan_goes_with_models_of_its_bases_depth": 12,
+        "test_a_plan_is_valid_with_models_of_its_depth": 12,
     },
     "end_to_end/test_scale.py": {
         "test_no_file_of_weights_is_mapped": 2,
@@ -262,7 +262,7 @@ ONE_IN = {
     },
     "end_to_end/test_tokenizer.py": {
         "test_a_broken_tokenizer_is_a_fault": 5,
-        "test_a_tokenizer_comes_with_rows": 3,
+        "test_a_tokenizer_brings_its_embedding_rows": 3,
         "test_equal_tokens_that_are_split_otherwise_are_a_warning": 4,
         "test_rows_are_put_in_the_base_s_order": 3,
     },
@@ -282,19 +282,19 @@ ONE_IN = {
         "test_the_numbers_of_the_compiled_folder": 3,
     },
     "evaluation/fits/heal/test_heal.py": {
-        "test_what_is_said_of_a_family_is_true_of_the_model": 2,
+        "test_each_family_heals_to_a_smaller_loss": 2,
     },
     "evaluation/fits/heal/test_learning.py": {
         "test_every_family_learns_by_its_gradient_and_is_folded_as_it_ran": 6,
-        "test_in_bfloat16_the_gradient_is_nearly_the_same": 4,
+        "test_the_gradient_in_bfloat16_is_nearly_the_same": 4,
         "test_the_weights_themselves_learn_by_their_gradient_and_are_folded": 2,
     },
     "evaluation/fits/heal/test_teacher.py": {
-        "test_what_is_damaged_is_asked_again": 5,
+        "test_damaged_predictions_are_computed_again": 5,
     },
     "evaluation/fits/heal/test_train.py": {
-        "test_a_damaged_state_is_begun_anew_to_the_same_bytes": 4,
-        "test_a_run_that_was_broken_off_goes_on_to_the_same_bytes": 3,
+        "test_a_damaged_state_is_discarded_and_gives_the_same_bytes": 4,
+        "test_an_interrupted_run_resumes_to_the_same_bytes": 3,
     },
     "evaluation/live/test_layer_cache.py": {
         "test_streamed_layers_compute_the_same": 2,
@@ -309,14 +309,14 @@ ONE_IN = {
         "test_speeds_of_a_model_and_its_base": 3,
     },
     "evaluation/fits/test_expert_chooser.py": {
-        "test_experts_that_no_token_takes_leave_without_a_trace": 4,
+        "test_dropping_unused_experts_changes_no_score": 4,
     },
     "evaluation/test_gguf_tokenizer.py": {
         "test_texts_become_llama_cpps_tokens": 5,
     },
     "evaluation/fits/test_healing_store.py": {
-        "test_whatever_decides_a_bridge_makes_another_one": 5,
-        "test_whatever_decides_the_result_is_another_healing": 3,
+        "test_each_input_of_a_bridge_gives_another_bridge": 5,
+        "test_each_input_of_the_result_gives_another_healing": 3,
     },
     "evaluation/fits/test_narrow.py": {
         "test_the_output_equals_a_fit_by_transformers_and_least_squares": 3,
@@ -329,7 +329,7 @@ ONE_IN = {
         "test_a_method_has_the_same_bytes": 2,
     },
     "plugins/report/test_report_command.py": {
-        "test_what_is_wrong_is_said_and_nothing_is_written": 3,
+        "test_invalid_arguments_are_reported_and_nothing_is_written": 3,
     },
     "plugins/teach/test_answers.py": {
         "test_the_undropped_plan_has_the_plans_chat_template": 2,
@@ -338,7 +338,7 @@ ONE_IN = {
         "test_branches_are_distinguished_where_the_release_does": 7,
     },
     "plugins/lora/test_extract.py": {
-        "test_what_has_no_place_is_said_and_all_else_is_the_other_models": 2,
+        "test_tensors_outside_the_adapter_are_reported_and_all_others_match": 2,
     },
     "program/test_load.py": {
         "test_a_tied_model_stays_tied_as_in_peft": 2,
@@ -354,23 +354,23 @@ ONE_IN = {
     },
     "program/test_unquantised.py": {
         "test_a_merge_is_that_of_the_numbers": 6,
-        "test_whatever_is_computed_is_computed_of_the_numbers": 2,
+        "test_every_computation_uses_dequantised_numbers": 2,
     },
     "searching/space/test_space.py": {
-        "test_every_genome_is_a_plan_that_its_active_genes_say": 3,
+        "test_every_genome_gives_the_plan_of_its_active_genes": 3,
     },
     "searching/test_recipes.py": {
-        "test_a_search_goes_on_where_it_was_broken_off": 5,
+        "test_an_interrupted_search_resumes": 5,
     },
     "searching/test_search.py": {
-        "test_killed_again_and_again_it_ends_as_if_undisturbed": 3,
-        "test_several_workers_killed_go_on": 2,
+        "test_a_search_killed_repeatedly_ends_with_the_same_study": 3,
+        "test_a_killed_search_with_several_workers_resumes": 2,
     },
     "searching/test_starts.py": {
         "test_all_starts_together_cost_little": 3,
         "test_greedy_removal_costs_four_evaluations_at_most": 4,
         "test_starts_are_genomes_of_any_space": 3,
-        "test_where_room_is_short_the_best_window_and_removal_still_have_theirs": 4,
+        "test_a_small_budget_still_tries_the_best_window_and_removal": 4,
     },
 }
 """Tests of many cases, by their file, and how many of the first cases `make test` runs.

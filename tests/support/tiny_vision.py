@@ -222,30 +222,30 @@ def image_inputs(kind: str) -> dict[str, Any]:
     """A text with an image in it."""
     count = _TOKENS.get(kind, 4)
     ids = [1, 20, *([62] if kind.startswith("qwen") else []), *([IMAGE] * count), 31, 9, 14, 27]
-    found: dict[str, Any] = {"input_ids": torch.tensor([ids])}
-    found["attention_mask"] = torch.ones_like(found["input_ids"])
+    results: dict[str, Any] = {"input_ids": torch.tensor([ids])}
+    results["attention_mask"] = torch.ones_like(results["input_ids"])
     pixels = torch.linspace(-1, 1, 3 * 8 * 8).sin().reshape(1, 3, 8, 8)
-    here = (found["input_ids"] == IMAGE).int()
+    here = (results["input_ids"] == IMAGE).int()
     if kind.startswith("qwen"):
-        found["pixel_values"] = torch.linspace(-1, 1, 16 * 48).mul(9).sin().reshape(16, 48)
-        found["image_grid_thw"] = torch.tensor([[1, 4, 4]])
-        found["mm_token_type_ids"] = here
-        return found
+        results["pixel_values"] = torch.linspace(-1, 1, 16 * 48).mul(9).sin().reshape(16, 48)
+        results["image_grid_thw"] = torch.tensor([[1, 4, 4]])
+        results["mm_token_type_ids"] = here
+        return results
     if kind == "gemma4":
-        found["pixel_values"] = torch.linspace(0, 9, 16 * 48).sin().reshape(1, 16, 48)
+        results["pixel_values"] = torch.linspace(0, 9, 16 * 48).sin().reshape(1, 16, 48)
         at = torch.arange(16)
-        found["image_position_ids"] = torch.stack([at % 4, at // 4], dim=-1)[None]
-        found["mm_token_type_ids"] = here
-        return found
+        results["image_position_ids"] = torch.stack([at % 4, at // 4], dim=-1)[None]
+        results["mm_token_type_ids"] = here
+        return results
     if kind in {"gemma3", "paligemma"}:
-        found["token_type_ids"] = here
+        results["token_type_ids"] = here
     if kind in {"llava_next", "llava_onevision"}:
         pixels = torch.cat([pixels, -pixels])[None]
     if kind in {"idefics3", "smolvlm"}:
         pixels = pixels[None]
     if kind in {"mistral3", "llava_next", "llava_onevision"}:
-        found["image_sizes"] = torch.tensor([[8, 8]])
-    return {**found, "pixel_values": pixels}
+        results["image_sizes"] = torch.tensor([[8, 8]])
+    return {**results, "pixel_values": pixels}
 
 
 VisionMaker = Callable[..., Path]

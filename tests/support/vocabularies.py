@@ -82,8 +82,8 @@ def write_pieces(folder: Path, *, prefix: bool = True, size: int = 700) -> Path:
     for length in range(2, 8):
         counts.update(text[at : at + length] for at in range(len(text) - length + 1))
     # Not across words: a space stands at a piece's beginning alone, or in a run of spaces.
-    found = [piece for piece, n in counts.items() if n > 1 and _is_piece(piece)]
-    ordered = sorted(found, key=lambda piece: (-counts[piece] * len(piece), piece))
+    results = [piece for piece, n in counts.items() if n > 1 and _is_piece(piece)]
+    ordered = sorted(results, key=lambda piece: (-counts[piece] * len(piece), piece))
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *letters]
     pieces = set(letters)
     for piece in ordered:

@@ -25,11 +25,11 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     The command uses a tiny random model of the same configuration. On this model it finds the
     layers, the parts that move with the layers, and the role of each branch of a layer. The proof
     moves the tiny model's layers on disk. It compares the outputs of the new models with the
-    original layers, run by hand. The command needs no weights, and runs no code beside them.
+    original layers, run by hand. The command needs no weights, and runs no code of the model.
 
-    Commands read the file that --family FILE names, or files in ~/.config/gptailor/families, as
-    they read the release's own families. If the proof fails, the exit code is 1. The file then
-    contains the reason, and is never used.
+    Commands read the file of --family FILE, and files in ~/.config/gptailor/families, like
+    gptailor's own families. If the proof fails, the exit code is 1. The file then contains the
+    reason, and is never used.
     """
     from gptailor.checkpoint.families import FAMILY_OF
     from gptailor.checkpoint.families.family_file import FAMILY_SUFFIX, family_text

@@ -14,10 +14,10 @@ from gptailor.cli.plans import read_plan_or_folder
 def diff_command(first: str, second: str) -> None:
     """Show the differences between two plans, or compiled folders, layer by layer.
 
-    If layers differ, the command draws two maps, A as 1 above B as 2. Marks below the maps show the
-    layers that differ. Then it prints the differences in words. If one is a GGUF
-    file and the other a model too, it also prints their sizes and types. The exit code is 0 if the
-    plans are equal, and 1 if they differ.
+    If layers differ, the command draws two maps: row 1 is A, row 2 is B. Marks below the maps show
+    the layers that differ. Then it prints the differences in words. For a GGUF file and another
+    model, it also prints their sizes and types. The exit code is 0 if the plans are equal, and 1 if
+    they differ.
     """
     from gptailor.plugins.diff.compare import diff_lines
 

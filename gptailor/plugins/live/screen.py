@@ -158,7 +158,7 @@ class Screen:
         front = len(ledger.front())
         counts = {
             "given up early": sum(trial.stopped is not None for trial in ledger.trials),
-            "known before": ledger.hits,
+            "repeated": ledger.hits,
             "failed": sum(trial.values is None for trial in ledger.trials),
         }
         details["front"] = f"{front} plan{'s' * (front != 1)}" * (len(ledger.aims) > 1)

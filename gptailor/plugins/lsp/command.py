@@ -8,7 +8,7 @@ import click
 def lsp_command(hub: bool) -> None:
     """Serve an editor over standard input and output, by the Language Server Protocol.
 
-    The server reports faults, and offers completion and names as you type. An editor starts it.
+    The server reports faults, completes words and renames names. An editor starts it.
     docs/editors.md describes the setup. The server reads models in folders, and in the cache of the
     Hub.
     """

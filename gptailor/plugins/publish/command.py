@@ -70,9 +70,8 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
 ) -> None:
     """Upload the compiled folder DIR to the repository ORG/NAME on the Hugging Face Hub.
 
-    Without --upload the command prints the files and what readers would miss, such as a licence, or
-    a base that is only a folder of this machine. The repository is made if it is missing. The token
-    is that of 'hf auth login', or HF_TOKEN.
+    Without --upload the command prints the files and missing facts, such as a licence, or a base on
+    the Hub. The command makes a missing repository. The token is from 'hf auth login' or HF_TOKEN.
 
     The options --title to --scores change the published model card. The folder's card stays as it
     is. --benchmark writes .eval_results.

@@ -261,7 +261,7 @@ def _trials_table(run: RunReading, trials: Sequence[Trial], mark: str = " (front
 
 
 def _trial_row(run: RunReading, trial: Trial, mark: str) -> tuple[str, ...]:
-    plan = run.made(trial) if trial.same_as is None else f"as trial {trial.same_as}"
+    plan = run.made(trial) if trial.same_as is None else f"same plan as trial {trial.same_as}"
     if trial.values is None or trial.stderrs is None:
         cells = [f"failed: {trial.failure}", *[""] * (len(run.ledger.aims) - 1)]
     else:
@@ -322,7 +322,7 @@ def objectives_section(run: RunReading) -> Section | None:
     return Section(
         "objectives",
         "Every trial: two objectives",
-        f"Trials on all samples. Better is {best}. On the front is a plan that no other one betters"
+        f"Trials on all samples. Better is {best}. On the front is a plan that no other plan beats"
         " in all objectives. Axes are chosen below the chart.",
         chart,
         _trials_table(run, run.front, ""),

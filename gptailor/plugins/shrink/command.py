@@ -41,15 +41,15 @@ _MODEL_SIZE = options.InWords("SIZE", _model_size)
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--to", type=_MODEL_SIZE, metavar="SIZE",
-              help="The most bytes of the output, such as 100MB: of the GGUF file, or of the "
+              help="The maximum size of the output, such as 100MB: of the GGUF file, or of the "
               "folder if the architecture has no GGUF files.")  # fmt: skip
 @click.option("--parameters", type=options.InWords("COUNT", count_from_words), metavar="COUNT",
-              help="The most parameters, such as 110M.")  # fmt: skip
+              help="The maximum number of parameters: 110M.")  # fmt: skip
 @click.option("--memory", type=_MODEL_SIZE, metavar="SIZE",
-              help="The most bytes of weights and KV cache together, with 4,096 tokens in the "
-              "cache, or as many as the model takes.")  # fmt: skip
+              help="The maximum size of weights and KV cache together, with 4,096 tokens in the "
+              "cache, or the model's maximum.")  # fmt: skip
 @click.option("--faster", type=click.FloatRange(min=1, min_open=True), metavar="TIMES",
-              help="The least speed of decoding, as a multiple of the model's: "
+              help="The minimum decoding speed, as a multiple of the model's: "
               "1.25.")  # fmt: skip
 @click.option("--text", "texts", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
               help="A text to fit and measure on, plain or JSON lines. May be given several times. "
@@ -81,12 +81,12 @@ def shrink_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 ) -> None:
     """Compare the ways to make MODEL smaller, and write the plan that loses least.
 
-    Give a goal: --to, --parameters, --memory or --faster; several must all hold. The ways are
-    GGUF types with fewer bits, a smaller vocabulary, fewer layers, narrower MLPs, fewer experts,
-    and pairs of them. Several models of one architecture are also merged.
+    Give one goal or several: --to, --parameters, --memory, --faster. The ways are GGUF types with
+    fewer bits, a smaller vocabulary, fewer layers, narrower MLPs, fewer experts, and pairs of them.
+    Several models of one architecture are also merged.
 
-    Each plan is measured on held-out rows of the text, beside the uncut model. The table has the
-    best plan of each kind, and the whole model in fewer bits. The plan, a space for 'gptailor
+    Each plan is compared with the uncut model on held-out rows of the text. The table has the best
+    plan of each kind, and the whole model in fewer bits. The plan, an open plan for 'gptailor
     search' and the texts are written to the working folder.
 
     The same command continues an interrupted one. The exit code is 1 if no plan meets the goal.

@@ -59,7 +59,7 @@ def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """Write the predictions of TEACHER after each token of each TEXT.
 
     TEACHER is a plan, a model's folder, a GGUF file or a Hub id. Each TEXT is a file in a format
-    that healing reads. The file keeps the 128 likeliest next tokens after each token, with their
+    that healing reads. For each token, the file has the 128 most probable next tokens with their
     log-probabilities. A token takes 768 bytes with a vocabulary of 49,152.
 
     The file is a Parquet dataset in the format of DistillKit. Other trainers can read it. A plan

@@ -350,7 +350,7 @@ class Ledger:
         return -measure.loss(trial.values[self.prefer]), -behind
 
     def front(self) -> list[Trial]:
-        """Return candidates that no other one betters, the best by the first objective first."""
+        """Return candidates that no other beats, the best by the first objective first."""
         among = self.candidates()
         losses = self.losses(among)
         kept = [i for i, on in enumerate(front(losses)) if on]

@@ -298,8 +298,8 @@ def branch(layer: torch.nn.Module, part: str) -> list[torch.nn.Module]:
     """The modules that a branch consists of but for its norms."""
     if path := ADDED.get(type(layer).__name__, {}).get(part):
         return [layer.get_submodule(path)]
-    found = dict(layer.named_modules())
-    return [found[name] for name in BRANCHES[part] if name in found]
+    results = dict(layer.named_modules())
+    return [results[name] for name in BRANCHES[part] if name in results]
 
 
 @contextmanager
@@ -324,8 +324,8 @@ def by_hand(base: Original, layers: Sequence[tuple[Original, int]]) -> torch.Ten
     return base.finish(hidden)
 
 
-def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) -> None:
-    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+def close(actual: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(actual, wanted, atol=tolerance, rtol=tolerance)
 
 
 # ------------------------------------------------------------------------------------------- cases
@@ -362,22 +362,24 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", FIRSTS)
-def test_layers_cut_and_reordered(case: str, made: Any, originals: Any, tmp_path: Path) -> None:
+def test_a_model_with_cut_and_reordered_layers_equals_one_made_by_hand(
+    case: str, made: Any, originals: Any, tmp_path: Path
+) -> None:
     order = CASES[case][2]
     disk, original = read(made(case)), originals(case)
     config = moved_config(disk.layout, disk.config, [disk.entries[i] for i in order])
     folder = write(tmp_path / "out", config, stitch(disk, [(disk, i) for i in order]))
 
-    found = load(folder)
+    result = load(folder)
 
     wanted = by_hand(original, [(original, i) for i in order])
-    close(logits(found), wanted)
-    assert len(layers_of(found)) == len(order)
+    close(logits(result), wanted)
+    assert len(layers_of(result)) == len(order)
     assert (original.unchanged - wanted).abs().max() > 0.05  # the order does matter
     again = read(folder)
     assert again.entries == [disk.entries[i] for i in order]
-    tokens, scores = generated(found)
-    close(scores, logits(found, tokens)[:, 5:-1])
+    tokens, scores = generated(result)
+    close(scores, logits(result, tokens)[:, 5:-1])
 
 
 @pytest.mark.parametrize("case", FIRSTS)
@@ -419,8 +421,8 @@ def stem(rest: str) -> str:
 def roles_of(family: str) -> dict[str, str]:
     """Return the role of each module of a family's layers, from `tests/golden/roles.json`."""
     golden = json.loads(ROLES.read_text())
-    [found] = [each["roles"] for each in golden if family in each["families"]]
-    return {name: role for role, names in found.items() for name in names}
+    [result] = [each["roles"] for each in golden if family in each["families"]]
+    return {name: role for role, names in result.items() for name in names}
 
 
 @pytest.mark.parametrize("family", CONFIGURATIONS)
@@ -482,7 +484,7 @@ def test_a_part_of_another_model(case: str, made: Any, originals: Any, tmp_path:
     for name in layer_tensors(other.layout, other.tensors.keys(), 2, "mlp").values():
         tensors[name] = other.tensors[name]
 
-    found = logits(load(write(tmp_path / "out", disk.config, tensors)))
+    result = logits(load(write(tmp_path / "out", disk.config, tensors)))
 
     a, b = originals(case), originals(case, 1)
     hidden = a.run(1, a.run(0, a.embedded))
@@ -495,8 +497,8 @@ def test_a_part_of_another_model(case: str, made: Any, originals: Any, tmp_path:
         hidden = b.without("attn", 2, between)
     for layer in (3, 4, 5):
         hidden = a.run(layer, hidden)
-    close(found, a.finish(hidden))
-    assert (found - a.unchanged).abs().max() > 0.01
+    close(result, a.finish(hidden))
+    assert (result - a.unchanged).abs().max() > 0.01
 
 
 # ------------------------------------------------------------------------------- scales and bridges
@@ -525,17 +527,17 @@ def test_a_scaled_hidden_state_folds_into_the_layers_after_it(
         for rest, name in layer_tensors(disk.layout, disk.tensors.keys(), layer).items():
             tensors[name] = folded(fold_scale(disk.layout, rest), tensors[name], c)
 
-    found = logits(load(write(tmp_path / "out", disk.config, tensors)))
+    result = logits(load(write(tmp_path / "out", disk.config, tensors)))
 
     hidden = original.embedded
     for layer in range(6):
         hidden = original.run(layer, hidden) * (c if layer == 2 else 1.0)
-    close(found, original.finish(hidden), 1e-3)
-    assert (found - original.unchanged).abs().max() > 0.05
+    close(result, original.finish(hidden), 1e-3)
+    assert (result - original.unchanged).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("case", FIRSTS)
-def test_the_mlp_projection_is_what_a_bridge_changes(
+def test_a_bridge_changes_only_the_mlp_projection(
     case: str, made: Any, originals: Any, tmp_path: Path
 ) -> None:
     disk, original = read(made(case)), originals(case)
@@ -550,13 +552,13 @@ def test_the_mlp_projection_is_what_a_bridge_changes(
             tensors[name] = 2 * tensors[name]
             assert tensors[name].shape[-1 if disk.layout.transposed else -2 :][0] == hidden_size
 
-    found = logits(load(write(tmp_path / "out", disk.config, tensors)))
+    result = logits(load(write(tmp_path / "out", disk.config, tensors)))
 
     hidden = original.embedded
     for layer in range(5):
         hidden = original.run(layer, hidden)
     attended = original.without("mlp", 5, hidden)
-    close(found, original.finish(2 * original.run(5, hidden) - attended))
+    close(result, original.finish(2 * original.run(5, hidden) - attended))
 
 
 # ---------------------------------------------------------------------- layers with their own rules
@@ -589,12 +591,14 @@ def test_a_layer_brings_its_own_configuration(
     layers = [(a, 0), (b, 2), (b, 4), (a, 3)]
     config = moved_config(a.layout, a.config, [disk.entries[i] for disk, i in layers])
 
-    found = load(write(tmp_path / "out", config, stitch(a, layers)))
+    result = load(write(tmp_path / "out", config, stitch(a, layers)))
 
-    close(logits(found), by_hand(model_a, [(model_a if d is a else model_b, i) for d, i in layers]))
+    close(
+        logits(result), by_hand(model_a, [(model_a if d is a else model_b, i) for d, i in layers])
+    )
 
 
-def test_a_joined_entry_takes_each_part_s_rules(tmp_path: Path) -> None:
+def test_a_joined_entry_follows_the_rules_of_each_part(tmp_path: Path) -> None:
     windows = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 6}
     config = {**windows, "mlp_only_layers": [0]}
     disk = read(tiny_model("qwen2_moe", tmp_path, **config))
@@ -655,7 +659,7 @@ LISTED = {"lfm2_moe", "nemotron_h"}
 
 
 @pytest.mark.parametrize("family", FAMILY_OF)
-def test_an_absent_key_means_what_it_means_in_transformers(family: str) -> None:
+def test_an_absent_key_has_the_default_value_of_transformers(family: str) -> None:
     full = AutoConfig.for_model(family).to_dict()
     shape = {key: full[key] for key in ("num_attention_heads", "hidden_size") if key in full}
     for key in FAMILY_OF[family].agree:

@@ -245,7 +245,7 @@ def test_a_file_without_a_proof_is_read_only_where_it_is_named(
     assert "--family" in fault.help
 
 
-def test_a_key_that_may_be_by_layers_must_be_named(family: Path, tmp_path: Path) -> None:
+def test_a_key_that_may_depend_on_the_layer_must_be_declared(family: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(family / "unknown", model)
     config = json.loads((model / "config.json").read_text())
@@ -342,7 +342,7 @@ def test_a_key_that_no_model_has_is_named(family: Path, tmp_path: Path) -> None:
     assert len(two_models(family, file)) == 1
 
 
-def test_a_misspelt_key_has_the_nearest_one(tmp_path: Path) -> None:
+def test_a_misspelt_key_has_a_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "f.family.json"
     rule = {"kind": "entries", "dervied": None}
     for changed, name in (
@@ -356,7 +356,7 @@ def test_a_misspelt_key_has_the_nearest_one(tmp_path: Path) -> None:
         assert error.value.help.startswith(f"did you mean '{name}'? 'gptailor schema --family'")
 
 
-def test_a_file_that_is_no_json_has_a_line(tmp_path: Path) -> None:
+def test_invalid_json_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "f.family.json"
     for text in ('{\n "name": 1,\n x}', '{\n "a": 1,\n "a": 2}'):
         path.write_text(text)

@@ -13,7 +13,7 @@ from gptailor.checkpoint.families.functions import READERS, RULES
 
 
 @pytest.mark.parametrize("family", FAMILY_OF)
-def test_a_file_is_what_its_reader_takes_and_its_writer_writes(family: str) -> None:
+def test_a_family_file_survives_reading_and_writing(family: str) -> None:
     path = FOLDER / f"{family}.json"
     read = read_family_file(path)
     assert read == FAMILY_OF[family], "the reader without validators reads the same"

@@ -80,7 +80,7 @@ def test_ernies_start_end_and_interval_are_solved_or_refused() -> None:
         moved("ernie4_5_moe", config, [1, 0, 2, 3])
 
 
-def test_llama_4s_step_is_said_only_where_it_says_the_list() -> None:
+def test_llama_4s_step_is_kept_only_if_it_gives_the_same_layers() -> None:
     config = {"num_hidden_layers": 6, "interleave_moe_layer_step": 2, "no_rope_layers": []}
     assert moved("llama4_text", config, [0, 1, 4, 5])["interleave_moe_layer_step"] == 2
     out = moved("llama4_text", config, [1, 0, 3])
@@ -123,7 +123,7 @@ def test_the_last_layer_of_gemma_4_attends_fully() -> None:
         ("glm_moe_dsa", {"indexer_types": ["full", "shared"]}, "'indexer_types' is"),
     ],
 )
-def test_layers_that_use_what_others_made_are_refused_by_name(
+def test_layers_that_use_states_of_other_layers_are_refused_by_name(
     family: str, config: dict[str, Any], reason: str
 ) -> None:
     names = {f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2)}

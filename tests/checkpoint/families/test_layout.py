@@ -80,7 +80,7 @@ def reason(model_type: str = "llama", rests: tuple[str, ...] = LAYER, **more: An
         ("layers.0.mlp.up_proj.weight", None),
     ],
 )
-def test_where_a_tensor_belongs(name: str, place: object) -> None:
+def test_a_tensor_name_is_split_into_layer_and_rest(name: str, place: object) -> None:
     assert split_name(layout(), name) == place
 
 
@@ -215,7 +215,9 @@ def test_projections_and_folds() -> None:
         ),
     ],
 )
-def test_a_checkpoint_that_can_t_be_cut_says_why(found: Any, message: str) -> None:
+def test_a_checkpoint_that_cannot_be_cut_is_refused_with_the_reason(
+    found: Any, message: str
+) -> None:
     unknown = found()
     assert isinstance(unknown, Refusal)
     assert message in unknown.reason
@@ -248,7 +250,7 @@ def test_a_key_that_may_depend_on_the_place_is_not_guessed(more: dict[str, Any],
     assert reason("newllama", **more) == f"model type 'newllama' is unknown, and {why}"
 
 
-def test_a_key_without_a_value_says_nothing() -> None:
+def test_a_key_without_a_value_is_ignored() -> None:
     assert layout("newllama", sliding_window=None, use_sliding_window=False, layer_norm_eps=1e-5)
 
 
@@ -318,7 +320,7 @@ def test_older_readers_find_the_first_sliding_layer(order: tuple[int, ...], firs
     assert out["layer_types"] == [SLIDING if i >= 2 else FULL for i in order]
 
 
-def test_a_list_that_the_family_never_reads_moves_too() -> None:
+def test_a_list_that_the_family_does_not_read_follows_its_layers() -> None:
     out = moved("llama", (3, 1), layer_types=[FULL, SLIDING, FULL, FULL])
     assert isinstance(out, dict)
     assert out["layer_types"] == [FULL, SLIDING]
@@ -336,7 +338,7 @@ def refusal(out: dict[str, Any] | Refusal) -> str:
     return out.reason
 
 
-def test_a_dense_layer_after_a_sparse_one() -> None:
+def test_a_dense_layer_after_a_sparse_layer_is_refused() -> None:
     assert refusal(moved("deepseek_v3", (0, 2, 1), first_k_dense_replace=2)) == (
         "'first_k_dense_replace' makes the first layers dense and all others sparse, but a dense "
         "layer would be L2, after the sparse L1"
@@ -438,7 +440,7 @@ def test_entries_of_a_configuration_with_other_layers_are_an_error() -> None:
         ("newllama", "gate_power", {}, {"gate_power": 3}, "warning"),
     ],
 )
-def test_what_layers_must_agree_on(
+def test_layers_with_different_relevant_settings_are_reported(
     model_type: str, key: str, base: dict[str, Any], other: dict[str, Any], severity: str
 ) -> None:
     a, b = config(model_type, **base), {**config(model_type), **other}
@@ -472,7 +474,9 @@ def test_what_layers_must_agree_on(
         ("newllama", {"rope_theta": 10000.0, "dtype": "float16"}, {"torch_dtype": "bfloat16"}),
     ],
 )
-def test_what_layers_agree_on(model_type: str, base: dict[str, Any], other: dict[str, Any]) -> None:
+def test_layers_with_equal_relevant_settings_are_compatible(
+    model_type: str, base: dict[str, Any], other: dict[str, Any]
+) -> None:
     a, b = config(model_type, **base), config(model_type, **other)
     assert incompatible(layout(model_type), a, b) == []
 

@@ -97,11 +97,11 @@ def test_layers_move_byte_for_byte(models: Path, tmp_path: Path) -> None:
     for new, (source, old) in enumerate([(math, 2), (base, 3)]):
         mark = f".layers.{old}."
         expected |= {n.replace(mark, f".layers.{new}."): t for n, t in source.items() if mark in n}
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    assert found.keys() == expected.keys()
+    result = load_file(tmp_path / "out" / "model.safetensors")
+    assert result.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert found[name].view(torch.uint8).equal(tensor.view(torch.uint8)), name
+        assert result[name].dtype == tensor.dtype, name
+        assert result[name].view(torch.uint8).equal(tensor.view(torch.uint8)), name
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     before = json.dumps(json.loads((models / "base" / "config.json").read_text()))
     after = json.dumps(config["quantization_config"])
@@ -109,7 +109,7 @@ def test_layers_move_byte_for_byte(models: Path, tmp_path: Path) -> None:
     assert "3" not in after.replace('"num_bits": 4', "")
 
 
-def test_tensors_betray_what_the_configuration_hides(tmp_path: Path) -> None:
+def test_a_quantisation_is_found_in_the_tensors_without_a_configuration(tmp_path: Path) -> None:
     quantise(tmp_path / "base", 0, *FORMATS["gptq"])
     change(tmp_path / "base", quantization_config=None)
     text = 'tailor 1\nmodel base = "./base"\ndtype bfloat16'
@@ -135,14 +135,14 @@ def test_small_floats_are_not_computed_with(tmp_path: Path, text: str) -> None:
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     folder = tiny_model("llama", tmp_path_factory.mktemp("m"), layers=12)
     config = json.loads((folder / "config.json").read_text())
-    found = layout_of(config, load_file(folder / "model.safetensors"))
-    assert isinstance(found, Layout)
-    return found
+    result = layout_of(config, load_file(folder / "model.safetensors"))
+    assert isinstance(result, Layout)
+    return result
 
 
 def moved(layout: Layout, entries: Any, places: list[tuple[int, int]]) -> Any:
-    found = requantised(layout, {"quantization_config": {"ignore": entries}}, places)
-    return found if isinstance(found, Refusal) else found["quantization_config"]["ignore"]
+    result = requantised(layout, {"quantization_config": {"ignore": entries}}, places)
+    return result if isinstance(result, Refusal) else result["quantization_config"]["ignore"]
 
 
 SHIFTED = [(3, 3), (11, 11), (3, 3)]
@@ -189,10 +189,10 @@ def test_entries_follow_their_layers(layout: Layout, entry: str, expected: list[
         "3.mlp",
     ],
 )
-def test_what_cannot_follow_is_refused(layout: Layout, entry: str) -> None:
-    found = moved(layout, [entry], SHIFTED)
-    assert isinstance(found, Refusal)
-    assert entry in found.reason
+def test_a_setting_that_cannot_follow_its_layers_is_refused(layout: Layout, entry: str) -> None:
+    result = moved(layout, [entry], SHIFTED)
+    assert isinstance(result, Refusal)
+    assert entry in result.reason
     stays = [(n, n) for n in range(7)]
     assert moved(layout, [entry], stays) == [entry]
 

@@ -14,8 +14,8 @@ from tests.support.tiny import CONFIGURATIONS
 
 def beside_others(model_type: str) -> bool:
     """True if it keeps a language model next to other models, and is refused for that."""
-    found = layout_of(AutoConfig.for_model(model_type).to_dict(), ())
-    return isinstance(found, Refusal) and "contains further models" in found.reason
+    result = layout_of(AutoConfig.for_model(model_type).to_dict(), ())
+    return isinstance(result, Refusal) and "contains further models" in result.reason
 
 
 @pytest.mark.parametrize("model_type", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -31,11 +31,11 @@ def test_a_causal_language_model_is_a_family_or_is_refused(model_type: str) -> N
 @pytest.mark.parametrize("model_type", REFUSED)
 def test_a_refused_type_is_named_with_its_reason(model_type: str) -> None:
     assert model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    found = layout_of({"model_type": model_type, "num_hidden_layers": 2}, ())
-    assert found == Refusal(f"model type '{model_type}' is refused: {REFUSED[model_type]}")
+    result = layout_of({"model_type": model_type, "num_hidden_layers": 2}, ())
+    assert result == Refusal(f"model type '{model_type}' is refused: {REFUSED[model_type]}")
 
 
-def test_refusals_stand_in_order_and_say_clauses() -> None:
+def test_reasons_of_refused_types_are_sorted_and_are_clauses() -> None:
     assert list(REFUSED) == sorted(REFUSED)
     assert all(reason[0].islower() and reason[-1].isalpha() for reason in REFUSED.values())
     assert not FAMILY_OF.keys() & REFUSED.keys()

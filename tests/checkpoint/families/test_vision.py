@@ -161,7 +161,7 @@ def seen(made: Any) -> Callable[..., Seen]:
 
 
 @pytest.mark.parametrize("kind", VISION)
-def test_an_unchanged_model_sees_and_says_the_same(
+def test_an_uncut_vision_model_computes_the_same(
     kind: str, made: Any, seen: Any, tmp_path: Path
 ) -> None:
     out = compiled("", tmp_path / "out", base=made(kind))
@@ -184,7 +184,9 @@ def test_an_unchanged_model_sees_and_says_the_same(
 
 
 @pytest.mark.parametrize("kind", VISION)
-def test_layers_cut_beside_a_tower(kind: str, made: Any, seen: Any, tmp_path: Path) -> None:
+def test_a_vision_model_without_some_layers_equals_one_cut_by_hand(
+    kind: str, made: Any, seen: Any, tmp_path: Path
+) -> None:
     out = compiled("drop L2; drop L4", tmp_path / "out", base=made(kind))
 
     found, original = load(out), seen(kind)
@@ -205,7 +207,9 @@ def test_layers_cut_beside_a_tower(kind: str, made: Any, seen: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", VISION)
-def test_layers_reordered_beside_a_tower(kind: str, made: Any, seen: Any, tmp_path: Path) -> None:
+def test_a_vision_model_with_reordered_layers_equals_one_made_by_hand(
+    kind: str, made: Any, seen: Any, tmp_path: Path
+) -> None:
     order = (3, 0, 5, 5, 1)
     out = compiled(stacked(order), tmp_path / "out", base=made(kind))
 
@@ -298,7 +302,7 @@ def test_a_flat_configuration_as_the_hub_has_it(made: Any, seen: Any, tmp_path: 
     assert settings_of(together)["rope_scaling"] == text["rope_scaling"]
 
 
-def test_keys_beside_text_config_change_with_it(made: Any) -> None:
+def test_keys_outside_text_config_change_with_it(made: Any) -> None:
     """transformers 4.52 and on wrote both; it reads what stands in `text_config`."""
     config = settings_of(made("qwen2_5_vl"))
     both = {**config["text_config"], **config}
@@ -314,7 +318,7 @@ def test_keys_beside_text_config_change_with_it(made: Any) -> None:
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_key_that_goes_leaves_text_config_too(made: Any, beside: bool) -> None:
+def test_a_removed_key_is_removed_from_text_config(made: Any, beside: bool) -> None:
     config = settings_of(made("qwen2_5_vl"))
     config["text_config"]["pad_token_id"] = 63
     if beside:
@@ -404,7 +408,7 @@ def text_model(kind: str, folder: Path, seed: int, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_a_text_model_s_layers_beside_a_tower(
+def test_a_vision_model_takes_layers_of_a_text_model(
     kind: str, made: Any, seen: Any, tmp_path: Path
 ) -> None:
     math = text_model(kind, tmp_path / "math", 7)
@@ -467,7 +471,9 @@ def test_sections_of_two_vision_models_have_to_agree(made: Any, tmp_path: Path) 
     assert fault.message == "'other' has mrope_section [2, 2, 0], but the base has [2, 1, 1]"
 
 
-def test_a_window_can_t_come_where_no_layer_has_one(made: Any, tmp_path: Path) -> None:
+def test_a_layer_with_a_window_is_refused_where_no_layer_has_a_window(
+    made: Any, tmp_path: Path
+) -> None:
     windows = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2}
     math = text_model("qwen3_vl", tmp_path / "math", 7, **windows)
     (fault,) = gptailor.check(plan_of("L3 from math", base=made("qwen3_vl"), math=math))

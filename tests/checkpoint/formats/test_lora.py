@@ -54,7 +54,7 @@ def delta(model: Checkpoint, module: str = Q) -> LowRank:
 
 
 def test_a_delta_replaces_one_tensor_and_keeps_its_spec(base: Checkpoint, tmp_path: Path) -> None:
-    made, said = apply_adapter(base, adapter(tmp_path / "a"))
+    made, messages = apply_adapter(base, adapter(tmp_path / "a"))
     assert changed(base, made) == {f"{Q}.weight"}
     old, new = base.tensors[f"{Q}.weight"], made.tensors[f"{Q}.weight"]
     assert new.spec == old.spec
@@ -62,7 +62,7 @@ def test_a_delta_replaces_one_tensor_and_keeps_its_spec(base: Checkpoint, tmp_pa
     assert new.form.base == old
     assert delta(made).scale == 2.0
     assert not delta(made).transposed
-    assert (made.config, made.folder, said) == (base.config, base.folder, [])
+    assert (made.config, made.folder, messages) == (base.config, base.folder, [])
     assert made.files == (*base.files, tmp_path / "a/adapter_model.safetensors")
     hash(new)
 
@@ -135,9 +135,9 @@ def test_another_base_name_is_a_warning(
     named: str | None, warned: bool, base: Checkpoint, tmp_path: Path
 ) -> None:
     folder = adapter(tmp_path / "a", base_model_name_or_path=named)
-    _, said = apply_adapter(base, folder)
-    assert len(said) == warned
-    assert not warned or "another base" in said[0]
+    _, messages = apply_adapter(base, folder)
+    assert len(messages) == warned
+    assert not warned or "another base" in messages[0]
 
 
 def test_the_hubs_cache_and_the_configuration_name_a_base_too(family: Path, tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_the_hubs_cache_and_the_configuration_name_a_base_too(family: Path, tmp_
 
 def test_targets_without_a_delta_are_a_warning(base: Checkpoint, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", target_modules=["q_proj"])
-    (said,) = apply_adapter(base, folder)[1]
-    assert "'model.layers.1.self_attn.q_proj.weight' and 4 more" in said
+    (message,) = apply_adapter(base, folder)[1]
+    assert "'model.layers.1.self_attn.q_proj.weight' and 4 more" in message
     adapter(folder, target_modules=["q_proj"], layers_to_transform=[0])
     assert apply_adapter(base, folder)[1] == []
 
@@ -193,28 +193,24 @@ def test_weights_that_the_settings_leave_out_are_a_warning(
         assert f"{modules[1]!r}" in surplus
 
 
-def test_an_adapter_whose_deltas_are_all_left_out_changes_nothing(
-    base: Checkpoint, tmp_path: Path
-) -> None:
+def test_an_adapter_without_used_deltas_is_refused(base: Checkpoint, tmp_path: Path) -> None:
     error = refused(base, adapter(tmp_path / "a", target_modules=["q_proj"], layers_to_transform=1))
     assert (error.code, error.message) == ("C401", "the adapter doesn't change the model")
     assert f"a delta for '{Q}', which its 'layers_to_transform' 1 leaves out" in error.help
 
 
-def test_all_linear_and_slow_patterns_of_targets_take_what_was_trained(
-    base: Checkpoint, tmp_path: Path
-) -> None:
+def test_slow_target_patterns_match_the_trained_modules(base: Checkpoint, tmp_path: Path) -> None:
     for targets in (
         "all-linear",
         "(a+)+",
         r"(?:.*?(?:q|k).*?(?:_).*?)|(?:a.*b.*(?:c|d)(?:e)(?:f))",
     ):
-        made, said = apply_adapter(base, adapter(tmp_path / "a", target_modules=targets))
+        made, messages = apply_adapter(base, adapter(tmp_path / "a", target_modules=targets))
         assert changed(base, made) == {f"{Q}.weight"}
-        assert said == []
+        assert messages == []
 
 
-def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_path: Path) -> None:
+def test_training_settings_are_ignored(base: Checkpoint, tmp_path: Path) -> None:
     folder = adapter(
         tmp_path / "a",
         lora_dropout=0.1,
@@ -228,8 +224,8 @@ def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_
         use_future=None,
         future_config={},
     )
-    made, said = apply_adapter(base, folder)
-    assert said == []
+    made, messages = apply_adapter(base, folder)
+    assert messages == []
     assert not delta(made).transposed
 
 
@@ -268,7 +264,7 @@ def test_no_tensor_library_is_needed() -> None:
         ("use_something", True),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(
+def test_an_unsupported_setting_is_refused_by_name(
     setting: str, value: object, base: Checkpoint, tmp_path: Path
 ) -> None:
     error = refused(base, adapter(tmp_path / "a", **{setting: value}))
@@ -343,7 +339,7 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "tensors", "config"),
+    ("code", "message", "tensors", "config"),
     [
         ("C401", "doesn't change the model", {}, {}),
         ("C401", "doesn't change the model", pair(Q), {"lora_alpha": 0}),
@@ -392,14 +388,14 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_faults(
     code: str,
-    said: str,
+    message: str,
     tensors: dict[str, Tensor],
     config: dict[str, Any],
     base: Checkpoint,
     tmp_path: Path,
 ) -> None:
     error = refused(base, adapter(tmp_path / "a", tensors, **config))
-    assert (error.code, said in error.message) == (code, True), error.message
+    assert (error.code, message in error.message) == (code, True), error.message
     assert error.path == tmp_path / "a/adapter_model.safetensors"
 
 
@@ -410,7 +406,9 @@ def test_an_adapter_of_another_model_is_a_fault(family: Path, tmp_path: Path) ->
     assert error.help == "use the model that the adapter was trained on"
 
 
-def test_another_vocabulary_is_named_as_such(base: Checkpoint, tmp_path: Path) -> None:
+def test_an_adapter_of_another_vocabulary_is_refused_with_this_reason(
+    base: Checkpoint, tmp_path: Path
+) -> None:
     tensors = pair(Q) | {"base_model.model.model.embed_tokens.weight": torch.zeros(70, HIDDEN)}
     assert (
         refused(base, adapter(tmp_path / "a", tensors)).help
@@ -433,7 +431,9 @@ def test_a_delta_on_both_ends_of_a_tied_model_is_refused(family: Path, tmp_path:
     assert "one tensor" in error.message
 
 
-def test_folders_that_are_no_adapter(base: Checkpoint, family: Path, tmp_path: Path) -> None:
+def test_invalid_adapter_folders_are_refused(
+    base: Checkpoint, family: Path, tmp_path: Path
+) -> None:
     assert refused(base, tmp_path / "none").code == "C101"
     whole = refused(base, family / "math")
     assert whole.code == "C401"
@@ -453,7 +453,9 @@ def test_folders_that_are_no_adapter(base: Checkpoint, family: Path, tmp_path: P
         assert refused(base, folder).code == "C401"
 
 
-def test_an_adapter_in_pytorchs_format_is_the_same_one(base: Checkpoint, tmp_path: Path) -> None:
+def test_an_adapter_in_pytorchs_format_gives_the_same_tensors(
+    base: Checkpoint, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     tensors = {name: torch.randn_like(tensor) for name, tensor in pair(Q).items()}
     new, old = adapter(tmp_path / "new", tensors), adapter(tmp_path / "old")
@@ -541,7 +543,7 @@ def test_a_bad_adapter_is_a_fault_of_its_model(family: Path, tmp_path: Path) -> 
     assert [(f.code, f.at) for f in faults] == [("C404", ("models", "code", "source"))]
 
 
-def test_a_model_that_is_not_there_is_one_fault(family: Path, tmp_path: Path) -> None:
+def test_a_missing_model_is_one_fault(family: Path, tmp_path: Path) -> None:
     lost = plan(
         family,
         gone=Model(source=str(tmp_path / "gone")),
@@ -566,7 +568,7 @@ def test_an_adapter_bound_in_an_adapters_place_is_on_the_same_model(
     assert whole.models["code"] == Model(source=str(family / "math"))
 
 
-def test_whoever_binds_the_base_isnt_told_that_the_adapter_names_another(
+def test_a_bound_base_gives_no_warning_about_the_adapters_base(
     family: Path, tmp_path: Path
 ) -> None:
     on_another = adapter(tmp_path / "a", base_model_name_or_path="they/elsewhere")

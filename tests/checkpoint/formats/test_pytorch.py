@@ -28,10 +28,10 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 
 def assert_read(file: Path, expected: dict[str, Tensor]) -> None:
     """Names, dtypes, shapes and every byte."""
-    found = read_pickled(file)
-    assert list(found) == list(expected)
+    result = read_pickled(file)
+    assert list(result) == list(expected)
     for name, tensor in expected.items():
-        value = load_tensor(found[name])
+        value = load_tensor(result[name])
         assert (value.dtype, value.shape) == (tensor.dtype, tensor.shape), name
         ours, theirs = value.contiguous(), tensor.detach().contiguous()
         assert torch.equal(ours.view(-1).view(torch.uint8), theirs.view(-1).view(torch.uint8)), name
@@ -93,14 +93,14 @@ def archive(file: Path, pickled: bytes, *, method: int = zipfile.ZIP_STORED, **m
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
+def test_code_in_a_pickle_never_runs(tmp_path: Path, protocol: int) -> None:
     mark = tmp_path / "it-ran"
     hostile = {"a": Calls(os.system, f"touch {mark}")}
     torch.save({"a": torch.ones(1)}, tmp_path / "w.bin")
     file = archive(tmp_path / "x.bin", pickle.dumps(hostile, protocol=protocol))
-    said = refused(file)
+    message = refused(file)
     assert not mark.exists()
-    assert protocol == 0 or "system" in said
+    assert protocol == 0 or "system" in message
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ scale L0 by 0.5
 
 @pytest.mark.parametrize("kind", ["-bin", "-bins"])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_it_compiles_to_the_same_tensors(
+def test_a_pickle_compiles_to_the_same_tensors(
     models: Path, tmp_path: Path, kind: str, dtype: str | None
 ) -> None:
     for name, suffix in (("a", ""), ("b", kind)):

@@ -34,19 +34,17 @@ def stored(folder: Path, stem: str, made: QuantisedMatrix) -> dict[str, TensorIn
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_matrix_is_what_its_formula_says(
-    format_: str, shape: tuple[int, int], tmp_path: Path
-) -> None:
+def test_a_matrix_equals_its_formula(format_: str, shape: tuple[int, int], tmp_path: Path) -> None:
     settings, make = FORMATS[format_]
     made = make(1, shape)
     tensors = stored(tmp_path, "m.", made)
     config = {"quantization_config": settings, "dtype": "float16"}
-    after, found = dequantised_checkpoint(config, tensors, tmp_path)
+    after, result = dequantised_checkpoint(config, tensors, tmp_path)
     assert after == {"dtype": "float16"}
-    assert found.keys() == {"m.weight"}
-    assert found["m.weight"].spec == TensorSpec("m.weight", "F16", shape)
-    assert load_tensor(found["m.weight"]).equal(made.values)
-    assert read_in_chunks(found["m.weight"], 100).equal(made.values)
+    assert result.keys() == {"m.weight"}
+    assert result["m.weight"].spec == TensorSpec("m.weight", "F16", shape)
+    assert load_tensor(result["m.weight"]).equal(made.values)
+    assert read_in_chunks(result["m.weight"], 100).equal(made.values)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -59,10 +57,10 @@ def test_a_scale_that_is_not_finite_is_refused(format_: str, wild: float, tmp_pa
     (tensor,) = scales.values()
     tensor.reshape(-1)[-1] = wild
     config = {"quantization_config": settings, "dtype": "float32"}
-    _, found = dequantised_checkpoint(config, stored(tmp_path, "m.", made), tmp_path)
-    said = r"got (nan|-?inf) in 'm.weight'\[\d+, \d+\] of 'base' once it is dequantised"
-    with pytest.raises(NotFiniteFault, match=said):
-        read_in_chunks(found["m.weight"], 100)
+    _, result = dequantised_checkpoint(config, stored(tmp_path, "m.", made), tmp_path)
+    message = r"got (nan|-?inf) in 'm.weight'\[\d+, \d+\] of 'base' once it is dequantised"
+    with pytest.raises(NotFiniteFault, match=message):
+        read_in_chunks(result["m.weight"], 100)
 
 
 def test_blocks_that_are_larger_than_the_matrix_are_the_matrix(tmp_path: Path) -> None:
@@ -85,8 +83,8 @@ def test_experts_in_mxfp4_are_transposed(tmp_path: Path) -> None:
     made = mxfp4(2, 3, 64, 10)
     tensors = stored(tmp_path, "mlp.experts.gate_up_proj", made)
     config = {"quantization_config": {"quant_method": "mxfp4"}}
-    _, found = dequantised_checkpoint(config, tensors, tmp_path)
-    (tensor,) = found.values()
+    _, result = dequantised_checkpoint(config, tensors, tmp_path)
+    (tensor,) = result.values()
     assert tensor.spec == TensorSpec("mlp.experts.gate_up_proj", "BF16", (3, 64, 10))
     assert load_tensor(tensor).equal(made.values)
     assert read_in_chunks(tensor, 100).equal(made.values)
@@ -107,16 +105,16 @@ def decoded(entry: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_matrix_is_what_its_library_makes_of_it(name: str, tmp_path: Path) -> None:
+def test_a_matrix_equals_the_result_of_its_library(name: str, tmp_path: Path) -> None:
     entry = GOLDEN[name]
     tensors = {f"m.{end}": decoded(tensor) for end, tensor in entry["tensors"].items()}
     save_file(tensors, tmp_path / "model.safetensors")
-    found = read_header(tmp_path / "model.safetensors")
-    assert read(entry["settings"], found, tmp_path).equal(decoded(entry["values"]))
+    result = read_header(tmp_path / "model.safetensors")
+    assert read(entry["settings"], result, tmp_path).equal(decoded(entry["values"]))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8, torch.float8_e8m0fnu])
-def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path) -> None:
+def test_fp8_equals_the_result_of_transformers(kind: torch.dtype, tmp_path: Path) -> None:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
     made = fp8(3, (48, 64), (16, 32))
@@ -132,12 +130,12 @@ def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path)
     assert values.equal(theirs)
 
 
-def test_mxfp4_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
+def test_mxfp4_equals_the_result_of_transformers(tmp_path: Path) -> None:
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     made = mxfp4(4, 2, 96, 6)
-    found = stored(tmp_path, "m.weight", made)
-    values = read({"quant_method": "mxfp4"}, found, tmp_path)
+    result = stored(tmp_path, "m.weight", made)
+    values = read({"quant_method": "mxfp4"}, result, tmp_path)
     blocks, scales = made.tensors["_blocks"], made.tensors["_scales"]
     assert values.equal(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
 
@@ -155,15 +153,15 @@ def reads(change: Change, format_: str, folder: Path) -> str:
     tensors = {f"m.{end}": tensor for end, tensor in make(1, (32, 64)).tensors.items()}
     change(settings, tensors)
     save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors")
-    found = read_header(folder / "model.safetensors")
+    result = read_header(folder / "model.safetensors")
     with pytest.raises(CheckpointError) as error:
-        read(settings, found, folder)
+        read(settings, result, folder)
     assert error.value.code == "M213"
     return error.value.message
 
 
-def read(settings: dict[str, Any], found: dict[str, TensorInfo], folder: Path) -> Tensor:
-    _, made = dequantised_checkpoint({"quantization_config": settings}, found, folder)
+def read(settings: dict[str, Any], result: dict[str, TensorInfo], folder: Path) -> Tensor:
+    _, made = dequantised_checkpoint({"quantization_config": settings}, result, folder)
     return load_tensor(made["m.weight"])
 
 
@@ -356,7 +354,7 @@ BAD: list[tuple[str, Change, str]] = [
 
 
 @pytest.mark.parametrize(("format_", "change", "message"), BAD, ids=range(len(BAD)))
-def test_what_cannot_be_read_is_reported(
+def test_unreadable_quantised_tensors_are_reported(
     format_: str,
     change: Change,
     message: str,
@@ -373,7 +371,7 @@ def test_fp8_in_an_int8_checkpoint_has_no_scale(tmp_path: Path) -> None:
     assert message == "'other.weight' is F8_E4M3, but has no scale"
 
 
-def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_tensor_is_reported_at_its_model(tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base", layers=2)
     write_quantised(tmp_path / "base", "fp8-tensor")
     file = tmp_path / "base" / "model.safetensors"

@@ -41,16 +41,16 @@ def refused(file: Path) -> CheckpointError:
 
 def test_tensors_are_where_the_reference_put_them(file: Path) -> None:
     file.write_bytes(VALID)
-    found = read_header(file)
-    assert found.keys() == TENSORS.keys()
-    for name, info in found.items():
+    result = read_header(file)
+    assert result.keys() == TENSORS.keys()
+    for name, info in result.items():
         tensor = TENSORS[name]
         assert info.file == file
         assert info.spec.name == name
         assert info.spec.shape == tuple(tensor.shape)
         raw = VALID[info.offset : info.offset + info.spec.size]
         assert raw == tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    offsets = [info.offset for info in found.values()]
+    offsets = [info.offset for info in result.values()]
     assert offsets == sorted(offsets)
 
 
@@ -79,7 +79,7 @@ STRICTER = {"same_name", "same_name_escaped", "same_field", "extra_field", "meta
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
-def test_the_reference_refuses_them_too(file: Path, hostile: Hostile) -> None:
+def test_the_reference_refuses_hostile_headers_too(file: Path, hostile: Hostile) -> None:
     file.write_bytes(hostile.content)
     try:
         with safe_open(file, "pt"):
@@ -95,7 +95,7 @@ def test_a_huge_header_is_refused_unread(file: Path) -> None:
     assert refused(file).code == "C203"
 
 
-def test_places_are_bytes_of_the_file(file: Path) -> None:
+def test_an_error_has_the_byte_offset_in_the_file(file: Path) -> None:
     file.write_bytes(framed('{"é" 1}'))
     assert refused(file).offset == 8 + len('{"é" '.encode())
     file.write_bytes(framed(b'{"\xff'))
@@ -106,7 +106,7 @@ def test_places_are_bytes_of_the_file(file: Path) -> None:
     assert str(refused(file)).endswith(f" --> {file}, byte {len(content) - 4}")
 
 
-def test_help_says_what_to_do(file: Path) -> None:
+def test_the_help_of_an_error_is_a_remedy(file: Path) -> None:
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "git lfs pull" in str(refused(file))
     file.write_bytes(VALID[:20])
@@ -181,13 +181,13 @@ def _agree(factory: pytest.TempPathFactory, content: bytes) -> None:
     file = factory.getbasetemp() / "mutated.safetensors"
     file.write_bytes(content)
     try:
-        found = read_header(file)
+        result = read_header(file)
     except CheckpointError as error:
         str(error).encode()
         return
     with safe_open(file, "pt") as reference:
-        assert found.keys() == set(reference.keys())
-        for name, info in found.items():
+        assert result.keys() == set(reference.keys())
+        for name, info in result.items():
             tensor = reference.get_slice(name)
             assert (tensor.get_dtype(), tensor.get_shape()) == (info.spec.dtype, [*info.spec.shape])
-    assert sum(info.spec.size for info in found.values()) <= len(content)
+    assert sum(info.spec.size for info in result.values()) <= len(content)

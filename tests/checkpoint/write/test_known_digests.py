@@ -33,10 +33,10 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def digested(file: Path) -> str:
     """The digest that a command of its own gets, and keeps."""
     known = KnownDigests()
-    found = known.of(file)
+    result = known.of(file)
     known.keep()
-    assert found.size == file.stat().st_size
-    return found.sha256
+    assert result.size == file.stat().st_size
+    return result.sha256
 
 
 def written(file: Path, raw: bytes) -> str:
@@ -57,7 +57,7 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, read: list[Path]) -> Non
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("how", ["in place", "another file", "a link"])
-def test_a_change_of_the_same_size_and_time_is_seen(
+def test_a_change_with_equal_size_and_time_is_found(
     tmp_path: Path, read: list[Path], how: str
 ) -> None:
     file, other = tmp_path / "weights", tmp_path / "other"

@@ -56,11 +56,11 @@ def without_waking_the_caller() -> None:
 
 
 @pytest.mark.parametrize("interrupt", [to_the_process, without_waking_the_caller])
-def test_an_interrupt_lets_the_others_go(interrupt: Callable[[], None]) -> None:
+def test_an_interrupt_stops_the_other_threads(interrupt: Callable[[], None]) -> None:
     crew = Crew(2)
     begun = threading.Event()
-    told: list[int] = []
-    tell = crew.exclusive(told.append)
+    counts: list[int] = []
+    tell = crew.exclusive(counts.append)
 
     def endless() -> None:
         begun.set()
@@ -78,7 +78,7 @@ def test_an_interrupt_lets_the_others_go(interrupt: Callable[[], None]) -> None:
         tell(1)
 
 
-def test_listeners_are_told_by_one_thread_at_a_time() -> None:
+def test_one_thread_at_a_time_calls_the_listener() -> None:
     crew = Crew(4)
     inside = 0
     most = 0

@@ -133,7 +133,7 @@ def test_files_are_filled_in_order() -> None:
     st.lists(st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.integers(0, 9)), max_size=12),
     st.integers(1, 60),
 )
-def test_every_tensor_is_aligned_and_there_once(
+def test_every_tensor_is_aligned_and_occurs_once(
     tensors: list[tuple[str, int]], shard_size: int
 ) -> None:
     specs = [TensorSpec(str(n), dtype, (size * 4,)) for n, (dtype, size) in enumerate(tensors)]
@@ -157,7 +157,7 @@ def test_every_tensor_is_aligned_and_there_once(
 
 
 @pytest.mark.parametrize("shard_size", [1, 40, 10**9])
-def test_what_is_written_is_read_by_safetensors(target: Path, shard_size: int) -> None:
+def test_safetensors_reads_a_written_folder(target: Path, shard_size: int) -> None:
     written: list[int] = []
     write(target, shard_size=shard_size, progress=written.append)
     checkpoint = open_checkpoint(target)
@@ -296,7 +296,7 @@ def test_a_source_that_shrinks_in_the_middle(
     assert not target.exists()
 
 
-def test_a_source_that_is_gone(target: Path, tmp_path: Path) -> None:
+def test_a_missing_source_is_refused(target: Path, tmp_path: Path) -> None:
     error = refused("C201", target, payload_of=lambda s: ByteRange(tmp_path / "x", 0, s.size))
     assert error.path == tmp_path / "x"
     assert refused("C201", target, files={"tokenizer.json": tmp_path}).path == tmp_path
@@ -464,7 +464,7 @@ def test_a_kill_between_the_renames_is_undone_by_the_next_run(target: Path, chil
     assert sides(target) == []
 
 
-def test_what_only_looks_like_a_side_folder_stays(target: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_similar_name_is_kept(target: Path, tmp_path: Path) -> None:
     mine = tmp_path / ".out.partial-7-notes.d"
     full = tmp_path / ".out.partial-7-00"
     link = tmp_path / ".out.partial-7-01"
@@ -592,7 +592,7 @@ def _can_make(folder: Path) -> bool:
 # ------------------------------------------------------------------------------------- the target
 
 
-def test_a_target_that_is_there(target: Path) -> None:
+def test_an_existing_target_is_refused(target: Path) -> None:
     target.mkdir()
     write(target)
     error = refused("C301", target)
@@ -628,7 +628,7 @@ def test_force_replaces_no_folder_with_files_that_arent_models(target: Path, nam
     write(target, force=True)
 
 
-def test_what_force_refuses_does_not_name_force_before(target: Path) -> None:
+def test_a_target_that_force_refuses_does_not_suggest_force(target: Path) -> None:
     target.mkdir()
     (target / "mine").touch()
     assert refused("C301", target).help == "remove it, or name another folder"
@@ -640,7 +640,7 @@ def test_what_force_refuses_does_not_name_force_before(target: Path) -> None:
             check_target(file, force=force, magic=b"PAR1")
 
 
-def test_the_old_one_is_put_back_if_the_swap_fails(
+def test_the_old_folder_is_restored_if_the_swap_fails(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(target, zeros)
@@ -680,7 +680,7 @@ def test_an_old_one_that_cannot_be_put_back_is_kept(
     assert tree(target) == {"theirs": b""}
 
 
-def test_a_target_that_appears_meanwhile_is_kept(target: Path) -> None:
+def test_a_target_that_appears_during_writing_is_kept(target: Path) -> None:
     def races(spec: TensorSpec) -> Iterator[bytes]:
         target.mkdir(exist_ok=True)
         (target / "theirs").touch()
@@ -691,7 +691,7 @@ def test_a_target_that_appears_meanwhile_is_kept(target: Path) -> None:
     assert tree(target.parent) == {"out": b"/", "out/theirs": b""}
 
 
-def test_targets_that_are_no_folder(target: Path, tmp_path: Path) -> None:
+def test_a_target_that_isnt_a_folder_is_refused(target: Path, tmp_path: Path) -> None:
     for force in (False, True):
         target.write_text("x")
         assert "is a file" in refused("C302", target, force=force).message
@@ -758,7 +758,7 @@ def test_free_space_is_the_nearest_parents(tmp_path: Path) -> None:
     ],
     ids=["changed", "exists", "offset", "line"],
 )
-def test_an_error_comes_from_another_process_as_it_was(error: CodedError) -> None:
+def test_an_error_survives_pickling(error: CodedError) -> None:
     other = pickle.loads(pickle.dumps(error))
     assert type(other) is type(error)
     assert (str(other), vars(other)) == (str(error), vars(error))

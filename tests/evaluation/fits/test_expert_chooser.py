@@ -100,7 +100,7 @@ def kept_experts(plan: Plan, *, anew: bool = False) -> tuple[tuple[int, ...], ..
 
 
 @pytest.mark.parametrize("family", FIRSTS)
-def test_experts_that_no_token_takes_leave_without_a_trace(family: str, tmp_path: Path) -> None:
+def test_dropping_unused_experts_changes_no_score(family: str, tmp_path: Path) -> None:
     own = 8 if family in GROUPED else 4
     keys = ("n_routed_experts", "num_local_experts", "num_experts")
     more = {key: own for key in keys if CONFIGURATIONS[family].get(key) is not None}
@@ -121,7 +121,7 @@ def test_experts_that_no_token_takes_leave_without_a_trace(family: str, tmp_path
     assert torch.allclose(logits(stitch(cut)), logits(after), rtol=1e-6, atol=1e-6)
 
 
-def test_gemma_4_with_experts_beside_its_mlps(tmp_path: Path) -> None:
+def test_gemma_4_with_experts_and_mlps_is_cut(tmp_path: Path) -> None:
     sizes = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 12}
     base = tiny_model("gemma4_text", tmp_path / "base", enable_moe_block=True, **sizes)
     write_rows(tmp_path / "rows.jsonl")
@@ -320,8 +320,8 @@ def test_quantised_experts_move_as_bytes(tmp_path: Path) -> None:
 
 def faults_of(folder: Path, statements: str) -> list[tuple[str, str, str | None]]:
     text = f'tailor 1\nmodel base = "./base"\n{statements}'
-    found = gptailor.check(gptailor.loads(text, folder=folder))
-    return [(fault.code, fault.message, fault.help) for fault in found]
+    result = gptailor.check(gptailor.loads(text, folder=folder))
+    return [(fault.code, fault.message, fault.help) for fault in result]
 
 
 def test_a_number_that_a_router_allows(folder: Path) -> None:
@@ -374,8 +374,8 @@ def test_models_with_other_numbers_of_experts_are_refused(folder: Path, tmp_path
         f'tailor 1\nmodel base = "{folder}/base"\nmodel math = "./math"\nL1 from math\n'
         f'experts 2 on "{folder}/rows.jsonl"'
     )
-    found = [fault.message for fault in gptailor.check(gptailor.loads(text, folder=tmp_path))]
-    assert "'math' has num_local_experts 4, but the base has 6" in found
+    results = [fault.message for fault in gptailor.check(gptailor.loads(text, folder=tmp_path))]
+    assert "'math' has num_local_experts 4, but the base has 6" in results
 
 
 def test_a_text_with_too_few_tokens_is_refused(folder: Path, tmp_path: Path) -> None:

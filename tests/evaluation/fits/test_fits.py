@@ -58,10 +58,10 @@ def plan_of(folder: Path, *statements: str) -> Plan:
     return gptailor.loads(f"{lines}\n", folder=folder)
 
 
-def made(told: list[Event]) -> bool:
+def made(events: list[Event]) -> bool:
     """Return whether a fit was made, which takes steps, and forget the events."""
-    steps = [event for event in told if isinstance(event, Progress) and not event.reused]
-    told.clear()
+    steps = [event for event in events if isinstance(event, Progress) and not event.reused]
+    events.clear()
     return bool(steps)
 
 
@@ -81,24 +81,24 @@ def test_each_fit_is_a_case() -> None:
 def test_a_fit_is_kept_on_the_disk_and_the_same_to_the_bit(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = list[Event]()
+    events = list[Event]()
 
     def fitted(folder: Path = tmp_path, **anew: Any) -> Fitted:
-        return fit(prepare(plan_of(folder, case.beside, case.fit)), on_event=told.append, **anew)
+        return fit(prepare(plan_of(folder, case.beside, case.fit)), on_event=events.append, **anew)
 
     first = fitted()
-    assert isinstance(told[-1], FitResult)
-    assert told[-1].tokens == case.tokens
-    work = (each for each in told if isinstance(each, Progress))
+    assert isinstance(events[-1], FitResult)
+    assert events[-1].tokens == case.tokens
+    work = (each for each in events if isinstance(each, Progress))
     steps = [each for each in work if each.what not in ("reading", "learning")]
     assert [step.done for step in steps] == [*range(steps[0].total + 1)]
     assert steps[-1].seconds_left == 0
-    assert made(told)
+    assert made(events)
     monkeypatch.chdir(tmp_path)
     assert same(first, fitted(Path()))
-    assert not made(told), "wherever the files are seen from"
+    assert not made(events), "wherever the files are seen from"
     assert same(first, fitted(anew=True))
-    assert made(told)
+    assert made(events)
     (folder,) = (f for f in cache_folder().iterdir() if f.name in CASES)
     (file,) = folder.iterdir()
     raw = bytearray(file.read_bytes())
@@ -106,19 +106,19 @@ def test_a_fit_is_kept_on_the_disk_and_the_same_to_the_bit(
     file.write_bytes(raw)
     for expected in (True, False):
         assert same(first, fitted())
-        assert made(told) == expected, "a damaged file is made anew"
+        assert made(events) == expected, "a damaged file is made anew"
 
 
 def test_plans_share_a_fit_in_memory(case: Case, tmp_path: Path) -> None:
-    told = list[Event]()
+    events = list[Event]()
     plan = plan_of(tmp_path, case.beside, case.fit)
     other = plan_of(tmp_path, case.other, case.fit.replace("experts 3", "experts 2"))
-    repairs = Repairs(Stitcher(prepare(plan).models), told.append, anew=True)
+    repairs = Repairs(Stitcher(prepare(plan).models), events.append, anew=True)
     first = repairs.fitted(repairs.stitcher.table.resolved(plan))
-    assert made(told)
+    assert made(events)
     again = repairs.fitted(repairs.stitcher.table.resolved(other))
-    assert not made(told)
-    known, own = (found.changes.get("width", {}) for found in (first, again))
+    assert not made(events)
+    known, own = (item.changes.get("width", {}) for item in (first, again))
     for number, at in enumerate(again.resolved.undone_numbers):
         for name, tensor in known.get(at, {}).items():
             assert own[number][name] is tensor
@@ -134,13 +134,13 @@ def test_streamed_layers_give_the_same_fit(case: Case, tmp_path: Path) -> None:
 
 def tensors_in_memory() -> dict[int, int]:
     """The bytes of all tensors in memory, by their addresses."""
-    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
-    stored = [one.untyped_storage() for one in tensors if one.device.type != "meta"]
-    return {one.data_ptr(): one.nbytes() for one in stored}
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    stored = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta"]
+    return {item.data_ptr(): item.nbytes() for item in stored}
 
 
 @pytest.mark.parametrize("memory", [None, 300_000_000])
-def test_the_weights_of_a_fit_are_gone_when_the_next_one_begins(
+def test_the_weights_of_a_fit_are_freed_before_the_next_fit(
     memory: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_model("mixtral", tmp_path / "base", num_local_experts=6)

@@ -33,18 +33,18 @@ def healing_store(folder: Path, most: int = 10_000) -> TensorStore:
     return TensorStore(folder, most)
 
 
-def test_what_is_put_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_stored_healing_is_read_back_exactly(tmp_path: Path) -> None:
     store = healing_store(tmp_path / "new")
     assert store.get("one") is None
     store.put("one", healing(7, 1 / 3))
-    found = healing_store(tmp_path / "new").get("one")
-    assert found is not None
-    assert torch.equal(found.tensors["0.A"], healing(7, 1 / 3).tensors["0.A"])
-    assert found.numbers == {"bare": 1.5, "start": 0.75, "healed": 0.1 + 0.2}
+    result = healing_store(tmp_path / "new").get("one")
+    assert result is not None
+    assert torch.equal(result.tensors["0.A"], healing(7, 1 / 3).tensors["0.A"])
+    assert result.numbers == {"bare": 1.5, "start": 0.75, "healed": 0.1 + 0.2}
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["one.safetensors"]
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_healing_is_removed_first(tmp_path: Path) -> None:
     store = healing_store(tmp_path)
     for age, name in enumerate(("one", "two")):
         store.put(name, healing(1000))
@@ -58,7 +58,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"{" * 100])
-def test_a_file_that_is_broken_is_as_if_it_were_not_there(tmp_path: Path, raw: bytes) -> None:
+def test_a_broken_file_is_treated_as_missing(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "one.safetensors").write_bytes(raw)
     assert healing_store(tmp_path).get("one") is None
 
@@ -100,7 +100,7 @@ def test_another_users_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "one.safetensors").exists()
 
 
-def test_a_file_that_cannot_be_touched_is_taken_all_the_same(
+def test_a_file_on_a_read_only_file_system_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = healing_store(tmp_path)
@@ -133,9 +133,9 @@ def test_a_fit_is_made_once_by_all_processes_and_read_once_by_each() -> None:
 
     for anew, times in ((False, 1), (False, 1), (True, 2), (False, 2)):
         process = TensorStore(kept_home() / "tests", anew=anew)
-        found = process("one", make, halved)
-        assert found.numbers == {"start": 0.375}
-        assert process("one", make, halved) is found
+        result = process("one", make, halved)
+        assert result.numbers == {"start": 0.375}
+        assert process("one", make, halved) is result
         assert len(made) == times
     assert read == [0.75] * 4
 
@@ -202,8 +202,8 @@ def healed(
 ) -> tuple[list[str], dict[str, torch.Tensor]]:
     """Heal a plan; return its events in words and the learned tensors."""
     told = Told()
-    found = fit(ready_of(body, folder), on_event=told, anew=anew)
-    return told.said, dict(found.tensors)
+    result = fit(ready_of(body, folder), on_event=told, anew=anew)
+    return told.said, dict(result.tensors)
 
 
 def begun(body: str, folder: Path) -> str:
@@ -234,12 +234,12 @@ def begun(body: str, folder: Path) -> str:
         CUT + "; L5 from math",
     ],
 )
-def test_whatever_decides_the_result_is_another_healing(known: Path, other: str) -> None:
+def test_each_input_of_the_result_gives_another_healing(known: Path, other: str) -> None:
     assert begun(CUT, known) == "known"
     assert begun(other, known) == "learned"
 
 
-def test_a_model_that_was_written_anew_is_another(world: Path) -> None:
+def test_a_rewritten_model_gives_another_healing(world: Path) -> None:
     healed(CUT, world)
     tiny_model("llama", world / "base", seed=5, layers=6)
     assert begun(CUT, world) == "learned"
@@ -272,10 +272,10 @@ BRIDGE = 'drop L2..L3; bridge on "text.txt" tokens 512'
         (BRIDGE + "; L5 from math", []),
     ],
 )
-def test_whatever_decides_a_bridge_makes_another_one(
+def test_each_input_of_a_bridge_gives_another_bridge(
     known: Path, other: str, expected: list[str]
 ) -> None:
-    said, found = healed(other, known)
-    assert said == expected
+    how, result = healed(other, known)
+    assert how == expected
     _, anew = healed(other, known, anew=True)
-    assert all(torch.equal(tensor, found[name]) for name, tensor in anew.items())
+    assert all(torch.equal(tensor, result[name]) for name, tensor in anew.items())

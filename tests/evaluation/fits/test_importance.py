@@ -62,11 +62,11 @@ def test_columns_have_the_mean_squares_of_the_compiled_model(
     model(tmp_path / "base", family, layers=4)
     drop = "" if family == "gemma3_text" else "drop L1\n"
     plan = prepared(tmp_path, f"{drop}scale L2 by 0.9\n" if family == "llama" else drop)
-    found = importance_matrix(plan, read := importance_text(plan, text), None)
+    result = importance_matrix(plan, read := importance_text(plan, text), None)
     wanted = squares_in_transformers(gptailor.compile(plan, tmp_path / "out").folder, read)
-    assert found.keys() == wanted.keys()
-    assert len(found) == 7 * len(plan.resolved.kept)
-    for name, columns in found.items():
+    assert result.keys() == wanted.keys()
+    assert len(result) == 7 * len(plan.resolved.kept)
+    for name, columns in result.items():
         assert columns.dtype == torch.float32
         torch.testing.assert_close(columns.double(), wanted[name], rtol=1e-4, atol=1e-9)
 
@@ -79,12 +79,12 @@ def test_the_finished_plan_is_read_bridged_narrowed_and_healed(tmp_path: Path, t
     )
     plan = prepared(tmp_path, statements)
     fitted = fit_tensors(plan)
-    found = importance_matrix(plan, read := importance_text(plan, text), fitted)
+    result = importance_matrix(plan, read := importance_text(plan, text), fitted)
     folder = gptailor.compile(plan, tmp_path / "out").folder
     wanted = squares_in_transformers(folder, read)
-    assert found.keys() == wanted.keys()
-    assert len(found["model.layers.1.mlp.down_proj.weight"]) == 64
-    for name, columns in found.items():
+    assert result.keys() == wanted.keys()
+    assert len(result["model.layers.1.mlp.down_proj.weight"]) == 64
+    for name, columns in result.items():
         torch.testing.assert_close(columns.double(), wanted[name], rtol=1e-4, atol=1e-9)
 
 

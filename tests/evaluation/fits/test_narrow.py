@@ -169,14 +169,14 @@ def test_the_output_equals_a_fit_by_transformers_and_least_squares(
     whole, narrow = loaded(base), loaded(tmp_path / "out")
     pairs = zip(layers_of(whole), layers_of(narrow), strict=True)
     for number, (layer, own) in enumerate(pairs):
-        down, found = output_projection(layer), output_projection(own)
+        down, result = output_projection(layer), output_projection(own)
         x, after = neurons_and_states(whole, layer, down, sequences)
         root = after.square().sum(1).rsqrt()[:, None]
         kept = greedy_neurons(x * root, matrix(down), count, ridge)
         wanted = matrix(down)[kept] + fitted(
             x[:, kept] * root, (x @ matrix(down) - x[:, kept] @ matrix(down)[kept]) * root, ridge
         )
-        torch.testing.assert_close(matrix(found), wanted, rtol=1e-3, atol=1e-5, msg=f"L{number}")
+        torch.testing.assert_close(matrix(result), wanted, rtol=1e-3, atol=1e-5, msg=f"L{number}")
 
 
 def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
@@ -245,7 +245,7 @@ def fitted(x: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
 # ------------------------------------------------------------------------------- with other parts
 
 
-def test_a_bridge_is_fitted_on_the_narrow_layers_and_aims_at_the_whole(say: Say) -> None:
+def test_a_bridge_after_narrow_layers_approximates_the_whole_model(say: Say) -> None:
     bare = 'width 16 on "text.txt" tokens 1000\ndrop L2..L3\n'
     whole = logits(stitch(say("")))
     errors = [

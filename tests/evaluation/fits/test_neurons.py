@@ -37,16 +37,16 @@ def error(kept: Tensor, seed: int) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_neuron_leaves_that_costs_least_when_the_others_are_fitted_again(seed: int) -> None:
+def test_the_neuron_with_the_least_error_after_a_refit_is_removed(seed: int) -> None:
     sums, *_, rows = drawn(seed)
     kept = kept_neurons(sums, rows, NEURONS - 1, 0.0)
-    each = [error(torch.tensor(one), seed) for one in combinations(range(NEURONS), NEURONS - 1)]
+    each = [error(torch.tensor(item), seed) for item in combinations(range(NEURONS), NEURONS - 1)]
     assert error(kept, seed) == pytest.approx(min(each))
     assert len(set(each)) == NEURONS
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_neurons_that_depend_on_others_leave_without_error(count: int) -> None:
+def test_removing_dependent_neurons_leaves_no_error(count: int) -> None:
     chance = torch.Generator().manual_seed(count)
     few = torch.randn(TOKENS, count, generator=chance)
     x = few @ torch.randn(count, NEURONS, generator=chance)

@@ -28,7 +28,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def estimated(folder: Path, text: str, memory: int | None = None) -> dict[str, RepairEstimate]:
     plan = gptailor.loads(f'tailor 1\nmodel base = "./base"\n{text}\n', folder=folder)
-    return {one.what: one for one in repair_estimates(prepare(plan), memory=memory)}
+    return {item.what: item for item in repair_estimates(prepare(plan), memory=memory)}
 
 
 def test_a_plan_without_bridges_and_healing_costs_nothing(folder: Path) -> None:
@@ -57,8 +57,8 @@ def test_a_width_costs_a_pass_of_the_whole_model_and_the_sums(folder: Path) -> N
 
 
 def test_a_short_text_has_as_many_tokens_as_its_bytes_can_hold(folder: Path) -> None:
-    found = estimated(folder, 'drop L2\nheal on "t.txt"')
-    assert found["healing"].tokens == 46_000 // 3
+    result = estimated(folder, 'drop L2\nheal on "t.txt"')
+    assert result["healing"].tokens == 46_000 // 3
 
 
 def test_memory_is_bounded_and_larger_with_a_larger_rank(folder: Path) -> None:

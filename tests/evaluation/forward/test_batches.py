@@ -32,7 +32,7 @@ def packed(
 def test_each_prediction_is_made_once_from_its_text(
     works: list[list[Request]], size: int, edge: int | None
 ) -> None:
-    found = set()
+    results = set()
     for batch in packed(works, size, edge):
         length = batch.tokens.shape[1]
         assert batch.wanted.tolist() == sorted(set(batch.wanted.tolist()))
@@ -47,14 +47,14 @@ def test_each_prediction_is_made_once_from_its_text(
                 text = batch.tokens[place // length, : place % length + 1].tolist()
                 assert text == list(request.tokens[:position])
                 assert target == request.tokens[position]
-                found.add((share.work, row))
+                results.add((share.work, row))
     wanted = [(w, n) for w, one in enumerate(works) for n in range(sum(r.predicted for r in one))]
-    assert sorted(found) == wanted
+    assert sorted(results) == wanted
 
 
 @settings(max_examples=40)
 @given(WORKS, st.integers(1, 60), EDGES)
-def test_batches_are_small_alike_and_longest_first(
+def test_batches_have_rows_of_similar_length_and_the_longest_come_first(
     works: list[list[Request]], size: int, edge: int | None
 ) -> None:
     made = packed(works, size, edge)
@@ -86,7 +86,7 @@ def test_a_text_and_its_beginning_are_one_row() -> None:
     assert [batch.tokens.tolist() for batch in made] == [[[7, 8, 9, 1]]]
 
 
-def test_a_beginning_on_the_other_side_of_the_edge_is_a_row_of_its_own() -> None:
+def test_a_beginning_on_the_other_side_of_the_edge_has_its_own_row() -> None:
     made = packed([[Request((7, 8, 9), 1), Request((7, 8, 9, 1, 2), 4)]], 100, edge=3)
     assert [batch.tokens.tolist() for batch in made] == [[[7, 8, 9, 1]], [[7, 8]]]
 

@@ -38,9 +38,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
     return loaded("llama", tmp_path_factory.mktemp("pool"))
 
 
-def results(found: Results | Failure) -> Results:
-    assert not isinstance(found, Failure), found
-    return found
+def results(result: Results | Failure) -> Results:
+    assert not isinstance(result, Failure), result
+    return result
 
 
 def same(one: Results, other: Results) -> bool:
@@ -61,9 +61,9 @@ def test_logits_are_those_of_the_models_own_forward(family: str, tmp_path: Path)
     model = loaded(family, tmp_path)
     asked = requests(12)
     plan = lent(model, range(6))
-    found = results(Evaluator(batch_tokens=96).run(plan, [Work(asked, whole)]))
+    result = results(Evaluator(batch_tokens=96).run(plan, [Work(asked, whole)]))
     near = {"rtol": 1e-3, "atol": 2e-4} if family in MIXED else {"rtol": 1e-4, "atol": 2e-5}
-    for request, logits in zip(asked, found[0], strict=True):
+    for request, logits in zip(asked, result[0], strict=True):
         torch.testing.assert_close(logits, own_logits(model, request), **near)
 
 
@@ -74,39 +74,39 @@ def test_numbers_do_not_depend_on_the_order_of_requests(pool: PreTrainedModel) -
     assert same(forth, [back[0][::-1]])
 
 
-def test_each_row_is_the_one_that_it_is_said_to_be(pool: PreTrainedModel) -> None:
+def test_each_row_has_its_request_number(pool: PreTrainedModel) -> None:
     asked = requests(15)
 
     def told(logits: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
         return torch.stack([targets, numbers], dim=1)
 
-    [found] = results(Evaluator(batch_tokens=64).run(lent(pool, [0]), [Work(asked, told)]))
+    [result] = results(Evaluator(batch_tokens=64).run(lent(pool, [0]), [Work(asked, told)]))
     number = 0
-    for request, rows in zip(asked, found, strict=True):
+    for request, rows in zip(asked, result, strict=True):
         for token, row in zip(request.tokens[request.first :], rows, strict=True):
             assert row.tolist() == [token, number]
             number += 1
 
 
-def test_works_have_their_own_numbers_in_one_run(pool: PreTrainedModel) -> None:
+def test_several_works_have_separate_results(pool: PreTrainedModel) -> None:
     asked, plan = requests(12), lent(pool, range(4))
     works = [Work(asked, likelihood), Work([], whole), Work(asked[3:6], whole)]
-    found = results(Evaluator(batch_tokens=64).run(plan, works))
-    assert [len(one) for one in found] == [12, 0, 3]
-    for request, values, logits in zip(asked[3:6], found[0][3:6], found[2], strict=True):
+    result = results(Evaluator(batch_tokens=64).run(plan, works))
+    assert [len(item) for item in result] == [12, 0, 3]
+    for request, values, logits in zip(asked[3:6], result[0][3:6], result[2], strict=True):
         targets = torch.tensor(request.tokens[request.first :])
         assert torch.equal(values, likelihood(logits, targets, targets))
 
 
-def test_two_texts_of_a_work_may_want_the_same_row(pool: PreTrainedModel) -> None:
+def test_two_texts_of_a_work_may_need_the_same_row(pool: PreTrainedModel) -> None:
     letters = [Request((7, 8, 1), 2), Request((7, 8, 2), 2)]
     works = [Work(letters, whole), Work([Request((7, 8, 3), 1)], whole)]
-    found = results(Evaluator().run(lent(pool, range(3)), works))
-    for logits in found[0]:
-        assert torch.equal(logits, found[1][0][1:])
+    result = results(Evaluator().run(lent(pool, range(3)), works))
+    for logits in result[0]:
+        assert torch.equal(logits, result[1][0][1:])
 
 
-def test_nothing_asked_is_nothing_found(pool: PreTrainedModel) -> None:
+def test_empty_requests_give_empty_results(pool: PreTrainedModel) -> None:
     assert Evaluator().run(lent(pool, [0]), []) == []
     assert Evaluator().run(lent(pool, [0]), [Work([], whole)]) == [[]]
 
@@ -124,9 +124,9 @@ def test_logits_are_made_in_chunks(
 
     asked = [*requests(6), *(Request((5, 6, 7, token), 3) for token in range(8, 16))]
     plan = lent(pool, [0])
-    found = results(Evaluator(batch_tokens=64).run(plan, [Work(asked, sized)]))
+    result = results(Evaluator(batch_tokens=64).run(plan, [Work(asked, sized)]))
     assert max(sizes) <= step
-    for request, values in zip(asked, found[0], strict=True):
+    for request, values in zip(asked, result[0], strict=True):
         targets = torch.tensor(request.tokens[request.first :])
         wanted = likelihood(own_logits(plan.model, request), targets, targets)
         torch.testing.assert_close(values, wanted)
@@ -154,8 +154,8 @@ def test_rotations_that_depend_on_length_are_each_texts_own(tmp_path: Path) -> N
     assert rotation_edge(model.config) == 16
     long = Request(tuple(range(3, 33)), 5)
     asked = [long, Request(long.tokens[:9], 5), Request((5, 4, 3, 5, 6), 1)]
-    found = results(Evaluator().run(lent(model, range(6)), [Work(asked, whole)]))
-    for request, logits in zip(asked, found[0], strict=True):
+    result = results(Evaluator().run(lent(model, range(6)), [Work(asked, whole)]))
+    for request, logits in zip(asked, result[0], strict=True):
         torch.testing.assert_close(logits, own_logits(model, request), rtol=1e-4, atol=2e-5)
 
 
@@ -192,8 +192,8 @@ def test_an_exception_in_a_layer(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     plan = broken(lent(pool, range(6)), 3, reject)
-    found = evaluator.run(plan, [Work(asked, likelihood)])
-    assert found == Failure("error", "RuntimeError: no such thing")
+    result = evaluator.run(plan, [Work(asked, likelihood)])
+    assert result == Failure("error", "RuntimeError: no such thing")
     assert len(decoder_layers(plan.model)) == 6
 
 
@@ -203,41 +203,41 @@ def test_an_exception_in_a_measure(
     def raising(logits: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
         raise KeyError("gone")
 
-    found = evaluator.run(lent(pool, range(6)), [Work(asked, raising)])
-    assert found == Failure("error", "KeyError: 'gone'")
+    result = evaluator.run(lent(pool, range(6)), [Work(asked, raising)])
+    assert result == Failure("error", "KeyError: 'gone'")
 
 
-def test_a_measure_of_another_shape(
+def test_a_measure_with_a_wrong_shape_fails(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     def summed(logits: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
         return logits.sum(0, keepdim=True)
 
-    found = evaluator.run(lent(pool, range(6)), [Work([Request((3, 4, 5), 1)], summed)])
-    assert found == Failure(
+    result = evaluator.run(lent(pool, range(6)), [Work([Request((3, 4, 5), 1)], summed)])
+    assert result == Failure(
         "error", f"ValueError: a measure of 2 rows returned [1, {VOCAB_SIZE}] numbers"
     )
 
 
 def test_nan_in_a_layer(pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator) -> None:
     plan = broken(lent(pool, range(6)), 5, lambda hidden: hidden[0].fill_(float("nan")))
-    found = evaluator.run(plan, [Work(asked[:1], whole), Work(asked, likelihood)])
-    assert isinstance(found, Failure)
-    assert found.reason == "nan"
-    assert re.fullmatch(r"\d+ of \d+ predictions are NaN", found.message)
+    result = evaluator.run(plan, [Work(asked[:1], whole), Work(asked, likelihood)])
+    assert isinstance(result, Failure)
+    assert result.reason == "nan"
+    assert re.fullmatch(r"\d+ of \d+ predictions are NaN", result.message)
 
 
-def test_no_memory_at_all(
+def test_too_little_memory_for_one_row_fails(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     plan = broken(lent(pool, range(6)), 2, lambda _: torch.empty(HUGE, dtype=torch.uint8))
-    found = evaluator.run(plan, [Work(asked, likelihood)])
-    assert isinstance(found, Failure)
-    assert found.reason == "memory"
+    result = evaluator.run(plan, [Work(asked, likelihood)])
+    assert isinstance(result, Failure)
+    assert result.reason == "memory"
     assert plan.lendings == [0, 1, 2, 0, 1, 2]  # twice
 
 
-def test_memory_for_half_the_batch(
+def test_a_batch_is_halved_if_memory_is_short(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     def eats(hidden: Tensor) -> None:
@@ -245,9 +245,9 @@ def test_memory_for_half_the_batch(
             torch.empty(HUGE, dtype=torch.uint8)
 
     plan = broken(lent(pool, range(6)), 2, eats)
-    found = results(evaluator.run(plan, [Work(asked, likelihood)]))
+    result = results(evaluator.run(plan, [Work(asked, likelihood)]))
     small = Evaluator(batch_tokens=32).run(lent(pool, range(6)), [Work(asked, likelihood)])
-    assert same(found, results(small))
+    assert same(result, results(small))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_memory_for_half_the_batch(
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
     ],
 )
-def test_what_allocators_raise_is_memory(error: Exception) -> None:
+def test_errors_of_allocators_are_memory_failures(error: Exception) -> None:
     def do() -> None:
         raise error
 
@@ -271,9 +271,9 @@ def test_an_unknown_token(
     pool: PreTrainedModel, asked: list[Request], evaluator: Evaluator
 ) -> None:
     work = Work([Request((3, VOCAB_SIZE), 1)], likelihood)
-    found = evaluator.run(lent(pool, range(6)), [work])
+    result = evaluator.run(lent(pool, range(6)), [work])
     words = f"ValueError: token {VOCAB_SIZE} is outside the model's {VOCAB_SIZE} embeddings"
-    assert found == Failure("error", words)
+    assert result == Failure("error", words)
 
 
 def test_an_interruption_isnt_a_failure(
@@ -302,12 +302,12 @@ def test_a_failed_plan_leaves_no_tensor_behind(
     gc.disable()  # the tensors go with the last reference to them
     try:
         assert isinstance(evaluator.run(plan, [Work(asked, likelihood)]), Failure)
-        assert [one() for one in seen] == [None] * 4
+        assert [item() for item in seen] == [None] * 4
     finally:
         gc.enable()
 
 
 @pytest.mark.parametrize("first", [-1, 0, 3, 4])
-def test_a_request_predicts_something_from_something(first: int) -> None:
+def test_a_request_without_context_or_target_is_refused(first: int) -> None:
     with pytest.raises(ValueError, match="can't be predicted"):
         replace(Request((3, 4, 5), 1), first=first)

@@ -35,9 +35,9 @@ def plans(pool: PreTrainedModel, orders: Sequence[Sequence[int]]) -> list[Lent]:
     return [lent(pool, order) for order in orders]
 
 
-def flat(found: object) -> torch.Tensor:
-    assert isinstance(found, list), found
-    return torch.cat([values for work in found for values in work])
+def flat(result: object) -> torch.Tensor:
+    assert isinstance(result, list), result
+    return torch.cat([values for work in result for values in work])
 
 
 def itself(plan: Lent) -> Lent:
@@ -46,7 +46,7 @@ def itself(plan: Lent) -> Lent:
 
 def together(evaluator: Evaluator, population: Sequence[Lent]) -> dict[int, torch.Tensor]:
     results = evaluator.run_all(dict(enumerate(population)), WORKS, itself)
-    return {number: flat(found) for number, _, found in results}
+    return {number: flat(result) for number, _, result in results}
 
 
 # ------------------------------------------------------------------------------------- the numbers
@@ -60,11 +60,11 @@ def test_the_same_numbers_as_alone(
     evaluator = Evaluator(batch_tokens=64, cache=states * STATE)
     layers = 0
     for orders in generations:
-        found = together(evaluator, plans(pool, orders))
-        assert sorted(found) == list(range(len(orders)))
+        result = together(evaluator, plans(pool, orders))
+        assert sorted(result) == list(range(len(orders)))
         for number, order in enumerate(orders):
             alone = flat(Evaluator(batch_tokens=64).run(lent(pool, order), WORKS))
-            assert torch.equal(found[number], alone)
+            assert torch.equal(result[number], alone)
             layers += len(order)
     assert evaluator.layers_run + evaluator.layers_saved == layers
     assert evaluator._prefixes.bytes <= states * STATE
@@ -74,25 +74,25 @@ def test_a_common_beginning_runs_once(pool: PreTrainedModel) -> None:
     population = plans(pool, [[0, 1, 2, 3], [4, 5], [0, 1, 3, 2], [0, 1, 2, 5], [0, 1]])
     evaluator = Evaluator(batch_tokens=64, cache=2 * STATE)
     results = evaluator.run_all(dict(enumerate(population)), WORKS, itself)
-    found = [number for number, _, _ in results]
-    assert found == [4, 0, 3, 2, 1]  # the tree's order, the first plan's branch first
+    result = [number for number, _, _ in results]
+    assert result == [4, 0, 3, 2, 1]  # the tree's order, the first plan's branch first
     assert (evaluator.layers_run, evaluator.layers_saved) == (9, 7)
 
 
-def test_without_room_every_layer_runs(pool: PreTrainedModel) -> None:
+def test_a_cache_without_room_saves_no_layer(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE - 1)
     together(evaluator, plans(pool, [[0, 1, 2], [0, 1, 3]]))
     assert (evaluator.layers_run, evaluator.layers_saved) == (6, 0)
 
 
-def test_twins_run_once(pool: PreTrainedModel) -> None:
+def test_equal_plans_run_once(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
-    found = together(evaluator, plans(pool, [[0, 1, 2], [0, 1, 2]]))
-    assert torch.equal(found[0], found[1])
+    result = together(evaluator, plans(pool, [[0, 1, 2], [0, 1, 2]]))
+    assert torch.equal(result[0], result[1])
     assert (evaluator.layers_run, evaluator.layers_saved) == (3, 3)
 
 
-def test_another_start_has_nothing_in_common(pool: PreTrainedModel) -> None:
+def test_plans_with_different_starts_share_nothing(pool: PreTrainedModel) -> None:
     one, other = plans(pool, [[0, 1, 2], [0, 1, 2]])
     other = replace(other, start="another")
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
@@ -100,7 +100,7 @@ def test_another_start_has_nothing_in_common(pool: PreTrainedModel) -> None:
     assert evaluator.layers_saved == 0
 
 
-def test_other_requests_have_nothing_in_common(pool: PreTrainedModel) -> None:
+def test_different_requests_share_nothing(pool: PreTrainedModel) -> None:
     plan = lent(pool, [0, 1, 2])
     evaluator = Evaluator(batch_tokens=64, cache=9 * STATE)
     together(evaluator, [plan, plan])
@@ -112,7 +112,7 @@ def test_other_requests_have_nothing_in_common(pool: PreTrainedModel) -> None:
     assert (evaluator.layers_run, evaluator.layers_saved) == (6, 6)
 
 
-def test_plans_one_by_one_share_where_earlier_ones_parted(pool: PreTrainedModel) -> None:
+def test_later_plans_share_the_common_beginning(pool: PreTrainedModel) -> None:
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
     for order in ([0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 5]):
         evaluator.run(lent(pool, order), WORKS)
@@ -130,11 +130,11 @@ def test_a_failure_among_plans_is_its_own(pool: PreTrainedModel) -> None:
     population[1] = broken(population[1], 2, reject)
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
     results = evaluator.run_all(dict(enumerate(population)), WORKS, itself)
-    found = {number: result for number, _, result in results}
-    assert found[1] == Failure("error", "ValueError: not this one")
+    by_number = {number: result for number, _, result in results}
+    assert by_number[1] == Failure("error", "ValueError: not this one")
     for number, order in ((0, [0, 1, 2]), (2, [0, 1, 4])):
         alone = Evaluator(batch_tokens=64).run(lent(pool, order), WORKS)
-        assert torch.equal(flat(found[number]), flat(alone))
+        assert torch.equal(flat(by_number[number]), flat(alone))
 
 
 def test_a_population_that_is_given_up_is_forgotten(pool: PreTrainedModel) -> None:
@@ -154,9 +154,9 @@ def test_a_plan_without_a_model_is_its_own_failure(pool: PreTrainedModel) -> Non
 
     evaluator = Evaluator(batch_tokens=64, cache=STATE)
     some = dict(enumerate(plans(pool, [[0, 1], [0, 2], [3]])))
-    found = {number: results for number, *results in evaluator.run_all(some, WORKS, make)}
-    assert found[1] == [Failure("error", "ValueError: no such layer")] * 2
-    assert all(found[number][0] is some[number] for number in (0, 2))
+    result = {number: results for number, *results in evaluator.run_all(some, WORKS, make)}
+    assert result[1] == [Failure("error", "ValueError: no such layer")] * 2
+    assert all(result[number][0] is some[number] for number in (0, 2))
 
 
 # ---------------------------------------------------------------------------------------- the tree
@@ -178,7 +178,7 @@ def kept(known: PrefixCache) -> set[str]:
     return {"".join(map(str, beginning[2:])) for beginning in known._states}
 
 
-def test_what_saves_least_gives_way() -> None:
+def test_the_prefix_that_saves_least_is_dropped_first() -> None:
     known = PrefixCache(2 * 16)
     paths = [path(text) for text in ("abcx", "abcy", "abcz", "aw", "ab")]
     known.expect(paths)
@@ -193,7 +193,7 @@ def test_what_saves_least_gives_way() -> None:
     assert known.bytes == 2 * 16
 
 
-def test_letting_go_keeps_what_is_known() -> None:
+def test_clear_drops_states_and_keeps_paths() -> None:
     known = PrefixCache(2 * 16)
     known.expect([path("ab"), path("ac")])
     ran(known, path("ab"))

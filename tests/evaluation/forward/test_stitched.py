@@ -28,9 +28,9 @@ WORKS = [Work(requests(10), whole)]
 LAYERS = 6
 
 
-def flat(found: object) -> torch.Tensor:
-    assert isinstance(found, list), found
-    results: Results = found
+def flat(result: object) -> torch.Tensor:
+    assert isinstance(result, list), result
+    results: Results = result
     return torch.cat([values for work in results for values in work])
 
 
@@ -60,6 +60,6 @@ def test_the_numbers_of_the_compiled_folder(family: str, tmp_path: Path) -> None
         evaluator = Evaluator(batch_tokens=64, cache=2**20)
         contents = [stitcher.contents(prepare(plan).resolved) for plan in plans]
         ran = evaluator.run_all(dict(enumerate(contents)), WORKS, stitcher.live)
-        found = {number: result for number, _, result in ran}
-        assert [torch.equal(flat(found[n]), one) for n, one in enumerate(alone)] == [True] * 4
+        results = {number: result for number, _, result in ran}
+        assert [torch.equal(flat(results[n]), one) for n, one in enumerate(alone)] == [True] * 4
         assert evaluator.layers_saved > 0

@@ -71,7 +71,7 @@ def test_streamed_layers_compute_the_same(layers: int, say: Say) -> None:
 
 
 @pytest.mark.parametrize(("layers", "made"), [(1, 12), (2, 12), (3, 11), (5, 9), (8, 6)])
-def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -> None:
+def test_layers_that_fit_into_memory_stay(layers: int, made: int) -> None:
     """Two passes over six layers: all that stay are made once, the others twice."""
     alive: set[int] = set()
     calls: list[Content] = []
@@ -86,15 +86,15 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
         return {"weight": tensor}
 
     contents = [Content(str(number), ()) for number in range(6)]
-    one = LayerStream(torch.device("cpu"), fixed + layers * each)
-    one.expect(contents, fixed, each)
+    stream = LayerStream(torch.device("cpu"), fixed + layers * each)
+    stream.expect(contents, fixed, each)
     for _ in range(2):
         for number, content in enumerate(contents):
-            layer = one.enter(content, make)
+            layer = stream.enter(content, make)
             if number + 1 < len(contents):
-                one.prefetch(contents[number + 1], make, ahead=True)
+                stream.prefetch(contents[number + 1], make, ahead=True)
             del layer
-            one.leave(content)
+            stream.leave(content)
     assert len(calls) == made
 
 
@@ -108,16 +108,16 @@ def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None
         return {"weight": torch.full((250,), float(content.kind))}
 
     cpu = torch.device("cpu")
-    one = LayerStream(cpu, 2000, [(cpu, room) for room in rooms])
+    stream = LayerStream(cpu, 2000, [(cpu, room) for room in rooms])
     contents = [Content(str(number), ()) for number in range(6)]
-    one.expect(contents, 0, 1000)
+    stream.expect(contents, 0, 1000)
     for content in contents * 2:
-        assert (one.enter(content, make)["weight"] == float(content.kind)).all()
-        one.leave(content)
+        assert (stream.enter(content, make)["weight"] == float(content.kind)).all()
+        stream.leave(content)
     assert len(calls) == made
 
 
-def test_more_gpus_than_there_are_is_one_message() -> None:
+def test_more_gpus_than_available_is_one_message() -> None:
     with pytest.raises(TailorError, match="expected 2 GPUs for the layers, got 0"):
         peers_of(torch.device("cpu"), 2)
 
@@ -133,30 +133,30 @@ def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
         return {"weight": draws[int(content.kind)].to(gpu)}
 
     size = 4 << 20
-    one = LayerStream(gpu, 2 * size, [(gpu, 6 * size)])
+    stream = LayerStream(gpu, 2 * size, [(gpu, 6 * size)])
     contents = [Content(str(number), ()) for number in range(6)]
-    one.expect(contents, 0, size)
+    stream.expect(contents, 0, size)
     for number, content in enumerate(contents * 5):
-        layer = one.enter(content, make)
-        one.prefetch(contents[(number + 1) % 6], make, ahead=True)
+        layer = stream.enter(content, make)
+        stream.prefetch(contents[(number + 1) % 6], make, ahead=True)
         assert torch.equal(layer["weight"].cpu(), draws[number % 6])
-        one.leave(content)
+        stream.leave(content)
     assert sorted(made) == list("012345")
 
 
 def test_layers_that_the_latest_model_lacks_make_room() -> None:
-    one = LayerStream(torch.device("cpu"), 5000)
+    stream = LayerStream(torch.device("cpu"), 5000)
     first, second = ([Content(f"{k}{n}", ()) for n in range(3)] for k in "ab")
     for contents in (first, second):
-        one.expect(contents, 0, 1000)
+        stream.expect(contents, 0, 1000)
         for content in contents:
-            one.enter(content, lambda _: {"weight": torch.zeros(250)})
-            one.leave(content)
-    assert not any(content in one.resident.layers for content in first)
-    assert all(content in one.resident.layers for content in second)
+            stream.enter(content, lambda _: {"weight": torch.zeros(250)})
+            stream.leave(content)
+    assert not any(content in stream.resident.layers for content in first)
+    assert all(content in stream.resident.layers for content in second)
 
 
-def test_a_lent_layer_is_there_and_gone(say: Say) -> None:
+def test_a_lent_layer_is_loaded_and_freed(say: Say) -> None:
     plan = say("drop L1; L2 from math")
     whole = stitch(plan)
     live = streamed(plan, whole, 3)

@@ -105,10 +105,10 @@ def test_a_live_model_equals_the_folder_in_every_family(kind: str, tmp_path: Pat
         head += f'model {name} = "{tmp_path / name}"\n'
     texts = (CUT, MOVED) if kind in BOTH else (NOT_MOVED.get(kind, MOVED),)
     plans = [gptailor.loads(head + text) for text in texts]
-    one = Stitcher(prepare(plans[0]).models)
+    stitcher = Stitcher(prepare(plans[0]).models)
     for number, plan in enumerate(plans):
         folder = reloaded(plan, tmp_path / f"out{number}")
-        live = one.stitch(plan).model
+        live = stitcher.stitch(plan).model
         equal(live, folder)
         layers = decoder_layers(live)
         for index, layer in enumerate(layers):
@@ -117,7 +117,7 @@ def test_a_live_model_equals_the_folder_in_every_family(kind: str, tmp_path: Pat
                 assert numbers == [index, index]
     if kind not in STREAMED:
         return
-    live = one.stitch(plans[-1]).model
+    live = stitcher.stitch(plans[-1]).model
     memory = int(0.9 * sum(parameter.nbytes for parameter in live.parameters()))
     streamed = Stitcher(prepare(plans[-1]).models, memory=memory).stitch(plans[-1])
     assert torch.equal(logits(streamed.model), logits(folder))
@@ -144,7 +144,7 @@ def test_another_dtype_is_the_folders_loaded_in_it(text: str, say: Say, tmp_path
     assert torch.equal(logits(stitch(plan, dtype=torch.float16)), logits(folder))
 
 
-def test_other_folders_stand_in_for_models(say: Say, family: Path) -> None:
+def test_models_may_be_replaced_by_other_folders(say: Say, family: Path) -> None:
     swapped = stitch(say("L2 from math"), models={"math": family / "code"})
     assert torch.equal(logits(swapped), logits(stitch(say("L2 from code"))))
 
@@ -234,9 +234,9 @@ def test_merged_layers_are_kept_within_their_bytes(say: Say) -> None:
     plans = [say(f"merge(L2 math, L2 code, {share})") for share in (0.2, 0.4, 0.2)]
     for layers, same in ((2, True), (1, False)):
         size = sum(p.nbytes for p in decoder_layers(stitch(plans[0]))[2].parameters())
-        one = Stitcher(models)
-        one.merged = layers * size
-        first, _, again = [one.stitch(plan) for plan in plans]
+        stitcher = Stitcher(models)
+        stitcher.merged = layers * size
+        first, _, again = [stitcher.stitch(plan) for plan in plans]
         assert (tensor_of(first, 2).data_ptr() == tensor_of(again, 2).data_ptr()) is same
         assert torch.equal(tensor_of(first, 2), tensor_of(again, 2))
 
@@ -250,7 +250,7 @@ def test_the_footprint_is_the_models_own(say: Say) -> None:
     assert cache_bytes(live) == heads * width * both * layers * width_of_float
 
 
-def test_what_cannot_be_stitched_is_refused(say: Say, family: Path) -> None:
+def test_impossible_stitchings_are_refused(say: Say, family: Path) -> None:
     models = prepare(say(ALL)).models
     with pytest.raises(TailorError, match="can't use 'cuda:99'"):
         Stitcher(models, device="cuda:99")

@@ -47,14 +47,14 @@ def alone(model: PreTrainedModel, tokens: tuple[int, ...], most: int) -> list[in
     return said
 
 
-def test_a_batch_says_what_each_prompt_says_alone(
+def test_a_batch_generates_the_same_as_each_prompt_alone(
     model: PreTrainedModel, tokenizer: AutoTokenizer
 ) -> None:
     model.generation_config.repetition_penalty = 9.0  # a model's own taste counts for nothing
     own = model.generation_config
     prompts = [Prompt(tuple(tokenizer.encode(text)), 4 + n) for n, text in enumerate(TEXTS)]
-    said = [alone(model, p.tokens, p.most) for p in prompts]
-    wanted = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+    generated = [alone(model, p.tokens, p.most) for p in prompts]
+    wanted = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
     for batch_tokens in (1, 4096):
         assert greedy(model, tokenizer, prompts, batch_tokens) == wanted
     assert model.generation_config is own
@@ -72,20 +72,22 @@ def test_text_ends_before_a_stop(model: PreTrainedModel, tokenizer: AutoTokenize
     tokens = tuple(tokenizer.encode("the cat"))
     [whole] = greedy(model, tokenizer, [Prompt(tokens, 12)], 64)
     stop = whole[3:5]
-    said = greedy(model, tokenizer, [Prompt(tokens, 12, (stop, "€")), Prompt(tokens, 12)], 64)
-    assert said == [whole[: whole.index(stop)], whole]
+    answers = greedy(model, tokenizer, [Prompt(tokens, 12, (stop, "€")), Prompt(tokens, 12)], 64)
+    assert answers == [whole[: whole.index(stop)], whole]
 
 
-def test_the_answers_are_those_that_the_model_says(
+def test_answers_end_at_the_models_end_token(
     model: PreTrainedModel, tokenizer: AutoTokenizer, tmp_path: Path
 ) -> None:
     for text in TEXTS[:2]:
-        said = alone(model, tuple(tokenizer.encode(text)), 6)
-        after = next((i for i, token in enumerate(said) if i and token not in said[:i]), None)
+        generated = alone(model, tuple(tokenizer.encode(text)), 6)
+        after = next(
+            (i for i, token in enumerate(generated) if i and token not in generated[:i]), None
+        )
         if after is None:
             continue
-        model.generation_config.eos_token_id = [2, said[after]]
-        answer = tokenizer.decode(said[:after], skip_special_tokens=True).split("\n")[0]
+        model.generation_config.eos_token_id = [2, generated[after]]
+        answer = tokenizer.decode(generated[:after], skip_special_tokens=True).split("\n")[0]
         right = {"context": f"{text} ", "answer": "no", "aliases": [f" {answer}\t"]}
         wrong = {"context": text, "answer": f"{answer}?"}
         (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, (right, wrong, wrong))))
@@ -116,7 +118,7 @@ def test_a_text_has_a_line_and_eight_tokens_more_than_the_longest_answer(
     assert (line.most, line.stops, lines.stops) == (longest + 8, ("\n",), ())
 
 
-def test_blanks_count_for_nothing_and_case_does() -> None:
+def test_blanks_are_ignored_and_case_is_kept() -> None:
     assert normalised_answer("  a \t b\n") == "a b"
     assert normalised_answer("e\u0301") == normalised_answer("\u00e9")
     assert normalised_answer("A") != normalised_answer("a")

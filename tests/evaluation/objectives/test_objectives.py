@@ -122,7 +122,7 @@ FILES = {
 # -------------------------------------------------------------------------------- every objective
 
 
-def test_every_objective_of_the_registry_is_there() -> None:
+def test_every_objective_of_the_registry_has_a_prepare_function() -> None:
     of_plan = {"parameters", "bytes", "kv_cache", "latency"}
     assert set(PREPARE) == OBJECTIVES.own == {*FILES, *of_plan}
 
@@ -189,7 +189,7 @@ def test_nll_is_the_mean_over_tokens(world: World) -> None:
     assert score.samples == 8
 
 
-def test_perplexity_is_its_exponential(world: World) -> None:
+def test_perplexity_is_the_exponential_of_nll(world: World) -> None:
     nats = world.score(world.forward("nll", file="rows.jsonl"), "base")
     score = world.score(world.forward("perplexity", file="rows.jsonl"), "base")
     assert score.value == math.exp(nats.value)
@@ -347,7 +347,7 @@ def test_kl_is_the_divergence_of_the_whole_distributions(world: World) -> None:
     assert world.score(objective, "math").value == pytest.approx(total / count, rel=1e-5)
 
 
-def test_kl_asks_the_reference_once(world: World) -> None:
+def test_kl_runs_the_reference_once(world: World) -> None:
     asked = []
 
     def reference(model: str, work: Work) -> list[Tensor]:
@@ -394,9 +394,9 @@ def test_acceptance_is_the_overlap_of_the_whole_distributions(world: World) -> N
             p, q = (world.models[n](ids).logits.double().softmax(-1) for n in ("base", "math"))
         total += float(torch.minimum(p, q).sum())
         count += ids.numel()
-    found = world.score(objective, "math")
-    assert 0.1 < found.value < 0.9
-    assert found.value == pytest.approx(total / count, rel=1e-5)
+    result = world.score(objective, "math")
+    assert 0.1 < result.value < 0.9
+    assert result.value == pytest.approx(total / count, rel=1e-5)
     own = world.score(objective, "base")
     assert (own.value, own.stderr) == (1, 0)
 
@@ -440,17 +440,19 @@ def test_acceptance_refuses_another_vocabulary(world: World) -> None:
 
 def likelihoods(world: World, model: str, query: str, choices: Sequence[str]) -> list[float]:
     """By hand: log-likelihood of each choice after the query and a blank."""
-    found = []
+    results = []
     for choice in choices:
         before, whole = (world.tokenizer.encode(t) for t in (query, f"{query} {choice}"))
         with torch.no_grad():
             logs = world.models[model](torch.tensor([whole])).logits[0].log_softmax(-1)
-        found.append(sum(float(logs[i - 1, whole[i]]) for i in range(len(before), len(whole))))
-    return found
+        results.append(sum(float(logs[i - 1, whole[i]]) for i in range(len(before), len(whole))))
+    return results
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes"])
-def test_accuracy_is_how_often_the_gold_choice_is_likeliest(world: World, metric: str) -> None:
+def test_accuracy_is_the_share_of_rows_with_the_gold_choice_first(
+    world: World, metric: str
+) -> None:
     rows = [
         {"query": f"{n} is", "choices": ["é" * 3, "ab", "seven"], "gold": n % 3} for n in range(12)
     ]
@@ -507,7 +509,7 @@ def test_the_worse_direction_is_refused(world: World) -> None:
 # -------------------------------------------------------------------------------- the divergence
 
 
-def test_grouped_distributions_are_nearer_than_whole_ones() -> None:
+def test_grouping_tokens_reduces_the_divergence() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = (8 * torch.randn(50, 300, generator=generator) for _ in range(2))
     rows = torch.arange(50)
@@ -544,5 +546,5 @@ def test_grouped_distributions_are_nearer_than_whole_ones() -> None:
     assert 0 <= float(noisy.max()) < 1e-9
     sharp = torch.tensor([[500.0, 0.0, -500.0]])
     tokens = torch.tensor([[0, 1]])
-    far = divergence(*(grouped(one, tokens).double() for one in (sharp, sharp.flip(1))))
+    far = divergence(*(grouped(item, tokens).double() for item in (sharp, sharp.flip(1))))
     assert far.tolist() == pytest.approx([1000.0])

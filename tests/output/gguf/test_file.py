@@ -81,7 +81,7 @@ def expected(folder: Path, family: str) -> dict[str, np.ndarray]:
     """A folder's tensors as llama.cpp wants them, by Hugging Face's names."""
     config = json.loads((folder / "config.json").read_text())
     heads = {"q_proj": 4, "k_proj": 2}
-    found = {}
+    results = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         value = tensor.float().numpy()
         if family.startswith("gemma") and name.endswith("norm.weight"):
@@ -89,9 +89,9 @@ def expected(folder: Path, family: str) -> dict[str, np.ndarray]:
         if family in {"llama", "mistral"} and (key := name.split(".")[-2]) in heads:
             rows = value.reshape(heads[key], 2, value.shape[0] // heads[key] // 2, -1)
             value = rows.swapaxes(1, 2).reshape(value.shape)
-        found[name] = value
-    assert config["num_hidden_layers"] == len({n.split(".")[2] for n in found if ".layers." in n})
-    return found
+        results[name] = value
+    assert config["num_hidden_layers"] == len({n.split(".")[2] for n in results if ".layers." in n})
+    return results
 
 
 def read(file: Path, family: str) -> dict[str, Any]:
@@ -103,11 +103,11 @@ def read(file: Path, family: str) -> dict[str, Any]:
     for stem in (f"model.layers.{i}.{inner}" for i in range(8) for inner in INNER):
         stems[names.get_name(stem)] = stem
     rest = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-    found = {}
+    results = {}
     for tensor in gguf.GGUFReader(file).tensors:
         stem, _, end = tensor.name.rpartition(".")
-        found[f"{rest.get(stem) or stems[stem]}.{end}"] = tensor
-    return found
+        results[f"{rest.get(stem) or stems[stem]}.{end}"] = tensor
+    return results
 
 
 def values(tensor: Any) -> np.ndarray:
@@ -123,9 +123,9 @@ def test_tensors_are_the_folders_in_llama_cpps_names_and_order(tmp_path: Path, f
         plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
     folder = gptailor.compile(plan, tmp_path / "out").folder
     file = gptailor.compile(plan, tmp_path / "out.gguf").folder
-    wanted, found = expected(folder, family), read(file, family)
-    assert found.keys() == wanted.keys()
-    for name, tensor in found.items():
+    wanted, result = expected(folder, family), read(file, family)
+    assert result.keys() == wanted.keys()
+    for name, tensor in result.items():
         assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
         np.testing.assert_array_equal(values(tensor), wanted[name], err_msg=name)
     assert base.exists()
@@ -255,14 +255,14 @@ def test_long_rows_have_long_blocks(tmp_path: Path) -> None:
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
     file = gptailor.compile(plan, tmp_path / "out.gguf", quantize="q3_k_m")
     assert file.notes == ()
-    found = read(file.folder, "llama")
-    kinds = {name: tensor.tensor_type.name for name, tensor in found.items()}
+    result = read(file.folder, "llama")
+    kinds = {name: tensor.tensor_type.name for name, tensor in result.items()}
     assert kinds["lm_head.weight"] == "Q6_K"
     assert kinds["model.embed_tokens.weight"] == "Q3_K"
     assert kinds["model.layers.0.self_attn.v_proj.weight"] == "Q5_K"
     assert kinds["model.layers.0.mlp.down_proj.weight"] == "Q4_K"
     wanted = expected(base, "llama")
-    for name, tensor in found.items():
+    for name, tensor in result.items():
         raw = quantised(wanted[name].reshape(-1), KINDS[kinds[name]])
         found_bytes = tensor.data.reshape(-1).view(np.uint8)
         np.testing.assert_array_equal(found_bytes, raw.reshape(-1), err_msg=name)
@@ -302,13 +302,13 @@ def test_rows_that_arent_whole_blocks_keep_the_plans_dtype_and_this_is_reported(
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0"
 
 
-def test_metadata_says_what_the_model_is_and_what_it_is_made_of(here: Path) -> None:
+def test_metadata_names_the_model_and_its_sources(here: Path) -> None:
     (here / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Ours\n")
     written = gptailor.compile(gptailor.load("p.tailor"), here / "mine.gguf", quantize="q8_0")
     header = read_gguf(written.folder)
     facts = header.facts
     assert (written.layers, written.size) == (3, written.folder.stat().st_size)
-    said = {
+    expected = {
         "general.architecture": "llama", "general.name": "mine", "general.file_type": 7,
         "general.license": "apache-2.0", "llama.block_count": 3, "llama.embedding_length": 64,
         "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
@@ -318,7 +318,7 @@ def test_metadata_says_what_the_model_is_and_what_it_is_made_of(here: Path) -> N
         "tokenizer.ggml.bos_token_id": 356, "tokenizer.ggml.eos_token_id": 358,
         "tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": TEMPLATE,
     }  # fmt: skip
-    assert {key: facts[key] for key in said} == said
+    assert {key: facts[key] for key in expected} == expected
     plan = gptailor.loads(str(facts[PLAN_KEY]), folder=here)
     assert plan == gptailor.load("p.tailor").model_copy(update={"dtype": "float32"})
     assert 'model base = "./base"  # ours' in str(facts[PLAN_KEY])
@@ -417,31 +417,34 @@ def test_a_locked_file_is_verified_and_holds_its_lock(here: Path) -> None:
     folder = gptailor.compile(gptailor.load("p.tailor"), here / "out", locking=True)
     assert folder.lock is not None
     assert folder.lock.tensors == written.lock.tensors  # of the program, whatever it becomes
-    found = gptailor.verify("out.gguf")
-    assert found.result == "verified", (found.differences, found.unverified)
+    result = gptailor.verify("out.gguf")
+    assert result.result == "verified", (result.differences, result.unverified)
     count = len(read_gguf(written.folder).tensors)
-    assert f"{count} tensors with the lock" in found.compared
-    assert f"{count} tensors with the plan's output" in found.compared
+    assert f"{count} tensors with the lock" in result.compared
+    assert f"{count} tensors with the plan's output" in result.compared
 
 
 @pytest.mark.parametrize("locking", [True, False])
-def test_another_byte_of_a_tensor_is_found_and_the_tensor_named(here: Path, locking: bool) -> None:
+def test_a_changed_byte_is_reported_with_its_tensor(here: Path, locking: bool) -> None:
     file = compiled(here, locking=locking)
     assert gptailor.verify(file).result == "verified"
     tensor = read_gguf(file).tensors["blk.1.ffn_up.weight"]
     flipped(file, tensor.offset + 5)
-    found = gptailor.verify(file)
-    assert {one.name for one in found.differences} == {"blk.1.ffn_up.weight"}
+    result = gptailor.verify(file)
+    assert {difference.name for difference in result.differences} == {"blk.1.ffn_up.weight"}
     only = gptailor.verify(file, tensors_only=True)
     assert only.result == ("differs" if locking else "unverified")
 
 
-def test_another_setting_is_found_and_named(here: Path) -> None:
+def test_a_changed_setting_is_reported(here: Path) -> None:
     file = compiled(here, locking=True)
     raw = file.read_bytes()
     file.write_bytes(raw.replace(b"<tool>", b"<TOOL>"))
-    found = gptailor.verify(file)
-    assert [one.name for one in found.differences] == ["metadata", "tokenizer.ggml.tokens"]
+    result = gptailor.verify(file)
+    assert [difference.name for difference in result.differences] == [
+        "metadata",
+        "tokenizer.ggml.tokens",
+    ]
 
 
 def test_another_model_is_found(here: Path) -> None:
@@ -449,8 +452,8 @@ def test_another_model_is_found(here: Path) -> None:
     tensors = load_file("base/model.safetensors")
     tensors["model.norm.weight"] += 1
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
-    found = gptailor.verify(file)
-    assert [one.kind for one in found.differences] == ["file"]
+    result = gptailor.verify(file)
+    assert [difference.kind for difference in result.differences] == ["file"]
     Path("base").rename("away")
     assert gptailor.verify(file).result == "unverified"
     assert gptailor.verify(file, tensors_only=True).result == "verified"
@@ -505,8 +508,8 @@ def test_bridged_tensors_are_compared_by_their_sketches(here: Path, quantize: st
     assert made.lock is not None
     assert made.lock.gguf is not None
     assert made.lock.gguf.tensors["blk.0.ffn_down.weight"].sketch is not None
-    found = gptailor.verify("out.gguf")
-    assert found.result == "verified", (found.differences, found.unverified)
+    result = gptailor.verify("out.gguf")
+    assert result.result == "verified", (result.differences, result.unverified)
     tensor = made.lock.gguf.tensors["blk.0.ffn_down.weight"]
     nearly = made.lock.model_copy(
         update={
@@ -523,7 +526,7 @@ def test_bridged_tensors_are_compared_by_their_sketches(here: Path, quantize: st
     assert gptailor.verify("out.gguf").result == "unverified"
 
 
-def test_a_lock_in_the_metadata_that_is_none_is_refused(here: Path) -> None:
+def test_an_invalid_lock_in_the_metadata_is_refused(here: Path) -> None:
     file = compiled(here, locking=True)
     file.write_bytes(file.read_bytes().replace(b'"version": 1', b'"version": x'))
     refused("C701", lambda: gptailor.verify(file))
@@ -604,7 +607,7 @@ def test_a_file_is_not_put_where_something_else_is(here: Path) -> None:
         refused("C302", lambda name=name: compiled(here, name, force=True))
 
 
-def test_a_file_that_appears_meanwhile_is_left(here: Path) -> None:
+def test_a_file_that_appears_during_a_compile_is_kept(here: Path) -> None:
     def appear(_: int) -> None:
         (here / "out.gguf").write_text("somebody else's")
 
@@ -647,7 +650,7 @@ def test_force_replaces_gguf_files_alone(here: Path, when: str) -> None:
     assert file.read_text() == "mine"
 
 
-def test_force_replaces_no_other_file_beside_a_folder(here: Path) -> None:
+def test_force_replaces_no_foreign_file_next_to_a_folder(here: Path) -> None:
     file = here / "out-F32.gguf"
     file.write_text("mine")
     plan = gptailor.load("p.tailor")
@@ -663,7 +666,7 @@ def test_force_replaces_an_empty_file(here: Path) -> None:
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, RuntimeError, MemoryError])
 @pytest.mark.parametrize("force", [False, True])
-def test_an_interrupt_leaves_what_was_there(
+def test_an_interrupt_keeps_the_existing_file(
     here: Path, exception: type[BaseException], force: bool
 ) -> None:
     if force:
@@ -716,7 +719,7 @@ def limited(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [
         (1_000, "its temporary files cannot be written: File too large"),  # the tokenizer's
         (
@@ -726,11 +729,11 @@ def limited(size: int) -> Iterator[None]:
         (100_000, "cannot be written: File too large"),
     ],
 )
-def test_a_limit_on_the_size_of_files_is_one_message(here: Path, size: int, said: str) -> None:
+def test_a_limit_on_the_size_of_files_is_one_message(here: Path, size: int, message: str) -> None:
     with limited(size):
         error = refused("C303", lambda: compiled(here, locking=True))
-    assert (error.message, error.path) == (said, here / "out.gguf")
-    assert ("TMPDIR" in error.help) == ("temporary" in said)
+    assert (error.message, error.path) == (message, here / "out.gguf")
+    assert ("TMPDIR" in error.help) == ("temporary" in message)
 
 
 def test_a_full_disk_leaves_the_old_files_of_an_update(here: Path) -> None:
@@ -776,14 +779,14 @@ def test_a_tokenizer_in_a_gguf_file_needs_temporary_files_too(here: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         ("ro", "C303", "cannot be written: Read-only file system"),
         ("size=64k", "C305", "bytes, but 65,536 are free"),
     ],
 )
 def test_a_file_system_without_room_is_one_message(
-    here: Path, options: str, code: str, said: str
+    here: Path, options: str, code: str, message: str
 ) -> None:
     place = here / "mounted"
     place.mkdir()
@@ -795,7 +798,7 @@ def test_a_file_system_without_room_is_one_message(
         pytest.skip("no file system can be mounted here")
     try:
         error = refused(code, lambda: compiled(place))
-        assert error.message.endswith(said)
+        assert error.message.endswith(message)
         assert error.path == place / "out.gguf"
         assert list(place.iterdir()) == []
     finally:
@@ -835,7 +838,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     assert Path(str(error.path)).name == "model.safetensors"
 
 
-def test_what_a_dead_run_left_is_removed(here: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(here: Path) -> None:
     left = here / ".out.gguf.partial-1-0123456789abcdef"
     left.mkdir()
     (left / "new").write_text("half")
@@ -848,7 +851,7 @@ def test_what_a_dead_run_left_is_removed(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "config", "said"),
+    ("family", "config", "message"),
     [
         ("phi3", SIZES, "can't write the model type 'phi3' as GGUF"),
         ("llama", {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
@@ -862,14 +865,14 @@ def test_what_a_dead_run_left_is_removed(here: Path) -> None:
         ("gemma", {"tie_word_embeddings": False}, "no place for the tensor 'lm_head.weight'"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_computes_otherwise_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, config: Any, said: str
+def test_settings_that_llama_cpp_computes_differently_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, config: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = {**SIZES, **FAMILIES.get(family, {}), **config}
     write_byte_level(tiny_model(family, tmp_path / "base", layers=3, **settings))
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
-    assert said in str(refused("C306", lambda: gptailor.compile(plan, "out.gguf")))
+    assert message in str(refused("C306", lambda: gptailor.compile(plan, "out.gguf")))
 
 
 @pytest.mark.parametrize(
@@ -881,7 +884,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused_by_name(
         ("stack { L2..L3 base }", None),
     ],
 )
-def test_an_order_of_windows_without_a_period_names_a_cut_with_one(
+def test_a_refused_order_of_windows_has_a_valid_cut_as_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drops: str, example: str | None
 ) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
@@ -939,7 +942,7 @@ AT_A_STRING = {
 
 
 @pytest.mark.parametrize(
-    ("pieces", "change", "said"),
+    ("pieces", "change", "message"),
     [
         (False, lambda t: t["model"].update(ignore_merges=True), "without a name in llama.cpp"),
         (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
@@ -953,11 +956,11 @@ AT_A_STRING = {
         (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces differently"),
     ],
 )  # fmt: skip
-def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
-    here: Path, pieces: bool, change: Callable[[dict[str, Any]], None], said: str
+def test_a_tokenizer_that_llama_cpp_lacks_is_refused_with_the_reason(
+    here: Path, pieces: bool, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     tokenizer(change, pieces)
-    assert said in str(refused("C306", lambda: compiled(here)))
+    assert message in str(refused("C306", lambda: compiled(here)))
 
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(here: Path) -> None:
@@ -980,8 +983,8 @@ def test_scores_of_pieces_go_down_in_the_order_of_their_merges(here: Path) -> No
     order = list(dict.fromkeys(a + b for a, b in state["model"]["merges"]))
     assert isinstance(tokens, tuple)
     assert isinstance(scores, tuple)
-    said = dict(zip(tokens, scores, strict=True))
-    assert [said[token] for token in order] == [-float(i) for i in range(len(order))]
+    by_token = dict(zip(tokens, scores, strict=True))
+    assert [by_token[token] for token in order] == [-float(i) for i in range(len(order))]
     assert facts["tokenizer.ggml.add_space_prefix"] is True
     assert facts["tokenizer.ggml.add_bos_token"] is True
 
@@ -1038,7 +1041,7 @@ def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, ki
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"pad_token_id": 2**40}, "padding_token_id': expected a number of at most 32 bits"),
         ({"num_key_value_heads": 10**400}, "'num_key_value_heads' is too large"),
@@ -1063,23 +1066,23 @@ def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, ki
     ],
 )
 def test_a_setting_without_room_in_the_file_is_refused(
-    here: Path, config: dict[str, Any], said: str
+    here: Path, config: dict[str, Any], message: str
 ) -> None:
     settings = json.loads(Path("base/config.json").read_text())
     if (rope := config.get("rope_parameters")) is not None:
         config = {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", **rope}}
     Path("base/config.json").write_text(json.dumps(settings | config))
-    assert said in str(refused("C306", lambda: compiled(here)))
+    assert message in str(refused("C306", lambda: compiled(here)))
 
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
-    for name, said in (("q2_k", "'q2_k'; make it from an f16 file with llama-quantize"),
+    for name, message in (("q2_k", "'q2_k'; make it from an f16 file with llama-quantize"),
                        ("iq2_xxs", "; make it from an f16 file"),
                        ("tq1_0", "trained for it"), ("q9", "'q9'$"),
                        ("Q4_KM", "did you mean 'q4_k_m'"), ("q80", "'q8_0'")):  # fmt: skip
         with pytest.raises(
-            ValueError, match=f"expected the GGUF type f32, .* or q3_k_s, got .*{said}"
+            ValueError, match=f"expected the GGUF type f32, .* or q3_k_s, got .*{message}"
         ):
             quantised_kind(name)
 
@@ -1087,7 +1090,7 @@ def test_types_that_cannot_be_written_are_refused_by_name() -> None:
 # ------------------------------------------------------------------------------ beside a folder
 
 
-def test_files_beside_a_folder_are_those_written_alone(here: Path) -> None:
+def test_files_next_to_a_folder_equal_files_written_alone(here: Path) -> None:
     plan = gptailor.load("p.tailor")
     folder = gptailor.compile(plan, here / "out", gguf=["q6_k", "bf16"], locking=True)
     assert [file.folder.name for file in folder.gguf] == ["out-Q6_K.gguf", "out-BF16.gguf"]
@@ -1149,13 +1152,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_is(here: Path) -
 # -------------------------------------------------------------------------------------- the command
 
 
-def test_the_command_writes_a_file_and_says_what_it_is(
+def test_the_command_writes_a_file_and_describes_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q8_0", "--lock"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("out.gguf: 3 layers (the base has 4), ")
-    assert "p.tailor.lock: " in said
+    output = capsys.readouterr().out
+    assert output.startswith("out.gguf: 3 layers (the base has 4), ")
+    assert "p.tailor.lock: " in output
     assert cli.run(["compile", "p.tailor", "-o", "b.gguf", "--quantize", "q8_0", "--locked"]) == 0
     assert cli.run(["verify", "out.gguf"]) == 0
     capsys.readouterr()
@@ -1163,22 +1166,22 @@ def test_the_command_writes_a_file_and_says_what_it_is(
     assert (
         cli.run(["compile", "p.tailor", "-o", "dry.gguf", "--dry-run", "--quantize", "q4_0"]) == 0
     )
-    assert "would write dry.gguf: 3 layers" in (said := capsys.readouterr().out)
+    assert "would write dry.gguf: 3 layers" in (output := capsys.readouterr().out)
     plan = gptailor.load("p.tailor")
     assert sorted(here.iterdir()) == before
     size = gptailor.compile(plan, here / "dry.gguf", quantize="q4_0").folder.stat().st_size
-    assert f"{size:,} bytes" in said
+    assert f"{size:,} bytes" in output
     update = ["compile", "p.tailor", "-o", "dry.gguf", "--quantize", "q4_0"]
     assert cli.run([*update, "--dry-run"]) == 0
     planned = capsys.readouterr().out
-    assert planned.endswith("dry.gguf: would be written anew; nothing changed in the plan\n")
+    assert planned.endswith("dry.gguf: would be written again; nothing changed in the plan\n")
     assert cli.run(update) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("dry.gguf: written anew; nothing changed in the plan\n")
-    assert "computed" not in said
+    output = capsys.readouterr().out
+    assert output.startswith("dry.gguf: written again; nothing changed in the plan\n")
+    assert "computed" not in output
 
 
-def test_the_command_writes_files_beside_the_folder(
+def test_the_command_writes_files_next_to_the_folder(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ["compile", "p.tailor", "-o", "out", "--gguf", "q4_k_m", "--gguf", "f16"]
@@ -1187,11 +1190,11 @@ def test_the_command_writes_files_beside_the_folder(
     assert sorted(here.iterdir()) == before
     planned = capsys.readouterr().out
     assert cli.run(run) == 0
-    said, notes = capsys.readouterr()
+    output, notes = capsys.readouterr()
     assert notes.startswith("note: out-Q4_K_M.gguf: tensors with rows that aren't whole blocks of")
     for name in ("out-Q4_K_M.gguf", "out-F16.gguf"):
         assert f"{(here / name).stat().st_size:,} bytes in {name}" in planned
-        assert f"{name}: " in said
+        assert f"{name}: " in output
     (here / "out-F16.gguf").unlink()  # as after a run that failed half way
     before = (here / "out-Q4_K_M.gguf").read_bytes()
     assert cli.run(run) == 0
@@ -1203,7 +1206,7 @@ def test_the_command_writes_files_beside_the_folder(
     assert "out-Q4_K_M.gguf" in capsys.readouterr().err
 
 
-def test_the_command_refuses_what_does_not_go_together(
+def test_the_command_refuses_incompatible_options(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["compile", "p.tailor", "-o", "out", "--quantize", "q8_0"]) == 2
@@ -1234,9 +1237,9 @@ def test_a_dry_run_knows_the_size_with_the_lock(
     assert missed not in capsys.readouterr().err
     for arguments in ([*run, "--lock", "--dry-run"], [*run, "--lock"]):
         assert cli.run(arguments) == 0
-        said, notes = capsys.readouterr()
+        output, notes = capsys.readouterr()
         size = int(notes.partition(missed)[2].partition(" bytes\n")[0].replace(",", ""))
-        assert f"{size:,} bytes" in said
+        assert f"{size:,} bytes" in output
         assert f"note: its size contains the lock, {size - bare:,} bytes" in notes
         assert "the file is smaller without --lock" in notes
     assert (here / "out-Q8_0.gguf").stat().st_size == size
@@ -1252,7 +1255,7 @@ def test_an_expectation_that_a_size_misses_is_named(
     assert capsys.readouterr().err.startswith(warning)
 
 
-def test_a_smaller_vocabulary_of_a_file_names_the_way(tmp_path: Path) -> None:
+def test_a_vocabulary_cut_of_a_gguf_file_is_refused_with_a_remedy(tmp_path: Path) -> None:
     model(tmp_path / "base", layers=2)
     whole = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
     gptailor.compile(whole, tmp_path / "whole.gguf")
@@ -1261,7 +1264,7 @@ def test_a_smaller_vocabulary_of_a_file_names_the_way(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         prepare(gptailor.loads(text.format("whole.gguf"), folder=tmp_path))
     [fault] = caught.value.faults
-    help_ = "compile a plan of this file alone into a folder, and name the folder here"
+    help_ = "compile a plan of only this file into a folder, and name the folder here"
     assert (fault.code, fault.help) == ("C603", help_)
     again = gptailor.loads('tailor 1\nmodel base = "./whole.gguf"\n', folder=tmp_path)
     gptailor.compile(again, tmp_path / "folder")

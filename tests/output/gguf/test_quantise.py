@@ -242,7 +242,7 @@ def test_the_importance_lowers_the_weighted_error(kind: str) -> None:
     ("kind", "bound"),
     [("Q3_K", 0.17), ("Q4_K", 0.08), ("Q5_K", 0.04), ("Q6_K", 0.02), ("IQ4_NL", 0.09)],
 )
-def test_numbers_come_back_nearly(kind: str, bound: float) -> None:
+def test_quantised_numbers_are_close_to_the_originals(kind: str, bound: float) -> None:
     values = CASES["weights"].astype(np.float32)
     number = gguf.GGMLQuantizationType[kind]
     back = gguf.quants.dequantize(quantise.quantised(values, KINDS[kind]), number).reshape(-1)

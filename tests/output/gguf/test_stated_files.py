@@ -41,13 +41,13 @@ def stating(*lines: str) -> gptailor.Plan:
 def values(file: Path) -> dict[str, bytes]:
     """Return the bytes of a file's tensors, with their types, and all metadata but the plan."""
     header, raw = read_gguf(file), file.read_bytes()
-    found = {
+    results = {
         name: tensor.spec.dtype.encode() + raw[tensor.offset : tensor.offset + tensor.spec.size]
         for name, tensor in header.tensors.items()
     }
     named = {PLAN_KEY, "gptailor.padding", "general.name"}
     facts = {key: value for key, value in header.facts.items() if key not in named}
-    return found | {"facts": repr(facts).encode()}
+    return results | {"facts": repr(facts).encode()}
 
 
 def test_a_stated_file_has_the_bytes_of_the_option(here: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_stated_file_has_the_bytes_of_the_option(here: Path) -> None:
     assert values(weighted.folder) == values(option.folder)
 
 
-def test_files_are_written_beside_a_folder_and_their_statements_are_in_its_plan(here: Path) -> None:
+def test_stated_files_are_written_next_to_the_folder_and_kept_in_its_plan(here: Path) -> None:
     plan = stating("gguf q8_0  # for laptops", 'gguf q4_0 on "text.txt"')
     made = gptailor.compile(plan, "deep/out")
     assert [file.folder.name for file in made.gguf] == ["out-Q4_0.gguf", "out-Q8_0.gguf"]
@@ -93,30 +93,30 @@ def test_a_lock_has_the_files_and_a_changed_file_is_found(here: Path) -> None:
     assert made.lock.gguf_files.keys() == {"F16", "Q8_0"}
     assert made.lock.gguf_files == gptailor.lock(plan).gguf_files
     assert read_lock(here / "out/plan.tailor.lock").gguf_files == made.lock.gguf_files
-    found = gptailor.verify("out")
-    assert found.result == "verified", (found.differences, found.unverified)
-    assert found.compared[-2].startswith("out-F16.gguf: ")
-    assert "the metadata, " in found.compared[-2]
+    result = gptailor.verify("out")
+    assert result.result == "verified", (result.differences, result.unverified)
+    assert result.compared[-2].startswith("out-F16.gguf: ")
+    assert "the metadata, " in result.compared[-2]
     file = here / "out-Q8_0.gguf"
     raw = bytearray(file.read_bytes())
     raw[-5] ^= 1
     file.write_bytes(raw)
-    found = gptailor.verify("out")
-    assert found.result == "differs"
-    assert found.differences[0].message.startswith("out-Q8_0.gguf: tensor 'output")
+    result = gptailor.verify("out")
+    assert result.result == "differs"
+    assert result.differences[0].message.startswith("out-Q8_0.gguf: tensor 'output")
     assert gptailor.verify("out", tensors_only=True).result == "differs"
     file.unlink()
-    found = gptailor.verify("out")
-    assert found.result == "unverified"
-    assert "out-Q8_0.gguf: the plan has this file, but it is missing" in found.unverified
+    result = gptailor.verify("out")
+    assert result.result == "unverified"
+    assert "out-Q8_0.gguf: the plan has this file, but it is missing" in result.unverified
 
 
 def test_a_file_of_another_plan_is_found(here: Path) -> None:
     gptailor.compile(stating("gguf f16"), "out")
     other = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L0\n')
     gptailor.compile(other, "out-F16.gguf", quantize="f16", force=True)
-    found = gptailor.verify("out")
-    assert [each.message for each in found.differences] == [
+    result = gptailor.verify("out")
+    assert [each.message for each in result.differences] == [
         "out-F16.gguf: its plan is not the plan of the folder"
     ]
     (here / "out-F16.gguf").write_text("mine")
@@ -186,7 +186,7 @@ def test_a_found_plan_keeps_the_files_of_its_space() -> None:
 
 
 @pytest.mark.parametrize("drop", ["drop L1", "maybe drop L1"])
-def test_check_finds_files_that_the_format_has_not(here: Path, drop: str) -> None:
+def test_check_finds_architectures_that_gguf_lacks(here: Path, drop: str) -> None:
     tiny_model("phi", here / "phi", layers=2)
     text = (
         f'tailor 1\nmodel base = "./phi"\n{drop}\ngguf q8_0\nexpect bytes(gguf=f16) <= 1M\n'
@@ -216,7 +216,7 @@ def test_an_interrupt_leaves_complete_outputs_alone(here: Path, after: int) -> N
         assert gptailor.verify(left).result == "verified"
 
 
-def test_a_text_of_a_file_is_none_of_a_trial(here: Path) -> None:
+def test_the_text_of_a_gguf_file_is_not_read_by_trials(here: Path) -> None:
     text = 'gguf q4_0 on "text.txt"\nsearch { minimize nll("other.txt") }'
     space = stating("maybe drop L0", text)
     trials = Trials.__new__(Trials)

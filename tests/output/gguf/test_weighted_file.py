@@ -81,11 +81,11 @@ def test_the_first_projections_of_q4_0_have_another_type(here: Path) -> None:
 def test_metadata_names_the_matrix_with_llama_cpps_keys(here: Path) -> None:
     written = compiled("sub", gguf=["q4_k_m", "q8_0"])
     weighted, other = (read_gguf(file.folder).facts for file in written.gguf)
-    said = {
+    expected = {
         TEXT_KEY: "text.txt", "quantize.imatrix.entries_count": 7 * 8,
         "quantize.imatrix.chunks_count": 7,
     }  # fmt: skip
-    assert {key: weighted[key] for key in said} == said
+    assert {key: weighted[key] for key in expected} == expected
     assert weighted["quantize.imatrix.file"] == "gptailor computed the matrix"
     words = "quantised with an importance matrix of 780 tokens of 'text.txt'"
     assert str(weighted["general.description"]).endswith(words)
@@ -179,9 +179,9 @@ def test_a_lock_has_the_text_and_a_file_is_verified(here: Path) -> None:
     assert made.lock.gguf is not None
     assert made.lock.gguf.imatrix is not None
     assert made.lock.gguf.imatrix.tokens == 780
-    found = gptailor.verify("sub.gguf")
-    assert found.result == "verified", (found.differences, found.unverified)
-    assert any("tensors with the plan's output" in words for words in found.compared)
+    result = gptailor.verify("sub.gguf")
+    assert result.result == "verified", (result.differences, result.unverified)
+    assert any("tensors with the plan's output" in words for words in result.compared)
     Path("deep").mkdir()
     compiled("deep/again.gguf", quantize="q4_k_m", locked=made.lock)
     assert read_gguf(Path("deep/again.gguf")).facts[TEXT_KEY] == "../text.txt"
@@ -197,20 +197,20 @@ def test_a_lock_has_the_text_and_a_file_is_verified(here: Path) -> None:
     assert "the file has an importance matrix, but the lock lacks one" in caught.value.message
 
 
-def test_another_text_is_not_the_locked_one(here: Path) -> None:
+def test_a_text_that_differs_from_the_lock_is_refused(here: Path) -> None:
     made = compiled("out.gguf", quantize="q4_k_m", locking=True)
     Path("text.txt").write_text(TEXT * 4 + "More.", encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
         compiled("x.gguf", quantize="q4_k_m", locked=made.lock)
     assert caught.value.code == "C704"
     assert "the text of the importance matrix differs from the lock" in caught.value.message
-    found = gptailor.verify("out.gguf")
-    assert found.result == "unverified"
-    assert "the text of the importance matrix is not the locked one" in found.unverified[0]
+    result = gptailor.verify("out.gguf")
+    assert result.result == "unverified"
+    assert "the text of the importance matrix is not the locked one" in result.unverified[0]
     Path("text.txt").unlink()
-    found = gptailor.verify("out.gguf")
-    assert found.result == "unverified"
-    assert "can't be read" in found.unverified[0]
+    result = gptailor.verify("out.gguf")
+    assert result.result == "unverified"
+    assert "can't be read" in result.unverified[0]
 
 
 @pytest.mark.parametrize(("factor", "accepted"), [(1.001, True), (1.2, False)])
@@ -220,9 +220,9 @@ def test_tensors_may_differ_as_much_as_their_columns_nearly_agree(
     made = compiled("out.gguf", quantize="q4_0", locking=True)
 
     def elsewhere(*arguments: Any, **how: Any) -> ImportanceMatrix:
-        found = importance_matrix(*arguments, **how)
-        odd = {name: torch.arange(len(columns)) % 2 for name, columns in found.items()}
-        return {name: found[name] * factor ** odd[name] for name in found}
+        result = importance_matrix(*arguments, **how)
+        odd = {name: torch.arange(len(columns)) % 2 for name, columns in result.items()}
+        return {name: result[name] * factor ** odd[name] for name in result}
 
     monkeypatch.setattr(importance, "importance_matrix", elsewhere)
     if accepted:
@@ -238,9 +238,9 @@ def test_tensors_may_differ_as_much_as_their_columns_nearly_agree(
 
 def test_without_a_lock_weighted_tensors_can_not_be_compared(here: Path) -> None:
     compiled("out.gguf", quantize="q4_0")
-    found = gptailor.verify("out.gguf")
-    assert found.differences == ()
-    assert found.unverified == ("56 fitted, healed or weighted tensors: there is no lock",)
+    result = gptailor.verify("out.gguf")
+    assert result.differences == ()
+    assert result.unverified == ("56 fitted, healed or weighted tensors: there is no lock",)
 
 
 def test_bridged_and_weighted_tensors_have_the_sketches_of_both(here: Path) -> None:
@@ -255,5 +255,5 @@ def test_bridged_and_weighted_tensors_have_the_sketches_of_both(here: Path) -> N
     assert lengths.pop("blk.0.ffn_down.weight") == 2 * 64
     assert set(lengths.values()) == {64}
     assert "token_embd.weight" not in lengths
-    found = gptailor.verify("out.gguf")
-    assert found.result == "verified", (found.differences, found.unverified)
+    result = gptailor.verify("out.gguf")
+    assert result.result == "verified", (result.differences, result.unverified)

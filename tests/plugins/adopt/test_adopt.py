@@ -35,7 +35,7 @@ def draft(made: dict[str, Family], kind: str) -> Family:
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_a_draft_says_what_the_release_says(made: dict[str, Family], kind: str) -> None:
+def test_a_draft_equals_the_released_family(made: dict[str, Family], kind: str) -> None:
     file, known = draft(made, kind), FAMILY_OF[kind]
 
     assert file.proof.failures == []
@@ -54,8 +54,8 @@ def test_a_draft_says_what_the_release_says(made: dict[str, Family], kind: str) 
 def kinds(family: Family, config: dict[str, Any], count: int) -> list[list[int]]:
     """The layers of each kind."""
     read = [rule.read(config, count) for rule in family.rules]
-    said = [repr([values[i] for values in read]) for i in range(count)]
-    return [[i for i in range(count) if said[i] == kind] for kind in dict.fromkeys(said)]
+    keys = [repr([values[i] for values in read]) for i in range(count)]
+    return [[i for i in range(count) if keys[i] == kind] for kind in dict.fromkeys(keys)]
 
 
 @pytest.mark.parametrize("kind", KNOWN)

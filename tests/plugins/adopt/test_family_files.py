@@ -142,7 +142,7 @@ def test_a_new_architecture_is_learned_and_its_layers_are_cut(here: Path) -> Non
         torch.testing.assert_close(cut(ids, use_cache=False).logits, wanted)
 
 
-def test_the_file_says_what_was_drafted_and_what_was_tried(here: Path) -> None:
+def test_the_file_has_drafted_settings_and_their_proof(here: Path) -> None:
     file = read_family_file(here / "newday.family.json")
     assert file.moved.keys() == {"gains"}
     assert set(file.moved["gains"].tried) == {"loud", "soft"}
@@ -201,7 +201,7 @@ def test_a_file_is_found_where_it_is_named_and_in_the_user_s_folder(here: Path) 
     assert run(["check", "cut.tailor"]) == 0
 
 
-def test_the_release_s_own_family_wins_unless_a_file_is_named(
+def test_a_built_in_family_overrides_a_file_that_is_not_named(
     here: Path, said: Said, tmp_path: Path
 ) -> None:
     document = json.loads(Path("newday.family.json").read_text())
@@ -254,7 +254,7 @@ def lie(here: Path, **changes: Any) -> None:
         ({"moved": {}}, "'gains' may have an entry for each layer"),
     ],
 )
-def test_a_file_that_lies_is_found_out_by_the_header(
+def test_the_header_refutes_a_wrong_family_file(
     here: Path, said: Said, changes: dict[str, Any], message: str
 ) -> None:
     lie(here, **changes)
@@ -290,7 +290,7 @@ def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
         ('{"version": 9}', "expected a family file of version 1, got version 9"),
     ],
 )
-def test_a_file_that_is_none_is_named(here: Path, said: Said, text: str, message: str) -> None:
+def test_an_invalid_file_is_named(here: Path, said: Said, text: str, message: str) -> None:
     (here / "newday.family.json").write_text(text)
     assert run(["check", "cut.tailor", *NAMED]) == 1
     shown = said()
@@ -334,7 +334,7 @@ def configured(folder: Path, **config: Any) -> None:
         ({"model_type": "llama", "num_hidden_layers": "six"}, "its configuration can't be read"),
     ],
 )
-def test_what_transformers_does_not_have_is_not_drafted(
+def test_a_type_unknown_to_transformers_is_not_drafted(
     here: Path, said: Said, config: dict[str, Any], message: str
 ) -> None:
     configured(here / "model", **config)
@@ -345,7 +345,7 @@ def test_what_transformers_does_not_have_is_not_drafted(
     assert list(here.glob("none_such*")) == []
 
 
-def test_a_file_that_is_there_is_replaced_only_by_force(here: Path, said: Said) -> None:
+def test_an_existing_file_is_replaced_only_by_force(here: Path, said: Said) -> None:
     assert run(["family", "base", "-o", "newday.family.json"]) == 3
     assert "C301" in said()
     Path("newday.family.json").write_text("")

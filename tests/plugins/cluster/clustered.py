@@ -23,7 +23,7 @@ import ray
 from gptailor.plan.events import Progress
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.cluster.ray_workers import LOCAL, ClusterError, RayWorkers
-from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.search import Scored, SearchEvent
 from tests.searching.landscape import (
     Counting,
@@ -57,16 +57,16 @@ class Disturbing:
 
 
 def process_of(workers: RayWorkers, number: int) -> int:
-    found: int = ray.get(workers._workers[number].actor.ready.remote())
-    return found
+    result: int = ray.get(workers._workers[number].actor.ready.remote())
+    return result
 
 
 def worker_lost(folder: Path) -> dict[str, Any]:
     with RayWorkers(partial(Counting, seconds=0.05), LOCAL, 2) as workers:
         first = process_of(workers, 0)
         disturbing = Disturbing({6: lambda: os.kill(first, signal.SIGKILL)})
-        said = disturbed(folder, workers, disturbing)
-        return {**said, "replaced": process_of(workers, 0) != first}
+        outcome = disturbed(folder, workers, disturbing)
+        return {**outcome, "replaced": process_of(workers, 0) != first}
 
 
 def node_lost(folder: Path) -> dict[str, Any]:
@@ -92,13 +92,13 @@ def node_lost(folder: Path) -> dict[str, Any]:
 
 
 def disturbed(folder: Path, workers: RayWorkers, disturbing: Disturbing) -> dict[str, Any]:
-    found = search(folder, chosen(), workers=workers, on_event=disturbing)
+    result = search(folder, chosen(), workers=workers, on_event=disturbing)
     return {
-        "ended": found.run(),
+        "ended": result.run(),
         "done": disturbing.done,
         "lost": workers._lost,
-        "late": found.study.typed.late,
-        "trials": repr(record(found.ledger.trials)),
+        "late": result.study.typed.late,
+        "trials": repr(record(result.ledger.trials)),
     }
 
 

@@ -47,7 +47,7 @@ def stored(**files: str) -> str:
     return url
 
 
-def test_what_is_here_and_unchanged_is_not_fetched_again(got: Counter[str]) -> None:
+def test_unchanged_files_are_not_fetched_again(got: Counter[str]) -> None:
     url = stored(one="1", two="2")
     folder = fetched_folder(url)
     assert folder == kept_folder(url)
@@ -114,9 +114,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing_half(
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "gone"])
-def test_a_file_that_is_not_what_was_fetched_is_fetched_again(
-    got: Counter[str], damage: str
-) -> None:
+def test_a_missing_or_damaged_copy_is_fetched_again(got: Counter[str], damage: str) -> None:
     url = stored(one="11", two="2")
     place = fetched_folder(url) / "one"
     if damage == "gone":
@@ -130,7 +128,7 @@ def test_a_file_that_is_not_what_was_fetched_is_fetched_again(
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"one": 1}', b"\xff"])
-def test_a_damaged_list_of_what_was_fetched_counts_as_none(got: Counter[str], raw: bytes) -> None:
+def test_a_damaged_list_of_fetched_files_is_ignored(got: Counter[str], raw: bytes) -> None:
     url = stored(one="1")
     (fetched_folder(url) / ".fetched.json").write_bytes(raw)
     fetched_folder(url)
@@ -166,17 +164,17 @@ def test_without_a_home_another_users_temporary_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("memory://nothing-is-here/models", "is empty"),
         ("nowhere://bucket/model", "not available: Protocol not known: nowhere"),
     ],
 )
-def test_a_folder_that_cannot_be_had_is_one_fault(url: str, said: str) -> None:
+def test_an_unavailable_folder_is_one_fault(url: str, message: str) -> None:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{url}"\ndrop L1\n')
     with pytest.raises(PlanError, match="C503") as refused:
         gptailor.compile(plan, "out")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_model_at_a_url_compiles_as_the_folder_does(tmp_path: Path) -> None:

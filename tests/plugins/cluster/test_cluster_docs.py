@@ -25,22 +25,22 @@ def documents() -> list[dict[str, Any]]:
 def scripts() -> list[str]:
     """All that a shell gets: the page's blocks, a file, and what YAML hands to a shell."""
     shown = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    inside = [one[key] for one in documents() for key in ("setup", "run") if key in one]
+    inside = [item[key] for item in documents() for key in ("setup", "run") if key in item]
     return [*shown, SLURM, *inside, documents()[0]["spec"]["entrypoint"]]
 
 
 def searches() -> list[list[str]]:
     """The arguments of each `gptailor search`, as a shell would hand them on."""
-    found = []
+    results = []
     for script in scripts():
         joined = script.replace("\\\n", " ")
-        for said in re.findall(r"gptailor search (.*)", joined):
-            whole = re.sub(r'"?\$\(\(.*?\)\)"?', "7", said)
-            found.append(shlex.split(whole))
-    return found
+        for arguments in re.findall(r"gptailor search (.*)", joined):
+            whole = re.sub(r'"?\$\(\(.*?\)\)"?', "7", arguments)
+            results.append(shlex.split(whole))
+    return results
 
 
-def test_there_are_files_for_three_kinds_of_cluster() -> None:
+def test_three_kinds_of_cluster_have_files() -> None:
     assert SLURM.startswith("#!")
     assert "#SBATCH" in SLURM
     kube, sky = documents()
@@ -50,20 +50,20 @@ def test_there_are_files_for_three_kinds_of_cluster() -> None:
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda script: script.split("\n")[0][:30])
-def test_a_shell_reads_them(script: str) -> None:
+def test_bash_parses_the_scripts(script: str) -> None:
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", searches(), ids=lambda arguments: arguments[-4])
-def test_their_searches_are_of_todays_options(arguments: list[str]) -> None:
+def test_the_files_of_clusters_use_current_options(arguments: list[str]) -> None:
     context = cli.make_context("gptailor", [], resilient_parsing=True)
     command = cli.get_command(context, "search")
     assert command is not None
-    said = command.make_context("search", list(arguments), parent=context).params
-    assert said["ray"]
-    assert said["device"] == "cuda"
-    assert said["workers"] == 7
+    options = command.make_context("search", list(arguments), parent=context).params
+    assert options["ray"]
+    assert options["device"] == "cuda"
+    assert options["workers"] == 7
 
 
 def test_a_manifest_asks_for_a_gpu_for_the_search_and_each_worker() -> None:
@@ -76,7 +76,7 @@ def test_a_manifest_asks_for_a_gpu_for_the_search_and_each_worker() -> None:
     assert names == {mount["name"] for mount in container["volumeMounts"]}
 
 
-def test_they_use_extras_that_there_are() -> None:
+def test_the_files_of_clusters_name_existing_extras() -> None:
     project = ROOT / "pyproject.toml"
     extras = set(re.findall(r"^(\w+) = \[", project.read_text("utf-8"), re.MULTILINE))
     asked = re.findall(r"gptailor\[([\w,]+)\]", "\n".join([PAGE, *FILES.values()]))

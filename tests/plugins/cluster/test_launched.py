@@ -62,12 +62,18 @@ def heal_and_keep(device: str, out: str) -> None:
     """Heal the plan here, and keep the result and the events in a file."""
     prepared = prepare(gptailor.load("plan.tailor"))
     events: list[Event] = []
-    found = healed_layers(prepared, device=torch.device(device), on_event=events.append)
-    told = [event for event in events if isinstance(event, Progress)]
-    steps = [event.done for event in told if event.what == "healing"]
-    read = [event.done for event in told if event.what == "reading"]
+    result = healed_layers(prepared, device=torch.device(device), on_event=events.append)
+    progress = [event for event in events if isinstance(event, Progress)]
+    steps = [event.done for event in progress if event.what == "healing"]
+    read = [event.done for event in progress if event.what == "reading"]
     torch.save(
-        (found.tensors, found.result.numbers["start"], found.result.numbers["healed"], steps, read),
+        (
+            result.tensors,
+            result.result.numbers["start"],
+            result.result.numbers["healed"],
+            steps,
+            read,
+        ),
         out,
     )
 
@@ -80,8 +86,8 @@ def two_processes(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = [preloaded.start(script, rank, port, *arguments, cwd=folder) for rank in range(2)]
-    said = [process.communicate() for process in both]
-    return [(process.returncode, *each) for process, each in zip(both, said, strict=True)]
+    outputs = [process.communicate() for process in both]
+    return [(process.returncode, *each) for process, each in zip(both, outputs, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +160,8 @@ def test_an_error_of_any_process_ends_all_with_one_message(
     speaks: int,
     message: str,
 ) -> None:
-    found = two_processes(preloaded, SHARING, tmp_path, "cpu", work)
-    assert tuple(code for code, _, _ in found) == codes
-    assert message in found[speaks][2]
-    assert found[1 - speaks][1] == ""
-    assert not {"Traceback", "rror:"} & set(re.findall("Traceback|rror:", found[1 - speaks][2]))
+    result = two_processes(preloaded, SHARING, tmp_path, "cpu", work)
+    assert tuple(code for code, _, _ in result) == codes
+    assert message in result[speaks][2]
+    assert result[1 - speaks][1] == ""
+    assert not {"Traceback", "rror:"} & set(re.findall("Traceback|rror:", result[1 - speaks][2]))

@@ -67,7 +67,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
 
 
-def test_what_is_put_is_there_on_another_machine(
+def test_stored_files_are_available_on_another_machine(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with folder_at(url) as run:
@@ -161,7 +161,7 @@ def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread", "brief_answers")
-def test_the_whole_of_a_run_is_at_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_complete_at_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plans there compile anywhere, and the same command continues on another machine."""
     url = f"memory://bucket-{uuid.uuid4().hex}/run"
     tiny_model("llama", tmp_path / "base", layers=7)
@@ -173,13 +173,13 @@ search { minimize nll("rows.jsonl") }
 """
     (tmp_path / "space.tailor").write_text(text)
     plan = gptailor.load(tmp_path / "space.tailor")
-    found = whole_search(plan, url, Flags(trials=4, fidelity=(4, 4)))
+    result = whole_search(plan, url, Flags(trials=4, fidelity=(4, 4)))
     names = ObjectStorage(url).names()
     assert {"best.tailor", "best.tailor.lock", "run.json", "start.tailor",
             "summary.md"} <= set(names)  # fmt: skip
     assert not any("digests" in name or name.startswith(".") for name in names)
-    reading, before = read_run(url), len(found.summary.ledger.trials)
-    assert len(reading.ledger.trials) == len(found.summary.ledger.trials)
+    reading, before = read_run(url), len(result.summary.ledger.trials)
+    assert len(reading.ledger.trials) == len(result.summary.ledger.trials)
     assert all(reading.made(trial) for trial in reading.ledger.trials)
     (tmp_path / "elsewhere").mkdir()
     best = tmp_path / "elsewhere" / "best.tailor"
@@ -225,7 +225,7 @@ def test_a_url_of_the_former_format_is_refused(url: str) -> None:
             read(url)
 
 
-def test_an_object_whose_name_leads_out_of_run_is_not_fetched(
+def test_an_object_with_a_name_outside_run_is_not_fetched(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = "memory://strange/run"

@@ -37,8 +37,8 @@ def ran(how: str, folder: Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,22 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.plugins.cluster.clustered import chosen
 
     folder = tmp_path_factory.mktemp("calm")
-    found = search(folder, chosen(), workers=Simulated(Counting(), (1.0, 2.0)))
-    found.run()
-    return repr(record(found.ledger.trials))
+    result = search(folder, chosen(), workers=Simulated(Counting(), (1.0, 2.0)))
+    result.run()
+    return repr(record(result.ledger.trials))
 
 
 @pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_the_study_is_the_same(tmp_path: Path, calm: str) -> None:
-    said = ran("worker", tmp_path)
-    assert (said["ended"], said["done"], said["lost"], said["late"]) == ("budget", 1, 1, 0)
-    assert said["replaced"]
-    assert said["trials"] == calm
+    outcome = ran("worker", tmp_path)
+    assert (outcome["ended"], outcome["done"], outcome["lost"], outcome["late"]) == (
+        "budget",
+        1,
+        1,
+        0,
+    )
+    assert outcome["replaced"]
+    assert outcome["trials"] == calm
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +72,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
-    cluster: dict[str, Any], calm: str
-) -> None:
+def test_a_lost_machine_leaves_the_study_the_same(cluster: dict[str, Any], calm: str) -> None:
     """The search goes on with the worker that is left; a machine that comes is used again."""
-    said = cluster
-    assert (said["ended"], said["done"], said["lost"], said["late"]) == ("budget", 2, 1, 0)
-    assert said["trials"] == calm
+    outcome = cluster
+    assert (outcome["ended"], outcome["done"], outcome["lost"], outcome["late"]) == (
+        "budget",
+        2,
+        1,
+        0,
+    )
+    assert outcome["trials"] == calm
 
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_a_machine_of_another_kind_and_one_that_lacks_something_are_reported(
+def test_unlike_and_incomplete_machines_are_reported(
     cluster: dict[str, Any],
 ) -> None:
     assert cluster["refused"] == [
@@ -89,7 +97,7 @@ def test_a_machine_of_another_kind_and_one_that_lacks_something_are_reported(
     assert cluster["alike"] == "budget"
 
 
-def test_a_worker_is_replaced_where_what_it_sent_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_replaced_if_its_result_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process lives, so that Ray doesn't raise `RayActorError`."""
     monkeypatch.setattr(ray_workers, "_connect", lambda address, count: None)
     monkeypatch.setattr(ray_workers, "_cpus", lambda count: 1)
@@ -119,6 +127,6 @@ def test_a_worker_has_its_share_of_the_processors(
     assert ray_workers._cpus(count) == cpus
 
 
-def test_a_cluster_that_is_not_there_is_one_message() -> None:
+def test_a_missing_cluster_is_one_message() -> None:
     with pytest.raises(ray_workers.ClusterError, match=r"Ray is not available at '127\.0\.0\.1:1'"):
         ray_workers.RayWorkers(Counting, "127.0.0.1:1", 2)

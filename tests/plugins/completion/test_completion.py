@@ -38,18 +38,18 @@ def files(home: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("shell", FILES)
 def test_completion_knows_the_shells(run: Run, shell: str) -> None:
-    said = run("completion", shell)
-    assert (said.code, said.err) == (0, "")
-    assert "_GPTAILOR_COMPLETE" in said.out
+    result = run("completion", shell)
+    assert (result.code, result.err) == (0, "")
+    assert "_GPTAILOR_COMPLETE" in result.out
     if shutil.which(shell):
-        subprocess.run([shell, "-n", "-c", said.out], check=True)
+        subprocess.run([shell, "-n", "-c", result.out], check=True)
 
 
 def test_a_shell_without_a_script_is_misuse(run: Run) -> None:
-    said = run("completion", "tcsh")
-    assert (said.code, said.out) == (2, "")
-    assert "Usage: gptailor completion" in said.err
-    assert "'tcsh' is not one of" in said.err
+    result = run("completion", "tcsh")
+    assert (result.code, result.out) == (2, "")
+    assert "Usage: gptailor completion" in result.err
+    assert "'tcsh' is not one of" in result.err
 
 
 def test_the_help_has_a_line_of_the_command(run: Run) -> None:
@@ -75,25 +75,25 @@ def test_completion_completes(typed: str, words: list[str]) -> None:
         "COMP_WORDS": f"gptailor {typed}",
         "COMP_CWORD": str(len(typed.split(" "))),
     }
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", "from gptailor.cli.main import cli; cli(prog_name='gptailor')"],
         env={**os.environ, **environment},
         check=False,
         capture_output=True,
         text=True,
     )
-    assert said.stdout.split() == [f"plain,{word}" for word in words]
+    assert output.stdout.split() == [f"plain,{word}" for word in words]
 
 
 @pytest.mark.parametrize("shell", FILES)
-def test_it_writes_one_file_that_is_what_is_printed(run: Run, home: Path, shell: str) -> None:
-    said = run("completion", shell, "--install")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith(f"{home / FILES[shell]}: written\n")
+def test_install_writes_the_printed_script(run: Run, home: Path, shell: str) -> None:
+    result = run("completion", shell, "--install")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"{home / FILES[shell]}: written\n")
     assert files(home) == {FILES[shell]: run("completion", shell).out}
     again = run("completion", shell, "--install")
     assert again.out.startswith(f"{home / FILES[shell]}: exists already, unchanged\n")
-    assert again.out.splitlines()[1:] == said.out.splitlines()[1:]
+    assert again.out.splitlines()[1:] == result.out.splitlines()[1:]
     assert list(files(home)) == [FILES[shell]]
 
 
@@ -106,9 +106,9 @@ def test_the_shell_is_the_environments(
     assert list(files(home)) == [FILES["fish"]]
     for unknown in ("/bin/tcsh", ""):
         monkeypatch.setenv("SHELL", unknown)
-        said = run("completion", "--install")
-        assert (said.code, said.out) == (2, "")
-        assert "name a shell: bash, zsh or fish" in said.err
+        result = run("completion", "--install")
+        assert (result.code, result.out) == (2, "")
+        assert "name a shell: bash, zsh or fish" in result.err
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ def test_the_shell_is_the_environments(
         ("fish", "XDG_CONFIG_HOME", "fish/completions/gptailor.fish"),
     ],
 )
-def test_places_that_are_set_are_heeded(
+def test_folders_of_the_environment_are_used(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, shell: str, variable: str, file: str
 ) -> None:
     monkeypatch.setenv(variable, str(home / "own place"))
-    said = run("completion", shell, "--install")
+    result = run("completion", shell, "--install")
     assert list(files(home)) == [f"own place/{file}"]
-    assert (f"'{home}/own place/" in said.out) == (shell != "fish")
+    assert (f"'{home}/own place/" in result.out) == (shell != "fish")
 
 
 @pytest.mark.parametrize(
-    ("said", "file"),
+    ("folders", "file"),
     [
         ("{home}/a:{home}/b", "a/completions/gptailor"),
         (":own:{home}/b", "b/completions/gptailor"),
@@ -138,11 +138,11 @@ def test_places_that_are_set_are_heeded(
         (":", FILES["bash"]),
     ],
 )
-def test_the_first_of_bashs_folders_that_is_absolute_is_heeded(
-    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, said: str, file: str
+def test_the_first_absolute_folder_of_bash_is_used(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, folders: str, file: str
 ) -> None:
     monkeypatch.chdir(home)
-    monkeypatch.setenv("BASH_COMPLETION_USER_DIR", said.format(home=home))
+    monkeypatch.setenv("BASH_COMPLETION_USER_DIR", folders.format(home=home))
     assert run("completion", "bash", "--install").code == 0
     assert list(files(home)) == [file]
 
@@ -152,12 +152,12 @@ def test_an_old_script_is_replaced_and_a_strange_file_is_not(run: Run, home: Pat
     file = home / FILES["bash"]
     current = file.read_text()
     file.write_text("# an old one: _GPTAILOR_COMPLETE\n")
-    assert run("completion", "--install").out.startswith(f"{file}: written anew\n")
+    assert run("completion", "--install").out.startswith(f"{file}: written again\n")
     assert file.read_text() == current
     file.write_text("complete -W mine gptailor\n")
-    said = run("completion", "--install")
-    assert (said.code, said.out) == (3, "")
-    assert said.err == f"error: '{file}' exists, but gptailor didn't write it; move it\n"
+    result = run("completion", "--install")
+    assert (result.code, result.out) == (3, "")
+    assert result.err == f"error: '{file}' exists, but gptailor didn't write it; move it\n"
     assert files(home) == {FILES["bash"]: "complete -W mine gptailor\n"}
 
 

@@ -12,7 +12,7 @@ from tests.support.tiny import tiny_model
 from tests.support.tiny_bytes import model
 
 
-def test_plans_of_two_folders_know_that_embedding_and_head_are_one(
+def test_plans_of_two_folders_have_a_tied_head_in_the_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, name in enumerate(("base", "math")):
@@ -22,8 +22,8 @@ def test_plans_of_two_folders_know_that_embedding_and_head_are_one(
         head = 'tailor 1\nmodel base = "../base"\nmodel math = "../math"\n'
         (tmp_path / folder / "p.tailor").write_text(head + text)
     monkeypatch.chdir(tmp_path)
-    said = ["embed: base → math", "norm: base → math", "L0..L1: base → math"]
-    assert gptailor.diff("a/p.tailor", "b/p.tailor") == said
+    expected = ["embed: base → math", "norm: base → math", "L0..L1: base → math"]
+    assert gptailor.diff("a/p.tailor", "b/p.tailor") == expected
 
 
 def test_plans_of_two_vocabularies_are_compared_without_their_tokenizer(
@@ -50,10 +50,10 @@ def test_a_folder_and_its_gguf_file_are_compared_by_size_and_types(tmp_path: Pat
     file = tmp_path / "out-Q8_0.gguf"
     sides = [(str(path), plan_of(path)[1]) for path in (folder, file)]
     (alike, sizes), differ = diff_lines(sides[0], sides[1], 200)
-    assert (alike, differ) == ("the plans say the same", False)
+    assert (alike, differ) == ("the plans are equal", False)
     before, after = sizes.split(" → ")
     assert before.startswith("folder: ")
     assert before.endswith(" BF16")
     assert after.startswith(f"GGUF: {file.stat().st_size:,} bytes; tensors: ")
     [alike], _ = diff_lines(sides[0], sides[0], 200)
-    assert alike == "the plans say the same"
+    assert alike == "the plans are equal"

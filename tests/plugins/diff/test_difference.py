@@ -90,7 +90,7 @@ def said(a: str, b: str, count: int = 8) -> Sequence[str]:
          ["output L3: L3 base → L3 attn: base; mlp: math"]),
     ],
 )  # fmt: skip
-def test_differences(a: str, b: str, wanted: list[str]) -> None:
+def test_differences_are_printed(a: str, b: str, wanted: list[str]) -> None:
     assert said(a, b) == wanted
     assert bool(said(b, a)) is bool(wanted)
 
@@ -115,14 +115,14 @@ def test_a_long_open_plan_is_reported_in_few_words() -> None:
 
 
 def drawn(a: str, b: str, count: int = 8, width: int = 80) -> Sequence[str]:
-    plans = (gptailor.loads(HEAD + one) for one in (a, b))
+    plans = (gptailor.loads(HEAD + item) for item in (a, b))
     return [
         click.unstyle(line)
         for line in difference_map(*(Resolved(plan, count) for plan in plans), width)
     ]
 
 
-def test_two_maps_stand_above_each_other_and_what_differs_is_marked() -> None:
+def test_two_maps_are_aligned_and_differences_are_marked() -> None:
     a = "L0..L1 from math; L5 from base, math by slerp(0.5); drop L7"
     b = "L1 from math; L5 from base, math by slerp(0.25); drop L3; scale L6 by 0.5"
     assert drawn(a, b) == [
@@ -135,14 +135,14 @@ def test_two_maps_stand_above_each_other_and_what_differs_is_marked() -> None:
     ]
 
 
-def test_layers_of_stacks_stand_where_they_are_alike() -> None:
+def test_equal_layers_of_stacks_are_aligned() -> None:
     lines = drawn("stack { L0..L7 base }", "stack { L0..L2 base; L7 math; L3..L5 base; L7 base }")
     assert lines[:4] == ["  L0", "1 b b b   b b b b b", "2 b b b m b b b   b", "        ^       ^"]
     lines = drawn("repeat L1..L2", "stack { L0..L7 base }")
     assert lines[1:4] == ["1 b b²b²b²b²b b b b b", "2 b     b b b b b b b", "    ^ ^"]
 
 
-def test_a_block_that_comes_again_differs_from_one_that_does_not() -> None:
+def test_a_repeated_block_differs_from_the_block_run_once() -> None:
     assert drawn("", "repeat L1..L2")[3] == "    ^ ^"
 
 
@@ -153,7 +153,7 @@ def test_letters_are_one_for_both_plans() -> None:
     assert lines[1:4] == ["1 m b", "2 a b", "  ^"]
 
 
-def test_there_is_no_map_where_no_layer_differs() -> None:
+def test_equal_layers_have_no_map() -> None:
     assert drawn("embed from math", "head from math") == []
 
 

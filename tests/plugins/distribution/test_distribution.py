@@ -10,17 +10,17 @@ from gptailor.testing import check_strategy, losses_of, space_named
 from tests.searching.strategies.test_strategies import ONE, searched, started, strategy_of
 
 
-def test_it_keeps_the_contract() -> None:
+def test_the_strategy_keeps_the_contract() -> None:
     check_strategy("distribution")
 
 
-def test_it_is_gptailors_own() -> None:
+def test_the_strategy_belongs_to_gptailor() -> None:
     assert STRATEGIES.is_own("distribution")
     assert STRATEGIES.package("distribution") is None
 
 
 @pytest.mark.parametrize("kind", ["mixed"])
-def test_it_is_better_than_chance(kind: str) -> None:
+def test_the_strategy_beats_random_search(kind: str) -> None:
     of = space_named(kind)
     assert searched("distribution", of) < searched("random", of)
 

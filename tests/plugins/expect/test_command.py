@@ -56,16 +56,16 @@ def plan(folder: Path, name: str, *expected: str, text: str = PLAN) -> str:
 
 def scores(folder: Path, target: str) -> tuple[float, float, np.ndarray, np.ndarray]:
     """The nll of a target, its error, and the sums and counts of its samples."""
-    found = gptailor.evaluate(folder / target, 'nll("rows.jsonl")', folder=folder)
-    score = found.results[0].outcome
+    result = gptailor.evaluate(folder / target, 'nll("rows.jsonl")', folder=folder)
+    score = result.results[0].outcome
     return score.value, score.stderr, np.array(score.each.sums), np.array(score.each.counts)
 
 
 def test_the_command_has_a_help(run: Run) -> None:
-    said = run("--help")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("Usage: gptailor test")
-    assert said.out == run("-h").out
+    result = run("--help")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("Usage: gptailor test")
+    assert result.out == run("-h").out
 
 
 def test_a_pass_a_tie_and_a_failure_by_a_number(run: Run, world: Path) -> None:
@@ -74,13 +74,13 @@ def test_a_pass_a_tie_and_a_failure_by_a_number(run: Run, world: Path) -> None:
     names = ("met", "hardly", "almost", "missed")
     for name, bound in zip(names, bounds, strict=True):
         plan(world, f"{name}.tailor", f'nll("rows.jsonl") <= {bound!r}')
-    said = run(*(f"{name}.tailor" for name in names), "--format", "json")
-    assert said.code == 1
-    found = json.loads(said.out)
-    assert [row["target"] for row in found] == [f"{name}.tailor" for name in names]
-    assert [row["verdict"] for row in found] == ["pass", "tie", "tie", "fail"]
-    assert [row["passed"] for row in found] == [True, True, True, False]
-    for row, bound in zip(found, bounds, strict=True):
+    outcome = run(*(f"{name}.tailor" for name in names), "--format", "json")
+    assert outcome.code == 1
+    result = json.loads(outcome.out)
+    assert [row["target"] for row in result] == [f"{name}.tailor" for name in names]
+    assert [row["verdict"] for row in result] == ["pass", "tie", "tie", "fail"]
+    assert [row["passed"] for row in result] == [True, True, True, False]
+    for row, bound in zip(result, bounds, strict=True):
         assert (row["value"], row["stderr"], row["bound"]) == (value, error, bound)
         assert row["difference"] == pytest.approx(value - bound)
         assert row["difference_stderr"] == error
@@ -101,17 +101,17 @@ def test_a_share_of_a_models_score_is_compared_sample_by_sample(run: Run, world:
     exact = (value + 3 * error) / base  # by another error than the paired one it isn't sure
     lines = [f'nll("rows.jsonl") {sign} {share!r} * base'
              for share in (exact, (value - 3 * error) / base) for sign in ("<", ">")]  # fmt: skip
-    found = json.loads(run(plan(world, "near.tailor", *lines), "--format", "json").out)
-    assert [row["verdict"] for row in found] == ["pass", "fail", "fail", "pass"]
+    result = json.loads(run(plan(world, "near.tailor", *lines), "--format", "json").out)
+    assert [row["verdict"] for row in result] == ["pass", "fail", "fail", "pass"]
 
 
 def test_a_plan_that_is_its_base_is_as_good_and_not_better(run: Run, world: Path) -> None:
     text = 'tailor 1\nmodel base = "./base"\n'
     lines = (f'nll("rows.jsonl") {sign} base' for sign in ("<=", ">=", "<"))
     name = plan(world, "same.tailor", *lines, text=text)
-    found = json.loads(run(name, "--format", "json").out)
-    assert [row["verdict"] for row in found] == ["pass", "pass", "fail"]
-    assert [row["difference"] for row in found] == [0, 0, 0]
+    result = json.loads(run(name, "--format", "json").out)
+    assert [row["verdict"] for row in result] == ["pass", "pass", "fail"]
+    assert [row["difference"] for row in result] == [0, 0, 0]
 
 
 def test_sizes_are_exact_and_times_are_compared_as_they_are(run: Run, world: Path) -> None:
@@ -120,13 +120,13 @@ def test_sizes_are_exact_and_times_are_compared_as_they_are(run: Run, world: Pat
     name = plan(world, "size.tailor", f"parameters() <= {many}", f"parameters() < {many}",
                 "parameters() < base", f"kv_cache() >= {kept}", "kv_cache() <= 0.8 * base",
                 "latency() <= 1e9 * base", "latency() <= 1e-9")  # fmt: skip
-    said = run(name, "--format", "json")
-    found = json.loads(said.out)
+    outcome = run(name, "--format", "json")
+    result = json.loads(outcome.out)
     verdicts = ["pass", "fail", "pass", "pass", "pass", "pass", "fail"]
-    assert [row["verdict"] for row in found] == verdicts
-    assert [row["stderr"] for row in found] == [0, 0, 0, 0, 0, None, None]
-    assert found[1]["difference"] == 0
-    assert not said.err.count("/"), "sizes and times are no steps of an evaluation"
+    assert [row["verdict"] for row in result] == verdicts
+    assert [row["stderr"] for row in result] == [0, 0, 0, 0, 0, None, None]
+    assert result[1]["difference"] == 0
+    assert not outcome.err.count("/"), "sizes and times are no steps of an evaluation"
 
 
 def test_a_folder_and_a_gguf_file_are_tested_by_name(run: Run, tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_folder_and_a_gguf_file_are_tested_by_name(run: Run, tmp_path: Path) -
     out = tmp_path / "deeper" / "out"
     gptailor.compile(tmp_path / name, out, gguf=["q8_0"])
     file = out.with_name("out-Q8_0.gguf")
-    said = run(out, file, tmp_path / name, "--format", "json")
-    assert said.code == 0, said.err
-    rows = json.loads(said.out)
+    result = run(out, file, tmp_path / name, "--format", "json")
+    assert result.code == 0, result.err
+    rows = json.loads(result.out)
     targets = (str(target) for target in (out, file, tmp_path / name))
     assert [row["target"] for row in rows] == [target for target in targets for _ in lines]
     losses, files, sizes = ([row["value"] for row in rows[at::3]] for at in range(3))
@@ -174,10 +174,10 @@ def test_each_model_is_evaluated_once(
                f"{choice} >= 0 * base", f"{nll} <= 9 * math")  # fmt: skip
     two = plan(world, "two.tailor", f"{nll} <= 3 * base", f"{choice} >= 0 * base", text=(
         PLAN.replace("L1 from math", "L2 from math")))  # fmt: skip
-    said = run(one, two)
-    assert said.code == 0, said.err
+    result = run(one, two)
+    assert result.code == 0, result.err
     assert sorted(ran) == [(1, (nll,)), (3, (nll, choice))]  # math; both plans, and the base
-    assert said.err.count("base") == 1
+    assert result.err.count("base") == 1
 
 
 def test_people_read_a_table(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,16 +186,16 @@ def test_people_read_a_table(run: Run, world: Path, monkeypatch: pytest.MonkeyPa
     tie = f'nll("rows.jsonl") <= {value:.2f}'
     name = plan(world, "p.tailor", "parameters() <= 1k", tie, 'nll("rows.jsonl") <= 99')
     assert abs(round(value, 2) - value) < 2 * error
-    said = run(name)
-    assert said.code == 1
-    lines = said.out.splitlines()
+    result = run(name)
+    assert result.code == 1
+    lines = result.out.splitlines()
     assert lines[0] == "p.tailor"
     assert lines[1].split() == ["measured", "bound", "verdict"]
     assert lines[2].split()[-2:] == ["1,000", "FAIL"]
     assert lines[3].endswith("pass (a tie)")
     assert lines[4].endswith("99.00         pass") or lines[4].split()[-1] == "pass"
-    assert "parameters() <= 1k: FAIL: " in said.out
-    assert f"{tie}: pass (a tie: " in said.out
+    assert "parameters() <= 1k: FAIL: " in result.out
+    assert f"{tie}: pass (a tie: " in result.out
     assert lines[-1] == "2 passed, 1 of them a tie; 1 failed"
     assert max(map(len, lines)) <= 80
 
@@ -222,17 +222,17 @@ def test_a_ci_system_reads_junit(run: Run, world: Path) -> None:
 
 def test_github_shows_a_failure_at_its_line(run: Run, world: Path) -> None:
     name = plan(world, "g.tailor", 'nll("rows.jsonl") <= 99', "parameters() <= 1k")
-    said = run(name, "--format", "github")
-    assert said.code == 1
-    marked = [line for line in said.out.splitlines() if line.startswith("::")]
+    result = run(name, "--format", "github")
+    assert result.code == 1
+    marked = [line for line in result.out.splitlines() if line.startswith("::")]
     assert len(marked) == 1
     where = "::error file=g.tailor,line=7,col=1,endLine=7,endColumn=26,title=M501::"
     assert marked[0].startswith(f"{where}the expectation parameters() <= 1k is not met: ")
     gone = plan(world, "g.tailor", 'nll("gone.jsonl") <= 99')
-    said = run(gone, "--format", "github")
-    assert (said.code, said.err) == (1, "")
-    assert said.out.startswith("::error file=g.tailor,line=6,col=12,")
-    assert "title=C801::the text can't be read" in said.out
+    result = run(gone, "--format", "github")
+    assert (result.code, result.err) == (1, "")
+    assert result.out.startswith("::error file=g.tailor,line=6,col=12,")
+    assert "title=C801::the text can't be read" in result.out
 
 
 def test_json_has_the_code_and_line_of_a_fault(run: Run, world: Path) -> None:
@@ -241,9 +241,9 @@ def test_json_has_the_code_and_line_of_a_fault(run: Run, world: Path) -> None:
     fault = row["fault"]
     assert (fault["code"], fault["file"], fault["line"]) == ("M501", "j.tailor", 6)
     gone = plan(world, "j.tailor", 'nll("gone.jsonl") <= 99')
-    said = run(gone, "--format", "json")
-    [fault] = json.loads(said.out)
-    assert (said.code, fault["code"], fault["line"], fault["column"]) == (1, "C801", 6, 12)
+    result = run(gone, "--format", "json")
+    [fault] = json.loads(result.out)
+    assert (result.code, fault["code"], fault["line"], fault["column"]) == (1, "C801", 6, 12)
 
 
 def test_a_compiled_folder_has_the_expectations_of_its_plan(run: Run, world: Path) -> None:
@@ -262,22 +262,22 @@ def test_a_compiled_folder_has_the_expectations_of_its_plan(run: Run, world: Pat
     assert str(world) not in card
 
 
-def test_a_text_is_named_that_is_not_there_or_too_small(run: Run, world: Path) -> None:
+def test_a_missing_or_short_text_is_named(run: Run, world: Path) -> None:
     gone = plan(world, "gone.tailor", 'nll("gone.jsonl") <= 9', 'kl("none.jsonl") <= 9')
-    said = run(gone, "--junit", "not.xml")
-    assert said.code == 1
-    assert said.out == ""
-    assert said.err.count("error[C801]") == 2
-    assert "gone.tailor:6:12" in said.err
+    result = run(gone, "--junit", "not.xml")
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.count("error[C801]") == 2
+    assert "gone.tailor:6:12" in result.err
     small = plan(world, "small.tailor", 'nll("one.jsonl") <= 9')
-    said = run(small, "--junit", "not.xml")
-    assert said.code == 1
-    assert "error[M502]: expected at least 2 samples for 'nll(\"one.jsonl\")', got 1" in said.err
-    assert "small.tailor:6:1" in said.err
+    result = run(small, "--junit", "not.xml")
+    assert result.code == 1
+    assert "error[M502]: expected at least 2 samples for 'nll(\"one.jsonl\")', got 1" in result.err
+    assert "small.tailor:6:1" in result.err
     assert not (world / "not.xml").exists()
 
 
-def test_a_score_that_is_missing_is_no_pass(run: Run, world: Path) -> None:
+def test_a_missing_score_fails_the_expectation(run: Run, world: Path) -> None:
     file = tiny_model("llama", world / "broken", layers=5) / "model.safetensors"
     tensors = load_file(file)
     tensors["model.norm.weight"].fill_(math.nan)
@@ -289,10 +289,12 @@ def test_a_score_that_is_missing_is_no_pass(run: Run, world: Path) -> None:
     text = f'{PLAN}model broken = "./broken"\nmodel other = "./other"\n'
     lines = ['nll("rows.jsonl") <= 99', 'nll("rows.jsonl") <= 9 * broken',
              'nll("rows.jsonl") <= 9 * other']  # fmt: skip
-    said = run(plan(world, "u.tailor", *lines, text=text), "--junit", "u.xml")
-    assert said.code == 3
-    assert f"{lines[1]}: FAIL: 'broken': nll(" in said.out
-    assert said.out.endswith("2 passed; 1 failed\n")  # losses compared with 'other' count by bytes
+    result = run(plan(world, "u.tailor", *lines, text=text), "--junit", "u.xml")
+    assert result.code == 3
+    assert f"{lines[1]}: FAIL: 'broken': nll(" in result.out
+    assert result.out.endswith(
+        "2 passed; 1 failed\n"
+    )  # losses compared with 'other' count by bytes
     errors = ElementTree.parse(world / "u.xml").findall(".//error")
     assert len(errors) == 1
     failing = run(plan(world, "u.tailor", *lines, "parameters() <= 1", text=text))
@@ -300,10 +302,10 @@ def test_a_score_that_is_missing_is_no_pass(run: Run, world: Path) -> None:
     assert failing.out.endswith("2 passed; 2 failed\n")
 
 
-def test_misuse(run: Run, world: Path) -> None:
-    said = run(plan(world, "bare.tailor"))
-    assert said.code == 2
-    assert "no plan has an expectation" in said.err
+def test_wrong_arguments_exit_with_2(run: Run, world: Path) -> None:
+    result = run(plan(world, "bare.tailor"))
+    assert result.code == 2
+    assert "no plan has an expectation" in result.err
     assert run("bare.tailor", "--samples", "1").code == 2
     assert run().code == 2
     both = run(plan(world, "p.tailor", "parameters() <= 1M"), "bare.tailor")
@@ -319,12 +321,12 @@ def test_other_models_and_numbers(run: Run, world: Path) -> None:
     text = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nlet mix = 0.5\n'
     text += "whole from base, math by slerp(mix)\n"
     name = plan(world, "set.tailor", line, text=text)
-    said = run(name, "--set", "mix=0.0,1.0", "--format", "json")
-    assert [row["passed"] for row in json.loads(said.out)] == [False, True]
+    result = run(name, "--set", "mix=0.0,1.0", "--format", "json")
+    assert [row["passed"] for row in json.loads(result.out)] == [False, True]
     assert run(name, "--set", "mix=0.0", "--model", f"math={world / 'base'}").code == 0
 
 
-def test_in_python(world: Path) -> None:
+def test_expectations_are_evaluated_in_python(world: Path) -> None:
     declared = gptailor.load(world / plan(world, "py.tailor", 'nll("rows.jsonl") <= 99'))
     [result] = gptailor.evaluate_expectations(declared, samples=8)
     assert isinstance(result, gptailor.ExpectationResult)
@@ -350,13 +352,13 @@ def test_each_plan_is_compared_with_its_own_model_of_a_name(run: Run, world: Pat
 def test_a_report_of_results_never_replaces_a_plan(run: Run, world: Path) -> None:
     name = plan(world, "kept.tailor", "parameters() < base")
     before = (world / name).read_text()
-    said = run(name, "--junit", name)
-    assert said.code == 3
-    assert "error[C302]: is a plan to test" in said.err
+    result = run(name, "--junit", name)
+    assert result.code == 3
+    assert "error[C302]: is a plan to test" in result.err
     assert (world / name).read_text() == before
 
 
-def test_a_model_that_only_an_expectation_names_is_no_part_of_the_lock(world: Path) -> None:
+def test_the_lock_ignores_models_of_expectations_alone(world: Path) -> None:
     lock = gptailor.lock(gptailor.load(world / plan(world, "locked.tailor")))
     rival = PLAN + 'model rival = "./math"\n'
     more = gptailor.load(world / plan(world, "more.tailor", "parameters() < rival", text=rival))
@@ -366,14 +368,14 @@ def test_a_model_that_only_an_expectation_names_is_no_part_of_the_lock(world: Pa
     assert gptailor.lock(other).plan != lock.plan
 
 
-def test_a_plan_that_isnt_a_gguf_file_is_named_by_its_drops(run: Run, tmp_path: Path) -> None:
+def test_an_impossible_gguf_plan_is_refused_by_its_drops(run: Run, tmp_path: Path) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     model(tmp_path / "base", "gemma3_text", layers=6, layer_types=kinds)
     text = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
     plan(tmp_path, "p", "bytes(gguf=q8_0) <= 1M", text=text)
-    code, said, _ = run(str(tmp_path / "p"))
+    code, output, _ = run(str(tmp_path / "p"))
     assert code == 3
-    words = " ".join(said.split())
+    words = " ".join(output.split())
     assert "FAIL: [C306] without L1 its sliding layers aren't periodic, as llama.cpp's" in words
     assert "'gemma3' must: sFssF; drop or reorder layers so" in words
-    assert "\\n" not in said
+    assert "\\n" not in output

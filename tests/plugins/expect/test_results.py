@@ -25,7 +25,7 @@ RESULTS = (
 )  # fmt: skip
 
 
-def test_a_table_for_each_plan_and_a_line_for_what_did_not_pass_alone() -> None:
+def test_each_plan_has_a_table_and_other_results_have_lines() -> None:
     assert list(expectation_lines(RESULTS, 60)) == [
         "a.tailor",
         "                       measured  bound       verdict",
@@ -47,17 +47,17 @@ def test_json_has_the_fault_with_its_line() -> None:
     source = Source("a.tailor", "tailor 1\nexpect parameters() < 5\n")
     fault = Fault("M501", "too large", ("expects", 0), span=Span(9, 32), source=source)
     row = replace(RESULTS[2], fault=fault)
-    [found] = json.loads(expectations_json([row]))
-    assert {"code": "M501", "file": "a.tailor", "line": 2}.items() <= found["fault"].items()
+    [result] = json.loads(expectations_json([row]))
+    assert {"code": "M501", "file": "a.tailor", "line": 2}.items() <= result["fault"].items()
 
 
 def test_json_has_no_infinite_number() -> None:
-    found = json.loads(expectations_json(RESULTS), parse_constant=lambda word: 1 / 0)
-    assert [row["value"] for row in found] == [1.5, 1.5, None, None]
-    assert [row["difference_stderr"] for row in found] == [0.1, 0.03, None, None]
+    result = json.loads(expectations_json(RESULTS), parse_constant=lambda word: 1 / 0)
+    assert [row["value"] for row in result] == [1.5, 1.5, None, None]
+    assert [row["difference_stderr"] for row in result] == [0.1, 0.03, None, None]
 
 
-def test_junit_is_xml_whatever_a_plan_says() -> None:
+def test_junit_is_valid_xml_for_any_text() -> None:
     root = ElementTree.fromstring(junit(RESULTS))
     assert [suite.get("name") for suite in root] == ["a.tailor", "b.tailor"]
     assert [case[0].tag for case in root.iter("testcase")] == [

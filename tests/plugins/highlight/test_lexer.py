@@ -18,16 +18,16 @@ KINDS = {"LAYER": Name.Constant, "NUMBER": Number, "SIZE": Number, "STRING": Str
 
 def coloured(text: str) -> list[tuple[int, _TokenType, str]]:
     """Offset, kind and text of each token but blanks and comments."""
-    found = TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text)
-    return [one for one in found if one[2].strip() and one[1] is not Comment.Single]
+    result = TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text)
+    return [item for item in result if item[2].strip() and item[1] is not Comment.Single]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_a_plan_is_coloured_without_a_gap(path: Path) -> None:
     text = path.read_text("utf-8")
-    found = list(TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text))
-    assert "".join(value for _, _, value in found) == text
-    assert [value for _, kind, value in found if kind is Error] == []
+    results = list(TailorLexer(stripnl=False, ensurenl=False).get_tokens_unprocessed(text))
+    assert "".join(value for _, _, value in results) == text
+    assert [value for _, kind, value in results if kind is Error] == []
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_words_are_coloured_as_the_parser_takes_them(statement: str) -> None:
             assert kind is (Keyword.Pseudo if token in word_groups()["choice"] else Keyword), token
 
 
-def test_an_argument_may_be_called_as_a_keyword() -> None:
+def test_an_argument_may_have_the_name_of_a_keyword() -> None:
     kinds = {value: kind for _, kind, value in coloured("L1 from a, b by dare(seed=3)")}
     assert (kinds["from"], kinds["seed"], kinds["dare"]) == (
         Keyword,
@@ -68,14 +68,14 @@ def test_an_argument_may_be_called_as_a_keyword() -> None:
     )
 
 
-def test_what_has_no_meaning_is_an_error() -> None:
+def test_unknown_characters_are_coloured_as_errors() -> None:
     assert [kind for _, kind, value in coloured("L1 from “math”") if value in "“”"] == [
         Error,
         Error,
     ]
 
 
-def test_pygments_finds_it() -> None:
+def test_pygments_finds_the_lexer() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     home = f"{TailorLexer.__module__}:{TailorLexer.__name__}"
     assert project["entry-points"]["pygments.lexers"] == {"tailor": home}

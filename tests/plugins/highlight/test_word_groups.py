@@ -13,9 +13,9 @@ from gptailor.plugins.highlight.word_groups import word_groups
 def test_every_word_of_the_grammar_is_in_one_group():
     rules = "".join(line.split("//")[0] for line in grammar().splitlines(keepends=True))
     written = set(re.findall(r'"([a-z_]+)"', rules))
-    found = [w for name in ("statement", "choice", "within") for w in word_groups()[name]]
-    assert sorted(found) == sorted(written)
-    assert len(found) == len(set(found))
+    results = [w for name in ("statement", "choice", "within") for w in word_groups()[name]]
+    assert sorted(results) == sorted(written)
+    assert len(results) == len(set(results))
 
 
 def test_registries_are_groups():
@@ -29,6 +29,6 @@ def test_registries_are_groups():
     ("start", "there", "absent"),
     [("statement", "drop", "minimize"), ("item", "merge", "drop"), ("wish", "trials", "merge")],
 )
-def test_what_begins(start, there, absent):
+def test_words_that_may_begin_a_statement(start, there, absent):
     assert there in beginning(parser(), start)
     assert absent not in beginning(parser(), start)

@@ -13,9 +13,9 @@ from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import Progress
 from gptailor.plan.faults import Fault
 from gptailor.plugins.live.screen import Screen
+from gptailor.searching.run.budget import Budget
 from gptailor.searching.run.origin import BestWindow, ModelAlone, StrategyPlan
 from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.search import (
     Begun,
@@ -100,15 +100,15 @@ def drawn(width: int, height: int = 25, trials: int = 3) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_it_says_what_people_want_to_know_and_fits(width: int) -> None:
+def test_the_screen_shows_the_state_and_fits_its_width(width: int) -> None:
     lines = drawn(width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for said in ("2.25/40", "3 trials", "best start  0: L2, L5 dropped, math",
+    for expected in ("2.25/40", "3 trials", "best start  0: L2, L5 dropped, math",
                  "best        1: L2, L5 dropped; ", "nats lost", "last        2: L2, L5 dropped",
                  "16 samples, given up", "1 plan", "1 given up early", "b ◆ · b b · b b",
                  "evaluating 4 plans", "3.8 ± 0.11", "1.7 ± 0.049"):  # fmt: skip
-        assert said in text, said
+        assert expected in text, expected
 
 
 def test_shares_are_drawn_where_the_screen_is_high_enough() -> None:
@@ -118,13 +118,13 @@ def test_shares_are_drawn_where_the_screen_is_high_enough() -> None:
     assert not any("▄" in line for line in low)
 
 
-def test_before_anything_is_known() -> None:
+def test_the_screen_is_drawn_before_the_first_trial() -> None:
     lines = drawn(80, trials=0)
     assert "0/40" in lines[0]
     assert "left" not in lines[0]
 
 
-def test_it_is_the_view_of_searches_on_terminals() -> None:
+def test_the_screen_is_the_view_of_searches_on_terminals() -> None:
     assert VIEWS.get("terminal") is Screen
 
 
@@ -149,7 +149,7 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "expected"),
     [
         (Progress("searching", 3, 24, "measuring"), "measuring: 3 of 24"),
         (Progress("asking", 0, 0), "choosing the next plans"),
@@ -158,5 +158,5 @@ def test_a_scored_trial_is_the_best_and_the_last() -> None:
         (Warned([Fault("C101", "an old file", severity="warning")]), "warning[C101]: an old file"),
     ],
 )
-def test_the_view_has_what_is_done_now(event: SearchEvent, said: str) -> None:
-    assert said in shown_after(begun(), event)
+def test_the_screen_shows_the_current_activity(event: SearchEvent, expected: str) -> None:
+    assert expected in shown_after(begun(), event)

@@ -53,11 +53,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def judged(model: str, arguments: dict[str, Any], world: Path) -> list[Any]:
     manager = TaskManager(include_path=str(world / "tasks"), include_defaults=False)
-    found = simple_evaluate(
+    result = simple_evaluate(
         model=model, model_args=arguments, tasks=["tiny"], task_manager=manager, device="cpu",
         log_samples=True, bootstrap_iters=0,
     )  # fmt: skip
-    return [sample["resps"] for sample in found["samples"]["tiny"]]
+    return [sample["resps"] for sample in result["samples"]["tiny"]]
 
 
 def test_a_plan_has_the_likelihoods_of_its_compiled_folder(world: Path) -> None:

@@ -163,13 +163,13 @@ def test_the_samples_of_a_lower_fidelity_are_the_first_ones(world: World, harnes
     assert list(whole.work(7).requests) == least == list(whole.work().requests)[: len(least)]
     assert world.score(whole, "math", 7) == world.score(few, "math")
     chosen = order(len(ROWS), 0)[:7]
-    found = theirs(world, harness, "choice", samples={"tiny_choice": chosen})
-    assert world.score(few, "math").value == found["acc_norm,none"]
+    result = theirs(world, harness, "choice", samples={"tiny_choice": chosen})
+    assert world.score(few, "math").value == result["acc_norm,none"]
     other = world.forward("lm_eval", task="choice.yaml", samples=7, seed=1)
     assert list(other.work().requests) != least
 
 
-def test_our_rows_have_the_harness_accuracy(world: World, found: Found) -> None:
+def test_the_accuracy_equals_that_of_the_harness(world: World, found: Found) -> None:
     for metric in ("acc", "acc_norm"):
         objective = world.forward("multiple_choice", file="many.jsonl", metric=metric)
         score = world.score(objective, "math")
@@ -221,7 +221,7 @@ def test_log_likelihoods_are_the_harness_own(world: World, begins: bool) -> None
         ({"task": "endless.yaml"}, "makes 900 tokens, and the model takes 128 in all"),
     ],
 )
-def test_what_is_not_there_is_reported_in_one_line(
+def test_missing_data_is_reported_in_one_line(
     world: World, arguments: dict[str, str], message: str
 ) -> None:
     task = json.loads((world.folder / "said.yaml").read_text())

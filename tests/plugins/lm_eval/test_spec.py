@@ -21,14 +21,18 @@ HEAD = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\n'
 PLAN = HEAD + 'search { maximize lm_eval(metric="acc,none", task="arc") }\n'
 
 
-def test_its_arguments_are_put_in_order() -> None:
+def test_arguments_of_lm_eval_are_sorted() -> None:
     assert '  maximize lm_eval("arc", metric="acc,none")\n' in gptailor.format(PLAN)
     assert gptailor.loads(f'{HEAD}expect lm_eval("arc") >= 0.9 * base\n').expects[0].bound.of
 
 
 def test_without_a_direction_it_is_maximised() -> None:
-    found, said = read_objective('lm_eval("arc")')
-    assert (found.direction, said, measure_words(found)) == ("maximize", False, 'lm_eval("arc")')
+    result, stated = read_objective('lm_eval("arc")')
+    assert (result.direction, stated, measure_words(result)) == (
+        "maximize",
+        False,
+        'lm_eval("arc")',
+    )
     assert read_objective('minimize lm_eval("arc")')[0].direction == "minimize"
 
 
@@ -47,7 +51,7 @@ def test_a_task_may_be_a_file() -> None:
     assert not metric.is_file("own.yaml")
 
 
-def test_it_is_gptailors_own() -> None:
+def test_the_objective_belongs_to_gptailor() -> None:
     plan = gptailor.loads(PLAN)
     assert plan.search is not None
     assert search_packages(plan, plan.search.objectives, "random") == ()
@@ -92,7 +96,9 @@ def test_without_the_plugin_it_is_an_unknown_objective(tmp_path: Path) -> None:
     assert re.findall(r"error.*", done.stderr) == ["error[P601]: there is no objective 'lm_eval'"]
 
 
-def test_a_slip_gets_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_misspelt_objective_has_a_suggestion(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "p.tailor").write_text(PLAN.replace("lm_eval", "lm_evil"))
-    said = in_process(capsys)("check", "--alone", tmp_path / "p.tailor")
-    assert "did you mean 'lm_eval'" in said.err
+    result = in_process(capsys)("check", "--alone", tmp_path / "p.tailor")
+    assert "did you mean 'lm_eval'" in result.err

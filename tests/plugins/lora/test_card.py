@@ -21,7 +21,7 @@ def test_a_card_gives_the_adapter_of_the_cpu(family: Path, tmp_path: Path) -> No
 
     expected = extracted("cpu")
     with second_device() as card:
-        found = extracted("cuda")
+        result = extracted("cuda")
     assert card.ran, "nothing ran on the card"
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert expected.keys() == result.keys()
+    assert all(torch.equal(expected[name], result[name]) for name in expected)

@@ -47,7 +47,9 @@ def with_adapter(base: Path, adapter: Path, kind: Any = AutoModelForCausalLM) ->
 def read_by_us(base: Path, adapter: Path) -> dict[str, Tensor]:
     """The same as a plan's `base + "adapter"` reads it."""
     made, warnings = apply_adapter(open_checkpoint(base), adapter)
-    assert all(said.startswith("the output's embedding and head aren't tied") for said in warnings)
+    assert all(
+        message.startswith("the output's embedding and head aren't tied") for message in warnings
+    )
     return {name: load_tensor(tensor) for name, tensor in made.tensors.items()}
 
 
@@ -76,9 +78,7 @@ def test_a_full_rank_with_all_that_can_be_saved_is_the_other_model(tmp_path: Pat
     assert all(torch.equal(ours[n].to(tensor.dtype), tensor) for n, tensor in wanted.items())
 
 
-def test_the_error_is_what_the_adapter_lacks_and_the_least_of_its_rank(
-    family: Path, tmp_path: Path
-) -> None:
+def test_the_error_of_an_adapter_is_the_least_for_its_rank(family: Path, tmp_path: Path) -> None:
     a, b, out = family / "base", family / "math", tmp_path / "out"
     made = gptailor.extract_lora(a, b, out, rank=3)
     ours, theirs, merged = tensors_of(a), tensors_of(b), with_adapter(a, out)
@@ -128,8 +128,8 @@ def test_transposed_weights_and_modules_that_do_not_differ(tmp_path: Path) -> No
     assert "c_proj" not in config["target_modules"]
     merged, ours = with_adapter(a, tmp_path / "out"), read_by_us(a, tmp_path / "out")
     for name in wanted.keys() - {"transformer.wpe.weight", "transformer.wte.weight"}:
-        for found in (merged, ours):
-            torch.testing.assert_close(found[name], wanted[name], atol=1e-6, rtol=1e-6)
+        for model in (merged, ours):
+            torch.testing.assert_close(model[name], wanted[name], atol=1e-6, rtol=1e-6)
 
 
 LEFT = {
@@ -145,7 +145,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("kind", LEFT)
-def test_what_has_no_place_is_said_and_all_else_is_the_other_models(
+def test_tensors_outside_the_adapter_are_reported_and_all_others_match(
     kind: str, tmp_path: Path
 ) -> None:
     make, auto = tiny_model, AutoModelForCausalLM
@@ -167,7 +167,7 @@ def test_what_has_no_place_is_said_and_all_else_is_the_other_models(
 
 
 @pytest.mark.parametrize(
-    ("other", "code", "said"),
+    ("other", "code", "message"),
     [
         ("base", "C407", "equals the base exactly"),
         ("short", "C406", "has 4 layers, but the base has 6"),
@@ -186,8 +186,8 @@ def test_what_has_no_place_is_said_and_all_else_is_the_other_models(
         ("huge", "C408", "choose another --dtype"),
     ],
 )
-def test_what_no_adapter_can_say_is_refused_and_nothing_is_written(
-    other: str, code: str, said: str, family: Path, tmp_path: Path
+def test_differences_that_no_adapter_can_express_are_refused(
+    other: str, code: str, message: str, family: Path, tmp_path: Path
 ) -> None:
     made_of: dict[str, tuple[str, float]] = {
         "endless": ("model.layers.1.mlp.down_proj.weight", float("nan")),
@@ -204,23 +204,25 @@ def test_what_no_adapter_can_say_is_refused_and_nothing_is_written(
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError) as caught:
         gptailor.extract_lora(family / "base", folder, tmp_path / "out/a", dtype="float16")
-    assert (caught.value.code, said in str(caught.value)) == (code, True), str(caught.value)
+    assert (caught.value.code, message in str(caught.value)) == (code, True), str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_the_errors_and_what_was_left_out(
+def test_the_command_prints_errors_and_omitted_tensors(
     family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["extract-lora", str(family / "base"), str(family / "math"), "-o"]
     assert run([*command, str(tmp_path / "a"), "--rank", "2", "--save", "norms"]) == 0
-    said = capsys.readouterr().out
-    assert "q_proj     6 modules, error " in said
+    output = capsys.readouterr().out
+    assert "q_proj     6 modules, error " in output
     assert (
-        "norms differ (model.layers.0.input_layernorm.weight and 12 more): in the adapter" in said
+        "norms differ (model.layers.0.input_layernorm.weight and 12 more): in the adapter" in output
     )
-    assert "embed differs (model.embed_tokens.weight): left out; --save embed includes them" in said
-    assert f"{tmp_path / 'a'}: 42 modules, " in said
-    assert "% of the projections, " in said
+    assert (
+        "embed differs (model.embed_tokens.weight): left out; --save embed includes them" in output
+    )
+    assert f"{tmp_path / 'a'}: 42 modules, " in output
+    assert "% of the projections, " in output
     assert run([*command, str(tmp_path / "a"), "--format", "json"]) == 3
     assert "error[C301]" in capsys.readouterr().err
     how = ["--force", "--randomised", "--format", "json", "--dtype", "bfloat16", "--rank", "1"]

@@ -39,11 +39,11 @@ def run(
 )
 def test_a_fault_with_one_remedy_is_corrected(run: Run, wrong: str, right: str) -> None:
     Path("p.tailor").write_text(HEAD + wrong)
-    said = run("check", "p.tailor", "--fix")
+    result = run("check", "p.tailor", "--fix")
     assert Path("p.tailor").read_text() == HEAD + right
-    assert said.code == 0, said.err
-    assert "p.tailor: fixed: " in said.err
-    assert "no faults" in said.out
+    assert result.code == 0, result.err
+    assert "p.tailor: fixed: " in result.err
+    assert "no faults" in result.out
 
 
 def test_the_version_is_added(run: Run) -> None:
@@ -62,8 +62,8 @@ def test_the_version_is_added(run: Run) -> None:
 )
 def test_a_fault_with_other_remedies_stays(run: Run, text: str) -> None:
     Path("p.tailor").write_text(HEAD + text)
-    said = run("check", "p.tailor", "--fix")
-    assert (said.code, "fixed" in said.err) == (1, False)
+    result = run("check", "p.tailor", "--fix")
+    assert (result.code, "fixed" in result.err) == (1, False)
     assert Path("p.tailor").read_text() == HEAD + text
 
 
@@ -74,13 +74,13 @@ def test_marks_and_line_ends_stay(run: Run) -> None:
     assert Path("p.tailor").read_bytes() == raw.replace(b"L3..L1", b"L1..L3")
 
 
-def test_a_number_whose_use_is_misspelt_stays(run: Run) -> None:
+def test_a_number_with_a_misspelt_use_is_kept(run: Run) -> None:
     Path("p.tailor").write_text(HEAD + "let mixture = 0.5\nL1 from base, math by slerp(mixtur)\n")
     run("check", "p.tailor", "--fix")
     assert "let mixture = 0.5\n" in Path("p.tailor").read_text()
 
 
-def test_a_version_that_is_added_stands_behind_the_mark(run: Run) -> None:
+def test_a_version_is_added_after_the_byte_order_mark(run: Run) -> None:
     Path("p.tailor").write_bytes('model base = "./base"\ndrop L1\n'.encode("utf-8-sig"))
     run("check", "p.tailor", "--fix")
     wanted = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
@@ -103,12 +103,12 @@ def test_a_sound_plan_is_not_written(run: Run) -> None:
 
 def test_json_stays_json(run: Run) -> None:
     Path("p.tailor").write_text(HEAD + "drop L3..L1\n")
-    said = run("check", "p.tailor", "--fix", "--format", "json")
-    assert {fault["severity"] for fault in json.loads(said.out)} == {"warning"}
+    result = run("check", "p.tailor", "--fix", "--format", "json")
+    assert {fault["severity"] for fault in json.loads(result.out)} == {"warning"}
     Path("p.json").write_text(run("json", "p.tailor").out)
     assert run("check", "p.json", "--fix").code == 0
 
 
-def test_standard_input_is_no_file(run: Run) -> None:
-    said = run("check", "-", "--fix")
-    assert (said.code, "standard input (-)" in said.err) == (2, True)
+def test_standard_input_cannot_be_fixed(run: Run) -> None:
+    result = run("check", "-", "--fix")
+    assert (result.code, "standard input (-)" in result.err) == (2, True)

@@ -39,7 +39,7 @@ def test_a_model_at_a_url_is_not_fetched_though_a_plan_in_a_file_names_it(
 
 
 @pytest.mark.parametrize("inner", [False, True])
-def test_what_is_not_in_the_cache_is_excused_unless_the_hub_is_asked(tmp_path, monkeypatch, inner):
+def test_uncached_models_are_no_fault_without_the_hub(tmp_path, monkeypatch, inner):
     why = "is not in the local cache, and the Hub can't be reached"
 
     def offline(repo, _):
@@ -57,9 +57,7 @@ def test_what_is_not_in_the_cache_is_excused_unless_the_hub_is_asked(tmp_path, m
     assert diagnostic(text, fault).severity == types.DiagnosticSeverity.Error
 
 
-def test_a_folder_named_as_if_it_were_on_the_hub_is_told_and_other_reasons_are_too(
-    tmp_path, monkeypatch
-):
+def test_a_folder_with_the_name_of_a_repository_is_reported(tmp_path, monkeypatch):
     why = ["is not in the local cache, and the Hub can't be reached", "not available: no disk"]
 
     def offline(repo, _):

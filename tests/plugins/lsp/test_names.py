@@ -35,12 +35,12 @@ def test_all_uses_of_a_name_are_found_and_nothing_else():
     assert all(text.text[w.span.start : w.span.end] == name for name in uses for w in uses[name])
 
 
-def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are():
-    found = {(word.kind, word.text): word for word in PlanText(Path("plan.tailor"), SAID).words}
-    assert ("setting", "yes") in found
-    assert found["layer", "L5"].models == ("base",)
-    assert found["layer", "L6"].models == ("m", "base")
-    assert found["layer", "L4"].models == ()
+def test_argument_words_are_settings_and_layers_have_their_models():
+    results = {(word.kind, word.text): word for word in PlanText(Path("plan.tailor"), SAID).words}
+    assert ("setting", "yes") in results
+    assert results["layer", "L5"].models == ("base",)
+    assert results["layer", "L6"].models == ("m", "base")
+    assert results["layer", "L4"].models == ()
 
 
 @pytest.mark.parametrize(("node", "part"), [*names._WORDS, *((n, "") for n in names._STRINGS)])

@@ -20,7 +20,7 @@ def opened(text):
 
 
 @pytest.mark.parametrize(
-    ("said", "mended"),
+    ("typed", "mended"),
     [
         ("L1 frm math", "L1 from math"),
         ("L1 from maths", "L1 from math"),
@@ -45,13 +45,13 @@ def opened(text):
         ("drop\u00a0L1", "drop L1"),
     ],
 )
-def test_helps_that_are_changes_are_quick_fixes(said, mended):
-    text = opened(f"{HEAD}scale L30 by mix\n{said}\n")
+def test_helps_that_are_changes_are_quick_fixes(typed, mended):
+    text = opened(f"{HEAD}scale L30 by mix\n{typed}\n")
     made = [edited(text.text, remedy.edits) for remedy in remedies(text, text.faults)]
     assert made == [f"{HEAD}scale L30 by mix\n{mended}\n"]
 
 
-def test_what_is_missing_can_be_added():
+def test_remedies_add_missing_statements():
     text = opened("L1 from zzz\n")
     made = {r.title: edited(text.text, r.edits) for r in remedies(text, text.faults)}
     assert made["write 'tailor 1' at the top"] == "tailor 1\nL1 from zzz\n"
@@ -67,7 +67,7 @@ def test_a_number_that_is_never_used_can_be_removed():
     assert edited(text.text, remedy.edits) == f"{HEAD}drop L1\n".replace("let mix = 0.5..1.0\n", "")
 
 
-def test_a_change_that_mends_nothing_is_not_offered():
+def test_a_useless_change_is_not_offered():
     text = opened(f"{HEAD}bring L1 from math\nscale L2 by mix\n")
     assert text.faults[0].help == "did you mean 'bridge'?"
     assert list(remedies(text, text.faults)) == []

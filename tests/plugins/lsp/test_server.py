@@ -38,12 +38,13 @@ class Editor:
         self.client.feature(types.WINDOW_SHOW_MESSAGE)(lambda _: None)
         self.wait(self.client.start_io(sys.executable, "-m", "gptailor", "lsp"))
         snippets = types.ClientCompletionItemOptions(snippet_support=True)
-        said = types.TextDocumentClientCapabilities(
+        text_document = types.TextDocumentClientCapabilities(
             completion=types.CompletionClientCapabilities(completion_item=snippets),
             rename=types.RenameClientCapabilities(prepare_support=True),
         )
         asked = types.InitializeParams(
-            capabilities=types.ClientCapabilities(text_document=said), root_uri=folder.as_uri()
+            capabilities=types.ClientCapabilities(text_document=text_document),
+            root_uri=folder.as_uri(),
         )
         self.capabilities = self.wait(self.client.initialize_async(asked)).capabilities
         self.do(self.client.initialized, types.InitializedParams())
@@ -82,13 +83,14 @@ class Editor:
         params = types.DidChangeTextDocumentParams(named, whole)
         self.do(self.client.text_document_did_change, params)
 
-    def faults(self, uri, until=lambda found: True, version=None):
+    def faults(self, uri, until=lambda result: True, version=None):
         """Return the faults that the editor received for a text, once `until` holds."""
 
         def there():
-            said = self.told.get(uri)
-            return said and said.version in (version, said.version if version is None else None) \
-                and until([one.code for one in said.diagnostics])  # fmt: skip
+            published = self.told.get(uri)
+            if not published or version not in (None, published.version):
+                return False
+            return until([item.code for item in published.diagnostics])
 
         with self.news:
             assert self.news.wait_for(there, PATIENCE), self.told.get(uri)
@@ -130,7 +132,7 @@ def changed(uri, text, edits):
     return text
 
 
-def test_the_server_says_what_it_can(editor):
+def test_the_server_lists_its_capabilities(editor):
     can = editor.capabilities
     assert can.position_encoding == "utf-16"
     assert can.rename_provider.prepare_provider
@@ -153,9 +155,9 @@ def test_faults_come_as_one_types_and_go_again(editor):
 
 def test_faults_against_the_models_come_after_the_others(editor):
     uri = editor.open(f"{HEAD}L9 from math\nlet mix = 0.5\n")
-    found = editor.faults(uri, until=lambda codes: len(codes) > 1)
-    assert {one.code[0] for one in found} == {"P", "M"}
-    assert {one.severity for one in found} == {
+    result = editor.faults(uri, until=lambda codes: len(codes) > 1)
+    assert {item.code[0] for item in result} == {"P", "M"}
+    assert {item.severity for item in result} == {
         types.DiagnosticSeverity.Error,
         types.DiagnosticSeverity.Warning,
     }
@@ -182,22 +184,22 @@ def test_a_fault_in_a_plan_that_is_a_model_is_reported_at_the_model(editor):
 
 def test_hover_names_the_layer_and_the_faults_page(editor):
     uri = editor.open(f"{HEAD}drop L0\nL3 from math\n")
-    said = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 4, 1)))
-    assert "L2 of the output's" in said.contents.value
-    assert said.range == types.Range(types.Position(4, 0), types.Position(4, 2))
+    hover = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 4, 1)))
+    assert "L2 of the output's" in hover.contents.value
+    assert hover.range == types.Range(types.Position(4, 0), types.Position(4, 2))
     uri = editor.open(f"{HEAD}L1 from moth\n")
-    said = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 3, 9)))
-    assert "a model that isn't declared" in said.contents.value
+    hover = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 3, 9)))
+    assert "a model that isn't declared" in hover.contents.value
     uri = editor.open(HEAD)
     where = editor.at(uri, 9, 9)
     assert editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**where)) is None
 
 
-def test_completion_goes_by_the_place(editor):
+def test_completion_depends_on_the_position(editor):
     uri = editor.open(f"{HEAD}L1 from base, math by s\n")
     where = editor.at(uri, 3, 23)
-    found = editor.ask(types.TEXT_DOCUMENT_COMPLETION, types.CompletionParams(**where))
-    slerp = next(item for item in found.items if item.label == "slerp")
+    result = editor.ask(types.TEXT_DOCUMENT_COMPLETION, types.CompletionParams(**where))
+    slerp = next(item for item in result.items if item.label == "slerp")
     assert slerp.text_edit.new_text == "slerp($1)$0"
     assert slerp.text_edit.range.start == types.Position(3, 22)
 
@@ -206,8 +208,8 @@ def test_a_name_is_found_listed_and_changed_everywhere(editor):
     text = f"{HEAD}L1 from math; L2 = L3 math  # math 😀\nL4 from base\n"
     uri = editor.open(text)
     where = editor.at(uri, 3, 9)
-    found = editor.ask(types.TEXT_DOCUMENT_DEFINITION, types.DefinitionParams(**where))
-    assert found.range.start == types.Position(2, 6)
+    result = editor.ask(types.TEXT_DOCUMENT_DEFINITION, types.DefinitionParams(**where))
+    assert result.range.start == types.Position(2, 6)
     context = types.ReferenceContext(include_declaration=False)
     uses = editor.ask(
         types.TEXT_DOCUMENT_REFERENCES, types.ReferenceParams(context=context, **where)
@@ -220,13 +222,13 @@ def test_a_name_is_found_listed_and_changed_everywhere(editor):
     assert "# math 😀" in renamed
 
 
-def test_definition_opens_a_file_and_nothing_of_a_user_who_is_none(editor):
+def test_definition_opens_a_file_and_ignores_unknown_users(editor):
     for name, there in (("./text.txt", True), ("~no-such-user/text.txt", False)):
         (editor.folder / "text.txt").write_text("some text\n")
         uri = editor.open(f'{HEAD}search {{ minimize nll("{name}") }}\n')
         where = types.DefinitionParams(**editor.at(uri, 3, 26))
-        found = editor.ask(types.TEXT_DOCUMENT_DEFINITION, where)
-        assert (found is not None) == there
+        result = editor.ask(types.TEXT_DOCUMENT_DEFINITION, where)
+        assert (result is not None) == there
 
 
 def test_a_rename_that_would_collide_is_refused_with_its_reason(editor):
@@ -261,15 +263,15 @@ def test_outlines_are_reported(editor):
     uri = editor.open(f"# a\n# b\n{HEAD}stack {{\n  L0 base\n}}\n")
     named = types.TextDocumentIdentifier(uri)
     symbols = editor.ask(types.TEXT_DOCUMENT_DOCUMENT_SYMBOL, types.DocumentSymbolParams(named))
-    assert [one.name for one in symbols] == ["tailor 1", "base", "math", "stack"]
+    assert [item.name for item in symbols] == ["tailor 1", "base", "math", "stack"]
     folds = editor.ask(types.TEXT_DOCUMENT_FOLDING_RANGE, types.FoldingRangeParams(named))
     assert {(fold.start_line, fold.end_line) for fold in folds} == {(0, 1), (5, 7)}
     asked = types.SemanticTokensParams(named)
-    found = editor.ask(types.TEXT_DOCUMENT_SEMANTIC_TOKENS_FULL, asked).data
-    assert list(found[:5]) == [3, 6, 4, 4, 1]
+    result = editor.ask(types.TEXT_DOCUMENT_SEMANTIC_TOKENS_FULL, asked).data
+    assert list(result[:5]) == [3, 6, 4, 4, 1]
 
 
-def test_requests_that_are_none_are_answered_and_the_next_one_is_too(editor):
+def test_the_server_answers_invalid_requests_and_continues(editor):
     with pytest.raises(JsonRpcMethodNotFound):
         editor.ask("textDocument/nonsense", {})
     sent = {"jsonrpc": "2.0", "id": "bad", "method": "textDocument/hover", "params": {"no": 1}}
@@ -286,8 +288,8 @@ def test_requests_that_are_none_are_answered_and_the_next_one_is_too(editor):
     with pytest.raises(JsonRpcException):  # the file is missing
         editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 0, 0)))
     uri = editor.open(f"{HEAD}L1 from math\n")
-    said = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 3, 9)))
-    assert "llama, 6 layers" in said.contents.value or "./math" in said.contents.value
+    hover = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 3, 9)))
+    assert "llama, 6 layers" in hover.contents.value or "./math" in hover.contents.value
 
 
 def test_a_closed_text_has_no_faults(editor):

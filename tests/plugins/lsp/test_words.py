@@ -50,9 +50,9 @@ def opened(text, folder=NOWHERE):
     return EditedText((folder / "plan.tailor").as_uri(), text)
 
 
-def marked(said, folder=NOWHERE, head=HEAD):
+def marked(typed, folder=NOWHERE, head=HEAD):
     """A text, and the offset of the mark ‸ in it, which is taken out."""
-    text = head + said
+    text = head + typed
     return opened(text.replace("‸", ""), folder), text.index("‸")
 
 
@@ -80,7 +80,7 @@ def test_a_line_separator_of_unicode_ends_no_line():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
-def test_each_offset_comes_back(encoding):
+def test_each_offset_survives_the_conversion(encoding):
     text = "a\r\n\r# 😀é\u2028\n\nmodel base"
     lines = TextLines(text, encoding)
     for offset in range(len(text) + 1):
@@ -92,7 +92,7 @@ def test_each_offset_comes_back(encoding):
 
 
 @pytest.mark.parametrize(
-    ("said", "there", "absent"),
+    ("typed", "there", "absent"),
     [
         ("‸", {"drop", "merge", "stack", "expect"}, {"minimize", "base"}),
         ("L1 from ‸", {"base", "math", "one", "any"}, {"mix", "linear"}),
@@ -130,14 +130,14 @@ def test_each_offset_comes_back(encoding):
         ("L1 from §§ ‸", set(), {"base"}),
     ],
 )
-def test_what_is_offered(said, there, absent):
-    text, offset = marked(said)
+def test_completion_offers_fitting_words(typed, there, absent):
+    text, offset = marked(typed)
     labels = {item.label for item in completions(text, offset, NOT_SEEN)}
     assert there <= labels
     assert not absent & labels
 
 
-def test_an_item_takes_the_place_of_what_was_typed():
+def test_a_completion_replaces_the_typed_word():
     text, offset = marked("L1 from ma‸")
     item = next(i for i in completions(text, offset, NOT_SEEN) if i.label == "math")
     assert item.text_edit.range == types.Range(types.Position(4, 8), types.Position(4, 10))
@@ -152,7 +152,7 @@ def test_calls_are_snippets_where_the_editor_has_them():
 
 
 @pytest.mark.parametrize(
-    ("said", "there", "absent"),
+    ("typed", "there", "absent"),
     [
         ('model x = "‸', {"./", "../"}, {"base/"}),
         ('model x = "./‸"', {"base/", "math/", "cut.tailor"}, {"text.txt"}),
@@ -164,8 +164,8 @@ def test_calls_are_snippets_where_the_editor_has_them():
         ('model x = "./base" @ "‸"', set(), {"base/"}),
     ],
 )
-def test_files_are_offered_in_quotes(folder, said, there, absent):
-    text, offset = marked(said, folder)
+def test_files_are_offered_in_quotes(folder, typed, there, absent):
+    text, offset = marked(typed, folder)
     labels = {item.label for item in completions(text, offset, NOT_SEEN)}
     assert there <= labels
     assert not absent & labels
@@ -174,11 +174,11 @@ def test_files_are_offered_in_quotes(folder, said, there, absent):
 def test_the_bases_layers_are_offered(folder):
     text, offset = marked("drop L‸", folder)
     labels = [item.label for item in completions(text, offset, seen_models(text))]
-    assert [one for one in labels if one[0] == "L"] == [f"L{n}" for n in range(6)]
+    assert [entry for entry in labels if entry[0] == "L"] == [f"L{n}" for n in range(6)]
 
 
 @pytest.mark.parametrize(
-    ("said", "name", "active"),
+    ("typed", "name", "active"),
     [
         ("L1 from base, math by ties(‸", "ties", "density"),
         ("L1 from base, math by ties(0.5, ‸)", "ties", "scale"),
@@ -190,31 +190,31 @@ def test_the_bases_layers_are_offered(folder):
         ("merge(L1 base, ‸", None, None),
     ],
 )
-def test_a_call_says_what_it_takes_and_which_comes_next(said, name, active):
-    found = signature_help(*marked(said))
+def test_signature_help_marks_the_active_parameter(typed, name, active):
+    result = signature_help(*marked(typed))
     if name is None:
-        assert found is None
+        assert result is None
     else:
-        shown = found.signatures[0]
+        shown = result.signatures[0]
         assert shown.label.startswith(f"{name}(")
-        assert shown.parameters[found.active_parameter].label.startswith(f"{active}: ")
-        assert shown.parameters[found.active_parameter].label in shown.label
+        assert shown.parameters[result.active_parameter].label.startswith(f"{active}: ")
+        assert shown.parameters[result.active_parameter].label in shown.label
 
 
 # ------------------------------------------------------------------------------------------- hover
 
 
-def said_at(said, folder=NOWHERE, head=HEAD):
-    text, offset = marked(said, folder, head)
-    found = hovered(text, offset, seen_models(text))
-    return found[0] if found is not None else ""
+def said_at(typed, folder=NOWHERE, head=HEAD):
+    text, offset = marked(typed, folder, head)
+    result = hovered(text, offset, seen_models(text))
+    return result[0] if result is not None else ""
 
 
 def test_every_word_of_the_grammar_is_explained():
     assert {word for word in spelled().values() if word[0].isalpha()} == set(KEYWORDS)
 
 
-def test_hover_says_what_a_layer_is_made_of_and_where_it_comes_out(folder):
+def test_hover_shows_the_sources_and_output_position_of_a_layer(folder):
     plan = "drop L0\n‸L3 from math\nscale L4 by 0.5\n"
     assert "`math`" in said_at(plan, folder)
     assert "L2 of the output's 5 layers" in said_at(plan, folder)
@@ -224,15 +224,15 @@ def test_hover_says_what_a_layer_is_made_of_and_where_it_comes_out(folder):
     assert "layer 5 of 6" in said_at("L1 = L‸5 math", folder)
 
 
-def test_hover_says_what_a_model_is(folder):
-    said = said_at("L1 from m‸ath", folder)
-    assert "llama, 6 layers" in said
-    assert str(folder / "math") in said
+def test_hover_describes_a_model(folder):
+    hover = said_at("L1 from m‸ath", folder)
+    assert "llama, 6 layers" in hover
+    assert str(folder / "math") in hover
     assert "there is no" in said_at("L1 from m‸ath")
     assert "not declared" in said_at("L1 from m‸oth")
 
 
-def test_hover_says_how_large_the_output_is(folder):
+def test_hover_shows_the_size_of_the_output(folder):
     plan = 'model base = "./base"\ndrop L1..L2\n'
     assert "4 layers" in said_at(plan, folder, "tail‸or 1\n")
     assert "4 layers" in said_at(plan.replace("base =", "‸base ="), folder, "tailor 1\n")
@@ -244,7 +244,7 @@ def test_hover_says_how_large_the_output_is(folder):
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("typed", "expected"),
     [
         ("L1 from base, math by s‸lerp(0.5)", "spherical interpolation"),
         ("L1 from base, math by ties(den‸sity=0.5)", "a number in (0, 1]"),
@@ -256,9 +256,9 @@ def test_hover_says_how_large_the_output_is(folder):
         ("drop L1 # sc‸ale", ""),
     ],
 )
-def test_hover_says_what_a_word_is(said, expected):
-    found = said_at(said)
-    assert expected in found if expected else found == ""
+def test_hover_describes_a_word(typed, expected):
+    result = said_at(typed)
+    assert expected in result if expected else result == ""
 
 
 def test_a_file_in_the_home_folder_is_found(folder, monkeypatch):
@@ -272,7 +272,7 @@ def test_a_file_in_the_home_folder_is_found(folder, monkeypatch):
 
 def test_every_code_of_the_page_can_be_looked_up():
     pages = fault_pages()
-    assert pages["P208"].title == "decided and dropped"
+    assert pages["P208"].title == "set and dropped"
     assert "](" not in pages["P301"].words  # links are words
     assert len(pages) > 100
 
@@ -289,7 +289,7 @@ def test_rename_changes_all_uses_of_a_name_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("said", "name", "why"),
+    ("typed", "name", "why"),
     [
         ("L1 from ma‸th", "mix", "there is a number 'mix' already"),
         ("scale L1 by m‸ix", "math", "there is a model 'math' already"),
@@ -304,8 +304,8 @@ def test_rename_changes_all_uses_of_a_name_and_nothing_else():
         ("stack {\nL1 ma‸th\nL2 math by\n}", "other", "line 7 has a fault and contains 'math'"),
     ],
 )
-def test_rename_is_refused_with_its_reason(said, name, why):
-    text, offset = marked(said)
+def test_rename_is_refused_with_its_reason(typed, name, why):
+    text, offset = marked(typed)
     with pytest.raises(RenameError, match=why):
         renamed(text, offset, name)
 
@@ -329,7 +329,7 @@ def test_formatting_is_that_of_fmt_and_leaves_faults_alone():
 # ---------------------------------------------------------------------------------- the whole text
 
 
-def test_symbols_folds_and_tokens():
+def test_a_plan_has_symbols_folds_and_tokens():
     text = opened(f"# one\n# two\n{HEAD}stack {{\n  L0 base\n  L1 math\n}}\n")
     assert [s.name for s in symbols(text)] == ["tailor 1", "base", "math", "mix", "stack"]
     assert [s.name for s in symbols(text)[-1].children] == ["L0 base", "L1 math"]
@@ -337,7 +337,7 @@ def test_symbols_folds_and_tokens():
     assert len(semantic_tokens(text).data) == 5 * 5  # three declared, two used
 
 
-def test_the_models_of_a_plan_with_faults_are_known_too(folder):
+def test_the_models_of_a_plan_with_faults_are_found(folder):
     text = opened(f"{HEAD}drop L1\ndrop L1\n", folder)
     seen = seen_models(text)
     assert text.sound is None
@@ -367,15 +367,15 @@ def test_a_byte_order_mark_isnt_a_fault():
     assert layers_named(text) == 2
 
 
-def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys):
+def test_the_command_names_its_missing_extra(monkeypatch, capsys):
     monkeypatch.setattr("gptailor.plan.optional_packages.find_spec", lambda name: None)
     assert run(["lsp"]) == 3
-    said = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
-    assert said in capsys.readouterr().err
+    message = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", range(0, 75, 3))
-def test_whatever_is_written_is_answered(number):
+def test_the_server_answers_any_text(number):
     refused = sorted((Path(__file__).parents[2] / "refused").glob("*.tailor"))
     whole = refused[number % len(refused)].read_text("utf-8")
     for share in (0.3, 0.8, 1.0):

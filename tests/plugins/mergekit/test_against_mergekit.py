@@ -34,11 +34,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_an_imported_plan_gives_mergekits_tensors(path: Path, models: Path) -> None:
     ours, theirs, _ = both(Path(PYTHON), path, models)
-    found = compare(ours, theirs)
+    result = compare(ours, theirs)
     if path.stem in WHY and path.stem != "bfloat16":
-        assert found.unlike
+        assert result.unlike
     else:
-        assert found.steps <= ROUNDINGS
+        assert result.steps <= ROUNDINGS
 
 
 @pytest.mark.parametrize("name", ["slerp", "linear_gradient", "scaled", "ties", "across"])
@@ -51,5 +51,5 @@ def test_an_exported_plan_gives_mergekit_our_tensors(name: str, models: Path) ->
     exported.write_text(export_mergekit(plan, 6), encoding="utf-8")
     done = run_mergekit(Path(PYTHON), exported, models / f"mergekit-{name}", models)
     assert done.returncode == 0, done.stderr
-    found = compare(tensors_of(models / f"again-{name}"), tensors_of(models / f"mergekit-{name}"))
-    assert found.steps <= ROUNDINGS
+    result = compare(tensors_of(models / f"again-{name}"), tensors_of(models / f"mergekit-{name}"))
+    assert result.steps <= ROUNDINGS

@@ -51,7 +51,7 @@ def test_an_imported_plan_compiles(folder: Path, capsys: pytest.CaptureFixture[s
     assert "merge_method: task_arithmetic" in capsys.readouterr().out
 
 
-def test_a_plan_that_is_there_is_not_overwritten(
+def test_an_existing_plan_is_not_overwritten(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "merge.tailor").write_text("precious")
@@ -61,29 +61,29 @@ def test_a_plan_that_is_there_is_not_overwritten(
     assert run(["import", "merge.yml", "-o", "merge.tailor"]) == 3
     assert (folder / "merge.tailor").read_text() == "precious"
     help_ = "--force replaces it"
-    said = f"error[C301]: exists already\n --> merge.tailor\n  = help: {help_}\n"
-    assert capsys.readouterr().err == said  # no notes before it
+    message = f"error[C301]: exists already\n --> merge.tailor\n  = help: {help_}\n"
+    assert capsys.readouterr().err == message  # no notes before it
     assert run(["import", "merge.yml", "-o", "merge.tailor", "--force"]) == 0
     assert "whole from math" in (folder / "merge.tailor").read_text()
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("no.yml", "models: [{model: a}]\nmerge_methd: linear\n", "merge_method"),
         ("no.yml", "models: [", "no.yml:1: invalid YAML"),
     ],
 )
-def test_what_isnt_a_plan_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+def test_an_invalid_file_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, message: str
 ) -> None:
     (folder / name).write_text(text)
     assert run(["import", name, "-o", "new.tailor"]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (folder / "new.tailor").exists()
 
 
-def test_what_mergekit_cannot_say_is_refused(
+def test_an_export_refuses_statements_that_mergekit_lacks(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = folder / "scaled.tailor"
@@ -92,7 +92,7 @@ def test_what_mergekit_cannot_say_is_refused(
     assert "scale" in capsys.readouterr().err
 
 
-def test_a_base_is_known_by_a_folder_with_its_configuration(
+def test_import_finds_the_base_by_a_folder_with_its_configuration(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "known").mkdir()
@@ -101,9 +101,9 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     text = f"slices: [{{{slices}}}, {{{slices}}}]\nmerge_method: passthrough\nlamda: 1\n"
     (folder / "hub.yml").write_text(text.replace("NAME", "x", 1).replace("NAME", "y"))
     assert run(["import", "hub.yml", "--base", "known"]) == 0
-    said = capsys.readouterr()
-    assert "head from y" in said.out
-    assert "note: hub.yml:3: lamda: mergekit ignores the unknown key 'lamda'" in said.err
+    output = capsys.readouterr()
+    assert "head from y" in output.out
+    assert "note: hub.yml:3: lamda: mergekit ignores the unknown key 'lamda'" in output.err
     assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
     assert "hub.yml:3: lamda" in capsys.readouterr().err
     (folder / "hub.yml").write_text((folder / "hub.yml").read_text() + "mu: 1\n")
@@ -112,7 +112,7 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert [line.partition(": ")[0] for line in lines] == ["error", "error"]
 
 
-def test_what_is_no_file_is_refused_as_a_file_of_mergekit(
+def test_a_missing_file_is_refused_as_a_file_of_mergekit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,7 +130,7 @@ def test_what_is_no_file_is_refused_as_a_file_of_mergekit(
     )
 
 
-def test_a_missing_folder_is_named_where_the_base_must_be_known(
+def test_import_names_a_missing_base_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

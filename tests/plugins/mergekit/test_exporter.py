@@ -21,8 +21,8 @@ HEAD = 'tailor 1\nmodel base = "a/b"\nmodel math = "a/math"\nmodel code = "a/cod
 
 def exported(body: str, layers: int = 2, folder: Path = Path()) -> dict[str, Any]:
     plan = gptailor.loads(HEAD + body, folder=folder)
-    found: dict[str, Any] = yaml.safe_load(export_mergekit(plan, layers))
-    return found
+    result: dict[str, Any] = yaml.safe_load(export_mergekit(plan, layers))
+    return result
 
 
 def tailor(body: str, *, head: str = 'model base = "a/base"\nmodel two = "b/two"\n') -> p.Plan:
@@ -43,7 +43,7 @@ def test_ties_has_numbers_for_each_source() -> None:
     }
 
 
-def test_expectations_are_no_part_of_a_model() -> None:
+def test_expectations_are_not_exported() -> None:
     body = "whole from math, code by linear(0.5, 0.5)"
     assert exported(f'{body}\nexpect nll("t.txt") <= 1.1 * base') == exported(body)
 
@@ -51,15 +51,15 @@ def test_expectations_are_no_part_of_a_model() -> None:
 # ---------------------------------------------------------------------------------- along the depth
 
 
-def test_the_slerp_that_everybody_copies_is_what_they_copy() -> None:
+def test_the_popular_slerp_plan_becomes_the_popular_file() -> None:
     body = (
         "others.attn from base, math by slerp(curve(0.0, 0.5, 0.3, 0.7, 1.0))\n"
         "others.mlp from base, math by slerp(curve(1.0, 0.5, 0.7, 0.3, 0.0))\n"
         "whole from base, math by slerp(0.5)"
     )
-    said = exported(body, 32)
-    assert said["models"] == [{"model": "a/b"}, {"model": "a/math"}]
-    assert said["parameters"] == {
+    document = exported(body, 32)
+    assert document["models"] == [{"model": "a/b"}, {"model": "a/math"}]
+    assert document["parameters"] == {
         "t": [
             {"filter": "self_attn", "value": [0.0, 0.5, 0.3, 0.7, 1.0]},
             {"filter": "input_layernorm", "value": [0.0, 0.5, 0.3, 0.7, 1.0]},
@@ -75,7 +75,7 @@ def test_curves_and_plain_layers_are_slices() -> None:
         "L4..L6 from math\ndrop L7, L8\nL9, L11 from math\nhead from math"
     )
     slices = exported(body, 12)["slices"]
-    ranges = [[source["layer_range"] for source in one["sources"]] for one in slices]
+    ranges = [[source["layer_range"] for source in item["sources"]] for item in slices]
     assert ranges == [[[0, 4]] * 2, [[4, 7]], [[9, 10]], [[10, 11]], [[11, 12]] * 2]
     weight = slices[0]["sources"][0]["parameters"]["weight"]
     assert weight == [{"filter": "embed_tokens", "value": 1.0}, {"value": [0.2, 0.8]}]
@@ -88,15 +88,15 @@ def test_curves_and_plain_layers_are_slices() -> None:
 )
 def test_a_list_gives_each_layer_its_number_to_the_bit(knots: list[float], layers: int) -> None:
     values = [curve_at(knots, i, 0, layers - 1) for i in range(layers)]
-    found = knots_of(values)
-    if isinstance(found, list):
-        assert not found or [curve_at(found, i, 0, layers - 1) for i in range(layers)] == values
-        assert len(found) <= layers
+    result = knots_of(values)
+    if isinstance(result, list):
+        assert not result or [curve_at(result, i, 0, layers - 1) for i in range(layers)] == values
+        assert len(result) <= layers
     else:
-        assert values == [found] * layers
+        assert values == [result] * layers
 
 
-def test_numbers_on_no_line_stay_apart() -> None:
+def test_numbers_off_a_line_are_separate_slices() -> None:
     body = "\n".join(f"L{n} from math by task_arithmetic({x})" for n, x in enumerate((0.1, 0.7)))
     assert len(exported(body)["slices"]) == 2
     assert knots_of([0.1, 0.2, 0.1, 0.4, 0.1]) == [0.1, 0.2, 0.1, 0.4, 0.1]
@@ -105,8 +105,8 @@ def test_numbers_on_no_line_stay_apart() -> None:
 
 
 def test_a_union_is_one_where_its_rows_are_made_of_all_models() -> None:
-    said = exported("tokenizer union\nwhole from math, code by ties()")
-    assert said["tokenizer_source"] == "union"
+    document = exported("tokenizer union\nwhole from math, code by ties()")
+    assert document["tokenizer_source"] == "union"
     assert exported("tokenizer union\nL0, L1 from base, math, code by linear()")[
         "tokenizer_source"
     ] == "union"  # fmt: skip
@@ -130,8 +130,8 @@ def test_a_union_with_other_rows_is_refused(body: str) -> None:
 def test_a_chat_template_is_written_by_name_or_whole(tmp_path: Path) -> None:
     assert exported('chat_template "chatml"')["chat_template"] == "chatml"
     (tmp_path / "t.jinja").write_text("{{ messages }}\n{# ours #}\n")
-    said = exported('chat_template "./t.jinja"', folder=tmp_path)
-    assert said["chat_template"] == "{{ messages }}\n{# ours #}\n"
+    document = exported('chat_template "./t.jinja"', folder=tmp_path)
+    assert document["chat_template"] == "{{ messages }}\n{# ours #}\n"
     with pytest.raises(ConversionError, match="not a model's template") as caught:
         exported("chat_template from math")
     assert caught.value.place == "chat_template"
@@ -139,7 +139,7 @@ def test_a_chat_template_is_written_by_name_or_whole(tmp_path: Path) -> None:
         exported('chat_template "./gone.jinja"', folder=tmp_path)
 
 
-def test_what_is_made_by_a_plan_isnt_a_model_there() -> None:
+def test_a_model_made_by_a_plan_is_not_exported() -> None:
     plan = gptailor.loads(f"{HEAD}L0 from math")
     models = {**plan.models, "math": p.Model(source="./other.tailor")}
     with pytest.raises(ConversionError, match="a plan's output") as caught:
@@ -150,7 +150,7 @@ def test_what_is_made_by_a_plan_isnt_a_model_there() -> None:
 # ------------------------------------------------------------------------------------- finer parts
 
 
-def test_norms_by_themselves_make_the_file_that_everybody_copies() -> None:
+def test_separate_norms_become_the_popular_file() -> None:
     body = (
         "others.attn from base, math by slerp(curve(0.0, 0.5, 0.3, 0.7, 1.0))\n"
         "others.mlp from base, math by slerp(curve(1.0, 0.5, 0.7, 0.3, 0.0))\n"
@@ -166,7 +166,7 @@ def test_norms_by_themselves_make_the_file_that_everybody_copies() -> None:
     }
 
 
-def test_a_projection_is_told_from_what_its_branch_has_left() -> None:
+def test_a_projection_has_its_own_filter_before_its_branch() -> None:
     body = (
         "whole from base, math by slerp(0.5)\nL0..L1.attn from base, math by slerp(0.25)\n"
         "L0..L1.attn.q from base, math by slerp(0.5)\nL0..L1.mlp.down from math"
@@ -183,10 +183,10 @@ def test_a_projection_is_told_from_what_its_branch_has_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "said"), [('"*.bias"', "the pattern"), ("mlp.router", "isn't one of Llama's parts")]
+    ("part", "message"), [('"*.bias"', "the pattern"), ("mlp.router", "isn't one of Llama's parts")]
 )
-def test_a_part_that_filters_cant_tell_is_refused(part: str, said: str) -> None:
-    with pytest.raises(ConversionError, match=said) as caught:
+def test_a_part_that_filters_cant_tell_is_refused(part: str, message: str) -> None:
+    with pytest.raises(ConversionError, match=message) as caught:
         exported(f"L0.{part} from math")
     assert caught.value.place == "layers[0]"
 
@@ -241,7 +241,7 @@ def test_models_that_are_made_are_documents_before_those_that_name_them(tmp_path
         'model mix = math, code by linear()\nmodel lora = mix + "./lora"\nL1 from lora',
     ],
 )
-def test_made_models_come_back_by_import(body: str, tmp_path: Path) -> None:
+def test_made_models_survive_export_and_import(body: str, tmp_path: Path) -> None:
     plan = gptailor.loads(f"{HEAD}dtype float32\n{body}")
     text = export_mergekit(plan, 4)
     again, _ = from_mergekit(text, "f.yml", models={"base": known_base(tmp_path, 4)})
@@ -255,7 +255,7 @@ MIX = "model mix = math, code by linear()\n"
 
 
 @pytest.mark.parametrize(
-    ("body", "place", "said"),
+    ("body", "place", "message"),
     [
         (f"{MIX}whole from mix", "dtype", "without a dtype"),
         (f"{MIX}dtype float32\ntokenizer from math\nwhole from mix", "tokenizer", "of its own"),
@@ -264,18 +264,18 @@ MIX = "model mix = math, code by linear()\n"
         ("model linear = math, code by linear()\ndtype float32\nwhole from linear",
          "models.linear", "the document's merge_method"),
         ("model mix = math, code by dare(0.5)\ndtype float32\nwhole from mix",
-         "models.mix", "no 'dare'"),
+         "models.mix", "can't reproduce 'dare'"),
         ("model mix = one of math, code\ndtype float32\nwhole from mix", "", "open choices"),
     ],
 )  # fmt: skip
-def test_what_stages_cant_say_is_refused(body: str, place: str, said: str) -> None:
+def test_stages_that_mergekit_lacks_are_refused(body: str, place: str, message: str) -> None:
     with pytest.raises(ConversionError) as caught:
         exported(body)
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert caught.value.place == place
 
 
-def test_a_template_that_mergekit_takes_for_a_model_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_mergekit_reads_as_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ 'a@b@c' }}")
     with pytest.raises(ConversionError, match="several '@'"):
         exported(f'{MIX}chat_template "./t.jinja"\ndtype float32\nwhole from mix', folder=tmp_path)
@@ -292,16 +292,16 @@ def test_a_stage_of_unknown_depth_is_refused_where_it_needs_layers() -> None:
 
 
 def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
-    said = exported("whole from math, code by linear()")
-    assert "models" not in said
-    assert [one["model"] for one in said["slices"][0]["sources"]] == ["a/math", "a/code"]
+    document = exported("whole from math, code by linear()")
+    assert "models" not in document
+    assert [source["model"] for source in document["slices"][0]["sources"]] == ["a/math", "a/code"]
 
 
 # ------------------------------------------------------------------------------- what can't be said
 
 
 @pytest.mark.parametrize(
-    ("body", "place", "said"),
+    ("body", "place", "message"),
     [
         ("scale L1 by 0.9", "scales[0]", "can't express 'scale'"),
         ('bridge on "x.txt"', "bridges[0]", "can't express 'bridge'"),
@@ -309,18 +309,18 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
         ("drop any 1 of L0..L5", "", "open choices"),
         ("drop L0..L5", "drops[0]", "drops all layers"),
         ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
-        ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
+        ("L0 from two by dare(0.5)", "layers[0]", "can't reproduce 'dare'"),
         ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
         ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken unchanged"),
         ("L0 from base, two by karcher()", "layers[0]", "always merges all models"),
     ],
 )
-def test_what_mergekit_cant_say_is_refused_with_its_statement(
-    body: str, place: str, said: str
+def test_a_statement_that_mergekit_lacks_is_refused_at_its_place(
+    body: str, place: str, message: str
 ) -> None:
     with pytest.raises(ConversionError) as caught:
         export_mergekit(tailor(body), 6)
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert caught.value.place == place
 
 
@@ -345,10 +345,10 @@ def test_local_models_are_seen_from_here(tmp_path: Path, monkeypatch: pytest.Mon
 def test_dtype_tokenizer_revisions_and_adapters_are_reported() -> None:
     head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
     plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
-    said = yaml.safe_load(export_mergekit(plan, 2))
-    assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
-    assert said["base_model"] == "a/b@v1"
-    assert said["tokenizer_source"] == "a/b@v1+./lora"
+    document = yaml.safe_load(export_mergekit(plan, 2))
+    assert (document["dtype"], document["out_dtype"]) == ("float32", "bfloat16")
+    assert document["base_model"] == "a/b@v1"
+    assert document["tokenizer_source"] == "a/b@v1+./lora"
 
 
 def test_a_refusal_has_the_line_of_its_statement_and_a_remedy() -> None:
@@ -366,9 +366,9 @@ def test_a_refusal_has_the_line_of_its_statement_and_a_remedy() -> None:
 
 def test_a_frankenmerge_of_a_tied_base_is_two_slices() -> None:
     plan = tailor("norm from two\nstack {\nL0..L3 base\nL2..L5 two\n}")
-    said = yaml.safe_load(mergekit_text(plan, 6, tied=True))
-    assert said["merge_method"] == "passthrough"
-    assert [one["sources"] for one in said["slices"]] == [
+    document = yaml.safe_load(mergekit_text(plan, 6, tied=True))
+    assert document["merge_method"] == "passthrough"
+    assert [item["sources"] for item in document["slices"]] == [
         [{"model": "a/base", "layer_range": [0, 4]}],
         [{"model": "b/two", "layer_range": [2, 6]}],
     ]
@@ -376,4 +376,4 @@ def test_a_frankenmerge_of_a_tied_base_is_two_slices() -> None:
     other = tailor("stack {\nL0..L3 base\nL2..L5 two\n}")  # the base's norm
     assert yaml.safe_load(mergekit_text(other, 6, tied=True))["merge_method"] == "linear"
     headed = tailor("norm from two\nhead from two\nstack {\nL0..L3 base\nL2..L5 two\n}")
-    assert yaml.safe_load(mergekit_text(headed, 6)) == said
+    assert yaml.safe_load(mergekit_text(headed, 6)) == document

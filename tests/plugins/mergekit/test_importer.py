@@ -73,16 +73,16 @@ def tailor(body: str, *, head: str = 'model base = "a/base"\nmodel two = "b/two"
 # ------------------------------------------------------------------------------------ the examples
 
 
-def test_there_are_examples() -> None:
+def test_there_are_fifteen_examples_or_more() -> None:
     assert len(FILES) >= 15
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_an_example_becomes_the_plan_beside_it(path: Path) -> None:
+def test_an_example_becomes_the_plan_next_to_it(path: Path) -> None:
     plan, notes = read(path.read_text(encoding="utf-8"))
     assert gptailor.format(plan) == path.with_suffix(".tailor").read_text(encoding="utf-8")
-    said = "".join(f"{note}\n" for note in notes)
-    assert said == path.with_suffix(".notes").read_text(encoding="utf-8")
+    text = "".join(f"{note}\n" for note in notes)
+    assert text == path.with_suffix(".notes").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -92,7 +92,7 @@ def test_an_imported_plan_has_no_faults_and_survives_its_text(path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_an_imported_plan_goes_back_and_comes_again(path: Path) -> None:
+def test_an_imported_plan_survives_export_and_import(path: Path) -> None:
     plan = imported(path.read_text(encoding="utf-8"))
     if path.stem in NOT_EXPORTED:
         with pytest.raises(ConversionError, match=NOT_EXPORTED[path.stem]):
@@ -108,7 +108,7 @@ def test_an_imported_plan_goes_back_and_comes_again(path: Path) -> None:
 # --------------------------------------------------------------------------------------- gradients
 
 
-def test_a_gradient_lies_on_lines_through_its_values() -> None:
+def test_a_gradient_interpolates_linearly_between_its_values() -> None:
     plan = imported(SLERP + "parameters: {t: [0.0, 1.0, 0.5]}", 5)
     body = "whole from base, two by slerp(curve(0.0, 1.0, 0.5))\nnorm from base\nhead from base"
     assert plan == tailor(body)
@@ -116,7 +116,7 @@ def test_a_gradient_lies_on_lines_through_its_values() -> None:
     assert shares == [0.0, 0.5, 1.0, 0.75, 0.5]
 
 
-def test_a_gradient_starts_anew_in_each_slice_and_is_at_its_end_in_a_slice_of_one() -> None:
+def test_a_gradient_starts_again_in_each_slice() -> None:
     both = (
         "{{sources: [{{model: a/base, layer_range: [{0}]}}, {{model: b/two, layer_range: [{0}]}}]}}"
     )
@@ -167,11 +167,11 @@ T = "parameters: {{t: [{{filter: {}, value: 1}}, {{value: 0}}]}}"
         ("layers.0.mlp", "L0.mlp from two\nL0.norms from base"),
     ],
 )
-def test_a_filter_is_the_parts_that_it_is_of(filter_: str, body: str) -> None:
+def test_a_filter_becomes_its_parts(filter_: str, body: str) -> None:
     assert imported(SLERP + T.format(filter_), 2) == tailor(body)
 
 
-def test_the_slerp_that_everybody_copies_is_four_statements() -> None:
+def test_the_popular_slerp_file_becomes_four_statements() -> None:
     text = SLERP + (
         "parameters:\n  t:\n  - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}\n"
         "  - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}\n  - value: 0.5\n"
@@ -223,7 +223,7 @@ def test_filters_in_a_stack_are_refused() -> None:
     assert "item of a stack" in refused(text).message
 
 
-def test_a_bases_own_tensor_names_are_those_that_count(family: Path) -> None:
+def test_filters_match_the_tensor_names_of_the_base(family: Path) -> None:
     text = (
         "models: [{model: ./qwen}, {model: ./qwen2}]\nmerge_method: slerp\nbase_model: ./qwen\n"
         "parameters: {t: [{filter: q_proj.bias, value: 1}, {value: 0}]}"
@@ -360,11 +360,11 @@ def test_task_vectors(text: str, recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (task("ties", "weight: 1, density: 0.5", settings="rescale: true"), "rescale: true"),
         (task("ties", "density: 0.5"), "needs 'weight' in mergekit"),
-        (task("tise", "weight: 1"), "'merge_method' is missing 'tise'"),
+        (task("tise", "weight: 1"), "there is no merge_method 'tise'"),
         (task("della", "weight: 1, density: 0.9", "weight: 1"), "0.9 ± epsilon"),
         (task("nearswap", "", "", "t: 0.1"), "takes two sources"),
         (task("multislerp", "weight: 1", "weight: -1"), "the weights sum to 0"),
@@ -379,8 +379,8 @@ def test_task_vectors(text: str, recipe: str) -> None:
         (TWO + "merge_method: linear\nparameters: {weight: 0}", "sum to 0"),
     ],
 )
-def test_what_has_no_equivalent_is_refused_by_name(text: str, said: str) -> None:
-    assert said in refused(text).message
+def test_keys_without_an_equivalent_are_refused_by_name(text: str, message: str) -> None:
+    assert message in refused(text).message
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "place", "said"),
+    ("text", "line", "place", "message"),
     [
         ("merge_method: [", 1, "", "invalid YAML"),
         ("- a", None, "", "expected a mapping"),
@@ -479,25 +479,25 @@ def test_task_vectors_of_another_base_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_a_faulty_file_is_refused_with_its_key_and_line(
-    text: str, line: int | None, place: str, said: str
+    text: str, line: int | None, place: str, message: str
 ) -> None:
     error = refused(text)
-    assert said in error.message
+    assert message in error.message
     assert (error.line, error.place) == (line, place)
     assert str(error).startswith(f"file.yml:{line}: " if line else "file.yml: ")
 
 
 @pytest.mark.parametrize(
-    ("span", "said"),
+    ("span", "message"),
     [("[3, 2]", "contains no layer"), ("[-1, 2]", "is negative"),
      ("[0, 9]", "the base has 6 layers"),
      ("[0]", "two whole numbers"), ("[0, 1.5]", "two whole numbers"), ("4", "expected a list")],
 )  # fmt: skip
-def test_a_faulty_range_is_refused(span: str, said: str) -> None:
+def test_a_faulty_range_is_refused(span: str, message: str) -> None:
     text = (
         f"slices: [{{sources: [{{model: a/b, layer_range: {span}}}]}}]\nmerge_method: passthrough"
     )
-    assert said in refused(text).message
+    assert message in refused(text).message
     assert refused(text).place == "slices[0].sources[0].layer_range"
 
 
@@ -514,7 +514,7 @@ parameters: {dtype: bfloat16}
 def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> None:
     notes = notes_of(IGNORED)
     ignores = "mergekit ignores the unknown"
-    for said in (
+    for message in (
         f"file.yml:2: select_topk: {ignores} key 'select_topk' here",
         f"file.yml:4: models[0].revision: {ignores} key",
         f"file.yml:5: models[1].parametrs: {ignores} key 'parametrs' here "
@@ -522,7 +522,7 @@ def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> No
         f"file.yml:4: models[0].parameters.wieght: {ignores} parameter 'wieght'",
         f"file.yml:6: parameters.dtype: {ignores} parameter",
     ):
-        assert said in notes
+        assert message in notes
     error = refused(IGNORED, strict=True)
     assert [each.line for each in (error, *error.others)] == [2, 4, 4, 5, 6]
     sources = "sources: [{model: a/b, layer_range: [0, 1]}]"
@@ -557,10 +557,10 @@ def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
     word: str, near: str
 ) -> None:
     text = SLERP + f"parameters: {{t: [{{filter: {word}, value: 1}}, {{value: 0}}]}}"
-    said = f"file.yml:4: parameters.t: no tensor has '{word}' in mergekit's name for it"
-    assert said in notes_of(text)
+    message = f"file.yml:4: parameters.t: no tensor has '{word}' in mergekit's name for it"
+    assert message in notes_of(text)
     error = refused(text, 2, strict=True)
-    assert str(error).startswith(said)
+    assert str(error).startswith(message)
     assert error.message.endswith(f"(did you mean '{near}'?)")
     good = text.replace(word, near)
     assert read(good, 2, strict=True)[0] == imported(good, 2)
@@ -575,9 +575,9 @@ def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
 )
 def test_a_filter_after_values_for_all_its_tensors_is_noted(t: str, word: str) -> None:
     text = SLERP + f"parameters: {{t: {t}}}"
-    said = f"file.yml:4: parameters.t: values before '{word}' have all of its tensors"
-    assert said in notes_of(text)
-    assert str(refused(text, strict=True)).startswith(said)
+    message = f"file.yml:4: parameters.t: values before '{word}' have all of its tensors"
+    assert message in notes_of(text)
+    assert str(refused(text, strict=True)).startswith(message)
     other_order = text.replace("[{value: 0.5}, ", "[").replace(
         "value: 1}]", "value: 1}, {value: 0}]"
     )
@@ -622,7 +622,7 @@ def test_a_range_beyond_a_stage_is_found() -> None:
     assert refused(text).message == "'mix' has 6 layers, but the range ends at 9"
 
 
-def test_notes_stand_in_order_of_their_lines() -> None:
+def test_notes_are_sorted_by_line() -> None:
     notes = read(IGNORED + "lamda: 1\ndtype: bfloat16\n")[1]
     lines = [note.line or 0 for note in notes]
     assert lines == sorted(lines)
@@ -636,17 +636,19 @@ def test_a_note_on_a_path_has_its_line() -> None:
     assert "file.yml:3: E:\\m\\two: expected a path of this machine" in notes
 
 
-def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
+def test_an_ignored_key_is_reported_with_the_missing_key() -> None:
     good = task("ties", "weight: 1", "weight: 1")
     error = refused(good.replace("parameters: {weight", "paramters: {weight", 1))
-    said = [one.message for one in (error, *error.others)]
-    assert any("needs 'weight' in mergekit" in one for one in said)
-    assert any("unknown key 'paramters'" in one for one in said)
+    messages = [item.message for item in (error, *error.others)]
+    assert any("needs 'weight' in mergekit" in item for item in messages)
+    assert any("unknown key 'paramters'" in item for item in messages)
     misspelt = refused(task("ties", "wieght: 1", "weight: 1"))
-    assert any("unknown parameter 'wieght'" in one.message for one in (misspelt, *misspelt.others))
+    assert any(
+        "unknown parameter 'wieght'" in item.message for item in (misspelt, *misspelt.others)
+    )
 
 
-def test_all_that_is_wrong_with_a_file_is_reported_at_once() -> None:
+def test_all_faults_of_a_file_are_reported_together() -> None:
     text = (
         "models:\n- {model: a/base}\n- {model: b/two, parameters: {weight: heavy}}\n"
         "- {model: c@d@e}\nmerge_method: 3\n"
@@ -692,7 +694,7 @@ merge_method: passthrough
 """
 
 
-def test_what_depends_on_an_unknown_base_is_refused_and_nothing_else() -> None:
+def test_only_keys_that_depend_on_an_unknown_base_are_refused() -> None:
     unknown = refused(SLICES, None).message
     assert "whether the head of 'a/base' is its embedding isn't known" in unknown
     same = SLICES.replace("b/two", "a/base")
@@ -717,8 +719,8 @@ def test_filters_are_on_mergekits_names_of_the_base() -> None:
     attention = "others.attn from two\nothers.norms from base"
     assert read(text.replace("FILTER", ".attn."), models=gpt2)[0] == tailor(attention)
     mixed = {"base": folder_of(2, "mixtral", model_type="mixtral", num_local_experts=2)}
-    found, notes = read(text.replace("FILTER", "mlp"), models=mixed)
-    assert found == tailor("others.mlp from two\nothers.norms from base")
+    result, notes = read(text.replace("FILTER", "mlp"), models=mixed)
+    assert result == tailor("others.mlp from two\nothers.norms from base")
     assert "block_sparse" not in str(notes)
 
 
@@ -736,14 +738,14 @@ def test_experts_that_mergekit_merges_as_one_are_refused_by_methods_that_see_it(
     assert "one pattern at most" in refused(text, **given).message
 
 
-def test_files_of_mergekits_other_tools_are_refused_by_what_they_are() -> None:
+def test_files_of_mergekits_other_tools_are_refused_by_the_tools_name() -> None:
     moe = "base_model: a/base\ngate_mode: hidden\nexperts: [{source_model: b/two}]"
     assert "mergekit-moe" in refused(moe).message
     evolved = "genome: {models: [a/base]}\ntasks: [{name: x}]"
     assert "mergekit-evolve" in refused(evolved).message
 
 
-def test_one_note_stands_for_all_places_of_which_it_says_the_same() -> None:
+def test_equal_notes_of_several_places_are_one_note() -> None:
     text = task("ties", "weight: 1, lambda: 2", "weight: 1, lambda: 3")
     assert "models[0].parameters.lambda (and 1 more): 'lambda' of one source" in notes_of(text)
 
@@ -759,8 +761,8 @@ def test_windows_paths_and_snapshots_have_readable_names() -> None:
     plan, notes = read(text)
     assert list(plan.models) == ["base", "sao10k_lyra_v1", "llama_3"]
     assert plan.models["sao10k_lyra_v1"].source == "./E:/mergekit/Sao10K_Lyra-v1"
-    found = plan.models["llama_3"]
-    assert (found.source, found.revision) == ("VAGO/Llama-3", commit)
+    result = plan.models["llama_3"]
+    assert (result.source, result.revision) == ("VAGO/Llama-3", commit)
     assert "Sao10K_Lyra-v1: expected a path of this machine" in "\n".join(map(str, notes))
 
 
@@ -792,8 +794,8 @@ def test_a_union_of_tokenizers_is_that_of_the_model_which_has_all_tokens(tmp_pat
     for name, extra in (("small", []), ("large", ["new"])):
         (tmp_path / name).mkdir()
         vocab = {token: i for i, token in enumerate(["a", "b", *extra])}
-        said = {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": []}
-        (tmp_path / name / "tokenizer.json").write_text(json.dumps(said))
+        tokenizer = {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": []}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokenizer))
         (tmp_path / name / "config.json").write_text(json.dumps(UNTIED | {"num_hidden_layers": 6}))
     text = SLERP + "parameters: {t: 0.5}\ntokenizer: {}"
     small, large = tmp_path / "small", tmp_path / "large"
@@ -827,12 +829,15 @@ def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> 
             "parameters.int8_mask: it only saves",
         ),
         (task("ties", "weight: 1, lambda: 2"), "models[0].parameters.lambda: 'lambda' of one"),
-        (task("dare_linear", "weight: 1, density: 0.5"), "merge_method: other entries"),
+        (
+            task("dare_linear", "weight: 1, density: 0.5"),
+            "merge_method: mergekit drops other entries",
+        ),
         (TWO + "merge_method: linear\nparameters: {weight: 1}", "no base_model is named"),
         (TWO + "merge_method: karcher\nparameters: {max_iter: 3}", "parameters.max_iter: "),
     ],
 )
-def test_what_differs_is_noted(text: str, note: str) -> None:
+def test_a_difference_is_noted(text: str, note: str) -> None:
     assert note in notes_of(text)
 
 
@@ -890,7 +895,7 @@ JUNK: list[Any] = [None, True, -1, 2.5, "x", "", [], {}, [1], {"a": 1}, [[1]], {
 
 
 def _leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [at] if at else []
+    result = [at] if at else []
     pairs = (
         value.items()
         if isinstance(value, dict)
@@ -899,8 +904,8 @@ def _leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         else ()
     )
     for key, inner in pairs:
-        found += _leaves(inner, (*at, key))
-    return found
+        result += _leaves(inner, (*at, key))
+    return result
 
 
 @settings(max_examples=drawn(50))
@@ -957,7 +962,7 @@ def sayable(draw: st.DrawFn) -> str:
 
 @settings(max_examples=drawn(40))
 @given(body=sayable())
-def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -> None:
+def test_export_and_import_give_the_same_tensors(body: str, family: Path) -> None:
     folders = {name: family / name for name in ("base", "math", "code")}
     head = "".join(f'model {name} = "{folder}"\n' for name, folder in folders.items())
     plan = tailor(body, head=head)
@@ -969,7 +974,7 @@ def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -
         assert torch.allclose(after[name], tensor, rtol=1e-6, atol=1e-6), name
 
 
-def test_a_stack_needs_none() -> None:
+def test_a_stack_needs_no_base_depth() -> None:
     plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
     text = export_mergekit(plan)
     assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]
@@ -1000,7 +1005,7 @@ models:
 """
 
 
-def test_documents_that_others_are_made_of_are_made_models() -> None:
+def test_documents_that_other_documents_use_become_made_models() -> None:
     head = (
         'model base = "a/base"\nmodel two = "b/two"\nmodel three = "c/three"\n'
         "model first = base, two by linear()\nmodel second = first, three by slerp(0.25)\n"
@@ -1010,7 +1015,7 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("{model: b/two}\n", "{model: second}\n", "depends on itself"),
         ("name: second", "name: first", "two documents have the same 'name'"),
@@ -1022,9 +1027,9 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
          "a plan has one base, 'a/base'"),
     ],
 )  # fmt: skip
-def test_documents_that_arent_made_models_are_refused(old: str, new: str, said: str) -> None:
+def test_documents_that_arent_made_models_are_refused(old: str, new: str, message: str) -> None:
     assert old in STAGES
-    assert said in str(refused(STAGES.replace(old, new), 4))
+    assert message in str(refused(STAGES.replace(old, new), 4))
 
 
 def test_filters_in_a_stack_are_refused_with_the_way_around_them() -> None:

@@ -27,10 +27,10 @@ FACTS = {
 
 def parsed(text: str) -> list[tuple[str, str]]:
     """The instructions of a Modelfile, as Ollama's parser reads their values."""
-    found = re.findall(
+    results = re.findall(
         r'^([A-Z]+(?: (?<=PARAMETER )\w+)?) (?:"""(.*?)"""|(.*?))$', text, re.M | re.S
     )
-    return [(name, long or short.strip('"')) for name, long, short in found]
+    return [(name, long or short.strip('"')) for name, long, short in results]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def compiled(**how: Any) -> gptailor.CompileResult:
     return gptailor.compile("p.tailor", "My model.gguf", **how)
 
 
-def test_it_has_the_template_the_stops_and_the_parameters(here: Path) -> None:
+def test_the_modelfile_has_template_stops_and_parameters(here: Path) -> None:
     assert compiled().notes == ()
     path = here / "My model.Modelfile"
     assert "ollama create my-model -f 'My model.Modelfile'" in path.read_text()
@@ -87,7 +87,7 @@ def test_a_changed_file_is_kept_and_force_replaces_it(here: Path) -> None:
     assert note in compiled(force=True).notes
 
 
-def test_a_model_without_a_chat_template_has_none(here: Path) -> None:
+def test_a_model_without_a_chat_template_has_no_modelfile(here: Path) -> None:
     settings = json.loads((here / "base" / "tokenizer_config.json").read_text())
     del settings["chat_template"]
     (here / "base" / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -95,7 +95,7 @@ def test_a_model_without_a_chat_template_has_none(here: Path) -> None:
     assert not [*here.glob("*Modelfile")]
 
 
-def test_without_a_template_in_its_form_it_refers_to_the_file() -> None:
+def test_a_modelfile_without_a_template_refers_to_the_file() -> None:
     text = modelfile_text("x.gguf", FACTS, None, {"eos_token_id": [2, 3, 99], "top_p": True})
     assert "# Ollama uses the template in x.gguf itself.\n" in text
     assert parsed(text) == [

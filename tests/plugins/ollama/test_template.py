@@ -174,11 +174,11 @@ def test_a_template_renders_as_transformers_does(
 @pytest.mark.parametrize(
     "template", [NUMBERED, ALWAYS_SYSTEM, BRACES, DATED, "{{ messages[0].content }}", "hello"]
 )
-def test_a_template_without_that_form_gets_none(template: str) -> None:
+def test_an_unsupported_template_is_not_converted(template: str) -> None:
     assert derived(template) is None
 
 
-def test_a_begin_token_that_the_file_does_not_add_has_no_place() -> None:
+def test_a_begin_token_that_the_file_does_not_add_has_no_template() -> None:
     assert derived(MISTRAL, begin="") is None
 
 

@@ -26,28 +26,34 @@ def exported(run: Path) -> optuna.Study:
     return optuna.load_study(study_name="gptailor", storage=optuna.storages.JournalStorage(backend))
 
 
-def test_optuna_reads_what_it_knows(tmp_path: Path) -> None:
+def test_optuna_reads_the_exported_study(tmp_path: Path) -> None:
     (run := tmp_path / "run").mkdir()
     ledger = run_of(run, trials=12, fails=lambda plan: plan.drops[0].position == 0)
-    found = exported(run)
-    assert found.metric_names == ["nll"]
-    assert found.directions[0].name == "MINIMIZE"
-    assert len(found.trials) == len(ledger.trials)
-    assert {one.state.name for one in found.trials} == {"COMPLETE", "PRUNED", "FAIL"}
+    result = exported(run)
+    assert result.metric_names == ["nll"]
+    assert result.directions[0].name == "MINIMIZE"
+    assert len(result.trials) == len(ledger.trials)
+    assert {exported_trial.state.name for exported_trial in result.trials} == {
+        "COMPLETE",
+        "PRUNED",
+        "FAIL",
+    }
     best = min((t for t in ledger.trials if t.full and t.values), key=lambda t: t.values or ())
-    assert found.best_value == (best.values or ())[0]
-    for one, told in zip(found.trials, ledger.trials, strict=True):
-        assert one.user_attrs.get("values") == (told.values and list(told.values))
-        if told.values and not told.full:
-            assert one.intermediate_values == {told.samples: told.values[0]}
-        taken = one.datetime_complete - one.datetime_start
-        assert taken.total_seconds() == pytest.approx(told.seconds, abs=0.01)
-        space, genome = setting().space, told.request.genome
-        assert set(one.params) < set(names_of(space))
+    assert result.best_value == (best.values or ())[0]
+    for exported_trial, trial in zip(result.trials, ledger.trials, strict=True):
+        assert exported_trial.user_attrs.get("values") == (trial.values and list(trial.values))
+        if trial.values and not trial.full:
+            assert exported_trial.intermediate_values == {trial.samples: trial.values[0]}
+        taken = exported_trial.datetime_complete - exported_trial.datetime_start
+        assert taken.total_seconds() == pytest.approx(trial.seconds, abs=0.01)
+        space, genome = setting().space, trial.request.genome
+        assert set(exported_trial.params) < set(names_of(space))
         for gene, bit in zip(space.bits, genome.bits, strict=True):
             if gene.group >= 0 and bit:
-                assert one.params[f"drop L{gene.at}"] is True
-                assert not [name for name in one.params if name.startswith(f"L{gene.at} ")]
+                assert exported_trial.params[f"drop L{gene.at}"] is True
+                assert not [
+                    name for name in exported_trial.params if name.startswith(f"L{gene.at} ")
+                ]
 
 
 @pytest.mark.filterwarnings("ignore:Some regimes")  # of a few trials
@@ -65,9 +71,9 @@ def test_optunas_importances_work_as_they_are(tmp_path: Path) -> None:
 def test_several_objectives_keep_their_directions(tmp_path: Path) -> None:
     (run := tmp_path / "run").mkdir()
     run_of(run, (NLL, ACCURACY), trials=8)
-    found = exported(run)
-    assert [one.name for one in found.directions] == ["MINIMIZE", "MAXIMIZE"]
-    assert found.metric_names == ["nll", "accuracy"]
+    result = exported(run)
+    assert [item.name for item in result.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert result.metric_names == ["nll", "accuracy"]
 
 
 def test_an_export_replaces_an_earlier_one_and_no_other_file(tmp_path: Path) -> None:
@@ -110,8 +116,8 @@ def test_the_command_writes_the_study_of_its_search(
     assert (refused.code, (tmp_path / "run").exists()) == (3, False)
     assert "C301" in refused.err
     assert run(*command, "four.journal").code == 0
-    said = read_run(tmp_path / "run")
+    reading = read_run(tmp_path / "run")
     storage = optuna.storages.JournalStorage(JournalFileBackend("four.journal"))
     study = optuna.load_study(storage=storage, study_name="gptailor")
-    assert len(study.trials) == len(said.ledger.trials)
-    assert len(study.best_trials) >= len(said.front)
+    assert len(study.trials) == len(reading.ledger.trials)
+    assert len(study.best_trials) >= len(reading.front)

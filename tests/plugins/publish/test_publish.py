@@ -28,7 +28,7 @@ def test_the_command_has_a_help(desk: Desk) -> None:
     assert done.out == desk.run("publish", "-h").out
 
 
-def test_publishing_only_plans_until_it_is_told_to_upload(desk: Desk) -> None:
+def test_publish_uploads_only_with_the_flag(desk: Desk) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", HF_TOKEN="hf_writer")
     assert done.code == 0, done.err
@@ -79,7 +79,7 @@ def test_a_link_out_of_the_folder_is_refused(desk: Desk) -> None:
         assert f"--> got{i}/{name}\n" in f"{done.err}\n"
 
 
-def test_a_file_of_others_is_uploaded_only_by_its_name(desk: Desk) -> None:
+def test_a_file_that_gptailor_did_not_write_is_uploaded_only_by_name(desk: Desk) -> None:
     assert desk.compile().code == 0
     folder = desk.folder / "out"
     (folder / "special_tokens.txt").symlink_to("../secret")
@@ -170,14 +170,14 @@ def test_an_upload_has_no_paths_of_the_machine_and_verifies(desk: Desk, folders:
     assert (done.code, "got: verified" in done.out) == (0, True), done.out + done.err
 
 
-def test_what_readers_would_miss_is_reported(desk: Desk, folders: Path) -> None:
+def test_missing_facts_are_reported_before_publishing(desk: Desk, folders: Path) -> None:
     plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
     assert desk.compile(plan=plan).code == 0
-    said = desk.run("publish", "out", "me/model").err
-    assert "the model 'base' is the folder" in said
-    assert "there is no lock" in said
-    assert "the model 'math'" not in said
-    assert "names no licence" in said
+    output = desk.run("publish", "out", "me/model").err
+    assert "the model 'base' is the folder" in output
+    assert "there is no lock" in output
+    assert "the model 'math'" not in output
+    assert "names no licence" in output
 
 
 def test_a_published_card_has_the_stated_facts(desk: Desk, folders: Path) -> None:
@@ -264,8 +264,8 @@ def test_a_cards_scores_are_from_the_folders_own_base(desk: Desk, folders: Path)
     assert '| `nll("rows.jsonl")` | 1 |  | 2.5 |  |' in shown.out
     assert "was written after" not in shown.err
     os.utime(scores, (1.0, 1.0))
-    said = desk.run("publish", "out", "me/model", "--scores", "scores.json").err
-    assert "note: the folder was written after scores.json: evaluate it again" in said
+    output = desk.run("publish", "out", "me/model", "--scores", "scores.json").err
+    assert "note: the folder was written after scores.json: evaluate it again" in output
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_wrong_publication_is_refused(desk: Desk, words: tuple[str, ...], mess
     assert (done.code, message in done.err) == (3, True)
 
 
-def test_a_hub_that_is_away_is_one_message(desk: Desk) -> None:
+def test_an_unreachable_hub_is_one_message(desk: Desk) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", "--upload", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.code == 3

@@ -90,9 +90,9 @@ DRAWN = """() => [...document.querySelectorAll("[data-chart]")].map((place) => {
 })"""
 
 
-def test_it_opens_from_disk_without_an_error_or_a_network(opened: Any, report: Path) -> None:
+def test_the_page_opens_from_disk_without_errors_or_a_network(opened: Any, report: Path) -> None:
     assert opened.said == []
-    asked = [one for one in opened.asked if not one.startswith(("data:", "blob:"))]
+    asked = [url for url in opened.asked if not url.startswith(("data:", "blob:"))]
     assert {*asked} == {report.as_uri()}
     drawn = opened.page.evaluate(DRAWN)
     names = [name for name, *_ in drawn]
@@ -136,7 +136,7 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_stands_out(page: Any, dark: bool) -> None:
+def test_all_text_has_contrast(page: Any, dark: bool) -> None:
     page.emulate_media(color_scheme="dark" if dark else "light")
     fold = "(open) => document.querySelectorAll('details').forEach((d) => { d.open = open; })"
     page.evaluate(fold, True)
@@ -161,7 +161,7 @@ REACHABLE = """() => [...document.querySelectorAll("*")].map((one, i) => [one, i
   && one.checkVisibility()).map(([, i]) => i)"""
 
 
-def test_all_is_reached_by_the_keyboard_and_seen_there(page: Any) -> None:
+def test_the_keyboard_reaches_every_control(page: Any) -> None:
     wanted = page.evaluate(REACHABLE)
     page.evaluate("getSelection().removeAllRanges()")
     went: list[int] = []
@@ -208,7 +208,7 @@ CUT = """() => [...document.querySelectorAll("[data-chart] text")].filter((text)
 """The texts of charts that the edge of the page cuts, or that are shortened."""
 
 
-def test_it_fits_a_phone(page: Any) -> None:
+def test_the_page_fits_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     page.wait_for_function("document.querySelector('[data-chart] svg').clientWidth <= 390")
@@ -231,19 +231,19 @@ def test_a_click_and_a_choice_show_a_plan(page: Any) -> None:
 
 def test_a_text_can_be_copied(page: Any) -> None:
     page.locator("#plan .copy").click()
-    said = "['Copied', 'Selected'].includes(document.querySelector('#plan .copy').textContent)"
-    page.wait_for_function(said)
+    condition = "['Copied', 'Selected'].includes(document.querySelector('#plan .copy').textContent)"
+    page.wait_for_function(condition)
 
 
-def test_hovering_a_layer_says_its_recipe(page: Any) -> None:
+def test_hovering_a_layer_shows_its_recipe(page: Any) -> None:
     page.locator("#map").scroll_into_view_if_needed()
     page.locator("#map .mark-rect path").nth(0).hover(force=True)
-    said = page.locator("#vg-tooltip-element").inner_text()
-    assert "layer" in said
-    assert "made of" in said
+    text = page.locator("#vg-tooltip-element").inner_text()
+    assert "layer" in text
+    assert "made of" in text
 
 
-def test_it_prints_light_whatever_the_screen_is(page: Any) -> None:
+def test_the_printed_page_is_always_light(page: Any) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate(INK) == "rgb(0, 0, 0)"

@@ -50,9 +50,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def sections(page: str) -> dict[str, str]:
     """The HTML of each section by its anchor."""
-    found = re.findall(r'<section id="([\w-]+)".*?</section>', page, re.DOTALL)
+    results = re.findall(r'<section id="([\w-]+)".*?</section>', page, re.DOTALL)
     parts = re.findall(r"<section id=.*?</section>", page, re.DOTALL)
-    return dict(zip(found, parts, strict=True))
+    return dict(zip(results, parts, strict=True))
 
 
 def drawn(page: str) -> dict[str, dict]:
@@ -62,18 +62,18 @@ def drawn(page: str) -> dict[str, dict]:
 
 
 def test_the_command_has_a_help(run: Run) -> None:
-    said = run("report", "--help")
-    assert said.code == 0
-    assert said.out.startswith("Usage: gptailor report")
-    assert run("report", "-h").out == said.out
+    result = run("report", "--help")
+    assert result.code == 0
+    assert result.out.startswith("Usage: gptailor report")
+    assert run("report", "-h").out == result.out
 
 
 def test_a_report_of_a_search_and_of_a_plan(world: Path) -> None:
     (world / "run").mkdir()
     run_of(world / "run")
     reading = read_run(world / "run")
-    found = SearchResult("interrupted", reading, None, world / "run")
-    page = gptailor.report(found, "run.html", prompt=None)
+    result = SearchResult("interrupted", reading, None, world / "run")
+    page = gptailor.report(result, "run.html", prompt=None)
     assert page.size == len((world / "run.html").read_bytes())
     assert "Every trial" in (world / "run.html").read_text()
     one = gptailor.report(gptailor.loads(PLAN, folder=world), "plan.html", prompt="a", tokens=2)
@@ -85,24 +85,26 @@ def test_a_report_of_a_search_and_of_a_plan(world: Path) -> None:
 def test_expectations_have_a_section(run: Run, world: Path) -> None:
     (world / "cut.tailor").write_text(f"{PLAN}expect parameters() < base\n")
     assert run("report", "cut.tailor", "-o", "cut.html", "--no-continuations").code == 0
-    found = sections((world / "cut.html").read_text("utf-8"))
-    assert "parameters() &lt; base" in found["expectations"]
-    assert "gptailor test cut.tailor" in html.unescape(found["expectations"])
+    result = sections((world / "cut.html").read_text("utf-8"))
+    assert "parameters() &lt; base" in result["expectations"]
+    assert "gptailor test cut.tailor" in html.unescape(result["expectations"])
 
 
-def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) -> None:
+def test_the_report_of_a_plan_has_map_size_text_lock_and_command(run: Run, world: Path) -> None:
     assert run("lock", "cut.tailor").code == 0
-    said = run("report", "cut.tailor", "-o", "cut.html", "--no-continuations", "--pictures", "pics")
-    assert said.code == 0
+    outcome = run(
+        "report", "cut.tailor", "-o", "cut.html", "--no-continuations", "--pictures", "pics"
+    )
+    assert outcome.code == 0
     page = (world / "cut.html").read_text()
-    found = sections(page)
-    assert [*found] == ["map", "size", "says", "plan", "lock", "tensors", "again"]
-    assert html.escape(PLAN) in found["plan"]
+    result = sections(page)
+    assert [*result] == ["map", "size", "says", "plan", "lock", "tensors", "again"]
+    assert html.escape(PLAN) in result["plan"]
     prepared = gptailor.prepare.prepare(gptailor.load(world / "cut.tailor"))
-    assert f"{prepared.compiled.program.parameters:,}" in found["size"]
+    assert f"{prepared.compiled.program.parameters:,}" in result["size"]
     lock = json.loads((world / "cut.tailor.lock").read_text())
-    assert all(one["sha256"] in found["tensors"] for one in lock["tensors"].values())
-    assert "gptailor compile cut.tailor -o DIR --locked" in found["again"]
+    assert all(value["sha256"] in result["tensors"] for value in lock["tensors"].values())
+    assert "gptailor compile cut.tailor -o DIR --locked" in result["again"]
     assert page.count("window.vegaEmbed=") == 1
     values = [row for rows in drawn(page)["map"]["datasets"].values() for row in rows]
     shares = {row["where"]: row["shares"] for row in values if "shares" in row}
@@ -115,87 +117,87 @@ def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) 
 
 
 @pytest.mark.usefixtures("one_thread", "brief_answers")
-def test_base_and_result_go_on_with_the_prompt(run: Run, world: Path) -> None:
+def test_the_report_has_continuations_of_base_and_result(run: Run, world: Path) -> None:
     asked = ("--prompt", "a cat <b>", "--tokens", "5")
     assert run("report", "cut.tailor", "-o", "cut.html", *asked).code == 0
     says = sections((world / "cut.html").read_text())["says"]
     spoken = run("generate", "base", "cut.tailor", "a cat <b>", "--tokens", "5", "--format", "json")
-    texts = [one["text"] for one in json.loads(spoken.out)]
+    texts = [item["text"] for item in json.loads(spoken.out)]
     prompt = html.escape("a cat <b>")
     for name, text in zip(("base", "this model"), texts, strict=True):
         end = f'<span class="prompt">{prompt}</span>{html.escape(text)}</blockquote>'
         assert f"<h3>{name}</h3>\n<blockquote>{end}" in says
 
 
-def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path) -> None:
+def test_the_report_of_a_folder_has_its_plan(run: Run, world: Path) -> None:
     assert run("compile", "cut.tailor", "-o", "out", "--lock").code == 0
     assert run("report", "out", "-o", "out.html", "--no-continuations").code == 0
-    found = sections((world / "out.html").read_text())
-    assert "# The plan of the test." in found["plan"]
-    assert "gptailor verify out" in found["again"]
-    assert "tensors" in found
+    result = sections((world / "out.html").read_text())
+    assert "# The plan of the test." in result["plan"]
+    assert "gptailor verify out" in result["again"]
+    assert "tensors" in result
     shutil.rmtree(world / "base")
     assert run("report", "out", "-o", "alone.html", "--tokens", "3").code == 0
     alone = sections((world / "alone.html").read_text())
-    numbers = re.findall(r"<td>([\d,]+)</td>", found["size"])
+    numbers = re.findall(r"<td>([\d,]+)</td>", result["size"])
     assert re.findall(r"<td>([\d,]+)</td>", alone["size"]) == numbers[1::2]
     assert "<h3>this model</h3>" in alone["says"]
     assert html.escape("The base is missing.") in alone["says"]
 
 
-def test_of_a_model_that_nobody_compiled_it_has_no_command(run: Run, world: Path) -> None:
+def test_the_report_of_a_foreign_model_has_no_command(run: Run, world: Path) -> None:
     assert run("report", "math", "-o", "math.html", "--no-continuations").code == 0
-    found = sections((world / "math.html").read_text())
-    assert "again" not in found
-    assert "6 of base" in found["map"]
+    result = sections((world / "math.html").read_text())
+    assert "again" not in result
+    assert "6 of base" in result["map"]
 
 
-def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> None:
+def test_the_report_of_an_open_plan_has_its_known_parts(run: Run, world: Path) -> None:
     (world / "open.tailor").write_text(
         'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
         "drop any 1 of L1..L4\nothers from one of base, math\n"
     )
     assert run("report", "open.tailor", "-o", "open.html").code == 0
-    found = sections((world / "open.html").read_text())
-    assert "the plan leaves 7 choices open" in found["size"]
-    assert "the plan leaves 7 choices open" in found["says"]
+    result = sections((world / "open.html").read_text())
+    assert "the plan leaves 7 choices open" in result["size"]
+    assert "the plan leaves 7 choices open" in result["says"]
 
 
-def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
+def test_missing_models_are_reported(run: Run, world: Path) -> None:
     shutil.rmtree(world / "base")
     assert run("report", "cut.tailor", "-o", "cut.html").code == 0
-    found = sections((world / "cut.html").read_text())
-    assert "there is no such folder" in found["says"]
-    assert "there is no such folder" in found["size"]
-    assert "may have more layers than the plan names" in found["map"]
+    result = sections((world / "cut.html").read_text())
+    assert "there is no such folder" in result["says"]
+    assert "there is no such folder" in result["size"]
+    assert "may have more layers than the plan names" in result["map"]
 
 
 def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path) -> None:
     (world / "pics").mkdir()
     (world / "pics" / "map.png").write_text("mine")
     silent = ("--no-continuations", "--pictures", "pics")
-    said = run("report", "cut.tailor", "-o", "cut.html", *silent)
-    assert (said.code, "pics/map.png" in said.err, "--force" in said.err) == (3, True, True)
+    result = run("report", "cut.tailor", "-o", "cut.html", *silent)
+    assert (result.code, "pics/map.png" in result.err, "--force" in result.err) == (3, True, True)
     assert not (world / "cut.html").exists()
     assert (world / "pics" / "map.png").read_text() == "mine"
     assert run("report", "cut.tailor", "-o", "cut.html", *silent, "--force").code == 0
     assert (world / "pics" / "map.png").read_bytes().startswith(b"\x89PNG")
     for force in ([], ["--force"]):
-        said = run("report", "cut.tailor", "-o", "./cut.tailor", "--no-continuations", *force)
-        assert (said.code, "is the input of this report" in said.err) == (3, True)
+        result = run("report", "cut.tailor", "-o", "./cut.tailor", "--no-continuations", *force)
+        assert (result.code, "is the input of this report" in result.err) == (3, True)
     assert (world / "cut.tailor").read_text() == PLAN
 
 
-def test_a_best_plan_with_faults_is_said_to_have_them(run: Run, world: Path) -> None:
+def test_faults_of_the_best_plan_are_reported(run: Run, world: Path) -> None:
     (folder := world / "run").mkdir()
     (folder / "run.json").write_text("{}")
     (folder / "best.tailor").write_text("tailor 1\nwhatever\n")
-    said = run("report", str(folder), "-o", "run.html", "--no-continuations")
-    assert (said.code, "best.tailor:2" in said.err) == (1, True)
+    result = run("report", str(folder), "-o", "run.html", "--no-continuations")
+    assert (result.code, "best.tailor:2" in result.err) == (1, True)
     assert not (world / "run.html").exists()
 
 
-def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: Path) -> None:
+def test_the_report_of_a_search_has_its_result_and_all_trials(run: Run, world: Path) -> None:
     (world / "run").mkdir()
     ledger = run_of(world / "run", trials=8)
     killed = run("report", "run", "-o", "killed.html")
@@ -213,12 +215,12 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     best = trial.scores
     assert best is not None
     assert run("report", "run", "-o", "run.html", "--no-continuations").code == 0
-    found = sections((world / "run.html").read_text())
-    assert [*found][:3] == ["scores", "map", "size"]
-    assert [*found][-3:] == ["plan", "lock", "again"]
+    result = sections((world / "run.html").read_text())
+    assert [*result][:3] == ["scores", "map", "size"]
+    assert [*result][-3:] == ["plan", "lock", "again"]
     [value], [error] = best.values, best.stderrs
-    assert f"<td>{shown_number(value, error)}</td>" in found["scores"]
-    assert "gptailor compile run/best.tailor -o DIR" in found["again"]
+    assert f"<td>{shown_number(value, error)}</td>" in result["scores"]
+    assert "gptailor compile run/best.tailor -o DIR" in result["again"]
     values = [row for rows in drawn((world / "run.html").read_text())["scores"]["datasets"].values()
               for row in rows if row["plan"] == "found"]  # fmt: skip
     assert [(row["value"], row["low"], row["high"]) for row in values] == [
@@ -226,7 +228,7 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
         (value + 0.125, value + 0.125 - 0.05, value + 0.125 + 0.05),
     ]
     in_vain = "Healing changed nothing"
-    assert in_vain not in found["map"]
+    assert in_vain not in result["map"]
     number = len(reading.ledger.trials)
     healed = replace(trial.request, phase="final", stage="healed", asked_after=number)
     study_of(world / "run").add(replace(trial, number=number, request=healed))
@@ -241,9 +243,7 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     assert len(gone["map"].split('<th scope="row">')) == 9  # 8 layers, as run.json says
 
 
-def test_a_search_that_went_on_after_its_end_has_files_of_that_end(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_resumed_search_keeps_the_files_of_its_end(run: Run, tmp_path: Path) -> None:
     ledger, page = run_of(tmp_path, trials=4), tmp_path / "page.html"
     ended(tmp_path, ledger)
     study, last = study_of(tmp_path), ledger.trials[-1]
@@ -264,13 +264,13 @@ def test_a_journal_without_sizes_costs_the_report_its_trials_alone(run: Run, wor
     journal.write_text("\n".join(kept) + "\n")
     (world / "run" / "best.tailor").write_text(PLAN.replace("./", "../"))
     assert run("report", "run", "-o", "run.html", "--no-continuations").code == 0
-    found = sections((world / "run.html").read_text())
-    assert "has a plan without a size" in found["trials"]
-    assert {"map", "size", "plan"} <= found.keys()
+    result = sections((world / "run.html").read_text())
+    assert "has a plan without a size" in result["trials"]
+    assert {"map", "size", "plan"} <= result.keys()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("missing.tailor", "-o", "new.html"), 3, "missing.tailor"),
         (("cut.tailor", "-o", "old.html"), 3, "exists already"),
@@ -280,28 +280,26 @@ def test_a_journal_without_sizes_costs_the_report_its_trials_alone(run: Run, wor
         (("broken.tailor", "-o", "new.html"), 1, "S1"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(
-    run: Run, world: Path, arguments: tuple[str, ...], code: int, said: str
+def test_invalid_arguments_are_reported_and_nothing_is_written(
+    run: Run, world: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     (world / "old.html").write_text("old")
     (world / "broken.tailor").write_text("tailor 1\nmodel base\n")
     there = sorted(world.iterdir())
-    found = run("report", *arguments)
-    assert (found.code, sorted(world.iterdir())) == (code, there)
-    assert said in found.err
+    result = run("report", *arguments)
+    assert (result.code, sorted(world.iterdir())) == (code, there)
+    assert message in result.err
     assert (world / "old.html").read_text() == "old"
     assert run("report", "cut.tailor", "-o", "old.html", "--force", "--no-continuations").code == 0
     assert (world / "old.html").read_text().startswith("<!doctype html>")
 
 
-def test_without_the_packages_it_says_which(
-    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_are_named(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
-    found = run("report", "cut.tailor", "-o", "cut.html")
-    assert found.code == 3
-    assert "a report needs" in found.err
-    assert "gptailor[report]" in found.err
+    result = run("report", "cut.tailor", "-o", "cut.html")
+    assert result.code == 3
+    assert "a report needs" in result.err
+    assert "gptailor[report]" in result.err
     assert not (world / "cut.html").exists()
 
 

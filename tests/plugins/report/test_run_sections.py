@@ -48,16 +48,16 @@ def effects(run: tuple[Path, Ledger]) -> Effects:
 
 def section(reading: RunReading, anchor: str) -> Section:
     """A section of the page."""
-    return next(one for one in run_sections(reading, Effects()) if one.anchor == anchor)
+    return next(item for item in run_sections(reading, Effects()) if item.anchor == anchor)
 
 
 def rows_of(made: Section) -> list[dict[str, Any]]:
     """Return the rows of a chart's layers."""
     assert made.chart is not None
-    said = made.chart.to_dict()
-    layers = said.get("layer", [said])
-    values = [layer.get("data", said.get("data", {})).get("values") for layer in layers]
-    values += said.get("datasets", {}).values()
+    chart = made.chart.to_dict()
+    layers = chart.get("layer", [chart])
+    values = [layer.get("data", chart.get("data", {})).get("values") for layer in layers]
+    values += chart.get("datasets", {}).values()
     return [row for rows in values if rows is not None for row in rows]
 
 
@@ -67,7 +67,7 @@ def test_effects_are_differences_of_means(effects: Effects, run: tuple[Path, Led
         t.number: {drop.position for drop in decode(space, t.request.genome).drops}
         for t in run[1].trials
     }
-    shown = {one.layer: one for one in effects.seen if one.state == "dropped"}
+    shown = {item.layer: item for item in effects.seen if item.state == "dropped"}
     for layer in range(LAYERS):
         without = [loss for n, loss in known.items() if layer in dropped[n]]
         there = [loss for n, loss in known.items() if layer not in dropped[n]]
@@ -88,11 +88,11 @@ def test_one_trial_shows_no_effect() -> None:
     assert (first.mean, first.count, first.others) == (-1.0, 2, 2)
 
 
-def test_what_is_missing_is_reported(reading: RunReading, effects: Effects) -> None:
+def test_missing_sections_are_reported(reading: RunReading, effects: Effects) -> None:
     assert effects.learned == []
     [why] = effects.missing
     assert "drifting, which has no model of the layers" in why
-    [words] = [one.words for one in run_sections(reading, effects) if one.anchor == "missing"]
+    [words] = [item.words for item in run_sections(reading, effects) if item.anchor == "missing"]
     assert words.startswith("The search hasn't ended")
     assert words.endswith(why)
 
@@ -100,25 +100,25 @@ def test_what_is_missing_is_reported(reading: RunReading, effects: Effects) -> N
 def test_each_kind_of_effect_has_a_section(reading: RunReading, effects: Effects) -> None:
     windows = [WindowLoss(1, 2, 0.5, 0.25, 3), WindowLoss(2, 3, 0.75, 0.5, 2)]
     shown = run_sections(reading, Effects(windows, effects.seen, effects.seen))
-    assert [one.anchor for one in shown][-4:-1] == ["layers", "layers-learned", "windows"]
+    assert [item.anchor for item in shown][-4:-1] == ["layers", "layers-learned", "windows"]
 
 
-def test_states_are_what_became_of_each_layer() -> None:
+def test_each_layer_has_a_state() -> None:
     plan = gptailor.loads(landscape.BASE + 'model math = "./math"\ndrop L1\nL2.attn from math\n')
     assert layer_states(Resolved(plan, 4).slots) == ["kept", "dropped", "changed", "kept"]
     stack = gptailor.loads(landscape.BASE + "stack {\n  L0..L3 base\n}\n")
     assert layer_states(Resolved(stack, 4).slots) is None
 
 
-def test_the_best_so_far_is_that_of_a_loop(reading: RunReading, run: tuple[Path, Ledger]) -> None:
+def test_the_best_so_far_equals_a_naive_loop(reading: RunReading, run: tuple[Path, Ledger]) -> None:
     spent, best, wanted = 0.0, math.inf, []
     for told in run[1].trials:
         spent += 0.0 if told.same_as is not None else told.share
         if told.values is not None and told.share == 1.0 and told.values[0] < best:
             best = told.values[0]
             wanted.append((pytest.approx(spent), told.number))
-    found = best_so_far(reading, ("start", "random", "search"))
-    assert [(cost, trial.number) for cost, trial in found] == wanted
+    result = best_so_far(reading, ("start", "random", "search"))
+    assert [(cost, trial.number) for cost, trial in result] == wanted
     assert len(wanted) > 2
     drawn = [
         row for row in rows_of(section(reading, "progress")) if row.get("line") == "the search"
@@ -141,7 +141,7 @@ def test_every_trial_with_a_score_has_a_mark_and_its_plan(reading: RunReading) -
     assert len(made.table.rows) == len(trials)
 
 
-def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
+def test_a_ruined_plan_is_drawn_at_the_edge(run: tuple[Path, Ledger]) -> None:
     reading = read_run(run[0])
     last = next(t for t in reversed(reading.ledger.trials) if t.full and t.same_as is None)
     ruined = (1e6 + reading.ledger.references[64][0],)
@@ -156,13 +156,13 @@ def test_what_is_ruined_stands_at_the_edge(run: tuple[Path, Ledger]) -> None:
 def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, (NLL, ACCURACY), trials=12)
     made = section(read_run(tmp_path), "objectives")
-    said = made.chart.to_dict() if made.chart is not None else {}
-    assert [one["name"] for one in said["params"]] == ["across", "up"]
+    chart = made.chart.to_dict() if made.chart is not None else {}
+    assert [item["name"] for item in chart["params"]] == ["across", "up"]
     marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
-    for told in ledger.trials:
-        if told.share == 1.0 and told.values is not None and told.same_as is None:
-            row = marks[f"trial {told.number}"]
-            assert (row["objective_0"], row["objective_1"]) == told.values
+    for trial in ledger.trials:
+        if trial.share == 1.0 and trial.values is not None and trial.same_as is None:
+            row = marks[f"trial {trial.number}"]
+            assert (row["objective_0"], row["objective_1"]) == trial.values
 
 
 def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
+def test_a_run_without_scores_has_a_report(tmp_path: Path) -> None:
     with pytest.raises(gptailor.TailorError):
         run_of(tmp_path, fails=lambda plan: True)
     (tmp_path / "other").mkdir()
@@ -194,20 +194,20 @@ def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
     assert "No trial has a score." in page_html("Search", "", run_sections(reading, Effects()))
 
 
-def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:
+def test_trials_of_recipes_have_no_effects_of_layers(run: tuple[Path, Ledger]) -> None:
     recipes = Ledger(run[1].aims, run[1].full)
     for trial in run[1].trials[:3]:
         recipes.add(replace(trial, request=replace(trial.request, phase=RECIPES)))
     assert learned_effects(landscape.space(), recipes, None) == []
 
 
-def test_what_the_surrogate_learned_goes_the_way_of_the_landscape(run: tuple[Path, Ledger]) -> None:
+def test_learned_effects_follow_the_landscape(run: tuple[Path, Ledger]) -> None:
     effects = learned_effects(landscape.space(), run[1], None)
-    dropped = {one.layer: one for one in effects if one.state == "dropped"}
+    dropped = {effect.layer: effect for effect in effects if effect.state == "dropped"}
     assert dropped.keys() == set(range(LAYERS))
     assert max(dropped[3].mean, dropped[2].mean) < min(dropped[0].mean, dropped[7].mean)
-    assert all(one.error is not None and 0 < one.error < 2 for one in effects)
-    assert all(one.count + one.others == 128 for one in effects)
+    assert all(effect.error is not None and 0 < effect.error < 2 for effect in effects)
+    assert all(effect.count + effect.others == 128 for effect in effects)
 
 
 def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger]) -> None:
@@ -220,13 +220,13 @@ def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger])
         Trial(n, replace(request, genome=Genome(*genes)), str(n), 1.0, (float(n),), (0.1,))
         for n, genes in enumerate(zip(*drawn, strict=True))
     ]
-    found = window_losses(space, trials, {n: float(n) for n in range(30)})
-    for one in found:
-        window = list(range(one.first, one.last + 1))
+    result = window_losses(space, trials, {n: float(n) for n in range(30)})
+    for item in result:
+        window = list(range(item.first, item.last + 1))
         there = [n for n in range(30) if [drop.position for drop in plans[n].drops] == window]
-        assert (one.count, one.least) == (len(there), min(there))
-        assert one.mean == pytest.approx(fmean(there))
-    assert sum(one.count for one in found) == 30
+        assert (item.count, item.least) == (len(there), min(there))
+        assert item.mean == pytest.approx(fmean(there))
+    assert sum(item.count for item in result) == 30
 
 
 def test_five_hundred_trials_fit_a_page(run: tuple[Path, Ledger], effects: Effects) -> None:
@@ -250,8 +250,8 @@ def test_the_report_has_a_mark_for_each_phase_of_a_search() -> None:
 def test_trials_stand_at_their_sizes(tmp_path: Path) -> None:
     ledger = run_of(tmp_path, trials=6)
     size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
-    said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
-    landscape.study_of(tmp_path).note("sizes", said)
+    sizes = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
+    landscape.study_of(tmp_path).note("sizes", sizes)
     rows = rows_of(section(read_run(tmp_path), "trials"))
     assert {row["x"] for row in rows if "plan" in row} == {6.0}
     assert {row["x"] for row in rows if row.get("name") == "the base, uncut"} == {8.0}

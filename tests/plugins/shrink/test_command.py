@@ -53,12 +53,12 @@ def run(
 def test_the_plan_and_the_space_are_valid_and_the_model_meets_the_goal(
     run: Run, tmp_path: Path
 ) -> None:
-    said = run("base", "--to", "85kB", "-o", "small.gguf")
-    assert said.code == 0, said.err
+    outcome = run("base", "--to", "85kB", "-o", "small.gguf")
+    assert outcome.code == 0, outcome.err
     assert (tmp_path / "small.gguf").stat().st_size <= 85_000
-    assert "note: measured on a small English text of gptailor's own" in said.out
-    assert "choice: " in said.out
-    assert max(map(len, said.out.splitlines()[:12])) <= 80
+    assert "note: measured on a small English text of gptailor's own" in outcome.out
+    assert "choice: " in outcome.out
+    assert max(map(len, outcome.out.splitlines()[:12])) <= 80
     plan = gptailor.load("base-shrunk.tailor")
     for file in ("base-shrunk.tailor", "base-shrunk-space.tailor"):
         assert not errors(gptailor.check(file)), file
@@ -75,18 +75,18 @@ def test_cuts_are_not_measured_if_fewer_bits_lose_very_little(
 ) -> None:
     monkeypatch.setitem(comparison.EFFORTS, "quick", replace(BRIEF, settled=1.0))
     monkeypatch.setattr(losses.Losses, "distances", lambda *_: pytest.fail("measured"))
-    said = run("base", "--to", "85kB", "--quick", "--json")
-    found = json.loads(said.out)
-    assert found["rows"][found["chosen"]]["way"] == "whole"
-    assert {row["way"]: row["loss"] for row in found["rows"]}.get("layers", 0) is None
-    assert any("cuts are not measured" in note for note in found["notes"])
+    outcome = run("base", "--to", "85kB", "--quick", "--json")
+    result = json.loads(outcome.out)
+    assert result["rows"][result["chosen"]]["way"] == "whole"
+    assert {row["way"]: row["loss"] for row in result["rows"]}.get("layers", 0) is None
+    assert any("cuts are not measured" in note for note in result["notes"])
 
 
 def test_finished_measurements_are_used_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run("base", "--parameters", "45k", "--json")
     monkeypatch.setattr(losses.Losses, "_measured", lambda *_: pytest.fail("measured again"))
     again = run("base", "--parameters", "45k", "--json", "--force")
-    rows = [json.loads(said.out)["rows"] for said in (first, again)]
+    rows = [json.loads(result.out)["rows"] for result in (first, again)]
     for row in (*rows[0], *rows[1]):
         row["decoding"] = row["llama"] = None
     assert rows[0] == rows[1]
@@ -95,15 +95,15 @@ def test_finished_measurements_are_used_again(run: Run, monkeypatch: pytest.Monk
 
 
 def test_several_models_share_the_recipe_that_loses_least(run: Run) -> None:
-    said = run("base", "math", "--parameters", "45k")
-    assert said.code == 0, said.err
-    assert "note: all plans start from '" in said.out
-    assert " whole from base, model2 by linear(): " in said.err
+    result = run("base", "math", "--parameters", "45k")
+    assert result.code == 0, result.err
+    assert "note: all plans start from '" in result.out
+    assert " whole from base, model2 by linear(): " in result.err
 
 
 def test_a_faster_plan_is_measured(run: Run) -> None:
-    said = run("base", "--faster", "1.01", "--json")
-    rows = json.loads(said.out)["rows"]
+    result = run("base", "--faster", "1.01", "--json")
+    rows = json.loads(result.out)["rows"]
     assert any(row["decoding"] for row in rows)
     assert "whole" in {row["way"] for row in rows}
 
@@ -146,25 +146,25 @@ def test_bad_input_has_one_message(
 ) -> None:
     (tmp_path / "short.txt").write_text("Too little text. " * 9)
     before = sorted(tmp_path.iterdir())
-    said = run("base", *arguments)
-    assert (said.code, words in said.out + said.err) == (code, True), said
+    result = run("base", *arguments)
+    assert (result.code, words in result.out + result.err) == (code, True), result
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_size_of_a_gguf_file_is_its_own(run: Run, world: Path) -> None:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{world}/base"')
     size = gptailor.compile(plan, "small.gguf", quantize="q8_0").size
-    said = run("small.gguf", "--to", f"{size}")
-    assert (said.code, "already meets the goal" in said.out) == (0, True), said
+    result = run("small.gguf", "--to", f"{size}")
+    assert (result.code, "already meets the goal" in result.out) == (0, True), result
 
 
-def test_an_impossible_goal_is_said_before_anything_is_measured(
+def test_an_impossible_goal_is_reported_before_measuring(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses.Losses, "_measured", lambda *_: pytest.fail("measured"))
-    said = run("base", "--to", "1kB")
-    assert said.code == 1
-    assert "nothing meets the goal of at most 1.0 kB; the nearest is " in said.out
+    result = run("base", "--to", "1kB")
+    assert result.code == 1
+    assert "nothing meets the goal of at most 1.0 kB; the nearest is " in result.out
     assert not [*tmp_path.glob("*shrunk*")]
 
 
@@ -172,8 +172,8 @@ def test_a_goal_that_no_measured_plan_meets_writes_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gptailor.plugins.shrink.shrink._Shrinking._misses", lambda *_: None)
-    said = run("base", "--to", "1kB")
-    assert (said.code, "nothing meets the goal of at most 1.0 kB" in said.out) == (1, True)
+    result = run("base", "--to", "1kB")
+    assert (result.code, "nothing meets the goal of at most 1.0 kB" in result.out) == (1, True)
     assert not [*tmp_path.glob("*shrunk*")]
 
 
@@ -202,7 +202,7 @@ def test_an_interrupted_command_writes_nothing_and_continues(
     assert not [each for each in later if (each[1], each[2]) in {(a[1], a[2]) for a in made}]
 
 
-def test_a_full_disk_is_said_and_nothing_is_left(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(plan: object, file: Path, **options: object) -> None:
@@ -210,8 +210,8 @@ def test_a_full_disk_is_said_and_nothing_is_left(
 
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(losses, "compile_to", full)
-    said = run("base", "--to", "85kB")
-    assert (said.code, "no space left on the device" in said.err) == (3, True), said
+    result = run("base", "--to", "85kB")
+    assert (result.code, "no space left on the device" in result.err) == (3, True), result
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -220,17 +220,19 @@ def test_speeds_that_fail_are_a_note(run: Run, monkeypatch: pytest.MonkeyPatch) 
         raise OSError("no server\nat all")
 
     monkeypatch.setattr(losses.Losses, "llama_ratios", fails)
-    said = run("base", "--faster", "1.01")
-    assert (said.code, "note: speeds can't be measured: no server" in said.out) == (0, True), said
-    assert max(map(len, said.out.splitlines())) <= 80
+    result = run("base", "--faster", "1.01")
+    assert (result.code, "note: speeds can't be measured: no server" in result.out) == (0, True), (
+        result
+    )
+    assert max(map(len, result.out.splitlines())) <= 80
 
 
-def test_without_torch_there_are_sizes_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shrink_without_torch_prints_sizes_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gptailor.plugins.shrink.shrink.installed", lambda extra: False)
-    said = run("base", "--to", "85kB")
-    assert said.code == 3
-    assert "no choice: losses need torch: pip install 'gptailor[torch]'" in said.out
-    assert "the whole model" in said.out
+    result = run("base", "--to", "85kB")
+    assert result.code == 3
+    assert "no choice: losses need torch: pip install 'gptailor[torch]'" in result.out
+    assert "the whole model" in result.out
 
 
 def test_the_text_that_gptailor_brings_is_large_enough() -> None:
@@ -244,7 +246,7 @@ def test_llama_cpp_runs_files_by_turns(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     plan = gptailor.loads(f'tailor 1\nmodel base = "{world}/base"')
     gptailor.compile(plan, tmp_path / "a.gguf")
-    found = llama_speed.llama_speeds([tmp_path / "a.gguf"], 1)
-    assert found is not None
-    assert all(speed > 0 for speed in found[0])
+    result = llama_speed.llama_speeds([tmp_path / "a.gguf"], 1)
+    assert result is not None
+    assert all(speed > 0 for speed in result[0])
     assert llama_speed.llama_speeds([tmp_path / "none.gguf"], 1) is None

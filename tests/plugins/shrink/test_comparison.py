@@ -38,7 +38,7 @@ def test_the_best_plan_is_chosen_and_compared_with_the_whole() -> None:
     assert "quantisation alone wins" in reason
 
 
-def test_of_plans_within_an_error_the_simplest_is_chosen() -> None:
+def test_the_simplest_plan_within_an_error_is_chosen() -> None:
     whole, cut = row(loss=0.031), row(TOKENS, loss=0.03)
     chosen, reason = choice([whole, cut], [cut, whole], GOAL)
     assert chosen is whole

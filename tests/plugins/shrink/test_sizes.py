@@ -55,7 +55,7 @@ def test_the_size_of_a_candidate_is_that_of_its_file(
     assert cost.is_gguf
 
 
-def test_each_way_has_its_least_cut_for_a_goal(world: Path) -> None:
+def test_each_kind_of_cut_has_its_smallest_cut_for_a_goal(world: Path) -> None:
     drafts = drafts_of(world)
     whole = drafts.cost(ShrinkCandidate())
     assert whole is not None
@@ -114,7 +114,7 @@ def test_windows_of_gemma_keep_full_attention_in_each_sixth_layer(world: Path) -
     assert "C306" in drafts.refusals["layers"]
 
 
-def test_a_refused_way_has_no_cut_and_a_reason(world: Path) -> None:
+def test_a_refused_kind_of_cut_has_a_reason(world: Path) -> None:
     drafts = drafts_of(world)
     step = CutStep("vocabulary", 10, ('vocabulary 10 on "t.jsonl"',), "10 tokens")
     assert drafts.prepared((step,)) is None
@@ -132,7 +132,7 @@ def test_a_goal_bounds_bytes_with_the_cache() -> None:
             ShrinkGoal(**wrong)
 
 
-def test_a_quarter_of_the_rows_is_held_out_and_none_is_lost(tmp_path: Path) -> None:
+def test_a_quarter_of_the_rows_is_held_out(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(letters(900, seed) for seed in range(60)))
     texts = ShrinkTexts.of([tmp_path / "a.txt"], 5000)
     words = "".join((tmp_path / "a.txt").read_text().split())

@@ -67,7 +67,7 @@ def name_of(recipe: Merge) -> str:
     return recipe.by.name
 
 
-def test_the_result_is_of_the_kind_and_dtype_of_what_was_given(states: dict[str, State]) -> None:
+def test_the_result_has_the_type_and_dtype_of_the_sources(states: dict[str, State]) -> None:
     sources = {name: {k: t.half() for k, t in states[name].items()} for name in ("math", "code")}
     before = {name: {k: t.clone() for k, t in state.items()} for name, state in sources.items()}
     made = gptailor.merge(sources, weights=[0.25, 0.75])
@@ -124,7 +124,7 @@ WRONG_TYPES = pytest.mark.wrong_types
 
 
 @pytest.mark.parametrize(
-    ("sources", "how", "said"),
+    ("sources", "how", "message"),
     [
         ({}, {}, "P304"),
         ({"a": {"w": W}}, {"by": "slerp"}, "P304"),
@@ -176,14 +176,14 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({"a": {"w": W / 0}}, {}, "got inf in 'w'[0, 0] of 'a'"),
     ],
 )
-def test_what_does_not_go_together_is_refused_by_name(
-    sources: Any, how: dict[str, Any], said: str
+def test_incompatible_arguments_are_refused_by_name(
+    sources: Any, how: dict[str, Any], message: str
 ) -> None:
     by, rest = [how["by"]] if "by" in how else [], {**how}
     rest.pop("by", None)
     with pytest.raises(gptailor.TailorError) as caught:
         gptailor.merge(sources, *by, **rest)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_numbers_for_each_source_are_a_list_and_words_texts_or_truths() -> None:
@@ -208,7 +208,7 @@ def test_arrays_and_tensors_are_numbers() -> None:
 
 @pytest.mark.wrong_types
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (([{"w": W}],), "'sources': expected Mapping[str, Tensor | dict[str, Tensor]], got [{'w"),
         ((None,), "'sources': expected Mapping[str, Tensor | dict[str, Tensor]], got None"),
@@ -216,10 +216,10 @@ def test_arrays_and_tensors_are_numbers() -> None:
         (({"a": {"w": W}}, None), "'by': expected str, got None"),
     ],
 )
-def test_sources_and_methods_have_their_types(given: Any, said: str) -> None:
+def test_sources_and_methods_have_their_types(given: Any, message: str) -> None:
     with pytest.raises(TypeError) as caught:
         gptailor.merge(*given)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_other_dtypes_are_merged_where_the_results_is_reported() -> None:

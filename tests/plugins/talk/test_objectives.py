@@ -34,17 +34,17 @@ def rows(folder: Path, *entries: dict[str, object]) -> Path:
 
 
 def scores(base: Path, file: Path, *objectives: str) -> list[object]:
-    found = gptailor.evaluate(base, [text.replace("FILE", str(file)) for text in objectives])
-    return [getattr(result.outcome, "value", result.outcome) for result in found.results]
+    evaluation = gptailor.evaluate(base, [text.replace("FILE", str(file)) for text in objectives])
+    return [getattr(result.outcome, "value", result.outcome) for result in evaluation.results]
 
 
 def test_shares_of_continuations_that_loop_and_end(folder: Path, tmp_path: Path) -> None:
     file = rows(tmp_path, {"text": "a"}, {"text": "x"}, {"context": "x"}, {"prompt": "m"})
-    found = scores(
+    result = scores(
         folder / "base", file, 'loops("FILE", tokens=30)', 'ends("FILE", tokens=30)',
         'ends("FILE", tokens=2)', 'ends("FILE", tokens=3)', 'loops("FILE", tokens=4)',
     )  # fmt: skip
-    assert found == [0.5, 0.25, 0.0, 0.25, 0.0]
+    assert result == [0.5, 0.25, 0.0, 0.25, 0.0]
 
 
 def test_an_expectation_bounds_them_by_the_base(folder: Path, tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_an_expectation_bounds_them_by_the_base(folder: Path, tmp_path: Path) ->
     )
     from gptailor.plugins.expect.expectations import evaluate_expectations
 
-    found = evaluate_expectations(plan)
-    assert [(each.value and each.value.value) for each in found] == [1.0, 0.0]
+    result = evaluate_expectations(plan)
+    assert [(each.value and each.value.value) for each in result] == [1.0, 0.0]
 
 
 def context(
@@ -77,7 +77,7 @@ def context(
     return prepared, tokenizer
 
 
-def test_chats_have_the_template_and_texts_have_none(folder: Path, tmp_path: Path) -> None:
+def test_only_chats_use_the_template(folder: Path, tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "b"}, {"role": "assistant", "content": "no"}]
     file = rows(tmp_path, {"prompt": "a"}, {"messages": chat}, {"text": "c"}, {"context": "d"})
     prepare, tokenizer = context(folder, file, "<{{ messages[0]['content'] }}>")
@@ -94,7 +94,7 @@ def test_chats_have_the_template_and_texts_have_none(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "said"),
+    ("text", "code", "message"),
     [
         ("", "C802", "the file has no rows"),
         ('{"answer": "a"}', "C804", "the row has no 'context'"),
@@ -106,14 +106,14 @@ def test_chats_have_the_template_and_texts_have_none(folder: Path, tmp_path: Pat
     ],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused(
-    folder: Path, tmp_path: Path, text: str, code: str, said: str
+    folder: Path, tmp_path: Path, text: str, code: str, message: str
 ) -> None:
     (file := tmp_path / "prompts.jsonl").write_text(text)
     prepare, _ = context(folder, file)
     with pytest.raises(CalibrationError) as caught:
         prepare(tokens=30)
     assert caught.value.code == code
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 def test_a_template_that_fails_and_plain_text_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_model_without_an_end_token_has_no_share_of_ends(folder: Path, tmp_pat
     assert loops == 0.0
 
 
-def test_they_are_checked_as_plans_are(tmp_path: Path) -> None:
+def test_arguments_of_the_objectives_are_checked(tmp_path: Path) -> None:
     for text, code in (
         ('minimize ends("p.jsonl")', "P602"),
         ('minimize loops("p.jsonl", tokens="a")', "P603"),

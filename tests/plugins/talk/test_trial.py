@@ -30,7 +30,7 @@ def here(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def test_an_output_is_tried_beside_its_base(here: Path, run: Run) -> None:
+def test_try_prints_answers_of_the_output_and_its_base(here: Path, run: Run) -> None:
     done = run("compile", "p.tailor", "-o", "out", "--try")
     assert done.code == 0, done.err
     lines = done.out.splitlines()

@@ -88,11 +88,11 @@ def test_tokens_are_drawn_by_their_probabilities(folder: Path) -> None:
     with torch.no_grad():
         logits = model(torch.tensor([prompt.tokens])).logits[0, -1]
     expected = (logits.double() / 0.5).softmax(-1)
-    found = torch.tensor([counts[token] / 2000 for token in range(len(expected))])
-    assert float((found - expected).abs().sum()) < 0.2
+    result = torch.tensor([counts[token] / 2000 for token in range(len(expected))])
+    assert float((result - expected).abs().sum()) < 0.2
 
 
-def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) -> None:
+def test_the_answer_of_a_row_depends_on_its_seed_alone(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     prompts = [Prompt(tuple(tokenizer.encode(letters(4 + n, seed=n))), 9) for n in range(6)]
@@ -113,16 +113,16 @@ def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) 
 
 
 def test_a_plan_learns_from_its_teachers_answers(folder: Path) -> None:
-    told: list[Progress] = []
-    found = heal(said(folder, HEAL), on_event=progress("answering", told.append))
-    assert sum(text.tokens for text in found.result.texts) == 256
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
-    assert [event.done for event in told] == sorted(event.done for event in told)
-    assert told[0].done == 0
-    assert {event.total for event in told} == {384}
-    assert told[0].at.endswith("prompts.jsonl")
+    events: list[Progress] = []
+    result = heal(said(folder, HEAL), on_event=progress("answering", events.append))
+    assert sum(text.tokens for text in result.result.texts) == 256
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
+    assert [event.done for event in events] == sorted(event.done for event in events)
+    assert events[0].done == 0
+    assert {event.total for event in events} == {384}
+    assert events[0].at.endswith("prompts.jsonl")
     only_answers = heal(said(folder, f"{HEAL} loss answers"))
-    assert not same(only_answers, found)
+    assert not same(only_answers, result)
 
 
 def test_answers_are_made_once_for_a_teacher_and_again_for_another(
@@ -168,11 +168,11 @@ def test_an_end_token_that_isnt_a_number_is_one_message(folder: Path) -> None:
 
 def test_an_end_token_beyond_the_vocabulary_never_ends_an_answer(folder: Path) -> None:
     file = folder / "base" / "generation_config.json"
-    found = []
+    results = []
     for end in ([2], [10**9, 2]):
         file.write_text(json.dumps({"eos_token_id": end}))
-        found.append(heal(said(folder, HEAL)))
-    assert same(*found)
+        results.append(heal(said(folder, HEAL)))
+    assert same(*results)
 
 
 def test_prompts_that_change_while_the_teacher_answers_are_refused(
@@ -210,42 +210,42 @@ def test_an_answer_is_shorter_before_its_prompt_is_cut(
     monkeypatch.setattr(answers, "drawn", looked)
     heal(said(folder, HEAL.replace("tokens=24", f"tokens={tokens}")))
     most = min(tokens, max(128 - length, 64))
-    assert {one.most for one in seen} == {most}
-    assert {len(one.tokens) for one in seen} == {min(length, 128 - most)}
+    assert {item.most for item in seen} == {most}
+    assert {len(item.tokens) for item in seen} == {min(length, 128 - most)}
 
 
-def test_a_run_that_is_killed_while_the_teacher_answers_goes_on(
+def test_a_run_that_is_killed_while_the_teacher_answers_resumes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(answers, "_AT_ONCE", 4)
     plan = said(folder, HEAL)
 
     def stopping(after: int) -> list[int]:
-        told: list[int] = []
+        counts: list[int] = []
 
         def answered(event: Progress) -> None:
-            told.append(event.done)
-            if len(told) == after:
+            counts.append(event.done)
+            if len(counts) == after:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             heal(plan, on_event=progress("answering", answered))
-        return told
+        return counts
 
     stopping(3)
     asked: list[int] = []
     count_draws(monkeypatch, asked)
-    found = heal(plan)
+    result = heal(plan)
     gone_on = len(asked)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     asked.clear()
-    assert same(heal(plan), found)
+    assert same(heal(plan), result)
     assert gone_on == len(asked) - 2
     [file] = (tmp_path / "other" / "gptailor" / "answers").iterdir()
     raw = bytearray(file.read_bytes())
     raw[-9] ^= 4
     file.write_bytes(raw)
-    assert same(heal(plan), found), "damaged answers are made again"
+    assert same(heal(plan), result), "damaged answers are made again"
 
 
 def test_one_teacher_answers_and_predicts_while_it_is_loaded(
@@ -297,7 +297,7 @@ def test_the_undropped_plan_has_the_plans_chat_template(folder: Path, where: str
     assert prompts_of(folder, text) == {"uxyz.a"}
 
 
-def test_prompts_stand_in_the_teachers_chat_template(folder: Path) -> None:
+def test_prompts_use_the_teachers_chat_template(folder: Path) -> None:
     def prompts(rows: list[dict[str, object]]) -> set[str]:
         write(folder, rows * 20)
         return prompts_of(folder, HEAL)
@@ -338,10 +338,12 @@ def test_prompts_that_cannot_be_answered_are_one_message(
 
 
 def test_without_a_number_the_whole_text_is_wanted(folder: Path) -> None:
-    told: list[Progress] = []
-    heal(said(folder, HEAL.replace(" tokens 256", "")), on_event=progress("answering", told.append))
-    assert len({event.total for event in told}) == 1
-    assert told[0].total > 200_000
+    events: list[Progress] = []
+    heal(
+        said(folder, HEAL.replace(" tokens 256", "")), on_event=progress("answering", events.append)
+    )
+    assert len({event.total for event in events}) == 1
+    assert events[0].total > 200_000
 
 
 def test_answers_that_are_all_empty_are_refused(
@@ -360,12 +362,12 @@ def test_a_file_of_prompts_has_rows(folder: Path) -> None:
 
 
 def test_a_teacher_with_nan_is_refused_before_anything_is_learned(folder: Path) -> None:
-    told: list[Event] = []
+    events: list[Event] = []
     file = folder / "base" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(Exception, match="contains NaN") as caught:
-        heal(said(folder, HEAL), on_event=told.append)
+        heal(said(folder, HEAL), on_event=events.append)
     assert "its teacher's predictions are NaN" in str(caught.value)
-    assert {event.what for event in told if isinstance(event, Progress)} == {"answering"}
+    assert {event.what for event in events if isinstance(event, Progress)} == {"answering"}

@@ -36,8 +36,8 @@ def read(path: Path, kept: int = KEPT) -> object:
     """Everything in a file, as lists."""
     file = ParquetPredictions.open(path)
     file.refuse_other_tokens("t", VOCABULARY)
-    found = list(file.read(range(len(file.sequences)), kept))
-    return file.sequences.tolist(), [(row, t.tolist(), logs.tolist()) for row, t, logs in found]
+    results = list(file.read(range(len(file.sequences)), kept))
+    return file.sequences.tolist(), [(row, t.tolist(), logs.tolist()) for row, t, logs in results]
 
 
 def rewrite(
@@ -143,7 +143,7 @@ def test_values_that_do_not_fit_are_refused(path: Path, name: str, value: object
 @pytest.mark.parametrize("count", [0, 7])
 def test_a_row_without_all_its_predictions_is_refused(path: Path, count: int) -> None:
     rows = [[0] * 36] * count or None
-    rewrite(path, lambda found: found[4].__setitem__("compressed_logprobs", rows))
+    rewrite(path, lambda result: result[4].__setitem__("compressed_logprobs", rows))
     with pytest.raises(
         CalibrationError, match=rf"C814.*expected 8 predictions in row 5, got {count}"
     ):

@@ -74,8 +74,8 @@ def test_predictions_are_those_of_the_model(folder: Path) -> None:
     with torch.no_grad():
         logits = model(file.sequences).logits.log_softmax(-1)
     rows = list(range(31, -1, -1))
-    found = {rows[place]: (tokens, logs) for place, tokens, logs in file.read(rows, 5)}
-    for row, (tokens, logs) in found.items():
+    results = {rows[place]: (tokens, logs) for place, tokens, logs in file.read(rows, 5)}
+    for row, (tokens, logs) in results.items():
         expected, _ = logits[row].topk(5)
         torch.testing.assert_close(logs[:, :5], expected, atol=1e-5, rtol=1e-5)
         own = logits[row].gather(1, tokens.long())
@@ -83,7 +83,7 @@ def test_predictions_are_those_of_the_model(folder: Path) -> None:
         torch.testing.assert_close(logs.exp().sum(1), torch.ones(16))
 
 
-def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
+def test_a_file_is_decoded_by_its_format(folder: Path) -> None:
     taught(folder)
     table = parquet.read_table(folder / "taught.parquet")
     row = table.slice(3, 1).to_pylist()[0]
@@ -106,21 +106,21 @@ def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
 
 def test_healing_learns_from_a_file(folder: Path) -> None:
     taught(folder)
-    found = heal(said(folder, HEAL))
-    assert sum(text.tokens for text in found.result.texts) == 256
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, HEAL))
+    assert sum(text.tokens for text in result.result.texts) == 256
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
     again = heal(said(folder, HEAL))
-    assert again.result.numbers["healed"] == found.result.numbers["healed"]
+    assert again.result.numbers["healed"] == result.result.numbers["healed"]
 
 
 @pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
-def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
+def test_a_model_has_no_loss_against_its_own_predictions(folder: Path, text: str) -> None:
     """Each sequence has its own predictions, in any order, and next to a smaller file."""
     taught(folder)
     notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
     file = ParquetPredictions.open(folder / "taught.parquet")
-    found = sorted(file.read(range(32), 5), key=lambda each: each[0])
-    tokens, logs = (torch.cat([each[part] for each in found]) for part in (1, 2))
+    results = sorted(file.read(range(32), 5), key=lambda each: each[0])
+    tokens, logs = (torch.cat([each[part] for each in results]) for part in (1, 2))
     chunks = [(file.sequences, tokens, logs[:, :5])]
     write_predictions(folder / "few.parquet", chunks, 5, 64, notes)
     learned = heal(said(folder, f"heal on {text} tokens 256 rank 4"))
@@ -148,12 +148,12 @@ def test_a_file_that_changes_before_several_processes_open_it_is_refused(
 def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
     tiny_model("llama", folder / "teacher", layers=6, seed=1)
     teach(folder / "teacher", folder / "text.jsonl", folder / "taught.parquet", length=16)
-    found = heal(said(folder, 'heal on "taught.parquet" tokens 256 rank 4'))
-    assert found.result.numbers["start"] > 0.01, "the base differs from its teacher"
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, 'heal on "taught.parquet" tokens 256 rank 4'))
+    assert result.result.numbers["start"] > 0.01, "the base differs from its teacher"
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
 
 
-def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
+def test_the_card_of_a_healed_folder_names_its_predictions(folder: Path) -> None:
     taught(folder)
     plan = said(folder, HEAL)
     written = gptailor.compile(plan, folder / "out", locking=True)
@@ -170,9 +170,9 @@ def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
 def test_files_and_texts_are_mixed(folder: Path) -> None:
     taught(folder)
     text = 'drop L2\nheal on "taught.parquet", "text.jsonl" tokens 512 rank 4'
-    found = heal(said(folder, text))
-    assert [text.tokens for text in found.result.texts] == [256, 256]
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, text))
+    assert [text.tokens for text in result.result.texts] == [256, 256]
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
 
 
 def test_an_unusable_file_is_refused_before_a_teacher_predicts(
@@ -196,7 +196,7 @@ def test_without_tokens_the_whole_text_is_taught(folder: Path) -> None:
     assert written.sequences == sum(lengths) // 17
 
 
-def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = taught(folder)
     bytes_ = whole.file.read_bytes()
 
@@ -324,7 +324,7 @@ def test_a_file_without_notes_is_refused(folder: Path) -> None:
         heal(said(folder, HEAL))
 
 
-def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
+def test_sequences_have_one_length_within_the_models_limit(folder: Path) -> None:
     taught(folder)
     taught_again = folder / "other.parquet"
     teach(folder / "base", folder / "text.jsonl", taught_again, length=8, tokens=512)
@@ -341,7 +341,7 @@ def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
         heal(said(folder, HEAL))
 
 
-def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
+def test_a_model_with_shorter_windows_is_refused(folder: Path) -> None:
     taught(folder, length=100, tokens=None)
     tiny_model("llama", folder / "short", layers=4, max_position_embeddings=64)
     plan = said(folder, HEAL)
@@ -353,7 +353,7 @@ def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
         heal(plan)
 
 
-def test_the_command_says_what_it_wrote(
+def test_the_command_describes_the_written_file(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -377,7 +377,7 @@ def test_the_command_says_what_it_wrote(
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 is how they begin", b'{"text": "a"}\n'])
-def test_what_isnt_a_parquet_is_refused(folder: Path, content: bytes) -> None:
+def test_an_invalid_parquet_file_is_refused(folder: Path, content: bytes) -> None:
     (folder / "taught.parquet").write_bytes(content)
     with pytest.raises(CalibrationError, match=r"C814.*can't be read as Parquet"):
         heal(said(folder, HEAL))

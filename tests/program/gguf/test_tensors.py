@@ -42,12 +42,12 @@ def mix(kinds: Mapping[str, str]) -> dict[str, list[str]]:
         _, number, part = name.split(".", 2) if name.startswith("blk.") else ("", "-1", name)
         if kind != most:
             layers[kind][part].append(int(number))
-    found = {
+    results = {
         kind: sorted(" ".join([part, *(str(n) for n in sorted(numbers) if n >= 0)])
                      for part, numbers in parts.items())
         for kind, parts in sorted(layers.items())
     }  # fmt: skip
-    return {"most": [most], **found}
+    return {"most": [most], **results}
 
 
 def rows_of(

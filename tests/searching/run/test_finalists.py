@@ -77,12 +77,12 @@ def test_finalists_are_of_each_size_and_of_both_sorts(
     assert chosen(told, many) == wanted
 
 
-def test_of_one_size_the_cut_is_the_last() -> None:
+def test_finalists_of_one_size_end_with_the_measured_cut() -> None:
     told = [CUT, INFLUENCE, ("near", SURROGATE, 0.9, 0.0), ("far", SURROGATE, 1.1, 0.0)]
     assert chosen(told, 3, sized=False) == ["near", "far", "cut", "influence"]
 
 
-def test_of_plans_that_are_alike_one_is_taken_a_start_before_others() -> None:
+def test_one_of_several_similar_plans_is_a_finalist() -> None:
     told = [
         ("same, begun with", BestWindow(), 1.01, 0.0),
         ("same, nudged", SURROGATE, 1.0, 0.0),
@@ -114,7 +114,7 @@ def of(space: Space, gone: Sequence[int], share: float) -> Genome:
     return canonical(space.table, genome)
 
 
-def test_plans_are_alike_that_differ_in_a_number_by_less_than_a_sixteenth(space: Space) -> None:
+def test_plans_with_close_numbers_are_similar(space: Space) -> None:
     genomes = [
         of(space, (1, 2), 1.0),
         of(space, (1, 2), 0.9985),
@@ -126,7 +126,7 @@ def test_plans_are_alike_that_differ_in_a_number_by_less_than_a_sixteenth(space:
     assert distinct(space.table, []) == []
 
 
-def test_coarse_features_are_those_of_like_plans(space: Space) -> None:
+def test_similar_plans_have_equal_coarse_features(space: Space) -> None:
     one, near, far = (features(space.table, of(space, (1, 2), s)) for s in (1.0, 0.9985, 0.9))
     assert (coarse(one) == coarse(near)).all()
     assert (coarse(one) != coarse(far)).any()

@@ -29,39 +29,39 @@ def ratio(sums: list[float], counts: list[int], *, exponential: bool = False) ->
     return PerSample(tuple(sums), tuple(counts), exponential).score()
 
 
-def test_a_score_is_what_its_samples_make() -> None:
+def test_a_score_is_computed_from_its_samples() -> None:
     for score in (mean(SUMS), ratio(SUMS, COUNTS), ratio(SUMS, COUNTS, exponential=True)):
         assert score.each is not None
         assert score.each.score().value == pytest.approx(score.value, rel=1e-15)
-        spread = math.fsum(one * one for one in score.each.influences())
+        spread = math.fsum(item * item for item in score.each.influences())
         assert math.sqrt(64 / 63 * spread) == pytest.approx(score.stderr, rel=1e-12)
 
 
 def test_the_difference_of_means_has_the_error_of_the_differences() -> None:
     other = (np.array(SUMS) + DRAWN.normal(0.5, 0.1, 64)).tolist()
-    found = paired_difference(_of(mean(other)), _of(mean(SUMS)))
+    result = paired_difference(_of(mean(other)), _of(mean(SUMS)))
     gaps = np.array(other) - np.array(SUMS)
-    assert found.value == pytest.approx(gaps.mean(), rel=1e-9)
-    assert found.stderr == pytest.approx(gaps.std(ddof=1) / 8, rel=1e-9)
-    assert found.stderr < mean(SUMS).stderr / 10
+    assert result.value == pytest.approx(gaps.mean(), rel=1e-9)
+    assert result.stderr == pytest.approx(gaps.std(ddof=1) / 8, rel=1e-9)
+    assert result.stderr < mean(SUMS).stderr / 10
 
 
-def test_a_ratios_difference_is_that_of_resampled_ones() -> None:
+def test_the_error_of_a_ratio_difference_equals_a_bootstrap() -> None:
     """Beside a bootstrap over samples."""
     other = (np.array(SUMS) * 1.1 + DRAWN.normal(0, 5, 64)).tolist()
-    found = paired_difference(_of(ratio(other, COUNTS)), _of(ratio(SUMS, COUNTS)))
+    result = paired_difference(_of(ratio(other, COUNTS)), _of(ratio(SUMS, COUNTS)))
     drawn = DRAWN.integers(0, 64, (4000, 64))
-    a, b, c = (np.array(one)[drawn].sum(axis=1) for one in (other, SUMS, COUNTS))
-    assert found.stderr == pytest.approx((a / c - b / c).std(), rel=0.1)
+    a, b, c = (np.array(item)[drawn].sum(axis=1) for item in (other, SUMS, COUNTS))
+    assert result.stderr == pytest.approx((a / c - b / c).std(), rel=0.1)
 
 
 def test_only_samples_that_both_have_are_compared() -> None:
     few = _of(mean(SUMS[:16]))
-    found = paired_difference(_of(mean(SUMS)), few)
-    assert found == (0.0, 0.0)
+    result = paired_difference(_of(mean(SUMS)), few)
+    assert result == (0.0, 0.0)
 
 
-def test_what_cannot_be_told_has_an_infinite_error() -> None:
+def test_an_unknown_error_is_infinite() -> None:
     one = PerSample((1.0,), (1,))
     assert paired_difference(one, one).stderr == math.inf
     many = PerSample((1e4, 1e4), (1, 1), exponential=True)
@@ -86,12 +86,12 @@ def test_a_study_keeps_them_to_the_bit(rows: list[tuple[float, int]], to_e: bool
     sums, counts = map(tuple, zip(*rows, strict=True))
     each = PerSample(sums, counts, to_e)
     scores = (Score(1.0, 0.1, len(rows), each), Score(1.0, 0.1, 1), Failure("nan", "no"))
-    found = per_objective(scores)
-    assert found == (each, None, None)
-    assert per_sample_from_json(per_sample_to_json(found)) == found
+    result = per_objective(scores)
+    assert result == (each, None, None)
+    assert per_sample_from_json(per_sample_to_json(result)) == result
 
 
-def test_they_are_short() -> None:
+def test_scores_of_samples_are_short_in_json() -> None:
     tokens = DRAWN.integers(20, 512, 256).tolist()
     nats = (np.array(tokens) * DRAWN.normal(3, 0.5, 256)).tolist()
     [kept] = per_sample_to_json(per_objective([ratio(nats, tokens)]))
@@ -99,7 +99,7 @@ def test_they_are_short() -> None:
     assert sum(map(len, kept.values())) < 256 * 8
 
 
-def test_torn_ones_are_refused() -> None:
+def test_damaged_samples_are_refused() -> None:
     for text in ("c-pn", "~~~~"):
         with pytest.raises(ValueError, match=r"incomplete|b85|base85"):
             per_sample_from_json([{"sums": text}])

@@ -11,24 +11,24 @@ from gptailor.searching.strategies.strategy import scalarise
 NAN = float("nan")
 
 
-def test_it_is_the_augmented_chebyshev_norm() -> None:
+def test_the_fitness_is_the_augmented_chebyshev_norm() -> None:
     values = np.array([[1.0, 4.0], [2.0, 1.0]])
-    found = scalarise(values, np.array([0.8, 0.2]))
-    assert np.allclose(found, [0.8 + 0.05 * 1.6, 1.6 + 0.05 * 1.8])
+    result = scalarise(values, np.array([0.8, 0.2]))
+    assert np.allclose(result, [0.8 + 0.05 * 1.6, 1.6 + 0.05 * 1.8])
 
 
 def test_one_objective_keeps_its_order() -> None:
     values = np.array([[-1.0], [0.0], [3.0]])
-    found = scalarise(values, np.ones(1))
-    assert bool((np.diff(found) > 0).all())
+    result = scalarise(values, np.ones(1))
+    assert bool((np.diff(result) > 0).all())
 
 
 def test_a_failure_in_one_objective_is_a_failure() -> None:
-    found = scalarise(np.array([[NAN, 1.0], [1.0, np.inf], [1.0, 1.0]]), np.array([1.0, 0.0]))
-    assert np.isnan(found).tolist() == [True, True, False]
+    result = scalarise(np.array([[NAN, 1.0], [1.0, np.inf], [1.0, 1.0]]), np.array([1.0, 0.0]))
+    assert np.isnan(result).tolist() == [True, True, False]
 
 
-def test_a_row_that_betters_another_has_the_lower_fitness() -> None:
+def test_a_dominating_row_has_the_lower_fitness() -> None:
     values = np.random.default_rng(0).random((50, 3))
     worse = values + np.array([0.0, 0.01, 0.0])
     for weights in (np.array([0.2, 0.3, 0.5]), np.array([0.9, 0.05, 0.05])):
@@ -44,16 +44,16 @@ def test_weights_are_of_the_simplex_and_by_key() -> None:
     assert draw_weights(key_of(0), 1).tolist() == [1.0]
 
 
-def test_a_size_that_differs_more_than_scores_decides_no_more_than_they() -> None:
+def test_a_size_has_no_more_weight_than_scores() -> None:
     even = np.array([0.5, 0.5])
     scores = np.array([0.10, 0.12, 0.14, 0.18, 0.9, NAN])  # of cuts, the larger the smaller
     sizes = np.array([1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
     losses = np.stack([scores, sizes], axis=1)
     least = int(np.nanargmin(scalarise(losses, even)))
     assert least == 3
-    found = by_spread(even, losses)
-    assert found.sum() == pytest.approx(1)
-    assert found[0] / found[1] == pytest.approx(0.5 / 0.04)
+    result = by_spread(even, losses)
+    assert result.sum() == pytest.approx(1)
+    assert result[0] / result[1] == pytest.approx(0.5 / 0.04)
     assert by_spread(even, losses[:3]).tolist() == even.tolist()
     assert by_spread(np.ones(1), losses[:, :1]).tolist() == [1.0]
 
@@ -62,16 +62,16 @@ def losses(values: list[float], measure: LossMeasure) -> list[float]:
     return [measure.loss(value) for value in values]
 
 
-def test_by_the_base_a_value_is_what_is_lost_of_it() -> None:
+def test_a_loss_by_the_base_is_the_lost_share() -> None:
     assert losses([2.0, 3.0], LossMeasure("minimize", 2.0, 2.0)) == [0.0, 0.5]
     assert losses([0.5, 0.25], LossMeasure("maximize", 0.5, 0.5)) == [0.0, 0.5]
     assert np.isnan(LossMeasure("minimize", 2.0, 2.0).loss(NAN))
 
 
-def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
+def test_losses_by_the_spread_are_0_to_1_for_starting_plans() -> None:
     starts = [0.2, 0.6, NAN, float("inf")]
-    found = losses([0.2, 0.6, 0.1], LossMeasure.of_spread("minimize", starts))
-    assert found == pytest.approx([0.0, 1.0, -0.25])
+    result = losses([0.2, 0.6, 0.1], LossMeasure.of_spread("minimize", starts))
+    assert result == pytest.approx([0.0, 1.0, -0.25])
     upwards, alone, nothing = (
         LossMeasure.of_spread("maximize", starts),
         LossMeasure.of_spread("minimize", [0.5]),
@@ -83,7 +83,7 @@ def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_one_more_in_a_score_loses_as_much_anywhere(direction: AimDirection) -> None:
+def test_a_loss_is_linear_in_the_score(direction: AimDirection) -> None:
     for measure in (
         LossMeasure(direction, 2.0, 2.0),
         LossMeasure.of_spread(direction, [1.0, 5.0]),

@@ -51,7 +51,7 @@ def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
     origin = StrategyPlan(strategy="drifting")
     request = TrialRequest(SEARCH, number, 0, origin, genome_of(chosen), 64, "bare", number)
     many = len(chosen.aims)
-    said = {
+    fields = {
         "number": number,
         "request": request,
         "plan": "0" * 64,
@@ -59,20 +59,20 @@ def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
         "values": tuple(1.5 + i for i in range(many)),
         "stderrs": (0.25,) * many,
     }
-    return Trial(**(said | changes))
+    return Trial(**(fields | changes))
 
 
-def content(told: Trial) -> list[Any]:
-    request = replace(told.request, genome=genome_of(setting()))
-    asked = [getattr(request, one.name) for one in fields(request) if one.name != "genome"]
-    kept = [getattr(told, one.name) for one in fields(told) if one.name != "request"]
-    return [asked, genome_to_json(told.request.genome), kept]
+def content(trial: Trial) -> list[Any]:
+    request = replace(trial.request, genome=genome_of(setting()))
+    asked = [getattr(request, item.name) for item in fields(request) if item.name != "genome"]
+    kept = [getattr(trial, item.name) for item in fields(trial) if item.name != "request"]
+    return [asked, genome_to_json(trial.request.genome), kept]
 
 
 # ------------------------------------------------------------------------------------------- trials
 
 
-def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSetting) -> None:
+def test_recorded_trials_are_read_back(tmp_path: Path, chosen: SearchSetting) -> None:
     whole = trial(chosen, 0, seconds=1.25)
     low = trial(chosen, 1, share=0.25)
     low = trial(chosen, 1, share=0.25, request=replace(low.request, samples=16, stage="healed"))
@@ -82,13 +82,13 @@ def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSettin
     each = PerSample((1.5, 0.25, math.inf), (2, 1, 7))
     sampled = trial(chosen, 5, per_sample=(each,), stopped=3)
     study = study_of(tmp_path)
-    for told in (whole, low, failed, one, hit, sampled):
-        study.add(told)
+    for recorded in (whole, low, failed, one, hit, sampled):
+        study.add(recorded)
     again = study_of(tmp_path).trials
     assert [*map(content, again)] == [*map(content, (whole, low, failed, one, hit, sampled))]
 
 
-def test_a_decision_comes_back_and_is_written_once(tmp_path: Path) -> None:
+def test_a_note_is_read_back_and_written_once(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     study.note("bases", {64: Scores((2.0,), (math.inf,))})
     study.note("held_out", {"base": Scores((2.0,), (0.5,))})
@@ -189,7 +189,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, raw: bytes) -> None
         (lambda line: b"[" * 10_000, "expected JSON"),
     ],
 )
-def test_a_damaged_line_is_named_and_the_search_goes_on_without_it(
+def test_a_damaged_line_is_named_and_skipped(
     tmp_path: Path, chosen: SearchSetting, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     study = study_of(tmp_path)
@@ -258,7 +258,7 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"digests": {"space": "b", "models": {}, "data": {}}}, "the plan has other choices"),
         ({"seed": 4}, "its seed was '0', now '4'"),
@@ -277,7 +277,9 @@ def test_a_trial_without_the_bases_score_is_refused(tmp_path: Path, chosen: Sear
         ({"trials": 39}, "it began with 40 trials, now fewer"),
     ],
 )
-def test_what_differs_is_refused_in_words(changes: dict[str, Any], said: str) -> None:
+def test_a_different_search_is_refused_with_the_differences(
+    changes: dict[str, Any], message: str
+) -> None:
     space = setting().space
     record = record_of((NLL, ACCURACY), 40, space) | {
         "objectives": ["minimize nll", "maximize c"],
@@ -291,7 +293,7 @@ def test_what_differs_is_refused_in_words(changes: dict[str, Any], said: str) ->
     with pytest.raises(CheckpointError) as caught:
         refuse_other(before, now, Path("run"))
     assert caught.value.code == "C902"
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 def opened(folder: Path, *, begun: bool) -> Study:
@@ -318,7 +320,7 @@ def test_a_journal_without_one_line_is_refused(
 
 
 @pytest.mark.parametrize("lost", ["lines", "file"])
-def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: str) -> None:
+def test_a_search_without_its_journal_is_not_started_again(tmp_path: Path, lost: str) -> None:
     if lost == "lines":
         (tmp_path / JOURNAL).touch()
     with pytest.raises(CheckpointError, match="is empty") as caught:
@@ -328,7 +330,7 @@ def test_a_search_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path, lost: 
     assert "another folder" in caught.value.help
 
 
-def test_a_search_whose_record_is_lost_is_not_begun_anew(
+def test_a_search_without_its_record_is_not_started_again(
     tmp_path: Path, chosen: SearchSetting
 ) -> None:
     opened(tmp_path, begun=False)
@@ -360,8 +362,10 @@ ORIGINS = {
 
 @pytest.mark.parametrize("words", ORIGINS)
 def test_an_origin_is_noted_as_data(tmp_path: Path, chosen: SearchSetting, words: str) -> None:
-    told = trial(chosen)
-    study_of(tmp_path).add(replace(told, request=replace(told.request, origin=ORIGINS[words])))
+    recorded = trial(chosen)
+    study_of(tmp_path).add(
+        replace(recorded, request=replace(recorded.request, origin=ORIGINS[words]))
+    )
     [again] = study_of(tmp_path).trials
     assert again.request.origin == ORIGINS[words]
     assert origin_words(again.request.origin) == words

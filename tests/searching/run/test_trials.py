@@ -18,16 +18,16 @@ def rows(*values: tuple[float, ...]) -> np.ndarray:
     return np.array(values, dtype=float)
 
 
-def test_what_is_bettered_leaves() -> None:
-    found = front(rows((1, 3), (2, 2), (3, 1), (2, 3), (3, 3)))
-    assert found.tolist() == [True, True, True, False, False]
+def test_dominated_rows_leave_the_front() -> None:
+    result = front(rows((1, 3), (2, 2), (3, 1), (2, 3), (3, 3)))
+    assert result.tolist() == [True, True, True, False, False]
 
 
-def test_of_equal_rows_the_first_stays() -> None:
+def test_the_first_of_equal_rows_stays_on_the_front() -> None:
     assert front(rows((1, 1), (1, 1), (0, 2), (1, 1))).tolist() == [True, False, True, False]
 
 
-def test_a_failure_is_on_no_front_and_betters_nobody() -> None:
+def test_a_failure_is_never_on_the_front() -> None:
     assert front(rows((NAN, 0), (NAN, NAN), (5, 5))).tolist() == [False, False, True]
     assert front(rows((NAN, 0))).tolist() == [False]
     assert front(np.zeros((0, 2))).tolist() == []
@@ -67,7 +67,7 @@ def told_trial(number: int, values: tuple[float, ...]) -> Trial:
         (("nats", "accuracy"), None, 0),  # in shares of the base's scores
     ],
 )
-def test_the_mean_of_the_objectives_decides_or_the_preferred_one(
+def test_the_preferred_objective_or_the_mean_decides(
     units: tuple[str, str], prefer: int | None, wins: int
 ) -> None:
     counted = units[1] == "accuracy"
@@ -80,8 +80,8 @@ def test_the_mean_of_the_objectives_decides_or_the_preferred_one(
     for number, (first, lost) in enumerate([(2.2, 0.6), (2.1, 1.3), (2.4, 0.1)]):
         other = (0.78, 0.5, 0.7)[number] if counted else 3.0 + lost
         ledger.add(told_trial(number, (first, other)))
-    found = ledger.best()
-    assert found is not None
-    assert found.number == wins
-    assert ledger.ranked(ledger.trials, 1) == [found]
+    result = ledger.best()
+    assert result is not None
+    assert result.number == wins
+    assert ledger.ranked(ledger.trials, 1) == [result]
     assert len(ledger.ranked(ledger.trials, 9)) == 3

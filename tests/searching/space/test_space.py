@@ -228,15 +228,15 @@ def drawn(space: Space, seed: int) -> Genome:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_genome_is_a_plan_that_its_active_genes_say(name: str) -> None:
-    one = space(name)
+def test_every_genome_gives_the_plan_of_its_active_genes(name: str) -> None:
+    chosen_space = space(name)
     for seed in range(12):
-        check(one, drawn(one, seed))
+        check(chosen_space, drawn(chosen_space, seed))
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=strategies.plans(), seed=st.integers(0, 2**31 - 1), beyond=st.sampled_from([1, 2, 50]))
-def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
+def test_the_space_of_any_plan_decodes_and_encodes(plan: Plan, seed: int, beyond: int) -> None:
     named = [entry.position for entry in (*plan.layers, *plan.drops, *plan.scales)]
     named += [position for _, choice in drops_by_choice(plan) for position in choice.among]
     named += [bridge.after for bridge in plan.bridges if bridge.after is not None]
@@ -244,16 +244,16 @@ def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
     named += [stretch_of(repeat)[1] for repeat in plan.repeats]
     layers = max(named, default=0) + beyond
     plan = shallow(plan, layers)
-    gone = {drop.position for drop in plan.drops if not drop.maybe}
+    dropped = {drop.position for drop in plan.drops if not drop.maybe}
     chosen = sum(count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
-    assume(len(gone) + chosen < layers)
+    assume(len(dropped) + chosen < layers)
     if not open_choices(plan):
         with pytest.raises(SpaceError, match="no open choices"):
             space_of(plan, layers)
         return
-    one = space_of(plan, layers)
-    check(one, drawn(one, seed))
-    check(one, Genome(*(genes[0] for genes in sample(one.table, key_of(seed), 1))))
+    space = space_of(plan, layers)
+    check(space, drawn(space, seed))
+    check(space, Genome(*(genes[0] for genes in sample(space.table, key_of(seed), 1))))
 
 
 def shallow(plan: Plan, layers: int) -> Plan:
@@ -265,23 +265,23 @@ def shallow(plan: Plan, layers: int) -> Plan:
 
 
 @pytest.mark.parametrize("kept", ["L0; L0; L0; L0; L1", "L0; L0; L0; L0; L0; L1", "L0; L0; L0; L0"])
-def test_equal_neighbours_of_a_stack_are_distinguished_by_what_comes_after(kept: str) -> None:
+def test_only_the_last_possible_item_of_equal_stack_items_is_used(kept: str) -> None:
     """The first of them is there only if all later ones have a place without it."""
     open_, closed = (
-        loads(HEAD + "stack { " + "; ".join(f"{one} base" for one in items.split("; ")) + " }")
+        loads(HEAD + "stack { " + "; ".join(f"{space} base" for space in items.split("; ")) + " }")
         for items in ("maybe L0; L0; L0; L0; L0; maybe L1", kept)
     )
-    one = space_of(open_, 2)
-    assert decode(one, encode(one, closed)) == shortest_form(closed)
+    space = space_of(open_, 2)
+    assert decode(space, encode(space, closed)) == shortest_form(closed)
 
 
 def test_the_papers_space_is_two_lines() -> None:
     text = "drop any 10 of L0..L39\nL0..L39 from any of math, code by task_arithmetic(0.0..1.0)"
-    one = space_of(loads(HEAD + text), 40)
-    assert (len(one.bits), len(one.picks), len(one.reals)) == (40 + 80, 0, 40)
-    assert len(names_of(one)) == 160
-    assert names_of(one)[:2] == ["drop L0", "drop L1"]
-    assert {"L3 has math", "L3 task_arithmetic weight"} <= set(names_of(one))
+    space = space_of(loads(HEAD + text), 40)
+    assert (len(space.bits), len(space.picks), len(space.reals)) == (40 + 80, 0, 40)
+    assert len(names_of(space)) == 160
+    assert names_of(space)[:2] == ["drop L0", "drop L1"]
+    assert {"L3 has math", "L3 task_arithmetic weight"} <= set(names_of(space))
 
 
 @given(plan=strategies.plans())
@@ -289,101 +289,101 @@ def test_the_papers_space_is_two_lines() -> None:
 def test_no_two_genes_share_a_name(plan: Plan) -> None:
     plan = shallow(plan, 20_000)
     assume(open_choices(plan))
-    one = space_of(plan, 20_000)
-    assert names_of(one)
+    space = space_of(plan, 20_000)
+    assert names_of(space)
 
 
 def test_samples_are_uniform_and_of_the_right_size() -> None:
-    one = space("paper")
-    dropped = sample(one.table, key_of(3), 4000).bits[:, :8]
+    chosen_space = space("paper")
+    dropped = sample(chosen_space.table, key_of(3), 4000).bits[:, :8]
     assert (dropped.sum(1) == 3).all()
     assert np.abs(dropped.mean(0) - 3 / 8).max() < 0.03
 
 
-def test_samples_of_counts_have_each_size_alike() -> None:
-    one = space("counts")
-    population = sample(one.table, key_of(3), 3000)
+def test_each_size_is_sampled_equally_often() -> None:
+    chosen_space = space("counts")
+    population = sample(chosen_space.table, key_of(3), 3000)
     sizes = population.bits[:, :4].sum(1)
     assert np.abs(np.bincount(sizes, minlength=5) / 3000 - [0, 1 / 3, 1 / 3, 1 / 3, 0]).max() < 0.03
     assert (population.bits[:, 4:7].sum(1) == 2).all()
 
 
-def test_exact_without_sizes_keeps_to_what_a_set_may_have() -> None:
-    one = space_of(loads(HEAD + "drop any 1..2 of L0..L3"), 10)
+def test_exact_respects_the_bounds_of_a_set() -> None:
+    space = space_of(loads(HEAD + "drop any 1..2 of L0..L3"), 10)
 
     def taken(*scores: float) -> list[int]:
-        return exact(one.table, np.array(scores)).astype(int).tolist()
+        return exact(space.table, np.array(scores)).astype(int).tolist()
 
     assert taken(0.1, 0.9, -1.0, 0.5) == [0, 1, 0, 1], "of three no more than two"
     assert taken(-0.1, -0.9, -1.0, -0.5) == [1, 0, 0, 0], "no fewer than one"
     assert taken(0.1, -0.9, -1.0, -0.5) == [1, 0, 0, 0]
-    sized = exact(one.table, np.array([-3.0, -1.0, -2.0, -4.0]), np.array([2]))
+    sized = exact(space.table, np.array([-3.0, -1.0, -2.0, -4.0]), np.array([2]))
     assert sized.tolist() == [0, 1, 1, 0]
 
 
 def windows_by_hand(low: int, high: int, among: set[int]) -> set[frozenset[int]]:
     """Each set of neighbours of this many positions, found by trying all ends."""
     ends = range(max(among) + 2)
-    found = (frozenset(range(a, b)) for a in ends for b in ends if a < b)
-    return {window for window in found if low <= len(window) <= high and window <= among}
+    result = (frozenset(range(a, b)) for a in ends for b in ends if a < b)
+    return {window for window in result if low <= len(window) <= high and window <= among}
 
 
 @given(st.sets(st.integers(0, 11), min_size=1), st.integers(1, 12), st.integers(0, 3))
 def test_windows_are_all_sets_of_neighbours(among: set[int], low: int, more: int) -> None:
     count = low if more == 0 else CountRange(between=(low, low + more))
-    found = list(windows_of(count, sorted(among)))
-    assert window_count(count, sorted(among)) == len(found)
-    sets = {frozenset(range(first, last + 1)) for first, last in found}
-    assert len(sets) == len(found)
+    results = list(windows_of(count, sorted(among)))
+    assert window_count(count, sorted(among)) == len(results)
+    sets = {frozenset(range(first, last + 1)) for first, last in results}
+    assert len(sets) == len(results)
     assert sets == windows_by_hand(low, low + more, among)
 
 
 def drops_by_name(space: Space, genome: Genome) -> set[int]:
     """The dropped layers, read from the genes' names: nothing is decoded."""
-    said = {bit.name: bool(on) for bit, on in zip(space.bits, genome.bits, strict=True)}
-    found = set()
+    chosen = {bit.name: bool(on) for bit, on in zip(space.bits, genome.bits, strict=True)}
+    results = set()
     for pick, value in zip(space.picks, genome.picks, strict=True):
-        if pick.name.startswith("drop window") and said.get(f"{pick.name} at all", True):
+        if pick.name.startswith("drop window") and chosen.get(f"{pick.name} at all", True):
             first, _, last = pick.labels[value].partition("..")
-            found |= set(range(int(first[1:]), int((last or first)[1:]) + 1))
+            results |= set(range(int(first[1:]), int((last or first)[1:]) + 1))
     for choice in space.plan.drop_any:
-        listed = [at for at in choice.among if said[f"drop L{at}"]]
+        listed = [at for at in choice.among if chosen[f"drop L{at}"]]
         name = f"drop any L{choice.among[0]}..L{choice.among[-1]} at all"
-        if not choice.maybe or said[name]:
-            found |= {*listed}
-    return found | {drop.position for drop in space.plan.drops if not drop.maybe}
+        if not choice.maybe or chosen[name]:
+            results |= {*listed}
+    return results | {drop.position for drop in space.plan.drops if not drop.maybe}
 
 
 @pytest.mark.parametrize("name", ["counts", "window", "windows", "window of others"])
-def test_what_leaves_is_what_the_genes_are_called(name: str) -> None:
-    one = space(name)
-    population = sample(one.table, key_of(11), 60)
+def test_dropped_layers_are_named_by_their_genes(name: str) -> None:
+    chosen_space = space(name)
+    population = sample(chosen_space.table, key_of(11), 60)
     for n in range(60):
         genome = Genome(*(genes[n] for genes in population))
-        dropped = {drop.position for drop in decode(one, genome).drops}
-        assert dropped == drops_by_name(one, genome)
+        dropped = {drop.position for drop in decode(chosen_space, genome).drops}
+        assert dropped == drops_by_name(chosen_space, genome)
 
 
-def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
-    one = space_of(loads(HEAD + "drop window 2..4 of L1..L6"), 8)
-    assert names_of(one) == ["drop window L1..L6"]
-    [pick] = one.picks
+def test_a_window_is_one_gene_with_its_drops_as_features() -> None:
+    space = space_of(loads(HEAD + "drop window 2..4 of L1..L6"), 8)
+    assert names_of(space) == ["drop window L1..L6"]
+    [pick] = space.picks
     assert pick.labels[:2] == ("L1..L2", "L2..L3")
     assert len(pick.options) == 5 + 4 + 3
-    assert one.table.at_features.tolist() == [1, 2, 3, 4, 5, 6]
+    assert space.table.at_features.tolist() == [1, 2, 3, 4, 5, 6]
     value = pick.labels.index("L3..L5")
-    genome = one.table.defaults._replace(picks=np.array([value], np.int32))
-    assert features(one.table, genome).tolist() == [0, 0, 1, 1, 1, 0]
-    assert format_plan(decode(one, genome)).endswith("drop L3..L5\n")
-    beside = {pick.labels[v] for v in one.table.beside[value] if v >= 0}
+    genome = space.table.defaults._replace(picks=np.array([value], np.int32))
+    assert features(space.table, genome).tolist() == [0, 0, 1, 1, 1, 0]
+    assert format_plan(decode(space, genome)).endswith("drop L3..L5\n")
+    beside = {pick.labels[v] for v in space.table.beside[value] if v >= 0}
     assert beside == {"L2..L4", "L4..L6", "L2..L5", "L3..L6", "L4..L5", "L3..L4"}
 
 
-def test_a_plan_whose_drops_arent_window_is_refused() -> None:
-    one = space_of(loads(HEAD + "drop window 2..3 of L1..L4, L6..L8"), 9)
+def test_a_plan_with_drops_outside_a_window_is_refused() -> None:
+    space = space_of(loads(HEAD + "drop window 2..3 of L1..L4, L6..L8"), 9)
     for drops in ("L1", "L1, L3", "L1..L4", "L4, L6", "L1..L2, L7..L8"):
         with pytest.raises(SpaceError, match="no closed choices give its drops"):
-            encode(one, loads(HEAD + f"drop {drops}"))
+            encode(space, loads(HEAD + f"drop {drops}"))
     counted = space_of(loads(HEAD + "maybe drop any 2..3 of L1..L4"), 9)
     for drops in ("L1", "L1..L4", "L2..L3, L6"):
         with pytest.raises(SpaceError, match="no closed choices give its drops"):
@@ -391,13 +391,13 @@ def test_a_plan_whose_drops_arent_window_is_refused() -> None:
     assert not decode(counted, encode(counted, loads(HEAD))).drops
 
 
-def test_exact_takes_the_highest_of_each_set() -> None:
-    one = space_of(loads(HEAD + "drop any 2 of L0..L3\ndrop any 1 of L5..L6\nmaybe drop L8"), 10)
+def test_exact_chooses_the_highest_of_each_set() -> None:
+    space = space_of(loads(HEAD + "drop any 2 of L0..L3\ndrop any 1 of L5..L6\nmaybe drop L8"), 10)
     scores = np.array([0.1, 0.9, -1.0, 0.5, -3.0, -2.0, -0.1], np.float32)
-    assert np.asarray(exact(one.table, scores)).tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert np.asarray(exact(space.table, scores)).tolist() == [0, 1, 0, 1, 0, 1, 0]
 
 
-def test_reals_have_few_digits_and_reach_both_ends() -> None:
+def test_reals_have_few_digits_and_include_both_ends() -> None:
     [real] = space("real").reals
     assert [real.value(share) for share in (0.0, 1 / 3, 1.0)] == [0.5, 1.0, 2.0]
     assert real.value(0.1234567) == 0.685
@@ -408,17 +408,17 @@ def test_reals_have_few_digits_and_reach_both_ends() -> None:
 
 
 def test_a_plan_from_elsewhere_is_refused() -> None:
-    one = space("bits")
+    chosen_space = space("bits")
     with pytest.raises(SpaceError, match="no closed choices give its drops"):
-        encode(one, loads(HEAD + "drop L1..L3"))
+        encode(chosen_space, loads(HEAD + "drop L1..L3"))
     with pytest.raises(SpaceError, match="no closed choices give its layers"):
-        encode(one, loads(HEAD + "drop L1, L4\nL0 from math"))
-    assert decode(one, encode(one, loads(HEAD + "drop L1, L4\nL0 from base"))).models.keys() == {
-        "base"
-    }
+        encode(chosen_space, loads(HEAD + "drop L1, L4\nL0 from math"))
+    assert decode(
+        chosen_space, encode(chosen_space, loads(HEAD + "drop L1, L4\nL0 from base"))
+    ).models.keys() == {"base"}
 
 
-def test_a_digest_tells_spaces_apart() -> None:
+def test_different_spaces_have_different_digests() -> None:
     text, layers = SPACES["bits"]
     plan = loads(HEAD + text)
     same = loads(HEAD + f"{text}\nsearch {{\n  trials 3\n}}")
@@ -429,7 +429,7 @@ def test_a_digest_tells_spaces_apart() -> None:
 
 def test_features_of_one_kind_are_paired_with_their_neighbours() -> None:
     """Weights that are 2 and second weights are one kind; a seed's results depend on this."""
-    found = space_of(
+    result = space_of(
         loads(
             HEAD
             + """L0 from math by linear(one of (1, 2))
@@ -444,11 +444,11 @@ maybe drop L5..L6
         8,
     )
     pairs = [[0, 1], [3, 12], [6, 10], [7, 11], [10, 14], [12, 6]]
-    assert np.asarray(found.table.pairs).tolist() == pairs
+    assert np.asarray(result.table.pairs).tolist() == pairs
 
 
 def test_the_cut_of_a_plan_is_in_words() -> None:
-    one = space_of(
+    space = space_of(
         loads(
             'tailor 1\nmodel base = "./base"\nlet n = one of (16384, 24576)\n'
             'vocabulary n on "a.jsonl"\nwidth 1024..1536 step 256 on "a.jsonl"\n'
@@ -456,11 +456,13 @@ def test_the_cut_of_a_plan_is_in_words() -> None:
         ),
         12,
     )
-    genomes = [drawn(one, seed) for seed in range(64)]
-    words = {tuple(plan_cut_words(one, genome, "bare").rsplit(", ", 2)[1:]) for genome in genomes}
+    genomes = [drawn(space, seed) for seed in range(64)]
+    words = {tuple(plan_cut_words(space, genome, "bare").rsplit(", ", 2)[1:]) for genome in genomes}
     sizes = [(n, width) for n in (16384, 24576) for width in (1024, 1280, 1536)]
     assert words == {(f"vocabulary {n}", f"width {width}") for n, width in sizes}
-    uncut = {plan_cut_words(one, genome, "uncut") for genome in genomes}
+    uncut = {plan_cut_words(space, genome, "uncut") for genome in genomes}
     assert uncut == {"vocabulary 16384", "vocabulary 24576"}, "MLPs and layers stay"
-    dropped = [drop.position for drop in decode(one, genomes[0]).drops]
-    assert plan_cut_words(one, genomes[0], "bare").startswith(f"{range_words(dropped)} dropped, v")
+    dropped = [drop.position for drop in decode(space, genomes[0]).drops]
+    assert plan_cut_words(space, genomes[0], "bare").startswith(
+        f"{range_words(dropped)} dropped, v"
+    )

@@ -27,10 +27,10 @@ def space(text: str) -> Space:
     return space_of(loads(HEAD + text), 16)
 
 
-def sites(of: Space, found: Genome, key: Key) -> MoveSites:
+def sites(of: Space, result: Genome, key: Key) -> MoveSites:
     table = of.table
     chance = uniform(key, (MANY, 7))
-    return MoveSites(table, neighbourhood(table), active(table, found), chance)
+    return MoveSites(table, neighbourhood(table), active(table, result), chance)
 
 
 def row(population: Genome, n: int) -> Genome:
@@ -56,7 +56,7 @@ def test_a_window_begins_or_ends_one_position_further_on_or_back() -> None:
     assert steps == {(-1, -1), (1, 1), (-1, 0), (0, 1), (1, 0), (0, -1)}
 
 
-def test_a_window_that_is_not_taken_stays_as_it_is() -> None:
+def test_a_move_leaves_an_unused_window() -> None:
     of = space("maybe drop window 2..3 of L0..L5\nmaybe drop L9")
     before = sample(of.table, key_of(1), MANY)
     after = slide(sites(of, before, key_of(2)), before)
@@ -66,7 +66,7 @@ def test_a_window_that_is_not_taken_stays_as_it_is() -> None:
     assert not (moved & ~taken).any()
 
 
-def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
+def test_a_move_changes_the_size_of_an_open_set_by_one() -> None:
     of = space(COUNTS)
     before = sample(of.table, key_of(3), MANY)
     after = resize(sites(of, before, key_of(4)), before)
@@ -80,13 +80,13 @@ def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
 
 
 @pytest.mark.parametrize("text", [COUNTS, WINDOWS, f"{COUNTS}\ndrop window 2 of L12..L15"])
-def test_what_is_bred_is_in_the_space(text: str) -> None:
+def test_offspring_are_in_the_space(text: str) -> None:
     """After a move and a crossing counts are within bounds, and a window is one window."""
     of = space(f"{text}\nL0..L15 from any of math, code by linear()")
     parents = sample(of.table, key_of(5), 32)
-    found = bred(of.table, neighbourhood(of.table), parents, MANY, (key_of(7), key_of(8)))
+    result = bred(of.table, neighbourhood(of.table), parents, MANY, (key_of(7), key_of(8)))
     for number, (low, high) in enumerate(zip(of.table.low, of.table.high, strict=True)):
-        on = found.bits[:, of.table.group == number].sum(axis=1)
+        on = result.bits[:, of.table.group == number].sum(axis=1)
         assert ((low <= on) & (on <= high)).all()
-    assert ((found.picks >= 0) & (found.picks < of.table.options)).all()
-    assert any(drops(of, found, n) != drops(of, parents, n % 32) for n in range(MANY))
+    assert ((result.picks >= 0) & (result.picks < of.table.options)).all()
+    assert any(drops(of, result, n) != drops(of, parents, n % 32) for n in range(MANY))

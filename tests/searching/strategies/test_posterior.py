@@ -26,8 +26,8 @@ def effects(of: Table, seed: int, many: int) -> np.ndarray:
 
 
 def fitness(of: Table, rows: np.ndarray) -> np.ndarray:
-    found: np.ndarray = rows[:, of.drops] @ COSTS
-    return found
+    result: np.ndarray = rows[:, of.drops] @ COSTS
+    return result
 
 
 def fitted(of: Table, many: int, prior: np.ndarray | None = None) -> Coefficients:
@@ -52,19 +52,19 @@ def agreement(of: Table, by: Coefficients) -> float:
     return float(np.corrcoef(expected[:, 0], fitness(of, rows))[0, 1])
 
 
-def test_features_that_say_what_leaves_are_known() -> None:
+def test_dropped_layers_have_known_features() -> None:
     of = table()
     assert of.at_features[of.drops].tolist() == list(range(LAYERS))
     rows = effects(of, 0, 5)
     assert (rows[:, of.drops].sum(axis=1) == 6).all()
 
 
-def test_a_sum_is_learned() -> None:
+def test_the_posterior_learns_a_sum() -> None:
     of = table()
     assert agreement(of, fitted(of, 120)) > 0.95
 
 
-def test_what_was_measured_of_layers_makes_up_for_trials() -> None:
+def test_measured_layers_replace_trials() -> None:
     of = table()
     about = COSTS * np.exp(0.3 * np.random.default_rng(2).normal(size=LAYERS))
     without = agreement(of, fitted(of, 12))
@@ -72,15 +72,15 @@ def test_what_was_measured_of_layers_makes_up_for_trials() -> None:
 
 
 @pytest.mark.parametrize("nothing", [np.zeros(LAYERS), np.full(LAYERS, np.nan)])
-def test_a_measure_that_says_nothing_changes_nothing(nothing: np.ndarray) -> None:
+def test_a_measure_without_information_changes_nothing(nothing: np.ndarray) -> None:
     of = table()
     assert np.array_equal(fitted(of, 12, nothing).features, fitted(of, 12).features)
 
 
-def test_padding_takes_part_in_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     of = table()
-    found = fitted(of, 40)
+    result = fitted(of, 40)
     monkeypatch.setattr(posterior, "_LEAST", 128)
     monkeypatch.setattr(posterior, "_STEP", 1024)
-    for one, other in zip(found, fitted(of, 40), strict=True):
+    for one, other in zip(result, fitted(of, 40), strict=True):
         assert np.allclose(one, other, atol=1e-4)

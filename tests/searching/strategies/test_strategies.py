@@ -39,25 +39,25 @@ def started(one: Any, of: Space, tells: int = 2) -> State:
     """A state that was told some random genomes, which the strategy never asked for."""
     state = one.init(of.table, CAPACITY, key_of(0))
     for seed in range(tells):
-        found = some(of, 100 + seed)
-        state = one.tell(of.table, state, found, losses_of(found), np.ones(4))
+        result = some(of, 100 + seed)
+        state = one.tell(of.table, state, result, losses_of(result), np.ones(4))
     return state
 
 
 names = pytest.mark.parametrize("name", sorted(STRATEGIES.own))
 
 
-def test_names_are_their_own() -> None:
+def test_a_strategy_has_its_registered_name() -> None:
     assert all(strategy(name).name == name for name in STRATEGIES.own)
 
 
 @names
-def test_it_keeps_the_contract(name: str) -> None:
+def test_a_strategy_keeps_the_contract(name: str) -> None:
     check_strategy(name)
 
 
 @names
-def test_what_is_asked_is_new(name: str) -> None:
+def test_a_strategy_asks_for_new_plans(name: str) -> None:
     one, of = strategy(name), space("mixed")
     state = started(one, of)
     for turn in range(4):
@@ -81,7 +81,7 @@ def test_a_failure_neither_wins_nor_breaks(name: str) -> None:
 
 
 @names
-def test_nothing_but_failures_is_searched_on(name: str) -> None:
+def test_a_strategy_continues_after_failures_alone(name: str) -> None:
     one, of = strategy(name), space("mixed")
     state = one.init(of.table, CAPACITY, key_of(0))
     for seed in range(3):
@@ -125,15 +125,15 @@ def test_an_ask_has_plans_of_sizes_spread_over_all_open_sizes() -> None:
     assert sizes == set(range(2, 10))
 
 
-def test_the_whole_curve_of_sizes_improves() -> None:
+def test_the_best_plan_of_each_size_improves() -> None:
     one, of = strategy("surrogate"), open_sizes()
     state = started(one, of, tells=4)
 
     def best() -> dict[int, float]:
-        found: dict[int, float] = {}
+        results: dict[int, float] = {}
         for bits, value in zip(state.archive.genomes.bits, state.archive.values, strict=True):
-            found[int(bits.sum())] = min(float(value[0]), found.get(int(bits.sum()), np.inf))
-        return found
+            results[int(bits.sum())] = min(float(value[0]), results.get(int(bits.sum()), np.inf))
+        return results
 
     before = best()
     for turn in range(6):
@@ -147,7 +147,7 @@ def test_the_whole_curve_of_sizes_improves() -> None:
 
 
 @names
-def test_little_is_compiled(name: str) -> None:
+def test_a_strategy_compiles_rarely(name: str) -> None:
     """Once, and again when trials are twice as many."""
     one, of = strategy(name), space("mixed")
     state = started(one, of)
@@ -161,19 +161,19 @@ def test_little_is_compiled(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES.own - {"random"}))
-def test_it_is_better_than_chance(name: str) -> None:
+def test_a_strategy_beats_random_search(name: str) -> None:
     of = space("mixed")
     assert searched(name, of) < searched("random", of)
 
 
 def searched(name: str, of: Space) -> float:
     """The mean of the last asks' losses at full fidelity."""
-    one = strategy(name)
-    state = started(one, of)
-    found: list[float] = []
+    chosen = strategy(name)
+    state = started(chosen, of)
+    results: list[float] = []
     for turn in range(16):
-        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        population, fidelity, state = chosen.ask(of.table, state, key_of(turn), ONE)
         values = losses_of(population)
-        found += values[:, 0].tolist()
-        state = one.tell(of.table, state, population, values, fidelity)
-    return float(np.mean(found[len(found) // 2 :]))
+        results += values[:, 0].tolist()
+        state = chosen.tell(of.table, state, population, values, fidelity)
+    return float(np.mean(results[len(results) // 2 :]))

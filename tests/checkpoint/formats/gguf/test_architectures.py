@@ -58,7 +58,7 @@ def converted(
     """The tensors as llama.cpp has them, by its names; a matrix of one row is a list, or isn't."""
     kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
-    found: dict[str, np.ndarray] = {}
+    results: dict[str, np.ndarray] = {}
     experts: dict[str, dict[int, np.ndarray]] = {}
     for name, tensor in tensors.items():
         value = tensor.float().numpy()
@@ -77,11 +77,11 @@ def converted(
                 halves = value.reshape(count, 2, value.shape[0] // count // 2, *value.shape[1:])
                 value = halves.swapaxes(1, 2).reshape(value.shape)
         stem, _, end = name.rpartition(".")
-        found[f"{names.get_name(stem)}.{end}"] = value
+        results[f"{names.get_name(stem)}.{end}"] = value
     for name, each in experts.items():
         stem, _, end = name.rpartition(".")
-        found[f"{names.get_name(stem)}.{end}"] = np.stack([each[n] for n in sorted(each)])
-    return found
+        results[f"{names.get_name(stem)}.{end}"] = np.stack([each[n] for n in sorted(each)])
+    return results
 
 
 def write(
@@ -167,10 +167,10 @@ def made(
 
 def test_tensors_are_the_models_own(made: tuple[str, Path, dict[str, Tensor]]) -> None:
     architecture, root, tensors = made
-    _, found = open_gguf(root / "m.gguf")
-    assert found.keys() == tensors.keys()
+    _, result = open_gguf(root / "m.gguf")
+    assert result.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        value = load_tensor(found[name])
+        value = load_tensor(result[name])
         shifted = architecture.startswith("gemma") and name.endswith("norm.weight")
         assert value.shape == tensor.shape, name
         assert torch.allclose(value, tensor, rtol=0, atol=2e-7 if shifted else 0.0), name
@@ -180,14 +180,14 @@ SLIDES = [True, False, True, True, False, True, True]
 
 
 @pytest.mark.parametrize(
-    ("said", "slides"),
+    ("stated", "slides"),
     [(None, [True] * 5 + [False, True]), (2, [True, False] * 3 + [True]), (SLIDES, SLIDES)],
 )
-def test_layers_slide_as_the_file_says(
-    said: int | list[bool] | None, slides: list[bool], tmp_path: Path
+def test_sliding_layers_follow_the_file(
+    stated: int | list[bool] | None, slides: list[bool], tmp_path: Path
 ) -> None:
     tiny_model("gemma3_text", tmp_path / "base", layers=7, **GEMMA)
-    write(tmp_path / "m.gguf", "gemma3", tmp_path / "base", pattern=said)
+    write(tmp_path / "m.gguf", "gemma3", tmp_path / "base", pattern=stated)
     config, _ = open_gguf(tmp_path / "m.gguf")
     assert [kind == "sliding_attention" for kind in config["layer_types"]] == slides
 
@@ -213,13 +213,13 @@ def test_a_matrix_of_one_row_may_be_a_matrix(
     if architecture != "qwen2moe":
         pytest.skip("none of its matrices has one row")
     tensors = write(tmp_path / "m.gguf", architecture, root / "base", squeezed=False)
-    _, found = open_gguf(tmp_path / "m.gguf")
+    _, result = open_gguf(tmp_path / "m.gguf")
     name = "model.layers.1.mlp.shared_expert_gate.weight"
-    assert load_tensor(found[name]).equal(tensors[name])
+    assert load_tensor(result[name]).equal(tensors[name])
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers, about its own loading
-def test_what_is_compiled_computes_what_the_model_does(
+def test_the_compiled_file_computes_the_same_logits_as_the_model(
     made: tuple[str, Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     _, root, _ = made
@@ -243,14 +243,14 @@ def test_transformers_reads_the_same_tensors(made: tuple[str, Path, dict[str, Te
     theirs = AutoModelForCausalLM.from_pretrained(root, gguf_file="m.gguf", dtype=torch.float32)
     plan = gptailor.loads('tailor 1\nmodel base = "./m.gguf"\n', folder=root)
     ours = gptailor.stitch(plan).state_dict()
-    found = theirs.state_dict()
-    assert found.keys() == ours.keys()
-    for name, tensor in found.items():
+    result = theirs.state_dict()
+    assert result.keys() == ours.keys()
+    for name, tensor in result.items():
         assert tensor.equal(ours[name]), name
 
 
 @pytest.mark.parametrize("kind", sorted(k for k, v in KINDS.items() if "_K" in k and not v.plain))
-def test_k_quants_are_what_transformers_makes_of_them(kind: str, tmp_path: Path) -> None:
+def test_k_quants_equal_the_result_of_transformers(kind: str, tmp_path: Path) -> None:
     from transformers.integrations.gguf import dequant
 
     number = int(gguf.GGMLQuantizationType[kind])
@@ -282,7 +282,7 @@ ROUND: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", ROUND)
-def test_what_is_written_is_read_back(family: str, tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(family: str, tmp_path: Path) -> None:
     settings = {**SIZES, "pad_token_id": None, "bos_token_id": 356, "eos_token_id": 358}
     settings |= {"vocab_size": 384, **ROUND[family]}
     write_byte_level(tiny_model(family, tmp_path / "base", layers=7, **settings))

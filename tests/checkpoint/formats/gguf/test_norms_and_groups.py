@@ -106,7 +106,7 @@ def converted(arch: str, config: Any, tensors: dict[str, Tensor]) -> dict[str, n
     """The tensors as llama.cpp's converter writes them."""
     kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[arch]
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    found: dict[str, np.ndarray] = {}
+    results: dict[str, np.ndarray] = {}
     norms: dict[str, dict[int, np.ndarray]] = {}
     for name, tensor in tensors.items():
         value = tensor.float().numpy()
@@ -127,10 +127,10 @@ def converted(arch: str, config: Any, tensors: dict[str, Tensor]) -> dict[str, n
             parts = each[:, :-2], each[:, -2], each[:, -1]
             value = np.concatenate([part.reshape(-1, value.shape[1]) for part in parts])
         gguf_name = names.get_name(stem) or {"lm_head": "output"}[stem]
-        found[f"{gguf_name}.{end}"] = value
+        results[f"{gguf_name}.{end}"] = value
     for stem, each in norms.items():
-        found[f"{names.get_name(stem)}.weight"] = np.stack([each[n] for n in sorted(each)])
-    return found
+        results[f"{names.get_name(stem)}.weight"] = np.stack([each[n] for n in sorted(each)])
+    return results
 
 
 def falcon_kv(config: Any) -> int:
@@ -213,28 +213,28 @@ def write(
     `facts` are said and `more` tensors are there instead or besides, or not if they are None.
     """
     config = AutoConfig.from_pretrained(folder)
-    said = {f"{arch}.{key}": value for key, value in facts_of(arch, config)}
-    said |= {f"{arch}.{key}": value for key, value in (facts or {}).items()}
+    written = {f"{arch}.{key}": value for key, value in facts_of(arch, config)}
+    written |= {f"{arch}.{key}": value for key, value in (facts or {}).items()}
     files: dict[str, Any] = {each.name: each for each in folder.glob("tokenizer*")}
-    said |= vocabulary_facts(files, config.to_dict(), file)[0]
+    written |= vocabulary_facts(files, config.to_dict(), file)[0]
     writer = gguf.GGUFWriter(file, arch)
-    for key, value in said.items():
+    for key, value in written.items():
         say(writer, key, value)
     all_ = {**converted(arch, config, load_file(folder / "model.safetensors")), **(more or {})}
-    found = {name: np.ascontiguousarray(v) for name, v in all_.items() if v is not None}
-    for name, value in found.items():
+    results = {name: np.ascontiguousarray(v) for name, v in all_.items() if v is not None}
+    for name, value in results.items():
         if quantised and value.ndim == 2 and "norm" not in name:
             kind = gguf.GGMLQuantizationType.Q8_0
             raw = gguf.quants.quantize(value, kind)
             writer.add_tensor(name, raw, raw_dtype=kind)
-            found[name] = gguf.quants.dequantize(raw, kind)
+            results[name] = gguf.quants.dequantize(raw, kind)
         else:
             writer.add_tensor(name, value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return found
+    return results
 
 
 def say(writer: Any, key: str, value: Any) -> None:
@@ -273,10 +273,10 @@ def is_computed_alike(arch: str, file: Path, tmp_path: Path) -> None:
     answers = llama_cpp.ask(file, prompts=prompts, vocabulary=384)
     tolerance = 1e-5 if arch not in {"falcon", "gpt2", "starcoder2"} else 2e-3  # float16's GELU
     for ours, theirs in zip(logprobs[ends], answers.logprobs, strict=True):
-        said = torch.tensor(theirs)
-        there = said > -1e30  # a probability that float32 hasn't
+        logits = torch.tensor(theirs)
+        there = logits > -1e30  # a probability that float32 hasn't
         assert there.float().mean() > 0.5
-        assert (ours - said)[there].abs().max() < tolerance * ours.std()
+        assert (ours - logits)[there].abs().max() < tolerance * ours.std()
 
 
 Made = tuple[str, str, Path, dict[str, Tensor]]
@@ -296,11 +296,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_tensors_are_the_models_own(made: Made) -> None:
     _, _, root, tensors = made
-    _, found = open_gguf(root / "m.gguf")
-    assert found.keys() == tensors.keys()
+    _, result = open_gguf(root / "m.gguf")
+    assert result.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found[name].spec.shape == tuple(tensor.shape), name
-        assert load_tensor(found[name]).equal(tensor), name
+        assert result[name].spec.shape == tuple(tensor.shape), name
+        assert load_tensor(result[name]).equal(tensor), name
 
 
 DROPPED_OUT = {"attn_pdrop", "embd_pdrop", "resid_pdrop"}
@@ -308,9 +308,9 @@ DROPPED_OUT = {"attn_pdrop", "embd_pdrop", "resid_pdrop"}
 
 def test_the_configuration_is_the_models_own(made: Made) -> None:
     case, _, root, _ = made
-    found, _ = open_gguf(root / "m.gguf")
-    given = {key: value for key, value in found.items() if key != "model_type"}
-    ours = AutoConfig.for_model(found["model_type"], **given).to_dict()
+    result, _ = open_gguf(root / "m.gguf")
+    given = {key: value for key, value in result.items() if key != "model_type"}
+    ours = AutoConfig.for_model(result["model_type"], **given).to_dict()
     theirs = AutoConfig.from_pretrained(root / "base").to_dict()
     for each in (ours, theirs):  # what becomes of the older keys, and of the files' places
         for key in ("rope_scaling", "rope_theta", "_name_or_path", "transformers_version", "dtype",
@@ -322,7 +322,9 @@ def test_the_configuration_is_the_models_own(made: Made) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers, about its own loading
-def test_what_is_compiled_computes_what_the_model_does(made: Made, tmp_path: Path) -> None:
+def test_the_compiled_file_computes_the_same_logits_as_the_model(
+    made: Made, tmp_path: Path
+) -> None:
     _, _, root, _ = made
     ids = torch.arange(3, 43)[None]
     for change in ("", "drop L1"):
@@ -349,33 +351,35 @@ def test_transformers_reads_the_same_tensors(made: Made) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(root, gguf_file="m.gguf", dtype=torch.float32)
     plan = gptailor.loads('tailor 1\nmodel base = "./m.gguf"\n', folder=root)
     ours = gptailor.stitch(plan).state_dict()
-    found = theirs.state_dict()
-    assert found.keys() == ours.keys()
-    for name, tensor in found.items():
+    result = theirs.state_dict()
+    assert result.keys() == ours.keys()
+    for name, tensor in result.items():
         assert tensor.equal(ours[name]), name
 
 
 @pytest.mark.slow
 @pytest.mark.llamacpp
 @pytest.mark.skipif(not llama_cpp.INSTALLED, reason="the package 'xllamacpp' is not installed")
-def test_llama_cpp_computes_what_is_read_of_the_file(made: Made, tmp_path: Path) -> None:
+def test_llama_cpp_computes_the_logits_of_the_tensors_that_are_read(
+    made: Made, tmp_path: Path
+) -> None:
     _, arch, root, _ = made
     is_computed_alike(arch, root / "m.gguf", tmp_path)
 
 
 @pytest.mark.parametrize("case", ["gpt2", "falcon-40b", "stablelm2-12b", "granite-biased"])
-def test_quantised_matrices_are_put_in_the_models_order_too(case: str, tmp_path: Path) -> None:
+def test_quantised_matrices_have_the_models_order_of_rows(case: str, tmp_path: Path) -> None:
     arch, family, settings = MODELS[case]
     base = write_byte_level(tiny_model(family, tmp_path / "base", layers=1, **settings))
     values = write(tmp_path / "m.gguf", arch, base, quantised=True)
     config = AutoConfig.from_pretrained(base)
-    _, found = open_gguf(tmp_path / "m.gguf")
-    loaded = {name: load_tensor(info) for name, info in found.items()}
+    _, result = open_gguf(tmp_path / "m.gguf")
+    loaded = {name: load_tensor(info) for name, info in result.items()}
     again = converted(arch, config, loaded)
     assert again.keys() == values.keys()
     for name, value in again.items():
         assert np.array_equal(value, values[name]), name
-    assert any(isinstance(info.form, Dequantised) for info in found.values())
+    assert any(isinstance(info.form, Dequantised) for info in result.values())
 
 
 def rewritten(case: str, tmp_path: Path, **changes: Any) -> Path:
@@ -430,7 +434,7 @@ FEWER = {
         ("starcoder2", {"facts": {"attention.layer_norm_rms_epsilon": 1e-5}}, "rms_epsilon'"),
     ],
 )  # fmt: skip
-def test_what_a_model_cannot_have_is_refused(
+def test_impossible_settings_are_refused(
     case: str, changes: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     file = rewritten(case, tmp_path, **changes)
@@ -439,7 +443,7 @@ def test_what_a_model_cannot_have_is_refused(
     assert caught.value.code == "C109"
 
 
-def test_attention_is_scaled_as_llama_cpp_does_where_a_granite_says_nothing(tmp_path: Path) -> None:
+def test_a_granite_without_scales_has_the_scales_of_llama_cpp(tmp_path: Path) -> None:
     unsaid = dict.fromkeys(("attention.scale", "embedding_scale", "residual_scale"))
     config, _ = open_gguf(rewritten("granite", tmp_path, facts=unsaid))
     assert config["attention_multiplier"] == 0.25  # the root of 1/16
@@ -475,10 +479,10 @@ def test_a_granite_4_without_state_space_layers_is_a_granite(tmp_path: Path) -> 
     same = write_byte_level(tiny_model("granite", tmp_path / "same", layers=2, **GRANITE))
     save_file(named, same / "model.safetensors", {"format": "pt"})
     # The state-space layers that it hasn't are said all the same, and heads in a list.
-    said: dict[str, Any] = dict.fromkeys(("ssm.conv_kernel", "ssm.state_size"), 4)
-    said |= {"ssm.group_count": 1, "ssm.inner_size": 128, "ssm.time_step_rank": 8}
-    said |= {"rope.scaling.finetuned": True, "attention.head_count_kv": [2, 2]}
-    write(tmp_path / "m.gguf", "granite", same, facts=said)
+    stated: dict[str, Any] = dict.fromkeys(("ssm.conv_kernel", "ssm.state_size"), 4)
+    stated |= {"ssm.group_count": 1, "ssm.inner_size": 128, "ssm.time_step_rank": 8}
+    stated |= {"rope.scaling.finetuned": True, "attention.head_count_kv": [2, 2]}
+    write(tmp_path / "m.gguf", "granite", same, facts=stated)
     read = gptailor.stitch(gptailor.loads('tailor 1\nmodel base = "./m.gguf"', folder=tmp_path))
     ids = torch.arange(3, 43)[None]
     with torch.no_grad():

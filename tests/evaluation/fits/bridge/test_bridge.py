@@ -132,12 +132,12 @@ def naive_fit(x: Tensor, r: Tensor, omega: Tensor, ridge: float) -> Tensor:
 def test_the_sums_are_those_of_all_tokens(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge_fit, "CHUNK", 3)
     monkeypatch.setattr(bridge_fit, "GRAM_COLUMNS", 3)
-    x, r, omega = (one.double() for one in drawn)
-    found = statistics(*drawn)
-    assert found.count == 50
-    torch.testing.assert_close(found.gram.triu(), (x.T @ torch.diag(omega) @ x).triu())
-    torch.testing.assert_close(found.cross, x.T @ torch.diag(omega) @ r)
-    torch.testing.assert_close(found.squares, (omega[:, None] * r * r).sum())
+    x, r, omega = (item.double() for item in drawn)
+    result = statistics(*drawn)
+    assert result.count == 50
+    torch.testing.assert_close(result.gram.triu(), (x.T @ torch.diag(omega) @ x).triu())
+    torch.testing.assert_close(result.cross, x.T @ torch.diag(omega) @ r)
+    torch.testing.assert_close(result.squares, (omega[:, None] * r * r).sum())
 
 
 @given(
@@ -149,12 +149,12 @@ def test_the_fit_is_the_formula(
     x, r, omega = draw(40, width_in, width_out, seed)
     if loud:
         x[0] *= 1e3
-    found = solve(statistics(x, r, omega), ridge)
+    result = solve(statistics(x, r, omega), ridge)
     change = naive_fit(x, r, omega, ridge)
-    torch.testing.assert_close(found.change, change, atol=1e-9, rtol=1e-6)
+    torch.testing.assert_close(result.change, change, atol=1e-9, rtol=1e-6)
     left = (omega[:, None] * (r - x.double() @ change).square()).sum()
     whole = (omega[:, None] * r.double().square()).sum()
-    assert found.explained == pytest.approx(1 - float(left / whole), abs=1e-7)
+    assert result.explained == pytest.approx(1 - float(left / whole), abs=1e-7)
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.floats(0.01, 10), st.integers(0, 2**32))
@@ -163,7 +163,7 @@ def test_the_held_out_share_is_that_of_fits_without_each_sequence(
 ) -> None:
     x, r, omega = draw(40, width_in, width_out, seed)
     parts = [slice(0, 13), slice(13, 16), slice(16, 40)]
-    found = solve(statistics(x, r, omega), ridge).held_out(
+    result = solve(statistics(x, r, omega), ridge).held_out(
         [(x[part], r[part], omega[part]) for part in parts]
     )
     root = omega.sqrt()[:, None]
@@ -176,7 +176,7 @@ def test_the_held_out_share_is_that_of_fits_without_each_sequence(
         gram = wide[others].T @ wide[others] + damping
         change = torch.linalg.solve(gram, wide[others].T @ lack[others])
         left += (lack[part] - wide[part] @ change).square().sum()
-    assert found == pytest.approx(1 - float(left / lack.square().sum()), abs=1e-6)
+    assert result == pytest.approx(1 - float(left / lack.square().sum()), abs=1e-6)
 
 
 def test_a_share_without_a_solution_isnt_a_number() -> None:
@@ -187,7 +187,7 @@ def test_a_share_without_a_solution_isnt_a_number() -> None:
 
 
 def test_without_a_ridge_it_is_weighted_least_squares(drawn: Drawn) -> None:
-    x, r, omega = (one.double() for one in drawn)
+    x, r, omega = (item.double() for item in drawn)
     root = omega.sqrt()[:, None]
     change = torch.linalg.lstsq(root * x, root * r).solution
     torch.testing.assert_close(solve(statistics(*drawn), 0.0).change, change)
@@ -202,14 +202,14 @@ def test_a_token_weighs_by_the_hidden_state_that_is_wanted() -> None:
 def test_a_token_without_weight_is_left_out(drawn: Drawn) -> None:
     x, r, omega = drawn
     omega[5] = 0
-    found = solve(statistics(x, r, omega), 0.1).change
+    result = solve(statistics(x, r, omega), 0.1).change
     there = torch.arange(50) != 5
     torch.testing.assert_close(
-        found, solve(statistics(x[there], r[there], omega[there]), 0.1).change
+        result, solve(statistics(x[there], r[there], omega[there]), 0.1).change
     )
 
 
-def test_large_entries_leave_small_ones_their_digits(drawn: Drawn) -> None:
+def test_large_inputs_keep_the_precision_of_small_ones(drawn: Drawn) -> None:
     x, r, omega = drawn
     large = torch.tensor([1e7, 1.0, 1.0, 1.0])
     change = solve(statistics(x, r, omega), 0.0).change
@@ -217,11 +217,11 @@ def test_large_entries_leave_small_ones_their_digits(drawn: Drawn) -> None:
     torch.testing.assert_close(other * large[:, None], change, atol=1e-6, rtol=1e-6)
 
 
-def test_a_loud_entry_does_not_raise_the_ridge(drawn: Drawn) -> None:
+def test_a_large_input_does_not_raise_the_ridge(drawn: Drawn) -> None:
     """The median, as a few inputs are a thousand times as large as the others."""
     x, r, omega = drawn
     loud = torch.cat([x, 1e6 * torch.randn(50, 1, generator=torch.Generator())], dim=1)
-    quiet, other = (solve(statistics(one, r, omega), 1e-3).change for one in (x, loud))
+    quiet, other = (solve(statistics(item, r, omega), 1e-3).change for item in (x, loud))
     assert (other[:4] - quiet).norm() < 0.3 * quiet.norm()
 
 
@@ -244,16 +244,16 @@ def test_a_singular_fit_needs_a_ridge(drawn: Drawn) -> None:
 def test_inputs_that_are_always_zero_change_nothing(drawn: Drawn) -> None:
     x, r, omega = drawn
     dead = torch.cat([x, torch.zeros(50, 5)], dim=1)
-    found = solve(statistics(dead, r, omega), 0.1).change
-    torch.testing.assert_close(found[:4], solve(statistics(x, r, omega), 0.1).change)
-    assert not found[4:].any()
+    result = solve(statistics(dead, r, omega), 0.1).change
+    torch.testing.assert_close(result[:4], solve(statistics(x, r, omega), 0.1).change)
+    assert not result[4:].any()
     nothing = solve(statistics(0 * x, r, omega), 0.1)
     assert (nothing.change.any().item(), nothing.explained) == (False, 0.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_isnt_a_number_is_refused(drawn: Drawn, which: int, value: float) -> None:
+def test_states_that_are_not_finite_are_refused(drawn: Drawn, which: int, value: float) -> None:
     drawn[which][3, 1] = value
     with pytest.raises(BridgeError, match="not finite"):
         statistics(*drawn)
@@ -262,7 +262,7 @@ def test_what_isnt_a_number_is_refused(drawn: Drawn, which: int, value: float) -
 # ----------------------------------------------------------------------------- the text's tokens
 
 
-def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) -> None:
+def test_the_requested_number_of_tokens_is_taken(folder: Path) -> None:
     encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder / "base"), 128)
     text = calibration_text(folder / "text.txt", 700, encoder)
     assert text.tokens == 700 == sum(int(batch.real.sum()) for batch in text.batches)
@@ -271,7 +271,7 @@ def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) 
     assert all(batch.tokens.numel() <= BRIDGE_BATCH_TOKENS for batch in text.batches)
 
 
-def test_rows_are_sequences_of_their_own(folder: Path) -> None:
+def test_each_row_is_its_own_sequence(folder: Path) -> None:
     (folder / "rows.jsonl").write_text('{"text": "abc"}\n{"context": "ab", "answer": "cdefghij"}\n')
     encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder / "base"), 8)
     text = calibration_text(folder / "rows.jsonl", 100, encoder)
@@ -323,43 +323,43 @@ def naive(full: PreTrainedModel, cut: PreTrainedModel, gap: tuple[int, int, int]
     return decoder_layers(cut)[index].mlp.down_proj.weight.double() + change.T
 
 
-def assert_made(found: Fitted, index: int, naive: Tensor) -> None:
-    made = found.tensors[f"model.layers.{index}.mlp.down_proj.weight"]
+def assert_made(result: Fitted, index: int, naive: Tensor) -> None:
+    made = result.tensors[f"model.layers.{index}.mlp.down_proj.weight"]
     torch.testing.assert_close(made, naive.float(), atol=2e-5, rtol=1e-4)
 
 
-def test_the_fit_is_the_rules(say: Say, folder: Path) -> None:
-    found = fitted(say(ONE))
-    assert_made(found, 1, naive(loaded(folder / "base"), stitch(say("drop L2..L3")), (1, 4, 1)))
-    assert list(found.tensors) == ["model.layers.1.mlp.down_proj.weight"]
-    assert (found.results["L1"].tokens, list(found.results)) == (800, ["L1"])
-    assert found.results["L1"].numbers["explained"] > 0.1
+def test_a_bridge_equals_the_naive_fit(say: Say, folder: Path) -> None:
+    result = fitted(say(ONE))
+    assert_made(result, 1, naive(loaded(folder / "base"), stitch(say("drop L2..L3")), (1, 4, 1)))
+    assert list(result.tensors) == ["model.layers.1.mlp.down_proj.weight"]
+    assert (result.results["L1"].tokens, list(result.results)) == (800, ["L1"])
+    assert result.results["L1"].numbers["explained"] > 0.1
 
 
 def test_a_later_gap_is_fitted_on_the_bridged_models_states(say: Say, folder: Path) -> None:
-    found = fitted(say(TWO))
+    result = fitted(say(TWO))
     first = say('drop L1, L3..L4; bridge L0 on "text.txt" tokens 800 ridge 0.001')
-    assert_made(found, 1, naive(loaded(folder / "base"), stitch(first), (2, 5, 1)))
-    assert list(found.results) == ["L0", "L2"]
+    assert_made(result, 1, naive(loaded(folder / "base"), stitch(first), (2, 5, 1)))
+    assert list(result.results) == ["L0", "L2"]
 
 
-def test_of_three_gaps_each_goes_on_from_the_last(say: Say, folder: Path) -> None:
+def test_each_of_three_gaps_is_fitted_after_the_previous_bridge(say: Say, folder: Path) -> None:
     end = 'on "text.txt" tokens 800 ridge 0.001'
     drops = "drop L1, L3, L5; scale L2 by 1.5"
-    found = fitted(say(f"{drops}; bridge {end}"))
+    result = fitted(say(f"{drops}; bridge {end}"))
     two = stitch(say(f"{drops}; bridge L0 {end}; bridge L2 {end}"))
     whole = stitch(say("scale L2 by 1.5"))
     whole.name_or_path = str(folder / "base")
-    assert_made(found, 2, naive(whole, two, (4, 6, 2)))
+    assert_made(result, 2, naive(whole, two, (4, 6, 2)))
 
 
 def test_the_final_norm_ends_a_gap_and_a_gap_without_a_bridge_stays(say: Say, folder: Path) -> None:
-    found = fitted(say('drop L1, L4..L5; bridge L3 on "text.txt" tokens 800 ridge 0.001'))
+    result = fitted(say('drop L1, L4..L5; bridge L3 on "text.txt" tokens 800 ridge 0.001'))
     cut = stitch(say("drop L1, L4..L5"))
-    assert_made(found, 2, naive(loaded(folder / "base"), cut, (3, 6, 2)))
+    assert_made(result, 2, naive(loaded(folder / "base"), cut, (3, 6, 2)))
 
 
-def test_a_gap_of_another_text_goes_on_from_the_first(say: Say, folder: Path) -> None:
+def test_a_gap_with_another_text_is_fitted_after_the_first_bridge(say: Say, folder: Path) -> None:
     (folder / "same.txt").write_text((folder / "text.txt").read_text())
     end = "tokens 800 ridge 0.001"
     plan = f'drop L1, L3..L4; bridge L0 on "text.txt" {end}; bridge L2 on "same.txt" {end}'
@@ -510,13 +510,13 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(letters(900))
     plan = said(tmp_path, TWO)
     prepared = prepare(plan)
-    found = fit(prepared)
-    assert found.tensors.keys() == prepared.compiled.program.fitted
-    assert all(bridge.numbers["explained"] > 0.05 for bridge in found.results.values())
+    result = fit(prepared)
+    assert result.tensors.keys() == prepared.compiled.program.fitted
+    assert all(bridge.numbers["explained"] > 0.05 for bridge in result.results.values())
 
     live: Stitched = Repairs(Stitcher(prepared.models)).stitch(plan)
     state = live.model.state_dict()
-    for name, tensor in found.tensors.items():
+    for name, tensor in result.tensors.items():
         if name in state:
             assert torch.equal(state[name], tensor)
     layer, caught = decoder_layers(live.model)[1], []
@@ -543,7 +543,7 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
 def test_a_norm_after_the_sum_is_refused(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
     plan = said(tmp_path, ONE)
-    [fault] = [one for one in gptailor.check(plan) if one.code != "C801"]  # the text is missing
+    [fault] = [item for item in gptailor.check(plan) if item.code != "C801"]  # the text is missing
     assert fault.code == "M219"
     assert "the sum of hidden state" in fault.message
 
@@ -556,11 +556,11 @@ def test_the_sums_of_a_fit_count_as_memory(say: Say) -> None:
     sums = 8 * 24 * (24 + 16)
     with pytest.raises(TailorError) as caught:
         fit(prepared, memory=sums, anew=True)
-    said = re.search(
+    match = re.search(
         r"a fit takes 7,680, ([\d,]+) are outside .* takes ([\d,]+)", str(caught.value)
     )
-    assert said is not None
-    least = sums + sum(int(number.replace(",", "")) for number in said.groups())
+    assert match is not None
+    least = sums + sum(int(number.replace(",", "")) for number in match.groups())
     with pytest.raises(TailorError, match="can't hold the model: a fit takes 7,680"):
         fit(prepared, memory=least - 1, anew=True)
     assert fit(prepared, memory=least, anew=True).tensors
@@ -592,12 +592,12 @@ def test_a_fit_does_not_depend_on_the_plans_before_it(say: Say) -> None:
         assert torch.equal(weight, made)
 
 
-def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
-    told: list[str] = []
+def test_plans_with_equal_first_layers_share_a_fit(say: Say) -> None:
+    messages: list[str] = []
 
     def begun(event: Progress) -> None:
         if not event.done:
-            told.append(event.at.removeprefix("the gap after "))
+            messages.append(event.at.removeprefix("the gap after "))
 
     on_event = progress("bridging", begun)
     repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event, anew=True)
@@ -605,11 +605,11 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     first = repairs.fitted(resolved(say(TWO))).changes["bridge"]
     other = say(TWO.replace("L3..L4", "L4"))
     again = repairs.fitted(resolved(other)).changes["bridge"]
-    assert told == ["L0", "L2", "L3"]
+    assert messages == ["L0", "L2", "L3"]
     assert first[0] is again[0]
     shorter = say(TWO.replace("L3..L4", "L3"))
     repairs.fitted(resolved(shorter))
-    assert told == ["L0", "L2", "L3", "L2"]
+    assert messages == ["L0", "L2", "L3", "L2"]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]
     assert one.layers[0].made, "it is kept within the bytes of layers that are computed"
@@ -633,10 +633,10 @@ def test_the_whole_plan_runs_once_for_all_cuts(say: Say, monkeypatch: pytest.Mon
     assert ran == [0, 1, 2, 3, 1], "the whole plan up to the gap's end, and the layer before it"
     ran.clear()
     shorter = say(ONE.replace("L2..L3", "L3"))
-    found = repairs.fitted(resolved(shorter)).changes["bridge"]
+    result = repairs.fitted(resolved(shorter)).changes["bridge"]
     assert ran == [2], "only the layer before the other gap"
     alone = fitted(shorter).changes["bridge"]
-    assert all(torch.equal(found[2][name], alone[2][name]) for name in alone[2])
+    assert all(torch.equal(result[2][name], alone[2][name]) for name in alone[2])
 
 
 SCRIPT = """
@@ -674,7 +674,7 @@ def test_two_processes_give_the_same_bytes(say: Say, folder: Path) -> None:
         ("few.txt", "abcdefgh", "C806", "8 tokens, and 'bridge' needs at least 24"),
     ],
 )
-def test_a_text_that_does_not_serve(
+def test_an_unusable_text_is_refused(
     say: Say, folder: Path, name: str, content: str | None, code: str, says: str
 ) -> None:
     if content is not None:
@@ -684,7 +684,7 @@ def test_a_text_that_does_not_serve(
     assert caught.value.code == code
 
 
-def test_tokens_that_are_named_have_to_be_there_as_for_heal(say: Say, folder: Path) -> None:
+def test_a_bridge_with_too_few_tokens_is_refused(say: Say, folder: Path) -> None:
     (folder / "some.txt").write_text(letters(900))
     with pytest.raises(CalibrationError) as caught:
         fitted(say('drop L2; bridge on "some.txt" tokens 3000000'))
@@ -696,6 +696,6 @@ def test_tokens_that_are_named_have_to_be_there_as_for_heal(say: Say, folder: Pa
 
 
 def test_gaps_are_between_kept_layers(say: Say) -> None:
-    found = Resolved(say('drop L0, L2..L3, L5; bridge on "text.txt"'), 6).gaps
-    assert [(gap.after, gap.until, gap.index) for gap in found] == [(1, 4, 0), (4, 6, 1)]
+    result = Resolved(say('drop L0, L2..L3, L5; bridge on "text.txt"'), 6).gaps
+    assert [(gap.after, gap.until, gap.index) for gap in result] == [(1, 4, 0), (4, 6, 1)]
     assert not Resolved(say("drop L2"), 6).gaps

@@ -48,23 +48,23 @@ def gaps_of(layers: int) -> Iterator[tuple[int, int]]:
         yield from ((after, width) for width in (1, 2) if after + 1 + width <= layers)
 
 
-def test_there_is_one_for_each_gap(folder: Path) -> None:
-    found = errors(folder)
-    assert [len(row) for row in found] == [2] * (len(found) - 2) + [1, 0]
-    assert all(one >= 0 for row in found for one in row)
+def test_each_gap_has_an_error(folder: Path) -> None:
+    result = errors(folder)
+    assert [len(row) for row in result] == [2] * (len(result) - 2) + [1, 0]
+    assert all(item >= 0 for row in result for item in row)
 
 
-def test_what_is_explained_is_what_a_fit_explains(folder: Path) -> None:
+def test_a_gap_error_agrees_with_the_explained_share_of_its_fit(folder: Path) -> None:
     """`explained` of a fit is 1 - left / whole; the whole is the error with an endless ridge."""
-    found = errors(folder)
+    result = errors(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LEAST_RIDGE", 1e15)
         wholes = errors(folder)
-    for after, width in gaps_of(len(found)):
+    for after, width in gaps_of(len(result)):
         cut = f"L{after + 1}..L{after + width}" if width > 1 else f"L{after + 1}"
         fitted = fit(prepare(said(folder, f"drop {cut}\n{BRIDGE}")))
         (bridge,) = fitted.results.values()
-        explained = 1 - found[after][width - 1] / wholes[after][width - 1]
+        explained = 1 - result[after][width - 1] / wholes[after][width - 1]
         assert explained == pytest.approx(bridge.numbers["explained"], abs=2e-3)
 
 
@@ -84,7 +84,9 @@ def test_random_mixtures_keep_the_order(folder: Path) -> None:
     assert agreeing >= 0.8 * len(ordered) * (len(ordered) - 1) / 2
 
 
-def test_long_states_count_in_proportion_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_states_have_a_proportional_share(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With equal weights that sum to 1 over all squared lengths, both parts are the same share."""
 
     def equal(states: Tensor) -> Tensor:
@@ -96,4 +98,4 @@ def test_long_states_count_in_proportion_too(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "_LONGEST_TOKENS", 0.0)
     share = errors(folder)
     for row, other in zip(both, share, strict=True):
-        assert row == pytest.approx([1.05 * one for one in other])
+        assert row == pytest.approx([1.05 * item for item in other])

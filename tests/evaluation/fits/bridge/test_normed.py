@@ -87,7 +87,7 @@ def test_the_fit_is_the_formula(count: int, seed: int, monkeypatch: pytest.Monke
     assert count < 90 or numbers["held_out"] > 0.5
 
 
-def test_a_branch_that_adds_the_wished_part_stays() -> None:
+def test_a_branch_that_already_fits_is_kept() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(64, 6, generator=draw)
     start = NormedBranch(torch.eye(6).double(), torch.full((6,), 2.0).double(), 1e-6)
@@ -97,7 +97,7 @@ def test_a_branch_that_adds_the_wished_part_stays() -> None:
     assert numbers == {"explained": 0.0, "held_out": 0.0}
 
 
-def test_a_channel_that_adds_nothing_stays_finite() -> None:
+def test_an_output_channel_of_zeros_stays_finite() -> None:
     draw = torch.Generator().manual_seed(0)
     x, wished = torch.randn(64, 6, generator=draw), torch.randn(64, 6, generator=draw)
     wished[:, 2] = 0
@@ -145,21 +145,21 @@ def test_the_stored_tensors_are_those_of_the_fit(kind: str, offset: float, tmp_p
     omega = 1 / target.square().sum(1)
     (projection, gain), shares = naive(x.numpy(), wished.numpy(), omega.numpy(), start, 0.1)
 
-    found = fit(prepare(said(folder, ONE)))
+    result = fit(prepare(said(folder, ONE)))
 
     stem = "model.layers.1"
-    assert found.tensors.keys() == {f"{stem}.mlp.down_proj.weight", f"{stem}.{norm}.weight"}
+    assert result.tensors.keys() == {f"{stem}.mlp.down_proj.weight", f"{stem}.{norm}.weight"}
     np.testing.assert_allclose(
-        found.tensors[f"{stem}.mlp.down_proj.weight"], projection.T, atol=1e-3, rtol=1e-2
+        result.tensors[f"{stem}.mlp.down_proj.weight"], projection.T, atol=1e-3, rtol=1e-2
     )
     np.testing.assert_allclose(
-        found.tensors[f"{stem}.{norm}.weight"], gain - offset, atol=1e-3, rtol=1e-2
+        result.tensors[f"{stem}.{norm}.weight"], gain - offset, atol=1e-3, rtol=1e-2
     )
-    assert found.results["L1"].numbers == pytest.approx(shares, abs=1e-3)
+    assert result.results["L1"].numbers == pytest.approx(shares, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
-def test_the_live_model_is_the_compiled_one_and_nearer_to_the_uncut_one(
+def test_the_live_model_equals_the_folder_and_is_closer_to_the_uncut_model(
     kind: str, tmp_path: Path
 ) -> None:
     folder = made(kind, tmp_path)

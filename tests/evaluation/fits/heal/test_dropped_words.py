@@ -54,13 +54,13 @@ def inside(whole: WholeVocabulary, sequences: PackedSequences) -> int:
 def test_more_words_are_split(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path
 ) -> None:
-    whole, asked, told = WholeVocabulary(cut), Asked(folder), list[Progress]()
+    whole, asked, events = WholeVocabulary(cut), Asked(folder), list[Progress]()
     words, file = DroppedWords(whole, CPU, 0), tmp_path / "made.safetensors"
-    made = words.replace_tokens(sequences, asked, file, told.append)
+    made = words.replace_tokens(sequences, asked, file, events.append)
     assert made.tokens.shape == sequences.tokens.shape
     assert bool(made.counted.all())
     assert inside(whole, made) > inside(whole, sequences) + len(sequences.tokens)
-    assert told[0] == Progress("reading", 0, sequences.tokens.numel())
+    assert events[0] == Progress("reading", 0, sequences.tokens.numel())
     again = words.replace_tokens(sequences, asked, file)
     assert asked.times == 1
     assert torch.equal(again.tokens, made.tokens)
@@ -70,7 +70,7 @@ def test_more_words_are_split(
     assert not torch.equal(other.tokens, made.tokens)
 
 
-def test_the_teacher_finds_the_new_token_likely(
+def test_replacement_tokens_are_probable_to_the_teacher(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -112,7 +112,7 @@ def test_special_tokens_stay(
     assert seen > len(made.tokens) // 4
 
 
-def test_only_what_counts_is_replaced(
+def test_only_counted_tokens_are_replaced(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path
 ) -> None:
     whole, half = WholeVocabulary(cut), LENGTH // 2

@@ -96,30 +96,30 @@ def interrupted(plan: Plan, at: int) -> None:
 
 def first_step(plan: Plan) -> int:
     """Where a run begins."""
-    told: list[int] = []
+    counts: list[int] = []
 
     def step(now: Progress) -> None:
-        told.append(now.done)
+        counts.append(now.done)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=progress("healing", step))
-    return told[0]
+    return counts[0]
 
 
 # -------------------------------------------------------------------------------------- the teacher
 
 
-def judged(folder: Path, plan: Plan, teacher: Plan, found: HealedLayers) -> None:
+def judged(folder: Path, plan: Plan, teacher: Plan, result: HealedLayers) -> None:
     """The losses are transformers' own, against the teacher's plan."""
     held = text_of(plan).held.tokens
     for tensors, loss in (
-        ({}, found.result.numbers["start"]),
-        (found.tensors, found.result.numbers["healed"]),
+        ({}, result.result.numbers["start"]),
+        (result.tensors, result.result.numbers["healed"]),
     ):
         own = divergence(stitch(teacher), with_layers(plan, tensors), held)
         assert own == pytest.approx(loss, rel=1e-4)
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
 
 
 def test_without_a_name_the_teacher_is_the_plan_with_nothing_dropped(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_without_a_name_the_teacher_is_the_plan_with_nothing_dropped(folder: Pat
     judged(folder, plan, said(folder, other), heal(plan))
 
 
-def test_a_named_teacher_is_that_model(folder: Path) -> None:
+def test_healing_learns_from_the_named_teacher(folder: Path) -> None:
     other = 'model other = "./other"; '
     plan = said(folder, other + SHORT.replace("heal", "heal from other"))
     taken = said(folder, other + "L0..L3 from other; embed from other; norm from other; "
@@ -156,13 +156,13 @@ def test_each_text_is_learned_from_its_own_teacher(
     def healed(one: str, other: str) -> tuple[HealingTexts, PreTrainedModel, HealedLayers]:
         on = f'"a.txt" from {one}, "b.txt" from {other} tokens 4096 rank full'
         plan = said(two, f"{MODELS}heal on {on}")
-        found = heal(plan)
-        return text_of(plan), with_layers(plan, found.tensors), found
+        result = heal(plan)
+        return text_of(plan), with_layers(plan, result.tensors), result
 
     names = ("other", "third")
     teachers = {name: AutoModelForCausalLM.from_pretrained(two / name) for name in names}
     bare = stitch(said(two, f"{MODELS}"))
-    texts, model, found = healed("other", "third")
+    texts, model, result = healed("other", "third")
     _, swapped, _ = healed("third", "other")
     losses = []
     for number, name in enumerate(names):
@@ -173,11 +173,11 @@ def test_each_text_is_learned_from_its_own_teacher(
         assert own < 0.8 * before
         assert own < 0.95 * opposite, "the other teacher was not the one"
         losses += [own]
-    assert found.result.numbers["healed"] == pytest.approx(sum(losses) / 2, rel=1e-4)
-    assert [file.tokens for file in found.result.texts] == [2048, 2048]
+    assert result.result.numbers["healed"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert [file.tokens for file in result.result.texts] == [2048, 2048]
 
 
-def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
+def test_each_teacher_is_loaded_once_and_reads_only_its_own_texts(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = '"a.txt" from other, "text.txt", "b.txt" from other tokens 3072 rank 4'
@@ -189,14 +189,14 @@ def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
         return live(self, contents)
 
     monkeypatch.setattr(Stitcher, "live", counted)
-    told: list[Progress] = []
-    heal(said(two, f"{MODELS}heal on {on}"), on_event=progress("reading", told.append))
+    events: list[Progress] = []
+    heal(said(two, f"{MODELS}heal on {on}"), on_event=progress("reading", events.append))
     assert loaded == ["other", "base", "base"]  # the student is last
-    assert [event.done for event in told] == sorted(event.done for event in told)
-    assert {event.total for event in told} == {told[-1].done}
+    assert [event.done for event in events] == sorted(event.done for event in events)
+    assert {event.total for event in events} == {events[-1].done}
 
 
-def test_near_the_teacher_steps_are_small(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_small_for_a_small_loss(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e-6)
     far = heal(said(two, SHORT))
     monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e6)
@@ -218,30 +218,30 @@ def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.M
     def apart(loss: str) -> tuple[float, float, HealedLayers]:
         """The divergence of the predictions of prompts, and of responses, once healed."""
         plan = said(two, f'drop L2\nheal on "rows.jsonl" tokens 3072 rank full loss {loss}')
-        found = heal(plan)
+        result = heal(plan)
         tokens = text_of(plan).held.tokens
         answers = text_of(plan, only_answers=True).held.counted.flatten()
-        model = with_layers(plan, found.tensors)
+        model = with_layers(plan, result.tensors)
         with torch.no_grad():
             p, q = (m(tokens[:, :-1]).logits.double().log_softmax(-1) for m in (teacher, model))
         each = (p.exp() * (p - q)).sum(-1).flatten()
-        return float(each[~answers].mean()), float(each[answers].mean()), found
+        return float(each[~answers].mean()), float(each[answers].mean()), result
 
-    prompts, answers, found = apart("answers")
-    assert found.result.numbers["healed"] == pytest.approx(answers, rel=1e-4)
+    prompts, answers, result = apart("answers")
+    assert result.result.numbers["healed"] == pytest.approx(answers, rel=1e-4)
     other_prompts, other_answers, _ = apart("all")
     assert answers < other_answers
     assert prompts > other_prompts
 
 
-def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two: Path) -> None:
+def test_a_run_that_is_killed_between_two_teachers_resumes_to_the_same_bytes(two: Path) -> None:
     plan = said(two, f'{MODELS}heal on "a.txt" from other, "b.txt" tokens 2048 rank 4')
     expected = heal(plan)
-    told: list[int] = []
+    counts: list[int] = []
 
     def read(event: Progress) -> None:
-        told.append(event.done)
-        if len(told) == 6:
+        counts.append(event.done)
+        if len(counts) == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -249,7 +249,7 @@ def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two
     again: list[Progress] = []
     assert same(heal(plan, on_event=progress("reading", again.append)), expected)
     assert again[0].reused
-    assert next(event.done for event in again if not event.reused) == told[-1]
+    assert next(event.done for event in again if not event.reused) == counts[-1]
 
 
 def test_a_stack_learns_from_the_base(folder: Path) -> None:
@@ -261,9 +261,7 @@ def test_a_stack_learns_from_the_base(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "rank"), [("gpt2", "4"), ("gemma2", "full"), ("exaone", "full"), ("mixtral", "4")]
 )
-def test_what_is_said_of_a_family_is_true_of_the_model(
-    kind: str, rank: str, tmp_path: Path
-) -> None:
+def test_each_family_heals_to_a_smaller_loss(kind: str, rank: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base", layers=4)
     (tmp_path / "text.txt").write_text(letters(900))
     plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 768 rank {rank}')
@@ -271,31 +269,31 @@ def test_what_is_said_of_a_family_is_true_of_the_model(
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl"])
-def test_of_a_vision_language_model_the_language_model_is_healed(kind: str, tmp_path: Path) -> None:
+def test_the_language_model_of_a_vision_model_is_healed(kind: str, tmp_path: Path) -> None:
     tiny_vision(kind, tmp_path / "base")
     (tmp_path / "text.txt").write_text(letters(900))
-    found = fit(prepare(said(tmp_path, 'drop L1\nheal on "text.txt" tokens 512 rank 4')))
-    losses = found.results["heal"].numbers
+    result = fit(prepare(said(tmp_path, 'drop L1\nheal on "text.txt" tokens 512 rank 4')))
+    losses = result.results["heal"].numbers
     assert losses["healed"] < losses["start"]
     names = set(load_file(tmp_path / "base" / "model.safetensors"))
-    assert found.tensors
-    assert found.tensors.keys() <= names
+    assert result.tensors
+    assert result.tensors.keys() <= names
 
 
 @pytest.mark.parametrize("kind", ["paligemma", "qwen3_vl_moe"])
-def test_where_transformers_has_no_language_model_alone_it_is_refused(
+def test_healing_is_refused_if_transformers_has_no_separate_language_model(
     kind: str, tmp_path: Path
 ) -> None:
     assert kind in VISION
     tiny_vision(kind, tmp_path / "base")
     (tmp_path / "text.txt").write_text(letters(10))
     faults = gptailor.check(said(tmp_path, 'drop L1\nheal on "text.txt" rank 4'))
-    [fault] = [one for one in faults if one.severity == "error"]
+    [fault] = [item for item in faults if item.severity == "error"]
     assert fault.code == "M222"
     assert "can't run its language model alone" in fault.message
 
 
-def test_the_device_decides_what_products_are_made_in(made: Path, tmp_path: Path) -> None:
+def test_the_device_determines_the_dtype_of_products(made: Path, tmp_path: Path) -> None:
     for kind in ("llama", "mixtral", "granitemoe", "mamba"):
         tiny_model(kind, tmp_path / kind, layers=2)
     prepared = {
@@ -317,26 +315,26 @@ def footprint(folder: Path) -> tuple[int, int]:
     """Bytes of the cut plan's model, and of one of its layers."""
     model = stitch(said(folder, "drop L2"))
     both = (model, decoder_layers(model)[0])
-    whole, layer = (sum(4 * one.numel() for one in each.parameters()) for each in both)
+    whole, layer = (sum(4 * parameter.numel() for parameter in each.parameters()) for each in both)
     return whole, layer
 
 
 def started(plan: Plan, memory: int | None) -> dict[str, float]:
     """Return the sizes in the first event of a healing."""
-    told: list[Progress] = []
+    events: list[Progress] = []
 
     def on_event(event: Event) -> None:
         if isinstance(event, Progress):
-            told.append(event)
+            events.append(event)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         heal(plan, memory=memory, on_event=on_event)
-    assert told[0].what == "learning"
-    return {"layers": told[0].total, **told[0].numbers}
+    assert events[0].what == "learning"
+    return {"layers": events[0].total, **events[0].numbers}
 
 
-def test_before_anything_runs_it_says_what_it_takes(folder: Path) -> None:
+def test_the_cost_of_healing_is_reported_first(folder: Path) -> None:
     small, large = (started(said(folder, f"{SHORT[:-1]}{rank}"), None) for rank in (1, 8))
     assert (small["layers"], small["tokens"]) == (3, 1024)
     # q, o 16x16; k, v 8x16; gate, up, down 24x16
@@ -361,7 +359,7 @@ def test_with_less_memory_layers_are_streamed_to_the_same_loss(
     assert same(streamed, roomy)
 
 
-def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
+def test_too_little_memory_is_refused_with_a_rank_that_fits(
     folder: Path,
 ) -> None:
     plan = said(folder, SHORT.replace("rank 4", "rank 8"))
@@ -400,7 +398,7 @@ def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> N
 
 
 @pytest.mark.parametrize("what", ["text", "teacher", "tokenizer", "layer"])
-def test_what_was_kept_is_for_the_same_plan_files_and_text_alone(
+def test_a_kept_state_is_used_for_equal_inputs_alone(
     folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
@@ -423,7 +421,7 @@ def test_what_was_kept_is_for_the_same_plan_files_and_text_alone(
     assert first_step(said(folder, text)) == 0
 
 
-def test_of_two_at_once_each_is_on_its_own(folder: Path, expected: HealedLayers) -> None:
+def test_two_simultaneous_healings_are_independent(folder: Path, expected: HealedLayers) -> None:
     plan = said(folder, SHORT)
     inner: list[HealedLayers] = []
 
@@ -475,13 +473,13 @@ def test_a_healing_that_fails_leaves_no_state(
 # ----------------------------------------------------------------------------------------- repairs
 
 
-def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
+def test_a_plan_is_bridged_first_and_healed_once(folder: Path) -> None:
     bridge = 'bridge on "text.txt" tokens 800 ridge 0.01\n'
     plan = said(folder, SHORT.replace("\n", f"\n{bridge}"))
     prepared = prepare(plan)
     repairs = Repairs(Stitcher(prepared.models, dtype=torch.float32))
-    found = repairs.fitted(prepared.resolved)
-    healed, losses = found.changes["heal"], found.results["heal"].numbers
+    result = repairs.fitted(prepared.resolved)
+    healed, losses = result.changes["heal"], result.results["heal"].numbers
     assert repairs.fitted(prepared.resolved).changes["heal"] is healed
     assert losses["healed"] < losses["start"] < losses["bare"]
     live = repairs.stitch(prepared.plan).model
@@ -495,21 +493,21 @@ def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
     )  # it learned in bfloat16, where that is fast
 
 
-def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
+def test_healing_begins_from_the_bridged_weights(folder: Path) -> None:
     prepared = prepare(said(folder, SHORT))
     base = load_file(folder / "base" / "model.safetensors")
     nudged = base["model.layers.1.mlp.down_proj.weight"] * 1.1
     moved = {1: {"mlp.down_proj.weight": nudged}}
-    found = healed_layers(prepared, moved)
-    assert found.result.numbers["start"] != found.result.numbers["bare"]
+    result = healed_layers(prepared, moved)
+    assert result.result.numbers["start"] != result.result.numbers["bare"]
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
     own = divergence(
         teacher, with_layers(prepared.plan, moved), text_of(said(folder, SHORT)).held.tokens
     )
-    assert own == pytest.approx(found.result.numbers["start"], rel=1e-4)
+    assert own == pytest.approx(result.result.numbers["start"], rel=1e-4)
 
 
-def test_what_a_killed_run_left_long_ago_goes(folder: Path, tmp_path: Path) -> None:
+def test_old_states_of_killed_runs_are_removed(folder: Path, tmp_path: Path) -> None:
     left, fresh = (cache_folder() / "heal" / name for name in ("left", "fresh"))
     for place in (left, fresh):
         place.mkdir(parents=True)

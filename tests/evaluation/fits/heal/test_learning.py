@@ -98,11 +98,11 @@ def naive(case: Case, logs: Tensor) -> tuple[float, dict[str, Tensor]]:
 
 def gradients(case: Case) -> dict[str, Tensor]:
     """The parameters' gradients, which are taken away."""
-    found = {}
+    results = {}
     for name, parameter in case.learning.parameters.items():
-        found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        results[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         parameter.grad = None
-    return found
+    return results
 
 
 def learned(
@@ -115,11 +115,11 @@ def learned(
     return loss, gradients(case)
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    scale = max(float(one.abs().max()) for one in expected.values())
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    scale = max(float(value.abs().max()) for value in expected.values())
     assert scale > 1e-6
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=2e-5 * scale, rtol=1e-3, msg=name)
+        torch.testing.assert_close(actual[name], gradient, atol=2e-5 * scale, rtol=1e-3, msg=name)
 
 
 def folded(case: Case) -> PreTrainedModel:
@@ -158,8 +158,8 @@ def test_every_family_learns_by_its_gradient_and_is_folded_as_it_ran(
     made, known = case(plan), taught()
     loss, slopes = naive(made, known[1])
     for recompute in (False, True):
-        found, ours = learned(made, known, recompute=recompute)
-        assert found == pytest.approx(loss, rel=1e-4)
+        result, ours = learned(made, known, recompute=recompute)
+        assert result == pytest.approx(loss, rel=1e-4)
         assert_same(ours, slopes)
     bare = logits(made.stitcher.live(made.contents).model)
     ran = logits(made.model)
@@ -175,22 +175,22 @@ def test_the_weights_themselves_learn_by_their_gradient_and_are_folded(
     assert not [fault for fault in gptailor.check(plan) if fault.severity == "error"]
     made, known = case(plan), taught()
     loss, slopes = naive(made, known[1])
-    found, ours = learned(made, known, recompute=True)
-    assert found == pytest.approx(loss, rel=1e-4)
+    result, ours = learned(made, known, recompute=True)
+    assert result == pytest.approx(loss, rel=1e-4)
     assert_same(ours, slopes)
     torch.testing.assert_close(logits(folded(made)), logits(made.model), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", NARROW)
-def test_in_bfloat16_the_gradient_is_nearly_the_same(kind: str, tmp_path: Path) -> None:
+def test_the_gradient_in_bfloat16_is_nearly_the_same(kind: str, tmp_path: Path) -> None:
     plan, known = plan_of(kind, tmp_path, "rank 2"), taught()
     loss, slopes = learned(case(plan), known, recompute=True)
     narrow = case(plan, dtype=torch.bfloat16)
     assert narrow.model.dtype == torch.bfloat16
     for recompute in (False, True):
-        found, ours = learned(narrow, known, recompute=recompute)
-        assert found == pytest.approx(loss, rel=0.03)
-        both = [torch.cat([one[n].flatten() for n in slopes]) for one in (slopes, ours)]
+        result, ours = learned(narrow, known, recompute=recompute)
+        assert result == pytest.approx(loss, rel=0.03)
+        both = [torch.cat([item[n].flatten() for n in slopes]) for item in (slopes, ours)]
         assert float(torch.cosine_similarity(*both, dim=0)) > 0.95
 
 
@@ -220,8 +220,8 @@ def test_streamed_layers_have_the_same_gradient(tmp_path: Path) -> None:
     streamed = case(plan, memory=int(0.75 * size))
     assert next(decoder_layers(streamed.model)[3].parameters()).is_meta
     loss, slopes = learned(whole, known, recompute=True)
-    found, ours = learned(streamed, known, recompute=True)
-    assert found == loss
+    result, ours = learned(streamed, known, recompute=True)
+    assert result == loss
     assert all(torch.equal(ours[name], slopes[name]) for name in slopes)
 
 
@@ -235,8 +235,8 @@ def test_layers_before_the_first_that_learns_run_without_the_way_back(tmp_path: 
         lambda _, __, out: graphs.append(out.requires_grad)
     )
     for recompute in (False, True):
-        found, ours = learned(made, known, recompute=recompute, first=2)
-        assert found == pytest.approx(loss, rel=1e-5)
+        result, ours = learned(made, known, recompute=recompute, first=2)
+        assert result == pytest.approx(loss, rel=1e-5)
         assert_same(ours, slopes)
     assert graphs == [False, False]
     assert {name.split(".")[0] for name in slopes} == {"2", "3"}
@@ -286,7 +286,7 @@ def test_weights_as_inputs_by_outputs_are_folded_transposed() -> None:
     assert layer.c.weight.shape == (8, 3)
 
 
-def test_a_projection_that_is_not_called_is_refused() -> None:
+def test_an_uncalled_projection_is_refused() -> None:
     layer = layer_of(a=nn.Linear(8, 6), b=nn.Linear(8, 6))
     names = named("a.weight", "b.weight")
     changes = LowRankChanges({0: layer}, names, 4, 0, torch.device("cpu"))
@@ -318,8 +318,8 @@ def test_a_tensor_under_another_name_is_found_by_its_values() -> None:
     layer = layer_of(q=nn.Linear(8, 6), k=nn.Linear(8, 6), v=nn.Linear(8, 7))
     own = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     made = {"v.weight": own["v.weight"], "old.q": own["q.weight"], "k.weight": own["k.weight"]}
-    found = matched(["old.q", "v.weight"], made, layer, 0)
-    assert found == {"old.q": "q.weight", "v.weight": "v.weight"}
+    result = matched(["old.q", "v.weight"], made, layer, 0)
+    assert result == {"old.q": "q.weight", "v.weight": "v.weight"}
     for wrong in ({"v.weight": own["v.weight"] + 1}, {"old.x": own["q.weight"] + 1}):
         [name] = wrong
         with pytest.raises(HealError, match=f"no separate '{name}' in the output's layer 0") as e:
@@ -327,7 +327,7 @@ def test_a_tensor_under_another_name_is_found_by_its_values() -> None:
         assert e.value.code == "C810"
 
 
-def test_of_two_equal_tensors_neither_is_taken_for_one_under_another_name() -> None:
+def test_an_ambiguous_renamed_tensor_is_refused() -> None:
     layer = layer_of(q=nn.LayerNorm(8), k=nn.LayerNorm(8))
     with pytest.raises(HealError, match=r"'old\.norm'"):
         matched(["old.norm"], {"old.norm": torch.ones(8)}, layer, 0)

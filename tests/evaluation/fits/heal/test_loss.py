@@ -74,7 +74,7 @@ HEADS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("kept", [3, 12])
 @pytest.mark.parametrize("step", [1, 4, 100])
-def test_a_heads_gradient_is_autograds_however_many_rows_at_once(
+def test_the_gradient_of_a_head_equals_autograds_for_any_chunk(
     name: str, kept: int, step: int
 ) -> None:
     head, hidden = HEADS[name], drawn(9, 5).requires_grad_(True)

@@ -35,41 +35,41 @@ def expected(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kept", [5, 64, 128])
-def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
+def test_the_most_probable_tokens_are_kept_and_the_rest_is_summed(
     folder: Path, tmp_path: Path, kept: int
 ) -> None:
     made = Predictions(tmp_path / "here", TOKENS, 64, kept)
-    told: list[tuple[int, int]] = []
-    made.learn(Asked(folder), CPU, lambda event: told.append((event.done, event.total)))
-    assert told == [(0, 84), (84, 84)]
+    received: list[tuple[int, int]] = []
+    made.learn(Asked(folder), CPU, lambda event: received.append((event.done, event.total)))
+    assert received == [(0, 84), (84, 84)]
     likely, tokens = expected(folder).topk(min(kept, 64))
-    found_tokens, found = made.of(0, 7)
+    found_tokens, result = made.of(0, 7)
     assert torch.equal(found_tokens, tokens.int())
-    torch.testing.assert_close(found[:, : likely.shape[1]], likely, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.exp().sum(-1), torch.ones(77))
-    assert found.shape[1] == (6 if kept == 5 else 64)
-    assert torch.equal(made.of(2, 4)[1], found[22:44])
+    torch.testing.assert_close(result[:, : likely.shape[1]], likely, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.exp().sum(-1), torch.ones(77))
+    assert result.shape[1] == (6 if kept == 5 else 64)
+    assert torch.equal(made.of(2, 4)[1], result[22:44])
     files = sum(file.stat().st_size for file in (tmp_path / "here").glob("teacher.[tl]o*"))
-    assert files == 77 * 4 * (found_tokens.shape[1] + found.shape[1])
+    assert files == 77 * 4 * (found_tokens.shape[1] + result.shape[1])
 
 
-def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
+def test_the_teacher_is_asked_once_and_resumes_after_an_interrupt(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "AT_ONCE", 24)
-    asked, told = Asked(folder), list[tuple[int, bool]]()
+    asked, events = Asked(folder), list[tuple[int, bool]]()
 
     def interrupt(event: Progress) -> None:
-        told.append((event.done, event.reused))
-        if len(told) == 3:
+        events.append((event.done, event.reused))
+        if len(events) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, interrupt)
     again = Predictions(tmp_path, TOKENS, 64)
-    again.learn(asked, CPU, lambda event: told.append((event.done, event.reused)))
-    assert told[:3] == [(0, False), (24, False), (48, False)]
-    assert told[3:] == [(48, True), (48, False), (72, False), (84, False)]
+    again.learn(asked, CPU, lambda event: events.append((event.done, event.reused)))
+    assert events[:3] == [(0, False), (24, False), (48, False)]
+    assert events[3:] == [(48, True), (48, False), (72, False), (84, False)]
     likely, _ = expected(folder).sort(descending=True)
     torch.testing.assert_close(again.of(0, 7)[1], likely, atol=1e-5, rtol=1e-5)
     known = list[Progress]()
@@ -92,7 +92,7 @@ def damaged(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("name", ["teacher.json", "teacher.tokens", "teacher.logs"])
 @pytest.mark.parametrize("how", ["flip", "empty", "zeros", "short"])
-def test_what_is_damaged_is_asked_again(
+def test_damaged_predictions_are_computed_again(
     folder: Path, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "AT_ONCE", 24)
@@ -102,10 +102,10 @@ def test_what_is_damaged_is_asked_again(
     digest = whole.digest
     del whole
     damaged(tmp_path / name, how)
-    again, asked, told = Predictions(tmp_path, TOKENS, 64), Asked(folder), list[int]()
-    again.learn(asked, CPU, lambda event: told.append(event.done))
+    again, asked, counts = Predictions(tmp_path, TOKENS, 64), Asked(folder), list[int]()
+    again.learn(asked, CPU, lambda event: counts.append(event.done))
     assert asked.times == 1
-    assert told[0] == (24 if name != "teacher.json" and how in ("flip", "short") else 0)
+    assert counts[0] == (24 if name != "teacher.json" and how in ("flip", "short") else 0)
     assert all(map(torch.equal, again.of(0, 7), expected))
     assert again.digest == digest
     Predictions(tmp_path, TOKENS, 64).learn(asked, CPU)
@@ -119,7 +119,7 @@ def test_predictions_of_another_text_are_not_taken(folder: Path, tmp_path: Path)
     assert asked.times == 2
 
 
-def test_on_a_full_disk_predictions_are_in_memory(
+def test_predictions_stay_in_memory_if_the_disk_is_full(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

@@ -37,32 +37,32 @@ def text(
     return healing_texts([source], tokens, encoder, seed, exactly=exactly)
 
 
-def test_whole_sequences_of_so_many_tokens_are_learned_and_one_in_twenty_is_held_out(
+def test_one_in_twenty_sequences_is_held_out(
     folder: Path,
 ) -> None:
-    found = text(folder, "text.txt", 640)
-    assert found.learned.tokens.shape == (40, 16)
-    assert found.held.tokens.shape == (2, 16)
-    assert found.tokens == 640
-    assert found.read[0][:2] == tuple(dict(of_file(folder / "text.txt")).values())
+    result = text(folder, "text.txt", 640)
+    assert result.learned.tokens.shape == (40, 16)
+    assert result.held.tokens.shape == (2, 16)
+    assert result.tokens == 640
+    assert result.read[0][:2] == tuple(dict(of_file(folder / "text.txt")).values())
     few = text(folder, "text.txt", 40)
     assert (len(few.learned.tokens), len(few.held.tokens)) == (2, 1)
 
 
-def test_the_tokens_are_the_texts_each_once(folder: Path) -> None:
-    found = text(folder, "text.txt", 640)
+def test_each_piece_of_the_text_is_used_once(folder: Path) -> None:
+    result = text(folder, "text.txt", 640)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     whole = tokenizer.encode((folder / "text.txt").read_text().lower(), add_special_tokens=False)
     pieces = {tuple(whole[at : at + 16]) for at in range(0, len(whole) - 15, 16)}
-    drawn = [tuple(row) for row in torch.cat([found.learned.tokens, found.held.tokens]).tolist()]
+    drawn = [tuple(row) for row in torch.cat([result.learned.tokens, result.held.tokens]).tolist()]
     assert len(set(drawn)) == len(drawn) == 42
     assert set(drawn) <= pieces
 
 
 def test_rows_run_together_with_the_end_of_a_text_between_them(folder: Path) -> None:
-    found = text(folder, "rows.jsonl", 400)
-    flat = torch.cat([found.learned.tokens, found.held.tokens]).flatten().tolist()
-    assert found.learned.tokens.shape[1] == 16
+    result = text(folder, "rows.jsonl", 400)
+    flat = torch.cat([result.learned.tokens, result.held.tokens]).flatten().tolist()
+    assert result.learned.tokens.shape[1] == 16
     assert 8 < flat.count(2) < 21
 
 
@@ -76,25 +76,25 @@ def mixture(
 
 def test_texts_have_their_shares_and_are_evenly_mixed(folder: Path) -> None:
     shares = {"text.txt": Fraction(3, 4), "rows.jsonl": Fraction(1, 4)}
-    found = mixture(folder, shares, 640)
-    assert found.tokens == 640
-    assert [file.tokens for file in found.read] == [480, 160]
-    assert found.learned.texts.tolist() == [0, 0, 1, 0] * 10
-    assert sorted(found.held.texts.tolist()) == [0, 1]
+    result = mixture(folder, shares, 640)
+    assert result.tokens == 640
+    assert [file.tokens for file in result.read] == [480, 160]
+    assert result.learned.texts.tolist() == [0, 0, 1, 0] * 10
+    assert sorted(result.held.texts.tolist()) == [0, 1]
     for number, name in enumerate(shares):
         alone = text(folder, name, 640 * shares[name].numerator // 4)
-        for own, mixed in ((alone.learned, found.learned), (alone.held, found.held)):
+        for own, mixed in ((alone.learned, result.learned), (alone.held, result.held)):
             assert torch.equal(mixed.tokens[mixed.texts == number], own.tokens)
 
 
 def test_every_token_of_the_total_is_given_to_a_text(folder: Path) -> None:
     thirds = dict.fromkeys(("text.txt", "rows.jsonl"), Fraction(1, 3))
     (folder / "more.txt").write_text(letters(700, seed=5))
-    found = mixture(folder, {**thirds, "more.txt": Fraction(1, 3)}, 16 * 40)
-    assert [file.tokens // 16 for file in found.read] == [13, 13, 14]
+    result = mixture(folder, {**thirds, "more.txt": Fraction(1, 3)}, 16 * 40)
+    assert [file.tokens // 16 for file in result.read] == [13, 13, 14]
 
 
-def test_a_text_that_is_too_short_for_its_share_says_so(folder: Path) -> None:
+def test_a_text_shorter_than_its_share_is_refused(folder: Path) -> None:
     shares = {"text.txt": Fraction(1, 10), "rows.jsonl": Fraction(9, 10)}
     with pytest.raises(CalibrationError) as caught:
         mixture(folder, shares, 2000)
@@ -114,18 +114,18 @@ def test_the_seed_alone_draws_the_order(folder: Path, name: str) -> None:
     assert not torch.equal(one.learned.tokens, other.learned.tokens)
 
 
-def test_a_text_that_is_shorter_says_both_numbers(folder: Path) -> None:
+def test_the_message_about_a_short_text_has_both_numbers(folder: Path) -> None:
     with pytest.raises(CalibrationError) as caught:
         text(folder, "text.txt", 1000)
-    said = "the text has 992 tokens in whole sequences of 16, and 'heal' needs 1,040"
-    assert (caught.value.code, caught.value.message) == ("C806", said)
+    message = "the text has 992 tokens in whole sequences of 16, and 'heal' needs 1,040"
+    assert (caught.value.code, caught.value.message) == ("C806", message)
     assert caught.value.path == folder / "text.txt"
 
 
-def test_without_a_number_a_shorter_text_gives_what_it_has(folder: Path) -> None:
-    found = text(folder, "text.txt", 200_000, exactly=False)
-    assert len(found.learned.tokens) + len(found.held.tokens) == 1000 // 16
-    assert len(found.held.tokens) == 3
+def test_a_short_text_is_used_whole_without_a_number(folder: Path) -> None:
+    result = text(folder, "text.txt", 200_000, exactly=False)
+    assert len(result.learned.tokens) + len(result.held.tokens) == 1000 // 16
+    assert len(result.held.tokens) == 3
     (folder / "short.txt").write_text(letters(20))
     with pytest.raises(CalibrationError, match=r"has 16 tokens .* needs 32") as caught:
         text(folder, "short.txt", 200_000, exactly=False)
@@ -133,9 +133,7 @@ def test_without_a_number_a_shorter_text_gives_what_it_has(folder: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
-def test_without_a_number_the_length_is_that_of_the_tokens_there_are(
-    folder: Path, name: str
-) -> None:
+def test_the_default_length_depends_on_the_number_of_tokens(folder: Path, name: str) -> None:
     (folder / "long.txt").write_text(letters(30_000))
     lines = [json.dumps({"text": letters(299, seed=n)}) for n in range(100)]
     (folder / "long.jsonl").write_text("\n".join(lines))
@@ -143,10 +141,10 @@ def test_without_a_number_the_length_is_that_of_the_tokens_there_are(
     little = text(folder, "little.txt", 200_000, window=1024, exactly=False)
     assert little.learned.tokens.shape[1] == 128, "fewer than 96 steps of 256 are learned"
     for wanted, length in ((200_000, 256), (20_000, 128)):
-        found = text(folder, name, wanted, window=1024, exactly=False)
-        assert found.learned.tokens.shape[1] == length
-        said = text(folder, name, found.tokens, window=1024)
-        assert torch.equal(said.learned.tokens, found.learned.tokens)
+        result = text(folder, name, wanted, window=1024, exactly=False)
+        assert result.learned.tokens.shape[1] == length
+        stated = text(folder, name, result.tokens, window=1024)
+        assert torch.equal(stated.learned.tokens, result.learned.tokens)
     (folder / "few.txt").write_text(letters(300))
     assert text(folder, "few.txt", 200_000, window=1024, exactly=False).tokens == 128
 
@@ -170,9 +168,9 @@ def counted_text(folder: Path, name: str, *, template: str | None = None) -> lis
     chats = TeacherChats.__new__(TeacherChats)
     chats.__dict__.update(name="math", _tokenizer=tokenizer)
     source = file_source(folder / name, Fraction(1), encoder, 0, chats, only_answers=True)
-    found = healing_texts([source], 16, encoder, 0, exactly=False, only_answers=True)
+    result = healing_texts([source], 16, encoder, 0, exactly=False, only_answers=True)
     shown = []
-    for part in (found.learned, found.held):
+    for part in (result.learned, result.held):
         for tokens, counted in zip(part.tokens.tolist(), part.counted.tolist(), strict=True):
             letters_of = [tokenizer.decode([token]) for token in tokens]
             marked = zip(letters_of, [False, *counted], strict=True)
@@ -194,7 +192,7 @@ def test_sequences_without_an_answer_are_left_out(folder: Path) -> None:
     prompt = "abcdefgh" * 6
     name = rows(folder, *[{"context": prompt, "answer": "xyz"}] * 6)
     shown = counted_text(folder, name)
-    assert all(any(c.isupper() for c in one) for one in shown)
+    assert all(any(c.isupper() for c in item) for item in shown)
 
 
 def test_the_last_answer_of_messages_counts(folder: Path) -> None:
@@ -234,5 +232,5 @@ def test_plain_text_has_no_answers(folder: Path) -> None:
         counted_text(folder, "text.txt")
 
 
-def test_a_window_is_no_longer_than_the_model_takes(folder: Path) -> None:
+def test_a_window_has_at_most_the_models_length(folder: Path) -> None:
     assert text(folder, "text.txt", 256, window=128).learned.tokens.shape == (2, 128)

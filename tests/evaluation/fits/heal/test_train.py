@@ -48,13 +48,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def state() -> Path:
     """Return the state file of an interrupted run."""
-    [found] = (cache_folder() / "heal").iterdir()
-    return found
+    [result] = (cache_folder() / "heal").iterdir()
+    return result
 
 
-def assert_untouched(found: HealedLayers, folder: Path, kept: tuple[int, ...]) -> None:
+def assert_untouched(result: HealedLayers, folder: Path, kept: tuple[int, ...]) -> None:
     base = load_file(folder / "base" / "model.safetensors")
-    for index, its in found.tensors.items():
+    for index, its in result.tensors.items():
         for name, tensor in its.items():
             assert torch.equal(tensor, base[f"model.layers.{kept[index]}.{name}"])
 
@@ -77,66 +77,66 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("rank", ["4", "full"])
-def test_without_a_layer_that_does_nothing_there_is_nothing_to_learn(idle: Path, rank: str) -> None:
-    found = heal(said(idle, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
-    assert found.result.numbers["start"] < 1e-9
-    assert found.result.numbers["healed"] <= found.result.numbers["start"]
-    assert_untouched(found, idle, (0, 1, 3))
+def test_dropping_an_idle_layer_leaves_nothing_to_learn(idle: Path, rank: str) -> None:
+    result = heal(said(idle, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
+    assert result.result.numbers["start"] < 1e-9
+    assert result.result.numbers["healed"] <= result.result.numbers["start"]
+    assert_untouched(result, idle, (0, 1, 3))
 
 
-def test_in_bfloat16_a_layer_that_does_nothing_is_healed_to_next_to_nothing(idle: Path) -> None:
+def test_dropping_an_idle_layer_heals_to_a_tiny_loss_in_bfloat16(idle: Path) -> None:
     plan = said(idle, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
-    found = heal(plan, dtype=torch.bfloat16)
-    assert found.result.numbers["healed"] <= found.result.numbers["start"] < 1e-3
+    result = heal(plan, dtype=torch.bfloat16)
+    assert result.result.numbers["healed"] <= result.result.numbers["start"] < 1e-3
 
 
-def test_a_layer_that_matters_is_won_back_alike_by_full_rank_and_by_the_weights_themselves(
+def test_full_rank_and_full_training_recover_a_layer_equally(
     folder: Path,
 ) -> None:
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
     left = {}
     for rank in ("16", "full"):
         plan = said(folder, f"{CUT} rank {rank}")
-        found = heal(plan)
-        left[rank] = found.result.numbers["healed"] / found.result.numbers["start"]
+        result = heal(plan)
+        left[rank] = result.result.numbers["healed"] / result.result.numbers["start"]
         assert (
-            found.result.numbers["bare"],
-            found.result.texts[0].tokens,
-            found.result.numbers["held"],
-        ) == (found.result.numbers["start"], 3840, 128)
+            result.result.numbers["bare"],
+            result.result.texts[0].tokens,
+            result.result.numbers["held"],
+        ) == (result.result.numbers["start"], 3840, 128)
         held = text_of(plan).held.tokens
         for tensors, loss in (
-            ({}, found.result.numbers["start"]),
-            (found.tensors, found.result.numbers["healed"]),
+            ({}, result.result.numbers["start"]),
+            (result.tensors, result.result.numbers["healed"]),
         ):
             own = divergence(teacher, with_layers(plan, tensors), held)
             assert own == pytest.approx(loss, rel=1e-4)
         norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
-        assert (norms <= set(found.tensors[0])) == (rank == "full")
+        assert (norms <= set(result.tensors[0])) == (rank == "full")
     assert left["16"] < 0.6
     assert left["16"] == pytest.approx(left["full"], abs=0.04)
 
 
 def test_only_the_layers_that_are_named_learn(folder: Path) -> None:
-    found = heal(said(folder, 'drop L2\nheal L1, L3 on "text.txt" tokens 1024 rank 4'))
-    assert list(found.tensors) == [1, 2]
-    assert found.result.numbers["healed"] < found.result.numbers["start"]
+    result = heal(said(folder, 'drop L2\nheal L1, L3 on "text.txt" tokens 1024 rank 4'))
+    assert list(result.tensors) == [1, 2]
+    assert result.result.numbers["healed"] < result.result.numbers["start"]
 
 
 # --------------------------------------------------------------------------------- the best state
 
 
-def test_a_rate_that_spoils_leaves_what_learning_began_with(
+def test_a_diverging_rate_leaves_the_first_weights(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 30.0)
-    found = heal(said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4'))
-    assert found.result.numbers["healed"] == found.result.numbers["start"]
-    assert_untouched(found, folder, (0, 1, 3))
+    result = heal(said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4'))
+    assert result.result.numbers["healed"] == result.result.numbers["start"]
+    assert_untouched(result, folder, (0, 1, 3))
 
 
 @pytest.mark.parametrize(("rank", "name"), [("4", "LOW_RANK_RATE"), ("full", "WHOLE_RATE")])
-def test_a_loss_that_isnt_a_number_says_at_which_step(
+def test_a_loss_that_is_not_finite_names_its_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, name: str
 ) -> None:
     monkeypatch.setattr(train, name, 1e30)
@@ -149,17 +149,17 @@ def test_a_loss_that_isnt_a_number_says_at_which_step(
 # ------------------------------------------------------------------------------- told, and gone on
 
 
-def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> None:
-    told: list[Progress] = []
+def test_each_step_reports_its_losses_and_the_time_left(folder: Path) -> None:
+    events: list[Progress] = []
     plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
-    found = heal(plan, on_event=progress("healing", told.append))
-    assert [one.done for one in told] == [*range(9)]
-    assert {one.total for one in told} == {8}
-    assert told[0].seconds_left is None
-    assert told[0].numbers == {"held_out": found.result.numbers["start"]}
-    assert min(one.numbers["held_out"] for one in told) == found.result.numbers["healed"]
-    assert all(one.numbers["loss"] > 0 for one in told[1:])
-    assert told[-1].seconds_left == 0
+    result = heal(plan, on_event=progress("healing", events.append))
+    assert [item.done for item in events] == [*range(9)]
+    assert {item.total for item in events} == {8}
+    assert events[0].seconds_left is None
+    assert events[0].numbers == {"held_out": result.result.numbers["start"]}
+    assert min(item.numbers["held_out"] for item in events) == result.result.numbers["healed"]
+    assert all(item.numbers["loss"] > 0 for item in events[1:])
+    assert events[-1].seconds_left == 0
 
 
 def broken_off(at: int) -> Callable[[Progress], None]:
@@ -187,7 +187,7 @@ def same(one: HealedLayers, other: HealedLayers) -> bool:
     ("kind", "rank"),
     [("llama", "4"), ("llama", "full"), ("deepseek_v32", "4")],  # an indexer has no gradient
 )
-def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     kind: str, rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
@@ -197,23 +197,23 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=progress("healing", broken_off(3)))
     assert (state() / "state.safetensors").is_file()
-    told: list[Progress] = []
+    events: list[Progress] = []
     asked: list[Progress] = []
-    by_work = {"healing": told, "reading": asked, "learning": list[Progress]()}
+    by_work = {"healing": events, "reading": asked, "learning": list[Progress]()}
 
     def on_event(event: Event) -> None:
         if isinstance(event, Progress):
             by_work[event.what].append(event)
 
-    found = heal(plan, on_event=on_event)
-    assert [one.done for one in told] == [*range(3, 11)]
-    first, second = (one.numbers["held_out"] for one in told[:2])
-    assert first == second <= found.result.numbers["start"]
+    result = heal(plan, on_event=on_event)
+    assert [item.done for item in events] == [*range(3, 11)]
+    first, second = (item.numbers["held_out"] for item in events[:2])
+    assert first == second <= result.result.numbers["start"]
     assert asked, "the teacher's predictions were kept"
     assert all(event.reused for event in asked)
     assert not list((cache_folder() / "heal").iterdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    assert same(found, heal(plan))
+    assert same(result, heal(plan))
 
 
 def without_one_tensor(file: Path) -> None:
@@ -240,7 +240,7 @@ def one_bit(file: Path) -> None:
     ],
     ids=["truncated", "empty", "a tensor is missing", "a bit is flipped"],
 )
-def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
+def test_a_damaged_state_is_discarded_and_gives_the_same_bytes(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -251,13 +251,13 @@ def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=progress("healing", broken_off(2)))
     damage(state() / "state.safetensors")
-    told: list[Progress] = []
-    found = heal(plan, on_event=progress("healing", told.append))
-    assert told[0].done == 0
-    assert same(found, heal(plan))
+    events: list[Progress] = []
+    result = heal(plan, on_event=progress("healing", events.append))
+    assert events[0].done == 0
+    assert same(result, heal(plan))
 
 
-def test_a_state_that_learned_from_other_predictions_is_begun_anew(
+def test_a_state_of_other_predictions_is_discarded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
@@ -268,11 +268,11 @@ def test_a_state_that_learned_from_other_predictions_is_begun_anew(
     other: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4 seed 1')
     with pytest.raises(KeyboardInterrupt):
         heal(other, on_event=progress("healing", broken_off(0)))
-    [its] = (one for one in left.parent.iterdir() if one != left)
+    [its] = (item for item in left.parent.iterdir() if item != left)
     shutil.copy(left / "state.safetensors", its)
-    told: list[Progress] = []
-    heal(other, on_event=progress("healing", told.append))
-    assert told[0].done == 0
+    events: list[Progress] = []
+    heal(other, on_event=progress("healing", events.append))
+    assert events[0].done == 0
 
 
 # ---------------------------------------------------------------------------------- no numbers
@@ -308,7 +308,7 @@ def test_a_model_with_nan_names_the_tensor_and_its_file(
     assert not list(cache_folder().glob("healed/*"))
 
 
-def test_where_all_weights_are_finite_the_text_is_named(tmp_path: Path) -> None:
+def test_a_failure_with_finite_weights_names_the_text(tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base", layers=4)
     (tmp_path / "text.txt").write_text(letters(1500))
     file = tmp_path / "base" / "model.safetensors"

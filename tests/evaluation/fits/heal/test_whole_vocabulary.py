@@ -33,7 +33,7 @@ def test_the_teacher_reads_the_same_text_in_its_own_tokens(cut: TokenCut) -> Non
     assert sum(after >= 0 for after in read.after) == len(read.tokens) - 1
 
 
-def test_a_torn_character_is_read_in_the_students_tokens(cut: TokenCut) -> None:
+def test_a_split_character_is_read_in_the_students_tokens(cut: TokenCut) -> None:
     small = Tokenizer.from_str(json.dumps(cut.document))
     torn = small.encode("日本").ids[1:]
     read = WholeVocabulary(cut).read(torn)
@@ -55,7 +55,7 @@ def test_probabilities_go_to_the_first_token_of_a_split(cut: TokenCut) -> None:
     assert torch.allclose(mapped.exp().sum(1), torch.ones(3), atol=1e-5)
 
 
-def test_inside_a_word_the_next_token_is_taught(cut: TokenCut) -> None:
+def test_the_next_token_is_taught_inside_a_word(cut: TokenCut) -> None:
     small = Tokenizer.from_str(json.dumps(cut.document))
     read = WholeVocabulary(cut).read(small.encode(TEXT).ids)
     taught = torch.randn(len(read.tokens) - 1, 9, generator=torch.Generator().manual_seed(0))
