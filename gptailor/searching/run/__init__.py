@@ -2,6 +2,7 @@
 
 __all__ = [
     "asking",
+    "budget",
     "comparison",
     "finalists",
     "incumbent",
