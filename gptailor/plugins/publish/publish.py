@@ -341,13 +341,13 @@ _LOADED = re.compile(r'^(\w+ = pipeline\("[\w-]+", )"[^"]*"\)', re.MULTILINE)
 
 def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts) -> Iterator[str]:
     """Yield the facts that the repository lacks; `matter` is the card's."""
-    listed = matter.get("base_model") or []
-    named = [listed] if isinstance(listed, str) else listed
+    stated = matter.get("base_model") or []
+    named = [stated] if isinstance(stated, str) else stated
     if not facts.base_models and len(named) < len(plan.models):
-        for name, source in _local_models(plan):
+        if folders := [f"'{name}' ({source})" for name, source in _local_models(plan)]:
             yield (
-                f"the model '{name}' is the folder {source} of this machine: --base-model (in"
-                " Python, CardFacts) names its repository, or the one that it was trained from"
+                f"the card doesn't name {listed(folders)}, as local folders have no id:"
+                " give every model of the card by --base-model ORG/NAME"
             )
     for text in dict.fromkeys(text for _, text in plan.calibration_texts if text):
         yield f"the text {text} isn't part of the folder: nobody else can compile the plan again"
