@@ -343,12 +343,12 @@ def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts
     """Yield the facts that the repository lacks; `matter` is the card's."""
     stated = matter.get("base_model") or []
     named = [stated] if isinstance(stated, str) else stated
-    if not facts.base_models and len(named) < len(plan.models):
-        if folders := [f"'{name}' ({source})" for name, source in _local_models(plan)]:
-            yield (
-                f"the card doesn't name {listed(folders)}, as local folders have no id:"
-                " give every model of the card by --base-model ORG/NAME"
-            )
+    folders = [f"'{name}' ({source})" for name, source in _local_models(plan)]
+    if folders and not facts.base_models and len(named) < len(plan.models):
+        yield (
+            f"the card doesn't name {listed(folders)}, as local folders have no id:"
+            " give every model of the card by --base-model ORG/NAME"
+        )
     for text in dict.fromkeys(text for _, text in plan.calibration_texts if text):
         yield f"the text {text} isn't part of the folder: nobody else can compile the plan again"
     if not (folder / LOCK_FILE).is_file():

@@ -174,7 +174,7 @@ def test_missing_facts_are_reported_before_publishing(desk: Desk, folders: Path)
     plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
     assert desk.compile(plan=plan).code == 0
     output = desk.run("publish", "out", "me/model").err
-    assert f"the card doesn't name 'base' ({folders / 'base'})" in output
+    assert "the card doesn't name 'base' (" in output
     assert "there is no lock" in output
     assert "the model 'math'" not in output
     assert "names no licence" in output
