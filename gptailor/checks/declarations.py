@@ -59,7 +59,7 @@ def _every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     for at, name in references:
         if name not in plan.models:
             models = listed(f"'{model}'" for model in list(plan.models)[:8])
-            declared = f"the declared models are {models}" if models else "no model is declared"
+            declared = f"declared: {models}" if models else "no model is declared"
             help_ = nearest(name, plan.models) or declared
             yield Fault("P106", f"the model '{name}' is not declared", at, help_)
 

@@ -160,7 +160,7 @@ def stages_words(budget: Budget) -> str:
     parts = ["plans are scored first with nothing dropped"] * budget.separate
     parts.append(f"cuts are scored {budget.stage(budget.full)}")
     if budget.final is not None:
-        plans = f"{budget.finalists} plan{'s' * (budget.finalists != 1)}"
+        plans = "plan" if budget.finalists == 1 else f"{budget.finalists} plans"
         parts.append(f"then the best {plans} and starting plans, {budget.final}")
     return "; ".join(parts)
 

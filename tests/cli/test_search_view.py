@@ -85,7 +85,9 @@ def test_a_budget_below_the_required_evaluations_is_reported() -> None:
     assert few.evaluations == 2.5 + 1 + 1 + 2, "one starting plan, a random one, two healed ones"
     assert Budget(200, 8, 8, measured=2.5).evaluations == 200
     words = estimate(Estimated(4.0, 10.0, 8), "", few)
-    more = "measurements, one starting plan and finalists take more than 1 trials, so the strategy"
+    more = (
+        "measurements, one starting plan and finalists take more than 'trials 1', so the strategy"
+    )
     assert words.startswith("4 evaluations of 8 samples at 10 s, as the base took: about 0:40; ")
     assert f"{more} gets no trial" in words
     tight = Budget(4, 8, 8, "finalists", heals=True, wanted=1)
@@ -166,7 +168,7 @@ def test_healing_of_a_second_plan_is_announced_again(
         (
             Budget(16, 8, 8, "each", heals=True, separate=True),
             "plans are scored first with nothing dropped; cuts are scored bridged;"
-            " then the best 1 plan and starting plans, healed",
+            " then the best plan and starting plans, healed",
         ),
     ],
 )

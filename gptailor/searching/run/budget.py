@@ -88,8 +88,8 @@ class Budget:
     def shortage(self) -> str:
         """A warning if the strategy gets no trial; empty if it gets one."""
         if self.evaluations > self.trials:
-            words = f"measurements, one starting plan and finalists take more than {self.trials:,}"
-            return f"{words} trials, so the strategy gets no trial"
+            taken = "measurements, one starting plan and finalists take more"
+            return f"{taken} than 'trials {self.trials}', so the strategy gets no trial"
         if self.left >= 1:
             return ""
         return f"the strategy gets no trial: starting plans take all {self.trials:,}"
