@@ -35,7 +35,7 @@ _LACK = 3.0
 """The deviation of the offset that a lower fidelity adds to all trials."""
 _SMOOTHINGS = 3
 """The number of times that coefficients are averaged with their neighbours."""
-_LEAST, _STEP = 64, 128
+_LEAST, _STEP = 128, 128
 """The least padded number of trials, and the unit of the padded number of columns."""
 
 
@@ -160,7 +160,7 @@ def draw(
         [observed.features, near, kind, observed.pairs], axis=1, dtype=np.float32
     )
     (n, k), count = columns.shape, len(shared.parts)
-    rows, wide = _padded_size(n), -(-k // _STEP) * _STEP
+    rows, wide = _padded_size(n, _LEAST), -(-k // _STEP) * _STEP
     few = columns[:_SAMPLE]
     grams = np.zeros((_padded_size(count, 4), *[min(rows, _SAMPLE)] * 2))
     for block in range(count):
@@ -245,7 +245,7 @@ def _variances(
     return estimates
 
 
-def _padded_size(count: int, least: int = _LEAST) -> int:
+def _padded_size(count: int, least: int) -> int:
     """Return the least power of two that is at least `count` and `least`."""
     return max(least, 1 << (count - 1).bit_length())
 

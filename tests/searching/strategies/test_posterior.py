@@ -80,7 +80,7 @@ def test_a_measure_without_information_changes_nothing(nothing: np.ndarray) -> N
 def test_padding_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     of = table()
     result = fitted(of, 40)
-    monkeypatch.setattr(posterior, "_LEAST", 128)
+    monkeypatch.setattr(posterior, "_LEAST", 256)
     monkeypatch.setattr(posterior, "_STEP", 1024)
     for one, other in zip(result, fitted(of, 40), strict=True):
         assert np.allclose(one, other, atol=1e-4)
