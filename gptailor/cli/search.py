@@ -55,9 +55,9 @@ def _sample_range(text: str) -> tuple[int, int]:
     "search", short_help="Search a plan's open choices for the best plan.", epilog=_SEARCH_EXAMPLE
 )
 @options.PLAN_ARGUMENT
-@click.option("-o", "--output", "--run", "run", required=True, type=click.Path(), metavar="RUN",
+@click.option("-o", "--output", "--run", "run", type=click.Path(), metavar="RUN",
               help="The search's folder, or a URL such as s3://bucket/run. An existing search "
-                   "there continues.")  # fmt: skip
+                   "there continues. Needed, except with --dry-run.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), metavar="N",
               help="The budget: the cost of N trials on all samples. Default: 200.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
@@ -101,7 +101,7 @@ def _sample_range(text: str) -> tuple[int, int]:
 @click.option("--no-live", is_flag=True, help="Print plain lines on a terminal too.")
 def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     plan: str,
-    run: str,
+    run: str | None,
     models: tuple[tuple[str, Path], ...],
     lets: options.Lets,
     families: tuple[Path, ...],
@@ -126,6 +126,8 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
 
     if values["gpus_per_worker"] > 1 and not values["device"].startswith("cuda"):
         raise click.UsageError("--gpus-per-worker needs --device cuda")
+    if run is None and not dry_run:
+        raise click.UsageError("give the search's folder: -o RUN")
 
     flags = Flags(**{name: values[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{n: values[n] for n in Resources.__dataclass_fields__ if n in values})
@@ -137,7 +139,7 @@ def search_command(  # noqa: C901, PLR0913, PLR0917 (one argument a flag)
     from gptailor.searching.search import Begun, SearchEvent, forecast, search
     from gptailor.searching.search_text import summary_lines
 
-    if dry_run:
+    if run is None or dry_run:
         forecast(declared, flags, dict(models), where, Lines())
         return
     if export is not None:

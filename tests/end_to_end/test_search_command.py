@@ -477,7 +477,7 @@ def test_control_c_keeps_everything_and_the_same_command_resumes(
 
 def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
-    result = search("healed.tailor", "-o", "dry", "--dry-run", "--trials", "40")
+    result = search("healed.tailor", "--dry-run", "--trials", "40")
     assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
     words = " ".join(result.err.split())
     for part in (
@@ -491,6 +491,11 @@ def test_a_dry_run_estimates_and_writes_nothing(search: Search, world: Path) -> 
     ):
         assert part in words
     assert result.out == ""
+
+
+def test_a_search_needs_its_folder(search: Search) -> None:
+    result = search("healed.tailor", "--trials", "40", code=2)
+    assert result.err.endswith("give the search's folder: -o RUN\n")
 
 
 def test_plans_of_an_interrupted_search_are_reported_as_unrepaired(world: Path, run: Run) -> None:
