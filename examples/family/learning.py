@@ -1,4 +1,4 @@
-"""Low-rank fine-tuning of a frozen model on texts, and its loss on other texts."""
+"""Fine-tuning of a model on texts, low-rank or whole, and its loss on other texts."""
 
 import json
 import math
@@ -85,21 +85,26 @@ def adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return on.get_base_model()
 
 
+def with_adapter(model: PreTrainedModel, rank: int) -> "PeftModel":
+    """Return the model with a new adapter in bfloat16."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=4 * rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
 def learn(
     model: PreTrainedModel, rows: list[Row], schedule: Schedule, rank: int
 ) -> Iterator[tuple[int, float, "PeftModel"]]:
     """Fine-tune, and yield after each step its number, its loss and the model so far.
 
-    The adapter is bfloat16, as the file will be; the optimiser moves a float32 copy of it, as
-    bfloat16 would lose small steps.
+    Rank 0 trains the whole model, in its own dtype. An adapter is bfloat16, as the file will be;
+    the optimiser moves a float32 copy of it, as bfloat16 would lose small steps.
     """
-    from peft import LoraConfig, get_peft_model
-
     torch.manual_seed(0)
-    config = LoraConfig(
-        r=rank, lora_alpha=4 * rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
-    )
-    tuned = get_peft_model(model, config, autocast_adapter_dtype=False)
+    tuned: Any = with_adapter(model, rank) if rank else nn.Module.requires_grad_(model)
     tensors = [tensor for tensor in tuned.parameters() if tensor.requires_grad]
     masters = [tensor.detach().float().requires_grad_() for tensor in tensors]
     optimiser = torch.optim.AdamW(masters, betas=(0.9, 0.98), weight_decay=0.0)
@@ -127,7 +132,10 @@ def train(
     encoder = Encoder(folder)
     rows = [encoder(text) for text in texts]
     begun, running = time.monotonic(), 0.0
-    for step, loss, tuned in learn(loaded(folder, device), rows, schedule, rank):  # noqa: B007
+    model = loaded(folder, device)
+    if not rank:  # few processors compute gradients of whole matrices quickly in bfloat16
+        model.float()
+    for step, loss, tuned in learn(model, rows, schedule, rank):  # noqa: B007
         running = 0.95 * running + 0.05 * loss if step else loss
         if step % 20 == 0 or step + 1 == schedule.steps:
             spent = time.monotonic() - begun
