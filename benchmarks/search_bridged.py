@@ -10,8 +10,9 @@ searches them together, all others search for each size in turn with their share
 Found plans are compared with the best starting plans on held-out texts, of other sources, sample by
 sample. The folder keeps every score, so an interrupted run continues, and searchers share scores. A
 kept score has its full cost for each searcher. To save time, open numbers are rounded to quarters
-of their range, so that plans share merges, and bridges are fitted in bfloat16: on six cuts of
-SmolLM2-135M the loss on a text differed from that with float32 by at most 0.010 nats.
+of their range, so that plans share merges. On processors that are quick in bfloat16 trials and
+bridges compute in it: on six cuts of SmolLM2-135M the loss on a text differed from that with
+float32 by at most 0.010 nats.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from gptailor.evaluation.scores import PerSample, Score, paired_difference  # no
 from gptailor.evaluation.space_trials import Trials, opened  # noqa: E402
 from gptailor.lang.parse import read_objective  # noqa: E402
 from gptailor.plan.plan import Plan  # noqa: E402
+from gptailor.program.devices import halves_are_quick  # noqa: E402
 from gptailor.searching.measuring import gap_errors_of  # noqa: E402
 from gptailor.searching.run.asking import by_spread, draw_weights  # noqa: E402
 from gptailor.searching.run.origin import origin_words  # noqa: E402
@@ -71,7 +73,8 @@ class Scores:
     def __init__(self, plan: Plan, texts: Sequence[Path], samples: int, kept: Path) -> None:
         bound, models, _ = opened(plan)
         wishes = [read_objective(f"nll({json.dumps(str(file.resolve()))})") for file in texts]
-        meter = Meter(Placement(dtype=torch.bfloat16))
+        dtype = torch.bfloat16 if halves_are_quick("cpu") else torch.float32
+        meter = Meter(Placement(dtype=dtype))
         self.trials = Trials(
             bound, models, objectives=wishes, meter=meter, fidelity=(samples, samples)
         )
