@@ -6,7 +6,10 @@
 For each goal `shrink` runs on the texts. Then each row of its table is written and measured on the
 judging texts, as many samples of each, and so are the rows that `shrink` only predicted. Losses are
 differences from the uncut model in bits a byte, sample by sample. The rival in each table is the
-whole model in fewer bits.
+whole model in fewer bits; `--types` adds a table of it alone.
+
+With `--data` each row also answers sums and requests for Python functions, greedily and as many as
+`--problems`: the shares of right sums and of answers with a function.
 
 `--rescale` first writes a copy of the model with other scales of its channels, in pairs that
 cancel: the copy computes the same, but its weights are not the rounded ones of a quantised file,
@@ -21,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -30,12 +34,17 @@ from jaxtyping import Float  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks import heal_texts  # noqa: E402
+from benchmarks.heal_answers import Answers, answer_cell, answers_of  # noqa: E402
 from benchmarks.models import MODELS, model_folder, named_folder  # noqa: E402
+from benchmarks.search_texts import rows_of  # noqa: E402
+from gptailor.checkpoint.formats.gguf.kinds import is_weighted  # noqa: E402
+from gptailor.evaluation.objectives.tokens import tokenizer_model, tokenizer_of  # noqa: E402
 from gptailor.evaluation.scores import PerSample, paired_difference  # noqa: E402
 from gptailor.plugins.shrink.candidates import Drafts, ShrinkCandidate  # noqa: E402
 from gptailor.plugins.shrink.comparison import EFFORTS, ShrinkRow  # noqa: E402
 from gptailor.plugins.shrink.losses import Losses  # noqa: E402
-from gptailor.plugins.shrink.results import ShrinkResult, loss_in_words  # noqa: E402
+from gptailor.plugins.shrink.results import loss_in_words  # noqa: E402
 from gptailor.plugins.shrink.shrink import effort_of, shrink  # noqa: E402
 from gptailor.plugins.shrink.texts import ShrinkTexts  # noqa: E402
 from gptailor.reporting.measure import Estimate  # noqa: E402
@@ -50,6 +59,8 @@ PIECE = 1000
 """Characters of a judging sample."""
 SPREAD = 1.25
 """The largest factor of a rescaled channel; the least is its inverse."""
+SPOKEN = {"sums": "sums", "functions": "MBPP written"}
+"""Measures of generated answers by their titles."""
 
 
 def rescaled(model: Path, folder: Path) -> Path:
@@ -111,15 +122,73 @@ def _pieces(file: Path) -> Iterator[str]:
             yield text[:PIECE]
 
 
+class Speaker:
+    """Generates the answers of rows to problems, and keeps them."""
+
+    def __init__(
+        self, drafts: Drafts, judge: Losses, problems: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.drafts, self.judge, self.problems = drafts, judge, problems
+        self.known: dict[ShrinkCandidate, Answers] = {}
+
+    def of(self, candidate: ShrinkCandidate) -> Answers:
+        """Return the answers of a candidate as it is written."""
+        if candidate not in self.known:
+            with self.judge.target(self.drafts, candidate) as (meter, target):
+                live = meter.stitch(target.prepared.models, target.prepared.plan)
+                tokenizer = tokenizer_of(tokenizer_model(target.prepared))
+                self.known[candidate] = answers_of(live.model, tokenizer, self.problems)
+        return self.known[candidate]
+
+    def cells(self, candidate: ShrinkCandidate) -> list[str]:
+        """Return the shares of right sums and of written functions, with their errors."""
+        if not self.problems:
+            return []
+        return [answer_cell([self.of(candidate)], measure) for measure in SPOKEN.values()]
+
+    @property
+    def titles(self) -> list[str]:
+        """The titles of the cells."""
+        return list(SPOKEN) if self.problems else []
+
+
+def whole_rows(speaker: Speaker, kinds: Sequence[str]) -> list[ShrinkRow]:
+    """Return rows of the whole model in some types, without and with an importance matrix."""
+    drafts = speaker.drafts
+    files = [
+        ShrinkCandidate(kind=kind.upper(), weighted=weighted)
+        for kind in kinds
+        for weighted in (False, True)
+        if not weighted or is_weighted(kind.upper())
+    ]
+    speed = speaker.judge.llama_ratios(drafts, drafts, files)
+    costs = [(each, drafts.cost(each)) for each in files]
+    return [ShrinkRow(each, cost, True, llama=speed.get(each)) for each, cost in costs if cost]
+
+
+def spoken_problems(data: Path, model: Path, count: int, folder: Path) -> list[dict[str, Any]]:
+    """Return the sums and the requests for functions."""
+    amounts = heal_texts.Amounts(1, count, 0)
+    rows = rows_of(heal_texts.write_files(folder, model, data, amounts).problems)
+    return [row for row in rows if row["task"] in ("sums", "MBPP")]
+
+
 class Judged:
     """The rows of one goal, each with its loss on the judging texts, by source and as a mean."""
 
-    def __init__(self, result: ShrinkResult, drafts: Drafts, judge: Losses, sources: int) -> None:
-        self.result, self.sources = result, sources
+    def __init__(
+        self,
+        rows: Sequence[ShrinkRow],
+        chosen: ShrinkRow | None,
+        speaker: Speaker,
+        sources: int,
+    ) -> None:
+        self.rows, self.chosen, self.speaker = rows, chosen, speaker
+        drafts, judge = speaker.drafts, speaker.judge
         uncut = judge.of(drafts, ShrinkCandidate())
         assert isinstance(uncut, PerSample), uncut
         self.losses: dict[ShrinkCandidate, list[Estimate]] = {}
-        for row in result.rows:
+        for row in rows:
             found = judge.of(drafts, row.candidate)
             if isinstance(found, PerSample):
                 self.losses[row.candidate] = [
@@ -136,30 +205,32 @@ class Judged:
 
     def lines(self, names: Sequence[str]) -> Iterator[str]:
         """Yield a table of the rows."""
-        head = ["plan", "bytes", "parameters", "own text", "other sources", *names, "llama.cpp"]
+        head = ["plan", "bytes", "parameters", "own text", "other sources", *names]
+        head += [*self.speaker.titles, "llama.cpp"]
         yield "| " + " | ".join(head) + " |"
         yield "|---|" + "--:|" * (len(head) - 1)
-        for row in self.result.rows:
+        for row in self.rows:
             mean, parts = self.mean(row), self.losses.get(row.candidate, [])
             name = row.candidate.words + ("" if row.met else " (misses the goal)")
             cells = [
-                f"**{name}**" if row is self.result.chosen else name,
+                f"**{name}**" if row is self.chosen else name,
                 bytes_in_words(row.cost.bytes),
                 millions(row.cost.parameters),
                 loss_in_words(row),
                 "?" if mean is None else with_error(*mean),
                 *([f"{part.value:.3f}" for part in parts] or ["?"] * len(names)),
+                *(self.speaker.cells(row.candidate) if parts else ["?"] * len(self.speaker.titles)),
                 f"×{row.llama[1]:.2f}" if row.llama else "",
             ]
             yield "| " + " | ".join(cells) + " |"
 
     def verdict(self) -> str:
         """Return how the chosen row compares with the others that meet the goal."""
-        chosen = self.result.chosen
+        chosen = self.chosen
         if chosen is None or (own := self.mean(chosen)) is None:
             return "nothing was chosen"
         words = []
-        others = [row for row in self.result.rows if row.met and row is not chosen]
+        others = [row for row in self.rows if row.met and row is not chosen]
         pairs = [(row, mean) for row in others if (mean := self.mean(row)) is not None]
         for title, rows in (
             ("best other row", pairs),
@@ -187,6 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", nargs="+", type=Path, required=True)
     parser.add_argument("--judge", nargs="+", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=12, help="of each judging text")
+    parser.add_argument("--types", nargs="+", default=[], help="first a table of the whole model")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="public texts with problems")
+    parser.add_argument("--problems", type=int, default=40, help="of each kind (40)")
     parser.add_argument("--effort", choices=list(EFFORTS), default="normal")
     parser.add_argument("--rescale", action="store_true")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
@@ -203,6 +277,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = f'tailor 1\nmodel base = "{model}"'
     drafts = Drafts(head, folder, fit=names["fit"], calibration=names["calibration"])
     judge = Losses(judging.name, texts.digest + judging.read_text(), count)
+    problems: list[dict[str, Any]] = []
+    if given.data:
+        problems = spoken_problems(given.data, model, given.problems, folder / "problems")
+    speaker = Speaker(drafts, judge, problems)
+    if problems:
+        cells = zip(speaker.titles, speaker.cells(ShrinkCandidate()), strict=True)
+        print("uncut: " + ", ".join(f"{title} {cell}" for title, cell in cells), flush=True)
+    sources = [file.stem for file in given.judge]
+    if given.types:
+        whole = Judged(whole_rows(speaker, given.types), None, speaker, len(sources))
+        print("\n" + "\n".join(whole.lines(sources)), flush=True)
     goals: list[Mapping[str, float]] = [{"to": bytes_from_words(size)} for size in given.to]
     goals += [{"faster": times} for times in given.faster]
     for goal in goals:
@@ -214,12 +299,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )  # fmt: skip
         wall, cpu = time.monotonic() - begun, time.process_time() - used
         (folder / f"{name}.json").write_text(result.record())
-        judged = Judged(result, drafts, judge, len(given.judge))
+        judged = Judged(result.rows, result.chosen, speaker, len(sources))
+        print(f"\n{result.goal.words}: {wall / 60:.1f} min, {cpu / 60:.1f} CPU min\n")
+        print("\n".join(judged.lines(sources)))
+        print(f"\n{result.reason}\n{judged.verdict()}", flush=True)
         for file in (*folder.glob("*.gguf"), *folder.glob("*.Modelfile")):
             file.unlink()
-        print(f"\n{result.goal.words}: {wall / 60:.1f} min, {cpu / 60:.1f} CPU min\n")
-        print("\n".join(judged.lines([file.stem for file in given.judge])))
-        print(f"\n{result.reason}\n{judged.verdict()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class Losses:
     ) -> PerSample | Failure:
         self.made += 1
         try:
-            with self._target(drafts, candidate) as (meter, target):
+            with self.target(drafts, candidate) as (meter, target):
                 chosen = Samples(drafts.folder, samples)
                 objectives = meter.of_target(target, self.stated, chosen, PIECE)
                 ask = Ask(target.prepared.models, target.prepared.plan, objectives)
@@ -142,7 +142,7 @@ class Losses:
         return outcome
 
     @contextmanager
-    def _target(self, drafts: Drafts, candidate: ShrinkCandidate) -> Iterator[tuple[Meter, Target]]:
+    def target(self, drafts: Drafts, candidate: ShrinkCandidate) -> Iterator[tuple[Meter, Target]]:
         """Yield a candidate as a target: its plan, or its GGUF file in a temporary folder."""
         if candidate.kind is None:
             [target] = find_targets([drafts.plan(candidate)], {}, device=self.device)
